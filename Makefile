@@ -1,0 +1,31 @@
+# make serve: build, then serve the embedded model at http://127.0.0.1:8080
+# make test:  install what the tests need, lint, build and run all of them
+
+PYTHON ?= python3
+VENV := .venv
+REQUIREMENTS := tests/clients/requirements.txt
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+CARGO_FLAGS := --release --locked
+
+.PHONY: serve test lint fmt
+
+serve:
+	cargo run $(CARGO_FLAGS) -- serve --listen 127.0.0.1:8080
+
+test: $(VENV)/installed lint
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS); else cargo test $(CARGO_FLAGS) --lib --bins --tests; fi
+	cargo test $(CARGO_FLAGS) --doc
+
+lint:
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+fmt:
+	cargo fmt
+
+# Debian splits venv from Python; elsewhere it is there.
+$(VENV)/installed: $(REQUIREMENTS)
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3 python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(addprefix -r ,$(REQUIREMENTS))
+	touch $@

@@ -1,0 +1,277 @@
+//! A bundle: one servable model, from a directory or from the binary itself.
+//!
+//! Files: `config.json` ([`BundleConfig`]), `tokenizer.json`, `model.safetensors`, `reward.safetensors`, `calibration.json` (one calibration a
+//! scorer) and `card.md`. Weights are stored in f16 and computed in f32.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    reward::{
+        TokenReward,
+        calibration::Calibration,
+        detached::{Detached, DetachedNet},
+        probe::{Probe, ProbeConfig, ProbeNet},
+    },
+    vlm::{
+        Vlm,
+        llava::{Llava, LlavaConfig, PIXEL_MEAN, PIXEL_STD, PrefixDecoderConfig},
+        preprocess,
+        template::{ChatTemplate, Message},
+        tokenizer::TextTokenizer,
+    },
+};
+
+/// `config.json` of a bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleConfig {
+    /// Version of this format.
+    pub format: u32,
+    /// The model's name, as `/v1/models` lists it.
+    pub name: String,
+    /// The bundle's own version.
+    pub version: String,
+    /// Unix time of its making.
+    pub created: u64,
+    /// The token that ends an answer.
+    pub eos: String,
+    /// Jinja template from messages to prompt.
+    pub chat_template: String,
+    /// The policy.
+    pub model: LlavaConfig,
+    /// The scorers, where there are any.
+    pub reward: Option<RewardConfig>,
+}
+
+/// The scorers of a bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardConfig {
+    /// The one that is served where nothing else is asked for.
+    pub default: RewardKind,
+    /// Head on the policy's hidden states.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeConfig>,
+    /// Network of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detached: Option<PrefixDecoderConfig>,
+}
+
+/// Which scorer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardKind {
+    /// See [`crate::reward::probe`].
+    Probe,
+    /// See [`crate::reward::detached`].
+    Detached,
+}
+
+impl RewardKind {
+    /// Its name in files and configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Detached => "detached",
+        }
+    }
+}
+
+/// A bundle that cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// No such bundle.
+    #[error("there is no bundle '{name}': it is neither embedded ({embedded}) nor a directory with a config.json")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What is embedded.
+        embedded: String,
+    },
+    /// A file of it is missing or cannot be read.
+    #[error("bundle {bundle}: {file}: {message}")]
+    File {
+        /// Name or directory.
+        bundle: String,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// It has no such scorer.
+    #[error("bundle {bundle} has no scorer '{kind}'")]
+    NoReward {
+        /// Name or directory.
+        bundle: String,
+        /// What was asked for.
+        kind: &'static str,
+    },
+}
+
+/// A loaded model with everything that serving it needs.
+pub struct Bundle {
+    /// What `config.json` says.
+    pub config: BundleConfig,
+    /// Where the weights are.
+    pub device: Device,
+    /// Text to tokens and back.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// The policy.
+    pub vlm: Arc<dyn Vlm>,
+    /// The scorer; a bundle without one serves mode `off` only.
+    pub reward: Option<Arc<dyn TokenReward>>,
+    /// What the scorer's numbers mean.
+    pub calibration: Option<Calibration>,
+    template: ChatTemplate,
+}
+
+/// Where a bundle's files come from.
+enum Source {
+    Dir(PathBuf),
+    Embedded(&'static str),
+}
+
+impl Source {
+    /// The embedded bundle of that name or, where there is none, the directory.
+    fn find(name: &str) -> Result<Self, BundleError> {
+        match embedded::NAMES.iter().find(|n| **n == name) {
+            Some(name) => Ok(Self::Embedded(name)),
+            None if Path::new(name).join("config.json").is_file() => Ok(Self::Dir(name.into())),
+            None => Err(BundleError::Unknown { name: name.to_owned(), embedded: embedded::NAMES.join(", ") }),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Dir(dir) => dir.display().to_string(),
+            Self::Embedded(name) => (*name).to_owned(),
+        }
+    }
+
+    fn read(&self, file: &str) -> Result<Cow<'static, [u8]>, BundleError> {
+        let fail = |message: String| BundleError::File { bundle: self.name(), file: file.to_owned(), message };
+        match self {
+            Self::Dir(dir) => fs::read(dir.join(file)).map(Cow::Owned).map_err(|e| fail(e.to_string())),
+            Self::Embedded(name) => embedded::file(name, file).map(Cow::Borrowed).ok_or_else(|| fail("is not embedded".into())),
+        }
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, file: &str) -> Result<T, BundleError> {
+        serde_json::from_slice(&self.read(file)?).map_err(|e| self.fail(file, e))
+    }
+
+    fn weights(&self, file: &str, device: &Device) -> Result<HashMap<String, Tensor>, BundleError> {
+        let tensors = candle_core::safetensors::load_buffer(&self.read(file)?, &Device::Cpu).map_err(|e| self.fail(file, e))?;
+        let load = |t: Tensor| t.to_dtype(DType::F32)?.to_device(device);
+        tensors.into_iter().map(|(k, t)| Ok((k, load(t)?))).collect::<candle_core::Result<_>>().map_err(|e| self.fail(file, e))
+    }
+
+    fn fail(&self, file: &str, e: impl std::fmt::Display) -> BundleError {
+        BundleError::File { bundle: self.name(), file: file.to_owned(), message: e.to_string() }
+    }
+}
+
+impl Bundle {
+    /// Loads the embedded bundle of that name or, where there is none, the directory. `reward` overrides which scorer is served.
+    ///
+    /// # Errors
+    /// When there is no such bundle, a file of it is missing or does not fit, or it has no such scorer.
+    pub fn load(name: &str, reward: Option<RewardKind>, device: &Device) -> Result<Self, BundleError> {
+        let source = Source::find(name)?;
+        let config: BundleConfig = source.json("config.json")?;
+        let tokenizer =
+            TextTokenizer::from_bytes(&source.read("tokenizer.json")?, &config.eos).map_err(|e| source.fail("tokenizer.json", e))?;
+        let template = ChatTemplate::new(&config.chat_template).map_err(|e| source.fail("config.json", e))?;
+        let weights = VarBuilder::from_tensors(source.weights("model.safetensors", device)?, DType::F32, device);
+        let vlm = Llava::load(&config.model, weights).map_err(|e| source.fail("model.safetensors", e))?;
+        if vlm.spec().vocab_size != tokenizer.vocab_size() {
+            return Err(
+                source.fail("tokenizer.json", format!("{} tokens, the model has {}", tokenizer.vocab_size(), vlm.spec().vocab_size))
+            );
+        }
+        let scorer = config.reward.as_ref().map(|r| load_reward(&source, r, reward.unwrap_or(r.default), device)).transpose()?;
+        if let (None, Some(kind)) = (&scorer, reward) {
+            return Err(BundleError::NoReward { bundle: source.name(), kind: kind.name() });
+        }
+        let (reward, calibration) = scorer.unzip();
+        Ok(Self { device: device.clone(), tokenizer: Arc::new(tokenizer), vlm: Arc::new(vlm), reward, calibration, template, config })
+    }
+
+    /// Tokens of a conversation, up to where the answer begins; the image stands before them.
+    ///
+    /// # Errors
+    /// When the template or the tokenizer fails on these messages; the message says why.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, String> {
+        let text = self.template.render(messages).map_err(|e| e.to_string())?;
+        self.tokenizer.encode(&text).map_err(|e| e.to_string())
+    }
+
+    /// What the vision tower takes of an image, `(3, size, size)`.
+    ///
+    /// # Errors
+    /// When the image has no pixels or a tensor operation fails.
+    pub fn pixels(&self, image: &image::RgbImage) -> candle_core::Result<Tensor> {
+        preprocess::to_pixels(image, self.vlm.spec().image_size, PIXEL_MEAN, PIXEL_STD, &self.device)
+    }
+
+    /// The configuration of the embedded bundle of that name or, where there is none, of the directory; its weights are not read.
+    ///
+    /// # Errors
+    /// When there is no such bundle, or its `config.json` is none.
+    pub fn describe(name: &str) -> Result<BundleConfig, BundleError> {
+        Source::find(name)?.json("config.json")
+    }
+
+    /// Names of the bundles in the binary.
+    pub fn embedded() -> &'static [&'static str] {
+        embedded::NAMES
+    }
+}
+
+type Scorer = (Arc<dyn TokenReward>, Calibration);
+
+fn load_reward(source: &Source, config: &RewardConfig, kind: RewardKind, device: &Device) -> Result<Scorer, BundleError> {
+    let missing = || BundleError::NoReward { bundle: source.name(), kind: kind.name() };
+    let fail = |e: candle_core::Error| source.fail("reward.safetensors", e);
+    let calibration = source.json::<BTreeMap<RewardKind, Calibration>>("calibration.json")?.remove(&kind).ok_or_else(missing)?;
+    let vb = VarBuilder::from_tensors(source.weights("reward.safetensors", device)?, DType::F32, device).pp(kind.name());
+    let reward: Arc<dyn TokenReward> = match kind {
+        RewardKind::Probe => {
+            let net = ProbeNet::load(config.probe.as_ref().ok_or_else(missing)?, vb).map_err(fail)?;
+            Arc::new(Probe::new(net, calibration.clone()))
+        }
+        RewardKind::Detached => {
+            let net = DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb).map_err(fail)?;
+            Arc::new(Detached::new(net, calibration.clone()))
+        }
+    };
+    Ok((reward, calibration))
+}
+
+mod embedded {
+    /// The bundles in the binary.
+    pub(super) const NAMES: &[&str] = &["candor-mini"];
+
+    macro_rules! files {
+        ($name:literal, $($file:literal),*) => {
+            &[$(($name, $file, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/", $name, "/", $file)))),*]
+        };
+    }
+
+    const FILES: &[(&str, &str, &[u8])] =
+        files!("candor-mini", "config.json", "tokenizer.json", "model.safetensors", "reward.safetensors", "calibration.json", "card.md");
+
+    pub(super) fn file(name: &str, file: &str) -> Option<&'static [u8]> {
+        FILES.iter().find(|f| f.0 == name && f.1 == file).map(|f| f.2)
+    }
+}

@@ -1,0 +1,202 @@
+//! `candor doctor`
+
+use std::{fmt::Display, fs, path::Path, time::Instant};
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::{Failure, common::ModelArgs};
+use crate::{
+    bundle::Bundle,
+    config::{Config, Problem},
+    device::{self, DeviceChoice},
+};
+
+/// Say what this machine and this configuration offer, and what is wrong
+///
+/// Ends with 1 when something is.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  candor doctor\n  candor doctor --config candor.toml --json")]
+pub(crate) struct Args {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    device: Device,
+    cpu: Cpu,
+    memory: Memory,
+    bundles: Vec<BundleFound>,
+    config_problems: Vec<Problem>,
+}
+
+#[derive(Debug, Serialize)]
+struct Device {
+    /// What would be used.
+    chosen: Option<String>,
+    /// Every kind, and why it is not there.
+    kinds: Vec<Kind>,
+}
+
+#[derive(Debug, Serialize)]
+struct Kind {
+    name: String,
+    unavailable: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cpu {
+    architecture: &'static str,
+    threads: usize,
+    features: Vec<&'static str>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Memory {
+    total_bytes: Option<u64>,
+    available_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct BundleFound {
+    name: String,
+    source: String,
+    #[serde(flatten)]
+    state: State,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum State {
+    Loads { version: String, context_len: usize, image_size: usize, scorer: Option<&'static str>, load_ms: u128 },
+    Broken { error: String },
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let (config, config_problems) = match args.model.load(&[]) {
+        Ok(config) => (config, Vec::new()),
+        Err(problems) => (Config::default(), problems.0),
+    };
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        device: devices(config.model.device),
+        cpu: cpu(&config),
+        memory: memory(),
+        bundles: bundles(&config),
+        config_problems,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?);
+    } else {
+        print!("{}", readable(&report));
+    }
+    let broken = report.bundles.iter().filter(|b| matches!(b.state, State::Broken { .. })).count();
+    let wrong = report.config_problems.len() + broken + usize::from(report.device.chosen.is_none());
+    if wrong == 0 { Ok(()) } else { Err(Failure::Failed(format!("{wrong} problem(s) found"))) }
+}
+
+fn devices(choice: DeviceChoice) -> Device {
+    let kind = |choice: DeviceChoice| Kind { name: choice.to_string(), unavailable: choice.open().err().map(|e| e.to_string()) };
+    let kinds = [DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Metal].map(kind).into();
+    Device { chosen: choice.open().ok().map(|d| device::name(&d)), kinds }
+}
+
+fn cpu(config: &Config) -> Cpu {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Cpu { architecture: std::env::consts::ARCH, threads: config.model.threads.value().unwrap_or_else(cores), features: features() }
+}
+
+/// Those that the networks' kernels gain from, where the processor has them.
+fn features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let known = [
+        ("sse4.2", is_x86_feature_detected!("sse4.2")),
+        ("avx", is_x86_feature_detected!("avx")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("f16c", is_x86_feature_detected!("f16c")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let known = [("neon", std::arch::is_aarch64_feature_detected!("neon")), ("fp16", std::arch::is_aarch64_feature_detected!("fp16"))];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let known = [];
+    known.into_iter().filter_map(|(name, there): (&'static str, bool)| there.then_some(name)).collect()
+}
+
+/// From Linux' /proc; unknown elsewhere.
+fn memory() -> Memory {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let bytes = |key: &str| {
+        let line = info.lines().find_map(|l| l.strip_prefix(key))?;
+        line.trim_start_matches(':').trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+    };
+    Memory { total_bytes: bytes("MemTotal"), available_bytes: bytes("MemAvailable") }
+}
+
+/// The embedded ones, the configured one, and the directories under `models/`; each is loaded.
+fn bundles(config: &Config) -> Vec<BundleFound> {
+    let mut names: Vec<String> = Bundle::embedded().iter().map(|&name| name.to_owned()).collect();
+    let folders = fs::read_dir("models").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<String> = folders.filter(|p| p.join("config.json").is_file()).map(|p| p.display().to_string()).collect();
+    found.sort();
+    names.extend(found);
+    if !names.contains(&config.model.name) {
+        names.push(config.model.name.clone());
+    }
+    names.into_iter().map(|name| load(&name)).collect()
+}
+
+fn load(name: &str) -> BundleFound {
+    let began = Instant::now();
+    let source = if Bundle::embedded().contains(&name) { "embedded".to_owned() } else { Path::new(name).display().to_string() };
+    match Bundle::load(name, None, &candle_core::Device::Cpu) {
+        Ok(bundle) => {
+            let spec = bundle.vlm.spec();
+            let state = State::Loads {
+                version: bundle.config.version.clone(),
+                context_len: spec.context_len,
+                image_size: spec.image_size,
+                scorer: bundle.reward.as_ref().map(|r| r.kind()),
+                load_ms: began.elapsed().as_millis(),
+            };
+            BundleFound { name: bundle.config.name, source, state }
+        }
+        Err(error) => BundleFound { name: name.to_owned(), source, state: State::Broken { error: error.to_string() } },
+    }
+}
+
+fn readable(report: &Report) -> String {
+    let mut out = String::new();
+    let mut line = |label: &str, text: &dyn Display| out.push_str(&format!("{label:<10}{text}\n"));
+    let Report { version, device, cpu, memory, bundles, config_problems } = report;
+    line("candor", version);
+    line("device", &device.chosen.as_deref().unwrap_or("none: see below"));
+    for Kind { name, unavailable } in &device.kinds {
+        line("", &format_args!("{name}: {}", unavailable.as_deref().unwrap_or("available")));
+    }
+    line("cpu", &format_args!("{}, {} threads, {}", cpu.architecture, cpu.threads, cpu.features.join(" ")));
+    let mib = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), |b| format!("{} MiB", b >> 20));
+    line("memory", &format_args!("{} available of {}", mib(memory.available_bytes), mib(memory.total_bytes)));
+    for BundleFound { name, source, state } in bundles {
+        match state {
+            State::Loads { version, context_len, image_size, scorer, load_ms } => {
+                let scorer = scorer.unwrap_or("none");
+                let sizes = format_args!("context {context_len} tokens, images {image_size}x{image_size}");
+                line("bundle", &format_args!("{name} {version} ({source}): {sizes}, scorer {scorer}, loads in {load_ms} ms"));
+            }
+            State::Broken { error } => line("bundle", &format_args!("{name} ({source}): BROKEN: {error}")),
+        }
+    }
+    match config_problems.as_slice() {
+        [] => line("config", &"no problems"),
+        problems => problems.iter().for_each(|problem| line("config", &format_args!("PROBLEM: {problem}"))),
+    }
+    out
+}

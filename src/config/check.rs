@@ -1,0 +1,72 @@
+//! What values make sense.
+
+use std::fmt::Display;
+
+use super::{Auto, Config};
+use crate::guard::Mode;
+
+/// The keys whose values make no sense, and why.
+pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let mut must = |ok: bool, key: &'static str, what: &dyn Display| {
+        if !ok {
+            found.push((key, what.to_string()));
+        }
+    };
+    let Config { server, model, engine, generation, guard, images, metrics, log } = config;
+    for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
+        must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
+    }
+    let positive = [
+        ("server.max_connections", server.max_connections as u64),
+        ("server.max_concurrent", server.max_concurrent as u64),
+        ("server.max_body_bytes", server.max_body_bytes as u64),
+        ("server.read_timeout_s", server.read_timeout_s),
+        ("server.request_timeout_s", server.request_timeout_s),
+        ("engine.max_batch", engine.max_batch as u64),
+        ("engine.max_prefills", engine.max_prefills as u64),
+        ("engine.stall_after_s", engine.stall_after_s),
+        ("images.max_bytes", images.max_bytes as u64),
+        ("images.max_pixels", images.max_pixels),
+        ("images.max_memory_bytes", images.max_memory_bytes),
+    ];
+    positive.iter().for_each(|&(key, value)| must(value > 0, key, &"must be at least 1"));
+    let positive_or_auto = [
+        ("model.threads", model.threads),
+        ("engine.context_len", engine.context_len),
+        ("generation.max_tokens", generation.max_tokens),
+        ("images.workers", images.workers),
+    ];
+    positive_or_auto.iter().for_each(|&(key, value)| must(value != Auto::Value(0), key, &"must be at least 1, or \"auto\""));
+    let bounded = [
+        ("server.max_connections", server.max_connections, 1 << 20),
+        ("server.max_concurrent", server.max_concurrent, 1 << 16),
+        ("server.max_body_bytes", server.max_body_bytes, 1 << 30),
+        ("engine.max_batch", engine.max_batch, 1 << 12),
+        ("engine.max_waiting", engine.max_waiting, 1 << 16),
+        ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
+        ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
+    ];
+    bounded.iter().for_each(|&(key, value, most)| must(value <= most, key, &format_args!("must be at most {most}")));
+    must(!model.name.is_empty(), "model.name", &"must name a bundle or a directory");
+    must((0.0..=2.0).contains(&generation.temperature), "generation.temperature", &"must be between 0 and 2");
+    for (key, share) in [("guard.threshold", guard.threshold), ("guard.target_fpr", guard.target_fpr)] {
+        must(share.value().is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
+    }
+    let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
+    must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");
+    let built = !matches!(guard.mode, Mode::Regenerate | Mode::Block);
+    must(built, "guard.mode", &"this version has the modes off, score and flag");
+    must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
+    let level = log.level.parse::<tracing_subscriber::EnvFilter>();
+    must(
+        level.is_ok() && !log.level.is_empty(),
+        "log.level",
+        &"must be error, warn, info, debug, trace or directives such as info,candor::engine=debug",
+    );
+    found
+}
+
+fn is_address(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}

@@ -1,0 +1,333 @@
+//! The layers of the configuration, and everything that is wrong with them at once.
+
+use std::{fmt, path::Path};
+
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    error::Kind,
+    providers::{Format, Serialized, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{Config, check::check};
+
+/// An option given on the command line.
+#[derive(Debug, Clone)]
+pub struct Flag {
+    /// `--listen`
+    pub name: &'static str,
+    /// `server.listen`
+    pub key: &'static str,
+    /// As it was given.
+    pub value: String,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// The option; empty when the file as a whole could not be read.
+    pub key: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// Where it came from.
+    pub origin: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, what, origin } = self;
+        let colon = if key.is_empty() { "" } else { ": " };
+        write!(f, "{key}{colon}{what} ({origin})")
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration cannot be used:")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads the file, the variables of `env` that are ours, and the flags; later ones win.
+///
+/// Ours are `CANDOR_SECTION__OPTION`: names with two underscores together, so that what others set for a service of the name `candor`
+/// (`CANDOR_PORT` in Kubernetes) is left alone.
+///
+/// # Errors
+/// All that is wrong: unknown options (with the nearest known one), wrong types, values out of range, each with where it came from.
+pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>, flags: &[Flag]) -> Result<Config, Problems> {
+    let defaults = Figment::from(Serialized::defaults(Config::default()));
+    let mut layers = defaults.clone();
+    if let Some(path) = file {
+        layers = layers.merge(TomlFile::read(path)?);
+    }
+    let mut env: Vec<_> = env.into_iter().collect();
+    env.sort();
+    for (name, value) in env {
+        if let Some(key) = name.strip_prefix("CANDOR_").filter(|key| key.contains("__")) {
+            layers =
+                layers.merge(One::new(&defaults, key.to_lowercase().replace("__", "."), value, format!("environment variable {name}")));
+        }
+    }
+    for Flag { name, key, value } in flags {
+        layers = layers.merge(One::new(&defaults, (*key).to_owned(), value.clone(), format!("flag {name}")));
+    }
+    read(&layers, &defaults)
+}
+
+/// Extracts the configuration. What is wrong is noted and replaced by its default, so that the rest can be looked at too.
+fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
+    let broken =
+        |e: figment::Error| Problems(vec![Problem { key: String::new(), what: e.to_string(), origin: "internal error".to_owned() }]);
+    let (mut value, defaults) = (layers.extract::<Value>().map_err(broken)?, defaults.extract::<Value>().map_err(broken)?);
+    let mut problems = Vec::new();
+    forget_unknown(layers, &mut value, &defaults, &defaults, "", &mut problems);
+    let config = loop {
+        let error = match value.deserialize::<Config>() {
+            Ok(config) => break config,
+            Err(error) => error,
+        };
+        let (key, what) = (error.path.join("."), describe(&error.kind));
+        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, &error.path, default.clone()));
+        let known = problems.iter().any(|p: &Problem| p.key == key);
+        if !replaced || known {
+            return Err(broken(error));
+        }
+        problems.push(Problem { origin: origin(layers, &key), key, what });
+    };
+    for (key, what) in check(&config) {
+        if !problems.iter().any(|p| p.key == key) {
+            problems.push(Problem { origin: origin(layers, key), key: key.to_owned(), what });
+        }
+    }
+    if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+}
+
+/// Removes keys that the defaults do not have, and sections that are none.
+fn forget_unknown(layers: &Figment, value: &mut Value, like: &Value, all: &Value, path: &str, problems: &mut Vec<Problem>) {
+    let (Value::Dict(_, dict), Value::Dict(_, known)) = (value, like) else { return };
+    dict.retain(|key, value| {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let what = match known.get(key) {
+            None => unknown(key, known, all),
+            Some(Value::Dict(..)) if value.as_dict().is_none() => "is a section, not an option".to_owned(),
+            Some(like) => {
+                forget_unknown(layers, value, like, all, &path, problems);
+                return true;
+            }
+        };
+        problems.push(Problem { origin: origin(layers, &path), key: path, what });
+        false
+    });
+}
+
+/// What to say about a key that is not `known` in its section: the nearest of the section, or where else it is an option.
+fn unknown(key: &str, known: &Dict, all: &Value) -> String {
+    let elsewhere = all.as_dict().into_iter().flatten().find(|(_, section)| section.as_dict().is_some_and(|s| s.contains_key(key)));
+    let hint = match elsewhere {
+        Some((section, _)) => Some(format!("{section}.{key}")),
+        None => nearest(key, known.keys().map(String::as_str)).map(str::to_owned),
+    };
+    hint.map_or_else(|| "unknown option".to_owned(), |hint| format!("unknown option; did you mean `{hint}`?"))
+}
+
+/// The name that is most like `name`, if one is like it at all.
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.map(|k| (strsim::normalized_damerau_levenshtein(name, k), k));
+    scored.filter(|(score, _)| *score >= 0.5).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, k)| k)
+}
+
+fn describe(kind: &Kind) -> String {
+    match kind {
+        Kind::UnknownVariant(given, known) => format!("unknown value `{given}`; it is one of {}", known.join(", ")),
+        Kind::InvalidType(given, expected) => format!("found {given}, expected {expected}"),
+        other => other.to_string(),
+    }
+}
+
+fn replace(value: &mut Value, path: &[String], with: Value) -> bool {
+    let mut at = value;
+    for key in path {
+        let Value::Dict(_, dict) = at else { return false };
+        let Some(next) = dict.get_mut(key) else { return false };
+        at = next;
+    }
+    *at = with;
+    true
+}
+
+fn origin(layers: &Figment, key: &str) -> String {
+    layers.find_metadata(key).map_or_else(|| "default".to_owned(), |m| m.name.to_string())
+}
+
+/// The configuration file, by its path as it was given.
+struct TomlFile {
+    origin: String,
+    dict: Map<Profile, Dict>,
+}
+
+impl TomlFile {
+    fn read(path: &Path) -> Result<Self, Problems> {
+        let origin = path.display().to_string();
+        let fail = |what: String| Problems(vec![Problem { key: String::new(), what, origin: origin.clone() }]);
+        let text = std::fs::read_to_string(path).map_err(|e| fail(format!("the file cannot be read: {e}")))?;
+        let dict = Toml::string(&text).data().map_err(|e| fail(e.to_string().trim_end().to_owned()))?;
+        Ok(Self { origin, dict })
+    }
+}
+
+impl Provider for TomlFile {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(self.dict.clone())
+    }
+}
+
+/// One option from the environment or the command line.
+struct One {
+    key: String,
+    value: Value,
+    origin: String,
+}
+
+impl One {
+    /// Reads `text` as a number or a truth value where it is one, unless the option takes text.
+    fn new(defaults: &Figment, key: String, text: String, origin: String) -> Self {
+        let takes_text = defaults.find_value(&key).is_ok_and(|v| v.as_str().is_some_and(|default| default != "auto"));
+        let number = || {
+            let integer = text.parse::<u64>().map(Value::from).or_else(|_| text.parse::<i64>().map(Value::from)).ok();
+            integer.or_else(|| text.parse::<f64>().map(Value::from).ok()).or_else(|| text.parse::<bool>().map(Value::from).ok())
+        };
+        let value = if takes_text { None } else { number() };
+        Self { key, value: value.unwrap_or_else(|| Value::from(text)), origin }
+    }
+}
+
+impl Provider for One {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let nested = figment::util::nest(&self.key, self.value.clone()).into_dict().unwrap_or_default();
+        Ok(Profile::Default.collect(nested))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Auto, device::DeviceChoice, guard::Mode};
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn problems(text: &str, vars: &[(&str, &str)]) -> Vec<String> {
+        let file = file(text);
+        let name = file.path().display().to_string();
+        let problems = load(Some(file.path()), env(vars), &[]).unwrap_err();
+        problems.0.iter().map(|p| p.to_string().replace(&name, "FILE")).collect()
+    }
+
+    #[test]
+    fn every_option_of_the_example_is_its_default() {
+        let example = include_str!("../../config/candor.toml");
+        let live: String = example
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|l| !l.starts_with([' ', '#'])).unwrap_or(line))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let given: toml::Value = toml::from_str(&live).unwrap();
+        let defaults = toml::Value::try_from(Config::default()).unwrap();
+        assert_eq!(given, defaults);
+        assert_eq!(load(Some(file(&live).path()), env(&[]), &[]).unwrap(), Config::default());
+        assert_eq!(load(Some(file(example).path()), env(&[]), &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = file("[server]\nlisten = '1.1.1.1:1'\nmax_connections = 1\nread_timeout_s = 1\n[model]\nname = 'x'\n");
+        let vars = env(&[("CANDOR_SERVER__LISTEN", "2.2.2.2:2"), ("CANDOR_SERVER__MAX_CONNECTIONS", "2"), ("CANDOR_MODEL__NAME", "1.5")]);
+        let flag = Flag { name: "--listen", key: "server.listen", value: "[::3]:3".to_owned() };
+        let device = Flag { name: "--device", key: "model.device", value: "cuda:1".to_owned() };
+        let config = load(Some(file.path()), vars, &[flag, device]).unwrap();
+        let server = &config.server;
+        assert_eq!((server.listen.as_str(), server.max_connections, server.read_timeout_s), ("[::3]:3", 2, 1));
+        assert_eq!((config.model.name.as_str(), config.model.device), ("1.5", DeviceChoice::Cuda(1)));
+    }
+
+    #[test]
+    fn automatic_options_take_words_and_values() {
+        let vars = env(&[
+            ("CANDOR_MODEL__THREADS", "3"),
+            ("CANDOR_GUARD__THRESHOLD", "0.25"),
+            ("CANDOR_GUARD__MODE", "score"),
+            ("CANDOR_IMAGES__WORKERS", "auto"),
+        ]);
+        let config = load(None, vars, &[]).unwrap();
+        assert_eq!((config.model.threads, config.images.workers), (Auto::Value(3), Auto::Auto));
+        assert_eq!((config.guard.threshold, config.guard.mode), (Auto::Value(0.25), Mode::Score));
+    }
+
+    #[test]
+    fn variables_of_other_programs_are_left_alone() {
+        let vars = env(&[("CANDOR_PORT", "tcp://10.0.0.1:80"), ("CANDOR_SERVICE_HOST", "10.0.0.1"), ("PATH", "/bin")]);
+        assert_eq!(load(None, vars, &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once_with_where_and_the_near_name() {
+        let text = "[server]\nlisten = 'nowhere'\nlisten_on = 'x'\nmax_batch = 3\n[servr]\n[engine]\nmax_batch = 'many'\n[guard]\nmode = 'flags'\n";
+        let vars = [("CANDOR_IMAGES__MAX_PIXELS", "lots"), ("CANDOR_LOG__FROMAT", "json"), ("CANDOR_GENERATION__TEMPERATURE", "9")];
+        let mut found = problems(text, &vars);
+        found.sort();
+        let expected = [
+            "engine.max_batch: found string \"many\", expected usize (FILE)",
+            "generation.temperature: must be between 0 and 2 (environment variable CANDOR_GENERATION__TEMPERATURE)",
+            "guard.mode: unknown value `flags`; it is one of off, score, flag, regenerate, block (FILE)",
+            "images.max_pixels: found string \"lots\", expected u64 (environment variable CANDOR_IMAGES__MAX_PIXELS)",
+            "log.fromat: unknown option; did you mean `format`? (environment variable CANDOR_LOG__FROMAT)",
+            "server.listen: must be HOST:PORT, such as 127.0.0.1:8080 (FILE)",
+            "server.listen_on: unknown option; did you mean `listen`? (FILE)",
+            "server.max_batch: unknown option; did you mean `engine.max_batch`? (FILE)",
+            "servr: unknown option; did you mean `server`? (FILE)",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_section_is_not_an_option() {
+        assert_eq!(problems("guard = 'flag'", &[]), ["guard: is a section, not an option (FILE)"]);
+    }
+
+    #[test]
+    fn files_that_are_missing_or_no_toml_are_named() {
+        let missing = load(Some(Path::new("no/such.toml")), env(&[]), &[]).unwrap_err();
+        assert!(missing.to_string().contains("the file cannot be read") && missing.to_string().contains("no/such.toml"), "{missing}");
+        let broken = problems("[server\nlisten = 1", &[]);
+        assert!(broken[0].contains("line 1") && broken[0].ends_with("(FILE)"), "{broken:?}");
+    }
+
+    #[test]
+    fn two_thresholds_or_modes_that_are_not_built_are_refused() {
+        let found = problems("[guard]\nmode = 'block'\nthreshold = 0.5\ntarget_fpr = 0.05\n", &[]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("guard.target_fpr: cannot be given together") && found[1].starts_with("guard.mode: "), "{found:?}");
+    }
+}

@@ -1,0 +1,199 @@
+//! Typed configuration: file < environment < flags, checked as a whole before anything starts.
+//!
+//! Every option stands in `config/candor.toml` with its default and what it does; a test holds the two equal. In the environment
+//! `server.listen` is `CANDOR_SERVER__LISTEN`.
+
+mod auto;
+mod check;
+mod load;
+
+use serde::{Deserialize, Serialize};
+
+pub use auto::Auto;
+pub use load::{Flag, Problem, Problems, load};
+
+use crate::{bundle::RewardKind, device::DeviceChoice, engine::OnError, guard::Mode};
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The HTTP server and its bounds.
+    pub server: Server,
+    /// Which model, and where it computes.
+    pub model: Model,
+    /// The running batch.
+    pub engine: Engine,
+    /// What a request gets that does not say.
+    pub generation: Generation,
+    /// The guard, where a request does not say.
+    pub guard: Guard,
+    /// Images in requests.
+    pub images: Images,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Logs.
+    pub log: Log,
+}
+
+/// The HTTP server and its bounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// `HOST:PORT`; port 0 takes a free one.
+    pub listen: String,
+    /// Open connections; more wait to be accepted.
+    pub max_connections: usize,
+    /// Completions being received or answered at once; more get 429.
+    pub max_concurrent: usize,
+    /// Largest request body in bytes; larger ones get 413.
+    pub max_body_bytes: usize,
+    /// Seconds that a client may take for its headers, and again for its body.
+    pub read_timeout_s: u64,
+    /// Seconds that an answer may take, from the request's last byte to the answer's.
+    pub request_timeout_s: u64,
+    /// Seconds that running answers have to finish after SIGTERM.
+    pub drain_deadline_s: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            max_connections: 1024,
+            max_concurrent: 128,
+            max_body_bytes: 20 * 1024 * 1024,
+            read_timeout_s: 30,
+            request_timeout_s: 120,
+            drain_deadline_s: 20,
+        }
+    }
+}
+
+/// Which model, and where it computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// The name of an embedded bundle, or a bundle's directory.
+    pub name: String,
+    /// Where it computes.
+    pub device: DeviceChoice,
+    /// Threads for the networks; auto: one a core.
+    pub threads: Auto<usize>,
+    /// Which of the bundle's scorers; auto: the bundle's choice.
+    pub reward: Auto<RewardKind>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { name: "candor-mini".to_owned(), device: DeviceChoice::Auto, threads: Auto::Auto, reward: Auto::Auto }
+    }
+}
+
+/// The running batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Answers written at once.
+    pub max_batch: usize,
+    /// Answers that may wait for a place in the batch; more get 429.
+    pub max_waiting: usize,
+    /// Prompts read in one step, for which the running answers wait.
+    pub max_prefills: usize,
+    /// Longest sequence in tokens, image included; auto: the model's own.
+    pub context_len: Auto<usize>,
+    /// Seconds without a step, with answers to write, after which the server says that it is not ready.
+    pub stall_after_s: u64,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { max_batch: 16, max_waiting: 64, max_prefills: 4, context_len: Auto::Auto, stall_after_s: 10 }
+    }
+}
+
+/// What a request gets that does not say.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Generation {
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Most tokens of an answer; auto: what the context leaves.
+    pub max_tokens: Auto<usize>,
+}
+
+/// The guard, where a request does not say.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Guard {
+    /// What is done about doubted words.
+    pub mode: Mode,
+    /// Words with a reward below this are doubted; auto: the bundle's own threshold. Not together with `target_fpr`.
+    pub threshold: Auto<f32>,
+    /// The threshold at which this share of grounded words is doubted, by the bundle's calibration; auto: not used.
+    pub target_fpr: Auto<f32>,
+    /// What happens to an answer whose scorer fails.
+    pub on_error: OnError,
+}
+
+/// Images in requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// Largest image file in bytes.
+    pub max_bytes: usize,
+    /// Most pixels of an image (width times height), checked before it is decoded.
+    pub max_pixels: u64,
+    /// Memory that one decoded image may take, in bytes.
+    pub max_memory_bytes: u64,
+    /// Encoded images remembered, in bytes; 0 remembers none.
+    pub cache_bytes: u64,
+    /// Images decoded and encoded at once; auto: one a core.
+    pub workers: Auto<usize>,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            max_bytes: 15 * 1024 * 1024,
+            max_pixels: 50_000_000,
+            max_memory_bytes: 256 * 1024 * 1024,
+            cache_bytes: 64 * 1024 * 1024,
+            workers: Auto::Auto,
+        }
+    }
+}
+
+/// Metrics.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// `HOST:PORT` for `/metrics` alone; auto: beside the API.
+    pub listen: Auto<String>,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Which lines: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,candor::engine=debug`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

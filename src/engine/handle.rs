@@ -1,0 +1,254 @@
+//! The engine from outside: handing requests in, reading events, watching and stopping it.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
+use tokio_stream::Stream;
+
+use super::{EngineError, Event, Request, sequence::Job};
+use crate::{
+    guard::{Mode, policy},
+    vlm::Spec,
+};
+
+/// What handles tell the engine's thread.
+pub(crate) enum Command {
+    Submit(Box<Job>),
+    /// Finish what was accepted, until the deadline. The sender is dropped when nothing is left.
+    Drain(Instant, oneshot::Sender<()>),
+}
+
+/// What the engine's thread and its handles both see.
+pub(crate) struct Shared {
+    pub(crate) spec: Spec,
+    /// Positions that a sequence can have.
+    pub(crate) context: usize,
+    pub(crate) scores: bool,
+    pub(crate) slots: usize,
+    /// One permit for each request that may run or wait.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) capacity: usize,
+    pub(crate) running: AtomicUsize,
+    pub(crate) kv_usage: AtomicU64,
+    pub(crate) idle: AtomicBool,
+    began: Instant,
+    /// Milliseconds from `began` to the end of the last step.
+    last_step: AtomicU64,
+    /// Moving average of a request's time in the batch, in milliseconds.
+    service: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(spec: Spec, context: usize, scores: bool, slots: usize, max_waiting: usize) -> Self {
+        let capacity = slots + max_waiting;
+        Self {
+            spec,
+            context,
+            scores,
+            slots,
+            places: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            running: AtomicUsize::new(0),
+            kv_usage: AtomicU64::new(0),
+            idle: AtomicBool::new(true),
+            began: Instant::now(),
+            last_step: AtomicU64::new(0),
+            service: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn stepped(&self) {
+        self.last_step.store(self.began.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// A request left the batch after `time` in it.
+    pub(crate) fn served(&self, time: Duration) {
+        let (old, new) = (self.service.load(Relaxed), time.as_millis() as u64);
+        self.service.store(if old == 0 { new } else { (7 * old + new) / 8 }, Relaxed);
+    }
+
+    fn waiting(&self) -> usize {
+        (self.capacity - self.places.available_permits()).saturating_sub(self.running.load(Relaxed))
+    }
+
+    /// When one of the requests that now wait will have left the queue, going by how long requests took.
+    fn queue_full(&self) -> EngineError {
+        let waiting = self.waiting();
+        let rounds = (waiting + 1).div_ceil(self.slots) as u64;
+        let retry_after_s = (rounds * self.service.load(Relaxed)).div_ceil(1000).clamp(1, 60);
+        EngineError::QueueFull { waiting, retry_after_s }
+    }
+}
+
+/// How the engine is doing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Health {
+    /// Sequences in the batch.
+    pub running: usize,
+    /// Requests that were let in and are not in the batch yet.
+    pub waiting: usize,
+    /// Share of the key/value cache in use, 0 to 1.
+    pub kv_usage: f64,
+    /// End of the last step (of the start, before the first).
+    pub last_step: Instant,
+    /// Whether nothing runs: the last step may then be long ago.
+    pub idle: bool,
+    /// Whether the engine's thread is there and takes requests.
+    pub accepting: bool,
+}
+
+impl Health {
+    /// Whether requests are taken and the batch, if there is one, moved within `limit`.
+    pub fn is_ready(&self, limit: Duration) -> bool {
+        self.accepting && (self.idle || self.last_step.elapsed() < limit)
+    }
+}
+
+/// Hands requests to the engine. Clones share the engine; it ends when the last is dropped and nothing runs.
+#[derive(Clone)]
+pub struct EngineHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl EngineHandle {
+    /// Hands in a request. Dropping the stream cancels it.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`] and [`EngineError::ShuttingDown`] at once; [`EngineError::Invalid`] and [`EngineError::PromptTooLong`] for
+    /// requests that could never run.
+    pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
+        self.reserve()?.submit(request)
+    }
+
+    /// A place in the queue, to be had before work is put into a request (its image decoded and encoded). Counts as waiting; dropping it gives
+    /// it back.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`], [`EngineError::ShuttingDown`].
+    pub fn reserve(&self) -> Result<Place, EngineError> {
+        match Arc::clone(&self.shared.places).try_acquire_owned() {
+            Ok(permit) => Ok(Place { permit, handle: self.clone() }),
+            Err(TryAcquireError::NoPermits) => Err(self.shared.queue_full()),
+            Err(TryAcquireError::Closed) => Err(EngineError::ShuttingDown),
+        }
+    }
+
+    /// Takes no more requests, and waits until the accepted ones are finished or `deadline` has passed; what is left then fails with
+    /// [`EngineError::ShuttingDown`].
+    pub async fn drain(&self, deadline: Duration) {
+        self.shared.places.close();
+        let (done, drained) = oneshot::channel();
+        let until = Instant::now() + deadline;
+        if self.commands.send(Command::Drain(until, done)).await.is_ok() {
+            // The engine keeps the deadline itself, between steps; the second is for a step that does not end.
+            let _ = tokio::time::timeout(deadline + Duration::from_secs(1), drained).await;
+        }
+    }
+
+    /// How the engine is doing.
+    pub fn health(&self) -> Health {
+        let shared = &self.shared;
+        Health {
+            running: shared.running.load(Relaxed),
+            waiting: shared.waiting(),
+            kv_usage: f64::from_bits(shared.kv_usage.load(Relaxed)),
+            last_step: shared.began + Duration::from_millis(shared.last_step.load(Relaxed)),
+            idle: shared.idle.load(Relaxed),
+            accepting: !self.commands.is_closed() && !shared.places.is_closed(),
+        }
+    }
+
+    /// Positions that a sequence can have, image included.
+    pub fn context_len(&self) -> usize {
+        self.shared.context
+    }
+
+    /// Whether modes other than `off` are possible.
+    pub fn scores(&self) -> bool {
+        self.shared.scores
+    }
+}
+
+/// A place in the queue.
+pub struct Place {
+    permit: OwnedSemaphorePermit,
+    handle: EngineHandle,
+}
+
+impl Place {
+    /// Hands in the request that the place was held for.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::submit`], without [`EngineError::QueueFull`].
+    pub fn submit(self, request: Request) -> Result<EventStream, EngineError> {
+        let shared = &self.handle.shared;
+        let prompt_tokens = shared.spec.image_tokens + request.prompt.len();
+        validate(&request, shared)?;
+        let room = shared.context.saturating_sub(prompt_tokens);
+        if room == 0 {
+            return Err(EngineError::PromptTooLong { prompt_tokens, context_len: shared.context });
+        }
+        let budget = request.max_tokens.min(room);
+        // A delta a token at most, one when it ends, and the end itself.
+        let (events, stream) = mpsc::channel(budget + 2);
+        let job = Job { request, prompt_tokens, budget, submitted: Instant::now(), events, _place: self.permit };
+        match self.handle.commands.try_send(Command::Submit(Box::new(job))) {
+            Ok(()) => Ok(EventStream(stream)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(shared.queue_full()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(EngineError::ShuttingDown),
+        }
+    }
+}
+
+/// Refuses what would fail later, and its neighbours in the batch with it.
+fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
+    let invalid = |why: String| Err(EngineError::Invalid(why));
+    match request.guard.mode {
+        Mode::Regenerate | Mode::Block => return invalid(format!("guard mode {:?} is not available", request.guard.mode)),
+        mode if policy::scores(mode) && !shared.scores => return invalid("the model has no scorer: guard mode must be off".to_owned()),
+        _ => {}
+    }
+    if request.max_tokens == 0 || request.prompt.is_empty() {
+        return invalid("max_tokens and the prompt must not be empty".to_owned());
+    }
+    if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= shared.spec.vocab_size) {
+        return invalid(format!("the prompt has token {id}, the vocabulary has {}", shared.spec.vocab_size));
+    }
+    match request.image.dims() {
+        [positions, _] if *positions == shared.spec.image_tokens => Ok(()),
+        dims => invalid(format!("an encoded image of {dims:?}, the model takes {} positions", shared.spec.image_tokens)),
+    }
+}
+
+/// What the engine says about one request. Dropping it cancels the request before the next step.
+#[derive(Debug)]
+pub struct EventStream(mpsc::Receiver<Event>);
+
+impl EventStream {
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+
+    /// As [`Self::next`], for threads outside an async runtime.
+    pub fn blocking_next(&mut self) -> Option<Event> {
+        self.0.blocking_recv()
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_recv(cx)
+    }
+}

@@ -1,0 +1,193 @@
+//! Encoded images, remembered by the content of their files.
+
+use std::{future::Future, sync::Arc};
+
+use candle_core::Tensor;
+use moka::future::Cache;
+use sha2::{Digest, Sha256};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use crate::vlm::Vlm;
+
+/// An image that could not be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError<E> {
+    /// Its pixels could not be had.
+    #[error(transparent)]
+    Pixels(E),
+    /// The model failed on them.
+    #[error("the image encoder failed: {0}")]
+    Model(String),
+}
+
+/// An encoded image.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `(image_tokens, channels)`, for [`super::Request::image`].
+    pub image: Tensor,
+    /// SHA-256 of the file.
+    pub hash: [u8; 32],
+    /// Whether it was remembered, or being encoded for another request.
+    pub hit: bool,
+}
+
+/// Encodes images off the async threads, a few at a time, each once while it is remembered.
+///
+/// Requests wait here for their turn without a bound of its own: hold an [`super::Place`] first, then the engine's bound holds here too.
+#[derive(Clone)]
+pub struct ImageCache {
+    vlm: Arc<dyn Vlm>,
+    cache: Cache<[u8; 32], Tensor>,
+    turns: Arc<Semaphore>,
+}
+
+impl ImageCache {
+    /// Remembers encodings of up to `budget` bytes together, and encodes at most `concurrent` images at once.
+    pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
+        let weight = |_: &[u8; 32], t: &Tensor| u32::try_from(t.elem_count() * t.dtype().size_in_bytes()).unwrap_or(u32::MAX);
+        let cache = Cache::builder().max_capacity(budget).weigher(weight).build();
+        Self { vlm, cache, turns: Arc::new(Semaphore::new(concurrent.max(1))) }
+    }
+
+    /// The encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or `(3, size, size)`; it runs on a blocking thread and only
+    /// when the image is not remembered. Requests for the same image wait for the first of them; errors are not remembered.
+    ///
+    /// # Errors
+    /// What `pixels` said, or the model.
+    pub async fn get<E, F>(&self, file: &[u8], pixels: F) -> Result<Encoded, Arc<ImageError<E>>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce() -> Result<Tensor, E> + Send + 'static,
+    {
+        let hash: [u8; 32] = Sha256::digest(file).into();
+        let entry = self.cache.entry(hash).or_try_insert_with(self.encode(pixels)).await?;
+        Ok(Encoded { hit: !entry.is_fresh(), hash, image: entry.into_value() })
+    }
+
+    /// Bytes of encodings that are remembered.
+    pub fn used(&self) -> u64 {
+        self.cache.weighted_size()
+    }
+
+    fn encode<E, F>(&self, pixels: F) -> impl Future<Output = Result<Tensor, ImageError<E>>> + use<E, F>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce() -> Result<Tensor, E> + Send + 'static,
+    {
+        let (vlm, turns) = (Arc::clone(&self.vlm), Arc::clone(&self.turns));
+        async move {
+            let turn = turns.acquire_owned().await.map_err(|e| ImageError::Model(e.to_string()))?;
+            let work = move || {
+                // The turn ends with the work, even when nobody waits for it any more.
+                let _turn = turn;
+                let pixels = pixels().map_err(ImageError::Pixels)?;
+                encode_one(vlm.as_ref(), &pixels).map_err(|e| ImageError::Model(e.to_string()))
+            };
+            spawn_blocking(work).await.unwrap_or_else(|e| Err(ImageError::Model(e.to_string())))
+        }
+    }
+}
+
+fn encode_one(vlm: &dyn Vlm, pixels: &Tensor) -> candle_core::Result<Tensor> {
+    let batch = if pixels.rank() == 3 { pixels.unsqueeze(0)? } else { pixels.clone() };
+    vlm.encode_images(&batch)?.squeeze(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::engine::testing::Toy;
+
+    fn pixels(value: f32) -> Result<Tensor, String> {
+        Tensor::full(value, (3, 2, 2), &Device::Cpu).map_err(|e| e.to_string())
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn an_image_is_encoded_once_also_when_asked_for_at_once() {
+        let toy = Toy::new();
+        let cache = ImageCache::new(toy.clone(), 1 << 20, 2);
+        let decoded = Arc::new(AtomicUsize::new(0));
+        block_on(async {
+            let get = |value: f32| {
+                let decoded = Arc::clone(&decoded);
+                cache.get(b"one", move || {
+                    decoded.fetch_add(1, SeqCst);
+                    pixels(value)
+                })
+            };
+            let (a, b) = tokio::join!(get(1.0), get(2.0));
+            let (a, b) = (a.unwrap(), b.unwrap());
+            assert_eq!((a.hit, b.hit), (false, true));
+            let again = get(3.0).await.unwrap();
+            assert!(again.hit);
+            for encoded in [a, b, again] {
+                assert_eq!(encoded.image.to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
+                assert_eq!(encoded.hash, <[u8; 32]>::from(Sha256::digest(b"one")));
+            }
+            let other = cache.get(b"two", || pixels(2.0)).await.unwrap();
+            assert_eq!((other.hit, other.image.to_vec2::<f32>().unwrap()), (false, vec![vec![2.0], vec![2.0]]));
+        });
+        assert_eq!((decoded.load(SeqCst), toy.encodes.load(SeqCst)), (1, 2));
+    }
+
+    #[test]
+    fn errors_and_panics_are_told_and_not_remembered() {
+        let cache = ImageCache::new(Toy::new(), 1 << 20, 1);
+        block_on(async {
+            let error = cache.get(b"x", || Err("not an image".to_owned())).await.unwrap_err();
+            assert_eq!(error.to_string(), "not an image");
+            let error = cache.get(b"x", || -> Result<Tensor, String> { panic!("in the decoder") }).await.unwrap_err();
+            assert!(matches!(*error, ImageError::Model(_)), "{error}");
+            let wrong = || Tensor::zeros((3, 5), candle_core::DType::F32, &Device::Cpu).map_err(|e| e.to_string());
+            let error = cache.get(b"x", wrong).await.unwrap_err();
+            assert!(error.to_string().starts_with("the image encoder failed"), "{error}");
+            assert!(!cache.get(b"x", || pixels(1.0)).await.unwrap().hit);
+        });
+    }
+
+    #[test]
+    fn no_more_bytes_are_remembered_than_the_budget() {
+        let cache = ImageCache::new(Toy::new(), 24, 1);
+        block_on(async {
+            for i in 0..20u8 {
+                cache.get(&[i], move || pixels(f32::from(i))).await.unwrap();
+            }
+            cache.cache.run_pending_tasks().await;
+        });
+        assert!((8..=24).contains(&cache.used()), "{}", cache.used());
+    }
+
+    #[test]
+    fn only_so_many_images_are_encoded_at_once() {
+        let cache = ImageCache::new(Toy::new(), 1 << 20, 2);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        block_on(async {
+            let tasks: Vec<_> = (0..12u8)
+                .map(|i| {
+                    let (cache, now, most) = (cache.clone(), Arc::clone(&now), Arc::clone(&most));
+                    tokio::spawn(async move {
+                        let work = move || {
+                            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                            std::thread::yield_now();
+                            now.fetch_sub(1, SeqCst);
+                            pixels(f32::from(i))
+                        };
+                        cache.get(&[i], work).await.map(|e| e.hit)
+                    })
+                })
+                .collect();
+            for task in tasks {
+                assert!(!task.await.unwrap().unwrap());
+            }
+        });
+        assert!((1..=2).contains(&most.load(SeqCst)));
+    }
+}

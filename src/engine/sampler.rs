@@ -1,0 +1,199 @@
+//! Choice of the next token of one sequence.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Result, Tensor, bail};
+use candle_transformers::generation::{LogitsProcessor, Sampling as Strategy};
+
+use super::Sampling;
+
+/// Tokens less likely than the best by more than `e` to this power are left out of the draw: together they weigh less than 1e-4 in a vocabulary of
+/// 50,000, and without them softmax and sort are short.
+const NEGLIGIBLE: f64 = 20.0;
+
+/// One sequence's generator and penalties: what it chooses depends on its own seed, logits and history, never on its neighbours.
+pub(crate) struct Sampler {
+    /// `None`: greedy.
+    random: Option<LogitsProcessor>,
+    temperature: f64,
+    presence: f32,
+    frequency: f32,
+    written: HashMap<u32, u32>,
+}
+
+impl Sampler {
+    pub(crate) fn new(params: &Sampling) -> Self {
+        let random = strategy(params).map(|s| LogitsProcessor::from_sampling(params.seed, s));
+        Self {
+            random,
+            temperature: params.temperature,
+            presence: params.presence_penalty,
+            frequency: params.frequency_penalty,
+            written: HashMap::new(),
+        }
+    }
+
+    /// The next token. Changes `logits`: `masked` tokens are never chosen, written ones pay their penalties.
+    pub(crate) fn choose(&mut self, logits: &mut [f32], masked: &[u32]) -> Result<u32> {
+        for &id in masked {
+            logits[id as usize] = f32::NEG_INFINITY;
+        }
+        for (&id, &times) in &self.written {
+            logits[id as usize] -= self.presence + self.frequency * times as f32;
+        }
+        let best = argmax(logits)?;
+        let id = match &mut self.random {
+            None => best,
+            Some(random) => {
+                let floor = logits[best as usize] - (NEGLIGIBLE * self.temperature) as f32;
+                let likely = logits.iter().zip(0u32..).filter(|(l, _)| **l >= floor);
+                let (kept, ids): (Vec<f32>, Vec<u32>) = likely.map(|(&l, id)| (l, id)).unzip();
+                let count = kept.len();
+                ids[random.sample(&Tensor::from_vec(kept, count, &Device::Cpu)?)? as usize]
+            }
+        };
+        if self.presence != 0.0 || self.frequency != 0.0 {
+            *self.written.entry(id).or_default() += 1;
+        }
+        Ok(id)
+    }
+}
+
+/// candle's name for the strategy; `None` is greedy, which needs neither a softmax nor a sort.
+fn strategy(params: &Sampling) -> Option<Strategy> {
+    let (temperature, p) = (params.temperature, params.top_p);
+    let top_k = params.top_k.filter(|&k| k > 0);
+    if temperature < 1e-7 || p <= 0.0 || top_k == Some(1) {
+        return None;
+    }
+    Some(match (top_k, p < 1.0) {
+        (None, false) => Strategy::All { temperature },
+        (None, true) => Strategy::TopP { p, temperature },
+        (Some(k), false) => Strategy::TopK { k, temperature },
+        (Some(k), true) => Strategy::TopKThenTopP { k, p, temperature },
+    })
+}
+
+/// The first of the highest logits. Two passes that the compiler vectorises: this runs for every token.
+fn argmax(logits: &[f32]) -> Result<u32> {
+    let max = highest(logits);
+    match logits.iter().position(|&l| l == max) {
+        Some(id) if max.is_finite() => Ok(id as u32),
+        _ => bail!("the logits are not finite"),
+    }
+}
+
+fn highest(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &l) in lanes.iter_mut().zip(chunk) {
+            *lane = if l > *lane { l } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Logarithm of the sum of the exponentials: what turns a logit into a log-probability.
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
+    let max = highest(logits);
+    max + logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln()
+}
+
+/// The `k` tokens with the highest logits, best first, without the `masked` ones. `masked` is sorted.
+pub(crate) fn top(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
+    if k == 0 {
+        return Vec::new();
+    }
+    let by_logit = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
+    let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|id| masked.binary_search(id).is_err()).collect();
+    if k < ids.len() {
+        ids.select_nth_unstable_by(k, by_logit);
+        ids.truncate(k);
+    }
+    ids.sort_unstable_by(by_logit);
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn draw(params: &Sampling, logits: &[f32], masked: &[u32], n: usize) -> Vec<u32> {
+        let mut sampler = Sampler::new(params);
+        (0..n).map(|_| sampler.choose(&mut logits.to_vec(), masked).unwrap()).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_best_that_is_not_masked() {
+        assert_eq!(draw(&Sampling::default(), &[0.0, 3.0, 2.0, 3.0], &[1], 2), [3, 3]);
+        assert_eq!(draw(&Sampling { temperature: 1.0, top_p: 0.0, ..Sampling::default() }, &[0.0, 3.0, 2.0], &[], 1), [1]);
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        for temperature in [0.0, 1.0] {
+            let mut sampler = Sampler::new(&Sampling { temperature, ..Sampling::default() });
+            assert!(sampler.choose(&mut [f32::NAN, f32::NAN], &[]).is_err());
+            assert!(sampler.choose(&mut [1.0, f32::INFINITY], &[]).is_err());
+            assert!(sampler.choose(&mut [1.0, 2.0], &[0, 1]).is_err());
+        }
+    }
+
+    #[test]
+    fn penalties_count_what_was_written() {
+        let presence = Sampling { presence_penalty: 2.0, ..Sampling::default() };
+        assert_eq!(draw(&presence, &[3.0, 2.0, 0.5], &[], 4), [0, 1, 0, 0]);
+        let frequency = Sampling { frequency_penalty: 0.75, ..Sampling::default() };
+        assert_eq!(draw(&frequency, &[3.0, 2.0, 0.5], &[], 5), [0, 0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_seed_draws_the_same_tokens_at_about_the_right_rates() {
+        let params = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
+        let logits = [0.7f32.ln(), 0.2f32.ln(), 0.1f32.ln()];
+        let drawn = draw(&params, &logits, &[], 4000);
+        assert_eq!(drawn, draw(&params, &logits, &[], 4000));
+        assert_ne!(drawn, draw(&Sampling { seed: 8, ..params }, &logits, &[], 4000));
+        let share = drawn.iter().filter(|&&id| id == 0).count() as f64 / 4000.0;
+        assert!((share - 0.7).abs() < 0.04, "{share}");
+    }
+
+    #[test]
+    fn top_p_and_top_k_keep_only_the_likely() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
+        let seen = |top_p, top_k| {
+            let mut ids = draw(&Sampling { temperature: 1.0, top_p, top_k, seed: 1, ..Sampling::default() }, &logits, &[], 500);
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
+        assert_eq!(seen(0.7, None), [0, 1]);
+        assert_eq!(seen(1.0, Some(3)), [0, 1, 2]);
+        assert_eq!(seen(0.6, Some(3)), [0, 1]);
+        assert_eq!(seen(1.0, Some(0)), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_unlikely_are_not_drawn_and_the_ids_stay_right() {
+        let logits = [-50.0, 0.0, -50.0, 0.5, f32::NEG_INFINITY, 0.2];
+        let mut drawn = draw(&Sampling { temperature: 0.7, top_p: 0.99, seed: 2, ..Sampling::default() }, &logits, &[], 200);
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert_eq!(drawn, [1, 3, 5]);
+    }
+
+    proptest! {
+        #[test]
+        fn log_probabilities_sum_to_one_and_the_top_is_sorted(logits in proptest::collection::vec(-30.0f32..30.0, 1..50), k in 0usize..8) {
+            let lse = log_sum_exp(&logits);
+            prop_assert!((logits.iter().map(|l| (l - lse).exp()).sum::<f32>() - 1.0).abs() < 1e-4);
+            let best = top(&logits, k, &[0]);
+            prop_assert_eq!(best.len(), k.min(logits.len() - 1));
+            prop_assert!(best.is_sorted_by(|&a, &b| logits[a as usize] >= logits[b as usize]) && !best.contains(&0));
+            let last = best.last().map_or(f32::INFINITY, |&id| logits[id as usize]);
+            prop_assert!(k == 0 || (1..logits.len() as u32).all(|id| best.contains(&id) || logits[id as usize] <= last));
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The engine's thread: who joins the batch, who leaves it, and when it ends.
+
+use std::{
+    any::Any,
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::Instant,
+};
+
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot,
+};
+
+use super::{
+    EngineConfig, EngineError, EngineHandle, Observer,
+    batch::{Batch, Networks},
+    handle::{Command, Shared},
+    sequence::{Job, Vocabulary},
+};
+use crate::{
+    reward::TokenReward,
+    vlm::{Vlm, tokenizer::TextTokenizer},
+};
+
+/// The state of the engine's thread.
+pub struct Engine {
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    waiting: VecDeque<Box<Job>>,
+    batch: Batch,
+    max_prefills: usize,
+    observer: Arc<dyn Observer>,
+    /// No requests are taken any more; the batch runs until then.
+    deadline: Option<Instant>,
+    /// Dropped when nothing is left to do.
+    drained: Vec<oneshot::Sender<()>>,
+}
+
+impl Engine {
+    /// Starts the engine's thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] when a bound is 0 or the tokenizer does not fit the model, [`EngineError::Model`] when the caches cannot be
+    /// allocated or the thread cannot be started.
+    pub fn start(
+        vlm: Arc<dyn Vlm>,
+        reward: Option<Arc<dyn TokenReward>>,
+        tokenizer: Arc<TextTokenizer>,
+        config: EngineConfig,
+    ) -> Result<EngineHandle, EngineError> {
+        let EngineConfig { max_batch, max_waiting, context_len, max_prefills, on_error, observer } = config;
+        let spec = vlm.spec();
+        let context = context_len.min(spec.context_len);
+        if max_batch == 0 || max_prefills == 0 || context <= spec.image_tokens {
+            return Err(EngineError::Invalid("max_batch and max_prefills must be positive, context_len longer than an image".to_owned()));
+        }
+        if tokenizer.eos() as usize >= spec.vocab_size {
+            return Err(EngineError::Invalid("the tokenizer's end-of-sequence token is not in the model's vocabulary".to_owned()));
+        }
+        let shared = Arc::new(Shared::new(spec, context, reward.is_some(), max_batch, max_waiting));
+        let networks = Networks { vlm, reward, vocabulary: Vocabulary::new(tokenizer, spec.vocab_size) };
+        let batch =
+            Batch::new(networks, max_batch, context, on_error, Arc::clone(&observer)).map_err(|e| EngineError::Model(e.to_string()))?;
+        // Jobs are bounded by their places; the rest is for drains.
+        let (sender, commands) = mpsc::channel(max_batch + max_waiting + 4);
+        let engine = Self {
+            shared: Arc::clone(&shared),
+            commands,
+            waiting: VecDeque::new(),
+            batch,
+            max_prefills,
+            observer,
+            deadline: None,
+            drained: Vec::new(),
+        };
+        let started = thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run());
+        started.map_err(|e| EngineError::Model(format!("no thread for the engine: {e}")))?;
+        Ok(EngineHandle { shared, commands: sender })
+    }
+
+    fn run(mut self) {
+        while self.take_commands() {
+            self.admit();
+            self.step();
+        }
+        self.stop();
+    }
+
+    /// Takes what was handed in and forgets who left; waits when there is nothing to do. False when there never will be.
+    fn take_commands(&mut self) -> bool {
+        loop {
+            self.forget_left();
+            self.keep_deadline();
+            let idle = self.waiting.is_empty() && self.batch.len() == 0;
+            if idle && self.deadline.is_some() {
+                return false;
+            }
+            let command = if idle {
+                self.tell_load();
+                self.commands.blocking_recv()
+            } else {
+                match self.commands.try_recv() {
+                    Ok(command) => Some(command),
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => None,
+                }
+            };
+            match command {
+                Some(Command::Submit(job)) => self.waiting.push_back(job),
+                Some(Command::Drain(until, done)) => {
+                    self.deadline = Some(self.deadline.map_or(until, |d| d.min(until)));
+                    self.drained.push(done);
+                }
+                None => return !idle,
+            }
+        }
+    }
+
+    fn forget_left(&mut self) {
+        self.batch.drop_left();
+        self.waiting.retain(|job| {
+            let left = job.is_left();
+            if left {
+                self.observer.cancelled();
+            }
+            !left
+        });
+    }
+
+    fn keep_deadline(&mut self) {
+        if self.deadline.is_some_and(|d| Instant::now() >= d) {
+            self.batch.fail_all(&EngineError::ShuttingDown);
+            self.waiting.drain(..).for_each(|job| job.fail(&EngineError::ShuttingDown, self.observer.as_ref()));
+        }
+    }
+
+    fn admit(&mut self) {
+        for _ in 0..self.max_prefills {
+            if !self.batch.has_room() {
+                break;
+            }
+            let Some(job) = self.waiting.pop_front() else { break };
+            self.batch.admit(*job);
+        }
+    }
+
+    /// One step. A panic in it ends what runs, not the engine.
+    fn step(&mut self) {
+        self.shared.idle.store(false, Relaxed);
+        self.tell_load();
+        let stepped = catch_unwind(AssertUnwindSafe(|| self.batch.step(&self.shared)));
+        if let Err(panic) = stepped {
+            let what = message(panic.as_ref());
+            tracing::error!(panic = what, "a step panicked; its requests fail and the caches are built anew");
+            self.batch.fail_all(&EngineError::Model(format!("internal error: {what}")));
+            if let Err(error) = self.batch.rebuild() {
+                tracing::error!(%error, "the caches could not be built anew");
+            }
+        }
+        self.shared.stepped();
+    }
+
+    fn tell_load(&self) {
+        let (running, waiting, kv_usage) = (self.batch.len(), self.waiting.len(), self.batch.kv_usage());
+        self.shared.running.store(running, Relaxed);
+        self.shared.kv_usage.store(kv_usage.to_bits(), Relaxed);
+        self.shared.idle.store(running + waiting == 0, Relaxed);
+        self.observer.load(running, waiting, kv_usage);
+    }
+
+    /// Fails what was handed in while the engine ended.
+    fn stop(mut self) {
+        self.shared.places.close();
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Submit(job) = command {
+                job.fail(&EngineError::ShuttingDown, self.observer.as_ref());
+            }
+        }
+        self.tell_load();
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
+}

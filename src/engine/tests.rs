@@ -1,0 +1,250 @@
+//! The engine against the toy model: what is said, and to whom.
+
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
+use super::*;
+use crate::guard::{Action, Mode, Verdict, spans::spans, words::words};
+
+/// Greedy decoding without engine, batch or cache: ids, rewards, and whether it ended by itself.
+fn reference(request: &Request, budget: usize) -> (Vec<u32>, Vec<f32>, bool) {
+    let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
+    context.extend(request.prompt.iter().map(|&t| t as f32));
+    let (mut ids, mut rewards) = (Vec::new(), Vec::new());
+    loop {
+        let logits = continuation(&context).0;
+        let allowed = (0..logits.len()).filter(|&i| i != 1 && i != 2);
+        let best = allowed.max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        if best == 0 || ids.len() == budget {
+            let by_itself = ids.len() < budget;
+            return (ids, rewards, by_itself);
+        }
+        ids.push(best as u32);
+        context.push(best as f32);
+        rewards.push(continuation(&context).1);
+    }
+}
+
+fn bytes(ids: &[u32]) -> Vec<Vec<u8>> {
+    ids.iter().map(|&id| tokenizer().bytes(id).to_vec()).collect()
+}
+
+#[test]
+fn answers_are_those_of_the_model_alone() {
+    let handle = engine(EngineConfig { max_batch: 3, ..EngineConfig::default() });
+    for mode in [Mode::Off, Mode::Score, Mode::Flag] {
+        let mut seen = (0, 0, 0);
+        let requests: Vec<Request> =
+            (0..30).map(|i| Request { guard: GuardParams { mode, threshold: 0.4 }, ..request(i as f32, &[5, 6]) }).collect();
+        let streams: Vec<EventStream> = requests.iter().map(|r| handle.submit(r.clone()).unwrap()).collect();
+        for (request, told) in requests.iter().zip(streams.into_iter().map(listen)) {
+            let (ids, rewards, eos) = reference(request, 12);
+            let pieces = bytes(&ids);
+            let (text, words) = words(pieces.iter().map(Vec::as_slice), &rewards);
+            assert_eq!((told.ids(), told.text()), (ids.clone(), text.clone()));
+            let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
+            assert_eq!((prompt_tokens, completion_tokens), (IMAGE_TOKENS + 2, ids.len()));
+            assert_eq!(reason, if eos { FinishReason::Stop } else { FinishReason::Length });
+            if mode == Mode::Off {
+                assert_eq!((told.rewards(), report), (vec![], None));
+                continue;
+            }
+            assert_eq!(told.rewards(), rewards);
+            let expected = if mode == Mode::Flag { spans(&text, &words, 0.4, Action::Flagged) } else { vec![] };
+            let report = report.unwrap();
+            assert_eq!((&told.spans, &report.spans), (&expected, &expected));
+            assert_eq!(report.alt_text.is_some(), mode == Mode::Flag);
+            seen.0 += usize::from(report.verdict == Verdict::Flagged);
+            seen.1 += usize::from(report.verdict == Verdict::Clean);
+            seen.2 += usize::from(eos);
+        }
+        assert!(mode == Mode::Off || (seen.0 > 0 && seen.1 > 0 && seen.2 > 0), "{seen:?}");
+    }
+}
+
+#[test]
+fn scored_text_comes_in_whole_words() {
+    let handle = engine(EngineConfig::default());
+    let mut deltas = 0;
+    for image in 0..20 {
+        let told = listen(handle.submit(Request { max_tokens: 30, ..request(image as f32, &[5, 7]) }).unwrap());
+        let mut shown = String::new();
+        for delta in told.deltas.iter().take(told.deltas.len().saturating_sub(1)) {
+            shown += delta;
+            let rest = &told.text()[shown.len()..];
+            let inside = shown.ends_with(char::is_alphanumeric) && rest.starts_with(char::is_alphanumeric);
+            assert!(!inside, "{shown:?} was cut inside a word, {rest:?} follows");
+            deltas += 1;
+        }
+    }
+    assert!(deltas > 40, "{deltas}");
+}
+
+#[test]
+fn log_probabilities_are_the_models_own() {
+    let sampling = Sampling { temperature: 1.5, seed: 3, frequency_penalty: 1.0, ..Sampling::default() };
+    let request = Request { sampling, ..request(1.0, &[5]) };
+    let told = listen(engine(EngineConfig::default()).submit(request.clone()).unwrap());
+    let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
+    context.push(5.0);
+    assert!(!told.tokens.is_empty());
+    for token in &told.tokens {
+        let logits = continuation(&context).0;
+        let sum: f32 = logits.iter().map(|l| l.exp()).sum();
+        for a in std::iter::once(&token.token).chain(&token.top) {
+            assert!((a.logprob.exp() - logits[a.id as usize].exp() / sum).abs() < 1e-5);
+        }
+        assert!(token.top.len() == 2 && token.top[0].logprob >= token.top[1].logprob);
+        context.push(token.token.id as f32);
+    }
+}
+
+#[test]
+fn a_stop_string_over_several_tokens_ends_the_answer_before_it() {
+    let handle = engine(EngineConfig::default());
+    let mut inside_a_token = 0;
+    for image in 0..40 {
+        let plain = Request { max_tokens: 25, ..request(image as f32, &[5]) };
+        let whole = listen(handle.submit(plain.clone()).unwrap()).text();
+        let chars: Vec<char> = whole.chars().collect();
+        for at in (0..chars.len().saturating_sub(6)).step_by(3) {
+            let stop: String = chars[at..at + 6].iter().collect();
+            let told = listen(handle.submit(Request { stop: vec!["never".to_owned(), stop.clone()], ..plain.clone() }).unwrap());
+            let expected = &whole[..whole.find(&stop).unwrap()];
+            assert_eq!(told.text(), expected);
+            let report = told.report();
+            assert_eq!(told.end, Ok((FinishReason::Stop, IMAGE_TOKENS + 1, told.tokens.len(), Some(report.clone()))));
+            assert_eq!(told.rewards().len(), told.tokens.len());
+            assert_eq!(told.spans, report.spans);
+            let pieces: Vec<u8> = told.tokens.iter().flat_map(|t| t.token.bytes.clone()).collect();
+            assert!(String::from_utf8_lossy(&pieces).starts_with(expected));
+            inside_a_token += usize::from(pieces.len() > expected.len());
+        }
+    }
+    assert!(inside_a_token > 10);
+}
+
+#[test]
+fn max_tokens_and_the_context_end_an_answer() {
+    let handle = engine(EngineConfig { context_len: 10, ..EngineConfig::default() });
+    let long = |prompt: &[u32]| Request { max_tokens: 100, ..request(6.0, prompt) };
+    assert!(reference(&long(&[5; 3]), 20).0.len() > 8, "an image that the model has much to say about");
+    let told = listen(handle.submit(long(&[5; 3])).unwrap());
+    assert_eq!((told.tokens.len(), told.rewards().len()), (5, 5));
+    assert_eq!(told.end.unwrap().0, FinishReason::Length);
+    assert_eq!(handle.submit(long(&[5; 8])).unwrap_err(), EngineError::PromptTooLong { prompt_tokens: 10, context_len: 10 });
+}
+
+#[test]
+fn requests_that_could_never_run_are_refused() {
+    let scored = engine(EngineConfig::default());
+    let unscored = Engine::start(Toy::new(), None, tokenizer(), EngineConfig::default()).unwrap();
+    let good = request(0.0, &[5]);
+    let refused = |handle: &EngineHandle, request: Request| matches!(handle.submit(request), Err(EngineError::Invalid(_)));
+    assert!(refused(&scored, Request { prompt: vec![], ..good.clone() }));
+    assert!(refused(&scored, Request { prompt: vec![28], ..good.clone() }));
+    assert!(refused(&scored, Request { max_tokens: 0, ..good.clone() }));
+    assert!(refused(&scored, Request { image: good.image.narrow(0, 0, 1).unwrap(), ..good.clone() }));
+    assert!(refused(&scored, Request { guard: GuardParams { mode: Mode::Regenerate, threshold: 0.1 }, ..good.clone() }));
+    assert!(refused(&unscored, good.clone()));
+    assert!(unscored.submit(Request { guard: GuardParams { mode: Mode::Off, threshold: 0.1 }, ..good }).is_ok());
+}
+
+#[test]
+fn an_engine_without_room_does_not_start() {
+    let start = |config| Engine::start(Toy::new(), None, tokenizer(), config).is_err();
+    assert!(start(EngineConfig { max_batch: 0, ..EngineConfig::default() }));
+    assert!(start(EngineConfig { context_len: IMAGE_TOKENS, ..EngineConfig::default() }));
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    let sampling = (
+        prop_oneof![Just(0.0), Just(0.7), Just(2.0)],
+        prop_oneof![Just(1.0), Just(0.8)],
+        any::<u64>(),
+        prop_oneof![Just(0.0f32), Just(0.9)],
+    );
+    let stop = prop_oneof![Just(vec![]), Just(vec!["a d".to_owned()]), Just(vec!["dog".to_owned(), ". ".to_owned()])];
+    let mode = prop_oneof![Just(Mode::Off), Just(Mode::Score), Just(Mode::Flag)];
+    (0u8..9, proptest::collection::vec(3u32..28, 1..8), 1usize..50, sampling, stop, mode, 0.0f32..1.0).prop_map(
+        |(image, prompt, max_tokens, (temperature, top_p, seed, presence_penalty), stop, mode, threshold)| Request {
+            max_tokens,
+            stop,
+            sampling: Sampling { temperature, top_p, seed, presence_penalty, ..Sampling::default() },
+            guard: GuardParams { mode, threshold },
+            ..request(f32::from(image), &prompt)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Nothing of one request shows in another, whoever its neighbours are, whenever they join and leave.
+    #[test]
+    fn a_request_is_told_the_same_alone_and_in_any_company(
+        requests in proptest::collection::vec((any_request(), proptest::option::of(0usize..6)), 1..14), max_batch in 1usize..6, max_prefills in 1usize..4,
+    ) {
+        let alone = engine(EngineConfig { max_batch: 1, ..EngineConfig::default() });
+        let (toy, reward) = (Toy::new(), Arc::default());
+        let handle = start(&toy, &reward, EngineConfig { max_batch, max_prefills, ..EngineConfig::default() });
+        let threads: Vec<_> = requests.iter().cloned().map(|(request, leaves_after)| {
+            let mut stream = handle.submit(request).unwrap();
+            std::thread::spawn(move || match leaves_after {
+                Some(events) => {
+                    (0..events).for_each(|_| drop(stream.blocking_next()));
+                    None
+                }
+                None => Some(listen(stream)),
+            })
+        }).collect();
+        for ((request, _), thread) in requests.iter().zip(threads) {
+            if let Some(told) = thread.join().unwrap() {
+                let expected = listen(alone.submit(request.clone()).unwrap());
+                prop_assert_eq!(&told, &expected);
+                let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
+                prop_assert_eq!(completion_tokens, told.tokens.len());
+                prop_assert_eq!(report.is_some(), request.guard.mode != Mode::Off);
+                if let Some(report) = report {
+                    prop_assert_eq!(&told.spans, &report.spans);
+                    prop_assert_eq!(told.rewards().len(), completion_tokens);
+                    prop_assert_eq!(report.verdict == Verdict::Unscored, report.score.is_none());
+                }
+                prop_assert!(reason != FinishReason::Length || completion_tokens == request.max_tokens.min(CONTEXT - prompt_tokens));
+            }
+        }
+        let log = toy.log.lock().unwrap();
+        prop_assert!(log.iter().all(|rows| rows.len() <= max_batch && rows.iter().filter(|r| r.1 == 0).count() <= max_prefills));
+    }
+}
+
+#[test]
+fn an_idle_engine_is_healthy_and_empty() {
+    let handle = engine(EngineConfig::default());
+    listen(handle.submit(request(0.0, &[5])).unwrap());
+    // The last event is sent within the last step; the engine is idle soon after.
+    while !handle.health().idle {
+        std::thread::yield_now();
+    }
+    let health = handle.health();
+    assert_eq!((health.running, health.waiting, health.kv_usage), (0, 0, 0.0));
+    assert!(health.is_ready(Duration::ZERO));
+    assert!(handle.scores() && handle.context_len() == CONTEXT);
+}
+
+#[test]
+fn only_scored_sequences_are_shown_to_the_scorer() {
+    let (toy, reward) = (Toy::new(), Arc::new(ToyReward::default()));
+    let handle = start(&toy, &reward, EngineConfig::default());
+    let off = Request { guard: GuardParams { mode: Mode::Off, threshold: 0.4 }, ..request(1.0, &[5]) };
+    listen(handle.submit(off.clone()).unwrap());
+    assert_eq!(reward.seen.load(SeqCst), 0);
+    let streams = [handle.submit(off.clone()).unwrap(), handle.submit(request(2.0, &[5, 6])).unwrap(), handle.submit(off).unwrap()];
+    let [_, scored, _] = streams.map(listen);
+    assert_eq!(reward.seen.load(SeqCst), 2 + scored.tokens.len());
+}

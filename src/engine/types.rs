@@ -1,0 +1,153 @@
+//! What goes into the engine and what comes out.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::guard;
+
+/// How to choose the next token. Field names and ranges are OpenAI's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Smallest set of tokens whose probability reaches this; 1 is all.
+    pub top_p: f64,
+    /// Only the `k` most likely tokens.
+    pub top_k: Option<usize>,
+    /// Seed of this sequence's own generator.
+    pub seed: u64,
+    /// Subtracted from the logit of every token already written.
+    pub presence_penalty: f32,
+    /// Subtracted once for each time that the token was written.
+    pub frequency_penalty: f32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_p: 1.0, top_k: None, seed: 0, presence_penalty: 0.0, frequency_penalty: 0.0 }
+    }
+}
+
+/// What the guard should do for one request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GuardParams {
+    /// The mode.
+    pub mode: guard::Mode,
+    /// Words with a reward below this are doubted.
+    pub threshold: f32,
+}
+
+/// One sequence to write.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The completion's id, for logs.
+    pub id: Arc<str>,
+    /// Encoded image, `(image_tokens, channels)`.
+    pub image: Tensor,
+    /// The prompt's tokens, template applied.
+    pub prompt: Vec<u32>,
+    /// Most tokens to write.
+    pub max_tokens: usize,
+    /// Strings that end the answer and are not part of it.
+    pub stop: Vec<String>,
+    /// Choice of tokens.
+    pub sampling: Sampling,
+    /// How many alternatives to report with each token's log-probability; `None`: no log-probabilities at all.
+    pub top_logprobs: Option<usize>,
+    /// The guard.
+    pub guard: GuardParams,
+}
+
+/// A token with its log-probability under the untempered distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    /// Vocabulary id.
+    pub id: u32,
+    /// The bytes that it stands for.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability; NaN when the request asked for none.
+    pub logprob: f32,
+}
+
+/// A written token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// The token itself.
+    pub token: Alternative,
+    /// The most likely tokens in its place, best first.
+    pub top: Vec<Alternative>,
+    /// Its calibrated reward, where it was scored.
+    pub reward: Option<f32>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// End of sequence or a stop string.
+    Stop,
+    /// `max_tokens` or the context was reached.
+    Length,
+    /// The guard blocked it.
+    ContentFilter,
+}
+
+/// What the engine sends while it writes. A channel that closes without `Finished` or `Failed` means that the engine was stopped.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// More of the answer. The concatenation of all `text` is the answer.
+    Delta {
+        /// Whole words only, except at the end: the open word is held back until it is scored.
+        text: String,
+        /// The tokens of this text; every token of the answer appears in exactly one delta.
+        tokens: Vec<Token>,
+        /// Spans that this text closes; they may begin in earlier text.
+        spans: Vec<guard::Span>,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Tokens of the prompt, image positions included.
+        prompt_tokens: usize,
+        /// Tokens of the answer: those of all deltas, so neither the end-of-sequence token nor tokens of a stop string alone.
+        completion_tokens: usize,
+        /// `None` in mode `off`.
+        guard: Option<guard::Report>,
+    },
+    /// The request failed; nothing follows.
+    Failed(EngineError),
+}
+
+/// Why the engine did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The waiting queue is at its bound.
+    #[error("the server is at capacity ({waiting} requests are waiting); retry in {retry_after_s} s")]
+    QueueFull {
+        /// Requests waiting.
+        waiting: usize,
+        /// When a place is likely.
+        retry_after_s: u64,
+    },
+    /// The request asks for what this engine cannot do.
+    #[error("{0}")]
+    Invalid(String),
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {prompt_tokens} tokens, image included; the model's context is {context_len}")]
+    PromptTooLong {
+        /// Its length.
+        prompt_tokens: usize,
+        /// The model's.
+        context_len: usize,
+    },
+    /// The server is stopping.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// The scorer failed and `guard.on_error` is `fail_closed`.
+    #[error("the scorer failed: {0}")]
+    Scorer(String),
+    /// A tensor operation failed.
+    #[error("the model failed: {0}")]
+    Model(String),
+}

@@ -1,0 +1,4 @@
+//! Metrics of captions and of token scores.
+
+pub mod objects;
+pub mod tokens;

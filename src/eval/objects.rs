@@ -1,0 +1,274 @@
+//! Hallucinated things in an open vocabulary: CHAIR (Rohrbach et al., EMNLP 2018) over every concrete noun that the lexicon knows.
+//!
+//! A mention is supported when a reference names the same noun, a synonym, something more general or something more special; people are one thing.
+//! CHAIR_i is the share of mentions without support, CHAIR_s the share of captions with at least one, recall the share of the nouns named by at
+//! least two references that the caption supports. References leave things out, so that a person's caption does not score 0 either:
+//! [`floor`] measures how far, and belongs beside every result.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::lexicon::{ConceptId, Lexicon, Phrase, References, Support, words};
+
+/// How many references must name a noun for recall to ask for it.
+const NAMED_BY: usize = 2;
+
+/// What the references of its image say about one caption. Ranges are bytes of the caption.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Every mention of a thing, and whether the references support it.
+    pub mentions: Vec<(Range<usize>, bool)>,
+    /// The nouns without support, in the singular.
+    pub hallucinated: Vec<&'static str>,
+    /// Colour words on which the references have a say, and whether one of them agrees.
+    pub colours: Vec<(Range<usize>, bool)>,
+    /// Numbers on which the references have a say, and whether one of them agrees.
+    pub counts: Vec<(Range<usize>, bool)>,
+    /// Nouns that at least two references name, and how many of them the caption supports.
+    pub asked: usize,
+    /// See [`Self::asked`].
+    pub recalled: usize,
+    /// Length of the caption in words.
+    pub words: usize,
+}
+
+/// Judges a caption by the references of its image.
+pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) -> Judgement {
+    let support = References::new(lexicon, references);
+    let reference_phrases: Vec<Vec<Phrase>> = references.iter().map(|r| lexicon.phrases(r.as_ref())).collect();
+    let mut judgement = Judgement { words: words(caption).len(), ..Judgement::default() };
+    for phrase in lexicon.phrases(caption) {
+        let mention = &phrase.mention;
+        let supported = support.supports(mention) == Support::Named;
+        judgement.mentions.push((mention.range.clone(), supported));
+        if !supported {
+            judgement.hallucinated.push(mention.lemma);
+            continue;
+        }
+        let same_thing = |p: &&Phrase| lexicon.related(p.mention.concept, mention.concept);
+        let uses: Vec<Vec<&Phrase>> = reference_phrases.iter().map(|phrases| phrases.iter().filter(same_thing).collect()).collect();
+        judgement.colours.extend(colours(&phrase, &uses));
+        judgement.counts.extend(count(&phrase, &uses));
+    }
+    let own = References::new(lexicon, [caption]);
+    let asked = often_named(&reference_phrases);
+    judgement.asked = asked.len();
+    judgement.recalled = asked.into_iter().filter(|&concept| own.support(concept) == Support::Named).count();
+    judgement
+}
+
+/// The concepts that enough references name.
+fn often_named(references: &[Vec<Phrase>]) -> Vec<ConceptId> {
+    let mut by: BTreeMap<ConceptId, usize> = BTreeMap::new();
+    for phrases in references {
+        for concept in phrases.iter().map(|p| p.mention.concept).collect::<BTreeSet<_>>() {
+            *by.entry(concept).or_default() += 1;
+        }
+    }
+    by.into_iter().filter(|&(_, n)| n >= NAMED_BY).map(|(concept, _)| concept).collect()
+}
+
+/// The colours of a phrase, where a reference gives the thing one: right when any reference has the same.
+fn colours(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> {
+    let said: BTreeSet<usize> = uses.iter().flatten().flat_map(|p| p.colour_groups()).collect();
+    if said.is_empty() {
+        return Vec::new();
+    }
+    phrase.colours.iter().map(|colour| (colour.range.clone(), said.contains(&colour.group))).collect()
+}
+
+/// The number of a phrase, where a reference counts: right when any reference counts as many, in one phrase or in all.
+fn count(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Option<(Range<usize>, bool)> {
+    let count = phrase.count.as_ref()?;
+    let mut said = BTreeSet::new();
+    for phrases in uses {
+        let numbers: Vec<usize> = phrases.iter().filter_map(|p| p.number()).collect();
+        said.extend(&numbers);
+        said.extend((numbers.len() == phrases.len() && !numbers.is_empty()).then(|| numbers.iter().sum::<usize>()));
+    }
+    (!said.is_empty()).then(|| (count.range.clone(), said.contains(&count.group)))
+}
+
+/// Sums over many captions. The rates are `None` where nothing was there to count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectScores {
+    /// Captions judged.
+    pub captions: usize,
+    /// Captions with at least one thing that no reference supports.
+    pub captions_hallucinating: usize,
+    /// Mentions of things.
+    pub mentions: usize,
+    /// Those that no reference supports.
+    pub hallucinated: usize,
+    /// Nouns that at least two references name.
+    pub asked: usize,
+    /// Those that the caption supports.
+    pub recalled: usize,
+    /// Colours on which a reference has a say.
+    pub colours: usize,
+    /// Those that all references contradict.
+    pub colours_wrong: usize,
+    /// Numbers on which a reference has a say.
+    pub counts: usize,
+    /// Those that all references contradict.
+    pub counts_wrong: usize,
+    /// Words.
+    pub words: usize,
+}
+
+impl ObjectScores {
+    /// Adds one caption.
+    pub fn add(&mut self, judgement: &Judgement) {
+        let wrong = |judged: &[(Range<usize>, bool)]| judged.iter().filter(|(_, right)| !right).count();
+        self.captions += 1;
+        self.captions_hallucinating += usize::from(!judgement.hallucinated.is_empty());
+        self.mentions += judgement.mentions.len();
+        self.hallucinated += judgement.hallucinated.len();
+        self.asked += judgement.asked;
+        self.recalled += judgement.recalled;
+        self.colours += judgement.colours.len();
+        self.colours_wrong += wrong(&judgement.colours);
+        self.counts += judgement.counts.len();
+        self.counts_wrong += wrong(&judgement.counts);
+        self.words += judgement.words;
+    }
+
+    /// Judges and adds up captions with their references.
+    pub fn of<'a, S: AsRef<str> + 'a>(lexicon: &Lexicon, captions: impl IntoIterator<Item = (&'a str, &'a [S])>) -> Self {
+        let mut sum = Self::default();
+        for (caption, references) in captions {
+            sum.add(&judge(lexicon, caption, references));
+        }
+        sum
+    }
+
+    /// Share of mentions that no reference supports.
+    pub fn chair_i(&self) -> Option<f64> {
+        rate(self.hallucinated, self.mentions)
+    }
+
+    /// Share of captions with at least one such mention.
+    pub fn chair_s(&self) -> Option<f64> {
+        rate(self.captions_hallucinating, self.captions)
+    }
+
+    /// Share of the often-named nouns that the captions support.
+    pub fn recall(&self) -> Option<f64> {
+        rate(self.recalled, self.asked)
+    }
+
+    /// Share of wrong colours among those that can be judged.
+    pub fn wrong_colours(&self) -> Option<f64> {
+        rate(self.colours_wrong, self.colours)
+    }
+
+    /// Share of wrong numbers among those that can be judged.
+    pub fn wrong_counts(&self) -> Option<f64> {
+        rate(self.counts_wrong, self.counts)
+    }
+
+    /// Mean length in words: a model that says less hallucinates less.
+    pub fn mean_words(&self) -> Option<f64> {
+        rate(self.words, self.captions)
+    }
+}
+
+fn rate(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+/// What the measure gives people: every caption of an image judged by the image's others. Images with a single caption say nothing.
+pub fn floor<'a>(lexicon: &Lexicon, images: impl IntoIterator<Item = &'a [String]>) -> ObjectScores {
+    let mut sum = ObjectScores::default();
+    for captions in images.into_iter().filter(|captions| captions.len() > 1) {
+        for (i, caption) in captions.iter().enumerate() {
+            let others: Vec<&str> = captions.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, c)| c.as_str()).collect();
+            sum.add(&judge(lexicon, caption, &others));
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::train::flickr8k::Dataset;
+
+    const REFERENCES: [&str; 5] = [
+        "A black dog chases a red ball in the snow .",
+        "A dog runs after a ball .",
+        "Two people watch a black puppy .",
+        "A dog in the snow .",
+        "A poodle plays .",
+    ];
+
+    fn judged(caption: &str) -> Judgement {
+        judge(Lexicon::shared(), caption, &REFERENCES)
+    }
+
+    #[test]
+    fn follows_the_rule() {
+        let caption = "A brown dog with a frisbee near three men and two women on a bench in the snow.";
+        let found = judged(caption);
+        assert_eq!(found.hallucinated, ["frisbee", "bench"]);
+        let texts = |judged: &[(Range<usize>, bool)]| judged.iter().map(|(r, ok)| (caption[r.clone()].to_owned(), *ok)).collect::<Vec<_>>();
+        assert_eq!(texts(&found.mentions)[0], ("dog".to_owned(), true));
+        assert_eq!(texts(&found.colours), [("brown".to_owned(), false)]);
+        assert_eq!(texts(&found.counts), [("three".to_owned(), false), ("two".to_owned(), true)]);
+        assert_eq!((found.asked, found.recalled), (3, 2), "dog and snow of dog, ball and snow");
+    }
+
+    #[test]
+    fn more_general_and_more_special_nouns_are_supported() {
+        assert!(judged("An animal plays with a toy poodle in snow.").hallucinated.is_empty());
+        assert_eq!(judged("A cat.").hallucinated, ["cat"]);
+        assert_eq!(judged("A woman and a boy.").hallucinated, [""; 0], "people are one thing");
+    }
+
+    #[test]
+    fn sums_and_rates() {
+        let lexicon = Lexicon::shared();
+        let scores =
+            ObjectScores::of(lexicon, [("A dog on a sofa.", &REFERENCES[..]), ("A black dog.", &REFERENCES[..]), ("", &REFERENCES[..])]);
+        assert_eq!((scores.chair_i(), scores.chair_s()), (Some(1.0 / 3.0), Some(1.0 / 3.0)));
+        assert_eq!(scores.recall(), Some(2.0 / 9.0));
+        assert_eq!((scores.wrong_colours(), scores.wrong_counts()), (Some(0.0), None));
+        assert_eq!(ObjectScores::default().chair_i(), None);
+        assert_eq!(ObjectScores::of::<&str>(lexicon, [("A dog.", &[][..])]).chair_i(), Some(1.0), "nothing supports it");
+    }
+
+    proptest! {
+        #[test]
+        fn a_reference_supports_itself_and_order_is_nothing(order in Just(vec![0usize, 1, 2, 3, 4]).prop_shuffle(), pick in 0usize..5) {
+            let shuffled: Vec<&str> = order.iter().map(|&i| REFERENCES[i]).collect();
+            let caption = REFERENCES[pick];
+            let found = judge(Lexicon::shared(), caption, &shuffled);
+            prop_assert!(found.hallucinated.is_empty());
+            prop_assert!(found.colours.iter().chain(&found.counts).all(|(_, right)| *right));
+            prop_assert_eq!(found, judge(Lexicon::shared(), caption, &REFERENCES));
+        }
+    }
+
+    #[test]
+    fn people_judged_by_people_stay_near_the_known_floor() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/flickr8k");
+        if !dir.is_dir() {
+            println!("skipped: {} is absent", dir.display());
+            return;
+        }
+        let data = Dataset::open(&dir).unwrap();
+        let scores = floor(Lexicon::shared(), data.dev.iter().map(|image| image.captions.as_slice()));
+        println!("{scores:?} CHAIR_i {:?} CHAIR_s {:?} recall {:?}", scores.chair_i(), scores.chair_s(), scores.recall());
+        assert_eq!(scores.captions, 5 * data.dev.len());
+        assert!((0.10..0.20).contains(&scores.chair_i().unwrap()));
+        assert!((0.22..0.38).contains(&scores.chair_s().unwrap()));
+    }
+}

@@ -1,0 +1,88 @@
+//! The decision: rewards in, actions out. Pure: it knows neither networks nor HTTP.
+
+use super::{Action, Mode, Verdict, words::Word};
+
+/// Whether `mode` needs rewards.
+pub fn scores(mode: Mode) -> bool {
+    mode != Mode::Off
+}
+
+/// What `mode` does about a doubted span that stays in the answer; `None`: nothing is marked.
+pub fn action(mode: Mode) -> Option<Action> {
+    match mode {
+        Mode::Off | Mode::Score => None,
+        Mode::Flag | Mode::Regenerate => Some(Action::Flagged),
+        Mode::Block => Some(Action::Blocked),
+    }
+}
+
+/// The verdict on a complete answer, and its score: the lowest reward of a word that claims something, or of any word when none does.
+///
+/// `complete` says whether every token was scored. An answer that was not, or that has no word at all, is `unscored`, never `clean`. In mode
+/// `score` the verdict is the one that `flag` would give: only the marks are missing.
+pub fn judge(mode: Mode, threshold: f32, words: &[Word], complete: bool) -> (Verdict, Option<f32>) {
+    if !scores(mode) {
+        return (Verdict::Unscored, None);
+    }
+    let lowest = |words: &mut dyn Iterator<Item = &Word>| words.filter_map(|w| w.reward).reduce(f32::min);
+    let claimed = lowest(&mut words.iter().filter(|w| !w.function));
+    let score = claimed.or_else(|| lowest(&mut words.iter()));
+    let scored = complete && score.is_some() && words.iter().all(|w| w.reward.is_some());
+    let doubted = claimed.is_some_and(|r| r < threshold);
+    let verdict = match (scored, doubted, mode) {
+        (false, ..) => Verdict::Unscored,
+        (true, true, Mode::Block) => Verdict::Blocked,
+        (true, true, _) => Verdict::Flagged,
+        (true, false, _) => Verdict::Clean,
+    };
+    (verdict, score)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::{spans::spans, words::words};
+    use proptest::prelude::*;
+
+    fn verdict(mode: Mode, text: &[(&str, f32)], complete: bool) -> (Verdict, Option<f32>) {
+        let rewards: Vec<f32> = text.iter().map(|t| t.1).collect();
+        judge(mode, 0.5, &words(text.iter().map(|t| t.0.as_bytes()), &rewards).1, complete)
+    }
+
+    #[test]
+    fn an_answer_without_words_or_rewards_is_unscored() {
+        assert_eq!(verdict(Mode::Off, &[("dog", 0.9)], true), (Verdict::Unscored, None));
+        assert_eq!(verdict(Mode::Flag, &[], true), (Verdict::Unscored, None));
+        assert_eq!(verdict(Mode::Flag, &[("!", 0.1)], true), (Verdict::Unscored, None));
+        assert_eq!(verdict(Mode::Flag, &[("dog", 0.9)], false), (Verdict::Unscored, Some(0.9)));
+    }
+
+    #[test]
+    fn claims_decide_and_function_words_only_stand_in() {
+        assert_eq!(verdict(Mode::Flag, &[("the", 0.1), (" dog", 0.9)], true), (Verdict::Clean, Some(0.9)));
+        assert_eq!(verdict(Mode::Score, &[("the", 0.9), (" dog", 0.4)], true), (Verdict::Flagged, Some(0.4)));
+        assert_eq!(verdict(Mode::Flag, &[("it", 0.3)], true), (Verdict::Clean, Some(0.3)));
+        assert_eq!(action(Mode::Score), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_verdict_agrees_with_the_spans(
+            tokens in proptest::collection::vec(("( the| of| dog| x|,)", 0.0f32..1.0), 0..10), threshold in 0.0f32..1.0, known in 0usize..10,
+        ) {
+            let rewards: Vec<f32> = tokens.iter().map(|t| t.1).take(known).collect();
+            let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
+            let complete = rewards.len() == tokens.len();
+            let (verdict, score) = judge(Mode::Flag, threshold, &words, complete);
+            let spans = spans(&text, &words, threshold, Action::Flagged);
+            match verdict {
+                Verdict::Flagged => prop_assert!(complete && !spans.is_empty() && score < Some(threshold)),
+                Verdict::Clean => prop_assert!(complete && spans.is_empty() && score.is_some()),
+                Verdict::Unscored => prop_assert!(!complete || words.is_empty()),
+                Verdict::Repaired | Verdict::Blocked => prop_assert!(false, "nothing was repaired or blocked"),
+            }
+            let lowest = spans.iter().map(|s| s.score).reduce(f32::min);
+            prop_assert!(lowest.is_none() || lowest == score);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Runs of doubted words.
+//!
+//! A span begins and ends with a doubted word that claims something; doubted words join when nothing but function words stands between them. A
+//! function word alone is never doubted: its reward says how the sentence goes on, not what the image shows.
+
+use std::ops::Range;
+
+use super::{Action, Span, words::Word};
+
+/// Joins words into spans as they come.
+#[derive(Debug, Clone)]
+pub struct Joiner {
+    threshold: f32,
+    action: Action,
+    open: Option<Open>,
+}
+
+#[derive(Debug, Clone)]
+struct Open {
+    bytes: Range<usize>,
+    chars: Range<usize>,
+    score: f32,
+}
+
+impl Joiner {
+    /// Doubts words with a reward below `threshold`; `action` is what their spans say was done.
+    pub fn new(threshold: f32, action: Action) -> Self {
+        Self { threshold, action, open: None }
+    }
+
+    /// Takes the next word of `text`, and returns the span that it closes.
+    pub fn push(&mut self, text: &str, word: &Word) -> Option<Span> {
+        if word.function {
+            return None;
+        }
+        let Some(score) = word.reward.filter(|&r| r < self.threshold) else {
+            return self.finish(text);
+        };
+        match &mut self.open {
+            Some(open) => {
+                open.bytes.end = word.bytes.end;
+                open.chars.end = word.chars.end;
+                open.score = open.score.min(score);
+            }
+            None => self.open = Some(Open { bytes: word.bytes.clone(), chars: word.chars.clone(), score }),
+        }
+        None
+    }
+
+    /// Closes the open span: no word follows.
+    pub fn finish(&mut self, text: &str) -> Option<Span> {
+        let Open { bytes, chars, score } = self.open.take()?;
+        Some(Span { start: chars.start, end: chars.end, text: text[bytes].to_owned(), score, action: self.action })
+    }
+}
+
+/// The spans of a whole answer.
+pub fn spans(text: &str, words: &[Word], threshold: f32, action: Action) -> Vec<Span> {
+    let mut joiner = Joiner::new(threshold, action);
+    let mut spans: Vec<Span> = words.iter().filter_map(|w| joiner.push(text, w)).collect();
+    spans.extend(joiner.finish(text));
+    spans
+}
+
+/// Cuts `text` at its spans: every piece in order, with its span if it is one. Spans that are empty, overlap or lie outside are skipped.
+pub fn pieces<'a>(text: &'a str, spans: &'a [Span]) -> Vec<(&'a str, Option<&'a Span>)> {
+    let mut pieces = Vec::with_capacity(2 * spans.len() + 1);
+    let (mut rest, mut at) = (text, 0);
+    for span in spans {
+        let Some((before, inside, after)) = split(rest, span.start.checked_sub(at), span.end.saturating_sub(span.start)) else { continue };
+        if !before.is_empty() {
+            pieces.push((before, None));
+        }
+        pieces.push((inside, Some(span)));
+        (rest, at) = (after, span.end);
+    }
+    if !rest.is_empty() {
+        pieces.push((rest, None));
+    }
+    pieces
+}
+
+/// `text` before, inside and after the `len` code points that follow the first `skip`.
+fn split(text: &str, skip: Option<usize>, len: usize) -> Option<(&str, &str, &str)> {
+    let offset = |text: &str, chars: usize| text.char_indices().map(|(i, _)| i).chain([text.len()]).nth(chars);
+    let (before, rest) = text.split_at(offset(text, skip?)?);
+    let (inside, after) = rest.split_at(offset(rest, len)?);
+    (len > 0).then_some((before, inside, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::words::{Transcript, words};
+    use proptest::prelude::*;
+
+    fn flagged(tokens: &[(&str, f32)]) -> Vec<(usize, usize, String, f32)> {
+        let rewards: Vec<f32> = tokens.iter().map(|t| t.1).collect();
+        let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
+        spans(&text, &words, 0.5, Action::Flagged).into_iter().map(|s| (s.start, s.end, s.text, s.score)).collect()
+    }
+
+    #[test]
+    fn function_words_join_but_are_never_flagged_alone() {
+        let t = [("A", 0.1), (" dog", 0.9), (" catches", 0.3), (" a", 0.9), (" frisbee", 0.2), (" in", 0.1), (" grass", 0.8)];
+        assert_eq!(flagged(&t), [(6, 23, "catches a frisbee".to_owned(), 0.2)]);
+        assert_eq!(flagged(&[("It", 0.0), (" is", 0.1)]), []);
+    }
+
+    #[test]
+    fn offsets_count_code_points() {
+        assert_eq!(flagged(&[("café 🐕 ", 0.9), ("año", 0.1), (".", 0.0)]), [(7, 10, "año".to_owned(), 0.1)]);
+    }
+
+    #[test]
+    fn pieces_skip_spans_that_do_not_fit() {
+        let span = |start, end| Span { start, end, text: String::new(), score: 0.0, action: Action::Flagged };
+        let spans = [span(1, 2), span(0, 3), span(2, 2), span(3, 9), span(3, 4)];
+        let cut: Vec<_> = pieces("añbc", &spans).into_iter().map(|(t, s)| (t, s.is_some())).collect();
+        assert_eq!(cut, [("a", false), ("ñ", true), ("b", false), ("c", true)]);
+    }
+
+    proptest! {
+        #[test]
+        fn spans_cut_the_text_exactly_and_are_maximal(
+            tokens in proptest::collection::vec(("[ ,.]?(the|of|in|a|dog|ñu|🐕|犬|x-y|it's|[a-z]{1,3})?", 0u8..=10), 0..16),
+            threshold in 0u8..=10,
+        ) {
+            let rewards: Vec<f32> = tokens.iter().map(|t| f32::from(t.1) / 10.0).collect();
+            let threshold = f32::from(threshold) / 10.0;
+            let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
+            let spans = spans(&text, &words, threshold, Action::Flagged);
+
+            let cut = pieces(&text, &spans);
+            prop_assert_eq!(cut.iter().map(|p| p.0).collect::<String>(), text.as_str());
+            let marked: Vec<&Span> = cut.iter().filter_map(|p| p.1).collect();
+            prop_assert_eq!(marked, spans.iter().collect::<Vec<_>>());
+            prop_assert!(cut.iter().all(|(piece, span)| span.is_none_or(|s| s.text == *piece)));
+
+            // Content words alone decide: each is inside a span exactly when it is doubted, and between two spans stands a clear one.
+            let content: Vec<&Word> = words.iter().filter(|w| !w.function).collect();
+            let of = |w: &Word| spans.iter().position(|s| s.start <= w.chars.start && w.chars.end <= s.end);
+            for w in &content {
+                prop_assert_eq!(of(w).is_some(), w.reward.is_some_and(|r| r < threshold));
+            }
+            for pair in content.windows(2) {
+                if let (Some(a), Some(b)) = (of(pair[0]), of(pair[1])) {
+                    prop_assert_eq!(a, b);
+                }
+            }
+            for s in &spans {
+                let inside: Vec<&&Word> = content.iter().filter(|w| of(w).is_some_and(|i| &spans[i] == s)).collect();
+                prop_assert_eq!(inside.first().map(|w| w.chars.start), Some(s.start));
+                prop_assert_eq!(inside.last().map(|w| w.chars.end), Some(s.end));
+                prop_assert_eq!(inside.iter().filter_map(|w| w.reward).fold(1.0, f32::min), s.score);
+            }
+
+            let mut stream = (Transcript::default(), Joiner::new(threshold, Action::Flagged), Vec::new());
+            for (i, (token, _)) in tokens.iter().enumerate() {
+                stream.0.push(token.as_bytes());
+                while let Some(word) = stream.0.next_word(&rewards[..i], Some(usize::MAX)) {
+                    stream.2.extend(stream.1.push(stream.0.text(), &word));
+                }
+            }
+            stream.0.close(None);
+            while let Some(word) = stream.0.next_word(&rewards, None) {
+                stream.2.extend(stream.1.push(stream.0.text(), &word));
+            }
+            stream.2.extend(stream.1.finish(stream.0.text()));
+            prop_assert_eq!(stream.2, spans);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Cutting text into words, and the closed classes of `words.txt`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
+
+/// A word of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// Its bytes in the text.
+    pub range: Range<usize>,
+    /// In lower case.
+    pub text: String,
+    /// Whether only white space stands between it and the word before.
+    pub joined: bool,
+}
+
+/// Cuts a text into words: runs of letters and digits with hyphens and apostrophes inside. A final `'s` is a word of its own.
+pub fn words(text: &str) -> Vec<Word> {
+    let mut found: Vec<Word> = Vec::new();
+    let mut push = |range: Range<usize>, joined: bool| {
+        let text = text[range.clone()].to_lowercase().replace('’', "'");
+        found.push(Word { range, text, joined });
+    };
+    let mut at = 0;
+    let mut joined = false;
+    while let Some(c) = text[at..].chars().next() {
+        if !c.is_alphanumeric() {
+            joined &= c.is_whitespace();
+            at += c.len_utf8();
+            continue;
+        }
+        let end = at + word_len(&text[at..]);
+        let body = text[at..end].strip_suffix("'s").or_else(|| text[at..end].strip_suffix("’s")).map_or(end, |body| at + body.len());
+        if body > at {
+            push(at..body, joined);
+        }
+        if body < end {
+            push(body..end, true);
+        }
+        (at, joined) = (end, true);
+    }
+    found
+}
+
+/// Length in bytes of the word that `text` begins with.
+fn word_len(text: &str) -> usize {
+    let mut end = 0;
+    let mut chars = text.char_indices().peekable();
+    while let Some((i, c)) = chars.next() {
+        let inside = matches!(c, '-' | '\'' | '’') && chars.peek().is_some_and(|(_, next)| next.is_alphanumeric());
+        if !(c.is_alphanumeric() || inside) {
+            break;
+        }
+        end = i + c.len_utf8();
+    }
+    end
+}
+
+/// The closed classes.
+#[derive(Debug, Default)]
+pub struct Classes {
+    /// Class, word, number of its line.
+    classes: HashMap<&'static str, HashMap<&'static str, usize>>,
+    /// Class, lines.
+    lines: HashMap<&'static str, Vec<Vec<&'static str>>>,
+    phrases: HashMap<&'static str, HashSet<&'static str>>,
+}
+
+impl Classes {
+    /// Reads `words.txt`: `[class]` headings, one group of equals a line; classes of phrases take the whole line as one.
+    pub(super) fn parse(text: &'static str) -> Self {
+        let mut this = Self::default();
+        let mut class = "";
+        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                class = name;
+                continue;
+            }
+            this.phrases.entry(class).or_default().insert(line);
+            let lines = this.lines.entry(class).or_default();
+            let words: Vec<&str> = line.split(' ').collect();
+            for &word in &words {
+                this.classes.entry(class).or_default().entry(word).or_insert(lines.len());
+            }
+            lines.push(words);
+        }
+        this
+    }
+
+    /// The group of `word` in `class`: words of one group mean the same.
+    fn group(&self, class: &str, word: &str) -> Option<usize> {
+        self.classes.get(class)?.get(word).copied()
+    }
+
+    fn has_phrase(&self, class: &str, phrase: &str) -> bool {
+        self.phrases.get(class).is_some_and(|phrases| phrases.contains(phrase))
+    }
+
+    pub(super) fn verbs(&self) -> impl Iterator<Item = &'static str> {
+        self.lines.get("verb").into_iter().flatten().flatten().copied()
+    }
+
+    /// The groups of a class, in the file's order.
+    pub fn groups(&self, class: &str) -> &[Vec<&'static str>] {
+        self.lines.get(class).map_or(&[], Vec::as_slice)
+    }
+
+    /// The group of a colour: `gray` and `grey` are one.
+    pub fn colour(&self, word: &str) -> Option<usize> {
+        self.group("colour", word)
+    }
+
+    /// The number that a word counts to.
+    pub fn count(&self, word: &str) -> Option<usize> {
+        self.group("count", word).map(|line| line + 1)
+    }
+
+    /// Whether a word counts without saying how many.
+    pub fn is_vague_count(&self, word: &str) -> bool {
+        self.group("vague count", word).is_some()
+    }
+
+    /// The group of a word for size.
+    pub fn size(&self, word: &str) -> Option<usize> {
+        self.group("size", word)
+    }
+
+    /// The group of a material.
+    pub fn material(&self, word: &str) -> Option<usize> {
+        self.group("material", word)
+    }
+
+    /// Whether a word may stand between an article and its noun.
+    pub fn is_adjective(&self, word: &str) -> bool {
+        ["adjective", "colour", "colour modifier", "size", "material"]
+            .iter()
+            .any(|class| self.group(class, word).is_some() && word != "and")
+    }
+
+    /// Whether a noun phrase may begin with the word.
+    pub fn is_determiner(&self, word: &str) -> bool {
+        self.group("determiner", word).is_some() || self.group("count", word).is_some()
+    }
+
+    /// Whether a word (or `next to` and the like) says where things are to each other.
+    pub fn is_relation(&self, phrase: &str) -> bool {
+        self.has_phrase("relation", phrase)
+    }
+
+    /// Whether a word only holds a sentence together.
+    pub fn is_function(&self, word: &str) -> bool {
+        self.group("function", word).is_some()
+    }
+
+    /// Whether a phrase looks like a thing and is none (`the top`).
+    pub(super) fn is_no_thing(&self, phrase: &str) -> bool {
+        self.has_phrase("not things", phrase)
+    }
+
+    /// Whether such a phrase may begin with the word.
+    pub(super) fn starts_no_thing(&self, word: &str) -> bool {
+        self.group("not things", word).is_some()
+    }
+
+    /// Whether a word without an article is a game (`plays football`).
+    pub(super) fn is_game(&self, word: &str) -> bool {
+        self.group("game", word).is_some()
+    }
+
+    /// Whether a word that can be both is a verb unless an article or adjective says otherwise.
+    pub(super) fn is_mostly_verb(&self, word: &str) -> bool {
+        self.group("mostly verb", word).is_some()
+    }
+
+    /// Whether a word is a noun that names no thing and may follow one that does (`a tennis match`).
+    pub(super) fn is_other_noun(&self, word: &str) -> bool {
+        self.group("other noun", word).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn cuts_words() {
+        let text = "A man's T-shirt, \"red\" — the dogs' café.";
+        let found: Vec<(String, bool)> = words(text).into_iter().map(|w| (w.text, w.joined)).collect();
+        let want =
+            [("a", false), ("man", true), ("'s", true), ("t-shirt", true), ("red", false), ("the", false), ("dogs", true), ("café", false)];
+        assert_eq!(found, want.map(|(w, j)| (w.to_owned(), j)));
+    }
+
+    #[test]
+    fn knows_classes() {
+        let classes = Classes::parse(include_str!("words.txt"));
+        assert_eq!(classes.colour("gray"), classes.colour("grey"));
+        assert_ne!(classes.colour("gray"), classes.colour("brown"));
+        assert_eq!(classes.count("two"), Some(2));
+        assert!(classes.is_relation("next to") && classes.is_determiner("the") && classes.is_function("while"));
+        assert!(!classes.is_adjective("dog"));
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_ordered_words(text in "\\PC{0,40}") {
+            let mut last = 0;
+            for word in words(&text) {
+                prop_assert!(word.range.start >= last && word.range.end > word.range.start);
+                prop_assert_eq!(text[word.range.clone()].to_lowercase().replace('’', "'"), word.text);
+                last = word.range.end;
+            }
+        }
+    }
+}

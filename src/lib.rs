@@ -1,0 +1,24 @@
+//! Candor: an OpenAI-compatible image captioning and visual question answering server that knows which of its own words it can stand behind.
+//!
+//! The map of the house; arrows point one way, `cli → serve → engine → guard, reward → vlm`:
+//!
+//! - [`cli`]: one file a subcommand; [`config`]: file < environment < flags, validated before anything starts
+//! - [`vlm`]: the networks; [`bundle`]: a directory (or the binary itself) with one servable model
+//! - [`reward`]: the per-token scorer; [`guard`]: what to do about words that it doubts
+//! - [`engine`]: one task owns the running batch; [`serve`]: HTTP in OpenAI's shapes
+//! - [`train`]: pre-training and reward training; [`eval`]: metrics; [`lexicon`]: words and what kind of thing they name
+//! - [`telemetry`]: every metric name declared once; tracing
+
+pub mod bundle;
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod engine;
+pub mod eval;
+pub mod guard;
+pub mod lexicon;
+pub mod reward;
+pub mod serve;
+pub mod telemetry;
+pub mod train;
+pub mod vlm;

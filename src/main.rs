@@ -1,0 +1,7 @@
+//! Parse and dispatch; everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    candor::cli::run()
+}

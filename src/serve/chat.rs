@@ -1,0 +1,214 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue},
+    response::{IntoResponse, Response},
+};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    app::{App, blocking, unix_time},
+    body,
+    error::ApiError,
+    openai::{
+        check::{Completion, Served, check},
+        request::parse,
+        response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, finish_reason},
+    },
+    stream,
+};
+use crate::{
+    engine::{self, EngineError, Event, EventStream, GuardParams, ImageError},
+    guard::{
+        Mode, Report, Verdict,
+        render::{Style, alt_text},
+    },
+    telemetry::verdict_name,
+    vlm::preprocess,
+};
+
+/// The handler.
+pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let place = app.admit()?;
+    let (parts, body) = request.into_parts();
+    let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
+    let deadline = Instant::now() + app.request_timeout();
+    let answer = async {
+        let (completion, prompt) = prepare(Arc::clone(&app), body).await?;
+        let begun = begin(&app, completion, prompt).await?;
+        if begun.stream {
+            return Ok(stream::respond(begun, place, deadline, app.config.server.request_timeout_s));
+        }
+        finish(begun, place).await
+    };
+    tokio::time::timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(too_slow(app.config.server.request_timeout_s)))
+}
+
+pub(super) fn too_slow(seconds: u64) -> ApiError {
+    ApiError::unavailable("request_timeout", format!("the answer was not complete within {seconds} s"))
+}
+
+/// Parses and checks the request, and tokenizes its prompt.
+async fn prepare(app: Arc<App>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
+    blocking(move || {
+        let request = parse(&body)?;
+        let served = Served { model: &app.model, config: &app.config, calibration: app.bundle.calibration.as_ref() };
+        let completion = check(request, served)?;
+        let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
+        let prompt = app.bundle.prompt(&completion.messages).map_err(refused)?;
+        Ok((completion, prompt))
+    })
+    .await?
+}
+
+/// Answers that are being written.
+pub(super) struct Begun {
+    pub(super) head: Head,
+    pub(super) answers: Vec<EventStream>,
+    pub(super) how: How,
+    stream: bool,
+}
+
+/// How answers are shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    pub(super) guard: GuardParams,
+    pub(super) render: Style,
+    pub(super) logprobs: bool,
+    pub(super) include_usage: bool,
+}
+
+impl How {
+    /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says that nobody looked.
+    pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
+        let GuardParams { mode, threshold } = self.guard;
+        let unscored = || Report {
+            mode,
+            verdict: Verdict::Unscored,
+            score: None,
+            threshold,
+            spans: Vec::new(),
+            attempts: 0,
+            extra_tokens: 0,
+            alt_text: None,
+        };
+        let mut report = report.unwrap_or_else(unscored);
+        if mode == Mode::Flag && self.render != Style::Hedged {
+            report.alt_text = Some(alt_text(text, &report.spans, self.render));
+        }
+        report
+    }
+}
+
+/// Takes places in the queue, encodes the image and hands the answers in.
+pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u32>) -> Result<Begun, ApiError> {
+    let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
+    tracing::Span::current().record("completion", &*id);
+    // Before the work on the image, so that the engine's bound holds for it too.
+    let places = (0..completion.n).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
+    let image = encode(app, completion.image).await?;
+    let mut answers = Vec::with_capacity(places.len());
+    for (i, place) in places.into_iter().enumerate() {
+        let mut sampling = completion.sampling.clone();
+        sampling.seed = sampling.seed.wrapping_add(i as u64);
+        answers.push(place.submit(engine::Request {
+            id: Arc::clone(&id),
+            image: image.clone(),
+            prompt: prompt.clone(),
+            max_tokens: completion.max_tokens,
+            stop: completion.stop.clone(),
+            sampling,
+            top_logprobs: completion.top_logprobs,
+            guard: completion.guard,
+        })?);
+    }
+    let (model, system_fingerprint) = (Arc::clone(&app.model), Arc::clone(&app.fingerprint));
+    let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
+    let Completion { guard, render, top_logprobs, include_usage, stream, .. } = completion;
+    Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream })
+}
+
+async fn encode(app: &Arc<App>, file: Vec<u8>) -> Result<candle_core::Tensor, ApiError> {
+    let file: Arc<[u8]> = file.into();
+    let (task, bytes) = (Arc::clone(app), Arc::clone(&file));
+    let encoded = app.images.get(&file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
+        ImageError::Pixels(error) => error.clone(),
+        ImageError::Model(what) => {
+            tracing::error!(what, "the image encoder failed");
+            ApiError::internal()
+        }
+    })?;
+    app.metrics.image(encoded.hit);
+    Ok(encoded.image)
+}
+
+fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, ApiError> {
+    let refused = |e: preprocess::ImageError| ApiError::param("messages", "invalid_image", format!("'messages': {e}"));
+    let image = preprocess::decode(file, &app.image_limits()).map_err(refused)?;
+    app.bundle.pixels(&image).map_err(|error| {
+        tracing::error!(%error, "an image could not be resized");
+        ApiError::internal()
+    })
+}
+
+/// Waits for all answers.
+async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
+    let Begun { head, answers, how, .. } = begun;
+    let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
+    for (index, answer) in answers.into_iter().enumerate() {
+        choices.push(collect(index, answer, how, &mut usage).await?);
+    }
+    let headers = guard_headers(&choices);
+    Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
+}
+
+async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Usage) -> Result<Choice, ApiError> {
+    let (mut content, mut written) = (String::new(), Vec::new());
+    while let Some(event) = answer.next().await {
+        match event {
+            Event::Delta { text, tokens, .. } => {
+                content.push_str(&text);
+                written.extend(tokens);
+            }
+            Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
+                usage.add(prompt_tokens, completion_tokens);
+                let guard = how.report(guard, &content);
+                let message = AnswerMessage { role: "assistant", content, refusal: None };
+                let logprobs = how.logprobs.then(|| Logprobs::of(written));
+                return Ok(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
+            }
+            Event::Failed(error) => return Err(error.into()),
+        }
+    }
+    Err(EngineError::ShuttingDown.into())
+}
+
+/// The worst verdict, the lowest score and the number of spans of all answers.
+fn guard_headers(choices: &[Choice]) -> HeaderMap {
+    let severity = |v: Verdict| match v {
+        Verdict::Clean => 0,
+        Verdict::Repaired => 1,
+        Verdict::Unscored => 2,
+        Verdict::Flagged => 3,
+        Verdict::Blocked => 4,
+    };
+    let mut headers = HeaderMap::new();
+    let mut put = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    if let Some(verdict) = choices.iter().map(|c| c.guard.verdict).max_by_key(|&v| severity(v)) {
+        put("x-candor-verdict", verdict_name(verdict).to_owned());
+    }
+    if let Some(score) = choices.iter().filter_map(|c| c.guard.score).min_by(f32::total_cmp) {
+        put("x-candor-score", score.to_string());
+    }
+    put("x-candor-flagged-spans", choices.iter().map(|c| c.guard.spans.len()).sum::<usize>().to_string());
+    headers
+}

@@ -1,0 +1,156 @@
+//! Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::engine::EngineError;
+
+/// An answer that is an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// What the client is told.
+    pub body: ErrorBody,
+    /// When it is worth trying again, in seconds.
+    pub retry_after_s: Option<u64>,
+}
+
+/// The body around an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// The error itself, as OpenAI writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorDetail {
+    /// For people.
+    pub message: String,
+    /// The kind, coarsely.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The field of the request that is wrong.
+    pub param: Option<String>,
+    /// The kind, exactly.
+    pub code: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+        let error = ErrorDetail { message: message.into(), kind, param: None, code: Some(code) };
+        Self { status, body: ErrorBody { error }, retry_after_s: None }
+    }
+
+    /// 400: the request as a whole.
+    pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
+    }
+
+    /// 400: one field of it.
+    pub fn param(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self::invalid(code, message).at(param)
+    }
+
+    /// 400: a field or a value of it that OpenAI has and we have not.
+    pub fn unsupported(param: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::param(param, "unsupported_parameter", what)
+    }
+
+    /// Names the field.
+    pub fn at(mut self, param: impl Into<String>) -> Self {
+        self.body.error.param = Some(param.into());
+        self
+    }
+
+    /// 404: no such route.
+    pub fn unknown_route(method: &str, path: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", format!("Unknown URL: {method} {path}"))
+    }
+
+    /// 404: no such model.
+    pub fn unknown_model(model: &str, served: &str) -> Self {
+        let message = format!("The model `{}` does not exist; this server has `{served}`", excerpt(model));
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message).at("model")
+    }
+
+    /// 405.
+    pub fn method(method: &str, path: &str) -> Self {
+        let message = format!("{path} cannot be asked with {method}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_supported", message)
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn slow_body(seconds: u64) -> Self {
+        let message = format!("the request's body did not arrive within {seconds} s");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
+    }
+
+    /// 413.
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!("the request's body has more than the {limit} bytes allowed");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
+    }
+
+    /// 415.
+    pub fn media_type(given: Option<&str>) -> Self {
+        let given = given.map_or_else(|| "is missing".to_owned(), |g| format!("is `{}`", excerpt(g)));
+        let message = format!("the request's content-type {given}; it must be application/json");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_type", message)
+    }
+
+    /// 429.
+    pub fn busy(message: impl Into<String>, retry_after_s: u64) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", message);
+        Self { retry_after_s: Some(retry_after_s), ..error }
+    }
+
+    /// 500: the details are in the log alone.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", "internal error; the server's log has the details")
+    }
+
+    /// 503.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", code, message)
+    }
+}
+
+/// The beginning of something that a client sent, for messages.
+pub(crate) fn excerpt(text: &str) -> String {
+    let mut out: String = text.chars().take(64).collect();
+    if out.len() < text.len() {
+        out.push('…');
+    }
+    out
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        match error {
+            EngineError::QueueFull { retry_after_s, .. } => Self::busy(message, retry_after_s),
+            EngineError::Invalid(_) => Self::invalid("invalid_value", message),
+            EngineError::PromptTooLong { .. } => Self::param("messages", "context_length_exceeded", message),
+            EngineError::ShuttingDown => Self::unavailable("shutting_down", message),
+            // What a tensor operation says is for the log.
+            EngineError::Scorer(_) => Self::unavailable("scorer_failed", "the scorer failed, and this server gives no unscored answers"),
+            EngineError::Model(_) => Self::internal(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,73 @@
+//! The API without a socket: what the command line asks goes through the same handlers as what clients ask.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Method, Request, header::CONTENT_TYPE},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{ROUTES, StartError, app::App, routes};
+use crate::{bundle::Bundle, config::Config};
+
+/// Longest answer of a handler that is read into memory.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// A model with the API's handlers around it, in this process.
+pub struct Local {
+    app: Arc<App>,
+    router: Router,
+}
+
+impl Local {
+    /// Starts the engine; nothing listens.
+    ///
+    /// # Errors
+    /// When the bundle cannot do what the configuration asks.
+    pub fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
+        let app = Arc::new(App::start(config, bundle)?);
+        Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter()), app })
+    }
+
+    /// `POST /v1/chat/completions`: the response object.
+    ///
+    /// # Errors
+    /// The API's own message, when it refuses the request or cannot answer it.
+    pub async fn chat(&self, request: &Value) -> Result<Value, String> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/v1/chat/completions")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(request.to_string()))
+            .map_err(|e| e.to_string())?;
+        // The router's error type is uninhabited.
+        let response = self.router.clone().oneshot(request).await.map_err(|e| e.to_string())?;
+        let status = response.status();
+        let body = to_bytes(response.into_body(), MAX_ANSWER).await.map_err(|e| e.to_string())?;
+        let value: Value = serde_json::from_slice(&body).map_err(|e| format!("status {status}: {e}"))?;
+        if status.is_success() {
+            Ok(value)
+        } else {
+            Err(value["error"]["message"].as_str().map_or_else(|| format!("status {status}"), str::to_owned))
+        }
+    }
+
+    /// The request for an answer to `prompt` (empty: a description) about an image file.
+    pub fn request(&self, image: &[u8], prompt: &str) -> Value {
+        // The type is found from the bytes; the data URL only has to name one.
+        let url = format!("data:image/jpeg;base64,{}", STANDARD.encode(image));
+        json!({
+            "model": &*self.app.model,
+            "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": url } }, { "type": "text", "text": prompt }] }],
+        })
+    }
+
+    /// Lets running answers finish and stops the engine.
+    pub async fn stop(&self) {
+        self.app.engine.drain(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,104 @@
+//! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets answers finish.
+
+mod app;
+mod body;
+mod chat;
+pub mod error;
+mod info;
+mod listen;
+mod local;
+mod observe;
+pub mod openai;
+mod routes;
+mod stream;
+mod warm;
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch};
+
+pub use app::StartError;
+pub use local::Local;
+pub use routes::{METRICS, ROUTES, Route};
+
+use crate::{
+    bundle::Bundle,
+    config::{Auto, Config},
+};
+use app::App;
+use listen::Door;
+
+/// A server that listens and has its model loaded.
+pub struct Server {
+    app: Arc<App>,
+    main: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+impl Server {
+    /// Listens at the configured addresses and starts the engine.
+    ///
+    /// # Errors
+    /// When an address cannot be had, or the bundle cannot do what the configuration asks.
+    pub async fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
+        let main = listen("server.listen", &config.server.listen).await?;
+        let metrics = match &config.metrics.listen {
+            Auto::Auto => None,
+            Auto::Value(address) => Some(listen("metrics.listen", address).await?),
+        };
+        Ok(Self { app: Arc::new(App::start(config, bundle)?), main, metrics })
+    }
+
+    /// Where the API is.
+    ///
+    /// # Errors
+    /// When the operating system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.main.local_addr()
+    }
+
+    /// Where `/metrics` is, when it has a listener of its own.
+    ///
+    /// # Errors
+    /// When the operating system does not say.
+    pub fn metrics_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.metrics.as_ref().map(TcpListener::local_addr).transpose()
+    }
+
+    /// Serves until `stop` is done; then takes no more, lets what is being answered finish until the drain deadline, and returns.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self { app, main, metrics } = self;
+        let (stopping, watch) = watch::channel(false);
+        let drain = Duration::from_secs(app.config.server.drain_deadline_s);
+        // The engine fails at the deadline what it has not finished; the rest is for the clients to hear that.
+        let patience = drain + Duration::from_secs(2);
+        let door = |listener, router| Door {
+            listener,
+            router,
+            max_connections: app.config.server.max_connections,
+            read_timeout: Duration::from_secs(app.config.server.read_timeout_s),
+        };
+        let beside = if metrics.is_some() { [].iter() } else { METRICS.iter() };
+        let main = tokio::spawn(door(main, routes::router(Arc::clone(&app), ROUTES.iter().chain(beside))).serve(watch.clone(), patience));
+        let metrics = metrics.map(|listener| {
+            tokio::spawn(door(listener, routes::router(Arc::clone(&app), METRICS.iter())).serve(watch, Duration::from_secs(1)))
+        });
+        let warm = tokio::spawn(warm::warm(Arc::clone(&app)));
+        stop.await;
+        tracing::info!(deadline_s = drain.as_secs(), "stopping: what is being answered may finish");
+        app.drain();
+        // Receivers live in the doors; without them there is nothing to tell.
+        let _ = stopping.send(true);
+        app.engine.drain(drain).await;
+        warm.abort();
+        let given_up = main.await.unwrap_or_default();
+        if let Some(metrics) = metrics {
+            let _ = metrics.await;
+        }
+        tracing::info!(given_up, "stopped");
+    }
+}
+
+async fn listen(key: &'static str, address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { key, address: address.to_owned(), error })
+}

@@ -1,0 +1,201 @@
+//! What a request means: ranges as OpenAI's, defaults filled in, nothing unsupported in it.
+
+use std::{fmt::Display, ops::RangeInclusive};
+
+use super::{
+    content::flatten,
+    lenient::{Asks, TextOr},
+    request::{ChatRequest, GuardRequest, OnExhausted},
+};
+use crate::{
+    config::{Config, Guard},
+    engine::{GuardParams, Sampling},
+    guard::{Mode, policy, render::Style},
+    reward::calibration::Calibration,
+    serve::error::ApiError,
+    vlm::template,
+};
+
+/// Longest stop string: the engine holds that much text back while it may begin one.
+const STOP_BYTES: usize = 1024;
+
+/// A request that can be carried out.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The turns; the image stands before them.
+    pub messages: Vec<template::Message>,
+    /// The image's file.
+    pub image: Vec<u8>,
+    /// How many answers.
+    pub n: usize,
+    /// Choice of tokens; answer `i` has the seed `seed + i`.
+    pub sampling: Sampling,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
+    /// Strings that end an answer.
+    pub stop: Vec<String>,
+    /// Alternatives to report a token; `None`: no log-probabilities.
+    pub top_logprobs: Option<usize>,
+    /// The guard.
+    pub guard: GuardParams,
+    /// How `guard.alt_text` is said.
+    pub render: Style,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// Whether a stream ends with the token counts.
+    pub include_usage: bool,
+}
+
+/// What is served: what the check depends on beside the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// The one model's name.
+    pub model: &'a str,
+    /// Defaults and bounds.
+    pub config: &'a Config,
+    /// Of the model's scorer; `None` when it has none.
+    pub calibration: Option<&'a Calibration>,
+}
+
+/// Checks a request.
+///
+/// # Errors
+/// 404 for another model, 400 for everything else, naming the field.
+pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion, ApiError> {
+    refuse_unsupported(&request)?;
+    let Some(model) = &request.model else {
+        return Err(ApiError::param("model", "missing_required_parameter", "'model' is missing"));
+    };
+    if model != served.model {
+        return Err(ApiError::unknown_model(model, served.model));
+    }
+    let Some(messages) = request.messages else {
+        return Err(ApiError::param("messages", "missing_required_parameter", "'messages' is missing"));
+    };
+    let stream = request.stream.unwrap_or(false);
+    if request.stream_options.is_some() && !stream {
+        return Err(ApiError::param("stream_options", "invalid_value", "'stream_options' is only allowed when 'stream' is true"));
+    }
+    let guard = request.guard.unwrap_or_default();
+    let config = served.config;
+    let most_answers = (config.engine.max_batch + config.engine.max_waiting).min(128) as i64;
+    let n = within("n", request.n, 1..=most_answers)?.unwrap_or(1) as usize;
+    let sampling = Sampling {
+        temperature: within("temperature", request.temperature, 0.0..=2.0)?.unwrap_or(config.generation.temperature),
+        top_p: within("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
+        top_k: within("top_k", request.top_k, 1..=i64::from(u32::MAX))?.map(|k| k as usize),
+        // The bits of a negative seed are as good as any.
+        seed: request.seed.map_or_else(rand::random, |seed| seed as u64),
+        presence_penalty: within("presence_penalty", request.presence_penalty, -2.0..=2.0)?.unwrap_or(0.0) as f32,
+        frequency_penalty: within("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?.unwrap_or(0.0) as f32,
+    };
+    let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
+    let stop = stop(request.stop)?;
+    let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
+    let params = guard_params(&guard, &config.guard, served.calibration)?;
+    // Last, because an image is much to decode.
+    let (messages, image) = flatten(messages.0, config.images.max_bytes)?;
+    Ok(Completion {
+        messages,
+        image,
+        n,
+        sampling,
+        max_tokens: max_tokens.or(config.generation.max_tokens.value()).unwrap_or(usize::MAX),
+        stop,
+        top_logprobs,
+        guard: params,
+        render: guard.render.unwrap_or_default(),
+        stream,
+        include_usage: request.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
+    })
+}
+
+fn refuse_unsupported(request: &ChatRequest<'_>) -> Result<(), ApiError> {
+    let asked = [
+        ("tools", request.tools != Asks::Nothing),
+        ("tool_choice", request.tool_choice.other_than("none")),
+        ("functions", request.functions != Asks::Nothing),
+        ("function_call", request.function_call.other_than("none")),
+        ("audio", request.audio != Asks::Nothing),
+        ("modalities", request.modalities.as_ref().is_some_and(|m| m.0.iter().any(|m| m != "text"))),
+        ("response_format", request.response_format.as_ref().is_some_and(|f| f.kind != "text")),
+        ("logit_bias", request.logit_bias != Asks::Nothing),
+        // An empty object asks for a search too.
+        ("web_search_options", request.web_search_options.is_some()),
+        ("prediction", request.prediction != Asks::Nothing),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((name, _)) => Err(ApiError::unsupported(name, format!("'{name}' is not supported by this server"))),
+        None => Ok(()),
+    }
+}
+
+fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInclusive<T>) -> Result<Option<T>, ApiError> {
+    match value {
+        Some(value) if !range.contains(&value) => {
+            let message = format!("'{name}' is {value}; it must be between {} and {}", range.start(), range.end());
+            Err(ApiError::param(name, "out_of_range", message))
+        }
+        value => Ok(value),
+    }
+}
+
+fn max_tokens(old: Option<i64>, new: Option<i64>) -> Result<Option<usize>, ApiError> {
+    if old.is_some() && new.is_some() {
+        let message = "'max_tokens' and 'max_completion_tokens' cannot be given together";
+        return Err(ApiError::param("max_completion_tokens", "invalid_value", message));
+    }
+    let old = within("max_tokens", old, 1..=i64::from(u32::MAX))?;
+    let new = within("max_completion_tokens", new, 1..=i64::from(u32::MAX))?;
+    Ok(new.or(old).map(|tokens| tokens as usize))
+}
+
+fn stop(stop: Option<TextOr<'_, String, 4>>) -> Result<Vec<String>, ApiError> {
+    let strings = match stop {
+        None => Vec::new(),
+        Some(TextOr::Text(text)) => vec![text.into_owned()],
+        Some(TextOr::List(list)) => list,
+    };
+    if strings.iter().any(|s| s.is_empty() || s.len() > STOP_BYTES) {
+        return Err(ApiError::param(
+            "stop",
+            "invalid_value",
+            format!("'stop' has a string that is empty or longer than {STOP_BYTES} bytes"),
+        ));
+    }
+    Ok(strings)
+}
+
+fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiError> {
+    let top = within("top_logprobs", top, 0..=20)?;
+    if top.is_some() && !logprobs {
+        return Err(ApiError::param("top_logprobs", "invalid_value", "'top_logprobs' is only allowed when 'logprobs' is true"));
+    }
+    Ok(logprobs.then(|| top.unwrap_or(0) as usize))
+}
+
+fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Calibration>) -> Result<GuardParams, ApiError> {
+    let mode = asked.mode.unwrap_or(defaults.mode);
+    if matches!(mode, Mode::Regenerate | Mode::Block) {
+        return Err(ApiError::unsupported("guard.mode", "'guard.mode': this version has off, score and flag"));
+    }
+    if policy::scores(mode) && calibration.is_none() {
+        return Err(ApiError::unsupported("guard.mode", "'guard.mode': the model has no scorer, so that only off is possible"));
+    }
+    if asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
+        return Err(ApiError::unsupported("guard.on_exhausted", "'guard.on_exhausted': this version repairs nothing and has flag alone"));
+    }
+    // Nothing is repaired in the modes that there are, so any number of attempts is honoured by none.
+    within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?;
+    if asked.threshold.is_some() && asked.target_fpr.is_some() {
+        let message = "'guard.threshold' and 'guard.target_fpr' cannot be given together";
+        return Err(ApiError::param("guard.target_fpr", "invalid_value", message));
+    }
+    let threshold = within("guard.threshold", asked.threshold, 0.0..=1.0)?;
+    let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
+    let at = |fpr| calibration.map(|c| c.threshold_for_fpr(f64::from(fpr)));
+    let asked = threshold.or_else(|| target_fpr.and_then(at));
+    let default = || defaults.threshold.value().or_else(|| defaults.target_fpr.value().and_then(at));
+    let threshold = asked.or_else(default).or(calibration.map(|c| c.default_threshold)).unwrap_or(0.0);
+    Ok(GuardParams { mode, threshold })
+}

@@ -1,0 +1,9 @@
+//! OpenAI's chat completions: what comes in, what it means, what goes out.
+//!
+//! <https://platform.openai.com/docs/api-reference/chat>
+
+pub mod check;
+mod content;
+mod lenient;
+pub mod request;
+pub mod response;

@@ -1,0 +1,206 @@
+//! What goes out: whole completions and chunks of streamed ones.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    engine::{Alternative, FinishReason, Token},
+    guard::{Report, Span},
+};
+
+/// A whole completion.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChatCompletion {
+    /// What all of its chunks would share.
+    #[serde(flatten)]
+    pub head: Head,
+    /// The answers.
+    pub choices: Vec<Choice>,
+    /// Tokens.
+    pub usage: Usage,
+}
+
+/// A chunk of a streamed completion.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChatChunk {
+    /// The same in every chunk.
+    #[serde(flatten)]
+    pub head: Head,
+    /// One answer, or none in the chunk with the usage.
+    pub choices: Vec<ChunkChoice>,
+    /// Absent unless asked for; then `null` in every chunk but the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// What identifies a completion.
+#[derive(Debug, Clone, Serialize)]
+pub struct Head {
+    /// `chatcmpl-...`
+    #[serde(serialize_with = "text")]
+    pub id: Arc<str>,
+    /// `chat.completion` or `chat.completion.chunk`.
+    pub object: &'static str,
+    /// Unix time in seconds.
+    pub created: u64,
+    /// The model's name.
+    #[serde(serialize_with = "text")]
+    pub model: Arc<str>,
+    /// The model's version.
+    #[serde(serialize_with = "text")]
+    pub system_fingerprint: Arc<str>,
+}
+
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+/// One answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Choice {
+    /// From 0.
+    pub index: usize,
+    /// The answer.
+    pub message: AnswerMessage,
+    /// `null` unless asked for.
+    pub logprobs: Option<Logprobs>,
+    /// Why it ended.
+    pub finish_reason: &'static str,
+    /// What the guard says about it.
+    pub guard: Report,
+}
+
+/// The answer itself.
+#[derive(Debug, Clone, Serialize)]
+pub struct AnswerMessage {
+    /// `assistant`
+    pub role: &'static str,
+    /// The text.
+    pub content: String,
+    /// Always `null`.
+    pub refusal: Option<String>,
+}
+
+/// More of one answer.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ChunkChoice {
+    /// From 0.
+    pub index: usize,
+    /// What is new.
+    pub delta: Delta,
+    /// `null` unless asked for.
+    pub logprobs: Option<Logprobs>,
+    /// `null` until the end.
+    pub finish_reason: Option<&'static str>,
+    /// On chunks that close a span, and on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<ChunkGuard>,
+}
+
+/// What is new in an answer.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Delta {
+    /// In the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// More text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// What the guard says while an answer is written.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum ChunkGuard {
+    /// On a chunk that closes spans: these alone.
+    Closed {
+        /// The spans.
+        spans: Vec<Span>,
+    },
+    /// On the last chunk: everything.
+    Summary(Report),
+}
+
+/// Log-probabilities of an answer's tokens.
+#[derive(Debug, Clone, Serialize)]
+pub struct Logprobs {
+    /// A token each.
+    pub content: Vec<TokenLogprob>,
+    /// Always `null`.
+    pub refusal: Option<Vec<TokenLogprob>>,
+}
+
+/// A written token.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenLogprob {
+    /// The token in its place.
+    #[serde(flatten)]
+    pub token: Logprob,
+    /// The likeliest tokens in its place.
+    pub top_logprobs: Vec<Logprob>,
+    /// Its calibrated reward, where it was scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f32>,
+}
+
+/// A token and how likely it was.
+#[derive(Debug, Clone, Serialize)]
+pub struct Logprob {
+    /// Its text; bytes that are no UTF-8 alone are U+FFFD.
+    pub token: String,
+    /// Natural logarithm; `-9999` stands for impossible, as in OpenAI's API.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Token counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Of the prompt, image positions included; counted once for all answers.
+    pub prompt_tokens: usize,
+    /// Of all answers.
+    pub completion_tokens: usize,
+    /// The sum.
+    pub total_tokens: usize,
+}
+
+impl Usage {
+    /// Adds an answer.
+    pub fn add(&mut self, prompt_tokens: usize, completion_tokens: usize) {
+        self.prompt_tokens = prompt_tokens;
+        self.completion_tokens += completion_tokens;
+        self.total_tokens = self.prompt_tokens + self.completion_tokens;
+    }
+}
+
+impl Logprobs {
+    /// Of an answer's tokens, or of some of them.
+    pub fn of(tokens: Vec<Token>) -> Self {
+        Self { content: tokens.into_iter().map(TokenLogprob::from).collect(), refusal: None }
+    }
+}
+
+impl From<Token> for TokenLogprob {
+    fn from(token: Token) -> Self {
+        let top_logprobs = token.top.into_iter().map(Logprob::from).collect();
+        Self { token: token.token.into(), top_logprobs, reward: token.reward }
+    }
+}
+
+impl From<Alternative> for Logprob {
+    fn from(alternative: Alternative) -> Self {
+        let Alternative { bytes, logprob, .. } = alternative;
+        Self { token: String::from_utf8_lossy(&bytes).into_owned(), logprob: logprob.max(-9999.0), bytes }
+    }
+}
+
+/// OpenAI's word for why an answer ended.
+pub fn finish_reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ContentFilter => "content_filter",
+    }
+}

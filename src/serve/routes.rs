@@ -1,0 +1,52 @@
+//! All routes, as data.
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router,
+    http::{Method, Uri},
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get, post},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::{app::App, chat, error::ApiError, info, observe::observe};
+
+/// One route.
+pub struct Route {
+    /// The method; `HEAD` goes with `GET`.
+    pub method: &'static str,
+    /// The path, as axum writes it.
+    pub path: &'static str,
+    handler: fn() -> MethodRouter<Arc<App>>,
+}
+
+/// The API.
+pub const ROUTES: &[Route] = &[
+    Route { method: "POST", path: "/v1/chat/completions", handler: || post(chat::completions) },
+    Route { method: "GET", path: "/v1/models", handler: || get(info::models) },
+    Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
+    Route { method: "GET", path: "/health/live", handler: || get(info::live) },
+    Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
+];
+
+/// Beside the API, or alone on a listener of its own.
+pub const METRICS: &[Route] = &[Route { method: "GET", path: "/metrics", handler: || get(info::metrics) }];
+
+/// A router over some of them. What it does not have is answered in OpenAI's shape too.
+pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>) -> Router {
+    routes
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
+        .fallback(async |method: Method, uri: Uri| ApiError::unknown_route(method.as_str(), uri.path()))
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::method(method.as_str(), uri.path()))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&app), observe))
+        .with_state(app)
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let what = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = what.unwrap_or("panic"), "a handler panicked");
+    ApiError::internal().into_response()
+}

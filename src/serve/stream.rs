@@ -1,0 +1,168 @@
+//! Streamed answers: server-sent events in OpenAI's framing.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    http::HeaderName,
+    response::{
+        IntoResponse, Response,
+        sse::{self, KeepAlive, Sse},
+    },
+};
+use serde::Serialize;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_stream::{Stream, StreamMap};
+use tracing::Span;
+
+use super::{
+    chat::{Begun, How, too_slow},
+    error::ApiError,
+    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, Delta, Head, Logprobs, Usage, finish_reason},
+};
+use crate::engine::{EngineError, Event, EventStream};
+
+/// A comment after this long without an event, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The response that streams `begun`; the place is held until its end, or until the client leaves, which cancels the answers.
+pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Instant, timeout_s: u64) -> Response {
+    let Begun { head, answers, how, .. } = begun;
+    let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len());
+    let events = Events {
+        chunks,
+        answers: answers.into_iter().enumerate().collect(),
+        deadline: Box::pin(sleep_until(deadline)),
+        timeout_s,
+        span: Span::current(),
+        _place: place,
+    };
+    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
+    (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
+}
+
+/// The events of a response, as the engine brings them forth.
+struct Events {
+    chunks: Chunks,
+    answers: StreamMap<usize, EventStream>,
+    deadline: Pin<Box<Sleep>>,
+    timeout_s: u64,
+    span: Span,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Stream for Events {
+    type Item = Result<sse::Event, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let _entered = this.span.enter();
+        loop {
+            if let Some(event) = this.chunks.pending.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            if this.chunks.ended {
+                this.answers.clear();
+                return Poll::Ready(None);
+            }
+            if this.deadline.as_mut().poll(cx).is_ready() {
+                this.chunks.fail(too_slow(this.timeout_s));
+                continue;
+            }
+            match Pin::new(&mut this.answers).poll_next(cx) {
+                Poll::Ready(Some((index, event))) => this.chunks.take(index, event),
+                // All channels closed and not all answers complete.
+                Poll::Ready(None) => this.chunks.fail(EngineError::ShuttingDown.into()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// What was said, and what is to be said next.
+struct Chunks {
+    head: Head,
+    how: How,
+    /// The text of each answer so far.
+    texts: Vec<String>,
+    open: usize,
+    usage: Usage,
+    pending: VecDeque<sse::Event>,
+    ended: bool,
+}
+
+impl Chunks {
+    /// Begins with each answer's role.
+    fn new(head: Head, how: How, answers: usize) -> Self {
+        let texts = vec![String::new(); answers];
+        let mut chunks = Self { head, how, texts, open: answers, usage: Usage::default(), pending: VecDeque::new(), ended: false };
+        for index in 0..answers {
+            let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
+            chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
+        }
+        chunks
+    }
+
+    fn take(&mut self, index: usize, event: Event) {
+        match event {
+            Event::Delta { text, tokens, spans } => {
+                self.texts[index].push_str(&text);
+                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed { spans });
+                let logprobs = self.how.logprobs.then(|| Logprobs::of(tokens));
+                let delta = Delta { role: None, content: Some(text) };
+                self.say(ChunkChoice { index, delta, logprobs, finish_reason: None, guard });
+            }
+            Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
+                let guard = Some(ChunkGuard::Summary(self.how.report(guard, &self.texts[index])));
+                let finish_reason = Some(finish_reason(reason));
+                self.say(ChunkChoice { index, finish_reason, guard, ..ChunkChoice::default() });
+                self.usage.add(prompt_tokens, completion_tokens);
+                self.open -= 1;
+                if self.open == 0 {
+                    self.end();
+                }
+            }
+            Event::Failed(error) => self.fail(error.into()),
+        }
+    }
+
+    fn say(&mut self, choice: ChunkChoice) {
+        let usage = self.how.include_usage.then_some(None);
+        let chunk = ChatChunk { head: self.head.clone(), choices: vec![choice], usage };
+        self.push(sse::Event::default(), &chunk);
+    }
+
+    fn end(&mut self) {
+        if self.how.include_usage {
+            let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)) };
+            self.push(sse::Event::default(), &chunk);
+        }
+        self.pending.push_back(sse::Event::default().data("[DONE]"));
+        self.ended = true;
+    }
+
+    /// An error is the last event: a client that waits for `[DONE]` must not take the answer for complete.
+    fn fail(&mut self, error: ApiError) {
+        tracing::warn!(error = error.body.error.message, "a stream ends with an error");
+        self.push(sse::Event::default().event("error"), &error.body);
+        self.ended = true;
+    }
+
+    fn push(&mut self, event: sse::Event, data: &impl Serialize) {
+        match event.json_data(data) {
+            Ok(event) => self.pending.push_back(event),
+            Err(error) => {
+                tracing::error!(%error, "a chunk could not be written");
+                self.ended = true;
+            }
+        }
+    }
+}

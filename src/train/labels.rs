@@ -1,0 +1,108 @@
+//! Text whose tokens are known to be grounded or not.
+
+use std::ops::Range;
+
+use crate::{
+    lexicon::{Lexicon, References, Support},
+    vlm::tokenizer::TextTokenizer,
+};
+
+/// A response with what is known about its parts. What no range covers has the label `rest`; `None` is unknown and never taken for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelledText {
+    /// The response.
+    pub text: String,
+    /// Byte ranges and whether they are grounded.
+    pub ranges: Vec<(Range<usize>, bool)>,
+    /// The label of everything else.
+    pub rest: Option<bool>,
+}
+
+impl LabelledText {
+    /// A text that is grounded throughout.
+    pub fn all_good(text: String) -> Self {
+        Self { text, ranges: Vec::new(), rest: Some(true) }
+    }
+
+    /// What the references of its image say about a text that a model wrote: things that they name, or that what they name lets expect, are
+    /// grounded; things that they know nothing of are not; all other words are unknown.
+    pub fn judged(text: String, lexicon: &Lexicon, references: &References<'_>) -> Self {
+        let ranges = lexicon.mentions(&text).into_iter().filter_map(|mention| match references.supports(&mention) {
+            Support::Named => Some((mention.range, true)),
+            Support::None => Some((mention.range, false)),
+            Support::Expected => None,
+        });
+        Self { ranges: ranges.collect(), text, rest: None }
+    }
+
+    /// One label a token of `tokens`, whose bytes must make up the text. A token belongs to every range that it overlaps; bad outweighs good. Tokens
+    /// without bytes (the end) are unknown.
+    pub fn token_labels(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<Option<bool>> {
+        let label = |own: Range<usize>| {
+            if own.is_empty() {
+                return None;
+            }
+            let mut hits = self.ranges.iter().filter(|(r, _)| overlap(r, &own)).peekable();
+            if hits.peek().is_none() { self.rest } else { Some(hits.all(|(_, good)| *good)) }
+        };
+        self.token_ranges(tokenizer, tokens).map(label).collect()
+    }
+
+    /// For every labelled range the tokens that it overlaps, and its label.
+    pub fn range_tokens(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<(Vec<usize>, bool)> {
+        let own: Vec<Range<usize>> = self.token_ranges(tokenizer, tokens).collect();
+        let hits = |range: &Range<usize>| own.iter().enumerate().filter(|(_, own)| overlap(range, own)).map(|(i, _)| i).collect();
+        self.ranges.iter().map(|(range, good)| (hits(range), *good)).collect()
+    }
+
+    /// The bytes of each token in the text, without a leading space, which belongs to no word.
+    fn token_ranges(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> impl Iterator<Item = Range<usize>> {
+        let mut end = 0;
+        tokens.iter().map(move |&token| {
+            let start = end;
+            end += tokenizer.bytes(token).len();
+            start + usize::from(self.text.as_bytes().get(start) == Some(&b' ') && end > start + 1)..end
+        })
+    }
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::corpus::{END, train_tokenizer};
+
+    fn tokenizer() -> TextTokenizer {
+        let lines = vec!["A dog runs with a frisbee in the snow.".to_owned(); 20];
+        TextTokenizer::new(train_tokenizer(&lines, 300).unwrap(), END).unwrap()
+    }
+
+    #[test]
+    fn tokens_take_the_label_of_the_range_they_overlap() {
+        let tokenizer = tokenizer();
+        let text = "A dog runs with a frisbee.".to_owned();
+        let at = text.find("frisbee").unwrap();
+        let labelled = LabelledText { ranges: vec![(at..at + 7, false), (2..5, true)], rest: None, text };
+        let mut tokens = tokenizer.encode(&labelled.text).unwrap();
+        tokens.push(tokenizer.eos());
+        let labels = labelled.token_labels(&tokenizer, &tokens);
+        let said = |wanted: Option<bool>| -> String {
+            let of: Vec<u32> = tokens.iter().zip(&labels).filter(|(_, l)| **l == wanted).map(|(t, _)| *t).collect();
+            tokenizer.decode(&of)
+        };
+        assert_eq!((said(Some(false)).trim(), said(Some(true)).trim()), ("frisbee", "dog"));
+        assert_eq!(labels.last(), Some(&None));
+    }
+
+    #[test]
+    fn a_model_is_judged_by_what_people_named() {
+        let lexicon = Lexicon::shared();
+        let references = References::new(lexicon, ["A puppy runs through snow.", "A dog plays."]);
+        let judged = LabelledText::judged("A dog runs with a frisbee.".into(), lexicon, &references);
+        let named: Vec<(&str, bool)> = judged.ranges.iter().map(|(r, good)| (&judged.text[r.clone()], *good)).collect();
+        assert_eq!(named, [("dog", true), ("frisbee", false)]);
+    }
+}

@@ -1,0 +1,36 @@
+//! Training: data, objectives and loops.
+
+pub mod checkpoint;
+pub mod corpus;
+pub mod curve;
+mod error;
+pub mod export;
+pub mod features;
+pub mod flickr8k;
+pub mod labels;
+pub mod optim;
+pub mod parallel;
+pub mod perturb;
+pub mod policy;
+pub mod qa;
+pub mod reward;
+mod reward_data;
+pub mod reward_report;
+pub mod rollout;
+pub mod rows;
+pub mod sft;
+pub mod stats;
+pub mod text;
+
+pub use error::TrainError;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The bar of a training loop.
+fn progress(total: usize, done: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {bar:40} step {pos}/{len}, {elapsed} gone, {eta} to go");
+    let bar = ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_position(done as u64);
+    bar.reset_eta();
+    bar
+}

@@ -1,0 +1,297 @@
+//! Questions and answers derived from the captions of one image.
+//!
+//! A question is asked only where the captions settle it: a colour on which all agree, a thing that nobody names and that would have been named.
+//! Things that are not there are drawn as often as things that are, in proportion to how common they are and how well they go with what is there.
+
+mod activity;
+mod things;
+
+use std::collections::{BTreeSet, HashMap};
+
+use rand::{
+    Rng,
+    seq::{IndexedRandom, SliceRandom},
+};
+
+use self::{activity::clause, things::Scene};
+use super::{
+    flickr8k::Image,
+    stats::CaptionStats,
+    text::{capitalized, normalize_caption},
+};
+use crate::lexicon::{self, Lexicon};
+
+/// What a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Is there a dog? Yes or no.
+    Presence,
+    /// What color is the dog?
+    Color,
+    /// Is the dog black? Yes or no.
+    IsColor,
+    /// How many dogs are there?
+    Count,
+    /// What is the dog doing?
+    Activity,
+    /// Where is the dog?
+    Place,
+    /// What is the man wearing?
+    Clothing,
+    /// What is in the picture?
+    List,
+}
+
+/// A question with its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct Qa {
+    /// In natural case, with its question mark.
+    pub question: String,
+    /// Short, capitalised, with a final period.
+    pub answer: String,
+    /// What it asks for.
+    pub kind: Kind,
+}
+
+impl Qa {
+    /// Whether the answer is yes or no: which one, then.
+    pub fn yes(&self) -> Option<bool> {
+        match self.answer.as_str() {
+            "Yes." => Some(true),
+            "No." => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// A question with the thing that it is about.
+#[derive(Debug)]
+struct Draft {
+    qa: Qa,
+    topic: String,
+}
+
+impl Draft {
+    fn new(kind: Kind, topic: &str, question: String, answer: String) -> Self {
+        Self { qa: Qa { question, answer, kind }, topic: topic.to_owned() }
+    }
+
+    /// Whether two questions ask for the same in other words, or one gives the other away.
+    fn repeats(&self, other: &Self) -> bool {
+        let colour = |kind| matches!(kind, Kind::Color | Kind::IsColor);
+        self.topic == other.topic && (self.qa.kind == other.qa.kind || colour(self.qa.kind) && colour(other.qa.kind))
+    }
+}
+
+/// Makes questions about images of the kind that the statistics were taken from.
+#[derive(Debug)]
+pub struct QaBuilder<'a> {
+    stats: &'a CaptionStats,
+    lexicon: &'a Lexicon,
+    templates: Templates,
+    askable: BTreeSet<&'static str>,
+}
+
+impl<'a> QaBuilder<'a> {
+    /// `stats` say which things are common and go together: take them from the training split.
+    pub fn new(stats: &'a CaptionStats, lexicon: &'a Lexicon) -> Self {
+        Self { stats, lexicon, templates: Templates::parse(include_str!("templates.txt")), askable: things::askable(lexicon, stats) }
+    }
+
+    /// At most `max` different questions about an image, as many with the answer yes as with no. The same generator state gives
+    /// the same questions.
+    pub fn pairs(&self, image: &Image, rng: &mut impl Rng, max: usize) -> Vec<Qa> {
+        let texts: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+        let scene = Scene::new(self.lexicon, self.stats, &self.askable, &texts);
+        let mut open = scene.colours(&self.templates, rng);
+        open.extend(scene.counts(&self.templates, rng));
+        open.extend(scene.list(&self.templates, rng));
+        open.extend(self.activities(&texts, rng));
+        open.shuffle(rng);
+        let (mut chosen, mut balance) = (Vec::<Draft>::new(), 0);
+        let mut lean = rng.random_bool(0.5);
+        let mut presence = rng.random_bool(0.5);
+        let mut misses = 0;
+        while chosen.len() < max && misses < 4 {
+            let next = if presence {
+                let yes = if balance == 0 { lean } else { balance < 0 };
+                lean = !lean;
+                if yes { scene.present(&self.templates, rng) } else { scene.absent(&self.templates, rng) }
+            } else {
+                open.pop()
+            };
+            presence = !presence;
+            let fits = |draft: &Draft| !chosen.iter().any(|c| c.repeats(draft)) && (balance + sign(&draft.qa)).abs() <= 1;
+            match next.filter(fits) {
+                Some(draft) => {
+                    balance += sign(&draft.qa);
+                    chosen.push(draft);
+                    misses = 0;
+                }
+                None => misses += 1,
+            }
+        }
+        // The answer that is one ahead loses its last question.
+        if let Some(last) = chosen.iter().rposition(|c| balance != 0 && sign(&c.qa) == balance) {
+            chosen.remove(last);
+        }
+        chosen.into_iter().map(|draft| draft.qa).collect()
+    }
+
+    /// What somebody does, where, and wearing what: each from one caption.
+    fn activities(&self, texts: &[String], rng: &mut impl Rng) -> Vec<Draft> {
+        let mut found = Vec::new();
+        for text in texts {
+            let Some(clause) = clause(self.lexicon, text) else { continue };
+            let person = self.lexicon.kind(clause.concept) == lexicon::Kind::Person;
+            let number = if clause.plural { "many" } else { "one" };
+            let answers = [
+                ("doing", Kind::Activity, clause.doing),
+                ("where", Kind::Place, clause.place),
+                ("wearing", Kind::Clothing, clause.wearing.filter(|_| person)),
+            ];
+            for (class, kind, text) in answers {
+                let Some(text) = text else { continue };
+                let question = self.templates.fill(&format!("{class} {number}"), &clause.subject, "", rng);
+                found.push(Draft::new(kind, &clause.subject, question, answer(&text)));
+            }
+        }
+        // One of each kind: five people describe the same deed.
+        found.shuffle(rng);
+        let mut kinds = Vec::new();
+        found.retain(|draft: &Draft| {
+            !kinds.contains(&draft.qa.kind) && {
+                kinds.push(draft.qa.kind);
+                true
+            }
+        });
+        found
+    }
+}
+
+fn sign(qa: &Qa) -> i32 {
+    qa.yes().map_or(0, |yes| if yes { 1 } else { -1 })
+}
+
+/// A fragment as an answer: capitalised, with a period.
+fn answer(text: &str) -> String {
+    format!("{}.", capitalized(text))
+}
+
+/// The phrasings of `templates.txt`.
+#[derive(Debug)]
+struct Templates(HashMap<&'static str, Vec<&'static str>>);
+
+impl Templates {
+    fn parse(text: &'static str) -> Self {
+        let mut all: HashMap<&str, Vec<&str>> = HashMap::new();
+        let mut class = "";
+        for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            match line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                Some(name) => class = name,
+                None => all.entry(class).or_default().push(line),
+            }
+        }
+        Self(all)
+    }
+
+    /// A phrasing with the blanks filled in.
+    fn fill(&self, class: &str, thing: &str, colour: &str, rng: &mut impl Rng) -> String {
+        let template = self.0.get(class).and_then(|lines| lines.choose(rng)).copied().unwrap_or_default();
+        template.replace("{x}", thing).replace("{c}", colour)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::*;
+    use crate::train::stats::tests::image;
+
+    fn images() -> Vec<Image> {
+        let dogs = image(&[
+            "A black dog runs through the grass with a frisbee .",
+            "A black dog is running on grass .",
+            "A dog with a red frisbee in its mouth .",
+            "Black dog in the grass .",
+            "The black dog catches a frisbee .",
+        ]);
+        let cats = image(&[
+            "Two white cats on a sofa .",
+            "Two cats sleep on a couch .",
+            "Two cats on a red sofa .",
+            "Two cats .",
+            "White cats lying on a couch .",
+        ]);
+        let men = image(&[
+            "A man rides a bike .",
+            "A man on a bicycle .",
+            "The man wearing a blue helmet rides a bike .",
+            "A man on a bike .",
+            "A man .",
+        ]);
+        let brown = image(&[
+            "A brown dog on a bench .",
+            "A brown dog sits on a bench .",
+            "A dog .",
+            "A brown dog .",
+            "A brown dog lies on a bench .",
+        ]);
+        (0..10).flat_map(|_| [dogs.clone(), cats.clone(), men.clone(), brown.clone()]).collect()
+    }
+
+    fn ask(index: usize, seeds: u64) -> Vec<Qa> {
+        let (images, lexicon) = (images(), Lexicon::shared());
+        let stats = CaptionStats::new(&images, lexicon);
+        let builder = QaBuilder::new(&stats, lexicon);
+        (0..seeds).flat_map(|seed| builder.pairs(&images[index], &mut SmallRng::seed_from_u64(seed), 8)).collect()
+    }
+
+    #[test]
+    fn answers_are_right() {
+        for qa in ask(0, 200) {
+            let about = |noun: &str| Lexicon::shared().all_mentions(&qa.question).iter().any(|m| m.lemma == noun);
+            match qa.kind {
+                Kind::Presence => assert_eq!(
+                    qa.answer == "Yes.",
+                    about("dog") || about("frisbee") || about("grass") || about("animal") || about("toy"),
+                    "{qa:?}"
+                ),
+                Kind::Color => assert!(about("dog") && qa.answer == "Black." || about("frisbee") && qa.answer == "Red.", "{qa:?}"),
+                Kind::IsColor => assert_eq!(qa.answer == "Yes.", qa.question == "Is the dog black?", "{qa:?}"),
+                Kind::Count => assert_eq!(qa.answer, "One.", "{qa:?}"),
+                _ => {}
+            }
+        }
+        let cats = ask(1, 50);
+        assert!(cats.iter().filter(|qa| qa.kind == Kind::Count).all(|qa| qa.answer == "Two."));
+        assert!(cats.iter().any(|qa| qa.kind == Kind::Count) && cats.iter().any(|qa| qa.question == "What color are the cats?"));
+        assert!(ask(2, 50).iter().any(|qa| qa.kind == Kind::Clothing && qa.answer == "A blue helmet."));
+    }
+
+    #[test]
+    fn yes_and_no_are_as_many() {
+        let sum: i32 = ask(0, 100).iter().map(sign).sum();
+        assert_eq!(sum, 0);
+        assert!(ask(0, 100).iter().any(|qa| qa.yes() == Some(false)));
+    }
+
+    #[test]
+    fn the_same_seed_asks_the_same() {
+        assert_eq!(ask(0, 3), ask(0, 3));
+        let all = ask(0, 40);
+        assert!(all.iter().any(|qa| !ask(0, 1).contains(qa)), "other seeds ask other questions");
+    }
+
+    #[test]
+    fn nothing_is_asked_of_an_image_without_captions() {
+        let (images, lexicon) = (images(), Lexicon::shared());
+        let stats = CaptionStats::new(&images, lexicon);
+        let empty = image(&[]);
+        for seed in 0..20 {
+            assert!(QaBuilder::new(&stats, lexicon).pairs(&empty, &mut SmallRng::seed_from_u64(seed), 8).is_empty());
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What the scorers learn from: true captions, minimal-edit perturbations, the policy's own captions and captions of other images.
+
+use candle_core::{Device, Result as CandleResult, Tensor};
+use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+
+use super::{
+    TrainError,
+    corpus::Corpus,
+    flickr8k::Image,
+    labels::LabelledText,
+    perturb::Perturber,
+    reward::RewardTraining,
+    rollout::{RolloutConfig, answers},
+    rows::{Branch, RowBatch, TextRow},
+    text::normalize_caption,
+};
+use crate::lexicon::{Lexicon, References};
+
+/// Images a rollout batch.
+const ROLLOUT: usize = 32;
+
+/// Longest caption in a rollout, in tokens.
+const MAX_TOKENS: usize = 40;
+
+/// A batch of rows with a label and a weight for every learnt token.
+pub(super) struct Example {
+    pub(super) images: Tensor,
+    pub(super) batch: RowBatch,
+    /// 1 grounded, 0 not; meaningless where the weight is 0.
+    pub(super) labels: Vec<f32>,
+    pub(super) weights: Vec<f32>,
+    pub(super) seed: u64,
+}
+
+impl Example {
+    /// Weighted binary cross-entropy with logits, divided by `total`.
+    pub(super) fn binary_cross_entropy(&self, logits: &Tensor, total: f32) -> CandleResult<Tensor> {
+        let n = self.labels.len();
+        let labels = Tensor::from_slice(&self.labels, n, &Device::Cpu)?;
+        let weights = Tensor::from_vec(self.weights.iter().map(|w| w / total).collect::<Vec<_>>(), n, &Device::Cpu)?;
+        // softplus(x) - x·y, with softplus in its stable form.
+        let softplus = (logits.relu()? + (logits.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+        ((softplus - (logits * labels)?)? * weights)?.sum_all()
+    }
+}
+
+/// The source of a training's examples.
+pub(super) struct Examples<'a> {
+    training: &'a RewardTraining,
+    perturber: Perturber,
+    /// The policy's own captions of every training image, with their token ids.
+    own: Vec<Vec<(Vec<u32>, LabelledText)>>,
+}
+
+impl<'a> Examples<'a> {
+    /// Lets the policy caption the training images (greedily, and with samples).
+    pub(super) fn new(training: &'a RewardTraining) -> Result<Self, TrainError> {
+        let perturber = Perturber::new(&training.data.train);
+        let n = training.data.train.len();
+        let mut own = vec![Vec::new(); n];
+        for sample in 0..training.config.own_captions {
+            let temperature = if sample == 0 { 0.0 } else { training.config.temperature };
+            let captions = own_captions(training, &training.data.train, &training.train_features, temperature, sample as u64)?;
+            own.iter_mut().zip(captions).for_each(|(own, caption)| own.push(caption));
+        }
+        Ok(Self { training, perturber, own })
+    }
+
+    /// True captions of training images, every token learnt.
+    pub(super) fn true_captions(training: &RewardTraining, images: &[usize]) -> Result<RowBatch, TrainError> {
+        let texts = |i: usize| training.data.train[i].captions.iter().map(|c| LabelledText::all_good(normalize_caption(c))).collect();
+        let rows: Vec<Vec<LabelledText>> = images.iter().map(|&i| texts(i)).collect();
+        Ok(layout(training, rows, Some(&mut SmallRng::seed_from_u64(training.config.seed)))?.0)
+    }
+
+    /// The examples of some training images; a function of the seed.
+    pub(super) fn batch(&self, images: &[usize], seed: u64) -> Result<Example, TrainError> {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let (config, lexicon) = (&self.training.config, Lexicon::shared());
+        let train = &self.training.data.train;
+        let mut rows = Vec::with_capacity(images.len());
+        for &i in images {
+            let image = &train[i];
+            let references = References::new(lexicon, image.captions.iter().map(|c| normalize_caption(c)));
+            let mut texts = Vec::new();
+            for caption in image.captions.choose_multiple(&mut rng, config.true_captions) {
+                texts.push(LabelledText::all_good(normalize_caption(caption)));
+            }
+            texts.extend((0..config.perturbed_captions).filter_map(|_| self.perturber.perturb(image, &mut rng)).map(LabelledText::from));
+            for _ in 0..config.foreign_captions {
+                let other: &Image = &train[rng.random_range(0..train.len())];
+                if let Some(caption) = other.captions.choose(&mut rng) {
+                    texts.push(LabelledText::judged(normalize_caption(caption), lexicon, &references));
+                }
+            }
+            texts.extend(self.own[i].iter().map(|(_, text)| text.clone()));
+            rows.push(texts);
+        }
+        let (batch, labels) = layout(self.training, rows, Some(&mut rng))?;
+        let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, rng.random_range(0..super::features::VIEWS))).collect();
+        let weight = |label: &Label| match label {
+            Label { good: None, .. } => 0.0,
+            Label { rest: true, .. } => config.rest_weight,
+            _ => 1.0,
+        };
+        Ok(Example {
+            images: self.training.train_features.batch(&views)?,
+            batch,
+            weights: labels.iter().map(weight).collect(),
+            labels: labels.iter().map(|l| f32::from(u8::from(l.good == Some(true)))).collect(),
+            seed,
+        })
+    }
+}
+
+/// What is known of one learnt token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Label {
+    pub(super) good: Option<bool>,
+    /// Whether the label is the text's label for everything outside its ranges.
+    pub(super) rest: bool,
+}
+
+/// Lays out each image's texts as captions behind one request for a description: a random one with `rng`, otherwise the default one.
+pub(super) fn layout(
+    training: &RewardTraining,
+    rows: Vec<Vec<LabelledText>>,
+    mut rng: Option<&mut SmallRng>,
+) -> Result<(RowBatch, Vec<Label>), TrainError> {
+    let policy = &training.policy;
+    let (mut out, mut labels) = (Vec::with_capacity(rows.len()), Vec::new());
+    for texts in rows {
+        let prompt = match rng.as_deref_mut() {
+            Some(rng) => Corpus::caption_prompt(&policy.tokenizer, &policy.template, rng)?,
+            None => Corpus::prompt(&policy.tokenizer, &policy.template, "")?,
+        };
+        let mut row = TextRow { prompt, branches: Vec::new() };
+        for text in texts {
+            let tokens = policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+            let bare = LabelledText { rest: None, ..text.clone() }.token_labels(&policy.tokenizer, &tokens);
+            let whole = text.token_labels(&policy.tokenizer, &tokens);
+            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| Label { good: *good, rest: bare.is_none() }));
+            row.branches.push(Branch { after_prompt: true, tokens, learn_from: 0 });
+        }
+        out.push(row);
+    }
+    Ok((RowBatch::new(&out, policy.config.language.connector.tokens)?, labels))
+}
+
+/// The policy's own captions of a split, judged by its references.
+pub(super) fn own_captions(
+    training: &RewardTraining,
+    images: &[Image],
+    features: &super::features::Features,
+    temperature: f32,
+    sample: u64,
+) -> Result<Vec<(Vec<u32>, LabelledText)>, TrainError> {
+    let policy = &training.policy;
+    let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, "")?;
+    let all: Vec<usize> = (0..images.len()).collect();
+    let chunks: Vec<&[usize]> = all.chunks(ROLLOUT).collect();
+    let captions = training.workers.map(&chunks, |chunk| {
+        let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
+        let seed = training.config.seed.wrapping_add(sample * 1_000_003 + chunk[0] as u64);
+        let config = RolloutConfig { temperature, seed, max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
+        answers(&policy.model, &features.batch(&views)?, &prompt, config)
+    })?;
+    let lexicon = Lexicon::shared();
+    let judge = |(image, tokens): (&Image, Vec<u32>)| {
+        let references = References::new(lexicon, image.captions.iter().map(|c| normalize_caption(c)));
+        let text = policy.tokenizer.decode(&tokens);
+        (tokens, LabelledText::judged(text, lexicon, &references))
+    };
+    Ok(images.iter().zip(captions.into_iter().flatten()).map(judge).collect())
+}

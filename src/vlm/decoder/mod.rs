@@ -1,0 +1,3 @@
+//! Decoders.
+
+pub mod llama;

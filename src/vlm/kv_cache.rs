@@ -1,0 +1,119 @@
+//! Keys and values of many sequences, outside the model.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::Row;
+
+/// Preallocated key/value storage for `slots` independent sequences of up to `capacity` positions.
+///
+/// Each layer holds two tensors `(slots * capacity, kv_width)`; position `p` of slot `s` is line `s * capacity + p`. Lines are overwritten in
+/// place, so rolling back is only a shorter length: what lies behind it is never read.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<(Tensor, Tensor)>,
+    capacity: usize,
+    lens: Vec<usize>,
+    prefixes: Vec<usize>,
+}
+
+impl KvCache {
+    /// Allocates zeroed storage.
+    pub fn new(layers: usize, slots: usize, capacity: usize, kv_width: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let zeros = || Tensor::zeros((slots * capacity, kv_width), dtype, device);
+        let layers = (0..layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
+        Ok(Self { layers, capacity, lens: vec![0; slots], prefixes: vec![0; slots] })
+    }
+
+    /// How many sequences fit.
+    pub fn slots(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// How many positions a sequence can have.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Positions in use in `slot`.
+    pub fn len(&self, slot: usize) -> usize {
+        self.lens[slot]
+    }
+
+    /// Leading positions of `slot` that see each other (the image).
+    pub fn prefix(&self, slot: usize) -> usize {
+        self.prefixes[slot]
+    }
+
+    /// Share of all positions in use, 0 to 1.
+    pub fn usage(&self) -> f64 {
+        self.lens.iter().sum::<usize>() as f64 / (self.lens.len() * self.capacity).max(1) as f64
+    }
+
+    /// Shortens `slot` to `len` positions, as if the later ones had never been. `0` frees it. A longer `len` changes nothing.
+    pub fn truncate(&mut self, slot: usize, len: usize) {
+        self.lens[slot] = self.lens[slot].min(len);
+        if len < self.prefixes[slot] {
+            self.prefixes[slot] = 0;
+            self.lens[slot] = 0;
+        }
+    }
+
+    /// Makes `to` a copy of `from`.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        let len = self.lens[from];
+        if from != to && len > 0 {
+            for (k, v) in &self.layers {
+                for t in [k, v] {
+                    let lines = t.narrow(0, from * self.capacity, len)?.copy()?;
+                    t.slice_set(&lines, 0, to * self.capacity)?;
+                }
+            }
+        }
+        self.lens[to] = len;
+        self.prefixes[to] = self.prefixes[from];
+        Ok(())
+    }
+
+    /// Key and value storage of `layer`, `(slots * capacity, kv_width)` each.
+    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (k, v) = &self.layers[layer];
+        (k, v)
+    }
+
+    /// Checks that every row continues its slot and fits, before anything is written.
+    pub(crate) fn check(&self, rows: &[Row<'_>], image_tokens: usize) -> Result<()> {
+        let mut seen = vec![false; self.slots()];
+        for row in rows {
+            if row.slot >= self.slots() || std::mem::replace(&mut seen[row.slot], true) {
+                bail!("slot {} does not exist or is named twice in one step", row.slot);
+            }
+            let len = self.lens[row.slot];
+            if row.start != len {
+                bail!("slot {} holds {len} positions, the row starts at {}", row.slot, row.start);
+            }
+            if row.tokens.is_empty() || (row.image.is_some() && row.start != 0) {
+                bail!("a row needs tokens, and an image only at position 0");
+            }
+            let end = row.start + row.tokens.len() + if row.image.is_some() { image_tokens } else { 0 };
+            if end > self.capacity {
+                bail!("slot {} would hold {end} positions, capacity is {}", row.slot, self.capacity);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one row's keys or values `(n, kv_width)` of `layer` behind the slot's present length.
+    pub(crate) fn write(&self, layer: usize, slot: usize, k: &Tensor, v: &Tensor) -> Result<()> {
+        let line = slot * self.capacity + self.lens[slot];
+        self.layers[layer].0.slice_set(k, 0, line)?;
+        self.layers[layer].1.slice_set(v, 0, line)
+    }
+
+    /// Accounts for positions written by every layer.
+    pub(crate) fn advance(&mut self, slot: usize, by: usize, prefix: usize) {
+        if self.lens[slot] == 0 {
+            self.prefixes[slot] = prefix;
+        }
+        self.lens[slot] += by;
+    }
+}

@@ -1,0 +1,112 @@
+//! Byte-level BPE with the bytes of every token at hand.
+
+use std::collections::HashMap;
+
+use tokenizers::Tokenizer;
+
+/// A tokenizer file that could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("tokenizer: {0}")]
+pub struct TokenizerError(String);
+
+/// A vocabulary, and for every token the exact bytes that it writes: the concatenation of the bytes of an answer's tokens is the answer.
+#[derive(Debug)]
+pub struct TextTokenizer {
+    inner: Tokenizer,
+    bytes: Vec<Vec<u8>>,
+    eos: u32,
+}
+
+impl TextTokenizer {
+    /// Reads a `tokenizer.json` with a byte-level BPE. `eos` is the token that ends an answer; special tokens write no bytes.
+    ///
+    /// # Errors
+    /// When the file is no tokenizer, or `eos` is not in it.
+    pub fn from_bytes(json: &[u8], eos: &str) -> Result<Self, TokenizerError> {
+        let inner = Tokenizer::from_bytes(json).map_err(|e| TokenizerError(e.to_string()))?;
+        Self::new(inner, eos)
+    }
+
+    /// Wraps a loaded tokenizer.
+    ///
+    /// # Errors
+    /// When `eos` is not in its vocabulary.
+    pub fn new(inner: Tokenizer, eos: &str) -> Result<Self, TokenizerError> {
+        let eos = inner.token_to_id(eos).ok_or_else(|| TokenizerError(format!("the vocabulary has no token '{eos}'")))?;
+        let byte_of = byte_of_char();
+        let special = inner.get_added_tokens_decoder();
+        let bytes = (0..inner.get_vocab_size(true) as u32)
+            .map(|id| match inner.id_to_token(id) {
+                Some(token) if !special.contains_key(&id) => token.chars().filter_map(|c| byte_of.get(&c).copied()).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        Ok(Self { inner, bytes, eos })
+    }
+
+    /// Token ids of `text`; special tokens written out in it (`<|user|>`) become themselves.
+    ///
+    /// # Errors
+    /// When the tokenizer's own rules fail on the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        Ok(self.inner.encode_fast(text, false).map_err(|e| TokenizerError(e.to_string()))?.get_ids().to_vec())
+    }
+
+    /// The id of a special token or word piece.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The bytes that `id` writes; none for special and unknown tokens.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.bytes(id).iter().copied()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The token that ends an answer.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
+    /// Size of the vocabulary, special tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The inverse of GPT-2's printable stand-ins for the 256 bytes (`encoder.py` of openai/gpt-2).
+fn byte_of_char() -> HashMap<char, u8> {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut next = 256u32;
+    (0..=255u8)
+        .filter_map(|b| {
+            let c = if printable(b) {
+                u32::from(b)
+            } else {
+                next += 1;
+                next - 1
+            };
+            char::from_u32(c).map(|c| (c, b))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_has_one_stand_in() {
+        let map = byte_of_char();
+        let mut bytes: Vec<u8> = map.values().copied().collect();
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        assert_eq!(map[&'Ġ'], b' ');
+        assert_eq!(map[&'Ċ'], b'\n');
+    }
+}

@@ -1,0 +1,127 @@
+//! The binary: what it prints and how it ends.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{
+    http::{self, get},
+    served::{ask, eventually},
+};
+
+fn candor(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
+    command.args(args).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> (Output, String, String) {
+    let output = candor(args).output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap());
+    (output, out, err)
+}
+
+/// `candor serve` as a process of its own, on a free port.
+pub struct Process {
+    pub child: Child,
+    pub at: SocketAddr,
+}
+
+impl Process {
+    pub fn serve(envs: &[(&str, &str)]) -> Self {
+        let mut child = candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"])
+            .envs(envs.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let at = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
+        eventually("the server is ready", || get(at, "/health/ready").status == 200);
+        Self { child, at }
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Its exit status and what it logged.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn misuse_is_2_failure_1_and_help_0() {
+    for args in [&["--help"][..], &["serve", "--help"], &["doctor", "--help"], &["--version"]] {
+        assert_eq!(run(args).0.status.code(), Some(0), "{args:?}");
+    }
+    for args in [&[][..], &["dance"], &["serve", "--lisen", "x"], &["serve", "--device", "gpu"]] {
+        let (output, out, err) = run(args);
+        assert_eq!((output.status.code(), out.as_str()), (Some(2), ""), "{args:?}");
+        assert!(!err.is_empty());
+    }
+    let (output, _, err) = run(&["serve", "--listen", "nowhere"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err.contains("server.listen: must be HOST:PORT") && err.contains("(flag --listen)"), "{err}");
+    let (output, _, err) = run(&["serve", "--model", "no-such-model"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err.contains("no-such-model") && err.contains("candor-mini"), "{err}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (output, _, err) = run(&["serve", "--listen", &taken.local_addr().unwrap().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err.contains(&taken.local_addr().unwrap().to_string()) && err.contains("server.listen"), "{err}");
+}
+
+#[test]
+fn doctor_reports_for_people_and_for_programs() {
+    let (output, out, _) = run(&["doctor", "--device", "cpu"]);
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    for word in ["device    cpu", "threads", "memory", "candor-mini", "embedded", "no problems"] {
+        assert!(out.contains(word), "{word}: {out}");
+    }
+    let json: Value = serde_json::from_str(&run(&["doctor", "--json"]).1).unwrap();
+    assert_eq!(json["bundles"][0]["name"], "candor-mini");
+    assert!(json["bundles"][0]["context_len"].as_u64().unwrap() > 49 && json["cpu"]["threads"].as_u64().unwrap() > 0);
+    let output = candor(&["doctor", "--json"]).env("CANDOR_SERVER__LISTNE", "x").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problem = &json["config_problems"][0];
+    assert_eq!((&problem["key"], &problem["origin"]), (&"server.listne".into(), &"environment variable CANDOR_SERVER__LISTNE".into()));
+}
+
+#[test]
+fn sigterm_ends_it_well_and_every_line_of_a_request_has_its_id() {
+    let server = Process::serve(&[("CANDOR_LOG__FORMAT", "json"), ("CANDOR_LOG__LEVEL", "debug,hyper=warn")]);
+    let body = ask(1, "").to_string();
+    let raw = http::request("POST", "/v1/chat/completions", &[http::JSON, ("x-request-id", "trace-9")], body.as_bytes());
+    assert_eq!(http::exchange(server.at, &raw).status, 200);
+    let at = server.at;
+    server.signal("-TERM");
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(std::net::TcpStream::connect(at).is_err());
+    let lines: Vec<Value> = log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
+    let answered = lines.iter().find(|l| l["span"]["id"] == "trace-9" && l["message"] == "answered").unwrap_or_else(|| panic!("{log}"));
+    assert_eq!((&answered["status"], &answered["span"]["path"]), (&200.into(), &"/v1/chat/completions".into()));
+    assert!(answered["span"]["completion"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert!(lines.iter().any(|l| l["message"] == "stopped"));
+}

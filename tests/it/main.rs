@@ -1,0 +1,18 @@
+//! The integration tests: one binary, one module an area.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cli;
+mod engine;
+mod guard;
+mod http;
+mod parity;
+mod parity_decoder;
+mod parity_vision;
+mod preprocess;
+mod served;
+mod server_api;
+mod server_bad;
+mod server_life;
+mod server_python;
+mod support;
+mod train;
