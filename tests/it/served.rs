@@ -55,7 +55,13 @@ impl Served {
         config.model.device = candor::device::DeviceChoice::Cpu;
         change(&mut config);
         let mut bundle = Bundle::load(&config.model.name, None, &Device::Cpu).unwrap();
-        let valve = Arc::new(Valve { inner: bundle.vlm, left: Mutex::new(None), moved: Condvar::new(), fails: AtomicBool::new(false), panics: AtomicBool::new(false) });
+        let valve = Arc::new(Valve {
+            inner: bundle.vlm,
+            left: Mutex::new(None),
+            moved: Condvar::new(),
+            fails: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
+        });
         bundle.vlm = Arc::clone(&valve) as _;
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();

@@ -26,7 +26,10 @@ fn a_completion_has_openai_shape_and_a_guard() {
     assert_eq!((&choice["index"], &choice["message"]["role"], &choice["logprobs"]), (&json!(0), &json!("assistant"), &Value::Null));
     assert!(["stop", "length"].contains(&choice["finish_reason"].as_str().unwrap()));
     let usage = &body["usage"];
-    assert_eq!(usage["total_tokens"].as_u64(), Some(usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap()));
+    assert_eq!(
+        usage["total_tokens"].as_u64(),
+        Some(usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap())
+    );
     assert!(usage["prompt_tokens"].as_u64().unwrap() > 49);
     let guard = &choice["guard"];
     assert_eq!(guard["mode"], "flag");
@@ -175,7 +178,10 @@ fn roles_parts_details_and_unknown_fields_are_taken() {
 fn models_are_listed() {
     let served = Served::new();
     let list = get(served.at, "/v1/models").json();
-    assert_eq!((&list["object"], &list["data"][0]["id"], &list["data"][0]["object"]), (&json!("list"), &json!("candor-mini"), &json!("model")));
+    assert_eq!(
+        (&list["object"], &list["data"][0]["id"], &list["data"][0]["object"]),
+        (&json!("list"), &json!("candor-mini"), &json!("model"))
+    );
     assert_eq!(get(served.at, "/v1/models/candor-mini").json(), list["data"][0]);
     assert_eq!(get(served.at, "/v1/models/gpt-4o").error(404)["code"], "model_not_found");
 }

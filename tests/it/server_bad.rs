@@ -254,7 +254,9 @@ fn images_over_the_configured_size() {
 #[test]
 fn nothing_of_one_request_shows_in_another() {
     let served = Served::new();
-    let body = |seed: u32| and(ask(seed, ["", "What color is it?", "Is there a dog?"][seed as usize % 3]), json!({"temperature": 1.0, "seed": seed}));
+    let body = |seed: u32| {
+        and(ask(seed, ["", "What color is it?", "Is there a dog?"][seed as usize % 3]), json!({"temperature": 1.0, "seed": seed}))
+    };
     let said = |body: &Value| served.chat(body).json()["choices"][0]["message"]["content"].clone();
     let alone: Vec<_> = (0..12).map(|seed| said(&body(seed))).collect();
     std::thread::scope(|scope| {

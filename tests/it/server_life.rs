@@ -190,7 +190,9 @@ fn stopping_gives_up_at_the_deadline_and_says_so() {
     let mut streamed = send(&served, &and(ask(1, ""), json!({"stream": true})));
     let mut whole = send(&served, &ask(2, ""));
     read_until(&mut streamed, "\"role\":\"assistant\"");
-    eventually("both answers are being written", || served.metric("candor_requests_running") + served.metric("candor_requests_waiting") == 2.0);
+    eventually("both answers are being written", || {
+        served.metric("candor_requests_running") + served.metric("candor_requests_waiting") == 2.0
+    });
     served.stop();
     // The engine is in the middle of a step that does not end before the deadline.
     let valve = std::sync::Arc::clone(&served.valve);
@@ -210,7 +212,8 @@ fn stopping_gives_up_at_the_deadline_and_says_so() {
 fn metrics_count_what_was_served() {
     let served = Served::new();
     let before = |name: &str| served.metric(name);
-    let (tokens, images, hits) = (before("candor_generation_tokens_total"), before("candor_image_cache_queries_total"), before("candor_image_cache_hits_total"));
+    let (tokens, images, hits) =
+        (before("candor_generation_tokens_total"), before("candor_image_cache_queries_total"), before("candor_image_cache_hits_total"));
     let strict = and(ask(1, ""), json!({"guard": {"threshold": 1.0}}));
     let body = served.chat(&strict).json();
     assert_eq!(served.chat(&strict).json()["choices"][0]["message"], body["choices"][0]["message"]);
@@ -223,7 +226,16 @@ fn metrics_count_what_was_served() {
     let spans = 2.0 * body["choices"][0]["guard"]["spans"].as_array().unwrap().len() as f64;
     assert!(spans > 0.0);
     assert_eq!(before("candor_flagged_spans_total{action=\"flagged\"}"), spans);
-    for name in ["time_to_first_token_seconds_count", "e2e_request_latency_seconds_count", "inter_token_latency_seconds_count", "score_seconds_count", "token_reward_count", "scored_tokens_total", "flagged_tokens_total", "prompt_tokens_total"] {
+    for name in [
+        "time_to_first_token_seconds_count",
+        "e2e_request_latency_seconds_count",
+        "inter_token_latency_seconds_count",
+        "score_seconds_count",
+        "token_reward_count",
+        "scored_tokens_total",
+        "flagged_tokens_total",
+        "prompt_tokens_total",
+    ] {
         assert!(before(&format!("candor_{name}")) > 0.0, "{name}");
     }
     let text = get(served.at, "/metrics");

@@ -307,7 +307,11 @@ fn pixel<'a>(rows: impl Iterator<Item = impl Iterator<Item = (&'a Lanes, &'a Lan
 
 /// `RUN` output pixels beside each other whose windows lie inside the map. Each row of `x` begins at the first one's first tap.
 #[inline(always)]
-fn run<'a, const K: usize, const STRIDE: usize>(rows: impl Iterator<Item = (&'a [Lanes], &'a [Lanes])>, bias: Lanes, out: &mut [Lanes; RUN]) {
+fn run<'a, const K: usize, const STRIDE: usize>(
+    rows: impl Iterator<Item = (&'a [Lanes], &'a [Lanes])>,
+    bias: Lanes,
+    out: &mut [Lanes; RUN],
+) {
     let mut sum = [bias; RUN];
     for (x, w) in rows {
         let (Some(w), Some(x)) = (w.first_chunk::<K>(), x.get(..(RUN - 1) * STRIDE + K)) else { return };

@@ -163,10 +163,19 @@ mod tests {
     #[test]
     fn blocked_widening_equals_the_plain_one() {
         // Odd and even sides, both strides, kernels wider than the map, channels that do not fill a block, maps of several strips.
-        let cases = [(3, 1, 7, 16, 32), (3, 2, 8, 5, 40), (5, 1, 2, 17, 33), (5, 2, 13, 8, 24), (3, 2, 1, 3, 5), (5, 1, 40, 4, 18), (5, 2, 64, 3, 16)];
+        let cases = [
+            (3, 1, 7, 16, 32),
+            (3, 2, 8, 5, 40),
+            (5, 1, 2, 17, 33),
+            (5, 2, 13, 8, 24),
+            (3, 2, 1, 3, 5),
+            (5, 1, 40, 4, 18),
+            (5, 2, 64, 3, 16),
+        ];
         for (kernel, stride, side, input, wide) in cases {
             let window = Window { kernel, stride };
-            let (x, expand, depthwise) = (random(&[2, side, side, input]), random(&[input + 1, wide]), random(&[kernel * kernel + 1, wide]));
+            let (x, expand, depthwise) =
+                (random(&[2, side, side, input]), random(&[input + 1, wide]), random(&[kernel * kernel + 1, wide]));
             let plain = Plain.widen(&x, Some(&expand), &depthwise, window).unwrap();
             let (expand, depthwise) = (Blocked.pack(&expand).unwrap(), Blocked.pack(&depthwise).unwrap());
             let fast = Blocked.widen(&blocked(&x), Some(&expand), &depthwise, window).unwrap();
