@@ -1,7 +1,6 @@
 //! Run directories: what a training writes, and how it goes on after being killed.
 
 use std::{
-    collections::HashMap,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -10,7 +9,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::TrainError;
+use super::{Tensors, TrainError};
 
 /// One line of `loss.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,7 +58,7 @@ impl RunDir {
     }
 
     /// Writes the state after `step` steps; a crash leaves the old checkpoint or the new one, never half of one.
-    pub fn save(&self, step: usize, mut state: HashMap<String, Tensor>) -> Result<(), TrainError> {
+    pub fn save(&self, step: usize, mut state: Tensors) -> Result<(), TrainError> {
         state.insert(STEP.into(), Tensor::new(step as i64, &Device::Cpu)?);
         let (file, fresh) = (self.file("checkpoint.safetensors"), self.file("checkpoint.new"));
         candle_core::safetensors::save(&state, &fresh)?;
@@ -68,7 +67,7 @@ impl RunDir {
     }
 
     /// The last checkpoint, where there is one: steps done and state. Forgets losses logged after it.
-    pub fn load(&self) -> Result<Option<(usize, HashMap<String, Tensor>)>, TrainError> {
+    pub fn load(&self) -> Result<Option<(usize, Tensors)>, TrainError> {
         let file = self.file("checkpoint.safetensors");
         let found = if file.exists() {
             let mut state = candle_core::safetensors::load(&file, &Device::Cpu)?;
@@ -124,7 +123,7 @@ mod tests {
         for step in 0..5 {
             run.log(&Point { step, train: Some(step as f64), dev: None }).unwrap();
         }
-        let state = HashMap::from([("w".to_string(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+        let state = Tensors::from([("w".to_string(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
         run.save(3, state).unwrap();
         let (step, state) = RunDir::open(dir.path(), &1, true).unwrap().load().unwrap().unwrap();
         assert_eq!((step, state["w"].to_vec1::<f32>().unwrap()), (3, vec![1.0, 2.0]));

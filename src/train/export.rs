@@ -1,16 +1,16 @@
 //! From a run directory to a bundle.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
-use super::{TrainError, checkpoint::write_atomically};
+use super::{Tensors, TrainError, checkpoint::write_atomically};
 
 /// Reads a safetensors file into tensors with a prefix before their names.
 ///
 /// # Errors
 /// When the file cannot be read; the error names it.
-pub fn read_weights(file: &Path, prefix: &str) -> Result<HashMap<String, Tensor>, TrainError> {
+pub fn read_weights(file: &Path, prefix: &str) -> Result<Tensors, TrainError> {
     let tensors = candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.context(file.display().to_string()))?;
     Ok(tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect())
 }
@@ -19,8 +19,8 @@ pub fn read_weights(file: &Path, prefix: &str) -> Result<HashMap<String, Tensor>
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_weights(file: &Path, tensors: HashMap<String, Tensor>) -> Result<(), TrainError> {
-    let half = tensors.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F16)?))).collect::<candle_core::Result<HashMap<_, _>>>()?;
+pub fn write_weights(file: &Path, tensors: Tensors) -> Result<(), TrainError> {
+    let half = tensors.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F16)?))).collect::<candle_core::Result<Tensors>>()?;
     candle_core::safetensors::save(&half, file)?;
     Ok(())
 }

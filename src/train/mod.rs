@@ -24,7 +24,13 @@ pub mod text;
 
 pub use error::TrainError;
 
+use std::collections::HashMap;
+
+use candle_core::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Tensors by name.
+pub type Tensors = HashMap<String, Tensor>;
 
 /// The bar of a training loop.
 fn progress(total: usize, done: usize) -> ProgressBar {

@@ -1,11 +1,11 @@
 //! AdamW with global-norm clipping and a running average of the weights.
 
-use std::collections::HashMap;
-
 use candle_core::{Device, Result, Tensor, Var, bail};
 use candle_nn::VarMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use super::Tensors;
 
 /// Hyper-parameters; the learning rate warms up linearly and falls along a cosine to `final_share` of its peak.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -101,13 +101,13 @@ impl AdamW {
     }
 
     /// The averaged weights by name.
-    pub fn averages(&self) -> Result<HashMap<String, Tensor>> {
+    pub fn averages(&self) -> Result<Tensors> {
         self.slots.iter().map(|s| Ok((s.name.clone(), Tensor::from_vec(s.average.clone(), s.var.shape(), &Device::Cpu)?))).collect()
     }
 
     /// Everything that a checkpoint must hold: weights, moments and averages.
-    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
-        let mut out = HashMap::new();
+    pub fn state(&self) -> Result<Tensors> {
+        let mut out = Tensors::new();
         for slot in &self.slots {
             let tensor = |v: &[f32]| Tensor::from_slice(v, slot.var.shape(), &Device::Cpu);
             out.insert(format!("weight/{}", slot.name), slot.var.as_tensor().clone());
@@ -119,7 +119,7 @@ impl AdamW {
     }
 
     /// Takes back what [`Self::state`] gave.
-    pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+    pub fn restore(&mut self, state: &Tensors) -> Result<()> {
         for slot in &mut self.slots {
             let get = |kind: &str| match state.get(&format!("{kind}/{}", slot.name)) {
                 Some(t) if t.shape() == slot.var.shape() => Ok(t),

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    TrainError,
+    Tensors, TrainError,
     checkpoint::{Point, RunDir},
     curve,
     export::read_weights,
@@ -264,8 +264,6 @@ impl RewardTraining {
         Ok(loss / 2.0)
     }
 }
-
-type Tensors = std::collections::HashMap<String, Tensor>;
 
 fn prefixed(tensors: Tensors, prefix: &str) -> Tensors {
     tensors.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)).collect()

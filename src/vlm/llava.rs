@@ -110,7 +110,7 @@ impl PrefixDecoder {
     /// each. `positions` and `mask` cover `image_tokens + length` (see [`Llama::whole`]); so do the returned states, flat over the batch.
     pub fn whole(&self, images: &Tensor, tokens: &[u32], positions: &[u32], mask: &Tensor, regular: Regular) -> Result<Vec<Tensor>> {
         let (batch, width) = (images.dim(0)?, self.llama.config().hidden_size);
-        if tokens.is_empty() || tokens.len() % batch != 0 {
+        if tokens.is_empty() || !tokens.len().is_multiple_of(batch) {
             bail!("{} tokens do not make {batch} lines", tokens.len());
         }
         let text = self.llama.embed(tokens)?.reshape((batch, tokens.len() / batch, width))?;

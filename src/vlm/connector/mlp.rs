@@ -117,7 +117,7 @@ mod tests {
     fn finite_difference(var: &Var, at: usize, loss: impl Fn() -> f64) -> f64 {
         let original = var.as_tensor().copy().unwrap();
         let step = 1e-5;
-        let mut at_shift = |by: f64| {
+        let at_shift = |by: f64| {
             let mut values = original.flatten_all().unwrap().to_vec1::<f64>().unwrap();
             values[at] += by;
             var.set(&Tensor::from_vec(values, original.shape(), &Device::Cpu).unwrap()).unwrap();

@@ -67,7 +67,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     let n = fma(x, std::f32::consts::LOG2_E, 12_582_912.0) - 12_582_912.0;
-    let r = fma(n, 2.121_944_4e-4, fma(n, -0.693_359_375, x));
+    let r = fma(n, 2.121_944_4e-4, fma(n, -355.0 / 512.0, x));
     let p = fma(r, 1.987_569_1e-4, 1.398_2e-3);
     let p = fma(r, p, 8.333_452e-3);
     let p = fma(r, p, 4.166_579_6e-2);
