@@ -193,6 +193,8 @@ fn bodies_that_are_no_json() {
     refused(&served, &raw(b"{} trailing"), 400, "", "invalid_json");
     refused(&served, &raw(b"[]"), 400, "", "invalid_type");
     refused(&served, &raw(b"null"), 400, "", "invalid_type");
+    refused(&served, &raw(br#"["candor-mini", [["user", "x"]]]"#), 400, "", "invalid_type");
+    refused(&served, &raw(br#"{"model": "candor-mini", "messages": [["user", "x"]]}"#), 400, "messages[0]", "invalid_type");
     refused(&served, &exchange(served.at, &request("POST", "/v1/chat/completions", &[JSON], b"")), 400, "", "invalid_json");
     let deep = |n| format!("{{\"model\": \"candor-mini\", \"messages\": {}{}}}", "[".repeat(n), "]".repeat(n));
     refused(&served, &raw(deep(100_000).as_bytes()), 400, "messages[0]", "invalid_type");

@@ -4,7 +4,7 @@ use std::{fmt::Display, ops::RangeInclusive};
 
 use super::{
     content::flatten,
-    lenient::{Asks, TextOr},
+    lenient::{Asks, Object, TextOr},
     request::{ChatRequest, GuardRequest, OnExhausted},
 };
 use crate::{
@@ -76,7 +76,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     if request.stream_options.is_some() && !stream {
         return Err(ApiError::param("stream_options", "invalid_value", "'stream_options' is only allowed when 'stream' is true"));
     }
-    let guard = request.guard.unwrap_or_default();
+    let Object(guard) = request.guard.unwrap_or_default();
     let config = served.config;
     let most_answers = (config.engine.max_batch + config.engine.max_waiting).min(128) as i64;
     let n = within("n", request.n, 1..=most_answers)?.unwrap_or(1) as usize;
@@ -106,7 +106,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         guard: params,
         render: guard.render.unwrap_or_default(),
         stream,
-        include_usage: request.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
+        include_usage: request.stream_options.and_then(|Object(o)| o.include_usage).unwrap_or(false),
     })
 }
 
@@ -118,7 +118,7 @@ fn refuse_unsupported(request: &ChatRequest<'_>) -> Result<(), ApiError> {
         ("function_call", request.function_call.other_than("none")),
         ("audio", request.audio != Asks::Nothing),
         ("modalities", request.modalities.as_ref().is_some_and(|m| m.0.iter().any(|m| m != "text"))),
-        ("response_format", request.response_format.as_ref().is_some_and(|f| f.kind != "text")),
+        ("response_format", request.response_format.as_ref().is_some_and(|Object(f)| f.kind != "text")),
         ("logit_bias", request.logit_bias != Asks::Nothing),
         // An empty object asks for a search too.
         ("web_search_options", request.web_search_options.is_some()),

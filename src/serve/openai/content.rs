@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 use super::{
-    lenient::{Asks, TextOr},
+    lenient::{Asks, Object, TextOr},
     request::{ImageUrl, Message, Part},
 };
 use crate::{
@@ -20,12 +20,12 @@ const TEXT_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// 400 that names the message and the part.
-pub(crate) fn flatten(messages: Vec<Message<'_>>, max_image_bytes: usize) -> Result<(Vec<template::Message>, Vec<u8>), ApiError> {
+pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, max_image_bytes: usize) -> Result<(Vec<template::Message>, Vec<u8>), ApiError> {
     if messages.is_empty() {
         return Err(ApiError::param("messages", "empty_array", "'messages' is empty; it must have a user message with an image"));
     }
     let (mut turns, mut image) = (Vec::with_capacity(messages.len()), None);
-    for (i, message) in messages.into_iter().enumerate() {
+    for (i, Object(message)) in messages.into_iter().enumerate() {
         turns.push(turn(message, &format!("messages[{i}]"), &mut image)?);
     }
     if turns.iter().map(|t| t.content.len()).sum::<usize>() > TEXT_BYTES {
@@ -61,7 +61,7 @@ fn turn<'a>(message: Message<'a>, path: &str, image: &mut Image<'a>) -> Result<t
         Some(TextOr::Text(text)) => text.into_owned(),
         Some(TextOr::List(parts)) => {
             let mut texts = Vec::new();
-            for (i, part) in parts.into_iter().enumerate() {
+            for (i, Object(part)) in parts.into_iter().enumerate() {
                 texts.extend(read_part(part, role, &format!("{path}[{i}]"), image)?);
             }
             texts.join("\n")
@@ -79,7 +79,8 @@ fn read_part<'a>(part: Part<'a>, role: &str, path: &str, image: &mut Image<'a>) 
     match part.kind.as_str() {
         "text" => part.text.map(Some).ok_or_else(|| missing("text")),
         "image_url" => {
-            let url = read_image(part.image_url.ok_or_else(|| missing("image_url"))?, path)?;
+            let Object(link) = part.image_url.ok_or_else(|| missing("image_url"))?;
+            let url = read_image(link, path)?;
             if role != "user" {
                 return Err(ApiError::param(path, "invalid_value", format!("'{path}': only user messages can have an image")));
             }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::error::Category;
 
-use super::lenient::{Asks, AtMost, TextOr};
+use super::lenient::{Asks, AtMost, Object, TextOr};
 use crate::{
     guard::{Mode, render::Style},
     serve::error::ApiError,
@@ -21,7 +21,7 @@ const PARTS: usize = 64;
 pub struct ChatRequest<'a> {
     pub(crate) model: Option<String>,
     #[serde(borrow)]
-    pub(crate) messages: Option<AtMost<Message<'a>, MESSAGES>>,
+    pub(crate) messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
     pub(crate) n: Option<i64>,
     pub(crate) temperature: Option<f64>,
     pub(crate) top_p: Option<f64>,
@@ -36,11 +36,11 @@ pub struct ChatRequest<'a> {
     pub(crate) logprobs: Option<bool>,
     pub(crate) top_logprobs: Option<i64>,
     pub(crate) stream: Option<bool>,
-    pub(crate) stream_options: Option<StreamOptions>,
+    pub(crate) stream_options: Option<Object<StreamOptions>>,
     /// Accepted and not used: who asks is not kept.
     #[serde(rename = "user")]
     pub(crate) _user: Option<String>,
-    pub(crate) guard: Option<GuardRequest>,
+    pub(crate) guard: Option<Object<GuardRequest>>,
     // What OpenAI has, changes the meaning of the answer, and is not here.
     #[serde(default)]
     pub(crate) tools: Asks,
@@ -53,7 +53,7 @@ pub struct ChatRequest<'a> {
     #[serde(default)]
     pub(crate) audio: Asks,
     pub(crate) modalities: Option<AtMost<String, 8>>,
-    pub(crate) response_format: Option<ResponseFormat>,
+    pub(crate) response_format: Option<Object<ResponseFormat>>,
     #[serde(default)]
     pub(crate) logit_bias: Asks,
     #[serde(default)]
@@ -67,7 +67,7 @@ pub struct ChatRequest<'a> {
 pub(crate) struct Message<'a> {
     pub(crate) role: String,
     #[serde(borrow)]
-    pub(crate) content: Option<TextOr<'a, Part<'a>, PARTS>>,
+    pub(crate) content: Option<TextOr<'a, Object<Part<'a>>, PARTS>>,
     #[serde(default)]
     pub(crate) tool_calls: Asks,
 }
@@ -79,7 +79,7 @@ pub(crate) struct Part<'a> {
     pub(crate) kind: String,
     pub(crate) text: Option<String>,
     #[serde(borrow)]
-    pub(crate) image_url: Option<ImageUrl<'a>>,
+    pub(crate) image_url: Option<Object<ImageUrl<'a>>>,
 }
 
 /// An image.
@@ -136,7 +136,7 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest<'_>, ApiError> {
         )
     })?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let request = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e))?;
+    let Object(request) = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e))?;
     json.end().map_err(|e| not_json(&e))?;
     Ok(request)
 }
