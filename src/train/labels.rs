@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::{
+    eval::objects::Judgement,
     lexicon::{Lexicon, References, Support},
     vlm::tokenizer::TextTokenizer,
 };
@@ -33,6 +34,12 @@ impl LabelledText {
             Support::Expected => None,
         });
         Self { ranges: ranges.collect(), text, rest: None }
+    }
+
+    /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
+    pub fn with_properties(mut self, judgement: &Judgement) -> Self {
+        self.ranges.extend(judgement.colours.iter().chain(&judgement.counts).cloned());
+        self
     }
 
     /// One label a token of `tokens`, whose bytes must make up the text. A token belongs to every range that it overlaps; bad outweighs good. Tokens

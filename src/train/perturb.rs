@@ -174,19 +174,26 @@ impl Perturber {
         let original = texts.choose(rng)?;
         let mut kinds = Kind::ALL;
         kinds.shuffle(rng);
-        kinds.into_iter().find_map(|kind| self.make_wrong(kind, original, &references, rng))
+        kinds.into_iter().find_map(|kind| self.make_wrong(kind, original, &texts, &references, rng))
     }
 
-    /// A perturbation of one kind, where the caption allows it.
-    pub fn make_wrong(&self, kind: Kind, original: &str, references: &References<'_>, rng: &mut impl Rng) -> Option<Perturbed> {
+    /// A perturbation of one kind, where the caption allows it and none of the image's texts says the same.
+    fn make_wrong(
+        &self,
+        kind: Kind,
+        original: &str,
+        texts: &[String],
+        references: &References<'_>,
+        rng: &mut impl Rng,
+    ) -> Option<Perturbed> {
         let phrases = self.lexicon.phrases(original);
         let edits = match kind {
             Kind::Object => self.object(original, &phrases, references, rng)?,
             Kind::Attribute => self.attribute(original, &phrases, references, rng)?,
             Kind::Count => self.count(original, &phrases, references, rng)?,
             Kind::Action => self.action(original, references, rng)?,
-            Kind::Relation => self.relation(original, &phrases, rng)?,
-            Kind::Binding => self.binding(original, &phrases)?,
+            Kind::Relation => self.relation(original, &phrases, texts, rng)?,
+            Kind::Binding => self.binding(original, &phrases, texts)?,
         };
         let (text, bad) = apply(original, edits);
         Some(Perturbed { text, original: original.to_owned(), kind, bad })
@@ -275,23 +282,37 @@ impl Perturber {
         })
     }
 
-    fn relation(&self, text: &str, phrases: &[Phrase], rng: &mut impl Rng) -> Option<Vec<Edit>> {
+    fn relation(&self, text: &str, phrases: &[Phrase], texts: &[String], rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let mut phrases: Vec<&Phrase> = phrases.iter().collect();
         phrases.shuffle(rng);
         phrases.into_iter().find_map(|phrase| {
             let (relation, range) = relation_before(text, phrase.start)?;
             let opposites = RELATIONS.iter().find(|(r, _)| *r == relation)?.1;
-            let seen: Vec<&&str> = opposites.iter().filter(|r| self.relations.contains(&(**r, phrase.mention.lemma))).collect();
+            let said = |relation: &str| {
+                texts.iter().any(|t| self.same_thing(t, phrase).any(|p| relation_before(t, p.start).is_some_and(|(r, _)| r == relation)))
+            };
+            let fits = |r: &&&str| self.relations.contains(&(**r, phrase.mention.lemma)) && !said(r);
+            let seen: Vec<&&str> = opposites.iter().filter(fits).collect();
             seen.choose(rng).map(|word| vec![(range, (**word).to_owned())])
         })
     }
 
-    fn binding(&self, text: &str, phrases: &[Phrase]) -> Option<Vec<Edit>> {
+    /// Where a text names the thing that `phrase` names.
+    fn same_thing(&self, text: &str, phrase: &Phrase) -> impl Iterator<Item = Phrase> {
+        let concept = phrase.mention.concept;
+        self.lexicon.phrases(text).into_iter().filter(move |p| self.lexicon.related(p.mention.concept, concept))
+    }
+
+    fn binding(&self, text: &str, phrases: &[Phrase], texts: &[String]) -> Option<Vec<Edit>> {
         let single: Vec<&Phrase> = phrases.iter().filter(|p| p.colours.len() == 1).collect();
         single.windows(2).find_map(|pair| {
             let (a, b) = (&pair[0].colours[0], &pair[1].colours[0]);
             let word = |r: &Range<usize>| text[r.clone()].to_lowercase();
-            (a.group != b.group).then(|| vec![(a.range.clone(), word(&b.range)), (b.range.clone(), word(&a.range))])
+            let said = |phrase: &Phrase, group: usize| {
+                texts.iter().any(|t| self.same_thing(t, phrase).any(|p| p.colours.iter().any(|c| c.group == group)))
+            };
+            let wrong = a.group != b.group && !said(pair[0], b.group) && !said(pair[1], a.group);
+            wrong.then(|| vec![(a.range.clone(), word(&b.range)), (b.range.clone(), word(&a.range))])
         })
     }
 }

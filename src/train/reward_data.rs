@@ -14,7 +14,10 @@ use super::{
     rows::{Branch, RowBatch, TextRow},
     text::normalize_caption,
 };
-use crate::lexicon::{Lexicon, References};
+use crate::{
+    eval::objects,
+    lexicon::{Lexicon, References},
+};
 
 /// Images a rollout batch.
 const ROLLOUT: usize = 32;
@@ -76,12 +79,12 @@ impl<'a> Examples<'a> {
     /// The examples of some training images; a function of the seed.
     pub(super) fn batch(&self, images: &[usize], seed: u64) -> Result<Example, TrainError> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let (config, lexicon) = (&self.training.config, Lexicon::shared());
+        let config = &self.training.config;
         let train = &self.training.data.train;
         let mut rows = Vec::with_capacity(images.len());
         for &i in images {
             let image = &train[i];
-            let references = References::new(lexicon, image.captions.iter().map(|c| normalize_caption(c)));
+            let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
             let mut texts = Vec::new();
             for caption in image.captions.choose_multiple(&mut rng, config.true_captions) {
                 texts.push(LabelledText::all_good(normalize_caption(caption)));
@@ -90,10 +93,10 @@ impl<'a> Examples<'a> {
             for _ in 0..config.foreign_captions {
                 let other: &Image = &train[rng.random_range(0..train.len())];
                 if let Some(caption) = other.captions.choose(&mut rng) {
-                    texts.push(LabelledText::judged(normalize_caption(caption), lexicon, &references));
+                    texts.push(judged(normalize_caption(caption), &references));
                 }
             }
-            texts.extend(self.own[i].iter().map(|(_, text)| text.clone()));
+            texts.extend(self.own[i].iter().map(|(_, text)| judged(text.text.clone(), &references)));
             rows.push(texts);
         }
         let (batch, labels) = layout(self.training, rows, Some(&mut rng))?;
@@ -111,6 +114,13 @@ impl<'a> Examples<'a> {
             seed,
         })
     }
+}
+
+/// A text judged by its image's references: things, colours and numbers.
+fn judged(text: String, references: &[String]) -> LabelledText {
+    let lexicon = Lexicon::shared();
+    let judgement = objects::judge(lexicon, &text, references);
+    LabelledText::judged(text, lexicon, &References::new(lexicon, references)).with_properties(&judgement)
 }
 
 /// What is known of one learnt token.

@@ -27,7 +27,11 @@ use super::{
 };
 use crate::{
     bundle::{BundleConfig, RewardConfig, RewardKind},
-    eval::tokens::{Scored, TokenMetrics},
+    eval::{
+        objects::{self, ObjectScores},
+        tokens::{Scored, TokenMetrics},
+    },
+    lexicon::Lexicon,
     reward::calibration::Calibration,
     vlm::decoder::llama::Regular,
 };
@@ -53,6 +57,10 @@ pub struct RewardReport {
     pub by_kind: BTreeMap<String, TokenMetrics>,
     /// Things that the policy's own greedy captions name, by scorer, on the reporting half.
     pub own_captions: BTreeMap<String, TokenMetrics>,
+    /// What those captions name, on the whole split.
+    pub captions: ObjectScores,
+    /// The same of people's captions, each judged by the others: the measure's floor.
+    pub people: ObjectScores,
     /// The scorer that is served by default: the better one on the calibrating half's own captions.
     pub default: RewardKind,
 }
@@ -63,7 +71,8 @@ impl RewardTraining {
     /// # Errors
     /// When the split has not both grounded and ungrounded pieces, or a file cannot be written.
     pub fn finish(&self, scorers: &Scorers, name: &str, version: &str) -> Result<RewardReport, TrainError> {
-        let own = self.own_pieces(scorers)?;
+        let captions = self.caption_split()?;
+        let own = self.own_pieces(scorers, &captions)?;
         let perturbed = self.perturbed_pieces(scorers)?;
         let (tune, report): (Vec<Piece>, Vec<Piece>) = own.into_iter().partition(|p| p.image % 2 == 0);
         let perturbed: Vec<Piece> = perturbed.into_iter().filter(|p| p.image % 2 == 1).collect();
@@ -90,26 +99,35 @@ impl RewardTraining {
             let of: Vec<Piece> = perturbed.iter().filter(|p| p.kind == Some(*kind)).copied().collect();
             Some((format!("{kind:?}").to_lowercase(), metrics(&of, index)?))
         });
-        let result = RewardReport { by_kind: by_kind.collect(), perturbations: table(&perturbed), own_captions: table(&report), default };
+        let lexicon = Lexicon::shared();
+        let judged = self.data.dev.iter().zip(&captions).map(|(image, text)| (text.text.as_str(), image.captions.as_slice()));
+        let result = RewardReport {
+            by_kind: by_kind.collect(),
+            perturbations: table(&perturbed),
+            own_captions: table(&report),
+            captions: ObjectScores::of(lexicon, judged),
+            people: objects::floor(lexicon, self.data.dev.iter().map(|image| image.captions.as_slice())),
+            default,
+        };
         write_json(&self.run.file("report.json"), &result)?;
         self.write_bundle(&calibrations, default, name, version)?;
         Ok(result)
     }
 
-    /// Every thing that the policy's greedy captions of the development split name.
-    fn own_pieces(&self, scorers: &Scorers) -> Result<Vec<Piece>, TrainError> {
+    /// The policy's greedy captions of the development split, which `RUNDIR/dev-captions.jsonl` keeps.
+    fn caption_split(&self) -> Result<Vec<LabelledText>, TrainError> {
         let captions = own_captions(self, &self.data.dev, &self.dev_features, 0.0, 0)?;
-        let lines: Vec<serde_json::Value> = self
-            .data
-            .dev
-            .iter()
-            .zip(&captions)
-            .map(|(image, (_, text))| serde_json::json!({ "image": image.name, "caption": text.text }))
-            .collect();
-        let jsonl: String = lines.iter().map(|l| format!("{l}\n")).collect();
+        let captions: Vec<LabelledText> = captions.into_iter().map(|(_, text)| text).collect();
+        let line = |(image, text): (&Image, &LabelledText)| serde_json::json!({ "image": image.name, "caption": text.text });
+        let jsonl: String = self.data.dev.iter().zip(&captions).map(|pair| format!("{}\n", line(pair))).collect();
         let file = self.run.file("dev-captions.jsonl");
         fs::write(&file, jsonl).map_err(TrainError::io(&file))?;
-        let texts: Vec<Vec<(LabelledText, Option<Kind>)>> = captions.into_iter().map(|(_, text)| vec![(text, None)]).collect();
+        Ok(captions)
+    }
+
+    /// Every thing that the captions name.
+    fn own_pieces(&self, scorers: &Scorers, captions: &[LabelledText]) -> Result<Vec<Piece>, TrainError> {
+        let texts: Vec<Vec<(LabelledText, Option<Kind>)>> = captions.iter().map(|text| vec![(text.clone(), None)]).collect();
         self.score(scorers, &texts, true)
     }
 
@@ -228,6 +246,16 @@ impl std::fmt::Display for RewardReport {
         table("Tokens of perturbed and true captions", &self.perturbations)?;
         table("Things named in the policy's own captions", &self.own_captions)?;
         table("The default scorer by kind of perturbation", &self.by_kind)?;
+        writeln!(
+            f,
+            "The policy's own captions\n{:<16} {:>8} {:>8} {:>7} {:>14} {:>6}",
+            "", "CHAIR_i", "CHAIR_s", "recall", "wrong colours", "words"
+        )?;
+        for (name, scores) in [("policy", &self.captions), ("people", &self.people)] {
+            let percent = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.1}%", 100.0 * x));
+            let [i, s, r, c] = [scores.chair_i(), scores.chair_s(), scores.recall(), scores.wrong_colours()].map(percent);
+            writeln!(f, "{name:<16} {i:>8} {s:>8} {r:>7} {c:>14} {:>6.1}", scores.mean_words().unwrap_or_default())?;
+        }
         write!(f, "default scorer: {}", self.default.name())
     }
 }
