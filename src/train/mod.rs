@@ -1,5 +1,6 @@
 //! Training: data, objectives and loops.
 
+mod answers;
 pub mod checkpoint;
 pub mod corpus;
 pub mod curve;

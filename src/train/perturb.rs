@@ -152,6 +152,11 @@ impl Perturber {
         this
     }
 
+    /// The statistics of those captions.
+    pub fn stats(&self) -> &CaptionStats {
+        &self.stats
+    }
+
     fn learn(&mut self, text: &str) {
         let words = lexicon::words(text);
         for pair in words.windows(2) {

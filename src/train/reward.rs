@@ -55,6 +55,8 @@ pub struct RewardConfig {
     pub own_captions: usize,
     /// Captions of other images an image and epoch, judged like the policy's own.
     pub foreign_captions: usize,
+    /// Answers to derived questions an image and epoch, half of them wrong.
+    pub answers: usize,
     /// Temperature of the sampled captions.
     pub temperature: f32,
     /// Dropout in the detached scorer.

@@ -5,10 +5,12 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     TrainError,
+    answers::{Answers, Said},
     corpus::Corpus,
     flickr8k::Image,
     labels::LabelledText,
     perturb::Perturber,
+    qa::QaBuilder,
     reward::RewardTraining,
     rollout::{RolloutConfig, answers},
     rows::{Branch, RowBatch, TextRow},
@@ -51,6 +53,7 @@ impl Example {
 pub(super) struct Examples<'a> {
     training: &'a RewardTraining,
     perturber: Perturber,
+    answers: Answers,
     /// The policy's own captions of every training image, with their token ids.
     own: Vec<Vec<(Vec<u32>, LabelledText)>>,
 }
@@ -59,6 +62,7 @@ impl<'a> Examples<'a> {
     /// Lets the policy caption the training images (greedily, and with samples).
     pub(super) fn new(training: &'a RewardTraining) -> Result<Self, TrainError> {
         let perturber = Perturber::new(&training.data.train);
+        let answers = Answers::new(&training.data.train, perturber.stats());
         let n = training.data.train.len();
         let mut own = vec![Vec::new(); n];
         for sample in 0..training.config.own_captions {
@@ -66,13 +70,14 @@ impl<'a> Examples<'a> {
             let captions = own_captions(training, &training.data.train, &training.train_features, temperature, sample as u64)?;
             own.iter_mut().zip(captions).for_each(|(own, caption)| own.push(caption));
         }
-        Ok(Self { training, perturber, own })
+        Ok(Self { training, perturber, answers, own })
     }
 
     /// True captions of training images, every token learnt.
     pub(super) fn true_captions(training: &RewardTraining, images: &[usize]) -> Result<RowBatch, TrainError> {
-        let texts = |i: usize| training.data.train[i].captions.iter().map(|c| LabelledText::all_good(normalize_caption(c))).collect();
-        let rows: Vec<Vec<LabelledText>> = images.iter().map(|&i| texts(i)).collect();
+        let said = |c: &String| LabelledText::all_good(normalize_caption(c)).into();
+        let texts = |i: usize| training.data.train[i].captions.iter().map(said).collect();
+        let rows: Vec<Vec<Said>> = images.iter().map(|&i| texts(i)).collect();
         Ok(layout(training, rows, Some(&mut SmallRng::seed_from_u64(training.config.seed)))?.0)
     }
 
@@ -81,6 +86,7 @@ impl<'a> Examples<'a> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let config = &self.training.config;
         let train = &self.training.data.train;
+        let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
         let mut rows = Vec::with_capacity(images.len());
         for &i in images {
             let image = &train[i];
@@ -97,7 +103,9 @@ impl<'a> Examples<'a> {
                 }
             }
             texts.extend(self.own[i].iter().map(|(_, text)| judged(text.text.clone(), &references)));
-            rows.push(texts);
+            let mut said: Vec<Said> = texts.into_iter().map(Said::from).collect();
+            said.extend(self.answers.of(&questions, image, config.answers, &mut rng));
+            rows.push(said);
         }
         let (batch, labels) = layout(self.training, rows, Some(&mut rng))?;
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, rng.random_range(0..super::features::VIEWS))).collect();
@@ -117,7 +125,7 @@ impl<'a> Examples<'a> {
 }
 
 /// A text judged by its image's references: things, colours and numbers.
-fn judged(text: String, references: &[String]) -> LabelledText {
+pub(super) fn judged(text: String, references: &[String]) -> LabelledText {
     let lexicon = Lexicon::shared();
     let judgement = objects::judge(lexicon, &text, references);
     LabelledText::judged(text, lexicon, &References::new(lexicon, references)).with_properties(&judgement)
@@ -131,10 +139,11 @@ pub(super) struct Label {
     pub(super) rest: bool,
 }
 
-/// Lays out each image's texts as captions behind one request for a description: a random one with `rng`, otherwise the default one.
+/// Lays out what is said of each image: descriptions behind one request for them (a random one with `rng`, otherwise the default one), answers behind
+/// their questions.
 pub(super) fn layout(
     training: &RewardTraining,
-    rows: Vec<Vec<LabelledText>>,
+    rows: Vec<Vec<Said>>,
     mut rng: Option<&mut SmallRng>,
 ) -> Result<(RowBatch, Vec<Label>), TrainError> {
     let policy = &training.policy;
@@ -145,12 +154,18 @@ pub(super) fn layout(
             None => Corpus::prompt(&policy.tokenizer, &policy.template, "")?,
         };
         let mut row = TextRow { prompt, branches: Vec::new() };
-        for text in texts {
+        for Said { question, text } in texts {
+            let mut line = match &question {
+                Some(question) => Corpus::prompt(&policy.tokenizer, &policy.template, question)?,
+                None => Vec::new(),
+            };
+            let learn_from = line.len();
             let tokens = policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
             let bare = LabelledText { rest: None, ..text.clone() }.token_labels(&policy.tokenizer, &tokens);
             let whole = text.token_labels(&policy.tokenizer, &tokens);
             labels.extend(whole.iter().zip(&bare).map(|(good, bare)| Label { good: *good, rest: bare.is_none() }));
-            row.branches.push(Branch { after_prompt: true, tokens, learn_from: 0 });
+            line.extend(tokens);
+            row.branches.push(Branch { after_prompt: question.is_none(), tokens: line, learn_from });
         }
         out.push(row);
     }

@@ -15,14 +15,18 @@ use serde::Serialize;
 
 use super::{
     TrainError,
-    corpus::END,
+    answers::{Said, is_closed},
+    corpus::{Corpus, END},
     export::{read_weights, write_json, write_weights},
     flickr8k::Image,
     labels::LabelledText,
     perturb::{Kind, Perturber},
+    qa::{Qa, QaBuilder},
     reward::{RewardTraining, Scorers},
     reward_data::{layout, own_captions},
+    rollout::{self, RolloutConfig},
     sft::CHAT_TEMPLATE,
+    stats::CaptionStats,
     text::normalize_caption,
 };
 use crate::{
@@ -45,6 +49,12 @@ struct Piece {
     scores: [f32; 3],
 }
 
+/// What is said of each image, and by which kind of perturbation it was made wrong.
+type Texts = Vec<Vec<(Said, Option<Kind>)>>;
+
+/// Questions asked of an image.
+const QUESTIONS: usize = 4;
+
 /// In the order of [`Piece::scores`]; the policy's own log-probability is the baseline.
 const SCORERS: [&str; 3] = ["probe", "detached", "log-probability"];
 
@@ -57,12 +67,27 @@ pub struct RewardReport {
     pub by_kind: BTreeMap<String, TokenMetrics>,
     /// Things that the policy's own greedy captions name, by scorer, on the reporting half.
     pub own_captions: BTreeMap<String, TokenMetrics>,
+    /// The policy's own greedy answers to derived questions, by scorer, on the reporting half.
+    pub own_answers: BTreeMap<String, TokenMetrics>,
+    /// Questions to the policy on the whole split, by kind.
+    pub questions: BTreeMap<String, Questions>,
     /// What those captions name, on the whole split.
     pub captions: ObjectScores,
     /// The same of people's captions, each judged by the others: the measure's floor.
     pub people: ObjectScores,
     /// The scorer that is served by default: the better one on the calibrating half's own captions.
     pub default: RewardKind,
+}
+
+/// How one kind of question was answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Questions {
+    /// How many were asked.
+    pub asked: usize,
+    /// How many answers were the captions' own, word for word.
+    pub right: usize,
+    /// How many answers were yes.
+    pub yes: usize,
 }
 
 impl RewardTraining {
@@ -73,6 +98,9 @@ impl RewardTraining {
     pub fn finish(&self, scorers: &Scorers, name: &str, version: &str) -> Result<RewardReport, TrainError> {
         let captions = self.caption_split()?;
         let own = self.own_pieces(scorers, &captions)?;
+        let (answers, questions) = self.answer_split()?;
+        let mut answered = self.score(scorers, &answers, true)?;
+        answered.retain(|p| p.image % 2 == 1);
         let perturbed = self.perturbed_pieces(scorers)?;
         let (tune, report): (Vec<Piece>, Vec<Piece>) = own.into_iter().partition(|p| p.image % 2 == 0);
         let perturbed: Vec<Piece> = perturbed.into_iter().filter(|p| p.image % 2 == 1).collect();
@@ -105,6 +133,8 @@ impl RewardTraining {
             by_kind: by_kind.collect(),
             perturbations: table(&perturbed),
             own_captions: table(&report),
+            own_answers: table(&answered),
+            questions,
             captions: ObjectScores::of(lexicon, judged),
             people: objects::floor(lexicon, self.data.dev.iter().map(|image| image.captions.as_slice())),
             default,
@@ -125,9 +155,40 @@ impl RewardTraining {
         Ok(captions)
     }
 
+    /// The policy's greedy answers to derived questions whose answers the captions settle, and how many are right.
+    fn answer_split(&self) -> Result<(Texts, BTreeMap<String, Questions>), TrainError> {
+        let stats = CaptionStats::new(&self.data.train, Lexicon::shared());
+        let builder = QaBuilder::new(&stats, Lexicon::shared());
+        let policy = &self.policy;
+        let config = RolloutConfig { temperature: 0.0, seed: 0, max_tokens: 12, eos: policy.tokenizer.eos() };
+        let images: Vec<usize> = (0..self.data.dev.len()).collect();
+        let answered = self.workers.map(&images, |&i| {
+            let mut rng = SmallRng::seed_from_u64(self.config.seed ^ (i as u64 + 1) << 20);
+            let features = self.dev_features.batch(&[(i, 0)])?;
+            let closed = builder.pairs(&self.data.dev[i], &mut rng, QUESTIONS).into_iter().filter(|qa| is_closed(qa.kind));
+            let answer = |qa: Qa| {
+                let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &qa.question).map_err(candle_core::Error::wrap)?;
+                let tokens = rollout::answers(&policy.model, &features, &prompt, config)?.concat();
+                Ok((policy.tokenizer.decode(&tokens), qa))
+            };
+            closed.map(answer).collect::<candle_core::Result<Vec<_>>>()
+        })?;
+        let mut questions: BTreeMap<String, Questions> = BTreeMap::new();
+        let mut judge = |(answer, qa): (String, Qa)| {
+            let right = answer.eq_ignore_ascii_case(&qa.answer);
+            let kind = questions.entry(format!("{:?}", qa.kind).to_lowercase()).or_default();
+            kind.asked += 1;
+            kind.right += usize::from(right);
+            kind.yes += usize::from(answer.eq_ignore_ascii_case("yes."));
+            (Said::answer(qa.question, answer, right), None)
+        };
+        let said = answered.into_iter().map(|of| of.into_iter().map(&mut judge).collect()).collect();
+        Ok((said, questions))
+    }
+
     /// Every thing that the captions name.
     fn own_pieces(&self, scorers: &Scorers, captions: &[LabelledText]) -> Result<Vec<Piece>, TrainError> {
-        let texts: Vec<Vec<(LabelledText, Option<Kind>)>> = captions.iter().map(|text| vec![(text.clone(), None)]).collect();
+        let texts: Texts = captions.iter().map(|text| vec![(text.clone().into(), None)]).collect();
         self.score(scorers, &texts, true)
     }
 
@@ -137,17 +198,17 @@ impl RewardTraining {
         let texts = |image: &Image, i: usize| {
             let mut rng = SmallRng::seed_from_u64(self.config.seed ^ (i as u64 + 1));
             let kind = perturber.perturb(image, &mut rng);
-            let mut texts: Vec<(LabelledText, Option<Kind>)> =
-                image.captions.first().map(|c| (LabelledText::all_good(normalize_caption(c)), None)).into_iter().collect();
-            texts.extend(kind.map(|p| (p.kind, p)).map(|(kind, p)| (p.into(), Some(kind))));
+            let first = image.captions.first().map(|c| LabelledText::all_good(normalize_caption(c)));
+            let mut texts: Vec<(Said, Option<Kind>)> = first.into_iter().map(|text| (text.into(), None)).collect();
+            texts.extend(kind.map(|p| (LabelledText::from(p.clone()).into(), Some(p.kind))));
             texts
         };
-        let texts: Vec<_> = self.data.dev.iter().enumerate().map(|(i, image)| texts(image, i)).collect();
+        let texts: Texts = self.data.dev.iter().enumerate().map(|(i, image)| texts(image, i)).collect();
         self.score(scorers, &texts, false)
     }
 
     /// Scores each image's texts. With `whole_ranges` a piece is a labelled range (its worst token), otherwise a labelled token.
-    fn score(&self, scorers: &Scorers, texts: &[Vec<(LabelledText, Option<Kind>)>], whole_ranges: bool) -> Result<Vec<Piece>, TrainError> {
+    fn score(&self, scorers: &Scorers, texts: &Texts, whole_ranges: bool) -> Result<Vec<Piece>, TrainError> {
         let images: Vec<usize> = (0..texts.len()).collect();
         let chunks: Vec<&[usize]> = images.chunks(self.config.batch_images).collect();
         let parts = self.workers.map(&chunks, |chunk| {
@@ -160,7 +221,7 @@ impl RewardTraining {
             let scores = [logits.probe.to_vec1::<f32>()?, logits.detached.to_vec1::<f32>()?, self.log_probabilities(&features, &batch)?];
             let (mut first, mut pieces) = (0, Vec::new());
             for &image in *chunk {
-                for (text, kind) in &texts[image] {
+                for (Said { text, .. }, kind) in &texts[image] {
                     let tokens = self.policy.tokenizer.encode(&text.text).map_err(candle_core::Error::wrap)?;
                     let groups = if whole_ranges {
                         text.range_tokens(&self.policy.tokenizer, &tokens)
@@ -245,7 +306,13 @@ impl std::fmt::Display for RewardReport {
         };
         table("Tokens of perturbed and true captions", &self.perturbations)?;
         table("Things named in the policy's own captions", &self.own_captions)?;
+        table("The policy's own answers to questions", &self.own_answers)?;
         table("The default scorer by kind of perturbation", &self.by_kind)?;
+        writeln!(f, "Questions to the policy\n{:<16} {:>6} {:>7} {:>7}", "", "asked", "right", "yes")?;
+        for (kind, Questions { asked, right, yes }) in &self.questions {
+            let percent = |n: &usize| format!("{:.1}%", 100.0 * *n as f64 / *asked as f64);
+            writeln!(f, "{kind:<16} {asked:>6} {:>7} {:>7}", percent(right), percent(yes))?;
+        }
         writeln!(
             f,
             "The policy's own captions\n{:<16} {:>8} {:>8} {:>7} {:>14} {:>6}",

@@ -1,0 +1,122 @@
+//! Short answers to derived questions, right and wrong, for the scorers to learn from and to be judged on.
+
+use std::collections::BTreeMap;
+
+use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+
+use super::{
+    flickr8k::Image,
+    labels::LabelledText,
+    qa::{Kind, Qa, QaBuilder},
+    reward_data::judged,
+    stats::CaptionStats,
+    text::normalize_caption,
+};
+use crate::lexicon::Lexicon;
+
+/// Images whose questions fill the pool of answers.
+const POOL: usize = 1000;
+
+/// Something said about an image: an answer to a question, or a description.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    /// What was asked; `None` for a description.
+    pub(super) question: Option<String>,
+    /// What was said, and what is known about it.
+    pub(super) text: LabelledText,
+}
+
+impl From<LabelledText> for Said {
+    fn from(text: LabelledText) -> Self {
+        Self { question: None, text }
+    }
+}
+
+impl Said {
+    /// An answer that is right or wrong as a whole.
+    pub(super) fn answer(question: String, answer: String, right: bool) -> Self {
+        let words = 0..answer.trim_end_matches('.').len();
+        Self { question: Some(question), text: LabelledText { text: answer, ranges: vec![(words, right)], rest: None } }
+    }
+}
+
+/// Whether the captions settle the whole answer, so that any other is wrong.
+pub(super) fn is_closed(kind: Kind) -> bool {
+    matches!(kind, Kind::Presence | Kind::Color | Kind::IsColor | Kind::Count)
+}
+
+/// Makes right and wrong answers in the manner of a training split.
+pub(super) struct Answers {
+    /// What is answered to questions of a kind; common answers stand there more often.
+    pool: BTreeMap<Kind, Vec<String>>,
+}
+
+impl Answers {
+    /// Gathers answers to questions about some of `images`.
+    pub(super) fn new(images: &[Image], stats: &CaptionStats) -> Self {
+        let builder = QaBuilder::new(stats, Lexicon::shared());
+        let mut pool: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+        for (i, image) in images.iter().take(POOL).enumerate() {
+            for qa in builder.pairs(image, &mut SmallRng::seed_from_u64(i as u64), 4) {
+                pool.entry(qa.kind).or_default().push(qa.answer);
+            }
+        }
+        Self { pool }
+    }
+
+    /// Answers to at most `n` questions about an image, half of them changed. Where the captions settle the answer the change is wrong; other answers
+    /// come from another image and are judged by what they name.
+    pub(super) fn of(&self, builder: &QaBuilder<'_>, image: &Image, n: usize, rng: &mut impl Rng) -> Vec<Said> {
+        let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+        let mut said = Vec::new();
+        for qa in builder.pairs(image, rng, n) {
+            let change = rng.random_bool(0.5);
+            let other = if change { self.other(&qa, rng) } else { None };
+            if change && other.is_none() {
+                continue;
+            }
+            let answer = other.unwrap_or_else(|| qa.answer.clone());
+            said.push(if is_closed(qa.kind) {
+                Said::answer(qa.question, answer, !change)
+            } else {
+                Said { question: Some(qa.question), text: judged(answer, &references) }
+            });
+        }
+        said
+    }
+
+    /// Another answer to the same question.
+    fn other(&self, qa: &Qa, rng: &mut impl Rng) -> Option<String> {
+        if let Some(yes) = qa.yes() {
+            return Some(if yes { "No." } else { "Yes." }.to_owned());
+        }
+        let bare = |answer: &str| answer.trim_end_matches('.').to_lowercase();
+        let (right, other) = (bare(&qa.answer), self.pool.get(&qa.kind)?.choose(rng)?);
+        // "Brown" is not wrong where "brown and white" is right.
+        let differs = !right.contains(&bare(other)) && !bare(other).contains(&right);
+        differs.then(|| other.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::stats::tests::image;
+
+    #[test]
+    fn half_of_the_answers_are_wrong_and_say_so() {
+        let black = image(&["A black dog runs through the grass .", "A black dog on grass .", "The black dog ."]);
+        let white = image(&["Two white cats on a sofa .", "Two white cats on a couch .", "Two white cats ."]);
+        let images: Vec<Image> = (0..20).flat_map(|_| [black.clone(), white.clone()]).collect();
+        let stats = CaptionStats::new(&images, Lexicon::shared());
+        let (answers, builder) = (Answers::new(&images, &stats), QaBuilder::new(&stats, Lexicon::shared()));
+        let mut rng = SmallRng::seed_from_u64(7);
+        let said: Vec<Said> = (0..200).flat_map(|_| answers.of(&builder, &black, 4, &mut rng)).collect();
+        let colours: Vec<_> = said.iter().filter(|s| s.question.as_deref() == Some("What color is the dog?")).collect();
+        let right = |s: &&&Said| s.text.ranges == [(0..s.text.text.len() - 1, true)];
+        assert!(colours.iter().all(|s| right(&s) == (s.text.text == "Black.")), "{colours:?}");
+        let n = colours.iter().filter(right).count();
+        assert!(n > 0 && n < colours.len(), "{n} of {}", colours.len());
+        assert!(said.iter().any(|s| s.text.text == "No."));
+    }
+}
