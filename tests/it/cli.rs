@@ -125,3 +125,78 @@ fn sigterm_ends_it_well_and_every_line_of_a_request_has_its_id() {
     assert!(answered["span"]["completion"].as_str().unwrap().starts_with("chatcmpl-"));
     assert!(lines.iter().any(|l| l["message"] == "stopped"));
 }
+
+fn photo(name: &str) -> String {
+    format!("{}/tests/fixtures/photos/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn every_help_shows_an_example() {
+    let commands =
+        ["serve", "caption", "ask", "train", "train sft", "train reward", "models", "models list", "models convert", "bench", "doctor"];
+    for command in commands {
+        let mut args: Vec<&str> = command.split(' ').collect();
+        args.push("--help");
+        let (output, out, _) = run(&args);
+        assert_eq!(output.status.code(), Some(0), "{command}");
+        let example = out.split("Example").nth(1).unwrap_or_else(|| panic!("{command}: no example in {out}"));
+        assert!(example.contains(&format!("candor {command}")), "{command}: {out}");
+    }
+}
+
+#[test]
+fn photographs_are_captioned_and_marked_in_a_pipe() {
+    let (cat, missing, coffee) = (photo("cat.jpg"), photo("missing.jpg"), photo("coffee.jpg"));
+    let all_doubted = candor(&["caption", &cat, &missing, &coffee]).env("CANDOR_GUARD__THRESHOLD", "1").output().unwrap();
+    let (out, err) = (String::from_utf8(all_doubted.stdout).unwrap(), String::from_utf8(all_doubted.stderr).unwrap());
+    assert_eq!(all_doubted.status.code(), Some(1), "one photograph is missing");
+    assert!(err.contains("missing.jpg") && err.contains("1 of 3"), "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 2, "{out}");
+    assert!(lines[0].starts_with(&format!("{cat}: ")) && lines[1].starts_with(&format!("{coffee}: ")), "{out}");
+    assert!(lines.iter().all(|line| line.contains("?0.") && line.contains('[')), "{out}");
+    assert!(!out.contains('\x1b'), "colours are for terminals");
+    let (output, plain, _) = run(&["caption", "--guard", "off", &cat]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!plain.contains(['[', '?']) && plain.trim().ends_with('.'), "{plain}");
+}
+
+#[test]
+fn questions_are_answered_and_json_is_the_apis_object() {
+    let cat = photo("cat.jpg");
+    let (output, out, err) = run(&["ask", &cat, "Is there a cat in the picture?", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&object["object"], &object["model"]), (&"chat.completion".into(), &"candor-mini".into()));
+    assert!(["Yes.", "No."].contains(&object["choices"][0]["message"]["content"].as_str().unwrap()), "{object}");
+    assert!(object["choices"][0]["guard"]["score"].is_number());
+    let (output, _, err) = run(&["ask", &cat, " "]);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    let (output, _, err) = run(&["ask", &cat, "Is it?", "--guard", "regenerate"]);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(err.contains("guard.mode") && err.contains("--guard"), "{err}");
+}
+
+#[test]
+fn a_folder_is_captioned_into_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["cat.jpg", "coffee.jpg", "astronaut.jpg"] {
+        std::fs::copy(photo(name), dir.path().join(name)).unwrap();
+    }
+    std::fs::write(dir.path().join("broken.jpg"), b"no photograph").unwrap();
+    std::fs::write(dir.path().join("notes.txt"), b"not asked for").unwrap();
+    let out = dir.path().join("captions.jsonl");
+    let (output, _, err) = run(&["caption", "--batch", dir.path().to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "one photograph is broken");
+    assert!(err.contains("broken.jpg"), "{err}");
+    let lines: Vec<Value> = std::fs::read_to_string(&out).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let names: Vec<&str> = lines.iter().map(|l| l["image"].as_str().unwrap()).collect();
+    assert_eq!(names, ["astronaut.jpg", "broken.jpg", "cat.jpg", "coffee.jpg"]);
+    assert!(lines[1]["error"].as_str().unwrap().contains("broken.jpg") && lines[1]["caption"].is_null());
+    for (line, name) in [(&lines[0], "astronaut.jpg"), (&lines[2], "cat.jpg")] {
+        let (_, alone, _) = run(&["caption", "--json", &photo(name)]);
+        let alone: Value = serde_json::from_str(&alone).unwrap();
+        assert_eq!(line["caption"], alone["choices"][0]["message"]["content"], "a batch says what a single run says");
+        assert_eq!(line["guard"]["verdict"], alone["choices"][0]["guard"]["verdict"]);
+    }
+}
