@@ -4,7 +4,9 @@ use std::{fs, path::Path};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use half::{f16, slice::HalfFloatSliceExt};
+use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 use sha2::{Digest, Sha256};
 
 use super::{TrainError, flickr8k::Image, parallel::Workers};
@@ -14,8 +16,11 @@ use crate::vlm::{
     vision::efficientnet_lite::EfficientNetLite,
 };
 
-/// How an image may be seen: as it is, and mirrored.
-pub const VIEWS: usize = 2;
+/// How an image may be seen in training: as it is and mirrored, and a part of it in the same two ways.
+pub const VIEWS: usize = 4;
+
+/// Width and height of that part, as a share of the image's.
+const CROP: std::ops::Range<f64> = 0.8..0.95;
 
 /// Features `(image_tokens, channels)` of every view of every image, in f16 to halve the memory.
 pub struct Features {
@@ -25,7 +30,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// Encodes `images` (each as it is, and mirrored when `views` is 2), or reads the cache file that an earlier run over the same files left.
+    /// Encodes the first `views` of [`VIEWS`] of each of `images`, or reads the cache file that an earlier run over the same files left.
     ///
     /// # Errors
     /// When an image cannot be read: the error names it.
@@ -40,12 +45,13 @@ impl Features {
             ProgressStyle::with_template("encoding photographs {bar:40} {pos}/{len} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        let encoded = workers.map(images, |image| {
+        let numbered: Vec<(usize, &Image)> = images.iter().enumerate().collect();
+        let encoded = workers.map(&numbered, |&(i, image)| {
             bar.inc(1);
-            encode(image, views, tower).map_err(|e| e.context(format!("image {}", image.path.display())))
+            encode(image, views, tower, i as u64).map_err(|e| e.context(format!("image {}", image.path.display())))
         })?;
         bar.finish_and_clear();
-        let data: Vec<f16> = encoded.into_iter().flatten().collect();
+        let data = encoded.concat();
         write_cache(cache, &key, &data)?;
         Ok(Self { data, shape, views })
     }
@@ -53,6 +59,11 @@ impl Features {
     /// Number of images.
     pub fn len(&self) -> usize {
         self.data.len() / (self.shape.0 * self.shape.1 * self.views)
+    }
+
+    /// Ways in which each image is seen.
+    pub fn views(&self) -> usize {
+        self.views
     }
 
     /// Whether there are no images.
@@ -72,17 +83,27 @@ impl Features {
     }
 }
 
-fn encode(image: &Image, views: usize, tower: &EfficientNetLite) -> CandleResult<Vec<f16>> {
+fn encode(image: &Image, views: usize, tower: &EfficientNetLite, seed: u64) -> CandleResult<Vec<f16>> {
     let bytes = fs::read(&image.path)?;
     let decoded = preprocess::decode(&bytes, &preprocess::ImageLimits::default()).map_err(candle_core::Error::wrap)?;
     let mut out = Vec::new();
     for view in 0..views {
-        let picture = if view == 0 { decoded.clone() } else { image::imageops::flip_horizontal(&decoded) };
+        let seen = if view < 2 { decoded.clone() } else { crop(&decoded, &mut SmallRng::seed_from_u64(seed)) };
+        let picture = if view % 2 == 0 { seen } else { image::imageops::flip_horizontal(&seen) };
         let pixels = preprocess::to_pixels(&picture, tower.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
         let features = tower.forward(&pixels.unsqueeze(0)?)?.flatten_all()?.to_vec1::<f32>()?;
         out.extend(features.into_iter().map(f16::from_f32));
     }
     Ok(out)
+}
+
+/// A random part of an image.
+fn crop(image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
+    let share = rng.random_range(CROP);
+    let inner = |side: u32| ((f64::from(side) * share).round() as u32).clamp(1, side);
+    let (width, height) = (inner(image.width()), inner(image.height()));
+    let (x, y) = (rng.random_range(0..=image.width() - width), rng.random_range(0..=image.height() - height));
+    image::imageops::crop_imm(image, x, y, width, height).to_image()
 }
 
 /// Names and sizes of the files, and the shape: enough to notice that a cache belongs to other data.
@@ -103,7 +124,8 @@ fn read_cache(path: &Path, key: &[u8; 32], elements: usize) -> Option<Vec<f16>> 
 }
 
 fn write_cache(path: &Path, key: &[u8; 32], data: &[f16]) -> Result<(), TrainError> {
-    let mut bytes = key.to_vec();
+    let mut bytes = Vec::with_capacity(key.len() + 2 * data.len());
+    bytes.extend_from_slice(key);
     bytes.extend(data.iter().flat_map(|x| x.to_le_bytes()));
     super::checkpoint::write_atomically(path, &bytes)
 }

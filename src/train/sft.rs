@@ -71,8 +71,8 @@ pub struct SftConfig {
     pub dropout: f32,
     /// Label smoothing.
     pub label_smoothing: f32,
-    /// Show images mirrored half of the time.
-    pub mirror: bool,
+    /// Ways in which an image is shown, 1 to 4: as it is, mirrored, a part of it, that part mirrored.
+    pub views: usize,
     /// Seed of everything random.
     pub seed: u64,
     /// Steps between checkpoints.
@@ -107,6 +107,9 @@ impl Sft {
     /// # Errors
     /// When the configuration, the data or the run directory is not usable.
     pub fn prepare(config: SftConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
+        if !(1..=VIEWS).contains(&config.views) {
+            return Err(TrainError::Run(format!("views: must be 1 to {VIEWS}, not {}", config.views)));
+        }
         let data = Dataset::open(&config.data)?;
         let run = RunDir::open(out, &config, resume)?;
         let workers = Workers::new(if config.workers == 0 { candle_core::utils::get_num_threads() } else { config.workers })?;
@@ -116,8 +119,7 @@ impl Sft {
         let vision_config = EfficientNetLiteConfig { mid_tap: config.mid_tap, ..EfficientNetLiteConfig::default() };
         let tower = load_tower(&vision_config, &config.vision)?;
         let model = config.model(&vision_config, &tower, tokenizer.vocab_size());
-        let views = if config.mirror { VIEWS } else { 1 };
-        let train_features = Features::compute(&data.train, views, &tower, &workers, &run.file("train-features.f16"))?;
+        let train_features = Features::compute(&data.train, config.views, &tower, &workers, &run.file("train-features.f16"))?;
         let dev_features = Features::compute(&data.dev, 1, &tower, &workers, &run.file("dev-features.f16"))?;
         Ok(Self { config, run, data, workers, stats, tokenizer, template, model, train_features, dev_features })
     }
@@ -128,6 +130,7 @@ impl Sft {
     /// When a step fails or the loss is no number; the last checkpoint stays.
     pub fn train(&self) -> Result<(), TrainError> {
         let vars = initial_weights(&self.model, self.config.seed)?;
+        self.standardise(&vars)?;
         let mut optim = AdamW::new(&vars, self.config.optim)?;
         let mut done = 0;
         if let Some((step, state)) = self.run.load()? {
@@ -160,6 +163,25 @@ impl Sft {
         super::export::write_json(&self.run.file("model.json"), &self.model)
     }
 
+    /// Lets the projector's norm begin with every feature at mean 0 and scale 1 over some training images: those of the tower's inner map are
+    /// ten times larger than those of its last, and would drown them.
+    fn standardise(&self, vars: &VarMap) -> Result<(), TrainError> {
+        let views: Vec<(usize, usize)> = (0..self.data.train.len().min(256)).map(|i| (i, 0)).collect();
+        let x = self.train_features.batch(&views)?.flatten_to(1)?;
+        let centred = x.broadcast_sub(&x.mean_keepdim(1)?)?;
+        let normal = centred.broadcast_div(&(centred.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?)?;
+        let mean = normal.mean(0)?;
+        let gain = (normal.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-3)?.sqrt()?.recip()?;
+        for (name, var) in named_vars(vars) {
+            match name.as_str() {
+                "connector.norm.weight" => var.set(&gain)?,
+                "connector.norm.bias" => var.set(&(&mean * &gain)?.neg()?)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn step(&self, vars: &VarMap, optim: &mut AdamW, step: usize, per_epoch: usize, total: usize) -> Result<f64, TrainError> {
         let (epoch, at) = (step / per_epoch, step % per_epoch);
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
@@ -167,8 +189,7 @@ impl Sft {
         let first = at * self.config.batch_images;
         let batch = &order[first..(first + self.config.batch_images).min(order.len())];
         let mut rng = SmallRng::seed_from_u64(self.config.seed ^ (step as u64 + 1) << 40);
-        let views: Vec<(usize, usize)> =
-            batch.iter().map(|&i| (i, if self.config.mirror { rng.random_range(0..VIEWS) } else { 0 })).collect();
+        let views: Vec<(usize, usize)> = batch.iter().map(|&i| (i, rng.random_range(0..self.train_features.views()))).collect();
         let shard = views.len().div_ceil(self.workers.count());
         let seeds: Vec<u64> = views.iter().map(|_| rng.random()).collect();
         let questions = if epoch < self.config.questions_from_epoch { 0 } else { self.config.questions_per_image };

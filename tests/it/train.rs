@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A small copy of the real data: photographs with their captions.
-fn small_dataset(dir: &Path) -> bool {
+fn small_dataset(dir: &Path, train: usize, dev: usize) -> bool {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/flickr8k");
     let Ok(captions) = fs::read_to_string(source.join("captions.tsv")) else {
         println!("skipped: ../shared/data/flickr8k is not here");
@@ -18,8 +18,8 @@ fn small_dataset(dir: &Path) -> bool {
     let names = |file: &str, n: usize| -> Vec<String> {
         fs::read_to_string(source.join(file)).unwrap().lines().take(n).map(str::to_owned).collect()
     };
-    let (train, dev) = (names("train.txt", 12), names("dev.txt", 4));
-    fs::create_dir(dir.join("images")).unwrap();
+    let (train, dev) = (names("train.txt", train), names("dev.txt", dev));
+    fs::create_dir_all(dir.join("images")).unwrap();
     for name in train.iter().chain(&dev) {
         fs::copy(source.join("images").join(name), dir.join("images").join(name)).unwrap();
     }
@@ -35,7 +35,7 @@ fn config(dir: &Path) -> PathBuf {
     let text = format!(
         "data = {:?}\nvision = {vision:?}\nmid_tap = true\nvocab_size = 400\nhidden_size = 32\nintermediate_size = 64\nlayers = 2\n\
          heads = 2\nkv_heads = 1\ncontext_len = 160\nepochs = 10\nbatch_images = 6\nquestions_per_image = 2\nquestions_from_epoch = 1\n\
-         dropout = 0.1\nlabel_smoothing = 0.05\nmirror = true\nseed = 3\ncheckpoint_every = 4\neval_every = 8\nworkers = 2\n\
+         dropout = 0.1\nlabel_smoothing = 0.05\nviews = 4\nseed = 3\ncheckpoint_every = 4\neval_every = 8\nworkers = 2\n\
          [optim]\nlearning_rate = 1e-3\nwarmup_steps = 4\nfinal_share = 0.1\nweight_decay = 0.05\nbeta1 = 0.9\nbeta2 = 0.98\n\
          clip_norm = 1.0\nema_decay = 0.9\n",
         dir.join("data")
@@ -46,8 +46,12 @@ fn config(dir: &Path) -> PathBuf {
 }
 
 fn start(config: &Path, out: &Path, resume: bool) -> Child {
+    train("sft", config, out, resume)
+}
+
+fn train(what: &str, config: &Path, out: &Path, resume: bool) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
-    command.args(["train", "sft", "--config"]).arg(config).arg("--out").arg(out).stderr(Stdio::inherit());
+    command.args(["train", what, "--config"]).arg(config).arg("--out").arg(out).stderr(Stdio::inherit());
     if resume {
         command.arg("--resume");
     }
@@ -61,8 +65,7 @@ fn losses(run: &Path) -> Vec<String> {
 #[test]
 fn a_killed_training_goes_on_as_if_nothing_had_been() {
     let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("data")).unwrap();
-    if !small_dataset(&dir.path().join("data")) {
+    if !small_dataset(&dir.path().join("data"), 12, 4) {
         return;
     }
     let (config, whole, broken) = (config(dir.path()), dir.path().join("whole"), dir.path().join("broken"));
@@ -84,6 +87,53 @@ fn a_killed_training_goes_on_as_if_nothing_had_been() {
     let weights = |run: &Path| fs::read(run.join("policy.safetensors")).unwrap();
     assert!(weights(&whole) == weights(&broken), "the weights differ");
     assert!(fs::read_to_string(whole.join("loss.svg")).unwrap().contains("<svg"));
+}
+
+#[test]
+fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() {
+    let dir = tempfile::tempdir().unwrap();
+    if !small_dataset(&dir.path().join("data"), 24, 16) {
+        return;
+    }
+    // Long enough that the policy names things.
+    let (sft, run) = (config(dir.path()), dir.path().join("sft"));
+    fs::write(&sft, fs::read_to_string(&sft).unwrap().replace("epochs = 10", "epochs = 40").replace("1e-3", "5e-3")).unwrap();
+    assert!(start(&sft, &run, false).wait().unwrap().success());
+    let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
+    let text = format!(
+        "data = {:?}\npolicy = {run:?}\nvision = {:?}\nprobe_hidden = 16\nepochs = 2\nbatch_images = 6\ntrue_captions = 1\nperturbed_captions = 2\n\
+         own_captions = 1\nforeign_captions = 1\nanswers = 2\ntemperature = 1.0\ndropout = 0.1\nrest_weight = 0.3\nseed = 5\ncheckpoint_every = 4\n\
+         workers = 2\n[detached]\n{optim}[probe]\n{optim}",
+        dir.path().join("data"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini/model.safetensors"),
+    );
+    let (file, out) = (dir.path().join("reward.toml"), dir.path().join("reward"));
+    fs::write(&file, text).unwrap();
+    assert!(train("reward", &file, &out, false).wait().unwrap().success());
+    let read = |name: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap() };
+    let report = read("report.json");
+    for scorer in ["probe", "detached", "log-probability"] {
+        let auroc = report["perturbations"][scorer]["auroc"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&auroc), "{report}");
+    }
+    assert_eq!(report["captions"]["captions"], 16);
+    for (_, calibration) in read("bundle/calibration.json").as_object().unwrap() {
+        let rates: Vec<f64> = calibration["thresholds"].as_array().unwrap().iter().map(|t| t["fpr"].as_f64().unwrap()).collect();
+        assert!([0.01, 0.05, 0.10].iter().all(|rate| rates.contains(rate)), "{calibration}");
+    }
+    // Asked to go on, a finished run says the same again.
+    assert!(train("reward", &file, &out, true).wait().unwrap().success());
+    assert_eq!(read("report.json"), report);
+    let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg");
+    let said = Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(["caption", "--json", "--model"])
+        .arg(out.join("bundle"))
+        .arg(photo)
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let answer: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert!(answer["choices"][0]["guard"]["score"].is_number(), "{answer}");
 }
 
 #[test]
