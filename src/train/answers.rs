@@ -5,14 +5,22 @@ use std::collections::BTreeMap;
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
+    TrainError,
+    corpus::Corpus,
+    features::Features,
     flickr8k::Image,
     labels::LabelledText,
     qa::{Kind, Qa, QaBuilder},
+    reward::RewardTraining,
     reward_data::judged,
+    rollout::{self, RolloutConfig},
     stats::CaptionStats,
     text::normalize_caption,
 };
 use crate::lexicon::Lexicon;
+
+/// Longest answer in a rollout, in tokens.
+const MAX_TOKENS: usize = 12;
 
 /// Images whose questions fill the pool of answers.
 const POOL: usize = 1000;
@@ -41,8 +49,39 @@ impl Said {
 }
 
 /// Whether the captions settle the whole answer, so that any other is wrong.
-pub(super) fn is_closed(kind: Kind) -> bool {
+fn is_closed(kind: Kind) -> bool {
     matches!(kind, Kind::Presence | Kind::Color | Kind::IsColor | Kind::Count)
+}
+
+/// Whether an answer is the captions' own.
+pub(super) fn is_right(answer: &str, qa: &Qa) -> bool {
+    answer.eq_ignore_ascii_case(&qa.answer)
+}
+
+/// The policy's own answers to at most `n` derived questions about each image whose answers the captions settle.
+pub(super) fn own_answers(
+    training: &RewardTraining,
+    images: &[Image],
+    features: &Features,
+    stats: &CaptionStats,
+    n: usize,
+    temperature: f32,
+) -> Result<Vec<Vec<(String, Qa)>>, TrainError> {
+    let (policy, builder) = (&training.policy, QaBuilder::new(stats, Lexicon::shared()));
+    let all: Vec<usize> = (0..images.len()).collect();
+    let answered = training.workers.map(&all, |&i| {
+        let seed = training.config.seed ^ (i as u64 + 1) << 20;
+        let features = features.batch(&[(i, 0)])?;
+        let config = RolloutConfig { temperature, seed, max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
+        let answer = |qa: Qa| {
+            let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &qa.question).map_err(candle_core::Error::wrap)?;
+            let tokens = rollout::answers(&policy.model, &features, &prompt, config)?.concat();
+            Ok((policy.tokenizer.decode(&tokens), qa))
+        };
+        let pairs = builder.pairs(&images[i], &mut SmallRng::seed_from_u64(seed), n);
+        pairs.into_iter().filter(|qa| is_closed(qa.kind)).map(answer).collect::<candle_core::Result<Vec<_>>>()
+    })?;
+    Ok(answered)
 }
 
 /// Makes right and wrong answers in the manner of a training split.

@@ -57,7 +57,9 @@ pub struct RewardConfig {
     pub foreign_captions: usize,
     /// Answers to derived questions an image and epoch, half of them wrong.
     pub answers: usize,
-    /// Temperature of the sampled captions.
+    /// Answers of the policy's own to derived questions an image; all of them every epoch.
+    pub own_answers: usize,
+    /// Temperature of the sampled captions and answers.
     pub temperature: f32,
     /// Dropout in the detached scorer.
     pub dropout: f32,

@@ -5,12 +5,12 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     TrainError,
-    answers::{Answers, Said},
+    answers::{Answers, Said, is_right, own_answers},
     corpus::Corpus,
     flickr8k::Image,
     labels::LabelledText,
     perturb::Perturber,
-    qa::QaBuilder,
+    qa::{Qa, QaBuilder},
     reward::RewardTraining,
     rollout::{RolloutConfig, answers},
     rows::{Branch, RowBatch, TextRow},
@@ -56,6 +56,8 @@ pub(super) struct Examples<'a> {
     answers: Answers,
     /// The policy's own captions of every training image, with their token ids.
     own: Vec<Vec<(Vec<u32>, LabelledText)>>,
+    /// Its own answers to some questions about every training image.
+    own_answers: Vec<Vec<Said>>,
 }
 
 impl<'a> Examples<'a> {
@@ -70,7 +72,15 @@ impl<'a> Examples<'a> {
             let captions = own_captions(training, &training.data.train, &training.train_features, temperature, sample as u64)?;
             own.iter_mut().zip(captions).for_each(|(own, caption)| own.push(caption));
         }
-        Ok(Self { training, perturber, answers, own })
+        let (config, stats) = (&training.config, perturber.stats());
+        let answered =
+            own_answers(training, &training.data.train, &training.train_features, stats, config.own_answers, config.temperature)?;
+        let said = |(answer, qa): (String, Qa)| {
+            let right = is_right(&answer, &qa);
+            Said::answer(qa.question, answer, right)
+        };
+        let own_answers = answered.into_iter().map(|of| of.into_iter().map(said).collect()).collect();
+        Ok(Self { training, perturber, answers, own, own_answers })
     }
 
     /// True captions of training images, every token learnt.
@@ -104,6 +114,7 @@ impl<'a> Examples<'a> {
             }
             texts.extend(self.own[i].iter().map(|(_, text)| judged(text.text.clone(), &references)));
             let mut said: Vec<Said> = texts.into_iter().map(Said::from).collect();
+            said.extend_from_slice(&self.own_answers[i]);
             said.extend(self.answers.of(&questions, image, config.answers, &mut rng));
             rows.push(said);
         }

@@ -15,16 +15,15 @@ use serde::Serialize;
 
 use super::{
     TrainError,
-    answers::{Said, is_closed},
-    corpus::{Corpus, END},
+    answers::{Said, is_right, own_answers},
+    corpus::END,
     export::{read_weights, write_json, write_weights},
     flickr8k::Image,
     labels::LabelledText,
     perturb::{Kind, Perturber},
-    qa::{Qa, QaBuilder},
+    qa::Qa,
     reward::{RewardTraining, Scorers},
     reward_data::{layout, own_captions},
-    rollout::{self, RolloutConfig},
     sft::CHAT_TEMPLATE,
     stats::CaptionStats,
     text::normalize_caption,
@@ -158,24 +157,10 @@ impl RewardTraining {
     /// The policy's greedy answers to derived questions whose answers the captions settle, and how many are right.
     fn answer_split(&self) -> Result<(Texts, BTreeMap<String, Questions>), TrainError> {
         let stats = CaptionStats::new(&self.data.train, Lexicon::shared());
-        let builder = QaBuilder::new(&stats, Lexicon::shared());
-        let policy = &self.policy;
-        let config = RolloutConfig { temperature: 0.0, seed: 0, max_tokens: 12, eos: policy.tokenizer.eos() };
-        let images: Vec<usize> = (0..self.data.dev.len()).collect();
-        let answered = self.workers.map(&images, |&i| {
-            let mut rng = SmallRng::seed_from_u64(self.config.seed ^ (i as u64 + 1) << 20);
-            let features = self.dev_features.batch(&[(i, 0)])?;
-            let closed = builder.pairs(&self.data.dev[i], &mut rng, QUESTIONS).into_iter().filter(|qa| is_closed(qa.kind));
-            let answer = |qa: Qa| {
-                let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &qa.question).map_err(candle_core::Error::wrap)?;
-                let tokens = rollout::answers(&policy.model, &features, &prompt, config)?.concat();
-                Ok((policy.tokenizer.decode(&tokens), qa))
-            };
-            closed.map(answer).collect::<candle_core::Result<Vec<_>>>()
-        })?;
+        let answered = own_answers(self, &self.data.dev, &self.dev_features, &stats, QUESTIONS, 0.0)?;
         let mut questions: BTreeMap<String, Questions> = BTreeMap::new();
         let mut judge = |(answer, qa): (String, Qa)| {
-            let right = answer.eq_ignore_ascii_case(&qa.answer);
+            let right = is_right(&answer, &qa);
             let kind = questions.entry(format!("{:?}", qa.kind).to_lowercase()).or_default();
             kind.asked += 1;
             kind.right += usize::from(right);
@@ -229,7 +214,7 @@ impl RewardTraining {
                         let labels = text.token_labels(&self.policy.tokenizer, &tokens);
                         labels.iter().enumerate().filter_map(|(i, label)| label.map(|good| (vec![i], good))).collect()
                     };
-                    for (group, good) in groups {
+                    for (group, good) in groups.into_iter().filter(|(group, _): &(Vec<usize>, bool)| !group.is_empty()) {
                         let worst = |s: &Vec<f32>| group.iter().map(|&i| s[first + i]).fold(f32::INFINITY, f32::min);
                         pieces.push(Piece { image, good, kind: *kind, scores: [worst(&scores[0]), worst(&scores[1]), worst(&scores[2])] });
                     }

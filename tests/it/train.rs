@@ -102,7 +102,7 @@ fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() 
     let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
     let text = format!(
         "data = {:?}\npolicy = {run:?}\nvision = {:?}\nprobe_hidden = 16\nepochs = 2\nbatch_images = 6\ntrue_captions = 1\nperturbed_captions = 2\n\
-         own_captions = 1\nforeign_captions = 1\nanswers = 2\ntemperature = 1.0\ndropout = 0.1\nrest_weight = 0.3\nseed = 5\ncheckpoint_every = 4\n\
+         own_captions = 1\nforeign_captions = 1\nanswers = 2\nown_answers = 2\ntemperature = 1.0\ndropout = 0.1\nrest_weight = 0.3\nseed = 5\ncheckpoint_every = 4\n\
          workers = 2\n[detached]\n{optim}[probe]\n{optim}",
         dir.path().join("data"),
         Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini/model.safetensors"),
