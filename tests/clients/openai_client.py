@@ -4,8 +4,10 @@ import asyncio
 import base64
 import sys
 import unittest
+import urllib.request
 
 import openai
+from prometheus_client.parser import text_string_to_metric_families
 
 BASE_URL, PHOTO = sys.argv.pop(1), sys.argv.pop(1)
 client = openai.OpenAI(base_url=BASE_URL, api_key="unused", max_retries=0)
@@ -96,6 +98,21 @@ class Chat(unittest.TestCase):
                 create(**more)
             self.assertEqual(caught.exception.param, param)
             self.assertIn(param.split(".")[0].split("[")[0], str(caught.exception))
+
+    def test_prometheus_reads_the_metrics(self):
+        def scrape():
+            with urllib.request.urlopen(BASE_URL.removesuffix("/v1") + "/metrics") as page:
+                families = text_string_to_metric_families(page.read().decode())
+                return {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families for s in f.samples}
+
+        before = scrape()
+        used = create(extra_body={"guard": {"threshold": 1.0}}).usage
+        after = scrape()
+        grown = lambda name, *labels: after[name, labels] - before[name, labels]
+        self.assertGreaterEqual(grown("candor_generation_tokens_total"), used.completion_tokens)
+        self.assertGreaterEqual(grown("candor_prompt_tokens_total"), used.prompt_tokens)
+        self.assertGreaterEqual(grown("candor_responses_total", ("verdict", "flagged")), 1)
+        self.assertGreaterEqual(grown("candor_token_reward_count"), 1)
 
     def test_too_much(self):
         with self.assertRaises(openai.APIStatusError) as caught:
