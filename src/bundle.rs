@@ -247,7 +247,7 @@ fn load_reward(source: &Source, config: &RewardConfig, kind: RewardKind, device:
     let vb = VarBuilder::from_tensors(source.weights("reward.safetensors", device)?, DType::F32, device).pp(kind.name());
     let reward: Arc<dyn TokenReward> = match kind {
         RewardKind::Probe => {
-            let net = ProbeNet::load(config.probe.as_ref().ok_or_else(missing)?, vb).map_err(fail)?;
+            let net = ProbeNet::load(config.probe.as_ref().ok_or_else(missing)?, vb).and_then(ProbeNet::folded).map_err(fail)?;
             Arc::new(Probe::new(net, calibration.clone()))
         }
         RewardKind::Detached => {

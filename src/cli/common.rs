@@ -1,13 +1,13 @@
 //! What several commands share: where the configuration comes from, and the model that it names.
 
-use std::path::PathBuf;
+use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, thread::available_parallelism};
 
 use clap::Args;
 
 use super::Failure;
 use crate::{
     bundle::Bundle,
-    config::{Auto, Config, Flag, Problems, load},
+    config::{Config, Flag, Problems, load},
     device::DeviceChoice,
 };
 
@@ -42,11 +42,32 @@ fn text((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(Stri
     Some((name.into_string().ok()?, value.into_string().ok()?))
 }
 
+/// Settles how the process runs, which can be had before it starts alone: so it starts again, once.
+///
+/// candle's own threads wait by spinning, beside rayon's and the workers of a training they are in the way. Where no variable names the number of
+/// threads, candle asks the system anew for every matrix product. The allocator keeps what it has: every step needs the same again.
+pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
+    const MARK: &str = "CANDLE_NUM_THREADS";
+    const KEPT_BYTES: &str = "1073741824";
+    if std::env::var_os(MARK).is_some() {
+        return Ok(());
+    }
+    let mut again = Command::new(std::env::current_exe().map_err(Failure::failed)?);
+    again
+        .args(std::env::args_os().skip(1))
+        .env(MARK, "1")
+        .env("MALLOC_MMAP_THRESHOLD_", KEPT_BYTES)
+        .env("MALLOC_TRIM_THRESHOLD_", KEPT_BYTES);
+    if threads.is_some() || std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        let threads = threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+        again.env("RAYON_NUM_THREADS", threads.to_string());
+    }
+    Err(Failure::failed(again.exec()))
+}
+
 /// Sets the networks' threads up and loads the configured bundle.
 pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
-    if let Auto::Value(threads) = config.model.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(Failure::failed)?;
-    }
+    settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
     Bundle::load(&config.model.name, config.model.reward.value(), &device).map_err(Failure::failed)
 }

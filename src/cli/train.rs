@@ -1,15 +1,11 @@
 //! `candor train`
 
-use std::{
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Subcommand};
 use serde::de::DeserializeOwned;
 
-use super::Failure;
+use super::{Failure, common::settle};
 use crate::train::{
     reward::{RewardConfig, RewardTraining},
     sft::{Sft, SftConfig},
@@ -65,7 +61,7 @@ struct Reward {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    one_thread_each()?;
+    settle(None)?;
     match args.what {
         What::Sft(run) => {
             let config: SftConfig = read(&run.config)?;
@@ -85,21 +81,4 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 fn read<C: DeserializeOwned>(file: &Path) -> Result<C, Failure> {
     let text = std::fs::read_to_string(file).map_err(|e| Failure::Misused(format!("{}: {e}", file.display())))?;
     toml::from_str(&text).map_err(|e| Failure::Misused(format!("{}: {e}", file.display())))
-}
-
-/// Training splits a batch over the cores itself. candle's own threads, which wait by spinning, would only be in the way; they can be had off before the process
-/// starts alone, so the process starts again. The allocator is told to keep what it has: every step needs the same again.
-fn one_thread_each() -> Result<(), Failure> {
-    const MARK: &str = "CANDLE_NUM_THREADS";
-    if std::env::var_os(MARK).is_some() {
-        return Ok(());
-    }
-    let program = std::env::current_exe().map_err(Failure::failed)?;
-    let error = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .env(MARK, "1")
-        .env("MALLOC_MMAP_THRESHOLD_", "4000000000")
-        .env("MALLOC_TRIM_THRESHOLD_", "4000000000")
-        .exec();
-    Err(Failure::failed(error))
 }

@@ -24,6 +24,9 @@ pub(crate) struct Networks {
     pub(crate) vocabulary: Vocabulary,
 }
 
+/// Images whose keys and values are remembered for the next question about them.
+const IMAGES: usize = 64;
+
 /// Keys and values of policy and scorer. A sequence has the same slot in both.
 struct Caches {
     policy: KvCache,
@@ -33,7 +36,8 @@ struct Caches {
 impl Caches {
     fn new(networks: &Networks, slots: usize, capacity: usize) -> Result<Self> {
         let scorer = networks.reward.as_ref().map_or(Ok(None), |r| r.new_cache(slots, capacity))?;
-        Ok(Self { policy: networks.vlm.new_cache(slots, capacity)?, scorer })
+        let policy = networks.vlm.new_cache(slots, capacity)?.remembering(IMAGES);
+        Ok(Self { policy, scorer: scorer.map(|cache| cache.remembering(IMAGES)) })
     }
 
     fn free(&mut self, slot: usize) {

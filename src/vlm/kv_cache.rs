@@ -1,6 +1,8 @@
 //! Keys and values of many sequences, outside the model.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use std::collections::VecDeque;
+
+use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
 
 use super::Row;
 
@@ -14,6 +16,15 @@ pub struct KvCache {
     capacity: usize,
     lens: Vec<usize>,
     prefixes: Vec<usize>,
+    images: Images,
+}
+
+/// Keys and values of the images that sequences lately began with. What stands before all text depends on the image alone.
+#[derive(Debug, Default)]
+struct Images {
+    most: usize,
+    /// Last used last; a layer's keys and values are `(image_tokens, kv_width)`.
+    known: VecDeque<(TensorId, Vec<(Tensor, Tensor)>)>,
 }
 
 impl KvCache {
@@ -21,7 +32,14 @@ impl KvCache {
     pub fn new(layers: usize, slots: usize, capacity: usize, kv_width: usize, dtype: DType, device: &Device) -> Result<Self> {
         let zeros = || Tensor::zeros((slots * capacity, kv_width), dtype, device);
         let layers = (0..layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
-        Ok(Self { layers, capacity, lens: vec![0; slots], prefixes: vec![0; slots] })
+        Ok(Self { layers, capacity, lens: vec![0; slots], prefixes: vec![0; slots], images: Images::default() })
+    }
+
+    /// Also remembers the last `most` images, so that a sequence that begins with one of them need not read it again. An image is known by its tensor:
+    /// clones are the same image, equal tensors are not.
+    pub fn remembering(mut self, most: usize) -> Self {
+        self.images.most = most;
+        self
     }
 
     /// How many sequences fit.
@@ -107,6 +125,34 @@ impl KvCache {
         let line = slot * self.capacity + self.lens[slot];
         self.layers[layer].0.slice_set(k, 0, line)?;
         self.layers[layer].1.slice_set(v, 0, line)
+    }
+
+    /// Begins `slot` with an image that is remembered; false when it is not.
+    pub(crate) fn recall(&mut self, slot: usize, image: TensorId) -> Result<bool> {
+        let Some(at) = self.images.known.iter().position(|(id, _)| *id == image) else { return Ok(false) };
+        let Some(known) = self.images.known.remove(at) else { return Ok(false) };
+        let mut len = 0;
+        for (layer, (k, v)) in known.1.iter().enumerate() {
+            self.write(layer, slot, k, v)?;
+            len = k.dim(0)?;
+        }
+        self.images.known.push_back(known);
+        self.advance(slot, len, len);
+        Ok(true)
+    }
+
+    /// Remembers the image that `slot` began with.
+    pub(crate) fn remember(&mut self, slot: usize, image: TensorId) -> Result<()> {
+        if self.images.most == 0 || self.images.known.iter().any(|(id, _)| *id == image) {
+            return Ok(());
+        }
+        let lines = |t: &Tensor| t.narrow(0, slot * self.capacity, self.prefixes[slot])?.copy();
+        let layers = self.layers.iter().map(|(k, v)| Ok((lines(k)?, lines(v)?))).collect::<Result<_>>()?;
+        if self.images.known.len() == self.images.most {
+            self.images.known.pop_front();
+        }
+        self.images.known.push_back((image, layers));
+        Ok(())
     }
 
     /// Accounts for positions written by every layer.

@@ -60,6 +60,28 @@ impl PrefixDecoder {
     /// When the rows do not fit the cache; its lengths are then unchanged.
     pub fn step(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Tensor>> {
         cache.check(rows, self.image_tokens)?;
+        let mut left = rows.to_vec();
+        let stepped = self.recall(&mut left, cache).and_then(|()| self.extend(&left, cache));
+        match &stepped {
+            Ok(_) => left.iter().try_for_each(|row| row.image.map_or(Ok(()), |image| cache.remember(row.slot, image.id())))?,
+            Err(_) => rows.iter().for_each(|row| cache.truncate(row.slot, row.start)),
+        }
+        stepped
+    }
+
+    /// Takes the images that the cache remembers out of `rows`.
+    fn recall(&self, rows: &mut [Row<'_>], cache: &mut KvCache) -> Result<()> {
+        for row in rows {
+            if let Some(image) = row.image
+                && cache.recall(row.slot, image.id())?
+            {
+                (row.image, row.start) = (None, self.image_tokens);
+            }
+        }
+        Ok(())
+    }
+
+    fn extend(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Tensor>> {
         let ids: Vec<u32> = rows.iter().flat_map(|r| r.tokens.iter().copied()).collect();
         let embedded = self.llama.embed(&ids)?;
         let with_images = rows.iter().any(|r| r.image.is_some());
@@ -314,6 +336,30 @@ mod tests {
         let next = logits(&model, &rows, &mut cache);
         assert_close(&next[0], &next_alone[0]);
         assert_close(&next[1], &next_alone[0]);
+    }
+
+    #[test]
+    fn a_remembered_image_gives_what_reading_it_gives() {
+        let model = model(&variables());
+        let images: Vec<Tensor> = (0..2).map(|i| images(2).get(i).unwrap()).collect();
+        let row = |slot, image: usize| Row { slot, start: 0, image: Some(&images[image]), tokens: &[7, 8, 9] };
+        let mut plain = model.new_cache(2, 16).unwrap();
+        let want = logits(&model, &[row(0, 0), row(1, 1)], &mut plain);
+        // Room for one: the images drive each other out and come back.
+        let mut cache = model.new_cache(3, 16).unwrap().remembering(1);
+        for image in [0, 0, 1, 1, 0] {
+            let got = logits(&model, &[row(2, image)], &mut cache);
+            got.iter().zip(&want[3 * image..]).for_each(|(a, b)| assert_close(a, b));
+            assert_eq!((cache.len(2), cache.prefix(2)), (5, 2));
+            let next = logits(&model, &[Row { slot: 2, start: 5, image: None, tokens: &[10] }], &mut cache);
+            let wanted = logits(&model, &[Row { slot: image, start: 5, image: None, tokens: &[10] }], &mut plain);
+            assert_close(&next[0], &wanted[0]);
+            plain.truncate(image, 5);
+            cache.truncate(2, 0);
+        }
+        // A known image and a new one in one step.
+        let got = logits(&model, &[row(1, 0), row(2, 1)], &mut cache);
+        got.iter().zip(&want).for_each(|(a, b)| assert_close(a, b));
     }
 
     #[test]
