@@ -92,12 +92,20 @@ fn a_killed_training_goes_on_as_if_nothing_had_been() {
 #[test]
 fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() {
     let dir = tempfile::tempdir().unwrap();
-    if !small_dataset(&dir.path().join("data"), 24, 16) {
+    if !small_dataset(&dir.path().join("data"), 24, 64) {
         return;
     }
     // Long enough that the policy names things.
     let (sft, run) = (config(dir.path()), dir.path().join("sft"));
-    fs::write(&sft, fs::read_to_string(&sft).unwrap().replace("epochs = 10", "epochs = 40").replace("1e-3", "5e-3")).unwrap();
+    fs::write(
+        &sft,
+        fs::read_to_string(&sft)
+            .unwrap()
+            .replace("epochs = 10", "epochs = 120")
+            .replace("eval_every = 8", "eval_every = 80")
+            .replace("1e-3", "5e-3"),
+    )
+    .unwrap();
     assert!(start(&sft, &run, false).wait().unwrap().success());
     let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
     let text = format!(
@@ -116,7 +124,7 @@ fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() 
         let auroc = report["perturbations"][scorer]["auroc"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&auroc), "{report}");
     }
-    assert_eq!(report["captions"]["captions"], 16);
+    assert_eq!(report["captions"]["captions"], 64);
     for (_, calibration) in read("bundle/calibration.json").as_object().unwrap() {
         let rates: Vec<f64> = calibration["thresholds"].as_array().unwrap().iter().map(|t| t["fpr"].as_f64().unwrap()).collect();
         assert!([0.01, 0.05, 0.10].iter().all(|rate| rates.contains(rate)), "{calibration}");
