@@ -88,6 +88,19 @@ fn logprobs_are_of_the_answers_tokens() {
     }
 }
 
+/// The same but for the last bits of numbers: a known image is read in a step of another shape, which rounds otherwise.
+fn alike(a: &Value, b: &Value) {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a.iter().zip(b).for_each(|(a, b)| alike(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+            a.iter().for_each(|(key, a)| alike(a, &b[key]));
+        }
+        (Value::Number(a), Value::Number(b)) => assert!((a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-4, "{a} {b}"),
+        _ => assert_eq!(a, b),
+    }
+}
+
 #[test]
 fn a_stream_says_what_the_whole_answer_says() {
     let served = Served::new();
@@ -108,12 +121,13 @@ fn a_stream_says_what_the_whole_answer_says() {
         let choice = &whole["choices"][index];
         assert_eq!(choice["message"]["content"], json!(text));
         let (last, others) = of.split_last().unwrap();
-        assert_eq!((&last["finish_reason"], &last["guard"], &last["delta"]), (&choice["finish_reason"], &choice["guard"], &json!({})));
+        assert_eq!((&last["finish_reason"], &last["delta"]), (&choice["finish_reason"], &json!({})));
+        alike(&last["guard"], &choice["guard"]);
         assert!(others.iter().all(|c| c["finish_reason"].is_null()));
         let spans: Vec<_> = others.iter().filter_map(|c| c["guard"]["spans"].as_array()).flatten().cloned().collect();
-        assert_eq!(json!(spans), choice["guard"]["spans"]);
+        alike(&json!(spans), &choice["guard"]["spans"]);
         let logprobs: Vec<_> = others.iter().filter_map(|c| c["logprobs"]["content"].as_array()).flatten().cloned().collect();
-        assert_eq!(json!(logprobs), choice["logprobs"]["content"]);
+        alike(&json!(logprobs), &choice["logprobs"]["content"]);
     }
 }
 
