@@ -197,8 +197,8 @@ fn a_drain_fails_what_its_deadline_finds() {
     });
     // The step does not end, so the drain gives up waiting; the engine fails the rest as soon as it can.
     drain.join().unwrap();
-    drop(gate);
     assert_eq!(toy.steps(), 0);
+    drop(gate);
     for stream in streams {
         assert_eq!(listen(stream).end, Err(EngineError::ShuttingDown));
     }
