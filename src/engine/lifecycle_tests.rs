@@ -271,7 +271,13 @@ fn the_observer_is_told_what_happened() {
     toy.panics.store(true, SeqCst);
     listen(handle.submit(request(1.0, &[5])).unwrap());
     assert_eq!(counts.failures.lock().unwrap().len(), 1);
-    drop(handle.submit(long(1.0)).unwrap());
-    until(|| counts.cancelled.load(SeqCst) == 1);
+    // The gate keeps the answer from ending before its client leaves.
+    let ((toy, gate), left) = (Toy::gated(), Arc::new(Counts::default()));
+    let handle = start(&toy, &Arc::default(), EngineConfig { observer: left.clone(), ..EngineConfig::default() });
+    let stream = handle.submit(long(1.0)).unwrap();
+    until(|| handle.health().running == 1);
+    drop(stream);
+    gate.send(()).unwrap();
+    until(|| left.cancelled.load(SeqCst) == 1);
     assert_eq!(counts.most.load(SeqCst), 1);
 }
