@@ -232,6 +232,14 @@ impl Bundle {
         Source::find(name)?.json("config.json")
     }
 
+    /// One file of the embedded bundle of that name or, where there is none, of the directory.
+    ///
+    /// # Errors
+    /// When there is no such bundle, or it has no such file.
+    pub fn file(name: &str, file: &str) -> Result<Cow<'static, [u8]>, BundleError> {
+        Source::find(name)?.read(file)
+    }
+
     /// Names of the bundles in the binary.
     pub fn embedded() -> &'static [&'static str] {
         embedded::NAMES

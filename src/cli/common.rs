@@ -9,6 +9,7 @@ use crate::{
     bundle::Bundle,
     config::{Config, Flag, Problems, load},
     device::DeviceChoice,
+    eval::report::Report,
 };
 
 /// Options of every command that uses a model.
@@ -70,4 +71,11 @@ pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
     settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
     Bundle::load(&config.model.name, config.model.reward.value(), &device).map_err(Failure::failed)
+}
+
+/// A report as this terminal shows it.
+pub(crate) fn shown(report: &Report) -> String {
+    let out = console::Term::stdout();
+    let width = if out.is_term() { usize::from(out.size().1) } else { 160 };
+    report.terminal(width, out.is_term())
 }

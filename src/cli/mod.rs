@@ -4,6 +4,7 @@ mod bench;
 mod caption;
 mod common;
 mod doctor;
+mod eval;
 mod models;
 mod serve;
 mod train;
@@ -27,6 +28,7 @@ enum Command {
     Serve(serve::Args),
     Caption(caption::CaptionArgs),
     Ask(caption::AskArgs),
+    Eval(eval::Args),
     Train(train::Args),
     Models(models::Args),
     Bench(bench::Args),
@@ -64,6 +66,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Caption(args) => caption::caption(args),
         Command::Ask(args) => caption::ask(args),
+        Command::Eval(args) => eval::run(args),
         Command::Train(args) => train::run(args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args as ClapArgs, Subcommand};
 use serde::de::DeserializeOwned;
 
-use super::{Failure, common::settle};
+use super::{
+    Failure,
+    common::{settle, shown},
+};
 use crate::train::{
     reward::{RewardConfig, RewardTraining},
     sft::{Sft, SftConfig},
@@ -32,6 +35,16 @@ enum What {
 }
 
 #[derive(Debug, ClapArgs)]
+struct Reward {
+    #[command(flatten)]
+    run: Run,
+
+    /// Only write what the scorers would learn from, RUNDIR/samples.html and samples.json, to look at
+    #[arg(long)]
+    data_only: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 struct Run {
     /// What to train on, and how
     #[arg(long, value_name = "FILE")]
@@ -44,12 +57,6 @@ struct Run {
     /// Go on where the run directory's last checkpoint stands
     #[arg(long)]
     resume: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-struct Reward {
-    #[command(flatten)]
-    run: Run,
 
     /// Name of the bundle that the run writes
     #[arg(long, default_value = "candor-mini")]
@@ -65,14 +72,17 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Sft(run) => {
             let config: SftConfig = read(&run.config)?;
-            Sft::prepare(config, &run.out, run.resume).and_then(|sft| sft.train()).map_err(Failure::failed)
+            Sft::prepare(config, &run.out, run.resume).and_then(|sft| sft.train(&run.name, &run.version)).map_err(Failure::failed)
         }
-        What::Reward(reward) => {
-            let config: RewardConfig = read(&reward.run.config)?;
-            let training = RewardTraining::prepare(config, &reward.run.out, reward.run.resume).map_err(Failure::failed)?;
-            let scorers = training.train().map_err(Failure::failed)?;
-            let report = training.finish(&scorers, &reward.name, &reward.version).map_err(Failure::failed)?;
-            println!("{report}");
+        What::Reward(Reward { run, data_only }) => {
+            let config: RewardConfig = read(&run.config)?;
+            let training = RewardTraining::prepare(config, &run.out, run.resume).map_err(Failure::failed)?;
+            if data_only {
+                return training.look_at_data().map_err(Failure::failed);
+            }
+            training.train().map_err(Failure::failed)?;
+            let report = training.finish(&run.name, &run.version).map_err(Failure::failed)?;
+            println!("{}", shown(&report));
             Ok(())
         }
     }

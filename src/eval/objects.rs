@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::lexicon::{ConceptId, Lexicon, Phrase, References, Support, words};
+use crate::lexicon::{ConceptId, Lexicon, Phrase, Reading, References, Support};
 
 /// How many references must name a noun for recall to ask for it.
 const NAMED_BY: usize = 2;
@@ -38,10 +38,15 @@ pub struct Judgement {
 
 /// Judges a caption by the references of its image.
 pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) -> Judgement {
-    let support = References::new(lexicon, references);
-    let reference_phrases: Vec<Vec<Phrase>> = references.iter().map(|r| lexicon.phrases(r.as_ref())).collect();
-    let mut judgement = Judgement { words: words(caption).len(), ..Judgement::default() };
-    for phrase in lexicon.phrases(caption) {
+    let read: Vec<Reading> = references.iter().map(|r| Reading::new(lexicon, r.as_ref())).collect();
+    judge_read(lexicon, &Reading::new(lexicon, caption), &read.iter().collect::<Vec<_>>())
+}
+
+/// Judges a caption by the references of its image, all of them read before.
+pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> Judgement {
+    let support = References::of(lexicon, references.iter().copied());
+    let mut judgement = Judgement { words: caption.words, ..Judgement::default() };
+    for phrase in &caption.phrases {
         let mention = &phrase.mention;
         let supported = support.supports(mention) == Support::Named;
         judgement.mentions.push((mention.range.clone(), supported));
@@ -49,23 +54,25 @@ pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) 
             judgement.hallucinated.push(mention.lemma);
             continue;
         }
+        if phrase.colours.is_empty() && phrase.count.is_none() {
+            continue;
+        }
         let same_thing = |p: &&Phrase| lexicon.related(p.mention.concept, mention.concept);
-        let uses: Vec<Vec<&Phrase>> = reference_phrases.iter().map(|phrases| phrases.iter().filter(same_thing).collect()).collect();
-        judgement.colours.extend(colours(&phrase, &uses));
-        judgement.counts.extend(count(&phrase, &uses));
+        let uses: Vec<Vec<&Phrase>> = references.iter().map(|reading| reading.phrases.iter().filter(same_thing).collect()).collect();
+        judgement.colours.extend(colours(phrase, &uses));
+        judgement.counts.extend(count(phrase, &uses));
     }
-    let own = References::new(lexicon, [caption]);
-    let asked = often_named(&reference_phrases);
+    let asked = often_named(references);
     judgement.asked = asked.len();
-    judgement.recalled = asked.into_iter().filter(|&concept| own.support(concept) == Support::Named).count();
+    judgement.recalled = asked.into_iter().filter(|&concept| caption.support(lexicon, concept) == Support::Named).count();
     judgement
 }
 
 /// The concepts that enough references name.
-fn often_named(references: &[Vec<Phrase>]) -> Vec<ConceptId> {
+pub(super) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
     let mut by: BTreeMap<ConceptId, usize> = BTreeMap::new();
-    for phrases in references {
-        for concept in phrases.iter().map(|p| p.mention.concept).collect::<BTreeSet<_>>() {
+    for reading in references {
+        for concept in reading.phrases.iter().map(|p| p.mention.concept).collect::<BTreeSet<_>>() {
             *by.entry(concept).or_default() += 1;
         }
     }
@@ -184,13 +191,23 @@ fn rate(part: usize, whole: usize) -> Option<f64> {
 /// What the measure gives people: every caption of an image judged by the image's others. Images with a single caption say nothing.
 pub fn floor<'a>(lexicon: &Lexicon, images: impl IntoIterator<Item = &'a [String]>) -> ObjectScores {
     let mut sum = ObjectScores::default();
-    for captions in images.into_iter().filter(|captions| captions.len() > 1) {
-        for (i, caption) in captions.iter().enumerate() {
-            let others: Vec<&str> = captions.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, c)| c.as_str()).collect();
-            sum.add(&judge(lexicon, caption, &others));
-        }
+    for captions in images {
+        let read: Vec<Reading> = captions.iter().map(|c| Reading::new(lexicon, c)).collect();
+        floor_of(lexicon, &read).iter().for_each(|judgement| sum.add(judgement));
     }
     sum
+}
+
+/// Every caption of one image judged by the image's others; nothing where there are no others.
+pub fn floor_of(lexicon: &Lexicon, captions: &[Reading]) -> Vec<Judgement> {
+    if captions.len() < 2 {
+        return Vec::new();
+    }
+    let judge = |(i, caption): (usize, &Reading)| {
+        let others: Vec<&Reading> = captions.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, c)| c).collect();
+        judge_read(lexicon, caption, &others)
+    };
+    captions.iter().enumerate().map(judge).collect()
 }
 
 #[cfg(test)]
@@ -200,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::train::flickr8k::Dataset;
+    use crate::eval::data::flickr8k::Dataset;
 
     const REFERENCES: [&str; 5] = [
         "A black dog chases a red ball in the snow .",

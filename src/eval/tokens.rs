@@ -1,7 +1,8 @@
 //! How well token rewards separate grounded tokens from ungrounded ones.
 //!
 //! A reward is high for good tokens. Where a metric has a positive class it is the **bad** token (what the scorer is there to find), scored by one
-//! minus its reward; ties are handled as scikit-learn does.
+//! minus its reward; ties are handled as scikit-learn does. [`Ranking`] sorts tokens once and gives every figure in one pass, also with the weights of a
+//! [`bootstrap`](super::bootstrap) over images.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,125 +13,219 @@ pub struct Scored {
     pub reward: f32,
     /// Whether the token is grounded.
     pub good: bool,
+    /// Number of the image that it speaks of.
+    pub image: u32,
 }
 
-/// The figures of one set of tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Bins of the calibration error and of its diagram.
+pub const BINS: usize = 15;
+
+/// The figures of one set of tokens; NaN where there is no token of a kind that a figure needs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TokenMetrics {
     /// Grounded tokens.
-    pub good: usize,
+    pub good: f64,
     /// Ungrounded tokens.
-    pub bad: usize,
+    pub bad: f64,
     /// Area under the ROC curve.
     pub auroc: f64,
     /// Average precision with the bad tokens as positives: mAP(neg) of TLDR.
     pub map_neg: f64,
     /// Average precision with the good tokens as positives.
     pub map_pos: f64,
-    /// Share of bad tokens found when 10 % of the good ones are flagged.
-    pub recall_at_10_fpr: f64,
-    /// The same at 5 %.
+    /// Share of bad tokens found when 5 % of the good ones are flagged.
     pub recall_at_5_fpr: f64,
-    /// Expected calibration error over 15 bins.
+    /// The same at 10 %.
+    pub recall_at_10_fpr: f64,
+    /// F1 of finding bad tokens at the threshold where it is highest.
+    pub f1_best: f64,
+    /// F1 at the threshold in use.
+    pub f1: f64,
+    /// Precision there: share of the flagged tokens that are bad.
+    pub precision: f64,
+    /// Recall there: share of the bad tokens that are flagged.
+    pub recall: f64,
+    /// Share of all tokens that the threshold in use judges rightly: token-level accuracy of TLDR.
+    pub accuracy: f64,
+    /// Expected calibration error over [`BINS`] equal bins.
     pub ece: f64,
 }
 
-impl TokenMetrics {
-    /// All figures; `None` unless there is a token of each kind.
-    pub fn of(tokens: &[Scored]) -> Option<Self> {
-        let bad = tokens.iter().filter(|t| !t.good).count();
-        let good = tokens.len() - bad;
-        (good > 0 && bad > 0).then(|| Self {
-            good,
-            bad,
-            auroc: auroc(tokens),
-            map_neg: average_precision(tokens, false),
-            map_pos: average_precision(tokens, true),
-            recall_at_10_fpr: recall_at_fpr(tokens, 0.10),
-            recall_at_5_fpr: recall_at_fpr(tokens, 0.05),
-            ece: expected_calibration_error(tokens, 15),
-        })
+/// Tokens in the order of their rewards, lowest first.
+#[derive(Debug, Clone)]
+pub struct Ranking {
+    tokens: Vec<Scored>,
+}
+
+/// A group of tokens with the same reward: how many of them are good and bad.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Group {
+    reward: f32,
+    good: f64,
+    bad: f64,
+}
+
+impl Ranking {
+    /// Sorts tokens; rewards that are no numbers stand last.
+    pub fn new(mut tokens: Vec<Scored>) -> Self {
+        tokens.sort_by(|a, b| a.reward.total_cmp(&b.reward));
+        Self { tokens }
+    }
+
+    /// The tokens, lowest reward first.
+    pub fn tokens(&self) -> &[Scored] {
+        &self.tokens
+    }
+
+    fn groups(&self, weight: impl Fn(&Scored) -> f64) -> Vec<Group> {
+        let mut out: Vec<Group> = Vec::with_capacity(self.tokens.len());
+        for token in &self.tokens {
+            let weight = weight(token);
+            let (good, bad) = if token.good { (weight, 0.0) } else { (0.0, weight) };
+            match out.last_mut() {
+                Some(group) if group.reward == token.reward => {
+                    group.good += good;
+                    group.bad += bad;
+                }
+                _ if weight > 0.0 => out.push(Group { reward: token.reward, good, bad }),
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// All figures, with tokens below `threshold` flagged.
+    pub fn metrics(&self, threshold: f32) -> TokenMetrics {
+        metrics(&self.groups(|_| 1.0), threshold)
+    }
+
+    /// All figures when image `i` counts `weights[i]` times.
+    pub fn weighted(&self, threshold: f32, weights: &[u32]) -> TokenMetrics {
+        metrics(&self.groups(|t| f64::from(weights.get(t.image as usize).copied().unwrap_or(0))), threshold)
+    }
+
+    /// The ROC curve of finding bad tokens: `(false-positive rate, true-positive rate)`, thinned to about `points`.
+    pub fn roc(&self, points: usize) -> Vec<(f64, f64)> {
+        self.curve(points, |found, wrong, bad, good| (wrong / good, found / bad))
+    }
+
+    /// The precision-recall curve of finding bad tokens: `(recall, precision)`.
+    pub fn precision_recall(&self, points: usize) -> Vec<(f64, f64)> {
+        let mut curve =
+            self.curve(points, |found, wrong, bad, _| (found / bad, if found + wrong > 0.0 { found / (found + wrong) } else { 1.0 }));
+        // Nothing found has no precision: the curve begins with what is found first.
+        if curve.len() > 1 {
+            curve.remove(0);
+        }
+        curve
+    }
+
+    fn curve(&self, points: usize, at: impl Fn(f64, f64, f64, f64) -> (f64, f64)) -> Vec<(f64, f64)> {
+        let groups = self.groups(|_| 1.0);
+        let (good, bad) = totals(&groups);
+        if good == 0.0 || bad == 0.0 {
+            return Vec::new();
+        }
+        let (mut found, mut wrong) = (0.0, 0.0);
+        let mut curve = vec![at(0.0, 0.0, bad, good)];
+        let step = groups.len().div_ceil(points.max(1));
+        for (i, group) in groups.iter().enumerate() {
+            found += group.bad;
+            wrong += group.good;
+            if (i + 1) % step == 0 || i + 1 == groups.len() {
+                curve.push(at(found, wrong, bad, good));
+            }
+        }
+        curve
+    }
+
+    /// Mean reward, share of good tokens and number of tokens in each of [`BINS`] bins; zeros where a bin holds none.
+    pub fn reliability(&self) -> Vec<(f64, f64, usize)> {
+        let bin = |(n, reward, good): (f64, f64, f64)| if n > 0.0 { (reward / n, good / n, n as usize) } else { (0.0, 0.0, 0) };
+        bins(&self.groups(|_| 1.0)).into_iter().map(bin).collect()
     }
 }
 
-/// Tokens in groups of equal reward, lowest first: `(reward, good, bad)`.
-fn groups(tokens: &[Scored]) -> Vec<(f32, usize, usize)> {
-    let mut sorted = tokens.to_vec();
-    sorted.sort_by(|a, b| a.reward.total_cmp(&b.reward));
-    let mut out: Vec<(f32, usize, usize)> = Vec::new();
-    for token in sorted {
-        match out.last_mut() {
-            Some(group) if group.0 == token.reward => {
-                group.1 += usize::from(token.good);
-                group.2 += usize::from(!token.good);
+fn totals(groups: &[Group]) -> (f64, f64) {
+    groups.iter().fold((0.0, 0.0), |(good, bad), g| (good + g.good, bad + g.bad))
+}
+
+/// Tokens, sum of their rewards and good ones among them, a bin.
+fn bins(groups: &[Group]) -> Vec<(f64, f64, f64)> {
+    let mut bins = vec![(0.0, 0.0, 0.0); BINS];
+    for Group { reward, good, bad } in groups {
+        let bin = &mut bins[((reward.clamp(0.0, 1.0) * BINS as f32) as usize).min(BINS - 1)];
+        bin.0 += good + bad;
+        bin.1 += f64::from(*reward) * (good + bad);
+        bin.2 += good;
+    }
+    bins
+}
+
+fn metrics(groups: &[Group], threshold: f32) -> TokenMetrics {
+    let (good, bad) = totals(groups);
+    let (mut below_good, mut below_bad) = (0.0, 0.0);
+    let (mut wins, mut map_neg, mut f1_best) = (0.0, 0.0, 0.0f64);
+    let mut recall_at = [(0.05, f64::NAN), (0.10, f64::NAN)];
+    let (mut flagged_good, mut flagged_bad) = (0.0, 0.0);
+    for group in groups {
+        wins += group.good * (below_bad + 0.5 * group.bad);
+        // A threshold at this group's reward flags what lies below it.
+        for (fpr, recall) in &mut recall_at {
+            if recall.is_nan() && below_good + group.good > *fpr * good + 1e-9 {
+                *recall = below_bad / bad;
             }
-            _ => out.push((token.reward, usize::from(token.good), usize::from(!token.good))),
+        }
+        below_good += group.good;
+        below_bad += group.bad;
+        if group.bad > 0.0 {
+            map_neg += group.bad / bad * (below_bad / (below_good + below_bad));
+        }
+        f1_best = f1_best.max(2.0 * below_bad / (below_good + below_bad + bad));
+        if group.reward < threshold {
+            (flagged_good, flagged_bad) = (below_good, below_bad);
         }
     }
-    out
-}
-
-/// Probability that a good token has a higher reward than a bad one, ties counting half. NaN without one of each.
-pub fn auroc(tokens: &[Scored]) -> f64 {
-    let (mut below, mut wins) = (0usize, 0.0);
-    let (mut goods, mut bads) = (0usize, 0usize);
-    for (_, good, bad) in groups(tokens) {
-        wins += good as f64 * (below as f64 + 0.5 * bad as f64);
-        below += bad;
-        goods += good;
-        bads += bad;
+    let (mut above_good, mut above, mut map_pos) = (0.0, 0.0, 0.0);
+    for group in groups.iter().rev() {
+        above_good += group.good;
+        above += group.good + group.bad;
+        if group.good > 0.0 {
+            map_pos += group.good / good * (above_good / above);
+        }
     }
-    wins / (goods as f64 * bads as f64)
-}
-
-/// Average precision (the step-wise sum, without interpolation) of finding the good or the bad tokens. NaN without any.
-pub fn average_precision(tokens: &[Scored], find_good: bool) -> f64 {
-    let mut groups = groups(tokens);
-    if find_good {
-        groups.reverse();
+    let all_found = |recall: f64| if recall.is_nan() && bad > 0.0 { 1.0 } else { recall };
+    let or_nan = |figure: f64| if bad > 0.0 { figure } else { f64::NAN };
+    let total = good + bad;
+    TokenMetrics {
+        good,
+        bad,
+        auroc: wins / (good * bad),
+        map_neg: or_nan(map_neg),
+        map_pos: if good > 0.0 { map_pos } else { f64::NAN },
+        recall_at_5_fpr: all_found(recall_at[0].1),
+        recall_at_10_fpr: all_found(recall_at[1].1),
+        f1_best: or_nan(f1_best),
+        f1: or_nan(2.0 * flagged_bad / (flagged_good + flagged_bad + bad)),
+        precision: flagged_bad / (flagged_good + flagged_bad),
+        recall: flagged_bad / bad,
+        accuracy: (flagged_bad + good - flagged_good) / total,
+        ece: bins(groups).iter().map(|&(_, reward, good)| (reward - good).abs()).sum::<f64>() / total,
     }
-    let total: usize = groups.iter().map(|g| if find_good { g.1 } else { g.2 }).sum();
-    let (mut found, mut seen, mut sum) = (0usize, 0usize, 0.0);
-    for (_, good, bad) in groups {
-        let hits = if find_good { good } else { bad };
-        found += hits;
-        seen += good + bad;
-        sum += hits as f64 / total as f64 * (found as f64 / seen as f64);
-    }
-    sum
 }
 
 /// The highest threshold below which at most a share `fpr` of the good tokens falls (tokens with a reward **below** it are flagged).
 pub fn threshold_at_fpr(tokens: &[Scored], fpr: f64) -> f32 {
-    let goods = tokens.iter().filter(|t| t.good).count();
-    let allowed = (fpr * goods as f64 + 1e-9).floor() as usize;
-    let mut flagged = 0;
-    for (reward, good, _) in groups(tokens) {
-        flagged += good;
+    let groups = Ranking::new(tokens.to_vec()).groups(|_| 1.0);
+    let allowed = fpr * totals(&groups).0 + 1e-9;
+    let mut flagged = 0.0;
+    for group in groups {
+        flagged += group.good;
         if flagged > allowed {
-            return reward;
+            return group.reward;
         }
     }
     f32::INFINITY
-}
-
-/// Share of the bad tokens below the threshold of [`threshold_at_fpr`].
-pub fn recall_at_fpr(tokens: &[Scored], fpr: f64) -> f64 {
-    let threshold = threshold_at_fpr(tokens, fpr);
-    let bad = || tokens.iter().filter(|t| !t.good);
-    bad().filter(|t| t.reward < threshold).count() as f64 / bad().count() as f64
-}
-
-/// Mean distance between reward and share of good tokens over `bins` equal bins of `[0, 1]`, weighted by their tokens.
-pub fn expected_calibration_error(tokens: &[Scored], bins: usize) -> f64 {
-    let mut sums = vec![(0usize, 0.0f64, 0usize); bins];
-    for token in tokens {
-        let bin = ((token.reward.clamp(0.0, 1.0) * bins as f32) as usize).min(bins - 1);
-        sums[bin].0 += 1;
-        sums[bin].1 += f64::from(token.reward);
-        sums[bin].2 += usize::from(token.good);
-    }
-    sums.iter().map(|&(_, reward, good)| (reward - good as f64).abs()).sum::<f64>() / tokens.len().max(1) as f64
 }
 
 #[cfg(test)]
@@ -138,51 +233,85 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn tokens(rewards: &[(f32, bool)]) -> Vec<Scored> {
+        rewards.iter().zip(0..).map(|(&(reward, good), image)| Scored { reward, good, image }).collect()
+    }
+
     /// The figures are scikit-learn's for these twelve tokens (`tests/reference/token_metrics.py`).
     fn twelve() -> Vec<Scored> {
         let rewards = [0.9, 0.8, 0.8, 0.7, 0.6, 0.6, 0.5, 0.4, 0.4, 0.3, 0.2, 0.1];
         let good = [true, true, true, false, true, true, false, true, false, false, true, false];
-        rewards.iter().zip(good).map(|(&reward, good)| Scored { reward, good }).collect()
+        tokens(&rewards.into_iter().zip(good).collect::<Vec<_>>())
     }
 
     #[test]
     fn agrees_with_scikit_learn() {
-        let tokens = twelve();
-        assert!((auroc(&tokens) - 0.757_142_857_142_857_1).abs() < 1e-12);
-        assert!((average_precision(&tokens, false) - 0.697_777_777_777_777_7).abs() < 1e-12, "{}", average_precision(&tokens, false));
-        assert!((average_precision(&tokens, true) - 0.852_813_852_813_852_7).abs() < 1e-12, "{}", average_precision(&tokens, true));
+        let found = Ranking::new(twelve()).metrics(0.45);
+        assert!((found.auroc - 0.757_142_857_142_857_1).abs() < 1e-12);
+        assert!((found.map_neg - 0.697_777_777_777_777_7).abs() < 1e-12, "{}", found.map_neg);
+        assert!((found.map_pos - 0.852_813_852_813_852_7).abs() < 1e-12, "{}", found.map_pos);
+        assert!((found.f1 - 0.6).abs() < 1e-12 && (found.precision - 0.6).abs() < 1e-12 && (found.recall - 0.6).abs() < 1e-12);
+        assert!((found.accuracy - 8.0 / 12.0).abs() < 1e-12);
+        assert!((found.f1_best - 8.0 / 11.0).abs() < 1e-12, "{}", found.f1_best);
     }
 
     #[test]
     fn a_threshold_keeps_its_promise() {
         let tokens = twelve();
         assert_eq!(threshold_at_fpr(&tokens, 0.0), 0.2);
-        assert_eq!(recall_at_fpr(&tokens, 0.0), 0.2);
         assert_eq!(threshold_at_fpr(&tokens, 0.15), 0.4);
-        assert_eq!(recall_at_fpr(&tokens, 0.15), 0.4);
+        let many: Vec<(f32, bool)> = (0..100).map(|i| (i as f32 / 100.0, i % 10 != 0)).collect();
+        let found = Ranking::new(self::tokens(&many)).metrics(0.5);
+        // 4 of the 90 good ones may be flagged, .01 to .04, and one bad one lies below .05; or 9, .01 to .09, and two bad ones lie below .11.
+        assert_eq!((found.recall_at_5_fpr, found.recall_at_10_fpr), (0.1, 0.2));
     }
 
     #[test]
     fn a_calibrated_scorer_has_no_error() {
-        let tokens: Vec<Scored> = (0..100).map(|i| Scored { reward: 0.75, good: i % 4 != 0 }).collect();
-        assert!(expected_calibration_error(&tokens, 15) < 1e-6);
+        let tokens = tokens(&(0..100).map(|i| (0.75, i % 4 != 0)).collect::<Vec<_>>());
+        let ranking = Ranking::new(tokens);
+        assert!(ranking.metrics(0.5).ece < 1e-6);
+        let bins = ranking.reliability();
+        assert_eq!((bins.len(), bins[11]), (BINS, (0.75, 0.75, 100)));
+    }
+
+    #[test]
+    fn one_kind_alone_has_no_figures() {
+        let found = Ranking::new(tokens(&[(0.5, true), (0.6, true)])).metrics(0.55);
+        assert!(found.auroc.is_nan() && found.map_neg.is_nan() && found.f1.is_nan() && found.recall_at_10_fpr.is_nan());
+        assert_eq!(found.accuracy, 0.5);
+        assert!(Ranking::new(vec![]).roc(10).is_empty());
     }
 
     proptest! {
         #[test]
         fn turning_the_scores_around_turns_the_auroc_around(rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60)) {
-            let tokens: Vec<Scored> = rewards.iter().map(|&(r, good)| Scored { reward: f32::from(r) / 20.0, good }).collect();
-            prop_assume!(tokens.iter().any(|t| t.good) && tokens.iter().any(|t| !t.good));
-            let turned: Vec<Scored> = tokens.iter().map(|t| Scored { reward: 1.0 - t.reward, good: t.good }).collect();
-            prop_assert!((auroc(&tokens) + auroc(&turned) - 1.0).abs() < 1e-9);
+            let scored: Vec<(f32, bool)> = rewards.iter().map(|&(r, good)| (f32::from(r) / 20.0, good)).collect();
+            prop_assume!(scored.iter().any(|t| t.1) && scored.iter().any(|t| !t.1));
+            let turned: Vec<(f32, bool)> = scored.iter().map(|&(r, good)| (1.0 - r, good)).collect();
+            let auroc = |of: &[(f32, bool)]| Ranking::new(tokens(of)).metrics(0.5).auroc;
+            prop_assert!((auroc(&scored) + auroc(&turned) - 1.0).abs() < 1e-9);
+        }
+
+        #[test]
+        fn a_weight_is_a_repetition(rewards in prop::collection::vec((0u8..10, any::<bool>(), 0u32..4), 1..40)) {
+            let scored: Vec<(f32, bool)> = rewards.iter().map(|&(r, good, _)| (f32::from(r) / 10.0, good)).collect();
+            let weights: Vec<u32> = rewards.iter().map(|r| r.2).collect();
+            let repeated: Vec<(f32, bool)> = scored.iter().zip(&weights).flat_map(|(&t, &w)| (0..w).map(move |_| t)).collect();
+            prop_assume!(repeated.iter().any(|t| t.1) && repeated.iter().any(|t| !t.1));
+            let (a, b) = (Ranking::new(tokens(&scored)).weighted(0.35, &weights), Ranking::new(tokens(&repeated)).metrics(0.35));
+            let figures = |m: TokenMetrics| [m.good, m.bad, m.auroc, m.map_neg, m.map_pos, m.recall_at_5_fpr, m.recall_at_10_fpr, m.f1_best, m.f1, m.accuracy, m.ece];
+            for (a, b) in figures(a).into_iter().zip(figures(b)) {
+                prop_assert!((a - b).abs() < 1e-9, "{} {}", a, b);
+            }
         }
 
         #[test]
         fn no_threshold_flags_more_good_tokens_than_allowed(rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60), fpr in 0.0f64..1.0) {
-            let tokens: Vec<Scored> = rewards.iter().map(|&(r, good)| Scored { reward: f32::from(r) / 20.0, good }).collect();
-            prop_assume!(tokens.iter().any(|t| t.good));
-            let threshold = threshold_at_fpr(&tokens, fpr);
-            let good = tokens.iter().filter(|t| t.good);
+            let scored = tokens(&rewards.iter().map(|&(r, good)| (f32::from(r) / 20.0, good)).collect::<Vec<_>>());
+            prop_assume!(scored.iter().any(|t| t.good));
+            let threshold = threshold_at_fpr(&scored, fpr);
+            let good = scored.iter().filter(|t| t.good);
             let share = good.clone().filter(|t| t.reward < threshold).count() as f64 / good.count() as f64;
             prop_assert!(share <= fpr + 1e-9);
         }

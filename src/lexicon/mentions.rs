@@ -34,14 +34,18 @@ impl Lexicon {
 
     /// The things that a text names, qualifying nouns included.
     pub fn all_mentions(&self, text: &str) -> Vec<Mention> {
-        let words = words(text);
+        self.mentions_in(&words(text))
+    }
+
+    /// [`Self::all_mentions`] of a text that is cut into words already.
+    pub(super) fn mentions_in(&self, words: &[Word]) -> Vec<Mention> {
         let mut found: Vec<(Range<usize>, Noun)> = Vec::new();
         let mut at = 0;
         while at < words.len() {
-            if let Some(skipped) = self.no_thing_at(&words, at) {
+            if let Some(skipped) = self.no_thing_at(words, at) {
                 at += skipped;
             } else if let Some((len, noun)) =
-                self.longest_noun_at(&words, at).filter(|&(len, noun)| self.is_used_as_noun(&words, at, len, noun, found.last()))
+                self.longest_noun_at(words, at).filter(|&(len, noun)| self.is_used_as_noun(words, at, len, noun, found.last()))
             {
                 found.push((at..at + len, noun));
                 at += len;
@@ -57,7 +61,7 @@ impl Lexicon {
                 lemma: noun.lemma,
                 concept: noun.concept,
                 plural: noun.plural,
-                modifier: self.qualifies_next(&words, span, *noun, found.get(i + 1)),
+                modifier: self.qualifies_next(words, span, *noun, found.get(i + 1)),
             })
             .collect()
     }

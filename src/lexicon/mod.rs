@@ -4,6 +4,7 @@
 //! tables of the other words that captions are made of (`words.txt`, `entails.txt`). [`Lexicon::mentions`] finds the things that a text names;
 //! [`References`] says which of them other texts support.
 
+mod class;
 mod entails;
 mod lemma;
 mod mentions;
@@ -17,10 +18,11 @@ use std::{
     sync::LazyLock,
 };
 
+pub use class::WordClass;
 pub use lemma::{indefinite_article, is_always_plural};
 pub use mentions::Mention;
 pub use phrase::{Attribute, Phrase};
-pub use support::{References, Support};
+pub use support::{Reading, References, Support};
 pub use verbs::{VerbForm, VerbTable};
 pub use words::{Classes, Word, words};
 

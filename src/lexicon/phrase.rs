@@ -60,7 +60,11 @@ impl Lexicon {
     /// The things that a text names, each with its phrase.
     pub fn phrases(&self, text: &str) -> Vec<Phrase> {
         let words = words(text);
-        let mentions = self.all_mentions(text);
+        self.phrases_in(&words, &self.mentions_in(&words))
+    }
+
+    /// [`Self::phrases`] of a text whose words and mentions are known.
+    pub(super) fn phrases_in(&self, words: &[Word], mentions: &[Mention]) -> Vec<Phrase> {
         let is_modifier =
             |word: &Word| mentions.iter().any(|m| m.modifier && m.range.start <= word.range.start && word.range.end <= m.range.end);
         mentions
@@ -68,7 +72,7 @@ impl Lexicon {
             .filter(|m| !m.modifier)
             .filter_map(|mention| {
                 let at = words.iter().position(|w| w.range.start == mention.range.start)?;
-                Some(self.phrase_before(&words, at, mention.clone(), is_modifier))
+                Some(self.phrase_before(words, at, mention.clone(), is_modifier))
             })
             .collect()
     }

@@ -1,8 +1,8 @@
 //! Which mentions other texts of the same image support.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
 
-use super::{ConceptId, Lexicon, Mention, words};
+use super::{ConceptId, Lexicon, Mention, Phrase, words};
 
 /// How far the references support a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,66 +15,105 @@ pub enum Support {
     Named,
 }
 
-/// What a set of texts about one image names.
-#[derive(Debug, Clone)]
-pub struct References<'a> {
-    lexicon: &'a Lexicon,
-    named: HashSet<ConceptId>,
-    expected: HashSet<ConceptId>,
-    /// Every word, as it stands and as noun and verb in their base form.
-    words: HashSet<String>,
+/// A text that was read once: what it names, and with which words.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// The things that it names, with their phrases; nouns that only qualify another are left out.
+    pub phrases: Vec<Phrase>,
+    /// Its length in words.
+    pub words: usize,
+    /// What it names, qualifying nouns included.
+    named: Vec<ConceptId>,
+    /// What its words let one expect.
+    expected: Vec<ConceptId>,
+    /// Every word, as it stands and as noun and verb in their base form; sorted.
+    forms: Vec<String>,
 }
 
-impl<'a> References<'a> {
-    /// Gathers what the texts name.
-    pub fn new<S: AsRef<str>>(lexicon: &'a Lexicon, texts: impl IntoIterator<Item = S>) -> Self {
-        let mut this = Self { lexicon, named: HashSet::new(), expected: HashSet::new(), words: HashSet::new() };
-        for text in texts {
-            this.add(text.as_ref());
+impl Reading {
+    /// Reads a text.
+    pub fn new(lexicon: &Lexicon, text: &str) -> Self {
+        let words = words(text);
+        let mentions = lexicon.mentions_in(&words);
+        let mut this = Self { phrases: lexicon.phrases_in(&words, &mentions), words: words.len(), ..Self::default() };
+        this.named.extend(mentions.iter().map(|m| m.concept));
+        for word in &words {
+            this.add(lexicon, &word.text);
+            if word.text.contains('-') {
+                word.text.split('-').for_each(|part| this.add(lexicon, part));
+            }
         }
+        for set in [&mut this.named, &mut this.expected] {
+            set.sort_unstable();
+            set.dedup();
+        }
+        this.forms.sort_unstable();
+        this.forms.dedup();
         this
     }
 
-    fn add(&mut self, text: &str) {
-        let lexicon = self.lexicon;
-        self.named.extend(lexicon.all_mentions(text).iter().map(|m| m.concept));
-        for word in words(text) {
-            for part in std::iter::once(word.text.as_str()).chain(word.text.split('-')) {
-                let noun = lexicon.noun(part).map(|n| n.lemma);
-                let verb = lexicon.verbs.analyze(part).map(|(base, _)| base);
-                for form in [Some(part), noun, verb].into_iter().flatten() {
-                    self.expected.extend(lexicon.entails.get(form).into_iter().flatten());
-                    self.words.insert(form.to_owned());
-                }
-            }
+    fn add(&mut self, lexicon: &Lexicon, word: &str) {
+        let noun = lexicon.noun(word).map(|n| n.lemma).filter(|&n| n != word);
+        let verb = lexicon.verbs.analyze(word).map(|(base, _)| base).filter(|&v| v != word);
+        for form in [Some(word), noun, verb].into_iter().flatten() {
+            self.expected.extend(lexicon.entails.get(form).into_iter().flatten());
+            self.forms.push(form.to_owned());
         }
     }
 
-    /// How far the texts support a concept.
-    pub fn support(&self, concept: ConceptId) -> Support {
-        let related = |set: &HashSet<ConceptId>| set.iter().any(|&other| self.lexicon.related(concept, other));
-        if self.named.contains(&concept) || related(&self.named) {
+    fn has_word(&self, word: &str) -> bool {
+        self.forms.binary_search_by(|form| form.as_str().cmp(word)).is_ok()
+    }
+
+    /// How far the text supports a concept.
+    pub fn support(&self, lexicon: &Lexicon, concept: ConceptId) -> Support {
+        let related = |set: &[ConceptId]| set.iter().any(|&other| lexicon.related(concept, other));
+        if related(&self.named) {
             Support::Named
-        } else if related(&self.expected) || self.lexicon.synonyms(concept).iter().any(|&word| self.words.contains(word)) {
+        } else if related(&self.expected) || lexicon.synonyms(concept).iter().any(|word| self.has_word(word)) {
             Support::Expected
         } else {
             Support::None
         }
     }
+}
+
+/// What a set of texts about one image names.
+#[derive(Debug, Clone)]
+pub struct References<'a> {
+    lexicon: &'a Lexicon,
+    readings: Vec<Cow<'a, Reading>>,
+}
+
+impl<'a> References<'a> {
+    /// Reads the texts.
+    pub fn new<S: AsRef<str>>(lexicon: &'a Lexicon, texts: impl IntoIterator<Item = S>) -> Self {
+        Self { lexicon, readings: texts.into_iter().map(|text| Cow::Owned(Reading::new(lexicon, text.as_ref()))).collect() }
+    }
+
+    /// Texts that were read before.
+    pub fn of(lexicon: &'a Lexicon, readings: impl IntoIterator<Item = &'a Reading>) -> Self {
+        Self { lexicon, readings: readings.into_iter().map(Cow::Borrowed).collect() }
+    }
+
+    /// The texts, read.
+    pub fn readings(&self) -> impl Iterator<Item = &Reading> {
+        self.readings.iter().map(AsRef::as_ref)
+    }
+
+    /// How far the texts support a concept.
+    pub fn support(&self, concept: ConceptId) -> Support {
+        self.readings().map(|r| r.support(self.lexicon, concept)).max().unwrap_or(Support::None)
+    }
 
     /// How far the texts support a mention: its concept, or its very word.
     pub fn supports(&self, mention: &Mention) -> Support {
-        if self.words.contains(mention.lemma) { Support::Named } else { self.support(mention.concept) }
+        if self.has_word(mention.lemma) { Support::Named } else { self.support(mention.concept) }
     }
 
     /// Whether a text has the word in some form.
     pub fn has_word(&self, word: &str) -> bool {
-        self.words.contains(word)
-    }
-
-    /// The concepts that the texts name.
-    pub fn named(&self) -> impl Iterator<Item = ConceptId> {
-        self.named.iter().copied()
+        self.readings().any(|r| r.has_word(word))
     }
 }
 

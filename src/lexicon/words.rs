@@ -149,6 +149,11 @@ impl Classes {
         self.has_phrase("relation", phrase)
     }
 
+    /// Whether a noun names something small: worn, held or lying about.
+    pub fn is_small_thing(&self, noun: &str) -> bool {
+        self.group("small thing", noun).is_some()
+    }
+
     /// Whether a word only holds a sentence together.
     pub fn is_function(&self, word: &str) -> bool {
         self.group("function", word).is_some()

@@ -78,7 +78,8 @@ impl Calibration {
             fitted_on: fitted_on.to_owned(),
             tokens: logits.len(),
         };
-        let scored: Vec<Scored> = logits.iter().zip(good).map(|(&l, &good)| Scored { reward: fitted.probability(l), good }).collect();
+        let scored: Vec<Scored> =
+            logits.iter().zip(good).map(|(&l, &good)| Scored { reward: fitted.probability(l), good, image: 0 }).collect();
         fitted.thresholds = RATES.map(|fpr| FprThreshold { fpr, threshold: threshold_at_fpr(&scored, fpr).min(1.0) }).to_vec();
         fitted.default_threshold = fitted.threshold_for_fpr(DEFAULT_RATE);
         Some(fitted)

@@ -13,15 +13,15 @@ use crate::vlm::{KvCache, Row};
 pub struct ProbeConfig {
     /// Width of the policy's hidden states, all layers side by side.
     pub features: usize,
-    /// Width between the two layers.
+    /// Width between the two layers; 0 for a single, linear one.
     pub hidden: usize,
 }
 
-/// `fc2(relu(fc1(standardised hidden states)))`: one logit a token.
+/// `fc2(relu(fc1(standardised hidden states)))`, or `fc2` alone: one logit a token.
 pub struct ProbeNet {
     /// Mean and scale of the training features, unless the first layer has them in it.
     standardise: Option<(Tensor, Tensor)>,
-    fc1: (Tensor, Tensor),
+    fc1: Option<(Tensor, Tensor)>,
     fc2: (Tensor, Tensor),
 }
 
@@ -35,11 +35,9 @@ impl ProbeNet {
         };
         let mean = vb.get_with_hints(config.features, "mean", candle_nn::Init::Const(0.0))?.detach();
         let scale = vb.get_with_hints(config.features, "scale", candle_nn::Init::Const(1.0))?.detach();
-        Ok(Self {
-            standardise: Some((mean, scale)),
-            fc1: layer("fc1", config.hidden, config.features)?,
-            fc2: layer("fc2", 1, config.hidden)?,
-        })
+        let fc1 = (config.hidden > 0).then(|| layer("fc1", config.hidden, config.features)).transpose()?;
+        let fc2 = layer("fc2", 1, if fc1.is_some() { config.hidden } else { config.features })?;
+        Ok(Self { standardise: Some((mean, scale)), fc1, fc2 })
     }
 
     /// The same function with the standardisation in the first layer: two operations a step less.
@@ -48,9 +46,10 @@ impl ProbeNet {
     /// When a tensor operation fails.
     pub fn folded(mut self) -> Result<Self> {
         if let Some((mean, scale)) = self.standardise.take() {
-            let weight = self.fc1.0.broadcast_mul(&scale)?;
+            let first = self.fc1.as_mut().unwrap_or(&mut self.fc2);
+            let weight = first.0.broadcast_mul(&scale)?;
             let shift = weight.matmul(&mean.unsqueeze(1)?)?.squeeze(1)?;
-            self.fc1 = (weight, (&self.fc1.1 - shift)?);
+            *first = (weight, (&first.1 - shift)?);
         }
         Ok(self)
     }
@@ -61,7 +60,10 @@ impl ProbeNet {
             Some((mean, scale)) => hidden.broadcast_sub(mean)?.broadcast_mul(scale)?,
             None => hidden.clone(),
         };
-        let x = x.matmul(&self.fc1.0.t()?)?.broadcast_add(&self.fc1.1)?.relu()?;
+        let x = match &self.fc1 {
+            Some((weight, bias)) => x.matmul(&weight.t()?)?.broadcast_add(bias)?.relu()?,
+            None => x,
+        };
         x.matmul(&self.fc2.0.t()?)?.broadcast_add(&self.fc2.1)?.squeeze(1)
     }
 }

@@ -8,15 +8,15 @@ use super::{
     TrainError,
     corpus::Corpus,
     features::Features,
-    flickr8k::Image,
     labels::LabelledText,
     qa::{Kind, Qa, QaBuilder},
-    reward::RewardTraining,
     reward_data::judged,
     rollout::{self, RolloutConfig},
+    setup::Setup,
     stats::CaptionStats,
     text::normalize_caption,
 };
+use crate::eval::data::flickr8k::Image;
 use crate::lexicon::Lexicon;
 
 /// Longest answer in a rollout, in tokens.
@@ -32,11 +32,13 @@ pub(super) struct Said {
     pub(super) question: Option<String>,
     /// What was said, and what is known about it.
     pub(super) text: LabelledText,
+    /// Whether the token that ends an answer belongs to it: a language model may learn it.
+    pub(super) ends: bool,
 }
 
 impl From<LabelledText> for Said {
     fn from(text: LabelledText) -> Self {
-        Self { question: None, text }
+        Self { question: None, text, ends: false }
     }
 }
 
@@ -44,7 +46,7 @@ impl Said {
     /// An answer that is right or wrong as a whole.
     pub(super) fn answer(question: String, answer: String, right: bool) -> Self {
         let words = 0..answer.trim_end_matches('.').len();
-        Self { question: Some(question), text: LabelledText { text: answer, ranges: vec![(words, right)], rest: None } }
+        Self { question: Some(question), text: LabelledText { text: answer, ranges: vec![(words, Some(right))], rest: None }, ends: false }
     }
 }
 
@@ -58,19 +60,29 @@ pub(super) fn is_right(answer: &str, qa: &Qa) -> bool {
     answer.eq_ignore_ascii_case(&qa.answer)
 }
 
-/// The policy's own answers to at most `n` derived questions about each image whose answers the captions settle.
+/// How derived questions are asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking {
+    /// Most questions an image.
+    pub(super) n: usize,
+    /// 0 answers greedily.
+    pub(super) temperature: f32,
+    /// Seed of questions and answers.
+    pub(super) seed: u64,
+}
+
+/// The policy's own answers to derived questions about each image whose answers the captions settle.
 pub(super) fn own_answers(
-    training: &RewardTraining,
+    setup: &Setup,
     images: &[Image],
     features: &Features,
     stats: &CaptionStats,
-    n: usize,
-    temperature: f32,
+    Asking { n, temperature, seed }: Asking,
 ) -> Result<Vec<Vec<(String, Qa)>>, TrainError> {
-    let (policy, builder) = (&training.policy, QaBuilder::new(stats, Lexicon::shared()));
+    let (policy, builder) = (&setup.policy, QaBuilder::new(stats, Lexicon::shared()));
     let all: Vec<usize> = (0..images.len()).collect();
-    let answered = training.workers.map(&all, |&i| {
-        let seed = training.config.seed ^ (i as u64 + 1) << 20;
+    let answered = setup.workers.map(&all, |&i| {
+        let seed = seed ^ (i as u64 + 1) << 20;
         let features = features.batch(&[(i, 0)])?;
         let config = RolloutConfig { temperature, seed, max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
         let answer = |qa: Qa| {
@@ -118,7 +130,7 @@ impl Answers {
             said.push(if is_closed(qa.kind) {
                 Said::answer(qa.question, answer, !change)
             } else {
-                Said { question: Some(qa.question), text: judged(answer, &references) }
+                Said { question: Some(qa.question), text: judged(answer, &references), ends: false }
             });
         }
         said
@@ -152,7 +164,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(7);
         let said: Vec<Said> = (0..200).flat_map(|_| answers.of(&builder, &black, 4, &mut rng)).collect();
         let colours: Vec<_> = said.iter().filter(|s| s.question.as_deref() == Some("What color is the dog?")).collect();
-        let right = |s: &&&Said| s.text.ranges == [(0..s.text.text.len() - 1, true)];
+        let right = |s: &&&Said| s.text.ranges == [(0..s.text.text.len() - 1, Some(true))];
         assert!(colours.iter().all(|s| right(&s) == (s.text.text == "Black.")), "{colours:?}");
         let n = colours.iter().filter(right).count();
         assert!(n > 0 && n < colours.len(), "{n} of {}", colours.len());

@@ -52,6 +52,16 @@ impl RunDir {
         Ok(Self { path: path.to_path_buf() })
     }
 
+    /// The configuration that the run in `path` began with.
+    ///
+    /// # Errors
+    /// When there is no run, or one of another kind.
+    pub fn config<C: serde::de::DeserializeOwned>(path: &Path) -> Result<C, TrainError> {
+        let file = path.join("config.json");
+        let json = fs::read(&file).map_err(TrainError::io(&file))?;
+        serde_json::from_slice(&json).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
+    }
+
     /// A file in the directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)

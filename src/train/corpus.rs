@@ -12,11 +12,11 @@ use tokenizers::{
 
 use super::{
     TrainError,
-    flickr8k::Image,
     qa::QaBuilder,
     rows::{Branch, TextRow},
     text::normalize_caption,
 };
+use crate::eval::data::flickr8k::Image;
 use crate::vlm::{
     template::{ChatTemplate, Message},
     tokenizer::TextTokenizer,

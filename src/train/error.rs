@@ -15,7 +15,7 @@ pub enum TrainError {
     },
     /// The data are not usable.
     #[error(transparent)]
-    Data(#[from] super::flickr8k::DatasetError),
+    Data(#[from] crate::eval::data::flickr8k::DatasetError),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -1,18 +1,25 @@
 //! From a run directory to a bundle.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use candle_core::{DType, Device};
 
-use super::{Tensors, TrainError, checkpoint::write_atomically};
+use super::{Tensors, TrainError, checkpoint::write_atomically, corpus::END, tower::Tower};
+use crate::{bundle::BundleConfig, vlm::llava::LlavaConfig};
 
-/// Reads a safetensors file into tensors with a prefix before their names.
+/// The template of models trained here: single-turn, lower-case questions.
+pub const CHAT_TEMPLATE: &str = include_str!("../vlm/chat_template.jinja");
+
+/// Reads a safetensors file.
 ///
 /// # Errors
 /// When the file cannot be read; the error names it.
-pub fn read_weights(file: &Path, prefix: &str) -> Result<Tensors, TrainError> {
-    let tensors = candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.context(file.display().to_string()))?;
-    Ok(tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect())
+pub fn read_weights(file: &Path) -> Result<Tensors, TrainError> {
+    Ok(candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.context(file.display().to_string()))?)
 }
 
 /// Writes weights in f16, as bundles hold them.
@@ -32,4 +39,42 @@ pub fn write_weights(file: &Path, tensors: Tensors) -> Result<(), TrainError> {
 pub fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<(), TrainError> {
     let json = serde_json::to_vec_pretty(value).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
     write_atomically(file, &json)
+}
+
+/// Writes a bundle without scorers: `tower` as a weights file of its own or a bundle's has it, `language` the projector's and decoder's weights.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_policy(
+    dir: &Path,
+    name: &str,
+    version: &str,
+    model: &LlavaConfig,
+    tokenizer: &[u8],
+    tower: Tensors,
+    language: Tensors,
+) -> Result<(), TrainError> {
+    fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
+    let is_tower = |name: &str| !name.starts_with("connector.") && !name.starts_with("decoder.");
+    let named = |name: String| if name.starts_with(Tower::PREFIX) { name } else { format!("{}{name}", Tower::PREFIX) };
+    let mut weights: Tensors = tower.into_iter().filter(|(k, _)| is_tower(k)).map(|(k, t)| (named(k), t)).collect();
+    weights.extend(language);
+    write_weights(&dir.join("model.safetensors"), weights)?;
+    write_atomically(&dir.join("tokenizer.json"), tokenizer)?;
+    let config = BundleConfig {
+        format: 1,
+        name: name.to_owned(),
+        version: version.to_owned(),
+        created: now(),
+        eos: END.to_owned(),
+        chat_template: CHAT_TEMPLATE.to_owned(),
+        model: model.clone(),
+        reward: None,
+    };
+    write_json(&dir.join("config.json"), &config)
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

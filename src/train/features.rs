@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use sha2::{Digest, Sha256};
 
-use super::{TrainError, flickr8k::Image, parallel::Workers};
+use super::{TrainError, parallel::Workers, tower::Tower};
+use crate::eval::data::flickr8k::Image;
 use crate::vlm::{
     llava::{PIXEL_MEAN, PIXEL_STD},
     preprocess,
@@ -34,10 +35,11 @@ impl Features {
     ///
     /// # Errors
     /// When an image cannot be read: the error names it.
-    pub fn compute(images: &[Image], views: usize, tower: &EfficientNetLite, workers: &Workers, cache: &Path) -> Result<Self, TrainError> {
-        let shape = (tower.tokens(), tower.channels());
+    pub fn compute(images: &[Image], views: usize, tower: &Tower, workers: &Workers, cache: &Path) -> Result<Self, TrainError> {
+        let Tower { net, digest } = tower;
+        let shape = (net.tokens(), net.channels());
         let size = shape.0 * shape.1 * views;
-        let key = fingerprint(images, views, shape);
+        let key = fingerprint(images, views, digest);
         if let Some(data) = read_cache(cache, &key, images.len() * size) {
             return Ok(Self { data, shape, views });
         }
@@ -48,7 +50,7 @@ impl Features {
         let numbered: Vec<(usize, &Image)> = images.iter().enumerate().collect();
         let encoded = workers.map(&numbered, |&(i, image)| {
             bar.inc(1);
-            encode(image, views, tower, i as u64).map_err(|e| e.context(format!("image {}", image.path.display())))
+            encode(image, views, net, i as u64).map_err(|e| e.context(format!("image {}", image.path.display())))
         })?;
         bar.finish_and_clear();
         let data = encoded.concat();
@@ -106,10 +108,11 @@ fn crop(image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
     image::imageops::crop_imm(image, x, y, width, height).to_image()
 }
 
-/// Names and sizes of the files, and the shape: enough to notice that a cache belongs to other data.
-fn fingerprint(images: &[Image], views: usize, shape: (usize, usize)) -> [u8; 32] {
+/// Names and sizes of the files, and the tower: enough to notice that a cache belongs to other data.
+fn fingerprint(images: &[Image], views: usize, tower: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    hash.update(format!("{views} {shape:?}"));
+    hash.update(views.to_le_bytes());
+    hash.update(tower);
     for image in images {
         let size = fs::metadata(&image.path).map_or(0, |m| m.len());
         hash.update(format!("{} {size}\n", image.name));

@@ -14,7 +14,7 @@ pub struct LabelledText {
     /// The response.
     pub text: String,
     /// Byte ranges and whether they are grounded.
-    pub ranges: Vec<(Range<usize>, bool)>,
+    pub ranges: Vec<(Range<usize>, Option<bool>)>,
     /// The label of everything else.
     pub rest: Option<bool>,
 }
@@ -29,8 +29,8 @@ impl LabelledText {
     /// grounded; things that they know nothing of are not; all other words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &References<'_>) -> Self {
         let ranges = lexicon.mentions(&text).into_iter().filter_map(|mention| match references.supports(&mention) {
-            Support::Named => Some((mention.range, true)),
-            Support::None => Some((mention.range, false)),
+            Support::Named => Some((mention.range, Some(true))),
+            Support::None => Some((mention.range, Some(false))),
             Support::Expected => None,
         });
         Self { ranges: ranges.collect(), text, rest: None }
@@ -38,32 +38,26 @@ impl LabelledText {
 
     /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
     pub fn with_properties(mut self, judgement: &Judgement) -> Self {
-        self.ranges.extend(judgement.colours.iter().chain(&judgement.counts).cloned());
+        self.ranges.extend(judgement.colours.iter().chain(&judgement.counts).map(|(range, good)| (range.clone(), Some(*good))));
         self
     }
 
-    /// One label a token of `tokens`, whose bytes must make up the text. A token belongs to every range that it overlaps; bad outweighs good. Tokens
-    /// without bytes (the end) are unknown.
+    /// One label a token of `tokens`, whose bytes must make up the text. A token belongs to every range that it overlaps; bad outweighs unknown, which
+    /// outweighs good. Tokens without bytes (the end) are unknown.
     pub fn token_labels(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<Option<bool>> {
         let label = |own: Range<usize>| {
             if own.is_empty() {
                 return None;
             }
-            let mut hits = self.ranges.iter().filter(|(r, _)| overlap(r, &own)).peekable();
-            if hits.peek().is_none() { self.rest } else { Some(hits.all(|(_, good)| *good)) }
+            let hits = self.ranges.iter().filter(|(r, _)| overlap(r, &own)).map(|(_, good)| *good);
+            let weight = |good: &Option<bool>| [Some(true), None, Some(false)].iter().position(|g| g == good);
+            hits.max_by_key(weight).unwrap_or(self.rest)
         };
         self.token_ranges(tokenizer, tokens).map(label).collect()
     }
 
-    /// For every labelled range the tokens that it overlaps, and its label.
-    pub fn range_tokens(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<(Vec<usize>, bool)> {
-        let own: Vec<Range<usize>> = self.token_ranges(tokenizer, tokens).collect();
-        let hits = |range: &Range<usize>| own.iter().enumerate().filter(|(_, own)| overlap(range, own)).map(|(i, _)| i).collect();
-        self.ranges.iter().map(|(range, good)| (hits(range), *good)).collect()
-    }
-
     /// The bytes of each token in the text, without a leading space, which belongs to no word.
-    fn token_ranges(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> impl Iterator<Item = Range<usize>> {
+    pub fn token_ranges(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> impl Iterator<Item = Range<usize>> {
         let mut end = 0;
         tokens.iter().map(move |&token| {
             let start = end;
@@ -92,7 +86,7 @@ mod tests {
         let tokenizer = tokenizer();
         let text = "A dog runs with a frisbee.".to_owned();
         let at = text.find("frisbee").unwrap();
-        let labelled = LabelledText { ranges: vec![(at..at + 7, false), (2..5, true)], rest: None, text };
+        let labelled = LabelledText { ranges: vec![(at..at + 7, Some(false)), (2..5, Some(true)), (6..10, None)], rest: Some(true), text };
         let mut tokens = tokenizer.encode(&labelled.text).unwrap();
         tokens.push(tokenizer.eos());
         let labels = labelled.token_labels(&tokenizer, &tokens);
@@ -100,7 +94,8 @@ mod tests {
             let of: Vec<u32> = tokens.iter().zip(&labels).filter(|(_, l)| **l == wanted).map(|(t, _)| *t).collect();
             tokenizer.decode(&of)
         };
-        assert_eq!((said(Some(false)).trim(), said(Some(true)).trim()), ("frisbee", "dog"));
+        assert_eq!((said(Some(false)).trim(), said(Some(true)).trim()), ("frisbee", "A dog with a."));
+        assert_eq!(said(None).trim(), "runs");
         assert_eq!(labels.last(), Some(&None));
     }
 
@@ -109,7 +104,7 @@ mod tests {
         let lexicon = Lexicon::shared();
         let references = References::new(lexicon, ["A puppy runs through snow.", "A dog plays."]);
         let judged = LabelledText::judged("A dog runs with a frisbee.".into(), lexicon, &references);
-        let named: Vec<(&str, bool)> = judged.ranges.iter().map(|(r, good)| (&judged.text[r.clone()], *good)).collect();
-        assert_eq!(named, [("dog", true), ("frisbee", false)]);
+        let named: Vec<(&str, Option<bool>)> = judged.ranges.iter().map(|(r, good)| (&judged.text[r.clone()], *good)).collect();
+        assert_eq!(named, [("dog", Some(true)), ("frisbee", Some(false))]);
     }
 }

@@ -1,13 +1,15 @@
 //! Training: data, objectives and loops.
 
 mod answers;
+pub mod calibrate;
 pub mod checkpoint;
+pub mod contenders;
 pub mod corpus;
 pub mod curve;
 mod error;
 pub mod export;
 pub mod features;
-pub mod flickr8k;
+pub mod judged;
 pub mod labels;
 pub mod optim;
 pub mod parallel;
@@ -15,13 +17,19 @@ pub mod perturb;
 pub mod policy;
 pub mod qa;
 pub mod reward;
+mod reward_cards;
 mod reward_data;
+mod reward_finish;
 pub mod reward_report;
 pub mod rollout;
 pub mod rows;
+mod samples;
+pub mod scorers;
+pub mod setup;
 pub mod sft;
 pub mod stats;
 pub mod text;
+pub mod tower;
 
 pub use error::TrainError;
 

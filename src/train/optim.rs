@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Tensors;
 
 /// Hyper-parameters; the learning rate warms up linearly and falls along a cosine to `final_share` of its peak.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimConfig {
     /// Peak learning rate.

@@ -1,23 +1,26 @@
-//! A trained policy as its run directory holds it, for the trainings that build on it.
-
-use std::path::Path;
+//! A trained policy as its bundle holds it, for the trainings and evaluations that build on it.
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
-use super::{TrainError, corpus::END, export::read_weights, sft::CHAT_TEMPLATE};
-use crate::vlm::{
-    llava::{LlavaConfig, PrefixDecoder},
-    template::ChatTemplate,
-    tokenizer::TextTokenizer,
+use super::{Tensors, TrainError, tower::Tower};
+use crate::{
+    bundle::{Bundle, BundleConfig},
+    vlm::{llava::PrefixDecoder, template::ChatTemplate, tokenizer::TextTokenizer},
 };
 
-/// Projector and decoder of a run, with its tokenizer and template.
+/// Tower, projector and decoder of a bundle, with its tokenizer and template.
 pub struct Policy {
-    /// Sizes, the tower's included.
-    pub config: LlavaConfig,
-    /// The frozen weights.
+    /// Name of the embedded bundle, or the bundle's directory.
+    pub name: String,
+    /// What its `config.json` says.
+    pub config: BundleConfig,
+    /// The frozen weights of projector and decoder.
     pub model: PrefixDecoder,
+    /// The same weights by name, in f32: what copies of the policy begin as.
+    pub weights: Tensors,
+    /// The vision tower.
+    pub tower: Tower,
     /// Its vocabulary.
     pub tokenizer: TextTokenizer,
     /// Its template.
@@ -25,23 +28,21 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Reads `model.json`, `policy.safetensors` and `tokenizer.json` of a run of `candor train sft`.
+    /// Reads the embedded bundle of that name or, where there is none, the directory.
     ///
     /// # Errors
-    /// When one is missing or does not fit the others; the error names it. Weights are rounded to f16, as bundles store them.
-    pub fn open(run: &Path) -> Result<Self, TrainError> {
-        let bad = |file: &Path, e: &dyn std::fmt::Display| TrainError::Run(format!("{}: {e}", file.display()));
-        let file = run.join("model.json");
-        let json = std::fs::read(&file).map_err(TrainError::io(&file))?;
-        let config: LlavaConfig = serde_json::from_slice(&json).map_err(|e| bad(&file, &e))?;
-        let file = run.join("tokenizer.json");
-        let json = std::fs::read(&file).map_err(TrainError::io(&file))?;
-        let tokenizer = TextTokenizer::from_bytes(&json, END).map_err(|e| bad(&file, &e))?;
-        let template = ChatTemplate::new(CHAT_TEMPLATE).map_err(|e| TrainError::Run(e.to_string()))?;
-        let weights = read_weights(&run.join("policy.safetensors"), "")?;
-        let rounded =
-            weights.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F16)?.to_dtype(DType::F32)?))).collect::<candle_core::Result<_>>()?;
-        let model = PrefixDecoder::load(&config.language, VarBuilder::from_tensors(rounded, DType::F32, &Device::Cpu))?;
-        Ok(Self { config, model, tokenizer, template })
+    /// When there is no such bundle, or a file of it is missing or does not fit; the error names it.
+    pub fn open(name: &str) -> Result<Self, TrainError> {
+        let bad = |file: &str, e: &dyn std::fmt::Display| TrainError::Run(format!("bundle {name}: {file}: {e}"));
+        let read = |file: &str| Bundle::file(name, file).map_err(|e| TrainError::Run(e.to_string()));
+        let config = Bundle::describe(name).map_err(|e| TrainError::Run(e.to_string()))?;
+        let tokenizer = TextTokenizer::from_bytes(&read("tokenizer.json")?, &config.eos).map_err(|e| bad("tokenizer.json", &e))?;
+        let template = ChatTemplate::new(&config.chat_template).map_err(|e| bad("config.json", &e))?;
+        let stored = candle_core::safetensors::load_buffer(&read("model.safetensors")?, &Device::Cpu)?;
+        let (tower, language): (Tensors, Tensors) = stored.into_iter().partition(|(name, _)| name.starts_with(Tower::PREFIX));
+        let weights: Tensors = language.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?))).collect::<candle_core::Result<_>>()?;
+        let model = PrefixDecoder::load(&config.model.language, VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu))?;
+        let tower = Tower::load(&config.model.vision, tower)?;
+        Ok(Self { name: name.to_owned(), config, model, weights, tower, tokenizer, template })
     }
 }

@@ -1,35 +1,26 @@
-//! Training of the per-token scorers (`candor train reward`): the probe on the frozen policy's hidden states and a detached copy of the policy,
-//! fine-tuned end to end, side by side on the same batches.
+//! Training of per-token scorers (`candor train reward`): any number of them side by side, each step on the same batch.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
+use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Tensors, TrainError,
-    checkpoint::{Point, RunDir},
+    checkpoint::{Point, RunDir, write_atomically},
     curve,
-    export::read_weights,
+    export::{write_json, write_weights},
     features::{Features, VIEWS},
-    flickr8k::Dataset,
-    optim::{AdamW, OptimConfig, named_vars},
-    parallel::Workers,
-    policy::Policy,
+    optim::AdamW,
     progress,
     reward_data::{Example, Examples},
-    sft::load_tower,
+    samples,
+    scorers::{Net, Pass, ScorerConfig, ScorerConfigs},
+    setup::Setup,
 };
-use crate::{
-    reward::{
-        detached::DetachedNet,
-        probe::{ProbeConfig, ProbeNet},
-    },
-    train::rows::RowBatch,
-    vlm::decoder::llama::Regular,
-};
+use crate::vlm::ops;
 
 /// `candor train reward --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,16 +28,30 @@ use crate::{
 pub struct RewardConfig {
     /// Folder in Flickr8k's layout.
     pub data: PathBuf,
-    /// Run directory of `candor train sft` whose policy is scored.
-    pub policy: PathBuf,
-    /// Weights of the vision tower.
-    pub vision: PathBuf,
-    /// Width of the probe's hidden layer.
-    pub probe_hidden: usize,
+    /// The bundle whose policy is scored: its directory, or the name of an embedded one.
+    pub policy: String,
+    /// Folder for the photographs' features, which several runs can share.
+    pub features: PathBuf,
     /// Passes over the training split.
     pub epochs: usize,
     /// Images a step.
     pub batch_images: usize,
+    /// What the scorers learn from.
+    pub examples: ExampleConfig,
+    /// Seed of the order, the examples and their views.
+    pub seed: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: usize,
+    /// Worker threads; 0 takes every core.
+    pub workers: usize,
+    /// The scorers by name. Those named `probe` and `detached` go into the bundle.
+    pub scorers: ScorerConfigs,
+}
+
+/// How much of what an image contributes to an epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExampleConfig {
     /// True captions an image and epoch.
     pub true_captions: usize,
     /// Perturbed captions an image and epoch.
@@ -61,45 +66,52 @@ pub struct RewardConfig {
     pub own_answers: usize,
     /// Temperature of the sampled captions and answers.
     pub temperature: f32,
-    /// Dropout in the detached scorer.
-    pub dropout: f32,
-    /// Share of the tokens in no range of a perturbed or true caption whose label counts (the rest is masked), so that function words do not outweigh the others.
+    /// How much the words of true and perturbed captions count that no edit touched: there are many, and most are function words.
     pub rest_weight: f32,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Steps between checkpoints.
-    pub checkpoint_every: usize,
-    /// Worker threads; 0 takes every core.
-    pub workers: usize,
-    /// The detached scorer's optimiser.
-    pub detached: OptimConfig,
-    /// The probe's optimiser.
-    pub probe: OptimConfig,
 }
 
 /// A reward training that is ready to run, or to go on.
 pub struct RewardTraining {
     pub(super) config: RewardConfig,
     pub(super) run: RunDir,
-    pub(super) data: Dataset,
-    pub(super) workers: Workers,
-    pub(super) policy: Policy,
+    pub(super) setup: Setup,
     pub(super) train_features: Features,
-    pub(super) dev_features: Features,
 }
 
-/// The two scorers of a step, or at the end of a run.
-pub struct Scorers {
-    /// Network of its own.
-    pub detached: DetachedNet,
-    /// Head on the policy.
-    pub probe: ProbeNet,
+/// One scorer's variables and optimiser.
+struct Learner<'a> {
+    name: &'a str,
+    config: &'a ScorerConfig,
+    vars: VarMap,
+    optim: AdamW,
 }
 
-/// Raw scores of a batch's learnt tokens.
-pub(super) struct Logits {
-    pub(super) detached: Tensor,
-    pub(super) probe: Tensor,
+impl Learner<'_> {
+    /// The network with the present weights.
+    fn net(&self, training: &RewardTraining) -> candle_core::Result<Net> {
+        let vb = VarBuilder::from_varmap(&self.vars, DType::F32, &Device::Cpu);
+        Net::load(self.config, &training.setup.policy.config.model, vb)
+    }
+
+    /// Weighted cross-entropy of its logits, and of its language model where it keeps one.
+    fn loss(&self, net: &Net, pass: &Pass<'_>, shard: &Example, totals: Totals, step: u64) -> candle_core::Result<Tensor> {
+        let scored = net.score(pass, self.config.regular(step ^ shard.seed))?;
+        let loss = shard.binary_cross_entropy(&scored.logits, totals.weight)?;
+        let weight = self.config.language_weight();
+        let (Some(predicting), Some(net), true) = (scored.predicting, net.detached(), weight > 0.0) else { return Ok(loss) };
+        let lines = Tensor::new(shard.language.as_slice(), &Device::Cpu)?;
+        let logits = net.decoder().llama().logits(&predicting.index_select(&lines, 0)?)?;
+        let targets: Vec<u32> = shard.language.iter().map(|&i| shard.batch.targets[i as usize]).collect();
+        let weights = vec![weight as f32 / totals.language.max(1) as f32; targets.len()];
+        loss + ops::cross_entropy(&logits, &targets, &weights, 0.0)?
+    }
+}
+
+/// What a step's losses are divided by, over all its shards.
+#[derive(Clone, Copy)]
+struct Totals {
+    weight: f32,
+    language: usize,
 }
 
 impl RewardTraining {
@@ -108,37 +120,37 @@ impl RewardTraining {
     /// # Errors
     /// When the configuration, the data, the policy or the run directory is not usable.
     pub fn prepare(config: RewardConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
-        let data = Dataset::open(&config.data)?;
+        if config.scorers.is_empty() {
+            return Err(TrainError::Run("scorers: there is none; add a table such as [scorers.probe]".into()));
+        }
+        let setup = Setup::open(&config.data, &config.policy, config.workers)?;
         let run = RunDir::open(out, &config, resume)?;
-        let workers = Workers::new(if config.workers == 0 { candle_core::utils::get_num_threads() } else { config.workers })?;
-        let policy = Policy::open(&config.policy)?;
-        let tower = load_tower(&policy.config.vision, &config.vision)?;
-        // The policy's run has these features already.
-        let cached = |name: &str| config.policy.join(name);
-        let train_features = Features::compute(&data.train, VIEWS, &tower, &workers, &cached("train-features.f16"))?;
-        let dev_features = Features::compute(&data.dev, 1, &tower, &workers, &cached("dev-features.f16"))?;
-        Ok(Self { config, run, data, workers, policy, train_features, dev_features })
+        let train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
+        Ok(Self { config, run, setup, train_features })
     }
 
-    /// Trains both scorers to the end and returns them with averaged weights; `RUNDIR/reward.safetensors` holds them in f16.
+    /// Trains every scorer to the end; `RUNDIR/reward.safetensors` holds their averaged weights in f16.
     ///
     /// # Errors
     /// When a step fails or the loss is no number; the last checkpoint stays.
-    pub fn train(&self) -> Result<Scorers, TrainError> {
-        let examples = Examples::new(self)?;
-        let vars = self.initial()?;
-        let mut optims = (AdamW::new(&vars.0, self.config.detached)?, AdamW::new(&vars.1, self.config.probe)?);
+    pub fn train(&self) -> Result<(), TrainError> {
+        let mut learners = self.learners()?;
         let mut done = 0;
         if let Some((step, state)) = self.run.load()? {
-            optims.0.restore(&strip(&state, "detached/"))?;
-            optims.1.restore(&strip(&state, "probe/"))?;
+            for learner in &mut learners {
+                learner.optim.restore(&strip(&state, &format!("{}/", learner.name)))?;
+            }
             done = step;
         }
-        let per_epoch = self.data.train.len().div_ceil(self.config.batch_images);
-        let total = per_epoch * self.config.epochs;
+        let total = self.per_epoch() * self.config.epochs;
+        if done == total && self.run.file(WEIGHTS).exists() {
+            return Ok(());
+        }
+        let examples = Examples::new(self)?;
+        self.look(&examples)?;
         let bar = progress(total, done);
         for step in done..total {
-            let loss = self.step(&examples, &vars, &mut optims, step, per_epoch, total)?;
+            let loss = self.step(&examples, &mut learners, step, total)?;
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, loss });
             }
@@ -146,128 +158,88 @@ impl RewardTraining {
             bar.set_position(step as u64 + 1);
             bar.set_message(format!("loss {loss:.4}"));
             if (step + 1) % self.config.checkpoint_every == 0 || step + 1 == total {
-                let mut state = prefixed(optims.0.state()?, "detached/");
-                state.extend(prefixed(optims.1.state()?, "probe/"));
+                let mut state = Tensors::new();
+                for learner in &learners {
+                    state.extend(prefixed(learner.optim.state()?, &format!("{}/", learner.name)));
+                }
                 self.run.save(step + 1, state)?;
             }
         }
         bar.finish();
-        curve::draw(&self.run.losses()?, "candor train reward (detached)", &self.run.file("loss.svg"))?;
-        let mut weights = prefixed(optims.0.averages()?, "detached.");
-        weights.extend(prefixed(optims.1.averages()?, "probe."));
-        super::export::write_weights(&self.run.file("reward.safetensors"), weights)?;
-        self.scorers()
-    }
-
-    /// The finished scorers, as the bundle will hold them.
-    pub fn scorers(&self) -> Result<Scorers, TrainError> {
-        let weights = read_weights(&self.run.file("reward.safetensors"), "")?;
-        let weights = weights.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?))).collect::<candle_core::Result<_>>()?;
-        let vb = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
-        Ok(Scorers {
-            detached: DetachedNet::load(&self.policy.config.language, vb.pp("detached"))?,
-            probe: ProbeNet::load(&self.probe_config(), vb.pp("probe"))?,
-        })
-    }
-
-    /// Sizes of the probe.
-    pub fn probe_config(&self) -> ProbeConfig {
-        let decoder = &self.policy.config.language.decoder;
-        ProbeConfig { features: decoder.num_hidden_layers * decoder.hidden_size, hidden: self.config.probe_hidden }
-    }
-
-    /// The detached scorer begins as the policy, the probe at small random weights over standardised features.
-    fn initial(&self) -> Result<(VarMap, VarMap), TrainError> {
-        let (detached, probe) = (VarMap::new(), VarMap::new());
-        DetachedNet::load(&self.policy.config.language, VarBuilder::from_varmap(&detached, DType::F32, &Device::Cpu))?;
-        let policy = read_weights(&self.config.policy.join("policy.safetensors"), "")?;
-        for (name, var) in named_vars(&detached) {
-            if let Some(weight) = policy.get(&name) {
-                var.set(weight)?;
-            }
+        curve::draw(&self.run.losses()?, "candor train reward", &self.run.file("loss.svg"))?;
+        let mut weights = Tensors::new();
+        for learner in &learners {
+            weights.extend(prefixed(learner.optim.averages()?, &format!("{}.", learner.name)));
         }
-        ProbeNet::load(&self.probe_config(), VarBuilder::from_varmap(&probe, DType::F32, &Device::Cpu))?;
-        let mut rng = SmallRng::seed_from_u64(self.config.seed);
-        for (_, var) in named_vars(&probe).into_iter().filter(|(_, v)| v.rank() == 2) {
-            let bound = (3.0 / var.dim(1)? as f32).sqrt();
-            let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-bound..bound)).collect();
-            var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
-        }
-        self.standardise(&probe)?;
-        Ok((detached, probe))
+        write_weights(&self.run.file(WEIGHTS), weights)
     }
 
-    /// Mean and scale of the policy's features over true captions of some training images.
-    fn standardise(&self, probe: &VarMap) -> Result<(), TrainError> {
-        let images: Vec<usize> = (0..self.data.train.len().min(64)).collect();
+    /// Writes statistics and examples of the data, `RUNDIR/samples.json` and `samples.html`.
+    fn look(&self, examples: &Examples<'_>) -> Result<(), TrainError> {
+        let report = samples::look(self, examples)?;
+        write_json(&self.run.file("samples.json"), &report.to_json())?;
+        let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
+        write_atomically(&self.run.file("samples.html"), html.as_bytes())
+    }
+
+    /// Only [looks](Self::train) at what a training would learn from.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn look_at_data(&self) -> Result<(), TrainError> {
+        self.look(&Examples::new(self)?)
+    }
+
+    fn per_epoch(&self) -> usize {
+        self.setup.data.train.len().div_ceil(self.config.batch_images)
+    }
+
+    fn learners(&self) -> Result<Vec<Learner<'_>>, TrainError> {
+        let images: Vec<usize> = (0..self.setup.data.train.len().min(64)).collect();
         let batch = Examples::true_captions(self, &images)?;
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, 0)).collect();
-        let hidden = self.hidden(&self.train_features.batch(&views)?, &batch)?;
-        let mean = hidden.mean(0)?;
-        let scale = (hidden.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-6)?.sqrt()?.recip()?;
-        for (name, var) in named_vars(probe) {
-            match name.as_str() {
-                "mean" => var.set(&mean)?,
-                "scale" => var.set(&scale)?,
-                _ => {}
-            }
+        let features = self.train_features.batch(&views)?;
+        let sample = Pass::new(&self.setup.policy, &features, &batch)?;
+        let mut learners = Vec::with_capacity(self.config.scorers.len());
+        for (name, config) in &self.config.scorers {
+            let vars = config.initial(&self.setup.policy, &sample)?;
+            learners.push(Learner { name, config, optim: AdamW::new(&vars, config.optim())?, vars });
         }
-        Ok(())
+        Ok(learners)
     }
 
-    /// The policy's hidden states, all layers side by side, at the learnt tokens themselves: `(tokens, features)`, without gradients.
-    pub(super) fn hidden(&self, images: &Tensor, batch: &RowBatch) -> candle_core::Result<Tensor> {
-        let states = self.policy.model.whole(images, &batch.tokens, &batch.positions, &batch.mask, Regular::default())?;
-        let lines = Tensor::new(batch.own_lines.as_slice(), &Device::Cpu)?;
-        let states = states.iter().map(|s| s.index_select(&lines, 0)).collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&states, 1)?.detach())
-    }
-
-    /// Both scorers' raw scores of a batch's learnt tokens.
-    pub(super) fn logits(&self, scorers: &Scorers, images: &Tensor, batch: &RowBatch, regular: Regular) -> candle_core::Result<Logits> {
-        let states = scorers.detached.decoder().whole(images, &batch.tokens, &batch.positions, &batch.mask, regular)?;
-        let Some(last) = states.last() else { candle_core::bail!("the decoder has no layers") };
-        let own = last.index_select(&Tensor::new(batch.own_lines.as_slice(), &Device::Cpu)?, 0)?;
-        Ok(Logits { detached: scorers.detached.logits(&own)?, probe: scorers.probe.logits(&self.hidden(images, batch)?)? })
-    }
-
-    fn step(
-        &self,
-        examples: &Examples<'_>,
-        vars: &(VarMap, VarMap),
-        optims: &mut (AdamW, AdamW),
-        step: usize,
-        per_epoch: usize,
-        total: usize,
-    ) -> Result<f64, TrainError> {
-        let (epoch, at) = (step / per_epoch, step % per_epoch);
-        let mut order: Vec<usize> = (0..self.data.train.len()).collect();
+    fn step(&self, examples: &Examples<'_>, learners: &mut [Learner<'_>], step: usize, total: usize) -> Result<f64, TrainError> {
+        let (epoch, at) = (step / self.per_epoch(), step % self.per_epoch());
+        let mut order: Vec<usize> = (0..self.setup.data.train.len()).collect();
         order.shuffle(&mut SmallRng::seed_from_u64(self.config.seed ^ (epoch as u64 + 1) << 20));
         let first = at * self.config.batch_images;
         let batch = &order[first..(first + self.config.batch_images).min(order.len())];
-        let parts: Vec<&[usize]> = batch.chunks(batch.len().div_ceil(self.workers.count())).collect();
+        let workers = &self.setup.workers;
+        let parts: Vec<&[usize]> = batch.chunks(batch.len().div_ceil(workers.count())).collect();
         let seed = self.config.seed ^ (step as u64 + 1) << 32;
         let shards: Vec<Example> =
-            self.workers.map(&parts, |images| examples.batch(images, seed ^ images[0] as u64).map_err(candle_core::Error::wrap))?;
-        let weight: f32 = shards.iter().map(|s| s.weights.iter().sum::<f32>()).sum();
-        let both: Vec<_> = optims.0.vars().into_iter().chain(optims.1.vars()).collect();
-        let (loss, mut gradients) = self.workers.gradients(&shards, &both, |shard| {
-            let vb = |vars: &VarMap| VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu);
-            let scorers = Scorers {
-                detached: DetachedNet::load(&self.policy.config.language, vb(&vars.0))?,
-                probe: ProbeNet::load(&self.probe_config(), vb(&vars.1))?,
-            };
-            let regular = Regular { dropout: self.config.dropout, seed: seed ^ shard.seed };
-            let logits = self.logits(&scorers, &shard.images, &shard.batch, regular)?;
-            let loss = |x: &Tensor| shard.binary_cross_entropy(x, weight);
-            loss(&logits.detached)? + loss(&logits.probe)?
+            workers.map(&parts, |images| examples.batch(images, seed ^ images[0] as u64).map_err(candle_core::Error::wrap))?;
+        let totals = Totals {
+            weight: shards.iter().map(|s| s.weights.iter().sum::<f32>()).sum(),
+            language: shards.iter().map(|s| s.language.len()).sum(),
+        };
+        let vars: Vec<_> = learners.iter().flat_map(|l| l.optim.vars()).collect();
+        let (loss, gradients) = workers.gradients(&shards, &vars, |shard| {
+            let pass = Pass::new(&self.setup.policy, &shard.images, &shard.batch)?;
+            let losses = learners.iter().map(|learner| learner.loss(&learner.net(self)?, &pass, shard, totals, seed));
+            Tensor::stack(&losses.collect::<candle_core::Result<Vec<_>>>()?, 0)?.sum_all()
         })?;
-        let of_probe = gradients.split_off(optims.0.vars().len());
-        optims.0.step(gradients, step, total)?;
-        optims.1.step(of_probe, step, total)?;
-        Ok(loss / 2.0)
+        let mut gradients = gradients.into_iter();
+        for learner in learners.iter_mut() {
+            let own = gradients.by_ref().take(learner.optim.vars().len()).collect();
+            learner.optim.step(own, step, total)?;
+        }
+        Ok(loss / learners.len() as f64)
     }
 }
+
+/// The finished scorers of a run.
+pub(super) const WEIGHTS: &str = "reward.safetensors";
 
 fn prefixed(tensors: Tensors, prefix: &str) -> Tensors {
     tensors.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)).collect()

@@ -5,18 +5,20 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     TrainError,
-    answers::{Answers, Said, is_right, own_answers},
+    answers::{Answers, Asking, Said, is_right, own_answers},
     corpus::Corpus,
-    flickr8k::Image,
     labels::LabelledText,
-    perturb::Perturber,
+    perturb::{Kind, Perturber, Tally},
+    policy::Policy,
     qa::{Qa, QaBuilder},
     reward::RewardTraining,
     rollout::{RolloutConfig, answers},
     rows::{Branch, RowBatch, TextRow},
+    setup::Setup,
     text::normalize_caption,
 };
 use crate::{
+    eval::data::flickr8k::Image,
     eval::objects,
     lexicon::{Lexicon, References},
 };
@@ -34,6 +36,8 @@ pub(super) struct Example {
     /// 1 grounded, 0 not; meaningless where the weight is 0.
     pub(super) labels: Vec<f32>,
     pub(super) weights: Vec<f32>,
+    /// The learnt tokens that a language model may learn: those of true captions.
+    pub(super) language: Vec<u32>,
     pub(super) seed: u64,
 }
 
@@ -63,18 +67,19 @@ pub(super) struct Examples<'a> {
 impl<'a> Examples<'a> {
     /// Lets the policy caption the training images (greedily, and with samples).
     pub(super) fn new(training: &'a RewardTraining) -> Result<Self, TrainError> {
-        let perturber = Perturber::new(&training.data.train);
-        let answers = Answers::new(&training.data.train, perturber.stats());
-        let n = training.data.train.len();
-        let mut own = vec![Vec::new(); n];
-        for sample in 0..training.config.own_captions {
-            let temperature = if sample == 0 { 0.0 } else { training.config.temperature };
-            let captions = own_captions(training, &training.data.train, &training.train_features, temperature, sample as u64)?;
+        let (setup, config) = (&training.setup, &training.config.examples);
+        let (images, features) = (&setup.data.train, &training.train_features);
+        let perturber = Perturber::new(images);
+        let answers = Answers::new(images, perturber.stats());
+        let mut own = vec![Vec::new(); images.len()];
+        for sample in 0..config.own_captions {
+            let temperature = if sample == 0 { 0.0 } else { config.temperature };
+            let seed = training.config.seed.wrapping_add(sample as u64 * 1_000_003);
+            let captions = own_captions(setup, images, features, temperature, seed)?;
             own.iter_mut().zip(captions).for_each(|(own, caption)| own.push(caption));
         }
-        let (config, stats) = (&training.config, perturber.stats());
-        let answered =
-            own_answers(training, &training.data.train, &training.train_features, stats, config.own_answers, config.temperature)?;
+        let ask = Asking { n: config.own_answers, temperature: config.temperature, seed: training.config.seed };
+        let answered = own_answers(setup, images, features, perturber.stats(), ask)?;
         let said = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
             Said::answer(qa.question, answer, right)
@@ -86,43 +91,49 @@ impl<'a> Examples<'a> {
     /// True captions of training images, every token learnt.
     pub(super) fn true_captions(training: &RewardTraining, images: &[usize]) -> Result<RowBatch, TrainError> {
         let said = |c: &String| LabelledText::all_good(normalize_caption(c)).into();
-        let texts = |i: usize| training.data.train[i].captions.iter().map(said).collect();
+        let texts = |i: usize| training.setup.data.train[i].captions.iter().map(said).collect();
         let rows: Vec<Vec<Said>> = images.iter().map(|&i| texts(i)).collect();
-        Ok(layout(training, rows, Some(&mut SmallRng::seed_from_u64(training.config.seed)))?.0)
+        Ok(layout(&training.setup.policy, rows, Some(&mut SmallRng::seed_from_u64(training.config.seed)))?.0)
+    }
+
+    /// What is said of one training image in an epoch; a function of the generator's state. `tally` is added to.
+    pub(super) fn said(&self, i: usize, rng: &mut SmallRng, tally: &mut Tally) -> Vec<(Origin, Said)> {
+        let config = &self.training.config.examples;
+        let train = &self.training.setup.data.train;
+        let image = &train[i];
+        let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+        let mut out = Vec::new();
+        for caption in image.captions.choose_multiple(rng, config.true_captions) {
+            let said = Said::from(LabelledText::all_good(normalize_caption(caption)));
+            out.push((Origin::True, Said { ends: true, ..said }));
+        }
+        for _ in 0..config.perturbed_captions {
+            let perturbed = self.perturber.perturb(image, rng, tally);
+            out.extend(perturbed.map(|p| (Origin::Perturbed(p.kind), LabelledText::from(p).into())));
+        }
+        for _ in 0..config.foreign_captions {
+            let other: &Image = &train[rng.random_range(0..train.len())];
+            let caption = other.captions.choose(rng).map(|c| judged(normalize_caption(c), &references));
+            out.extend(caption.map(|text| (Origin::Foreign, text.into())));
+        }
+        out.extend(self.own[i].iter().map(|(_, text)| (Origin::Own, judged(text.text.clone(), &references).into())));
+        out.extend(self.own_answers[i].iter().map(|said| (Origin::OwnAnswer, said.clone())));
+        let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
+        out.extend(self.answers.of(&questions, image, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
+        out
     }
 
     /// The examples of some training images; a function of the seed.
     pub(super) fn batch(&self, images: &[usize], seed: u64) -> Result<Example, TrainError> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let config = &self.training.config;
-        let train = &self.training.data.train;
-        let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
-        let mut rows = Vec::with_capacity(images.len());
-        for &i in images {
-            let image = &train[i];
-            let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
-            let mut texts = Vec::new();
-            for caption in image.captions.choose_multiple(&mut rng, config.true_captions) {
-                texts.push(LabelledText::all_good(normalize_caption(caption)));
-            }
-            texts.extend((0..config.perturbed_captions).filter_map(|_| self.perturber.perturb(image, &mut rng)).map(LabelledText::from));
-            for _ in 0..config.foreign_captions {
-                let other: &Image = &train[rng.random_range(0..train.len())];
-                if let Some(caption) = other.captions.choose(&mut rng) {
-                    texts.push(judged(normalize_caption(caption), &references));
-                }
-            }
-            texts.extend(self.own[i].iter().map(|(_, text)| judged(text.text.clone(), &references)));
-            let mut said: Vec<Said> = texts.into_iter().map(Said::from).collect();
-            said.extend_from_slice(&self.own_answers[i]);
-            said.extend(self.answers.of(&questions, image, config.answers, &mut rng));
-            rows.push(said);
-        }
-        let (batch, labels) = layout(self.training, rows, Some(&mut rng))?;
+        let mut said = |&i: &usize| self.said(i, &mut rng, &mut Tally::default()).into_iter().map(|(_, said)| said).collect();
+        let rows = images.iter().map(&mut said).collect();
+        let (batch, labels) = layout(&self.training.setup.policy, rows, Some(&mut rng))?;
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, rng.random_range(0..super::features::VIEWS))).collect();
+        let rest_weight = self.training.config.examples.rest_weight;
         let weight = |label: &Label| match label {
             Label { good: None, .. } => 0.0,
-            Label { rest: true, .. } => config.rest_weight,
+            Label { rest: true, .. } => rest_weight,
             _ => 1.0,
         };
         Ok(Example {
@@ -130,8 +141,39 @@ impl<'a> Examples<'a> {
             batch,
             weights: labels.iter().map(weight).collect(),
             labels: labels.iter().map(|l| f32::from(u8::from(l.good == Some(true)))).collect(),
+            language: labels.iter().zip(0..).filter(|(l, _)| l.language).map(|(_, i)| i).collect(),
             seed,
         })
+    }
+}
+
+/// Where an example comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Origin {
+    /// A person's caption.
+    True,
+    /// A person's caption made wrong.
+    Perturbed(Kind),
+    /// The policy's caption.
+    Own,
+    /// A person's caption of another image.
+    Foreign,
+    /// An answer to a derived question, right or wrong.
+    Answer,
+    /// The policy's answer to one.
+    OwnAnswer,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::True => f.write_str("true captions"),
+            Self::Perturbed(kind) => write!(f, "perturbed: {}", kind.name()),
+            Self::Own => f.write_str("the policy's captions"),
+            Self::Foreign => f.write_str("captions of other images"),
+            Self::Answer => f.write_str("answers, half of them wrong"),
+            Self::OwnAnswer => f.write_str("the policy's answers"),
+        }
     }
 }
 
@@ -148,16 +190,13 @@ pub(super) struct Label {
     pub(super) good: Option<bool>,
     /// Whether the label is the text's label for everything outside its ranges.
     pub(super) rest: bool,
+    /// Whether the text is one for a language model to learn.
+    pub(super) language: bool,
 }
 
 /// Lays out what is said of each image: descriptions behind one request for them (a random one with `rng`, otherwise the default one), answers behind
 /// their questions.
-pub(super) fn layout(
-    training: &RewardTraining,
-    rows: Vec<Vec<Said>>,
-    mut rng: Option<&mut SmallRng>,
-) -> Result<(RowBatch, Vec<Label>), TrainError> {
-    let policy = &training.policy;
+pub(super) fn layout(policy: &Policy, rows: Vec<Vec<Said>>, mut rng: Option<&mut SmallRng>) -> Result<(RowBatch, Vec<Label>), TrainError> {
     let (mut out, mut labels) = (Vec::with_capacity(rows.len()), Vec::new());
     for texts in rows {
         let prompt = match rng.as_deref_mut() {
@@ -165,40 +204,41 @@ pub(super) fn layout(
             None => Corpus::prompt(&policy.tokenizer, &policy.template, "")?,
         };
         let mut row = TextRow { prompt, branches: Vec::new() };
-        for Said { question, text } in texts {
+        for Said { question, text, ends } in texts {
             let mut line = match &question {
                 Some(question) => Corpus::prompt(&policy.tokenizer, &policy.template, question)?,
                 None => Vec::new(),
             };
             let learn_from = line.len();
-            let tokens = policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+            let mut tokens = policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+            tokens.extend(ends.then(|| policy.tokenizer.eos()));
             let bare = LabelledText { rest: None, ..text.clone() }.token_labels(&policy.tokenizer, &tokens);
             let whole = text.token_labels(&policy.tokenizer, &tokens);
-            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| Label { good: *good, rest: bare.is_none() }));
+            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| Label { good: *good, rest: bare.is_none(), language: ends }));
             line.extend(tokens);
             row.branches.push(Branch { after_prompt: question.is_none(), tokens: line, learn_from });
         }
         out.push(row);
     }
-    Ok((RowBatch::new(&out, policy.config.language.connector.tokens)?, labels))
+    Ok((RowBatch::new(&out, policy.config.model.language.connector.tokens)?, labels))
 }
 
 /// The policy's own captions of a split, judged by its references.
 pub(super) fn own_captions(
-    training: &RewardTraining,
+    setup: &Setup,
     images: &[Image],
     features: &super::features::Features,
     temperature: f32,
-    sample: u64,
+    seed: u64,
 ) -> Result<Vec<(Vec<u32>, LabelledText)>, TrainError> {
-    let policy = &training.policy;
+    let policy = &setup.policy;
     let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, "")?;
     let all: Vec<usize> = (0..images.len()).collect();
     let chunks: Vec<&[usize]> = all.chunks(ROLLOUT).collect();
-    let captions = training.workers.map(&chunks, |chunk| {
+    let captions = setup.workers.map(&chunks, |chunk| {
         let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
-        let seed = training.config.seed.wrapping_add(sample * 1_000_003 + chunk[0] as u64);
-        let config = RolloutConfig { temperature, seed, max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
+        let config =
+            RolloutConfig { temperature, seed: seed.wrapping_add(chunk[0] as u64), max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
         answers(&policy.model, &features.batch(&views)?, &prompt, config)
     })?;
     let lexicon = Lexicon::shared();

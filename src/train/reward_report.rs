@@ -1,313 +1,297 @@
-//! How good the trained scorers are on the development split, what their numbers mean, and the bundle that serves them.
-//!
-//! The split's images are dealt out in turn: the first, third, ... calibrate, the second, fourth, ... report.
+//! The report of `candor eval reward`: how well scorers tell grounded words from ungrounded ones, on the reporting half of the development split.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
-
-use candle_core::{Device, Tensor};
-use rand::{SeedableRng, rngs::SmallRng};
-use serde::Serialize;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    TrainError,
-    answers::{Said, is_right, own_answers},
-    corpus::END,
-    export::{read_weights, write_json, write_weights},
-    flickr8k::Image,
-    labels::LabelledText,
-    perturb::{Kind, Perturber},
-    qa::Qa,
-    reward::{RewardTraining, Scorers},
-    reward_data::{layout, own_captions},
-    sft::CHAT_TEMPLATE,
-    stats::CaptionStats,
-    text::normalize_caption,
+    calibrate::things,
+    contenders::Contender,
+    judged::{Half, Judged, ScoredText},
+    perturb::Kind,
+    reward_cards,
 };
 use crate::{
-    bundle::{BundleConfig, RewardConfig, RewardKind},
     eval::{
-        objects::{self, ObjectScores},
-        tokens::{Scored, TokenMetrics},
+        bootstrap::{Difference, Estimate, REPEATS, differences, estimates},
+        data::flickr8k::Image,
+        report::{Axis, Better, Cell, Column, Format, Plot, ReliabilityBin, Report, Section, Series, Table, TableRow},
+        tokens::{Ranking, Scored, TokenMetrics},
     },
-    lexicon::Lexicon,
+    lexicon::{Lexicon, WordClass},
     reward::calibration::Calibration,
-    vlm::decoder::llama::Regular,
 };
 
-/// A labelled piece of text with every scorer's raw score (that of its worst token).
-#[derive(Debug, Clone, Copy)]
-struct Piece {
-    image: usize,
-    good: bool,
-    kind: Option<Kind>,
-    scores: [f32; 3],
+/// Points of a curve.
+const POINTS: usize = 120;
+
+/// What a report is made of.
+pub struct Evidence<'a> {
+    /// The development split.
+    pub images: &'a [Image],
+    /// Its texts, scored.
+    pub judged: &'a Judged,
+    /// Who scored them.
+    pub contenders: &'a [Contender],
+    /// What their scores mean.
+    pub calibrations: &'a [Calibration],
+    /// Milliseconds that each adds to a token.
+    pub costs: &'a [f64],
+    /// The one that is looked at closely.
+    pub chosen: usize,
+    /// Seed of the bootstrap.
+    pub seed: u64,
 }
 
-/// What is said of each image, and by which kind of perturbation it was made wrong.
-type Texts = Vec<Vec<(Said, Option<Kind>)>>;
+/// A set of pieces of text with a contender's raw scores.
+type Pieces<'a> = Box<dyn Fn(usize) -> Vec<Scored> + 'a>;
 
-/// Questions asked of an image.
-const QUESTIONS: usize = 4;
+impl<'a> Evidence<'a> {
+    /// The whole report; title, command and facts are the caller's to add.
+    pub fn report(&self) -> Report {
+        let sets = self.sets();
+        let mut scorers = Section {
+            title: "Scorers".into(),
+            text: vec![
+                "A bad piece is what a scorer is there to find. Things are nouns that no reference of the image supports; a piece's score is that of its \
+                 worst token. Every scorer is calibrated on the tuning half; all figures are of the reporting half. Brackets hold 95 % intervals \
+                 (bootstrap over images)."
+                    .into(),
+            ],
+            ..Section::default()
+        };
+        scorers.tables.extend(sets.iter().map(|(title, pieces)| self.table(title, pieces)));
+        scorers.tables.push(self.against_baseline(&sets[1].1));
+        scorers.plots.extend(self.curves(&sets[1].1));
+        let sections = vec![scorers, self.chosen_closely(), reward_cards::hallucinations(self), reward_cards::captions(self)];
+        Report { sections, ..Report::default() }
+    }
 
-/// In the order of [`Piece::scores`]; the policy's own log-probability is the baseline.
-const SCORERS: [&str; 3] = ["probe", "detached", "log-probability"];
+    /// What the report was made from.
+    pub fn facts(&self, data: &Path, policy: &str) -> Vec<(String, String)> {
+        let fact = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            fact("policy", policy.to_owned()),
+            fact("data", data.display().to_string()),
+            fact("tuning half", format!("{} images: the 1st, 3rd, ... of dev", self.images.len().div_ceil(2))),
+            fact("reporting half", format!("{} images: the 2nd, 4th, ... of dev", self.images.len() / 2)),
+            fact("scorer looked at", self.contenders[self.chosen].name.clone()),
+            fact("bootstrap", format!("{REPEATS} resamples of images, seed {}", self.seed)),
+        ]
+    }
 
-/// `report.json` of a reward run.
-#[derive(Debug, Serialize)]
-pub struct RewardReport {
-    /// Tokens of perturbed and true captions, by scorer, on the reporting half.
-    pub perturbations: BTreeMap<String, TokenMetrics>,
-    /// The served scorer on one kind of perturbation at a time, with the true tokens of the same captions.
-    pub by_kind: BTreeMap<String, TokenMetrics>,
-    /// Things that the policy's own greedy captions name, by scorer, on the reporting half.
-    pub own_captions: BTreeMap<String, TokenMetrics>,
-    /// The policy's own greedy answers to derived questions, by scorer, on the reporting half.
-    pub own_answers: BTreeMap<String, TokenMetrics>,
-    /// Questions to the policy on the whole split, by kind.
-    pub questions: BTreeMap<String, Questions>,
-    /// What those captions name, on the whole split.
-    pub captions: ObjectScores,
-    /// The same of people's captions, each judged by the others: the measure's floor.
-    pub people: ObjectScores,
-    /// The scorer that is served by default: the better one on the calibrating half's own captions.
-    pub default: RewardKind,
-}
+    fn sets(&self) -> [(&'static str, Pieces<'_>); 3] {
+        let reported = |text: &&ScoredText| Half::of(text.image) == Half::Report;
+        let tokens = move |i: usize| self.judged.perturbed.iter().filter(reported).flat_map(|t| t.pieces(i)).map(|(_, s)| s).collect();
+        let answers = move |i: usize| self.judged.answers.iter().filter(reported).flat_map(|t| t.ranges(i)).map(|(_, s)| s).collect();
+        [
+            ("Every token of true and perturbed captions", Box::new(tokens)),
+            ("Things named in the policy's own captions", Box::new(move |i| things(&self.judged.captions, i, Half::Report))),
+            ("The policy's own answers to questions", Box::new(answers)),
+        ]
+    }
 
-/// How one kind of question was answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Questions {
-    /// How many were asked.
-    pub asked: usize,
-    /// How many answers were the captions' own, word for word.
-    pub right: usize,
-    /// How many answers were yes.
-    pub yes: usize,
-}
+    /// Pieces with calibrated rewards.
+    fn ranking(&self, contender: usize, pieces: Vec<Scored>) -> Ranking {
+        let calibration = &self.calibrations[contender];
+        Ranking::new(pieces.into_iter().map(|s| Scored { reward: calibration.probability(s.reward), ..s }).collect())
+    }
 
-impl RewardTraining {
-    /// Evaluates, calibrates and writes `RUNDIR/report.json` and `RUNDIR/bundle`.
-    ///
-    /// # Errors
-    /// When the split has not both grounded and ungrounded pieces, or a file cannot be written.
-    pub fn finish(&self, scorers: &Scorers, name: &str, version: &str) -> Result<RewardReport, TrainError> {
-        let captions = self.caption_split()?;
-        let own = self.own_pieces(scorers, &captions)?;
-        let (answers, questions) = self.answer_split()?;
-        let mut answered = self.score(scorers, &answers, true)?;
-        answered.retain(|p| p.image % 2 == 1);
-        let perturbed = self.perturbed_pieces(scorers)?;
-        let (tune, report): (Vec<Piece>, Vec<Piece>) = own.into_iter().partition(|p| p.image % 2 == 0);
-        let perturbed: Vec<Piece> = perturbed.into_iter().filter(|p| p.image % 2 == 1).collect();
-        let mut calibrations = BTreeMap::new();
-        for (i, kind) in [RewardKind::Probe, RewardKind::Detached].into_iter().enumerate() {
-            let (logits, good): (Vec<f32>, Vec<bool>) = tune.iter().map(|p| (p.scores[i], p.good)).unzip();
-            let fitted_on = "things named in the policy's own captions of every second development image";
-            let fitted = Calibration::fit(&logits, &good, fitted_on);
-            calibrations.insert(kind, fitted.ok_or_else(|| TrainError::Run("the development split has no ungrounded words".into()))?);
+    fn estimates(&self, contender: usize, ranking: &Ranking) -> Vec<Estimate> {
+        let threshold = self.calibrations[contender].default_threshold;
+        estimates(self.images.len(), REPEATS, self.seed, |weights| figures(&ranking.weighted(threshold, weights)))
+    }
+
+    fn table(&self, title: &str, pieces: &Pieces<'_>) -> Table {
+        let row = |(i, contender): (usize, &Contender)| {
+            let ranking = self.ranking(i, pieces(i));
+            let mut cells: Vec<Cell> = self.estimates(i, &ranking).into_iter().map(Cell::from).collect();
+            cells.extend([self.costs[i].into(), contender.bytes.into()]);
+            TableRow { name: contender.name.clone(), cells, emphasis: i == self.chosen }
+        };
+        let (good, bad) = pieces(0).iter().fold((0, 0), |(g, b), s| (g + usize::from(s.good), b + usize::from(!s.good)));
+        let mut columns = columns();
+        columns.push(Column::new("ms/token", Format::Decimal(3)).better(Better::Lower).help("added to a decoded token, one core, median"));
+        columns.push(Column::new("bytes", Format::Count).better(Better::Lower).help("weights of the scorer in a bundle"));
+        let note = format!("{good} good and {bad} bad pieces.");
+        Table { title: title.into(), note, columns, rows: self.contenders.iter().enumerate().map(row).collect() }
+    }
+
+    /// Whether the chosen scorer is better than the policy's own log-probability, on the same images.
+    fn against_baseline(&self, pieces: &Pieces<'_>) -> Table {
+        let Some(baseline) = self.contenders.iter().position(|c| c.name == "log-probability") else { return Table::default() };
+        let of = |i: usize| {
+            let (ranking, threshold) = (self.ranking(i, pieces(i)), self.calibrations[i].default_threshold);
+            move |weights: &[u32]| figures(&ranking.weighted(threshold, weights))
+        };
+        let found = differences(self.images.len(), REPEATS, self.seed, of(baseline), of(self.chosen));
+        let row = |(name, difference): (&str, &Difference)| {
+            let said = if difference.is_significant() { "significant" } else { "not significant" };
+            TableRow::new(name, vec![difference.estimate.into(), difference.p.into(), said.into()])
+        };
+        let columns = columns();
+        let rows = columns.iter().zip(&found).filter(|(c, _)| ["AUROC", "mAP(neg)", "recall at 10 % FPR"].contains(&c.name.as_str()));
+        Table {
+            title: format!("{} against log-probability, the same images", self.contenders[self.chosen].name),
+            note: "Things of the policy's own captions.".into(),
+            columns: vec![
+                Column::new("difference", Format::Decimal(3)),
+                Column::new("p", Format::Decimal(3)),
+                Column::new("at 5 %", Format::Text),
+            ],
+            rows: rows.map(|(c, d)| row((c.name.as_str(), d))).collect(),
         }
-        let metrics = |pieces: &[Piece], i: usize| {
-            let calibration = calibrations.get(if i == 0 { &RewardKind::Probe } else { &RewardKind::Detached });
-            // A log-probability is a probability's logarithm already; the scorers' logits go through their calibration.
-            let reward = |x: f32| if i == 2 { x.exp() } else { calibration.map_or(x, |c| c.probability(x)) };
-            let scored: Vec<Scored> = pieces.iter().map(|p| Scored { reward: reward(p.scores[i]), good: p.good }).collect();
-            TokenMetrics::of(&scored)
-        };
-        let table = |pieces: &[Piece]| -> BTreeMap<String, TokenMetrics> {
-            SCORERS.iter().enumerate().filter_map(|(i, name)| Some(((*name).to_owned(), metrics(pieces, i)?))).collect()
-        };
-        let auroc = |i: usize| metrics(&tune, i).map_or(0.0, |m| m.auroc);
-        let (default, index) = if auroc(1) > auroc(0) { (RewardKind::Detached, 1) } else { (RewardKind::Probe, 0) };
-        let by_kind = Kind::ALL.iter().filter_map(|kind| {
-            let of: Vec<Piece> = perturbed.iter().filter(|p| p.kind == Some(*kind)).copied().collect();
-            Some((format!("{kind:?}").to_lowercase(), metrics(&of, index)?))
-        });
-        let lexicon = Lexicon::shared();
-        let judged = self.data.dev.iter().zip(&captions).map(|(image, text)| (text.text.as_str(), image.captions.as_slice()));
-        let result = RewardReport {
-            by_kind: by_kind.collect(),
-            perturbations: table(&perturbed),
-            own_captions: table(&report),
-            own_answers: table(&answered),
-            questions,
-            captions: ObjectScores::of(lexicon, judged),
-            people: objects::floor(lexicon, self.data.dev.iter().map(|image| image.captions.as_slice())),
-            default,
-        };
-        write_json(&self.run.file("report.json"), &result)?;
-        self.write_bundle(&calibrations, default, name, version)?;
-        Ok(result)
     }
 
-    /// The policy's greedy captions of the development split, which `RUNDIR/dev-captions.jsonl` keeps.
-    fn caption_split(&self) -> Result<Vec<LabelledText>, TrainError> {
-        let captions = own_captions(self, &self.data.dev, &self.dev_features, 0.0, 0)?;
-        let captions: Vec<LabelledText> = captions.into_iter().map(|(_, text)| text).collect();
-        let line = |(image, text): (&Image, &LabelledText)| serde_json::json!({ "image": image.name, "caption": text.text });
-        let jsonl: String = self.data.dev.iter().zip(&captions).map(|pair| format!("{}\n", line(pair))).collect();
-        let file = self.run.file("dev-captions.jsonl");
-        fs::write(&file, jsonl).map_err(TrainError::io(&file))?;
-        Ok(captions)
-    }
-
-    /// The policy's greedy answers to derived questions whose answers the captions settle, and how many are right.
-    fn answer_split(&self) -> Result<(Texts, BTreeMap<String, Questions>), TrainError> {
-        let stats = CaptionStats::new(&self.data.train, Lexicon::shared());
-        let answered = own_answers(self, &self.data.dev, &self.dev_features, &stats, QUESTIONS, 0.0)?;
-        let mut questions: BTreeMap<String, Questions> = BTreeMap::new();
-        let mut judge = |(answer, qa): (String, Qa)| {
-            let right = is_right(&answer, &qa);
-            let kind = questions.entry(format!("{:?}", qa.kind).to_lowercase()).or_default();
-            kind.asked += 1;
-            kind.right += usize::from(right);
-            kind.yes += usize::from(answer.eq_ignore_ascii_case("yes."));
-            (Said::answer(qa.question, answer, right), None)
+    fn curves(&self, pieces: &Pieces<'_>) -> Vec<Plot> {
+        let shown: Vec<usize> = (0..self.contenders.len())
+            .filter(|&i| i == self.chosen || !matches!(self.contenders[i].name.as_str(), "entropy" | "second" | "linear"))
+            .collect();
+        let series = |of: &dyn Fn(&Ranking) -> Vec<(f64, f64)>| -> Vec<Series> {
+            let one = |&i: &usize| Series { name: self.contenders[i].name.clone(), points: of(&self.ranking(i, pieces(i))), marks: false };
+            shown.iter().take(6).map(one).collect()
         };
-        let said = answered.into_iter().map(|of| of.into_iter().map(&mut judge).collect()).collect();
-        Ok((said, questions))
+        let share = |label: &str| Axis { label: label.into(), range: Some((0.0, 1.0)) };
+        let bins = self.ranking(self.chosen, pieces(self.chosen)).reliability();
+        vec![
+            Plot::Lines {
+                title: "ROC of finding bad things".into(),
+                x: share("false-positive rate"),
+                y: share("true-positive rate"),
+                series: series(&|r| r.roc(POINTS)),
+                diagonal: true,
+            },
+            Plot::Lines {
+                title: "Precision and recall of finding bad things".into(),
+                x: share("recall"),
+                y: share("precision"),
+                series: series(&|r| r.precision_recall(POINTS)),
+                diagonal: false,
+            },
+            Plot::Reliability {
+                title: format!("Reliability of {}", self.contenders[self.chosen].name),
+                bins: bins.into_iter().map(|(mean_reward, share_good, count)| ReliabilityBin { mean_reward, share_good, count }).collect(),
+            },
+        ]
     }
 
-    /// Every thing that the captions name.
-    fn own_pieces(&self, scorers: &Scorers, captions: &[LabelledText]) -> Result<Vec<Piece>, TrainError> {
-        let texts: Texts = captions.iter().map(|text| vec![(text.clone().into(), None)]).collect();
-        self.score(scorers, &texts, true)
-    }
-
-    /// Every token of one perturbed and one true caption an image of the development split.
-    fn perturbed_pieces(&self, scorers: &Scorers) -> Result<Vec<Piece>, TrainError> {
-        let perturber = Perturber::new(&self.data.train);
-        let texts = |image: &Image, i: usize| {
-            let mut rng = SmallRng::seed_from_u64(self.config.seed ^ (i as u64 + 1));
-            let kind = perturber.perturb(image, &mut rng);
-            let first = image.captions.first().map(|c| LabelledText::all_good(normalize_caption(c)));
-            let mut texts: Vec<(Said, Option<Kind>)> = first.into_iter().map(|text| (text.into(), None)).collect();
-            texts.extend(kind.map(|p| (LabelledText::from(p.clone()).into(), Some(p.kind))));
-            texts
+    /// The chosen scorer by kind of error and by class of word, and TLDR's accuracies.
+    fn chosen_closely(&self) -> Section {
+        let texts: Vec<&ScoredText> = self.judged.perturbed.iter().filter(|t| Half::of(t.image) == Half::Report).collect();
+        let row = |name: String, pieces: Vec<Scored>| {
+            let bad = pieces.iter().filter(|s| !s.good).count();
+            let ranking = self.ranking(self.chosen, pieces);
+            let mut cells: Vec<Cell> = self.estimates(self.chosen, &ranking).into_iter().map(Cell::from).collect();
+            cells.push(bad.into());
+            TableRow::new(name, cells)
         };
-        let texts: Texts = self.data.dev.iter().enumerate().map(|(i, image)| texts(image, i)).collect();
-        self.score(scorers, &texts, false)
-    }
-
-    /// Scores each image's texts. With `whole_ranges` a piece is a labelled range (its worst token), otherwise a labelled token.
-    fn score(&self, scorers: &Scorers, texts: &Texts, whole_ranges: bool) -> Result<Vec<Piece>, TrainError> {
-        let images: Vec<usize> = (0..texts.len()).collect();
-        let chunks: Vec<&[usize]> = images.chunks(self.config.batch_images).collect();
-        let parts = self.workers.map(&chunks, |chunk| {
-            let rows = chunk.iter().map(|&i| texts[i].iter().map(|(t, _)| t.clone()).collect()).collect();
-            // The prompt that captions are asked for with by default.
-            let (batch, _) = layout(self, rows, None).map_err(candle_core::Error::wrap)?;
-            let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
-            let features = self.dev_features.batch(&views)?;
-            let logits = self.logits(scorers, &features, &batch, Regular::default())?;
-            let scores = [logits.probe.to_vec1::<f32>()?, logits.detached.to_vec1::<f32>()?, self.log_probabilities(&features, &batch)?];
-            let (mut first, mut pieces) = (0, Vec::new());
-            for &image in *chunk {
-                for (Said { text, .. }, kind) in &texts[image] {
-                    let tokens = self.policy.tokenizer.encode(&text.text).map_err(candle_core::Error::wrap)?;
-                    let groups = if whole_ranges {
-                        text.range_tokens(&self.policy.tokenizer, &tokens)
-                    } else {
-                        let labels = text.token_labels(&self.policy.tokenizer, &tokens);
-                        labels.iter().enumerate().filter_map(|(i, label)| label.map(|good| (vec![i], good))).collect()
-                    };
-                    for (group, good) in groups.into_iter().filter(|(group, _): &(Vec<usize>, bool)| !group.is_empty()) {
-                        let worst = |s: &Vec<f32>| group.iter().map(|&i| s[first + i]).fold(f32::INFINITY, f32::min);
-                        pieces.push(Piece { image, good, kind: *kind, scores: [worst(&scores[0]), worst(&scores[1]), worst(&scores[2])] });
-                    }
-                    first += tokens.len();
-                }
+        let of_kind =
+            |kind: Kind| texts.iter().filter(|t| t.kind == Some(kind)).flat_map(|t| t.pieces(self.chosen)).map(|(_, s)| s).collect();
+        let mut classes: BTreeMap<WordClass, Vec<Scored>> = BTreeMap::new();
+        for text in &texts {
+            let words = Lexicon::shared().word_classes(&text.text.text);
+            for (range, scored) in text.pieces(self.chosen) {
+                let class =
+                    words.iter().find(|(w, _)| w.start < range.end && range.start < w.end).map_or(WordClass::Other, |(_, class)| *class);
+                classes.entry(class).or_default().push(scored);
             }
-            Ok(pieces)
-        })?;
-        Ok(parts.into_iter().flatten().collect())
+        }
+        let columns = || {
+            let mut columns = columns();
+            columns.push(Column::new("bad", Format::Count).help("ungrounded tokens"));
+            columns
+        };
+        let kinds = Kind::ALL.iter().map(|&kind| row(kind.name().into(), of_kind(kind))).collect();
+        let by_class = WordClass::ALL.iter().filter_map(|class| Some(row(class.to_string(), classes.remove(class)?))).collect();
+        let note = "Tokens of perturbed captions of the kind, their untouched tokens as the good ones.".into();
+        Section {
+            title: format!("{} closely", self.contenders[self.chosen].name),
+            tables: vec![
+                Table { title: "By kind of error".into(), note, columns: columns(), rows: kinds },
+                Table {
+                    title: "By class of word".into(),
+                    note: "Tokens of true and perturbed captions.".into(),
+                    columns: columns(),
+                    rows: by_class,
+                },
+                self.accuracies(&texts),
+            ],
+            ..Section::default()
+        }
     }
 
-    /// The policy's log-probability of every learnt token.
-    fn log_probabilities(&self, images: &Tensor, batch: &super::rows::RowBatch) -> candle_core::Result<Vec<f32>> {
-        let policy = &self.policy.model;
-        let states = policy.whole(images, &batch.tokens, &batch.positions, &batch.mask, Regular::default())?;
-        let Some(last) = states.last() else { candle_core::bail!("the decoder has no layers") };
-        let hidden = last.index_select(&Tensor::new(batch.lines.as_slice(), &Device::Cpu)?, 0)?;
-        let logits = policy.llama().logits(&hidden)?.to_vec2::<f32>()?;
-        let log_probability = |(line, &target): (&Vec<f32>, &u32)| {
-            let max = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            line[target as usize] - max - line.iter().map(|x| (x - max).exp()).sum::<f32>().ln()
+    /// Token, sentence and response accuracy as TLDR (ICLR 2025) defines them, at the served threshold.
+    fn accuracies(&self, texts: &[&ScoredText]) -> Table {
+        let row = |(i, contender): (usize, &Contender)| {
+            let (calibration, threshold) = (&self.calibrations[i], self.calibrations[i].default_threshold);
+            let judged = |s: &Scored| (calibration.probability(s.reward) < threshold, !s.good);
+            let mut sums = vec![[0.0f64; 6]; self.images.len()];
+            for text in texts {
+                let sums = &mut sums[text.image];
+                let pieces: Vec<(usize, (bool, bool))> = text.pieces(i).map(|(range, s)| (range.start, judged(&s))).collect();
+                let mut add = |at: usize, of: &mut dyn Iterator<Item = (bool, bool)>| {
+                    let (said, is) = of.fold((false, false), |a, b| (a.0 | b.0, a.1 | b.1));
+                    sums[at] += f64::from(u8::from(said == is));
+                    sums[at + 1] += 1.0;
+                };
+                pieces.iter().for_each(|(_, piece)| add(0, &mut std::iter::once(*piece)));
+                for sentence in sentences(&text.text.text) {
+                    add(2, &mut pieces.iter().filter(|(start, _)| sentence.contains(start)).map(|(_, piece)| *piece));
+                }
+                add(4, &mut pieces.iter().map(|(_, piece)| *piece));
+            }
+            let found = estimates(sums.len(), REPEATS, self.seed, |weights| {
+                let mut total = [0.0; 6];
+                sums.iter().zip(weights).for_each(|(s, w)| total.iter_mut().zip(s).for_each(|(t, s)| *t += s * f64::from(*w)));
+                [0, 2, 4].map(|at| total[at] / total[at + 1]).to_vec()
+            });
+            TableRow { emphasis: i == self.chosen, ..TableRow::new(contender.name.clone(), found.into_iter().map(Cell::from).collect()) }
         };
-        Ok(logits.iter().zip(&batch.targets).map(log_probability).collect())
-    }
-
-    fn write_bundle(
-        &self,
-        calibrations: &BTreeMap<RewardKind, Calibration>,
-        default: RewardKind,
-        name: &str,
-        version: &str,
-    ) -> Result<PathBuf, TrainError> {
-        let dir = self.run.file("bundle");
-        fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
-        let tower = read_weights(&self.config.vision, "")?;
-        let named = |name: String| if name.starts_with("vision.") { name } else { format!("vision.{name}") };
-        let is_tower = |name: &str| !name.starts_with("connector.") && !name.starts_with("decoder.");
-        let mut weights: HashMap<_, _> = tower.into_iter().filter(|(k, _)| is_tower(k)).map(|(k, t)| (named(k), t)).collect();
-        weights.extend(read_weights(&self.config.policy.join("policy.safetensors"), "")?);
-        write_weights(&dir.join("model.safetensors"), weights)?;
-        write_weights(&dir.join("reward.safetensors"), read_weights(&self.run.file("reward.safetensors"), "")?)?;
-        let tokenizer = self.config.policy.join("tokenizer.json");
-        fs::copy(&tokenizer, dir.join("tokenizer.json")).map_err(TrainError::io(&tokenizer))?;
-        write_json(&dir.join("calibration.json"), calibrations)?;
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let language = self.policy.config.language.clone();
-        let config = BundleConfig {
-            format: 1,
-            name: name.to_owned(),
-            version: version.to_owned(),
-            created,
-            eos: END.to_owned(),
-            chat_template: CHAT_TEMPLATE.to_owned(),
-            model: self.policy.config.clone(),
-            reward: Some(RewardConfig { default, probe: Some(self.probe_config()), detached: Some(language) }),
-        };
-        write_json(&dir.join("config.json"), &config)?;
-        Ok(dir)
+        Table {
+            title: "Accuracy at the served threshold".into(),
+            note: "A sentence or response is bad when one of its tokens is; the threshold is that of 5 % false positives among things."
+                .into(),
+            columns: ["token", "sentence", "response"].map(|name| Column::new(name, Format::Percent).better(Better::Higher)).into(),
+            rows: self.contenders.iter().enumerate().map(row).collect(),
+        }
     }
 }
 
-impl std::fmt::Display for RewardReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut table = |title: &str, rows: &BTreeMap<String, TokenMetrics>| {
-            writeln!(
-                f,
-                "{title}\n{:<16} {:>6} {:>6} {:>7} {:>9} {:>12} {:>6}",
-                "", "good", "bad", "AUROC", "mAP(neg)", "recall@10%FPR", "ECE"
-            )?;
-            rows.iter().try_for_each(|(name, m)| {
-                let TokenMetrics { good, bad, auroc, map_neg, recall_at_10_fpr, ece, .. } = m;
-                writeln!(f, "{name:<16} {good:>6} {bad:>6} {auroc:>7.3} {map_neg:>9.3} {recall_at_10_fpr:>12.3} {ece:>6.3}")
-            })
-        };
-        table("Tokens of perturbed and true captions", &self.perturbations)?;
-        table("Things named in the policy's own captions", &self.own_captions)?;
-        table("The policy's own answers to questions", &self.own_answers)?;
-        table("The default scorer by kind of perturbation", &self.by_kind)?;
-        writeln!(f, "Questions to the policy\n{:<16} {:>6} {:>7} {:>7}", "", "asked", "right", "yes")?;
-        for (kind, Questions { asked, right, yes }) in &self.questions {
-            let percent = |n: &usize| format!("{:.1}%", 100.0 * *n as f64 / *asked as f64);
-            writeln!(f, "{kind:<16} {asked:>6} {:>7} {:>7}", percent(right), percent(yes))?;
+/// Bytes of the sentences of a text.
+fn sentences(text: &str) -> Vec<std::ops::Range<usize>> {
+    let mut ends: Vec<usize> = text.match_indices(['.', '!', '?']).map(|(at, mark)| at + mark.len()).collect();
+    if text[ends.last().copied().unwrap_or(0)..].trim().len() > 1 {
+        ends.push(text.len());
+    }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
+}
+
+fn columns() -> Vec<Column> {
+    let share = |name: &str, help: &str| Column::new(name, Format::Decimal(3)).better(Better::Higher).help(help);
+    vec![
+        share("AUROC", "probability that a good piece has a higher reward than a bad one"),
+        share("mAP(neg)", "average precision of finding bad pieces"),
+        share("mAP(pos)", "average precision of finding good pieces"),
+        share("recall at 5 % FPR", "share of the bad pieces found when 5 % of the good ones are flagged"),
+        share("recall at 10 % FPR", "the same at 10 %"),
+        share("best F1", "F1 of finding bad pieces at the threshold where it is highest"),
+        share("served F1", "F1 at the threshold that is served by default"),
+        Column::new("ECE", Format::Decimal(3)).better(Better::Lower).help("expected calibration error, 15 equal bins"),
+    ]
+}
+
+/// In the order of [`columns`].
+fn figures(m: &TokenMetrics) -> Vec<f64> {
+    vec![m.auroc, m.map_neg, m.map_pos, m.recall_at_5_fpr, m.recall_at_10_fpr, m.f1_best, m.f1, m.ece]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_sentences() {
+        for (text, want) in [("A dog. A cat.", vec![0..6, 6..13]), ("A dog", vec![0..5]), ("", vec![])] {
+            assert_eq!(sentences(text), want, "{text}");
         }
-        writeln!(
-            f,
-            "The policy's own captions\n{:<16} {:>8} {:>8} {:>7} {:>14} {:>6}",
-            "", "CHAIR_i", "CHAIR_s", "recall", "wrong colours", "words"
-        )?;
-        for (name, scores) in [("policy", &self.captions), ("people", &self.people)] {
-            let percent = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.1}%", 100.0 * x));
-            let [i, s, r, c] = [scores.chair_i(), scores.chair_s(), scores.recall(), scores.wrong_colours()].map(percent);
-            writeln!(f, "{name:<16} {i:>8} {s:>8} {r:>7} {c:>14} {:>6.1}", scores.mean_words().unwrap_or_default())?;
-        }
-        write!(f, "default scorer: {}", self.default.name())
     }
 }

@@ -12,8 +12,8 @@ use super::{
     checkpoint::{Point, RunDir},
     corpus::{Corpus, END, prompt_phrases, train_tokenizer},
     curve,
+    export::{self, read_weights},
     features::{Features, VIEWS},
-    flickr8k::{Dataset, Image},
     optim::{AdamW, OptimConfig, named_vars},
     parallel::Workers,
     progress,
@@ -21,7 +21,9 @@ use super::{
     rows::{RowBatch, TextRow},
     stats::CaptionStats,
     text::normalize_caption,
+    tower::Tower,
 };
+use crate::eval::data::flickr8k::{Dataset, Image};
 use crate::lexicon::Lexicon;
 use crate::vlm::{
     decoder::llama::Regular,
@@ -31,9 +33,6 @@ use crate::vlm::{
     tokenizer::TextTokenizer,
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
-
-/// The template of models trained here: single-turn, lower-case questions.
-pub const CHAT_TEMPLATE: &str = include_str!("../vlm/chat_template.jinja");
 
 /// `candor train sft --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,20 +114,21 @@ impl Sft {
         let workers = Workers::new(if config.workers == 0 { candle_core::utils::get_num_threads() } else { config.workers })?;
         let stats = CaptionStats::new(&data.train, Lexicon::shared());
         let tokenizer = tokenizer(&config, &run, &data)?;
-        let template = ChatTemplate::new(CHAT_TEMPLATE).map_err(|e| TrainError::Run(e.to_string()))?;
+        let template = ChatTemplate::new(export::CHAT_TEMPLATE).map_err(|e| TrainError::Run(e.to_string()))?;
         let vision_config = EfficientNetLiteConfig { mid_tap: config.mid_tap, ..EfficientNetLiteConfig::default() };
-        let tower = load_tower(&vision_config, &config.vision)?;
-        let model = config.model(&vision_config, &tower, tokenizer.vocab_size());
+        let tower = Tower::load(&vision_config, read_weights(&config.vision)?)?;
+        let model = config.model(&vision_config, &tower.net, tokenizer.vocab_size());
         let train_features = Features::compute(&data.train, config.views, &tower, &workers, &run.file("train-features.f16"))?;
         let dev_features = Features::compute(&data.dev, 1, &tower, &workers, &run.file("dev-features.f16"))?;
         Ok(Self { config, run, data, workers, stats, tokenizer, template, model, train_features, dev_features })
     }
 
-    /// Trains to the end and writes `RUNDIR/policy.safetensors` (averaged weights, without the tower) and `RUNDIR/loss.svg`.
+    /// Trains to the end and writes `RUNDIR/policy.safetensors` (averaged weights, without the tower), `RUNDIR/loss.svg` and `RUNDIR/bundle`, which has no
+    /// scorer yet.
     ///
     /// # Errors
     /// When a step fails or the loss is no number; the last checkpoint stays.
-    pub fn train(&self) -> Result<(), TrainError> {
+    pub fn train(&self, name: &str, version: &str) -> Result<(), TrainError> {
         let vars = initial_weights(&self.model, self.config.seed)?;
         self.standardise(&vars)?;
         let mut optim = AdamW::new(&vars, self.config.optim)?;
@@ -160,7 +160,9 @@ impl Sft {
             }
         }
         bar.finish();
-        super::export::write_json(&self.run.file("model.json"), &self.model)
+        let weights = read_weights(&self.run.file("policy.safetensors"))?;
+        let tokenizer = std::fs::read(self.run.file("tokenizer.json")).map_err(TrainError::io(&self.run.file("tokenizer.json")))?;
+        export::write_policy(&self.run.file("bundle"), name, version, &self.model, &tokenizer, read_weights(&self.config.vision)?, weights)
     }
 
     /// Lets the projector's norm begin with every feature at mean 0 and scale 1 over some training images: those of the tower's inner map are
@@ -279,19 +281,6 @@ impl SftConfig {
         }
     }
 }
-
-/// The vision tower from its own weights file, or from a bundle's `model.safetensors`.
-pub fn load_tower(config: &EfficientNetLiteConfig, weights: &Path) -> Result<EfficientNetLite, TrainError> {
-    let tensors = super::export::read_weights(weights, "")?;
-    let in_bundle = tensors.keys().any(|k| k.starts_with(TOWER));
-    let of_tower = |name: String| if in_bundle { name.strip_prefix(TOWER).map(str::to_owned) } else { Some(name) };
-    let tensors = tensors.into_iter().filter_map(|(k, t)| Some((of_tower(k)?, t.to_dtype(DType::F32))));
-    let tensors = tensors.map(|(k, t)| Ok((k, t?))).collect::<candle_core::Result<_>>()?;
-    Ok(EfficientNetLite::load(config, VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?)
-}
-
-/// Where a bundle keeps the tower.
-const TOWER: &str = "vision.";
 
 /// The run's tokenizer: trained on first use on the training split's captions and the prompts' phrases, then read back.
 fn tokenizer(config: &SftConfig, run: &RunDir, data: &Dataset) -> Result<TextTokenizer, TrainError> {

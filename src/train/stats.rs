@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::flickr8k::Image;
+use crate::eval::data::flickr8k::Image;
 use crate::lexicon::{ConceptId, Lexicon, References, Support, indefinite_article, is_always_plural};
 
 /// Seldom-named nouns are no good for questions and replacements.

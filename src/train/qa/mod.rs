@@ -15,10 +15,10 @@ use rand::{
 
 use self::{activity::clause, things::Scene};
 use super::{
-    flickr8k::Image,
     stats::CaptionStats,
     text::{capitalized, normalize_caption},
 };
+use crate::eval::data::flickr8k::Image;
 use crate::lexicon::{self, Lexicon};
 
 /// What a question asks for.

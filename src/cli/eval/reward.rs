@@ -1,0 +1,123 @@
+//! `candor eval reward`
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use super::{Output, command};
+use crate::{
+    cli::{Failure, common::settle},
+    eval::report::Report,
+    train::{
+        calibrate,
+        contenders::{self, Contender, Scorer},
+        judged::{Judged, dev_features},
+        reward_report::Evidence,
+        setup::Setup,
+    },
+};
+
+/// Measure how well scorers tell grounded words from ungrounded ones
+///
+/// On a folder in Flickr8k's layout, whose development split is dealt out in turn: every other image tunes what has to be tuned, the others report.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  candor eval reward --data ../shared/data/flickr8k\n  candor eval reward --data ../shared/data/flickr8k --run runs/ablation --html ablation.html"
+)]
+pub(crate) struct Args {
+    /// Folder in Flickr8k's layout
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// Bundle whose policy writes and whose scorers are measured
+    #[arg(long, value_name = "NAME|DIR", default_value = "candor-mini")]
+    model: String,
+
+    /// Also measure the scorers of a finished run of `candor train reward` on the same policy
+    #[arg(long, value_name = "RUNDIR")]
+    run: Vec<PathBuf>,
+
+    /// Only these scorers, in this order [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    scorers: Vec<String>,
+
+    /// Folder that keeps the photographs' features for the next time
+    #[arg(long, value_name = "DIR", default_value = "runs/features")]
+    features: PathBuf,
+
+    /// Seed of perturbations, questions and bootstrap
+    #[arg(long, default_value_t = 23)]
+    seed: u64,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    settle(None)?;
+    let report = measure(&args).map_err(Failure::failed)?;
+    args.output.show(&report)
+}
+
+fn measure(args: &Args) -> Result<Report, crate::train::TrainError> {
+    let setup = Setup::open(&args.data, &args.model, 0)?;
+    let policy = &setup.policy;
+    let mut contenders = gather(args, &setup)?;
+    let default = policy.config.reward.as_ref().map(|r| r.default.name());
+    let chosen = default.and_then(|name| contenders.iter().position(|c| c.name == name)).unwrap_or(contenders.len() - 1);
+    if let Scorer::Net(_) = contenders[chosen].scorer {
+        contenders.push(Contender { name: "other image".into(), scorer: Scorer::OtherImage(chosen), bytes: contenders[chosen].bytes });
+    }
+    let features = dev_features(&setup, &args.features)?;
+    let judged = Judged::of_dev(&setup, &features, &contenders, args.seed)?;
+    let mut calibrations = calibrate::fit(&judged, &contenders)?;
+    // What the bundle serves is measured with the calibration that it serves.
+    for (kind, calibration) in contenders::calibrations(policy)? {
+        if let Some(i) = contenders.iter().position(|c| c.name == kind.name()) {
+            calibrations[i] = calibration;
+        }
+    }
+    let costs = contenders::costs(policy, &contenders, &features.batch(&[(0, 0)])?.squeeze(0)?, 200)?;
+    let evidence = Evidence {
+        images: &setup.data.dev,
+        judged: &judged,
+        contenders: &contenders,
+        calibrations: &calibrations,
+        costs: &costs,
+        chosen,
+        seed: args.seed,
+    };
+    let (title, facts) = (format!("Scorers of {} {}", policy.config.name, policy.config.version), evidence.facts(&args.data, &policy.name));
+    Ok(Report { title, command: command(), facts, ..evidence.report() })
+}
+
+/// Baselines, the bundle's scorers, and those of the runs.
+fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, crate::train::TrainError> {
+    let mut all: Vec<Contender> = contenders::baselines().into();
+    all.extend(contenders::of_bundle(&setup.policy)?);
+    for run in &args.run {
+        for contender in contenders::of_run(run, &setup.policy)? {
+            let taken = all.iter().any(|c| c.name == contender.name);
+            let name = if taken { format!("{} ({})", contender.name, run.display()) } else { contender.name.clone() };
+            all.push(Contender { name, ..contender });
+        }
+    }
+    if args.scorers.is_empty() {
+        return Ok(all);
+    }
+    let mut chosen: Vec<Contender> = Vec::new();
+    for name in &args.scorers {
+        // A sum is the mean of the logits of scorers that stand before it.
+        let parts: Vec<&str> = name.split('+').collect();
+        if let Some(i) = all.iter().position(|c| c.name == *name) {
+            chosen.push(all.remove(i));
+        } else if let Some(of) = parts.iter().map(|part| chosen.iter().position(|c| c.name == *part)).collect::<Option<Vec<usize>>>() {
+            let bytes = of.iter().map(|&i| chosen[i].bytes).sum();
+            chosen.push(Contender { name: name.clone(), scorer: Scorer::Mean(of), bytes });
+        } else {
+            let names = all.iter().chain(&chosen).map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(crate::train::TrainError::Run(format!("--scorers: there is no scorer '{name}'; there are {names}")));
+        }
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,186 @@
+//! COCO's annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and, for instances, `categories`.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::{
+    references::{Annotated, Photos, Set},
+    rows::{Any, DataError, Place, Problems, read, whole},
+};
+
+/// What a file holds beside its images.
+const KINDS: [&str; 2] = ["captions", "instances"];
+/// Where it stands in a folder.
+const FOLDERS: [&str; 2] = ["", "annotations"];
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Document<'a> {
+    #[serde(borrow)]
+    images: Vec<Image<'a>>,
+    #[serde(borrow)]
+    annotations: Vec<Annotation<'a>>,
+    #[serde(borrow, default)]
+    categories: Vec<Category<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Image<'a> {
+    #[serde(borrow, default)]
+    id: Any<'a>,
+    #[serde(borrow, default)]
+    file_name: Any<'a>,
+}
+
+/// A caption or an object.
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Annotation<'a> {
+    #[serde(borrow, default)]
+    image_id: Any<'a>,
+    #[serde(borrow, default)]
+    caption: Any<'a>,
+    #[serde(borrow, default)]
+    category_id: Any<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Category<'a> {
+    #[serde(borrow, default)]
+    id: Any<'a>,
+    #[serde(borrow, default)]
+    name: Any<'a>,
+}
+
+/// Reads a folder: the captions and the instances of one split, or one of the two.
+pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Vec<Annotated>, DataError> {
+    let unusable = |what: String| DataError::Unusable { path: dir.to_owned(), what };
+    let found = annotation_files(dir)?;
+    let splits: BTreeSet<&str> = found.iter().map(|(split, _)| split.as_str()).collect();
+    let list = || splits.iter().map(|s| if s.is_empty() { "(none)" } else { s }).collect::<Vec<_>>().join(", ");
+    let split = match (split, splits.len()) {
+        (_, 0) => {
+            let what =
+                "expected captions.tsv (Flickr8k's layout), or captions*.json or instances*.json at the top or in annotations/ (COCO's)";
+            return Err(unusable(what.into()));
+        }
+        (Some(split), _) if splits.contains(split) => split.to_owned(),
+        (Some(split), _) => return Err(unusable(format!("there is no split '{split}', found: {}", list()))),
+        (None, 1) => splits.iter().copied().collect(),
+        (None, _) => return Err(unusable(format!("there are several splits, name one of them: {}", list()))),
+    };
+    let (mut set, photos) = (Set::default(), Photos::new(dir, Some(&split)));
+    for (_, path) in found.iter().filter(|(of, _)| *of == split) {
+        add(&mut set, path, &read(path)?, &photos)?;
+    }
+    Ok(set.images)
+}
+
+/// Reads one file.
+pub(super) fn file(path: &Path, text: &str) -> Result<Vec<Annotated>, DataError> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let root = if parent.ends_with("annotations") { parent.parent().unwrap_or(parent) } else { parent };
+    let mut set = Set::default();
+    add(&mut set, path, text, &Photos::new(root, None))?;
+    Ok(set.images)
+}
+
+/// The annotation files of a folder with their splits, captions first, one file a kind and split.
+fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
+    let mut found = Vec::new();
+    for folder in FOLDERS.map(|name| dir.join(name)).into_iter().filter(|folder| folder.is_dir()) {
+        let io = |source| DataError::Io { path: folder.clone(), source };
+        for entry in fs::read_dir(&folder).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+            let part = |kind: &&str| stem?.strip_prefix(*kind).filter(|rest| rest.is_empty() || rest.starts_with('_'));
+            if let Some((order, split)) = KINDS.iter().enumerate().find_map(|(i, kind)| Some((i, part(kind)?))) {
+                found.push((order, split.trim_start_matches('_').to_owned(), path));
+            }
+        }
+    }
+    found.sort();
+    let same = |pair: &&[(usize, String, PathBuf)]| (pair[0].0, &pair[0].1) == (pair[1].0, &pair[1].1);
+    if let Some(pair) = found.windows(2).find(same) {
+        let what =
+            format!("{} and {} are of the same kind and split, only one of them can be read", pair[0].2.display(), pair[1].2.display());
+        return Err(DataError::Unusable { path: dir.to_owned(), what });
+    }
+    Ok(found.into_iter().map(|(_, split, path)| (split, path)).collect())
+}
+
+/// Adds what a file says to the images that are there already.
+fn add(set: &mut Set, path: &Path, text: &str, photos: &Photos) -> Result<(), DataError> {
+    let mut problems = Problems::new(path);
+    if let Some(document) = whole::<Document>(text, &mut problems) {
+        let categories = categories(document.categories, &mut problems);
+        images(set, document.images, !categories.is_empty(), &mut problems, photos);
+        for (i, annotation) in document.annotations.into_iter().enumerate() {
+            let place = Place::Element("annotations", i);
+            problems.take(place, annotate(set, annotation, &categories));
+        }
+    }
+    problems.none()
+}
+
+fn categories<'a>(list: Vec<Category<'a>>, problems: &mut Problems) -> HashMap<Cow<'a, str>, Cow<'a, str>> {
+    let mut names = HashMap::new();
+    for (i, category) in list.into_iter().enumerate() {
+        let both = category.id.name("id").and_then(|id| Ok((id, category.name.full_text("name")?)));
+        names.extend(problems.take(Place::Element("categories", i), both));
+    }
+    names
+}
+
+/// Adds the images of a file to those that the file before it named, which must agree.
+fn images(set: &mut Set, list: Vec<Image>, instances: bool, problems: &mut Problems, photos: &Photos) {
+    let mut seen = HashMap::new();
+    for (i, image) in list.into_iter().enumerate() {
+        let place = Place::Element("images", i);
+        let both = image.id.name("id").and_then(|id| Ok((id, image.file_name.full_text("file_name")?)));
+        let Some((id, name)) = problems.take(place, both) else { continue };
+        if let Some(first) = seen.insert(id.clone(), place) {
+            problems.add(place, format!("image '{id}' is there already{}", first.back()));
+            continue;
+        }
+        let objects = instances.then(BTreeSet::new);
+        match set.get_mut(&id) {
+            Some(known) if known.file_name.as_deref() == Some(&*name) => known.objects = known.objects.take().or(objects),
+            Some(known) => problems.add(place, format!("image '{id}' is '{name}' here and '{}' in the captions", known.name())),
+            None => {
+                let image = Annotated {
+                    id: id.into_owned(),
+                    photo: photos.find(&name),
+                    file_name: Some(name.into_owned()),
+                    captions: Vec::new(),
+                    objects,
+                };
+                set.add(image, place, problems);
+            }
+        }
+    }
+}
+
+fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>, Cow<str>>) -> Result<(), String> {
+    let id = annotation.image_id.name("image_id")?;
+    let image = set.get_mut(&id).ok_or_else(|| format!("'{id}' is none of the file's images"))?;
+    if annotation.category_id.is_absent() {
+        image.captions.push(annotation.caption.full_text("caption")?.into_owned());
+        return Ok(());
+    }
+    let category = annotation.category_id.name("category_id")?;
+    let name = categories.get(&category).ok_or_else(|| format!("'{category}' is none of the file's categories"))?;
+    let objects = image.objects.get_or_insert_default();
+    if !objects.contains(&**name) {
+        objects.insert(name.to_string());
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! What evaluation reads: the captions and objects of a data set ([`References`]), and what a model wrote about its images ([`Hypotheses`]).
+//!
+//! Nothing is skipped silently. Every problem is reported with its file and line (or the element of its JSON array), the first twenty of a file in one
+//! error.
+
+mod coco;
+pub mod flickr8k;
+mod references;
+mod rows;
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+pub(super) use self::rows::{Any, read, rows};
+pub use self::{
+    references::{Annotated, References},
+    rows::{DataError, Place, Problems},
+};
+
+/// What a model wrote about an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hypothesis {
+    /// The image as the file names it: an id, a file name, or a path that ends in one.
+    pub image: String,
+    /// The caption; an empty one is a model that says nothing.
+    pub caption: String,
+    /// Names of the objects that the image shows, where the row brings them along.
+    pub objects: Option<BTreeSet<String>>,
+    /// Where the row stands.
+    pub place: Place,
+}
+
+/// The captions of one model, at most one an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hypotheses {
+    /// The file they come from.
+    pub path: PathBuf,
+    /// In the file's order.
+    pub rows: Vec<Hypothesis>,
+}
+
+/// The fields of a row that say something here; all others are ignored.
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Row<'a> {
+    #[serde(borrow, default)]
+    image_id: Any<'a>,
+    #[serde(borrow, default)]
+    image: Any<'a>,
+    #[serde(borrow, default)]
+    caption: Any<'a>,
+    #[serde(borrow, default)]
+    text: Any<'a>,
+    #[serde(borrow, default)]
+    objects: Any<'a>,
+    #[serde(borrow, default)]
+    error: Any<'a>,
+}
+
+impl Hypotheses {
+    /// Reads JSONL rows `{"image_id" or "image", "caption" or "text", "objects"?}`, or a JSON array of them (the format of COCO's results).
+    ///
+    /// # Errors
+    /// See [`DataError`]. A row with an `error` and no caption is one that `candor caption --batch` wrote for a photograph that it could not read.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let text = read(path)?;
+        let mut problems = Problems::new(path);
+        let mut found = Vec::new();
+        for (place, row) in rows(&text, &mut problems) {
+            found.extend(problems.take(place, hypothesis(row, place)));
+        }
+        problems.none()?;
+        if found.is_empty() {
+            return Err(DataError::Unusable { path: path.to_owned(), what: "there is no caption in it".into() });
+        }
+        Ok(Self { path: path.to_owned(), rows: found })
+    }
+}
+
+fn hypothesis(row: Row, place: Place) -> Result<Hypothesis, String> {
+    let image = image_name(row.image_id, row.image)?.into_owned();
+    let caption = match (row.caption, row.text) {
+        (caption, text) if caption.is_absent() && text.is_absent() => match row.error {
+            Any::Text(error) => return Err(format!("'{image}' has no caption but an error: {error}")),
+            _ => caption.text("caption")?,
+        },
+        (caption, text) if caption.is_absent() => text.text("text")?,
+        (caption, _) => caption.text("caption")?,
+    };
+    Ok(Hypothesis { image, caption: caption.into_owned(), objects: row.objects.objects()?, place })
+}
+
+/// The name under which a row speaks of its image.
+fn image_name<'a>(image_id: Any<'a>, image: Any<'a>) -> Result<Cow<'a, str>, String> {
+    match (image_id, image) {
+        (id, image) if id.is_absent() && image.is_absent() => Err("there is neither 'image_id' nor 'image'".into()),
+        (id, image) if id.is_absent() => image.name("image"),
+        (id, _) => id.name("image_id"),
+    }
+}
+
+/// Hypotheses beside their references.
+#[derive(Debug, Clone)]
+pub struct Pairs<'a> {
+    /// In the hypotheses' order.
+    pub pairs: Vec<(&'a Annotated, &'a Hypothesis)>,
+    /// References without a hypothesis.
+    pub missing: usize,
+}
+
+/// Puts every hypothesis beside its reference; with `partial` not every reference needs a hypothesis.
+///
+/// # Errors
+/// A hypothesis without a reference, an image with two hypotheses, a reference without a hypothesis unless `partial`.
+pub fn pair<'a>(references: &'a References, hypotheses: &'a Hypotheses, partial: bool) -> Result<Pairs<'a>, DataError> {
+    let mut problems = Problems::new(&hypotheses.path);
+    let mut pairs = Vec::with_capacity(hypotheses.rows.len());
+    let mut taken: HashMap<usize, Place> = HashMap::new();
+    for row in &hypotheses.rows {
+        let Some(index) = problems.take(row.place, references.find(&row.image)) else { continue };
+        match taken.entry(index) {
+            Entry::Occupied(first) => problems.add(row.place, format!("'{}' has a caption already{}", row.image, first.get().back())),
+            Entry::Vacant(free) => {
+                free.insert(row.place);
+                pairs.push((&references.images()[index], row));
+            }
+        }
+    }
+    let missing = references.images().len() - taken.len();
+    if !partial {
+        for (_, image) in references.images().iter().enumerate().filter(|(i, _)| !taken.contains_key(i)) {
+            problems.add(Place::File, format!("there is no caption for '{}'", image.name()));
+        }
+    }
+    problems.none()?;
+    Ok(Pairs { pairs, missing })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! Images with what people said and drew about them, and finding them again by whatever name a model's output uses.
+
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{
+    CRATEFLICKRDataset, Hypotheses, coco, image_name,
+    rows::{Any, DataError, Place, Problems, read, rows},
+};
+
+/// Extensions of photographs: any other dot belongs to the name.
+const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "webp", "bmp"];
+
+/// An image with its annotations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Annotated {
+    /// Unique in its set: COCO's number, Flickr8k's file name.
+    pub id: String,
+    /// Name of the photograph's file.
+    pub file_name: Option<String>,
+    /// The photograph, where it is beside the annotations.
+    pub photo: Option<PathBuf>,
+    /// What people said; empty where nobody was asked.
+    pub captions: Vec<String>,
+    /// Names of the annotated objects; `None` where nobody looked for objects.
+    pub objects: Option<BTreeSet<String>>,
+}
+
+impl Annotated {
+    /// The file name where there is one, or else the id.
+    pub fn name(&self) -> &str {
+        self.file_name.as_deref().unwrap_or(&self.id)
+    }
+}
+
+/// The images of a data set in its file's order.
+#[derive(Debug, Clone, Default)]
+pub struct References {
+    images: Vec<Annotated>,
+    names: HashMap<String, Found>,
+}
+
+/// What a name stands for, and how surely: as id (0), as file name (1), or without folder, extension and leading zeros (2).
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    level: usize,
+    /// `None` when the name fits several images.
+    image: Option<usize>,
+}
+
+impl References {
+    /// Reads a data set: a folder in Flickr8k's layout (`split` is `dev` where not given) or in COCO's (`captions*.json`, `instances*.json` or both,
+    /// at the top or in `annotations/`; `split` is what follows the underscore), a file of COCO's, or rows of JSONL (or a JSON array of them)
+    /// `{"image_id" or "image", "captions" or "caption", "objects"}`.
+    ///
+    /// # Errors
+    /// See [`DataError`].
+    pub fn open(path: &Path, split: Option<&str>) -> Result<Self, DataError> {
+        let unusable = |what: &str| Err(DataError::Unusable { path: path.to_owned(), what: what.into() });
+        let images = match (path.is_dir(), split) {
+            (true, _) if path.join("captions.tsv").is_file() => flickr8k(path, split.unwrap_or("dev"))?,
+            (true, _) => coco::folder(path, split)?,
+            (false, Some(_)) if path.is_file() => return unusable("a split was asked for, but this is a file; only folders have splits"),
+            (false, _) => {
+                let text = read(path)?;
+                if has_rows(path, &text) { jsonl(path, &text)? } else { coco::file(path, &text)? }
+            }
+        };
+        if images.is_empty() { unusable("there is no image in it") } else { Ok(Self::new(images)) }
+    }
+
+    /// Takes the rows of a model's output as their own references: each brings along the objects that its image shows.
+    ///
+    /// # Errors
+    /// A row without objects, and an image that is there twice.
+    pub fn of_rows(hypotheses: &Hypotheses) -> Result<Self, DataError> {
+        let mut problems = Problems::new(&hypotheses.path);
+        let mut set = Set::default();
+        for row in &hypotheses.rows {
+            if row.objects.is_none() {
+                problems.add(row.place, format!("'{}' has no 'objects', and no references were given", row.image));
+            }
+            let image = Annotated { id: row.image.clone(), objects: row.objects.clone(), ..Annotated::default() };
+            set.add(image, row.place, &mut problems);
+        }
+        problems.none()?;
+        Ok(Self::new(set.images))
+    }
+
+    /// `images` have ids that differ.
+    fn new(images: Vec<Annotated>) -> Self {
+        let mut names: HashMap<String, Found> = HashMap::with_capacity(2 * images.len());
+        let mut enter = |level: usize, index: usize, name: &str| match names.entry(name.to_owned()) {
+            Entry::Vacant(free) => _ = free.insert(Found { level, image: Some(index) }),
+            Entry::Occupied(mut taken) => {
+                let found = taken.get_mut();
+                if found.level == level && found.image != Some(index) {
+                    found.image = None;
+                }
+            }
+        };
+        // A surer name is never hidden by one that is less sure.
+        images.iter().enumerate().for_each(|(i, image)| enter(0, i, &image.id));
+        images.iter().enumerate().for_each(|(i, image)| image.file_name.iter().for_each(|name| enter(1, i, name)));
+        for (i, image) in images.iter().enumerate() {
+            enter(2, i, bare(&image.id));
+            image.file_name.iter().for_each(|name| enter(2, i, bare(name)));
+        }
+        Self { images, names }
+    }
+
+    /// All images.
+    pub fn images(&self) -> &[Annotated] {
+        &self.images
+    }
+
+    /// The image with that id, file name (also behind a path), file name without extension, or COCO number (`790` is `000000000790.jpg` and
+    /// `COCO_val2014_000000000790.jpg`); `None` when there is none or more than one.
+    pub fn get(&self, name: &str) -> Option<&Annotated> {
+        self.find(name).ok().map(|index| &self.images[index])
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<usize, String> {
+        let found = [name, base(name), bare(name)].into_iter().find_map(|key| self.names.get(key));
+        match found {
+            Some(Found { image: Some(index), .. }) => Ok(*index),
+            Some(_) => Err(format!("'{name}' fits several images of the references")),
+            None => Err(format!("'{name}' is no image of the references")),
+        }
+    }
+}
+
+/// A name without its folder.
+fn base(name: &str) -> &str {
+    name.rsplit(['/', '\\']).next().unwrap_or(name)
+}
+
+/// A name without folder and extension, and without the zeros (and `COCO_val2014_` or the like) before a number.
+fn bare(name: &str) -> &str {
+    let base = base(name);
+    let stem = match base.rsplit_once('.') {
+        Some((stem, extension)) if EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)) => stem,
+        _ => base,
+    };
+    let digits = stem.strip_prefix("COCO_").and_then(|rest| rest.rsplit('_').next()).unwrap_or(stem);
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number {
+        return stem;
+    }
+    let number = digits.trim_start_matches('0');
+    if number.is_empty() { "0" } else { number }
+}
+
+/// Images with ids that differ.
+#[derive(Default)]
+pub(super) struct Set {
+    pub(super) images: Vec<Annotated>,
+    seen: HashMap<String, (usize, Place)>,
+}
+
+impl Set {
+    /// Adds an image, or notes that its id is there already.
+    pub(super) fn add(&mut self, image: Annotated, place: Place, problems: &mut Problems) {
+        match self.seen.entry(image.id.clone()) {
+            Entry::Occupied(first) => problems.add(place, format!("image '{}' is there already{}", image.id, first.get().1.back())),
+            Entry::Vacant(free) => {
+                free.insert((self.images.len(), place));
+                self.images.push(image);
+            }
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Annotated> {
+        self.seen.get(id).map(|&(index, _)| &mut self.images[index])
+    }
+}
+
+/// The folders below a data set's own in which its photographs may be.
+pub(super) struct Photos(Vec<PathBuf>);
+
+impl Photos {
+    pub(super) fn new(root: &Path, split: Option<&str>) -> Self {
+        let folders = [Some("images"), split, Some("")].into_iter().flatten();
+        Self(folders.map(|folder| root.join(folder)).filter(|folder| folder.as_os_str().is_empty() || folder.is_dir()).collect())
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<PathBuf> {
+        self.0.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+    }
+}
+
+fn flickr8k(dir: &Path, split: &str) -> Result<Vec<Annotated>, DataError> {
+    let data = Dataset::open(dir)?;
+    let images = match split {
+        "train" => data.train,
+        "dev" => data.dev,
+        other => {
+            let what = format!("there is no split '{other}', expected train or dev");
+            return Err(DataError::Unusable { path: dir.to_owned(), what });
+        }
+    };
+    let annotated = |image: crate::eval::data::flickr8k::Image| Annotated {
+        id: image.name.clone(),
+        file_name: Some(image.name),
+        photo: Some(image.path),
+        captions: image.captions,
+        objects: None,
+    };
+    Ok(images.into_iter().map(annotated).collect())
+}
+
+/// Whether a file holds a row a line (or a list of rows); one in COCO's format is a single object, over many lines or in one.
+fn has_rows(path: &Path, text: &str) -> bool {
+    #[derive(Deserialize)]
+    #[serde(expecting = "an object")]
+    struct Shape {
+        images: Option<IgnoredAny>,
+        annotations: Option<IgnoredAny>,
+    }
+    let named = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl") || e.eq_ignore_ascii_case("ndjson"));
+    let first = text.trim_start().lines().next().unwrap_or_default();
+    named
+        || first.starts_with('[')
+        || serde_json::from_str::<Shape>(first).is_ok_and(|shape| shape.images.is_none() && shape.annotations.is_none())
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Row<'a> {
+    #[serde(borrow, default)]
+    image_id: Any<'a>,
+    #[serde(borrow, default)]
+    image: Any<'a>,
+    #[serde(borrow, default)]
+    captions: Any<'a>,
+    #[serde(borrow, default)]
+    caption: Any<'a>,
+    #[serde(borrow, default)]
+    objects: Any<'a>,
+}
+
+fn jsonl(path: &Path, text: &str) -> Result<Vec<Annotated>, DataError> {
+    let photos = Photos::new(path.parent().unwrap_or(Path::new("")), None);
+    let mut problems = Problems::new(path);
+    let mut set = Set::default();
+    for (place, row) in rows(text, &mut problems) {
+        if let Some(mut image) = problems.take(place, annotated(row)) {
+            image.photo = image.file_name.as_deref().and_then(|name| photos.find(name));
+            set.add(image, place, &mut problems);
+        }
+    }
+    problems.none()?;
+    Ok(set.images)
+}
+
+fn annotated(row: Row) -> Result<Annotated, String> {
+    let file_name = match &row.image {
+        Any::Text(name) => Some(name.clone().into_owned()),
+        _ => None,
+    };
+    let id = image_name(row.image_id, row.image)?.into_owned();
+    let objects = row.objects.objects()?;
+    let captions = match (row.captions, row.caption) {
+        (captions, caption) if captions.is_absent() && caption.is_absent() => Vec::new(),
+        (captions, caption) if captions.is_absent() => vec![caption.full_text("caption")?.into_owned()],
+        (captions, _) => captions.texts("captions")?,
+    };
+    if captions.is_empty() && objects.is_none() {
+        return Err(format!("'{id}' has neither captions nor objects"));
+    }
+    Ok(Annotated { id, file_name, photo: None, captions, objects })
+}

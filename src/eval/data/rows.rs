@@ -1,0 +1,315 @@
+//! Rows of JSONL files and elements of JSON arrays, and everything that is wrong with them.
+//!
+//! A reader takes each field as [`Any`] value and says itself what it expected: a wrong type then costs its own row and not the file, and one run
+//! over a file reports all of its problems.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use crate::eval::data::flickr8k::DatasetError;
+
+/// How many problems of a file are reported one by one.
+const LISTED: usize = 20;
+
+/// Why data could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file or folder could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file or folder as a whole is none that can be read, or does not have what was asked for.
+    #[error("{}: {what}", path.display())]
+    Unusable {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        what: String,
+    },
+    /// A folder in Flickr8k's layout is wrong.
+    #[error(transparent)]
+    Flickr8k(#[from] DatasetError),
+    /// Rows are wrong.
+    #[error("{0}")]
+    Rows(Problems),
+}
+
+/// Where in its file a row stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The whole file.
+    File,
+    /// A line, counted from 1.
+    Line(usize),
+    /// An element of the list with that name (`""` for the list that is the whole file), counted from 0.
+    Element(&'static str, usize),
+}
+
+impl Place {
+    /// For pointing back to a row of the same file.
+    pub(in crate::eval) fn back(self) -> String {
+        match self {
+            Self::File => String::new(),
+            Self::Line(line) => format!(" in line {line}"),
+            Self::Element(list, index) => format!(" at {list}[{index}]"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => Ok(()),
+            Self::Line(line) => write!(f, ":{line}"),
+            Self::Element(list, index) => write!(f, ": {list}[{index}]"),
+        }
+    }
+}
+
+/// What is wrong with a file's rows: the first [`LISTED`] problems, and how many there are.
+#[derive(Debug)]
+pub struct Problems {
+    path: PathBuf,
+    listed: Vec<(Place, String)>,
+    total: usize,
+}
+
+impl Problems {
+    pub(in crate::eval) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), listed: Vec::new(), total: 0 }
+    }
+
+    pub(in crate::eval) fn add(&mut self, place: Place, what: impl Into<String>) {
+        self.total += 1;
+        if self.listed.len() < LISTED {
+            self.listed.push((place, what.into()));
+        }
+    }
+
+    /// Adds what `serde_json` says of a text that begins in `line`.
+    fn add_json(&mut self, line: usize, error: &serde_json::Error) {
+        let text = error.to_string();
+        let what = text.split_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+        let kind = if error.is_data() { "unexpected JSON" } else { "broken JSON" };
+        self.add(Place::Line(line + error.line().max(1) - 1), format!("{kind} at column {}: {what}", error.column()));
+    }
+
+    /// Takes the value of a row, or notes why it has none.
+    pub(in crate::eval) fn take<T>(&mut self, place: Place, value: Result<T, String>) -> Option<T> {
+        value.map_err(|what| self.add(place, what)).ok()
+    }
+
+    /// # Errors
+    /// When there was any problem.
+    pub(in crate::eval) fn none(self) -> Result<(), DataError> {
+        if self.total == 0 { Ok(()) } else { Err(DataError::Rows(self)) }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (place, what)) in self.listed.iter().enumerate() {
+            let end = if i == 0 { "" } else { "\n" };
+            write!(f, "{end}{}{place}: {what}", self.path.display())?;
+        }
+        if self.total > self.listed.len() {
+            write!(f, "\n{}: {} problems in all, the first {LISTED} are shown", self.path.display(), self.total)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a text file that holds something.
+///
+/// # Errors
+/// A file that cannot be read, is not UTF-8 (with the line) or is empty.
+pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
+    let unusable = |what: String| DataError::Unusable { path: path.to_owned(), what };
+    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..good].iter().filter(|&&b| b == b'\n').count() + 1;
+        unusable(format!("line {line} is not UTF-8 (byte {good} of the file)"))
+    })?;
+    // The byte-order mark of some editors is no JSON.
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    if text.trim().is_empty() { Err(unusable("the file is empty".into())) } else { Ok(text) }
+}
+
+/// The rows of JSONL text, or the elements of a JSON array; blank lines are no rows, and what cannot be read as a row is noted.
+pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(text: &'a str, problems: &mut Problems) -> Vec<(Place, T)> {
+    if text.trim_start().starts_with('[') {
+        let list: Vec<T> = whole(text, problems).unwrap_or_default();
+        return list.into_iter().enumerate().map(|(i, row)| (Place::Element("", i), row)).collect();
+    }
+    let mut found = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match serde_json::from_str(line) {
+            Ok(row) => found.push((Place::Line(i + 1), row)),
+            Err(error) => problems.add_json(i + 1, &error),
+        }
+    }
+    found
+}
+
+/// A text that is one JSON value.
+pub(super) fn whole<'a, T: Deserialize<'a>>(text: &'a str, problems: &mut Problems) -> Option<T> {
+    serde_json::from_str(text).map_err(|error| problems.add_json(1, &error)).ok()
+}
+
+/// The value of a field, whatever it is.
+#[derive(Debug, Default, PartialEq)]
+pub(in crate::eval) enum Any<'a> {
+    /// There is no such field.
+    #[default]
+    Absent,
+    Null,
+    Bool,
+    Integer(u64),
+    /// Negative or with a fraction.
+    Number,
+    Text(Cow<'a, str>),
+    List(Vec<Any<'a>>),
+    Object,
+}
+
+impl<'a> Any<'a> {
+    pub(in crate::eval) fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent | Self::Null)
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Absent => "missing",
+            Self::Null => "null",
+            Self::Bool => "a boolean",
+            Self::Integer(_) => "an integer",
+            Self::Number => "a negative or broken number",
+            Self::Text(text) if text.trim().is_empty() => "empty",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Object => "an object",
+        }
+    }
+
+    fn wrong<T>(&self, field: &str, expected: &str) -> Result<T, String> {
+        Err(format!("'{field}' is {}, expected {expected}", self.kind()))
+    }
+
+    pub(in crate::eval) fn integer(self, field: &str) -> Result<u64, String> {
+        match self {
+            Self::Integer(number) => Ok(number),
+            other => other.wrong(field, "an integer"),
+        }
+    }
+
+    /// The name of something: a string that is not blank, or an integer.
+    pub(in crate::eval) fn name(self, field: &str) -> Result<Cow<'a, str>, String> {
+        match self {
+            Self::Integer(number) => Ok(number.to_string().into()),
+            Self::Text(text) if !text.trim().is_empty() => Ok(text),
+            other => other.wrong(field, "an integer or a string"),
+        }
+    }
+
+    pub(in crate::eval) fn text(self, field: &str) -> Result<Cow<'a, str>, String> {
+        match self {
+            Self::Text(text) => Ok(text),
+            other => other.wrong(field, "a string"),
+        }
+    }
+
+    /// A string that is not blank.
+    pub(in crate::eval) fn full_text(self, field: &str) -> Result<Cow<'a, str>, String> {
+        match self {
+            Self::Text(text) if !text.trim().is_empty() => Ok(text),
+            other => other.wrong(field, "a string with something in it"),
+        }
+    }
+
+    /// A list of strings that are not blank.
+    pub(in crate::eval) fn texts<C: FromIterator<String>>(self, field: &str) -> Result<C, String> {
+        let item = |(i, item): (usize, Any<'a>)| item.full_text(&format!("{field}[{i}]")).map(Cow::into_owned);
+        match self {
+            Self::List(list) => list.into_iter().enumerate().map(item).collect(),
+            other => other.wrong(field, "a list of strings"),
+        }
+    }
+
+    /// Names of objects, where they are given.
+    pub(in crate::eval) fn objects(self) -> Result<Option<BTreeSet<String>>, String> {
+        if self.is_absent() { Ok(None) } else { self.texts("objects").map(Some) }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Any<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyVisitor)
+    }
+}
+
+struct AnyVisitor;
+
+impl<'de> Visitor<'de> for AnyVisitor {
+    type Value = Any<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Any<'de>, E> {
+        Ok(Any::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Any<'de>, E> {
+        Ok(Any::Bool)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Any<'de>, E> {
+        Ok(Any::Integer(number))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Any<'de>, E> {
+        Ok(Any::Number)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Any<'de>, E> {
+        Ok(Any::Number)
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Any<'de>, E> {
+        Ok(Any::Text(text.into()))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Any<'de>, E> {
+        Ok(Any::Text(text.to_owned().into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Any<'de>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Any::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Any<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Any::Object)
+    }
+}

@@ -1,0 +1,163 @@
+//! POPE (Li et al., EMNLP 2023, arXiv 2305.10355): does a model say yes when asked about objects that are not there?
+//!
+//! [`build`] makes questions from annotated objects, [`read_answers`] and [`parse`] take any model's answers, [`Scores`] adds them up. The files are those
+//! of the authors' code, so that sets and answers can be exchanged with it.
+
+mod build;
+mod score;
+
+use std::{collections::HashMap, fmt, io, path::Path, str::FromStr};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use self::{
+    build::build,
+    score::{Scores, parse, read_answers},
+};
+use super::data::{Any, DataError, Problems, read, rows};
+
+/// Pairs of questions an image in the paper: six questions.
+pub const PER_IMAGE: usize = 3;
+
+/// How the absent objects are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Setting {
+    /// Any object of the set, all equally likely.
+    Random,
+    /// The objects that are in most images.
+    Popular,
+    /// The objects that are most often together with the one asked about just before.
+    Adversarial,
+}
+
+impl Setting {
+    /// From the easiest to the hardest.
+    pub const ALL: [Self; 3] = [Self::Random, Self::Popular, Self::Adversarial];
+
+    /// The name in files and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Popular => "popular",
+            Self::Adversarial => "adversarial",
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let expected = || format!("'{name}' is no setting of POPE, expected random, popular or adversarial");
+        Self::ALL.into_iter().find(|setting| setting.name() == name).ok_or_else(expected)
+    }
+}
+
+/// A question that yes or no answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Question {
+    /// Unique in its set.
+    #[serde(rename = "question_id")]
+    pub id: u64,
+    /// File name of the image, or another name for it.
+    pub image: String,
+    /// The question.
+    pub text: String,
+    /// Whether the object is there: the label `yes` or `no`.
+    #[serde(rename = "label", serialize_with = "yes_or_no")]
+    pub present: bool,
+    /// The object asked about; not in the files of others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// The setting; not in the files of others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setting: Option<Setting>,
+}
+
+fn yes_or_no<S: Serializer>(present: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if *present { "yes" } else { "no" })
+}
+
+/// The question about an object, with the article that the first letter of its name asks for.
+pub fn question(object: &str) -> String {
+    let article = if object.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("Is there {article} {object} in the image?")
+}
+
+/// Writes a set as JSONL in POPE's form, with object and setting in fields of their own, which POPE's code ignores.
+///
+/// # Errors
+/// When `out` fails.
+pub fn write_questions(questions: &[Question], mut out: impl io::Write) -> io::Result<()> {
+    for question in questions {
+        serde_json::to_writer(&mut out, question)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Row<'a> {
+    #[serde(borrow, default)]
+    question_id: Any<'a>,
+    #[serde(borrow, default)]
+    image: Any<'a>,
+    #[serde(borrow, default)]
+    text: Any<'a>,
+    #[serde(borrow, default)]
+    label: Any<'a>,
+    #[serde(borrow, default)]
+    object: Any<'a>,
+    #[serde(borrow, default)]
+    setting: Any<'a>,
+}
+
+/// Reads a set that POPE's code or [`write_questions`] wrote.
+///
+/// # Errors
+/// See [`DataError`].
+pub fn read_questions(path: &Path) -> Result<Vec<Question>, DataError> {
+    let text = read(path)?;
+    let mut problems = Problems::new(path);
+    let mut seen = HashMap::new();
+    let mut questions = Vec::new();
+    for (place, row) in rows(&text, &mut problems) {
+        let Some(question) = problems.take(place, from_row(row)) else { continue };
+        if let Some(first) = seen.insert(question.id, place) {
+            problems.add(place, format!("question {} is there already{}", question.id, first.back()));
+        }
+        questions.push(question);
+    }
+    problems.none()?;
+    if questions.is_empty() {
+        return Err(DataError::Unusable { path: path.to_owned(), what: "there is no question in it".into() });
+    }
+    Ok(questions)
+}
+
+fn from_row(row: Row) -> Result<Question, String> {
+    let optional = |any: Any, field: &str| if any.is_absent() { Ok(None) } else { any.text(field).map(|text| Some(text.into_owned())) };
+    Ok(Question {
+        id: row.question_id.integer("question_id")?,
+        image: row.image.name("image")?.into_owned(),
+        text: row.text.full_text("text")?.into_owned(),
+        present: match &*row.label.text("label")? {
+            "yes" => true,
+            "no" => false,
+            other => return Err(format!("'label' is '{other}', expected yes or no")),
+        },
+        object: optional(row.object, "object")?,
+        setting: optional(row.setting, "setting")?.map(|name| name.parse()).transpose()?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Taking answers to POPE's questions.
+
+use std::{
+    collections::HashMap,
+    iter::Sum,
+    ops::{Add, AddAssign},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Question;
+use crate::eval::data::{Any, DataError, Place, Problems, read, rows};
+
+/// Whether an answer means yes, by the rule of POPE's code: no when a word up to the first full stop is `No`, `no` or `not`, or else yes.
+///
+/// That rule is crude (`NO`, `no!` and an empty answer are yes) and published figures depend on it.
+pub fn parse(answer: &str) -> bool {
+    let sentence = answer.split('.').next().unwrap_or_default().replace(',', "");
+    !sentence.split(' ').any(|word| matches!(word, "No" | "no" | "not"))
+}
+
+/// Counts of answers; yes is the positive class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Yes to an object that is there.
+    pub true_positives: usize,
+    /// Yes to an object that is not there: a hallucination.
+    pub false_positives: usize,
+    /// No to an object that is not there.
+    pub true_negatives: usize,
+    /// No to an object that is there.
+    pub false_negatives: usize,
+}
+
+impl Scores {
+    /// The count of one question.
+    pub fn of(present: bool, yes: bool) -> Self {
+        let mut this = Self::default();
+        *match (present, yes) {
+            (true, true) => &mut this.true_positives,
+            (false, true) => &mut this.false_positives,
+            (false, false) => &mut this.true_negatives,
+            (true, false) => &mut this.false_negatives,
+        } = 1;
+        this
+    }
+
+    /// Questions.
+    pub fn total(&self) -> usize {
+        self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
+    }
+
+    /// Share of right answers.
+    pub fn accuracy(&self) -> Option<f64> {
+        rate(self.true_positives + self.true_negatives, self.total())
+    }
+
+    /// Share of the yeses that are right.
+    pub fn precision(&self) -> Option<f64> {
+        rate(self.true_positives, self.true_positives + self.false_positives)
+    }
+
+    /// Share of the objects that are there that get a yes.
+    pub fn recall(&self) -> Option<f64> {
+        rate(self.true_positives, self.true_positives + self.false_negatives)
+    }
+
+    /// Harmonic mean of precision and recall.
+    pub fn f1(&self) -> Option<f64> {
+        let found = 2 * self.true_positives;
+        rate(found, found + self.false_positives + self.false_negatives)
+    }
+
+    /// Share of yeses; a balanced set asks for one half.
+    pub fn yes_rate(&self) -> Option<f64> {
+        rate(self.true_positives + self.false_positives, self.total())
+    }
+}
+
+fn rate(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+impl AddAssign for Scores {
+    fn add_assign(&mut self, other: Self) {
+        self.true_positives += other.true_positives;
+        self.false_positives += other.false_positives;
+        self.true_negatives += other.true_negatives;
+        self.false_negatives += other.false_negatives;
+    }
+}
+
+impl Add for Scores {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
+impl Sum for Scores {
+    fn sum<I: Iterator<Item = Self>>(scores: I) -> Self {
+        scores.fold(Self::default(), Add::add)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Row<'a> {
+    #[serde(borrow, default)]
+    question_id: Any<'a>,
+    #[serde(borrow, default)]
+    question: Any<'a>,
+    #[serde(borrow, default)]
+    answer: Any<'a>,
+    #[serde(borrow, default)]
+    text: Any<'a>,
+}
+
+/// Reads JSONL rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA writes it), and gives the answer to each of
+/// `questions` in their order. A row without an id answers the question at its own place, as in POPE's code; a `question` that is there must begin
+/// like the one that is answered.
+///
+/// # Errors
+/// See [`DataError`]; also a question with no answer or with two.
+pub fn read_answers(path: &Path, questions: &[Question]) -> Result<Vec<String>, DataError> {
+    let text = read(path)?;
+    let mut problems = Problems::new(path);
+    let rows: Vec<(Place, Row)> = rows(&text, &mut problems);
+    // Rows that are missing would make all later ones answer the wrong question.
+    problems.none()?;
+    let mut problems = Problems::new(path);
+    let by_id: HashMap<u64, usize> = questions.iter().enumerate().map(|(i, question)| (question.id, i)).collect();
+    let mut answers: Vec<Option<(Place, String)>> = vec![None; questions.len()];
+    for (i, (place, row)) in rows.into_iter().enumerate() {
+        let Some((index, answer)) = problems.take(place, from_row(row, i, questions, &by_id)) else { continue };
+        match &mut answers[index] {
+            Some((first, _)) => problems.add(place, format!("question {} is answered already{}", questions[index].id, first.back())),
+            free => *free = Some((place, answer)),
+        }
+    }
+    for (question, _) in questions.iter().zip(&answers).filter(|(_, answer)| answer.is_none()) {
+        problems.add(Place::File, format!("question {} has no answer", question.id));
+    }
+    problems.none()?;
+    Ok(answers.into_iter().flatten().map(|(_, answer)| answer).collect())
+}
+
+/// The place of the question that a row answers, and the answer.
+fn from_row(row: Row, number: usize, questions: &[Question], by_id: &HashMap<u64, usize>) -> Result<(usize, String), String> {
+    let index = if row.question_id.is_absent() {
+        if number >= questions.len() {
+            return Err(format!("there are only {} questions", questions.len()));
+        }
+        number
+    } else {
+        let id = row.question_id.integer("question_id")?;
+        *by_id.get(&id).ok_or_else(|| format!("there is no question {id}"))?
+    };
+    if !row.question.is_absent() {
+        let (said, asked) = (row.question.text("question")?, &questions[index].text);
+        if !said.to_lowercase().starts_with(&asked.to_lowercase()) {
+            return Err(format!("answers '{said}', but question {} is '{asked}'", questions[index].id));
+        }
+    }
+    let answer = if row.answer.is_absent() && !row.text.is_absent() { row.text.text("text") } else { row.answer.text("answer") };
+    Ok((index, answer?.into_owned()))
+}

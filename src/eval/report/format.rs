@@ -1,0 +1,102 @@
+//! Numbers as people read them; the terminal and the page agree here.
+
+use super::{Better, Cell, Column, Estimate, Format};
+
+/// What stands in a cell without a figure.
+pub(super) const ABSENT: &str = "–";
+
+/// A cell as text: the figure or the words, and the interval.
+pub(super) fn cell(cell: Option<&Cell>, format: Format) -> (String, Option<String>) {
+    match cell {
+        Some(Cell::Text(text)) => (plain(text), None),
+        Some(Cell::Value(Estimate { value, interval })) if value.is_finite() => {
+            let finite = interval.filter(|(low, high)| low.is_finite() && high.is_finite());
+            (number(*value, format), finite.map(|(low, high)| format!("[{}, {}]", number(low, format), number(high, format))))
+        }
+        _ => (ABSENT.to_owned(), None),
+    }
+}
+
+/// A number in its column's format.
+pub(super) fn number(value: f64, format: Format) -> String {
+    let text = match format {
+        Format::Percent => format!("{:.1}", value * 100.0),
+        Format::Decimal(places) => format!("{value:.places$}"),
+        Format::Count => grouped(&format!("{value:.0}")),
+        Format::Text => value.to_string(),
+    };
+    // A small negative number rounds to "-0.0".
+    match text.strip_prefix('-') {
+        Some(zero) if zero.bytes().all(|b| matches!(b, b'0' | b'.')) => zero.to_owned(),
+        _ => text,
+    }
+}
+
+/// Sets the thousands of a whole number apart.
+pub(super) fn grouped(digits: &str) -> String {
+    let first = digits.find(|c: char| c.is_ascii_digit()).unwrap_or(0);
+    let mut out = String::new();
+    for (i, c) in digits.char_indices() {
+        if i > first && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Unit and direction of a column, as they follow its name.
+pub(super) fn marks(column: &Column) -> impl Iterator<Item = &'static str> {
+    let unit = (column.format == Format::Percent).then_some("%");
+    let arrow = column.better.map(|better| match better {
+        Better::Higher => "↑",
+        Better::Lower => "↓",
+    });
+    unit.into_iter().chain(arrow)
+}
+
+/// Text without control characters: captions and file names must not steer a terminal, and XML forbids most of them.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// `1 plot`, `2 plots`; nothing for none.
+pub(super) fn counted(count: usize, thing: &str) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some(format!("1 {thing}")),
+        _ => Some(format!("{count} {thing}s")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_their_format() {
+        for (value, format, text) in [
+            (0.3056, Format::Percent, "30.6"),
+            (-0.0001, Format::Percent, "0.0"),
+            (-0.25, Format::Decimal(1), "-0.2"),
+            (1234567.0, Format::Count, "1,234,567"),
+            (-123456.0, Format::Count, "-123,456"),
+            (999.0, Format::Count, "999"),
+            (0.5, Format::Text, "0.5"),
+        ] {
+            assert_eq!(number(value, format), text);
+        }
+    }
+
+    #[test]
+    fn cells_show_their_interval_or_a_dash() {
+        let estimate = |value, interval| Cell::Value(Estimate { value, interval });
+        let shown = |c: &Cell| cell(Some(c), Format::Percent);
+        assert_eq!(shown(&estimate(0.306, Some((0.281, 0.33)))), ("30.6".to_owned(), Some("[28.1, 33.0]".to_owned())));
+        assert_eq!(shown(&estimate(0.306, Some((f64::NAN, 0.33)))), ("30.6".to_owned(), None));
+        for absent in [None, Some(&Cell::Absent), Some(&estimate(f64::NAN, Some((0.1, 0.2))))] {
+            assert_eq!(cell(absent, Format::Percent), (ABSENT.to_owned(), None));
+        }
+        assert_eq!(shown(&"\u{1b}[31mred".into()), (" [31mred".to_owned(), None));
+    }
+}

@@ -1,0 +1,275 @@
+//! The report as one page of HTML that needs nothing beside it: no script, no font, no host. The page's own policy forbids them, too.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use minijinja::{Environment, Error, Value, context};
+use serde::Serialize;
+
+use super::{
+    Better, CaptionCard, CardWord, Column, Format, Photo, Plot, Report, Section, Table, TableRow,
+    format::{cell, marks, number},
+    plots::draw,
+};
+
+const TEMPLATE: &str = include_str!("report.html");
+const STYLE: &str = include_str!("report.css");
+/// Autoescape goes by the name's ending.
+const NAME: &str = "report.html";
+
+impl Report {
+    /// The report as a page of HTML with plots and captions.
+    ///
+    /// # Errors
+    /// When the template does not parse or fails, which no report should make it do.
+    pub fn html(&self) -> Result<String, Error> {
+        let mut env = Environment::new();
+        env.set_trim_blocks(true);
+        env.set_lstrip_blocks(true);
+        env.add_template(NAME, TEMPLATE)?;
+        let sections: Vec<SectionView> = self.sections.iter().map(SectionView::new).collect();
+        env.get_template(NAME)?.render(context! {
+            title => self.title,
+            command => self.command,
+            facts => self.facts,
+            notes => self.notes,
+            style => Value::from_safe_string(STYLE.to_owned()),
+            sections,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct SectionView<'a> {
+    title: &'a str,
+    text: &'a [String],
+    tables: Vec<TableView<'a>>,
+    figures: Vec<FigureView>,
+    cards: Vec<CardView<'a>>,
+    /// Which explanations the cards need.
+    scored: bool,
+    judged: bool,
+}
+
+#[derive(Serialize)]
+struct TableView<'a> {
+    title: &'a str,
+    note: &'a str,
+    columns: Vec<ColumnView<'a>>,
+    rows: Vec<RowView<'a>>,
+    explained: bool,
+}
+
+#[derive(Serialize)]
+struct ColumnView<'a> {
+    name: &'a str,
+    marks: String,
+    /// The arrow for those who do not see it.
+    better: &'static str,
+    help: &'a str,
+    words: bool,
+}
+
+#[derive(Serialize)]
+struct RowView<'a> {
+    name: &'a str,
+    emphasis: bool,
+    cells: Vec<(String, Option<String>, bool)>,
+}
+
+#[derive(Serialize)]
+struct FigureView {
+    title: String,
+    svg: Value,
+    legend: Vec<(Value, String)>,
+}
+
+#[derive(Serialize)]
+struct CardView<'a> {
+    id: &'a str,
+    photo: Option<Value>,
+    caption: String,
+    words: Vec<WordView<'a>>,
+    doubted: Vec<String>,
+    hallucinated: Vec<&'a str>,
+    note: &'a str,
+    references: &'a [String],
+}
+
+#[derive(Serialize)]
+struct WordView<'a> {
+    /// Stays outside the colour.
+    space: &'a str,
+    text: &'a str,
+    class: String,
+    /// Strength of the colour, one minus the reward.
+    doubt: Option<String>,
+    tip: String,
+}
+
+impl<'a> SectionView<'a> {
+    fn new(section: &'a Section) -> Self {
+        let words = || section.cards.iter().flat_map(|c| &c.words);
+        Self {
+            title: &section.title,
+            text: &section.text,
+            tables: section.tables.iter().map(TableView::new).collect(),
+            figures: section.plots.iter().map(FigureView::new).collect(),
+            cards: section.cards.iter().map(CardView::new).collect(),
+            scored: words().any(|w| w.reward.is_some()),
+            judged: words().any(|w| w.hallucinated.is_some()),
+        }
+    }
+}
+
+impl<'a> TableView<'a> {
+    fn new(table: &'a Table) -> Self {
+        let columns = table.columns.iter().map(|column| ColumnView {
+            name: &column.name,
+            marks: marks(column).collect::<Vec<_>>().join("\u{a0}"),
+            better: match column.better {
+                Some(Better::Higher) => "higher is better",
+                Some(Better::Lower) => "lower is better",
+                None => "",
+            },
+            help: &column.help,
+            words: column.format == Format::Text,
+        });
+        let cells = |row: &TableRow| {
+            let shown = |(i, c): (usize, &Column)| {
+                let (figure, interval) = cell(row.cells.get(i), c.format);
+                (figure, interval, c.format == Format::Text)
+            };
+            table.columns.iter().enumerate().map(shown).collect()
+        };
+        Self {
+            title: &table.title,
+            note: &table.note,
+            columns: columns.collect(),
+            rows: table.rows.iter().map(|row| RowView { name: &row.name, emphasis: row.emphasis, cells: cells(row) }).collect(),
+            explained: table.columns.iter().any(|c| !c.help.is_empty()),
+        }
+    }
+}
+
+impl FigureView {
+    fn new(plot: &Plot) -> Self {
+        let drawn = draw(plot);
+        let legend = drawn.legend.into_iter().map(|(sample, name)| (Value::from_safe_string(sample), name));
+        Self { title: drawn.title, svg: Value::from_safe_string(drawn.svg), legend: legend.collect() }
+    }
+}
+
+impl<'a> CardView<'a> {
+    fn new(card: &'a CaptionCard) -> Self {
+        let caption: String = card.words.iter().map(|w| w.text.as_str()).collect();
+        let bare = |w: &'a CardWord| w.text.trim();
+        let doubted = card.words.iter().filter(|w| w.doubted).map(|w| format!("{} {}", bare(w), reward(w)));
+        Self {
+            id: &card.id,
+            photo: card.photo.as_ref().map(data_url),
+            caption: caption.trim().to_owned(),
+            words: card.words.iter().map(WordView::new).collect(),
+            doubted: doubted.collect(),
+            hallucinated: card.words.iter().filter(|w| w.hallucinated == Some(true)).map(bare).collect(),
+            note: &card.note,
+            references: &card.references,
+        }
+    }
+}
+
+impl<'a> WordView<'a> {
+    fn new(word: &'a CardWord) -> Self {
+        let text = word.text.trim_start();
+        let doubt = word.reward.filter(|r| r.is_finite()).map(|r| format!("{:.2}", 1.0 - r.clamp(0.0, 1.0)));
+        let judged = match word.hallucinated {
+            Some(true) => ", not in the references",
+            Some(false) => ", in the references",
+            None => "",
+        };
+        Self {
+            space: &word.text[..word.text.len() - text.len()],
+            text,
+            class: [(true, "w"), (word.doubted, "doubted"), (word.hallucinated == Some(true), "hallucinated")]
+                .iter()
+                .filter(|(applies, _)| *applies)
+                .map(|(_, class)| *class)
+                .collect::<Vec<_>>()
+                .join(" "),
+            tip: if doubt.is_some() { format!("reward {}{judged}", reward(word)) } else { format!("not scored{judged}") },
+            doubt,
+        }
+    }
+}
+
+fn reward(word: &CardWord) -> String {
+    word.reward.map(|r| number(f64::from(r), Format::Decimal(2))).unwrap_or_default()
+}
+
+/// A photograph as an address of its own. The template need not escape it (every slash of the base64 would become six characters), so
+/// the media type may hold nothing but what media types hold.
+fn data_url(photo: &Photo) -> Value {
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '+' | '-' | '.');
+    let media_type: String = photo.media_type.chars().filter(|&c| safe(c)).collect();
+    Value::from_safe_string(format!("data:{media_type};base64,{}", STANDARD.encode(&photo.bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::report::sample;
+
+    fn page() -> String {
+        sample::report().html().unwrap()
+    }
+
+    #[test]
+    fn nothing_from_the_data_becomes_markup() {
+        let page = page();
+        assert!(!page.contains("<script") && !page.contains("<of>"), "no script, no invented element");
+        assert!(!page.contains("onerror=\""), "no attribute broken out of");
+        assert!(page.matches("&lt;script&gt;").count() >= 4, "in the caption, its summary, the picture's alternative and the legend");
+        let photo = Photo { media_type: "image/png\" onerror=\"alert(1)".to_owned(), bytes: vec![0xff; 3] };
+        assert_eq!(data_url(&photo).to_string(), "data:image/pngonerroralert1;base64,////");
+    }
+
+    #[test]
+    fn the_page_needs_nothing_beside_it() {
+        let page = page();
+        for outside in ["http:", "https:", "url(", "@import", "<link"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+        assert!(page.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn tables_are_marked_up_as_tables() {
+        let page = page();
+        for part in [
+            "scope=\"col\"",
+            "<th scope=\"row\">candor</th>",
+            "30.6 <span class=\"interval\">[28.1, 33.0]</span>",
+            "<td>–</td>",
+            "lower is better",
+            "Share &lt;of&gt; mentions",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn words_carry_their_reward_and_judgement() {
+        let page = page();
+        assert!(page.contains("<span class=\"w\" style=\"--doubt:0.09\" title=\"reward 0.91, in the references\">dog</span>"));
+        assert!(
+            page.contains("<span class=\"w doubted hallucinated\" style=\"--doubt:0.88\" title=\"reward 0.12, not in the references\">")
+        );
+        assert!(page.contains("<span class=\"w\" title=\"not scored\">.</span>"));
+        assert!(page.contains("src=\"data:image/png;base64,"));
+        assert_eq!(page.matches("<figure class=\"plot\">").count(), 3);
+    }
+
+    #[test]
+    fn an_empty_report_is_a_page() {
+        let page = Report { title: "Nothing".to_owned(), ..Report::default() }.html().unwrap();
+        assert!(page.contains("<h1>Nothing</h1>") && !page.contains("<nav"));
+    }
+}

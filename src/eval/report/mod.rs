@@ -1,0 +1,290 @@
+//! What an evaluation has to say: one model, written as a terminal's tables, as JSON and as one self-contained page of HTML.
+
+use serde::{Deserialize, Serialize};
+
+mod format;
+mod html;
+mod json;
+mod plots;
+#[cfg(test)]
+mod sample;
+mod svg;
+mod terminal;
+
+pub use super::bootstrap::Estimate;
+pub use json::SCHEMA;
+
+/// A whole evaluation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What was evaluated.
+    pub title: String,
+    /// The command that makes it again.
+    pub command: String,
+    /// Model, data, split, images, seed ...: name and value.
+    pub facts: Vec<(String, String)>,
+    /// What a reader must know before quoting a figure.
+    pub notes: Vec<String>,
+    /// The parts, in reading order.
+    pub sections: Vec<Section>,
+}
+
+/// A part of a report.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Section {
+    /// Heading.
+    pub title: String,
+    /// Paragraphs.
+    pub text: Vec<String>,
+    /// Tables, before the plots.
+    pub tables: Vec<Table>,
+    /// Plots; the terminal leaves them out.
+    pub plots: Vec<Plot>,
+    /// Captions word by word; the terminal leaves them out.
+    pub cards: Vec<CaptionCard>,
+}
+
+/// A table. Its first column, the names of the rows, is implied.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// Caption.
+    pub title: String,
+    /// A remark below the table; may be empty.
+    pub note: String,
+    /// The columns after the row names.
+    pub columns: Vec<Column>,
+    /// The rows.
+    pub rows: Vec<TableRow>,
+}
+
+/// How a column is headed and its numbers are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Heading, without unit and arrow.
+    pub name: String,
+    /// How its numbers are written.
+    pub format: Format,
+    /// Which direction is good, where one is.
+    pub better: Option<Better>,
+    /// What the figure means; may be empty.
+    pub help: String,
+}
+
+impl Column {
+    /// A column without a direction and without help.
+    pub fn new(name: impl Into<String>, format: Format) -> Self {
+        Self { name: name.into(), format, better: None, help: String::new() }
+    }
+
+    /// Says which direction is good.
+    #[must_use]
+    pub fn better(self, better: Better) -> Self {
+        Self { better: Some(better), ..self }
+    }
+
+    /// Says what the figure means.
+    #[must_use]
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self { help: help.into(), ..self }
+    }
+}
+
+/// How numbers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A share of 1, written in percent with one decimal.
+    Percent,
+    /// So many decimals.
+    Decimal(usize),
+    /// A whole number, its thousands set apart.
+    Count,
+    /// Words; a number as it is.
+    Text,
+}
+
+/// The good direction of a figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// More is better.
+    Higher,
+    /// Less is better.
+    Lower,
+}
+
+/// A row of a table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TableRow {
+    /// Name.
+    pub name: String,
+    /// One cell a column; missing ones are absent.
+    pub cells: Vec<Cell>,
+    /// Whether the row is the one to look at.
+    pub emphasis: bool,
+}
+
+impl TableRow {
+    /// A row without emphasis.
+    pub fn new(name: impl Into<String>, cells: Vec<Cell>) -> Self {
+        Self { name: name.into(), cells, emphasis: false }
+    }
+}
+
+/// A cell of a table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cell {
+    /// Nothing was there to measure.
+    #[default]
+    Absent,
+    /// Words.
+    Text(String),
+    /// A number.
+    Value(Estimate),
+}
+
+impl From<Estimate> for Cell {
+    fn from(estimate: Estimate) -> Self {
+        Self::Value(estimate)
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(value: f64) -> Self {
+        Self::Value(Estimate { value, interval: None })
+    }
+}
+
+impl From<usize> for Cell {
+    fn from(count: usize) -> Self {
+        Self::from(count as f64)
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    fn from(cell: Option<T>) -> Self {
+        cell.map_or(Self::Absent, Into::into)
+    }
+}
+
+/// A plot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Plot {
+    /// Curves.
+    Lines {
+        /// Caption.
+        title: String,
+        /// Horizontal axis.
+        x: Axis,
+        /// Vertical axis.
+        y: Axis,
+        /// The curves.
+        series: Vec<Series>,
+        /// Whether to draw the line y = x, as a ROC curve wants it.
+        diagonal: bool,
+    },
+    /// Reliability diagram (DeGroot and Fienberg 1983; Guo et al., ICML 2017) with the histogram of its bins.
+    Reliability {
+        /// Caption.
+        title: String,
+        /// Equal bins of `[0, 1]` in order, empty ones included.
+        bins: Vec<ReliabilityBin>,
+    },
+    /// Horizontal bars from zero.
+    Bars {
+        /// Caption.
+        title: String,
+        /// What the bars measure.
+        label: String,
+        /// The bars, from the top.
+        bars: Vec<Bar>,
+    },
+}
+
+/// An axis.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Axis {
+    /// What it measures.
+    pub label: String,
+    /// From where to where; the data decides if there is none. Lines are cut off outside.
+    pub range: Option<(f64, f64)>,
+}
+
+/// A curve. Points that are not finite are left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// Name, for the legend.
+    pub name: String,
+    /// Its points in drawing order.
+    pub points: Vec<(f64, f64)>,
+    /// Whether every point gets a mark.
+    pub marks: bool,
+}
+
+/// A bin of a reliability diagram.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReliabilityBin {
+    /// Mean reward of its tokens.
+    pub mean_reward: f64,
+    /// Share of them that is good.
+    pub share_good: f64,
+    /// How many.
+    pub count: usize,
+}
+
+/// A bar.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bar {
+    /// Name.
+    pub name: String,
+    /// Length.
+    pub value: f64,
+    /// What stands at its end, where something does.
+    pub text: Option<String>,
+}
+
+/// A caption, word by word, beside its photograph.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CaptionCard {
+    /// Name of the image.
+    pub id: String,
+    /// The photograph; only the page of HTML shows it.
+    #[serde(skip)]
+    pub photo: Option<Photo>,
+    /// The caption.
+    pub words: Vec<CardWord>,
+    /// A remark; may be empty.
+    pub note: String,
+    /// What people wrote.
+    pub references: Vec<String>,
+}
+
+/// An encoded photograph.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Photo {
+    /// As in `image/jpeg`.
+    pub media_type: String,
+    /// The file.
+    pub bytes: Vec<u8>,
+}
+
+/// A word of a caption.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CardWord {
+    /// The word with the white space before it.
+    pub text: String,
+    /// Its reward, where it was scored.
+    pub reward: Option<f32>,
+    /// Whether its reward is below the threshold in use: it is underlined, so that the heat map does not speak by colour alone.
+    pub doubted: bool,
+    /// Whether it names something that the references do not support, where that was judged.
+    pub hallucinated: Option<bool>,
+}

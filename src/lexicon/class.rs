@@ -1,0 +1,103 @@
+//! What sort of word a word is.
+
+use std::{fmt, ops::Range};
+
+use super::{Kind, Lexicon, words};
+
+/// Sorts of words that evaluations tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WordClass {
+    /// Names people.
+    Person,
+    /// Names animals.
+    Animal,
+    /// Names another visible thing.
+    Thing,
+    /// A colour, a size or a material.
+    Attribute,
+    /// A number.
+    Count,
+    /// A verb of action.
+    Action,
+    /// Says where things are to each other.
+    Relation,
+    /// Everything else.
+    Other,
+}
+
+impl WordClass {
+    /// All of them, in the order of tables.
+    pub const ALL: [Self; 8] =
+        [Self::Person, Self::Animal, Self::Thing, Self::Attribute, Self::Count, Self::Action, Self::Relation, Self::Other];
+}
+
+impl fmt::Display for WordClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Person => "person",
+            Self::Animal => "animal",
+            Self::Thing => "other thing",
+            Self::Attribute => "attribute",
+            Self::Count => "count",
+            Self::Action => "action",
+            Self::Relation => "relation",
+            Self::Other => "other word",
+        })
+    }
+}
+
+impl Lexicon {
+    /// The class of every word of a text, with its bytes.
+    pub fn word_classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
+        let words = words(text);
+        let mentions = self.mentions_in(&words);
+        let class = |range: &Range<usize>, word: &str| {
+            if let Some(mention) = mentions.iter().find(|m| m.range.start <= range.start && range.end <= m.range.end) {
+                return match self.kind(mention.concept) {
+                    Kind::Person => WordClass::Person,
+                    Kind::Animal => WordClass::Animal,
+                    _ => WordClass::Thing,
+                };
+            }
+            let classes = &self.classes;
+            if classes.count(word).is_some() {
+                WordClass::Count
+            } else if classes.colour(word).or(classes.size(word)).or(classes.material(word)).is_some() {
+                WordClass::Attribute
+            } else if classes.is_relation(word) {
+                WordClass::Relation
+            } else if self.verbs.analyze(word).is_some() {
+                WordClass::Action
+            } else {
+                WordClass::Other
+            }
+        };
+        words.iter().map(|word| (word.range.clone(), class(&word.range, &word.text))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_words_apart() {
+        let text = "Two men in red hats jump behind a dog.";
+        let found: Vec<String> =
+            Lexicon::shared().word_classes(text).into_iter().map(|(r, class)| format!("{} {class}", &text[r])).collect();
+        assert_eq!(
+            found,
+            [
+                "Two count",
+                "men person",
+                "in relation",
+                "red attribute",
+                "hats other thing",
+                "jump action",
+                "behind relation",
+                "a other word",
+                "dog animal"
+            ]
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Scorers side by side: trained ones, baselines that need no training, and controls that see no image.
+
+use std::{collections::BTreeMap, hint::black_box, path::Path, time::Instant};
+
+use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{
+    TrainError,
+    checkpoint::RunDir,
+    export::read_weights,
+    policy::Policy,
+    reward::{RewardConfig, WEIGHTS},
+    rows::{Branch, RowBatch, TextRow},
+    scorers::{Net, Pass, ScorerConfig, next_image},
+};
+use crate::{
+    bundle::{Bundle, RewardKind},
+    reward::calibration::Calibration,
+    vlm::{Row, decoder::llama::Regular},
+};
+
+/// A scorer under a name.
+pub struct Contender {
+    /// Its name in tables.
+    pub name: String,
+    /// What it is.
+    pub scorer: Scorer,
+    /// Bytes of its weights as a bundle stores them.
+    pub bytes: usize,
+}
+
+/// Where a raw score comes from; the higher, the likelier the token is grounded.
+pub enum Scorer {
+    /// The policy's own log-probability of the token.
+    LogProbability,
+    /// The negative entropy of the policy's distribution before the token.
+    Entropy,
+    /// A trained network.
+    Net(Box<Net>),
+    /// The network of another contender, shown another image: what is left is prior, not sight.
+    OtherImage(usize),
+    /// The mean of other contenders' logits.
+    Mean(Vec<usize>),
+}
+
+/// Reads the scorers of a bundle.
+///
+/// # Errors
+/// When a file of it is missing or does not fit.
+pub fn of_bundle(policy: &Policy) -> Result<Vec<Contender>, TrainError> {
+    let Some(reward) = &policy.config.reward else { return Ok(Vec::new()) };
+    let file = Bundle::file(&policy.name, "reward.safetensors").map_err(|e| TrainError::Run(e.to_string()))?;
+    let stored = candle_core::safetensors::load_buffer(&file, &Device::Cpu)?;
+    let layers = policy.config.model.language.decoder.num_hidden_layers;
+    let mut configs = Vec::new();
+    if let Some(probe) = &reward.probe {
+        configs.push((RewardKind::Probe.name(), ScorerConfig::of_probe(layers, probe.hidden)));
+    }
+    if reward.detached.is_some() {
+        configs.push((RewardKind::Detached.name(), ScorerConfig::of_detached()));
+    }
+    configs.into_iter().map(|(name, config)| load(name, &config, policy, &stored)).collect()
+}
+
+/// What the numbers of a bundle's scorers mean, as it serves them.
+///
+/// # Errors
+/// When its `calibration.json` is none.
+pub fn calibrations(policy: &Policy) -> Result<BTreeMap<RewardKind, Calibration>, TrainError> {
+    if policy.config.reward.is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let file = Bundle::file(&policy.name, "calibration.json").map_err(|e| TrainError::Run(e.to_string()))?;
+    serde_json::from_slice(&file).map_err(|e| TrainError::Run(format!("bundle {}: calibration.json: {e}", policy.name)))
+}
+
+/// Reads the scorers of a finished run of `candor train reward`, which must have been trained on the same policy.
+///
+/// # Errors
+/// When the run is not finished, or belongs to another policy.
+pub fn of_run(run: &Path, policy: &Policy) -> Result<Vec<Contender>, TrainError> {
+    let config: RewardConfig = RunDir::config(run)?;
+    let weights = |name: &str| Bundle::file(name, "model.safetensors").map_err(|e| TrainError::Run(e.to_string()));
+    if config.policy != policy.name && weights(&config.policy)? != weights(&policy.name)? {
+        return Err(TrainError::Run(format!("{} scores the policy {}, not {}", run.display(), config.policy, policy.name)));
+    }
+    let stored = read_weights(&run.join(WEIGHTS))?;
+    config.scorers.iter().map(|(name, config)| load(name, config, policy, &stored)).collect()
+}
+
+fn load(name: &str, config: &ScorerConfig, policy: &Policy, stored: &super::Tensors) -> Result<Contender, TrainError> {
+    let own: super::Tensors =
+        stored.iter().filter_map(|(k, t)| Some((k.strip_prefix(name)?.strip_prefix('.')?.to_owned(), t.clone()))).collect();
+    let bytes = own.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum();
+    let own = own.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?))).collect::<CandleResult<_>>()?;
+    let net = Net::load(config, &policy.config.model, VarBuilder::from_tensors(own, DType::F32, &Device::Cpu))?;
+    Ok(Contender { name: name.to_owned(), scorer: Scorer::Net(Box::new(net)), bytes })
+}
+
+/// The baselines that need no training.
+pub fn baselines() -> [Contender; 2] {
+    [("log-probability", Scorer::LogProbability), ("entropy", Scorer::Entropy)].map(|(name, scorer)| Contender {
+        name: name.into(),
+        scorer,
+        bytes: 0,
+    })
+}
+
+/// Raw scores of every contender for a batch's learnt tokens: one vector a contender.
+///
+/// # Errors
+/// When a tensor operation fails.
+pub fn score(policy: &Policy, contenders: &[Contender], images: &Tensor, batch: &RowBatch) -> CandleResult<Vec<Vec<f32>>> {
+    let pass = Pass::new(policy, images, batch)?;
+    let other = next_image(images)?;
+    let needs_other = contenders.iter().any(|c| matches!(c.scorer, Scorer::OtherImage(_)));
+    let blind = needs_other.then(|| Pass::new(policy, &other, batch)).transpose()?;
+    let needs_policy = contenders.iter().any(|c| matches!(c.scorer, Scorer::LogProbability | Scorer::Entropy));
+    let said = if needs_policy { policy_scores(policy, &pass)? } else { (Vec::new(), Vec::new()) };
+    let net =
+        |i: usize| if let Scorer::Net(net) = &contenders[i].scorer { Ok(net) } else { candle_core::bail!("contender {i} has no network") };
+    let logits = |net: &Net, pass: &Pass<'_>| net.score(pass, Regular::default())?.logits.to_vec1::<f32>();
+    let mut scores: Vec<Vec<f32>> = Vec::with_capacity(contenders.len());
+    for contender in contenders {
+        let own = match &contender.scorer {
+            Scorer::LogProbability => said.0.clone(),
+            Scorer::Entropy => said.1.clone(),
+            Scorer::Net(net) => logits(net, &pass)?,
+            Scorer::OtherImage(of) => match &blind {
+                Some(blind) => logits(net(*of)?, blind)?,
+                None => Vec::new(),
+            },
+            Scorer::Mean(of) => mean(&of.iter().map(|&i| scores[i].as_slice()).collect::<Vec<_>>()),
+        };
+        scores.push(own);
+    }
+    Ok(scores)
+}
+
+fn mean(of: &[&[f32]]) -> Vec<f32> {
+    let n = of.first().map_or(0, |first| first.len());
+    (0..n).map(|i| of.iter().map(|scores| scores[i]).sum::<f32>() / of.len() as f32).collect()
+}
+
+/// The policy's log-probability of every learnt token, and the negative entropy of the distribution that it was drawn from.
+fn policy_scores(policy: &Policy, pass: &Pass<'_>) -> CandleResult<(Vec<f32>, Vec<f32>)> {
+    let logits = policy.model.llama().logits(&pass.predicting()?)?.to_vec2::<f32>()?;
+    Ok(logits.iter().zip(&pass.batch.targets).map(|(line, &target)| token_scores(line, target)).unzip())
+}
+
+fn token_scores(line: &[f32], target: u32) -> (f32, f32) {
+    let max = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (mut sum, mut weighted) = (0.0f32, 0.0f32);
+    for &x in line {
+        let e = (x - max).exp();
+        sum += e;
+        weighted += e * (x - max);
+    }
+    let log_sum = sum.ln();
+    (line[target as usize] - max - log_sum, weighted / sum - log_sum)
+}
+
+/// Milliseconds that each contender adds to a decoded token: the median of `repeats` single steps on one core, in the contenders' order.
+///
+/// # Errors
+/// When a tensor operation fails.
+pub fn costs(policy: &Policy, contenders: &[Contender], image: &Tensor, repeats: usize) -> CandleResult<Vec<f64>> {
+    let row = TextRow { prompt: vec![1], branches: vec![Branch { after_prompt: true, tokens: vec![2], learn_from: 0 }] };
+    let batch = RowBatch::new(&[row], image.dim(0)?)?;
+    let images = image.unsqueeze(0)?;
+    let pass = Pass::new(policy, &images, &batch)?;
+    let line = policy.model.llama().logits(&pass.predicting()?)?.to_vec2::<f32>()?.concat();
+    let mut costs: Vec<f64> = Vec::with_capacity(contenders.len());
+    for contender in contenders {
+        let cost = match &contender.scorer {
+            Scorer::LogProbability | Scorer::Entropy => median_ms(repeats, || {
+                black_box(token_scores(&line, 2));
+                Ok(())
+            })?,
+            Scorer::Net(net) => match net.detached() {
+                Some(own) => {
+                    let capacity = image.dim(0)? + 4;
+                    let mut cache = own.decoder().new_cache(1, capacity)?;
+                    own.decoder().step(&[Row { slot: 0, start: 0, image: Some(image), tokens: &[1] }], &mut cache)?;
+                    let start = cache.len(0);
+                    median_ms(repeats, || {
+                        let states = own.decoder().step(&[Row { slot: 0, start, image: None, tokens: &[2] }], &mut cache)?;
+                        if let Some(last) = states.last() {
+                            black_box(own.logits(last)?.to_vec1::<f32>()?);
+                        }
+                        cache.truncate(0, start);
+                        Ok(())
+                    })?
+                }
+                None => median_ms(repeats, || {
+                    black_box(net.score(&pass, Regular::default())?.logits.to_vec1::<f32>()?);
+                    Ok(())
+                })?,
+            },
+            Scorer::OtherImage(of) => costs[*of],
+            Scorer::Mean(of) => of.iter().map(|&i| costs[i]).sum(),
+        };
+        costs.push(cost);
+    }
+    Ok(costs)
+}
+
+fn median_ms(repeats: usize, mut f: impl FnMut() -> CandleResult<()>) -> CandleResult<f64> {
+    let mut times = Vec::with_capacity(repeats);
+    // The first ones warm caches and allocator.
+    for i in 0..repeats + repeats / 4 + 1 {
+        let begun = Instant::now();
+        f()?;
+        if i > repeats / 4 {
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times.get(times.len() / 2).copied().unwrap_or_default())
+}

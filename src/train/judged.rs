@@ -1,0 +1,179 @@
+//! Texts whose truth is known, scored by contenders: what `candor eval reward` and the calibration look at.
+//!
+//! The development split's images are dealt out in turn: the first, third, ... tune (calibration, thresholds, choices), the second, fourth, ... report.
+
+use std::{ops::Range, path::Path};
+
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::{
+    TrainError,
+    answers::{Asking, Said, is_right, own_answers},
+    contenders::{self, Contender},
+    features::Features,
+    labels::LabelledText,
+    perturb::{Kind, Perturber, Tally},
+    qa::Qa,
+    reward_data::{layout, own_captions},
+    setup::Setup,
+    text::normalize_caption,
+};
+use crate::eval::tokens::Scored;
+
+/// Images scored at once.
+const AT_ONCE: usize = 16;
+
+/// Questions asked of an image.
+const QUESTIONS: usize = 4;
+
+/// Which half of the development split an image belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// For calibration, thresholds and choices.
+    Tune,
+    /// For figures.
+    Report,
+}
+
+impl Half {
+    /// The half of image number `image` of the split.
+    pub fn of(image: usize) -> Self {
+        if image.is_multiple_of(2) { Self::Tune } else { Self::Report }
+    }
+}
+
+/// A text about an image with every contender's raw scores.
+#[derive(Debug, Clone)]
+pub struct ScoredText {
+    /// Number of the image in the split.
+    pub image: usize,
+    /// What was asked; `None` for a description.
+    pub question: Option<String>,
+    /// The text, and what is known about it.
+    pub text: LabelledText,
+    /// How it was made wrong, where it was.
+    pub kind: Option<Kind>,
+    /// Bytes of every token, without a leading space.
+    pub tokens: Vec<Range<usize>>,
+    /// What is known of every token.
+    pub labels: Vec<Option<bool>>,
+    /// Raw scores, a contender and token.
+    pub scores: Vec<Vec<f32>>,
+}
+
+impl ScoredText {
+    /// The contender's score of a range: that of its worst token.
+    pub fn worst(&self, contender: usize, range: &Range<usize>) -> Option<f32> {
+        let hits = self.tokens.iter().zip(&self.scores[contender]).filter(|(own, _)| own.start < range.end && range.start < own.end);
+        hits.map(|(_, score)| *score).min_by(f32::total_cmp)
+    }
+
+    /// Every range whose truth is known, as one piece.
+    pub fn ranges(&self, contender: usize) -> impl Iterator<Item = (Range<usize>, Scored)> + '_ {
+        self.text.ranges.iter().filter_map(move |(range, good)| {
+            let reward = self.worst(contender, range)?;
+            Some((range.clone(), Scored { reward, good: (*good)?, image: self.image as u32 }))
+        })
+    }
+
+    /// Every token whose truth is known.
+    pub fn pieces(&self, contender: usize) -> impl Iterator<Item = (Range<usize>, Scored)> + '_ {
+        self.tokens
+            .iter()
+            .zip(&self.labels)
+            .zip(&self.scores[contender])
+            .filter_map(|((range, label), &reward)| Some((range.clone(), Scored { reward, good: (*label)?, image: self.image as u32 })))
+    }
+}
+
+/// The texts of a split, scored.
+pub struct Judged {
+    /// One true and one perturbed caption an image.
+    pub perturbed: Vec<ScoredText>,
+    /// The policy's own greedy captions, one an image.
+    pub captions: Vec<ScoredText>,
+    /// The policy's own greedy answers to derived questions.
+    pub answers: Vec<ScoredText>,
+    /// Those questions, and whether the answer was right.
+    pub questions: Vec<(Qa, String, bool)>,
+}
+
+/// What is said of each image.
+type Texts = Vec<Vec<(Said, Option<Kind>)>>;
+
+impl Judged {
+    /// Lets the policy describe and answer, perturbs what people wrote, and scores all of it; a function of `seed`.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn of_dev(setup: &Setup, features: &Features, contenders: &[Contender], seed: u64) -> Result<Self, TrainError> {
+        let perturber = Perturber::new(&setup.data.train);
+        let images = &setup.data.dev;
+        let captions: Texts =
+            own_captions(setup, images, features, 0.0, seed)?.into_iter().map(|(_, text)| vec![(text.into(), None)]).collect();
+        let ask = Asking { n: QUESTIONS, temperature: 0.0, seed };
+        let mut questions = Vec::new();
+        let answered = own_answers(setup, images, features, perturber.stats(), ask)?;
+        let mut judge = |(answer, qa): (String, Qa)| {
+            let right = is_right(&answer, &qa);
+            let said = Said::answer(qa.question.clone(), answer.clone(), right);
+            questions.push((qa, answer, right));
+            (said, None)
+        };
+        let answers: Texts = answered.into_iter().map(|of| of.into_iter().map(&mut judge).collect()).collect();
+        let perturbed: Texts = images
+            .iter()
+            .enumerate()
+            .map(|(i, image)| {
+                let mut rng = SmallRng::seed_from_u64(seed ^ (i as u64 + 1));
+                let wrong = perturber.perturb(image, &mut rng, &mut Tally::default());
+                let first = image.captions.first().map(|c| LabelledText::all_good(normalize_caption(c)));
+                let mut texts: Vec<(Said, Option<Kind>)> = first.into_iter().map(|text| (text.into(), None)).collect();
+                texts.extend(wrong.map(|p| (LabelledText::from(p.clone()).into(), Some(p.kind))));
+                texts
+            })
+            .collect();
+        let score = |texts: &Texts| score(setup, features, contenders, texts);
+        Ok(Self { perturbed: score(&perturbed)?, captions: score(&captions)?, answers: score(&answers)?, questions })
+    }
+}
+
+/// Features of the development split's images as they are, kept in `dir`.
+///
+/// # Errors
+/// When an image cannot be read or the cache not be written.
+pub fn dev_features(setup: &Setup, dir: &Path) -> Result<Features, TrainError> {
+    setup.features(&setup.data.dev, 1, &dir.join("dev.f16"))
+}
+
+fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &Texts) -> Result<Vec<ScoredText>, TrainError> {
+    let images: Vec<usize> = (0..texts.len()).filter(|&i| !texts[i].is_empty()).collect();
+    let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
+    let policy = &setup.policy;
+    let parts = setup.workers.map(&chunks, |chunk| {
+        let rows = chunk.iter().map(|&i| texts[i].iter().map(|(t, _)| t.clone()).collect()).collect();
+        // The prompt that captions are asked for with by default.
+        let (batch, _) = layout(policy, rows, None).map_err(candle_core::Error::wrap)?;
+        let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
+        let scores = contenders::score(policy, contenders, &features.batch(&views)?, &batch)?;
+        let (mut first, mut out) = (0, Vec::new());
+        for &image in *chunk {
+            for (Said { question, text, .. }, kind) in &texts[image] {
+                let tokens = policy.tokenizer.encode(&text.text).map_err(candle_core::Error::wrap)?;
+                let own = first..first + tokens.len();
+                first = own.end;
+                out.push(ScoredText {
+                    image,
+                    question: question.clone(),
+                    kind: *kind,
+                    labels: text.token_labels(&policy.tokenizer, &tokens),
+                    tokens: text.token_ranges(&policy.tokenizer, &tokens).collect(),
+                    text: text.clone(),
+                    scores: scores.iter().map(|s| s[own.clone()].to_vec()).collect(),
+                });
+            }
+        }
+        Ok(out)
+    })?;
+    Ok(parts.into_iter().flatten().collect())
+}

@@ -1,0 +1,92 @@
+//! From trained scorers to a bundle: calibration, choice of the default, and the report.
+
+use std::{collections::BTreeMap, fs};
+
+use super::{
+    TrainError, calibrate,
+    checkpoint::write_atomically,
+    contenders::{self, Contender},
+    export::{now, write_json, write_weights},
+    judged::{Judged, dev_features},
+    reward::{RewardTraining, WEIGHTS},
+    reward_report::Evidence,
+};
+use crate::{
+    bundle::{Bundle, BundleConfig, RewardConfig, RewardKind},
+    eval::report::Report,
+    reward::calibration::Calibration,
+};
+
+impl RewardTraining {
+    /// Calibrates the trained scorers, writes `RUNDIR/bundle` with those named `probe` and `detached`, and `RUNDIR/report.json` and `report.html`.
+    ///
+    /// # Errors
+    /// When the run is not finished, the tuning half has not both grounded and ungrounded things, or a file cannot be written.
+    pub fn finish(&self, name: &str, version: &str) -> Result<Report, TrainError> {
+        let policy = &self.setup.policy;
+        let mut contenders: Vec<Contender> = contenders::baselines().into();
+        contenders.extend(contenders::of_run(&self.run.file(""), policy)?);
+        let features = dev_features(&self.setup, &self.config.features)?;
+        let judged = Judged::of_dev(&self.setup, &features, &contenders, self.config.seed)?;
+        let calibrations = calibrate::fit(&judged, &contenders)?;
+        let default = calibrate::best(&judged, &contenders);
+        if let Some(default) = default {
+            self.write_bundle(&calibrate::served(&contenders, &calibrations), default, name, version)?;
+        }
+        let chosen = default.and_then(|kind| contenders.iter().position(|c| c.name == kind.name())).unwrap_or(contenders.len() - 1);
+        let image = features.batch(&[(0, 0)])?.squeeze(0)?;
+        let costs = contenders::costs(policy, &contenders, &image, 50)?;
+        let evidence = Evidence {
+            images: &self.setup.data.dev,
+            judged: &judged,
+            contenders: &contenders,
+            calibrations: &calibrations,
+            costs: &costs,
+            chosen,
+            seed: self.config.seed,
+        };
+        let report = Report {
+            title: format!("Scorers of {name} {version}"),
+            command: "candor train reward".into(),
+            facts: evidence.facts(&self.config.data, &policy.name),
+            ..evidence.report()
+        };
+        write_json(&self.run.file("report.json"), &report.to_json())?;
+        let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
+        write_atomically(&self.run.file("report.html"), html.as_bytes())?;
+        Ok(report)
+    }
+
+    fn write_bundle(
+        &self,
+        calibrations: &BTreeMap<RewardKind, Calibration>,
+        default: RewardKind,
+        name: &str,
+        version: &str,
+    ) -> Result<(), TrainError> {
+        let dir = self.run.file("bundle");
+        fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
+        let policy = &self.setup.policy;
+        for file in ["model.safetensors", "tokenizer.json"] {
+            let bytes = Bundle::file(&policy.name, file).map_err(|e| TrainError::Run(e.to_string()))?;
+            write_atomically(&dir.join(file), &bytes)?;
+        }
+        let served = |key: &str| calibrations.keys().any(|kind| key.strip_prefix(kind.name()).is_some_and(|rest| rest.starts_with('.')));
+        let weights = super::export::read_weights(&self.run.file(WEIGHTS))?.into_iter().filter(|(key, _)| served(key)).collect();
+        write_weights(&dir.join("reward.safetensors"), weights)?;
+        write_json(&dir.join("calibration.json"), calibrations)?;
+        let has = |kind: RewardKind| calibrations.contains_key(&kind).then(|| self.config.scorers.get(kind.name())).flatten();
+        let config = BundleConfig {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            created: now(),
+            reward: Some(RewardConfig {
+                default,
+                probe: has(RewardKind::Probe).and_then(|scorer| scorer.probe(&policy.config.model)),
+                detached: has(RewardKind::Detached).map(|_| policy.config.model.language.clone()),
+            }),
+            ..policy.config.clone()
+        };
+        write_json(&dir.join("config.json"), &config)
+    }
+}

@@ -1,0 +1,311 @@
+//! The scorers that `candor train reward` can train, as entries of its configuration.
+
+use std::collections::BTreeMap;
+
+use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    TrainError,
+    optim::{OptimConfig, named_vars},
+    policy::Policy,
+    rows::RowBatch,
+};
+use crate::{
+    reward::{
+        detached::DetachedNet,
+        probe::{ProbeConfig, ProbeNet},
+    },
+    vlm::{decoder::llama::Regular, llava::LlavaConfig},
+};
+
+/// One scorer to train: `[scorers.NAME]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ScorerConfig {
+    /// A head on the frozen policy's hidden states.
+    Probe {
+        /// How many of the policy's layers it reads, from the last one down.
+        layers: usize,
+        /// Width between its two layers; 0 for a single, linear one.
+        hidden: usize,
+        /// Whether it also sees how alike the word and each part of the image are.
+        #[serde(default)]
+        similarity: bool,
+        /// Seed of its first weights.
+        seed: u64,
+        /// The optimiser.
+        optim: OptimConfig,
+    },
+    /// A network of its own that begins as a copy of the policy.
+    Detached {
+        /// Weight of the language model's loss on true captions beside the scorer's; 0 for none. With a loss of its own the copy stays a policy: a
+        /// probe trained jointly with it.
+        #[serde(default)]
+        language_weight: f64,
+        /// Shows it another image of the batch: what it then learns is prior, not sight.
+        #[serde(default)]
+        shuffled: bool,
+        /// Dropout.
+        dropout: f32,
+        /// Seed of its dropout.
+        seed: u64,
+        /// The optimiser.
+        optim: OptimConfig,
+    },
+}
+
+/// The scorers of a run by name.
+pub type ScorerConfigs = BTreeMap<String, ScorerConfig>;
+
+impl ScorerConfig {
+    /// What a bundle's probe over all `layers` is, trained already.
+    pub fn of_probe(layers: usize, hidden: usize) -> Self {
+        Self::Probe { layers, hidden, similarity: false, seed: 0, optim: OptimConfig::default() }
+    }
+
+    /// What a bundle's detached scorer is, trained already.
+    pub fn of_detached() -> Self {
+        Self::Detached { language_weight: 0.0, shuffled: false, dropout: 0.0, seed: 0, optim: OptimConfig::default() }
+    }
+
+    /// Its optimiser.
+    pub fn optim(&self) -> OptimConfig {
+        match self {
+            Self::Probe { optim, .. } | Self::Detached { optim, .. } => *optim,
+        }
+    }
+
+    /// Weight of the language model's loss.
+    pub fn language_weight(&self) -> f64 {
+        if let Self::Detached { language_weight, .. } = self { *language_weight } else { 0.0 }
+    }
+
+    /// Sizes of a probe on a policy; `None` for a network of its own.
+    pub fn probe(&self, model: &LlavaConfig) -> Option<ProbeConfig> {
+        let Self::Probe { layers, hidden, similarity, .. } = self else { return None };
+        let decoder = &model.language.decoder;
+        let features = (*layers).min(decoder.num_hidden_layers) * decoder.hidden_size + if *similarity { 2 * HEADS } else { 0 };
+        Some(ProbeConfig { features, hidden: *hidden })
+    }
+
+    /// What regularises its training at `step`.
+    pub fn regular(&self, step: u64) -> Regular {
+        match self {
+            Self::Probe { .. } => Regular::default(),
+            Self::Detached { dropout, seed, .. } => Regular { dropout: *dropout, seed: seed ^ step },
+        }
+    }
+
+    /// Its first weights: a copy of the policy, or small random weights over standardised features of `sample`.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn initial(&self, policy: &Policy, sample: &Pass<'_>) -> Result<VarMap, TrainError> {
+        let vars = VarMap::new();
+        let load = || Net::load(self, &policy.config.model, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu));
+        load()?;
+        match self {
+            Self::Detached { .. } => {
+                for (name, var) in named_vars(&vars) {
+                    if let Some(weight) = policy.weights.get(&name) {
+                        var.set(weight)?;
+                    }
+                }
+            }
+            Self::Probe { seed, .. } => {
+                let mut rng = SmallRng::seed_from_u64(*seed);
+                for (_, var) in named_vars(&vars).into_iter().filter(|(_, v)| v.rank() == 2) {
+                    let bound = (3.0 / var.dim(1)? as f32).sqrt();
+                    let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-bound..bound)).collect();
+                    var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+                }
+                let Net::Probe(probe) = load()? else { return Ok(vars) };
+                let features = probe.features(sample)?.detach();
+                let mean = features.mean(0)?;
+                let scale = (features.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-6)?.sqrt()?.recip()?;
+                for (name, var) in named_vars(&vars) {
+                    match name.as_str() {
+                        "mean" => var.set(&mean)?,
+                        "scale" => var.set(&scale)?,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(vars)
+    }
+}
+
+/// A batch as the scorers see it: the rows, and what the frozen policy makes of them.
+pub struct Pass<'a> {
+    /// Image features `(rows, image_tokens, channels)`.
+    pub images: &'a Tensor,
+    /// The rows.
+    pub batch: &'a RowBatch,
+    /// The policy's states after every layer, `(rows * positions, width)` each, without gradients.
+    states: Vec<Tensor>,
+}
+
+impl<'a> Pass<'a> {
+    /// Runs the policy over the batch.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn new(policy: &Policy, images: &'a Tensor, batch: &'a RowBatch) -> CandleResult<Self> {
+        let states = policy.model.whole(images, &batch.tokens, &batch.positions, &batch.mask, Regular::default())?;
+        Ok(Self { images, batch, states: states.into_iter().map(|s| s.detach()).collect() })
+    }
+
+    /// The policy's states after its last `layers` layers, side by side, at the learnt tokens themselves: `(tokens, layers * width)`.
+    fn hidden(&self, layers: usize) -> CandleResult<Tensor> {
+        let lines = Tensor::new(self.batch.own_lines.as_slice(), &Device::Cpu)?;
+        let first = self.states.len().saturating_sub(layers);
+        let states = self.states[first..].iter().map(|s| s.index_select(&lines, 0)).collect::<CandleResult<Vec<_>>>()?;
+        Tensor::cat(&states, 1)
+    }
+
+    /// The policy's last states where they predict the learnt tokens.
+    pub(super) fn predicting(&self) -> CandleResult<Tensor> {
+        let Some(last) = self.states.last() else { candle_core::bail!("the decoder has no layers") };
+        last.index_select(&Tensor::new(self.batch.lines.as_slice(), &Device::Cpu)?, 0)
+    }
+
+    /// The policy's states after its middle layer at the image's positions, `(rows, image_tokens, width)`.
+    fn image_states(&self) -> CandleResult<Tensor> {
+        let (rows, tokens, _) = self.images.dims3()?;
+        let middle = &self.states[self.states.len() / 2];
+        let (lines, width) = middle.dims2()?;
+        middle.reshape((rows, lines / rows, width))?.narrow(1, 0, tokens)?.contiguous()
+    }
+
+    /// The row of every learnt token.
+    fn rows(&self) -> CandleResult<Vec<u32>> {
+        let positions = (self.batch.positions.len() / self.images.dim(0)?.max(1)) as u32;
+        Ok(self.batch.own_lines.iter().map(|line| line / positions.max(1)).collect())
+    }
+}
+
+/// Heads that compare words and image parts.
+const HEADS: usize = 8;
+
+/// Width of such a head.
+const HEAD_WIDTH: usize = 32;
+
+/// Compares a word with every part of the image, a learned projection each: `softmax`-free attention scores, of which the largest and the mean are kept.
+pub struct Similarity {
+    word: Tensor,
+    part: Tensor,
+}
+
+impl Similarity {
+    fn load(width: usize, vb: VarBuilder<'_>) -> CandleResult<Self> {
+        let init = candle_nn::Init::Randn { mean: 0.0, stdev: (width as f64).powf(-0.5) };
+        let matrix = |name: &str| vb.get_with_hints((HEADS * HEAD_WIDTH, width), name, init);
+        Ok(Self { word: matrix("word")?, part: matrix("part")? })
+    }
+
+    /// `(tokens, 2 * HEADS)`.
+    fn features(&self, pass: &Pass<'_>) -> CandleResult<Tensor> {
+        let parts = pass.image_states()?;
+        let (rows, image_tokens, width) = parts.dims3()?;
+        let keys = parts.reshape((rows * image_tokens, width))?.matmul(&self.part.t()?)?;
+        let words = pass.hidden(1)?.matmul(&self.word.t()?)?;
+        let row = pass.rows()?;
+        let own: Vec<u32> = row.iter().flat_map(|r| (0..image_tokens as u32).map(move |i| r * image_tokens as u32 + i)).collect();
+        // Every token against the parts of its own image: a gather, for the rows' tokens are few.
+        let keys = keys.index_select(&Tensor::new(own, &Device::Cpu)?, 0)?.reshape((row.len(), image_tokens, HEADS, HEAD_WIDTH))?;
+        let words = words.reshape((row.len(), 1, HEADS, HEAD_WIDTH))?;
+        let scores = (keys.broadcast_mul(&words)?.sum(D::Minus1)? * (HEAD_WIDTH as f64).powf(-0.5))?;
+        Tensor::cat(&[scores.max(1)?, scores.mean(1)?], 1)
+    }
+}
+
+/// A probe and what it reads.
+pub struct PolicyProbe {
+    layers: usize,
+    similarity: Option<Similarity>,
+    head: ProbeNet,
+}
+
+impl PolicyProbe {
+    fn features(&self, pass: &Pass<'_>) -> CandleResult<Tensor> {
+        let hidden = pass.hidden(self.layers)?;
+        match &self.similarity {
+            Some(similarity) => Tensor::cat(&[hidden, similarity.features(pass)?], 1),
+            None => Ok(hidden),
+        }
+    }
+}
+
+/// A scorer's network.
+pub enum Net {
+    /// On the policy's states.
+    Probe(PolicyProbe),
+    /// Its own.
+    Detached {
+        /// The network.
+        net: DetachedNet,
+        /// Whether it is shown another image.
+        shuffled: bool,
+    },
+}
+
+/// What a network makes of a batch.
+pub struct Scored {
+    /// Logits that each learnt token is grounded, `(tokens)`.
+    pub logits: Tensor,
+    /// Its own last states where they predict the learnt tokens; `None` for probes.
+    pub predicting: Option<Tensor>,
+}
+
+impl Net {
+    /// Loads a scorer's weights.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(config: &ScorerConfig, model: &LlavaConfig, vb: VarBuilder<'_>) -> CandleResult<Self> {
+        match (config, config.probe(model)) {
+            (ScorerConfig::Probe { layers, similarity, .. }, Some(sizes)) => {
+                let width = model.language.decoder.hidden_size;
+                let similarity = similarity.then(|| Similarity::load(width, vb.pp("similarity"))).transpose()?;
+                Ok(Self::Probe(PolicyProbe { layers: *layers, similarity, head: ProbeNet::load(&sizes, vb)? }))
+            }
+            (ScorerConfig::Detached { shuffled, .. }, _) => {
+                Ok(Self::Detached { net: DetachedNet::load(&model.language, vb)?, shuffled: *shuffled })
+            }
+            (ScorerConfig::Probe { .. }, None) => candle_core::bail!("a probe without sizes"),
+        }
+    }
+
+    /// Scores every learnt token of a batch.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn score(&self, pass: &Pass<'_>, regular: Regular) -> CandleResult<Scored> {
+        match self {
+            Self::Probe(probe) => Ok(Scored { logits: probe.head.logits(&probe.features(pass)?)?, predicting: None }),
+            Self::Detached { net, shuffled } => {
+                let images = if *shuffled { next_image(pass.images)? } else { pass.images.clone() };
+                let batch = pass.batch;
+                let states = net.decoder().whole(&images, &batch.tokens, &batch.positions, &batch.mask, regular)?;
+                let Some(last) = states.last() else { candle_core::bail!("the decoder has no layers") };
+                let at = |lines: &[u32]| last.index_select(&Tensor::new(lines, &Device::Cpu)?, 0);
+                Ok(Scored { logits: net.logits(&at(&batch.own_lines)?)?, predicting: Some(at(&batch.lines)?) })
+            }
+        }
+    }
+
+    /// The decoder of a network of its own.
+    pub fn detached(&self) -> Option<&DetachedNet> {
+        if let Self::Detached { net, .. } = self { Some(net) } else { None }
+    }
+}
+
+/// Gives every row the image of the next one.
+pub(super) fn next_image(images: &Tensor) -> CandleResult<Tensor> {
+    let n = images.dim(0)? as u32;
+    images.index_select(&Tensor::new((0..n).map(|i| (i + 1) % n).collect::<Vec<_>>(), images.device())?, 0)
+}
