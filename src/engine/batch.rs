@@ -231,10 +231,12 @@ fn forward(networks: &Networks, rows: &[Row<'_>], cache: &mut KvCache) -> Result
 /// Shows the scorer the rows of the sequences that are scored, and keeps the rewards of response tokens.
 fn score(reward: &dyn TokenReward, running: &[Sequence], hidden: &Tensor, cache: Option<&mut KvCache>) -> Result<Vec<Option<f32>>> {
     let (mut rows, mut lines, mut line) = (Vec::with_capacity(running.len()), Vec::new(), 0u32);
+    let mut log_probabilities = Vec::with_capacity(running.len());
     for s in running {
         let row = s.row();
         let end = line + row.tokens.len() as u32;
         if s.answer.is_scored() {
+            log_probabilities.extend(row.tokens.iter().map(|_| s.log_probability));
             rows.push(row);
             lines.extend(line..end);
         }
@@ -246,7 +248,7 @@ fn score(reward: &dyn TokenReward, running: &[Sequence], hidden: &Tensor, cache:
     } else {
         hidden.index_select(&Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?, 0)?
     };
-    let rewards = reward.score(&rows, &selected, cache)?;
+    let rewards = reward.score(&rows, &selected, &log_probabilities, cache)?;
     if rewards.len() != lines.len() {
         bail!("{} rewards for {} tokens", rewards.len(), lines.len());
     }

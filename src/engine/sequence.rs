@@ -77,6 +77,8 @@ pub(crate) struct Sequence {
     pub(crate) failed: Option<EngineError>,
     /// The token to feed next; `None` before the prompt was fed.
     last: Option<u32>,
+    /// How likely the policy found that token; 0 for the prompt.
+    pub(crate) log_probability: f32,
     last_at: Option<Instant>,
     /// The answer is complete but for its last token's reward: feed that token, ignore what follows.
     closing: Option<FinishReason>,
@@ -96,6 +98,7 @@ impl Sequence {
             fed: 0,
             failed: None,
             last: None,
+            log_probability: 0.0,
             last_at: None,
             closing: None,
             shown: false,
@@ -133,6 +136,7 @@ impl Sequence {
         let token = self.sample(logits, vocabulary)?;
         let id = token.token.id;
         self.last = Some(id);
+        self.log_probability = token.token.logprob;
         let reason = if id == vocabulary.tokenizer.eos() {
             Some(FinishReason::Stop)
         } else {
@@ -156,15 +160,16 @@ impl Sequence {
 
     fn sample(&mut self, logits: &mut [f32], vocabulary: &Vocabulary) -> candle_core::Result<Token> {
         let alternative = |id: u32, logprob| Alternative { id, bytes: vocabulary.tokenizer.bytes(id).to_vec(), logprob };
-        let Some(k) = self.job.request.top_logprobs else {
+        if self.job.request.top_logprobs.is_none() && !self.answer.is_scored() {
             let id = self.sampler.choose(logits, &vocabulary.masked)?;
             return Ok(Token { token: alternative(id, f32::NAN), top: Vec::new(), reward: None });
-        };
+        }
         // Of the model's own distribution: before masks, penalties and temperature.
         let plain = logits.to_vec();
         let id = self.sampler.choose(logits, &vocabulary.masked)?;
         let total = sampler::log_sum_exp(&plain);
         let logprob = |id: u32| plain[id as usize] - total;
+        let k = self.job.request.top_logprobs.unwrap_or(0);
         let top = sampler::top(&plain, k, &vocabulary.masked).into_iter().map(|id| alternative(id, logprob(id))).collect();
         Ok(Token { token: alternative(id, logprob(id)), top, reward: None })
     }

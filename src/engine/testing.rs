@@ -182,7 +182,7 @@ impl TokenReward for ToyReward {
         KvCache::new(0, slots, capacity, 1, DType::F32, &Device::Cpu).map(Some)
     }
 
-    fn score(&self, rows: &[Row<'_>], hidden: &Tensor, cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
+    fn score(&self, rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
         let Some(cache) = cache else { bail!("the scorer's cache is missing") };
         cache.check(rows, IMAGE_TOKENS)?;
         if self.fails.load(SeqCst) {
@@ -195,6 +195,14 @@ impl TokenReward for ToyReward {
         let hidden = hidden.to_vec2::<f32>()?;
         let tokens: Vec<f32> = rows.iter().flat_map(|r| r.tokens).map(|&t| t as f32).collect();
         assert_eq!(hidden.iter().map(|h| h[1]).collect::<Vec<_>>(), tokens, "hidden states of other tokens");
+        assert_eq!(log_probabilities.len(), tokens.len());
+        let mut left = log_probabilities;
+        for row in rows {
+            let (own, rest) = left.split_at(row.tokens.len());
+            left = rest;
+            // The policy did not write the prompt, and is sure of nothing that it wrote.
+            assert!(own.iter().all(|&lp| if row.start == 0 { lp == 0.0 } else { lp.is_finite() && lp < 0.0 }), "{own:?}");
+        }
         self.seen.fetch_add(tokens.len(), SeqCst);
         let shift = if self.out_of_range.load(SeqCst) { 2.0 } else { 0.0 };
         Ok(hidden.iter().map(|h| h[0] + shift).collect())

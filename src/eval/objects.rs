@@ -127,6 +127,14 @@ pub struct ObjectScores {
     pub words: usize,
 }
 
+impl From<&Judgement> for ObjectScores {
+    fn from(judgement: &Judgement) -> Self {
+        let mut scores = Self::default();
+        scores.add(judgement);
+        scores
+    }
+}
+
 impl ObjectScores {
     /// Adds one caption.
     pub fn add(&mut self, judgement: &Judgement) {

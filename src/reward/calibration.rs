@@ -1,5 +1,6 @@
 //! Raw scores to probabilities, and thresholds for given false-positive rates.
 
+use candle_core::{Result as CandleResult, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::eval::tokens::{Scored, threshold_at_fpr};
@@ -13,12 +14,16 @@ pub struct FprThreshold {
     pub threshold: f32,
 }
 
-/// One scorer's entry in `calibration.json`: Platt scaling (Platt, 1999) of its logit, and thresholds measured on the same tokens.
+/// One scorer's entry in `calibration.json`: Platt scaling (Platt, 1999) of its logit, helped by how likely the policy found the token, and thresholds
+/// measured on the same tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     /// Factor on the logit; positive.
     pub slope: f32,
+    /// What of the policy's log-probability of the token is added to the logit.
+    #[serde(default)]
+    pub log_probability: f32,
     /// Added to the scaled logit.
     pub offset: f32,
     /// The threshold served where nothing else is asked for.
@@ -72,6 +77,7 @@ impl Calibration {
         }
         let mut fitted = Self {
             slope: slope.max(1e-3) as f32,
+            log_probability: 0.0,
             offset: offset as f32,
             default_threshold: 0.5,
             thresholds: Vec::new(),
@@ -85,9 +91,26 @@ impl Calibration {
         Some(fitted)
     }
 
-    /// The reward of a raw score: a probability, rising with it.
+    /// The probability that belongs to a score; it rises with it.
     pub fn probability(&self, logit: f32) -> f32 {
         sigmoid(f64::from(self.slope) * f64::from(logit) + f64::from(self.offset)) as f32
+    }
+
+    /// The reward of a raw score for a token that the policy found so likely.
+    pub fn reward(&self, logit: f32, log_probability: f32) -> f32 {
+        self.probability(logit + self.log_probability * log_probability)
+    }
+
+    /// [`Self::reward`] of many tokens: `logits` is `(tokens)`.
+    ///
+    /// # Errors
+    /// When there are not as many log-probabilities.
+    pub fn rewards(&self, logits: &Tensor, log_probabilities: &[f32]) -> CandleResult<Vec<f32>> {
+        let logits = logits.to_vec1::<f32>()?;
+        if logits.len() != log_probabilities.len() {
+            bail!("{} log-probabilities for {} tokens", log_probabilities.len(), logits.len());
+        }
+        Ok(logits.into_iter().zip(log_probabilities).map(|(logit, lp)| self.reward(logit, *lp)).collect())
     }
 
     /// The threshold that flags a share `target` of the good tokens, interpolated between the stored rates and constant outside them.
@@ -110,7 +133,7 @@ impl Calibration {
     /// # Errors
     /// A number that is none, a slope that would turn the scores around, or rates out of order.
     pub fn validate(&self) -> Result<(), String> {
-        let finite = [self.slope, self.offset, self.default_threshold].iter().all(|x| x.is_finite());
+        let finite = [self.slope, self.log_probability, self.offset, self.default_threshold].iter().all(|x| x.is_finite());
         if !finite || self.slope <= 0.0 {
             return Err(format!("slope {} and offset {} must be finite, the slope positive", self.slope, self.offset));
         }

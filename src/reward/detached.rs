@@ -61,11 +61,10 @@ impl TokenReward for Detached {
         self.net.decoder.new_cache(slots, capacity).map(Some)
     }
 
-    fn score(&self, rows: &[Row<'_>], _hidden: &Tensor, cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
+    fn score(&self, rows: &[Row<'_>], _hidden: &Tensor, log_probabilities: &[f32], cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
         let Some(cache) = cache else { bail!("the detached scorer needs its cache") };
         let states = self.net.decoder.step(rows, cache)?;
         let Some(last) = states.last() else { bail!("the decoder has no layers") };
-        let logits = self.net.logits(last)?.to_vec1::<f32>()?;
-        Ok(logits.into_iter().map(|l| self.calibration.probability(l)).collect())
+        self.calibration.rewards(&self.net.logits(last)?, log_probabilities)
     }
 }

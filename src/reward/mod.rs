@@ -23,6 +23,7 @@ pub trait TokenReward: Send + Sync {
     fn new_cache(&self, slots: usize, capacity: usize) -> Result<Option<KvCache>>;
 
     /// Calibrated rewards of every text token of `rows`, in their order. `hidden` is `(text tokens, hidden_features)` from the policy's step over
-    /// the same rows; `cache` is what [`Self::new_cache`] made.
-    fn score(&self, rows: &[Row<'_>], hidden: &Tensor, cache: Option<&mut KvCache>) -> Result<Vec<f32>>;
+    /// the same rows; `log_probabilities` says how likely the policy found each of those tokens (0 for prompts, which it did not write); `cache` is what
+    /// [`Self::new_cache`] made.
+    fn score(&self, rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], cache: Option<&mut KvCache>) -> Result<Vec<f32>>;
 }

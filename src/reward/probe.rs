@@ -90,9 +90,8 @@ impl TokenReward for Probe {
         Ok(None)
     }
 
-    fn score(&self, _rows: &[Row<'_>], hidden: &Tensor, _cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
-        let logits = self.net.logits(hidden)?.to_vec1::<f32>()?;
-        Ok(logits.into_iter().map(|l| self.calibration.probability(l)).collect())
+    fn score(&self, _rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], _cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
+        self.calibration.rewards(&self.net.logits(hidden)?, log_probabilities)
     }
 }
 

@@ -50,11 +50,6 @@ impl Said {
     }
 }
 
-/// Whether the captions settle the whole answer, so that any other is wrong.
-fn is_closed(kind: Kind) -> bool {
-    matches!(kind, Kind::Presence | Kind::Color | Kind::IsColor | Kind::Count)
-}
-
 /// Whether an answer is the captions' own.
 pub(super) fn is_right(answer: &str, qa: &Qa) -> bool {
     answer.eq_ignore_ascii_case(&qa.answer)
@@ -91,7 +86,7 @@ pub(super) fn own_answers(
             Ok((policy.tokenizer.decode(&tokens), qa))
         };
         let pairs = builder.pairs(&images[i], &mut SmallRng::seed_from_u64(seed), n);
-        pairs.into_iter().filter(|qa| is_closed(qa.kind)).map(answer).collect::<candle_core::Result<Vec<_>>>()
+        pairs.into_iter().filter(|qa| qa.kind.is_closed()).map(answer).collect::<candle_core::Result<Vec<_>>>()
     })?;
     Ok(answered)
 }
@@ -127,7 +122,7 @@ impl Answers {
                 continue;
             }
             let answer = other.unwrap_or_else(|| qa.answer.clone());
-            said.push(if is_closed(qa.kind) {
+            said.push(if qa.kind.is_closed() {
                 Said::answer(qa.question, answer, !change)
             } else {
                 Said { question: Some(qa.question), text: judged(answer, &references), ends: false }

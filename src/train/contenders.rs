@@ -30,6 +30,13 @@ pub struct Contender {
     pub bytes: usize,
 }
 
+impl Contender {
+    /// Whether its score is a trained network's logit.
+    pub fn is_network(&self) -> bool {
+        !matches!(self.scorer, Scorer::LogProbability | Scorer::Entropy)
+    }
+}
+
 /// Where a raw score comes from; the higher, the likelier the token is grounded.
 pub enum Scorer {
     /// The policy's own log-probability of the token.
@@ -107,17 +114,16 @@ pub fn baselines() -> [Contender; 2] {
     })
 }
 
-/// Raw scores of every contender for a batch's learnt tokens: one vector a contender.
+/// Raw scores of every contender for a batch's learnt tokens, one vector a contender, and the policy's log-probabilities of those tokens.
 ///
 /// # Errors
 /// When a tensor operation fails.
-pub fn score(policy: &Policy, contenders: &[Contender], images: &Tensor, batch: &RowBatch) -> CandleResult<Vec<Vec<f32>>> {
+pub fn score(policy: &Policy, contenders: &[Contender], images: &Tensor, batch: &RowBatch) -> CandleResult<(Vec<Vec<f32>>, Vec<f32>)> {
     let pass = Pass::new(policy, images, batch)?;
     let other = next_image(images)?;
     let needs_other = contenders.iter().any(|c| matches!(c.scorer, Scorer::OtherImage(_)));
     let blind = needs_other.then(|| Pass::new(policy, &other, batch)).transpose()?;
-    let needs_policy = contenders.iter().any(|c| matches!(c.scorer, Scorer::LogProbability | Scorer::Entropy));
-    let said = if needs_policy { policy_scores(policy, &pass)? } else { (Vec::new(), Vec::new()) };
+    let said = policy_scores(policy, &pass)?;
     let net =
         |i: usize| if let Scorer::Net(net) = &contenders[i].scorer { Ok(net) } else { candle_core::bail!("contender {i} has no network") };
     let logits = |net: &Net, pass: &Pass<'_>| net.score(pass, Regular::default())?.logits.to_vec1::<f32>();
@@ -135,7 +141,7 @@ pub fn score(policy: &Policy, contenders: &[Contender], images: &Tensor, batch: 
         };
         scores.push(own);
     }
-    Ok(scores)
+    Ok((scores, said.0))
 }
 
 fn mean(of: &[&[f32]]) -> Vec<f32> {

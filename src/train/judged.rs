@@ -18,7 +18,7 @@ use super::{
     setup::Setup,
     text::normalize_caption,
 };
-use crate::eval::tokens::Scored;
+use crate::{eval::tokens::Scored, reward::calibration::Calibration};
 
 /// Images scored at once.
 const AT_ONCE: usize = 16;
@@ -57,7 +57,9 @@ pub struct ScoredText {
     pub tokens: Vec<Range<usize>>,
     /// What is known of every token.
     pub labels: Vec<Option<bool>>,
-    /// Raw scores, a contender and token.
+    /// The policy's log-probability of every token.
+    pub log_probabilities: Vec<f32>,
+    /// Raw scores, a contender and token; rewards once they are [calibrated](Judged::calibrate).
     pub scores: Vec<Vec<f32>>,
 }
 
@@ -138,6 +140,17 @@ impl Judged {
     }
 }
 
+impl Judged {
+    /// Turns every raw score into a reward.
+    pub fn calibrate(&mut self, calibrations: &[Calibration]) {
+        for text in self.perturbed.iter_mut().chain(&mut self.captions).chain(&mut self.answers) {
+            for (scores, calibration) in text.scores.iter_mut().zip(calibrations) {
+                scores.iter_mut().zip(&text.log_probabilities).for_each(|(score, lp)| *score = calibration.reward(*score, *lp));
+            }
+        }
+    }
+}
+
 /// Features of the development split's images as they are, kept in `dir`.
 ///
 /// # Errors
@@ -155,7 +168,7 @@ fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &T
         // The prompt that captions are asked for with by default.
         let (batch, _) = layout(policy, rows, None).map_err(candle_core::Error::wrap)?;
         let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
-        let scores = contenders::score(policy, contenders, &features.batch(&views)?, &batch)?;
+        let (scores, log_probabilities) = contenders::score(policy, contenders, &features.batch(&views)?, &batch)?;
         let (mut first, mut out) = (0, Vec::new());
         for &image in *chunk {
             for (Said { question, text, .. }, kind) in &texts[image] {
@@ -169,6 +182,7 @@ fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &T
                     labels: text.token_labels(&policy.tokenizer, &tokens),
                     tokens: text.token_ranges(&policy.tokenizer, &tokens).collect(),
                     text: text.clone(),
+                    log_probabilities: log_probabilities[own.clone()].to_vec(),
                     scores: scores.iter().map(|s| s[own.clone()].to_vec()).collect(),
                 });
             }

@@ -176,7 +176,7 @@ pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
         CaptionCard {
             id: image.name.clone(),
             photo: fs::read(&image.path).ok().map(|bytes| Photo { media_type: "image/jpeg".into(), bytes }),
-            words: card_words(text, chosen, |raw| calibration.probability(raw), calibration.default_threshold),
+            words: card_words(text, chosen, calibration.default_threshold),
             note: String::new(),
             references: image.captions.clone(),
         }
@@ -193,13 +193,13 @@ pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
 }
 
 /// The words of a text with their rewards.
-fn card_words(text: &ScoredText, contender: usize, reward: impl Fn(f32) -> f32, threshold: f32) -> Vec<CardWord> {
+fn card_words(text: &ScoredText, contender: usize, threshold: f32) -> Vec<CardWord> {
     let mut words = label_words(&text.text);
     let mut from = 0;
     for word in &mut words {
         let range = from..from + word.text.len();
         from = range.end;
-        word.reward = text.worst(contender, &range).map(&reward);
+        word.reward = text.worst(contender, &range);
         word.doubted = word.reward.is_some_and(|r| r < threshold);
     }
     words

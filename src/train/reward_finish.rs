@@ -27,8 +27,9 @@ impl RewardTraining {
         let mut contenders: Vec<Contender> = contenders::baselines().into();
         contenders.extend(contenders::of_run(&self.run.file(""), policy)?);
         let features = dev_features(&self.setup, &self.config.features)?;
-        let judged = Judged::of_dev(&self.setup, &features, &contenders, self.config.seed)?;
+        let mut judged = Judged::of_dev(&self.setup, &features, &contenders, self.config.seed)?;
         let calibrations = calibrate::fit(&judged, &contenders)?;
+        judged.calibrate(&calibrations);
         let default = calibrate::best(&judged, &contenders);
         if let Some(default) = default {
             self.write_bundle(&calibrate::served(&contenders, &calibrations), default, name, version)?;

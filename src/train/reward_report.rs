@@ -27,7 +27,7 @@ const POINTS: usize = 120;
 pub struct Evidence<'a> {
     /// The development split.
     pub images: &'a [Image],
-    /// Its texts, scored.
+    /// Its texts, scored and calibrated.
     pub judged: &'a Judged,
     /// Who scored them.
     pub contenders: &'a [Contender],
@@ -89,12 +89,6 @@ impl<'a> Evidence<'a> {
         ]
     }
 
-    /// Pieces with calibrated rewards.
-    fn ranking(&self, contender: usize, pieces: Vec<Scored>) -> Ranking {
-        let calibration = &self.calibrations[contender];
-        Ranking::new(pieces.into_iter().map(|s| Scored { reward: calibration.probability(s.reward), ..s }).collect())
-    }
-
     fn estimates(&self, contender: usize, ranking: &Ranking) -> Vec<Estimate> {
         let threshold = self.calibrations[contender].default_threshold;
         estimates(self.images.len(), REPEATS, self.seed, |weights| figures(&ranking.weighted(threshold, weights)))
@@ -102,7 +96,7 @@ impl<'a> Evidence<'a> {
 
     fn table(&self, title: &str, pieces: &Pieces<'_>) -> Table {
         let row = |(i, contender): (usize, &Contender)| {
-            let ranking = self.ranking(i, pieces(i));
+            let ranking = Ranking::new(pieces(i));
             let mut cells: Vec<Cell> = self.estimates(i, &ranking).into_iter().map(Cell::from).collect();
             cells.extend([self.costs[i].into(), contender.bytes.into()]);
             TableRow { name: contender.name.clone(), cells, emphasis: i == self.chosen }
@@ -119,7 +113,7 @@ impl<'a> Evidence<'a> {
     fn against_baseline(&self, pieces: &Pieces<'_>) -> Table {
         let Some(baseline) = self.contenders.iter().position(|c| c.name == "log-probability") else { return Table::default() };
         let of = |i: usize| {
-            let (ranking, threshold) = (self.ranking(i, pieces(i)), self.calibrations[i].default_threshold);
+            let (ranking, threshold) = (Ranking::new(pieces(i)), self.calibrations[i].default_threshold);
             move |weights: &[u32]| figures(&ranking.weighted(threshold, weights))
         };
         let found = differences(self.images.len(), REPEATS, self.seed, of(baseline), of(self.chosen));
@@ -146,11 +140,11 @@ impl<'a> Evidence<'a> {
             .filter(|&i| i == self.chosen || !matches!(self.contenders[i].name.as_str(), "entropy" | "second" | "linear"))
             .collect();
         let series = |of: &dyn Fn(&Ranking) -> Vec<(f64, f64)>| -> Vec<Series> {
-            let one = |&i: &usize| Series { name: self.contenders[i].name.clone(), points: of(&self.ranking(i, pieces(i))), marks: false };
+            let one = |&i: &usize| Series { name: self.contenders[i].name.clone(), points: of(&Ranking::new(pieces(i))), marks: false };
             shown.iter().take(6).map(one).collect()
         };
         let share = |label: &str| Axis { label: label.into(), range: Some((0.0, 1.0)) };
-        let bins = self.ranking(self.chosen, pieces(self.chosen)).reliability();
+        let bins = Ranking::new(pieces(self.chosen)).reliability();
         vec![
             Plot::Lines {
                 title: "ROC of finding bad things".into(),
@@ -178,7 +172,7 @@ impl<'a> Evidence<'a> {
         let texts: Vec<&ScoredText> = self.judged.perturbed.iter().filter(|t| Half::of(t.image) == Half::Report).collect();
         let row = |name: String, pieces: Vec<Scored>| {
             let bad = pieces.iter().filter(|s| !s.good).count();
-            let ranking = self.ranking(self.chosen, pieces);
+            let ranking = Ranking::new(pieces);
             let mut cells: Vec<Cell> = self.estimates(self.chosen, &ranking).into_iter().map(Cell::from).collect();
             cells.push(bad.into());
             TableRow::new(name, cells)
@@ -221,8 +215,8 @@ impl<'a> Evidence<'a> {
     /// Token, sentence and response accuracy as TLDR (ICLR 2025) defines them, at the served threshold.
     fn accuracies(&self, texts: &[&ScoredText]) -> Table {
         let row = |(i, contender): (usize, &Contender)| {
-            let (calibration, threshold) = (&self.calibrations[i], self.calibrations[i].default_threshold);
-            let judged = |s: &Scored| (calibration.probability(s.reward) < threshold, !s.good);
+            let threshold = self.calibrations[i].default_threshold;
+            let judged = |s: &Scored| (s.reward < threshold, !s.good);
             let mut sums = vec![[0.0f64; 6]; self.images.len()];
             for text in texts {
                 let sums = &mut sums[text.image];

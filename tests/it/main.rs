@@ -3,6 +3,8 @@
 
 mod cli;
 mod engine;
+mod eval;
+mod eval_text;
 mod guard;
 mod http;
 mod parity;

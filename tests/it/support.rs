@@ -121,7 +121,7 @@ impl TokenReward for Linear {
         Ok(None)
     }
 
-    fn score(&self, _: &[Row<'_>], hidden: &Tensor, _: Option<&mut KvCache>) -> Result<Vec<f32>> {
+    fn score(&self, _: &[Row<'_>], hidden: &Tensor, _: &[f32], _: Option<&mut KvCache>) -> Result<Vec<f32>> {
         self.rewards(hidden)
     }
 }

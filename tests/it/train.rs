@@ -107,31 +107,26 @@ fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() 
     )
     .unwrap();
     assert!(start(&sft, &run, false).wait().unwrap().success());
-    let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
-    let text = format!(
-        "data = {:?}\npolicy = {run:?}\nvision = {:?}\nprobe_hidden = 16\nepochs = 2\nbatch_images = 6\ntrue_captions = 1\nperturbed_captions = 2\n\
-         own_captions = 1\nforeign_captions = 1\nanswers = 2\nown_answers = 2\ntemperature = 1.0\ndropout = 0.1\nrest_weight = 0.3\nseed = 5\ncheckpoint_every = 4\n\
-         workers = 2\n[detached]\n{optim}[probe]\n{optim}",
-        dir.path().join("data"),
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini/model.safetensors"),
-    );
     let (file, out) = (dir.path().join("reward.toml"), dir.path().join("reward"));
-    fs::write(&file, text).unwrap();
+    fs::write(&file, reward_config(&dir.path().join("data"), &run.join("bundle"), dir.path())).unwrap();
     assert!(train("reward", &file, &out, false).wait().unwrap().success());
     let read = |name: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap() };
     let report = read("report.json");
-    for scorer in ["probe", "detached", "log-probability"] {
-        let auroc = report["perturbations"][scorer]["auroc"].as_f64().unwrap();
-        assert!((0.0..=1.0).contains(&auroc), "{report}");
+    let table = &report["sections"]["Scorers"]["tables"]["Every token of true and perturbed captions"]["rows"];
+    for scorer in ["probe", "detached", "similarity", "log-probability", "entropy"] {
+        let auroc = table[scorer]["AUROC"]["value"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&auroc), "{table:#}");
     }
-    assert_eq!(report["captions"]["captions"], 64);
+    let sample = fs::read_to_string(out.join("samples.html")).unwrap();
+    assert!(sample.contains("true captions") && sample.contains("hallucinated"), "the sample page shows labelled captions");
     for (_, calibration) in read("bundle/calibration.json").as_object().unwrap() {
         let rates: Vec<f64> = calibration["thresholds"].as_array().unwrap().iter().map(|t| t["fpr"].as_f64().unwrap()).collect();
         assert!([0.01, 0.05, 0.10].iter().all(|rate| rates.contains(rate)), "{calibration}");
     }
-    // Asked to go on, a finished run says the same again.
+    // Asked to go on, a finished run says the same again: only the clock differs.
     assert!(train("reward", &file, &out, true).wait().unwrap().success());
-    assert_eq!(read("report.json"), report);
+    assert_eq!(without_times(read("report.json")), without_times(report));
+    evaluates_bundle_and_run(dir.path(), &out);
     let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg");
     let said = Command::new(env!("CARGO_BIN_EXE_candor"))
         .args(["caption", "--json", "--model"])
@@ -142,6 +137,65 @@ fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() 
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let answer: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
     assert!(answer["choices"][0]["guard"]["score"].is_number(), "{answer}");
+}
+
+fn reward_config(data: &Path, policy: &Path, dir: &Path) -> String {
+    let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
+    let probe = |name: &str, hidden: usize, similarity: bool| {
+        format!(
+            "[scorers.{name}]\nkind = \"probe\"\nlayers = 2\nhidden = {hidden}\nsimilarity = {similarity}\nseed = 1\n[scorers.{name}.optim]\n{optim}"
+        )
+    };
+    let detached = |name: &str, language: f64, shuffled: bool| {
+        format!(
+            "[scorers.{name}]\nkind = \"detached\"\nlanguage_weight = {language:?}\nshuffled = {shuffled}\ndropout = 0.1\nseed = 1\n[scorers.{name}.optim]\n{optim}"
+        )
+    };
+    format!(
+        "data = {data:?}\npolicy = {policy:?}\nfeatures = {:?}\nepochs = 2\nbatch_images = 6\nseed = 5\ncheckpoint_every = 4\nworkers = 2\n\
+         [examples]\ntrue_captions = 1\nperturbed_captions = 2\nown_captions = 1\nforeign_captions = 1\nanswers = 2\nown_answers = 2\n\
+         temperature = 1.0\nrest_weight = 0.3\n{}{}{}{}{}",
+        dir.join("features"),
+        probe("probe", 16, false),
+        probe("linear", 0, false),
+        probe("similarity", 8, true),
+        detached("detached", 0.5, false),
+        detached("language", 0.0, true),
+    )
+}
+
+/// The report without what a clock measured.
+fn without_times(mut report: serde_json::Value) -> serde_json::Value {
+    for table in report["sections"]["Scorers"]["tables"].as_object_mut().unwrap().values_mut() {
+        table["rows"].as_object_mut().unwrap().values_mut().for_each(|row| {
+            row.as_object_mut().unwrap().remove("ms/token");
+        });
+    }
+    report
+}
+
+/// `candor eval reward` on the bundle, with the run's other scorers and a mean of two.
+fn evaluates_bundle_and_run(dir: &Path, run: &Path) {
+    let json = dir.join("eval.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(["eval", "reward", "--scorers", "log-probability,detached,language,detached+language", "--data"])
+        .arg(dir.join("data"))
+        .arg("--features")
+        .arg(dir.join("features"))
+        .arg("--model")
+        .arg(run.join("bundle"))
+        .arg("--run")
+        .arg(run)
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let rows = &report["sections"]["Scorers"]["tables"]["Things named in the policy's own captions"]["rows"];
+    let bytes = |name: &str| rows[name]["bytes"]["value"].as_f64().unwrap_or_else(|| panic!("{name}: {rows:#}"));
+    assert_eq!(bytes("detached+language"), bytes("detached") + bytes("language"));
+    assert_eq!(bytes("other image"), bytes("detached"));
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! `candor eval`
 
+mod answering;
+mod captions;
+mod pope;
 mod reward;
+mod vqa;
 
 use std::{fs, path::PathBuf};
 
@@ -21,7 +25,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Captions(captions::Args),
     Reward(reward::Args),
+    Pope(pope::Args),
+    Vqa(vqa::Args),
 }
 
 /// Where a report goes beside the terminal.
@@ -62,6 +69,9 @@ fn command() -> String {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     match args.what {
+        What::Captions(args) => captions::run(args),
         What::Reward(args) => reward::run(args),
+        What::Pope(args) => pope::run(args),
+        What::Vqa(args) => vqa::run(args),
     }
 }

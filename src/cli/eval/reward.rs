@@ -24,7 +24,7 @@ use crate::{
 #[command(
     after_help = "Examples:\n  candor eval reward --data ../shared/data/flickr8k\n  candor eval reward --data ../shared/data/flickr8k --run runs/ablation --html ablation.html"
 )]
-pub(crate) struct Args {
+pub(super) struct Args {
     /// Folder in Flickr8k's layout
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -69,7 +69,7 @@ fn measure(args: &Args) -> Result<Report, crate::train::TrainError> {
         contenders.push(Contender { name: "other image".into(), scorer: Scorer::OtherImage(chosen), bytes: contenders[chosen].bytes });
     }
     let features = dev_features(&setup, &args.features)?;
-    let judged = Judged::of_dev(&setup, &features, &contenders, args.seed)?;
+    let mut judged = Judged::of_dev(&setup, &features, &contenders, args.seed)?;
     let mut calibrations = calibrate::fit(&judged, &contenders)?;
     // What the bundle serves is measured with the calibration that it serves.
     for (kind, calibration) in contenders::calibrations(policy)? {
@@ -77,6 +77,7 @@ fn measure(args: &Args) -> Result<Report, crate::train::TrainError> {
             calibrations[i] = calibration;
         }
     }
+    judged.calibrate(&calibrations);
     let costs = contenders::costs(policy, &contenders, &features.batch(&[(0, 0)])?.squeeze(0)?, 200)?;
     let evidence = Evidence {
         images: &setup.data.dev,

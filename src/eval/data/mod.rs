@@ -68,6 +68,18 @@ impl Hypotheses {
     /// # Errors
     /// See [`DataError`]. A row with an `error` and no caption is one that `candor caption --batch` wrote for a photograph that it could not read.
     pub fn open(path: &Path) -> Result<Self, DataError> {
+        let rows = Self::open_partial(path)?;
+        if rows.is_empty() {
+            return Err(DataError::Unusable { path: path.to_owned(), what: "there is no caption in it".into() });
+        }
+        Ok(Self { path: path.to_owned(), rows })
+    }
+
+    /// The rows of a file that is still being written, perhaps none.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn open_partial(path: &Path) -> Result<Vec<Hypothesis>, DataError> {
         let text = read(path)?;
         let mut problems = Problems::new(path);
         let mut found = Vec::new();
@@ -75,10 +87,7 @@ impl Hypotheses {
             found.extend(problems.take(place, hypothesis(row, place)));
         }
         problems.none()?;
-        if found.is_empty() {
-            return Err(DataError::Unusable { path: path.to_owned(), what: "there is no caption in it".into() });
-        }
-        Ok(Self { path: path.to_owned(), rows: found })
+        Ok(found)
     }
 }
 

@@ -8,7 +8,9 @@ use std::{
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    CRATEFLICKRDataset, Hypotheses, coco, image_name,
+    Hypotheses, coco,
+    flickr8k::Dataset,
+    image_name,
     rows::{Any, DataError, Place, Problems, read, rows},
 };
 

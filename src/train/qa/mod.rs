@@ -43,6 +43,13 @@ pub enum Kind {
     List,
 }
 
+impl Kind {
+    /// Whether the captions settle the whole answer, so that any other is wrong.
+    pub fn is_closed(self) -> bool {
+        matches!(self, Self::Presence | Self::Color | Self::IsColor | Self::Count)
+    }
+}
+
 /// A question with its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Qa {

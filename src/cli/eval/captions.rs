@@ -1,0 +1,247 @@
+//! `candor eval captions`
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::{Output, answering, command};
+use crate::{
+    cli::{Failure, common::ModelArgs},
+    eval::{
+        bootstrap::REPEATS,
+        captions::{Evaluation, Measures, report},
+        chair::{Captioned, Style, Vocabulary, contrast},
+        data::{Annotated, Hypotheses, References, pair},
+        report::{Column, Format, Section, Table, TableRow},
+    },
+};
+
+/// Measure captions: hallucination (CHAIR), recall, and description (BLEU, ROUGE-L, CIDEr-D)
+///
+/// Captions come from a file of any model's, or from a bundle, which then writes the file first. References are a folder in Flickr8k's or COCO's layout, a file
+/// of COCO's, or JSONL rows with captions or objects; without them every hypothesis must bring its own objects along.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  candor eval captions --hypotheses captions.jsonl --references ../shared/data/flickr8k --html report.html\n  \
+                  candor eval captions --hypotheses mine.jsonl --model candor-mini --references ../shared/data/coco-mini --partial\n  \
+                  candor eval captions --hypotheses new.jsonl --against old.jsonl --references ../shared/data/flickr8k\n  \
+                  candor eval captions --hypotheses ../shared/data/chair/minigpt-4_i1.jsonl --vocabulary ../shared/data/chair/synonyms.txt"
+)]
+pub(super) struct Args {
+    /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format
+    #[arg(long, value_name = "FILE")]
+    hypotheses: PathBuf,
+
+    /// Other captions of the same images, to compare with
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+
+    /// What people said about the images, and what is in them
+    #[arg(long, value_name = "DIR|FILE")]
+    references: Option<PathBuf>,
+
+    /// Which split of a folder [default: dev in Flickr8k's layout]
+    #[arg(long, value_name = "NAME", requires = "references")]
+    split: Option<String>,
+
+    /// References without a hypothesis are left out, and counted, instead of an error
+    #[arg(long)]
+    partial: bool,
+
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_value = "chair,bleu,rouge,cider")]
+    metrics: Vec<Metric>,
+
+    /// What counts as a thing: open (nouns of WordNet), coco80, or a file with one object a line, its words with commas between, read as CHAIR's own code
+    /// reads it [default: open and coco80]
+    #[arg(long, value_name = "coco80|open|FILE")]
+    vocabulary: Option<String>,
+
+    /// Resamples of the bootstrap
+    #[arg(long, default_value_t = REPEATS)]
+    resamples: usize,
+
+    /// Seed of the bootstrap
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Let a bundle caption the references' photographs into the hypotheses' file first; what stands there already is kept
+    #[arg(long, requires = "references")]
+    generate: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Metric {
+    Chair,
+    Bleu,
+    Rouge,
+    Cider,
+}
+
+/// What `--vocabulary` names.
+struct Vocabularies {
+    open: bool,
+    closed: Option<&'static Vocabulary>,
+    /// A user's list, which is compared with the default one.
+    own: Option<Vocabulary>,
+}
+
+impl Vocabularies {
+    fn of(choice: Option<&str>, has_captions: bool) -> Result<Self, Failure> {
+        Ok(match choice {
+            None => Self { open: has_captions, closed: Some(Vocabulary::coco80()), own: None },
+            Some("open") if !has_captions => {
+                return Err(Failure::Misused("--vocabulary open judges by reference captions; the references have none".into()));
+            }
+            Some("open") => Self { open: true, closed: None, own: None },
+            Some("coco80") => Self { open: false, closed: Some(Vocabulary::coco80()), own: None },
+            Some(file) => {
+                let own = Vocabulary::load(Style::Original, Path::new(file)).map_err(|e| Failure::Misused(e.to_string()))?;
+                Self { open: false, closed: None, own: Some(own) }
+            }
+        })
+    }
+
+    fn closed(&self) -> Option<&Vocabulary> {
+        self.own.as_ref().or(self.closed)
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
+    let read = |path: &PathBuf| References::open(path, args.split.as_deref()).map_err(misused);
+    let given = args.references.as_ref().map(read).transpose()?;
+    if let (true, Some(references)) = (args.generate, &given) {
+        generate(&args, references)?;
+    }
+    let hypotheses = Hypotheses::open(&args.hypotheses).map_err(misused)?;
+    let against = args.against.as_ref().map(|path| Hypotheses::open(path).map_err(misused)).transpose()?;
+    let references = match given {
+        Some(references) => references,
+        None => References::of_rows(&hypotheses).map_err(misused)?,
+    };
+    let has_captions = references.images().iter().any(|image| !image.captions.is_empty());
+    let vocabularies = Vocabularies::of(args.vocabulary.as_deref(), has_captions)?;
+    let chair = args.metrics.contains(&Metric::Chair);
+    let described = args.metrics.iter().any(|m| *m != Metric::Chair) && has_captions;
+    let measures = Measures { open: chair && vocabularies.open, closed: vocabularies.closed().filter(|_| chair), description: described };
+    let pairs = pair(&references, &hypotheses, args.partial).map_err(misused)?;
+    let evaluation = Evaluation::new(&pairs.pairs, measures);
+    let name = |path: &Path| path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned());
+    let mut report = match (&against, &args.against) {
+        (Some(against), Some(path)) => {
+            let order = pair(&references, against, args.partial).map_err(misused)?;
+            let mut baseline = Vec::with_capacity(pairs.pairs.len());
+            for (image, hypothesis) in &pairs.pairs {
+                let found = order.pairs.iter().find(|(other, _)| std::ptr::eq(*other, *image));
+                baseline.push(*found.ok_or_else(|| {
+                    Failure::Misused(format!(
+                        "{}: there is no caption for '{}', which {} has",
+                        path.display(),
+                        hypothesis.image,
+                        args.hypotheses.display()
+                    ))
+                })?);
+            }
+            let baseline = Evaluation::new(&baseline, measures);
+            report(&[(&name(path), &baseline), (&name(&args.hypotheses), &evaluation)], args.resamples, args.seed)
+        }
+        _ => report(&[(&name(&args.hypotheses), &evaluation)], args.resamples, args.seed),
+    };
+    if let (Some(own), true) = (&vocabularies.own, chair) {
+        report.sections.push(contrast_section(own, &pairs.pairs));
+    }
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    report.title = format!("Captions of {}", args.hypotheses.display());
+    report.command = command();
+    report.facts = vec![
+        fact("references", args.references.as_ref().map_or("the rows themselves".into(), |path| path.display().to_string())),
+        fact("captions", pairs.pairs.len().to_string()),
+        fact("references without a caption", pairs.missing.to_string()),
+        fact("bootstrap", format!("{} resamples, seed {}", args.resamples, args.seed)),
+    ];
+    let undescribed = pairs.pairs.iter().filter(|(image, _)| image.captions.is_empty()).count();
+    if has_captions && undescribed > 0 {
+        report.notes.push(format!("{undescribed} images have no reference captions: figures that need them leave these images out."));
+    }
+    if chair && references.images().iter().all(|image| image.objects.is_none()) {
+        report.notes.push(
+            "No image has annotated objects: what no reference names counts as hallucinated. Compare such figures with each other only."
+                .into(),
+        );
+    }
+    args.output.show(&report)
+}
+
+/// How a user's list differs from the default one.
+fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>]) -> Section {
+    let nothing = std::collections::BTreeSet::new();
+    let captions: Vec<Captioned<'_>> = pairs
+        .iter()
+        .map(|(image, hypothesis)| Captioned {
+            caption: &hypothesis.caption,
+            instances: image.objects.as_ref().unwrap_or(&nothing),
+            references: &image.captions,
+        })
+        .collect();
+    let found = contrast(own, Vocabulary::coco80(), &captions);
+    let row = |name: &str, s: &crate::eval::chair::Stats| {
+        TableRow::new(name, vec![s.chair_i().into(), s.chair_s().into(), s.recall().into(), s.mentions.into(), s.hallucinated.into()])
+    };
+    let share = |name: &str| Column::new(name, Format::Percent);
+    let count = |name: &str| Column::new(name, Format::Count);
+    Section {
+        title: "How the vocabularies differ".into(),
+        tables: vec![
+            Table {
+                title: "The same captions under both".into(),
+                note: String::new(),
+                columns: vec![share("CHAIR_i"), share("CHAIR_s"), share("recall"), count("mentions"), count("hallucinated")],
+                rows: vec![row("the given list", &found.first), row("coco80", &found.second)],
+            },
+            Table {
+                title: "Words on which they differ most".into(),
+                note: "Mentions that one of them alone counts.".into(),
+                columns: vec![Column::new("object", Format::Text), count("given list alone"), count("coco80 alone")],
+                rows: found
+                    .disagreements
+                    .iter()
+                    .take(15)
+                    .map(|d| TableRow::new(d.word.clone(), vec![d.object.as_str().into(), d.first.into(), d.second.into()]))
+                    .collect(),
+            },
+        ],
+        ..Section::default()
+    }
+}
+
+/// Captions every photograph of the references that has no caption in the file yet, and adds it to the file.
+fn generate(args: &Args, references: &References) -> Result<(), Failure> {
+    let done = match args.hypotheses.exists() {
+        true => Hypotheses::open_partial(&args.hypotheses).map_err(|e| Failure::Misused(e.to_string()))?,
+        false => Vec::new(),
+    };
+    let captioned: std::collections::HashSet<*const Annotated> =
+        done.iter().filter_map(|row| references.get(&row.image)).map(std::ptr::from_ref).collect();
+    let open: Vec<_> = references.images().iter().filter(|image| !captioned.contains(&std::ptr::from_ref(*image))).collect();
+    let Some(first) = open.first() else { return Ok(()) };
+    if first.photo.is_none() {
+        return Err(Failure::Misused(format!("--generate: there is no photograph for '{}' beside the references", first.name())));
+    }
+    let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", args.hypotheses.display()));
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&args.hypotheses).map_err(failed)?;
+    let asked: Vec<(&Annotated, &str)> = open.iter().map(|image| (*image, "")).collect();
+    answering::each(&args.model, &asked, |i, caption| {
+        let line = format!("{}\n", serde_json::json!({ "image_id": open[i].name(), "caption": caption }));
+        file.write_all(line.as_bytes()).map_err(failed)
+    })
+}

@@ -1,0 +1,148 @@
+//! The figures of captions, as functions of sums of counts.
+
+use crate::eval::{
+    chair,
+    objects::ObjectScores,
+    report::{Better, Column, Format},
+    text::{BleuStats, CaptionScores},
+};
+
+/// Which measure a figure belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Things of any kind.
+    Open,
+    /// Objects of a closed vocabulary.
+    Closed,
+    /// How well captions say what people say.
+    Description,
+}
+
+const OPEN: usize = 0;
+const CLOSED: usize = 11;
+const TEXT: usize = 20;
+const WORDS: usize = 33;
+const COUNTS: usize = 35;
+
+/// Counts of captions. They are kept as plain numbers, so that a resample is one multiplication and addition each.
+#[derive(Debug, Clone)]
+pub(super) struct Sums([f64; COUNTS]);
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self([0.0; COUNTS])
+    }
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, other: &Self, weight: f64) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, x)| *sum += weight * x);
+    }
+
+    pub(super) fn open(&mut self, s: &ObjectScores) {
+        let counts = [
+            s.captions,
+            s.captions_hallucinating,
+            s.mentions,
+            s.hallucinated,
+            s.asked,
+            s.recalled,
+            s.colours,
+            s.colours_wrong,
+            s.counts,
+            s.counts_wrong,
+            s.words,
+        ];
+        self.0[OPEN..CLOSED].copy_from_slice(&counts.map(|n| n as f64));
+    }
+
+    pub(super) fn closed(&mut self, s: &chair::Stats) {
+        let counts =
+            [s.captions, s.hallucinating, s.mentions, s.hallucinated, s.present, s.covered, s.coverable, s.words].map(|n| n as f64);
+        self.0[CLOSED..CLOSED + 8].copy_from_slice(&counts);
+        self.0[CLOSED + 8] = s.cover;
+    }
+
+    pub(super) fn description(&mut self, scores: &CaptionScores) {
+        let BleuStats { matches, guesses, words, closest } = scores.bleu;
+        let counts = matches.into_iter().chain(guesses).chain([words, closest]);
+        self.0[TEXT..TEXT + 10].iter_mut().zip(counts).for_each(|(sum, n)| *sum = n as f64);
+        self.0[TEXT + 10..WORDS].copy_from_slice(&[scores.rouge_l, scores.cider_d, 1.0]);
+    }
+
+    pub(super) fn words(&mut self, words: usize) {
+        self.0[WORDS] = words as f64;
+        self.0[WORDS + 1] = 1.0;
+    }
+
+    pub(super) fn set_captions(&mut self, captions: usize) {
+        self.0[WORDS + 1] = captions as f64;
+    }
+
+    /// One count over another; NaN where there is nothing to count, which reports write as absent.
+    fn rate(&self, part: usize, whole: usize) -> f64 {
+        if self.0[whole] > 0.0 { self.0[part] / self.0[whole] } else { f64::NAN }
+    }
+
+    fn bleu(&self, order: usize) -> f64 {
+        let count = |i: usize| self.0[TEXT + i].round() as usize;
+        let at = |first: usize| std::array::from_fn(|n| count(first + n));
+        let stats = BleuStats { matches: at(0), guesses: at(4), words: count(8), closest: count(9) };
+        if self.0[TEXT + 12] > 0.0 { stats.bleu()[order] } else { f64::NAN }
+    }
+}
+
+/// One figure.
+pub(super) struct Figure {
+    pub(super) group: Group,
+    name: &'static str,
+    format: Format,
+    better: Option<Better>,
+    help: &'static str,
+    pub(super) of: fn(&Sums) -> f64,
+}
+
+impl Figure {
+    pub(super) fn column(&self) -> Column {
+        Column { name: self.name.into(), format: self.format, better: self.better, help: self.help.into() }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+macro_rules! figures {
+    ($($group:ident $name:literal $format:expr, $better:expr, $help:literal, $of:expr;)*) => {
+        /// All figures, in the order of tables.
+        pub(super) const FIGURES: &[Figure] =
+            &[$(Figure { group: Group::$group, name: $name, format: $format, better: $better, help: $help, of: $of }),*];
+    };
+}
+
+const LOWER: Option<Better> = Some(Better::Lower);
+const HIGHER: Option<Better> = Some(Better::Higher);
+
+figures! {
+    Open "CHAIR_i" Format::Percent, LOWER, "share of the mentions of things that no reference supports", |s| s.rate(OPEN + 3, OPEN + 2);
+    Open "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a mention", |s| s.rate(OPEN + 1, OPEN);
+    Open "recall" Format::Percent, HIGHER, "share of the nouns that two people name which the caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
+    Open "wrong colours" Format::Percent, LOWER, "share of the colours that all references contradict", |s| s.rate(OPEN + 7, OPEN + 6);
+    Open "wrong counts" Format::Percent, LOWER, "share of the numbers that all references contradict", |s| s.rate(OPEN + 9, OPEN + 8);
+    Open "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates less", |s| s.rate(OPEN + 10, OPEN);
+    Open "captions" Format::Count, None, "captions judged", |s| s.0[OPEN];
+    Closed "CHAIR_i" Format::Percent, LOWER, "share of the mentions of objects that are not in the image", |s| s.rate(CLOSED + 3, CLOSED + 2);
+    Closed "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a mention", |s| s.rate(CLOSED + 1, CLOSED);
+    Closed "recall" Format::Percent, HIGHER, "share of all images' objects that captions mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
+    Closed "cover" Format::Percent, HIGHER, "share of its image's objects that a caption mentions, mean over captions (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
+    Closed "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates less", |s| s.rate(CLOSED + 7, CLOSED);
+    Closed "captions" Format::Count, None, "captions judged", |s| s.0[CLOSED];
+    Description "BLEU-1" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(0);
+    Description "BLEU-2" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(1);
+    Description "BLEU-3" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(2);
+    Description "BLEU-4" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(3);
+    Description "ROUGE-L" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.rate(TEXT + 10, TEXT + 12);
+    Description "CIDEr-D" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2; document frequencies of the references evaluated", |s| s.rate(TEXT + 11, TEXT + 12);
+    Description "words" Format::Decimal(1), None, "mean length", |s| s.rate(WORDS, WORDS + 1);
+    Description "captions" Format::Count, None, "captions judged", |s| s.0[TEXT + 12];
+}

@@ -1,0 +1,187 @@
+//! Finding objects in English: plurals, the longest phrase first, and nouns only.
+
+use std::{collections::HashMap, ops::Range};
+
+use crate::lexicon::{Lexicon, Mention, Word, words};
+
+/// Name of the lines whose phrases name no object.
+pub(super) const NO_OBJECT: &str = "-";
+
+/// What a word or phrase means.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// Number of the object; `None`: the phrase names none.
+    object: Option<usize>,
+    /// Whether the lexicon knows the word as a noun, so that it can tell where it is none.
+    is_noun: bool,
+}
+
+/// The words of a plain list.
+#[derive(Debug)]
+pub(super) struct PlainWords {
+    /// Words and phrases in the singular and in the plural.
+    entries: HashMap<String, Entry>,
+    /// First words of phrases, and the length in words of the longest phrase of each.
+    phrases: HashMap<String, usize>,
+}
+
+impl PlainWords {
+    pub(super) fn new(list: Vec<(String, Option<usize>)>) -> Self {
+        let lexicon = Lexicon::shared();
+        let mut this = Self { entries: HashMap::new(), phrases: HashMap::new() };
+        // A plural never takes the place of a word of the list.
+        let plurals = list.iter().flat_map(|(word, object)| plurals(lexicon, word).map(|plural| (plural, word, *object)));
+        let all = list.iter().map(|(word, object)| (word.clone(), word, *object)).chain(plurals);
+        for (word, base, object) in all {
+            if let [first, _, ..] = &words(&word)[..] {
+                let longest = this.phrases.entry(first.text.clone()).or_default();
+                *longest = words(&word).len().max(*longest);
+            }
+            this.entries.entry(word).or_insert(Entry { object, is_noun: lexicon.concept(base).is_some() });
+        }
+        this
+    }
+
+    /// The object that a word or phrase in lower case names.
+    pub(super) fn object(&self, phrase: &str) -> Option<usize> {
+        self.entries.get(phrase)?.object
+    }
+
+    /// The bytes and the object of every mention, in order.
+    pub(super) fn find(&self, caption: &str) -> Vec<(Range<usize>, usize)> {
+        let words = words(caption);
+        let mut found: Vec<(Range<usize>, Entry)> = Vec::new();
+        let mut at = 0;
+        while at < words.len() {
+            let (length, entry) = self.longest_at(&words, at).unwrap_or((1, Entry { object: None, is_noun: false }));
+            found.extend(entry.object.map(|_| (at..at + length, entry)));
+            at += length;
+        }
+        if found.is_empty() {
+            return Vec::new();
+        }
+        let reader = Reader { lexicon: Lexicon::shared(), nouns: Lexicon::shared().all_mentions(caption), words: &words };
+        let mentions = found.into_iter().filter(|(span, entry)| reader.is_mention(span, entry.is_noun));
+        mentions.filter_map(|(span, entry)| Some((bytes(&words, &span), entry.object?))).collect()
+    }
+
+    /// The longest entry that begins at a word, and its length in words.
+    fn longest_at(&self, words: &[Word], at: usize) -> Option<(usize, Entry)> {
+        let word = words[at].text.as_str();
+        let longest = self.phrases.get(word).copied().unwrap_or(1);
+        let phrase = (2..=longest).rev().find_map(|length| Some((length, *self.entries.get(&joined(words.get(at..at + length)?)?)?)));
+        phrase.or_else(|| {
+            let hyphenated = || {
+                let (_, last) = word.rsplit_once('-')?;
+                self.entries
+                    .get(&word.replace('-', " "))
+                    .or_else(|| self.entries.get(&word.replace('-', "")))
+                    .or_else(|| self.entries.get(last))
+            };
+            self.entries.get(word).or_else(hyphenated).map(|entry| (1, *entry))
+        })
+    }
+}
+
+/// A word or phrase as entries have it: in lower case, with one space between words; `None` if no caption can have it.
+pub(super) fn normalised(phrase: &str) -> Option<String> {
+    let found = joined(&words(phrase))?;
+    let plain = phrase.to_lowercase().replace('’', "'").split_whitespace().collect::<Vec<_>>().join(" ");
+    (found == plain).then_some(found)
+}
+
+/// Words as one phrase, if only white space separates them.
+fn joined(words: &[Word]) -> Option<String> {
+    let (first, rest) = words.split_first()?;
+    let mut phrase = first.text.clone();
+    for word in rest {
+        if !word.joined {
+            return None;
+        }
+        // A genitive is cut from its noun.
+        if word.text != "'s" {
+            phrase.push(' ');
+        }
+        phrase.push_str(&word.text);
+    }
+    Some(phrase)
+}
+
+/// The plurals of a phrase, irregular (or that of a rare spelling: `busses`) and regular. `of` follows a phrase's head (`glasses of wine`).
+fn plurals(lexicon: &Lexicon, phrase: &str) -> [String; 2] {
+    let (head, rest) = phrase.find(" of ").map_or((phrase, ""), |at| phrase.split_at(at));
+    let hisses = ["s", "x", "z", "ch", "sh"].iter().any(|end| head.ends_with(end));
+    [lexicon.plural(head), format!("{head}{}", if hisses { "es" } else { "s" })].map(|plural| plural + rest)
+}
+
+/// The bytes of a span of words.
+fn bytes(words: &[Word], span: &Range<usize>) -> Range<usize> {
+    words[span.start].range.start..words[span.end - 1].range.end
+}
+
+/// A caption, read by the lexicon.
+struct Reader<'a> {
+    lexicon: &'a Lexicon,
+    /// The things that it names, in order.
+    nouns: Vec<Mention>,
+    words: &'a [Word],
+}
+
+impl Reader<'_> {
+    /// Whether a span of words that matches an entry names a thing here: it does not qualify the noun after it (`bus stop`), and is no verb, colour
+    /// or game. Words that the lexicon does not know as nouns always do.
+    fn is_mention(&self, span: &Range<usize>, is_noun: bool) -> bool {
+        match self.noun_at(span) {
+            Some(noun) if noun.range.end > bytes(self.words, span).end => false,
+            // A plural does not qualify: before a noun it is a genitive without its apostrophe, or the lexicon takes a verb for a noun.
+            Some(noun) => !noun.modifier || noun.plural || self.is_before_participle(span.end),
+            None => span.len() > 1 || !is_noun || self.is_noun_after_all(span.start),
+        }
+    }
+
+    /// The thing that the lexicon sees at the end of a span of words.
+    fn noun_at(&self, span: &Range<usize>) -> Option<&Mention> {
+        let bytes = bytes(self.words, span);
+        let after = self.nouns.partition_point(|noun| noun.range.end < bytes.end);
+        self.nouns.get(after).filter(|noun| noun.range.start < bytes.end)
+    }
+
+    /// Whether a participle with its complement follows (`a vase filled with flowers`), which the lexicon takes for a noun.
+    fn is_before_participle(&self, at: usize) -> bool {
+        let is_participle = |word: &Word| word.joined && (word.text.ends_with("ed") || word.text.ends_with("ing"));
+        self.words.get(at).is_some_and(is_participle)
+            && self.words.get(at + 1).is_some_and(|next| next.joined && self.is_closed(&next.text))
+    }
+
+    /// Whether a word that may be a verb, and that the lexicon holds for one where no article says otherwise, is a noun by what stands before it.
+    fn is_noun_after_all(&self, at: usize) -> bool {
+        let classes = self.lexicon.classes();
+        let word = &self.words[at];
+        if classes.colour(&word.text).is_some() || self.lexicon.verbs().analyze(&word.text).is_none() {
+            return false;
+        }
+        let next = self.words.get(at + 1).filter(|next| next.joined).map(|next| next.text.as_str());
+        let Some(before) = at.checked_sub(1).filter(|_| word.joined) else {
+            // After a comma a verb is as likely ("runs, ducks under a bar"); a text begins with its subject.
+            return at == 0 || next.is_none_or(|next| matches!(next, "and" | "or") || !self.is_closed(next));
+        };
+        let takes_object = next.is_some_and(|next| classes.is_determiner(next));
+        match self.words[before].text.as_str() {
+            "and" | "or" => before > 0 && self.noun_at(&(before - 1..before)).is_some() && !takes_object,
+            "of" | "with" | "from" | "for" => true,
+            text if classes.is_adjective(text) || classes.is_determiner(text) || classes.is_relation(text) => true,
+            text => (text.starts_with(|c: char| c.is_ascii_digit()) || text.ends_with("ing") || self.is_verb(before)) && !takes_object,
+        }
+    }
+
+    /// Whether a word can be a verb, and the lexicon does not see a thing there.
+    fn is_verb(&self, at: usize) -> bool {
+        self.lexicon.verbs().analyze(&self.words[at].text).is_some() && self.noun_at(&(at..at + 1)).is_none()
+    }
+
+    /// Whether a word opens a phrase or holds a sentence together.
+    fn is_closed(&self, word: &str) -> bool {
+        let classes = self.lexicon.classes();
+        classes.is_function(word) || classes.is_relation(word) || classes.is_determiner(word)
+    }
+}

@@ -1,0 +1,127 @@
+//! Counts of captions, which add up, and the rates that come of them.
+
+use std::{iter::Sum, ops::AddAssign};
+
+use serde::{Deserialize, Serialize};
+
+/// What was counted in one caption or in many. Rates are shares, and `None` where nothing was there to count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Captions.
+    pub captions: usize,
+    /// Captions with at least one hallucinated mention.
+    pub hallucinating: usize,
+    /// Mentions of objects: an object named twice counts twice.
+    pub mentions: usize,
+    /// Mentions of objects that are not in the image.
+    pub hallucinated: usize,
+    /// Objects in the images, each once an image.
+    pub present: usize,
+    /// Those that the image's caption mentions.
+    pub covered: usize,
+    /// Captions of images with an object.
+    pub coverable: usize,
+    /// Sum of the shares that such captions cover of their image's objects.
+    pub cover: f64,
+    /// Words of the captions.
+    pub words: usize,
+}
+
+impl Stats {
+    /// CHAIR_i: the share of mentions that are hallucinated.
+    pub fn chair_i(&self) -> Option<f64> {
+        rate(self.hallucinated as f64, self.mentions)
+    }
+
+    /// CHAIR_s: the share of captions with a hallucinated mention.
+    pub fn chair_s(&self) -> Option<f64> {
+        rate(self.hallucinating as f64, self.captions)
+    }
+
+    /// Object recall: the share of the objects of all images that their captions mention, pooled. AMBER's code prints this figure as its Cover.
+    pub fn recall(&self) -> Option<f64> {
+        rate(self.covered as f64, self.present)
+    }
+
+    /// Cover as AMBER defines it (Wang et al., 2023, arXiv:2311.07397): the share of its image's objects that a caption mentions, the mean over captions.
+    pub fn cover(&self) -> Option<f64> {
+        rate(self.cover, self.coverable)
+    }
+
+    /// Mean length of a caption in words.
+    pub fn mean_words(&self) -> Option<f64> {
+        rate(self.words as f64, self.captions)
+    }
+
+    /// As if every caption were there `n` times: what a [`bootstrap`](crate::eval::bootstrap) needs.
+    pub fn times(self, n: u32) -> Self {
+        let k = n as usize;
+        Self {
+            captions: self.captions * k,
+            hallucinating: self.hallucinating * k,
+            mentions: self.mentions * k,
+            hallucinated: self.hallucinated * k,
+            present: self.present * k,
+            covered: self.covered * k,
+            coverable: self.coverable * k,
+            cover: self.cover * f64::from(n),
+            words: self.words * k,
+        }
+    }
+}
+
+fn rate(part: f64, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part / whole as f64)
+}
+
+impl AddAssign for Stats {
+    fn add_assign(&mut self, other: Self) {
+        self.captions += other.captions;
+        self.hallucinating += other.hallucinating;
+        self.mentions += other.mentions;
+        self.hallucinated += other.hallucinated;
+        self.present += other.present;
+        self.covered += other.covered;
+        self.coverable += other.coverable;
+        self.cover += other.cover;
+        self.words += other.words;
+    }
+}
+
+impl Sum for Stats {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, one| {
+            sum += one;
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_add_up_and_rates_need_something() {
+        let one = Stats {
+            captions: 1,
+            hallucinating: 1,
+            mentions: 4,
+            hallucinated: 1,
+            present: 4,
+            covered: 1,
+            coverable: 1,
+            cover: 0.25,
+            words: 9,
+        };
+        let two = Stats { captions: 1, mentions: 1, present: 1, covered: 1, coverable: 1, cover: 1.0, words: 3, ..Stats::default() };
+        let bare = Stats { captions: 1, words: 3, ..Stats::default() };
+        let sum: Stats = [one, two, bare].into_iter().sum();
+        assert_eq!((sum.chair_i(), sum.chair_s()), (Some(0.2), Some(1.0 / 3.0)));
+        assert_eq!((sum.recall(), sum.cover(), sum.mean_words()), (Some(0.4), Some(0.625), Some(5.0)));
+        assert_eq!(one.times(3), [one; 3].into_iter().sum());
+        assert_eq!(one.times(0), Stats::default());
+        let nothing = Stats::default();
+        assert_eq!([nothing.chair_i(), nothing.chair_s(), nothing.recall(), nothing.cover(), nothing.mean_words()], [None; 5]);
+    }
+}

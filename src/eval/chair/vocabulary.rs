@@ -1,0 +1,200 @@
+//! A closed vocabulary: objects and the words that name them.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use thiserror::Error;
+
+use super::plain::{self, PlainWords};
+
+/// How the words of a list are found in captions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Style {
+    /// As English: plurals are made from the list's words, the longest phrase wins, and a word that is no noun where it stands, or that only qualifies
+    /// another noun, names nothing.
+    #[default]
+    Plain,
+    /// As CHAIR's reference code does, for figures that compare with published ones: see [`singularize`](super::singularize()).
+    Original,
+}
+
+/// What is wrong with a list of words.
+#[derive(Debug, Error)]
+pub enum VocabularyError {
+    /// The file cannot be read.
+    #[error("{}: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line cannot be used.
+    #[error("{file}:{line}: {problem}")]
+    Line {
+        /// Name of the list.
+        file: String,
+        /// Number of the line, from 1.
+        line: usize,
+        /// Why.
+        problem: Problem,
+    },
+    /// The list names no object.
+    #[error("{0}: no objects")]
+    Empty(String),
+}
+
+/// What is wrong with a line of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Problem {
+    /// Nothing on it.
+    #[error("empty line; an object's words are expected, separated by commas")]
+    EmptyLine,
+    /// Nothing between two commas.
+    #[error("empty word between commas")]
+    EmptyWord,
+    /// Two lines for one object.
+    #[error("object `{0}` has a line already")]
+    SecondLine(String),
+    /// A word that names another object already.
+    #[error("`{word}` names `{object}` already; a word can name one object only")]
+    Ambiguous {
+        /// The word.
+        word: String,
+        /// The other object.
+        object: String,
+    },
+    /// A word with a sign inside that no caption can match.
+    #[error("`{0}` has a sign other than hyphen and apostrophe and would never be found")]
+    Unmatchable(String),
+}
+
+/// The words of a list.
+#[derive(Debug)]
+pub(super) enum Words {
+    Plain(PlainWords),
+    /// Each word and the number of its object.
+    Original(HashMap<String, usize>),
+}
+
+/// Objects and the words that name them.
+#[derive(Debug)]
+pub struct Vocabulary {
+    /// The objects' names, in the list's order.
+    names: Vec<String>,
+    words: Words,
+}
+
+static COCO80: LazyLock<Vocabulary> =
+    LazyLock::new(|| Vocabulary::parse(Style::Plain, include_str!("coco80.txt"), "coco80.txt").unwrap_or_default());
+
+impl Default for Vocabulary {
+    /// No objects.
+    fn default() -> Self {
+        Self { names: Vec::new(), words: Words::Original(HashMap::new()) }
+    }
+}
+
+impl Vocabulary {
+    /// The 80 objects of COCO with the words that captions have for them: see `coco80.txt` for what differs from CHAIR's own list.
+    pub fn coco80() -> &'static Self {
+        &COCO80
+    }
+
+    /// Reads a list from a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read, and as [`Self::parse`].
+    pub fn load(style: Style, file: &Path) -> Result<Self, VocabularyError> {
+        let text = fs::read_to_string(file).map_err(|source| VocabularyError::Read { file: file.to_owned(), source })?;
+        Self::parse(style, &text, &file.display().to_string())
+    }
+
+    /// Reads a list: one object a line, its words separated by commas, the first of them its name; `file` names the list in errors. Lines that begin
+    /// with `#` are comments.
+    ///
+    /// A plain list is indifferent to case, needs no plurals, and may have lines whose name is `-`: their phrases name no object and hide the shorter
+    /// ones inside (`-, hot tub`). A list in the original style is taken as the reference code takes it: words end at a comma with **one** space,
+    /// capitals never match, phrases match only where the reference code joins them, and of two objects for a word the last one wins.
+    ///
+    /// # Errors
+    /// If a line or a word is empty, an object has two lines, or the list has no object; of a plain list also if a word names two objects or
+    /// cannot be found in any caption.
+    pub fn parse(style: Style, text: &str, file: &str) -> Result<Self, VocabularyError> {
+        let mut names: Vec<String> = Vec::new();
+        let mut words: Vec<(String, Option<usize>)> = Vec::new();
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
+            let at_line = |problem| VocabularyError::Line { file: file.to_owned(), line: i + 1, problem };
+            let line = split(style, line).map_err(at_line)?;
+            let object = (style == Style::Original || line[0] != plain::NO_OBJECT).then_some(names.len());
+            if object.is_some() {
+                if names.contains(&line[0]) {
+                    return Err(at_line(Problem::SecondLine(line[0].clone())));
+                }
+                names.push(line[0].clone());
+            }
+            let skipped = usize::from(object.is_none());
+            for word in line.into_iter().skip(skipped) {
+                if let Some((_, other)) = words.iter().find(|(w, of)| style == Style::Plain && *w == word && *of != object) {
+                    let object = other.map_or(plain::NO_OBJECT, |other| &names[other]).to_owned();
+                    return Err(at_line(Problem::Ambiguous { word, object }));
+                }
+                words.push((word, object));
+            }
+        }
+        if names.is_empty() {
+            return Err(VocabularyError::Empty(file.to_owned()));
+        }
+        let words = match style {
+            Style::Plain => Words::Plain(PlainWords::new(words)),
+            Style::Original => Words::Original(words.into_iter().filter_map(|(word, object)| Some((word, object?))).collect()),
+        };
+        Ok(Self { names, words })
+    }
+
+    /// How captions are read.
+    pub fn style(&self) -> Style {
+        match self.words {
+            Words::Plain(_) => Style::Plain,
+            Words::Original(_) => Style::Original,
+        }
+    }
+
+    /// The objects' names, in the list's order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The object that a word of the list names (`aeroplane`: `airplane`).
+    pub fn object(&self, word: &str) -> Option<&str> {
+        let object = match &self.words {
+            Words::Plain(words) => words.object(&word.to_lowercase()),
+            Words::Original(words) => words.get(word).copied(),
+        };
+        object.map(|object| self.names[object].as_str())
+    }
+
+    pub(super) fn words(&self) -> &Words {
+        &self.words
+    }
+}
+
+/// The words of a line.
+fn split(style: Style, line: &str) -> Result<Vec<String>, Problem> {
+    let line = line.trim();
+    if line.is_empty() {
+        return Err(Problem::EmptyLine);
+    }
+    let separator = if style == Style::Original { ", " } else { "," };
+    let word = |word: &str| match word.trim() {
+        "" => Err(Problem::EmptyWord),
+        _ if style == Style::Original => Ok(word.to_owned()),
+        plain::NO_OBJECT => Ok(plain::NO_OBJECT.to_owned()),
+        trimmed => plain::normalised(trimmed).ok_or_else(|| Problem::Unmatchable(trimmed.to_owned())),
+    };
+    line.split(separator).map(word).collect()
+}

@@ -1,0 +1,76 @@
+//! BLEU (Papineni et al., ACL 2002) of a corpus, with the reference closest in length.
+
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+use super::ngrams::{Ngrams, ORDERS};
+
+/// What BLEU counts. Of one caption, or of many: the counts add up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Runs of one to four words that a reference has too, each at most as often as the reference with most of them has it.
+    pub matches: [usize; ORDERS],
+    /// Runs of one to four words.
+    pub guesses: [usize; ORDERS],
+    /// Length in words.
+    pub words: usize,
+    /// Length of the reference that is closest in length, the shorter one of two.
+    pub closest: usize,
+}
+
+impl Stats {
+    pub(super) fn of(caption: &Ngrams, references: &[Ngrams]) -> Self {
+        let mut matches = [0; ORDERS];
+        for &(ngram, count) in &caption.counts {
+            let most = references.iter().map(|r| r.counts.binary_search_by_key(&ngram, |c| c.0).map_or(0, |i| r.counts[i].1)).max();
+            matches[ngram.order()] += count.min(most.unwrap_or(0)) as usize;
+        }
+        let closest = references.iter().map(|r| r.words).min_by_key(|&words| (words.abs_diff(caption.words), words));
+        Self { matches, guesses: std::array::from_fn(|order| caption.number(order)), words: caption.words, closest: closest.unwrap_or(0) }
+    }
+
+    /// BLEU-1 to BLEU-4. The small constants are `pycocoevalcap`'s: they keep it from dividing by 0.
+    pub fn bleu(&self) -> [f64; ORDERS] {
+        const TINY: f64 = 1e-15;
+        const SMALL: f64 = 1e-9;
+        let ratio = (self.words as f64 + TINY) / (self.closest as f64 + SMALL);
+        let brevity = if ratio < 1.0 { (1.0 - 1.0 / ratio).exp() } else { 1.0 };
+        let mut product = 1.0;
+        std::array::from_fn(|order| {
+            product *= (self.matches[order] as f64 + TINY) / (self.guesses[order] as f64 + SMALL);
+            brevity * product.powf(1.0 / (order + 1) as f64)
+        })
+    }
+}
+
+impl AddAssign for Stats {
+    fn add_assign(&mut self, other: Self) {
+        for order in 0..ORDERS {
+            self.matches[order] += other.matches[order];
+            self.guesses[order] += other.guesses[order];
+        }
+        self.words += other.words;
+        self.closest += other.closest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matches_are_clipped_by_the_best_reference() {
+        let stats = Stats::of(&Ngrams::of(&[1, 1, 1, 2]), &[Ngrams::of(&[1, 3, 1]), Ngrams::of(&[1, 2, 4, 4, 4])]);
+        assert_eq!(stats, Stats { matches: [3, 1, 0, 0], guesses: [4, 3, 2, 1], words: 4, closest: 3 });
+    }
+
+    #[test]
+    fn a_short_caption_pays() {
+        let short = Stats { matches: [4, 3, 2, 1], guesses: [4, 3, 2, 1], words: 4, closest: 8 };
+        for bleu in short.bleu() {
+            assert!((bleu - (-1.0f64).exp()).abs() < 1e-6);
+        }
+        assert!(Stats::default().bleu().iter().all(|b| b.is_finite()));
+    }
+}

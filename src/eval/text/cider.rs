@@ -1,0 +1,161 @@
+//! CIDEr-D (Vedantam et al., CVPR 2015) as `pycocoevalcap` computes it: without stemming.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use rayon::prelude::*;
+
+use super::{
+    ngrams::{Ngram, Ngrams, ORDERS},
+    words::Row,
+};
+
+/// Spread of the penalty on a difference in length.
+const SIGMA: f64 = 6.0;
+
+/// An [`Ngram`] is a hash already.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        // The order is in the high bits, where the table looks for what tells entries apart.
+        self.0.rotate_left(2)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+type Table<V> = HashMap<Ngram, V, BuildHasherDefault<AsIs>>;
+
+/// Number of images in which a run of words occurs, and the last one of them.
+struct Seen {
+    images: u32,
+    last: usize,
+}
+
+/// In how many images' references a run of words occurs.
+pub(super) struct DocumentFrequencies {
+    /// Logarithm of the number of images.
+    log_images: f64,
+    /// Logarithms of the frequencies. Runs in one image or none weigh the same and are left out.
+    logs: Table<f64>,
+}
+
+/// Weights of the runs of a text.
+struct Vector {
+    weights: Vec<(Ngram, f64)>,
+    norms: [f64; ORDERS],
+    /// The reference code measures length in runs of two words.
+    length: usize,
+}
+
+impl DocumentFrequencies {
+    pub(super) fn of(rows: &[Row]) -> Self {
+        let share = rows.len().div_ceil(rayon::current_num_threads()).max(1);
+        let images = rows.par_chunks(share).map(images_by_run).reduce(Table::default, merge);
+        let logs = images.into_iter().filter(|(_, seen)| seen.images > 1).map(|(ngram, seen)| (ngram, f64::from(seen.images).ln()));
+        Self { log_images: (rows.len() as f64).ln(), logs: logs.collect() }
+    }
+
+    fn vector(&self, text: &Ngrams) -> Vector {
+        let mut norms = [0.0; ORDERS];
+        let weigh = |&(ngram, count): &(Ngram, u32)| {
+            let weight = f64::from(count) * (self.log_images - self.logs.get(&ngram).copied().unwrap_or(0.0));
+            norms[ngram.order()] += weight * weight;
+            (ngram, weight)
+        };
+        let weights = text.counts.iter().map(weigh).collect();
+        Vector { weights, norms: norms.map(f64::sqrt), length: text.number(1) }
+    }
+
+    /// CIDEr-D of a caption, 0 to 10.
+    pub(super) fn cider_d(&self, caption: &Ngrams, references: &[Ngrams]) -> f64 {
+        let caption = self.vector(caption);
+        let sum: f64 = references.iter().map(|reference| caption.similarity(&self.vector(reference))).sum();
+        10.0 * sum / references.len().max(1) as f64
+    }
+}
+
+impl Vector {
+    /// Mean over the lengths of runs of the cosine between the two, in which the caption (`self`) has a run at most as often as the
+    /// reference.
+    fn similarity(&self, reference: &Self) -> f64 {
+        let mut products = [0.0; ORDERS];
+        let mut theirs = reference.weights.iter().peekable();
+        for &(ngram, weight) in &self.weights {
+            while theirs.next_if(|(n, _)| *n < ngram).is_some() {}
+            if let Some(&(_, limit)) = theirs.next_if(|(n, _)| *n == ngram) {
+                products[ngram.order()] += weight.min(limit) * limit;
+            }
+        }
+        let norms = self.norms.iter().zip(&reference.norms).map(|(a, b)| a * b);
+        let cosines: f64 = products.iter().zip(norms).filter(|&(_, norm)| norm > 0.0).map(|(product, norm)| product / norm).sum();
+        let difference = self.length.abs_diff(reference.length) as f64;
+        cosines / ORDERS as f64 * (-difference * difference / (2.0 * SIGMA * SIGMA)).exp()
+    }
+}
+
+fn images_by_run(rows: &[Row]) -> Table<Seen> {
+    let mut table: Table<Seen> = Table::default();
+    for (image, row) in rows.iter().enumerate() {
+        for ngram in row.references.iter().flat_map(|reference| Ngram::all(reference)) {
+            let seen = table.entry(ngram).or_insert(Seen { images: 0, last: usize::MAX });
+            seen.images += u32::from(seen.last != image);
+            seen.last = image;
+        }
+    }
+    table
+}
+
+fn merge(a: Table<Seen>, b: Table<Seen>) -> Table<Seen> {
+    let (mut large, small) = if a.len() < b.len() { (b, a) } else { (a, b) };
+    for (ngram, seen) in small {
+        large.entry(ngram).and_modify(|s| s.images += seen.images).or_insert(seen);
+    }
+    large
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(references: &[&[u32]]) -> Row {
+        Row { caption: Vec::new(), references: references.iter().map(|r| r.to_vec()).collect() }
+    }
+
+    #[test]
+    fn an_image_counts_once() {
+        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2, 1], &[1]]), row(&[&[1, 3]]), row(&[&[1, 2]])]);
+        let log = |words: &[u32]| frequencies.logs.get(&Ngrams::of(words).counts.last().unwrap().0).copied();
+        assert_eq!(log(&[1]), Some(3.0f64.ln()));
+        assert_eq!(log(&[2]), Some(2.0f64.ln()));
+        assert_eq!(log(&[1, 2]), Some(2.0f64.ln()));
+        assert_eq!(log(&[3]), None);
+    }
+
+    #[test]
+    fn a_word_in_every_image_weighs_nothing() {
+        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2]]), row(&[&[1, 3]])]);
+        assert_eq!(frequencies.cider_d(&Ngrams::of(&[1]), &[Ngrams::of(&[1, 2])]), 0.0);
+        assert!(frequencies.cider_d(&Ngrams::of(&[2]), &[Ngrams::of(&[1, 2])]) > 0.0);
+    }
+
+    #[test]
+    fn length_is_paid_for_in_runs_of_two() {
+        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2, 3, 4]]), row(&[&[9]])]);
+        let reference = [Ngrams::of(&[1, 2, 3, 4])];
+        let score = frequencies.cider_d(&Ngrams::of(&[1, 2]), &reference);
+        // Single words: two of four, pairs: one of three, longer runs: none.
+        let cosines = 1.0 / 2.0f64.sqrt() + 1.0 / 3.0f64.sqrt();
+        assert!((score - 10.0 * cosines / 4.0 * (-4.0f64 / 72.0).exp()).abs() < 1e-9, "{score}");
+    }
+}

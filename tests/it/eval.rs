@@ -1,0 +1,188 @@
+//! `candor eval` as its users run it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
+    if !path.exists() {
+        println!("skipped: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn candor(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_candor")).args(args).output().unwrap()
+}
+
+/// Runs an evaluation and returns its JSON.
+fn measured(args: &[&str], dir: &Path) -> Value {
+    let json = dir.join("report.json");
+    let output = candor(&[args, &["--json", json.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&fs::read(json).unwrap()).unwrap()
+}
+
+fn figure(report: &Value, section: &str, table: &str, row: &str, column: &str) -> f64 {
+    let found = &report["sections"][section]["tables"][table]["rows"][row][column]["value"];
+    found.as_f64().unwrap_or_else(|| panic!("{section} / {table} / {row} / {column}: {found} in {report:#}"))
+}
+
+#[test]
+fn published_chair_is_reproduced_and_the_lists_are_compared() {
+    let (Some(published), Some(list)) = (shared("chair/published.json"), shared("chair/synonyms.txt")) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let published: Value = serde_json::from_slice(&fs::read(published).unwrap()).unwrap();
+    for (file, wanted) in published.as_object().unwrap() {
+        let captions = shared(&format!("chair/{file}")).unwrap();
+        let args = ["eval", "captions", "--hypotheses", captions.to_str().unwrap(), "--vocabulary", list.to_str().unwrap()];
+        let report = measured(&args, dir.path());
+        let row = file.trim_end_matches(".jsonl");
+        for (column, key) in [("CHAIR_i", "chair_i"), ("CHAIR_s", "chair_s")] {
+            let found = 100.0 * figure(&report, "Figures", "Closed vocabulary", row, column);
+            assert!((found - wanted[key].as_f64().unwrap()).abs() <= 0.0501, "{file} {column}: {found}, published {}", wanted[key]);
+        }
+        assert_eq!(figure(&report, "Figures", "Closed vocabulary", row, "captions"), wanted["captions"].as_f64().unwrap());
+        let both = &report["sections"]["How the vocabularies differ"]["tables"]["The same captions under both"]["rows"];
+        assert!(both["coco80"]["mentions"]["value"].as_f64().unwrap() > 1000.0, "{both:#}");
+    }
+}
+
+/// A caption of each development image, people's first; and the same ones dealt to the next image.
+fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
+    let table = fs::read_to_string(data.join("captions.tsv")).unwrap();
+    let dev = fs::read_to_string(data.join("dev.txt")).unwrap();
+    let names: Vec<&str> = dev.lines().take(200).collect();
+    let first: std::collections::HashMap<&str, &str> = table
+        .lines()
+        .filter_map(|line| {
+            let columns: Vec<&str> = line.split('\t').collect();
+            (columns[1] == "0").then_some((columns[0], columns[2]))
+        })
+        .collect();
+    let write = |name: &str, shift: usize| {
+        let line = |(i, image): (usize, &&str)| {
+            serde_json::json!({ "image": image, "caption": first[names[(i + shift) % names.len()]] }).to_string() + "\n"
+        };
+        let file = dir.join(name);
+        fs::write(&file, names.iter().enumerate().map(line).collect::<String>()).unwrap();
+        file
+    };
+    (write("right.jsonl", 0), write("wrong.jsonl", 1))
+}
+
+#[test]
+fn captions_of_other_images_are_seen_to_be_worse() {
+    let Some(data) = shared("flickr8k") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (right, wrong) = hypotheses(&data, dir.path());
+    let html = dir.path().join("report.html");
+    let paths = [&wrong, &right, &data, &html].map(|p| p.to_str().unwrap());
+    let args =
+        ["eval", "captions", "--hypotheses", paths[0], "--against", paths[1], "--references", paths[2], "--partial", "--html", paths[3]];
+    let report = measured(&args, dir.path());
+    let open = |row: &str, column: &str| figure(&report, "Figures", "Open vocabulary", row, column);
+    assert_eq!(open("right", "CHAIR_i"), 0.0, "a caption is one of its own references");
+    assert!(open("wrong", "CHAIR_i") > 0.4 && open("wrong", "recall") < 0.5, "{report:#}");
+    let people = open("people, each judged by the others", "CHAIR_i");
+    assert!((0.08..0.25).contains(&people), "{people}");
+    assert!(figure(&report, "Figures", "Description", "right", "BLEU-4") > 0.999);
+    let difference = &report["sections"]["Differences"]["tables"]["wrong against right, the same images"]["rows"]["CIDEr-D"];
+    assert_eq!(difference["at 5 %"], "significant");
+    assert!(difference["difference"]["high"].as_f64().unwrap() < 0.0, "{difference}");
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.contains("<svg") && page.contains("data:image/jpeg;base64,"));
+    assert!(!page.contains("src=\"http") && !page.contains("<script"), "the page must be self-contained");
+}
+
+#[test]
+fn bad_rows_are_named_by_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.jsonl");
+    let file_name = file.to_str().unwrap();
+    for (text, wanted) in [
+        ("{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\n{\"image_id\": 2}\n", "bad.jsonl:2"),
+        ("{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\nnot json\n", "bad.jsonl:2"),
+        (
+            "{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\n{\"image_id\": 1, \"caption\": \"A cat.\", \"objects\": []}\n",
+            "bad.jsonl:2",
+        ),
+        ("{\"image_id\": 1, \"caption\": \"A dog.\"}\n", "objects"),
+        ("", "bad.jsonl"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let output = candor(&["eval", "captions", "--hypotheses", file_name]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}: {said}");
+        assert!(said.contains(wanted), "{text}: {said}");
+    }
+    let Some(data) = shared("flickr8k") else { return };
+    fs::write(&file, "{\"image\": \"nobody.jpg\", \"caption\": \"A dog.\"}\n").unwrap();
+    let output = candor(&["eval", "captions", "--hypotheses", file_name, "--references", data.to_str().unwrap(), "--partial"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("nobody.jpg") && said.contains("bad.jsonl:1"), "{said}");
+}
+
+/// A folder in COCO's layout with `n` of the real photographs.
+fn small_coco(source: &Path, dir: &Path, n: usize) {
+    let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(source.join(name)).unwrap()).unwrap() };
+    let (mut captions, mut instances) = (read("captions.json"), read("instances.json"));
+    let kept: Vec<Value> = captions["images"].as_array().unwrap().iter().take(n).cloned().collect();
+    let ids: Vec<Value> = kept.iter().map(|image| image["id"].clone()).collect();
+    fs::create_dir_all(dir.join("images")).unwrap();
+    for image in &kept {
+        let name = image["file_name"].as_str().unwrap();
+        fs::copy(source.join("images").join(name), dir.join("images").join(name)).unwrap();
+    }
+    for (name, table) in [("captions.json", &mut captions), ("instances.json", &mut instances)] {
+        table["images"].as_array_mut().unwrap().retain(|image| ids.contains(&image["id"]));
+        table["annotations"].as_array_mut().unwrap().retain(|annotation| ids.contains(&annotation["image_id"]));
+        fs::write(dir.join(name), table.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
+    let Some(source) = shared("coco-mini") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    small_coco(&source, dir.path(), 6);
+    let (file, data) = (dir.path().join("said.jsonl"), dir.path().to_str().unwrap());
+    let args = ["eval", "captions", "--hypotheses", file.to_str().unwrap(), "--references", data, "--generate"];
+    let whole = measured(&args, dir.path());
+    let written = fs::read_to_string(&file).unwrap();
+    assert_eq!(written.lines().count(), 6);
+    assert_eq!(figure(&whole, "Figures", "Closed vocabulary", "said", "captions"), 6.0);
+    // Killed after two captions, it goes on with the third.
+    let begun: Vec<&str> = written.lines().take(2).collect();
+    fs::write(&file, begun.join("\n") + "\n").unwrap();
+    let resumed = measured(&args, dir.path());
+    assert_eq!(fs::read_to_string(&file).unwrap(), written);
+    assert_eq!(resumed["sections"], whole["sections"]);
+}
+
+#[test]
+fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
+    let Some(source) = shared("coco-mini") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    small_coco(&source, dir.path(), 5);
+    let (data, questions, answers) = (dir.path().to_str().unwrap(), dir.path().join("pope.jsonl"), dir.path().join("answers.jsonl"));
+    let args = ["eval", "pope", "--data", data, "--questions", questions.to_str().unwrap()];
+    let own = measured(&args, dir.path());
+    assert!((0.0..=1.0).contains(&figure(&own, "Answers", "POPE", "all", "accuracy")));
+    let asked: Vec<Value> = fs::read_to_string(&questions).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let yes = asked.iter().filter(|q| q["label"] == "yes").count();
+    assert_eq!(2 * yes, asked.len());
+    // A model that always agrees is right half of the time, and POPE's yes-rate shows why.
+    let agree = |q: &Value| serde_json::json!({ "question_id": q["question_id"], "answer": "Yes, there is. No doubt." }).to_string() + "\n";
+    fs::write(&answers, asked.iter().map(agree).collect::<String>()).unwrap();
+    let report = measured(&[&args[..], &["--answers", answers.to_str().unwrap()]].concat(), dir.path());
+    for (column, wanted) in [("accuracy", 0.5), ("recall", 1.0), ("yes", 1.0)] {
+        assert_eq!(figure(&report, "Answers", "POPE", "all", column), wanted);
+    }
+}
