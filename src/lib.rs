@@ -6,7 +6,7 @@
 //! - [`vlm`]: the networks; [`bundle`]: a directory (or the binary itself) with one servable model
 //! - [`reward`]: the per-token scorer; [`guard`]: what to do about words that it doubts
 //! - [`engine`]: one task owns the running batch; [`serve`]: HTTP in OpenAI's shapes
-//! - [`train`]: pre-training and reward training; [`eval`]: metrics; [`lexicon`]: words and what kind of thing they name
+//! - [`train`]: pre-training and reward training; [`eval`]: metrics of captions and scores, and their reports; [`lexicon`]: words and what kind of thing they name
 //! - [`telemetry`]: every metric name declared once; tracing
 
 pub mod bundle;

@@ -18,6 +18,8 @@ use std::{
     sync::LazyLock,
 };
 
+use foldhash::fast::FixedState;
+
 pub use class::WordClass;
 pub use lemma::{indefinite_article, is_always_plural};
 pub use mentions::Mention;
@@ -25,6 +27,10 @@ pub use phrase::{Attribute, Phrase};
 pub use support::{Reading, References, Support};
 pub use verbs::{VerbForm, VerbTable};
 pub use words::{Classes, Word, words};
+
+/// The tables are asked for every word of every text, and hold no one else's keys: a quick hash will do.
+type Map<K, V> = HashMap<K, V, FixedState>;
+type Set<K> = HashSet<K, FixedState>;
 
 /// A kind of thing: a set of synonyms in `nouns.tsv`. All people are one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,11 +87,11 @@ struct Concept {
 pub struct Lexicon {
     concepts: Vec<Concept>,
     /// Each word as it stands in the table, and its concept.
-    nouns: HashMap<&'static str, (&'static str, ConceptId)>,
-    plurals: HashMap<&'static str, &'static str>,
+    nouns: Map<&'static str, (&'static str, ConceptId)>,
+    plurals: Map<&'static str, &'static str>,
     /// First words of compounds.
-    compound_starts: HashSet<&'static str>,
-    entails: HashMap<&'static str, Vec<ConceptId>>,
+    compound_starts: Set<&'static str>,
+    entails: Map<&'static str, Vec<ConceptId>>,
     classes: Classes,
     verbs: VerbTable,
 }
@@ -110,7 +116,7 @@ impl Lexicon {
             })
             .collect();
         let person = rows.iter().position(|(words, ..)| words[0] == "person").unwrap_or(0);
-        let mut by_word = HashMap::new();
+        let mut by_word = Map::default();
         for (i, (words, kind, _)) in rows.iter().enumerate() {
             let id = ConceptId(if *kind == Kind::Person { person } else { i } as u32);
             by_word.extend(words.iter().map(|&word| (word, (word, id))));
@@ -126,7 +132,7 @@ impl Lexicon {
         let verbs = VerbTable::new(classes.verbs());
         let plurals = plurals.lines().filter_map(|line| line.split_once('\t')).collect();
         let compound_starts = by_word.keys().filter_map(|word| word.split_once(' ').map(|(first, _)| first)).collect();
-        let mut lexicon = Self { concepts, nouns: by_word, plurals, compound_starts, entails: HashMap::new(), classes, verbs };
+        let mut lexicon = Self { concepts, nouns: by_word, plurals, compound_starts, entails: Map::default(), classes, verbs };
         lexicon.entails = entails::parse(include_str!("entails.txt"), &lexicon);
         lexicon
     }

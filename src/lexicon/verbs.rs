@@ -1,6 +1,6 @@
 //! Verbs of action, inflected by rule.
 
-use std::collections::HashMap;
+use super::{Map, Set};
 
 /// How a verb is inflected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,14 +16,14 @@ pub enum VerbForm {
 /// Every form of every verb of `words.txt`.
 #[derive(Debug)]
 pub struct VerbTable {
-    forms: HashMap<String, (&'static str, VerbForm)>,
-    doubling: std::collections::HashSet<&'static str>,
+    forms: Map<String, (&'static str, VerbForm)>,
+    doubling: Set<&'static str>,
 }
 
 impl VerbTable {
     /// `verbs`: base forms; a final `*` doubles the last consonant before `-ing`.
     pub(super) fn new(verbs: impl Iterator<Item = &'static str>) -> Self {
-        let mut table = Self { forms: HashMap::new(), doubling: std::collections::HashSet::new() };
+        let mut table = Self { forms: Map::default(), doubling: Set::default() };
         for entry in verbs {
             let base = entry.trim_end_matches('*');
             if base.len() < entry.len() {

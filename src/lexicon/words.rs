@@ -1,9 +1,8 @@
 //! Cutting text into words, and the closed classes of `words.txt`.
 
-use std::{
-    collections::{HashMap, HashSet},
-    ops::Range,
-};
+use std::ops::Range;
+
+use super::{Map, Set};
 
 /// A word of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +19,10 @@ pub struct Word {
 pub fn words(text: &str) -> Vec<Word> {
     let mut found: Vec<Word> = Vec::new();
     let mut push = |range: Range<usize>, joined: bool| {
-        let text = text[range.clone()].to_lowercase().replace('’', "'");
+        let mut text = text[range.clone()].to_lowercase();
+        if text.contains('’') {
+            text = text.replace('’', "'");
+        }
         found.push(Word { range, text, joined });
     };
     let mut at = 0;
@@ -61,11 +63,11 @@ fn word_len(text: &str) -> usize {
 /// The closed classes.
 #[derive(Debug, Default)]
 pub struct Classes {
-    /// Class, word, number of its line.
-    classes: HashMap<&'static str, HashMap<&'static str, usize>>,
+    /// Word, its classes, each with the number of its line there.
+    classes: Map<&'static str, Vec<(&'static str, usize)>>,
     /// Class, lines.
-    lines: HashMap<&'static str, Vec<Vec<&'static str>>>,
-    phrases: HashMap<&'static str, HashSet<&'static str>>,
+    lines: Map<&'static str, Vec<Vec<&'static str>>>,
+    phrases: Map<&'static str, Set<&'static str>>,
 }
 
 impl Classes {
@@ -82,7 +84,10 @@ impl Classes {
             let lines = this.lines.entry(class).or_default();
             let words: Vec<&str> = line.split(' ').collect();
             for &word in &words {
-                this.classes.entry(class).or_default().entry(word).or_insert(lines.len());
+                let of_word = this.classes.entry(word).or_default();
+                if of_word.iter().all(|(other, _)| *other != class) {
+                    of_word.push((class, lines.len()));
+                }
             }
             lines.push(words);
         }
@@ -91,7 +96,7 @@ impl Classes {
 
     /// The group of `word` in `class`: words of one group mean the same.
     fn group(&self, class: &str, word: &str) -> Option<usize> {
-        self.classes.get(class)?.get(word).copied()
+        self.classes.get(word)?.iter().find(|(of, _)| *of == class).map(|(_, line)| *line)
     }
 
     fn has_phrase(&self, class: &str, phrase: &str) -> bool {

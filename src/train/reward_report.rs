@@ -59,7 +59,7 @@ impl<'a> Evidence<'a> {
             ..Section::default()
         };
         scorers.tables.extend(sets.iter().map(|(title, pieces)| self.table(title, pieces)));
-        scorers.tables.push(self.against_baseline(&sets[1].1));
+        scorers.tables.extend([self.cost_table(), self.against_baseline(&sets[1].1)]);
         scorers.plots.extend(self.curves(&sets[1].1));
         let sections = vec![scorers, self.chosen_closely(), reward_cards::hallucinations(self), reward_cards::captions(self)];
         Report { sections, ..Report::default() }
@@ -96,17 +96,29 @@ impl<'a> Evidence<'a> {
 
     fn table(&self, title: &str, pieces: &Pieces<'_>) -> Table {
         let row = |(i, contender): (usize, &Contender)| {
-            let ranking = Ranking::new(pieces(i));
-            let mut cells: Vec<Cell> = self.estimates(i, &ranking).into_iter().map(Cell::from).collect();
-            cells.extend([self.costs[i].into(), contender.bytes.into()]);
+            let cells = self.estimates(i, &Ranking::new(pieces(i))).into_iter().map(Cell::from).collect();
             TableRow { name: contender.name.clone(), cells, emphasis: i == self.chosen }
         };
         let (good, bad) = pieces(0).iter().fold((0, 0), |(g, b), s| (g + usize::from(s.good), b + usize::from(!s.good)));
-        let mut columns = columns();
-        columns.push(Column::new("ms/token", Format::Decimal(3)).better(Better::Lower).help("added to a decoded token, one core, median"));
-        columns.push(Column::new("bytes", Format::Count).better(Better::Lower).help("weights of the scorer in a bundle"));
         let note = format!("{good} good and {bad} bad pieces.");
-        Table { title: title.into(), note, columns, rows: self.contenders.iter().enumerate().map(row).collect() }
+        Table { title: title.into(), note, columns: columns(), rows: self.contenders.iter().enumerate().map(row).collect() }
+    }
+
+    /// What a scorer costs where it is served.
+    fn cost_table(&self) -> Table {
+        let row = |(i, contender): (usize, &Contender)| {
+            let cells = vec![self.costs[i].into(), contender.bytes.into()];
+            TableRow { name: contender.name.clone(), cells, emphasis: i == self.chosen }
+        };
+        Table {
+            title: "Cost".into(),
+            note: "Milliseconds that a scorer adds to a decoded token, one sequence at a time; weights as a bundle stores them.".into(),
+            columns: vec![
+                Column::new("ms/token", Format::Decimal(3)).better(Better::Lower),
+                Column::new("bytes", Format::Count).better(Better::Lower),
+            ],
+            rows: self.contenders.iter().enumerate().map(row).collect(),
+        }
     }
 
     /// Whether the chosen scorer is better than the policy's own log-probability, on the same images.

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Output, answering, command};
+use super::{Output, answering::Answering, command};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
@@ -226,7 +226,8 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
 
 /// Captions every photograph of the references that has no caption in the file yet, and adds it to the file.
 fn generate(args: &Args, references: &References) -> Result<(), Failure> {
-    let done = match args.hypotheses.exists() {
+    // A file that nothing was written to yet is as good as none.
+    let done = match std::fs::metadata(&args.hypotheses).is_ok_and(|file| file.len() > 0) {
         true => Hypotheses::open_partial(&args.hypotheses).map_err(|e| Failure::Misused(e.to_string()))?,
         false => Vec::new(),
     };
@@ -238,9 +239,10 @@ fn generate(args: &Args, references: &References) -> Result<(), Failure> {
         return Err(Failure::Misused(format!("--generate: there is no photograph for '{}' beside the references", first.name())));
     }
     let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", args.hypotheses.display()));
+    let answering = Answering::open(&args.model)?;
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&args.hypotheses).map_err(failed)?;
     let asked: Vec<(&Annotated, &str)> = open.iter().map(|image| (*image, "")).collect();
-    answering::each(&args.model, &asked, |i, caption| {
+    answering.each(&asked, |i, caption| {
         let line = format!("{}\n", serde_json::json!({ "image_id": open[i].name(), "caption": caption }));
         file.write_all(line.as_bytes()).map_err(failed)
     })

@@ -4,12 +4,12 @@ use std::{collections::HashMap, path::PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::{Output, answering, command};
+use super::{Output, answering::Answering, command};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
         bootstrap::{REPEATS, estimates},
-        data::References,
+        data::{Annotated, References},
         pope::{self, Question, Scores, Setting},
         report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
     },
@@ -54,10 +54,12 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
     let references = References::open(&args.data, None).map_err(misused)?;
+    let model = if args.answers.is_none() { Some(Answering::open(&args.model)?) } else { None };
     let questions = questions(&args, &references)?;
-    let answers = match &args.answers {
-        Some(file) => pope::read_answers(file, &questions).map_err(misused)?,
-        None => ask(&args, &references, &questions)?,
+    let answers = match (&args.answers, model) {
+        (Some(file), _) => pope::read_answers(file, &questions).map_err(misused)?,
+        (None, Some(model)) => model.all(&about(&args, &references, &questions)?)?,
+        (None, None) => Vec::new(),
     };
     let mut images: HashMap<&str, usize> = HashMap::new();
     for question in &questions {
@@ -112,8 +114,10 @@ fn questions(args: &Args, references: &References) -> Result<Vec<Question>, Fail
     if images.is_empty() {
         return Err(Failure::Misused(format!("{}: no image has annotated objects", args.data.display())));
     }
-    let questions: Vec<Question> =
+    let mut questions: Vec<Question> =
         Setting::ALL.into_iter().flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed)).collect();
+    // Each setting counts from 1; in one file numbers must be unique.
+    questions.iter_mut().zip(1..).for_each(|(question, id)| question.id = id);
     if let Some(file) = &args.questions {
         let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", file.display()));
         let out = std::fs::File::create(file).map_err(failed)?;
@@ -122,14 +126,14 @@ fn questions(args: &Args, references: &References) -> Result<Vec<Question>, Fail
     Ok(questions)
 }
 
-fn ask(args: &Args, references: &References, questions: &[Question]) -> Result<Vec<String>, Failure> {
-    let about = |question: &'_ Question| {
+/// The image and the text of every question.
+fn about<'a>(args: &Args, references: &'a References, questions: &'a [Question]) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
+    let image = |question: &Question| {
         references
             .get(&question.image)
             .ok_or_else(|| Failure::Misused(format!("{}: there is no image '{}'", args.data.display(), question.image)))
     };
-    let asked = questions.iter().map(|question| Ok((about(question)?, question.text.as_str()))).collect::<Result<Vec<_>, Failure>>()?;
-    answering::all(&args.model, &asked)
+    questions.iter().map(|question| Ok((image(question)?, question.text.as_str()))).collect()
 }
 
 fn row(setting: Option<Setting>, judged: &[&(usize, Option<Setting>, Scores)], images: usize, seed: u64) -> TableRow {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use clap::Args as ClapArgs;
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{Output, answering, command};
+use super::{Output, answering::Answering, command};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
@@ -44,6 +44,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let model = Answering::open(&args.model)?;
     let data = Dataset::open(&args.data).map_err(|e| Failure::Misused(e.to_string()))?;
     let stats = CaptionStats::new(&data.train, Lexicon::shared());
     let builder = QaBuilder::new(&stats, Lexicon::shared());
@@ -56,7 +57,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let questions: Vec<(usize, Qa)> =
         (0..images.len()).flat_map(|i| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa))).collect();
     let asked: Vec<(&Annotated, &str)> = questions.iter().map(|(i, qa)| (&images[*i], qa.question.as_str())).collect();
-    let answers = answering::all(&args.model, &asked)?;
+    let answers = model.all(&asked)?;
     let mut kinds: BTreeMap<String, Vec<(usize, bool, bool)>> = BTreeMap::new();
     for ((image, qa), answer) in questions.iter().zip(&answers) {
         let judged = (*image, answer.eq_ignore_ascii_case(&qa.answer), answer.eq_ignore_ascii_case("yes."));

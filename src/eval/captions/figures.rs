@@ -24,6 +24,9 @@ const TEXT: usize = 20;
 const WORDS: usize = 33;
 const COUNTS: usize = 35;
 
+/// The counts of one caption.
+pub(super) type Line = [f32; COUNTS];
+
 /// Counts of captions. They are kept as plain numbers, so that a resample is one multiplication and addition each.
 #[derive(Debug, Clone)]
 pub(super) struct Sums([f64; COUNTS]);
@@ -35,8 +38,13 @@ impl Default for Sums {
 }
 
 impl Sums {
-    pub(super) fn add(&mut self, other: &Self, weight: f64) {
-        self.0.iter_mut().zip(&other.0).for_each(|(sum, x)| *sum += weight * x);
+    /// What a resample adds up, in half the memory: counts of one caption are exact in it.
+    pub(super) fn line(&self) -> Line {
+        self.0.map(|x| x as f32)
+    }
+
+    pub(super) fn add(&mut self, line: &Line, weight: f64) {
+        self.0.iter_mut().zip(line).for_each(|(sum, &x)| *sum += weight * f64::from(x));
     }
 
     pub(super) fn open(&mut self, s: &ObjectScores) {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 pub use figures::Group;
 pub use report::report;
 
-use figures::Sums;
+use figures::{Line, Sums};
 
 use super::{
     chair::{self, Vocabulary},
@@ -79,11 +79,17 @@ impl<'a> Evaluation<'a> {
         Self { measures, captions: captions.collect() }
     }
 
-    fn sums(&self, weights: &[u32], of: impl for<'b> Fn(&'b Caption<'_>) -> &'b Sums) -> Sums {
-        let mut total = Sums::default();
-        self.captions.iter().zip(weights).filter(|(_, w)| **w > 0).for_each(|(caption, &weight)| total.add(of(caption), f64::from(weight)));
-        total
+    /// The counts of every caption, and of people's captions of the same image.
+    fn lines(&self) -> (Vec<Line>, Vec<Line>) {
+        self.captions.iter().map(|caption| (caption.sums.line(), caption.people.line())).unzip()
     }
+}
+
+/// The sum of captions' counts, each as often as its weight says.
+fn weighted(lines: &[Line], weights: &[u32]) -> Sums {
+    let mut total = Sums::default();
+    lines.iter().zip(weights).filter(|(_, w)| **w > 0).for_each(|(line, &weight)| total.add(line, f64::from(weight)));
+    total
 }
 
 fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measures<'a>, scores: Option<text::CaptionScores>) -> Caption<'a> {

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, fs};
 
 use super::{
     Caption, Evaluation,
-    figures::{FIGURES, Figure, Group, Sums},
+    figures::{FIGURES, Figure, Group, Line},
+    weighted,
 };
 use crate::{
     eval::{
-        bootstrap::{Difference, differences, estimates},
+        bootstrap::{Difference, Estimate, differences, estimates},
         report::{Bar, CaptionCard, CardWord, Cell, Column, Format, Photo, Plot, Report, Section, Table, TableRow},
     },
     lexicon::words,
@@ -42,9 +43,8 @@ pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> 
         ],
         ..Section::default()
     };
-    for (group, title, _) in groups.iter().filter(|g| g.2) {
-        figures.tables.push(table(title, *group, models, repeats, seed));
-    }
+    let rows = rows(models, repeats, seed);
+    figures.tables.extend(groups.iter().filter(|g| g.2).map(|(group, title, _)| table(title, *group, &rows)));
     let mut sections = vec![figures];
     if models.len() > 1 {
         let tables = models[1..].iter().map(|other| difference_table(models[0], *other, repeats, seed)).collect();
@@ -60,29 +60,46 @@ fn of_group(group: Group) -> impl Iterator<Item = &'static Figure> {
     FIGURES.iter().filter(move |figure| figure.group == group)
 }
 
-fn table(title: &str, group: Group, models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Table {
-    let line = |evaluation: &Evaluation<'_>, of: &(dyn Fn(&Sums) -> Vec<f64> + Sync), people: bool| {
-        let sums = |weights: &[u32]| of(&evaluation.sums(weights, |c| if people { &c.people } else { &c.sums }));
-        estimates(evaluation.captions.len(), repeats, seed, sums)
+/// Every figure of one set of captions, in the order of [`FIGURES`].
+struct Row<'a> {
+    name: &'a str,
+    people: bool,
+    figures: Vec<Estimate>,
+}
+
+/// The figures of every model, and of people; one set of resamples serves all figures of a row.
+fn rows<'a>(models: &[(&'a str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Vec<Row<'a>> {
+    let of = |lines: &[Line]| {
+        estimates(lines.len(), repeats, seed, |weights| {
+            let sums = weighted(lines, weights);
+            FIGURES.iter().map(|figure| (figure.of)(&sums)).collect()
+        })
     };
-    let of = |sums: &Sums| of_group(group).map(|figure| (figure.of)(sums)).collect::<Vec<f64>>();
-    let cells = |estimates: Vec<crate::eval::bootstrap::Estimate>| -> Vec<Cell> {
-        of_group(group)
-            .zip(estimates)
-            .map(|(figure, estimate)| match figure.name() {
-                // Counts of what was judged have no sampling error.
-                "captions" => estimate.value.into(),
-                _ => estimate.into(),
-            })
-            .collect()
+    let mut rows: Vec<Row<'a>> =
+        models.iter().map(|(name, evaluation)| Row { name, people: false, figures: of(&evaluation.lines().0) }).collect();
+    let judged = |evaluation: &&Evaluation<'_>| evaluation.captions.iter().any(|caption| caption.image.captions.len() > 1);
+    let people = models.first().map(|m| m.1).filter(judged);
+    rows.extend(people.map(|evaluation| Row { name: PEOPLE, people: true, figures: of(&evaluation.lines().1) }));
+    rows
+}
+
+fn table(title: &str, group: Group, rows: &[Row<'_>]) -> Table {
+    let cells = |row: &Row<'_>| -> Vec<Cell> {
+        let own = FIGURES.iter().zip(&row.figures).filter(|(figure, _)| figure.group == group);
+        own.map(|(figure, estimate)| match figure.name() {
+            // Counts of what was judged have no sampling error.
+            "captions" => estimate.value.into(),
+            _ => (*estimate).into(),
+        })
+        .collect()
     };
-    let mut rows: Vec<TableRow> =
-        models.iter().map(|(name, evaluation)| TableRow::new(*name, cells(line(evaluation, &of, false)))).collect();
-    let judged_people = |evaluation: &&Evaluation<'_>| evaluation.captions.iter().any(|caption| caption.image.captions.len() > 1);
-    if let (Some(evaluation), true) = (models.first().map(|m| m.1).filter(judged_people), group != Group::Description) {
-        rows.push(TableRow::new(PEOPLE, cells(line(evaluation, &of, true))));
+    let shown = rows.iter().filter(|row| !(row.people && group == Group::Description));
+    Table {
+        title: title.into(),
+        note: String::new(),
+        columns: of_group(group).map(Figure::column).collect(),
+        rows: shown.map(|row| TableRow::new(row.name, cells(row))).collect(),
     }
-    Table { title: title.into(), note: String::new(), columns: of_group(group).map(Figure::column).collect(), rows }
 }
 
 fn difference_table(first: (&str, &Evaluation<'_>), second: (&str, &Evaluation<'_>), repeats: usize, seed: u64) -> Table {
@@ -96,11 +113,12 @@ fn difference_table(first: (&str, &Evaluation<'_>), second: (&str, &Evaluation<'
             }
     };
     let figures: Vec<&Figure> = FIGURES.iter().filter(shown).collect();
-    let of = |evaluation: &Evaluation<'_>, weights: &[u32]| {
-        let sums = evaluation.sums(weights, |c| &c.sums);
+    let of = |lines: &[Line], weights: &[u32]| {
+        let sums = weighted(lines, weights);
         figures.iter().map(|figure| (figure.of)(&sums)).collect::<Vec<f64>>()
     };
-    let found = differences(first.1.captions.len(), repeats, seed, |w| of(first.1, w), |w| of(second.1, w));
+    let (before, after) = (first.1.lines().0, second.1.lines().0);
+    let found = differences(before.len(), repeats, seed, |w| of(&before, w), |w| of(&after, w));
     let row = |(figure, difference): (&&Figure, &Difference)| {
         let group = match figure.group {
             Group::Open if measures.closed.is_some() => " (open vocabulary)",
