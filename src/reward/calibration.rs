@@ -3,6 +3,7 @@
 use candle_core::{Result as CandleResult, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
+use super::logistic::logistic_regression;
 use crate::eval::tokens::{Scored, threshold_at_fpr};
 
 /// A threshold and the share of good tokens that fall below it.
@@ -14,13 +15,16 @@ pub struct FprThreshold {
     pub threshold: f32,
 }
 
-/// One scorer's entry in `calibration.json`: Platt scaling (Platt, 1999) of its logit, helped by how likely the policy found the token, and thresholds
-/// measured on the same tokens.
+/// One scorer's entry in `calibration.json`: beta calibration (Kull et al., AISTATS 2017) of its logit, helped by how likely the policy found the token, and
+/// thresholds measured on the same tokens. With both slopes the same it is Platt scaling (Platt, 1999).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Factor on the logit; positive.
+    /// Factor on `ln p`, where `p` is the probability that the logit stands for; positive.
     pub slope: f32,
+    /// Factor on `-ln(1 - p)`, positive; the same as [`Self::slope`] where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper_slope: Option<f32>,
     /// What of the policy's log-probability of the token is added to the logit.
     #[serde(default)]
     pub log_probability: f32,
@@ -43,8 +47,7 @@ const RATES: [f64; 7] = [0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.30];
 const DEFAULT_RATE: f64 = 0.05;
 
 impl Calibration {
-    /// Fits slope and offset by Newton's method on the cross-entropy, with Platt's smoothed targets, and measures the thresholds. `None` unless there are
-    /// good and bad tokens.
+    /// Fits slopes and offset on the cross-entropy, with Platt's smoothed targets, and measures the thresholds. `None` unless there are good and bad tokens.
     pub fn fit(logits: &[f32], good: &[bool], fitted_on: &str) -> Option<Self> {
         let positives = good.iter().filter(|g| **g).count() as f64;
         let negatives = good.len() as f64 - positives;
@@ -52,31 +55,11 @@ impl Calibration {
             return None;
         }
         let (high, low) = ((positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0));
-        let (mut slope, mut offset) = (1.0f64, 0.0f64);
-        for _ in 0..100 {
-            let (mut g, mut h) = ([0.0; 2], [1e-6, 0.0, 1e-6]);
-            for (&x, &good) in logits.iter().zip(good) {
-                let x = f64::from(x);
-                let p = sigmoid(slope * x + offset);
-                let (error, weight) = (p - if good { high } else { low }, p * (1.0 - p));
-                g[0] += error * x;
-                g[1] += error;
-                h[0] += weight * x * x;
-                h[1] += weight * x;
-                h[2] += weight;
-            }
-            let determinant = h[0] * h[2] - h[1] * h[1];
-            let step = [(g[0] * h[2] - g[1] * h[1]) / determinant, (g[1] * h[0] - g[0] * h[1]) / determinant];
-            // A full Newton step far from the optimum can overshoot; its length is bounded.
-            let scale = (2.0 / (step[0].abs() + step[1].abs())).min(1.0);
-            slope -= scale * step[0];
-            offset -= scale * step[1];
-            if step[0].abs() + step[1].abs() < 1e-9 {
-                break;
-            }
-        }
+        let targets: Vec<f64> = good.iter().map(|&good| if good { high } else { low }).collect();
+        let [slope, upper_slope, offset] = beta(logits, &targets).or_else(|| platt(logits, &targets))?;
         let mut fitted = Self {
-            slope: slope.max(1e-3) as f32,
+            slope: slope as f32,
+            upper_slope: Some(upper_slope as f32),
             log_probability: 0.0,
             offset: offset as f32,
             default_threshold: 0.5,
@@ -93,7 +76,9 @@ impl Calibration {
 
     /// The probability that belongs to a score; it rises with it.
     pub fn probability(&self, logit: f32) -> f32 {
-        sigmoid(f64::from(self.slope) * f64::from(logit) + f64::from(self.offset)) as f32
+        let [lower, upper] = sides(logit);
+        let upper_slope = f64::from(self.upper_slope.unwrap_or(self.slope));
+        sigmoid(f64::from(self.slope) * lower + upper_slope * upper + f64::from(self.offset)) as f32
     }
 
     /// The reward of a raw score for a token that the policy found so likely.
@@ -133,15 +118,39 @@ impl Calibration {
     /// # Errors
     /// A number that is none, a slope that would turn the scores around, or rates out of order.
     pub fn validate(&self) -> Result<(), String> {
-        let finite = [self.slope, self.log_probability, self.offset, self.default_threshold].iter().all(|x| x.is_finite());
-        if !finite || self.slope <= 0.0 {
-            return Err(format!("slope {} and offset {} must be finite, the slope positive", self.slope, self.offset));
+        let upper_slope = self.upper_slope.unwrap_or(self.slope);
+        let finite = [self.slope, upper_slope, self.log_probability, self.offset, self.default_threshold].iter().all(|x| x.is_finite());
+        if !finite || self.slope <= 0.0 || upper_slope <= 0.0 {
+            return Err(format!("slopes {}, {upper_slope} and offset {} must be finite, the slopes positive", self.slope, self.offset));
         }
         if !self.thresholds.windows(2).all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold) {
             return Err("thresholds must rise with their false-positive rates".into());
         }
         Ok(())
     }
+}
+
+/// Least slope: rewards rise with their scores.
+const LEAST: f64 = 1e-3;
+
+/// `ln p` and `-ln(1 - p)` of the probability that a logit stands for.
+fn sides(logit: f32) -> [f64; 2] {
+    let logit = f64::from(logit);
+    // ln(1 + e^x), without overflow.
+    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    [-softplus(-logit), softplus(logit)]
+}
+
+/// Both slopes and the offset; `None` where one of the slopes would turn the scores around.
+fn beta(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
+    let features: Vec<[f64; 2]> = logits.iter().map(|&logit| sides(logit)).collect();
+    logistic_regression(&features, targets).filter(|[lower, upper, _]| *lower >= LEAST && *upper >= LEAST)
+}
+
+/// One slope for both sides.
+fn platt(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
+    let features: Vec<[f64; 2]> = logits.iter().map(|&logit| [f64::from(logit), 0.0]).collect();
+    logistic_regression(&features, targets).map(|[slope, _, offset]| [slope.max(LEAST), slope.max(LEAST), offset])
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -171,8 +180,9 @@ mod tests {
     fn recovers_the_truth_behind_shifted_logits() {
         let (logits, good) = sample();
         let fitted = Calibration::fit(&logits, &good, "test").unwrap();
-        assert!((fitted.slope - 0.5).abs() < 0.03, "{}", fitted.slope);
-        assert!((fitted.offset + 0.5).abs() < 0.06, "{}", fitted.offset);
+        // That truth is a Platt scaling: both slopes are the same.
+        assert!((fitted.slope - 0.5).abs() < 0.05 && (fitted.upper_slope.unwrap() - 0.5).abs() < 0.05, "{fitted:?}");
+        assert!((fitted.offset + 0.5).abs() < 0.1, "{}", fitted.offset);
         fitted.validate().unwrap();
     }
 
@@ -186,6 +196,18 @@ mod tests {
             let share = rewards.clone().filter(|r| *r < threshold).count() as f64 / rewards.count() as f64;
             assert!((share - target).abs() < 0.02, "{target}: {share}");
         }
+    }
+
+    #[test]
+    fn each_side_has_a_slope_of_its_own() {
+        // Certain when high, unsure when low.
+        let (logits, _) = sample();
+        let truth = |l: f32| sigmoid(0.3 * sides(l)[0] + 1.5 * sides(l)[1] - 0.4);
+        let good: Vec<bool> = logits.iter().enumerate().map(|(i, &l)| (i as f64 * 0.754_877_666).fract() < truth(l)).collect();
+        let fitted = Calibration::fit(&logits, &good, "test").unwrap();
+        let worst = (-50..=50).map(|i| i as f32 / 10.0).map(|l| (f64::from(fitted.probability(l)) - truth(l)).abs()).fold(0.0, f64::max);
+        assert!(worst < 0.02, "{worst}: {fitted:?}");
+        assert!((-100..100).all(|i| fitted.probability(i as f32 / 10.0) <= fitted.probability((i + 1) as f32 / 10.0)), "rewards rise");
     }
 
     #[test]

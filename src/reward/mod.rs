@@ -5,6 +5,7 @@
 
 pub mod calibration;
 pub mod detached;
+pub mod logistic;
 pub mod probe;
 
 use candle_core::{Result, Tensor};

@@ -31,9 +31,10 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Whether its score is a trained network's logit.
-    pub fn is_network(&self) -> bool {
-        !matches!(self.scorer, Scorer::LogProbability | Scorer::Entropy)
+    /// Whether its score is a trained network's logit, which the policy's log-probability may help; one that is shown another image must not learn from the
+    /// policy what is in this one.
+    pub fn is_helped(&self) -> bool {
+        matches!(self.scorer, Scorer::Net(_) | Scorer::Mean(_))
     }
 }
 

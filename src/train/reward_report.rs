@@ -296,8 +296,9 @@ mod tests {
 
     #[test]
     fn cuts_sentences() {
-        for (text, want) in [("A dog. A cat.", vec![0..6, 6..13]), ("A dog", vec![0..5]), ("", vec![])] {
-            assert_eq!(sentences(text), want, "{text}");
+        for (text, want) in [("A dog. A cat.", &["A dog.", " A cat."][..]), ("A dog", &["A dog"]), ("", &[])] {
+            let found: Vec<&str> = sentences(text).into_iter().map(|range| &text[range]).collect();
+            assert_eq!(found, want);
         }
     }
 }

@@ -94,6 +94,6 @@ fn places<'a>(text: &'a str, phrases: &'a [Phrase]) -> impl Iterator<Item = ((&'
         // "A dog's bowl": the second phrase begins inside the first.
         let between = text.get(before.mention.range.end..phrase.start)?;
         let word = lexicon::words(between).pop().filter(|_| !between.contains([',', ';']))?;
-        (word.text != "and").then(|| ((before.mention.lemma, word.text), phrase))
+        (word.text != "and").then_some(((before.mention.lemma, word.text), phrase))
     })
 }
