@@ -64,7 +64,9 @@ fn measure(args: &Args) -> Result<Report, crate::train::TrainError> {
     let policy = &setup.policy;
     let mut contenders = gather(args, &setup)?;
     let default = policy.config.reward.as_ref().map(|r| r.default.name());
-    let chosen = default.and_then(|name| contenders.iter().position(|c| c.name == name)).unwrap_or(contenders.len() - 1);
+    let served = default.and_then(|name| contenders.iter().position(|c| c.name == name));
+    let network = || contenders.iter().rposition(|c| matches!(c.scorer, Scorer::Net(_)));
+    let chosen = served.or_else(network).unwrap_or(contenders.len() - 1);
     if let Scorer::Net(_) = contenders[chosen].scorer {
         contenders.push(Contender { name: "other image".into(), scorer: Scorer::OtherImage(chosen), bytes: contenders[chosen].bytes });
     }
