@@ -64,7 +64,7 @@ pub(crate) struct AskArgs {
 
 #[derive(Debug, ClapArgs)]
 struct How {
-    /// off, score or flag [default: flag]
+    /// off, score, flag, regenerate or block [default: flag]
     #[arg(long, value_name = "MODE")]
     guard: Option<String>,
 

@@ -12,7 +12,12 @@ use serde::{Deserialize, Serialize};
 pub use auto::Auto;
 pub use load::{Flag, Problem, Problems, load};
 
-use crate::{bundle::RewardKind, device::DeviceChoice, engine::OnError, guard::Mode};
+use crate::{
+    bundle::RewardKind,
+    device::DeviceChoice,
+    engine::{GuardParams, OnError},
+    guard::{ByClass, Mode},
+};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -123,7 +128,7 @@ pub struct Generation {
 }
 
 /// The guard, where a request does not say.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
     /// What is done about doubted words.
@@ -132,8 +137,28 @@ pub struct Guard {
     pub threshold: Auto<f32>,
     /// The threshold at which this share of grounded words is doubted, by the bundle's calibration; auto: not used.
     pub target_fpr: Auto<f32>,
+    /// Thresholds of classes of words (`object`, `attribute`, `count`, `action`, `relation`) that are to have one of their own.
+    pub thresholds: ByClass,
+    /// Most tokens that repairs may decode beyond the answer's own.
+    pub max_attempts: usize,
+    /// Words that a stream holds back beside the open one, for repairs to reach; auto: the whole answer.
+    pub window: Auto<usize>,
     /// What happens to an answer whose scorer fails.
     pub on_error: OnError,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            threshold: Auto::Auto,
+            target_fpr: Auto::Auto,
+            thresholds: ByClass::default(),
+            max_attempts: GuardParams::MAX_ATTEMPTS,
+            window: Auto::Auto,
+            on_error: OnError::default(),
+        }
+    }
 }
 
 /// Images in requests.

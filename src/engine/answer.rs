@@ -1,11 +1,13 @@
-//! The text side of one sequence: tokens and rewards in, events out. Knows no networks.
+//! What the client is shown of an answer while it is written, and what is concluded in the end. Knows no networks.
 
-use super::{Event, GuardParams, Token, stop::StopStrings};
+use std::ops::Range;
+
+use super::{Event, GuardParams, Token, draft::Draft};
 use crate::guard::{
-    Mode, Report, Span, policy,
+    Action, Candidate, Mode, Report, Span, Verdict, policy,
     render::{Style, alt_text},
     spans::Joiner,
-    words::{Transcript, Word},
+    words::Word,
 };
 
 /// Whether an answer's tokens get rewards.
@@ -17,46 +19,59 @@ enum Scoring {
     Lost,
 }
 
-/// An answer while it is written: what may be shown, and what was shown.
+/// A place where words were doubted and others tried.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Edit {
+    /// Bytes of the text that stand there now.
+    pub(crate) bytes: Range<usize>,
+    /// What stood there before; `None`: it is what was written first.
+    pub(crate) original: Option<String>,
+    /// Lowest reward of what stands there.
+    pub(crate) score: Option<f32>,
+    /// What was tried and not taken.
+    pub(crate) alternatives: Vec<Candidate>,
+}
+
+/// What was shown of an answer, and what is to be said about it.
 #[derive(Debug)]
 pub(crate) struct Answer {
     params: GuardParams,
     scoring: Scoring,
-    transcript: Transcript,
-    stop: StopStrings,
-    /// Rewards of the leading tokens.
-    rewards: Vec<f32>,
-    words: Vec<Word>,
     joiner: Option<Joiner>,
+    /// Words that the joiner has seen.
+    joined: usize,
     spans: Vec<Span>,
     /// Spans that went out.
     spans_sent: usize,
-    /// Tokens that did not go out yet.
-    held: Vec<Token>,
+    /// Places that were repaired and are not shown yet, in order.
+    edits: Vec<Edit>,
+    repaired: bool,
     /// Tokens and bytes of text that went out.
     sent: (usize, usize),
 }
 
+/// What a repair cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cost {
+    /// Candidates that were begun.
+    pub(crate) attempts: u32,
+    /// Tokens decoded beyond those of the answer.
+    pub(crate) extra_tokens: u32,
+}
+
 impl Answer {
-    pub(crate) fn new(params: GuardParams, stop: Vec<String>) -> Self {
+    pub(crate) fn new(params: GuardParams) -> Self {
         Self {
             params,
             scoring: if policy::scores(params.mode) { Scoring::On } else { Scoring::Off },
-            transcript: Transcript::default(),
-            stop: StopStrings::new(stop),
-            rewards: Vec::new(),
-            words: Vec::new(),
-            joiner: policy::action(params.mode).map(|action| Joiner::new(params.threshold, action)),
+            joiner: policy::action(params.mode).map(Joiner::new),
+            joined: 0,
             spans: Vec::new(),
             spans_sent: 0,
-            held: Vec::new(),
+            edits: Vec::new(),
+            repaired: false,
             sent: (0, 0),
         }
-    }
-
-    /// Tokens written, those of a stop string included.
-    pub(crate) fn len(&self) -> usize {
-        self.transcript.len()
     }
 
     /// Whether the scorer is to see this sequence.
@@ -64,98 +79,140 @@ impl Answer {
         self.scoring == Scoring::On
     }
 
-    /// Whether a token of the answer still waits for its reward.
-    pub(crate) fn awaits_reward(&self) -> bool {
-        self.is_scored() && self.rewards.len() < self.transcript.contributing()
-    }
-
-    /// Appends a token. Returns whether it completes a stop string; the text then ends before it.
-    pub(crate) fn push(&mut self, token: Token) -> bool {
-        self.transcript.push(&token.token.bytes);
-        self.held.push(token);
-        let cut = self.stop.find(self.transcript.text());
-        if cut.is_some() {
-            self.transcript.close(cut);
-        }
-        cut.is_some()
-    }
-
-    /// Takes the reward of the first token that has none.
-    pub(crate) fn reward(&mut self, reward: f32) {
-        self.rewards.push(reward);
-    }
-
     /// Goes on without the scorer: the answer will be `unscored`.
     pub(crate) fn lose_scorer(&mut self) {
         self.scoring = Scoring::Lost;
     }
 
-    /// What may be shown now and was not: up to the open word where words are scored, and never what could begin a stop string.
-    pub(crate) fn release(&mut self) -> Option<Event> {
-        let text = self.transcript.text();
-        let safe = text.len() - self.stop.held(text);
-        let (tokens, end) = if self.is_scored() {
-            self.read_words(Some(safe));
-            self.transcript.boundary(self.rewards.len(), safe.min(self.transcript.settled()))
-        } else {
-            self.transcript.boundary(self.transcript.len(), safe)
+    /// Tokens that went out: a repair cannot begin before.
+    pub(crate) fn shown(&self) -> usize {
+        self.sent.0
+    }
+
+    /// Notes a repair; what was noted about text behind its beginning is void.
+    pub(crate) fn edit(&mut self, edit: Edit) {
+        self.edits.retain(|earlier| earlier.bytes.start < edit.bytes.start);
+        if let Some(earlier) = self.edits.last_mut() {
+            earlier.bytes.end = earlier.bytes.end.min(edit.bytes.start);
+        }
+        self.edits.push(edit);
+    }
+
+    /// What may be shown of `draft` now and was not: up to the open word where words are scored, as many words less as the window says, and never
+    /// what could begin a stop string.
+    pub(crate) fn release(&mut self, draft: &Draft) -> Option<Event> {
+        let words = draft.words();
+        let limit = match self.params.window {
+            _ if !policy::repairs(self.params.mode) || !self.is_scored() => usize::MAX,
+            Some(0) => usize::MAX,
+            Some(window) if window < words.len() => words[words.len() - window].bytes.start,
+            _ => 0,
         };
-        (tokens > self.sent.0).then(|| self.delta(tokens, end))
+        let (tokens, end) = draft.boundary(self.is_scored(), limit);
+        if self.scoring != Scoring::Off {
+            self.join(draft.text(), words, limit);
+        }
+        (tokens > self.sent.0).then(|| self.delta(draft, tokens, end))
     }
 
-    /// Ends the answer: the last delta, where anything is left to say, and the summary.
-    pub(crate) fn finish(&mut self) -> (Option<Event>, Summary) {
-        self.transcript.close(None);
-        self.read_words(None);
+    /// Ends the answer: the last delta, where anything is left to say, and the summary. `draft` is closed. `blocked` is the score of what was cut off.
+    pub(crate) fn finish(&mut self, draft: &Draft, cost: Cost, blocked: Option<f32>) -> (Option<Event>, Summary) {
+        let text = draft.text();
+        if self.scoring != Scoring::Off {
+            self.join(text, draft.words(), usize::MAX);
+        }
         if let Some(joiner) = &mut self.joiner {
-            self.spans.extend(joiner.finish(self.transcript.text()));
+            self.spans.extend(joiner.finish(text));
         }
-        let tokens = self.transcript.contributing().max(self.sent.0);
-        let end = self.transcript.text().len();
-        let rest = tokens > self.sent.0 || end > self.sent.1 || self.spans.len() > self.spans_sent;
-        let delta = rest.then(|| self.delta(tokens, end));
-        let guard = (self.scoring != Scoring::Off).then(|| self.report(tokens));
-        (delta, Summary { completion_tokens: tokens, guard, doubted_tokens: self.doubted_tokens() })
+        self.place_edits(text, text.len() + 1);
+        if let Some(score) = blocked {
+            let end = text.chars().count();
+            self.spans.push(Span::new(end..end, "", score, Action::Blocked));
+        }
+        let tokens = draft.contributing().max(self.sent.0);
+        let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
+        let delta = rest.then(|| self.delta(draft, tokens, text.len()));
+        let guard = (self.scoring != Scoring::Off).then(|| self.report(draft, tokens, cost, blocked));
+        (delta, Summary { completion_tokens: tokens, guard, doubted_tokens: self.doubted_tokens(draft.words()) })
     }
 
-    fn read_words(&mut self, within: Option<usize>) {
-        if self.scoring == Scoring::Off {
-            return;
-        }
-        while let Some(word) = self.transcript.next_word(&self.rewards, within) {
+    fn join(&mut self, text: &str, words: &[Word], limit: usize) {
+        while let Some(word) = words.get(self.joined).filter(|word| word.bytes.end <= limit) {
             if let Some(joiner) = &mut self.joiner {
-                self.spans.extend(joiner.push(self.transcript.text(), &word));
+                self.spans.extend(joiner.push(text, word));
             }
-            self.words.push(word);
+            self.joined += 1;
         }
     }
 
-    fn delta(&mut self, tokens: usize, end: usize) -> Event {
-        let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));
-        let mut out: Vec<Token> = self.held.drain(..tokens - first).collect();
-        for (i, token) in out.iter_mut().enumerate() {
-            token.reward = self.rewards.get(first + i).copied();
+    /// Says what was repaired within the first `end` bytes of text: on the doubted span that is still there, or as a span of its own.
+    fn place_edits(&mut self, text: &str, end: usize) {
+        let open = self.joiner.as_ref().and_then(Joiner::open_at).unwrap_or(usize::MAX);
+        let ready = self.edits.iter().take_while(|edit| edit.bytes.end < end.min(open)).count();
+        for edit in self.edits.drain(..ready) {
+            self.repaired |= edit.original.is_some();
+            let chars = |bytes: usize| text[..bytes.min(text.len())].chars().count();
+            let range = chars(edit.bytes.start)..chars(edit.bytes.end);
+            let unsent = &mut self.spans[self.spans_sent..];
+            if let Some(span) = unsent.iter_mut().find(|span| span.start < range.end.max(range.start + 1) && range.start < span.end) {
+                span.original = span.original.take().or(edit.original);
+                span.alternatives.extend(edit.alternatives);
+            } else if edit.original.is_some() {
+                let inside = text.get(edit.bytes).unwrap_or_default();
+                let score = edit.score.unwrap_or(1.0);
+                let span = Span::new(range.clone(), inside, score, Action::Regenerated);
+                let at = unsent.iter().position(|span| span.start >= range.end).unwrap_or(unsent.len());
+                let span = Span { original: edit.original, alternatives: edit.alternatives, ..span };
+                self.spans.insert(self.spans_sent + at, span);
+            }
         }
+    }
+
+    fn delta(&mut self, draft: &Draft, tokens: usize, end: usize) -> Event {
+        self.place_edits(draft.text(), end);
+        let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));
+        let out: Vec<Token> = draft.tokens()[first..tokens].to_vec();
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
-        Event::Delta { text: self.transcript.text()[start..end].to_owned(), tokens: out, spans }
+        Event::Delta { text: draft.text()[start..end].to_owned(), tokens: out, spans }
     }
 
-    fn report(&self, tokens: usize) -> Report {
-        let GuardParams { mode, threshold } = self.params;
-        let complete = self.is_scored() && self.rewards.len() >= tokens;
-        let (verdict, score) = policy::judge(mode, threshold, &self.words, complete);
-        let alt_text = self.joiner.is_some().then(|| alt_text(self.transcript.text(), &self.spans, Style::Hedged));
-        let spans = self.spans.clone();
-        Report { mode, verdict, score, threshold, spans, attempts: 0, extra_tokens: 0, alt_text }
+    fn report(&self, draft: &Draft, tokens: usize, cost: Cost, blocked: Option<f32>) -> Report {
+        let GuardParams { mode, thresholds, .. } = self.params;
+        let complete = self.is_scored() && draft.rewarded() >= tokens;
+        let (verdict, score) = policy::judge(mode, draft.words(), complete);
+        let (verdict, score) = match (verdict, blocked) {
+            (_, Some(low)) => (Verdict::Blocked, Some(score.map_or(low, |score| score.min(low)))),
+            (Verdict::Clean, None) if self.repaired => (Verdict::Repaired, score),
+            (verdict, None) => (verdict, score),
+        };
+        let alt_text = self.joiner.is_some().then(|| alt_text(draft.text(), &self.doubted_spans(), Style::Hedged));
+        Report {
+            mode,
+            verdict,
+            score,
+            mean_score: policy::mean_score(draft.words()),
+            threshold: thresholds.common,
+            thresholds: (thresholds.by_class != Default::default()).then_some(thresholds.by_class),
+            spans: self.spans.clone(),
+            attempts: cost.attempts,
+            extra_tokens: cost.extra_tokens,
+            alt_text,
+            candidates: Vec::new(),
+        }
+    }
+
+    /// The spans that are doubted as they stand.
+    fn doubted_spans(&self) -> Vec<Span> {
+        self.spans.iter().filter(|span| span.action == Action::Flagged).cloned().collect()
     }
 
     /// Tokens of doubted words, each counted once, where doubt is acted on.
-    fn doubted_tokens(&self) -> usize {
-        if self.params.mode == Mode::Score {
+    fn doubted_tokens(&self, words: &[Word]) -> usize {
+        if matches!(self.params.mode, Mode::Off | Mode::Score) {
             return 0;
         }
-        let doubted = self.words.iter().filter(|w| !w.function && w.reward.is_some_and(|r| r < self.params.threshold));
+        let doubted = words.iter().filter(|word| word.doubted());
         let (_, count) = doubted.fold((0, 0), |(seen, n), w| (w.tokens.end, n + w.tokens.end - w.tokens.start.max(seen)));
         count
     }

@@ -10,9 +10,12 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use super::{
     EngineError, Observer, OnError,
     handle::Shared,
+    repair::Branch,
     sequence::{Job, Next, Sequence, Vocabulary},
+    track::Computed,
 };
 use crate::{
+    guard::repair::Weights,
     reward::TokenReward,
     vlm::{KvCache, Row, Vlm, Want},
 };
@@ -40,11 +43,20 @@ impl Caches {
         Ok(Self { policy, scorer: scorer.map(|cache| cache.remembering(IMAGES)) })
     }
 
-    fn free(&mut self, slot: usize) {
-        self.policy.truncate(slot, 0);
-        if let Some(cache) = &mut self.scorer {
-            cache.truncate(slot, 0);
+    fn free(&mut self, slots: &[usize]) {
+        for &slot in slots {
+            self.policy.truncate(slot, 0);
+            if let Some(cache) = &mut self.scorer {
+                cache.truncate(slot, 0);
+            }
         }
+    }
+
+    fn branch(&mut self, branch: Branch) -> Result<()> {
+        for cache in [Some(&mut self.policy), self.scorer.as_mut()].into_iter().flatten() {
+            cache.fork(branch.from, branch.to, branch.len)?;
+        }
+        Ok(())
     }
 }
 
@@ -52,8 +64,9 @@ pub(crate) struct Batch {
     networks: Networks,
     caches: Caches,
     running: Vec<Sequence>,
-    /// Slots that no sequence holds.
-    free: Vec<usize>,
+    /// Slots that no sequence holds, as many together as one gets.
+    free: Vec<Vec<usize>>,
+    weights: Weights,
     on_error: OnError,
     observer: Arc<dyn Observer>,
 }
@@ -61,9 +74,19 @@ pub(crate) struct Batch {
 impl Batch {
     /// # Errors
     /// When the caches cannot be allocated.
-    pub(crate) fn new(networks: Networks, slots: usize, capacity: usize, on_error: OnError, observer: Arc<dyn Observer>) -> Result<Self> {
-        let caches = Caches::new(&networks, slots, capacity)?;
-        Ok(Self { networks, caches, running: Vec::with_capacity(slots), free: (0..slots).rev().collect(), on_error, observer })
+    pub(crate) fn new(
+        networks: Networks,
+        most: usize,
+        capacity: usize,
+        weights: Weights,
+        on_error: OnError,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self> {
+        // Versions of an answer that are tried have slots of their own, which nobody else can take: what is tried depends on no neighbour.
+        let each = if networks.reward.is_some() { 1 + weights.candidates } else { 1 };
+        let caches = Caches::new(&networks, most * each, capacity)?;
+        let free = (0..most).rev().map(|i| std::iter::once(i).chain((1..each).map(|j| most * j + i)).collect()).collect();
+        Ok(Self { networks, caches, running: Vec::with_capacity(most), free, weights, on_error, observer })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -78,10 +101,10 @@ impl Batch {
         self.caches.policy.usage()
     }
 
-    /// Gives `job` a slot. Without one, the job is dropped: ask [`Self::has_room`] first.
+    /// Gives `job` slots. Without them, the job is dropped: ask [`Self::has_room`] first.
     pub(crate) fn admit(&mut self, job: Job) {
-        if let Some(slot) = self.free.pop() {
-            self.running.push(Sequence::new(job, slot));
+        if let Some(slots) = self.free.pop() {
+            self.running.push(Sequence::new(job, slots, self.weights));
         }
     }
 
@@ -129,8 +152,8 @@ impl Batch {
         running.retain(|s| {
             let gone = whom(s);
             if gone {
-                caches.free(s.slot);
-                free.push(s.slot);
+                caches.free(&s.slots);
+                free.push(s.slots.clone());
             }
             !gone
         });
@@ -140,7 +163,7 @@ impl Batch {
     ///
     /// An error of the model ends the sequences that joined in this step, if any did, else all of them.
     pub(crate) fn step(&mut self, shared: &Shared) {
-        let rows: Vec<Row<'_>> = self.running.iter().map(Sequence::row).collect();
+        let rows: Vec<Row<'_>> = self.running.iter().flat_map(Sequence::rows).collect();
         let computed = forward(&self.networks, &rows, &mut self.caches.policy);
         let (mut logits, hidden) = match computed {
             Ok(computed) => computed,
@@ -149,15 +172,18 @@ impl Batch {
                 return self.fail(&model_error(&error), |s| s.is_new() == any_new);
             }
         };
+        // As it was when the rows were gathered: a scorer that fails ends versions.
+        let counts: Vec<usize> = self.running.iter().map(|s| s.tracks().count()).collect();
         let rewards = self.score(&hidden);
-        self.advance(&mut logits, &rewards, shared);
+        self.advance(&mut logits, &rewards, &counts, shared);
     }
 
     /// Rewards of the tokens that this step fed, by sequence. `None` for prompts and for sequences that are not scored.
     fn score(&mut self, hidden: &Tensor) -> Vec<Option<f32>> {
-        let Some(reward) = self.networks.reward.clone() else { return vec![None; self.running.len()] };
+        let rows = self.running.iter().flat_map(Sequence::tracks).count();
+        let Some(reward) = self.networks.reward.clone() else { return vec![None; rows] };
         if !self.running.iter().any(|s| s.answer.is_scored()) {
-            return vec![None; self.running.len()];
+            return vec![None; rows];
         }
         let began = Instant::now();
         match score(reward.as_ref(), &self.running, hidden, self.caches.scorer.as_mut()) {
@@ -167,7 +193,8 @@ impl Batch {
             }
             Err(error) => {
                 self.scorer_failed(&first_line(&error));
-                vec![None; self.running.len()]
+                // Of the rows that are still there: an answer that goes on unscored drops its other versions.
+                vec![None; rows]
             }
         }
     }
@@ -182,34 +209,39 @@ impl Batch {
         tracing::error!(error, "the scorer failed");
         for s in self.running.iter_mut().filter(|s| s.answer.is_scored()) {
             if let Some(cache) = &mut self.caches.scorer {
-                cache.truncate(s.slot, 0);
+                s.slots.iter().for_each(|&slot| cache.truncate(slot, 0));
             }
             match self.on_error {
-                OnError::FailOpen => s.answer.lose_scorer(),
+                OnError::FailOpen => s.lose_scorer(),
                 OnError::FailClosed => s.failed = Some(EngineError::Scorer(error.to_owned())),
             }
         }
     }
 
-    fn advance(&mut self, logits: &mut [f32], rewards: &[Option<f32>], shared: &Shared) {
+    fn advance(&mut self, logits: &mut [f32], rewards: &[Option<f32>], counts: &[usize], shared: &Shared) {
         let Self { running, caches, free, networks, observer, .. } = self;
-        let width = logits.len() / running.len().max(1);
-        let mut rows = logits.chunks_exact_mut(width.max(1)).zip(rewards);
+        let width = (logits.len() / rewards.len().max(1)).max(1);
+        let mut results = logits.chunks_exact_mut(width).zip(rewards);
+        let mut counts = counts.iter();
         running.retain_mut(|s| {
-            let Some((logits, &reward)) = rows.next() else { return true };
-            s.fed = caches.policy.len(s.slot);
+            let slots: Vec<usize> = s.tracks().map(|track| track.slot).collect();
+            let own: Vec<_> = results.by_ref().take(counts.next().copied().unwrap_or(0)).collect();
+            let computed = own.into_iter().zip(&slots);
+            let computed = computed.map(|((logits, &reward), &slot)| Computed { reward, logits, fed: caches.policy.len(slot) });
             let next = match s.failed.take() {
                 Some(error) => Err(error),
-                None => s.advance(reward, logits, &networks.vocabulary, observer.as_ref()).map_err(|e| model_error(&e)),
+                None => s.advance(computed.collect(), &networks.vocabulary, observer.as_ref()).map_err(|e| model_error(&e)),
             };
+            let mut branched = || s.branches().into_iter().try_for_each(|branch| caches.branch(branch)).map_err(|e| model_error(&e));
+            let next = next.and_then(|next| branched().map(|()| next));
             if let Err(error) = &next {
                 s.job.fail(error, observer.as_ref());
             }
             let goes_on = next == Ok(Next::Go);
             if !goes_on {
                 shared.served(s.joined.elapsed());
-                caches.free(s.slot);
-                free.push(s.slot);
+                caches.free(&s.slots);
+                free.push(s.slots.clone());
             }
             goes_on
         });
@@ -228,21 +260,28 @@ fn forward(networks: &Networks, rows: &[Row<'_>], cache: &mut KvCache) -> Result
     Ok((logits, out.hidden))
 }
 
-/// Shows the scorer the rows of the sequences that are scored, and keeps the rewards of response tokens.
+/// Shows the scorer the rows of the sequences that are scored, and keeps the rewards of response tokens: one a row, `None` for the others.
 fn score(reward: &dyn TokenReward, running: &[Sequence], hidden: &Tensor, cache: Option<&mut KvCache>) -> Result<Vec<Option<f32>>> {
     let (mut rows, mut lines, mut line) = (Vec::with_capacity(running.len()), Vec::new(), 0u32);
     let mut log_probabilities = Vec::with_capacity(running.len());
+    // For every row, where the reward of its last token will be, if it has one that counts.
+    let mut wanted = Vec::with_capacity(running.len());
     for s in running {
-        let row = s.row();
-        let end = line + row.tokens.len() as u32;
-        if s.answer.is_scored() {
-            log_probabilities.extend(row.tokens.iter().map(|_| s.log_probability));
-            rows.push(row);
-            lines.extend(line..end);
+        for track in s.tracks() {
+            let row = track.row(&s.job.request);
+            let end = line + row.tokens.len() as u32;
+            if s.answer.is_scored() {
+                log_probabilities.extend(row.tokens.iter().map(|_| track.log_probability));
+                lines.extend(line..end);
+                wanted.push((!track.is_new()).then_some(lines.len() - 1));
+                rows.push(row);
+            } else {
+                wanted.push(None);
+            }
+            line = end;
         }
-        line = end;
     }
-    let of_all = rows.len() == running.len();
+    let of_all = rows.len() == wanted.len();
     let selected = if of_all {
         hidden.clone()
     } else {
@@ -252,13 +291,7 @@ fn score(reward: &dyn TokenReward, running: &[Sequence], hidden: &Tensor, cache:
     if rewards.len() != lines.len() {
         bail!("{} rewards for {} tokens", rewards.len(), lines.len());
     }
-    let mut left = rewards.as_slice();
-    let mut of_row = |s: &Sequence| {
-        let (own, rest) = left.split_at(s.row().tokens.len());
-        left = rest;
-        own.last().copied().filter(|_| !s.is_new())
-    };
-    let rewards: Vec<Option<f32>> = running.iter().map(|s| s.answer.is_scored().then(|| of_row(s)).flatten()).collect();
+    let rewards: Vec<Option<f32>> = wanted.into_iter().map(|at| at.and_then(|at| rewards.get(at)).copied()).collect();
     match rewards.iter().flatten().find(|r| !(0.0..=1.0).contains(*r)) {
         Some(bad) => bail!("a reward of {bad} is no probability"),
         None => Ok(rewards),

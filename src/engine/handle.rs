@@ -14,10 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 use tokio_stream::Stream;
 
 use super::{EngineError, Event, Request, sequence::Job};
-use crate::{
-    guard::{Mode, policy},
-    vlm::Spec,
-};
+use crate::{guard::policy, vlm::Spec};
 
 /// What handles tell the engine's thread.
 pub(crate) enum Command {
@@ -213,7 +210,6 @@ impl Place {
 fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
     let invalid = |why: String| Err(EngineError::Invalid(why));
     match request.guard.mode {
-        Mode::Regenerate | Mode::Block => return invalid(format!("guard mode {:?} is not available", request.guard.mode)),
         mode if policy::scores(mode) && !shared.scores => return invalid("the model has no scorer: guard mode must be off".to_owned()),
         _ => {}
     }

@@ -132,7 +132,7 @@ fn break_scorer(on_error: OnError, out_of_range: bool) -> (Told, Told) {
     let (toy, gate) = Toy::gated();
     let reward = Arc::new(ToyReward::default());
     let handle = start(&toy, &reward, EngineConfig { on_error, ..EngineConfig::default() });
-    let off = Request { guard: GuardParams { mode: Mode::Off, threshold: 0.4 }, ..request(1.0, &[5]) };
+    let off = Request { guard: GuardParams::new(Mode::Off, 0.4), ..request(1.0, &[5]) };
     let scored = handle.submit(Request { max_tokens: 20, ..request(4.0, &[5]) }).unwrap();
     let neighbour = handle.submit(off).unwrap();
     go(&toy, &gate, 3);
@@ -145,7 +145,7 @@ fn break_scorer(on_error: OnError, out_of_range: bool) -> (Told, Told) {
 #[test]
 fn a_broken_scorer_fails_what_is_scored_or_leaves_it_unscored() {
     let alone = |mode, image, max_tokens| {
-        let guard = GuardParams { mode, threshold: 0.4 };
+        let guard = GuardParams::new(mode, 0.4);
         listen(engine(EngineConfig::default()).submit(Request { max_tokens, guard, ..request(image, &[5]) }).unwrap())
     };
     for out_of_range in [false, true] {

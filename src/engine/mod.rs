@@ -9,11 +9,13 @@
 
 mod answer;
 mod batch;
+mod draft;
 mod handle;
 mod images;
 #[cfg(test)]
 mod lifecycle_tests;
 mod observer;
+mod repair;
 mod sampler;
 mod scheduler;
 mod sequence;
@@ -22,6 +24,7 @@ mod stop;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod track;
 mod types;
 
 use std::sync::Arc;
@@ -54,6 +57,8 @@ pub struct EngineConfig {
     pub context_len: usize,
     /// Sequences that may join in one step: reading a prompt takes far longer than a decode, and the running ones wait for it.
     pub max_prefills: usize,
+    /// How doubted words are written again.
+    pub repair: crate::guard::repair::Weights,
     /// What happens to an answer whose scorer fails.
     pub on_error: OnError,
     /// Who counts.
@@ -67,6 +72,7 @@ impl Default for EngineConfig {
             max_waiting: 64,
             context_len: usize::MAX,
             max_prefills: 4,
+            repair: crate::guard::repair::Weights::default(),
             on_error: OnError::FailClosed,
             observer: Arc::new(()),
         }

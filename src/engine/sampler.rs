@@ -33,6 +33,19 @@ impl Sampler {
         }
     }
 
+    /// A generator for what follows `written`.
+    pub(crate) fn after(params: &Sampling, written: impl Iterator<Item = u32>) -> Self {
+        let mut sampler = Self::new(params);
+        written.for_each(|id| sampler.note(id));
+        sampler
+    }
+
+    fn note(&mut self, id: u32) {
+        if self.presence != 0.0 || self.frequency != 0.0 {
+            *self.written.entry(id).or_default() += 1;
+        }
+    }
+
     /// The next token. Changes `logits`: `masked` tokens are never chosen, written ones pay their penalties.
     pub(crate) fn choose(&mut self, logits: &mut [f32], masked: &[u32]) -> Result<u32> {
         for &id in masked {
@@ -52,9 +65,7 @@ impl Sampler {
                 ids[random.sample(&Tensor::from_vec(kept, count, &Device::Cpu)?)? as usize]
             }
         };
-        if self.presence != 0.0 || self.frequency != 0.0 {
-            *self.written.entry(id).or_default() += 1;
-        }
+        self.note(id);
         Ok(id)
     }
 }

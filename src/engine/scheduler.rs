@@ -51,7 +51,7 @@ impl Engine {
         tokenizer: Arc<TextTokenizer>,
         config: EngineConfig,
     ) -> Result<EngineHandle, EngineError> {
-        let EngineConfig { max_batch, max_waiting, context_len, max_prefills, on_error, observer } = config;
+        let EngineConfig { max_batch, max_waiting, context_len, max_prefills, repair, on_error, observer } = config;
         let spec = vlm.spec();
         let context = context_len.min(spec.context_len);
         if max_batch == 0 || max_prefills == 0 || context <= spec.image_tokens {
@@ -62,8 +62,8 @@ impl Engine {
         }
         let shared = Arc::new(Shared::new(spec, context, reward.is_some(), max_batch, max_waiting));
         let networks = Networks { vlm, reward, vocabulary: Vocabulary::new(tokenizer, spec.vocab_size) };
-        let batch =
-            Batch::new(networks, max_batch, context, on_error, Arc::clone(&observer)).map_err(|e| EngineError::Model(e.to_string()))?;
+        let batch = Batch::new(networks, max_batch, context, repair, on_error, Arc::clone(&observer))
+            .map_err(|e| EngineError::Model(e.to_string()))?;
         // Jobs are bounded by their places; the rest is for drains.
         let (sender, commands) = mpsc::channel(max_batch + max_waiting + 4);
         let engine = Self {

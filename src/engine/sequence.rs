@@ -1,15 +1,21 @@
-//! One running sequence: its place in the cache, its generator, its answer, and whom to tell.
+//! One running sequence: its request, the versions of its answer that are being written, and whom to tell.
 
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
-    Alternative, EngineError, Event, FinishReason, Observer, Outcome, Request, Token,
-    answer::{Answer, Summary},
-    sampler::{self, Sampler},
+    Alternative, EngineError, Event, FinishReason, Observer, Outcome, Request,
+    answer::{Answer, Cost, Summary},
+    draft::Draft,
+    repair::{Branch, Repairs},
+    stop::StopStrings,
+    track::{Computed, Context, Track},
 };
-use crate::vlm::{Row, tokenizer::TextTokenizer};
+use crate::{
+    guard::{policy, repair::Weights},
+    vlm::{Row, tokenizer::TextTokenizer},
+};
 
 /// A request that was let in, and whom to tell.
 #[derive(Debug)]
@@ -47,14 +53,23 @@ impl Job {
 /// What sampling needs to know about the vocabulary.
 pub(crate) struct Vocabulary {
     pub(crate) tokenizer: std::sync::Arc<TextTokenizer>,
+    pub(crate) size: usize,
     /// Tokens that write nothing and do not end the answer, sorted: never chosen.
     pub(crate) masked: Vec<u32>,
+    /// Tokens with which an answer may end: the end-of-sequence token and full stops.
+    pub(crate) endings: Vec<u32>,
 }
 
 impl Vocabulary {
     pub(crate) fn new(tokenizer: std::sync::Arc<TextTokenizer>, size: usize) -> Self {
-        let masked = (0..size as u32).filter(|&id| id != tokenizer.eos() && tokenizer.bytes(id).is_empty()).collect();
-        Self { tokenizer, masked }
+        let ids = || 0..size as u32;
+        let masked = ids().filter(|&id| id != tokenizer.eos() && tokenizer.bytes(id).is_empty()).collect();
+        let endings = ids().filter(|&id| id == tokenizer.eos() || matches!(tokenizer.bytes(id), b"." | b" .")).collect();
+        Self { tokenizer, size, masked, endings }
+    }
+
+    pub(crate) fn alternative(&self, id: u32, logprob: f32) -> Alternative {
+        Alternative { id, bytes: self.tokenizer.bytes(id).to_vec(), logprob }
     }
 }
 
@@ -67,111 +82,102 @@ pub(crate) enum Next {
 
 pub(crate) struct Sequence {
     pub(crate) job: Job,
-    pub(crate) slot: usize,
+    /// All slots that it holds.
+    pub(crate) slots: Vec<usize>,
     pub(crate) answer: Answer,
     pub(crate) joined: Instant,
-    sampler: Sampler,
-    /// Positions in the cache.
-    pub(crate) fed: usize,
     /// What ends this sequence after the present step.
     pub(crate) failed: Option<EngineError>,
-    /// The token to feed next; `None` before the prompt was fed.
-    last: Option<u32>,
-    /// How likely the policy found that token; 0 for the prompt.
-    pub(crate) log_probability: f32,
+    /// The version that will be the answer.
+    lead: Track,
+    /// Where doubted words are written again.
+    repairs: Option<Repairs>,
     last_at: Option<Instant>,
-    /// The answer is complete but for its last token's reward: feed that token, ignore what follows.
-    closing: Option<FinishReason>,
     shown: bool,
 }
 
 impl Sequence {
-    pub(crate) fn new(mut job: Job, slot: usize) -> Self {
-        let answer = Answer::new(job.request.guard, std::mem::take(&mut job.request.stop));
-        let sampler = Sampler::new(&job.request.sampling);
-        Self {
-            job,
-            slot,
-            answer,
-            joined: Instant::now(),
-            sampler,
-            fed: 0,
-            failed: None,
-            last: None,
-            log_probability: 0.0,
-            last_at: None,
-            closing: None,
-            shown: false,
-        }
+    /// `slots` are its own: the first for the answer, the others for versions that are tried.
+    pub(crate) fn new(mut job: Job, slots: Vec<usize>, weights: Weights) -> Self {
+        let guard = job.request.guard;
+        let stop = StopStrings::new(std::mem::take(&mut job.request.stop));
+        let (slot, spare) = slots.split_first().map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
+        let lead = Track::new(slot, Draft::new(guard.thresholds, stop), &job.request.sampling);
+        let repairs = policy::repairs(guard.mode).then(|| Repairs::new(guard.mode, guard.max_attempts, weights, spare));
+        let (answer, joined) = (Answer::new(guard), Instant::now());
+        Self { job, slots, answer, joined, failed: None, lead, repairs, last_at: None, shown: false }
+    }
+
+    /// The versions that the next step computes.
+    pub(crate) fn tracks(&self) -> impl Iterator<Item = &Track> {
+        let tried = self.repairs.iter().flat_map(Repairs::active);
+        let lead = self.is_led().then_some(&self.lead);
+        tried.chain(lead)
+    }
+
+    /// Whether the answer itself goes on in the next step, and not versions that are tried.
+    fn is_led(&self) -> bool {
+        self.repairs.as_ref().is_none_or(|repairs| repairs.active().next().is_none())
     }
 
     /// This sequence's part of the next step.
-    pub(crate) fn row(&self) -> Row<'_> {
-        match &self.last {
-            None => Row { slot: self.slot, start: 0, image: Some(&self.job.request.image), tokens: &self.job.request.prompt },
-            Some(token) => Row { slot: self.slot, start: self.fed, image: None, tokens: std::slice::from_ref(token) },
-        }
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.tracks().map(|track| track.row(&self.job.request))
     }
 
     /// Whether the prompt was not fed yet.
     pub(crate) fn is_new(&self) -> bool {
-        self.last.is_none()
+        self.lead.is_new()
     }
 
-    /// Takes what the step computed for [`Self::row`]: the fed token's reward and the logits of what follows.
+    /// What caches must do before the next step.
+    pub(crate) fn branches(&mut self) -> Vec<Branch> {
+        self.repairs.as_mut().map(Repairs::branches).unwrap_or_default()
+    }
+
+    /// Goes on without the scorer.
+    pub(crate) fn lose_scorer(&mut self) {
+        self.answer.lose_scorer();
+        self.repairs.iter_mut().for_each(Repairs::give_up);
+    }
+
+    /// Takes what the step computed for [`Self::rows`], in their order.
     pub(crate) fn advance(
         &mut self,
-        reward: Option<f32>,
-        logits: &mut [f32],
+        mut computed: Vec<Computed<'_>>,
         vocabulary: &Vocabulary,
         observer: &dyn Observer,
     ) -> candle_core::Result<Next> {
-        if let Some(reward) = reward {
-            self.answer.reward(reward);
+        let Self { job, answer, lead, repairs, .. } = self;
+        let scored = answer.is_scored();
+        let context = Context { request: &job.request, vocabulary, budget: job.budget, scored, repairs: scored && repairs.is_some() };
+        let tries = repairs.as_ref().is_some_and(|repairs| repairs.active().next().is_some());
+        match repairs {
+            Some(repairs) if tries => repairs.take(computed.into_iter(), context)?,
+            _ => {
+                let Some(computed) = computed.pop() else { return Ok(Next::Go) };
+                if let Some(repairs) = repairs.as_mut().filter(|_| !lead.is_new()) {
+                    repairs.decoded();
+                }
+                if lead.take(computed, context)? {
+                    let now = Instant::now();
+                    observer.token(self.last_at.replace(now).map(|before| now - before));
+                }
+            }
         }
-        if let Some(reason) = self.closing {
+        if let Some(repairs) = repairs.as_mut().filter(|_| scored) {
+            repairs.settle(lead, answer, context)?;
+        }
+        if !self.is_led() {
+            return Ok(Next::Go);
+        }
+        if let (true, Some(reason)) = (self.lead.complete, self.lead.end) {
             self.finish(reason, observer);
             return Ok(Next::Done);
         }
-        let token = self.sample(logits, vocabulary)?;
-        let id = token.token.id;
-        self.last = Some(id);
-        self.log_probability = token.token.logprob;
-        let reason = if id == vocabulary.tokenizer.eos() {
-            Some(FinishReason::Stop)
-        } else {
-            let now = Instant::now();
-            observer.token(self.last_at.replace(now).map(|before| now - before));
-            let stopped = self.answer.push(token);
-            stopped.then_some(FinishReason::Stop).or((self.answer.len() >= self.job.budget).then_some(FinishReason::Length))
-        };
-        match reason {
-            Some(reason) if self.answer.awaits_reward() => self.closing = Some(reason),
-            Some(reason) => {
-                self.finish(reason, observer);
-                return Ok(Next::Done);
-            }
-            None => {}
-        }
-        let delta = self.answer.release();
+        let delta = self.answer.release(&self.lead.draft);
         self.show(delta, observer);
         Ok(Next::Go)
-    }
-
-    fn sample(&mut self, logits: &mut [f32], vocabulary: &Vocabulary) -> candle_core::Result<Token> {
-        let alternative = |id: u32, logprob| Alternative { id, bytes: vocabulary.tokenizer.bytes(id).to_vec(), logprob };
-        if self.job.request.top_logprobs.is_none() && !self.answer.is_scored() {
-            let id = self.sampler.choose(logits, &vocabulary.masked)?;
-            return Ok(Token { token: alternative(id, f32::NAN), top: Vec::new(), reward: None });
-        }
-        // Of the model's own distribution: before masks, penalties and temperature.
-        let plain = logits.to_vec();
-        let id = self.sampler.choose(logits, &vocabulary.masked)?;
-        let total = sampler::log_sum_exp(&plain);
-        let logprob = |id: u32| plain[id as usize] - total;
-        let k = self.job.request.top_logprobs.unwrap_or(0);
-        let top = sampler::top(&plain, k, &vocabulary.masked).into_iter().map(|id| alternative(id, logprob(id))).collect();
-        Ok(Token { token: alternative(id, logprob(id)), top, reward: None })
     }
 
     fn show(&mut self, delta: Option<Event>, observer: &dyn Observer) {
@@ -184,7 +190,10 @@ impl Sequence {
     }
 
     fn finish(&mut self, reason: FinishReason, observer: &dyn Observer) {
-        let (delta, summary) = self.answer.finish();
+        let draft = &self.lead.draft;
+        let repairs = self.repairs.as_ref();
+        let cost = repairs.map_or_else(Cost::default, |repairs| repairs.cost(draft.tokens().len()));
+        let (delta, summary) = self.answer.finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
         self.show(delta, observer);
         let Summary { completion_tokens, guard, doubted_tokens } = summary;
         let prompt_tokens = self.job.prompt_tokens;

@@ -15,6 +15,11 @@ impl StopStrings {
         Self { longest: strings.iter().map(String::len).max().unwrap_or(0), strings, searched: 0 }
     }
 
+    /// The same strings, for a text that begins anew.
+    pub(crate) fn afresh(&self) -> Self {
+        Self { searched: 0, ..self.clone() }
+    }
+
     /// Where the first stop string in `text` begins. `text` may only have grown since the last call.
     pub(crate) fn find(&mut self, text: &str) -> Option<usize> {
         let mut from = (self.searched + 1).saturating_sub(self.longest);

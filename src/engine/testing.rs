@@ -219,7 +219,7 @@ pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
         stop: Vec::new(),
         sampling: Sampling::default(),
         top_logprobs: Some(2),
-        guard: GuardParams { mode: Mode::Flag, threshold: 0.4 },
+        guard: GuardParams::new(Mode::Flag, 0.4),
     }
 }
 

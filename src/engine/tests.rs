@@ -9,7 +9,11 @@ use proptest::prelude::*;
 
 use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
 use super::*;
-use crate::guard::{Action, Mode, Verdict, spans::spans, words::words};
+use crate::guard::{
+    Action, Mode, Verdict,
+    spans::spans,
+    words::{doubting, words},
+};
 
 /// Greedy decoding without engine, batch or cache: ids, rewards, and whether it ended by itself.
 fn reference(request: &Request, budget: usize) -> (Vec<u32>, Vec<f32>, bool) {
@@ -40,7 +44,7 @@ fn answers_are_those_of_the_model_alone() {
     for mode in [Mode::Off, Mode::Score, Mode::Flag] {
         let mut seen = (0, 0, 0);
         let requests: Vec<Request> =
-            (0..30).map(|i| Request { guard: GuardParams { mode, threshold: 0.4 }, ..request(i as f32, &[5, 6]) }).collect();
+            (0..30).map(|i| Request { guard: GuardParams::new(mode, 0.4), ..request(i as f32, &[5, 6]) }).collect();
         let streams: Vec<EventStream> = requests.iter().map(|r| handle.submit(r.clone()).unwrap()).collect();
         for (request, told) in requests.iter().zip(streams.into_iter().map(listen)) {
             let (ids, rewards, eos) = reference(request, 12);
@@ -55,7 +59,7 @@ fn answers_are_those_of_the_model_alone() {
                 continue;
             }
             assert_eq!(told.rewards(), rewards);
-            let expected = if mode == Mode::Flag { spans(&text, &words, 0.4, Action::Flagged) } else { vec![] };
+            let expected = if mode == Mode::Flag { spans(&text, &doubting(words, 0.4), Action::Flagged) } else { vec![] };
             let report = report.unwrap();
             assert_eq!((&told.spans, &report.spans), (&expected, &expected));
             assert_eq!(report.alt_text.is_some(), mode == Mode::Flag);
@@ -150,9 +154,8 @@ fn requests_that_could_never_run_are_refused() {
     assert!(refused(&scored, Request { prompt: vec![28], ..good.clone() }));
     assert!(refused(&scored, Request { max_tokens: 0, ..good.clone() }));
     assert!(refused(&scored, Request { image: good.image.narrow(0, 0, 1).unwrap(), ..good.clone() }));
-    assert!(refused(&scored, Request { guard: GuardParams { mode: Mode::Regenerate, threshold: 0.1 }, ..good.clone() }));
     assert!(refused(&unscored, good.clone()));
-    assert!(unscored.submit(Request { guard: GuardParams { mode: Mode::Off, threshold: 0.1 }, ..good }).is_ok());
+    assert!(unscored.submit(Request { guard: GuardParams::new(Mode::Off, 0.1), ..good }).is_ok());
 }
 
 #[test]
@@ -160,6 +163,54 @@ fn an_engine_without_room_does_not_start() {
     let start = |config| Engine::start(Toy::new(), None, tokenizer(), config).is_err();
     assert!(start(EngineConfig { max_batch: 0, ..EngineConfig::default() }));
     assert!(start(EngineConfig { context_len: IMAGE_TOKENS, ..EngineConfig::default() }));
+}
+
+/// What holds for every answer: the budget, and offsets that cut the text exactly.
+fn check_report(told: &super::testing::Told, report: &crate::guard::Report, request: &Request) {
+    assert!(report.extra_tokens as usize <= request.guard.max_attempts, "{report:?}");
+    assert!(report.attempts <= report.extra_tokens, "{report:?}");
+    let chars: Vec<char> = told.text().chars().collect();
+    for span in &report.spans {
+        assert_eq!(chars[span.start..span.end].iter().collect::<String>(), span.text, "{report:?}");
+    }
+    assert!(report.spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "{report:?}");
+    match report.verdict {
+        Verdict::Blocked => assert!(told.end.clone().unwrap().0 == FinishReason::ContentFilter && request.guard.mode == Mode::Block),
+        Verdict::Clean | Verdict::Repaired => assert!(report.spans.iter().all(|span| span.action == Action::Regenerated)),
+        Verdict::Flagged | Verdict::Unscored => {}
+    }
+}
+
+/// What is told after repairs is what the model says of that text: rollback leaves nothing behind in any cache.
+#[test]
+fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
+    let handle = engine(EngineConfig::default());
+    let (mut repaired, mut blocked) = (0, 0);
+    for image in 0..60 {
+        for (mode, window) in [(Mode::Regenerate, None), (Mode::Regenerate, Some(0)), (Mode::Regenerate, Some(2)), (Mode::Block, None)] {
+            let guard = GuardParams { window, ..GuardParams::new(mode, 0.6) };
+            let request = Request { guard, max_tokens: 20, ..request(image as f32, &[5, 6]) };
+            let told = listen(handle.submit(request.clone()).unwrap());
+            let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
+            context.extend(request.prompt.iter().map(|&t| t as f32));
+            for token in &told.tokens {
+                let logits = continuation(&context).0;
+                let sum: f32 = logits.iter().map(|l| l.exp()).sum();
+                let expected = (logits[token.token.id as usize].exp() / sum).ln();
+                assert!((token.token.logprob - expected).abs() < 1e-4);
+                context.push(token.token.id as f32);
+                assert_eq!(token.reward, Some(continuation(&context).1));
+            }
+            let report = told.report();
+            check_report(&told, &report, &request);
+            assert_eq!(told.spans, report.spans);
+            repaired += usize::from(report.verdict == Verdict::Repaired);
+            blocked += usize::from(report.verdict == Verdict::Blocked);
+            let again = listen(handle.submit(request).unwrap());
+            assert_eq!(again, told, "the same again");
+        }
+    }
+    assert!(repaired > 20 && blocked > 10, "{repaired} repaired, {blocked} blocked");
 }
 
 fn any_request() -> impl Strategy<Value = Request> {
@@ -170,13 +221,13 @@ fn any_request() -> impl Strategy<Value = Request> {
         prop_oneof![Just(0.0f32), Just(0.9)],
     );
     let stop = prop_oneof![Just(vec![]), Just(vec!["a d".to_owned()]), Just(vec!["dog".to_owned(), ". ".to_owned()])];
-    let mode = prop_oneof![Just(Mode::Off), Just(Mode::Score), Just(Mode::Flag)];
+    let mode = prop_oneof![Just(Mode::Off), Just(Mode::Score), Just(Mode::Flag), Just(Mode::Regenerate), Just(Mode::Block)];
     (0u8..9, proptest::collection::vec(3u32..28, 1..8), 1usize..50, sampling, stop, mode, 0.0f32..1.0).prop_map(
         |(image, prompt, max_tokens, (temperature, top_p, seed, presence_penalty), stop, mode, threshold)| Request {
             max_tokens,
             stop,
             sampling: Sampling { temperature, top_p, seed, presence_penalty, ..Sampling::default() },
-            guard: GuardParams { mode, threshold },
+            guard: GuardParams::new(mode, threshold),
             ..request(f32::from(image), &prompt)
         },
     )
@@ -215,11 +266,15 @@ proptest! {
                     prop_assert_eq!(told.rewards().len(), completion_tokens);
                     prop_assert_eq!(report.verdict == Verdict::Unscored, report.score.is_none());
                 }
+                if let Some(report) = &told.end.clone().unwrap().3 {
+                    check_report(&told, report, request);
+                }
                 prop_assert!(reason != FinishReason::Length || completion_tokens == request.max_tokens.min(CONTEXT - prompt_tokens));
             }
         }
         let log = toy.log.lock().unwrap();
-        prop_assert!(log.iter().all(|rows| rows.len() <= max_batch && rows.iter().filter(|r| r.1 == 0).count() <= max_prefills));
+        let most = max_batch * (1 + EngineConfig::default().repair.candidates);
+        prop_assert!(log.iter().all(|rows| rows.len() <= most && rows.iter().filter(|r| r.1 == 0).count() <= max_prefills));
     }
 }
 
@@ -241,7 +296,7 @@ fn an_idle_engine_is_healthy_and_empty() {
 fn only_scored_sequences_are_shown_to_the_scorer() {
     let (toy, reward) = (Toy::new(), Arc::new(ToyReward::default()));
     let handle = start(&toy, &reward, EngineConfig::default());
-    let off = Request { guard: GuardParams { mode: Mode::Off, threshold: 0.4 }, ..request(1.0, &[5]) };
+    let off = Request { guard: GuardParams::new(Mode::Off, 0.4), ..request(1.0, &[5]) };
     listen(handle.submit(off.clone()).unwrap());
     assert_eq!(reward.seen.load(SeqCst), 0);
     let streams = [handle.submit(off.clone()).unwrap(), handle.submit(request(2.0, &[5, 6])).unwrap(), handle.submit(off).unwrap()];

@@ -34,8 +34,22 @@ impl Default for Sampling {
 pub struct GuardParams {
     /// The mode.
     pub mode: guard::Mode,
-    /// Words with a reward below this are doubted.
-    pub threshold: f32,
+    /// Words with a reward below theirs are doubted.
+    pub thresholds: guard::Thresholds,
+    /// Most tokens that repairs may decode beyond the answer's own.
+    pub max_attempts: usize,
+    /// Words that are held back beside the open one, for repairs to reach; `None`: all of the answer.
+    pub window: Option<usize>,
+}
+
+impl GuardParams {
+    /// Tokens that repairs may decode where nothing else is asked for.
+    pub const MAX_ATTEMPTS: usize = 50;
+
+    /// One threshold for all words, and nothing shown before the end where words are repaired.
+    pub fn new(mode: guard::Mode, threshold: f32) -> Self {
+        Self { mode, thresholds: threshold.into(), max_attempts: Self::MAX_ATTEMPTS, window: None }
+    }
 }
 
 /// One sequence to write.

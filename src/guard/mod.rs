@@ -1,14 +1,20 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
-//! [`words`] cuts a response into words and gives each its reward, [`spans`] joins doubted words, [`policy`] decides (pure: rewards in, actions
-//! out), [`render`] writes the result for people.
+//! [`words`] cuts a response into words and gives each its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
+//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people.
 
 pub mod policy;
 pub mod render;
+pub mod repair;
 pub mod spans;
+pub mod thresholds;
 pub mod words;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
+
+pub use thresholds::{ByClass, Thresholds};
 
 /// What the guard does with doubted words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -72,6 +78,29 @@ pub struct Span {
     pub score: f32,
     /// What was done.
     pub action: Action,
+    /// What stood there before it was written again, hedged or left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<String>,
+    /// What else was tried there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Candidate>,
+}
+
+/// A version of a span that was tried and not taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// As far as it was written.
+    pub text: String,
+    /// Its lowest reward; absent when it claims nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
+}
+
+impl Span {
+    /// A span that was not written again.
+    pub fn new(chars: Range<usize>, text: &str, score: f32, action: Action) -> Self {
+        Self { start: chars.start, end: chars.end, text: text.to_owned(), score, action, original: None, alternatives: Vec::new() }
+    }
 }
 
 /// The `guard` object of a response (design, section 5).
@@ -84,8 +113,14 @@ pub struct Report {
     /// Lowest word reward of the answer, function words left out where there are others; absent when nothing was scored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
+    /// Geometric mean of its words' rewards, function words left out where there are others: what answers of different lengths are compared by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_score: Option<f32>,
     /// The threshold that was in force.
     pub threshold: f32,
+    /// Those of classes of words that have one of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<ByClass>,
     /// The doubted spans, in order.
     pub spans: Vec<Span>,
     /// Repair attempts made.
@@ -95,4 +130,7 @@ pub struct Report {
     /// The answer as a screen reader should say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alt_text: Option<String>,
+    /// Where `guard.candidates` asked for several answers: the others, best first, by `mean_score`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
 }

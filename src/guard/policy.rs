@@ -2,6 +2,11 @@
 
 use super::{Action, Mode, Verdict, words::Word};
 
+/// Whether `mode` writes doubted words again.
+pub fn repairs(mode: Mode) -> bool {
+    matches!(mode, Mode::Regenerate | Mode::Block)
+}
+
 /// Whether `mode` needs rewards.
 pub fn scores(mode: Mode) -> bool {
     mode != Mode::Off
@@ -20,7 +25,7 @@ pub fn action(mode: Mode) -> Option<Action> {
 ///
 /// `complete` says whether every token was scored. An answer that was not, or that has no word at all, is `unscored`, never `clean`. In mode
 /// `score` the verdict is the one that `flag` would give: only the marks are missing.
-pub fn judge(mode: Mode, threshold: f32, words: &[Word], complete: bool) -> (Verdict, Option<f32>) {
+pub fn judge(mode: Mode, words: &[Word], complete: bool) -> (Verdict, Option<f32>) {
     if !scores(mode) {
         return (Verdict::Unscored, None);
     }
@@ -28,7 +33,7 @@ pub fn judge(mode: Mode, threshold: f32, words: &[Word], complete: bool) -> (Ver
     let claimed = lowest(&mut words.iter().filter(|w| !w.function));
     let score = claimed.or_else(|| lowest(&mut words.iter()));
     let scored = complete && score.is_some() && words.iter().all(|w| w.reward.is_some());
-    let doubted = claimed.is_some_and(|r| r < threshold);
+    let doubted = words.iter().any(Word::doubted);
     let verdict = match (scored, doubted, mode) {
         (false, ..) => Verdict::Unscored,
         (true, true, Mode::Block) => Verdict::Blocked,
@@ -38,15 +43,27 @@ pub fn judge(mode: Mode, threshold: f32, words: &[Word], complete: bool) -> (Ver
     (verdict, score)
 }
 
+/// Geometric mean of the rewards of words that claim something, or of all words when none does.
+pub fn mean_score(words: &[Word]) -> Option<f32> {
+    let mean = |words: &mut dyn Iterator<Item = &Word>| {
+        let (sum, n) = words.filter_map(|w| w.reward).fold((0.0, 0u32), |(sum, n), reward| (sum + f64::from(reward.max(1e-6)).ln(), n + 1));
+        (n > 0).then(|| (sum / f64::from(n)).exp() as f32)
+    };
+    mean(&mut words.iter().filter(|w| !w.function)).or_else(|| mean(&mut words.iter()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::{spans::spans, words::words};
+    use crate::guard::{
+        spans::spans,
+        words::{doubting, words},
+    };
     use proptest::prelude::*;
 
     fn verdict(mode: Mode, text: &[(&str, f32)], complete: bool) -> (Verdict, Option<f32>) {
         let rewards: Vec<f32> = text.iter().map(|t| t.1).collect();
-        judge(mode, 0.5, &words(text.iter().map(|t| t.0.as_bytes()), &rewards).1, complete)
+        judge(mode, &doubting(words(text.iter().map(|t| t.0.as_bytes()), &rewards).1, 0.5), complete)
     }
 
     #[test]
@@ -72,9 +89,10 @@ mod tests {
         ) {
             let rewards: Vec<f32> = tokens.iter().map(|t| t.1).take(known).collect();
             let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
+            let words = doubting(words, threshold);
             let complete = rewards.len() == tokens.len();
-            let (verdict, score) = judge(Mode::Flag, threshold, &words, complete);
-            let spans = spans(&text, &words, threshold, Action::Flagged);
+            let (verdict, score) = judge(Mode::Flag, &words, complete);
+            let spans = spans(&text, &words, Action::Flagged);
             match verdict {
                 Verdict::Flagged => prop_assert!(complete && !spans.is_empty() && score < Some(threshold)),
                 Verdict::Clean => prop_assert!(complete && spans.is_empty() && score.is_some()),

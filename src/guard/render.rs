@@ -161,8 +161,8 @@ mod tests {
             match c {
                 '[' => start = text.chars().count(),
                 ']' => {
-                    let inside = text.chars().skip(start).collect();
-                    spans.push(Span { start, end: text.chars().count(), text: inside, score: 0.23, action: Action::Flagged });
+                    let inside: String = text.chars().skip(start).collect();
+                    spans.push(Span::new(start..text.chars().count(), &inside, 0.23, Action::Flagged));
                 }
                 c => text.push(c),
             }
@@ -212,7 +212,7 @@ mod tests {
         #[test]
         fn any_text_with_any_spans_renders(text in "\\PC{0,12}", ends in proptest::collection::vec((0usize..14, 0usize..14), 0..3)) {
             let spans: Vec<Span> = ends.iter()
-                .map(|&(start, end)| Span { start, end, text: String::new(), score: 0.5, action: Action::Flagged }).collect();
+                .map(|&(start, end)| Span::new(start..end, "", 0.5, Action::Flagged)).collect();
             for style in [Style::Hedged, Style::Omitted] {
                 alt_text(&text, &spans, style);
             }

@@ -10,7 +10,6 @@ use super::{Action, Span, words::Word};
 /// Joins words into spans as they come.
 #[derive(Debug, Clone)]
 pub struct Joiner {
-    threshold: f32,
     action: Action,
     open: Option<Open>,
 }
@@ -23,9 +22,9 @@ struct Open {
 }
 
 impl Joiner {
-    /// Doubts words with a reward below `threshold`; `action` is what their spans say was done.
-    pub fn new(threshold: f32, action: Action) -> Self {
-        Self { threshold, action, open: None }
+    /// `action` is what the spans say was done.
+    pub fn new(action: Action) -> Self {
+        Self { action, open: None }
     }
 
     /// Takes the next word of `text`, and returns the span that it closes.
@@ -33,7 +32,7 @@ impl Joiner {
         if word.function {
             return None;
         }
-        let Some(score) = word.reward.filter(|&r| r < self.threshold) else {
+        let Some(score) = word.reward.filter(|_| word.doubted()) else {
             return self.finish(text);
         };
         match &mut self.open {
@@ -50,13 +49,18 @@ impl Joiner {
     /// Closes the open span: no word follows.
     pub fn finish(&mut self, text: &str) -> Option<Span> {
         let Open { bytes, chars, score } = self.open.take()?;
-        Some(Span { start: chars.start, end: chars.end, text: text[bytes].to_owned(), score, action: self.action })
+        Some(Span::new(chars, &text[bytes], score, self.action))
+    }
+
+    /// Where the open span begins, in bytes.
+    pub fn open_at(&self) -> Option<usize> {
+        self.open.as_ref().map(|open| open.bytes.start)
     }
 }
 
 /// The spans of a whole answer.
-pub fn spans(text: &str, words: &[Word], threshold: f32, action: Action) -> Vec<Span> {
-    let mut joiner = Joiner::new(threshold, action);
+pub fn spans(text: &str, words: &[Word], action: Action) -> Vec<Span> {
+    let mut joiner = Joiner::new(action);
     let mut spans: Vec<Span> = words.iter().filter_map(|w| joiner.push(text, w)).collect();
     spans.extend(joiner.finish(text));
     spans
@@ -91,13 +95,13 @@ fn split(text: &str, skip: Option<usize>, len: usize) -> Option<(&str, &str, &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::words::{Transcript, words};
+    use crate::guard::words::{Transcript, doubting, words};
     use proptest::prelude::*;
 
     fn flagged(tokens: &[(&str, f32)]) -> Vec<(usize, usize, String, f32)> {
         let rewards: Vec<f32> = tokens.iter().map(|t| t.1).collect();
         let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
-        spans(&text, &words, 0.5, Action::Flagged).into_iter().map(|s| (s.start, s.end, s.text, s.score)).collect()
+        spans(&text, &doubting(words, 0.5), Action::Flagged).into_iter().map(|s| (s.start, s.end, s.text, s.score)).collect()
     }
 
     #[test]
@@ -114,7 +118,7 @@ mod tests {
 
     #[test]
     fn pieces_skip_spans_that_do_not_fit() {
-        let span = |start, end| Span { start, end, text: String::new(), score: 0.0, action: Action::Flagged };
+        let span = |start, end| Span::new(start..end, "", 0.0, Action::Flagged);
         let spans = [span(1, 2), span(0, 3), span(2, 2), span(3, 9), span(3, 4)];
         let cut: Vec<_> = pieces("añbc", &spans).into_iter().map(|(t, s)| (t, s.is_some())).collect();
         assert_eq!(cut, [("a", false), ("ñ", true), ("b", false), ("c", true)]);
@@ -129,7 +133,8 @@ mod tests {
             let rewards: Vec<f32> = tokens.iter().map(|t| f32::from(t.1) / 10.0).collect();
             let threshold = f32::from(threshold) / 10.0;
             let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
-            let spans = spans(&text, &words, threshold, Action::Flagged);
+            let words = doubting(words, threshold);
+            let spans = spans(&text, &words, Action::Flagged);
 
             let cut = pieces(&text, &spans);
             prop_assert_eq!(cut.iter().map(|p| p.0).collect::<String>(), text.as_str());
@@ -155,15 +160,17 @@ mod tests {
                 prop_assert_eq!(inside.iter().filter_map(|w| w.reward).fold(1.0, f32::min), s.score);
             }
 
-            let mut stream = (Transcript::default(), Joiner::new(threshold, Action::Flagged), Vec::new());
+            let mut stream = (Transcript::default(), Joiner::new(Action::Flagged), Vec::new());
             for (i, (token, _)) in tokens.iter().enumerate() {
                 stream.0.push(token.as_bytes());
                 while let Some(word) = stream.0.next_word(&rewards[..i], Some(usize::MAX)) {
+                    let word = Word { threshold, ..word };
                     stream.2.extend(stream.1.push(stream.0.text(), &word));
                 }
             }
             stream.0.close(None);
             while let Some(word) = stream.0.next_word(&rewards, None) {
+                let word = Word { threshold, ..word };
                 stream.2.extend(stream.1.push(stream.0.text(), &word));
             }
             stream.2.extend(stream.1.finish(stream.0.text()));

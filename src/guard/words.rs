@@ -21,6 +21,15 @@ pub struct Word {
     pub reward: Option<f32>,
     /// Whether it only holds the sentence together ("the", "is", "of") and claims nothing about the image.
     pub function: bool,
+    /// The reward under which it is doubted; 0, which doubts nothing, until somebody sets it.
+    pub threshold: f32,
+}
+
+impl Word {
+    /// Whether the word claims something and its reward is below its threshold.
+    pub fn doubted(&self) -> bool {
+        !self.function && self.reward.is_some_and(|reward| reward < self.threshold)
+    }
 }
 
 /// Where a token's bytes went.
@@ -112,7 +121,7 @@ impl Transcript {
         let chars = start..start + text.chars().count();
         self.scanned = (bytes.end, chars.end);
         self.settled = bytes.end;
-        Some(Word { function: is_function_word(text), bytes, chars, tokens, reward })
+        Some(Word { function: is_function_word(text), bytes, chars, tokens, reward, threshold: 0.0 })
     }
 
     /// Bytes of text that later tokens cannot make part of another word, as of the last [`Self::next_word`].
@@ -128,6 +137,12 @@ pub fn words<'a>(tokens: impl IntoIterator<Item = &'a [u8]>, rewards: &[f32]) ->
     transcript.close(None);
     let words = std::iter::from_fn(|| transcript.next_word(rewards, None)).collect();
     (transcript.text, words)
+}
+
+/// The same words, each doubted below `threshold`.
+pub fn doubting(mut words: Vec<Word>, threshold: f32) -> Vec<Word> {
+    words.iter_mut().for_each(|word| word.threshold = threshold);
+    words
 }
 
 /// Appends what `bytes` say to `text`, as [`String::from_utf8_lossy`] would, and returns how many bytes at the end may still become a code point.

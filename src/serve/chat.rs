@@ -25,7 +25,7 @@ use super::{
 use crate::{
     engine::{self, EngineError, Event, EventStream, GuardParams, ImageError},
     guard::{
-        Mode, Report, Verdict,
+        Candidate, Mode, Report, Verdict,
         render::{Style, alt_text},
     },
     telemetry::verdict_name,
@@ -66,10 +66,14 @@ async fn prepare(app: Arc<App>, body: Vec<u8>) -> Result<(Completion, Vec<u32>),
     .await?
 }
 
+/// The temperature at which candidates are sampled, at least.
+const CANDIDATES_TEMPERATURE: f64 = 0.7;
+
 /// Answers that are being written.
 pub(super) struct Begun {
     pub(super) head: Head,
-    pub(super) answers: Vec<EventStream>,
+    /// For every choice, the answers of which one is given.
+    pub(super) answers: Vec<Vec<EventStream>>,
     pub(super) how: How,
     stream: bool,
 }
@@ -86,16 +90,19 @@ pub(super) struct How {
 impl How {
     /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says that nobody looked.
     pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
-        let GuardParams { mode, threshold } = self.guard;
+        let GuardParams { mode, thresholds, .. } = self.guard;
         let unscored = || Report {
             mode,
             verdict: Verdict::Unscored,
             score: None,
-            threshold,
+            mean_score: None,
+            threshold: thresholds.common,
+            thresholds: None,
             spans: Vec::new(),
             attempts: 0,
             extra_tokens: 0,
             alt_text: None,
+            candidates: Vec::new(),
         };
         let mut report = report.unwrap_or_else(unscored);
         if mode == Mode::Flag && self.render != Style::Hedged {
@@ -110,13 +117,22 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     // Before the work on the image, so that the engine's bound holds for it too.
-    let places = (0..completion.n).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
+    let candidates = completion.candidates;
+    let places = (0..completion.n * candidates).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
     let image = encode(app, completion.image).await?;
-    let mut answers = Vec::with_capacity(places.len());
+    let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
     for (i, place) in places.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
         sampling.seed = sampling.seed.wrapping_add(i as u64);
-        answers.push(place.submit(engine::Request {
+        if i % candidates > 0 {
+            // The likeliest answer is one of the candidates, where that is what was asked for; the others have to differ.
+            sampling.temperature = sampling.temperature.max(CANDIDATES_TEMPERATURE);
+        }
+        if i % candidates == 0 {
+            answers.push(Vec::with_capacity(candidates));
+        }
+        let Some(choice) = answers.last_mut() else { continue };
+        choice.push(place.submit(engine::Request {
             id: Arc::clone(&id),
             image: image.clone(),
             prompt: prompt.clone(),
@@ -160,11 +176,30 @@ fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, ApiError> {
 async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
     let Begun { head, answers, how, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
-    for (index, answer) in answers.into_iter().enumerate() {
-        choices.push(collect(index, answer, how, &mut usage).await?);
+    for (index, answers) in answers.into_iter().enumerate() {
+        choices.push(best(index, answers, how, &mut usage).await?);
     }
     let headers = guard_headers(&choices);
     Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
+}
+
+/// The best of a choice's candidates.
+async fn best(index: usize, answers: Vec<EventStream>, how: How, usage: &mut Usage) -> Result<Choice, ApiError> {
+    let mut choices = Vec::with_capacity(answers.len());
+    for answer in answers {
+        choices.push(collect(index, answer, how, usage).await?);
+    }
+    let score = |choice: &Choice| choice.guard.mean_score.unwrap_or(0.0);
+    // Stable: of equals, the first.
+    choices.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    let mut choices = choices.into_iter();
+    let mut best = choices.next().ok_or_else(ApiError::internal)?;
+    for other in choices {
+        // What was written for nothing.
+        best.guard.extra_tokens += other.guard.extra_tokens + other.tokens as u32;
+        best.guard.candidates.push(Candidate { text: other.message.content, score: other.guard.mean_score });
+    }
+    Ok(best)
 }
 
 async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Usage) -> Result<Choice, ApiError> {
@@ -180,7 +215,7 @@ async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Us
                 let guard = how.report(guard, &content);
                 let message = AnswerMessage { role: "assistant", content, refusal: None };
                 let logprobs = how.logprobs.then(|| Logprobs::of(written));
-                return Ok(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
+                return Ok(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard, tokens: completion_tokens });
             }
             Event::Failed(error) => return Err(error.into()),
         }

@@ -39,7 +39,7 @@ pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Insta
     let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len());
     let events = Events {
         chunks,
-        answers: answers.into_iter().enumerate().collect(),
+        answers: answers.into_iter().flatten().enumerate().collect(),
         deadline: Box::pin(sleep_until(deadline)),
         timeout_s,
         span: Span::current(),

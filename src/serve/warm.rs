@@ -36,12 +36,13 @@ async fn caption(app: &Arc<App>) -> Result<(), ApiError> {
         max_tokens: 8,
         stop: Vec::new(),
         top_logprobs: None,
-        guard: GuardParams { mode, threshold: 0.5 },
+        guard: GuardParams::new(mode, 0.5),
+        candidates: 1,
         render: Style::Plain,
         stream: false,
         include_usage: false,
     };
-    for mut answer in begin(app, completion, prompt).await?.answers {
+    for mut answer in begin(app, completion, prompt).await?.answers.into_iter().flatten() {
         while let Some(event) = answer.next().await {
             match event {
                 Event::Finished { .. } => return Ok(()),

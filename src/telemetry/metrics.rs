@@ -233,16 +233,19 @@ mod tests {
         metrics.token(None);
         metrics.token(Some(Duration::from_millis(3)));
         metrics.scored(&[0.125, 0.97], Duration::from_micros(40));
-        let span = Span { start: 0, end: 3, text: "cat".to_owned(), score: 0.1, action: Action::Flagged };
+        let span = Span::new(0..3, "cat", 0.1, Action::Flagged);
         let report = Report {
             mode: Mode::Flag,
             verdict: Verdict::Flagged,
             score: Some(0.1),
+            mean_score: None,
             threshold: 0.5,
+            thresholds: None,
             spans: vec![span],
             attempts: 0,
             extra_tokens: 0,
             alt_text: None,
+            candidates: Vec::new(),
         };
         metrics.finished(&Outcome {
             reason: FinishReason::Stop,

@@ -76,9 +76,9 @@ impl KvCache {
         }
     }
 
-    /// Makes `to` a copy of `from`.
-    pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
-        let len = self.lens[from];
+    /// Makes `to` a copy of the first `len` positions of `from` (fewer, where it has fewer).
+    pub fn fork(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
+        let len = self.lens[from].min(len);
         if from != to && len > 0 {
             for (k, v) in &self.layers {
                 for t in [k, v] {
@@ -88,7 +88,7 @@ impl KvCache {
             }
         }
         self.lens[to] = len;
-        self.prefixes[to] = self.prefixes[from];
+        self.prefixes[to] = self.prefixes[from].min(len);
         Ok(())
     }
 

@@ -331,7 +331,7 @@ mod tests {
         (0..3).for_each(|i| assert_close(&together[1 + i], &first_alone[i]));
         logits(&model, &[Row { slot: 0, start: 5, image: None, tokens: &[3, 3, 3] }], &mut cache);
         cache.truncate(0, 5);
-        cache.fork(0, 1).unwrap();
+        cache.fork(0, 1, 5).unwrap();
         let rows = [Row { slot: 1, start: 5, image: None, tokens: &[10] }, Row { slot: 0, start: 5, image: None, tokens: &[10] }];
         let next = logits(&model, &rows, &mut cache);
         assert_close(&next[0], &next_alone[0]);

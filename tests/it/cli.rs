@@ -172,7 +172,7 @@ fn questions_are_answered_and_json_is_the_apis_object() {
     assert!(object["choices"][0]["guard"]["score"].is_number());
     let (output, _, err) = run(&["ask", &cat, " "]);
     assert_eq!(output.status.code(), Some(2), "{err}");
-    let (output, _, err) = run(&["ask", &cat, "Is it?", "--guard", "regenerate"]);
+    let (output, _, err) = run(&["ask", &cat, "Is it?", "--guard", "repair"]);
     assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(err.contains("guard.mode") && err.contains("--guard"), "{err}");
 }

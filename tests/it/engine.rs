@@ -43,7 +43,7 @@ impl House {
             stop: Vec::new(),
             sampling: Sampling { temperature: [0.0, 0.8][seed as usize % 2], seed, ..Sampling::default() },
             top_logprobs: Some(2),
-            guard: GuardParams { mode: [Mode::Flag, Mode::Off, Mode::Score][seed as usize % 3], threshold: 0.5 },
+            guard: GuardParams::new([Mode::Flag, Mode::Off, Mode::Score][seed as usize % 3], 0.5),
         }
     }
 }

@@ -4,7 +4,7 @@ use candor::guard::{
     Action, Mode, Verdict, policy,
     render::{Style, alt_text, ansi, plain_marked},
     spans::spans,
-    words::words,
+    words::{doubting, words},
 };
 
 use crate::support::byte_tokenizer;
@@ -19,9 +19,9 @@ fn a_doubted_word_is_found_marked_and_hedged() {
     let (whole, words) = words(ids.iter().map(|&id| tokenizer.bytes(id)), &rewards);
     assert_eq!(whole, text);
 
-    let spans = spans(&whole, &words, 0.5, Action::Flagged);
-    assert_eq!(policy::judge(Mode::Flag, 0.5, &words, true), (Verdict::Flagged, Some(0.23)));
-    assert_eq!(policy::judge(Mode::Flag, 0.2, &words, true), (Verdict::Clean, Some(0.23)));
+    let spans = spans(&whole, &doubting(words.clone(), 0.5), Action::Flagged);
+    assert_eq!(policy::judge(Mode::Flag, &doubting(words.clone(), 0.5), true), (Verdict::Flagged, Some(0.23)));
+    assert_eq!(policy::judge(Mode::Flag, &doubting(words.clone(), 0.2), true), (Verdict::Clean, Some(0.23)));
     assert_eq!(spans.iter().map(|s| (s.start, s.end, s.text.as_str())).collect::<Vec<_>>(), [(24, 31, "frisbee")]);
     assert_eq!(plain_marked(&whole, &spans), "A dog – wet – catches a [frisbee?0.23].");
     assert_eq!(ansi(&whole, &spans), "A dog – wet – catches a \x1b[1;31mfrisbee\x1b[0m\x1b[2m?0.23\x1b[0m.");

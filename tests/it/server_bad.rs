@@ -164,8 +164,11 @@ fn what_is_not_supported_is_named() {
 fn a_guard_that_cannot_be_honoured_is_never_off_in_silence() {
     let served = Served::new();
     for (guard, param) in [
-        (json!({"mode": "regenerate"}), "guard.mode"),
-        (json!({"mode": "block"}), "guard.mode"),
+        (json!({"mode": "repair"}), "guard.mode"),
+        (json!({"window": -1}), "guard.window"),
+        (json!({"thresholds": {"object": 2.0}}), "guard.thresholds.object"),
+        (json!({"candidates": 0}), "guard.candidates"),
+        (json!({"candidates": 2, "mode": "off"}), "guard.candidates"),
         (json!({"mode": "strict"}), "guard.mode"),
         (json!({"on_exhausted": "hedge"}), "guard.on_exhausted"),
         (json!({"on_exhausted": "omit"}), "guard.on_exhausted"),

@@ -2,6 +2,7 @@
 
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::{
     bundle::Bundle,
@@ -17,16 +18,33 @@ use crate::{
 /// Answers written at once.
 const AT_ONCE: usize = 16;
 
-/// A model, ready to be asked. There is no guard: what is measured is what the model says.
+/// Memory for encoded images.
+const IMAGE_BYTES: u64 = 512 << 20;
+
+/// A model, ready to be asked. Without being told otherwise there is no guard: what is measured is what the model says.
 pub(super) struct Answering {
     config: Config,
     bundle: Bundle,
 }
 
+/// An answer and what it cost.
+#[derive(Debug, Clone)]
+pub(super) struct Answered {
+    pub(super) text: String,
+    /// Its tokens, and those that were decoded beside them.
+    pub(super) tokens: u64,
+    pub(super) extra_tokens: u64,
+    /// The guard's verdict.
+    pub(super) verdict: String,
+}
+
 impl Answering {
     /// Loads the configured model. This may start the process anew, so that nothing is to be written before.
     pub(super) fn open(model: &ModelArgs) -> Result<Self, Failure> {
-        let config = model.load(&[("--guard", "guard.mode", Some("off".into()))])?;
+        let mut config = model.load(&[("--guard", "guard.mode", Some("off".into()))])?;
+        // Several answers a question may be asked for, and the same images several times.
+        config.engine.max_waiting = config.engine.max_waiting.max(AT_ONCE * AT_ONCE);
+        config.images.cache_bytes = config.images.cache_bytes.max(IMAGE_BYTES);
         Ok(Self { bundle: open_bundle(&config)?, config })
     }
 
@@ -36,19 +54,33 @@ impl Answering {
         asked: &[(&Annotated, &str)],
         mut take: impl FnMut(usize, String) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        self.each_of(&[("answering", json!({}))], asked, |_, number, answer| take(number, answer.text))
+    }
+
+    /// Asks the same under several settings, which are fields of the request, and hands out the answers with the number of the setting and of the question.
+    pub(super) fn each_of(
+        self,
+        settings: &[(&str, Value)],
+        asked: &[(&Annotated, &str)],
+        mut take: impl FnMut(usize, usize, Answered) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let Self { config, bundle } = self;
-        let bar = ProgressBar::new(asked.len() as u64)
-            .with_style(ProgressStyle::with_template("answering {bar:40} {pos}/{len} {per_sec}, {eta} to go").map_err(Failure::failed)?);
+        let bar = ProgressBar::new((settings.len() * asked.len()) as u64)
+            .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {per_sec}, {eta} to go").map_err(Failure::failed)?);
         let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
         runtime.block_on(async {
             let local = Local::start(config, bundle).map_err(Failure::failed)?;
             let done = async {
-                let mut answers = stream::iter(asked.iter().map(|(image, prompt)| answer(&local, image, prompt))).buffered(AT_ONCE);
-                let mut number = 0;
-                while let Some(answer) = answers.next().await {
-                    take(number, answer?)?;
-                    number += 1;
-                    bar.inc(1);
+                for (setting, (name, fields)) in settings.iter().enumerate() {
+                    bar.set_message((*name).to_owned());
+                    let asking = asked.iter().map(|(image, prompt)| answer(&local, image, prompt, fields));
+                    let mut answers = stream::iter(asking).buffered(AT_ONCE);
+                    let mut number = 0;
+                    while let Some(answer) = answers.next().await {
+                        take(setting, number, answer?)?;
+                        number += 1;
+                        bar.inc(1);
+                    }
                 }
                 Ok(())
             }
@@ -70,11 +102,22 @@ impl Answering {
     }
 }
 
-async fn answer(local: &Local, image: &Annotated, prompt: &str) -> Result<String, Failure> {
+async fn answer(local: &Local, image: &Annotated, prompt: &str, fields: &Value) -> Result<Answered, Failure> {
     let photo = image.photo.as_ref().ok_or_else(|| Failure::Misused(format!("there is no photograph for '{}'", image.name())))?;
     let failed = |e: String| Failure::Failed(format!("{}: {e}", photo.display()));
     let file = std::fs::read(photo).map_err(|e| failed(e.to_string()))?;
-    let answer = local.chat(&local.request(&file, prompt)).await.map_err(failed)?;
-    let text = answer["choices"][0]["message"]["content"].as_str();
-    text.map(str::to_owned).ok_or_else(|| failed("the answer has no text".into()))
+    let mut request = local.request(&file, prompt);
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        request[name] = value.clone();
+    }
+    let answer = local.chat(&request).await.map_err(failed)?;
+    let choice = &answer["choices"][0];
+    let text = choice["message"]["content"].as_str().ok_or_else(|| failed("the answer has no text".into()))?.to_owned();
+    let guard = &choice["guard"];
+    let extra_tokens = guard["extra_tokens"].as_u64().unwrap_or(0);
+    let all = answer["usage"]["completion_tokens"].as_u64().unwrap_or(0);
+    // Those of candidates that were not given are in both.
+    let others: u64 = if guard["candidates"].is_null() { 0 } else { extra_tokens };
+    let verdict = guard["verdict"].as_str().unwrap_or_default().to_owned();
+    Ok(Answered { text, tokens: all.saturating_sub(others), extra_tokens, verdict })
 }

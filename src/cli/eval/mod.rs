@@ -2,6 +2,7 @@
 
 mod answering;
 mod captions;
+mod guard;
 mod pope;
 mod reward;
 mod vqa;
@@ -26,6 +27,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Captions(captions::Args),
+    Guard(guard::Args),
     Reward(reward::Args),
     Pope(pope::Args),
     Vqa(vqa::Args),
@@ -70,6 +72,7 @@ fn command() -> String {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Captions(args) => captions::run(args),
+        What::Guard(args) => guard::run(args),
         What::Reward(args) => reward::run(args),
         What::Pope(args) => pope::run(args),
         What::Vqa(args) => vqa::run(args),

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config::{Config, Guard},
     engine::{GuardParams, Sampling},
-    guard::{Mode, policy, render::Style},
+    guard::{Thresholds, policy, render::Style},
     reward::calibration::Calibration,
     serve::error::ApiError,
     vlm::template,
@@ -18,6 +18,9 @@ use crate::{
 
 /// Longest stop string: the engine holds that much text back while it may begin one.
 const STOP_BYTES: usize = 1024;
+
+/// Most answers that are written for one.
+const CANDIDATES: i64 = 16;
 
 /// A request that can be carried out.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct Completion {
     pub top_logprobs: Option<usize>,
     /// The guard.
     pub guard: GuardParams,
+    /// Answers that are written for each that is given, which is the one with the best rewards.
+    pub candidates: usize,
     /// How `guard.alt_text` is said.
     pub render: Style,
     /// Whether the answer is streamed.
@@ -78,6 +83,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     }
     let Object(guard) = request.guard.unwrap_or_default();
     let config = served.config;
+    let candidates = within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
     let most_answers = (config.engine.max_batch + config.engine.max_waiting).min(128) as i64;
     let n = within("n", request.n, 1..=most_answers)?.unwrap_or(1) as usize;
     let sampling = Sampling {
@@ -93,6 +99,18 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let stop = stop(request.stop)?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let params = guard_params(&guard, &config.guard, served.calibration)?;
+    if candidates > 1 && !policy::scores(params.mode) {
+        let message = "'guard.candidates': answers that are not scored cannot be compared; 'guard.mode' must not be off";
+        return Err(ApiError::param("guard.candidates", "invalid_value", message));
+    }
+    if candidates > 1 && stream {
+        let message = "'guard.candidates': the best of several answers is known when all are complete, so that it cannot be streamed";
+        return Err(ApiError::param("guard.candidates", "invalid_value", message));
+    }
+    if (n * candidates) as i64 > most_answers {
+        let message = format!("'guard.candidates' times 'n' is {}; at most {most_answers} answers are written at once", n * candidates);
+        return Err(ApiError::param("guard.candidates", "out_of_range", message));
+    }
     // Last, because an image is much to decode.
     let (messages, image) = flatten(messages.0, config.images.max_bytes)?;
     Ok(Completion {
@@ -104,6 +122,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         stop,
         top_logprobs,
         guard: params,
+        candidates,
         render: guard.render.unwrap_or_default(),
         stream,
         include_usage: request.stream_options.and_then(|Object(o)| o.include_usage).unwrap_or(false),
@@ -176,17 +195,17 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
 
 fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Calibration>) -> Result<GuardParams, ApiError> {
     let mode = asked.mode.unwrap_or(defaults.mode);
-    if matches!(mode, Mode::Regenerate | Mode::Block) {
-        return Err(ApiError::unsupported("guard.mode", "'guard.mode': this version has off, score and flag"));
-    }
     if policy::scores(mode) && calibration.is_none() {
         return Err(ApiError::unsupported("guard.mode", "'guard.mode': the model has no scorer, so that only off is possible"));
     }
     if asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
-        return Err(ApiError::unsupported("guard.on_exhausted", "'guard.on_exhausted': this version repairs nothing and has flag alone"));
+        return Err(ApiError::unsupported("guard.on_exhausted", "'guard.on_exhausted': this version has flag alone"));
     }
-    // Nothing is repaired in the modes that there are, so any number of attempts is honoured by none.
-    within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?;
+    let max_attempts = within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
+    let asked_window = within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
+    for (class, threshold) in asked.thresholds.unwrap_or_default().each() {
+        within(&format!("guard.thresholds.{class}"), threshold, 0.0..=1.0)?;
+    }
     if asked.threshold.is_some() && asked.target_fpr.is_some() {
         let message = "'guard.threshold' and 'guard.target_fpr' cannot be given together";
         return Err(ApiError::param("guard.target_fpr", "invalid_value", message));
@@ -194,8 +213,16 @@ fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Cal
     let threshold = within("guard.threshold", asked.threshold, 0.0..=1.0)?;
     let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
     let at = |fpr| calibration.map(|c| c.threshold_for_fpr(f64::from(fpr)));
+    let given = asked;
     let asked = threshold.or_else(|| target_fpr.and_then(at));
     let default = || defaults.threshold.value().or_else(|| defaults.target_fpr.value().and_then(at));
     let threshold = asked.or_else(default).or(calibration.map(|c| c.default_threshold)).unwrap_or(0.0);
-    Ok(GuardParams { mode, threshold })
+    let by_class = given.thresholds.unwrap_or_default().or(defaults.thresholds);
+    Ok(GuardParams {
+        mode,
+        thresholds: Thresholds { common: threshold, by_class },
+        max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
+        // The same whether the answer is streamed or not, so that the answer is.
+        window: asked_window.or(defaults.window.value()),
+    })
 }

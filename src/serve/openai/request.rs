@@ -7,7 +7,7 @@ use serde_json::error::Category;
 
 use super::lenient::{Asks, AtMost, Object, TextOr};
 use crate::{
-    guard::{Mode, render::Style},
+    guard::{ByClass, Mode, render::Style},
     serve::error::ApiError,
 };
 
@@ -111,7 +111,13 @@ pub(crate) struct GuardRequest {
     pub(crate) threshold: Option<f32>,
     pub(crate) target_fpr: Option<f32>,
     pub(crate) max_attempts: Option<i64>,
+    /// Words that a stream holds back beside the open one.
+    pub(crate) window: Option<i64>,
+    /// Thresholds of classes of words.
+    pub(crate) thresholds: Option<ByClass>,
     pub(crate) on_exhausted: Option<OnExhausted>,
+    /// Answers to choose the best from.
+    pub(crate) candidates: Option<i64>,
     pub(crate) render: Option<Style>,
 }
 

@@ -1,0 +1,145 @@
+//! The text side of one version of an answer: tokens and rewards in, words out. Knows no networks and nothing of who reads it.
+
+use std::sync::Arc;
+
+use super::{Token, stop::StopStrings};
+use crate::guard::{
+    Thresholds,
+    words::{Transcript, Word},
+};
+
+/// What could have been written in place of a token.
+#[derive(Debug, Default)]
+pub(crate) struct Menu {
+    /// The likeliest tokens and their log-probabilities, best first.
+    pub(crate) likely: Vec<(u32, f32)>,
+    /// The likeliest way to end the answer: the end-of-sequence token, or a full stop that it will follow.
+    pub(crate) ending: Option<(u32, f32)>,
+}
+
+/// A version of an answer while it is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    thresholds: Thresholds,
+    transcript: Transcript,
+    stop: StopStrings,
+    tokens: Vec<Token>,
+    /// One a token where repairs are possible.
+    menus: Vec<Arc<Menu>>,
+    /// Rewards of the leading tokens.
+    rewards: Vec<f32>,
+    /// Words that closed and have their rewards.
+    words: Vec<Word>,
+}
+
+impl Draft {
+    pub(crate) fn new(thresholds: Thresholds, stop: StopStrings) -> Self {
+        Self {
+            thresholds,
+            transcript: Transcript::default(),
+            stop,
+            tokens: Vec::new(),
+            menus: Vec::new(),
+            rewards: Vec::new(),
+            words: Vec::new(),
+        }
+    }
+
+    /// Appends a token. Returns whether it completes a stop string; the text then ends before it.
+    pub(crate) fn push(&mut self, token: Token, menu: Option<Arc<Menu>>) -> bool {
+        self.transcript.push(&token.token.bytes);
+        self.tokens.push(token);
+        self.menus.extend(menu);
+        let cut = self.stop.find(self.transcript.text());
+        if cut.is_some() {
+            self.transcript.close(cut);
+        }
+        cut.is_some()
+    }
+
+    /// Takes the reward of the first token that has none.
+    pub(crate) fn reward(&mut self, reward: f32) {
+        if let Some(token) = self.tokens.get_mut(self.rewards.len()) {
+            token.reward = Some(reward);
+        }
+        self.rewards.push(reward);
+    }
+
+    /// Reads the words that have closed and have their rewards.
+    pub(crate) fn read(&mut self) {
+        let safe = self.safe();
+        self.read_within(Some(safe));
+    }
+
+    /// Ends the text: what is open closes.
+    pub(crate) fn close(&mut self) {
+        self.transcript.close(None);
+        self.read_within(None);
+    }
+
+    fn read_within(&mut self, within: Option<usize>) {
+        while let Some(mut word) = self.transcript.next_word(&self.rewards, within) {
+            word.threshold = self.thresholds.of(self.transcript.text(), &word);
+            self.words.push(word);
+        }
+    }
+
+    /// The version as it was when it had `len` tokens, all of them with rewards.
+    pub(crate) fn cut(&self, len: usize) -> Self {
+        let mut cut = Self::new(self.thresholds, self.stop.afresh());
+        for (i, token) in self.tokens.iter().take(len).enumerate() {
+            cut.push(token.clone(), self.menus.get(i).cloned());
+        }
+        cut.rewards.extend(self.rewards.iter().take(len));
+        cut.read();
+        cut
+    }
+
+    /// Bytes of text that cannot be the beginning of a stop string.
+    pub(crate) fn safe(&self) -> usize {
+        let text = self.transcript.text();
+        text.len() - self.stop.held(text)
+    }
+
+    /// The most tokens, all with rewards where `scored`, that end within `limit` bytes of settled text; and where they end.
+    pub(crate) fn boundary(&self, scored: bool, limit: usize) -> (usize, usize) {
+        let limit = limit.min(self.safe());
+        if scored {
+            self.transcript.boundary(self.rewards.len(), limit.min(self.transcript.settled()))
+        } else {
+            self.transcript.boundary(self.tokens.len(), limit)
+        }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        self.transcript.text()
+    }
+
+    pub(crate) fn words(&self) -> &[Word] {
+        &self.words
+    }
+
+    /// Tokens written, those of a stop string included.
+    pub(crate) fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    pub(crate) fn menu(&self, at: usize) -> Option<&Arc<Menu>> {
+        self.menus.get(at)
+    }
+
+    /// Tokens that contribute to the text.
+    pub(crate) fn contributing(&self) -> usize {
+        self.transcript.contributing()
+    }
+
+    /// How many leading tokens have rewards.
+    pub(crate) fn rewarded(&self) -> usize {
+        self.rewards.len()
+    }
+
+    /// Whether a token that contributes to the text still waits for its reward.
+    pub(crate) fn awaits_reward(&self) -> bool {
+        self.rewards.len() < self.contributing()
+    }
+}
