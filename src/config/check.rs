@@ -54,10 +54,6 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     }
     let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
     must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");
-    for (class, threshold) in guard.thresholds.each() {
-        let ok = threshold.is_none_or(|t| (0.0..=1.0).contains(&t));
-        must(ok, "guard.thresholds", &format_args!("{class} must be between 0 and 1"));
-    }
     must(guard.max_attempts <= 1_000_000, "guard.max_attempts", &"must be at most 1000000");
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();

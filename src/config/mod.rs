@@ -16,7 +16,7 @@ use crate::{
     bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
-    guard::{ByClass, Mode},
+    guard::Mode,
 };
 
 /// The whole configuration.
@@ -137,8 +137,6 @@ pub struct Guard {
     pub threshold: Auto<f32>,
     /// The threshold at which this share of grounded words is doubted, by the bundle's calibration; auto: not used.
     pub target_fpr: Auto<f32>,
-    /// Thresholds of classes of words (`object`, `attribute`, `count`, `action`, `relation`) that are to have one of their own.
-    pub thresholds: ByClass,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
     /// Words that a stream holds back beside the open one, for repairs to reach; auto: the whole answer.
@@ -153,7 +151,6 @@ impl Default for Guard {
             mode: Mode::default(),
             threshold: Auto::Auto,
             target_fpr: Auto::Auto,
-            thresholds: ByClass::default(),
             max_attempts: GuardParams::MAX_ATTEMPTS,
             window: Auto::Auto,
             on_error: OnError::default(),

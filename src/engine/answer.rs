@@ -151,16 +151,18 @@ impl Answer {
         let ready = self.edits.iter().take_while(|edit| edit.bytes.end < end.min(open)).count();
         for edit in self.edits.drain(..ready) {
             self.repaired |= edit.original.is_some();
-            let chars = |bytes: usize| text[..bytes.min(text.len())].chars().count();
-            let range = chars(edit.bytes.start)..chars(edit.bytes.end);
+            // A later cut may have left less of the text than there was.
+            let start = text.floor_char_boundary(edit.bytes.start);
+            let end = text.floor_char_boundary(edit.bytes.end).max(start);
+            let first = text[..start].chars().count();
+            let range = first..first + text[start..end].chars().count();
             let unsent = &mut self.spans[self.spans_sent..];
             if let Some(span) = unsent.iter_mut().find(|span| span.start < range.end.max(range.start + 1) && range.start < span.end) {
                 span.original = span.original.take().or(edit.original);
                 span.alternatives.extend(edit.alternatives);
             } else if edit.original.is_some() {
-                let inside = text.get(edit.bytes).unwrap_or_default();
                 let score = edit.score.unwrap_or(1.0);
-                let span = Span::new(range.clone(), inside, score, Action::Regenerated);
+                let span = Span::new(range.clone(), &text[start..end], score, Action::Regenerated);
                 let at = unsent.iter().position(|span| span.start >= range.end).unwrap_or(unsent.len());
                 let span = Span { original: edit.original, alternatives: edit.alternatives, ..span };
                 self.spans.insert(self.spans_sent + at, span);

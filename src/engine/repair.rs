@@ -28,8 +28,8 @@ struct Place {
     text: String,
     /// The next rung of the ladder.
     rung: usize,
-    /// Where versions begin to differ: word, token and byte.
-    origin: Option<(usize, usize, usize)>,
+    /// Where versions begin to differ: token and byte.
+    origin: Option<(usize, usize)>,
     changed: bool,
     /// First tokens that were tried, with their places.
     tried: Vec<(usize, u32)>,
@@ -45,7 +45,7 @@ pub(crate) struct Repairs {
     /// Tokens decoded for all versions.
     decoded: usize,
     attempts: u32,
-    /// Words of the lead that are not looked at again.
+    /// Tokens of the lead whose words are not looked at again.
     settled: usize,
     place: Option<Place>,
     forks: Vec<Track>,
@@ -53,6 +53,8 @@ pub(crate) struct Repairs {
     branches: Vec<Branch>,
     /// Score of what was cut off.
     pub(crate) blocked: Option<f32>,
+    /// Tokens that were cut off: they were the answer's own.
+    cut: usize,
 }
 
 impl Repairs {
@@ -69,6 +71,7 @@ impl Repairs {
             spare,
             branches: Vec::new(),
             blocked: None,
+            cut: 0,
         }
     }
 
@@ -83,7 +86,7 @@ impl Repairs {
     }
 
     pub(crate) fn cost(&self, kept: usize) -> Cost {
-        Cost { attempts: self.attempts, extra_tokens: self.decoded.saturating_sub(kept) as u32 }
+        Cost { attempts: self.attempts, extra_tokens: self.decoded.saturating_sub(kept + self.cut) as u32 }
     }
 
     /// A token of the lead was decoded.
@@ -110,9 +113,9 @@ impl Repairs {
 
     /// Whether a version need not go on to be judged.
     fn is_done(&self, fork: &Track) -> bool {
-        let from = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
-        let version = version(fork, from, &[]);
-        fork.complete || version.len() >= self.weights.horizon || !version.passes(0.0)
+        let at = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
+        let version = version(fork, at, &[]);
+        fork.complete || version.len() >= self.weights.horizon || !version.passes()
     }
 
     /// Judges versions that are ready, and begins others where a word of the lead is doubted. When it returns and nothing is [`Self::active`], the lead
@@ -126,7 +129,7 @@ impl Repairs {
                 }
                 self.judge(lead, &context.request.sampling);
             }
-            if !self.open_place(lead, answer.shown()) {
+            if !self.open_place(lead) {
                 return Ok(());
             }
             if !self.begin(lead, answer.shown(), context)? {
@@ -140,28 +143,24 @@ impl Repairs {
 
     /// Tokens that may still be decoded for versions which may be dropped.
     fn left(&self) -> usize {
-        let kept = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.1);
+        let kept = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
         (self.budget + kept).saturating_sub(self.decoded)
     }
 
     /// Finds the first doubted word, unless a place is open already. False when nothing is doubted.
-    fn open_place(&mut self, lead: &Track, shown: usize) -> bool {
+    fn open_place(&mut self, lead: &Track) -> bool {
         if self.place.is_some() {
             return true;
         }
-        let words = lead.draft.words();
-        let doubted = words.iter().skip(self.settled).find(|word| word.doubted() && word.tokens.start >= shown);
-        let Some(word) = doubted else { return false };
+        let Some(word) = first_doubted(lead, self.settled).and_then(|i| lead.draft.words().get(i)) else { return false };
         let text = lead.draft.text()[..word.bytes.end].to_owned();
-        self.place =
-            Some(Place { text, rung: self.weights.ladder, origin: None, changed: false, tried: Vec::new(), alternatives: Vec::new() });
+        self.place = Some(Place { text, rung: 0, origin: None, changed: false, tried: Vec::new(), alternatives: Vec::new() });
         true
     }
 
     /// The doubted word of the open place, if the lead still has one there.
     fn doubted(&self, lead: &Track) -> Option<usize> {
-        let from = self.place.as_ref().and_then(|place| place.origin).map_or(self.settled, |origin| origin.0);
-        lead.draft.words().iter().enumerate().skip(from).find(|(_, word)| word.doubted()).map(|(i, _)| i)
+        first_doubted(lead, self.place.as_ref().and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
     }
 
     /// Begins the versions of the next rung that has any. False when the place is settled or there is nothing left to try.
@@ -174,7 +173,7 @@ impl Repairs {
             let words = lead.draft.words();
             let from = start(rung.reach, lead.draft.text(), words, at);
             let Some(from) = (from..=at).find(|&i| words[i].tokens.start >= shown) else { return Ok(false) };
-            let origin = (from, words[from].tokens.start, words[from].bytes.start);
+            let origin = (words[from].tokens.start, words[from].bytes.start);
             // Versions are compared from the earliest place on.
             place.origin = Some(place.origin.map_or(origin, |earlier| earlier.min(origin)));
             if self.branch(lead, rung, origin, context)? {
@@ -184,13 +183,13 @@ impl Repairs {
     }
 
     /// Begins versions at `origin`, as many as slots and budget allow.
-    fn branch(&mut self, lead: &Track, rung: Rung, origin: (usize, usize, usize), context: Context<'_>) -> candle_core::Result<bool> {
-        let (from, at, _) = origin;
+    fn branch(&mut self, lead: &Track, rung: Rung, origin: (usize, usize), context: Context<'_>) -> candle_core::Result<bool> {
+        let (at, _) = origin;
         let most = self.weights.candidates.min(self.spare.len()).min(self.left());
         let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else { return Ok(false) };
         let written = &lead.draft.tokens()[at];
         let mut openings = Vec::new();
-        if rung.reach != Reach::Word && lead.draft.words()[..from].iter().any(|word| !word.function) {
+        if rung.reach != Reach::Word && lead.draft.words().iter().any(|word| word.tokens.end <= at && !word.function) {
             openings.extend(menu.ending.filter(|&(id, _)| id != written.token.id).map(|opening| (Some(opening), 0)));
         }
         match rung.how {
@@ -228,12 +227,11 @@ impl Repairs {
     /// Makes the best version the lead.
     fn judge(&mut self, lead: &mut Track, sampling: &Sampling) {
         let Some(place) = &mut self.place else { return };
-        let (from, at, byte) = place.origin.unwrap_or_default();
+        let (at, byte) = place.origin.unwrap_or_default();
         let value = |track: &Track| {
             let likely: Vec<f32> = track.draft.tokens()[at.min(track.draft.tokens().len())..].iter().map(|t| t.token.logprob).collect();
-            let version = version(track, from, &likely);
-            let ended = if track.complete { self.weights.ending } else { 0.0 };
-            (version.passes(self.weights.margin), version.value(&self.weights) + ended)
+            let version = version(track, at, &likely);
+            (version.passes(), version.value(&self.weights))
         };
         let mut best: Option<(usize, (bool, f32))> = None;
         for (i, fork) in self.forks.iter().enumerate() {
@@ -250,10 +248,9 @@ impl Repairs {
             place.changed = true;
         }
         for fork in self.forks.drain(..) {
-            let words = fork.draft.words();
-            let claims = version(&fork, from, &[]);
+            let claims = version(&fork, at, &[]);
             let text = fork.draft.text().get(byte..).unwrap_or_default().trim().to_owned();
-            if !text.is_empty() && words.len() > from {
+            if !text.is_empty() && claims.words.len() > claims.from {
                 place.alternatives.push(Candidate { text, score: claims.score() });
             }
             self.spare.push(fork.slot);
@@ -265,16 +262,18 @@ impl Repairs {
         let doubted = self.doubted(lead);
         let Some(place) = self.place.take() else { return };
         let words = lead.draft.words();
-        self.settled = words.len();
+        self.settled = words.last().map_or(0, |word| word.tokens.end);
         if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned()) {
             self.blocked = Some(word.reward.unwrap_or(0.0));
-            return lead.block(word.tokens.start);
+            let at = word.tokens.start.max(answer.shown());
+            self.cut = lead.draft.tokens().len().saturating_sub(at);
+            return lead.block(at);
         }
-        let Some((from, _, byte)) = place.origin else { return };
-        let bytes = span_of(lead.draft.text(), &words[from.min(words.len())..], byte);
-        let score = words.iter().skip(from).filter(|w| !w.function).filter_map(|w| w.reward).reduce(f32::min);
+        let Some((at, byte)) = place.origin else { return };
+        let version = version(lead, at, &[]);
+        let bytes = span_of(lead.draft.text(), &words[version.from..], byte);
         let original = place.changed.then(|| place.text.get(byte..).unwrap_or_default().to_owned());
-        answer.edit(Edit { bytes, original, score, alternatives: place.alternatives });
+        answer.edit(Edit { bytes, original, score: version.score(), alternatives: place.alternatives });
     }
 }
 
@@ -283,8 +282,15 @@ fn span_of(text: &str, words: &[Word], byte: usize) -> Range<usize> {
     words.first().zip(words.last()).map_or(at..at, |(first, last)| first.bytes.start..last.bytes.end)
 }
 
-fn version<'a>(track: &'a Track, from: usize, log_probabilities: &'a [f32]) -> Version<'a> {
-    Version { words: track.draft.words(), from, log_probabilities }
+/// A track from token `at` on. Its first word may begin before: a hyphen makes one word of two.
+fn version<'a>(track: &'a Track, at: usize, log_probabilities: &'a [f32]) -> Version<'a> {
+    let words = track.draft.words();
+    Version { words, from: words.partition_point(|word| word.tokens.end <= at), log_probabilities }
+}
+
+/// The first doubted word that token `at` or a later one writes.
+fn first_doubted(track: &Track, at: usize) -> Option<usize> {
+    track.draft.words().iter().position(|word| word.tokens.end > at && word.doubted())
 }
 
 fn log_probability(menu: &Menu, id: u32) -> f32 {

@@ -91,45 +91,24 @@ pub struct Version<'a> {
     pub log_probabilities: &'a [f32],
 }
 
-/// What versions are ranked by.
+/// How many versions are tried, and what they are ranked by. The defaults were the best on the tuning half of Flickr8k's development split.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
-    /// Candidates a rung.
+    /// Versions written side by side.
     pub candidates: usize,
-    /// Words with claims that a candidate writes before it is judged.
+    /// Words with claims that a version writes before it is judged.
     pub horizon: usize,
-    /// Weight of a token's mean log-probability.
-    pub likelihood: f32,
-    /// Weight of the log-probability of the worst token.
-    pub worst: f32,
-    /// Claims from which the threshold is subtracted: the worth of an ending is 0.
-    pub claim: f32,
-    /// Least log-probability of the first token.
+    /// Least log-probability of a version's first token.
     pub floor: f32,
-    /// What a doubted word of a version costs beside its low reward.
+    /// What a token's mean log-probability weighs beside rewards.
+    pub likelihood: f32,
+    /// What a doubted word costs beside its low reward.
     pub doubt: f32,
-    /// First rung of the ladder.
-    pub ladder: usize,
-    /// Added to the threshold for candidates: they must be surer than what they replace had to be.
-    pub margin: f32,
-    /// Worth of ending.
-    pub ending: f32,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self {
-            candidates: 4,
-            horizon: 2,
-            likelihood: 0.2,
-            worst: 0.0,
-            claim: 1.0,
-            floor: -6.0,
-            doubt: 0.5,
-            ladder: 0,
-            margin: 0.0,
-            ending: 0.0,
-        }
+        Self { candidates: 4, horizon: 2, floor: -6.0, likelihood: 0.2, doubt: 0.5 }
     }
 }
 
@@ -149,8 +128,8 @@ impl Version<'_> {
     }
 
     /// Whether none of them is doubted.
-    pub fn passes(&self, margin: f32) -> bool {
-        self.claims().all(|word| !word.doubted() && word.reward.is_some_and(|r| r >= word.threshold + margin))
+    pub fn passes(&self) -> bool {
+        !self.claims().any(Word::doubted)
     }
 
     /// The lowest reward of them; `None` without any.
@@ -158,15 +137,60 @@ impl Version<'_> {
         self.claims().filter_map(|w| w.reward).reduce(f32::min)
     }
 
-    /// What the version is worth: what its claims add over their thresholds, and how likely the policy found it.
+    /// What the version is worth: what its claims have over their thresholds, so that ending early is worth nothing, and how likely the policy found it.
     pub fn value(&self, weights: &Weights) -> f32 {
         let claims = self.claims().map(|word| {
-            let (reward, threshold) = (word.reward.unwrap_or(0.0), word.threshold);
-            reward - threshold * weights.claim - if reward < threshold { weights.doubt } else { 0.0 }
+            let doubt = if word.doubted() { weights.doubt } else { 0.0 };
+            word.reward.unwrap_or(0.0) - word.threshold - doubt
         });
         let n = self.log_probabilities.len().max(1) as f32;
-        let likelihood = self.log_probabilities.iter().sum::<f32>() / n;
-        let worst = self.log_probabilities.iter().copied().fold(0.0, f32::min);
-        claims.sum::<f32>() + weights.likelihood * likelihood + weights.worst * worst
+        claims.sum::<f32>() + weights.likelihood * self.log_probabilities.iter().sum::<f32>() / n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::words::{doubting, words};
+
+    fn judged(text: &[(&str, f32)]) -> (String, Vec<Word>) {
+        let rewards: Vec<f32> = text.iter().map(|t| t.1).collect();
+        let (text, words) = words(text.iter().map(|t| t.0.as_bytes()), &rewards);
+        (text, doubting(words, 0.5))
+    }
+
+    #[test]
+    fn a_phrase_begins_where_it_opens() {
+        let begins = |text: &str, word: &str, reach: Reach| {
+            let (text, words) = judged(&[(text, 0.9)]);
+            let at = words.iter().position(|w| &text[w.bytes.clone()] == word).unwrap();
+            text[words[start(reach, &text, &words, at)].bytes.start..].to_owned()
+        };
+        let text = "It rains. A man in a blue shirt is sitting next to a dog.";
+        assert_eq!(begins(text, "shirt", Reach::Word), "shirt is sitting next to a dog.");
+        assert_eq!(begins(text, "shirt", Reach::Phrase), "in a blue shirt is sitting next to a dog.");
+        assert_eq!(begins(text, "dog", Reach::Phrase), "is sitting next to a dog.");
+        assert_eq!(begins(text, "man", Reach::Phrase), "A man in a blue shirt is sitting next to a dog.");
+        assert_eq!(begins(text, "dog", Reach::Sentence), "A man in a blue shirt is sitting next to a dog.");
+    }
+
+    #[test]
+    fn a_version_that_claims_nothing_beats_one_that_is_doubted_and_loses_to_one_that_is_sure() {
+        let worth = |text: &[(&str, f32)]| {
+            let (_, words) = judged(text);
+            let version = Version { words: &words, from: 1, log_probabilities: &[-1.0] };
+            (version.passes(), version.value(&Weights::default()))
+        };
+        let (ends, doubted, sure) =
+            (worth(&[("man", 0.9), (".", 0.9)]), worth(&[("man", 0.9), (" hat", 0.4)]), worth(&[("man", 0.9), (" dog", 0.8)]));
+        assert!(ends.0 && sure.0 && !doubted.0);
+        assert!(doubted.1 < ends.1 && ends.1 < sure.1, "{doubted:?} {ends:?} {sure:?}");
+    }
+
+    #[test]
+    fn sampling_gets_warmer_and_stops_getting_warmer() {
+        let at: Vec<f64> = (0..7).map(|number| temperature(0.2, number)).collect();
+        assert!(at.is_sorted() && (at[0] - 0.3).abs() < 1e-9 && (at[6] - 0.7).abs() < 1e-9, "{at:?}");
+        assert!(OPENERS.is_sorted());
     }
 }

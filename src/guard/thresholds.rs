@@ -38,17 +38,6 @@ impl ByClass {
         ]
     }
 
-    /// These, and `others` where these say nothing.
-    pub fn or(self, others: Self) -> Self {
-        Self {
-            object: self.object.or(others.object),
-            attribute: self.attribute.or(others.attribute),
-            count: self.count.or(others.count),
-            action: self.action.or(others.action),
-            relation: self.relation.or(others.relation),
-        }
-    }
-
     fn of(&self, class: WordClass) -> Option<f32> {
         match class {
             WordClass::Person | WordClass::Animal | WordClass::Thing => self.object,
@@ -104,6 +93,5 @@ mod tests {
         assert_eq!(doubted(0.3.into()), Vec::<&str>::new());
         assert_eq!(doubted(Thresholds { common: 0.3, by_class }), ["dogs"]);
         assert_eq!(doubted(Thresholds { common: 0.45, by_class }), ["two", "dogs", "run", "near", "zyx"]);
-        assert_eq!(by_class.or(ByClass { object: Some(0.9), count: Some(0.2), ..ByClass::default() }).count, Some(0.2));
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     bundle::Bundle,
     config::{Auto, Config},
     engine::{Engine, EngineConfig, EngineError, EngineHandle, ImageCache},
-    guard::policy,
+    guard::{policy, repair::Weights},
     telemetry::Metrics,
     vlm::preprocess::ImageLimits,
 };
@@ -78,7 +78,7 @@ impl App {
             max_waiting: config.engine.max_waiting,
             context_len: config.engine.context_len.value().unwrap_or(usize::MAX),
             max_prefills: config.engine.max_prefills,
-            repair: tuned(),
+            repair: Weights::default(),
             on_error: config.guard.on_error,
             observer: Arc::clone(&metrics) as _,
         };
@@ -167,28 +167,4 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         tracing::error!(%error, "a request's work did not end well");
         ApiError::internal()
     })
-}
-
-fn tuned() -> crate::guard::repair::Weights {
-    let mut w = crate::guard::repair::Weights::default();
-    if let Ok(text) = std::env::var("TUNE") {
-        for pair in text.split(',') {
-            let Some((k, v)) = pair.split_once('=') else { continue };
-            let f: f32 = v.parse().unwrap_or(0.0);
-            match k {
-                "candidates" => w.candidates = f as usize,
-                "horizon" => w.horizon = f as usize,
-                "likelihood" => w.likelihood = f,
-                "worst" => w.worst = f,
-                "claim" => w.claim = f,
-                "floor" => w.floor = f,
-                "doubt" => w.doubt = f,
-                "ladder" => w.ladder = f as usize,
-                "margin" => w.margin = f,
-                "ending" => w.ending = f,
-                _ => {}
-            }
-        }
-    }
-    w
 }

@@ -82,7 +82,8 @@ impl KvCache {
         if from != to && len > 0 {
             for (k, v) in &self.layers {
                 for t in [k, v] {
-                    let lines = t.narrow(0, from * self.capacity, len)?.copy()?;
+                    // Tensor::copy would copy the whole storage, all slots of it.
+                    let lines = t.narrow(0, from * self.capacity, len)?.force_contiguous()?;
                     t.slice_set(&lines, 0, to * self.capacity)?;
                 }
             }
@@ -146,7 +147,8 @@ impl KvCache {
         if self.images.most == 0 || self.images.known.iter().any(|(id, _)| *id == image) {
             return Ok(());
         }
-        let lines = |t: &Tensor| t.narrow(0, slot * self.capacity, self.prefixes[slot])?.copy();
+        // Tensor::copy would keep a copy of the whole storage, all slots of it, for each image.
+        let lines = |t: &Tensor| t.narrow(0, slot * self.capacity, self.prefixes[slot])?.force_contiguous();
         let layers = self.layers.iter().map(|(k, v)| Ok((lines(k)?, lines(v)?))).collect::<Result<_>>()?;
         if self.images.known.len() == self.images.most {
             self.images.known.pop_front();

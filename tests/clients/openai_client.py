@@ -91,7 +91,7 @@ class Chat(unittest.TestCase):
             (openai.NotFoundError, "model", {"model": "gpt-4o"}),
             (openai.BadRequestError, "messages", {"messages": []}),
             (openai.BadRequestError, "messages[0].content[1].image_url.url", {"messages": messages(url="https://example.org/a.jpg")}),
-            (openai.BadRequestError, "guard.mode", {"extra_body": {"guard": {"mode": "regenerate"}}}),
+            (openai.BadRequestError, "guard.mode", {"extra_body": {"guard": {"mode": "repair"}}}),
             (openai.BadRequestError, "tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         ):
             with self.assertRaises(exception) as caught:

@@ -217,7 +217,7 @@ fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Cal
     let asked = threshold.or_else(|| target_fpr.and_then(at));
     let default = || defaults.threshold.value().or_else(|| defaults.target_fpr.value().and_then(at));
     let threshold = asked.or_else(default).or(calibration.map(|c| c.default_threshold)).unwrap_or(0.0);
-    let by_class = given.thresholds.unwrap_or_default().or(defaults.thresholds);
+    let by_class = given.thresholds.unwrap_or_default();
     Ok(GuardParams {
         mode,
         thresholds: Thresholds { common: threshold, by_class },
