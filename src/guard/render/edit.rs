@@ -101,10 +101,11 @@ impl Edits {
     /// Gives the sentence's capital letter to the word that is first now.
     fn case(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
         let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != Tag::Mark) else { return };
-        if !doc.tokens[was].text.starts_with(char::is_uppercase) {
+        if doc.tokens[was].text.starts_with(char::is_lowercase) {
             return;
         }
-        let Some(now) = (was..tokens.end).find(|&i| !self.is_gone(i) && (doc.tokens[i].tag != Tag::Mark || !self.before[i].is_empty())) else {
+        let Some(now) = (was..tokens.end).find(|&i| !self.is_gone(i) && (doc.tokens[i].tag != Tag::Mark || !self.before[i].is_empty()))
+        else {
             return;
         };
         match self.before[now].iter_mut().find(|p| !p.glued) {

@@ -109,6 +109,22 @@ impl Hedger<'_, '_> {
         }
         let (at, text) = self.thing(chunk);
         self.edits.insert(at, text, span);
+        if self.lacks_article(chunk) {
+            self.edits.insert(tokens.start, english::article(&self.doc.tokens[tokens.start].lower), span);
+        }
+    }
+
+    /// "a man and woman": the doubt parts the second noun from the article.
+    fn lacks_article(&self, chunk: usize) -> bool {
+        let doc = self.doc;
+        let tag = |c: usize| doc.tokens[doc.chunks[c].tokens.start].tag;
+        let joined = chunk >= 2 && doc.word(chunk - 1) == Some(Tag::And) && doc.is_noun(chunk - 2);
+        let noun = doc.head(chunk);
+        joined
+            && !matches!(tag(chunk), Tag::Determiner | Tag::Count | Tag::Owner)
+            && matches!(doc.tokens[doc.chunks[chunk - 2].tokens.start].lower.as_str(), "a" | "an" | "another" | "the" | "one")
+            && !english::is_plural(noun)
+            && !is("mass", noun)
     }
 
     /// "in the air", "in its mouth": no thing of its own.

@@ -55,9 +55,9 @@ fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, s
     let last = all.clone().rev().find(|&i| doc.tokens[i].tag != Tag::Mark).unwrap_or(all.start);
     let Some(span) = all.clone().find_map(|i| doc.tokens[i].span) else { return };
     let noun_first = doc.is_noun(sentence.start) && !doc.has(sentence.start..sentence.end, &[Tag::Pronoun]);
-    let predicate = doc.chunks[sentence.clone()].windows(2).any(|pair| {
-        pair[0].kind == Kind::Word(Tag::Be) && matches!(pair[1].kind, Kind::Noun | Kind::Adjective)
-    });
+    let predicate = doc.chunks[sentence.clone()]
+        .windows(2)
+        .any(|pair| pair[0].kind == Kind::Word(Tag::Be) && matches!(pair[1].kind, Kind::Noun | Kind::Adjective));
     let caption = noun_first && !predicate && doc.has(sentence, &[Tag::Verb, Tag::Be]);
     edits.put(all.start..last + 1, if caption { "not sure what this shows" } else { "I am not sure" }, span);
 }
@@ -137,7 +137,8 @@ impl Omitter<'_, '_> {
     }
 
     fn adjective(&mut self, chunk: usize) {
-        let left = self.doc.chunks[chunk].tokens.clone().any(|i| self.doc.tokens[i].tag == Tag::Adjective && self.doc.tokens[i].span.is_none());
+        let left =
+            self.doc.chunks[chunk].tokens.clone().any(|i| self.doc.tokens[i].tag == Tag::Adjective && self.doc.tokens[i].span.is_none());
         if left {
             return self.attributes(chunk);
         }
@@ -147,6 +148,8 @@ impl Omitter<'_, '_> {
     }
 
     fn noun(&mut self, chunk: usize) {
+        // Nothing but this: an answer.
+        self.unsure |= self.sentence.clone().all(|c| c == chunk || self.doc.word(c) == Some(Tag::Mark));
         let first = self.group_start(chunk);
         match self.before(first) {
             Some(Tag::Preposition) => self.after_preposition(first),
@@ -170,7 +173,10 @@ impl Omitter<'_, '_> {
 
     fn group_start(&self, chunk: usize) -> usize {
         let mut first = chunk;
-        while first >= self.sentence.start + 2 && self.before(first) == Some(Tag::And) && self.is_noun(first - 2) && self.alike(first - 2, first)
+        while first >= self.sentence.start + 2
+            && self.before(first) == Some(Tag::And)
+            && self.is_noun(first - 2)
+            && self.alike(first - 2, first)
         {
             first -= 2;
         }
@@ -198,7 +204,11 @@ impl Omitter<'_, '_> {
         let article = &self.doc.tokens[self.doc.chunks[group[0]].tokens.start];
         let opens = matches!(self.doc.tokens[tokens.start].tag, Tag::Determiner | Tag::Count | Tag::Owner);
         let single = matches!(article.lower.as_str(), "a" | "an") && !english::is_plural(self.doc.head(left));
-        if left != group[0] && !opens && single && let Some(span) = self.doc.head_span(group[0]) {
+        if left != group[0]
+            && !opens
+            && single
+            && let Some(span) = self.doc.head_span(group[0])
+        {
             self.edits.insert(tokens.start, english::article(self.doc.tokens[tokens.start].text), span);
         }
     }
@@ -229,6 +239,11 @@ impl Omitter<'_, '_> {
             return self.something(first, last, false);
         }
         let named = self.doc.lower(preposition);
+        // "a woman in a black jacket": the jacket is hers.
+        let dressed = self.word(last + 1) == Some(Tag::Preposition) && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
+        if dressed && group.len() == 1 && english::is_person(self.doc.head(first)) {
+            return self.something(first, last, false);
+        }
         let be = self.before(preposition) == Some(Tag::Be);
         let goes_on = matches!(self.word(last + 1), Some(Tag::Preposition | Tag::Verb));
         if be && !goes_on {
@@ -247,7 +262,9 @@ impl Omitter<'_, '_> {
 
     /// "with a mountain in the background": what says where the thing was goes with it.
     fn delete_absolute(&mut self, preposition: usize) {
-        if !matches!(self.doc.chunks.get(preposition), Some(c) if self.doc.tokens[c.head].lower == "in") || !self.sentence.contains(&preposition) {
+        if !matches!(self.doc.chunks.get(preposition), Some(c) if self.doc.tokens[c.head].lower == "in")
+            || !self.sentence.contains(&preposition)
+        {
             return;
         }
         let next = preposition + 1;
@@ -367,7 +384,7 @@ impl Omitter<'_, '_> {
         let (person, plural) = (english::is_person(head), english::is_plural(head));
         self.delete_of(last);
         if plural && first == last && (keep_number || person) {
-            return self.kind_of_things(first, span);
+            return self.kind_of_things(first, span, keep_number);
         }
         let word = match (person, doc.tokens[start].lower.as_str()) {
             (true, "another") => "someone else",
@@ -376,16 +393,24 @@ impl Omitter<'_, '_> {
             (false, _) => "something",
         };
         let all = tokens(doc, first..last + 1);
-        let described = (start..doc.chunks[first].head).filter(|&i| doc.tokens[i].tag != Tag::Determiner && doc.tokens[i].tag != Tag::Count);
+        let described =
+            (start..doc.chunks[first].head).filter(|&i| doc.tokens[i].tag != Tag::Determiner && doc.tokens[i].tag != Tag::Count);
         let adjectives: Vec<usize> = described.collect();
         let plain = |i: usize| matches!(doc.tokens[i].tag, Tag::Adjective | Tag::And | Tag::Mark) && !doc.tokens[i].text.ends_with("ing");
         let kept = adjectives.iter().all(|&i| plain(i) && doc.tokens[i].span.is_none());
-        let free: Vec<usize> = adjectives.iter().copied().filter(|&i| doc.tokens[i].tag == Tag::Adjective && doc.tokens[i].span.is_none()).collect();
-        if first == last && kept && let (Some(&from), Some(&to)) = (adjectives.first(), adjectives.last()) {
+        let free: Vec<usize> =
+            adjectives.iter().copied().filter(|&i| doc.tokens[i].tag == Tag::Adjective && doc.tokens[i].span.is_none()).collect();
+        if first == last
+            && kept
+            && let (Some(&from), Some(&to)) = (adjectives.first(), adjectives.last())
+        {
             self.edits.delete(start..from);
             self.edits.delete(to + 1..all.end);
             self.edits.insert(from, word, span);
-        } else if first == last && adjectives.iter().all(|&i| plain(i)) && let [only] = free[..] {
+        } else if first == last
+            && adjectives.iter().all(|&i| plain(i))
+            && let [only] = free[..]
+        {
             self.edits.delete(start..only);
             self.edits.delete(only + 1..all.end);
             self.edits.insert(only, word, span);
@@ -395,7 +420,7 @@ impl Omitter<'_, '_> {
     }
 
     /// "two white dogs": "two white animals".
-    fn kind_of_things(&mut self, chunk: usize, span: usize) {
+    fn kind_of_things(&mut self, chunk: usize, span: usize, opens: bool) {
         let doc = self.doc;
         let tokens = doc.chunks[chunk].tokens.clone();
         let head = doc.chunks[chunk].head;
@@ -409,7 +434,7 @@ impl Omitter<'_, '_> {
             self.edits.delete(i..i + 1);
         }
         self.edits.delete(head..tokens.end);
-        if (tokens.start..head).all(|i| self.edits.is_deleted(i)) {
+        if opens && (tokens.start..head).all(|i| self.edits.is_deleted(i)) {
             self.edits.insert(head, "some", span);
         }
         self.edits.insert(head, word, span);
@@ -423,9 +448,7 @@ impl Omitter<'_, '_> {
             return;
         }
         let all = self.doc.chunks[chunk].tokens.clone();
-        let near = english::phrase("near phrases", |i, word| {
-            i < all.len() && self.doc.tokens[all.start + i].lower == word
-        });
+        let near = english::phrase("near phrases", |i, word| i < all.len() && self.doc.tokens[all.start + i].lower == word);
         if noun && near == Some(all.len()) {
             // "next to": the "to" may stand outside of a chunk that ends before it.
             return self.edits.put(all, "near", span);

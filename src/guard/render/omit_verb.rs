@@ -149,7 +149,10 @@ impl Verb<'_, '_> {
 
 /// Whether a preposition of several words says where something is.
 fn is_place_phrase(preposition: &str) -> bool {
-    preposition.contains(' ') && !preposition.starts_with("because") && !preposition.starts_with("instead") && !preposition.starts_with("along")
+    preposition.contains(' ')
+        && !preposition.starts_with("because")
+        && !preposition.starts_with("instead")
+        && !preposition.starts_with("along")
         || preposition == "next"
 }
 

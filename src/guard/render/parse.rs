@@ -116,7 +116,8 @@ impl<'a> Document<'a> {
 
     /// The text of a chunk in lower case, with single spaces.
     pub(super) fn lower(&self, chunk: usize) -> String {
-        let words: Vec<&str> = self.chunks.get(chunk).map_or(&[][..], |c| &self.tokens[c.tokens.clone()]).iter().map(|t| t.lower.as_str()).collect();
+        let words: Vec<&str> =
+            self.chunks.get(chunk).map_or(&[][..], |c| &self.tokens[c.tokens.clone()]).iter().map(|t| t.lower.as_str()).collect();
         words.join(" ")
     }
 
@@ -181,10 +182,8 @@ fn joins(c: char) -> bool {
 
 /// Tells every token in which span it is: spans that do not fit are left out as everywhere.
 fn mark(tokens: &mut [Token<'_>], text: &str, spans: &[Span]) {
-    let used: Vec<usize> = pieces(text, spans)
-        .iter()
-        .filter_map(|(_, span)| span.and_then(|span| spans.iter().position(|s| std::ptr::eq(s, span))))
-        .collect();
+    let used: Vec<usize> =
+        pieces(text, spans).iter().filter_map(|(_, span)| span.and_then(|span| spans.iter().position(|s| std::ptr::eq(s, span)))).collect();
     let mut used = used.into_iter().peekable();
     for token in tokens {
         let end = token.start + token.text.chars().count();
@@ -211,7 +210,6 @@ fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
         "to" if next.is_some_and(|t| is("verb", &t.lower) && !english::is_person(&t.lower)) => return Tag::To,
         _ => {}
     }
-    let opens_noun = || last == Tag::Preposition || last == Tag::Verb;
     let closed = [
         ("be", Tag::Be),
         ("auxiliary", Tag::Auxiliary),
@@ -233,14 +231,18 @@ fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
     if is("adverb", word) && !matches!(last, Tag::Determiner) || word.ends_with("ly") && word.len() > 4 && !noun_ly(word) {
         return Tag::Adverb;
     }
-    if is("adjective", word) && !(opens_noun() && is("person", word)) {
+    let does = word.ends_with("ing") && matches!(last, Tag::Be | Tag::Noun | Tag::And | Tag::Not | Tag::Pronoun | Tag::Adverb);
+    if is("adjective", word) && !does {
         return Tag::Adjective;
     }
     verb_or_noun(tokens, i, last)
 }
 
 fn noun_ly(word: &str) -> bool {
-    matches!(word, "family" | "butterfly" | "belly" | "jelly" | "friendly" | "elderly" | "lonely" | "lovely" | "curly" | "hilly" | "assembly")
+    matches!(
+        word,
+        "family" | "butterfly" | "belly" | "jelly" | "friendly" | "elderly" | "lonely" | "lovely" | "curly" | "hilly" | "assembly"
+    )
 }
 
 /// What a word is that is in no closed class: by its ending and what stands before it.
@@ -293,8 +295,7 @@ fn chunk(tokens: &[Token<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
         let head = (at..at + len).find(|&i| tokens[i].tag == Tag::Noun).unwrap_or(at);
         return Chunk { kind: Kind::Word(Tag::Preposition), tokens: at..at + len, head };
     }
-    noun_phrase(tokens, at, before)
-        .unwrap_or_else(|| Chunk { kind: Kind::Word(tokens[at].tag), tokens: at..at + 1, head: at })
+    noun_phrase(tokens, at, before).unwrap_or_else(|| Chunk { kind: Kind::Word(tokens[at].tag), tokens: at..at + 1, head: at })
 }
 
 fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {

@@ -66,7 +66,10 @@ fn spans_follow_their_words() {
 
 fn text_with_words() -> impl Strategy<Value = String> {
     let word = prop_oneof![
-        "[ .,!?-]", "\\PC", Just("é".to_owned()), Just("\u{301}".to_owned()),
+        "[ .,!?-]",
+        "\\PC",
+        Just("é".to_owned()),
+        Just("\u{301}".to_owned()),
         "(A|a|an|the|dog|dogs|man|two|red|and|in|of|is|are|running|runs|with|front|not|to|catch|yes|no|while|next|'s)",
     ];
     proptest::collection::vec((word, " ?"), 0..14).prop_map(|w| w.into_iter().map(|(w, s)| w + &s).collect())
