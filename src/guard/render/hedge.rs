@@ -82,10 +82,13 @@ impl Hedger<'_, '_> {
         let doubted: Vec<usize> = self.doc.doubted(chunk).collect();
         let first = doubted[0];
         let tag = |i: usize| self.doc.tokens[i].tag;
+        let lower = |i: usize| self.doc.tokens[i].lower.as_str();
         if tag(first) == Tag::Count && first == tokens.start {
             return self.edits.insert(first, "perhaps", span);
         }
-        let attributes = doubted.iter().all(|&i| tag(i) == Tag::Adjective && i != self.doc.chunks[chunk].head);
+        // "a bathing suit" is no suit that bathes.
+        let describes = |i: usize| tag(i) == Tag::Adjective && (is("adjective", lower(i)) || !lower(i).ends_with("ing"));
+        let attributes = doubted.iter().all(|&i| describes(i) && i != self.doc.chunks[chunk].head);
         if attributes {
             if first > tokens.start && tag(first - 1) == Tag::Adjective && self.doc.tokens[first - 1].span.is_none() {
                 self.edits.comma(first);

@@ -1,6 +1,6 @@
 //! The answer written for people: marked in a pipe, coloured on a terminal, and as a screen reader should say it.
 //!
-//! [`parse`] finds the phrases of the sentences, [`hedge`] and [`omit`] decide what to change, and [`edit`] writes it.
+//! `parse` finds the phrases of the sentences, `hedge` and `omit` decide what to change, and `edit` writes it.
 
 mod edit;
 mod english;
@@ -8,6 +8,7 @@ mod hedge;
 mod omit;
 mod omit_verb;
 mod parse;
+mod something;
 
 use std::{fmt::Write, ops::Range};
 

@@ -34,16 +34,19 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) {
 
 /// Whether a word is left in a sentence that claims something and is not doubted; a sentence without doubt stands as it is.
 fn says_something(doc: &Document<'_>, edits: &Edits, sentence: Range<usize>) -> bool {
+    let states = doc.has(sentence.clone(), &[Tag::Be, Tag::Verb]);
     let tokens = tokens(doc, sentence);
     let claims = |i: usize| {
         let token = &doc.tokens[i];
-        let form = matches!(token.tag, Tag::Mark | Tag::Be | Tag::Auxiliary | Tag::Preposition | Tag::Not);
+        let count = token.tag == Tag::Count && states;
+        let form = count || matches!(token.tag, Tag::Mark | Tag::Be | Tag::Auxiliary | Tag::Preposition | Tag::Not);
         !form && !is_function_word(&token.lower) && token.span.is_none() && !edits.is_deleted(i)
     };
     tokens.clone().all(|i| doc.tokens[i].span.is_none()) || tokens.clone().any(claims)
 }
 
-fn tokens(doc: &Document<'_>, chunks: Range<usize>) -> Range<usize> {
+/// The tokens of chunks.
+pub(super) fn tokens(doc: &Document<'_>, chunks: Range<usize>) -> Range<usize> {
     doc.chunks[chunks.start].tokens.start..doc.chunks[chunks.end - 1].tokens.end
 }
 
@@ -62,16 +65,17 @@ fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, s
     edits.put(all.start..last + 1, if caption { "not sure what this shows" } else { "I am not sure" }, span);
 }
 
-struct Omitter<'a, 'd> {
-    doc: &'a Document<'d>,
-    edits: &'a mut Edits,
+/// Leaves the doubted spans of one sentence out.
+pub(super) struct Omitter<'a, 'd> {
+    pub(super) doc: &'a Document<'d>,
+    pub(super) edits: &'a mut Edits,
     sentence: Range<usize>,
     /// Whether the sentence does not stand without what was doubted.
     unsure: bool,
 }
 
 impl Omitter<'_, '_> {
-    fn word(&self, chunk: usize) -> Option<Tag> {
+    pub(super) fn word(&self, chunk: usize) -> Option<Tag> {
         if self.sentence.contains(&chunk) { self.doc.word(chunk) } else { None }
     }
 
@@ -79,7 +83,7 @@ impl Omitter<'_, '_> {
         chunk.checked_sub(1).and_then(|c| self.word(c))
     }
 
-    fn is_noun(&self, chunk: usize) -> bool {
+    pub(super) fn is_noun(&self, chunk: usize) -> bool {
         self.sentence.contains(&chunk) && self.doc.is_noun(chunk)
     }
 
@@ -198,23 +202,11 @@ impl Omitter<'_, '_> {
             let and = if c == group[0] { c + 1 } else { c - 1 };
             self.delete(and);
         }
-        // "a shirt and hat": the article is needed by the hat.
-        let Some(&left) = group.iter().find(|&&c| !doubted(c)) else { return };
-        let tokens = self.doc.chunks[left].tokens.clone();
-        let article = &self.doc.tokens[self.doc.chunks[group[0]].tokens.start];
-        let opens = matches!(self.doc.tokens[tokens.start].tag, Tag::Determiner | Tag::Count | Tag::Owner);
-        let single = matches!(article.lower.as_str(), "a" | "an") && !english::is_plural(self.doc.head(left));
-        if left != group[0]
-            && !opens
-            && single
-            && let Some(span) = self.doc.head_span(group[0])
-        {
-            self.edits.insert(tokens.start, english::article(self.doc.tokens[tokens.start].text), span);
-        }
+        self.keep_article(group);
     }
 
     /// "of people" behind a noun that goes.
-    fn delete_of(&mut self, chunk: usize) {
+    pub(super) fn delete_of(&mut self, chunk: usize) {
         if self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of" && self.is_noun(chunk + 2) {
             self.delete(chunk + 1);
             self.delete(chunk + 2);
@@ -236,7 +228,7 @@ impl Omitter<'_, '_> {
             return self.unmeasured(first);
         }
         if self.doc.lower(preposition) == "of" && !(first >= 2 && self.is_noun(first - 2) && is("complete", self.doc.head(first - 2))) {
-            return self.something(first, last, false);
+            return self.measure_of(first, last);
         }
         let named = self.doc.lower(preposition);
         // "a woman in a black jacket": the jacket is hers.
@@ -245,7 +237,8 @@ impl Omitter<'_, '_> {
             return self.something(first, last, false);
         }
         let be = self.before(preposition) == Some(Tag::Be);
-        let goes_on = matches!(self.word(last + 1), Some(Tag::Preposition | Tag::Verb));
+        let stays = !self.is_noun(last + 2) || self.doc.head_span(last + 2).is_none();
+        let goes_on = matches!(self.word(last + 1), Some(Tag::Preposition | Tag::Verb)) && stays;
         if be && !goes_on {
             if is("place", &named) && named != "with" && named != "by" {
                 let span = self.doc.head_span(first).unwrap_or(usize::MAX);
@@ -276,22 +269,6 @@ impl Omitter<'_, '_> {
         };
         if pronoun || place {
             self.edits.delete(tokens(self.doc, preposition..next + 1));
-        }
-    }
-
-    /// Whether a noun measures another: "a group of people".
-    fn measured(&self, chunk: usize) -> bool {
-        let of = self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of";
-        of && self.is_noun(chunk + 2) && is("partitive", self.doc.head(chunk)) && self.doc.head_span(chunk + 2).is_none()
-    }
-
-    /// "a group of people": "people".
-    fn unmeasured(&mut self, chunk: usize) {
-        self.edits.delete(tokens(self.doc, chunk..chunk + 2));
-        let verb = chunk + 3;
-        if self.word(verb) == Some(Tag::Be) && self.doc.head(verb) == "is" && english::is_plural(self.doc.head(chunk + 2)) {
-            let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
-            self.edits.replace(self.doc.chunks[verb].head, "are", span);
         }
     }
 
@@ -326,6 +303,9 @@ impl Omitter<'_, '_> {
         if self.measured(first) {
             return self.unmeasured(first);
         }
+        if group.len() == 1 && self.whole_measure(first) {
+            return;
+        }
         let all = self.is_all_doubted(&group);
         if group.len() > 1 && !all && !self.verb_follows(group[group.len() - 1]) {
             return self.thin(&group);
@@ -340,6 +320,7 @@ impl Omitter<'_, '_> {
         for (i, &c) in group.iter().enumerate().filter(|&(_, &c)| self.doc.head_span(c).is_some()) {
             if i == 0 { self.something(c, c, true) } else { self.else_(c) }
         }
+        self.keep_article(&group);
         // "a woman and a dog": joined, but not alike.
         let last = group[group.len() - 1];
         let unlike = self.word(last + 1) == Some(Tag::And) && self.is_noun(last + 2);
@@ -366,78 +347,6 @@ impl Omitter<'_, '_> {
 
     fn verb_follows(&self, chunk: usize) -> bool {
         self.doc.has(chunk..self.sentence.end, &[Tag::Be, Tag::Verb])
-    }
-
-    fn else_(&mut self, chunk: usize) {
-        let person = english::is_person(self.doc.head(chunk));
-        let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
-        self.delete_of(chunk);
-        self.edits.put(self.doc.chunks[chunk].tokens.clone(), if person { "someone else" } else { "something else" }, span);
-    }
-
-    /// A word of no content in the place of nouns. A subject keeps its number, for its verb's sake.
-    fn something(&mut self, first: usize, last: usize, keep_number: bool) {
-        let doc = self.doc;
-        let head = doc.head(first);
-        let start = doc.chunks[first].tokens.start;
-        let span = doc.head_span(first).unwrap_or(usize::MAX);
-        let (person, plural) = (english::is_person(head), english::is_plural(head));
-        self.delete_of(last);
-        if plural && first == last && (keep_number || person) {
-            return self.kind_of_things(first, span, keep_number);
-        }
-        let word = match (person, doc.tokens[start].lower.as_str()) {
-            (true, "another") => "someone else",
-            (true, _) => "someone",
-            (false, "another") => "something else",
-            (false, _) => "something",
-        };
-        let all = tokens(doc, first..last + 1);
-        let described =
-            (start..doc.chunks[first].head).filter(|&i| doc.tokens[i].tag != Tag::Determiner && doc.tokens[i].tag != Tag::Count);
-        let adjectives: Vec<usize> = described.collect();
-        let plain = |i: usize| matches!(doc.tokens[i].tag, Tag::Adjective | Tag::And | Tag::Mark) && !doc.tokens[i].text.ends_with("ing");
-        let kept = adjectives.iter().all(|&i| plain(i) && doc.tokens[i].span.is_none());
-        let free: Vec<usize> =
-            adjectives.iter().copied().filter(|&i| doc.tokens[i].tag == Tag::Adjective && doc.tokens[i].span.is_none()).collect();
-        if first == last
-            && kept
-            && let (Some(&from), Some(&to)) = (adjectives.first(), adjectives.last())
-        {
-            self.edits.delete(start..from);
-            self.edits.delete(to + 1..all.end);
-            self.edits.insert(from, word, span);
-        } else if first == last
-            && adjectives.iter().all(|&i| plain(i))
-            && let [only] = free[..]
-        {
-            self.edits.delete(start..only);
-            self.edits.delete(only + 1..all.end);
-            self.edits.insert(only, word, span);
-        } else {
-            self.edits.put(all, word, span);
-        }
-    }
-
-    /// "two white dogs": "two white animals".
-    fn kind_of_things(&mut self, chunk: usize, span: usize, opens: bool) {
-        let doc = self.doc;
-        let tokens = doc.chunks[chunk].tokens.clone();
-        let head = doc.chunks[chunk].head;
-        let word = match doc.head(chunk) {
-            noun if english::is_person(noun) => "people",
-            noun if english::is_animal(noun) => "animals",
-            _ => "things",
-        };
-        let plain = |i: usize| matches!(doc.tokens[i].tag, Tag::Adjective | Tag::Count | Tag::And | Tag::Mark | Tag::Determiner);
-        for i in (tokens.start..head).filter(|&i| !plain(i) || doc.tokens[i].span.is_some()) {
-            self.edits.delete(i..i + 1);
-        }
-        self.edits.delete(head..tokens.end);
-        if opens && (tokens.start..head).all(|i| self.edits.is_deleted(i)) {
-            self.edits.insert(head, "some", span);
-        }
-        self.edits.insert(head, word, span);
     }
 
     /// Where something is can be said more loosely; where it goes cannot.

@@ -69,7 +69,12 @@ impl Verb<'_, '_> {
             Some(Tag::Not) => hedge_verb(self.doc, self.edits, chunk, self.span),
             Some(Tag::Be) if self.doc.lower(chunk - 1) == "being" => hedge_verb(self.doc, self.edits, chunk, self.span),
             Some(Tag::And) if earlier => self.delete(chunk - 1..end),
-            _ if self.word(chunk + 1) == Some(Tag::And) && self.word(chunk + 2) == Some(Tag::Verb) => self.delete(chunk..chunk + 2),
+            _ if self.word(chunk + 1) == Some(Tag::And)
+                && self.word(chunk + 2) == Some(Tag::Verb)
+                && self.doc.head_span(chunk + 2).is_none() =>
+            {
+                self.delete(chunk..chunk + 2)
+            }
             _ => match subordinate {
                 Some(from) if !self.doc.has(from..chunk, &[Tag::Verb]) => {
                     let to = (chunk..self.sentence.end).find(|&c| self.word(c) == Some(Tag::Mark)).unwrap_or(self.sentence.end);
