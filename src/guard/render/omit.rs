@@ -351,7 +351,9 @@ impl Omitter<'_, '_> {
 
     /// Where something is can be said more loosely; where it goes cannot.
     fn preposition(&mut self, chunk: usize) {
-        let Some(span) = self.doc.doubted(chunk).find_map(|i| self.doc.tokens[i].span) else { return };
+        // A preposition that says little is in a span for the words around it.
+        let says = |&i: &usize| !is_function_word(&self.doc.tokens[i].lower);
+        let Some(span) = self.doc.doubted(chunk).filter(says).find_map(|i| self.doc.tokens[i].span) else { return };
         let noun = self.is_noun(chunk + 1);
         if noun && self.doc.head_span(chunk + 1).is_some() {
             return;
@@ -359,9 +361,13 @@ impl Omitter<'_, '_> {
         let all = self.doc.chunks[chunk].tokens.clone();
         let near = english::phrase("near phrases", |i, word| i < all.len() && self.doc.tokens[all.start + i].lower == word);
         if noun && near == Some(all.len()) {
-            // "next to": the "to" may stand outside of a chunk that ends before it.
             return self.edits.put(all, "near", span);
         }
-        self.edits.delete(if noun { tokens(self.doc, chunk..chunk + 2) } else { all });
+        if !noun {
+            return self.edits.delete(all);
+        }
+        let last = self.group(chunk + 1).pop().unwrap_or(chunk + 1);
+        self.edits.delete(tokens(self.doc, chunk..last + 1));
+        self.delete_of(last);
     }
 }
