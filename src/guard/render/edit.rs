@@ -1,0 +1,206 @@
+//! What is put before, in the place of, or taken out of the words of a text; and the text that comes of it.
+
+use std::ops::Range;
+
+use super::{
+    Rendered, english,
+    parse::{Document, Tag},
+};
+
+/// A piece of the new text.
+#[derive(Debug, Clone)]
+struct Piece {
+    text: String,
+    /// The span that it stands for.
+    span: Option<usize>,
+    /// Whether no space stands before it.
+    glued: bool,
+}
+
+/// Changes of a text, token by token.
+#[derive(Debug)]
+pub(super) struct Edits {
+    before: Vec<Vec<Piece>>,
+    deleted: Vec<bool>,
+    new: Vec<Option<(String, usize)>>,
+}
+
+impl Edits {
+    pub(super) fn new(tokens: usize) -> Self {
+        Self { before: vec![Vec::new(); tokens], deleted: vec![false; tokens], new: vec![None; tokens] }
+    }
+
+    /// Puts words before a token; they stand for a span.
+    pub(super) fn insert(&mut self, token: usize, text: &str, span: usize) {
+        self.before[token].push(Piece { text: text.to_owned(), span: Some(span), glued: false });
+    }
+
+    /// Puts a comma before a token.
+    pub(super) fn comma(&mut self, token: usize) {
+        self.before[token].push(Piece { text: ",".to_owned(), span: None, glued: true });
+    }
+
+    /// Another word in the place of a token; `span` says which span it stands for.
+    pub(super) fn replace(&mut self, token: usize, text: &str, span: usize) {
+        self.new[token] = Some((text.to_owned(), span));
+    }
+
+    /// Takes tokens out, with what was put before them.
+    pub(super) fn delete(&mut self, tokens: Range<usize>) {
+        for i in tokens {
+            self.deleted[i] = true;
+            self.before[i].clear();
+        }
+    }
+
+    /// Words in the place of tokens.
+    pub(super) fn put(&mut self, tokens: Range<usize>, text: &str, span: usize) {
+        self.delete(tokens.clone());
+        self.insert(tokens.start, text, span);
+    }
+
+    pub(super) fn is_deleted(&self, token: usize) -> bool {
+        self.deleted[token]
+    }
+
+    /// Whether nothing stands in the place of a token any more.
+    pub(super) fn is_gone(&self, token: usize) -> bool {
+        self.deleted[token] && self.before[token].is_empty()
+    }
+
+    /// The new text, with each of `spans` spans' place in it.
+    pub(super) fn finish(mut self, doc: &Document<'_>, spans: usize) -> Rendered {
+        for sentence in &doc.sentences {
+            let tokens = doc.chunks[sentence.start].tokens.start..doc.chunks[sentence.end - 1].tokens.end;
+            self.tidy(doc, tokens.clone());
+            self.case(doc, tokens);
+        }
+        self.articles(doc);
+        self.write(doc, spans)
+    }
+
+    /// Commas and "and" that nothing stands before or behind any more go.
+    fn tidy(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
+        let changed = tokens.clone().any(|i| self.deleted[i]);
+        let joint = |i: usize| doc.tokens[i].tag == Tag::And || doc.tokens[i].text == ",";
+        for i in tokens.clone().filter(|_| changed) {
+            if !joint(i) || self.deleted[i] {
+                continue;
+            }
+            let first = (tokens.start..i).all(|j| self.is_gone(j));
+            let next = (i + 1..tokens.end).find(|&j| !self.is_gone(j));
+            let orphan = next.is_none_or(|j| self.before[j].is_empty() && doc.tokens[j].tag == Tag::Mark && doc.tokens[i].text != "\"");
+            let was_orphan = doc.tokens.get(i + 1).is_none_or(|t| t.tag == Tag::Mark);
+            let was_first = i == tokens.start;
+            if first && !was_first || orphan && !was_orphan {
+                self.delete(i..i + 1);
+            }
+        }
+    }
+
+    /// Gives the sentence's capital letter to the word that is first now.
+    fn case(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
+        let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != Tag::Mark) else { return };
+        if doc.tokens[was].text.starts_with(char::is_lowercase) {
+            return;
+        }
+        let Some(now) = (was..tokens.end).find(|&i| !self.is_gone(i) && (doc.tokens[i].tag != Tag::Mark || !self.before[i].is_empty()))
+        else {
+            return;
+        };
+        match self.before[now].iter_mut().find(|p| !p.glued) {
+            Some(piece) => piece.text = english::capitalised(&piece.text),
+            None if now == was => return,
+            None => self.rewrite(doc, now, english::capitalised),
+        }
+        if !self.deleted[was] {
+            self.rewrite(doc, was, english::uncapitalised);
+        }
+    }
+
+    fn rewrite(&mut self, doc: &Document<'_>, token: usize, change: impl Fn(&str) -> String) {
+        let (text, span) = match &self.new[token] {
+            Some((text, span)) => (change(text), *span),
+            None => (change(doc.tokens[token].text), doc.tokens[token].span.unwrap_or(usize::MAX)),
+        };
+        self.new[token] = Some((text, span));
+    }
+
+    /// "a" and "an" follow the word that stands behind them now.
+    fn articles(&mut self, doc: &Document<'_>) {
+        for i in 0..doc.tokens.len() {
+            let text = self.new[i].as_ref().map_or(doc.tokens[i].text, |n| n.0.as_str());
+            if self.deleted[i] || !matches!(text, "a" | "an" | "A" | "An") {
+                continue;
+            }
+            let capital = text.starts_with('A');
+            let Some(next) = (i + 1..doc.tokens.len()).find(|&j| !self.is_gone(j)) else { continue };
+            let word = self.before[next].first().map_or(doc.tokens[next].text, |p| p.text.as_str());
+            let same = next == i + 1 && self.before[next].is_empty() && self.new[i].is_none();
+            if !same && word.starts_with(char::is_alphanumeric) {
+                let article = english::article(word);
+                let article = if capital { english::capitalised(article) } else { article.to_owned() };
+                let span = self.new[i].as_ref().map_or(doc.tokens[i].span.unwrap_or(usize::MAX), |n| n.1);
+                self.new[i] = Some((article, span));
+            }
+        }
+    }
+
+    fn write(&self, doc: &Document<'_>, spans: usize) -> Rendered {
+        let mut out = Writer { text: String::new(), chars: 0, spans: vec![None; spans] };
+        for (i, token) in doc.tokens.iter().enumerate() {
+            let mut gap = if out.text.is_empty() { doc.tokens[0].gap } else { token.gap };
+            for piece in &self.before[i] {
+                out.push(if piece.glued { "" } else { gap }, &piece.text, piece.span);
+                gap = if piece.glued { gap } else { " " };
+            }
+            // A span whose words are gone is nowhere, but where it was.
+            if let Some(span) = token.span.and_then(|s| out.spans.get_mut(s)) {
+                span.get_or_insert(out.chars..out.chars);
+            }
+            if !self.deleted[i] {
+                match &self.new[i] {
+                    Some((text, span)) => out.push(gap, text, Some(*span)),
+                    None => out.push(gap, token.text, token.span),
+                }
+            }
+        }
+        out.push(doc.tail, "", None);
+        out.finish()
+    }
+}
+
+struct Writer {
+    text: String,
+    chars: usize,
+    spans: Vec<Option<Range<usize>>>,
+}
+
+impl Writer {
+    fn push(&mut self, gap: &str, text: &str, span: Option<usize>) {
+        let run_on = gap.is_empty() && self.text.ends_with(char::is_alphanumeric) && text.starts_with(char::is_alphanumeric);
+        let gap = if run_on { " " } else { gap };
+        self.text.push_str(gap);
+        self.text.push_str(text);
+        let start = self.chars + gap.chars().count();
+        self.chars = start + text.chars().count();
+        if let Some(place) = span.and_then(|s| self.spans.get_mut(s)) {
+            let from = place.as_ref().filter(|p| !p.is_empty()).map_or(start, |p| p.start);
+            *place = Some(from..self.chars);
+        }
+    }
+
+    /// The ranges in order: one that was taken into an earlier one is empty at its end.
+    fn finish(self) -> Rendered {
+        let mut at = 0;
+        let mut spans = Vec::with_capacity(self.spans.len());
+        for place in self.spans {
+            let place = place.unwrap_or(at..at);
+            let start = place.start.clamp(at, self.chars);
+            let range = start..place.end.clamp(start, self.chars);
+            at = range.end;
+            spans.push(range);
+        }
+        Rendered { text: self.text, spans }
+    }
+}

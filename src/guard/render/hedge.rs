@@ -1,0 +1,202 @@
+//! The doubt said aloud: "what may be a frisbee".
+
+use super::{
+    edit::Edits,
+    english::{self, is},
+    parse::{Document, Kind, Tag},
+};
+
+/// Puts every doubted span's doubt before it.
+pub(super) fn hedge(doc: &Document<'_>, edits: &mut Edits, spans: usize) {
+    let mut hedger = Hedger { doc, edits, said: vec![None; spans] };
+    for sentence in &doc.sentences {
+        if let Some((first, span)) = whole(doc, sentence.clone()) {
+            hedger.edits.insert(first, "perhaps", span);
+            continue;
+        }
+        for chunk in sentence.clone() {
+            hedger.chunk(chunk, sentence.clone());
+        }
+    }
+}
+
+/// Says one chunk's doubt, for a verb that cannot be left out.
+pub(super) fn hedge_verb(doc: &Document<'_>, edits: &mut Edits, chunk: usize, span: usize) {
+    Hedger { doc, edits, said: Vec::new() }.verb(chunk, span);
+}
+
+/// The first token and the span of a sentence that is one doubted statement.
+fn whole(doc: &Document<'_>, chunks: std::ops::Range<usize>) -> Option<(usize, usize)> {
+    let states = doc.is_noun(chunks.start) && doc.has(chunks.clone(), &[Tag::Verb, Tag::Be]);
+    let tokens = doc.chunks[chunks.start].tokens.start..doc.chunks[chunks.end - 1].tokens.end;
+    let mut said = tokens.clone().filter(|&i| doc.tokens[i].tag != Tag::Mark).skip_while(|&i| doc.tokens[i].tag == Tag::Determiner);
+    let span = doc.tokens[said.next()?].span?;
+    (states && said.all(|i| doc.tokens[i].span == Some(span))).then_some((tokens.start, span))
+}
+
+struct Hedger<'a, 'd> {
+    doc: &'a Document<'d>,
+    edits: &'a mut Edits,
+    /// What the doubt of each span was said of.
+    said: Vec<Option<Kind>>,
+}
+
+impl Hedger<'_, '_> {
+    fn chunk(&mut self, chunk: usize, sentence: std::ops::Range<usize>) {
+        let kind = self.doc.chunks[chunk].kind;
+        let spans: Vec<usize> = self.doc.doubted(chunk).filter_map(|i| self.doc.tokens[i].span).collect();
+        // A span that goes on from a noun to a verb is doubted twice.
+        let verb = kind == Kind::Word(Tag::Verb);
+        let open = |said: Option<Kind>| said.is_none() || verb && said == Some(Kind::Noun);
+        let Some(&span) = spans.iter().find(|&&s| open(self.said[s])) else { return };
+        spans.iter().for_each(|&s| self.said[s] = Some(kind));
+        match kind {
+            Kind::Noun => self.noun(chunk, span, sentence),
+            Kind::Adjective => self.adjective(chunk, span, sentence),
+            Kind::Word(Tag::Verb) => self.verb(chunk, span),
+            Kind::Word(Tag::Preposition) => self.preposition(chunk, span, sentence),
+            // A subordinator, a pronoun or another word that holds the sentence together: what it goes on to is doubted.
+            Kind::Word(Tag::Be | Tag::Auxiliary | Tag::Subordinate | Tag::To) => spans.iter().for_each(|&s| self.said[s] = None),
+            Kind::Word(_) => {
+                let alone = self.starts(chunk, &sentence);
+                self.insert(chunk, if alone { "probably" } else { "possibly" }, span);
+            }
+        }
+    }
+
+    fn insert(&mut self, chunk: usize, text: &str, span: usize) {
+        self.edits.insert(self.doc.chunks[chunk].tokens.start, text, span);
+    }
+
+    fn starts(&self, chunk: usize, sentence: &std::ops::Range<usize>) -> bool {
+        sentence.clone().take_while(|&c| c < chunk).all(|c| self.doc.word(c) == Some(Tag::Mark))
+    }
+
+    /// Whether the sentence is no more than chunks `from..=chunk`: an answer.
+    fn is_answer(&self, from: usize, chunk: usize, sentence: &std::ops::Range<usize>) -> bool {
+        sentence.clone().filter(|c| !(from..=chunk).contains(c)).all(|c| self.doc.word(c) == Some(Tag::Mark))
+    }
+
+    fn noun(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
+        let tokens = self.doc.chunks[chunk].tokens.clone();
+        let doubted: Vec<usize> = self.doc.doubted(chunk).collect();
+        let first = doubted[0];
+        let tag = |i: usize| self.doc.tokens[i].tag;
+        let lower = |i: usize| self.doc.tokens[i].lower.as_str();
+        if tag(first) == Tag::Count && first == tokens.start {
+            return self.edits.insert(first, "perhaps", span);
+        }
+        // "a bathing suit" is no suit that bathes.
+        let describes = |i: usize| tag(i) == Tag::Adjective && (is("adjective", lower(i)) || !lower(i).ends_with("ing"));
+        let attributes = doubted.iter().all(|&i| describes(i) && i != self.doc.chunks[chunk].head);
+        if attributes {
+            if first > tokens.start && tag(first - 1) == Tag::Adjective && self.doc.tokens[first - 1].span.is_none() {
+                self.edits.comma(first);
+            }
+            return self.edits.insert(first, "possibly", span);
+        }
+        let head_doubted = self.doc.head_span(chunk).is_some();
+        let prepositional = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Preposition);
+        let from = if prepositional { chunk - 1 } else { chunk };
+        if head_doubted && self.is_answer(from, chunk, &sentence) {
+            return self.insert(from, "probably", span);
+        }
+        if chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Be) {
+            return self.after_be(chunk, span);
+        }
+        if chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Not) {
+            return self.insert(chunk - 1, "possibly", span);
+        }
+        if prepositional && head_doubted && self.is_setting(chunk) {
+            return self.insert(chunk - 1, "possibly", span);
+        }
+        let (at, text) = self.thing(chunk);
+        self.edits.insert(at, text, span);
+        if self.lacks_article(chunk) {
+            self.edits.insert(tokens.start, english::article(&self.doc.tokens[tokens.start].lower), span);
+        }
+    }
+
+    /// "a man and woman": the doubt parts the second noun from the article.
+    fn lacks_article(&self, chunk: usize) -> bool {
+        let doc = self.doc;
+        let tag = |c: usize| doc.tokens[doc.chunks[c].tokens.start].tag;
+        let joined = chunk >= 2 && doc.word(chunk - 1) == Some(Tag::And) && doc.is_noun(chunk - 2);
+        let noun = doc.head(chunk);
+        joined
+            && !matches!(tag(chunk), Tag::Determiner | Tag::Count | Tag::Owner)
+            && matches!(doc.tokens[doc.chunks[chunk - 2].tokens.start].lower.as_str(), "a" | "an" | "another" | "the" | "one")
+            && !english::is_plural(noun)
+            && !is("mass", noun)
+    }
+
+    /// "in the air", "in its mouth": no thing of its own.
+    fn is_setting(&self, chunk: usize) -> bool {
+        let head = self.doc.head(chunk);
+        let owned = matches!(self.doc.tokens[self.doc.chunks[chunk].tokens.start].lower.as_str(), "his" | "her" | "its" | "their" | "the");
+        let in_or_on = matches!(self.doc.lower(chunk - 1).as_str(), "in" | "on" | "at");
+        in_or_on && owned && (is("setting", head) || is("part", head))
+    }
+
+    /// How the doubt in a thing is said, and before which token.
+    fn thing(&self, chunk: usize) -> (usize, &'static str) {
+        let doc = self.doc;
+        let start = doc.chunks[chunk].tokens.start;
+        let head = doc.head(chunk);
+        let joined = doc.word(chunk + 1) == Some(Tag::And) && doc.is_noun(chunk + 2);
+        if !english::is_person(head) || joined {
+            return (start, "what may be");
+        }
+        match (english::is_plural(head), doc.tokens[start].tag) {
+            (true, Tag::Count) => (start + 1, "people who may be"),
+            (true, _) => (start, "people who may be"),
+            (false, _) => (start, "someone who may be"),
+        }
+    }
+
+    /// "It is a dog": "It may be a dog".
+    fn after_be(&mut self, chunk: usize, span: usize) {
+        let be = self.doc.chunks[chunk - 1].head;
+        match self.doc.tokens[be].lower.as_str() {
+            "is" | "are" | "am" => self.edits.replace(be, "may be", span),
+            "was" | "were" => self.edits.replace(be, "may have been", span),
+            _ => self.insert(chunk, "possibly", span),
+        }
+    }
+
+    fn adjective(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
+        let tokens = self.doc.chunks[chunk].tokens.clone();
+        let first = self.doc.doubted(chunk).next().unwrap_or(tokens.start);
+        let all = self.doc.doubted(chunk).count() == tokens.clone().filter(|&i| self.doc.tokens[i].tag == Tag::Adjective).count();
+        if first == tokens.start && all && self.is_answer(chunk, chunk, &sentence) {
+            self.edits.insert(first, "probably", span);
+        } else if first == tokens.start && chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Be) {
+            self.after_be(chunk, span);
+        } else {
+            let not = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Not);
+            self.edits.insert(if not { first - 1 } else { first }, "possibly", span);
+        }
+    }
+
+    /// The doubt goes before the infinitive's "to", "not" and "being".
+    fn verb(&mut self, chunk: usize, span: usize) {
+        let before = |c: usize| matches!(self.doc.word(c), Some(Tag::To | Tag::Not)) || self.doc.lower(c) == "being";
+        let mut at = chunk;
+        while at > 0 && before(at - 1) {
+            at -= 1;
+        }
+        let starts = at == 0 || self.doc.word(at - 1) == Some(Tag::Mark) && matches!(self.doc.head(at - 1), "." | "!" | "?");
+        self.insert(at, if starts { "probably" } else { "possibly" }, span);
+    }
+
+    fn preposition(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
+        // "jumping up to catch": the word belongs to the verb.
+        let particle = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Verb);
+        let alone = self.doc.word(chunk + 1).is_some_and(|tag| tag != Tag::Pronoun);
+        if particle && alone && self.doc.word(chunk + 1) != Some(Tag::Mark) {
+            return self.verb(chunk - 1, span);
+        }
+        let starts = self.starts(chunk, &sentence);
+        self.insert(chunk, if starts { "probably" } else { "possibly" }, span);
+    }
+}

@@ -1,0 +1,340 @@
+//! A caption cut into words, phrases and sentences: as much grammar as rewriting needs.
+
+use std::ops::Range;
+
+use super::english::{self, is};
+use crate::guard::{Span, spans::pieces};
+
+/// What a word does in its sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tag {
+    Determiner,
+    Count,
+    Adjective,
+    /// `man's`
+    Owner,
+    Noun,
+    Pronoun,
+    Preposition,
+    And,
+    Subordinate,
+    Be,
+    Auxiliary,
+    Verb,
+    /// The `to` of an infinitive.
+    To,
+    Not,
+    Yes,
+    Adverb,
+    /// Punctuation.
+    Mark,
+}
+
+/// A word or a punctuation mark.
+#[derive(Debug)]
+pub(super) struct Token<'a> {
+    /// White space before it.
+    pub(super) gap: &'a str,
+    pub(super) text: &'a str,
+    pub(super) lower: String,
+    /// Where it begins, in code points.
+    pub(super) start: usize,
+    /// The doubted span that it is in, by its number among all.
+    pub(super) span: Option<usize>,
+    pub(super) tag: Tag,
+}
+
+/// What a phrase does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A noun with what stands before it.
+    Noun,
+    /// Adjectives without a noun: `is red and white`.
+    Adjective,
+    /// Any other word, or a preposition of several.
+    Word(Tag),
+}
+
+/// A phrase.
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    pub(super) kind: Kind,
+    /// Its tokens.
+    pub(super) tokens: Range<usize>,
+    /// Its main word.
+    pub(super) head: usize,
+}
+
+/// A text with its grammar.
+#[derive(Debug)]
+pub(super) struct Document<'a> {
+    pub(super) tokens: Vec<Token<'a>>,
+    pub(super) chunks: Vec<Chunk>,
+    /// The chunks of each sentence, its final mark among them.
+    pub(super) sentences: Vec<Range<usize>>,
+    /// White space after the last token.
+    pub(super) tail: &'a str,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(text: &'a str, spans: &[Span]) -> Self {
+        let (mut tokens, tail) = tokens(text);
+        mark(&mut tokens, text, spans);
+        for i in 0..tokens.len() {
+            tokens[i].tag = tag(&tokens, i);
+        }
+        let mut chunks = Vec::new();
+        let mut sentences = Vec::new();
+        let (mut at, mut first) = (0, 0);
+        while at < tokens.len() {
+            let chunk = chunk(&tokens, at, chunks.last());
+            at = chunk.tokens.end;
+            let ends = ends_sentence(&tokens[chunk.head]) && !tokens.get(at).is_some_and(ends_sentence);
+            chunks.push(chunk);
+            if ends {
+                sentences.push(first..chunks.len());
+                first = chunks.len();
+            }
+        }
+        if first < chunks.len() {
+            sentences.push(first..chunks.len());
+        }
+        Self { tokens, chunks, sentences, tail }
+    }
+
+    /// The tag of the main word of a chunk that is no noun phrase.
+    pub(super) fn word(&self, chunk: usize) -> Option<Tag> {
+        match self.chunks.get(chunk)?.kind {
+            Kind::Word(tag) => Some(tag),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_noun(&self, chunk: usize) -> bool {
+        self.chunks.get(chunk).is_some_and(|c| c.kind == Kind::Noun)
+    }
+
+    /// The text of a chunk in lower case, with single spaces.
+    pub(super) fn lower(&self, chunk: usize) -> String {
+        let words: Vec<&str> =
+            self.chunks.get(chunk).map_or(&[][..], |c| &self.tokens[c.tokens.clone()]).iter().map(|t| t.lower.as_str()).collect();
+        words.join(" ")
+    }
+
+    /// The main word of a chunk in lower case.
+    pub(super) fn head(&self, chunk: usize) -> &str {
+        &self.tokens[self.chunks[chunk].head].lower
+    }
+
+    /// The doubted tokens of a chunk that say something.
+    pub(super) fn doubted(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
+        let says = |t: &Token<'_>| !matches!(t.tag, Tag::Determiner | Tag::And | Tag::Mark);
+        self.chunks[chunk].tokens.clone().filter(move |&i| self.tokens[i].span.is_some() && says(&self.tokens[i]))
+    }
+
+    /// The span of a chunk's main word.
+    pub(super) fn head_span(&self, chunk: usize) -> Option<usize> {
+        self.chunks.get(chunk).and_then(|c| self.tokens[c.head].span)
+    }
+
+    /// Whether a sentence has a chunk of this sort, from chunk `from` on.
+    pub(super) fn has(&self, chunks: Range<usize>, tags: &[Tag]) -> bool {
+        chunks.into_iter().any(|c| self.word(c).is_some_and(|tag| tags.contains(&tag)))
+    }
+}
+
+fn ends_sentence(token: &Token<'_>) -> bool {
+    matches!(token.text, "." | "!" | "?")
+}
+
+/// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points inside a word belong to it.
+fn tokens(text: &str) -> (Vec<Token<'_>>, &str) {
+    let chars: Vec<(usize, char)> = text.char_indices().collect();
+    let byte = |i: usize| chars.get(i).map_or(text.len(), |c| c.0);
+    let is_letter = |i: usize| chars.get(i).is_some_and(|c| c.1.is_alphanumeric());
+    let mut tokens = Vec::new();
+    let (mut at, mut gap) = (0, 0);
+    while at < chars.len() {
+        if chars[at].1.is_whitespace() {
+            at += 1;
+            continue;
+        }
+        let start = at;
+        at += 1;
+        if is_letter(start) {
+            while is_letter(at) || chars.get(at).is_some_and(|c| joins(c.1)) && is_letter(at + 1) {
+                at += 1;
+            }
+        }
+        let word = &text[byte(start)..byte(at)];
+        let lower = word.to_lowercase().replace('’', "'");
+        tokens.push(Token { gap: &text[byte(gap)..byte(start)], text: word, lower, start, span: None, tag: Tag::Mark });
+        gap = at;
+    }
+    (tokens, &text[byte(gap)..])
+}
+
+/// Whether a character between two letters belongs to the word.
+fn joins(c: char) -> bool {
+    // Marks that change the letter before them, and joiners, belong to a word as well.
+    matches!(c, '-' | '\'' | '’' | '.' | '\u{2010}' | '\u{2011}' | '\u{200D}' | '\u{300}'..='\u{36F}')
+}
+
+/// Tells every token in which span it is: spans that do not fit are left out as everywhere.
+fn mark(tokens: &mut [Token<'_>], text: &str, spans: &[Span]) {
+    let used: Vec<usize> =
+        pieces(text, spans).iter().filter_map(|(_, span)| span.and_then(|span| spans.iter().position(|s| std::ptr::eq(s, span)))).collect();
+    let mut used = used.into_iter().peekable();
+    for token in tokens {
+        let end = token.start + token.text.chars().count();
+        while used.next_if(|&s| spans[s].end <= token.start).is_some() {}
+        token.span = used.peek().copied().filter(|&s| spans[s].start < end);
+    }
+}
+
+fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
+    let word = tokens[i].lower.as_str();
+    let before = i.checked_sub(1).map(|p| &tokens[p]);
+    let last = before.map_or(Tag::Mark, |t| t.tag);
+    let next = tokens.get(i + 1);
+    let starts = before.is_none_or(ends_sentence);
+    if !word.chars().any(char::is_alphanumeric) {
+        return Tag::Mark;
+    }
+    if matches!(word, "yes" | "no") && starts && next.is_none_or(|t| !t.text.chars().any(char::is_alphanumeric)) {
+        return Tag::Yes;
+    }
+    match word {
+        "and" | "or" => return Tag::And,
+        "not" => return Tag::Not,
+        "to" if next.is_some_and(|t| is("verb", &t.lower) && !english::is_person(&t.lower)) => return Tag::To,
+        _ => {}
+    }
+    let closed = [
+        ("be", Tag::Be),
+        ("auxiliary", Tag::Auxiliary),
+        ("pronoun", Tag::Pronoun),
+        ("determiner", Tag::Determiner),
+        ("subordinate", Tag::Subordinate),
+        ("count", Tag::Count),
+        ("preposition", Tag::Preposition),
+    ];
+    if let Some((_, tag)) = closed.iter().find(|(class, _)| is(class, word)) {
+        return *tag;
+    }
+    if word.chars().all(|c| c.is_ascii_digit()) {
+        return Tag::Count;
+    }
+    if word.ends_with("'s") || word.ends_with("s'") {
+        return Tag::Owner;
+    }
+    if is("adverb", word) && !matches!(last, Tag::Determiner) || word.ends_with("ly") && word.len() > 4 && !noun_ly(word) {
+        return Tag::Adverb;
+    }
+    let does = word.ends_with("ing") && matches!(last, Tag::Be | Tag::Noun | Tag::And | Tag::Not | Tag::Pronoun | Tag::Adverb);
+    if is("adjective", word) && !does {
+        return Tag::Adjective;
+    }
+    verb_or_noun(tokens, i, last)
+}
+
+fn noun_ly(word: &str) -> bool {
+    matches!(
+        word,
+        "family" | "butterfly" | "belly" | "jelly" | "friendly" | "elderly" | "lonely" | "lovely" | "curly" | "hilly" | "assembly"
+    )
+}
+
+/// What a word is that is in no closed class: by its ending and what stands before it.
+fn verb_or_noun(tokens: &[Token<'_>], i: usize, last: Tag) -> Tag {
+    let word = tokens[i].lower.as_str();
+    let in_noun = matches!(last, Tag::Determiner | Tag::Adjective | Tag::Count | Tag::Owner);
+    let noun_follows = tokens.get(i + 1).is_some_and(|t| {
+        let class = |class| is(class, &t.lower);
+        t.text.chars().any(char::is_alphanumeric)
+            && !["be", "auxiliary", "pronoun", "determiner", "subordinate", "count", "preposition", "adverb"].iter().any(|c| class(c))
+            && !matches!(t.lower.as_str(), "and" | "or" | "not" | "to")
+    });
+    let participle = word.ends_with("ing") && word.len() > 4 && !is("noun in -ing", word)
+        || word.ends_with("ed") && word.len() > 3 && !matches!(word, "sled" | "shed" | "seed" | "weed" | "breed" | "bunkbed")
+        || is("participle", word);
+    if participle {
+        return match in_noun {
+            true if noun_follows => Tag::Adjective,
+            true => Tag::Noun,
+            false => Tag::Verb,
+        };
+    }
+    if last == Tag::To || last == Tag::Auxiliary {
+        return Tag::Verb;
+    }
+    if !english::is_finite_verb(word) || in_noun {
+        return Tag::Noun;
+    }
+    let sentence = tokens[..i].iter().rev().take_while(|t| !ends_sentence(t));
+    let (mut joined, mut verbs) = (false, false);
+    for token in sentence {
+        joined |= token.tag == Tag::And;
+        verbs |= token.tag == Tag::Verb;
+    }
+    let base = is("verb", word);
+    let subject = i.checked_sub(1).map_or("", |p| tokens[p].lower.as_str());
+    match last {
+        Tag::Noun if !base || joined || english::is_plural(subject) => Tag::Verb,
+        Tag::Pronoun | Tag::Adverb => Tag::Verb,
+        Tag::And if verbs => Tag::Verb,
+        _ => Tag::Noun,
+    }
+}
+
+/// The chunk that begins at a token.
+fn chunk(tokens: &[Token<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
+    let long = english::phrase("preposition phrases", |i, word| tokens.get(at + i).is_some_and(|t| t.lower == word));
+    if let Some(len) = long {
+        // "front" says more than the words around it.
+        let head = (at..at + len).find(|&i| tokens[i].tag == Tag::Noun).unwrap_or(at);
+        return Chunk { kind: Kind::Word(Tag::Preposition), tokens: at..at + len, head };
+    }
+    noun_phrase(tokens, at, before).unwrap_or_else(|| Chunk { kind: Kind::Word(tokens[at].tag), tokens: at..at + 1, head: at })
+}
+
+fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {
+    let tag = |i: usize| tokens.get(i).map(|t| t.tag);
+    let (mut at, mut noun) = (start, None);
+    loop {
+        let fits = match tag(at) {
+            Some(Tag::Determiner) => at == start || tag(at - 1) == Some(Tag::Determiner),
+            Some(Tag::Count) => noun.is_none(),
+            Some(Tag::Adjective | Tag::Owner) => noun.is_none() || tag(at + 1) == Some(Tag::Noun) || tag(at) == Some(Tag::Owner),
+            Some(Tag::Noun) => true,
+            _ => false,
+        };
+        if fits {
+            noun = if tag(at) == Some(Tag::Noun) { Some(at) } else { noun };
+            at += 1;
+        } else if let Some(len) = joint(tokens, at).filter(|_| at > start && noun.is_none() && tag(at - 1) == Some(Tag::Adjective)) {
+            at += len;
+        } else {
+            break;
+        }
+    }
+    let last = tag(at.checked_sub(1).filter(|&i| i >= start)?)?;
+    let kind = match (noun, last) {
+        (Some(_), _) | (None, Tag::Count | Tag::Owner) => Kind::Noun,
+        (None, Tag::Adjective) if tag(start) == Some(Tag::Adjective) => {
+            let after = before.is_some_and(|b| b.kind == Kind::Word(Tag::Preposition));
+            if after { Kind::Noun } else { Kind::Adjective }
+        }
+        (None, Tag::Adjective) => Kind::Noun,
+        _ => Kind::Word(Tag::Pronoun),
+    };
+    Some(Chunk { kind, tokens: start..at, head: noun.unwrap_or(at - 1) })
+}
+
+/// How many tokens join the adjective before `at` to one after them: "and", a comma, or both.
+fn joint(tokens: &[Token<'_>], at: usize) -> Option<usize> {
+    let comma = usize::from(tokens.get(at)?.text == ",");
+    let and = usize::from(tokens.get(at + comma)?.tag == Tag::And);
+    let len = comma + and;
+    (len > 0 && tokens.get(at + len)?.tag == Tag::Adjective).then_some(len)
+}
