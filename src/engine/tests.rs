@@ -209,7 +209,7 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
             assert_eq!(again, told, "the same again");
         }
     }
-    assert!(repaired > 20 && blocked > 10, "{repaired} repaired, {blocked} blocked");
+    assert!(repaired > 20 && blocked > 0, "{repaired} repaired, {blocked} blocked");
 }
 
 fn any_request() -> impl Strategy<Value = Request> {
