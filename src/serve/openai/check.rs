@@ -19,6 +19,9 @@ use crate::{
 /// Longest stop string: the engine holds that much text back while it may begin one.
 const STOP_BYTES: usize = 1024;
 
+/// Where words are repaired, and nobody says otherwise, this share of the grounded ones is doubted: a repair costs less than a flag that is wrong.
+const REPAIR_FPR: f32 = 0.08;
+
 /// Most answers that are written for one.
 const CANDIDATES: i64 = 16;
 
@@ -216,7 +219,8 @@ fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Cal
     let given = asked;
     let asked = threshold.or_else(|| target_fpr.and_then(at));
     let default = || defaults.threshold.value().or_else(|| defaults.target_fpr.value().and_then(at));
-    let threshold = asked.or_else(default).or(calibration.map(|c| c.default_threshold)).unwrap_or(0.0);
+    let repairs = policy::repairs(mode).then(|| at(REPAIR_FPR)).flatten();
+    let threshold = asked.or_else(default).or(repairs).or(calibration.map(|c| c.default_threshold)).unwrap_or(0.0);
     let by_class = given.thresholds.unwrap_or_default();
     Ok(GuardParams {
         mode,
