@@ -16,7 +16,7 @@ use super::{
     common::{ModelArgs, open_bundle},
 };
 use crate::{
-    guard::{Report, render},
+    guard::{Report, Span, render},
     serve::Local,
 };
 
@@ -139,7 +139,8 @@ async fn each(local: &Local, photos: &[PathBuf], prompt: &str, how: &How) -> Res
 fn shown(object: &Value, photo: Option<&PathBuf>, terminal: bool) -> String {
     let choice = &object["choices"][0];
     let text = choice["message"]["content"].as_str().unwrap_or_default();
-    let spans = serde_json::from_value::<Report>(choice["guard"].clone()).map(|report| report.spans).unwrap_or_default();
+    let mut spans = serde_json::from_value::<Report>(choice["guard"].clone()).map(|report| report.spans).unwrap_or_default();
+    spans.retain(Span::is_doubted);
     let marked = if terminal { render::ansi(text, &spans) } else { render::plain_marked(text, &spans) };
     photo.map_or(marked.clone(), |photo| format!("{}: {marked}", photo.display()))
 }

@@ -206,7 +206,7 @@ impl Answer {
 
     /// The spans that are doubted as they stand.
     fn doubted_spans(&self) -> Vec<Span> {
-        self.spans.iter().filter(|span| span.action == Action::Flagged).cloned().collect()
+        self.spans.iter().filter(|span| span.is_doubted()).cloned().collect()
     }
 
     /// Tokens of doubted words, each counted once, where doubt is acted on.

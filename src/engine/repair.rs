@@ -185,7 +185,8 @@ impl Repairs {
     /// Begins versions at `origin`, as many as slots and budget allow.
     fn branch(&mut self, lead: &Track, rung: Rung, origin: (usize, usize), context: Context<'_>) -> candle_core::Result<bool> {
         let (at, _) = origin;
-        let most = self.weights.candidates.min(self.spare.len()).min(self.left());
+        // A version that ends at once decodes nothing: attempts have the same bound of their own.
+        let most = self.weights.candidates.min(self.spare.len()).min(self.left()).min(self.budget.saturating_sub(self.attempts as usize));
         let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else { return Ok(false) };
         let written = &lead.draft.tokens()[at];
         let mut openings = Vec::new();

@@ -92,6 +92,10 @@ pub(crate) struct Sequence {
     lead: Track,
     /// Where doubted words are written again.
     repairs: Option<Repairs>,
+    /// The present step computes versions that were dropped since.
+    stale: bool,
+    /// Tokens that were counted as written.
+    counted: usize,
     last_at: Option<Instant>,
     shown: bool,
 }
@@ -105,7 +109,7 @@ impl Sequence {
         let lead = Track::new(slot, Draft::new(guard.thresholds, stop), &job.request.sampling);
         let repairs = policy::repairs(guard.mode).then(|| Repairs::new(guard.mode, guard.max_attempts, weights, spare));
         let (answer, joined) = (Answer::new(guard), Instant::now());
-        Self { job, slots, answer, joined, failed: None, lead, repairs, last_at: None, shown: false }
+        Self { job, slots, answer, joined, failed: None, lead, repairs, stale: false, counted: 0, last_at: None, shown: false }
     }
 
     /// The versions that the next step computes.
@@ -137,6 +141,7 @@ impl Sequence {
 
     /// Goes on without the scorer.
     pub(crate) fn lose_scorer(&mut self) {
+        self.stale = !self.is_led();
         self.answer.lose_scorer();
         self.repairs.iter_mut().for_each(Repairs::give_up);
     }
@@ -144,33 +149,17 @@ impl Sequence {
     /// Takes what the step computed for [`Self::rows`], in their order.
     pub(crate) fn advance(
         &mut self,
-        mut computed: Vec<Computed<'_>>,
+        computed: Vec<Computed<'_>>,
         vocabulary: &Vocabulary,
         observer: &dyn Observer,
     ) -> candle_core::Result<Next> {
-        let Self { job, answer, lead, repairs, .. } = self;
-        let scored = answer.is_scored();
-        let context = Context { request: &job.request, vocabulary, budget: job.budget, scored, repairs: scored && repairs.is_some() };
-        let tries = repairs.as_ref().is_some_and(|repairs| repairs.active().next().is_some());
-        match repairs {
-            Some(repairs) if tries => repairs.take(computed.into_iter(), context)?,
-            _ => {
-                let Some(computed) = computed.pop() else { return Ok(Next::Go) };
-                if let Some(repairs) = repairs.as_mut().filter(|_| !lead.is_new()) {
-                    repairs.decoded();
-                }
-                if lead.take(computed, context)? {
-                    let now = Instant::now();
-                    observer.token(self.last_at.replace(now).map(|before| now - before));
-                }
-            }
-        }
-        if let Some(repairs) = repairs.as_mut().filter(|_| scored) {
-            repairs.settle(lead, answer, context)?;
+        if !std::mem::take(&mut self.stale) {
+            self.take(computed, vocabulary)?;
         }
         if !self.is_led() {
             return Ok(Next::Go);
         }
+        self.count(observer);
         if let (true, Some(reason)) = (self.lead.complete, self.lead.end) {
             self.finish(reason, observer);
             return Ok(Next::Done);
@@ -178,6 +167,37 @@ impl Sequence {
         let delta = self.answer.release(&self.lead.draft);
         self.show(delta, observer);
         Ok(Next::Go)
+    }
+
+    fn take(&mut self, mut computed: Vec<Computed<'_>>, vocabulary: &Vocabulary) -> candle_core::Result<()> {
+        let Self { job, answer, lead, repairs, .. } = self;
+        let scored = answer.is_scored();
+        let context = Context { request: &job.request, vocabulary, budget: job.budget, scored, repairs: scored && repairs.is_some() };
+        let tries = repairs.as_ref().is_some_and(|repairs| repairs.active().next().is_some());
+        match repairs {
+            Some(repairs) if tries => repairs.take(computed.into_iter(), context)?,
+            _ => {
+                let Some(computed) = computed.pop() else { return Ok(()) };
+                if let Some(repairs) = repairs.as_mut().filter(|_| !lead.is_new()) {
+                    repairs.decoded();
+                }
+                lead.take(computed, context)?;
+            }
+        }
+        match repairs {
+            Some(repairs) if scored => repairs.settle(lead, answer, context),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells of the tokens that are new in the answer, those of a version that was taken among them.
+    fn count(&mut self, observer: &dyn Observer) {
+        let written = self.lead.draft.tokens().len();
+        for _ in self.counted..written {
+            let now = Instant::now();
+            observer.token(self.last_at.replace(now).map(|before| now - before));
+        }
+        self.counted = self.counted.max(written);
     }
 
     fn show(&mut self, delta: Option<Event>, observer: &dyn Observer) {

@@ -170,6 +170,8 @@ pub(crate) struct ToyReward {
     /// Tokens scored.
     pub(crate) seen: AtomicUsize,
     pub(crate) fails: AtomicBool,
+    /// Where not 0: it fails when it has seen so many tokens.
+    pub(crate) fails_after: AtomicUsize,
     pub(crate) out_of_range: AtomicBool,
 }
 
@@ -185,7 +187,8 @@ impl TokenReward for ToyReward {
     fn score(&self, rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
         let Some(cache) = cache else { bail!("the scorer's cache is missing") };
         cache.check(rows, IMAGE_TOKENS)?;
-        if self.fails.load(SeqCst) {
+        let most = self.fails_after.load(SeqCst);
+        if self.fails.load(SeqCst) || (most > 0 && self.seen.load(SeqCst) >= most) {
             bail!("the scorer is broken");
         }
         for row in rows {

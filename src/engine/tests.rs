@@ -168,6 +168,7 @@ fn an_engine_without_room_does_not_start() {
 /// What holds for every answer: the budget, and offsets that cut the text exactly.
 fn check_report(told: &super::testing::Told, report: &crate::guard::Report, request: &Request) {
     assert!(report.extra_tokens as usize <= request.guard.max_attempts, "{report:?}");
+    assert!(report.attempts as usize <= request.guard.max_attempts, "{report:?}");
     let chars: Vec<char> = told.text().chars().collect();
     for span in &report.spans {
         assert_eq!(chars[span.start..span.end].iter().collect::<String>(), span.text, "{report:?}");
@@ -180,6 +181,43 @@ fn check_report(told: &super::testing::Told, report: &crate::guard::Report, requ
     }
 }
 
+/// Every token has the log-probability and the reward that the model gives it after those before it.
+fn check_tokens(request: &Request, told: &super::testing::Told) {
+    let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
+    context.extend(request.prompt.iter().map(|&t| t as f32));
+    for token in &told.tokens {
+        let logits = continuation(&context).0;
+        let sum: f32 = logits.iter().map(|l| l.exp()).sum();
+        let expected = (logits[token.token.id as usize].exp() / sum).ln();
+        assert!((token.token.logprob - expected).abs() < 1e-5);
+        context.push(token.token.id as f32);
+        assert!(token.reward.is_none_or(|reward| reward == continuation(&context).1));
+    }
+}
+
+/// A scorer that fails while versions are tried leaves the answer as it stood, and it goes on from there.
+#[test]
+fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
+    let mut in_repair = 0;
+    for image in 0..12 {
+        for fails_after in 3..24 {
+            let (toy, reward) = (Toy::new(), Arc::new(ToyReward::default()));
+            reward.fails_after.store(fails_after, SeqCst);
+            let handle = start(&toy, &reward, EngineConfig { on_error: OnError::FailOpen, ..EngineConfig::default() });
+            let request = Request { guard: GuardParams::new(Mode::Regenerate, 0.7), max_tokens: 20, ..request(image as f32, &[5, 6]) };
+            let told = listen(handle.submit(request.clone()).unwrap());
+            check_tokens(&request, &told);
+            if told.report().verdict == Verdict::Unscored {
+                let log = toy.log.lock().unwrap();
+                let last_tried = log.iter().rposition(|rows| rows.len() > 1);
+                let unscored = told.tokens.len() - told.rewards().len();
+                in_repair += usize::from(last_tried.is_some_and(|at| log.len() - at <= unscored + 2));
+            }
+        }
+    }
+    assert!(in_repair > 10, "{in_repair}");
+}
+
 /// What is told after repairs is what the model says of that text: rollback leaves nothing behind in any cache.
 #[test]
 fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
@@ -187,19 +225,13 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
     let (mut repaired, mut blocked) = (0, 0);
     for image in 0..60 {
         for (mode, window) in [(Mode::Regenerate, None), (Mode::Regenerate, Some(0)), (Mode::Regenerate, Some(2)), (Mode::Block, None)] {
-            let guard = GuardParams { window, ..GuardParams::new(mode, 0.6) };
+            // What is blocked are places that no version clears: there are more of them where more is doubted.
+            let threshold = if mode == Mode::Block { 0.9 } else { 0.6 };
+            let guard = GuardParams { window, ..GuardParams::new(mode, threshold) };
             let request = Request { guard, max_tokens: 20, ..request(image as f32, &[5, 6]) };
             let told = listen(handle.submit(request.clone()).unwrap());
-            let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
-            context.extend(request.prompt.iter().map(|&t| t as f32));
-            for token in &told.tokens {
-                let logits = continuation(&context).0;
-                let sum: f32 = logits.iter().map(|l| l.exp()).sum();
-                let expected = (logits[token.token.id as usize].exp() / sum).ln();
-                assert!((token.token.logprob - expected).abs() < 1e-4);
-                context.push(token.token.id as f32);
-                assert_eq!(token.reward, Some(continuation(&context).1));
-            }
+            check_tokens(&request, &told);
+            assert_eq!(told.rewards().len(), told.tokens.len());
             let report = told.report();
             check_report(&told, &report, &request);
             assert_eq!(told.spans, report.spans);
@@ -209,7 +241,7 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
             assert_eq!(again, told, "the same again");
         }
     }
-    assert!(repaired > 20 && blocked > 0, "{repaired} repaired, {blocked} blocked");
+    assert!(repaired > 20 && blocked > 10, "{repaired} repaired, {blocked} blocked");
 }
 
 fn any_request() -> impl Strategy<Value = Request> {

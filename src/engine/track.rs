@@ -99,8 +99,8 @@ impl Track {
         }
     }
 
-    /// Takes what the step computed for [`Self::row`]. Returns whether a token was written.
-    pub(crate) fn take(&mut self, computed: Computed<'_>, context: Context<'_>) -> candle_core::Result<bool> {
+    /// Takes what the step computed for [`Self::row`].
+    pub(crate) fn take(&mut self, computed: Computed<'_>, context: Context<'_>) -> candle_core::Result<()> {
         self.fed = computed.fed;
         if self.is_new() {
             self.prompt = computed.fed;
@@ -110,19 +110,19 @@ impl Track {
         }
         if self.end.is_some() {
             self.conclude();
-            return Ok(false);
+            return Ok(());
         }
         let (token, menu) = self.choose(computed.logits, context)?;
-        Ok(self.write(token, menu, context))
+        self.write(token, menu, context);
+        Ok(())
     }
 
-    /// Appends a token. Returns false when it only ends the answer.
-    pub(crate) fn write(&mut self, token: Token, menu: Option<Arc<Menu>>, context: Context<'_>) -> bool {
+    /// Appends a token, or ends the answer with it.
+    pub(crate) fn write(&mut self, token: Token, menu: Option<Arc<Menu>>, context: Context<'_>) {
         let id = token.token.id;
         self.last = Some(id);
         self.log_probability = token.token.logprob;
-        let ends = id == context.vocabulary.tokenizer.eos();
-        if ends {
+        if id == context.vocabulary.tokenizer.eos() {
             self.end = Some(FinishReason::Stop);
         } else {
             let stopped = self.draft.push(token, menu);
@@ -134,7 +134,6 @@ impl Track {
         } else if context.scored {
             self.draft.read();
         }
-        !ends
     }
 
     /// Ends the answer before token `at`: the guard does not let more through.

@@ -97,6 +97,11 @@ pub struct Candidate {
 }
 
 impl Span {
+    /// Whether what it says stands in the answer and is doubted: not what was written again and passes, nor what was cut off.
+    pub fn is_doubted(&self) -> bool {
+        self.action != Action::Regenerated && self.start < self.end
+    }
+
     /// A span that was not written again.
     pub fn new(chars: Range<usize>, text: &str, score: f32, action: Action) -> Self {
         Self { start: chars.start, end: chars.end, text: text.to_owned(), score, action, original: None, alternatives: Vec::new() }

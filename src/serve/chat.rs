@@ -25,7 +25,7 @@ use super::{
 use crate::{
     engine::{self, EngineError, Event, EventStream, GuardParams, ImageError},
     guard::{
-        Candidate, Mode, Report, Verdict,
+        Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
     },
     telemetry::verdict_name,
@@ -105,8 +105,9 @@ impl How {
             candidates: Vec::new(),
         };
         let mut report = report.unwrap_or_else(unscored);
-        if mode == Mode::Flag && self.render != Style::Hedged {
-            report.alt_text = Some(alt_text(text, &report.spans, self.render));
+        if report.alt_text.is_some() && self.render != Style::Hedged {
+            let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_doubted()).cloned().collect();
+            report.alt_text = Some(alt_text(text, &doubted, self.render));
         }
         report
     }
@@ -223,7 +224,7 @@ async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Us
     Err(EngineError::ShuttingDown.into())
 }
 
-/// The worst verdict, the lowest score and the number of spans of all answers.
+/// The worst verdict, the lowest score and the number of doubted spans of all answers.
 fn guard_headers(choices: &[Choice]) -> HeaderMap {
     let severity = |v: Verdict| match v {
         Verdict::Clean => 0,
@@ -244,6 +245,7 @@ fn guard_headers(choices: &[Choice]) -> HeaderMap {
     if let Some(score) = choices.iter().filter_map(|c| c.guard.score).min_by(f32::total_cmp) {
         put("x-candor-score", score.to_string());
     }
-    put("x-candor-flagged-spans", choices.iter().map(|c| c.guard.spans.len()).sum::<usize>().to_string());
+    let flagged = choices.iter().flat_map(|c| &c.guard.spans).filter(|span| span.action != Action::Regenerated).count();
+    put("x-candor-flagged-spans", flagged.to_string());
     headers
 }

@@ -31,6 +31,8 @@ pub struct Metrics {
     scored_tokens: IntCounter,
     flagged_tokens: IntCounter,
     flagged_spans: IntCounterVec,
+    repair_attempts: IntCounterVec,
+    repair_extra_tokens: IntCounter,
     responses: IntCounterVec,
     score_seconds: Histogram,
     model_info: GaugeVec,
@@ -73,6 +75,8 @@ impl Metrics {
             scored_tokens: counter(r, "scored_tokens_total", "Written tokens that were scored")?,
             flagged_tokens: counter(r, "flagged_tokens_total", "Tokens of doubted words in complete answers")?,
             flagged_spans: counters(r, "flagged_spans_total", "Doubted spans by what was done about them", "action", &ACTIONS)?,
+            repair_attempts: counters(r, "repair_attempts_total", "Versions of doubted places that were tried", "outcome", &ATTEMPTS)?,
+            repair_extra_tokens: counter(r, "repair_extra_tokens_total", "Tokens decoded for repairs and not kept")?,
             responses: counters(r, "responses_total", "Complete answers by the guard's verdict", "verdict", &VERDICTS)?,
             score_seconds: histogram(r, "score_seconds", "The scorer's time in one step", &SCORING)?,
             model_info: add(r, GaugeVec::new(Opts::new("model_info", "1 for the model that is served"), &["model", "version"])?)?,
@@ -145,6 +149,12 @@ impl Observer for Metrics {
         self.flagged_tokens.inc_by(outcome.doubted_tokens as u64);
         let verdict = outcome.guard.map_or(Verdict::Unscored, |report| report.verdict);
         self.responses.with_label_values(&[verdict_name(verdict)]).inc();
+        if let Some(report) = outcome.guard {
+            let taken = report.spans.iter().filter(|span| span.original.is_some()).count() as u64;
+            self.repair_attempts.with_label_values(&["taken"]).inc_by(taken);
+            self.repair_attempts.with_label_values(&["dropped"]).inc_by(u64::from(report.attempts).saturating_sub(taken));
+            self.repair_extra_tokens.inc_by(report.extra_tokens.into());
+        }
         for span in outcome.guard.iter().flat_map(|report| &report.spans) {
             self.flagged_spans.with_label_values(&[action_name(span.action)]).inc();
         }
@@ -206,6 +216,9 @@ fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[
 fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
     add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
 }
+
+/// What became of a version that was tried.
+const ATTEMPTS: [&str; 2] = ["taken", "dropped"];
 
 const FINISHED: [&str; 4] = ["stop", "length", "content_filter", "abort"];
 const FAILED: [&str; 3] = ["shutting_down", "scorer", "model"];
