@@ -139,8 +139,8 @@ pub struct Guard {
     pub target_fpr: Auto<f32>,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
-    /// Words that a stream holds back beside the open one, for repairs to reach; auto: the whole answer.
-    pub window: Auto<usize>,
+    /// Words that are held back beside the open one where words are repaired, for repairs to reach.
+    pub window: usize,
     /// What happens to an answer whose scorer fails.
     pub on_error: OnError,
 }
@@ -152,7 +152,7 @@ impl Default for Guard {
             threshold: Auto::Auto,
             target_fpr: Auto::Auto,
             max_attempts: GuardParams::MAX_ATTEMPTS,
-            window: Auto::Auto,
+            window: GuardParams::WINDOW,
             on_error: OnError::default(),
         }
     }

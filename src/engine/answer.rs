@@ -104,9 +104,8 @@ impl Answer {
         let words = draft.words();
         let limit = match self.params.window {
             _ if !policy::repairs(self.params.mode) || !self.is_scored() => usize::MAX,
-            Some(0) => usize::MAX,
-            Some(window) if window < words.len() => words[words.len() - window].bytes.start,
-            _ => 0,
+            0 => usize::MAX,
+            window => words.len().checked_sub(window).and_then(|i| words.get(i)).map_or(0, |word| word.bytes.start),
         };
         let (tokens, end) = draft.boundary(self.is_scored(), limit);
         if self.scoring != Scoring::Off {

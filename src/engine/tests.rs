@@ -224,7 +224,7 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
     let handle = engine(EngineConfig::default());
     let (mut repaired, mut blocked) = (0, 0);
     for image in 0..60 {
-        for (mode, window) in [(Mode::Regenerate, None), (Mode::Regenerate, Some(0)), (Mode::Regenerate, Some(2)), (Mode::Block, None)] {
+        for (mode, window) in [(Mode::Regenerate, usize::MAX), (Mode::Regenerate, 0), (Mode::Regenerate, 2), (Mode::Block, usize::MAX)] {
             // What is blocked are places that no version clears: there are more of them where more is doubted.
             let threshold = if mode == Mode::Block { 0.9 } else { 0.6 };
             let guard = GuardParams { window, ..GuardParams::new(mode, threshold) };

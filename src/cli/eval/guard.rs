@@ -44,8 +44,8 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "R,...", default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8")]
     thresholds: Vec<f32>,
 
-    /// Windows of a stream, in words
-    #[arg(long, value_delimiter = ',', value_name = "WORDS,...", default_value = "0,1,3,6")]
+    /// Windows of a stream, in words; 1000 is the whole answer
+    #[arg(long, value_delimiter = ',', value_name = "WORDS,...", default_value = "0,1,3,6,1000")]
     windows: Vec<usize>,
 
     /// Controls: the best of so many answers, by reward

@@ -227,6 +227,6 @@ fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Cal
         thresholds: Thresholds { common: threshold, by_class },
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
         // The same whether the answer is streamed or not, so that the answer is.
-        window: asked_window.or(defaults.window.value()),
+        window: asked_window.unwrap_or(defaults.window),
     })
 }
