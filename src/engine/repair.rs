@@ -272,9 +272,13 @@ impl Repairs {
         }
         let Some((at, byte)) = place.origin else { return };
         let version = version(lead, at, &[]);
-        let bytes = span_of(lead.draft.text(), &words[version.from..], byte);
+        // As what stood there ends with its doubted claim, so does what stands there now with its first.
+        let rest = &words[version.from..];
+        let claim = rest.iter().position(|word| !word.function);
+        let bytes = span_of(lead.draft.text(), claim.map_or(rest, |claim| &rest[..=claim]), byte);
+        let score = claim.and_then(|claim| rest[claim].reward);
         let original = place.changed.then(|| place.text.get(byte..).unwrap_or_default().to_owned());
-        answer.edit(Edit { bytes, original, score: version.score(), alternatives: place.alternatives });
+        answer.edit(Edit { bytes, original, score, alternatives: place.alternatives });
     }
 }
 

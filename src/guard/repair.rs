@@ -91,7 +91,8 @@ pub struct Version<'a> {
     pub log_probabilities: &'a [f32],
 }
 
-/// How many versions are tried, and what they are ranked by. The defaults were the best on the tuning half of Flickr8k's development split.
+/// How many versions are tried, and what they are ranked by. The defaults are first values; nothing was tuned but the
+/// threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
     /// Versions written side by side.

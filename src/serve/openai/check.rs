@@ -19,7 +19,8 @@ use crate::{
 /// Longest stop string: the engine holds that much text back while it may begin one.
 const STOP_BYTES: usize = 1024;
 
-/// Where words are repaired, and nobody says otherwise, this share of the grounded ones is doubted: a repair costs less than a flag that is wrong.
+/// Where words are repaired, and nobody says otherwise, this share of the grounded ones is doubted. On the tuning half of Flickr8k's development split
+/// more would cost more than .03 of CIDEr-D.
 const REPAIR_FPR: f32 = 0.08;
 
 /// Most answers that are written for one.
