@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::{Auto, Config};
+use super::{Auto, Config, host_port};
 use crate::guard::Mode;
 
 /// The keys whose values make no sense, and why.
@@ -13,7 +13,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
             found.push((key, what.to_string()));
         }
     };
-    let Config { server, model, engine, generation, guard, images, metrics, log } = config;
+    let Config { server, model, engine, generation, guard, images, fetch, metrics, log } = config;
     for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
@@ -29,6 +29,8 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("images.max_bytes", images.max_bytes as u64),
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
+        ("fetch.timeout_s", fetch.timeout_s),
+        ("fetch.max_concurrent", fetch.max_concurrent as u64),
     ];
     positive.iter().for_each(|&(key, value)| must(value > 0, key, &"must be at least 1"));
     let positive_or_auto = [
@@ -46,6 +48,8 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
         ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
         ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
+        ("fetch.max_redirects", fetch.max_redirects, 3),
+        ("fetch.max_concurrent", fetch.max_concurrent, 1 << 10),
     ];
     bounded.iter().for_each(|&(key, value, most)| must(value <= most, key, &format_args!("must be at most {most}")));
     must(!model.name.is_empty(), "model.name", &"must name a bundle or a directory");
@@ -58,6 +62,8 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     let built = !matches!(guard.mode, Mode::Regenerate | Mode::Block);
     must(built, "guard.mode", &"this version has the modes off, score and flag");
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
+    let bad = fetch.allow.iter().find(|entry| host_port(entry).is_none());
+    must(bad.is_none(), "fetch.allow", &format_args!("`{}` is not HOST:PORT, such as store.internal:443", bad.map_or("", |b| b)));
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();
     must(
         level.is_ok() && !log.level.is_empty(),

@@ -3,7 +3,7 @@
 use std::{fmt::Display, ops::RangeInclusive};
 
 use super::{
-    content::flatten,
+    content::{Limits, Picture, flatten},
     lenient::{Asks, Object, TextOr},
     request::{ChatRequest, GuardRequest, OnExhausted},
 };
@@ -24,8 +24,8 @@ const STOP_BYTES: usize = 1024;
 pub struct Completion {
     /// The turns; the image stands before them.
     pub messages: Vec<template::Message>,
-    /// The image's file.
-    pub image: Vec<u8>,
+    /// The image.
+    pub image: Picture,
     /// How many answers.
     pub n: usize,
     /// Choice of tokens; answer `i` has the seed `seed + i`.
@@ -94,7 +94,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let params = guard_params(&guard, &config.guard, served.calibration)?;
     // Last, because an image is much to decode.
-    let (messages, image) = flatten(messages.0, config.images.max_bytes)?;
+    let (messages, image) = flatten(messages.0, Limits { max_bytes: config.images.max_bytes, fetch: config.fetch.enabled })?;
     Ok(Completion {
         messages,
         image,
