@@ -10,7 +10,9 @@ pub fn host_port(text: &str) -> Option<(Host, u16)> {
     let bare =
         url.username().is_empty() && url.password().is_none() && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     (bare && url.port_or_known_default() == Some(port)).then_some(())?;
-    Some((plain_host(url.host()?), port))
+    let host = plain_host(url.host()?);
+    // A pattern would be a name that nothing has.
+    (!host.to_string().contains('*')).then_some((host, port))
 }
 
 /// The host without the dot that ends an absolute name: with and without it is the same host.

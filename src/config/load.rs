@@ -298,7 +298,7 @@ mod tests {
             load(Some(file.path()), env(&[("CANDOR_FETCH__ALLOW", "c:3, [::1]:4"), ("CANDOR_FETCH__ENABLED", "true")]), &[]).unwrap();
         assert_eq!((config.fetch.enabled, config.fetch.allow), (true, vec!["c:3".to_owned(), "[::1]:4".to_owned()]));
         assert!(load(Some(file.path()), env(&[("CANDOR_FETCH__ALLOW", "")]), &[]).unwrap().fetch.allow.is_empty());
-        assert_eq!(problems("[fetch]\nallow = [3]\n", &[]), ["fetch.allow: found unsigned int `3`, expected a string (FILE)"]);
+        assert_eq!(problems("[fetch]\nallow = [3]\n", &[]), ["fetch.allow: found signed int `3`, expected a string (FILE)"]);
         let bad = problems("[fetch]\nallow = ['a:1', 'https://b']\nmax_redirects = 4\n", &[]);
         let expected = [
             "fetch.max_redirects: must be at most 3 (FILE)",

@@ -138,7 +138,7 @@ mod tests {
         ] {
             match Link::parse(url) {
                 Ok(link) if url.contains("example") => assert_eq!(link.host(), &Host::Domain("example.org".to_owned()), "{url}"),
-                Ok(link) => assert_eq!(link.host(), &Host::Ipv4([127, 0, 0, 1].into()), "{url}"),
+                Ok(link) => assert_eq!(link.host(), &Host::<String>::Ipv4([127, 0, 0, 1].into()), "{url}"),
                 Err(why) => panic!("{url}: {why}"),
             }
         }
