@@ -1,7 +1,7 @@
 //! Images by `https:` URL: fetched from a real server with TLS, and refused wherever a fetch could lead inside.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,94 +11,10 @@ use serde_json::json;
 use crate::{
     http::{JSON, Reply, exchange, request},
     served::{Served, about, ask, data_url, eventually},
-    store::{Store, chunk, head, reply},
+    store::{SECRET, Store, photo},
 };
 
 const URL: &str = "messages[0].content[1].image_url.url";
-const SECRET: &str = "what the store says is its own";
-
-fn photo() -> Vec<u8> {
-    fs::read("tests/fixtures/photos/cat.jpg").unwrap()
-}
-
-/// A store with everything that the tests ask for.
-fn store() -> Store {
-    Store::start(|target, to| {
-        let photo = photo();
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        match path {
-            "/photo.jpg" => reply(to, "200 OK", &[("content-type", "image/jpeg")], &photo),
-            // Neither a length nor the right type.
-            "/chunked" => {
-                to.write_all(b"HTTP/1.1 200 OK\r\n")?;
-                head(to, &[("transfer-encoding", "chunked"), ("content-type", "text/plain")])?;
-                photo.chunks(10_000).try_for_each(|part| chunk(to, part))?;
-                to.write_all(b"0\r\n\r\n")
-            }
-            "/close" => {
-                to.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
-                to.write_all(&photo)
-            }
-            "/slow" => {
-                thread::sleep(Duration::from_millis(300));
-                reply(to, "200 OK", &[], &photo)
-            }
-            "/hops" => match query.parse::<u32>().unwrap() {
-                0 => reply(to, "200 OK", &[], &photo),
-                n => reply(to, ["301 M", "302 F", "303 S", "307 T", "308 P"][n as usize % 5], &[("location", &format!("?{}", n - 1))], b""),
-            },
-            "/to" => reply(to, "302 Found", &[("location", query)], SECRET.as_bytes()),
-            "/nowhere" => reply(to, "302 Found", &[], SECRET.as_bytes()),
-            "/announced" => {
-                write!(to, "HTTP/1.1 200 OK\r\ncontent-length: 999999999999\r\n\r\n")?;
-                to.flush()?;
-                thread::sleep(Duration::from_secs(20));
-                Ok(())
-            }
-            "/endless-chunked" => {
-                to.write_all(b"HTTP/1.1 200 OK\r\n")?;
-                head(to, &[("transfer-encoding", "chunked")])?;
-                loop {
-                    chunk(to, &[0xFF; 4096])?;
-                }
-            }
-            "/endless" => {
-                to.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
-                loop {
-                    to.write_all(&[0xFF; 4096])?;
-                }
-            }
-            "/drip" => {
-                write!(to, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", photo.len())?;
-                for byte in photo {
-                    to.write_all(&[byte])?;
-                    to.flush()?;
-                    thread::sleep(Duration::from_millis(50));
-                }
-                Ok(())
-            }
-            "/silent" => {
-                thread::sleep(Duration::from_secs(20));
-                Ok(())
-            }
-            "/cut" => {
-                write!(to, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", photo.len())?;
-                to.write_all(&photo[..1000])
-            }
-            "/headers" => {
-                to.write_all(b"HTTP/1.1 200 OK\r\n")?;
-                loop {
-                    to.write_all(b"x-filler: 0123456789012345678901234567890123456789\r\n")?;
-                }
-            }
-            "/status" => reply(to, query, &[("content-type", "image/jpeg")], SECRET.as_bytes()),
-            "/text" => reply(to, "200 OK", &[("content-type", "image/jpeg")], SECRET.as_bytes()),
-            "/packed" => reply(to, "200 OK", &[("content-encoding", "gzip")], b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0"),
-            "/empty" => reply(to, "200 OK", &[], b""),
-            _ => reply(to, "404 Not Found", &[], SECRET.as_bytes()),
-        }
-    })
-}
 
 /// Fetching is on, and nothing private is allowed.
 fn on(config: &mut Config) {
@@ -134,7 +50,7 @@ fn said(reply: &Reply) -> String {
 
 #[test]
 fn a_photograph_is_described_as_if_it_had_been_sent() {
-    let store = store();
+    let store = Store::new();
     let served = served(&store);
     let sent = said(&served.chat(&about(&data_url("image/jpeg", &photo()), "")));
     for path in ["/photo.jpg", "/chunked", "/close", "/photo.jpg?size=1#part", "/hops?0", "/hops?1", "/hops?3"] {
@@ -150,7 +66,7 @@ fn a_photograph_is_described_as_if_it_had_been_sent() {
 
 #[test]
 fn the_clients_headers_stay_here() {
-    let store = store();
+    let store = Store::new();
     let served = served(&store);
     let body = about(&store.url("localhost", "/photo.jpg?a=b#c"), "").to_string();
     let own = [JSON, ("authorization", "Bearer secret"), ("cookie", "a=b"), ("x-request-id", "trace-1"), ("user-agent", "client")];
@@ -171,7 +87,7 @@ fn the_clients_headers_stay_here() {
 
 #[test]
 fn it_is_off_unless_it_is_turned_on() {
-    let store = store();
+    let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);
         config.fetch.enabled = false;
@@ -184,7 +100,7 @@ fn it_is_off_unless_it_is_turned_on() {
 
 #[test]
 fn urls_that_are_not_plain_https() {
-    let store = store();
+    let store = Store::new();
     let served = served(&store);
     for (url, why) in [
         ("http://localhost/photo.jpg".to_owned(), "https: URLs only"),
@@ -207,7 +123,7 @@ fn urls_that_are_not_plain_https() {
 
 #[test]
 fn no_spelling_of_an_inner_address_is_connected_to() {
-    let store = store();
+    let store = Store::new();
     let served = Served::with(on);
     let hosts = [
         "127.0.0.1",
@@ -250,7 +166,7 @@ fn no_spelling_of_an_inner_address_is_connected_to() {
 
 #[test]
 fn what_is_allowed_is_one_host_with_one_port() {
-    let (store, other) = (store(), store());
+    let (store, other) = (Store::new(), Store::new());
     let served = served(&store);
     // The same server by another name, and another server by the same name.
     for url in [store.url("127.0.0.1", "/photo.jpg"), other.url("localhost", "/photo.jpg"), "https://localhost/".to_owned()] {
@@ -267,7 +183,7 @@ fn what_is_allowed_is_one_host_with_one_port() {
 
 #[test]
 fn redirections_are_checked_like_what_was_asked_for() {
-    let (store, other) = (store(), store());
+    let (store, other) = (Store::new(), Store::new());
     let served = served(&store);
     let to = |target: &str| served.chat(&about(&store.url("localhost", &format!("/to?{target}")), ""));
     said(&to(&store.url("localhost", "/photo.jpg")));
@@ -289,7 +205,7 @@ fn redirections_are_checked_like_what_was_asked_for() {
 
 #[test]
 fn three_redirections_are_followed_and_no_more() {
-    let store = store();
+    let store = Store::new();
     let with = |most: usize| {
         Served::with(|config| {
             allowing(config, &store);
@@ -310,7 +226,7 @@ fn three_redirections_are_followed_and_no_more() {
 
 #[test]
 fn files_over_the_configured_size() {
-    let store = store();
+    let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);
         config.fetch.timeout_s = 15;
@@ -329,7 +245,7 @@ fn files_over_the_configured_size() {
 
 #[test]
 fn servers_that_take_their_time() {
-    let store = store();
+    let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);
         config.fetch.timeout_s = 1;
@@ -351,7 +267,7 @@ fn servers_that_take_their_time() {
 
 #[test]
 fn answers_that_are_no_file() {
-    let store = store();
+    let store = Store::new();
     let served = served(&store);
     let chat = |path: &str| served.chat(&about(&store.url("localhost", path), ""));
     for path in ["/status?404", "/status?500", "/status?204", "/status?206", "/status?304", "/status?401", "/status?300", "/no-such-thing"]
@@ -367,7 +283,7 @@ fn answers_that_are_no_file() {
 
 #[test]
 fn files_that_are_no_images() {
-    let store = store();
+    let store = Store::new();
     let served = served(&store);
     for path in ["/text", "/packed", "/empty"] {
         let error = served.chat(&about(&store.url("localhost", path), "")).error(400);
@@ -378,7 +294,7 @@ fn files_that_are_no_images() {
 
 #[test]
 fn certificates_that_nobody_trusts() {
-    let (store, other) = (store(), store());
+    let (store, other) = (Store::new(), Store::new());
     // Another authority's, and Mozilla's list alone.
     for ca_file in [Auto::Value(other.ca.path().to_str().unwrap().to_owned()), Auto::Auto] {
         let served = Served::with(|config| {
@@ -392,7 +308,7 @@ fn certificates_that_nobody_trusts() {
 
 #[test]
 fn no_more_are_fetched_at_once_than_configured() {
-    let store = store();
+    let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);
         config.fetch.max_concurrent = 2;
