@@ -94,3 +94,26 @@ pub(super) async fn connect(
     }
     Err(FetchError::Failed("its server cannot be connected to"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_file_without_certificates_is_an_error_that_names_it() {
+        assert!(tls(None).is_ok());
+        assert!(tls(Some("no/such.pem")).is_err_and(|why| why.contains("no/such.pem")));
+        for (text, what) in [
+            ("", "no certificate"),
+            ("hello", "no certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n", ""),
+            ("-----BEGIN CERTIFICATE-----\n@\n-----END CERTIFICATE-----\n", ""),
+        ] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            assert!(tls(file.path().to_str()).is_err_and(|why| why.contains(what)), "{text}");
+        }
+    }
+}
