@@ -93,8 +93,11 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
             Ok(config) => break config,
             Err(error) => error,
         };
-        let (key, what) = (error.path.join("."), describe(&error.kind));
-        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, &error.path, default.clone()));
+        let what = describe(&error.kind);
+        // Of a list, the option is at fault and not one of its items.
+        let option = &error.path[..error.path.len().min(2)];
+        let key = option.join(".");
+        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, option, default.clone()));
         let known = problems.iter().any(|p: &Problem| p.key == key);
         if !replaced || known {
             return Err(broken(error));
@@ -200,14 +203,16 @@ struct One {
 }
 
 impl One {
-    /// Reads `text` as a number or a truth value where it is one, unless the option takes text.
+    /// Reads `text` as a number or a truth value where it is one, unless the option takes text, and as items between commas if it takes a list.
     fn new(defaults: &Figment, key: String, text: String, origin: String) -> Self {
         let takes_text = defaults.find_value(&key).is_ok_and(|v| v.as_str().is_some_and(|default| default != "auto"));
         let number = || {
             let integer = text.parse::<u64>().map(Value::from).or_else(|_| text.parse::<i64>().map(Value::from)).ok();
             integer.or_else(|| text.parse::<f64>().map(Value::from).ok()).or_else(|| text.parse::<bool>().map(Value::from).ok())
         };
-        let value = if takes_text { None } else { number() };
+        let takes_list = defaults.find_value(&key).is_ok_and(|v| v.as_array().is_some());
+        let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let value = if takes_list { Some(Value::from(items())) } else { (!takes_text).then(number).flatten() };
         Self { key, value: value.unwrap_or_else(|| Value::from(text)), origin }
     }
 }
@@ -283,6 +288,23 @@ mod tests {
         let config = load(None, vars, &[]).unwrap();
         assert_eq!((config.model.threads, config.images.workers), (Auto::Value(3), Auto::Auto));
         assert_eq!((config.guard.threshold, config.guard.mode), (Auto::Value(0.25), Mode::Score));
+    }
+
+    #[test]
+    fn lists_are_arrays_in_files_and_have_commas_in_variables() {
+        let file = file("[fetch]\nallow = ['a:1', 'b:2']\n");
+        assert_eq!(load(Some(file.path()), env(&[]), &[]).unwrap().fetch.allow, ["a:1", "b:2"]);
+        let config =
+            load(Some(file.path()), env(&[("CANDOR_FETCH__ALLOW", "c:3, [::1]:4"), ("CANDOR_FETCH__ENABLED", "true")]), &[]).unwrap();
+        assert_eq!((config.fetch.enabled, config.fetch.allow), (true, vec!["c:3".to_owned(), "[::1]:4".to_owned()]));
+        assert!(load(Some(file.path()), env(&[("CANDOR_FETCH__ALLOW", "")]), &[]).unwrap().fetch.allow.is_empty());
+        assert_eq!(problems("[fetch]\nallow = [3]\n", &[]), ["fetch.allow: found signed int `3`, expected a string (FILE)"]);
+        let bad = problems("[fetch]\nallow = ['a:1', 'https://b']\nmax_redirects = 4\n", &[]);
+        let expected = [
+            "fetch.max_redirects: must be at most 3 (FILE)",
+            "fetch.allow: `https://b` is not HOST:PORT, such as store.internal:443 (FILE)",
+        ];
+        assert_eq!(bad, expected);
     }
 
     #[test]

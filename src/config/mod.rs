@@ -5,11 +5,14 @@
 
 mod auto;
 mod check;
+mod host_port;
 mod load;
 
 use serde::{Deserialize, Serialize};
 
 pub use auto::Auto;
+pub use host_port::host_port;
+pub(crate) use host_port::plain_host;
 pub use load::{Flag, Problem, Problems, load};
 
 use crate::{
@@ -35,6 +38,8 @@ pub struct Config {
     pub guard: Guard,
     /// Images in requests.
     pub images: Images,
+    /// Images that requests name by URL.
+    pub fetch: Fetch,
     /// Metrics.
     pub metrics: Metrics,
     /// Logs.
@@ -183,6 +188,30 @@ impl Default for Images {
             cache_bytes: 64 * 1024 * 1024,
             workers: Auto::Auto,
         }
+    }
+}
+
+/// Images that requests name by URL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fetch {
+    /// Whether `https:` URLs are fetched.
+    pub enabled: bool,
+    /// Redirections that are followed, 3 at most.
+    pub max_redirects: usize,
+    /// Seconds that a fetch may take, redirections included.
+    pub timeout_s: u64,
+    /// Images fetched at once; more wait.
+    pub max_concurrent: usize,
+    /// `HOST:PORT` of servers that may have a private address.
+    pub allow: Vec<String>,
+    /// A PEM file of the certificates that are trusted; auto: Mozilla's.
+    pub ca_file: Auto<String>,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self { enabled: false, max_redirects: 3, timeout_s: 10, max_concurrent: 16, allow: Vec::new(), ca_file: Auto::Auto }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::Span;
 
-use super::error::ApiError;
+use super::{error::ApiError, fetch::Fetcher};
 use crate::{
     bundle::Bundle,
     config::{Auto, Config},
@@ -37,7 +37,7 @@ pub enum StartError {
         /// Why not.
         error: std::io::Error,
     },
-    /// The configuration asks for what the bundle cannot do.
+    /// The configuration asks for what cannot be had, mostly of the bundle.
     #[error("{key}: {what}")]
     Config {
         /// The option.
@@ -59,6 +59,8 @@ pub(crate) struct App {
     pub(crate) bundle: Bundle,
     pub(crate) engine: EngineHandle,
     pub(crate) images: ImageCache,
+    /// `None` when images are not fetched.
+    pub(crate) fetcher: Option<Fetcher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) model: Arc<str>,
     pub(crate) fingerprint: Arc<str>,
@@ -71,6 +73,8 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
         check_guard(&config, &bundle)?;
+        let fetcher = config.fetch.enabled.then(|| Fetcher::new(&config)).transpose();
+        let fetcher = fetcher.map_err(|what| StartError::Config { key: "fetch.ca_file", what })?;
         let metrics = Arc::new(Metrics::new()?);
         metrics.serves(&bundle.config.name, &bundle.config.version);
         let bounds = EngineConfig {
@@ -87,6 +91,7 @@ impl App {
         let workers = config.images.workers.value().unwrap_or_else(cores);
         Ok(Self {
             images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers),
+            fetcher,
             places: Arc::new(Semaphore::new(config.server.max_concurrent)),
             model: bundle.config.name.as_str().into(),
             fingerprint: format!("fp_{}", bundle.config.version).into(),

@@ -15,8 +15,10 @@ use super::{
     app::{App, blocking, unix_time},
     body,
     error::ApiError,
+    fetch::Link,
     openai::{
         check::{Completion, Served, check},
+        content::Picture,
         request::parse,
         response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, finish_reason},
     },
@@ -113,14 +115,18 @@ impl How {
     }
 }
 
-/// Takes places in the queue, encodes the image and hands the answers in.
+/// Takes places in the queue, gets and encodes the image and hands the answers in.
 pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u32>) -> Result<Begun, ApiError> {
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
     let places = (0..completion.n * candidates).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
-    let image = encode(app, completion.image).await?;
+    let file = match completion.image {
+        Picture::File(file) => file,
+        Picture::Remote { link, path } => fetch(app, link, &path).await?,
+    };
+    let image = encode(app, file).await?;
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
     for (i, place) in places.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
@@ -148,6 +154,13 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
     let Completion { guard, render, top_logprobs, include_usage, stream, .. } = completion;
     Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream })
+}
+
+async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
+    let Some(fetcher) = &app.fetcher else { return Err(ApiError::fetch_disabled(path)) };
+    let fetched = fetcher.fetch(link).await;
+    app.metrics.fetch(fetched.as_ref().map_or_else(|error| error.outcome(), |_| "fetched"));
+    fetched.map_err(|error| error.at(path))
 }
 
 async fn encode(app: &Arc<App>, file: Vec<u8>) -> Result<candle_core::Tensor, ApiError> {

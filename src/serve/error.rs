@@ -68,6 +68,12 @@ impl ApiError {
         self
     }
 
+    /// 400: an image by URL, where none are fetched.
+    pub fn fetch_disabled(path: &str) -> Self {
+        let message = format!("'{path}': fetching images is off on this server; send the image as a data: URL");
+        Self::param(path, "image_fetch_disabled", message)
+    }
+
     /// 404: no such route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", format!("Unknown URL: {method} {path}"))

@@ -4,6 +4,7 @@ mod app;
 mod body;
 mod chat;
 pub mod error;
+pub mod fetch;
 mod info;
 mod listen;
 mod local;

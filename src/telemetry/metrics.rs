@@ -26,6 +26,7 @@ pub struct Metrics {
     generation_tokens: IntCounter,
     image_cache_queries: IntCounter,
     image_cache_hits: IntCounter,
+    image_fetches: IntCounterVec,
     kv_cache_usage: Gauge,
     token_reward: Histogram,
     scored_tokens: IntCounter,
@@ -70,6 +71,7 @@ impl Metrics {
             generation_tokens: counter(r, "generation_tokens_total", "Tokens written")?,
             image_cache_queries: counter(r, "image_cache_queries_total", "Images looked up in the cache of encodings")?,
             image_cache_hits: counter(r, "image_cache_hits_total", "Images found there")?,
+            image_fetches: counters(r, "image_fetches_total", "Images fetched by URL, by how that ended", "outcome", &FETCHED)?,
             kv_cache_usage: add(r, Gauge::new("kv_cache_usage_ratio", "Share of the key/value cache in use, 0 to 1")?)?,
             token_reward: histogram(r, "token_reward", "Calibrated rewards of written tokens, 0 to 1", &REWARDS)?,
             scored_tokens: counter(r, "scored_tokens_total", "Written tokens that were scored")?,
@@ -97,6 +99,11 @@ impl Metrics {
         if hit {
             self.image_cache_hits.inc();
         }
+    }
+
+    /// An image was fetched, or was not; `outcome` is one of the few that there are.
+    pub fn fetch(&self, outcome: &'static str) {
+        self.image_fetches.with_label_values(&[outcome]).inc();
     }
 
     /// An HTTP request was answered. `route` is a path of the routing table, so that clients cannot invent series.
@@ -222,6 +229,7 @@ const ATTEMPTS: [&str; 2] = ["taken", "dropped"];
 
 const FINISHED: [&str; 4] = ["stop", "length", "content_filter", "abort"];
 const FAILED: [&str; 3] = ["shutting_down", "scorer", "model"];
+const FETCHED: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];
 const VERDICTS: [&str; 3] = ["clean", "flagged", "unscored"];
 const ACTIONS: [&str; 1] = ["flagged"];
 const FIRST_TOKEN: [f64; 20] =
@@ -272,6 +280,7 @@ mod tests {
         metrics.failed(&EngineError::ShuttingDown);
         metrics.image(true);
         metrics.image(false);
+        metrics.fetch("timeout");
         metrics.http("/v1/models", 200);
         let text = metrics.text().unwrap();
         for line in [
@@ -292,6 +301,8 @@ mod tests {
             "candor_e2e_request_latency_seconds_bucket{le=\"0.025\"} 1",
             "candor_image_cache_queries_total 2",
             "candor_image_cache_hits_total 1",
+            "candor_image_fetches_total{outcome=\"timeout\"} 1",
+            "candor_image_fetches_total{outcome=\"forbidden\"} 0",
             "candor_model_info{model=\"candor-mini\",version=\"7\"} 1",
             "candor_http_requests_total{route=\"/v1/models\",status=\"200\"} 1",
         ] {

@@ -3,7 +3,7 @@
 use std::{fmt::Display, ops::RangeInclusive};
 
 use super::{
-    content::flatten,
+    content::{Limits, Picture, flatten},
     lenient::{Asks, Object, TextOr},
     request::{ChatRequest, GuardRequest, OnExhausted},
 };
@@ -31,8 +31,8 @@ const CANDIDATES: i64 = 16;
 pub struct Completion {
     /// The turns; the image stands before them.
     pub messages: Vec<template::Message>,
-    /// The image's file.
-    pub image: Vec<u8>,
+    /// The image.
+    pub image: Picture,
     /// How many answers.
     pub n: usize,
     /// Choice of tokens; answer `i` has the seed `seed + i`.
@@ -116,7 +116,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         return Err(ApiError::param("guard.candidates", "out_of_range", message));
     }
     // Last, because an image is much to decode.
-    let (messages, image) = flatten(messages.0, config.images.max_bytes)?;
+    let (messages, image) = flatten(messages.0, Limits { max_bytes: config.images.max_bytes, fetch: config.fetch.enabled })?;
     Ok(Completion {
         messages,
         image,
