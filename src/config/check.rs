@@ -1,19 +1,27 @@
 //! What values make sense.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
-use super::{Auto, Config};
+use super::{Auto, Config, MOST_ITEMS, keys};
 use crate::guard::Mode;
 
+/// What [`guard_mode`] demands.
+pub(super) const GUARD_MODES: &str = "this version has the modes off, score and flag";
+
+/// Whether there is such a mode.
+pub(super) fn guard_mode(mode: Mode) -> bool {
+    !matches!(mode, Mode::Regenerate | Mode::Block)
+}
+
 /// The keys whose values make no sense, and why.
-pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
+pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     let mut found = Vec::new();
     let mut must = |ok: bool, key: &'static str, what: &dyn Display| {
         if !ok {
-            found.push((key, what.to_string()));
+            found.push((Cow::Borrowed(key), what.to_string()));
         }
     };
-    let Config { server, model, engine, generation, guard, images, metrics, log } = config;
+    let Config { keys, server, model, engine, generation, guard, score, images, metrics, log } = config;
     for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
@@ -26,6 +34,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("engine.max_batch", engine.max_batch as u64),
         ("engine.max_prefills", engine.max_prefills as u64),
         ("engine.stall_after_s", engine.stall_after_s),
+        ("score.max_items", score.max_items as u64),
         ("images.max_bytes", images.max_bytes as u64),
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
@@ -44,6 +53,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("server.max_body_bytes", server.max_body_bytes, 1 << 30),
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
+        ("score.max_items", score.max_items, MOST_ITEMS),
         ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
         ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
     ];
@@ -55,8 +65,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     }
     let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
     must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");
-    let built = !matches!(guard.mode, Mode::Regenerate | Mode::Block);
-    must(built, "guard.mode", &"this version has the modes off, score and flag");
+    must(guard_mode(guard.mode), "guard.mode", &GUARD_MODES);
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();
     must(
@@ -64,6 +73,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         "log.level",
         &"must be error, warn, info, debug, trace or directives such as info,candor::engine=debug",
     );
+    found.extend(keys::check(keys).into_iter().map(|(key, what)| (Cow::Owned(key), what)));
     found
 }
 

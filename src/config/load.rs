@@ -94,7 +94,10 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
             Err(error) => error,
         };
         let (key, what) = (error.path.join("."), describe(&error.kind));
-        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, &error.path, default.clone()));
+        // What stands in a list has no default; the list has.
+        let depth = (1..=error.path.len()).rev().find(|&n| defaults.find_ref(&error.path[..n].join(".")).is_some());
+        let path = &error.path[..depth.unwrap_or(0)];
+        let replaced = defaults.find_ref(&path.join(".")).is_some_and(|default| replace(&mut value, path, default.clone()));
         let known = problems.iter().any(|p: &Problem| p.key == key);
         if !replaced || known {
             return Err(broken(error));
@@ -103,7 +106,7 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
     };
     for (key, what) in check(&config) {
         if !problems.iter().any(|p| p.key == key) {
-            problems.push(Problem { origin: origin(layers, key), key: key.to_owned(), what });
+            problems.push(Problem { origin: origin(layers, &key), key: key.into_owned(), what });
         }
     }
     if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
@@ -163,6 +166,8 @@ fn replace(value: &mut Value, path: &[String], with: Value) -> bool {
 }
 
 fn origin(layers: &Figment, key: &str) -> String {
+    // A list comes as a whole.
+    let key = key.split('[').next().unwrap_or(key);
     layers.find_metadata(key).map_or_else(|| "default".to_owned(), |m| m.name.to_string())
 }
 

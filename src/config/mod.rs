@@ -5,11 +5,13 @@
 
 mod auto;
 mod check;
+mod keys;
 mod load;
 
 use serde::{Deserialize, Serialize};
 
 pub use auto::Auto;
+pub use keys::Key;
 pub use load::{Flag, Problem, Problems, load};
 
 use crate::{bundle::RewardKind, device::DeviceChoice, engine::OnError, guard::Mode};
@@ -18,6 +20,8 @@ use crate::{bundle::RewardKind, device::DeviceChoice, engine::OnError, guard::Mo
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// Who may use the API; none: everybody.
+    pub keys: Vec<Key>,
     /// The HTTP server and its bounds.
     pub server: Server,
     /// Which model, and where it computes.
@@ -28,6 +32,8 @@ pub struct Config {
     pub generation: Generation,
     /// The guard, where a request does not say.
     pub guard: Guard,
+    /// Texts that others wrote, sent to be scored.
+    pub score: Score,
     /// Images in requests.
     pub images: Images,
     /// Metrics.
@@ -134,6 +140,23 @@ pub struct Guard {
     pub target_fpr: Auto<f32>,
     /// What happens to an answer whose scorer fails.
     pub on_error: OnError,
+}
+
+/// Most that `score.max_items` can be.
+pub const MOST_ITEMS: usize = 1024;
+
+/// Texts that others wrote, sent to be scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Score {
+    /// Most items of one request, at most [`MOST_ITEMS`].
+    pub max_items: usize,
+}
+
+impl Default for Score {
+    fn default() -> Self {
+        Self { max_items: 64 }
+    }
 }
 
 /// Images in requests.

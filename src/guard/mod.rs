@@ -1,10 +1,11 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
 //! [`words`] cuts a response into words and gives each its reward, [`spans`] joins doubted words, [`policy`] decides (pure: rewards in, actions
-//! out), [`render`] writes the result for people.
+//! out), [`render`] writes the result for people, [`report`] puts all of it together for a text that is there as a whole.
 
 pub mod policy;
 pub mod render;
+pub mod report;
 pub mod spans;
 pub mod words;
 

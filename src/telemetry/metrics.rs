@@ -32,6 +32,7 @@ pub struct Metrics {
     flagged_tokens: IntCounter,
     flagged_spans: IntCounterVec,
     responses: IntCounterVec,
+    scored_texts: IntCounterVec,
     score_seconds: Histogram,
     model_info: GaugeVec,
     http_requests: IntCounterVec,
@@ -70,10 +71,11 @@ impl Metrics {
             image_cache_hits: counter(r, "image_cache_hits_total", "Images found there")?,
             kv_cache_usage: add(r, Gauge::new("kv_cache_usage_ratio", "Share of the key/value cache in use, 0 to 1")?)?,
             token_reward: histogram(r, "token_reward", "Calibrated rewards of written tokens, 0 to 1", &REWARDS)?,
-            scored_tokens: counter(r, "scored_tokens_total", "Written tokens that were scored")?,
+            scored_tokens: counter(r, "scored_tokens_total", "Tokens that were scored, written here or sent to be scored")?,
             flagged_tokens: counter(r, "flagged_tokens_total", "Tokens of doubted words in complete answers")?,
             flagged_spans: counters(r, "flagged_spans_total", "Doubted spans by what was done about them", "action", &ACTIONS)?,
             responses: counters(r, "responses_total", "Complete answers by the guard's verdict", "verdict", &VERDICTS)?,
+            scored_texts: counters(r, "scored_texts_total", "Texts sent to be scored, by the guard's verdict", "verdict", &VERDICTS)?,
             score_seconds: histogram(r, "score_seconds", "The scorer's time in one step", &SCORING)?,
             model_info: add(r, GaugeVec::new(Opts::new("model_info", "1 for the model that is served"), &["model", "version"])?)?,
             http_requests: add(r, IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests answered"), &["route", "status"])?)?,
@@ -93,6 +95,18 @@ impl Metrics {
         if hit {
             self.image_cache_hits.inc();
         }
+    }
+
+    /// Tokens of texts that others wrote were scored; `took` is the scorer's own time. Their rewards are not among `token_reward`, which shows what the
+    /// policy writes.
+    pub fn scored_tokens(&self, tokens: usize, took: Duration) {
+        self.scored_tokens.inc_by(tokens as u64);
+        self.score_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The verdict on a text that somebody else wrote.
+    pub fn scored_text(&self, verdict: Verdict) {
+        self.scored_texts.with_label_values(&[verdict_name(verdict)]).inc();
     }
 
     /// An HTTP request was answered. `route` is a path of the routing table, so that clients cannot invent series.
@@ -257,6 +271,8 @@ mod tests {
         metrics.image(true);
         metrics.image(false);
         metrics.http("/v1/models", 200);
+        metrics.scored_tokens(3, Duration::from_millis(2));
+        metrics.scored_text(Verdict::Clean);
         let text = metrics.text().unwrap();
         for line in [
             "candor_requests_running 3",
@@ -265,7 +281,9 @@ mod tests {
             "candor_generation_tokens_total 2",
             "candor_inter_token_latency_seconds_count 1",
             "candor_token_reward_bucket{le=\"0.2\"} 1",
-            "candor_scored_tokens_total 2",
+            "candor_scored_tokens_total 5",
+            "candor_score_seconds_count 2",
+            "candor_scored_texts_total{verdict=\"clean\"} 1",
             "candor_flagged_tokens_total 1",
             "candor_flagged_spans_total{action=\"flagged\"} 1",
             "candor_responses_total{verdict=\"flagged\"} 1",

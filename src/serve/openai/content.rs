@@ -111,7 +111,7 @@ fn read_image<'a>(image: ImageUrl<'a>, path: &str) -> Result<Cow<'a, str>, ApiEr
 }
 
 /// The file in a `data:` URL (RFC 2397) with strict base64 (RFC 4648, section 4, padded).
-fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
     let bad = |code, what: String| Err(ApiError::param(path, code, format!("'{path}': {what}")));
     let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
     if scheme == "http" || scheme == "https" {
