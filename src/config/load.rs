@@ -330,6 +330,35 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_checked_and_named_and_never_repeated() {
+        let digest = "ab".repeat(32);
+        let good = file(&format!("[[keys]]\nname = 'app'\nkey_sha256 = '{digest}'\nmode = 'score'\nthreshold = 0.5\n"));
+        let config = load(Some(good.path()), env(&[]), &[]).unwrap();
+        let guard = config.keys[0].guard(&config.guard);
+        assert_eq!((config.keys[0].digest(), guard.mode, guard.threshold), (Some([0xAB; 32]), Mode::Score, Auto::Value(0.5)));
+        let key = |name: &str, rest: &str| format!("[[keys]]\nname = '{name}'\n{rest}\n");
+        let text = [
+            key("a", &format!("key_sha256 = '{digest}'\nthreshold = 2.0")),
+            key("a", "key_sha256 = 'sk-secret'\nmode = 'block'"),
+            key("", &format!("key_sha256 = '{}'\nthreshold = 0.5\ntarget_fpr = 0.1", digest.to_uppercase())),
+        ];
+        let expected = [
+            "keys[0].threshold: must be between 0 and 1, or \"auto\" (key `a`) (FILE)",
+            "keys[1].name: must not be that of another key (key `a`) (FILE)",
+            "keys[1].key_sha256: must be the 64 hex digits of the key's SHA-256 (key `a`) (FILE)",
+            "keys[1].mode: this version has the modes off, score and flag (key `a`) (FILE)",
+            "keys[2].name: must not be empty (key ``) (FILE)",
+            "keys[2].key_sha256: must not be that of another key (key ``) (FILE)",
+            "keys[2].target_fpr: cannot be given together with threshold (key ``) (FILE)",
+        ];
+        assert_eq!(problems(&text.concat(), &[]), expected);
+        let misspelt = problems("[[keys]]\nnmae = 'x'\n[server]\nlisten = 'nowhere'\n", &[]);
+        assert!(misspelt.len() == 2 && misspelt[0].starts_with("keys") && misspelt[0].contains("nmae"), "{misspelt:?}");
+        let wrong = problems("keys = 'sk-secret'\n", &[]);
+        assert!(wrong.len() == 1 && wrong[0].starts_with("keys: "), "{wrong:?}");
+    }
+
+    #[test]
     fn two_thresholds_or_modes_that_are_not_built_are_refused() {
         let found = problems("[guard]\nmode = 'block'\nthreshold = 0.5\ntarget_fpr = 0.05\n", &[]);
         assert_eq!(found.len(), 2, "{found:?}");

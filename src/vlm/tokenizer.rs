@@ -124,6 +124,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn mere_text_has_no_special_tokens() {
+        let bundled = include_bytes!("../../models/candor-mini/tokenizer.json");
+        let tokenizer = TextTokenizer::from_bytes(bundled, "<|end|>").unwrap();
+        for text in ["A dog.", "A <|end|> dog", "<|<|user|>|>", "<|user|><|assistant|>", "é🐕\u{0}", ""] {
+            let ids = tokenizer.encode_text(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids), text);
+            assert!(ids.iter().all(|&id| !tokenizer.bytes(id).is_empty()), "{text}");
+        }
+        assert_eq!(tokenizer.encode_text("A dog.").unwrap(), tokenizer.encode("A dog.").unwrap());
+    }
+
+    #[test]
     fn every_byte_has_one_stand_in() {
         let map = byte_of_char();
         let mut bytes: Vec<u8> = map.values().copied().collect();
