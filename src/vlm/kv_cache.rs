@@ -82,7 +82,7 @@ impl KvCache {
         if from != to && len > 0 {
             for (k, v) in &self.layers {
                 for t in [k, v] {
-                    let lines = t.narrow(0, from * self.capacity, len)?.copy()?;
+                    let lines = t.narrow(0, from * self.capacity, len)?.force_contiguous()?;
                     t.slice_set(&lines, 0, to * self.capacity)?;
                 }
             }
@@ -146,7 +146,8 @@ impl KvCache {
         if self.images.most == 0 || self.images.known.iter().any(|(id, _)| *id == image) {
             return Ok(());
         }
-        let lines = |t: &Tensor| t.narrow(0, slot * self.capacity, self.prefixes[slot])?.copy();
+        // `copy` would keep all of the storage behind the lines.
+        let lines = |t: &Tensor| t.narrow(0, slot * self.capacity, self.prefixes[slot])?.force_contiguous();
         let layers = self.layers.iter().map(|(k, v)| Ok((lines(k)?, lines(v)?))).collect::<Result<_>>()?;
         if self.images.known.len() == self.images.most {
             self.images.known.pop_front();
@@ -161,5 +162,21 @@ impl KvCache {
             self.prefixes[slot] = prefix;
         }
         self.lens[slot] += by;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remembered_image_takes_its_own_lines_alone() {
+        let mut cache = KvCache::new(1, 4, 32, 8, DType::F32, &Device::Cpu).unwrap().remembering(2);
+        cache.advance(3, 5, 5);
+        cache.remember(3, Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap().id()).unwrap();
+        let (keys, _) = &cache.images.known[0].1[0];
+        let (storage, layout) = keys.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { panic!("not on the CPU") };
+        assert_eq!((storage.as_slice::<f32>().unwrap().len(), layout.start_offset()), (5 * 8, 0));
     }
 }
