@@ -50,7 +50,7 @@ pub struct Server {
     pub listen: String,
     /// Open connections; more wait to be accepted.
     pub max_connections: usize,
-    /// Completions being received or answered at once; more get 429.
+    /// Completions and requests for scores being received or answered at once; more get 429.
     pub max_concurrent: usize,
     /// Largest request body in bytes; larger ones get 413.
     pub max_body_bytes: usize,

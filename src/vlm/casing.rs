@@ -9,7 +9,8 @@ pub enum Casing {
     /// Upper and lower case, as people do.
     #[default]
     Mixed,
-    /// One sentence of lower case but for its first letter, on one line. Other capitals are letters that the model never saw.
+    /// One sentence of lower case but for its first letter, on one line. Other capitals are letters that the model never saw: candor-mini's scorer tells
+    /// captions of a photograph from another's with an AUROC of .889 when it is shown them so, .715 When Every Word Has One.
     Sentence,
 }
 

@@ -228,6 +228,8 @@ fn bad_items_are_named_and_nothing_is_scored() {
     assert!(message.starts_with("items[3]: ") && message.contains("49") && message.contains("160"), "{message}");
     refused(&score(&served, &and(listed(std::slice::from_ref(&good)), json!({"response": "x"}))), "response", "invalid_value");
     refused(&score(&served, &listed(&[])), "items", "empty_array");
+    let much = score(&served, &listed(&vec![and(good.clone(), json!({"prompt": "word ".repeat(1000)})); 64])).error(400);
+    assert_eq!(much["code"], "context_length_exceeded");
     let many = refused(&score(&served, &listed(&vec![good.clone(); 65])), "items", "invalid_value");
     assert!(many.contains("65") && many.contains("64"), "{many}");
     for (guard, param) in

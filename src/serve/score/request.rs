@@ -134,18 +134,14 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>) -> Result<Ord
         None => vec![(None, alone)],
         Some(AtMost(items)) => listed(items, &alone, served.config.score.max_items)?,
     };
-    let bytes: usize = items.iter().map(|(_, item)| length(&item.response) + length(&item.prompt)).sum();
-    if bytes > TEXT_BYTES {
+    let most = served.config.images.max_bytes;
+    let questions: Vec<Question> = items.into_iter().map(|(path, item)| question(item, most, path)).collect::<Result<_, _>>()?;
+    let length = |q: &Question| q.response.len() + q.messages.iter().map(|turn| turn.content.len()).sum::<usize>();
+    if questions.iter().map(length).sum::<usize>() > TEXT_BYTES {
         let message = format!("the request has more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::invalid("context_length_exceeded", message));
     }
-    let most = served.config.images.max_bytes;
-    let questions = items.into_iter().map(|(path, item)| question(item, most, path)).collect::<Result<_, _>>()?;
     Ok(Order { guard: params, render: guard.render.unwrap_or_default(), questions })
-}
-
-fn length(text: &Option<String>) -> usize {
-    text.as_ref().map_or(0, String::len)
 }
 
 /// Scores are what this route gives, and what was written is not repaired.
