@@ -24,6 +24,7 @@ use crate::{
     },
     vlm::{
         Vlm,
+        casing::Casing,
         llava::{Llava, LlavaConfig, PIXEL_MEAN, PIXEL_STD, PrefixDecoderConfig},
         preprocess,
         template::{ChatTemplate, Message},
@@ -47,6 +48,9 @@ pub struct BundleConfig {
     pub eos: String,
     /// Jinja template from messages to prompt.
     pub chat_template: String,
+    /// Which letters the policy writes.
+    #[serde(default, skip_serializing_if = "Casing::is_default")]
+    pub casing: Casing,
     /// The policy.
     pub model: LlavaConfig,
     /// The scorers, where there are any.
@@ -214,6 +218,14 @@ impl Bundle {
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, String> {
         let text = self.template.render(messages).map_err(|e| e.to_string())?;
         self.tokenizer.encode(&text).map_err(|e| e.to_string())
+    }
+
+    /// Tokens of a response that anybody may have written, in the casing that the policy writes: their bytes lie where the text's do.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text; the message says why.
+    pub fn response(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_text(&self.config.casing.apply(text)).map_err(|e| e.to_string())
     }
 
     /// What the vision tower takes of an image, `(3, size, size)`.

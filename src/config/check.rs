@@ -1,18 +1,18 @@
 //! What values make sense.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
-use super::{Auto, Config, Fetch, Guard, host_port};
+use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys};
 
 /// The keys whose values make no sense, and why.
-pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
+pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     let mut found = Vec::new();
     let mut must = |ok: bool, key: &'static str, what: &dyn Display| {
         if !ok {
-            found.push((key, what.to_string()));
+            found.push((Cow::Borrowed(key), what.to_string()));
         }
     };
-    let Config { server, model, engine, generation, guard, images, fetch, metrics, log } = config;
+    let Config { keys, server, model, engine, generation, guard, score, images, fetch, metrics, log } = config;
     for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("engine.max_batch", engine.max_batch as u64),
         ("engine.max_prefills", engine.max_prefills as u64),
         ("engine.stall_after_s", engine.stall_after_s),
+        ("score.max_items", score.max_items as u64),
         ("images.max_bytes", images.max_bytes as u64),
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
@@ -43,6 +44,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("server.max_body_bytes", server.max_body_bytes, 1 << 30),
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
+        ("score.max_items", score.max_items, MOST_ITEMS),
         ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
         ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
     ];
@@ -58,6 +60,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         "log.level",
         &"must be error, warn, info, debug, trace or directives such as info,candor::engine=debug",
     );
+    found.extend(keys::check(keys).into_iter().map(|(key, what)| (Cow::Owned(key), what)));
     found
 }
 

@@ -93,11 +93,11 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
             Ok(config) => break config,
             Err(error) => error,
         };
-        let what = describe(&error.kind);
-        // Of a list, the option is at fault and not one of its items.
-        let option = &error.path[..error.path.len().min(2)];
-        let key = option.join(".");
-        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, option, default.clone()));
+        let (key, what) = (error.path.join("."), describe(&error.kind));
+        // What stands in a list has no default; the list has.
+        let depth = (1..=error.path.len()).rev().find(|&n| defaults.find_ref(&error.path[..n].join(".")).is_some());
+        let path = &error.path[..depth.unwrap_or(0)];
+        let replaced = defaults.find_ref(&path.join(".")).is_some_and(|default| replace(&mut value, path, default.clone()));
         let known = problems.iter().any(|p: &Problem| p.key == key);
         if !replaced || known {
             return Err(broken(error));
@@ -106,7 +106,7 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
     };
     for (key, what) in check(&config) {
         if !problems.iter().any(|p| p.key == key) {
-            problems.push(Problem { origin: origin(layers, key), key: key.to_owned(), what });
+            problems.push(Problem { origin: origin(layers, &key), key: key.into_owned(), what });
         }
     }
     if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
@@ -166,6 +166,8 @@ fn replace(value: &mut Value, path: &[String], with: Value) -> bool {
 }
 
 fn origin(layers: &Figment, key: &str) -> String {
+    // A list comes as a whole.
+    let key = key.split('[').next().unwrap_or(key);
     layers.find_metadata(key).map_or_else(|| "default".to_owned(), |m| m.name.to_string())
 }
 
@@ -344,6 +346,34 @@ mod tests {
         assert!(missing.to_string().contains("the file cannot be read") && missing.to_string().contains("no/such.toml"), "{missing}");
         let broken = problems("[server\nlisten = 1", &[]);
         assert!(broken[0].contains("line 1") && broken[0].ends_with("(FILE)"), "{broken:?}");
+    }
+
+    #[test]
+    fn keys_are_checked_and_named_and_never_repeated() {
+        let digest = "ab".repeat(32);
+        let good = file(&format!("[[keys]]\nname = 'app'\nkey_sha256 = '{digest}'\nmode = 'score'\nthreshold = 0.5\n"));
+        let config = load(Some(good.path()), env(&[]), &[]).unwrap();
+        let guard = config.keys[0].guard(&config.guard);
+        assert_eq!((config.keys[0].digest(), guard.mode, guard.threshold), (Some([0xAB; 32]), Mode::Score, Auto::Value(0.5)));
+        let key = |name: &str, rest: &str| format!("[[keys]]\nname = '{name}'\n{rest}\n");
+        let text = [
+            key("a", &format!("key_sha256 = '{digest}'\nthreshold = 2.0")),
+            key("a", "key_sha256 = 'sk-secret'\nmode = 'block'"),
+            key("", &format!("key_sha256 = '{}'\nthreshold = 0.5\ntarget_fpr = 0.1", digest.to_uppercase())),
+        ];
+        let expected = [
+            "keys[0].threshold: must be between 0 and 1, or \"auto\" (key `a`) (FILE)",
+            "keys[1].name: must not be that of another key (key `a`) (FILE)",
+            "keys[1].key_sha256: must be the 64 hex digits of the key's SHA-256 (key `a`) (FILE)",
+            "keys[2].name: must not be empty (key ``) (FILE)",
+            "keys[2].key_sha256: must not be that of another key (key ``) (FILE)",
+            "keys[2].target_fpr: cannot be given together with threshold (key ``) (FILE)",
+        ];
+        assert_eq!(problems(&text.concat(), &[]), expected);
+        let misspelt = problems("[[keys]]\nnmae = 'x'\n[server]\nlisten = 'nowhere'\n", &[]);
+        assert!(misspelt.len() == 2 && misspelt[0].starts_with("keys") && misspelt[0].contains("nmae"), "{misspelt:?}");
+        let wrong = problems("keys = 'sk-secret'\n", &[]);
+        assert!(wrong.len() == 1 && wrong[0].starts_with("keys: "), "{wrong:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod auto;
 mod check;
 mod host_port;
+mod keys;
 mod load;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use auto::Auto;
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
+pub use keys::Key;
 pub use load::{Flag, Problem, Problems, load};
 
 use crate::{
@@ -26,6 +28,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// Who may use the API; none: everybody.
+    pub keys: Vec<Key>,
     /// The HTTP server and its bounds.
     pub server: Server,
     /// Which model, and where it computes.
@@ -36,6 +40,8 @@ pub struct Config {
     pub generation: Generation,
     /// The guard, where a request does not say.
     pub guard: Guard,
+    /// Texts that others wrote, sent to be scored.
+    pub score: Score,
     /// Images in requests.
     pub images: Images,
     /// Images that requests name by URL.
@@ -54,7 +60,7 @@ pub struct Server {
     pub listen: String,
     /// Open connections; more wait to be accepted.
     pub max_connections: usize,
-    /// Completions being received or answered at once; more get 429.
+    /// Completions and requests for scores being received or answered at once; more get 429.
     pub max_concurrent: usize,
     /// Largest request body in bytes; larger ones get 413.
     pub max_body_bytes: usize,
@@ -160,6 +166,23 @@ impl Default for Guard {
             window: GuardParams::WINDOW,
             on_error: OnError::default(),
         }
+    }
+}
+
+/// Most that `score.max_items` can be.
+pub const MOST_ITEMS: usize = 1024;
+
+/// Texts that others wrote, sent to be scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Score {
+    /// Most items of one request, at most [`MOST_ITEMS`].
+    pub max_items: usize,
+}
+
+impl Default for Score {
+    fn default() -> Self {
+        Self { max_items: 64 }
     }
 }
 

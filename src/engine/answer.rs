@@ -189,17 +189,14 @@ impl Answer {
         };
         let alt_text = self.joiner.is_some().then(|| alt_text(draft.text(), &self.doubted_spans(), Style::Hedged));
         Report {
-            mode,
             verdict,
             score,
             mean_score: policy::mean_score(draft.words()),
-            threshold: thresholds.common,
-            thresholds: (thresholds.by_class != Default::default()).then_some(thresholds.by_class),
             spans: self.spans.clone(),
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens,
             alt_text,
-            candidates: Vec::new(),
+            ..Report::new(mode, thresholds)
         }
     }
 

@@ -1,11 +1,13 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
 //! [`words`] cuts a response into words and gives each its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
-//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people.
+//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people, [`report`]
+//! puts all of it together for a text that is there as a whole.
 
 pub mod policy;
 pub mod render;
 pub mod repair;
+pub mod report;
 pub mod spans;
 pub mod thresholds;
 pub mod words;
@@ -138,4 +140,23 @@ pub struct Report {
     /// Where `guard.candidates` asked for several answers: the others, best first, by `mean_score`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
+}
+
+impl Report {
+    /// On an answer of which nothing is known.
+    pub fn new(mode: Mode, thresholds: Thresholds) -> Self {
+        Self {
+            mode,
+            verdict: Verdict::Unscored,
+            score: None,
+            mean_score: None,
+            threshold: thresholds.common,
+            thresholds: (thresholds.by_class != ByClass::default()).then_some(thresholds.by_class),
+            spans: Vec::new(),
+            attempts: 0,
+            extra_tokens: 0,
+            alt_text: None,
+            candidates: Vec::new(),
+        }
+    }
 }

@@ -7,6 +7,7 @@ pub mod calibration;
 pub mod detached;
 pub mod logistic;
 pub mod probe;
+pub mod scorer;
 
 use candle_core::{Result, Tensor};
 

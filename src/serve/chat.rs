@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     app::{App, blocking, unix_time},
-    body,
+    auth, body,
     error::ApiError,
     fetch::Link,
     openai::{
@@ -25,6 +25,7 @@ use super::{
     stream,
 };
 use crate::{
+    config::Guard,
     engine::{self, EngineError, Event, EventStream, GuardParams, ImageError},
     guard::{
         Action, Candidate, Report, Span, Verdict,
@@ -41,7 +42,7 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt) = prepare(Arc::clone(&app), body).await?;
+        let (completion, prompt) = prepare(Arc::clone(&app), auth::guard(&app, &parts.extensions), body).await?;
         let begun = begin(&app, completion, prompt).await?;
         if begun.stream {
             return Ok(stream::respond(begun, place, deadline, app.config.server.request_timeout_s));
@@ -56,10 +57,10 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
 }
 
 /// Parses and checks the request, and tokenizes its prompt.
-async fn prepare(app: Arc<App>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
+async fn prepare(app: Arc<App>, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let served = Served { model: &app.model, config: &app.config, calibration: app.bundle.calibration.as_ref() };
+        let served = Served { model: &app.model, config: &app.config, guard: &guard, calibration: app.bundle.calibration.as_ref() };
         let completion = check(request, served)?;
         let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
         let prompt = app.bundle.prompt(&completion.messages).map_err(refused)?;
@@ -92,21 +93,7 @@ pub(super) struct How {
 impl How {
     /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says that nobody looked.
     pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
-        let GuardParams { mode, thresholds, .. } = self.guard;
-        let unscored = || Report {
-            mode,
-            verdict: Verdict::Unscored,
-            score: None,
-            mean_score: None,
-            threshold: thresholds.common,
-            thresholds: None,
-            spans: Vec::new(),
-            attempts: 0,
-            extra_tokens: 0,
-            alt_text: None,
-            candidates: Vec::new(),
-        };
-        let mut report = report.unwrap_or_else(unscored);
+        let mut report = report.unwrap_or_else(|| Report::new(self.guard.mode, self.guard.thresholds));
         if report.alt_text.is_some() && self.render != Style::Hedged {
             let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_doubted()).cloned().collect();
             report.alt_text = Some(alt_text(text, &doubted, self.render));
@@ -122,11 +109,7 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
     let places = (0..completion.n * candidates).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
-    let file = match completion.image {
-        Picture::File(file) => file,
-        Picture::Remote { link, path } => fetch(app, link, &path).await?,
-    };
-    let image = encode(app, file).await?;
+    let image = encode(app, completion.image, "messages").await?;
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
     for (i, place) in places.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
@@ -156,6 +139,15 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
     Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream })
 }
 
+/// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
+pub(super) async fn encode(app: &Arc<App>, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
+    let file = match picture {
+        Picture::File(file) => file,
+        Picture::Remote { link, path } => fetch(app, link, &path).await?,
+    };
+    encode_file(app, file, field).await
+}
+
 async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
     let Some(fetcher) = &app.fetcher else { return Err(ApiError::fetch_disabled(path)) };
     let fetched = fetcher.fetch(link).await;
@@ -163,11 +155,12 @@ async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
     fetched.map_err(|error| error.at(path))
 }
 
-async fn encode(app: &Arc<App>, file: Vec<u8>) -> Result<candle_core::Tensor, ApiError> {
+async fn encode_file(app: &Arc<App>, file: Vec<u8>, field: &str) -> Result<candle_core::Tensor, ApiError> {
     let file: Arc<[u8]> = file.into();
     let (task, bytes) = (Arc::clone(app), Arc::clone(&file));
     let encoded = app.images.get(&file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
-        ImageError::Pixels(error) => error.clone(),
+        ImageError::Pixels(Unreadable::File(why)) => ApiError::param(field, "invalid_image", format!("'{field}': {why}")),
+        ImageError::Pixels(Unreadable::Inner) => ApiError::internal(),
         ImageError::Model(what) => {
             tracing::error!(what, "the image encoder failed");
             ApiError::internal()
@@ -177,12 +170,17 @@ async fn encode(app: &Arc<App>, file: Vec<u8>) -> Result<candle_core::Tensor, Ap
     Ok(encoded.image)
 }
 
-fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, ApiError> {
-    let refused = |e: preprocess::ImageError| ApiError::param("messages", "invalid_image", format!("'messages': {e}"));
-    let image = preprocess::decode(file, &app.image_limits()).map_err(refused)?;
+/// Why a file gives no pixels. Requests that have the same file share it.
+enum Unreadable {
+    File(preprocess::ImageError),
+    Inner,
+}
+
+fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
+    let image = preprocess::decode(file, &app.image_limits()).map_err(Unreadable::File)?;
     app.bundle.pixels(&image).map_err(|error| {
         tracing::error!(%error, "an image could not be resized");
-        ApiError::internal()
+        Unreadable::Inner
     })
 }
 
@@ -193,7 +191,7 @@ async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, 
     for (index, answers) in answers.into_iter().enumerate() {
         choices.push(best(index, answers, how, &mut usage).await?);
     }
-    let headers = guard_headers(&choices);
+    let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
     Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
 }
 
@@ -238,7 +236,7 @@ async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Us
 }
 
 /// The worst verdict, the lowest score and the number of doubted spans of all answers.
-fn guard_headers(choices: &[Choice]) -> HeaderMap {
+pub(super) fn guard_headers<'a>(reports: impl Iterator<Item = &'a Report> + Clone) -> HeaderMap {
     let severity = |v: Verdict| match v {
         Verdict::Clean => 0,
         Verdict::Repaired => 1,
@@ -252,13 +250,13 @@ fn guard_headers(choices: &[Choice]) -> HeaderMap {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    if let Some(verdict) = choices.iter().map(|c| c.guard.verdict).max_by_key(|&v| severity(v)) {
+    if let Some(verdict) = reports.clone().map(|report| report.verdict).max_by_key(|&v| severity(v)) {
         put("x-candor-verdict", verdict_name(verdict).to_owned());
     }
-    if let Some(score) = choices.iter().filter_map(|c| c.guard.score).min_by(f32::total_cmp) {
+    if let Some(score) = reports.clone().filter_map(|report| report.score).min_by(f32::total_cmp) {
         put("x-candor-score", score.to_string());
     }
-    let flagged = choices.iter().flat_map(|c| &c.guard.spans).filter(|span| span.action != Action::Regenerated).count();
+    let flagged = reports.flat_map(|report| &report.spans).filter(|span| span.action != Action::Regenerated).count();
     put("x-candor-flagged-spans", flagged.to_string());
     headers
 }

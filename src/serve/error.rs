@@ -74,6 +74,21 @@ impl ApiError {
         Self::param(path, "image_fetch_disabled", message)
     }
 
+    /// Says in which part of the request the field is, such as `items[3]`.
+    pub fn within(mut self, part: Option<&str>) -> Self {
+        if let Some(part) = part {
+            let error = &mut self.body.error;
+            error.message = format!("{part}: {}", error.message);
+            error.param = Some(error.param.take().map_or_else(|| part.to_owned(), |field| format!("{part}.{field}")));
+        }
+        self
+    }
+
+    /// 401.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
+    }
+
     /// 404: no such route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", format!("Unknown URL: {method} {path}"))
@@ -154,6 +169,9 @@ impl From<EngineError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
+        if response.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

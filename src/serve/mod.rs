@@ -1,6 +1,7 @@
 //! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets answers finish.
 
 mod app;
+mod auth;
 mod body;
 mod chat;
 pub mod error;
@@ -11,6 +12,7 @@ mod local;
 mod observe;
 pub mod openai;
 mod routes;
+mod score;
 mod stream;
 mod warm;
 

@@ -10,7 +10,7 @@ use crate::config::plain_host;
 const MAX_LENGTH: usize = 8 * 1024;
 
 /// An `https:` URL with a host and without credentials.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Link {
     url: Url,
     host: Host,

@@ -62,8 +62,24 @@ pub struct Served<'a> {
     pub model: &'a str,
     /// Defaults and bounds.
     pub config: &'a Config,
+    /// The guard, where the request does not say.
+    pub guard: &'a Guard,
     /// Of the model's scorer; `None` when it has none.
     pub calibration: Option<&'a Calibration>,
+}
+
+impl Served<'_> {
+    /// Whether the model that a request names is served.
+    ///
+    /// # Errors
+    /// 400 when it names none, 404 when it is another.
+    pub fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
+        match asked {
+            None => Err(ApiError::param("model", "missing_required_parameter", "'model' is missing")),
+            Some(model) if model != self.model => Err(ApiError::unknown_model(model, self.model)),
+            Some(_) => Ok(()),
+        }
+    }
 }
 
 /// Checks a request.
@@ -72,12 +88,7 @@ pub struct Served<'a> {
 /// 404 for another model, 400 for everything else, naming the field.
 pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion, ApiError> {
     refuse_unsupported(&request)?;
-    let Some(model) = &request.model else {
-        return Err(ApiError::param("model", "missing_required_parameter", "'model' is missing"));
-    };
-    if model != served.model {
-        return Err(ApiError::unknown_model(model, served.model));
-    }
+    served.check_model(request.model.as_deref())?;
     let Some(messages) = request.messages else {
         return Err(ApiError::param("messages", "missing_required_parameter", "'messages' is missing"));
     };
@@ -102,7 +113,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
     let stop = stop(request.stop)?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
-    let params = guard_params(&guard, &config.guard, served.calibration)?;
+    let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
         let message = "'guard.candidates': answers that are not scored cannot be compared; 'guard.mode' must not be off";
         return Err(ApiError::param("guard.candidates", "invalid_value", message));
@@ -197,7 +208,11 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
     Ok(logprobs.then(|| top.unwrap_or(0) as usize))
 }
 
-fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Calibration>) -> Result<GuardParams, ApiError> {
+/// What the guard is to do: as asked, where it is, else by `defaults`.
+///
+/// # Errors
+/// 400 for what cannot be honoured.
+pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Calibration>) -> Result<GuardParams, ApiError> {
     let mode = asked.mode.unwrap_or(defaults.mode);
     if policy::scores(mode) && calibration.is_none() {
         return Err(ApiError::unsupported("guard.mode", "'guard.mode': the model has no scorer, so that only off is possible"));

@@ -20,7 +20,7 @@ use crate::{
 const TEXT_BYTES: usize = 256 * 1024;
 
 /// The image of a request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Picture {
     /// Its file.
     File(Vec<u8>),
@@ -137,7 +137,10 @@ fn read_image<'a>(image: ImageUrl<'a>, path: &str) -> Result<Cow<'a, str>, ApiEr
 }
 
 /// The image that a URL has in it, or names.
-fn picture(url: &str, path: String, limits: Limits) -> Result<Picture, ApiError> {
+///
+/// # Errors
+/// 400 that names `path`.
+pub(crate) fn picture(url: &str, path: String, limits: Limits) -> Result<Picture, ApiError> {
     let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
     let bad = |what: String| Err(ApiError::param(path.as_str(), "invalid_image_url", format!("'{path}': {what}")));
     match scheme.as_str() {

@@ -3,7 +3,7 @@
 //! <https://platform.openai.com/docs/api-reference/chat>
 
 pub mod check;
-pub mod content;
-mod lenient;
+pub(crate) mod content;
+pub(crate) mod lenient;
 pub mod request;
 pub mod response;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Most messages of a request.
-const MESSAGES: usize = 256;
+pub(crate) const MESSAGES: usize = 256;
 /// Most parts of a message.
 const PARTS: usize = 64;
 
@@ -135,6 +135,14 @@ pub(crate) enum OnExhausted {
 /// # Errors
 /// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type.
 pub fn parse(body: &[u8]) -> Result<ChatRequest<'_>, ApiError> {
+    read(body, "a chat completion request")
+}
+
+/// Reads a JSON object; `what` says in errors what it should have been.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ApiError> {
     let text = std::str::from_utf8(body).map_err(|e| {
         ApiError::invalid(
             "invalid_utf8",
@@ -142,7 +150,7 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest<'_>, ApiError> {
         )
     })?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let Object(request) = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e))?;
+    let Object(request) = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e, what))?;
     json.end().map_err(|e| not_json(&e))?;
     Ok(request)
 }
@@ -152,7 +160,7 @@ fn not_json(error: &serde_json::Error) -> ApiError {
 }
 
 /// What is wrong and with which field, as OpenAI writes paths: `messages[0].content`.
-fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+fn describe(error: &serde_path_to_error::Error<serde_json::Error>, request: &str) -> ApiError {
     let inner = error.inner();
     if !matches!(inner.classify(), Category::Data) {
         return not_json(inner);
@@ -169,7 +177,7 @@ fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
         None => (path, "invalid_value"),
     };
     match path.as_str() {
-        "." => ApiError::invalid("invalid_type", format!("the request's body is not a chat completion request: {what}")),
+        "." => ApiError::invalid("invalid_type", format!("the request's body is not {request}: {what}")),
         _ => ApiError::param(path.clone(), code, format!("'{path}': {what}")),
     }
 }
