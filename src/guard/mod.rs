@@ -9,9 +9,10 @@ pub mod spans;
 pub mod words;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What the guard does with doubted words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing is scored.
@@ -28,7 +29,7 @@ pub enum Mode {
 }
 
 /// What the guard concluded about an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Scored, and no word is below the threshold.
@@ -44,7 +45,7 @@ pub enum Verdict {
 }
 
 /// What was done about one span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Marked and left as it was.
@@ -60,7 +61,7 @@ pub enum Action {
 }
 
 /// A maximal run of doubted words (function words in between join). Offsets count Unicode code points of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Span {
     /// First code point.
     pub start: usize,
@@ -75,7 +76,7 @@ pub struct Span {
 }
 
 /// The `guard` object of a response (design, section 5).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// The mode that was in force.
     pub mode: Mode,

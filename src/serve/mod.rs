@@ -3,12 +3,14 @@
 mod app;
 mod body;
 mod chat;
+mod docs;
 pub mod error;
 mod info;
 mod listen;
 mod local;
 mod observe;
 pub mod openai;
+mod openapi;
 mod routes;
 mod stream;
 mod warm;

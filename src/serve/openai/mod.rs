@@ -7,3 +7,4 @@ mod content;
 mod lenient;
 pub mod request;
 pub mod response;
+pub(crate) mod schema;
