@@ -10,7 +10,7 @@ use utoipa::{
     IntoResponses, OpenApi, PartialSchema, ToSchema,
     openapi::{
         ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
-        schema::{Schema, Type},
+        schema::{AnyOfBuilder, OneOfBuilder, Schema, Type},
     },
 };
 
@@ -84,10 +84,7 @@ pub(super) struct Answer;
 
 impl IntoResponses for Answer {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let events = ContentBuilder::new().schema(Some(kind(Type::String))).description(Some(
-            "With `stream`: server-sent events whose data are `ChatChunk` objects, and `[DONE]` at the end. \
-             An event of the name `error` carries an `ErrorBody` and ends the stream early.",
-        ));
+        let events = ContentBuilder::new().schema(Some(events()));
         let response = ResponseBuilder::new()
             .description("The answers. The headers are those of answers that are not streamed.")
             .content("application/json", schema_of::<ChatCompletion>())
@@ -97,6 +94,23 @@ impl IntoResponses for Answer {
             .header("x-candor-flagged-spans", header("The doubted spans of all answers together.", kind(Type::Integer)));
         [("200".to_owned(), response.build().into())].into()
     }
+}
+
+/// One event of a stream. OpenAPI 3.1 has no word for that; tools take the schema of such a type for one of an event's fields.
+fn events() -> Schema {
+    let json = OneOfBuilder::new().item(Ref::from_schema_name(ChatChunk::name())).item(Ref::from_schema_name(ErrorBody::name()));
+    let string = || ObjectBuilder::new().schema_type(Type::String);
+    let chunk = string().content_media_type("application/json").content_schema(Some(Schema::from(json.build())));
+    let data = AnyOfBuilder::new().item(string().enum_values(Some(["[DONE]"]))).item(chunk);
+    ObjectBuilder::new()
+        .description(Some(
+            "With `stream`: server-sent events whose data are `ChatChunk` objects, and `[DONE]` at the end. \
+             An event of the name `error` carries an `ErrorBody` and ends the stream early.",
+        ))
+        .property("event", string())
+        .property("data", data)
+        .required("data")
+        .into()
 }
 
 fn kind(kind: Type) -> RefOr<Schema> {

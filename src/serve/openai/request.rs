@@ -44,7 +44,6 @@ pub struct ChatRequest<'a> {
     pub(crate) top_k: Option<i64>,
     /// The same seed and request give the same answer.
     pub(crate) seed: Option<i64>,
-    /// Strings that end an answer, of at most 1024 bytes.
     #[serde(borrow)]
     #[schema(schema_with = schema::stop)]
     pub(crate) stop: Option<TextOr<'a, String, 4>>,
@@ -77,43 +76,34 @@ pub struct ChatRequest<'a> {
     #[schema(value_type = Option<GuardRequest>)]
     pub(crate) guard: Option<Object<GuardRequest>>,
     // What OpenAI has, changes the meaning of the answer, and is not here.
-    /// Not supported: only `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) tools: Asks,
-    /// Not supported: only `none`, `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) tool_choice: Asks,
-    /// Not supported: only `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) functions: Asks,
-    /// Not supported: only `none`, `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) function_call: Asks,
-    /// Not supported: only `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) audio: Asks,
-    /// `text` is the only one.
     #[schema(schema_with = schema::modalities)]
     pub(crate) modalities: Option<AtMost<String, 8>>,
     /// `text` is the only one.
     #[schema(value_type = Option<ResponseFormat>)]
     pub(crate) response_format: Option<Object<ResponseFormat>>,
-    /// Not supported: only `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) logit_bias: Asks,
-    /// Not supported: only `null` is taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused_outright)]
     pub(crate) web_search_options: Option<Asks>,
-    /// Not supported: only `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) prediction: Asks,
 }
 
@@ -123,13 +113,11 @@ pub(crate) struct Message<'a> {
     /// Who speaks; `developer` is taken for `system`.
     #[schema(value_type = schema::Role)]
     pub(crate) role: String,
-    /// What is said: text, or parts of which one may be the image.
     #[serde(borrow)]
     #[schema(schema_with = schema::content, required)]
     pub(crate) content: Option<TextOr<'a, Object<Part<'a>>, PARTS>>,
-    /// Not supported: only `null`, `false` and empty values are taken.
     #[serde(default)]
-    #[schema(schema_with = schema::anything)]
+    #[schema(schema_with = schema::refused)]
     pub(crate) tool_calls: Asks,
 }
 

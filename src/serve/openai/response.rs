@@ -124,12 +124,17 @@ pub struct Delta {
 #[serde(untagged)]
 pub enum ChunkGuard {
     /// On a chunk that closes spans: these alone.
-    Closed {
-        /// The spans.
-        spans: Vec<Span>,
-    },
+    Closed(ClosedSpans),
     /// On the last chunk: everything.
     Summary(Report),
+}
+
+/// Spans that a chunk closes. Nothing stands beside them, which tells them from a whole report.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClosedSpans {
+    /// The spans.
+    pub spans: Vec<Span>,
 }
 
 /// Log-probabilities of an answer's tokens.
