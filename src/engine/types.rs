@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use utoipa::ToSchema;
 
 use crate::guard;
 
@@ -99,7 +100,8 @@ pub struct Token {
 }
 
 /// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum FinishReason {
     /// End of sequence or a stop string.
     Stop,

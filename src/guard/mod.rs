@@ -15,11 +15,12 @@ pub mod words;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use thresholds::{ByClass, Thresholds};
 
 /// What the guard does with doubted words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing is scored.
@@ -36,7 +37,7 @@ pub enum Mode {
 }
 
 /// What the guard concluded about an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Scored, and no word is below the threshold.
@@ -52,7 +53,7 @@ pub enum Verdict {
 }
 
 /// What was done about one span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Marked and left as it was.
@@ -68,7 +69,7 @@ pub enum Action {
 }
 
 /// A maximal run of doubted words (function words in between join). Offsets count Unicode code points of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Span {
     /// First code point.
     pub start: usize,
@@ -89,7 +90,7 @@ pub struct Span {
 }
 
 /// A version of a span that was tried and not taken.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Candidate {
     /// As far as it was written.
     pub text: String,
@@ -111,7 +112,7 @@ impl Span {
 }
 
 /// The `guard` object of a response (design, section 5).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// The mode that was in force.
     pub mode: Mode,

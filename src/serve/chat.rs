@@ -19,9 +19,10 @@ use super::{
     openai::{
         check::{Completion, Served, check},
         content::Picture,
-        request::parse,
+        request::{ChatRequest, parse},
         response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, finish_reason},
     },
+    openapi::{Answer, Refusals},
     stream,
 };
 use crate::{
@@ -35,7 +36,8 @@ use crate::{
     vlm::preprocess,
 };
 
-/// The handler.
+/// Describes a photograph or answers a question about it.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest, responses(Answer, Refusals))]
 pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let place = app.admit()?;
     let (parts, body) = request.into_parts();

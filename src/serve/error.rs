@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::EngineError;
 
@@ -21,14 +22,14 @@ pub struct ApiError {
 }
 
 /// The body around an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorDetail,
 }
 
 /// The error itself, as OpenAI writes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
     /// For people.
     pub message: String,
@@ -36,8 +37,10 @@ pub struct ErrorDetail {
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The field of the request that is wrong.
+    #[schema(required)]
     pub param: Option<String>,
     /// The kind, exactly.
+    #[schema(required)]
     pub code: Option<&'static str>,
 }
 

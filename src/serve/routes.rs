@@ -11,7 +11,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{app::App, auth::authenticate, chat, error::ApiError, info, observe::observe, score};
+use super::{app::App, auth::authenticate, chat, docs, error::ApiError, info, observe::observe, score};
 
 /// One route.
 pub struct Route {
@@ -22,7 +22,7 @@ pub struct Route {
     handler: fn() -> MethodRouter<Arc<App>>,
 }
 
-/// The API.
+/// The API. [`super::openapi`] describes each.
 pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/v1/chat/completions", handler: || post(chat::completions) },
     Route { method: "POST", path: "/v1/score", handler: || post(score::score) },
@@ -30,6 +30,9 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },
     Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
+    Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
+    Route { method: "GET", path: "/docs", handler: || get(docs::page) },
+    Route { method: "GET", path: "/docs/{file}", handler: || get(docs::asset) },
 ];
 
 /// Beside the API, or alone on a listener of its own.

@@ -26,7 +26,7 @@ use tracing::Span;
 use super::{
     chat::{Begun, How, too_slow},
     error::ApiError,
-    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, Delta, Head, Logprobs, Usage, finish_reason},
+    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, finish_reason},
 };
 use crate::engine::{EngineError, Event, EventStream};
 
@@ -115,7 +115,7 @@ impl Chunks {
         match event {
             Event::Delta { text, tokens, spans } => {
                 self.texts[index].push_str(&text);
-                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed { spans });
+                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed(ClosedSpans { spans }));
                 let logprobs = self.how.logprobs.then(|| Logprobs::of(tokens));
                 let delta = Delta { role: None, content: Some(text) };
                 self.say(ChunkChoice { index, delta, logprobs, finish_reason: None, guard });

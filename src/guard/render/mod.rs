@@ -13,12 +13,13 @@ mod something;
 use std::{fmt::Write, ops::Range};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
 use super::{Span, spans::pieces};
 
 /// How an answer's doubted spans are said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
     /// As they were written.

@@ -99,7 +99,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let Object(guard) = request.guard.unwrap_or_default();
     let config = served.config;
     let candidates = within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
-    let most_answers = (config.engine.max_batch + config.engine.max_waiting).min(128) as i64;
+    let most_answers = most_answers(config);
     let n = within("n", request.n, 1..=most_answers)?.unwrap_or(1) as usize;
     let sampling = Sampling {
         temperature: within("temperature", request.temperature, 0.0..=2.0)?.unwrap_or(config.generation.temperature),
@@ -142,6 +142,11 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         stream,
         include_usage: request.stream_options.and_then(|Object(o)| o.include_usage).unwrap_or(false),
     })
+}
+
+/// Most answers of a request: what the engine can hold.
+pub(crate) fn most_answers(config: &Config) -> i64 {
+    (config.engine.max_batch + config.engine.max_waiting).min(128) as i64
 }
 
 fn refuse_unsupported(request: &ChatRequest<'_>) -> Result<(), ApiError> {

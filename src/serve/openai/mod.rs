@@ -7,3 +7,4 @@ pub(crate) mod content;
 pub(crate) mod lenient;
 pub mod request;
 pub mod response;
+pub(crate) mod schema;

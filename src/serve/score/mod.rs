@@ -3,7 +3,7 @@
 //! Nothing is decoded: prompt and response are read in one step, many items at once, by networks with caches of their own beside the engine's batch.
 
 pub(crate) mod request;
-mod response;
+pub(crate) mod response;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use self::{
-    request::{Order, Question, check},
+    request::{Order, Question, ScoreRequest, check},
     response::{ItemScores, Scores, token_scores},
 };
 use super::{
@@ -30,6 +30,7 @@ use super::{
         request::read,
         response::{Head, Usage},
     },
+    openapi::{Judged, Refusals},
 };
 use crate::{
     config::Guard,
@@ -41,7 +42,8 @@ use crate::{
 /// Images of a request that are waited for at once.
 const IMAGES_AT_ONCE: usize = 16;
 
-/// The handler.
+/// Scores texts that others wrote.
+#[utoipa::path(post, path = "/v1/score", tag = "score", request_body = ScoreRequest, responses(Judged, Refusals))]
 pub(crate) async fn score(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let _place = app.admit()?;
     let (parts, body) = request.into_parts();

@@ -7,6 +7,14 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use utoipa::{
+    ToSchema,
+    openapi::{
+        ObjectBuilder, Ref,
+        schema::{OneOfBuilder, Schema, Type},
+    },
+};
+
 use crate::{
     config::MOST_ITEMS,
     engine::GuardParams,
@@ -18,6 +26,7 @@ use crate::{
             content::{Limits, Picture, flatten, picture},
             lenient::{Asks, AtMost, Object},
             request::{GuardRequest, ImageUrl, MESSAGES, Message},
+            schema,
         },
     },
     vlm::template,
@@ -26,32 +35,65 @@ use crate::{
 /// Most bytes of text in all items together.
 const TEXT_BYTES: usize = 256 * 1024;
 
-/// The request: one item, or a list of them.
-#[derive(Debug, Deserialize)]
+/// Texts to be scored: one, or a list of them.
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ScoreRequest<'a> {
+    /// The served model's name.
+    #[schema(required, nullable = false)]
     model: Option<String>,
+    /// In force for all items; scoring has the modes `score` and `flag`.
+    #[schema(value_type = Option<GuardRequest>)]
     guard: Option<Object<GuardRequest>>,
+    /// Several at once, in place of the fields below.
     #[serde(borrow)]
+    #[schema(value_type = Option<Vec<Item<'a>>>, min_items = 1)]
     items: Option<AtMost<Object<Item<'a>>, MOST_ITEMS>>,
+    /// The image, in place of `messages`.
     #[serde(borrow)]
+    #[schema(schema_with = link)]
     image_url: Option<Link<'a>>,
+    /// The conversation that the response answers, with exactly one image, as in a chat completion request.
     #[serde(borrow)]
+    #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
     messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
+    /// What was asked about the image; only with `image_url`.
     prompt: Option<String>,
+    /// What is scored.
+    #[schema(min_length = 1)]
     response: Option<String>,
 }
 
-/// One of a list.
-#[derive(Debug, Deserialize)]
+/// One text of a list.
+#[derive(Debug, Deserialize, ToSchema)]
 struct Item<'a> {
+    /// The image, in place of `messages`.
     #[serde(borrow)]
+    #[schema(schema_with = link)]
     image_url: Option<Link<'a>>,
+    /// The conversation that the response answers, with exactly one image.
     #[serde(borrow)]
+    #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
     messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
+    /// What was asked about the image; only with `image_url`.
     prompt: Option<String>,
+    /// What is scored.
+    #[schema(required, nullable = false, min_length = 1)]
     response: Option<String>,
     #[serde(default)]
+    #[schema(schema_with = schema::refused)]
     guard: Asks,
+}
+
+/// The schema of [`Link`].
+fn link() -> Schema {
+    let url = ObjectBuilder::new().schema_type(Type::String);
+    let null = ObjectBuilder::new().schema_type(Type::Null);
+    OneOfBuilder::new()
+        .description(Some("A `data:` or `https:` URL."))
+        .item(url)
+        .item(Ref::from_schema_name(ImageUrl::name()))
+        .item(null)
+        .into()
 }
 
 /// A URL, alone or as OpenAI has it in an object.

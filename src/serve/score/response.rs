@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     guard::Report,
@@ -11,8 +12,8 @@ use crate::{
 };
 
 /// All scores of a request.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Scores {
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Scores {
     /// `score-...`, and the model that scored.
     #[serde(flatten)]
     pub(super) head: Head,
@@ -23,18 +24,20 @@ pub(super) struct Scores {
 }
 
 /// Of one text.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ItemScores {
+    /// Its place in the list.
     pub(super) index: usize,
     /// As it was given.
     pub(super) response: String,
+    /// What the guard says about it.
     pub(super) guard: Report,
     /// Their bytes together are the response's.
     pub(super) tokens: Vec<TokenScore>,
 }
 
 /// Of one token.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(super) struct TokenScore {
     /// Its text; bytes that are no UTF-8 alone are U+FFFD.
     pub(super) token: String,
