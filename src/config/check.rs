@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt::Display};
 
+use crate::guard::ByClass;
+
 use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys};
 
 /// The keys whose values make no sense, and why.
@@ -67,6 +69,16 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
 fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
     for (key, share) in [("guard.threshold", guard.threshold), ("guard.target_fpr", guard.target_fpr)] {
         must(share.value().is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
+    }
+    const CLASSES: [&str; 5] = [
+        "guard.thresholds.object",
+        "guard.thresholds.attribute",
+        "guard.thresholds.count",
+        "guard.thresholds.action",
+        "guard.thresholds.relation",
+    ];
+    for (key, (_, share)) in CLASSES.into_iter().zip(ByClass::from(guard.thresholds).each()) {
+        must(share.is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
     }
     let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
     must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Auto, Guard};
-use crate::guard::Mode;
+use super::{Auto, ByClass, Guard};
+use crate::guard::{self, Mode};
 
 /// Who may use the API, and with which guard where a request does not say.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct Key {
     pub threshold: Auto<f32>,
     /// In place of `guard.threshold` and `guard.target_fpr`; auto: those.
     pub target_fpr: Auto<f32>,
+    /// In place of `guard.thresholds`, where this table has any threshold.
+    pub thresholds: ByClass,
 }
 
 impl Key {
@@ -33,7 +35,8 @@ impl Key {
     pub fn guard(&self, common: &Guard) -> Guard {
         let own = self.threshold != Auto::Auto || self.target_fpr != Auto::Auto;
         let (threshold, target_fpr) = if own { (self.threshold, self.target_fpr) } else { (common.threshold, common.target_fpr) };
-        Guard { mode: self.mode.value().unwrap_or(common.mode), threshold, target_fpr, ..common.clone() }
+        let thresholds = if own || self.thresholds != ByClass::default() { self.thresholds } else { common.thresholds };
+        Guard { mode: self.mode.value().unwrap_or(common.mode), threshold, target_fpr, thresholds, ..common.clone() }
     }
 }
 
@@ -53,6 +56,9 @@ pub(super) fn check(keys: &[Key]) -> Vec<(String, String)> {
         must(!known, "key_sha256", "must not be that of another key");
         for (option, share) in [("threshold", key.threshold), ("target_fpr", key.target_fpr)] {
             must(share.value().is_none_or(|s| (0.0..=1.0).contains(&s)), option, "must be between 0 and 1, or \"auto\"");
+        }
+        for (class, share) in guard::ByClass::from(key.thresholds).each() {
+            must(share.is_none_or(|s| (0.0..=1.0).contains(&s)), &format!("thresholds.{class}"), "must be between 0 and 1, or \"auto\"");
         }
         let both = key.threshold != Auto::Auto && key.target_fpr != Auto::Auto;
         must(!both, "target_fpr", "cannot be given together with threshold");

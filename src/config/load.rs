@@ -93,11 +93,12 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
             Ok(config) => break config,
             Err(error) => error,
         };
-        let (key, what) = (error.path.join("."), describe(&error.kind));
-        // What stands in a list has no default; the list has.
+        let what = describe(&error.kind);
+        // What stands in a list has no default and no origin; the list has.
         let depth = (1..=error.path.len()).rev().find(|&n| defaults.find_ref(&error.path[..n].join(".")).is_some());
         let path = &error.path[..depth.unwrap_or(0)];
-        let replaced = defaults.find_ref(&path.join(".")).is_some_and(|default| replace(&mut value, path, default.clone()));
+        let key = path.join(".");
+        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, path, default.clone()));
         let known = problems.iter().any(|p: &Problem| p.key == key);
         if !replaced || known {
             return Err(broken(error));

@@ -21,7 +21,7 @@ use crate::{
     bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
-    guard::Mode,
+    guard::{self, Mode, OnExhausted},
 };
 
 /// The whole configuration.
@@ -138,6 +138,34 @@ pub struct Generation {
     pub max_tokens: Auto<usize>,
 }
 
+/// Thresholds of classes of words.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ByClass {
+    /// Words that name people, animals and things.
+    pub object: Auto<f32>,
+    /// Colours, sizes, materials.
+    pub attribute: Auto<f32>,
+    /// Numbers.
+    pub count: Auto<f32>,
+    /// Verbs of action.
+    pub action: Auto<f32>,
+    /// Words that say where things are.
+    pub relation: Auto<f32>,
+}
+
+impl From<ByClass> for guard::ByClass {
+    fn from(of: ByClass) -> Self {
+        Self {
+            object: of.object.value(),
+            attribute: of.attribute.value(),
+            count: of.count.value(),
+            action: of.action.value(),
+            relation: of.relation.value(),
+        }
+    }
+}
+
 /// The guard, where a request does not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -148,6 +176,10 @@ pub struct Guard {
     pub threshold: Auto<f32>,
     /// The threshold at which this share of grounded words is doubted, by the bundle's calibration; auto: not used.
     pub target_fpr: Auto<f32>,
+    /// Thresholds of classes of words; auto: the one above.
+    pub thresholds: ByClass,
+    /// What is done about words that stay doubted.
+    pub on_exhausted: OnExhausted,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
     /// Words that are held back beside the open one where words are repaired, for repairs to reach.
@@ -162,6 +194,8 @@ impl Default for Guard {
             mode: Mode::default(),
             threshold: Auto::Auto,
             target_fpr: Auto::Auto,
+            thresholds: ByClass::default(),
+            on_exhausted: OnExhausted::default(),
             max_attempts: GuardParams::MAX_ATTEMPTS,
             window: GuardParams::WINDOW,
             on_error: OnError::default(),

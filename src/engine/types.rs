@@ -41,6 +41,8 @@ pub struct GuardParams {
     pub max_attempts: usize,
     /// Words that are held back beside the open one, for repairs to reach.
     pub window: usize,
+    /// What is done about words that stay doubted; nothing is shown before the end where that may change the answer.
+    pub on_exhausted: guard::OnExhausted,
 }
 
 impl GuardParams {
@@ -52,7 +54,13 @@ impl GuardParams {
 
     /// One threshold for all words, and nothing shown before the end where words are repaired.
     pub fn new(mode: guard::Mode, threshold: f32) -> Self {
-        Self { mode, thresholds: threshold.into(), max_attempts: Self::MAX_ATTEMPTS, window: usize::MAX }
+        Self {
+            mode,
+            thresholds: threshold.into(),
+            max_attempts: Self::MAX_ATTEMPTS,
+            window: usize::MAX,
+            on_exhausted: guard::OnExhausted::Flag,
+        }
     }
 }
 

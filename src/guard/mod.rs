@@ -36,6 +36,30 @@ pub enum Mode {
     Block,
 }
 
+/// What is done about words that stay doubted: that no attempt could repair, or that the mode repairs nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExhausted {
+    /// They are marked.
+    #[default]
+    Flag,
+    /// The answer says that they may be wrong.
+    Hedge,
+    /// The answer leaves them out.
+    Omit,
+}
+
+impl OnExhausted {
+    /// How the answer is written again, and what its spans then say was done; `None` where it stays.
+    pub fn rewrites(self) -> Option<(render::Style, Action)> {
+        match self {
+            Self::Flag => None,
+            Self::Hedge => Some((render::Style::Hedged, Action::Hedged)),
+            Self::Omit => Some((render::Style::Omitted, Action::Omitted)),
+        }
+    }
+}
+
 /// What the guard concluded about an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -60,9 +84,9 @@ pub enum Action {
     Flagged,
     /// Written again.
     Regenerated,
-    /// Hedged in the rendering.
+    /// The answer says that it may be wrong.
     Hedged,
-    /// Left out of the rendering.
+    /// The answer leaves it out.
     Omitted,
     /// The answer stops here.
     Blocked,
@@ -100,9 +124,14 @@ pub struct Candidate {
 }
 
 impl Span {
-    /// Whether what it says stands in the answer and is doubted: not what was written again and passes, nor what was cut off.
+    /// Whether what it says stands in the answer and is doubted: not what was written again and passes, nor what was left out or cut off.
     pub fn is_doubted(&self) -> bool {
-        self.action != Action::Regenerated && self.start < self.end
+        matches!(self.action, Action::Flagged | Action::Hedged) && self.start < self.end
+    }
+
+    /// Whether it is doubted and the answer does not say so.
+    pub fn is_unsaid(&self) -> bool {
+        self.action == Action::Flagged && self.start < self.end
     }
 
     /// A span that was not written again.

@@ -4,6 +4,7 @@
 //! to and including `t`. 1 is good.
 
 pub mod calibration;
+pub mod calibrator;
 pub mod detached;
 pub mod logistic;
 pub mod probe;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::Guard,
-    engine::{self, EngineError, Event, EventStream, GuardParams, ImageError},
+    engine::{self, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
     guard::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
@@ -97,7 +97,7 @@ impl How {
     pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
         let mut report = report.unwrap_or_else(|| Report::new(self.guard.mode, self.guard.thresholds));
         if report.alt_text.is_some() && self.render != Style::Hedged {
-            let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_doubted()).cloned().collect();
+            let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_unsaid()).cloned().collect();
             report.alt_text = Some(alt_text(text, &doubted, self.render));
         }
         report
@@ -191,32 +191,49 @@ async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, 
     let Begun { head, answers, how, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     for (index, answers) in answers.into_iter().enumerate() {
-        choices.push(best(index, answers, how, &mut usage).await?);
+        let Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard } = best(answers, how).await?;
+        usage.add(prompt_tokens, completion_tokens);
+        let message = AnswerMessage { role: "assistant", content: text, refusal: None };
+        let logprobs = how.logprobs.then(|| Logprobs::of(tokens));
+        choices.push(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
     Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
 }
 
-/// The best of a choice's candidates.
-async fn best(index: usize, answers: Vec<EventStream>, how: How, usage: &mut Usage) -> Result<Choice, ApiError> {
-    let mut choices = Vec::with_capacity(answers.len());
+/// A complete answer.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) text: String,
+    pub(super) tokens: Vec<Token>,
+    pub(super) reason: FinishReason,
+    pub(super) prompt_tokens: usize,
+    pub(super) completion_tokens: usize,
+    pub(super) guard: Report,
+}
+
+/// The best of a choice's candidates; its tokens are those of all together.
+pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, EngineError> {
+    let mut candidates = Vec::with_capacity(answers.len());
     for answer in answers {
-        choices.push(collect(index, answer, how, usage).await?);
+        candidates.push(collect(answer, how).await?);
     }
-    let score = |choice: &Choice| choice.guard.mean_score.unwrap_or(0.0);
+    let score = |candidate: &Whole| candidate.guard.mean_score.unwrap_or(0.0);
     // Stable: of equals, the first.
-    choices.sort_by(|a, b| score(b).total_cmp(&score(a)));
-    let mut choices = choices.into_iter();
-    let mut best = choices.next().ok_or_else(ApiError::internal)?;
-    for other in choices {
+    candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    let mut candidates = candidates.into_iter();
+    let mut best = candidates.next().ok_or(EngineError::ShuttingDown)?;
+    for other in candidates {
         // What was written for nothing.
-        best.guard.extra_tokens += other.guard.extra_tokens + other.tokens as u32;
-        best.guard.candidates.push(Candidate { text: other.message.content, score: other.guard.mean_score });
+        best.guard.extra_tokens += other.guard.extra_tokens + other.completion_tokens as u32;
+        best.prompt_tokens += other.prompt_tokens;
+        best.completion_tokens += other.completion_tokens;
+        best.guard.candidates.push(Candidate { text: other.text, score: other.guard.mean_score });
     }
     Ok(best)
 }
 
-async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Usage) -> Result<Choice, ApiError> {
+async fn collect(mut answer: EventStream, how: How) -> Result<Whole, EngineError> {
     let (mut content, mut written) = (String::new(), Vec::new());
     while let Some(event) = answer.next().await {
         match event {
@@ -225,16 +242,13 @@ async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Us
                 written.extend(tokens);
             }
             Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
-                usage.add(prompt_tokens, completion_tokens);
                 let guard = how.report(guard, &content);
-                let message = AnswerMessage { role: "assistant", content, refusal: None };
-                let logprobs = how.logprobs.then(|| Logprobs::of(written));
-                return Ok(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard, tokens: completion_tokens });
+                return Ok(Whole { text: content, tokens: written, reason, prompt_tokens, completion_tokens, guard });
             }
-            Event::Failed(error) => return Err(error.into()),
+            Event::Failed(error) => return Err(error),
         }
     }
-    Err(EngineError::ShuttingDown.into())
+    Err(EngineError::ShuttingDown)
 }
 
 /// The worst verdict, the lowest score and the number of doubted spans of all answers.
@@ -258,7 +272,8 @@ pub(super) fn guard_headers<'a>(reports: impl Iterator<Item = &'a Report> + Clon
     if let Some(score) = reports.clone().filter_map(|report| report.score).min_by(f32::total_cmp) {
         put("x-candor-score", score.to_string());
     }
-    let flagged = reports.flat_map(|report| &report.spans).filter(|span| span.action != Action::Regenerated).count();
+    let flagged =
+        reports.flat_map(|report| &report.spans).filter(|span| !matches!(span.action, Action::Regenerated | Action::Omitted)).count();
     put("x-candor-flagged-spans", flagged.to_string());
     headers
 }

@@ -17,6 +17,7 @@ mod server_bad;
 mod server_clients;
 mod server_docs;
 mod server_fetch;
+mod server_guard;
 mod server_keys;
 mod server_life;
 mod server_score;

@@ -116,15 +116,17 @@ fn curl_as_the_readme_shows_it() {
         said(bash, "")
     };
     let (streams, plain): (Vec<_>, Vec<_>) = shown("bash", "curl", &server).into_iter().partition(|b| b.contains("\"stream\":true"));
-    assert_eq!((streams.len(), plain.len()), (1, 1));
-    let whole: Value = serde_json::from_str(&bash(&plain[0])).unwrap();
-    assert!(whole["choices"][0]["guard"]["verdict"].is_string(), "{whole}");
+    assert_eq!((streams.len(), plain.len()), (1, 2));
+    let whole = |script| serde_json::from_str::<Value>(&bash(script)).unwrap();
+    let (answer, scores) = (whole(&plain[0]), whole(&plain[1]));
+    assert!(answer["choices"][0]["guard"]["verdict"].is_string(), "{answer}");
+    assert!(scores["results"][0]["tokens"][1]["reward"].is_number(), "{scores}");
     let out = bash(&streams[0]);
     let mut events: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix("data: ")).collect();
     assert_eq!(events.pop(), Some("[DONE]"), "{out}");
     let chunks: Vec<Value> = events.iter().map(|e| serde_json::from_str(e).unwrap()).collect();
     let text: String = chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
-    assert_eq!(whole["choices"][0]["message"]["content"], text);
+    assert_eq!(answer["choices"][0]["message"]["content"], text);
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::{fmt::Display, ops::RangeInclusive};
 use super::{
     content::{Limits, Picture, flatten},
     lenient::{Asks, Object, TextOr},
-    request::{ChatRequest, GuardRequest, OnExhausted},
+    request::{ChatRequest, GuardRequest},
 };
 use crate::{
     config::{Config, Guard},
     engine::{GuardParams, Sampling},
-    guard::{Thresholds, policy, render::Style},
+    guard::{Mode, OnExhausted, Thresholds, policy, render::Style},
     reward::calibration::Calibration,
     serve::error::ApiError,
     vlm::template,
@@ -118,9 +118,9 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         let message = "'guard.candidates': answers that are not scored cannot be compared; 'guard.mode' must not be off";
         return Err(ApiError::param("guard.candidates", "invalid_value", message));
     }
-    if candidates > 1 && stream {
-        let message = "'guard.candidates': the best of several answers is known when all are complete, so that it cannot be streamed";
-        return Err(ApiError::param("guard.candidates", "invalid_value", message));
+    if top_logprobs.is_some() && params.on_exhausted.rewrites().is_some() {
+        let message = "'logprobs' are of the words that were written, and 'guard.on_exhausted' has the answer written differently";
+        return Err(ApiError::param("logprobs", "invalid_value", message));
     }
     if (n * candidates) as i64 > most_answers {
         let message = format!("'guard.candidates' times 'n' is {}; at most {most_answers} answers are written at once", n * candidates);
@@ -222,8 +222,10 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
     if policy::scores(mode) && calibration.is_none() {
         return Err(ApiError::unsupported("guard.mode", "'guard.mode': the model has no scorer, so that only off is possible"));
     }
-    if asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
-        return Err(ApiError::unsupported("guard.on_exhausted", "'guard.on_exhausted': this version has flag alone"));
+    let acts = matches!(mode, Mode::Flag | Mode::Regenerate);
+    if !acts && asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
+        let message = "'guard.on_exhausted': only the modes flag and regenerate leave doubted words to hedge or leave out";
+        return Err(ApiError::param("guard.on_exhausted", "invalid_value", message));
     }
     let max_attempts = within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
     let asked_window = within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
@@ -236,16 +238,19 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
     }
     let threshold = within("guard.threshold", asked.threshold, 0.0..=1.0)?;
     let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
-    let at = |fpr| calibration.map(|c| c.threshold_for_fpr(f64::from(fpr)));
-    let given = asked;
-    let asked = threshold.or_else(|| target_fpr.and_then(at));
-    let default = || defaults.threshold.value().or_else(|| defaults.target_fpr.value().and_then(at));
-    let repairs = policy::repairs(mode).then(|| at(REPAIR_FPR)).flatten();
-    let threshold = asked.or_else(default).or(repairs).or(calibration.map(|c| c.default_threshold)).unwrap_or(0.0);
-    let by_class = given.thresholds.unwrap_or_default();
+    let own = threshold.is_some() || target_fpr.is_some();
+    let (threshold, target_fpr) = if own { (threshold, target_fpr) } else { (defaults.threshold.value(), defaults.target_fpr.value()) };
+    let target_fpr = target_fpr.or(policy::repairs(mode).then_some(REPAIR_FPR));
+    let of = |c: &Calibration| threshold.or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr)))).unwrap_or(c.default_threshold);
+    let by_class = asked.thresholds.unwrap_or_default();
     Ok(GuardParams {
         mode,
-        thresholds: Thresholds { common: threshold, by_class },
+        thresholds: Thresholds {
+            common: calibration.map_or(0.0, of),
+            yes_no: calibration.and_then(|c| c.yes_no.as_deref()).map(of),
+            by_class: if own { by_class } else { by_class.or(defaults.thresholds.into()) },
+        },
+        on_exhausted: if acts { asked.on_exhausted.unwrap_or(defaults.on_exhausted) } else { OnExhausted::Flag },
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
         // The same whether the answer is streamed or not, so that the answer is.
         window: asked_window.unwrap_or(defaults.window),

@@ -11,7 +11,7 @@ use super::{
     schema,
 };
 use crate::{
-    guard::{ByClass, Mode, render::Style},
+    guard::{ByClass, Mode, OnExhausted, render::Style},
     serve::error::ApiError,
 };
 
@@ -179,25 +179,14 @@ pub(crate) struct GuardRequest {
     pub(crate) window: Option<i64>,
     /// Thresholds of classes of words; the others have `threshold`.
     pub(crate) thresholds: Option<ByClass>,
-    /// What is done about words that no attempt could repair.
+    /// What is done about words that stay doubted, where `mode` is `flag` or `regenerate`. An answer that may be written again is shown when it is
+    /// complete, also in a stream.
     pub(crate) on_exhausted: Option<OnExhausted>,
     /// So many answers are written, and the one whose words have the highest mean reward is given.
     #[schema(minimum = 1, maximum = 16)]
     pub(crate) candidates: Option<i64>,
     /// How `guard.alt_text` says doubted words.
     pub(crate) render: Option<Style>,
-}
-
-/// What is done about words that no attempt could repair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum OnExhausted {
-    /// They are marked.
-    Flag,
-    /// They are hedged.
-    Hedge,
-    /// They are left out.
-    Omit,
 }
 
 /// Reads a request's body.

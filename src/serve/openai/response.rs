@@ -76,9 +76,6 @@ pub struct Choice {
     pub finish_reason: &'static str,
     /// What the guard says about it.
     pub guard: Report,
-    /// Its tokens, for those who count.
-    #[serde(skip)]
-    pub tokens: usize,
 }
 
 /// The answer itself.

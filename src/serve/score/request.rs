@@ -18,7 +18,7 @@ use utoipa::{
 use crate::{
     config::MOST_ITEMS,
     engine::GuardParams,
-    guard::{Mode, render::Style},
+    guard::{Mode, OnExhausted, render::Style},
     serve::{
         error::ApiError,
         openai::{
@@ -163,6 +163,15 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>) -> Result<Ord
     served.check_model(request.model.as_deref())?;
     let Object(mut guard) = request.guard.unwrap_or_default();
     guard.mode = Some(mode(guard.mode, served.guard.mode)?);
+    if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
+        return Err(ApiError::unsupported(
+            "guard.on_exhausted",
+            "'guard.on_exhausted': a text that somebody else wrote stays as it is; 'alt_text' is hedged",
+        ));
+    }
+    if guard.candidates.is_some() {
+        return Err(ApiError::unsupported("guard.candidates", "'guard.candidates': nothing is written here that could be chosen from"));
+    }
     let params = guard_params(&guard, served.guard, served.calibration)?;
     let alone = Item {
         image_url: request.image_url,
