@@ -1,0 +1,129 @@
+// The Watch page: what the server's own metrics say, every few seconds.
+import { call } from "./api.js";
+import { VERDICTS } from "./answer.js";
+import { columns, line, stacked } from "./chart.js";
+import { $, el, percent, show } from "./dom.js";
+import { keep, rates } from "./history.js";
+import { buckets, by, parse, value } from "./prometheus.js";
+import { remembered } from "./session.js";
+import { standing } from "./words.js";
+
+const EVERY_MS = 5000;
+const DOUBTED = ["flagged", "repaired", "blocked"];
+let timer = null;
+
+export function startWatch() {
+  document.addEventListener("visibilitychange", () => watch(!$("view-watch").hidden));
+}
+
+/** Begins or ends asking. */
+export function watch(on) {
+  clearInterval(timer);
+  timer = null;
+  if (!on || document.hidden) return;
+  look();
+  timer = setInterval(look, EVERY_MS);
+}
+
+async function look() {
+  try {
+    const samples = parse(await (await call("metrics")).text());
+    show($("watch-problem"), null);
+    draw(samples);
+  } catch (problem) {
+    const elsewhere = problem.status === 404 ? "This server shows its metrics on another address (metrics.listen), not here." : problem.message;
+    show($("watch-problem"), elsewhere);
+  }
+}
+
+function draw(samples) {
+  const verdicts = by(samples, "candor_responses_total", "verdict");
+  const of = (names) => names.reduce((sum, name) => sum + (verdicts[name] ?? 0), 0);
+  const [scored, doubted] = [of(["clean", ...DOUBTED]), of(DOUBTED)];
+  const now = { at: Math.floor(Date.now() / 1000), answers: scored, doubted, tokens: value(samples, "candor_scored_tokens_total") ?? 0 };
+  const kept = keep(now);
+  $("watch-span").textContent = `Counted since the server was started, ${scored} scored ${scored === 1 ? "answer" : "answers"} ago. Asked again every ${EVERY_MS / 1000} s.`;
+  const cards = [
+    doubtedAnswers(scored, doubted, kept),
+    verdictsCard(verdicts),
+    rewards(samples),
+    objects(),
+    work(samples, kept),
+    people(samples),
+    calibration(samples),
+  ];
+  $("cards").replaceChildren(...cards.filter(Boolean));
+}
+
+function card(title, big, ...more) {
+  const headline = big === null ? null : el("p", { className: "big" }, big);
+  return el("section", { className: "card", "aria-label": title }, el("h2", {}, title), headline, ...more);
+}
+
+const note = (text) => el("p", { className: "hint" }, text);
+const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+
+function doubtedAnswers(scored, doubted, kept) {
+  if (scored === 0) return card("Answers with doubted words", "–", note("Nothing was scored yet."));
+  const share = doubted / scored;
+  const points = rates(kept);
+  const chart = points.length > 1 ? line(points, `Between ${percent(Math.min(...points.map((p) => p.share)))} and ${percent(Math.max(...points.map((p) => p.share)))} since ${clock(points[0].at)}`, clock(points[0].at), "now") : note("The line begins with the next answers.");
+  return card("Answers with doubted words", percent(share), note(`${doubted} of ${scored} scored answers`), chart);
+}
+
+function verdictsCard(verdicts) {
+  const pieces = Object.keys(VERDICTS).map((name) => ({ name: VERDICTS[name], count: verdicts[name] ?? 0, tone: name }));
+  const said = pieces.filter((piece) => piece.count > 0).map(({ name, count }) => `${name} ${count}`).join(", ");
+  if (!said) return null;
+  const legend = pieces.filter((piece) => piece.count > 0).map(({ name, count, tone }) => el("li", { dataset: { verdict: tone } }, `${name} `, el("b", {}, count)));
+  return card("Verdicts", null, stacked(pieces, said), el("ul", { className: "legend" }, ...legend));
+}
+
+function rewards(samples) {
+  const all = buckets(samples, "candor_token_reward");
+  const sum = all.reduce((sum, { count }) => sum + count, 0);
+  if (sum === 0) return null;
+  const tenths = all.filter(({ to }) => Number.isFinite(to)).map(({ to, count }) => ({ name: percent(to).replace(" %", ""), count, tone: to <= 0.3 ? "flagged" : "clean" }));
+  const low = all.filter(({ to }) => to <= 0.3).reduce((sum, { count }) => sum + count, 0);
+  return card("Rewards of tokens", percent(low / sum, 1), note("have a reward of 30 % or less. Columns: rewards up to so many percent."), columns(tenths, `${low} of ${sum} tokens at 30 % or less`));
+}
+
+function objects() {
+  const counts = new Map();
+  for (const { parts } of remembered()) {
+    for (const part of parts.filter((part) => part.kind === "word" && standing(part) === "doubted" && part.reward < 0.5)) {
+      const word = part.text.toLowerCase();
+      counts.set(word, (counts.get(word) ?? 0) + 1);
+    }
+  }
+  const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 8);
+  if (most.length === 0) return card("Most doubted words", null, note("None in the answers of this page."));
+  const rows = most.map(([word, count]) => el("li", {}, word, " ", el("b", {}, count)));
+  return card("Most doubted words", null, el("ol", { className: "ranks" }, ...rows), note("In the answers of this page."));
+}
+
+function work(samples, kept) {
+  const [running, waiting] = ["running", "waiting"].map((name) => value(samples, `candor_requests_${name}`) ?? 0);
+  const fresh = kept.at(-1).answers - kept[0].answers;
+  return card("At work", `${running}`, note(`being written, ${waiting} waiting. ${fresh} scored answers since ${clock(kept[0].at)}.`));
+}
+
+function people(samples) {
+  const labels = by(samples, "candor_feedback_total", "label");
+  const agreement = value(samples, "candor_feedback_agreement_ratio");
+  const queue = value(samples, "candor_queue_length");
+  const count = Object.values(labels).reduce((sum, n) => sum + n, 0);
+  if (!samples.has("candor_feedback_total")) return null;
+  const rows = [
+    ...Object.entries(labels).map(([label, n]) => `${label}: ${n}`),
+    queue === undefined ? null : `waiting in the queue: ${queue}`,
+    agreement === undefined ? null : `agreement of annotators: ${percent(agreement)}`,
+  ];
+  return card("Corrections", `${count}`, el("ul", { className: "plain" }, ...rows.filter(Boolean).map((row) => el("li", {}, row))));
+}
+
+function calibration(samples) {
+  const [ece, auroc] = ["ece", "auroc"].map((name) => value(samples, `candor_reward_${name}`));
+  if (ece === undefined && auroc === undefined) return null;
+  return card("Rewards against corrections", ece === undefined ? "–" : percent(ece, 1), note(`expected calibration error${auroc === undefined ? "" : `; AUROC ${auroc.toFixed(3)}`}, where people judged.`));
+}
