@@ -16,6 +16,7 @@ mod openapi;
 mod routes;
 mod score;
 mod stream;
+mod ui;
 mod warm;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};

@@ -25,6 +25,7 @@ use super::{
         schema::ContentPart,
     },
     score::{self, response::Scores},
+    ui,
 };
 use crate::guard::Verdict;
 
@@ -40,7 +41,8 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     ),
     servers((url = "/")),
     paths(
-        chat::completions, score::score, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset
+        chat::completions, score::score, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset,
+        ui::page, ui::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
     tags(
@@ -49,6 +51,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         (name = "models", description = "What is served"),
         (name = "operation", description = "How it is doing"),
         (name = "documentation", description = "This description"),
+        (name = "page", description = "A page for people"),
     )
 )]
 struct Api;

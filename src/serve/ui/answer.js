@@ -7,7 +7,7 @@ import { describeWord } from "./wordcard.js";
 import { WordList } from "./wordlist.js";
 import { parts, TokenReader } from "./words.js";
 
-const TITLES = { off: "Not looked for", flag: "Marked", regenerate: "Written again", block: "Held back" };
+const TITLES = { off: "Not looked for", flag: "Marked", regenerate: "Written again", block: "Cut off" };
 export const VERDICTS = { clean: "clean", flagged: "flagged", repaired: "repaired", blocked: "blocked", unscored: "not scored" };
 
 export class Answer {

@@ -4,7 +4,6 @@ import { idempotencyKey, place, submission, withPlace } from "./corrections.js";
 import { $, el, show } from "./dom.js";
 import { next, skip } from "./queue.js";
 import { recordItem } from "./records.js";
-import { onAnswer } from "./session.js";
 import { instead } from "./words.js";
 import { WordList } from "./wordlist.js";
 
@@ -41,13 +40,12 @@ export function startCorrect() {
       if (text) send({ [name]: text });
     });
   }
-  onAnswer(() => item ?? enter());
 }
 
 /** Shows what is waiting, or this answer. */
 export async function enter(id) {
-  if (item && !id) return;
-  await advance(id);
+  if (item && !id) focusFirstDoubt();
+  else await advance(id);
 }
 
 async function advance(id) {
@@ -70,7 +68,7 @@ async function advance(id) {
   words.reset();
   words.show(item.parts.filter((part) => part.kind !== "gap"));
   showStaged();
-  if (!$("view-correct").hidden) focusFirstDoubt();
+  focusFirstDoubt();
 }
 
 /** Where the work most likely is. */
@@ -139,10 +137,7 @@ function showStaged() {
   $("staged").replaceChildren(...staged.map(row));
   $("staged").hidden = $("send").hidden = staged.length === 0;
   $("whole-field").hidden = staged.length !== 1;
-  for (const option of $("item-words").querySelectorAll("[role=option]")) {
-    const part = words.parts[[...$("item-words").querySelectorAll("[role=option]")].indexOf(option)];
-    option.classList.toggle("wrong", staged.some((p) => p.start <= part.start && part.end <= p.end));
-  }
+  words.mark("wrong", (part) => staged.some((p) => p.start <= part.start && part.end <= p.end));
 }
 
 function openForm(name, wanted) {

@@ -44,7 +44,7 @@ function draw(samples) {
   const kept = keep(now);
   $("watch-span").textContent = `Counted since the server was started, ${scored} scored ${scored === 1 ? "answer" : "answers"} ago. Asked again every ${EVERY_MS / 1000} s.`;
   const cards = [
-    doubtedAnswers(scored, doubted, kept),
+    doubtedAnswers(scored, doubted, value(samples, "candor_flagged_tokens_total") / (now.tokens || 1), kept),
     verdictsCard(verdicts),
     rewards(samples),
     objects(),
@@ -63,12 +63,12 @@ function card(title, big, ...more) {
 const note = (text) => el("p", { className: "hint" }, text);
 const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 
-function doubtedAnswers(scored, doubted, kept) {
+function doubtedAnswers(scored, doubted, tokens, kept) {
   if (scored === 0) return card("Answers with doubted words", "–", note("Nothing was scored yet."));
   const share = doubted / scored;
   const points = rates(kept);
   const chart = points.length > 1 ? line(points, `Between ${percent(Math.min(...points.map((p) => p.share)))} and ${percent(Math.max(...points.map((p) => p.share)))} since ${clock(points[0].at)}`, clock(points[0].at), "now") : note("The line begins with the next answers.");
-  return card("Answers with doubted words", percent(share), note(`${doubted} of ${scored} scored answers`), chart);
+  return card("Answers with doubted words", percent(share), note(`${doubted} of ${scored} scored answers; ${percent(tokens, 1)} of their tokens`), chart);
 }
 
 function verdictsCard(verdicts) {

@@ -56,6 +56,11 @@ export class WordList {
     this.#options[this.#at]?.focus();
   }
 
+  /** Gives a class to the words of which this is true. */
+  mark(name, of) {
+    this.#options.forEach((option, i) => option.classList.toggle(name, of(this.parts[i])));
+  }
+
   /** The words taken: one, or several after Shift. */
   get taken() {
     const [from, to] = [this.#anchor, this.#at].sort((a, b) => a - b);
