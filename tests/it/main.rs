@@ -21,6 +21,7 @@ mod server_guard;
 mod server_keys;
 mod server_life;
 mod server_score;
+mod server_ui;
 mod store;
 mod support;
 mod train;

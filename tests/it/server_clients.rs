@@ -16,7 +16,7 @@ const README: &str = include_str!("../../README.md");
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// What a test needs and `make test` installs. Without it, a test passes with a word about it, unless `make test` says that it must be there.
-fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
+pub fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
     if found.is_none() {
         assert!(std::env::var_os("CANDOR_TEST_CLIENTS").is_none(), "{what} is missing");
         eprintln!("skipped: {what} is missing (`make test` installs it)");
@@ -25,7 +25,7 @@ fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
 }
 
 /// The virtual environment that `make test` makes, or the interpreter that `CANDOR_TEST_PYTHON` names, if it has `package`.
-fn python(package: &str) -> Option<Command> {
+pub fn python(package: &str) -> Option<Command> {
     let given = std::env::var_os("CANDOR_TEST_PYTHON").map(PathBuf::from);
     let mut python = Command::new(given.unwrap_or_else(|| Path::new(ROOT).join(".venv/bin/python")));
     // What packages warn about each other is not ours; nothing is fetched or reported while the tests run.
@@ -46,7 +46,7 @@ fn node() -> Option<Command> {
 
 /// What it prints, given this to read; it must end well.
 #[track_caller]
-fn said(mut command: Command, input: &str) -> String {
+pub fn said(mut command: Command, input: &str) -> String {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
