@@ -17,6 +17,11 @@ impl ImageHash {
     pub fn of(file: &[u8]) -> Self {
         Self(Sha256::digest(file).into())
     }
+
+    /// The first byte: as good as random.
+    pub(crate) fn first_byte(&self) -> u8 {
+        self.0[0]
+    }
 }
 
 impl From<[u8; 32]> for ImageHash {

@@ -109,7 +109,7 @@ fn check_errors(errors: &[Place], scope: Scope) -> Result<(), Refused> {
 }
 
 /// The texts beside the judgement.
-pub(super) fn check_notes(submission: &Submission) -> Result<(), Refused> {
+pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Refused> {
     let Submission { annotator, user, comment, edit, missing, prompt, response, model, .. } = submission;
     let texts = [
         ("annotator", annotator, NAME_CHARS),

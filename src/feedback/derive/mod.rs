@@ -10,7 +10,8 @@ use super::{
     record::{Answer, Correction, Feedback, ImageHash, Kind, Label, Receipt, Scope, Token, Versions},
     submission::Submission,
 };
-use check::{Marked, Said, check_notes, check_place, edited, in_order, refuse};
+pub(super) use check::check_notes;
+use check::{Marked, Said, check_place, edited, in_order, refuse};
 pub use check::{NOTE_CHARS, Refused, TEXT_CHARS};
 
 /// What a submission is about.
