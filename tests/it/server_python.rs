@@ -9,17 +9,17 @@ use image::ImageFormat;
 
 use crate::{cli::Process, served::picture};
 
-/// The virtual environment that `make test` makes, or the interpreter that `CANDOR_TEST_PYTHON` names.
-fn python() -> Option<PathBuf> {
+/// The interpreter of the virtual environment that `make test` makes, or the one that `CANDOR_TEST_PYTHON` names, if it has the module.
+pub fn python_with(module: &str) -> Option<PathBuf> {
     let given = std::env::var_os("CANDOR_TEST_PYTHON").map(PathBuf::from);
     let python = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python"));
-    let there = Command::new(&python).args(["-c", "import openai"]).output().is_ok_and(|o| o.status.success());
+    let there = Command::new(&python).args(["-c", &format!("import {module}")]).output().is_ok_and(|o| o.status.success());
     there.then_some(python)
 }
 
 #[test]
 fn the_openai_client_works_unchanged() {
-    let Some(python) = python() else {
+    let Some(python) = python_with("openai") else {
         eprintln!("skipped: no Python with the `openai` package (`make test` installs it into .venv)");
         return;
     };
