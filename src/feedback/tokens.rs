@@ -35,15 +35,32 @@ pub fn place<'a>(text: &str, written: impl Iterator<Item = Written<'a>>) -> Resu
     Ok(tokens)
 }
 
-/// Cuts a text that nobody here wrote into the model's tokens.
-///
-/// # Errors
-/// When it cannot be written in them.
-pub fn tokenize(tokenizer: &TextTokenizer, text: &str) -> Result<Vec<Token>, NotWritten> {
-    let ids = tokenizer.encode(text).map_err(|_| NotWritten)?;
-    // A special token would be cut out of the text without a trace.
-    if ids.iter().any(|&id| tokenizer.bytes(id).is_empty()) {
-        return Err(NotWritten);
+/// The policy's tokens: what texts that others wrote are cut into.
+#[derive(Debug, Clone)]
+pub struct Vocabulary {
+    /// Text to tokens and back.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// Which letters the policy writes.
+    pub casing: Casing,
+}
+
+impl Vocabulary {
+    /// The tokens that write a text; `None` where none do.
+    pub fn encode(&self, text: &str) -> Option<Vec<u32>> {
+        self.tokenizer.encode_text(&self.casing.apply(text)).ok()
     }
-    place(text, ids.iter().map(|&id| (id, tokenizer.bytes(id), None, None)))
+
+    /// The tokens of a text in their places.
+    ///
+    /// # Errors
+    /// When it cannot be written in them.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, NotWritten> {
+        let ids = self.encode(text).ok_or(NotWritten)?;
+        // The policy's letters lie where the text's do.
+        let (text, cased) = (text, self.casing.apply(text));
+        let mut tokens = place(&cased, ids.iter().map(|&id| (id, self.tokenizer.bytes(id), None, None)))?;
+        let chars: Vec<char> = text.chars().collect();
+        tokens.iter_mut().for_each(|token| token.text = chars[token.start..token.end].iter().collect());
+        Ok(tokens)
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::TcpListener,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use super::store::receipt;
 use crate::{
     http::{exchange, request},
     served::eventually,
-    server_python::python_with,
+    server_clients::python,
 };
 
 async fn files_are_kept_and_removed(images: Images) {
@@ -68,12 +68,9 @@ struct Moto {
 
 impl Moto {
     fn start() -> Option<Self> {
-        let Some(python) = python_with("moto.server") else {
-            eprintln!("skipped: no Python with the `moto` package (`make test` installs it into .venv)");
-            return None;
-        };
+        let mut python = python("moto")?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(python)
+        let child = python
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.port().to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
