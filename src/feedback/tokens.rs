@@ -1,11 +1,16 @@
 //! Tokens in their places.
 
+use std::sync::Arc;
+
 use super::record::{Label, Token};
-use crate::{guard::words::Transcript, vlm::tokenizer::TextTokenizer};
+use crate::{
+    guard::words::Transcript,
+    vlm::{casing::Casing, tokenizer::TextTokenizer},
+};
 
 /// A text that its tokens do not write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the text cannot be written in the model's vocabulary (special tokens cannot stand in it)")]
+#[error("cannot be written in the model's vocabulary")]
 pub struct NotWritten;
 
 /// A token's vocabulary id, its bytes, its log-probability and its reward.
@@ -45,9 +50,11 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The tokens that write a text; `None` where none do.
-    pub fn encode(&self, text: &str) -> Option<Vec<u32>> {
-        self.tokenizer.encode_text(&self.casing.apply(text)).ok()
+    /// The tokens that write a text which `begins` an answer, or goes on with it; `None` where none do.
+    pub fn encode(&self, text: &str, begins: bool) -> Option<Vec<u32>> {
+        // Only a first letter is a capital in some casings: a letter before it makes it another.
+        let cased = if begins { self.casing.apply(text) } else { self.casing.apply(&format!("x{text}")).split_off(1) };
+        self.tokenizer.encode_text(&cased).ok()
     }
 
     /// The tokens of a text in their places.
@@ -55,9 +62,9 @@ impl Vocabulary {
     /// # Errors
     /// When it cannot be written in them.
     pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, NotWritten> {
-        let ids = self.encode(text).ok_or(NotWritten)?;
+        let ids = self.encode(text, true).ok_or(NotWritten)?;
         // The policy's letters lie where the text's do.
-        let (text, cased) = (text, self.casing.apply(text));
+        let cased = self.casing.apply(text);
         let mut tokens = place(&cased, ids.iter().map(|&id| (id, self.tokenizer.bytes(id), None, None)))?;
         let chars: Vec<char> = text.chars().collect();
         tokens.iter_mut().for_each(|token| token.text = chars[token.start..token.end].iter().collect());

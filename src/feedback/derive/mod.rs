@@ -63,7 +63,7 @@ pub struct Stamp {
     pub created: u64,
 }
 
-/// Makes the record. `encode` cuts a text into the model's tokens; `None` where it cannot.
+/// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins with it; `None` where it cannot.
 ///
 /// # Errors
 /// What is wrong with the submission, and in which field.
@@ -71,7 +71,7 @@ pub fn derive(
     subject: Subject,
     submission: &Submission,
     stamp: Stamp,
-    encode: impl Fn(&str) -> Option<Vec<u32>>,
+    encode: impl Fn(&str, bool) -> Option<Vec<u32>>,
 ) -> Result<Feedback, Refused> {
     check_notes(submission)?;
     let said = Said::of(submission)?;
@@ -120,7 +120,7 @@ pub fn derive(
 }
 
 /// Finds the tokens that write a span, and those that would write the correction in their place.
-fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str) -> Option<Vec<u32>>) -> Result<Correction, Refused> {
+fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str, bool) -> Option<Vec<u32>>) -> Result<Correction, Refused> {
     let Marked { field, chars, correction } = span;
     let slice = |range: Range<usize>| text[range].iter().collect::<String>();
     let covered = if chars.is_empty() {
@@ -139,7 +139,8 @@ fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str) -
             // Of a word that goes, the space before it would be left.
             let whole = if correction.is_empty() { whole.trim_end() } else { &whole };
             let unknown = || Refused::new(field, "invalid_value", "cannot be written in the model's vocabulary");
-            Some(encode(whole).ok_or_else(unknown)?)
+            let begins = !text[..written.start].iter().any(|c| c.is_alphanumeric());
+            Some(encode(whole, begins).ok_or_else(unknown)?)
         }
     };
     Ok(Correction {

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, error::Error, io};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::record::{Feedback, ImageHash, Kind, Receipt, Source};
 
@@ -115,7 +116,7 @@ pub enum Target {
 }
 
 /// How much was removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Removed {
     /// Records.
     pub feedback: u64,
@@ -124,7 +125,7 @@ pub struct Removed {
 }
 
 /// How much is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stats {
     /// Records by what they say.
     pub feedback: BTreeMap<String, u64>,

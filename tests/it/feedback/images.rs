@@ -9,12 +9,15 @@ use std::{
     sync::Arc,
 };
 
-use candor::feedback::{
-    Corrections,
-    images::Images,
-    record::ImageHash,
-    store::{Target, sql::SqlStore},
-    submission::{Judgement, Submission},
+use candor::{
+    bundle::Bundle,
+    feedback::{
+        Corrections,
+        images::Images,
+        record::ImageHash,
+        store::{Target, sql::SqlStore},
+        submission::{Judgement, Submission},
+    },
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -104,8 +107,7 @@ fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
 async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
     let images = Images::open(folder.join("images").to_str().unwrap(), []).unwrap();
-    let tokenizer = candor::bundle::Bundle::tokenizer_of("candor-mini").unwrap();
-    Corrections::start(Arc::new(store), images, Arc::new(tokenizer))
+    Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap())
 }
 
 #[test]
