@@ -54,8 +54,7 @@ pub(super) async fn open(config: &Config, bundle: &Bundle) -> Result<Option<Corr
     }
     let fail = |key| move |error: StoreError| StartError::Config { key, what: error.to_string() };
     let store = SqlStore::open(&config.feedback.store).await.map_err(fail("feedback.store"))?;
-    let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let images = Images::open(&config.feedback.images, env).map_err(fail("feedback.images"))?;
+    let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(fail("feedback.images"))?;
     Ok(Some(Corrections::start(Arc::new(store), images, bundle.vocabulary())))
 }
 

@@ -29,6 +29,8 @@ use crate::{
     server_clients::python,
 };
 
+pub(super) const NO_ENV: [(&str, &str); 0] = [];
+
 async fn files_are_kept_and_removed(images: Images) {
     let (file, hash) = (b"an image".repeat(1000), ImageHash::of(&b"an image".repeat(1000)));
     assert_eq!(images.get(hash).await.unwrap(), None);
@@ -44,7 +46,7 @@ async fn files_are_kept_and_removed(images: Images) {
 #[test]
 fn in_a_folder() {
     let folder = TempDir::new().unwrap();
-    let images = Images::open(folder.path().join("new/images").to_str().unwrap(), []).unwrap();
+    let images = Images::open(folder.path().join("new/images").to_str().unwrap(), NO_ENV).unwrap();
     Runtime::new().unwrap().block_on(files_are_kept_and_removed(images));
 }
 
@@ -59,7 +61,7 @@ fn in_a_bucket() {
         ("AWS_ALLOW_HTTP", "true".to_owned()),
         ("PATH", "not for us".to_owned()),
     ];
-    let images = Images::open("s3://photos/of/candor", env.map(|(name, value)| (name.to_owned(), value))).unwrap();
+    let images = Images::open("s3://photos/of/candor", env).unwrap();
     Runtime::new().unwrap().block_on(files_are_kept_and_removed(images));
 }
 
@@ -106,7 +108,7 @@ fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
 /// Corrections in a folder of their own.
 async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
-    let images = Images::open(folder.join("images").to_str().unwrap(), []).unwrap();
+    let images = Images::open(folder.join("images").to_str().unwrap(), NO_ENV).unwrap();
     Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap())
 }
 
