@@ -54,7 +54,7 @@ export class Answer {
     if (guard.score !== undefined) numbers.push(`weakest word ${percent(guard.score)}`);
     if (guard.score !== undefined) numbers.push(`doubted below ${percent(guard.threshold)}`);
     if (guard.extra_tokens > 0) numbers.push(`${guard.attempts} ${guard.attempts === 1 ? "try" : "tries"}, ${guard.extra_tokens} extra tokens`);
-    numbers.push(`${Math.round(took)} ms`);
+    numbers.push(`${Math.round(took)}\u00a0ms`);
     this.find(".numbers").textContent = numbers.join(" · ");
     if (!text) this.find(".numbers").prepend("Nothing was left to say. ");
     this.find(".alt").hidden = !guard.alt_text;

@@ -21,7 +21,7 @@ export function show(element, text) {
   element.hidden = !text;
 }
 
-export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)}\u00a0%`;
 
 /** Puts a text on the clipboard and says so on the button for a moment. Without a secure context there is no clipboard to ask for. */
 export async function copy(button, text) {

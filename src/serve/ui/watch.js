@@ -83,7 +83,7 @@ function rewards(samples) {
   const all = buckets(samples, "candor_token_reward");
   const sum = all.reduce((sum, { count }) => sum + count, 0);
   if (sum === 0) return null;
-  const tenths = all.filter(({ to }) => Number.isFinite(to)).map(({ to, count }) => ({ name: percent(to).replace(" %", ""), count, tone: to <= 0.3 ? "flagged" : "clean" }));
+  const tenths = all.filter(({ to }) => Number.isFinite(to)).map(({ to, count }) => ({ name: percent(to).replace("\u00a0%", ""), count, tone: to <= 0.3 ? "flagged" : "clean" }));
   const low = all.filter(({ to }) => to <= 0.3).reduce((sum, { count }) => sum + count, 0);
   return card("Rewards of tokens", percent(low / sum, 1), note("have a reward of 30 % or less. Columns: rewards up to so many percent."), columns(tenths, `${low} of ${sum} tokens at 30 % or less`));
 }
