@@ -2,7 +2,7 @@
 import { call } from "./api.js";
 import { idempotencyKey, place, submission, withPlace } from "./corrections.js";
 import { $, el, show } from "./dom.js";
-import { next, skip } from "./queue.js";
+import { close, next, skip } from "./queue.js";
 import { recordItem } from "./records.js";
 import { instead } from "./words.js";
 import { WordList } from "./wordlist.js";
@@ -19,7 +19,10 @@ const words = new WordList($("item-words"), { choose: openFix, erase: (parts) =>
 
 export function startCorrect() {
   $("annotator").value = localStorage.getItem(NAME) ?? "";
-  $("annotator").addEventListener("change", (event) => localStorage.setItem(NAME, event.target.value.trim()));
+  $("annotator").addEventListener("change", () => {
+    localStorage.setItem(NAME, annotator());
+    if (!item) advance();
+  });
   $("fix").addEventListener("submit", (event) => {
     event.preventDefault();
     keepFix();
@@ -29,7 +32,7 @@ export function startCorrect() {
   $("send").addEventListener("click", () => send({ errors: staged, whole: $("whole").checked }));
   $("good").addEventListener("click", () => send({ good: true }));
   $("skip").addEventListener("click", () => {
-    skip(item);
+    skip(item, annotator());
     advance();
   });
   for (const name of ["missing", "edit"]) {
@@ -42,6 +45,8 @@ export function startCorrect() {
   }
 }
 
+const annotator = () => $("annotator").value.trim();
+
 /** Shows what is waiting, or this answer. */
 export async function enter(id) {
   if (item && !id) focusFirstDoubt();
@@ -50,7 +55,7 @@ export async function enter(id) {
 
 async function advance(id) {
   try {
-    item = await next($("annotator").value.trim(), id);
+    item = await next(annotator(), id);
   } catch (problem) {
     show($("correct-problem"), problem.message);
   }
@@ -64,6 +69,7 @@ async function advance(id) {
   if (!item) return;
   Object.assign($("item-photo"), { src: item.photo.url, alt: "The photograph that the answer is about" });
   $("item-prompt").textContent = item.prompt;
+  $("item-plain").hidden = !item.unassisted;
   $("edit-text").value = item.text;
   words.reset();
   words.show(item.parts.filter((part) => part.kind !== "gap"));
@@ -152,12 +158,12 @@ async function send(said) {
   busy = true;
   show($("correct-problem"), null);
   try {
-    const body = submission(item, said, $("annotator").value.trim());
+    const body = submission(item, said, annotator());
     const response = await call("v1/feedback", { body, headers: { "idempotency-key": key } });
     const record = await response.json();
     $("records").prepend(recordItem(record));
     $("sent").hidden = false;
-    skip(item);
+    close(item);
     await advance();
     $("correct-said").textContent = item ? "Recorded. Here is the next one." : "Recorded. Nothing else is waiting.";
     if (!item) $("correct-title").focus();

@@ -1,4 +1,5 @@
 // What a person says about an answer, as `POST /v1/feedback` takes it.
+import { lettersBetween } from "./words.js";
 
 /** The body of a record; `said` is one of `{good}`, `{errors, whole}`, `{edit}` and `{missing}`. */
 export function submission(item, said, annotator) {
@@ -19,7 +20,7 @@ function judgement({ good, errors, whole, edit, missing }) {
 /** Words next to each other, and what should stand in their place; an empty text takes them out. */
 export function place(text, parts, correction) {
   const [start, end] = [parts[0].start, parts.at(-1).end];
-  const says = [...text].slice(start, end).join("");
+  const says = lettersBetween(text, start, end);
   const instead = correction.trim();
   return instead ? { start, end, text: says, correction: instead } : { start, end, text: says, remove: true };
 }

@@ -3,6 +3,7 @@
 const WORD = /[\p{L}\p{M}\p{N}]+(?:['’.,:/-][\p{L}\p{M}\p{N}]+)*/gu;
 
 export const codePoints = (text) => [...text].length;
+export const lettersBetween = (text, start, end) => [...text].slice(start, end).join("");
 
 /** Reads tokens in the order of a stream; a character whose bytes two tokens share belongs to the later. */
 export class TokenReader {
