@@ -31,17 +31,21 @@ export function line(points, label, from, to) {
     text(4, HEIGHT + 13, "start", from), text(WIDTH - 4, HEIGHT + 13, "end", to));
 }
 
-/** Columns; `bars` are `{name, count, tone}`, and every other name is written below when they are many. */
-export function columns(bars, label) {
-  const most = Math.max(1, ...bars.map((bar) => bar.count));
+/** Columns; `bars` are `{name, count, tone, mark}`, and every other name is written below when they are many. A mark is a line across its column. */
+export function columns(bars, label, most = Math.max(1, ...bars.map((bar) => bar.count))) {
   const step = WIDTH / bars.length;
   const column = ({ count, tone }, i) => {
     const height = count > 0 ? Math.max(2, (count / most) * (HEIGHT - 6)) : 0;
     return svg("rect", { class: tone ?? "", x: i * step + 1, y: HEIGHT - height, width: step - 2, height, rx: 2 });
   };
+  const line = ({ mark }, i) => {
+    const y = HEIGHT - (mark / most) * (HEIGHT - 6);
+    return svg("path", { class: "mark", d: `M${(i * step + 1).toFixed(1)} ${y.toFixed(1)}h${(step - 2).toFixed(1)}` });
+  };
+  const marks = bars.map((bar, i) => (typeof bar.mark === "number" ? line(bar, i) : null));
   const every = bars.length > 8 ? 2 : 1;
   const names = bars.map(({ name }, i) => (i % every ? null : text((i + 0.5) * step, HEIGHT + 13, "middle", name)));
-  return picture(label, svg("path", { class: "base", d: `M0 ${HEIGHT}H${WIDTH}` }), ...bars.map(column), ...names.filter(Boolean));
+  return picture(label, svg("path", { class: "base", d: `M0 ${HEIGHT}H${WIDTH}` }), ...[...bars.map(column), ...marks, ...names].filter(Boolean));
 }
 
 /** One bar in pieces; `pieces` are `{name, count, tone}`. */

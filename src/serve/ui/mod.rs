@@ -39,8 +39,8 @@ const FILES: &[File] = files! {
     "image/svg+xml": "icon.svg";
     "image/jpeg": "cat.jpg";
     "text/javascript; charset=utf-8":
-        "answer.js" "api.js" "app.js" "chart.js" "correct.js" "corrections.js" "curl.js" "dom.js" "history.js" "photo.js" "prometheus.js" "queue.js"
-        "records.js" "session.js" "sse.js" "try.js" "watch.js" "wordcard.js" "wordlist.js" "words.js";
+        "answer.js" "api.js" "app.js" "chart.js" "correct.js" "corrections.js" "curl.js" "dom.js" "history.js" "judged.js" "photo.js" "prometheus.js"
+        "queue.js" "records.js" "session.js" "sse.js" "try.js" "watch.js" "wordcard.js" "wordlist.js" "words.js";
 };
 
 /// Photographs are shown as `data:` URLs. What people and the model write never becomes markup.

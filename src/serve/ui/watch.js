@@ -4,6 +4,7 @@ import { VERDICTS } from "./answer.js";
 import { columns, line, stacked } from "./chart.js";
 import { $, el, percent, show } from "./dom.js";
 import { keep, rates } from "./history.js";
+import { corrected, ranked, reliability } from "./judged.js";
 import { buckets, by, parse, value } from "./prometheus.js";
 import { remembered } from "./session.js";
 import { standing } from "./words.js";
@@ -29,14 +30,21 @@ async function look() {
   try {
     const samples = parse(await (await call("metrics")).text());
     show($("watch-problem"), null);
-    draw(samples);
+    draw(samples, await judgedToday());
   } catch (problem) {
     const elsewhere = problem.status === 404 ? "This server shows its metrics on another address (metrics.listen), not here." : problem.message;
     show($("watch-problem"), elsewhere);
   }
 }
 
-function draw(samples) {
+/** The newest records of the last day; `null` where the server keeps none, or does not show them. */
+async function judgedToday() {
+  const list = await call("v1/feedback?limit=100").then((response) => response.json()).catch(() => null);
+  const yesterday = Date.now() / 1000 - 86_400;
+  return list && list.data.filter(({ created }) => created > yesterday);
+}
+
+function draw(samples, records) {
   const verdicts = by(samples, "candor_responses_total", "verdict");
   const of = (names) => names.reduce((sum, name) => sum + (verdicts[name] ?? 0), 0);
   const [scored, doubted] = [of(["clean", ...DOUBTED]), of(DOUBTED)];
@@ -50,7 +58,10 @@ function draw(samples) {
     objects(),
     work(samples, kept),
     people(samples),
-    calibration(samples),
+    queue(samples),
+    agreement(samples),
+    records && ranks("Most corrected", corrected(records), "in the last day."),
+    records && calibration(records),
   ];
   $("cards").replaceChildren(...cards.filter(Boolean));
 }
@@ -89,17 +100,15 @@ function rewards(samples) {
 }
 
 function objects() {
-  const counts = new Map();
-  for (const { parts } of remembered()) {
-    for (const part of parts.filter((part) => part.kind === "word" && standing(part) === "doubted" && part.reward < 0.5)) {
-      const word = part.text.toLowerCase();
-      counts.set(word, (counts.get(word) ?? 0) + 1);
-    }
-  }
-  const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 8);
-  if (most.length === 0) return card("Most doubted words", null, note("None in the answers of this page."));
+  const doubted = (part) => part.kind === "word" && standing(part) === "doubted" && part.reward < 0.5;
+  const words = remembered().flatMap(({ parts }) => parts.filter(doubted)).map(({ text }) => text.toLowerCase());
+  return ranks("Most doubted words", ranked(words), "in the answers of this page.");
+}
+
+function ranks(title, most, where) {
+  if (most.length === 0) return card(title, null, note(`None ${where}`));
   const rows = most.map(([word, count]) => el("li", {}, word, " ", el("b", {}, count)));
-  return card("Most doubted words", null, el("ol", { className: "ranks" }, ...rows), note("In the answers of this page."));
+  return card(title, null, el("ol", { className: "ranks" }, ...rows), note(`Counted ${where}`));
 }
 
 function work(samples, kept) {
@@ -108,22 +117,34 @@ function work(samples, kept) {
   return card("At work", `${running}`, note(`being written, ${waiting} waiting. ${fresh} scored answers since ${clock(kept[0].at)}.`));
 }
 
+const SAID = { bad: "corrected", good: "all good", missing: "something missing" };
+
 function people(samples) {
-  const labels = by(samples, "candor_feedback_total", "label");
-  const agreement = value(samples, "candor_feedback_agreement_ratio");
-  const queue = value(samples, "candor_queue_length");
-  const count = Object.values(labels).reduce((sum, n) => sum + n, 0);
   if (!samples.has("candor_feedback_total")) return null;
-  const rows = [
-    ...Object.entries(labels).map(([label, n]) => `${label}: ${n}`),
-    queue === undefined ? null : `waiting in the queue: ${queue}`,
-    agreement === undefined ? null : `agreement of annotators: ${percent(agreement)}`,
-  ];
-  return card("Corrections", `${count}`, el("ul", { className: "plain" }, ...rows.filter(Boolean).map((row) => el("li", {}, row))));
+  const labels = Object.entries(by(samples, "candor_feedback_total", "label"));
+  const rows = labels.map(([label, count]) => el("li", {}, `${SAID[label] ?? label} `, el("b", {}, count)));
+  const count = labels.reduce((sum, [, count]) => sum + count, 0);
+  return card("Judgements of people", `${count}`, note("since the server was started"), el("ul", { className: "legend plain" }, ...rows));
 }
 
-function calibration(samples) {
-  const [ece, auroc] = ["ece", "auroc"].map((name) => value(samples, `candor_reward_${name}`));
-  if (ece === undefined && auroc === undefined) return null;
-  return card("Rewards against corrections", ece === undefined ? "–" : percent(ece, 1), note(`expected calibration error${auroc === undefined ? "" : `; AUROC ${auroc.toFixed(3)}`}, where people judged.`));
+function queue(samples) {
+  const states = by(samples, "candor_annotation_queue_length", "state");
+  if (states.open === undefined) return null;
+  return card("Annotation queue", `${states.open}`, note(`waiting, ${states.leased ?? 0} of them being judged now; ${states.done ?? 0} done.`));
+}
+
+function agreement(samples) {
+  const { all, ...kinds } = by(samples, "candor_feedback_agreement_ratio", "kind");
+  if (all === undefined) return null;
+  const rows = Object.entries(kinds).map(([kind, alpha]) => el("li", {}, `${kind} `, el("b", {}, alpha.toFixed(2))));
+  return card("Agreement of annotators", all.toFixed(2), note("Krippendorff’s alpha: 1 is perfect, 0 is chance."), el("ul", { className: "legend plain" }, ...rows));
+}
+
+function calibration(records) {
+  const { bins, count, error } = reliability(records);
+  if (count === 0) return card("Calibration of rewards", "–", note("No scored word was judged in the last day."));
+  const share = ({ count, good }) => (count ? good / count : 0);
+  const bars = bins.map((bin) => ({ name: `${Math.round(100 * bin.from)}–${Math.round(100 * bin.to)}`, count: share(bin), mark: bin.count ? bin.reward / bin.count : null }));
+  const said = bins.filter(({ count }) => count > 0).map((bin) => `rewards from ${percent(bin.from)} to ${percent(bin.to)}: ${percent(share(bin))} of ${bin.count} right`);
+  return card("Calibration of rewards", percent(error, 1), note(`mean distance between reward (line) and the share that people found right (column), ${count} tokens judged in the last day.`), columns(bars, said.join("; "), 1));
 }
