@@ -132,12 +132,19 @@ def keyboard(base):
         page.keyboard.type("cat")
         assert on() == "fix-text" and page.locator("#fix-text").input_value() == "cat"
         expect(page.locator("#fix-label")).to_have_text(f"Instead of “{doubted}”, write")
-        page.keyboard.press("Tab")
+        page.keyboard.press("Shift+Enter")
         expect(page.locator("#staged li")).to_have_text(re.compile(f"{doubted} → cat"))
         page.keyboard.press("Shift+ArrowRight")
         page.keyboard.press("Delete")
         expect(page.locator("#staged li")).to_have_count(2)
+        # What the model had in mind is in reach of Tab.
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
+        chip = page.locator("#fix-chips button").first.inner_text()
+        tab_to(chip)
+        page.keyboard.press("Enter")
+        assert on() == "fix-text" and page.locator("#fix-text").input_value() == chip
         page.keyboard.press("Escape")
         assert page.locator("#fix").is_hidden() and page.locator("#staged li").count() == 2
 
@@ -171,7 +178,7 @@ def correct(base):
         # Several errors: then the rest is right.
         words(page, "#item").nth(1).click()
         page.keyboard.type("cat")
-        page.keyboard.press("Tab")
+        page.get_by_role("button", name="Keep it and mark more").click()
         words(page, "#item").last.click()
         page.fill("#fix-text", "")
         page.keyboard.press("Enter")
@@ -300,7 +307,7 @@ def every_view(base, **context):
         expect(page.locator("#item")).to_be_visible()
         page.keyboard.type("c")
         look(page, "correct")
-        page.keyboard.press("Tab")
+        page.keyboard.press("Shift+Enter")
         page.get_by_role("button", name="Something is missing").click()
         page.get_by_role("button", name="Edit the text").click()
         look(page, "correct, forms")
@@ -334,6 +341,28 @@ def calm(base):
         describe(page)
         assert not page.evaluate(moving)
         look(page, "enlarged")
+
+
+def screenshots(base, folder):
+    """Not a test: the pictures of the README."""
+    with opened(base, viewport={"width": 1080, "height": 1000}) as page:
+        photo(page, "coffee.jpg")
+        page.get_by_role("button", name="Compare").click()
+        settled(page)
+        page.locator(".answer").nth(1).locator("[data-stands=doubted]").last.focus()
+        shoot(page, f"{folder}/page-try.jpg")
+    with opened(base, color_scheme="dark", viewport={"width": 1080, "height": 800}) as page:
+        photo(page)
+        describe(page)
+        page.get_by_role("button", name="Correct it").click()
+        page.keyboard.type("cat")
+        shoot(page, f"{folder}/page-correct.jpg")
+
+
+def shoot(page, path):
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(500)
+    page.screenshot(path=path, type="jpeg", quality=82, full_page=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ export function startCorrect() {
     keepFix();
     send({ errors: staged, whole: $("whole").checked });
   });
-  $("fix-text").addEventListener("keydown", fixKey);
+  $("fix").addEventListener("keydown", fixKey);
+  $("fix-keep").addEventListener("click", keepAndGoOn);
+  $("fix-drop").addEventListener("click", drop);
   $("send").addEventListener("click", () => send({ errors: staged, whole: $("whole").checked }));
   $("good").addEventListener("click", () => send({ good: true }));
   $("skip").addEventListener("click", () => {
@@ -103,15 +105,22 @@ function takeChip(text) {
 }
 
 function fixKey(event) {
-  if (event.key === "Escape") {
-    closeFix();
-    words.focus();
-  } else if (event.key === "Tab" && !event.shiftKey) {
-    event.preventDefault();
-    const after = words.parts.indexOf(open.at(-1)) + 1;
-    keepFix();
-    words.focus(after);
-  }
+  if (event.key === "Escape") drop();
+  else if (event.key === "Enter" && event.shiftKey) keepAndGoOn();
+  else return;
+  event.preventDefault();
+}
+
+function drop() {
+  closeFix();
+  words.focus();
+}
+
+/** The next word, for another correction. */
+function keepAndGoOn() {
+  const after = words.parts.indexOf(open.at(-1)) + 1;
+  keepFix();
+  words.focus(after);
 }
 
 function closeFix() {
