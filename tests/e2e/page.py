@@ -156,9 +156,9 @@ def correct(base):
         expect(page.locator("#correct-empty")).to_be_visible()
         page.goto(f"{base}#try")
         photo(page)
-        page.get_by_role("button", name="Compare").click()
-        settled(page)
-        page.locator(".answer").nth(1).get_by_role("button", name="Correct it").click()
+        for mode in ["flag", "off", "flag"]:
+            describe(page, mode)
+        page.get_by_role("button", name="Correct it").click()
         page.fill("#annotator", "A. Reader")
         words(page, "#item").nth(1).click()
         assert page.locator("#fix-text").evaluate("e => e.selectionEnd - e.selectionStart") == 3
@@ -184,7 +184,7 @@ def correct(base):
         page.keyboard.press("Enter")
         expect(page.locator("#records > li")).to_have_count(2)
         record = json.loads(page.locator("#records pre").first.text_content())
-        assert record["scope"] == "all_errors" and [e.get("correction") for e in record["errors"]] == ["cat", ""]
+        assert record["scope"] == "all_errors" and [e.get("correction") for e in record["errors"]] == ["cat", ""], record
         # What is left out, at the last; then nothing is waiting.
         page.get_by_role("button", name="Something is missing").click()
         page.keyboard.type("a cat's whiskers")
