@@ -84,7 +84,7 @@ fn what_the_server_wrote_scores_as_it_did_when_it_was_written() {
             written.push(body);
         }
     }
-    let body = score(&served, &and(listed(&items), json!({"guard": {"mode": "score"}}))).json();
+    let body = score(&served, &and(listed(&items), json!({"guard": {"mode": "score"}, "author": "model"}))).json();
     let (mut prompts, mut same) = (0, 0);
     for (result, chat) in body["results"].as_array().unwrap().iter().zip(&written) {
         let choice = &chat["choices"][0];
