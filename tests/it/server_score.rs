@@ -258,3 +258,29 @@ fn a_network_that_fails_is_an_error_without_its_secrets_and_the_next_request_is_
     assert_eq!(score(&served, &body).status, 200);
     assert_eq!(served.chat(&ask(2, "")).status, 200);
 }
+
+#[test]
+fn who_wrote_a_text_decides_what_its_scores_mean() {
+    let served = Served::new();
+    let text = "A tabby cat looks into the camera.";
+    let of = |author: &str| {
+        let body = json!({"image_url": photo("cat.jpg"), "response": text, "author": author, "guard": {"target_fpr": 0.05}});
+        score(&served, &body).json()["results"][0].clone()
+    };
+    let (model, other) = (of("model"), of("other"));
+    let plain = score(&served, &json!({"image_url": photo("cat.jpg"), "response": text, "guard": {"target_fpr": 0.05}})).json()["results"]
+        [0]
+    .clone();
+    assert_eq!(plain, other);
+    let rewards = |result: &Value| result["tokens"].as_array().unwrap().iter().map(|t| t["reward"].as_f64().unwrap()).collect::<Vec<_>>();
+    let (mine, theirs) = (rewards(&model), rewards(&other));
+    assert!(mine.iter().zip(&theirs).all(|(mine, theirs)| mine < theirs), "a person's words surprise the model more: {mine:?} {theirs:?}");
+    let order = |rewards: &[f64]| {
+        let mut order: Vec<usize> = (0..rewards.len()).collect();
+        order.sort_by(|&a, &b| rewards[a].total_cmp(&rewards[b]));
+        order
+    };
+    assert_eq!(order(&mine), order(&theirs));
+    assert!(other["guard"]["threshold"].as_f64() > model["guard"]["threshold"].as_f64());
+    score(&served, &json!({"image_url": photo("cat.jpg"), "response": text, "author": "nobody"})).error(400);
+}
