@@ -16,6 +16,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    feedback::tokens::Vocabulary,
     reward::{
         TokenReward,
         calibration::Calibration,
@@ -183,6 +184,10 @@ impl Source {
         tensors.into_iter().map(|(k, t)| Ok((k, load(t)?))).collect::<candle_core::Result<_>>().map_err(|e| self.fail(file, e))
     }
 
+    fn tokenizer(&self, config: &BundleConfig) -> Result<TextTokenizer, BundleError> {
+        TextTokenizer::from_bytes(&self.read("tokenizer.json")?, &config.eos).map_err(|e| self.fail("tokenizer.json", e))
+    }
+
     fn fail(&self, file: &str, e: impl std::fmt::Display) -> BundleError {
         BundleError::File { bundle: self.name(), file: file.to_owned(), message: e.to_string() }
     }
@@ -196,8 +201,7 @@ impl Bundle {
     pub fn load(name: &str, reward: Option<RewardKind>, device: &Device) -> Result<Self, BundleError> {
         let source = Source::find(name)?;
         let config: BundleConfig = source.json("config.json")?;
-        let tokenizer =
-            TextTokenizer::from_bytes(&source.read("tokenizer.json")?, &config.eos).map_err(|e| source.fail("tokenizer.json", e))?;
+        let tokenizer = source.tokenizer(&config)?;
         let template = ChatTemplate::new(&config.chat_template).map_err(|e| source.fail("config.json", e))?;
         let weights = VarBuilder::from_tensors(source.weights("model.safetensors", device)?, DType::F32, device);
         let vlm = Llava::load(&config.model, weights).map_err(|e| source.fail("model.safetensors", e))?;
@@ -256,6 +260,21 @@ impl Bundle {
     /// When there is no such bundle, or its `config.json` is none.
     pub fn describe(name: &str) -> Result<BundleConfig, BundleError> {
         Source::find(name)?.json("config.json")
+    }
+
+    /// The policy's tokens of the bundle of that name or in that directory; its weights are not read.
+    ///
+    /// # Errors
+    /// When there is no such bundle, or its files do not fit.
+    pub fn vocabulary_of(name: &str) -> Result<Vocabulary, BundleError> {
+        let source = Source::find(name)?;
+        let config: BundleConfig = source.json("config.json")?;
+        Ok(Vocabulary { tokenizer: Arc::new(source.tokenizer(&config)?), casing: config.casing })
+    }
+
+    /// The policy's tokens.
+    pub fn vocabulary(&self) -> Vocabulary {
+        Vocabulary { tokenizer: Arc::clone(&self.tokenizer), casing: self.config.casing }
     }
 
     /// One file of the embedded bundle of that name or, where there is none, of the directory.

@@ -14,7 +14,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
             found.push((Cow::Borrowed(key), what.to_string()));
         }
     };
-    let Config { keys, server, model, engine, generation, guard, score, images, fetch, metrics, log } = config;
+    let Config { keys, server, model, engine, generation, guard, score, images, fetch, feedback, receipts, metrics, log } = config;
     for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
@@ -56,6 +56,12 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     check_guard(guard, &mut must);
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
     check_fetch(fetch, &mut must);
+    let kept = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| feedback.store.starts_with(scheme));
+    must(kept || !feedback.enabled(), "feedback.store", &"must be sqlite:PATH, postgres://USER@HOST/DATABASE or off");
+    let place = !feedback.images.is_empty() && (!feedback.images.contains("://") || feedback.images.starts_with("s3://"));
+    must(place, "feedback.images", &"must be a folder or s3://BUCKET/PREFIX");
+    let retention = humantime::parse_duration(&receipts.retention);
+    must(retention.is_ok(), "receipts.retention", &"must be a time such as 7d, 12h or 0s");
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();
     must(
         level.is_ok() && !log.level.is_empty(),

@@ -18,7 +18,7 @@ use super::{
     app::App,
     chat, docs,
     error::ErrorBody,
-    info,
+    feedback, info,
     openai::{
         check::most_answers,
         response::{ChatChunk, ChatCompletion},
@@ -40,12 +40,14 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     ),
     servers((url = "/")),
     paths(
-        chat::completions, score::score, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset
+        chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
+        feedback::remove, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
     tags(
         (name = "chat", description = "Captions and answers"),
         (name = "score", description = "Texts that others wrote"),
+        (name = "feedback", description = "Corrections"),
         (name = "models", description = "What is served"),
         (name = "operation", description = "How it is doing"),
         (name = "documentation", description = "This description"),
