@@ -1,5 +1,6 @@
 """The page in a real browser: page.py TEST BASE_URL [PROCESS]. A test is a function of this file."""
 
+import base64
 import json
 import os
 import re
@@ -214,6 +215,56 @@ def judge(base):
         assert [(e["text"], e["correction"]) for e in edit["errors"]] == [("dog", "cat")]
 
 
+def ask(base, name):
+    """Asks as another client would."""
+    url = "data:image/jpeg;base64," + base64.b64encode((PHOTOS / name).read_bytes()).decode()
+    content = [{"type": "text", "text": "Describe this photograph."}, {"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "candor-mini", "messages": [{"role": "user", "content": content}], "guard": {"mode": "flag"}}
+    request = urllib.request.Request(f"{base}v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
+    return json.load(urllib.request.urlopen(request))
+
+
+def queued(base):
+    """Answers that others asked for come from the server's queue, with marks; they are corrected or left to others."""
+    asked = {answer["id"]: answer["choices"][0] for answer in [ask(base, "cat.jpg"), ask(base, "coffee.jpg")]}
+    with opened(base) as page:
+        page.goto(f"{base}#correct")
+        expect(page.locator("#correct-empty")).to_be_visible()
+        page.fill("#annotator", "A. Reader")
+        page.keyboard.press("Tab")
+        expect(page.locator("#item")).to_be_visible()
+        text = page.locator("#item-words").inner_text()
+        choice = next(c for c in asked.values() if c["message"]["content"] == text)
+        marked = page.locator("#item-words [data-stands=doubted]").all_inner_texts()
+        assert marked == [word for span in choice["guard"]["spans"] for word in span["text"].split()], marked
+        assert page.locator("#item-photo").evaluate("image => image.complete && image.naturalWidth > 0")
+        look(page, "an item of the queue")
+        page.keyboard.type("thing")
+        page.keyboard.press("Enter")
+        expect(page.locator("#correct-said")).to_have_text("Recorded. Here is the next one.")
+        record = json.loads(page.locator("#records pre").first.text_content())
+        assert asked[record["completion_id"]] == choice and record["errors"][0]["correction"] == "thing"
+        assert page.locator("#item-words").inner_text() != text
+        page.get_by_role("button", name="Skip").click()
+        expect(page.locator("#correct-empty")).to_be_visible()
+        length = json.load(urllib.request.urlopen(f"{base}v1/queue"))
+        assert (length["open"], length["done"], length["leased"]) == (1, 1, 0), length
+
+
+def unmarked(base):
+    """What is judged without help is shown without marks."""
+    ask(base, "cat.jpg")
+    with opened(base) as page:
+        page.goto(f"{base}#correct")
+        page.fill("#annotator", "A. Reader")
+        page.keyboard.press("Tab")
+        expect(page.locator("#item-plain")).to_be_visible()
+        assert page.locator("#item-words [data-stands=doubted]").count() == 0
+        assert all("reward" not in option.get_attribute("aria-label") for option in words(page, "#item").all())
+        page.get_by_role("button", name="All good").click()
+        expect(page.locator("#records > li")).to_have_count(1)
+
+
 def bad_image(base):
     """What is no picture is refused here; what the server refuses, it explains."""
     with opened(base) as page:
@@ -289,6 +340,19 @@ def watch(base):
         below = sum(int(n) for n in re.findall(r'candor_token_reward_bucket\{le="0.3"\} (\d+)', text))
         assert card("Rewards of tokens").get_by_role("img").get_attribute("aria-label").startswith(f"{below} of ")
         expect(card("Most doubted words")).to_contain_text("dog")
+        # What people say joins the figures.
+        page.goto(f"{base}#correct")
+        page.get_by_role("button", name="All good").click()
+        expect(page.locator("#records > li")).to_have_count(1)
+        words(page, "#item").first.click()
+        page.keyboard.type("One")
+        page.keyboard.press("Enter")
+        expect(page.locator("#records > li")).to_have_count(2)
+        page.goto(f"{base}#watch")
+        expect(card("Judgements of people")).to_contain_text("all good 1")
+        expect(card("Most corrected").get_by_role("listitem")).to_have_text("a 1")
+        judged = sum(sum(t["label"] != "none" and "reward" in t for t in json.loads(text)["tokens"]) for text in page.locator("#records pre").all_text_contents())
+        expect(card("Calibration of rewards")).to_contain_text(f"{judged} tokens judged")
 
 
 def every_view(base, **context):

@@ -48,6 +48,16 @@ fn bad_image() {
 }
 
 #[test]
+fn queued() {
+    page("queued", Served::with(|config| (config.queue.unassisted_share, config.queue.overlap_share) = (0.0, 0.0)).at, &[]);
+}
+
+#[test]
+fn unmarked() {
+    page("unmarked", Served::with(|config| config.queue.unassisted_share = 1.0).at, &[]);
+}
+
+#[test]
 fn key() {
     let key_sha256 = Sha256::digest("candor-page-test").iter().map(|byte| format!("{byte:02x}")).collect();
     let key = Key { name: "page".to_owned(), key_sha256, ..Key::default() };
