@@ -33,9 +33,9 @@ export function startCorrect() {
   $("fix-drop").addEventListener("click", drop);
   $("send").addEventListener("click", () => send({ errors: staged, whole: $("whole").checked }));
   $("good").addEventListener("click", () => send({ good: true }));
-  $("skip").addEventListener("click", () => {
-    skip(item, annotator());
-    advance();
+  $("skip").addEventListener("click", async () => {
+    await skip(item, annotator());
+    await advance();
   });
   for (const name of ["missing", "edit"]) {
     $(name).addEventListener("click", () => openForm(name, $(`${name}-form`).hidden));
@@ -56,6 +56,7 @@ export async function enter(id) {
 }
 
 async function advance(id) {
+  item = null;
   try {
     item = await next(annotator(), id);
   } catch (problem) {
