@@ -87,7 +87,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             What::Export { format, out, annotators, images: folder } => {
                 write_records(Arc::clone(&store), format, out.as_deref(), annotators).await?;
                 match folder {
-                    Some(folder) => write_images(&*store, &images, &folder).await,
+                    Some(folder) => write_images(&store, &images, &folder).await,
                     None => Ok(()),
                 }
             }
@@ -95,7 +95,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 let vocabulary = Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
                 take(&Corrections::start(store, images, vocabulary), &file, folder.as_deref()).await
             }
-            What::Stats { json } => stats(&*store, json).await,
+            What::Stats { json } => stats(&store, json).await,
         }
     })
 }

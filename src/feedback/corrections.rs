@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, RwLockReadGuard, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc},
     task::{JoinHandle, spawn_blocking},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,6 +61,8 @@ pub struct Corrections {
     writer: Writer,
     vocabulary: Vocabulary,
     pending: Arc<Pending>,
+    /// Held while a receipt is being kept, and alone by who removes what may be among them.
+    keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     /// Until it is closed: the way to the task that keeps receipts, and the task.
     keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
@@ -74,9 +76,12 @@ impl Corrections {
     pub fn start(store: Arc<dyn Store>, images: Images, vocabulary: Vocabulary) -> Self {
         let (writer, images, pending) = (Writer::start(Arc::clone(&store)), Arc::new(images), Arc::new(Pending::default()));
         let (sender, waiting) = mpsc::channel(WAITING);
-        let keeper = tokio::spawn(keep(waiting, Arc::clone(&pending), Arc::clone(&images), writer.clone()));
+        let keeping = Arc::default();
+        let keeper =
+            Keeper { pending: Arc::clone(&pending), keeping: Arc::clone(&keeping), images: Arc::clone(&images), writer: writer.clone() };
+        let keeper = tokio::spawn(keeper.keep(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Self { store, images, writer, vocabulary, pending, room, keeper: Mutex::new(Some((sender, keeper))) }
+        Self { store, images, writer, vocabulary, pending, keeping, room, keeper: Mutex::new(Some((sender, keeper))) }
     }
 
     /// The store.
@@ -200,9 +205,16 @@ impl Corrections {
     /// # Errors
     /// The store's. What was not done is done by the next [`Self::sweep`].
     pub async fn remove(&self, target: Target) -> Result<Removed, StoreError> {
-        if let Target::User(user) = &target {
-            self.pending.remove_user(user);
+        match &target {
+            Target::Feedback(id) => {
+                let record = self.store.feedback(id).await?;
+                record.and_then(|record| record.completion_id).iter().for_each(|id| self.pending.remove(id));
+            }
+            Target::User(user) => self.pending.remove_user(user),
+            Target::ReceiptsBefore(..) => {}
         }
+        // Receipts that are being kept are there after this, and removed with the others.
+        drop(self.keeping.write().await);
         let removed = self.store.remove(&target).await?;
         self.clear_images().await?;
         Ok(removed)
@@ -251,24 +263,36 @@ impl Corrections {
     }
 }
 
-/// Keeps receipts, some at once, until no more can come.
-async fn keep(waiting: mpsc::Receiver<Waiting>, pending: Arc<Pending>, images: Arc<Images>, writer: Writer) {
-    let keep_one = |(id, _permit): Waiting| {
-        let (pending, images, writer) = (&pending, &images, &writer);
-        async move {
-            if let Some(Remembered { receipt, image: Some(file) }) = pending.get(&id) {
-                let kept = async {
-                    let _guard = images.put(&file, receipt.image).await?;
-                    writer.insert(Row::Receipt(Box::new(receipt))).await
-                };
-                if let Err(error) = kept.await {
+/// What keeps receipts.
+struct Keeper {
+    pending: Arc<Pending>,
+    keeping: Arc<RwLock<()>>,
+    images: Arc<Images>,
+    writer: Writer,
+}
+
+impl Keeper {
+    /// Keeps them, some at once, until no more can come.
+    async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
+        let keep_one = |(id, _permit): Waiting| {
+            let keeper = &self;
+            async move {
+                let _keeping = keeper.keeping.read().await;
+                if let Some(Remembered { receipt, image: Some(file) }) = keeper.pending.get(&id)
+                    && let Err(error) = keeper.write(receipt, &file).await
+                {
                     tracing::error!(completion = id, %error, "a receipt could not be kept");
                 }
+                keeper.pending.remove(&id);
             }
-            pending.remove(&id);
-        }
-    };
-    ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
+        };
+        ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
+    }
+
+    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<Inserted, StoreError> {
+        let _guard = self.images.put(file, receipt.image).await?;
+        self.writer.insert(Row::Receipt(Box::new(receipt))).await
+    }
 }
 
 fn submitted(record: Option<Feedback>, inserted: Inserted) -> Result<Submitted, SubmitError> {
