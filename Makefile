@@ -7,12 +7,16 @@ REQUIREMENTS := tests/clients/requirements.txt tests/reference/requirements.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 CARGO_FLAGS := --release --locked
 
+NODE := tests/clients/js
+# The tests of clients may not be skipped for want of one.
+export CANDOR_TEST_CLIENTS := 1
+
 .PHONY: serve test lint fmt
 
 serve:
 	cargo run $(CARGO_FLAGS) -- serve --listen 127.0.0.1:8080
 
-test: $(VENV)/installed lint
+test: $(VENV)/installed $(NODE)/node_modules/.installed lint
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS); else cargo test $(CARGO_FLAGS) --lib --bins --tests; fi
 	cargo test $(CARGO_FLAGS) --doc
 
@@ -27,7 +31,15 @@ fmt:
 # need not add what is only asked for by parts that the tests do not use.
 $(VENV)/installed: $(REQUIREMENTS)
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3 python3-venv; }
+	curl --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl; }
 	java -version 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy default-jre-headless; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(REQUIREMENTS))
+	touch $@
+
+# The client for JavaScript needs nothing beside itself. Node before 18 has no fetch.
+$(NODE)/node_modules/.installed: $(NODE)/package-lock.json
+	node -e 'process.exit(+(parseInt(process.versions.node) < 18))' && npm --version >/dev/null || \
+		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends nodejs npm; }
+	cd $(NODE) && npm ci --no-audit --no-fund
 	touch $@

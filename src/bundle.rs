@@ -19,11 +19,13 @@ use crate::{
     reward::{
         TokenReward,
         calibration::Calibration,
+        calibrator::Calibrator,
         detached::{Detached, DetachedNet},
         probe::{Probe, ProbeConfig, ProbeNet},
     },
     vlm::{
         Vlm,
+        casing::Casing,
         llava::{Llava, LlavaConfig, PIXEL_MEAN, PIXEL_STD, PrefixDecoderConfig},
         preprocess,
         template::{ChatTemplate, Message},
@@ -47,6 +49,9 @@ pub struct BundleConfig {
     pub eos: String,
     /// Jinja template from messages to prompt.
     pub chat_template: String,
+    /// Which letters the policy writes.
+    #[serde(default, skip_serializing_if = "Casing::is_default")]
+    pub casing: Casing,
     /// The policy.
     pub model: LlavaConfig,
     /// The scorers, where there are any.
@@ -202,7 +207,8 @@ impl Bundle {
                 source.fail("tokenizer.json", format!("{} tokens, the model has {}", tokenizer.vocab_size(), vlm.spec().vocab_size))
             );
         }
-        let scorer = config.reward.as_ref().map(|r| load_reward(&source, r, reward.unwrap_or(r.default), device)).transpose()?;
+        let scorer =
+            config.reward.as_ref().map(|r| load_reward(&source, r, reward.unwrap_or(r.default), &tokenizer, device)).transpose()?;
         if let (None, Some(kind)) = (&scorer, reward) {
             return Err(BundleError::NoReward { bundle: source.name(), kind: kind.name() });
         }
@@ -217,6 +223,14 @@ impl Bundle {
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, String> {
         let text = self.template.render(messages).map_err(|e| e.to_string())?;
         self.tokenizer.encode(&text).map_err(|e| e.to_string())
+    }
+
+    /// Tokens of a response that anybody may have written, in the casing that the policy writes: their bytes lie where the text's do.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text; the message says why.
+    pub fn response(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_text(&self.config.casing.apply(text)).map_err(|e| e.to_string())
     }
 
     /// What the vision tower takes of an image, `(3, size, size)`.
@@ -260,19 +274,26 @@ impl Bundle {
 
 type Scorer = (Arc<dyn TokenReward>, Calibration);
 
-fn load_reward(source: &Source, config: &RewardConfig, kind: RewardKind, device: &Device) -> Result<Scorer, BundleError> {
+fn load_reward(
+    source: &Source,
+    config: &RewardConfig,
+    kind: RewardKind,
+    tokenizer: &TextTokenizer,
+    device: &Device,
+) -> Result<Scorer, BundleError> {
     let missing = || BundleError::NoReward { bundle: source.name(), kind: kind.name() };
     let fail = |e: candle_core::Error| source.fail("reward.safetensors", e);
     let calibration = source.json::<BTreeMap<RewardKind, Calibration>>("calibration.json")?.remove(&kind).ok_or_else(missing)?;
+    let calibrator = Calibrator::new(calibration.clone(), tokenizer);
     let vb = VarBuilder::from_tensors(source.weights("reward.safetensors", device)?, DType::F32, device).pp(kind.name());
     let reward: Arc<dyn TokenReward> = match kind {
         RewardKind::Probe => {
             let net = ProbeNet::load(config.probe.as_ref().ok_or_else(missing)?, vb).and_then(ProbeNet::folded).map_err(fail)?;
-            Arc::new(Probe::new(net, calibration.clone()))
+            Arc::new(Probe::new(net, calibrator))
         }
         RewardKind::Detached => {
             let net = DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb).map_err(fail)?;
-            Arc::new(Detached::new(net, calibration.clone()))
+            Arc::new(Detached::new(net, calibrator))
         }
     };
     Ok((reward, calibration))

@@ -6,6 +6,7 @@ mod common;
 mod doctor;
 mod eval;
 mod models;
+mod score;
 mod serve;
 mod train;
 
@@ -28,6 +29,7 @@ enum Command {
     Serve(serve::Args),
     Caption(caption::CaptionArgs),
     Ask(caption::AskArgs),
+    Score(score::Args),
     Eval(eval::Args),
     Train(train::Args),
     Models(models::Args),
@@ -66,6 +68,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Caption(args) => caption::caption(args),
         Command::Ask(args) => caption::ask(args),
+        Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Train(args) => train::run(args),
         Command::Models(args) => models::run(args),

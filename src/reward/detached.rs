@@ -6,7 +6,7 @@
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use super::{TokenReward, calibration::Calibration};
+use super::{TokenReward, calibrator::Calibrator};
 use crate::vlm::{
     KvCache, Row,
     llava::{PrefixDecoder, PrefixDecoderConfig},
@@ -42,13 +42,13 @@ impl DetachedNet {
 /// The serving side: network, cache and calibration.
 pub struct Detached {
     net: DetachedNet,
-    calibration: Calibration,
+    calibrator: Calibrator,
 }
 
 impl Detached {
-    /// A scorer whose numbers mean what `calibration` says.
-    pub fn new(net: DetachedNet, calibration: Calibration) -> Self {
-        Self { net, calibration }
+    /// A scorer whose numbers mean what `calibrator` says.
+    pub fn new(net: DetachedNet, calibrator: Calibrator) -> Self {
+        Self { net, calibrator }
     }
 }
 
@@ -65,6 +65,6 @@ impl TokenReward for Detached {
         let Some(cache) = cache else { bail!("the detached scorer needs its cache") };
         let states = self.net.decoder.step(rows, cache)?;
         let Some(last) = states.last() else { bail!("the decoder has no layers") };
-        self.calibration.rewards(&self.net.logits(last)?, log_probabilities)
+        self.calibrator.rewards(rows, &self.net.logits(last)?, log_probabilities)
     }
 }

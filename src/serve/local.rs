@@ -28,7 +28,9 @@ impl Local {
     ///
     /// # Errors
     /// When the bundle cannot do what the configuration asks.
-    pub fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
+    pub fn start(mut config: Config, bundle: Bundle) -> Result<Self, StartError> {
+        // Nobody comes from outside.
+        config.keys.clear();
         let app = Arc::new(App::start(config, bundle)?);
         Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter()), app })
     }
@@ -38,9 +40,21 @@ impl Local {
     /// # Errors
     /// The API's own message, when it refuses the request or cannot answer it.
     pub async fn chat(&self, request: &Value) -> Result<Value, String> {
+        self.post("/v1/chat/completions", request).await
+    }
+
+    /// `POST /v1/score`: the response object.
+    ///
+    /// # Errors
+    /// The API's own message, when it refuses the request or cannot answer it.
+    pub async fn score(&self, request: &Value) -> Result<Value, String> {
+        self.post("/v1/score", request).await
+    }
+
+    async fn post(&self, path: &str, request: &Value) -> Result<Value, String> {
         let request = Request::builder()
             .method(Method::POST)
-            .uri("/v1/chat/completions")
+            .uri(path)
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(request.to_string()))
             .map_err(|e| e.to_string())?;
@@ -58,16 +72,26 @@ impl Local {
 
     /// The request for an answer to `prompt` (empty: a description) about an image file.
     pub fn request(&self, image: &[u8], prompt: &str) -> Value {
-        // The type is found from the bytes; the data URL only has to name one.
-        let url = format!("data:image/jpeg;base64,{}", STANDARD.encode(image));
         json!({
             "model": &*self.app.model,
-            "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": url } }, { "type": "text", "text": prompt }] }],
+            "messages": [{ "role": "user", "content": [
+                { "type": "image_url", "image_url": { "url": data_url(image) } }, { "type": "text", "text": prompt },
+            ] }],
         })
+    }
+
+    /// The request for the scores of `response`, which somebody gave to `prompt` (empty: a description) about an image file.
+    pub fn score_request(&self, image: &[u8], prompt: &str, response: &str) -> Value {
+        json!({ "model": &*self.app.model, "image_url": data_url(image), "prompt": prompt, "response": response })
     }
 
     /// Lets running answers finish and stops the engine.
     pub async fn stop(&self) {
         self.app.engine.drain(Duration::from_secs(1)).await;
     }
+}
+
+/// The type is found from the bytes; the data URL only has to name one.
+fn data_url(image: &[u8]) -> String {
+    format!("data:image/jpeg;base64,{}", STANDARD.encode(image))
 }

@@ -1,15 +1,20 @@
 //! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets answers finish.
 
 mod app;
+mod auth;
 mod body;
 mod chat;
+mod docs;
 pub mod error;
+pub mod fetch;
 mod info;
 mod listen;
 mod local;
 mod observe;
 pub mod openai;
+mod openapi;
 mod routes;
+mod score;
 mod stream;
 mod warm;
 

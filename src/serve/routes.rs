@@ -11,7 +11,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{app::App, chat, error::ApiError, info, observe::observe};
+use super::{app::App, auth::authenticate, chat, docs, error::ApiError, info, observe::observe, score};
 
 /// One route.
 pub struct Route {
@@ -22,13 +22,17 @@ pub struct Route {
     handler: fn() -> MethodRouter<Arc<App>>,
 }
 
-/// The API.
+/// The API. [`super::openapi`] describes each.
 pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/v1/chat/completions", handler: || post(chat::completions) },
+    Route { method: "POST", path: "/v1/score", handler: || post(score::score) },
     Route { method: "GET", path: "/v1/models", handler: || get(info::models) },
     Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },
     Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
+    Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
+    Route { method: "GET", path: "/docs", handler: || get(docs::page) },
+    Route { method: "GET", path: "/docs/{file}", handler: || get(docs::asset) },
 ];
 
 /// Beside the API, or alone on a listener of its own.
@@ -41,6 +45,7 @@ pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>)
         .fallback(async |method: Method, uri: Uri| ApiError::unknown_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::method(method.as_str(), uri.path()))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)
 }

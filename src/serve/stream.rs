@@ -15,6 +15,7 @@ use axum::{
         sse::{self, KeepAlive, Sse},
     },
 };
+use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -24,9 +25,9 @@ use tokio_stream::{Stream, StreamMap};
 use tracing::Span;
 
 use super::{
-    chat::{Begun, How, too_slow},
+    chat::{Begun, How, Whole, best, too_slow},
     error::ApiError,
-    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, Delta, Head, Logprobs, Usage, finish_reason},
+    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, finish_reason},
 };
 use crate::engine::{EngineError, Event, EventStream};
 
@@ -39,7 +40,7 @@ pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Insta
     let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len());
     let events = Events {
         chunks,
-        answers: answers.into_iter().flatten().enumerate().collect(),
+        answers: answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect(),
         deadline: Box::pin(sleep_until(deadline)),
         timeout_s,
         span: Span::current(),
@@ -49,10 +50,32 @@ pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Insta
     (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
 }
 
+type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// A choice's events. Which of several candidates is the best is known when all are complete; then it is told as a whole.
+fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
+    if candidates.len() == 1
+        && let Some(only) = candidates.pop()
+    {
+        return Box::pin(only);
+    }
+    let events = async move {
+        match best(candidates, how).await {
+            Ok(Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard }) => {
+                let spans = guard.spans.clone();
+                let finished = Event::Finished { reason, prompt_tokens, completion_tokens, guard: Some(guard) };
+                vec![Event::Delta { text, tokens, spans }, finished]
+            }
+            Err(error) => vec![Event::Failed(error)],
+        }
+    };
+    Box::pin(futures_util::stream::once(events).flat_map(futures_util::stream::iter))
+}
+
 /// The events of a response, as the engine brings them forth.
 struct Events {
     chunks: Chunks,
-    answers: StreamMap<usize, EventStream>,
+    answers: StreamMap<usize, Told>,
     deadline: Pin<Box<Sleep>>,
     timeout_s: u64,
     span: Span,
@@ -115,7 +138,7 @@ impl Chunks {
         match event {
             Event::Delta { text, tokens, spans } => {
                 self.texts[index].push_str(&text);
-                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed { spans });
+                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed(ClosedSpans { spans }));
                 let logprobs = self.how.logprobs.then(|| Logprobs::of(tokens));
                 let delta = Delta { role: None, content: Some(text) };
                 self.say(ChunkChoice { index, delta, logprobs, finish_reason: None, guard });

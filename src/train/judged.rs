@@ -64,6 +64,12 @@ pub struct ScoredText {
 }
 
 impl ScoredText {
+    /// Whether token number `token` is a yes or no that answers a question.
+    pub fn is_yes_or_no(&self, token: usize) -> bool {
+        let said = self.tokens.get(token).and_then(|range| self.text.text.get(range.clone()));
+        token == 0 && self.question.is_some() && said.is_some_and(|said| ["yes", "no"].iter().any(|word| said.eq_ignore_ascii_case(word)))
+    }
+
     /// The contender's score of a range: that of its worst token.
     pub fn worst(&self, contender: usize, range: &Range<usize>) -> Option<f32> {
         let hits = self.tokens.iter().zip(&self.scores[contender]).filter(|(own, _)| own.start < range.end && range.start < own.end);
@@ -144,8 +150,11 @@ impl Judged {
     /// Turns every raw score into a reward.
     pub fn calibrate(&mut self, calibrations: &[Calibration]) {
         for text in self.perturbed.iter_mut().chain(&mut self.captions).chain(&mut self.answers) {
+            let answers = text.is_yes_or_no(0);
             for (scores, calibration) in text.scores.iter_mut().zip(calibrations) {
-                scores.iter_mut().zip(&text.log_probabilities).for_each(|(score, lp)| *score = calibration.reward(*score, *lp));
+                for (i, (score, lp)) in scores.iter_mut().zip(&text.log_probabilities).enumerate() {
+                    *score = calibration.of(answers && i == 0).reward(*score, *lp);
+                }
             }
         }
     }

@@ -132,8 +132,20 @@ fn photo(name: &str) -> String {
 
 #[test]
 fn every_help_shows_an_example() {
-    let commands =
-        ["serve", "caption", "ask", "train", "train sft", "train reward", "models", "models list", "models convert", "bench", "doctor"];
+    let commands = [
+        "serve",
+        "caption",
+        "ask",
+        "score",
+        "train",
+        "train sft",
+        "train reward",
+        "models",
+        "models list",
+        "models convert",
+        "bench",
+        "doctor",
+    ];
     for command in commands {
         let mut args: Vec<&str> = command.split(' ').collect();
         args.push("--help");
@@ -175,6 +187,30 @@ fn questions_are_answered_and_json_is_the_apis_object() {
     let (output, _, err) = run(&["ask", &cat, "Is it?", "--guard", "repair"]);
     assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(err.contains("guard.mode") && err.contains("--guard"), "{err}");
+}
+
+#[test]
+fn a_text_of_anybody_is_scored_and_marked() {
+    let cat = photo("cat.jpg");
+    let doubted = candor(&["score", &cat, "A Dog chases a cat."]).env("CANDOR_GUARD__THRESHOLD", "1").output().unwrap();
+    let out = String::from_utf8(doubted.stdout).unwrap();
+    assert_eq!(doubted.status.code(), Some(0));
+    assert!(out.starts_with("A [Dog chases a cat?0.") && out.ends_with("].\n"), "{out}");
+    let (output, out, err) = run(&["score", &cat, "Yes.", "--prompt", "Is there a cat?", "--guard", "score", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&object["object"], &object["results"][0]["guard"]["mode"]), (&"score".into(), &"score".into()));
+    for (args, code) in [
+        (&["score", &cat, " "][..], 2),
+        (&["score", &cat], 2),
+        (&["score", &cat, "A dog.", "--guard", "off"], 2),
+        (&["score", "missing.jpg", "A dog."], 1),
+        (&["score", &cat, &"dog ".repeat(300)], 1),
+    ] {
+        let (output, out, err) = run(args);
+        assert_eq!((output.status.code(), out.as_str()), (Some(code), ""), "{args:?}: {err}");
+        assert!(!err.is_empty());
+    }
 }
 
 #[test]

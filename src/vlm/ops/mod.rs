@@ -13,6 +13,7 @@ mod swiglu;
 
 pub use attention::{Ragged, RaggedRow, ragged_attention};
 pub use cross_entropy::cross_entropy;
+pub(crate) use cross_entropy::log_sum_exp;
 pub use dropout::dropout;
 pub use norm::rms_norm;
 pub use rope::rope;
