@@ -10,6 +10,7 @@ pub mod diff;
 pub mod export;
 pub mod images;
 mod pending;
+pub mod queue;
 pub mod record;
 pub mod store;
 pub mod submission;

@@ -232,6 +232,16 @@ pub struct Correction {
     /// What should stand in the place of those tokens; absent when nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrected_tokens: Option<Vec<u32>>,
+    /// Whether the guard had doubted some of it; absent when the answer was not scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flagged: Option<bool>,
+}
+
+/// How an answer came to be judged out of the annotation queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// Whether another annotator judges it too.
+    pub overlap: bool,
 }
 
 /// What somebody said about a response: the tuple that rewards and policies are trained on.
@@ -271,6 +281,9 @@ pub struct Feedback {
     /// Whether the answer was shown without scores, marks or repairs.
     #[serde(default)]
     pub unassisted: bool,
+    /// Present where the annotation queue gave the answer to who judged; then `unassisted` says what the queue showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<Queued>,
     /// Who judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotator: Option<String>,

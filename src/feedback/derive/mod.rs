@@ -7,12 +7,14 @@ mod tests;
 use std::ops::Range;
 
 use super::{
-    record::{Answer, Correction, Feedback, ImageHash, Kind, Label, Receipt, Scope, Token, Versions},
+    record::{Answer, Correction, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope, Token, Versions},
     submission::Submission,
 };
+use crate::guard::Verdict;
 pub(super) use check::check_notes;
 use check::{Marked, Said, check_place, edited, in_order, refuse};
 pub use check::{NOTE_CHARS, Refused, TEXT_CHARS};
+
 
 /// What a submission is about.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +33,10 @@ pub struct Subject {
     pub versions: Versions,
     /// Whether it was shown without scores, marks or repairs.
     pub unassisted: bool,
+    /// Where the guard doubted it; `None` when it was not scored.
+    pub doubted: Option<Vec<Range<usize>>>,
+    /// Whether the annotation queue gave it to who judges.
+    pub queued: Option<Queued>,
     /// Whom it belongs to.
     pub user: Option<String>,
 }
@@ -49,8 +55,11 @@ impl Subject {
                 format_args!("is {choice}; the completion has {} answers, counted from 0", choices.len()),
             );
         }
-        let Answer { response, tokens, .. } = choices.swap_remove(choice);
-        Ok(Self { completion: Some((id, choice)), image, prompt, response, tokens, versions, unassisted, user })
+        let Answer { response, tokens, verdict, spans, .. } = choices.swap_remove(choice);
+        let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| span.start..span.end).collect();
+        let doubted = (verdict != Verdict::Unscored).then_some(doubted);
+        let completion = Some((id, choice));
+        Ok(Self { completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
     }
 }
 
@@ -94,7 +103,7 @@ pub fn derive(
             (if adds_only { Kind::Missing } else { Kind::Bad }, Some(Scope::AllErrors), spans, Vec::new())
         }
     };
-    let errors = errors.into_iter().map(|span| align(span, &text, &tokens, &encode)).collect::<Result<Vec<_>, _>>()?;
+    let errors = errors.into_iter().map(|span| align(span, &text, &tokens, subject.doubted.as_deref(), &encode)).collect::<Result<Vec<_>, _>>()?;
     label(&mut tokens, &errors, scope);
     let (completion_id, choice) = subject.completion.unzip();
     Ok(Feedback {
@@ -112,6 +121,7 @@ pub fn derive(
         missing,
         versions: subject.versions,
         unassisted: subject.unassisted,
+        queued: subject.queued,
         annotator: submission.annotator.clone(),
         user: submission.user.clone().or(subject.user),
         comment: submission.comment.clone(),
@@ -120,7 +130,13 @@ pub fn derive(
 }
 
 /// Finds the tokens that write a span, and those that would write the correction in their place.
-fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str) -> Option<Vec<u32>>) -> Result<Correction, Refused> {
+fn align(
+    span: Marked,
+    text: &[char],
+    tokens: &[Token],
+    doubted: Option<&[Range<usize>]>,
+    encode: &impl Fn(&str) -> Option<Vec<u32>>,
+) -> Result<Correction, Refused> {
     let Marked { field, chars, correction } = span;
     let slice = |range: Range<usize>| text[range].iter().collect::<String>();
     let covered = if chars.is_empty() {
@@ -143,6 +159,7 @@ fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str) -
         }
     };
     Ok(Correction {
+        flagged: doubted.map(|spans| spans.iter().any(|span| span.start < chars.end && chars.start < span.end)),
         start: chars.start,
         end: chars.end,
         text: slice(chars.clone()),

@@ -26,6 +26,8 @@ fn subject(response: &str, tokenizer: &TextTokenizer) -> Subject {
         tokens: tokenize(tokenizer, response).unwrap(),
         versions: Versions::default(),
         unassisted: false,
+        doubted: None,
+        queued: None,
         user: None,
     }
 }
