@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     http::{Method, Request, header::CONTENT_TYPE},
+    response::Response,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -51,7 +53,33 @@ impl Local {
         self.post("/v1/score", request).await
     }
 
-    async fn post(&self, path: &str, request: &Value) -> Result<Value, String> {
+    /// `POST /v1/chat/completions` with `stream`: the chunks, as they come.
+    ///
+    /// # Errors
+    /// The API's own message, when it refuses the request or breaks off.
+    pub async fn stream(&self, request: &Value) -> Result<impl Stream<Item = Result<Value, String>> + use<>, String> {
+        let response = self.send("/v1/chat/completions", request).await?;
+        if !response.status().is_success() {
+            return Err(format!("status {}", response.status()));
+        }
+        // Every frame is one event, as the handler wrote it.
+        let chunk = |frame: Result<Bytes, axum::Error>| async move {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => return Some(Err(error.to_string())),
+            };
+            let text = String::from_utf8_lossy(&frame);
+            let data = text.lines().find_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]")?;
+            let read: Result<Value, _> = serde_json::from_str(data);
+            Some(match read {
+                Ok(value) => value["error"]["message"].as_str().map_or(Ok(value.clone()), |message| Err(message.to_owned())),
+                Err(error) => Err(error.to_string()),
+            })
+        };
+        Ok(response.into_body().into_data_stream().filter_map(chunk))
+    }
+
+    async fn send(&self, path: &str, request: &Value) -> Result<Response, String> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(path)
@@ -59,7 +87,11 @@ impl Local {
             .body(Body::from(request.to_string()))
             .map_err(|e| e.to_string())?;
         // The router's error type is uninhabited.
-        let response = self.router.clone().oneshot(request).await.map_err(|e| e.to_string())?;
+        self.router.clone().oneshot(request).await.map_err(|e| e.to_string())
+    }
+
+    async fn post(&self, path: &str, request: &Value) -> Result<Value, String> {
+        let response = self.send(path, request).await?;
         let status = response.status();
         let body = to_bytes(response.into_body(), MAX_ANSWER).await.map_err(|e| e.to_string())?;
         let value: Value = serde_json::from_slice(&body).map_err(|e| format!("status {status}: {e}"))?;
