@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-REQUIREMENTS := tests/clients/requirements.txt tests/reference/requirements.txt
+REQUIREMENTS := tests/clients/requirements.txt tests/reference/requirements.txt tests/stores/requirements.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 CARGO_FLAGS := --release --locked
 
@@ -27,12 +27,14 @@ lint:
 fmt:
 	cargo fmt
 
-# Debian splits venv from Python; elsewhere it is there. The reference tokenizer of captions is a Java program. The lists are complete, so that pip
+# Debian splits venv from Python; elsewhere it is there. The reference tokenizer of captions is a Java program; the tests start a PostgreSQL server of
+# their own. The lists are complete, so that pip
 # need not add what is only asked for by parts that the tests do not use.
 $(VENV)/installed: $(REQUIREMENTS)
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3 python3-venv; }
 	curl --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl; }
 	java -version 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy default-jre-headless; }
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(REQUIREMENTS))
 	touch $@

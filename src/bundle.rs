@@ -16,6 +16,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    feedback::tokens::Vocabulary,
     reward::{
         TokenReward,
         calibration::Calibration,
@@ -249,13 +250,19 @@ impl Bundle {
         Source::find(name)?.json("config.json")
     }
 
-    /// The tokenizer of that bundle; its weights are not read.
+    /// The policy's tokens of the bundle of that name or in that directory; its weights are not read.
     ///
     /// # Errors
     /// When there is no such bundle, or its files do not fit.
-    pub fn tokenizer_of(name: &str) -> Result<TextTokenizer, BundleError> {
+    pub fn vocabulary_of(name: &str) -> Result<Vocabulary, BundleError> {
         let source = Source::find(name)?;
-        source.tokenizer(&source.json("config.json")?)
+        let config: BundleConfig = source.json("config.json")?;
+        Ok(Vocabulary { tokenizer: Arc::new(source.tokenizer(&config)?), casing: config.casing })
+    }
+
+    /// The policy's tokens.
+    pub fn vocabulary(&self) -> Vocabulary {
+        Vocabulary { tokenizer: Arc::clone(&self.tokenizer), casing: self.config.casing }
     }
 
     /// One file of the embedded bundle of that name or, where there is none, of the directory.

@@ -5,6 +5,7 @@ mod caption;
 mod common;
 mod doctor;
 mod eval;
+mod feedback;
 mod models;
 mod score;
 mod serve;
@@ -32,6 +33,7 @@ enum Command {
     Score(score::Args),
     Eval(eval::Args),
     Train(train::Args),
+    Feedback(feedback::Args),
     Models(models::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -71,6 +73,7 @@ pub fn run() -> ExitCode {
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Train(args) => train::run(args),
+        Command::Feedback(args) => feedback::run(args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -5,6 +5,7 @@
 
 mod auto;
 mod check;
+mod feedback;
 mod host_port;
 mod keys;
 mod load;
@@ -12,6 +13,7 @@ mod load;
 use serde::{Deserialize, Serialize};
 
 pub use auto::Auto;
+pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
 pub use keys::Key;
@@ -21,6 +23,7 @@ use crate::{
     bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
+    feedback::queue::Queue,
     guard::{self, Mode, OnExhausted},
 };
 
@@ -46,6 +49,12 @@ pub struct Config {
     pub images: Images,
     /// Images that requests name by URL.
     pub fetch: Fetch,
+    /// Where corrections are kept.
+    pub feedback: Feedback,
+    /// What is remembered of completions.
+    pub receipts: Receipts,
+    /// What annotators look at next.
+    pub queue: Queue,
     /// Metrics.
     pub metrics: Metrics,
     /// Logs.

@@ -18,9 +18,8 @@ use super::{
     record::{Feedback, ImageHash, Queued, Receipt, Versions},
     store::{Idempotency, Inserted, Page, Removed, Row, Store, StoreError, Target, queue::Place, writer::Writer},
     submission::Submission,
-    tokens::tokenize,
+    tokens::Vocabulary,
 };
-use crate::vlm::tokenizer::TextTokenizer;
 
 /// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
 const WAITING: usize = 1024;
@@ -63,7 +62,7 @@ pub struct Corrections {
     store: Arc<dyn Store>,
     images: Arc<Images>,
     writer: Writer,
-    tokenizer: Arc<TextTokenizer>,
+    vocabulary: Vocabulary,
     pending: Arc<Pending>,
     room: Arc<Semaphore>,
     ranker: Arc<Ranker>,
@@ -75,20 +74,30 @@ pub struct Corrections {
 type Waiting = (String, OwnedSemaphorePermit);
 
 impl Corrections {
-    /// Starts the tasks that write, in the runtime that this is called in. `tokenizer` cuts texts that were written elsewhere.
-    pub fn start(store: Arc<dyn Store>, images: Images, tokenizer: Arc<TextTokenizer>, queue: Queue) -> Self {
+    /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts that were written elsewhere.
+    pub fn start(store: Arc<dyn Store>, images: Images, vocabulary: Vocabulary, queue: Queue) -> Self {
         let ranker = Arc::new(Ranker::new(queue));
         tokio::spawn(learn(Arc::clone(&store), Arc::clone(&ranker)));
         let (writer, images, pending) = (Writer::start(Arc::clone(&store)), Arc::new(images), Arc::new(Pending::default()));
         let (sender, waiting) = mpsc::channel(WAITING);
         let keeper = tokio::spawn(keep(waiting, Arc::clone(&pending), Arc::clone(&images), writer.clone(), Arc::clone(&ranker)));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Self { store, images, writer, tokenizer, pending, room, ranker, keeper: Mutex::new(Some((sender, keeper))) }
+        Self { store, images, writer, vocabulary, pending, room, ranker, keeper: Mutex::new(Some((sender, keeper))) }
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// The policy's tokens.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// How the annotation queue is set.
+    pub fn queue(&self) -> &Queue {
+        &self.ranker.queue
     }
 
     /// The images.
@@ -128,8 +137,8 @@ impl Corrections {
             None => self.of_text(&submission, image).await?,
         };
         self.queued(&mut subject, submission.annotator.as_deref()).await?;
-        let tokenizer = Arc::clone(&self.tokenizer);
-        let derived = spawn_blocking(move || derive(subject, &submission, stamp(), |text| tokenizer.encode(text).ok()));
+        let vocabulary = self.vocabulary.clone();
+        let derived = spawn_blocking(move || derive(subject, &submission, stamp(), |text, begins| vocabulary.encode(text, begins)));
         let record = derived.await.map_err(|e| StoreError::Failed(e.to_string()))??;
         let inserted = self.writer.insert(Row::Feedback(Box::new(record.clone()), key)).await?;
         if inserted == Inserted::New {
@@ -194,8 +203,8 @@ impl Corrections {
         let image = image.ok_or_else(|| missing("image"))?;
         let response = submission.response.clone().ok_or_else(|| missing("response"))?;
         super::derive::check_notes(submission)?;
-        let (tokenizer, text) = (Arc::clone(&self.tokenizer), response.clone());
-        let tokens = spawn_blocking(move || tokenize(&tokenizer, &text)).await.map_err(|e| StoreError::Failed(e.to_string()))?;
+        let (vocabulary, text) = (self.vocabulary.clone(), response.clone());
+        let tokens = spawn_blocking(move || vocabulary.tokenize(&text)).await.map_err(|e| StoreError::Failed(e.to_string()))?;
         let tokens = tokens.map_err(|e| Refused::new("response", "invalid_value", e))?;
         let hash = ImageHash::of(&image);
         let guard = self.images.put(&image, hash).await?;

@@ -1,6 +1,6 @@
 //! Images by their content: a folder, or a bucket of an S3-compatible store.
 
-use std::{fs::File, io, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, fs::File, io, path::PathBuf, sync::Arc};
 
 use object_store::{Error, ObjectStore, PutPayload, local::LocalFileSystem, parse_url_opts, path::Path};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -20,17 +20,19 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens a folder, which is made where it is missing, or `s3://BUCKET/PREFIX`; for the latter, `env` has the AWS variables (`AWS_ACCESS_KEY_ID`,
+    /// Opens a folder, which is made where it is missing, or `s3://BUCKET/PREFIX`; for the latter, the AWS variables of `env` say the rest (`AWS_ACCESS_KEY_ID`,
     /// `AWS_ENDPOINT`, `AWS_REGION`, ...).
     ///
     /// # Errors
     /// When the folder cannot be made, or the URL or a variable cannot be used.
-    pub fn open(place: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, StoreError> {
+    pub fn open(place: &str, env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>) -> Result<Self, StoreError> {
         let fail = |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{place}: {error}"));
         let locks = std::array::from_fn(|_| RwLock::new(()));
         if place.contains("://") {
             let url = place.parse().map_err(|e| fail(&e))?;
-            let options = env.into_iter().filter(|(name, _)| name.starts_with("AWS_")).map(|(name, value)| (name.to_lowercase(), value));
+            let text = |(name, value): (_, _)| Some((OsString::into_string(name).ok()?, OsString::into_string(value).ok()?));
+            let env = env.into_iter().filter_map(|(name, value)| text((name.into(), value.into())));
+            let options = env.filter(|(name, _)| name.starts_with("AWS_")).map(|(name, value)| (name.to_lowercase(), value));
             let (store, prefix) = parse_url_opts(&url, options).map_err(|e| fail(&e))?;
             return Ok(Self { store: store.into(), prefix, folder: None, locks });
         }

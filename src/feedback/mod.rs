@@ -2,13 +2,14 @@
 //!
 //! [`record`] is what is kept, [`submission`] what somebody sends, and [`derive`] makes the one from the other (pure): it aligns character spans with
 //! tokens ([`tokens`]), labels them, and takes edits of the whole text apart ([`diff`]). [`store`] keeps records and receipts, [`images`] the files;
-//! [`corrections`] is the whole of it, and [`mod@export`] writes records out.
+//! [`corrections`] is the whole of it, [`mod@export`] writes records out and [`mod@import`] takes them in.
 
 pub mod corrections;
 pub mod derive;
 pub mod diff;
 pub mod export;
 pub mod images;
+pub mod import;
 mod pending;
 pub mod queue;
 pub mod record;

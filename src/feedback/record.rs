@@ -4,12 +4,14 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::guard::{Span, Verdict};
 
 /// The address of an image by its content: SHA-256 of the file, written in lower-case hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(into = "String", try_from = "String")]
+#[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
 pub struct ImageHash([u8; 32]);
 
 impl ImageHash {
@@ -75,7 +77,7 @@ impl From<ImageHash> for String {
 }
 
 /// What wrote an answer and what scored it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Versions {
     /// The model's name; of answers that were written elsewhere, what the submitter calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +94,7 @@ pub struct Versions {
 }
 
 /// What a person said about a token.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
     /// The image supports it.
@@ -105,7 +107,7 @@ pub enum Label {
 }
 
 /// A token of a response.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Token {
     /// Vocabulary id.
     pub id: u32,
@@ -164,7 +166,7 @@ pub struct Receipt {
 }
 
 /// What a record says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Something in the response is wrong.
@@ -187,7 +189,7 @@ impl Kind {
 }
 
 /// How much of the response was judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Up to the first error and no further: what comes after it is unlabelled.
@@ -197,7 +199,7 @@ pub enum Scope {
 }
 
 /// Where a record comes from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// A person, through the API.
@@ -210,7 +212,7 @@ pub enum Source {
 }
 
 /// An error and what should stand in its place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Correction {
     /// First code point; where something has only to be added, the place.
     pub start: usize,
@@ -238,14 +240,14 @@ pub struct Correction {
 }
 
 /// How an answer came to be judged out of the annotation queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Queued {
     /// Whether another annotator judges it too.
     pub overlap: bool,
 }
 
 /// What somebody said about a response: the tuple that rewards and policies are trained on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Feedback {
     /// `fb_...`; ids grow with time.
     pub id: String,

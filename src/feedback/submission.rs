@@ -1,6 +1,7 @@
 //! What somebody sends: the body of `POST /v1/feedback`.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
 use super::record::{Scope, Source};
 
@@ -8,7 +9,7 @@ use super::record::{Scope, Source};
 ///
 /// It says one of four things: that all is right (`label: "good"`), where something is wrong (`error` or `errors`), how the whole text should read
 /// (`edit`), or what is left out (`missing`). A field that does not exist is an error: one that is misspelt would be lost in silence.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Submission {
     /// The completion.
@@ -65,7 +66,7 @@ pub struct Submission {
 }
 
 /// Right or wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgement {
     /// Right.
@@ -75,7 +76,7 @@ pub enum Judgement {
 }
 
 /// Where an error is and what should stand there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// First code point.

@@ -1,11 +1,16 @@
 //! Tokens in their places.
 
+use std::sync::Arc;
+
 use super::record::{Label, Token};
-use crate::{guard::words::Transcript, vlm::tokenizer::TextTokenizer};
+use crate::{
+    guard::words::Transcript,
+    vlm::{casing::Casing, tokenizer::TextTokenizer},
+};
 
 /// A text that its tokens do not write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the text cannot be written in the model's vocabulary (special tokens cannot stand in it)")]
+#[error("cannot be written in the model's vocabulary")]
 pub struct NotWritten;
 
 /// A token's vocabulary id, its bytes, its log-probability and its reward.
@@ -35,15 +40,34 @@ pub fn place<'a>(text: &str, written: impl Iterator<Item = Written<'a>>) -> Resu
     Ok(tokens)
 }
 
-/// Cuts a text that nobody here wrote into the model's tokens.
-///
-/// # Errors
-/// When it cannot be written in them.
-pub fn tokenize(tokenizer: &TextTokenizer, text: &str) -> Result<Vec<Token>, NotWritten> {
-    let ids = tokenizer.encode(text).map_err(|_| NotWritten)?;
-    // A special token would be cut out of the text without a trace.
-    if ids.iter().any(|&id| tokenizer.bytes(id).is_empty()) {
-        return Err(NotWritten);
+/// The policy's tokens: what texts that others wrote are cut into.
+#[derive(Debug, Clone)]
+pub struct Vocabulary {
+    /// Text to tokens and back.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// Which letters the policy writes.
+    pub casing: Casing,
+}
+
+impl Vocabulary {
+    /// The tokens that write a text which `begins` an answer, or goes on with it; `None` where none do.
+    pub fn encode(&self, text: &str, begins: bool) -> Option<Vec<u32>> {
+        // Only a first letter is a capital in some casings: a letter before it makes it another.
+        let cased = if begins { self.casing.apply(text) } else { self.casing.apply(&format!("x{text}")).split_off(1) };
+        self.tokenizer.encode_text(&cased).ok()
     }
-    place(text, ids.iter().map(|&id| (id, tokenizer.bytes(id), None, None)))
+
+    /// The tokens of a text in their places.
+    ///
+    /// # Errors
+    /// When it cannot be written in them.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, NotWritten> {
+        let ids = self.encode(text, true).ok_or(NotWritten)?;
+        // The policy's letters lie where the text's do.
+        let cased = self.casing.apply(text);
+        let mut tokens = place(&cased, ids.iter().map(|&id| (id, self.tokenizer.bytes(id), None, None)))?;
+        let chars: Vec<char> = text.chars().collect();
+        tokens.iter_mut().for_each(|token| token.text = chars[token.start..token.end].iter().collect());
+        Ok(tokens)
+    }
 }

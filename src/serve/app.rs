@@ -23,6 +23,7 @@ use crate::{
     bundle::Bundle,
     config::{Auto, Config, Guard},
     engine::{Engine, EngineConfig, EngineError, EngineHandle, ImageCache},
+    feedback::Corrections,
     guard::{policy, repair::Weights},
     reward::scorer::Scorer,
     telemetry::Metrics,
@@ -82,12 +83,14 @@ pub(crate) struct App {
     pub(crate) callers: Vec<Caller>,
     /// The guard's defaults for those without one.
     pub(crate) guard: Arc<Guard>,
+    /// `None` when corrections are not taken.
+    pub(crate) corrections: Option<Corrections>,
     draining: AtomicBool,
     places: Arc<Semaphore>,
 }
 
 impl App {
-    pub(crate) fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
+    pub(crate) fn start(config: Config, bundle: Bundle, corrections: Option<Corrections>) -> Result<Self, StartError> {
         check_guard(&config.guard, &bundle, "guard.mode", "guard.target_fpr")?;
         config.keys.iter().try_for_each(|key| check_guard(&key.guard(&config.guard), &bundle, "keys.mode", "keys.target_fpr"))?;
         let fetcher = config.fetch.enabled.then(|| Fetcher::new(&config)).transpose();
@@ -121,6 +124,7 @@ impl App {
             model: bundle.config.name.as_str().into(),
             fingerprint: format!("fp_{}", bundle.config.version).into(),
             warmed: OnceLock::new(),
+            corrections,
             draining: AtomicBool::new(false),
             config,
             bundle,

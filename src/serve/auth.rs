@@ -32,6 +32,11 @@ pub(crate) fn guard(app: &App, extensions: &Extensions) -> Arc<Guard> {
     extensions.get::<Caller>().map_or_else(|| Arc::clone(&app.guard), |caller| Arc::clone(&caller.guard))
 }
 
+/// What a request's caller is called, where it has a key.
+pub(crate) fn name(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<Caller>().map(|caller| caller.name.as_str())
+}
+
 /// The middleware: where there are keys, the API is for those who have one. Health and metrics are for all.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let open = !["/v1/", "/admin/"].iter().any(|prefix| request.uri().path().starts_with(prefix));

@@ -15,6 +15,7 @@ use super::{
     app::{App, blocking, unix_time},
     auth, body,
     error::ApiError,
+    feedback::{Asked, Draft},
     fetch::Link,
     openai::{
         check::{Completion, Served, check},
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     config::Guard,
-    engine::{self, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
+    engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
     guard::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
@@ -81,6 +82,8 @@ pub(super) struct Begun {
     pub(super) answers: Vec<Vec<EventStream>>,
     pub(super) how: How,
     stream: bool,
+    /// What is remembered, where anything is.
+    pub(super) draft: Option<Draft>,
 }
 
 /// How answers are shown.
@@ -111,7 +114,10 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
     let places = (0..completion.n * candidates).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
-    let image = encode(app, completion.image, "messages").await?;
+    let file = file(app, completion.image).await?;
+    let Encoded { image, hash, .. } = encode_file(app, &file, "messages").await?;
+    // Receipts have log-probabilities, whether the request asked for them or not.
+    let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
     for (i, place) in places.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
@@ -131,23 +137,29 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
             max_tokens: completion.max_tokens,
             stop: completion.stop.clone(),
             sampling,
-            top_logprobs: completion.top_logprobs,
+            top_logprobs,
             guard: completion.guard,
         })?);
     }
     let (model, system_fingerprint) = (Arc::clone(&app.model), Arc::clone(&app.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
-    let Completion { guard, render, top_logprobs, include_usage, stream, .. } = completion;
-    Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream })
+    let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, .. } = completion;
+    let draft = Draft::new(app, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
+    Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream, draft })
 }
 
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
 pub(super) async fn encode(app: &Arc<App>, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
-    let file = match picture {
+    Ok(encode_file(app, &file(app, picture).await?, field).await?.image)
+}
+
+/// The image's file, fetched where it is elsewhere.
+pub(super) async fn file(app: &App, picture: Picture) -> Result<Arc<[u8]>, ApiError> {
+    Ok(match picture {
         Picture::File(file) => file,
         Picture::Remote { link, path } => fetch(app, link, &path).await?,
-    };
-    encode_file(app, file, field).await
+    }
+    .into())
 }
 
 async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
@@ -157,10 +169,9 @@ async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
     fetched.map_err(|error| error.at(path))
 }
 
-async fn encode_file(app: &Arc<App>, file: Vec<u8>, field: &str) -> Result<candle_core::Tensor, ApiError> {
-    let file: Arc<[u8]> = file.into();
-    let (task, bytes) = (Arc::clone(app), Arc::clone(&file));
-    let encoded = app.images.get(&file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
+async fn encode_file(app: &Arc<App>, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
+    let (task, bytes) = (Arc::clone(app), Arc::clone(file));
+    let encoded = app.images.get(file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
         ImageError::Pixels(Unreadable::File(why)) => ApiError::param(field, "invalid_image", format!("'{field}': {why}")),
         ImageError::Pixels(Unreadable::Inner) => ApiError::internal(),
         ImageError::Model(what) => {
@@ -169,7 +180,7 @@ async fn encode_file(app: &Arc<App>, file: Vec<u8>, field: &str) -> Result<candl
         }
     })?;
     app.metrics.image(encoded.hit);
-    Ok(encoded.image)
+    Ok(encoded)
 }
 
 /// Why a file gives no pixels. Requests that have the same file share it.
@@ -188,14 +199,21 @@ fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 
 /// Waits for all answers.
 async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
-    let Begun { head, answers, how, .. } = begun;
+    let Begun { head, answers, how, mut draft, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     for (index, answers) in answers.into_iter().enumerate() {
         let Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard } = best(answers, how).await?;
         usage.add(prompt_tokens, completion_tokens);
+        if let Some(draft) = &mut draft {
+            draft.wrote(index, &tokens);
+            draft.complete(index, &text, &guard);
+        }
         let message = AnswerMessage { role: "assistant", content: text, refusal: None };
         let logprobs = how.logprobs.then(|| Logprobs::of(tokens));
         choices.push(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
+    }
+    if let Some(draft) = draft {
+        draft.keep();
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
     Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())

@@ -33,7 +33,7 @@ impl Local {
     pub fn start(mut config: Config, bundle: Bundle) -> Result<Self, StartError> {
         // Nobody comes from outside.
         config.keys.clear();
-        let app = Arc::new(App::start(config, bundle)?);
+        let app = Arc::new(App::start(config, bundle, None)?);
         Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter()), app })
     }
 

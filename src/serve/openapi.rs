@@ -18,12 +18,13 @@ use super::{
     app::App,
     chat, docs,
     error::ErrorBody,
-    info,
+    feedback, info,
     openai::{
         check::most_answers,
         response::{ChatChunk, ChatCompletion},
         schema::ContentPart,
     },
+    queue,
     score::{self, response::Scores},
 };
 use crate::guard::Verdict;
@@ -40,12 +41,15 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     ),
     servers((url = "/")),
     paths(
-        chat::completions, score::score, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset
+        chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
+        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
     tags(
         (name = "chat", description = "Captions and answers"),
         (name = "score", description = "Texts that others wrote"),
+        (name = "feedback", description = "Corrections"),
+        (name = "queue", description = "What annotators look at next, and how far they agree"),
         (name = "models", description = "What is served"),
         (name = "operation", description = "How it is doing"),
         (name = "documentation", description = "This description"),

@@ -7,11 +7,11 @@ use axum::{
     http::{Method, Uri},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{app::App, auth::authenticate, chat, docs, error::ApiError, info, observe::observe, score};
+use super::{app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score};
 
 /// One route.
 pub struct Route {
@@ -26,6 +26,17 @@ pub struct Route {
 pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/v1/chat/completions", handler: || post(chat::completions) },
     Route { method: "POST", path: "/v1/score", handler: || post(score::score) },
+    Route { method: "POST", path: "/v1/feedback", handler: || post(feedback::submit) },
+    Route { method: "GET", path: "/v1/feedback", handler: || get(feedback::list) },
+    Route { method: "DELETE", path: "/v1/feedback", handler: || delete(feedback::remove_user) },
+    Route { method: "GET", path: "/v1/feedback/export", handler: || get(feedback::export) },
+    Route { method: "GET", path: "/v1/feedback/{id}", handler: || get(feedback::one) },
+    Route { method: "DELETE", path: "/v1/feedback/{id}", handler: || delete(feedback::remove) },
+    Route { method: "GET", path: "/v1/queue", handler: || get(queue::length) },
+    Route { method: "POST", path: "/v1/queue/next", handler: || post(queue::next) },
+    Route { method: "POST", path: "/v1/queue/{id}/release", handler: || post(queue::release) },
+    Route { method: "POST", path: "/v1/queue/{id}/skip", handler: || post(queue::skip) },
+    Route { method: "GET", path: "/v1/agreement", handler: || get(queue::agreement) },
     Route { method: "GET", path: "/v1/models", handler: || get(info::models) },
     Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },

@@ -30,6 +30,7 @@ async fn caption(app: &Arc<App>) -> Result<(), ApiError> {
     let mode = if app.bundle.reward.is_some() { Mode::Flag } else { Mode::Off };
     let completion = Completion {
         messages,
+        user: None,
         image: Picture::File(picture()?),
         n: 1,
         sampling: Sampling::default(),

@@ -8,6 +8,7 @@ use prometheus::{
 
 use crate::{
     engine::{EngineError, FinishReason, Observer, Outcome},
+    feedback::{queue::ratings::Agreement, record::Kind, store::queue::Length},
     guard::{Action, Verdict},
 };
 
@@ -39,6 +40,10 @@ pub struct Metrics {
     score_seconds: Histogram,
     model_info: GaugeVec,
     http_requests: IntCounterVec,
+    feedback: IntCounterVec,
+    feedback_agreement: GaugeVec,
+    queue_length: GaugeVec,
+    receipts_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -85,6 +90,19 @@ impl Metrics {
             score_seconds: histogram(r, "score_seconds", "The scorer's time in one step", &SCORING)?,
             model_info: add(r, GaugeVec::new(Opts::new("model_info", "1 for the model that is served"), &["model", "version"])?)?,
             http_requests: add(r, IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests answered"), &["route", "status"])?)?,
+            feedback_agreement: add(
+                r,
+                GaugeVec::new(
+                    Opts::new("feedback_agreement_ratio", "Krippendorff's alpha of annotators, by the kind of error; all: of all words"),
+                    &["kind"],
+                )?,
+            )?,
+            queue_length: add(
+                r,
+                GaugeVec::new(Opts::new("annotation_queue_length", "Answers in the annotation queue, by state"), &["state"])?,
+            )?,
+            feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
+            receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             registry,
         })
     }
@@ -123,6 +141,34 @@ impl Metrics {
     /// An HTTP request was answered. `route` is a path of the routing table, so that clients cannot invent series.
     pub fn http(&self, route: &str, status: u16) {
         self.http_requests.with_label_values(&[route, &status.to_string()]).inc();
+    }
+
+    /// A correction was kept.
+    pub fn feedback(&self, kind: Kind) {
+        self.feedback.with_label_values(&[kind.name()]).inc();
+    }
+
+    /// How far annotators agree.
+    pub fn agreement(&self, agreement: &Agreement) {
+        let kinds = agreement.by_kind.iter().map(|(kind, figures)| (*kind, figures));
+        for (kind, figures) in kinds.chain([("all", &agreement.overall)]) {
+            if let Some(alpha) = figures.alpha {
+                self.feedback_agreement.with_label_values(&[kind]).set(alpha);
+            }
+        }
+    }
+
+    /// How much annotators have to do.
+    pub fn queue(&self, length: &Length) {
+        let Length { open, leased, unassisted, done, skipped } = *length;
+        for (state, count) in [("open", open), ("leased", leased), ("unassisted", unassisted), ("done", done), ("skipped", skipped)] {
+            self.queue_length.with_label_values(&[state]).set(count as f64);
+        }
+    }
+
+    /// A completion was not remembered.
+    pub fn receipt_dropped(&self) {
+        self.receipts_dropped.inc();
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -241,6 +287,7 @@ fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Re
 /// What became of a version that was tried.
 const ATTEMPTS: [&str; 2] = ["taken", "dropped"];
 
+const LABELS: [&str; 3] = ["bad", "good", "missing"];
 const FINISHED: [&str; 4] = ["stop", "length", "content_filter", "abort"];
 const FAILED: [&str; 3] = ["shutting_down", "scorer", "model"];
 const FETCHED: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];

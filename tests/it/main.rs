@@ -5,6 +5,7 @@ mod cli;
 mod engine;
 mod eval;
 mod eval_text;
+mod feedback;
 mod guard;
 mod http;
 mod parity;

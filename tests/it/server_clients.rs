@@ -25,7 +25,7 @@ fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
 }
 
 /// The virtual environment that `make test` makes, or the interpreter that `CANDOR_TEST_PYTHON` names, if it has `package`.
-fn python(package: &str) -> Option<Command> {
+pub fn python(package: &str) -> Option<Command> {
     let given = std::env::var_os("CANDOR_TEST_PYTHON").map(PathBuf::from);
     let mut python = Command::new(given.unwrap_or_else(|| Path::new(ROOT).join(".venv/bin/python")));
     // What packages warn about each other is not ours; nothing is fetched or reported while the tests run.

@@ -33,7 +33,7 @@ fn every_route_is_described_and_nothing_else() {
     for (method, path, operation) in operations(&document) {
         assert!(operation["summary"].is_string() && operation["tags"].is_array(), "{method} {path}");
         let responses = operation["responses"].as_object().unwrap();
-        assert!(responses.contains_key("200"), "{method} {path}");
+        assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
         for (status, response) in responses {
             assert!(!response["description"].as_str().unwrap().is_empty(), "{path} {status}");
             assert_eq!(response["headers"]["x-request-id"]["required"], true, "{path} {status}");

@@ -15,7 +15,6 @@ pub(super) use check::check_notes;
 use check::{Marked, Said, check_place, edited, in_order, refuse};
 pub use check::{NOTE_CHARS, Refused, TEXT_CHARS};
 
-
 /// What a submission is about.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
@@ -72,7 +71,7 @@ pub struct Stamp {
     pub created: u64,
 }
 
-/// Makes the record. `encode` cuts a text into the model's tokens; `None` where it cannot.
+/// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins with it; `None` where it cannot.
 ///
 /// # Errors
 /// What is wrong with the submission, and in which field.
@@ -80,7 +79,7 @@ pub fn derive(
     subject: Subject,
     submission: &Submission,
     stamp: Stamp,
-    encode: impl Fn(&str) -> Option<Vec<u32>>,
+    encode: impl Fn(&str, bool) -> Option<Vec<u32>>,
 ) -> Result<Feedback, Refused> {
     check_notes(submission)?;
     let said = Said::of(submission)?;
@@ -103,7 +102,8 @@ pub fn derive(
             (if adds_only { Kind::Missing } else { Kind::Bad }, Some(Scope::AllErrors), spans, Vec::new())
         }
     };
-    let errors = errors.into_iter().map(|span| align(span, &text, &tokens, subject.doubted.as_deref(), &encode)).collect::<Result<Vec<_>, _>>()?;
+    let errors =
+        errors.into_iter().map(|span| align(span, &text, &tokens, subject.doubted.as_deref(), &encode)).collect::<Result<Vec<_>, _>>()?;
     label(&mut tokens, &errors, scope);
     let (completion_id, choice) = subject.completion.unzip();
     Ok(Feedback {
@@ -135,7 +135,7 @@ fn align(
     text: &[char],
     tokens: &[Token],
     doubted: Option<&[Range<usize>]>,
-    encode: &impl Fn(&str) -> Option<Vec<u32>>,
+    encode: &impl Fn(&str, bool) -> Option<Vec<u32>>,
 ) -> Result<Correction, Refused> {
     let Marked { field, chars, correction } = span;
     let slice = |range: Range<usize>| text[range].iter().collect::<String>();
@@ -155,7 +155,8 @@ fn align(
             // Of a word that goes, the space before it would be left.
             let whole = if correction.is_empty() { whole.trim_end() } else { &whole };
             let unknown = || Refused::new(field, "invalid_value", "cannot be written in the model's vocabulary");
-            Some(encode(whole).ok_or_else(unknown)?)
+            let begins = !text[..written.start].iter().any(|c| c.is_alphanumeric());
+            Some(encode(whole, begins).ok_or_else(unknown)?)
         }
     };
     Ok(Correction {

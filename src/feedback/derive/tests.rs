@@ -7,23 +7,29 @@ use crate::{
     bundle::Bundle,
     feedback::{
         submission::{Judgement, Place},
-        tokens::tokenize,
+        tokens::Vocabulary,
     },
-    vlm::tokenizer::TextTokenizer,
+    vlm::{casing::Casing, tokenizer::TextTokenizer},
 };
 
-fn tokenizer() -> &'static TextTokenizer {
-    static TOKENIZER: LazyLock<TextTokenizer> = LazyLock::new(|| Bundle::tokenizer_of("candor-mini").unwrap());
-    &TOKENIZER
+/// Of the embedded bundle, whatever letters it writes.
+fn vocabulary() -> &'static Vocabulary {
+    static VOCABULARY: LazyLock<Vocabulary> =
+        LazyLock::new(|| Vocabulary { casing: Casing::Mixed, ..Bundle::vocabulary_of("candor-mini").unwrap() });
+    &VOCABULARY
 }
 
-fn subject(response: &str, tokenizer: &TextTokenizer) -> Subject {
+fn tokenizer() -> &'static TextTokenizer {
+    &vocabulary().tokenizer
+}
+
+fn subject(response: &str) -> Subject {
     Subject {
         completion: None,
         image: ImageHash::of(b"image"),
         prompt: String::new(),
         response: response.to_owned(),
-        tokens: tokenize(tokenizer, response).unwrap(),
+        tokens: vocabulary().tokenize(response).unwrap(),
         versions: Versions::default(),
         unassisted: false,
         doubted: None,
@@ -33,9 +39,8 @@ fn subject(response: &str, tokenizer: &TextTokenizer) -> Subject {
 }
 
 fn derived(response: &str, submission: &Submission) -> Result<Feedback, Refused> {
-    let tokenizer = tokenizer();
     let stamp = Stamp { id: "fb_1".to_owned(), created: 1 };
-    derive(subject(response, tokenizer), submission, stamp, |text| tokenizer.encode(text).ok())
+    derive(subject(response), submission, stamp, |text, begins| vocabulary().encode(text, begins))
 }
 
 fn wrong(start: usize, end: usize, correction: &str) -> Place {
@@ -154,9 +159,20 @@ fn what_makes_no_record_names_the_field() {
 }
 
 #[test]
-fn special_tokens_are_no_text() {
-    assert!(tokenize(tokenizer(), "A dog <|user|> here").is_err());
-    assert!(tokenize(tokenizer(), "").unwrap().is_empty());
+fn special_tokens_are_mere_text() {
+    let tokens = vocabulary().tokenize("A dog <|user|> here").unwrap();
+    assert_eq!(tokens.iter().map(|t| t.text.as_str()).collect::<String>(), "A dog <|user|> here");
+    assert!(vocabulary().tokenize("").unwrap().is_empty());
+}
+
+#[test]
+fn texts_are_cut_in_the_policys_letters_and_kept_in_their_own() {
+    let vocabulary = Vocabulary { casing: Casing::Sentence, ..vocabulary().clone() };
+    let tokens = vocabulary.tokenize("two Dogs.").unwrap();
+    assert_eq!(tokens.iter().map(|t| t.text.as_str()).collect::<String>(), "two Dogs.");
+    let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
+    assert_eq!(vocabulary.tokenizer.decode(&ids), "Two dogs.");
+    assert_eq!(vocabulary.tokenizer.decode(&vocabulary.encode(" Cat", false).unwrap()), " cat");
 }
 
 const TEXTS: &str = "([a-z]{1,5}|[ .,]|é|🐶|👩‍🚀|日本){1,20}";
@@ -166,7 +182,7 @@ proptest! {
 
     #[test]
     fn tokens_are_in_their_places(text in TEXTS) {
-        let tokens = tokenize(tokenizer(), &text).unwrap();
+        let tokens = vocabulary().tokenize(&text).unwrap();
         let chars: Vec<char> = text.chars().collect();
         prop_assert_eq!(tokens.first().map(|t| t.start), Some(0));
         prop_assert_eq!(tokens.last().map(|t| t.end), Some(chars.len()));

@@ -6,6 +6,7 @@
 //! what came of those, [`ratings`] and [`agreement`] (pure) make the figures.
 
 pub mod agreement;
+mod desk;
 pub mod item;
 pub mod novelty;
 pub mod priority;

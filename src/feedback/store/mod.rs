@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, error::Error, io};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use self::queue::{Entry, QueueStore};
 use super::record::{Feedback, ImageHash, Kind, Receipt, Source};
@@ -120,7 +121,7 @@ pub enum Target {
 }
 
 /// How much was removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Removed {
     /// Records.
     pub feedback: u64,
@@ -129,7 +130,7 @@ pub struct Removed {
 }
 
 /// How much is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stats {
     /// Records by what they say.
     pub feedback: BTreeMap<String, u64>,

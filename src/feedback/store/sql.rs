@@ -285,8 +285,8 @@ pub(super) fn read<T: DeserializeOwned>(row: &AnyRow) -> Result<T, StoreError> {
 pub(super) fn failed(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
     match (&*code, &error) {
-        // SQLITE_FULL, SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_WRITE on a quota; PostgreSQL's disk_full.
-        ("13" | "4874" | "53100", _) => StoreError::Full,
+        // SQLITE_FULL, SQLITE_IOERR_WRITE (what it makes of a quota), SQLITE_IOERR_SHMSIZE; PostgreSQL's disk_full.
+        ("13" | "778" | "4874" | "53100", _) => StoreError::Full,
         (
             _,
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed,

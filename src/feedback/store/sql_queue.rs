@@ -128,12 +128,7 @@ fn leased(row: &AnyRow, expires: u64) -> Result<Lease, sqlx::Error> {
     Ok(Lease { place, unassisted: number(2)? == 1, overlap: number(3)? == 1, expires })
 }
 
-async fn end_lease(
-    transaction: &mut Transaction<'static, Any>,
-    what: &str,
-    place: &Place,
-    annotator: &str,
-) -> Result<bool, StoreError> {
+async fn end_lease(transaction: &mut Transaction<'static, Any>, what: &str, place: &Place, annotator: &str) -> Result<bool, StoreError> {
     let sql = format!("{what} WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND state = 'leased'");
     let query = sqlx::query(&sql).bind(&place.completion_id).bind(place.choice as i64).bind(annotator);
     Ok(query.execute(&mut **transaction).await.map_err(failed)?.rows_affected() > 0)

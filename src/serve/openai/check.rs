@@ -31,6 +31,8 @@ const CANDIDATES: i64 = 16;
 pub struct Completion {
     /// The turns; the image stands before them.
     pub messages: Vec<template::Message>,
+    /// Who asks, as the client calls them.
+    pub user: Option<String>,
     /// The image.
     pub image: Picture,
     /// How many answers.
@@ -127,9 +129,10 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         return Err(ApiError::param("guard.candidates", "out_of_range", message));
     }
     // Last, because an image is much to decode.
-    let (messages, image) = flatten(messages.0, Limits { max_bytes: config.images.max_bytes, fetch: config.fetch.enabled })?;
+    let (messages, image) = flatten(messages.0, Limits::of(config))?;
     Ok(Completion {
         messages,
+        user: request.user,
         image,
         n,
         sampling,

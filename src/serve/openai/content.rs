@@ -9,6 +9,7 @@ use super::{
     request::{ImageUrl, Message, Part},
 };
 use crate::{
+    config::Config,
     serve::{
         error::{ApiError, excerpt},
         fetch::Link,
@@ -40,6 +41,13 @@ pub(crate) struct Limits {
     pub(crate) max_bytes: usize,
     /// Whether it may be an `https:` URL.
     pub(crate) fetch: bool,
+}
+
+impl Limits {
+    /// Those of a configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { max_bytes: config.images.max_bytes, fetch: config.fetch.enabled }
+    }
 }
 
 /// The conversation's turns, and its one image.

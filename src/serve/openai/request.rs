@@ -69,9 +69,8 @@ pub struct ChatRequest<'a> {
     /// Only with `stream`.
     #[schema(value_type = Option<StreamOptions>)]
     pub(crate) stream_options: Option<Object<StreamOptions>>,
-    /// Accepted and not used: who asks is not kept.
-    #[serde(rename = "user")]
-    pub(crate) _user: Option<String>,
+    /// Who asks, as the client calls them: what is remembered of the completion can be removed by it.
+    pub(crate) user: Option<String>,
     /// What the guard does; an extension of OpenAI's API.
     #[schema(value_type = Option<GuardRequest>)]
     pub(crate) guard: Option<Object<GuardRequest>>,

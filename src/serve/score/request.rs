@@ -184,7 +184,7 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>) -> Result<Ord
         None => vec![(None, alone)],
         Some(AtMost(items)) => listed(items, &alone, served.config.score.max_items)?,
     };
-    let limits = Limits { max_bytes: served.config.images.max_bytes, fetch: served.config.fetch.enabled };
+    let limits = Limits::of(served.config);
     let questions: Vec<Question> = items.into_iter().map(|(path, item)| question(item, limits, path)).collect::<Result<_, _>>()?;
     let length = |q: &Question| q.response.len() + q.messages.iter().map(|turn| turn.content.len()).sum::<usize>();
     if questions.iter().map(length).sum::<usize>() > TEXT_BYTES {
