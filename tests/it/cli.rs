@@ -7,13 +7,14 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::{
     http::{self, get},
     served::{ask, eventually},
 };
 
-fn candor(args: &[&str]) -> Command {
+pub fn candor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
     command.args(args).env_clear().stdin(Stdio::null());
     command
@@ -29,21 +30,25 @@ fn run(args: &[&str]) -> (Output, String, String) {
 pub struct Process {
     pub child: Child,
     pub at: SocketAddr,
+    /// Where it is and what it keeps.
+    _folder: TempDir,
 }
 
 impl Process {
     pub fn serve(envs: &[(&str, &str)]) -> Self {
-        let mut child = candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"])
-            .envs(envs.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start(candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"]), envs)
+    }
+
+    /// With a command that serves.
+    pub fn start(mut command: Command, envs: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child =
+            command.envs(envs.iter().copied()).current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let at = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
         eventually("the server is ready", || get(at, "/health/ready").status == 200);
-        Self { child, at }
+        Self { child, at, _folder: folder }
     }
 
     fn signal(&self, name: &str) {

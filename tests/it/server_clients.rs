@@ -116,9 +116,10 @@ fn curl_as_the_readme_shows_it() {
         said(bash, "")
     };
     let (streams, plain): (Vec<_>, Vec<_>) = shown("bash", "curl", &server).into_iter().partition(|b| b.contains("\"stream\":true"));
-    assert_eq!((streams.len(), plain.len()), (1, 2));
+    assert_eq!((streams.len(), plain.len()), (1, 3));
     let whole = |script| serde_json::from_str::<Value>(&bash(script)).unwrap();
-    let (answer, scores) = (whole(&plain[0]), whole(&plain[1]));
+    let (answer, scores, record) = (whole(&plain[0]), whole(&plain[1]), whole(&plain[2]));
+    assert_eq!(record["errors"][0]["text"], "dog");
     assert!(answer["choices"][0]["guard"]["verdict"].is_string(), "{answer}");
     assert!(scores["results"][0]["tokens"][1]["reward"].is_number(), "{scores}");
     let out = bash(&streams[0]);
