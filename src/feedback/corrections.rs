@@ -101,7 +101,7 @@ impl Corrections {
     }
 
     /// The images.
-    pub fn images(&self) -> &Images {
+    pub fn images(&self) -> &Arc<Images> {
         &self.images
     }
 

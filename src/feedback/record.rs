@@ -234,9 +234,15 @@ pub struct Correction {
     /// What should stand in the place of those tokens; absent when nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrected_tokens: Option<Vec<u32>>,
-    /// Whether the guard had doubted some of it; absent when the answer was not scored.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flagged: Option<bool>,
+}
+
+/// Code points of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Extent {
+    /// The first.
+    pub start: usize,
+    /// One past the last.
+    pub end: usize,
 }
 
 /// How an answer came to be judged out of the annotation queue.
@@ -278,6 +284,9 @@ pub struct Feedback {
     /// What is not in the response and should be, in the words of who misses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// What the guard doubted; absent when the answer was not scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubted: Option<Vec<Extent>>,
     /// What wrote and scored the answer.
     pub versions: Versions,
     /// Whether the answer was shown without scores, marks or repairs.

@@ -7,7 +7,7 @@ mod tests;
 use std::ops::Range;
 
 use super::{
-    record::{Answer, Correction, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope, Token, Versions},
+    record::{Answer, Correction, Extent, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope, Token, Versions},
     submission::Submission,
 };
 use crate::guard::Verdict;
@@ -33,7 +33,7 @@ pub struct Subject {
     /// Whether it was shown without scores, marks or repairs.
     pub unassisted: bool,
     /// Where the guard doubted it; `None` when it was not scored.
-    pub doubted: Option<Vec<Range<usize>>>,
+    pub doubted: Option<Vec<Extent>>,
     /// Whether the annotation queue gave it to who judges.
     pub queued: Option<Queued>,
     /// Whom it belongs to.
@@ -55,7 +55,7 @@ impl Subject {
             );
         }
         let Answer { response, tokens, verdict, spans, .. } = choices.swap_remove(choice);
-        let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| span.start..span.end).collect();
+        let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| Extent { start: span.start, end: span.end }).collect();
         let doubted = (verdict != Verdict::Unscored).then_some(doubted);
         let completion = Some((id, choice));
         Ok(Self { completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
@@ -102,8 +102,7 @@ pub fn derive(
             (if adds_only { Kind::Missing } else { Kind::Bad }, Some(Scope::AllErrors), spans, Vec::new())
         }
     };
-    let errors =
-        errors.into_iter().map(|span| align(span, &text, &tokens, subject.doubted.as_deref(), &encode)).collect::<Result<Vec<_>, _>>()?;
+    let errors = errors.into_iter().map(|span| align(span, &text, &tokens, &encode)).collect::<Result<Vec<_>, _>>()?;
     label(&mut tokens, &errors, scope);
     let (completion_id, choice) = subject.completion.unzip();
     Ok(Feedback {
@@ -122,6 +121,7 @@ pub fn derive(
         versions: subject.versions,
         unassisted: subject.unassisted,
         queued: subject.queued,
+        doubted: subject.doubted,
         annotator: submission.annotator.clone(),
         user: submission.user.clone().or(subject.user),
         comment: submission.comment.clone(),
@@ -130,13 +130,7 @@ pub fn derive(
 }
 
 /// Finds the tokens that write a span, and those that would write the correction in their place.
-fn align(
-    span: Marked,
-    text: &[char],
-    tokens: &[Token],
-    doubted: Option<&[Range<usize>]>,
-    encode: &impl Fn(&str, bool) -> Option<Vec<u32>>,
-) -> Result<Correction, Refused> {
+fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str, bool) -> Option<Vec<u32>>) -> Result<Correction, Refused> {
     let Marked { field, chars, correction } = span;
     let slice = |range: Range<usize>| text[range].iter().collect::<String>();
     let covered = if chars.is_empty() {
@@ -160,7 +154,6 @@ fn align(
         }
     };
     Ok(Correction {
-        flagged: doubted.map(|spans| spans.iter().any(|span| span.start < chars.end && chars.start < span.end)),
         start: chars.start,
         end: chars.end,
         text: slice(chars.clone()),

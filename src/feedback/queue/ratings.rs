@@ -10,7 +10,7 @@ use super::{
     words::token_words,
 };
 use crate::{
-    feedback::record::{Feedback, Kind, Scope},
+    feedback::record::{Correction, Feedback, Kind, Scope},
     lexicon::{Lexicon, WordClass},
 };
 
@@ -199,8 +199,12 @@ fn misses(records: &[&Feedback]) -> Option<bool> {
 /// What people found in answers that were drawn by chance. First errors would favour what is easy to see, so that only answers judged whole count.
 pub fn recall(unassisted: &[Feedback]) -> Recall {
     let whole: Vec<&Feedback> = unassisted.iter().filter(|record| record.scope == Some(Scope::AllErrors)).collect();
-    let errors: Vec<bool> =
-        whole.iter().flat_map(|record| &record.errors).filter(|error| error.start < error.end).filter_map(|error| error.flagged).collect();
+    let flagged = |record: &&Feedback| {
+        let doubted = record.doubted.as_deref()?;
+        let hit = |error: &Correction| doubted.iter().any(|span| span.start < error.end && error.start < span.end);
+        Some(record.errors.iter().filter(|error| error.start < error.end).map(hit).collect::<Vec<bool>>())
+    };
+    let errors: Vec<bool> = whole.iter().filter_map(flagged).flatten().collect();
     let flagged = errors.iter().filter(|flagged| **flagged).count();
     Recall {
         answers: whole.len(),

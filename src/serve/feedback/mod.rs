@@ -278,10 +278,11 @@ pub(super) async fn remove_user(
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn export(State(app): State<Arc<App>>, Parameters(query): Parameters<ExportQuery>) -> Result<Response, ApiError> {
-    let store = Arc::clone(corrections(&app)?.store());
+    let corrections = corrections(&app)?;
+    let (store, images) = (Arc::clone(corrections.store()), Arc::clone(corrections.images()));
     let format = query.format.as_deref().unwrap_or("jsonl").parse::<files::Format>();
     let format = format.map_err(|why| ApiError::param("format", "invalid_value", format!("'format': {why}")))?;
-    let mut pieces = Box::pin(files::export(store, query.filter(), format, query.annotators.unwrap_or(false)));
+    let mut pieces = Box::pin(files::export(store, images, query.filter(), format, query.annotators.unwrap_or(false)));
     // What goes wrong at once is an error; what goes wrong later breaks the file off.
     let first = pieces.try_next().await?;
     let body = Body::from_stream(stream::iter(first.map(Ok)).chain(pieces));
