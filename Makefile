@@ -27,9 +27,8 @@ lint:
 fmt:
 	cargo fmt
 
-# Debian splits venv from Python; elsewhere it is there. The reference tokenizer of captions is a Java program; the tests start a PostgreSQL server of
-# their own. The lists are complete, so that pip
-# need not add what is only asked for by parts that the tests do not use.
+# Debian splits venv from Python; elsewhere it is there. The reference tokenizer of captions is a Java program. The tests start a PostgreSQL server of
+# their own. The lists are complete, so that pip need not add what is only asked for by parts that the tests do not use.
 $(VENV)/installed: $(REQUIREMENTS)
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3 python3-venv; }
 	curl --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl; }

@@ -138,6 +138,8 @@ pub struct Bundle {
     pub reward: Option<Arc<dyn TokenReward>>,
     /// What the scorer's numbers mean.
     pub calibration: Option<Calibration>,
+    /// The scorer of texts that the policy did not write, and what its numbers mean.
+    pub reader: Option<(Arc<dyn TokenReward>, Calibration)>,
     template: ChatTemplate,
 }
 
@@ -213,8 +215,18 @@ impl Bundle {
         if let (None, Some(kind)) = (&scorer, reward) {
             return Err(BundleError::NoReward { bundle: source.name(), kind: kind.name() });
         }
-        let (reward, calibration) = scorer.unzip();
-        Ok(Self { device: device.clone(), tokenizer: Arc::new(tokenizer), vlm: Arc::new(vlm), reward, calibration, template, config })
+        let (own, reader) = scorer.unzip();
+        let (reward, calibration) = own.unzip();
+        Ok(Self {
+            device: device.clone(),
+            tokenizer: Arc::new(tokenizer),
+            vlm: Arc::new(vlm),
+            reward,
+            calibration,
+            reader,
+            template,
+            config,
+        })
     }
 
     /// Tokens of a conversation, up to where the answer begins; the image stands before them.
@@ -279,7 +291,8 @@ impl Bundle {
     }
 }
 
-type Scorer = (Arc<dyn TokenReward>, Calibration);
+/// A scorer of what the policy writes, and one of what others wrote, which is the same network with another calibration.
+type Scorers = ((Arc<dyn TokenReward>, Calibration), (Arc<dyn TokenReward>, Calibration));
 
 fn load_reward(
     source: &Source,
@@ -287,23 +300,26 @@ fn load_reward(
     kind: RewardKind,
     tokenizer: &TextTokenizer,
     device: &Device,
-) -> Result<Scorer, BundleError> {
+) -> Result<Scorers, BundleError> {
     let missing = || BundleError::NoReward { bundle: source.name(), kind: kind.name() };
     let fail = |e: candle_core::Error| source.fail("reward.safetensors", e);
     let calibration = source.json::<BTreeMap<RewardKind, Calibration>>("calibration.json")?.remove(&kind).ok_or_else(missing)?;
-    let calibrator = Calibrator::new(calibration.clone(), tokenizer);
+    let calibrations = [calibration.clone(), calibration.of_others().clone()];
+    let calibrators = calibrations.clone().map(|calibration| Calibrator::new(calibration, tokenizer));
     let vb = VarBuilder::from_tensors(source.weights("reward.safetensors", device)?, DType::F32, device).pp(kind.name());
-    let reward: Arc<dyn TokenReward> = match kind {
+    let [own, others]: [Arc<dyn TokenReward>; 2] = match kind {
         RewardKind::Probe => {
             let net = ProbeNet::load(config.probe.as_ref().ok_or_else(missing)?, vb).and_then(ProbeNet::folded).map_err(fail)?;
-            Arc::new(Probe::new(net, calibrator))
+            let net = Arc::new(net);
+            calibrators.map(|calibrator| Arc::new(Probe::new(Arc::clone(&net), calibrator)) as _)
         }
         RewardKind::Detached => {
-            let net = DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb).map_err(fail)?;
-            Arc::new(Detached::new(net, calibrator))
+            let net = Arc::new(DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb).map_err(fail)?);
+            calibrators.map(|calibrator| Arc::new(Detached::new(Arc::clone(&net), calibrator)) as _)
         }
     };
-    Ok((reward, calibration))
+    let [calibration, of_others] = calibrations;
+    Ok(((own, calibration), (others, of_others)))
 }
 
 mod embedded {

@@ -92,7 +92,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 let images = Arc::new(images);
                 write_records(Arc::clone(&store), Arc::clone(&images), format, out.as_deref(), annotators).await?;
                 match folder {
-                    Some(folder) => write_images(&*store, &images, &folder).await,
+                    Some(folder) => write_images(&store, &images, &folder).await,
                     None => Ok(()),
                 }
             }
@@ -100,7 +100,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 let vocabulary = Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
                 take(&Corrections::start(store, images, vocabulary, config.queue.clone()), &file, format, folder.as_deref()).await
             }
-            What::Stats { json } => stats(&*store, json).await,
+            What::Stats { json } => stats(&store, json).await,
         }
     })
 }

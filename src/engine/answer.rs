@@ -228,7 +228,7 @@ impl Answer {
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens,
             alt_text,
-            threshold: draft.words().first().map_or(thresholds.common, |word| thresholds.of_answer(draft.text(), word)),
+            threshold: thresholds.of_answer(draft.text(), draft.words()),
             ..Report::new(mode, thresholds)
         }
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, future::try_join_all};
 use tokio::{
-    sync::{OwnedSemaphorePermit, RwLockReadGuard, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc},
     task::{JoinHandle, spawn_blocking},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -64,6 +64,8 @@ pub struct Corrections {
     writer: Writer,
     vocabulary: Vocabulary,
     pending: Arc<Pending>,
+    /// Held while a receipt is being kept, and alone by who removes what may be among them.
+    keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     ranker: Arc<Ranker>,
     /// Until it is closed: the way to the task that keeps receipts, and the task.
@@ -80,9 +82,17 @@ impl Corrections {
         tokio::spawn(learn(Arc::clone(&store), Arc::clone(&ranker)));
         let (writer, images, pending) = (Writer::start(Arc::clone(&store)), Arc::new(images), Arc::new(Pending::default()));
         let (sender, waiting) = mpsc::channel(WAITING);
-        let keeper = tokio::spawn(keep(waiting, Arc::clone(&pending), Arc::clone(&images), writer.clone(), Arc::clone(&ranker)));
+        let keeping = Arc::default();
+        let keeper = Keeper {
+            pending: Arc::clone(&pending),
+            keeping: Arc::clone(&keeping),
+            images: Arc::clone(&images),
+            writer: writer.clone(),
+            ranker: Arc::clone(&ranker),
+        };
+        let keeper = tokio::spawn(keeper.keep(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Self { store, images, writer, vocabulary, pending, room, ranker, keeper: Mutex::new(Some((sender, keeper))) }
+        Self { store, images, writer, vocabulary, pending, keeping, room, ranker, keeper: Mutex::new(Some((sender, keeper))) }
     }
 
     /// The store.
@@ -228,9 +238,16 @@ impl Corrections {
     /// # Errors
     /// The store's. What was not done is done by the next [`Self::sweep`].
     pub async fn remove(&self, target: Target) -> Result<Removed, StoreError> {
-        if let Target::User(user) = &target {
-            self.pending.remove_user(user);
+        match &target {
+            Target::Feedback(id) => {
+                let record = self.store.feedback(id).await?;
+                record.and_then(|record| record.completion_id).iter().for_each(|id| self.pending.remove(id));
+            }
+            Target::User(user) => self.pending.remove_user(user),
+            Target::ReceiptsBefore(..) => {}
         }
+        // Receipts that are being kept are there after this, and removed with the others.
+        drop(self.keeping.write().await);
         let removed = self.store.remove(&target).await?;
         self.clear_images().await?;
         Ok(removed)
@@ -294,26 +311,39 @@ async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
     }
 }
 
-/// Keeps receipts, some at once, until no more can come.
-async fn keep(waiting: mpsc::Receiver<Waiting>, pending: Arc<Pending>, images: Arc<Images>, writer: Writer, ranker: Arc<Ranker>) {
-    let keep_one = |(id, _permit): Waiting| {
-        let (pending, images, writer, ranker) = (&pending, &images, &writer, &ranker);
-        async move {
-            if let Some(Remembered { receipt, image: Some(file) }) = pending.get(&id) {
-                let kept = async {
-                    let _guard = images.put(&file, receipt.image).await?;
-                    let entries = ranker.entries(&receipt);
-                    writer.insert(Row::Receipt(Box::new(receipt))).await?;
-                    try_join_all(entries.into_iter().map(|entry| writer.insert(Row::Queue(Box::new(entry))))).await
-                };
-                if let Err(error) = kept.await {
+/// What keeps receipts.
+struct Keeper {
+    pending: Arc<Pending>,
+    keeping: Arc<RwLock<()>>,
+    images: Arc<Images>,
+    writer: Writer,
+    ranker: Arc<Ranker>,
+}
+
+impl Keeper {
+    /// Keeps them, some at once, until no more can come.
+    async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
+        let keep_one = |(id, _permit): Waiting| {
+            let keeper = &self;
+            async move {
+                let _keeping = keeper.keeping.read().await;
+                if let Some(Remembered { receipt, image: Some(file) }) = keeper.pending.get(&id)
+                    && let Err(error) = keeper.write(receipt, &file).await
+                {
                     tracing::error!(completion = id, %error, "a receipt could not be kept");
                 }
+                keeper.pending.remove(&id);
             }
-            pending.remove(&id);
-        }
-    };
-    ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
+        };
+        ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
+    }
+
+    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<(), StoreError> {
+        let _guard = self.images.put(file, receipt.image).await?;
+        let entries = self.ranker.entries(&receipt);
+        self.writer.insert(Row::Receipt(Box::new(receipt))).await?;
+        try_join_all(entries.into_iter().map(|entry| self.writer.insert(Row::Queue(Box::new(entry))))).await.map(drop)
+    }
 }
 
 fn submitted(record: Option<Feedback>, inserted: Inserted) -> Result<Submitted, SubmitError> {

@@ -18,7 +18,8 @@ pub fn report<'a>(tokens: impl IntoIterator<Item = &'a [u8]>, rewards: &[f32], m
     let spans = policy::action(mode).map(|action| spans(&text, &words, action));
     let alt_text = spans.as_ref().map(|spans| alt_text(&text, spans, style));
     let mean_score = policy::mean_score(&words);
-    Report { verdict, score, mean_score, spans: spans.unwrap_or_default(), alt_text, ..Report::new(mode, thresholds) }
+    let threshold = thresholds.of_answer(&text, &words);
+    Report { threshold, verdict, score, mean_score, spans: spans.unwrap_or_default(), alt_text, ..Report::new(mode, thresholds) }
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ impl Thresholds {
     /// The threshold of a word of `text`.
     pub fn of(&self, text: &str, word: &Word) -> f32 {
         if is_yes_or_no(text, word) {
-            return self.of_answer(text, word);
+            return self.yes_no.unwrap_or(self.common);
         }
         if self.by_class == ByClass::default() {
             return self.common;
@@ -98,9 +98,10 @@ impl Thresholds {
         class.and_then(|(_, class)| self.by_class.of(class)).unwrap_or(self.common)
     }
 
-    /// The threshold of an answer whose first word is `word`, classes aside.
-    pub fn of_answer(&self, text: &str, word: &Word) -> f32 {
-        self.yes_no.filter(|_| is_yes_or_no(text, word)).unwrap_or(self.common)
+    /// The threshold of an answer with these words, classes aside.
+    pub fn of_answer(&self, text: &str, words: &[Word]) -> f32 {
+        let answers = words.first().is_some_and(|word| is_yes_or_no(text, word));
+        self.yes_no.filter(|_| answers).unwrap_or(self.common)
     }
 }
 

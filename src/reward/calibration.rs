@@ -37,6 +37,9 @@ pub struct Calibration {
     pub fitted_on: String,
     /// How many tokens that were.
     pub tokens: usize,
+    /// That of texts that the policy did not write: it is more often surprised by a person's true words than by its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others: Option<Box<Calibration>>,
     /// That of the yes or no that answers a question, whose truth is another matter than a thing's being there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes_no: Option<Box<Calibration>>,
@@ -68,6 +71,7 @@ impl Calibration {
             thresholds: Vec::new(),
             fitted_on: fitted_on.to_owned(),
             tokens: logits.len(),
+            others: None,
             yes_no: None,
         };
         let scored: Vec<Scored> =
@@ -87,6 +91,11 @@ impl Calibration {
     /// The reward of a raw score for a token that the policy found so likely.
     pub fn reward(&self, logit: f32, log_probability: f32) -> f32 {
         self.probability(logit + self.log_probability * log_probability)
+    }
+
+    /// The calibration of texts that the policy did not write.
+    pub fn of_others(&self) -> &Self {
+        self.others.as_deref().unwrap_or(self)
     }
 
     /// The calibration of what may be a yes or no that answers.
@@ -119,8 +128,8 @@ impl Calibration {
         if !finite || self.slope <= 0.0 || upper_slope <= 0.0 {
             return Err(format!("slopes {}, {upper_slope} and offset {} must be finite, the slopes positive", self.slope, self.offset));
         }
-        if let Some(own) = &self.yes_no {
-            own.validate().map_err(|what| format!("yes_no: {what}"))?;
+        for (name, special) in [("others", &self.others), ("yes_no", &self.yes_no)] {
+            special.as_ref().map_or(Ok(()), |own| own.validate()).map_err(|what| format!("{name}: {what}"))?;
         }
         if !self.thresholds.windows(2).all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold) {
             return Err("thresholds must rise with their false-positive rates".into());

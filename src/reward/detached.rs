@@ -3,6 +3,8 @@
 //! It begins as a copy of the policy and is fine-tuned end to end, so that what it knows of the image is not limited to what the policy's hidden states
 //! carry. Its price is a second decoder step a token.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -41,13 +43,13 @@ impl DetachedNet {
 
 /// The serving side: network, cache and calibration.
 pub struct Detached {
-    net: DetachedNet,
+    net: Arc<DetachedNet>,
     calibrator: Calibrator,
 }
 
 impl Detached {
     /// A scorer whose numbers mean what `calibrator` says.
-    pub fn new(net: DetachedNet, calibrator: Calibrator) -> Self {
+    pub fn new(net: Arc<DetachedNet>, calibrator: Calibrator) -> Self {
         Self { net, calibrator }
     }
 }

@@ -1,5 +1,7 @@
 //! The probe: a small perceptron on the policy's hidden states. It costs one small product a token and no cache.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -70,13 +72,13 @@ impl ProbeNet {
 
 /// The serving side: network and calibration.
 pub struct Probe {
-    net: ProbeNet,
+    net: Arc<ProbeNet>,
     calibrator: Calibrator,
 }
 
 impl Probe {
     /// A scorer whose numbers mean what `calibrator` says.
-    pub fn new(net: ProbeNet, calibrator: Calibrator) -> Self {
+    pub fn new(net: Arc<ProbeNet>, calibrator: Calibrator) -> Self {
         Self { net, calibrator }
     }
 }

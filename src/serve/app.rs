@@ -75,8 +75,10 @@ pub(crate) struct App {
     pub(crate) fingerprint: Arc<str>,
     /// Whether the first answer, which the server asks of itself, was good.
     pub(crate) warmed: OnceLock<Result<(), String>>,
-    /// What scores texts that others wrote; `None` where the bundle has no scorer.
-    pub(crate) scorer: Option<Arc<Scorer>>,
+    /// What scores complete texts of the served model; `None` where the bundle has no scorer.
+    pub(crate) own_scorer: Option<Arc<Scorer>>,
+    /// What scores texts that others wrote.
+    pub(crate) reader: Option<Arc<Scorer>>,
     /// One request's texts are scored at a time.
     pub(crate) scoring: Arc<Semaphore>,
     /// Those with a key; none: everybody may ask.
@@ -109,12 +111,13 @@ impl App {
         let engine = Engine::start(Arc::clone(&bundle.vlm), bundle.reward.clone(), Arc::clone(&bundle.tokenizer), bounds)?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = config.images.workers.value().unwrap_or_else(cores);
-        let scorer = bundle.reward.clone().map(|reward| {
+        let scorer = |reward| {
             let slots = SCORED_AT_ONCE.min(config.engine.max_batch);
             Arc::new(Scorer::new(Arc::clone(&bundle.vlm), reward, slots, engine.context_len()))
-        });
+        };
         Ok(Self {
-            scorer,
+            own_scorer: bundle.reward.clone().map(scorer),
+            reader: bundle.reader.clone().map(|(reward, _)| scorer(reward)),
             scoring: Arc::new(Semaphore::new(1)),
             callers: callers(&config),
             guard: Arc::new(config.guard.clone()),

@@ -16,6 +16,10 @@ use crate::{
 /// What calibrations are fitted on, in words.
 const FITTED_ON: &str = "things named in the policy's own captions of every second development image";
 
+/// What those of texts by others are fitted on.
+const OTHERS_FITTED_ON: &str =
+    "words that claim something in a person's caption of every second development image, as it is and with one thing changed";
+
 /// What those of a yes or no are fitted on.
 const ANSWERS_FITTED_ON: &str = "the policy's own yes or no to derived questions about every second development image";
 
@@ -41,7 +45,9 @@ pub fn fit(judged: &Judged, contenders: &[Contender]) -> Result<Vec<Calibration>
             TrainError::Run("the tuning half of the development split names no ungrounded thing, or no grounded one".into())
         })?;
         let yes_no = contender.is_helped().then(|| yes_no(&judged.answers, i)).flatten().map(Box::new);
-        Ok(Calibration { log_probability: help, yes_no, ..fitted })
+        let others = contender.is_helped().then(|| others(&judged.perturbed, i, help)).flatten();
+        let others = others.map(|others| Box::new(Calibration { yes_no: yes_no.clone(), ..others }));
+        Ok(Calibration { log_probability: help, others, yes_no, ..fitted })
     };
     contenders.iter().enumerate().map(one).collect()
 }
@@ -60,6 +66,14 @@ fn yes_no(answers: &[ScoredText], contender: usize) -> Option<Calibration> {
     let logits: Vec<f32> = known.iter().map(|(score, lp, _)| score + help * lp).collect();
     let good: Vec<bool> = known.iter().map(|(.., right)| *right).collect();
     let fitted = Calibration::fit(&logits, &good, ANSWERS_FITTED_ON)?;
+    Some(Calibration { log_probability: help, ..fitted })
+}
+
+/// The calibration of texts that the policy did not write, where some are wrong.
+fn others(texts: &[ScoredText], contender: usize, help: f32) -> Option<Calibration> {
+    let tuning = texts.iter().filter(|text| Half::of(text.image) == Half::Tune).map(|text| with_help(text, contender, help));
+    let (logits, good): (Vec<f32>, Vec<bool>) = tuning.flat_map(|text| text.claims(contender).collect::<Vec<_>>()).unzip();
+    let fitted = Calibration::fit(&logits, &good, OTHERS_FITTED_ON)?;
     Some(Calibration { log_probability: help, ..fitted })
 }
 

@@ -46,7 +46,7 @@ fn node() -> Option<Command> {
 
 /// What it prints, given this to read; it must end well.
 #[track_caller]
-fn said(mut command: Command, input: &str) -> String {
+pub fn said(mut command: Command, input: &str) -> String {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();

@@ -84,7 +84,7 @@ fn what_the_server_wrote_scores_as_it_did_when_it_was_written() {
             written.push(body);
         }
     }
-    let body = score(&served, &and(listed(&items), json!({"guard": {"mode": "score"}}))).json();
+    let body = score(&served, &and(listed(&items), json!({"guard": {"mode": "score"}, "author": "model"}))).json();
     let (mut prompts, mut same) = (0, 0);
     for (result, chat) in body["results"].as_array().unwrap().iter().zip(&written) {
         let choice = &chat["choices"][0];
@@ -257,4 +257,30 @@ fn a_network_that_fails_is_an_error_without_its_secrets_and_the_next_request_is_
     assert!(!error["message"].as_str().unwrap().contains("secret"), "{error}");
     assert_eq!(score(&served, &body).status, 200);
     assert_eq!(served.chat(&ask(2, "")).status, 200);
+}
+
+#[test]
+fn who_wrote_a_text_decides_what_its_scores_mean() {
+    let served = Served::new();
+    let text = "A tabby cat looks into the camera.";
+    let of = |author: &str| {
+        let body = json!({"image_url": photo("cat.jpg"), "response": text, "author": author, "guard": {"target_fpr": 0.05}});
+        score(&served, &body).json()["results"][0].clone()
+    };
+    let (model, other) = (of("model"), of("other"));
+    let plain = score(&served, &json!({"image_url": photo("cat.jpg"), "response": text, "guard": {"target_fpr": 0.05}})).json()["results"]
+        [0]
+    .clone();
+    assert_eq!(plain, other);
+    let rewards = |result: &Value| result["tokens"].as_array().unwrap().iter().map(|t| t["reward"].as_f64().unwrap()).collect::<Vec<_>>();
+    let (mine, theirs) = (rewards(&model), rewards(&other));
+    assert!(mine.iter().zip(&theirs).all(|(mine, theirs)| mine < theirs), "a person's words surprise the model more: {mine:?} {theirs:?}");
+    let order = |rewards: &[f64]| {
+        let mut order: Vec<usize> = (0..rewards.len()).collect();
+        order.sort_by(|&a, &b| rewards[a].total_cmp(&rewards[b]));
+        order
+    };
+    assert_eq!(order(&mine), order(&theirs));
+    assert!(other["guard"]["threshold"].as_f64() > model["guard"]["threshold"].as_f64());
+    score(&served, &json!({"image_url": photo("cat.jpg"), "response": text, "author": "nobody"})).error(400);
 }

@@ -95,7 +95,7 @@ mod tests {
         let sure = answer(&[("A", 0.4, 0.9), (" dog", 0.95, 0.95)]);
         let at_odds = answer(&[("A", 0.9, 0.9), (" dog", 0.05, 0.95)]);
         let closeness = only(1.0, 0.0, 0.0);
-        let of = |answer, weights: &Weights| priority(answer, weights, |_| 1.0);
+        let of = |answer: &Answer, weights: &Weights| priority(answer, weights, |_| 1.0);
         assert!(of(&near, &closeness) > 0.9);
         assert!((of(&sure, &closeness) - 0.05 / 0.6).abs() < 1e-6, "the function word at the threshold counts nothing");
         let disagreement = only(0.0, 1.0, 0.0);

@@ -5,9 +5,10 @@ use std::{borrow::Cow, future::Future, path::Path, str::FromStr, time::Duration}
 use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    Any, AnyPool, Executor, Row as _, Transaction,
+    Any, AnyConnection, AnyPool, Executor, Row as _,
     any::{AnyConnectOptions, AnyPoolOptions, AnyRow, install_default_drivers},
     migrate::{Migration, MigrationType, Migrator},
+    pool::PoolConnection,
     query::Query,
 };
 
@@ -74,12 +75,15 @@ impl SqlStore {
     }
 
     /// Runs `work` in a transaction.
-    pub(super) async fn within<T, F>(&self, work: impl FnOnce(Transaction<'static, Any>) -> F) -> Result<T, StoreError>
+    pub(super) async fn within<T, F>(&self, work: impl FnOnce(Unit) -> F) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<(T, Transaction<'static, Any>), StoreError>>,
+        F: Future<Output = Result<(T, Unit), StoreError>>,
     {
-        let (result, transaction) = work(self.pool.begin().await.map_err(failed)?).await?;
-        transaction.commit().await.map_err(failed)?;
+        let mut unit = Unit { connection: self.pool.acquire().await.map_err(failed)?, done: false };
+        unit.connection.execute("BEGIN").await.map_err(failed)?;
+        let (result, mut unit) = work(unit).await?;
+        unit.connection.execute("COMMIT").await.map_err(failed)?;
+        unit.done = true;
         Ok(result)
     }
 
@@ -95,6 +99,21 @@ impl SqlStore {
     }
 }
 
+/// A connection in a transaction. Unless that is done, the connection is closed: after a commit that failed for want of space sqlx believes the
+/// transaction to be open, or SQLite does, and what is then committed on the connection is not.
+pub(super) struct Unit {
+    pub(super) connection: PoolConnection<Any>,
+    done: bool,
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if !self.done {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
 /// A transaction is on the disk when it has ended; readers do not wait for writers.
 const DURABLE_SQLITE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000";
 /// As is PostgreSQL's own default; stricter settings are left alone.
@@ -102,12 +121,12 @@ const DURABLE_POSTGRES: &str = "SELECT set_config('synchronous_commit', 'on', fa
 
 impl Store for SqlStore {
     fn insert<'a>(&'a self, rows: &'a [Row]) -> Answer<'a, Vec<Inserted>> {
-        self.within(async move |mut transaction| {
+        self.within(async move |mut unit| {
             let mut inserted = Vec::with_capacity(rows.len());
             for row in rows {
-                inserted.push(insert(&mut transaction, row).await?);
+                inserted.push(insert(&mut unit.connection, row).await?);
             }
-            Ok((inserted, transaction))
+            Ok((inserted, unit))
         })
         .boxed()
     }
@@ -151,24 +170,24 @@ impl Store for SqlStore {
     }
 
     fn remove<'a>(&'a self, target: &'a Target) -> Answer<'a, Removed> {
-        self.within(async move |mut transaction| {
+        self.within(async move |mut unit| {
             let removed = match target {
                 Target::Feedback(id) => {
                     let of_record = "id = (SELECT completion_id FROM feedback WHERE id = $1)";
-                    let receipts = remove(&mut transaction, "receipts", of_record, id).await?;
-                    Removed { receipts, feedback: remove(&mut transaction, "feedback", "id = $1", id).await? }
+                    let receipts = remove(&mut unit.connection, "receipts", of_record, id).await?;
+                    Removed { receipts, feedback: remove(&mut unit.connection, "feedback", "id = $1", id).await? }
                 }
                 Target::User(user) => {
-                    let receipts = remove(&mut transaction, "receipts", "user_name = $1", user).await?;
-                    Removed { receipts, feedback: remove(&mut transaction, "feedback", "user_name = $1", user).await? }
+                    let receipts = remove(&mut unit.connection, "receipts", "user_name = $1", user).await?;
+                    Removed { receipts, feedback: remove(&mut unit.connection, "feedback", "user_name = $1", user).await? }
                 }
                 Target::ReceiptsBefore(time, limit) => {
                     let oldest =
                         format!("id IN (SELECT id FROM receipts WHERE created < CAST($1 AS BIGINT) ORDER BY created, id LIMIT {limit})");
-                    Removed { receipts: remove(&mut transaction, "receipts", &oldest, &time.to_string()).await?, feedback: 0 }
+                    Removed { receipts: remove(&mut unit.connection, "receipts", &oldest, &time.to_string()).await?, feedback: 0 }
                 }
             };
-            Ok((removed, transaction))
+            Ok((removed, unit))
         })
         .boxed()
     }
@@ -215,15 +234,15 @@ impl Store for SqlStore {
     }
 }
 
-async fn insert(transaction: &mut Transaction<'static, Any>, row: &Row) -> Result<Inserted, StoreError> {
+async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, StoreError> {
     let (record, key) = match row {
         Row::Receipt(receipt) => {
             let sql = "INSERT INTO receipts (id, created, image, user_name, body) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
             let query = sqlx::query(sql).bind(&receipt.id).bind(receipt.created as i64).bind(receipt.image.to_string());
-            query.bind(&receipt.user).bind(json(receipt)?).execute(&mut **transaction).await.map_err(failed)?;
+            query.bind(&receipt.user).bind(json(receipt)?).execute(&mut *connection).await.map_err(failed)?;
             return Ok(Inserted::New);
         }
-        Row::Queue(entry) => return enqueue(transaction, entry).await.map(|()| Inserted::New),
+        Row::Queue(entry) => return enqueue(connection, entry).await.map(|()| Inserted::New),
         Row::Feedback(record, key) => (record, key),
     };
     let sql = "INSERT INTO feedback (id, created, completion_id, image, user_name, annotator, kind, source, idempotency_key, idempotency_digest, body, \
@@ -233,13 +252,13 @@ async fn insert(transaction: &mut Transaction<'static, Any>, row: &Row) -> Resul
     let query = query.bind(key.as_ref().map(|k| &k.key)).bind(key.as_ref().map(|k| &k.digest)).bind(json(record)?);
     let (overlapping, unassisted) = record.queued.map_or((false, false), |queued| (queued.overlap, record.unassisted));
     let query = query.bind(i64::from(overlapping)).bind(i64::from(unassisted));
-    let done = query.execute(&mut **transaction).await.map_err(failed)?;
+    let done = query.execute(&mut *connection).await.map_err(failed)?;
     if done.rows_affected() > 0 {
-        judged(transaction, record).await?;
+        judged(connection, record).await?;
     }
     match key {
         _ if done.rows_affected() > 0 => Ok(Inserted::New),
-        Some(key) => match with_key(key).fetch_optional(&mut **transaction).await.map_err(failed)? {
+        Some(key) => match with_key(key).fetch_optional(&mut *connection).await.map_err(failed)? {
             Some(row) => before(&row, key),
             None => Ok(Inserted::Conflict),
         },
@@ -257,11 +276,11 @@ fn before(row: &AnyRow, key: &Idempotency) -> Result<Inserted, StoreError> {
 }
 
 /// Removes the rows for which `condition` holds, and notes their images.
-async fn remove(transaction: &mut Transaction<'static, Any>, table: &str, condition: &str, value: &str) -> Result<u64, StoreError> {
+async fn remove(connection: &mut AnyConnection, table: &str, condition: &str, value: &str) -> Result<u64, StoreError> {
     let note = format!("INSERT INTO doomed_images (image) SELECT DISTINCT image FROM {table} WHERE {condition} ON CONFLICT DO NOTHING");
-    sqlx::query(&note).bind(value).execute(&mut **transaction).await.map_err(failed)?;
+    sqlx::query(&note).bind(value).execute(&mut *connection).await.map_err(failed)?;
     let delete = format!("DELETE FROM {table} WHERE {condition}");
-    Ok(sqlx::query(&delete).bind(value).execute(&mut **transaction).await.map_err(failed)?.rows_affected())
+    Ok(sqlx::query(&delete).bind(value).execute(&mut *connection).await.map_err(failed)?.rows_affected())
 }
 
 fn source_name(source: Source) -> &'static str {

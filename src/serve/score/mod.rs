@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use self::{
-    request::{Order, Question, ScoreRequest, check},
+    request::{Author, Order, Question, ScoreRequest, check},
     response::{ItemScores, Scores, token_scores},
 };
 use super::{
@@ -74,7 +74,7 @@ struct Text {
 /// Parses and checks the request, and tokenizes its items.
 fn prepare(app: &App, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>), ApiError> {
     let served = Served { model: &app.model, config: &app.config, guard, calibration: app.bundle.calibration.as_ref() };
-    let order = check(read(body, "a request for scores")?, served)?;
+    let order = check(read(body, "a request for scores")?, served, app.bundle.reader.as_ref().map(|(_, calibration)| calibration))?;
     let texts = order.questions.iter().map(|question| tokenize(app, question).map_err(|e| question.refuse(e))).collect::<Result<_, _>>()?;
     Ok((order, texts))
 }
@@ -112,7 +112,7 @@ async fn respond(app: &Arc<App>, order: Order, texts: Vec<Text>) -> Result<Respo
     tracing::Span::current().record("completion", &*id);
     let images = images(app, &order.questions).await?;
     let texts: Arc<[(Tensor, Text)]> = images.into_iter().zip(texts).collect();
-    let scored = compute(app, &texts).await?;
+    let scored = compute(app, order.author, &texts).await?;
     let mut usage = Usage::default();
     let mut results = Vec::with_capacity(scored.len());
     for (index, ((question, (_, text)), scored)) in order.questions.into_iter().zip(texts.iter()).zip(&scored).enumerate() {
@@ -148,8 +148,12 @@ async fn images(app: &Arc<App>, questions: &[Question]) -> Result<Vec<Tensor>, A
 }
 
 /// Scores all texts, a group at a time: when the client has left, no further group is begun.
-async fn compute(app: &Arc<App>, texts: &Arc<[(Tensor, Text)]>) -> Result<Vec<Scored>, ApiError> {
-    let Some(scorer) = &app.scorer else { return Err(ApiError::internal()) };
+async fn compute(app: &Arc<App>, author: Author, texts: &Arc<[(Tensor, Text)]>) -> Result<Vec<Scored>, ApiError> {
+    let scorer = match author {
+        Author::Model => &app.own_scorer,
+        Author::Other => &app.reader,
+    };
+    let Some(scorer) = scorer else { return Err(ApiError::internal()) };
     let turn = Arc::clone(&app.scoring).acquire_owned().await.map_err(|_| EngineError::ShuttingDown)?;
     let turn = Arc::new(turn);
     let lengths: Vec<usize> = texts.iter().map(|(_, text)| text.tokens.len()).collect();

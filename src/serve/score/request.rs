@@ -19,6 +19,7 @@ use crate::{
     config::MOST_ITEMS,
     engine::GuardParams,
     guard::{Mode, OnExhausted, render::Style},
+    reward::calibration::Calibration,
     serve::{
         error::ApiError,
         openai::{
@@ -41,6 +42,8 @@ pub(crate) struct ScoreRequest<'a> {
     /// The served model's name.
     #[schema(required, nullable = false)]
     model: Option<String>,
+    /// Who wrote the texts.
+    author: Option<Author>,
     /// In force for all items; scoring has the modes `score` and `flag`.
     #[schema(value_type = Option<GuardRequest>)]
     guard: Option<Object<GuardRequest>>,
@@ -61,6 +64,17 @@ pub(crate) struct ScoreRequest<'a> {
     /// What is scored.
     #[schema(min_length = 1)]
     response: Option<String>,
+}
+
+/// Who wrote a text: what surprises the served model in its own words is nothing odd in another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Author {
+    /// The served model: rewards are those that chat completions give.
+    Model,
+    /// Another model, or a person.
+    #[default]
+    Other,
 }
 
 /// One text of a list.
@@ -131,6 +145,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Link<'a> {
 /// A request that can be carried out.
 #[derive(Debug)]
 pub(super) struct Order {
+    pub(super) author: Author,
     pub(super) guard: GuardParams,
     pub(super) render: Style,
     pub(super) questions: Vec<Question>,
@@ -155,12 +170,13 @@ impl Question {
     }
 }
 
-/// Checks a request.
+/// Checks a request; `of_others` calibrates texts that the served model did not write.
 ///
 /// # Errors
 /// 404 for another model, 400 for everything else, naming the item and the field.
-pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>) -> Result<Order, ApiError> {
+pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Option<&Calibration>) -> Result<Order, ApiError> {
     served.check_model(request.model.as_deref())?;
+    let author = request.author.unwrap_or_default();
     let Object(mut guard) = request.guard.unwrap_or_default();
     guard.mode = Some(mode(guard.mode, served.guard.mode)?);
     if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
@@ -172,7 +188,7 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>) -> Result<Ord
     if guard.candidates.is_some() {
         return Err(ApiError::unsupported("guard.candidates", "'guard.candidates': nothing is written here that could be chosen from"));
     }
-    let params = guard_params(&guard, served.guard, served.calibration)?;
+    let params = guard_params(&guard, served.guard, if author == Author::Model { served.calibration } else { of_others })?;
     let alone = Item {
         image_url: request.image_url,
         messages: request.messages,
@@ -191,7 +207,7 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>) -> Result<Ord
         let message = format!("the request has more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::invalid("context_length_exceeded", message));
     }
-    Ok(Order { guard: params, render: guard.render.unwrap_or_default(), questions })
+    Ok(Order { author, guard: params, render: guard.render.unwrap_or_default(), questions })
 }
 
 /// Scores are what this route gives, and what was written is not repaired.

@@ -159,6 +159,7 @@ fn a_full_disk_is_507_and_loses_nothing() {
     let server = Process::start(command, &envs);
     let image = data_url("image/png", &picture(1, ImageFormat::Png));
     let (mut acknowledged, mut full) = (Vec::new(), 0);
+    // On after the first refusal: some still fit, and must be there too.
     for n in 1..2000 {
         let reply = post(server.at, &correction(2 * n + 1, &[], &image), &n.to_string()).unwrap();
         match reply.status {
@@ -168,11 +169,11 @@ fn a_full_disk_is_507_and_loses_nothing() {
                 full += 1;
             }
         }
-        if full == 3 {
+        if full > 0 && n % 100 == 0 {
             break;
         }
     }
-    assert!(full == 3 && acknowledged.len() > 10, "{full} {}", acknowledged.len());
+    assert!(full > 0 && !acknowledged.is_empty(), "{full} {}", acknowledged.len());
     let there = |at| {
         let exported = get(at, "/v1/feedback/export");
         let ids = exported.text().lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["id"].as_str().unwrap().to_owned());

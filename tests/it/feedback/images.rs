@@ -14,6 +14,7 @@ use candor::{
     feedback::{
         Corrections,
         images::Images,
+        queue::Queue,
         record::ImageHash,
         store::{Target, sql::SqlStore},
         submission::{Judgement, Submission},
