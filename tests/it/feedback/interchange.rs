@@ -29,7 +29,7 @@ const RESPONSE: &str = "A 🐶 dog on two red sofas.";
 
 async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
-    let images = Images::open(folder.join("images").to_str().unwrap(), []).unwrap();
+    let images = Images::open(folder.join("images").to_str().unwrap(), std::iter::empty::<(String, String)>()).unwrap();
     Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap(), Queue::default())
 }
 
@@ -50,7 +50,7 @@ async fn some(corrections: &Corrections) {
         Submission { missing: vec!["a child".to_owned()], ..about() },
     ];
     for (n, submission) in all.into_iter().enumerate() {
-        corrections.submit(submission, Some(picture(n as u8, ImageFormat::Png)), None).await.unwrap();
+        corrections.submit(submission, Some(picture(n as u32, ImageFormat::Png)), None).await.unwrap();
     }
 }
 

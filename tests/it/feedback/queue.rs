@@ -179,10 +179,10 @@ fn an_annotator_works_through_the_queue() {
     assert_eq!(item["unassisted"].as_bool().unwrap(), word.get("reward").is_none());
     assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": "bob" })).status, 204);
     let path = format!("/v1/queue/{}/release", item["id"].as_str().unwrap());
-    assert_eq!(post(&served, &path, &json!({ "annotator": "bob" })).error()["code"], "lease_not_found");
+    assert_eq!(post(&served, &path, &json!({ "annotator": "bob" })).error(404)["code"], "lease_not_found");
     assert_eq!(post(&served, &path, &ann).status, 204);
     assert_eq!(post(&served, "/v1/queue/nonsense/skip", &ann).status, 404);
-    assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": "" })).error()["param"], "annotator");
+    assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": "" })).error(400)["param"], "annotator");
     assert_eq!(post(&served, "/v1/queue/next", &ann).json()["id"], item["id"]);
     let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "label": "good", "annotator": "ann" });
     let record = correct(&served, &judged, &[]).json();
