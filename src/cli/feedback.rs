@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufReader, BufWriter, Write},
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -43,7 +43,7 @@ enum What {
     /// All records, oldest first
     #[command(after_help = "Example:\n  candor feedback export --out corrections.jsonl --images photos/")]
     Export {
-        /// How they are written
+        /// How they are written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
         format: Format,
         /// Where to [default: standard output]
@@ -56,12 +56,16 @@ enum What {
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },
-    /// Records of a file that `export` wrote
-    #[command(after_help = "Example:\n  candor feedback import corrections.jsonl --images photos/")]
+    /// Records of a file
+    #[command(
+        after_help = "Examples:\n  candor feedback import corrections.jsonl --images photos/\n  candor feedback import --format rlhf-v RLHF-V-Dataset.parquet"
+    )]
     Import {
-        /// One record a line
-        #[arg(value_name = "FILE.jsonl")]
+        /// What `export` wrote, or a file of another tool
         file: PathBuf,
+        /// How it is written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
+        #[arg(long, default_value = "jsonl")]
+        format: Format,
         /// Folder with the images that are not kept yet
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
@@ -85,15 +89,16 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
         match args.what {
             What::Export { format, out, annotators, images: folder } => {
-                write_records(Arc::clone(&store), format, out.as_deref(), annotators).await?;
+                let images = Arc::new(images);
+                write_records(Arc::clone(&store), Arc::clone(&images), format, out.as_deref(), annotators).await?;
                 match folder {
                     Some(folder) => write_images(&store, &images, &folder).await,
                     None => Ok(()),
                 }
             }
-            What::Import { file, images: folder } => {
+            What::Import { file, format, images: folder } => {
                 let vocabulary = Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
-                take(&Corrections::start(store, images, vocabulary), &file, folder.as_deref()).await
+                take(&Corrections::start(store, images, vocabulary, config.queue.clone()), &file, format, folder.as_deref()).await
             }
             What::Stats { json } => stats(&store, json).await,
         }
@@ -104,12 +109,18 @@ fn named(file: &Path) -> impl Fn(std::io::Error) -> Failure + '_ {
     move |error| Failure::Failed(format!("{}: {error}", file.display()))
 }
 
-async fn write_records(store: Arc<SqlStore>, format: Format, out: Option<&Path>, annotators: bool) -> Result<(), Failure> {
+async fn write_records(
+    store: Arc<SqlStore>,
+    images: Arc<Images>,
+    format: Format,
+    out: Option<&Path>,
+    annotators: bool,
+) -> Result<(), Failure> {
     let mut file: Box<dyn Write> = match out {
         Some(out) => Box::new(BufWriter::new(File::create(out).map_err(named(out))?)),
         None => Box::new(std::io::stdout()),
     };
-    let mut pieces = Box::pin(export(store, Filter::default(), format, annotators));
+    let mut pieces = Box::pin(export(store, images, Filter::default(), format, annotators));
     while let Some(piece) = pieces.try_next().await.map_err(Failure::failed)? {
         file.write_all(&piece).map_err(Failure::failed)?;
     }
@@ -135,12 +146,12 @@ async fn write_images(store: &SqlStore, images: &Images, folder: &Path) -> Resul
     }
 }
 
-async fn take(corrections: &Corrections, file: &Path, images: Option<&Path>) -> Result<(), Failure> {
-    let lines = BufReader::new(File::open(file).map_err(named(file))?);
-    let summary = import(corrections, lines, images).await.map_err(Failure::failed)?;
+async fn take(corrections: &Corrections, file: &Path, format: Format, images: Option<&Path>) -> Result<(), Failure> {
+    let rows = File::open(file).map_err(named(file))?;
+    let summary = import(corrections, rows, format, images).await.map_err(Failure::failed)?;
     summary.refused.iter().for_each(|(line, why)| eprintln!("{}:{line}: {why}", file.display()));
     println!("taken {}, there before {}, refused {}", summary.taken, summary.known, summary.refused.len());
-    if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every line was taken".to_owned())) }
+    if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every row was taken".to_owned())) }
 }
 
 async fn stats(store: &SqlStore, json: bool) -> Result<(), Failure> {

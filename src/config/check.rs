@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt::Display};
 
-use crate::guard::ByClass;
+use crate::{feedback::queue::Weights, guard::ByClass};
 
 use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys};
 
@@ -14,7 +14,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
             found.push((Cow::Borrowed(key), what.to_string()));
         }
     };
-    let Config { keys, server, model, engine, generation, guard, score, images, fetch, feedback, receipts, metrics, log } = config;
+    let Config { keys, server, model, engine, generation, guard, score, images, fetch, feedback, receipts, queue, metrics, log } = config;
     for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
@@ -27,6 +27,8 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("engine.max_batch", engine.max_batch as u64),
         ("engine.max_prefills", engine.max_prefills as u64),
         ("engine.stall_after_s", engine.stall_after_s),
+        ("queue.lease_s", queue.lease_s),
+        ("queue.max_skips", queue.max_skips.into()),
         ("score.max_items", score.max_items as u64),
         ("images.max_bytes", images.max_bytes as u64),
         ("images.max_pixels", images.max_pixels),
@@ -62,6 +64,14 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     must(place, "feedback.images", &"must be a folder or s3://BUCKET/PREFIX");
     let retention = humantime::parse_duration(&receipts.retention);
     must(retention.is_ok(), "receipts.retention", &"must be a time such as 7d, 12h or 0s");
+    for (key, share) in [("queue.unassisted_share", queue.unassisted_share), ("queue.overlap_share", queue.overlap_share)] {
+        must((0.0..=1.0).contains(&share), key, &"must be between 0 and 1");
+    }
+    must(queue.lease_s <= 1 << 32, "queue.lease_s", &format_args!("must be at most {}", 1u64 << 32));
+    let Weights { closeness, disagreement, novelty } = queue.weights;
+    let weights =
+        [("queue.weights.closeness", closeness), ("queue.weights.disagreement", disagreement), ("queue.weights.novelty", novelty)];
+    weights.iter().for_each(|&(key, weight)| must((0.0..=1e6).contains(&weight), key, &"must be between 0 and 1000000"));
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();
     must(
         level.is_ok() && !log.level.is_empty(),

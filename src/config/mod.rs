@@ -23,6 +23,7 @@ use crate::{
     bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
+    feedback::queue::Queue,
     guard::{self, Mode, OnExhausted},
 };
 
@@ -52,6 +53,8 @@ pub struct Config {
     pub feedback: Feedback,
     /// What is remembered of completions.
     pub receipts: Receipts,
+    /// What annotators look at next.
+    pub queue: Queue,
     /// Metrics.
     pub metrics: Metrics,
     /// Logs.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use tokio::{
     sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc},
     task::{JoinHandle, spawn_blocking},
@@ -14,8 +14,9 @@ use super::{
     derive::{Refused, Stamp, Subject, derive},
     images::Images,
     pending::{Pending, Remembered},
-    record::{Feedback, ImageHash, Receipt, Versions},
-    store::{Idempotency, Inserted, Removed, Row, Store, StoreError, Target, writer::Writer},
+    queue::{Queue, Ranker},
+    record::{Feedback, ImageHash, Queued, Receipt, Versions},
+    store::{Idempotency, Inserted, Page, Removed, Row, Store, StoreError, Target, queue::Place, writer::Writer},
     submission::Submission,
     tokens::Vocabulary,
 };
@@ -25,6 +26,8 @@ const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
 /// Receipts that are kept at once.
 const TOGETHER: usize = 16;
+/// Earlier records that are looked at for what they are about.
+const LEARNT: u32 = 20 * PIECE;
 /// Receipts that are removed in one transaction, and images that are looked at in one go.
 const PIECE: u32 = 512;
 
@@ -64,6 +67,7 @@ pub struct Corrections {
     /// Held while a receipt is being kept, and alone by who removes what may be among them.
     keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
+    ranker: Arc<Ranker>,
     /// Until it is closed: the way to the task that keeps receipts, and the task.
     keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
 }
@@ -73,15 +77,22 @@ type Waiting = (String, OwnedSemaphorePermit);
 
 impl Corrections {
     /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts that were written elsewhere.
-    pub fn start(store: Arc<dyn Store>, images: Images, vocabulary: Vocabulary) -> Self {
+    pub fn start(store: Arc<dyn Store>, images: Images, vocabulary: Vocabulary, queue: Queue) -> Self {
+        let ranker = Arc::new(Ranker::new(queue));
+        tokio::spawn(learn(Arc::clone(&store), Arc::clone(&ranker)));
         let (writer, images, pending) = (Writer::start(Arc::clone(&store)), Arc::new(images), Arc::new(Pending::default()));
         let (sender, waiting) = mpsc::channel(WAITING);
         let keeping = Arc::default();
-        let keeper =
-            Keeper { pending: Arc::clone(&pending), keeping: Arc::clone(&keeping), images: Arc::clone(&images), writer: writer.clone() };
+        let keeper = Keeper {
+            pending: Arc::clone(&pending),
+            keeping: Arc::clone(&keeping),
+            images: Arc::clone(&images),
+            writer: writer.clone(),
+            ranker: Arc::clone(&ranker),
+        };
         let keeper = tokio::spawn(keeper.keep(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Self { store, images, writer, vocabulary, pending, keeping, room, keeper: Mutex::new(Some((sender, keeper))) }
+        Self { store, images, writer, vocabulary, pending, keeping, room, ranker, keeper: Mutex::new(Some((sender, keeper))) }
     }
 
     /// The store.
@@ -94,8 +105,13 @@ impl Corrections {
         &self.vocabulary
     }
 
+    /// How the annotation queue is set.
+    pub fn queue(&self) -> &Queue {
+        &self.ranker.queue
+    }
+
     /// The images.
-    pub fn images(&self) -> &Images {
+    pub fn images(&self) -> &Arc<Images> {
         &self.images
     }
 
@@ -126,15 +142,30 @@ impl Corrections {
             return submitted(None, inserted);
         }
         // Until the record refers to the image, nobody removes it.
-        let (subject, _guard) = match &submission.completion_id {
+        let (mut subject, _guard) = match &submission.completion_id {
             Some(id) => self.of_completion(id, &submission).await?,
             None => self.of_text(&submission, image).await?,
         };
+        self.queued(&mut subject, submission.annotator.as_deref()).await?;
         let vocabulary = self.vocabulary.clone();
         let derived = spawn_blocking(move || derive(subject, &submission, stamp(), |text, begins| vocabulary.encode(text, begins)));
         let record = derived.await.map_err(|e| StoreError::Failed(e.to_string()))??;
         let inserted = self.writer.insert(Row::Feedback(Box::new(record.clone()), key)).await?;
+        if inserted == Inserted::New {
+            self.ranker.learn(&record);
+        }
         submitted(Some(record), inserted)
+    }
+
+    /// Whether the queue gave the answer to this annotator, and how.
+    async fn queued(&self, subject: &mut Subject, annotator: Option<&str>) -> Result<(), StoreError> {
+        let (Some((completion_id, choice)), Some(annotator)) = (&subject.completion, annotator) else { return Ok(()) };
+        let place = Place { completion_id: completion_id.clone(), choice: *choice };
+        if let Some(lease) = self.store.lease(&place, annotator).await? {
+            subject.unassisted = lease.unassisted;
+            subject.queued = Some(Queued { overlap: lease.overlap });
+        }
+        Ok(())
     }
 
     /// Keeps a record as it is, unless there is one of its id; returns whether it is new.
@@ -195,6 +226,8 @@ impl Corrections {
             tokens,
             versions: Versions { model: submission.model.clone(), ..Versions::default() },
             unassisted: false,
+            doubted: None,
+            queued: None,
             user: None,
         };
         Ok((subject, guard))
@@ -263,12 +296,28 @@ impl Corrections {
     }
 }
 
+/// What the newest records are about is not new.
+async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
+    let mut page = Page { limit: PIECE, newest_first: true, ..Page::default() };
+    for _ in 0..LEARNT / PIECE {
+        match store.page(&page).await {
+            Ok(records) => {
+                records.iter().for_each(|record| ranker.learn(record));
+                let Some(last) = records.into_iter().nth(PIECE as usize - 1) else { return };
+                page.after = Some(last.id);
+            }
+            Err(error) => return tracing::warn!(%error, "the queue does not know what earlier corrections were about"),
+        }
+    }
+}
+
 /// What keeps receipts.
 struct Keeper {
     pending: Arc<Pending>,
     keeping: Arc<RwLock<()>>,
     images: Arc<Images>,
     writer: Writer,
+    ranker: Arc<Ranker>,
 }
 
 impl Keeper {
@@ -289,9 +338,11 @@ impl Keeper {
         ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
     }
 
-    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<Inserted, StoreError> {
+    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<(), StoreError> {
         let _guard = self.images.put(file, receipt.image).await?;
-        self.writer.insert(Row::Receipt(Box::new(receipt))).await
+        let entries = self.ranker.entries(&receipt);
+        self.writer.insert(Row::Receipt(Box::new(receipt))).await?;
+        try_join_all(entries.into_iter().map(|entry| self.writer.insert(Row::Queue(Box::new(entry))))).await.map(drop)
     }
 }
 

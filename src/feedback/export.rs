@@ -1,89 +1,84 @@
-//! Records as files, written page by page: however many there are, one page is in memory.
+//! Records as files, written piece by piece: however many there are, one page is in memory, and one image, or one group of rows of a table.
 
-use std::{str::FromStr, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use futures_util::{Stream, stream::try_unfold};
-use serde::Serialize;
 
+pub use super::interchange::Format;
 use super::{
+    images::Images,
+    interchange::Write,
     record::Feedback,
     store::{Filter, Page, Store, StoreError},
 };
 
 /// Records of a page.
 const PAGE: u32 = 256;
+/// Bytes of a piece, about.
+const PIECE: usize = 64 * 1024;
 
-/// How records are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Format {
-    /// One [`Feedback`] a line, as JSON.
-    #[default]
-    Jsonl,
+/// A file that is being written.
+struct File {
+    store: Arc<dyn Store>,
+    images: Option<Arc<Images>>,
+    annotators: bool,
+    writer: Box<dyn Write>,
+    /// The next page; `None` after the last.
+    page: Option<Page>,
+    records: VecDeque<Feedback>,
+    ended: bool,
 }
 
-impl Format {
-    /// All of them.
-    pub const ALL: [Self; 1] = [Self::Jsonl];
-
-    /// As it is asked for.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Jsonl => "jsonl",
+impl File {
+    /// The next piece; empty at the end of the file.
+    async fn piece(&mut self) -> Result<Vec<u8>, StoreError> {
+        let mut out = Vec::new();
+        while out.len() < PIECE && !self.ended {
+            match self.records.pop_front() {
+                Some(mut record) => {
+                    record.annotator = record.annotator.filter(|_| self.annotators);
+                    let image = match &self.images {
+                        Some(images) => images.get(record.image).await?,
+                        None => None,
+                    };
+                    self.writer.record(&record, image, &mut out)?;
+                }
+                None => match self.page.take() {
+                    Some(page) => self.turn(page).await?,
+                    None => {
+                        self.writer.end(&mut out)?;
+                        self.ended = true;
+                    }
+                },
+            }
         }
+        Ok(out)
     }
 
-    /// Its media type.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Self::Jsonl => "application/jsonl",
-        }
+    async fn turn(&mut self, page: Page) -> Result<(), StoreError> {
+        self.records = self.store.page(&page).await?.into();
+        let last = self.records.back().filter(|_| self.records.len() as u32 == PAGE);
+        self.page = last.map(|last| Page { after: Some(last.id.clone()), ..page });
+        Ok(())
     }
-
-    fn write(self, records: &[Feedback]) -> Result<Vec<u8>, StoreError> {
-        match self {
-            Self::Jsonl => lines(records),
-        }
-    }
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let known = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|f| f.name() == name).ok_or_else(|| format!("there is no format of that name; there are {}", known()))
-    }
-}
-
-fn lines(records: &[impl Serialize]) -> Result<Vec<u8>, StoreError> {
-    let mut out = Vec::new();
-    for record in records {
-        serde_json::to_writer(&mut out, record).map_err(|e| StoreError::Failed(e.to_string()))?;
-        out.push(b'\n');
-    }
-    Ok(out)
 }
 
 /// Some records, oldest first, in pieces of a file. Annotators are not named unless `annotators` asks for it.
 pub fn export(
     store: Arc<dyn Store>,
+    images: Arc<Images>,
     filter: Filter,
     format: Format,
     annotators: bool,
 ) -> impl Stream<Item = Result<Vec<u8>, StoreError>> + Send {
-    let first = Page { filter, after: None, limit: PAGE, newest_first: false };
-    try_unfold(Some(first), move |page| {
-        let store = Arc::clone(&store);
-        async move {
-            let Some(page) = page else { return Ok(None) };
-            let mut records = store.page(&page).await?;
-            if !annotators {
-                records.iter_mut().for_each(|record| record.annotator = None);
-            }
-            let piece = format.write(&records)?;
-            let full = records.len() as u32 == PAGE;
-            let next = records.pop().filter(|_| full).map(|last| Page { after: Some(last.id), ..page });
-            Ok((!piece.is_empty()).then_some((piece, next)))
-        }
+    let page = Some(Page { filter, after: None, limit: PAGE, newest_first: false });
+    let images = format.has_images().then_some(images);
+    let begun = move |writer| File { store, images, annotators, writer, page, records: VecDeque::new(), ended: false };
+    let file = format.write().map(begun);
+    try_unfold(Some(file), |file| async move {
+        let Some(file) = file else { return Ok(None) };
+        let mut file = file?;
+        let piece = file.piece().await?;
+        Ok((!piece.is_empty()).then_some((piece, Some(Ok(file)))))
     })
 }

@@ -1,66 +1,106 @@
-//! Records from files. A bad line is named and does not stop the others.
+//! Records from files. A bad row is named and does not stop the others.
 
-use std::{fs, io, io::BufRead, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 use super::{
     Corrections,
+    corrections::SubmitError,
+    interchange::{Format, Incoming, incoming::Picture},
     record::{Feedback, ImageHash},
     store::StoreError,
 };
 
-/// Most bytes of a line.
-const LINE_BYTES: u64 = 16 << 20;
-
-/// What became of the lines of a file.
+/// What became of the rows of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Records that are new.
     pub taken: usize,
     /// Records that were there.
     pub known: usize,
-    /// Lines that were not taken: their numbers, from 1, and why.
+    /// Rows that were not taken: their numbers (of lines: the line), from 1, and why.
     pub refused: Vec<(usize, String)>,
+}
+
+impl Summary {
+    fn rows(&self) -> usize {
+        self.taken + self.known + self.refused.len()
+    }
 }
 
 /// Why an import did not go on. What was taken before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// It is no file of the format.
+    #[error("{0}")]
+    Form(String),
     /// The file cannot be read.
-    #[error("line {0}: {1}")]
+    #[error("after {0} rows: {1}")]
     Read(usize, io::Error),
     /// The records cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Takes the records of a file that [`super::export`] wrote. Images that are not there yet come from the folder `images`, by their hash.
+/// Takes the rows of a file. Images that are neither in it nor kept come from the folder `images`, by their hash. What foreign rows say becomes records as
+/// if it were submitted; the same row a second time makes nothing new.
 ///
 /// # Errors
 /// When the file cannot be read, or the records cannot be kept.
-pub async fn import(corrections: &Corrections, mut lines: impl BufRead, images: Option<&Path>) -> Result<Summary, ImportError> {
-    let (mut summary, mut number) = (Summary::default(), 0);
-    loop {
-        number += 1;
-        let mut line = Vec::new();
-        io::Read::take(&mut lines, LINE_BYTES).read_until(b'\n', &mut line).map_err(|e| ImportError::Read(number, e))?;
-        if line.is_empty() {
-            return Ok(summary);
-        }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let read = serde_json::from_slice::<Feedback>(&line).map_err(|e| e.to_string()).and_then(|r| check(&r).map(|()| r));
-        let record = match read {
-            Ok(record) => record,
+pub async fn import(corrections: &Corrections, file: File, format: Format, images: Option<&Path>) -> Result<Summary, ImportError> {
+    let mut summary = Summary::default();
+    for row in format.read(file).map_err(ImportError::Form)? {
+        let (number, row) = row.map_err(|e| ImportError::Read(summary.rows(), e))?;
+        let items = match row {
+            Ok(items) => items,
             Err(why) => {
                 summary.refused.push((number, why));
                 continue;
             }
         };
-        match image(corrections, record.image, images).await? {
-            Some(file) if corrections.keep(record, &file).await? => summary.taken += 1,
-            Some(_) => summary.known += 1,
-            None => summary.refused.push((number, "its image is neither kept nor in the folder of images".to_owned())),
+        for item in items {
+            match take(corrections, item, images).await? {
+                Ok(true) => summary.taken += 1,
+                Ok(false) => summary.known += 1,
+                Err(why) => summary.refused.push((number, why)),
+            }
+        }
+    }
+    Ok(summary)
+}
+
+/// Whether it is new, or why it cannot be taken.
+async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) -> Result<Result<bool, String>, StoreError> {
+    let nowhere = || "its image is neither kept nor in the folder of images".to_owned();
+    match item {
+        Incoming::Record(record, file) => {
+            let file = match file.filter(|file| ImageHash::of(file) == record.image) {
+                Some(file) => Some(file),
+                None => image(corrections, record.image, images).await?,
+            };
+            match (check(&record), file) {
+                (Err(why), _) => Ok(Err(why)),
+                (Ok(()), None) => Ok(Err(nowhere())),
+                (Ok(()), Some(file)) => corrections.keep(*record, &file).await.map(Ok),
+            }
+        }
+        Incoming::Said(submission, picture) => {
+            let hash = picture.hash();
+            let file = match picture {
+                Picture::File(file) => Some(file),
+                Picture::Named(hash) => image(corrections, hash, images).await?,
+            };
+            let Some(file) = file else { return Ok(Err(nowhere())) };
+            let said = serde_json::to_string(&submission).map_err(|e| StoreError::Failed(e.to_string()))?;
+            let key = format!("import {}", ImageHash::of(format!("{hash} {said}").as_bytes()));
+            match corrections.submit(*submission, Some(file), Some(key)).await {
+                Ok(submitted) => Ok(Ok(!submitted.before)),
+                Err(SubmitError::Store(error)) => Err(error),
+                Err(error) => Ok(Err(error.to_string())),
+            }
         }
     }
 }

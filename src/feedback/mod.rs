@@ -2,7 +2,8 @@
 //!
 //! [`record`] is what is kept, [`submission`] what somebody sends, and [`derive`] makes the one from the other (pure): it aligns character spans with
 //! tokens ([`tokens`]), labels them, and takes edits of the whole text apart ([`diff`]). [`store`] keeps records and receipts, [`images`] the files;
-//! [`corrections`] is the whole of it, [`mod@export`] writes records out and [`mod@import`] takes them in.
+//! [`corrections`] is the whole of it, [`mod@export`] writes records out and [`mod@import`] takes them in, in the forms of [`interchange`].
+//! [`queue`] says what annotators look at next.
 
 pub mod corrections;
 pub mod derive;
@@ -10,7 +11,9 @@ pub mod diff;
 pub mod export;
 pub mod images;
 pub mod import;
+pub mod interchange;
 mod pending;
+pub mod queue;
 pub mod record;
 pub mod store;
 pub mod submission;

@@ -236,6 +236,22 @@ pub struct Correction {
     pub corrected_tokens: Option<Vec<u32>>,
 }
 
+/// Code points of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Extent {
+    /// The first.
+    pub start: usize,
+    /// One past the last.
+    pub end: usize,
+}
+
+/// How an answer came to be judged out of the annotation queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Queued {
+    /// Whether another annotator judges it too.
+    pub overlap: bool,
+}
+
 /// What somebody said about a response: the tuple that rewards and policies are trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Feedback {
@@ -268,11 +284,17 @@ pub struct Feedback {
     /// What is not in the response and should be, in the words of who misses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// What the guard doubted; absent when the answer was not scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubted: Option<Vec<Extent>>,
     /// What wrote and scored the answer.
     pub versions: Versions,
     /// Whether the answer was shown without scores, marks or repairs.
     #[serde(default)]
     pub unassisted: bool,
+    /// Present where the annotation queue gave the answer to who judged; then `unassisted` says what the queue showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<Queued>,
     /// Who judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotator: Option<String>,

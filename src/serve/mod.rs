@@ -14,6 +14,7 @@ mod local;
 mod observe;
 pub mod openai;
 mod openapi;
+mod queue;
 mod routes;
 mod score;
 mod stream;
@@ -93,6 +94,7 @@ impl Server {
         });
         let warm = tokio::spawn(warm::warm(Arc::clone(&app)));
         let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
+        let queue = tokio::spawn(queue::watch(Arc::clone(&app)));
         stop.await;
         tracing::info!(deadline_s = drain.as_secs(), "stopping: what is being answered may finish");
         app.drain();
@@ -101,6 +103,7 @@ impl Server {
         app.engine.drain(drain).await;
         warm.abort();
         sweep.abort();
+        queue.abort();
         let given_up = main.await.unwrap_or_default();
         if let Some(metrics) = metrics {
             let _ = metrics.await;

@@ -24,6 +24,7 @@ use super::{
         response::{ChatChunk, ChatCompletion},
         schema::ContentPart,
     },
+    queue,
     score::{self, response::Scores},
     ui,
 };
@@ -42,14 +43,15 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     servers((url = "/")),
     paths(
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
-        feedback::remove, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset,
-        ui::page, ui::asset
+        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model, info::live,
+        info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
     tags(
         (name = "chat", description = "Captions and answers"),
         (name = "score", description = "Texts that others wrote"),
         (name = "feedback", description = "Corrections"),
+        (name = "queue", description = "What annotators look at next, and how far they agree"),
         (name = "models", description = "What is served"),
         (name = "operation", description = "How it is doing"),
         (name = "documentation", description = "This description"),

@@ -11,7 +11,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, score, ui};
+use super::{app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score, ui};
 
 /// One route.
 pub struct Route {
@@ -32,6 +32,11 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/v1/feedback/export", handler: || get(feedback::export) },
     Route { method: "GET", path: "/v1/feedback/{id}", handler: || get(feedback::one) },
     Route { method: "DELETE", path: "/v1/feedback/{id}", handler: || delete(feedback::remove) },
+    Route { method: "GET", path: "/v1/queue", handler: || get(queue::length) },
+    Route { method: "POST", path: "/v1/queue/next", handler: || post(queue::next) },
+    Route { method: "POST", path: "/v1/queue/{id}/release", handler: || post(queue::release) },
+    Route { method: "POST", path: "/v1/queue/{id}/skip", handler: || post(queue::skip) },
+    Route { method: "GET", path: "/v1/agreement", handler: || get(queue::agreement) },
     Route { method: "GET", path: "/v1/models", handler: || get(info::models) },
     Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },

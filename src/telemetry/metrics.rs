@@ -8,7 +8,7 @@ use prometheus::{
 
 use crate::{
     engine::{EngineError, FinishReason, Observer, Outcome},
-    feedback::record::Kind,
+    feedback::{queue::ratings::Agreement, record::Kind, store::queue::Length},
     guard::{Action, Verdict},
 };
 
@@ -41,6 +41,8 @@ pub struct Metrics {
     model_info: GaugeVec,
     http_requests: IntCounterVec,
     feedback: IntCounterVec,
+    feedback_agreement: GaugeVec,
+    queue_length: GaugeVec,
     receipts_dropped: IntCounter,
 }
 
@@ -88,6 +90,17 @@ impl Metrics {
             score_seconds: histogram(r, "score_seconds", "The scorer's time in one step", &SCORING)?,
             model_info: add(r, GaugeVec::new(Opts::new("model_info", "1 for the model that is served"), &["model", "version"])?)?,
             http_requests: add(r, IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests answered"), &["route", "status"])?)?,
+            feedback_agreement: add(
+                r,
+                GaugeVec::new(
+                    Opts::new("feedback_agreement_ratio", "Krippendorff's alpha of annotators, by the kind of error; all: of all words"),
+                    &["kind"],
+                )?,
+            )?,
+            queue_length: add(
+                r,
+                GaugeVec::new(Opts::new("annotation_queue_length", "Answers in the annotation queue, by state"), &["state"])?,
+            )?,
             feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             registry,
@@ -133,6 +146,24 @@ impl Metrics {
     /// A correction was kept.
     pub fn feedback(&self, kind: Kind) {
         self.feedback.with_label_values(&[kind.name()]).inc();
+    }
+
+    /// How far annotators agree.
+    pub fn agreement(&self, agreement: &Agreement) {
+        let kinds = agreement.by_kind.iter().map(|(kind, figures)| (*kind, figures));
+        for (kind, figures) in kinds.chain([("all", &agreement.overall)]) {
+            if let Some(alpha) = figures.alpha {
+                self.feedback_agreement.with_label_values(&[kind]).set(alpha);
+            }
+        }
+    }
+
+    /// How much annotators have to do.
+    pub fn queue(&self, length: &Length) {
+        let Length { open, leased, unassisted, done, skipped } = *length;
+        for (state, count) in [("open", open), ("leased", leased), ("unassisted", unassisted), ("done", done), ("skipped", skipped)] {
+            self.queue_length.with_label_values(&[state]).set(count as f64);
+        }
     }
 
     /// A completion was not remembered.

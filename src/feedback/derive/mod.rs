@@ -7,9 +7,10 @@ mod tests;
 use std::ops::Range;
 
 use super::{
-    record::{Answer, Correction, Feedback, ImageHash, Kind, Label, Receipt, Scope, Token, Versions},
+    record::{Answer, Correction, Extent, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope, Token, Versions},
     submission::Submission,
 };
+use crate::guard::Verdict;
 pub(super) use check::check_notes;
 use check::{Marked, Said, check_place, edited, in_order, refuse};
 pub use check::{NOTE_CHARS, Refused, TEXT_CHARS};
@@ -31,6 +32,10 @@ pub struct Subject {
     pub versions: Versions,
     /// Whether it was shown without scores, marks or repairs.
     pub unassisted: bool,
+    /// Where the guard doubted it; `None` when it was not scored.
+    pub doubted: Option<Vec<Extent>>,
+    /// Whether the annotation queue gave it to who judges.
+    pub queued: Option<Queued>,
     /// Whom it belongs to.
     pub user: Option<String>,
 }
@@ -49,8 +54,11 @@ impl Subject {
                 format_args!("is {choice}; the completion has {} answers, counted from 0", choices.len()),
             );
         }
-        let Answer { response, tokens, .. } = choices.swap_remove(choice);
-        Ok(Self { completion: Some((id, choice)), image, prompt, response, tokens, versions, unassisted, user })
+        let Answer { response, tokens, verdict, spans, .. } = choices.swap_remove(choice);
+        let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| Extent { start: span.start, end: span.end }).collect();
+        let doubted = (verdict != Verdict::Unscored).then_some(doubted);
+        let completion = Some((id, choice));
+        Ok(Self { completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
     }
 }
 
@@ -112,6 +120,8 @@ pub fn derive(
         missing,
         versions: subject.versions,
         unassisted: subject.unassisted,
+        queued: subject.queued,
+        doubted: subject.doubted,
         annotator: submission.annotator.clone(),
         user: submission.user.clone().or(subject.user),
         comment: submission.comment.clone(),

@@ -32,6 +32,8 @@ fn subject(response: &str) -> Subject {
         tokens: vocabulary().tokenize(response).unwrap(),
         versions: Versions::default(),
         unassisted: false,
+        doubted: None,
+        queued: None,
         user: None,
     }
 }

@@ -3,7 +3,9 @@
 //! [`Store`] is what the rest of the program sees, [`sql`] keeps it in SQLite or PostgreSQL, and [`writer`] gathers what arrives at the same time into one
 //! transaction. Images are kept elsewhere ([`super::images`]); the store says which of them nobody refers to any more.
 
+pub mod queue;
 pub mod sql;
+mod sql_queue;
 pub mod writer;
 
 use std::{collections::BTreeMap, error::Error, io};
@@ -12,6 +14,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use self::queue::{Entry, QueueStore};
 use super::record::{Feedback, ImageHash, Kind, Receipt, Source};
 
 /// Why the store did not do what it was asked. Nothing of it was done.
@@ -61,6 +64,8 @@ pub struct Idempotency {
 pub enum Row {
     /// A receipt; one of the same id is left as it is.
     Receipt(Box<Receipt>),
+    /// An answer's place in the annotation queue; none without its receipt.
+    Queue(Box<Entry>),
     /// A record.
     Feedback(Box<Feedback>, Option<Idempotency>),
 }
@@ -139,7 +144,7 @@ pub struct Stats {
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Keeps records and receipts. Every method is a transaction, and durable when it has returned.
-pub trait Store: Send + Sync {
+pub trait Store: QueueStore + Send + Sync {
     /// Keeps all rows or, on an error, none.
     fn insert<'a>(&'a self, rows: &'a [Row]) -> Answer<'a, Vec<Inserted>>;
 

@@ -12,11 +12,15 @@ use sqlx::{
     query::Query,
 };
 
-use super::{Answer, Idempotency, Inserted, Page, Removed, Row, Stats, Store, StoreError, Target};
+use super::{
+    Answer, Idempotency, Inserted, Page, Removed, Row, Stats, Store, StoreError, Target,
+    sql_queue::{enqueue, judged},
+};
 use crate::feedback::record::{Feedback, ImageHash, Receipt, Source};
 
 /// What the tables looked like, version by version. A version, once shipped, stays as it is.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "records", include_str!("migrations/0001_records.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] =
+    [(1, "records", include_str!("migrations/0001_records.sql")), (2, "queue", include_str!("migrations/0002_queue.sql"))];
 
 /// Connections to the database.
 const CONNECTIONS: u32 = 8;
@@ -66,8 +70,12 @@ impl SqlStore {
         self.pool.close().await;
     }
 
+    pub(super) fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
     /// Runs `work` in a transaction.
-    async fn within<T, F>(&self, work: impl FnOnce(Unit) -> F) -> Result<T, StoreError>
+    pub(super) async fn within<T, F>(&self, work: impl FnOnce(Unit) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<(T, Unit), StoreError>>,
     {
@@ -84,7 +92,7 @@ impl SqlStore {
         row.map(|row| read(&row)).transpose()
     }
 
-    async fn counts(&self, sql: &str) -> Result<Vec<(String, u64)>, StoreError> {
+    pub(super) async fn counts(&self, sql: &str) -> Result<Vec<(String, u64)>, StoreError> {
         let rows = sqlx::query(sql).fetch_all(&self.pool).await.map_err(failed)?;
         let count = |row: &AnyRow| Ok((row.try_get(0)?, row.try_get::<i64, _>(1)? as u64));
         rows.iter().map(count).collect::<Result<_, _>>().map_err(failed)
@@ -93,8 +101,8 @@ impl SqlStore {
 
 /// A connection in a transaction. Unless that is done, the connection is closed: after a commit that failed for want of space sqlx believes the
 /// transaction to be open, or SQLite does, and what is then committed on the connection is not.
-struct Unit {
-    connection: PoolConnection<Any>,
+pub(super) struct Unit {
+    pub(super) connection: PoolConnection<Any>,
     done: bool,
 }
 
@@ -234,14 +242,20 @@ async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, S
             query.bind(&receipt.user).bind(json(receipt)?).execute(&mut *connection).await.map_err(failed)?;
             return Ok(Inserted::New);
         }
+        Row::Queue(entry) => return enqueue(connection, entry).await.map(|()| Inserted::New),
         Row::Feedback(record, key) => (record, key),
     };
-    let sql = "INSERT INTO feedback (id, created, completion_id, image, user_name, annotator, kind, source, idempotency_key, idempotency_digest, body) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO feedback (id, created, completion_id, image, user_name, annotator, kind, source, idempotency_key, idempotency_digest, body, \
+               overlapping, unassisted) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING";
     let query = sqlx::query(sql).bind(&record.id).bind(record.created as i64).bind(&record.completion_id).bind(record.image.to_string());
     let query = query.bind(&record.user).bind(&record.annotator).bind(record.kind.name()).bind(source_name(record.source));
     let query = query.bind(key.as_ref().map(|k| &k.key)).bind(key.as_ref().map(|k| &k.digest)).bind(json(record)?);
+    let (overlapping, unassisted) = record.queued.map_or((false, false), |queued| (queued.overlap, record.unassisted));
+    let query = query.bind(i64::from(overlapping)).bind(i64::from(unassisted));
     let done = query.execute(&mut *connection).await.map_err(failed)?;
+    if done.rows_affected() > 0 {
+        judged(connection, record).await?;
+    }
     match key {
         _ if done.rows_affected() > 0 => Ok(Inserted::New),
         Some(key) => match with_key(key).fetch_optional(&mut *connection).await.map_err(failed)? {
@@ -282,12 +296,12 @@ fn json(value: &impl Serialize) -> Result<String, StoreError> {
 }
 
 /// What the first column says.
-fn read<T: DeserializeOwned>(row: &AnyRow) -> Result<T, StoreError> {
+pub(super) fn read<T: DeserializeOwned>(row: &AnyRow) -> Result<T, StoreError> {
     let body: &str = row.try_get(0).map_err(failed)?;
     serde_json::from_str(body).map_err(|e| StoreError::Failed(format!("a row cannot be read: {e}")))
 }
 
-fn failed(error: sqlx::Error) -> StoreError {
+pub(super) fn failed(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
     match (&*code, &error) {
         // SQLITE_FULL, SQLITE_IOERR_WRITE (what it makes of a quota), SQLITE_IOERR_SHMSIZE; PostgreSQL's disk_full.

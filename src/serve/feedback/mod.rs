@@ -16,7 +16,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use self::query::{ExportQuery, ListQuery, Parameters, UserQuery};
+pub(super) use self::query::Parameters;
+use self::query::{ExportQuery, ListQuery, UserQuery};
 pub(super) use self::receipts::{Asked, Draft};
 use super::{
     app::{App, StartError, blocking, unix_time},
@@ -55,7 +56,7 @@ pub(super) async fn open(config: &Config, bundle: &Bundle) -> Result<Option<Corr
     let fail = |key| move |error: StoreError| StartError::Config { key, what: error.to_string() };
     let store = SqlStore::open(&config.feedback.store).await.map_err(fail("feedback.store"))?;
     let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(fail("feedback.images"))?;
-    Ok(Some(Corrections::start(Arc::new(store), images, bundle.vocabulary())))
+    Ok(Some(Corrections::start(Arc::new(store), images, bundle.vocabulary(), config.queue.clone())))
 }
 
 /// Removes what has expired, now and then.
@@ -98,7 +99,7 @@ impl From<SubmitError> for ApiError {
     }
 }
 
-fn corrections(app: &App) -> Result<&Corrections, ApiError> {
+pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
     app.corrections.as_ref().ok_or_else(|| ApiError::not_found("feedback_disabled", "feedback is off on this server"))
 }
 
@@ -277,10 +278,11 @@ pub(super) async fn remove_user(
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn export(State(app): State<Arc<App>>, Parameters(query): Parameters<ExportQuery>) -> Result<Response, ApiError> {
-    let store = Arc::clone(corrections(&app)?.store());
+    let corrections = corrections(&app)?;
+    let (store, images) = (Arc::clone(corrections.store()), Arc::clone(corrections.images()));
     let format = query.format.as_deref().unwrap_or("jsonl").parse::<files::Format>();
     let format = format.map_err(|why| ApiError::param("format", "invalid_value", format!("'format': {why}")))?;
-    let mut pieces = Box::pin(files::export(store, query.filter(), format, query.annotators.unwrap_or(false)));
+    let mut pieces = Box::pin(files::export(store, images, query.filter(), format, query.annotators.unwrap_or(false)));
     // What goes wrong at once is an error; what goes wrong later breaks the file off.
     let first = pieces.try_next().await?;
     let body = Body::from_stream(stream::iter(first.map(Ok)).chain(pieces));

@@ -103,7 +103,7 @@ pub(crate) struct UserQuery {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ExportQuery {
-    /// How it is written: `jsonl`.
+    /// How it is written: `jsonl`, `parquet`, `rlhf-v`, `trl-dpo`, `trl-prm` or `label-studio`.
     pub(super) format: Option<String>,
     /// Only records that say this.
     kind: Option<Kind>,

@@ -14,6 +14,7 @@ use candor::{
     feedback::{
         Corrections,
         images::Images,
+        queue::Queue,
         record::ImageHash,
         store::{Target, sql::SqlStore},
         submission::{Judgement, Submission},
@@ -109,7 +110,7 @@ fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
 async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
     let images = Images::open(folder.join("images").to_str().unwrap(), NO_ENV).unwrap();
-    Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap())
+    Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap(), Queue::default())
 }
 
 #[test]

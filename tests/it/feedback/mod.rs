@@ -4,5 +4,7 @@ mod api;
 mod commands;
 mod durable;
 mod images;
+mod interchange;
 mod postgres;
+mod queue;
 mod store;

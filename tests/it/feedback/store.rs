@@ -13,7 +13,7 @@ use sqlx::{AnyConnection, Connection, Executor};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::postgres::Postgres;
+use super::{postgres::Postgres, queue};
 
 /// A record whose texts are not easy.
 pub(super) fn record(n: usize) -> Feedback {
@@ -32,6 +32,8 @@ pub(super) fn record(n: usize) -> Feedback {
         errors: Vec::new(),
         missing: Vec::new(),
         versions: Versions::default(),
+        doubted: None,
+        queued: None,
         unassisted: false,
         annotator: None,
         user: None,
@@ -189,6 +191,7 @@ async fn every_check(url: impl Fn() -> String) {
     what_is_removed_dooms_its_image(open().await).await;
     receipts_expire_in_pieces(open().await).await;
     many_at_once_are_each_there_once(open().await).await;
+    queue::every_check(open).await;
     it_is_there_when_opened_again(&url()).await;
 }
 
