@@ -6,6 +6,7 @@
 mod attention;
 mod cross_entropy;
 mod dropout;
+mod log_prob;
 mod norm;
 mod rope;
 mod softmax;
@@ -14,6 +15,7 @@ mod swiglu;
 pub use attention::{Ragged, RaggedRow, ragged_attention};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
+pub use log_prob::log_probs;
 pub use norm::rms_norm;
 pub use rope::rope;
 pub use softmax::masked_softmax;
