@@ -1,10 +1,12 @@
 //! Training: data, objectives and loops.
 
+pub mod align;
 mod answers;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod contenders;
 pub mod corpus;
+pub mod corrections;
 pub mod curve;
 mod error;
 pub mod export;

@@ -28,6 +28,20 @@ pub struct Written {
     pub weights: Vec<f32>,
 }
 
+impl Written {
+    /// Adds the tokens of another answer.
+    pub fn extend(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.log_probs, &other.log_probs),
+            (&mut self.values, &other.values),
+            (&mut self.advantages, &other.advantages),
+            (&mut self.returns, &other.returns),
+            (&mut self.weights, &other.weights),
+        ];
+        pairs.into_iter().for_each(|(own, more)| own.extend_from_slice(more));
+    }
+}
+
 fn constant(values: &[f32]) -> Result<Tensor> {
     Tensor::from_slice(values, values.len(), &Device::Cpu)
 }
