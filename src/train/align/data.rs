@@ -1,6 +1,6 @@
 //! The corrections of a run: the policy's own captions of training images, judged by the simulated annotator.
 
-use std::path::PathBuf;
+use std::fs;
 
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use sha2::{Digest, Sha256};
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::train::{
     TrainError,
-    corrections::{self, Correction, annotator::Annotator},
+    corrections::{Correction, annotator::Annotator},
+    export::write_json,
     features::Features,
     policy::Policy,
     reward_data::own_captions,
@@ -37,54 +38,69 @@ impl Corrected {
     }
 }
 
-/// Everything that decides what the corrections are, as a name for their file.
+/// Everything that decides what the policy says, as a name for a file of it.
 fn key(config: &AlignConfig, policy: &Policy) -> Result<String, TrainError> {
-    let settings = serde_json::to_string(&CorrectionConfig { iterations: 0, ..config.corrections.clone() });
-    let settings = settings.map_err(|e| TrainError::Run(e.to_string()))?;
+    let CorrectionConfig { captions, temperature, .. } = config.corrections;
     let mut hash = Sha256::new();
-    hash.update(format!("1 {settings} {} {} {}", config.seed, config.data.display(), policy.name));
+    hash.update(format!("{captions} {temperature} {} {}", config.seed, config.data.display()));
     hash.update(policy.tower.digest);
-    let weights: f32 = policy.weights.values().map(|t| t.flatten_all()?.sum_all()?.to_scalar::<f32>()).sum::<candle_core::Result<f32>>()?;
-    hash.update(weights.to_le_bytes());
+    let mut names: Vec<&String> = policy.weights.keys().collect();
+    names.sort();
+    for name in names {
+        policy.weights[name].flatten_all()?.to_vec1::<f32>()?.iter().for_each(|x| hash.update(x.to_le_bytes()));
+    }
     Ok(hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect())
 }
 
-/// Reads the run's corrections or, where no run with the same settings left any, lets the policy caption the training images and the annotator judge them.
-pub(super) fn corrections(setup: &Setup, features: &Features, config: &AlignConfig) -> Result<(PathBuf, Vec<Correction>), TrainError> {
-    let file = config.features.join(format!("corrections-{}.jsonl", key(config, &setup.policy)?));
+/// The policy's own captions of the training images, once greedy and otherwise drawn: kept beside the features, for runs that differ in how they are corrected.
+fn captions(setup: &Setup, features: &Features, config: &AlignConfig) -> Result<Vec<Vec<String>>, TrainError> {
+    let file = config.features.join(format!("captions-{}.json", key(config, &setup.policy)?));
     if file.exists() {
-        return Ok((file.clone(), corrections::read(&file)?));
+        let json = fs::read(&file).map_err(TrainError::io(&file))?;
+        return serde_json::from_slice(&json).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())));
     }
     eprintln!("the policy captions the training images, for the annotator");
-    let CorrectionConfig { scope, wrong_labels, captions, temperature, limit, .. } = config.corrections;
+    let mut all = Vec::new();
+    for i in 0..config.corrections.captions {
+        let temperature = if i == 0 { 0.0 } else { config.corrections.temperature };
+        let said = own_captions(setup, &setup.data.train, features, temperature, caption_seed(config, i))?;
+        all.push(said.into_iter().map(|(_, text)| text.text).collect());
+    }
+    write_json(&file, &all)?;
+    Ok(all)
+}
+
+fn caption_seed(config: &AlignConfig, caption: usize) -> u64 {
+    config.seed.wrapping_add(1_000_003 * (caption as u64 + 1))
+}
+
+/// Lets the annotator judge what the policy says of the training images.
+pub(super) fn corrections(setup: &Setup, features: &Features, config: &AlignConfig) -> Result<Vec<Correction>, TrainError> {
+    let CorrectionConfig { scope, wrong_labels, limit, .. } = config.corrections;
     let annotator = Annotator { scope, wrong: wrong_labels };
     let images = &setup.data.train;
     let mut all = Vec::new();
-    for caption in 0..captions {
-        let seed = config.seed.wrapping_add(1_000_003 * (caption as u64 + 1));
-        let said = own_captions(setup, images, features, if caption == 0 { 0.0 } else { temperature }, seed)?;
-        let numbered: Vec<(usize, String)> = said.into_iter().map(|(_, text)| text.text).enumerate().collect();
+    for (i, said) in captions(setup, features, config)?.into_iter().enumerate() {
+        let numbered: Vec<(usize, String)> = said.into_iter().enumerate().collect();
+        let seed = caption_seed(config, i);
         all.extend(setup.workers.map(&numbered, |(i, text)| {
-            let references: Vec<String> = images[*i].captions.iter().map(|c| normalize_caption(c)).collect();
+            let image = images.get(*i).ok_or_else(|| candle_core::Error::Msg("more captions than images".into()))?;
+            let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
             let mut rng = SmallRng::seed_from_u64(seed ^ (*i as u64) << 24);
-            Ok(annotator.correct(&images[*i].name, text, &references, &mut rng))
+            Ok(annotator.correct(&image.name, text, &references, &mut rng))
         })?);
     }
     all.shuffle(&mut SmallRng::seed_from_u64(config.seed));
     if limit > 0 {
         // Captions that need no correction cost an annotator a glance; what is counted is corrections.
-        let (mut bad, mut kept) = (0, Vec::new());
-        for correction in all {
-            if bad == limit {
-                break;
-            }
-            bad += usize::from(!correction.errors.is_empty());
-            kept.push(correction);
-        }
-        all = kept;
+        let mut bad = 0;
+        let last = all.iter().position(|c| {
+            bad += usize::from(!c.errors.is_empty());
+            bad == limit
+        });
+        all.truncate(last.map_or(all.len(), |last| last + 1));
     }
-    corrections::write(&file, &all)?;
-    Ok((file, all))
+    Ok(all)
 }
 
 /// Corrections in tokens.

@@ -24,6 +24,7 @@ use crate::{
     train::{
         Tensors, TrainError,
         checkpoint::{RunDir, write_atomically},
+        corrections,
         export::{now, write_json, write_weights},
         features::{Features, VIEWS},
         judged::dev_features,
@@ -85,10 +86,10 @@ impl Alignment {
         let judge = Judge::open(&setup.policy)?;
         let train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
         let dev_features = dev_features(&setup, &config.features)?;
-        let (file, corrections) = data::corrections(&setup, &train_features, &config)?;
+        let corrections = data::corrections(&setup, &train_features, &config)?;
         let corrected = data::corrected(&setup, &corrections)?;
         let mut hashes = std::collections::BTreeMap::new();
-        for file in [file, config.data.join("captions.tsv"), config.data.join("train.txt"), config.data.join("dev.txt")] {
+        for file in [config.data.join("captions.tsv"), config.data.join("train.txt"), config.data.join("dev.txt")] {
             let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             hashes.insert(name, Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect());
@@ -96,6 +97,7 @@ impl Alignment {
         let weights = Bundle::file(&config.policy, "model.safetensors").map_err(|e| TrainError::Run(e.to_string()))?;
         hashes.insert("model.safetensors".into(), Sha256::digest(&weights).iter().map(|b| format!("{b:02x}")).collect());
         let run = RunDir::open(out, &Begun { version: env!("CARGO_PKG_VERSION"), method, config: &config, hashes }, resume)?;
+        corrections::write(&run.file("corrections.jsonl"), &corrections)?;
         let lexicon = Lexicon::shared();
         let train = &setup.data.train;
         let readings = train.par_iter().map(|image| image.captions.iter().map(|c| Reading::new(lexicon, c)).collect()).collect();

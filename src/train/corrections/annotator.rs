@@ -37,11 +37,8 @@ impl Annotator {
         let (corrected, complete) = match (self.scope, marked.first()) {
             (_, None) => (response.to_owned(), true),
             (Scope::FirstError, Some(phrase)) => first(response, phrase, references),
-            // From the last one back, so that what stands before keeps its place.
-            (Scope::AllErrors, Some(_)) => {
-                let all = marked.iter().rev().fold(response.to_owned(), |text, phrase| whole(&text, phrase, references));
-                (all, true)
-            }
+            (Scope::AllErrors, Some(phrase)) if errs => (whole(response, phrase, references), true),
+            (Scope::AllErrors, Some(_)) => (all(response, &named, references), true),
         };
         Correction {
             image: image.to_owned(),
@@ -58,15 +55,26 @@ impl Annotator {
 /// The text up to what should stand in the place of a phrase, and whether it ends there.
 fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     match english::substitute(text, phrase, references) {
-        Some(substitute) => (format!("{}{substitute}", &text[..phrase.start]), false),
+        Some((start, substitute)) => (format!("{}{substitute}", &text[..start]), false),
         None => (english::ended(text, phrase).unwrap_or_else(|| english::nearest(text, references)), true),
     }
 }
 
+/// The text with all that nobody named corrected, from the last one back: what leaves a thing out may reach back, but not forward.
+fn all(text: &str, named: &References<'_>, references: &[String]) -> String {
+    let mut text = text.to_owned();
+    for _ in 0..MOST {
+        let phrases = Lexicon::shared().phrases(&text);
+        let Some(wrong) = phrases.iter().rfind(|p| named.supports(&p.mention) == Support::None) else { break };
+        text = whole(&text, wrong, references);
+    }
+    text
+}
+
 /// The text with something else in the place of a phrase or, where nothing fits there, without it.
 fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
-    if let Some(substitute) = english::substitute(text, phrase, references) {
-        return format!("{}{substitute}{}", &text[..phrase.start], &text[phrase.mention.range.end..]);
+    if let Some((start, substitute)) = english::substitute(text, phrase, references) {
+        return format!("{}{substitute}{}", &text[..start], &text[phrase.mention.range.end..]);
     }
     english::without(text, phrase).or_else(|| english::ended(text, phrase)).unwrap_or_else(|| english::nearest(text, references))
 }
@@ -97,8 +105,20 @@ mod tests {
     }
 
     #[test]
+    fn several_errors_that_end_the_sentence_leave_one_that_is_right() {
+        let response = "A group of people are standing in hands take their way near a fence.";
+        let found = corrected(Scope::AllErrors, response);
+        assert!(objects::judge(Lexicon::shared(), &found.corrected, &references()).hallucinated.is_empty(), "{found:?}");
+    }
+
+    #[test]
     fn what_cannot_be_replaced_is_left_out() {
-        assert_eq!(corrected(Scope::AllErrors, "A dog runs through the snow near a fence.").corrected, "A dog runs through the snow.");
+        let response = "A dog with a red ball runs up a hill through the snow near a fence.";
+        assert_eq!(corrected(Scope::AllErrors, response).corrected, "A dog with a red ball runs up a hill through the snow.");
+        assert_eq!(
+            corrected(Scope::AllErrors, "A dog with a ball runs near a fence.").corrected,
+            "A dog with a ball runs through the snow."
+        );
         assert_eq!(corrected(Scope::AllErrors, "A dog in the snow.").errors, []);
     }
 
@@ -107,8 +127,8 @@ mod tests {
         let found = corrected(Scope::FirstError, "A dog runs with a frisbee in the grass.");
         assert_eq!((found.corrected.as_str(), found.complete), ("A dog runs with a red ball", false));
         assert_eq!(found.judged().0, "A dog runs with a frisbee");
-        let found = corrected(Scope::FirstError, "A dog runs near a fence in the grass.");
-        assert_eq!((found.corrected.as_str(), found.complete), ("A dog runs.", true));
+        let found = corrected(Scope::FirstError, "A dog with a ball runs up a hill in the snow near a fence in the grass.");
+        assert_eq!((found.corrected.as_str(), found.complete), ("A dog with a ball runs up a hill in the snow.", true));
     }
 
     #[test]

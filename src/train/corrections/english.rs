@@ -2,23 +2,35 @@
 
 use crate::{
     guard::{Action, Span, render},
-    lexicon::{Lexicon, Phrase, Reading, words},
+    lexicon::{Lexicon, Phrase, Reading, Word, words},
 };
 
 /// Verbs that say nothing without an object.
 const NEED_OBJECTS: [&str; 10] = ["wear", "hold", "carry", "ride", "throw", "catch", "hit", "use", "chase", "have"];
 
-/// What somebody wrote behind the same word, of a thing that the text does not name yet: `a red ball` for `a frisbee` behind `with`.
-pub(super) fn substitute(text: &str, phrase: &Phrase, references: &[String]) -> Option<String> {
+/// What somebody wrote in such a place of a thing that the text does not name yet, and where it belongs: behind the same word (`a red ball` for `a frisbee` behind
+/// `with`) or, where nobody did, together with another word for where things are (`in the snow` for `near a fence`).
+pub(super) fn substitute(text: &str, phrase: &Phrase, references: &[String]) -> Option<(usize, String)> {
     let lexicon = Lexicon::shared();
     let named = lexicon.phrases(text);
-    let before = |text: &str, start: usize| words(&text[..start]).pop().map(|w| w.text);
+    let before = |text: &str, start: usize| words(&text[..start]).pop();
     let place = before(text, phrase.start);
     let new = |other: &Phrase| !named.iter().any(|p| lexicon.related(p.mention.concept, other.mention.concept));
-    references.iter().find_map(|reference| {
-        let fits = |p: &Phrase| p.determiner.is_some() == phrase.determiner.is_some() && before(reference, p.start) == place && new(p);
-        lexicon.phrases(reference).iter().find(|p| fits(p)).map(|p| reference[p.start..p.mention.range.end].to_owned())
-    })
+    let same = |reference: &String| {
+        let word = |w: Option<Word>| w.map(|w| w.text);
+        let alike =
+            |p: &&Phrase| p.determiner.is_some() == phrase.determiner.is_some() && word(before(reference, p.start)) == word(place.clone());
+        let found = lexicon.phrases(reference);
+        found.iter().filter(alike).find(|p| new(p)).map(|p| (phrase.start, reference[p.start..p.mention.range.end].to_owned()))
+    };
+    let relation = |w: &Word| lexicon.classes().is_relation(&w.text);
+    let other = |reference: &String| {
+        let start = place.as_ref().filter(|w| relation(w))?.range.start;
+        let found = lexicon.phrases(reference);
+        let mut fitting = found.iter().filter(|p| new(p)).filter_map(|p| Some((before(reference, p.start).filter(relation)?, p)));
+        fitting.next().map(|(word, p)| (start, reference[word.range.start..p.mention.range.end].to_owned()))
+    };
+    references.iter().find_map(same).or_else(|| references.iter().find_map(other))
 }
 
 /// The text without the phrase, as a screen reader would leave it out; `None` where something has to stand there.
