@@ -8,6 +8,8 @@ mod answers;
 mod config;
 mod data;
 mod events;
+#[cfg(test)]
+mod gradients;
 mod learner;
 mod log;
 mod pairs;

@@ -107,7 +107,7 @@ pub(super) fn scored(claims: &[Claim], places: &[Range<usize>], rewards: &[f32])
     let of = |claim: &Claim| {
         let hits = || places.iter().enumerate().filter(|(_, p)| !p.is_empty() && p.start < claim.range.end && claim.range.start < p.end);
         let reward = hits().filter_map(|(i, _)| rewards.get(i).copied()).min_by(f32::total_cmp)?;
-        Some(Scored { token: hits().last()?.0, reward, thing: claim.thing.is_some(), again: claim.again })
+        Some(Scored { token: hits().next_back()?.0, reward, thing: claim.thing.is_some(), again: claim.again })
     };
     claims.iter().filter_map(of).collect()
 }
