@@ -115,7 +115,7 @@ fn a_flagged_text_has_the_spans_of_the_answer_and_the_headers_say_so() {
     let served = Served::new();
     let chat = served.chat(&about(&photo("cat.jpg"), "")).json();
     let (text, guard) = (chat["choices"][0]["message"]["content"].as_str().unwrap(), &chat["choices"][0]["guard"]);
-    let reply = score(&served, &alone(&photo("cat.jpg"), text));
+    let reply = score(&served, &and(alone(&photo("cat.jpg"), text), json!({"author": "model"})));
     let body = reply.json();
     assert_eq!(reply.status, 200, "{body}");
     let keys: Vec<_> = body.as_object().unwrap().keys().collect();
@@ -264,11 +264,11 @@ fn who_wrote_a_text_decides_what_its_scores_mean() {
     let served = Served::new();
     let text = "A tabby cat looks into the camera.";
     let of = |author: &str| {
-        let body = json!({"image_url": photo("cat.jpg"), "response": text, "author": author, "guard": {"target_fpr": 0.05}});
+        let body = json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "author": author, "guard": {"target_fpr": 0.05}});
         score(&served, &body).json()["results"][0].clone()
     };
     let (model, other) = (of("model"), of("other"));
-    let plain = score(&served, &json!({"image_url": photo("cat.jpg"), "response": text, "guard": {"target_fpr": 0.05}})).json()["results"]
+    let plain = score(&served, &json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "guard": {"target_fpr": 0.05}})).json()["results"]
         [0]
     .clone();
     assert_eq!(plain, other);
@@ -282,5 +282,5 @@ fn who_wrote_a_text_decides_what_its_scores_mean() {
     };
     assert_eq!(order(&mine), order(&theirs));
     assert!(other["guard"]["threshold"].as_f64() > model["guard"]["threshold"].as_f64());
-    score(&served, &json!({"image_url": photo("cat.jpg"), "response": text, "author": "nobody"})).error(400);
+    score(&served, &json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "author": "nobody"})).error(400);
 }
