@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use candor::feedback::{
+    queue::agreement::alpha,
     record::{Feedback, Queued},
     store::{
         Inserted, Row, Store, Target,
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     http::{JSON, Reply, exchange, get, request},
     served::{Served, ask, eventually},
+    server_clients::{python, said},
 };
 
 const NOW: u64 = 1000;
@@ -229,4 +231,24 @@ fn a_million_answers_wait() {
             println!("{what}: median {:?}, 99th percentile {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
         }
     });
+}
+
+/// Against the package of the same name.
+#[test]
+fn alpha_is_krippendorffs() {
+    let Some(mut python) = python("krippendorff") else { return };
+    // Four people, five values, one judgement in four missing.
+    let said_of = |unit: usize, person: usize| match unit * 31 + person * 17 + unit * person {
+        n if n % 4 == 3 => None,
+        n if n % 3 > 0 => Some(unit % 5),
+        n => Some(n % 5),
+    };
+    let table: Vec<Vec<Option<usize>>> = (0..4).map(|person| (0..50).map(|unit| said_of(unit, person)).collect()).collect();
+    let units: Vec<Vec<usize>> = (0..50).map(|unit| (0..4).filter_map(|person| said_of(unit, person)).collect()).collect();
+    let script = "import json, sys, krippendorff as k; t = json.load(sys.stdin); \
+                  print(k.alpha([[float('nan') if v is None else v for v in row] for row in t], level_of_measurement='nominal'))";
+    python.args(["-c", script]);
+    let theirs: f64 = said(python, &serde_json::to_string(&table).unwrap()).trim().parse().unwrap();
+    let ours = alpha(&units).unwrap();
+    assert!((ours - theirs).abs() < 1e-9 && ours < 0.95, "{ours} {theirs}");
 }
