@@ -209,7 +209,8 @@ fn a_million_answers_wait() {
             let row = |i: usize| {
                 let n = piece * 1000 + i;
                 let rank = (n * 7919 % 1_000_003) as f64 / 1e6;
-                let entry = Entry { completion_id: format!("c{n}"), choice: 0, unassisted: n % 10 == 0, overlap: n % 20 == 1, rank };
+                let entry =
+                    Entry { completion_id: format!("c{n}"), choice: 0, unassisted: n.is_multiple_of(10), overlap: n % 20 == 1, rank };
                 [Row::Receipt(Box::new(receipt(&format!("c{n}"), 1, &n.to_le_bytes()))), Row::Queue(Box::new(entry))]
             };
             store.insert(&(0..1000).flat_map(row).collect::<Vec<_>>()).await.unwrap();
