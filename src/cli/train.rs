@@ -10,6 +10,7 @@ use super::{
     common::{settle, shown},
 };
 use crate::train::{
+    align::{AlignConfig, Alignment, Method},
     reward::{RewardConfig, RewardTraining},
     sft::{Sft, SftConfig},
 };
@@ -17,7 +18,7 @@ use crate::train::{
 /// Train a model
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor train sft --config config/sft.toml --out runs/sft\n  candor train reward --config config/reward.toml --out runs/reward --resume"
+    after_help = "Examples:\n  candor train sft --config config/sft.toml --out runs/sft\n  candor train reward --config config/reward.toml --out runs/reward --resume\n  candor train ppo --config config/align.toml --out runs/ppo"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -32,6 +33,24 @@ enum What {
     /// Train the per-token scorers of a captioner, calibrate them and write a bundle
     #[command(after_help = "Example:\n  candor train reward --config config/reward.toml --out runs/reward")]
     Reward(Reward),
+    /// Align a captioner with corrections: token-wise PPO, a reward a word
+    #[command(after_help = "Example:\n  candor train ppo --config config/align.toml --out runs/ppo")]
+    Ppo(Run),
+    /// PPO with one reward an answer
+    #[command(after_help = "Example:\n  candor train sequence-ppo --config config/align.toml --out runs/sequence-ppo")]
+    SequencePpo(Run),
+    /// Direct preference optimisation: the corrected answer against the answer
+    #[command(after_help = "Example:\n  candor train dpo --config config/align.toml --out runs/dpo")]
+    Dpo(Run),
+    /// Dense DPO (RLHF-V): the same, corrected tokens weigh more
+    #[command(after_help = "Example:\n  candor train ddpo --config config/align.toml --out runs/ddpo")]
+    Ddpo(Run),
+    /// Self-play: what people wrote against what the policy writes
+    #[command(after_help = "Example:\n  candor train spin --config config/align.toml --out runs/spin")]
+    Spin(Run),
+    /// Imitation of the policy's own best answers
+    #[command(after_help = "Example:\n  candor train rest --config config/align.toml --out runs/rest")]
+    Rest(Run),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -85,7 +104,19 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             println!("{}", shown(&report));
             Ok(())
         }
+        What::Ppo(run) => align(Method::Ppo, &run),
+        What::SequencePpo(run) => align(Method::SequencePpo, &run),
+        What::Dpo(run) => align(Method::Dpo, &run),
+        What::Ddpo(run) => align(Method::Ddpo, &run),
+        What::Spin(run) => align(Method::Spin, &run),
+        What::Rest(run) => align(Method::Rest, &run),
     }
+}
+
+fn align(method: Method, run: &Run) -> Result<(), Failure> {
+    let config: AlignConfig = read(&run.config)?;
+    let alignment = Alignment::prepare(method, config, &run.out, run.resume).map_err(Failure::failed)?;
+    alignment.train(&run.name, &run.version).map_err(Failure::failed)
 }
 
 fn read<C: DeserializeOwned>(file: &Path) -> Result<C, Failure> {

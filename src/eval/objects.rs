@@ -69,7 +69,7 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
 }
 
 /// The concepts that enough references name.
-pub(super) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
+pub(crate) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
     let mut by: BTreeMap<ConceptId, usize> = BTreeMap::new();
     for reading in references {
         for concept in reading.phrases.iter().map(|p| p.mention.concept).collect::<BTreeSet<_>>() {

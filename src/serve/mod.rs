@@ -18,6 +18,7 @@ mod queue;
 mod routes;
 mod score;
 mod stream;
+mod ui;
 mod warm;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};

@@ -26,6 +26,7 @@ use super::{
     },
     queue,
     score::{self, response::Scores},
+    ui,
 };
 use crate::guard::Verdict;
 
@@ -42,7 +43,8 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     servers((url = "/")),
     paths(
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
-        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model, info::live, info::ready, info::metrics, docs::openapi, docs::page, docs::asset
+        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model, info::live,
+        info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
     tags(
@@ -53,6 +55,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         (name = "models", description = "What is served"),
         (name = "operation", description = "How it is doing"),
         (name = "documentation", description = "This description"),
+        (name = "page", description = "A page for people"),
     )
 )]
 struct Api;

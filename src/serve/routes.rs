@@ -11,7 +11,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score};
+use super::{app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score, ui};
 
 /// One route.
 pub struct Route {
@@ -42,6 +42,8 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },
     Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
     Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
+    Route { method: "GET", path: "/", handler: || get(ui::page) },
+    Route { method: "GET", path: "/ui/{file}", handler: || get(ui::asset) },
     Route { method: "GET", path: "/docs", handler: || get(docs::page) },
     Route { method: "GET", path: "/docs/{file}", handler: || get(docs::asset) },
 ];

@@ -1,16 +1,20 @@
 //! Training: data, objectives and loops.
 
+pub mod align;
 mod answers;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod contenders;
 pub mod corpus;
+pub mod corrections;
 pub mod curve;
 mod error;
 pub mod export;
 pub mod features;
+pub mod gae;
 pub mod judged;
 pub mod labels;
+pub mod losses;
 pub mod optim;
 pub mod parallel;
 pub mod perturb;

@@ -20,17 +20,38 @@ pub struct RolloutConfig {
 
 /// Writes one answer to `prompt` for each image of `images` `(n, image_tokens, channels)`: its tokens without the end.
 pub fn answers(model: &PrefixDecoder, images: &Tensor, prompt: &[u32], config: RolloutConfig) -> Result<Vec<Vec<u32>>> {
+    samples(model, images, &vec![prompt.to_vec(); images.dim(0)?], 1, config)
+}
+
+/// Writes `each` answers for each image of `images` `(n, image_tokens, channels)` to its own prompt, an image's answers behind one another: their tokens
+/// without the end. An image and its prompt are read once.
+///
+/// # Errors
+/// When there are not as many prompts as images, or a tensor operation fails.
+pub fn samples(model: &PrefixDecoder, images: &Tensor, prompts: &[Vec<u32>], each: usize, config: RolloutConfig) -> Result<Vec<Vec<u32>>> {
     let (n, image_tokens, _) = images.dims3()?;
-    let mut cache = model.new_cache(n, image_tokens + prompt.len() + config.max_tokens)?;
-    let mut out = vec![Vec::new(); n];
-    let mut rngs: Vec<SmallRng> = (0..n as u64).map(|i| SmallRng::seed_from_u64(config.seed.wrapping_add(i))).collect();
-    let images: Vec<Tensor> = (0..n).map(|i| images.get(i)).collect::<Result<_>>()?;
+    if prompts.len() != n || each == 0 {
+        candle_core::bail!("{} prompts and {each} answers each for {n} images", prompts.len());
+    }
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let mut cache = model.new_cache(n * each, image_tokens + longest + config.max_tokens)?;
+    let mut out = vec![Vec::new(); n * each];
+    let mut rngs: Vec<SmallRng> = (0..out.len() as u64).map(|i| SmallRng::seed_from_u64(config.seed.wrapping_add(i))).collect();
+    let read: Vec<Tensor> = (0..n).map(|i| images.get(i)).collect::<Result<_>>()?;
+    let rows = read.iter().zip(prompts).enumerate();
     let first: Vec<Row<'_>> =
-        images.iter().enumerate().map(|(slot, image)| Row { slot, start: 0, image: Some(image), tokens: prompt }).collect();
+        rows.map(|(i, (image, prompt))| Row { slot: i * each, start: 0, image: Some(image), tokens: prompt }).collect();
     let states = model.step(&first, &mut cache)?;
-    let ends: Vec<u32> = (1..=n).map(|i| (i * prompt.len() - 1) as u32).collect();
-    let mut hidden = last(&states)?.index_select(&Tensor::new(ends, images[0].device())?, 0)?;
-    let mut open: Vec<usize> = (0..n).collect();
+    let mut ends = Vec::with_capacity(out.len());
+    let mut end = 0;
+    for (i, prompt) in prompts.iter().enumerate() {
+        end += prompt.len() as u32;
+        ends.extend(vec![end - 1; each]);
+        let len = cache.len(i * each);
+        (1..each).try_for_each(|copy| cache.fork(i * each, i * each + copy, len))?;
+    }
+    let mut hidden = last(&states)?.index_select(&Tensor::new(ends, images.device())?, 0)?;
+    let mut open: Vec<usize> = (0..out.len()).collect();
     for _ in 0..config.max_tokens {
         let logits = model.llama().logits(&hidden)?.to_vec2::<f32>()?;
         let chosen: Vec<(usize, u32)> =

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module an area.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod align;
 mod cli;
 mod engine;
 mod eval;
@@ -22,6 +23,7 @@ mod server_guard;
 mod server_keys;
 mod server_life;
 mod server_score;
+mod server_ui;
 mod store;
 mod support;
 mod train;

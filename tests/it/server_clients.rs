@@ -16,7 +16,7 @@ const README: &str = include_str!("../../README.md");
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// What a test needs and `make test` installs. Without it, a test passes with a word about it, unless `make test` says that it must be there.
-fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
+pub fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
     if found.is_none() {
         assert!(std::env::var_os("CANDOR_TEST_CLIENTS").is_none(), "{what} is missing");
         eprintln!("skipped: {what} is missing (`make test` installs it)");

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A small copy of the real data: photographs with their captions.
-fn small_dataset(dir: &Path, train: usize, dev: usize) -> bool {
+pub(crate) fn small_dataset(dir: &Path, train: usize, dev: usize) -> bool {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/flickr8k");
     let Ok(captions) = fs::read_to_string(source.join("captions.tsv")) else {
         println!("skipped: ../shared/data/flickr8k is not here");
@@ -30,7 +30,7 @@ fn small_dataset(dir: &Path, train: usize, dev: usize) -> bool {
     true
 }
 
-fn config(dir: &Path) -> PathBuf {
+pub(crate) fn config(dir: &Path) -> PathBuf {
     let vision = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini/model.safetensors");
     let text = format!(
         "data = {:?}\nvision = {vision:?}\nmid_tap = true\nvocab_size = 400\nhidden_size = 32\nintermediate_size = 64\nlayers = 2\n\
@@ -49,7 +49,7 @@ fn start(config: &Path, out: &Path, resume: bool) -> Child {
     train("sft", config, out, resume)
 }
 
-fn train(what: &str, config: &Path, out: &Path, resume: bool) -> Child {
+pub(crate) fn train(what: &str, config: &Path, out: &Path, resume: bool) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
     command.args(["train", what, "--config"]).arg(config).arg("--out").arg(out).stderr(Stdio::inherit());
     if resume {
@@ -139,7 +139,7 @@ fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() 
     assert!(answer["choices"][0]["guard"]["score"].is_number(), "{answer}");
 }
 
-fn reward_config(data: &Path, policy: &Path, dir: &Path) -> String {
+pub(crate) fn reward_config(data: &Path, policy: &Path, dir: &Path) -> String {
     let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
     let probe = |name: &str, hidden: usize, similarity: bool| {
         format!(

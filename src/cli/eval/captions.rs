@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Output, answering::Answering, command};
+use super::{Output, Part, answering::Answering, command};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
@@ -46,6 +46,10 @@ pub(super) struct Args {
     /// Which split of a folder [default: dev in Flickr8k's layout]
     #[arg(long, value_name = "NAME", requires = "references")]
     split: Option<String>,
+
+    /// Which of the references' images: calibration and choices were made on one half of dev
+    #[arg(long, value_name = "HALF", default_value = "all")]
+    half: Part,
 
     /// References without a hypothesis are left out, and counted, instead of an error
     #[arg(long)]
@@ -134,7 +138,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let chair = args.metrics.contains(&Metric::Chair);
     let described = args.metrics.iter().any(|m| *m != Metric::Chair) && has_captions;
     let measures = Measures { open: chair && vocabularies.open, closed: vocabularies.closed().filter(|_| chair), description: described };
-    let pairs = pair(&references, &hypotheses, args.partial).map_err(misused)?;
+    let mut pairs = pair(&references, &hypotheses, args.partial).map_err(misused)?;
+    let chosen: std::collections::HashSet<*const Annotated> =
+        references.images().iter().enumerate().filter(|(i, _)| args.half.has(*i)).map(|(_, image)| std::ptr::from_ref(image)).collect();
+    pairs.pairs.retain(|(image, _)| chosen.contains(&std::ptr::from_ref(*image)));
     let evaluation = Evaluation::new(&pairs.pairs, measures);
     let name = |path: &Path| path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned());
     let mut report = match (&against, &args.against) {

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::{Output, answering::Answered, answering::Answering, command};
+use super::{Output, Part, answering::Answered, answering::Answering, command};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
@@ -15,7 +15,6 @@ use crate::{
         data::{Annotated, Hypothesis, Place, References},
         report::{Column, Format, Section, Table, TableRow},
     },
-    train::judged::Half,
 };
 
 /// Measure what the guard does: hallucination, recall and description of repaired captions against those of the model alone
@@ -69,25 +68,6 @@ pub(super) struct Args {
 
     #[command(flatten)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// Every second image, from the second: for figures.
-    Report,
-    /// The others: for calibration and choices.
-    Tune,
-    All,
-}
-
-impl Part {
-    fn has(self, image: usize) -> bool {
-        match self {
-            Self::All => true,
-            Self::Report => Half::of(image) == Half::Report,
-            Self::Tune => Half::of(image) == Half::Tune,
-        }
-    }
 }
 
 /// One way of asking.

@@ -9,10 +9,10 @@ mod vqa;
 
 use std::{fs, path::PathBuf};
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::{Failure, common::shown};
-use crate::eval::report::Report;
+use crate::{eval::report::Report, train::judged::Half};
 
 /// Measure captions, scorers and answers, without a model as a judge
 #[derive(Debug, ClapArgs)]
@@ -31,6 +31,26 @@ enum What {
     Reward(reward::Args),
     Pope(pope::Args),
     Vqa(vqa::Args),
+}
+
+/// Which of a split's images: they are dealt out in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Every second image, from the second: for figures.
+    Report,
+    /// The others: for calibration and choices.
+    Tune,
+    All,
+}
+
+impl Part {
+    fn has(self, image: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Report => Half::of(image) == Half::Report,
+            Self::Tune => Half::of(image) == Half::Tune,
+        }
+    }
 }
 
 /// Where a report goes beside the terminal.

@@ -5,6 +5,7 @@
 
 mod bleu;
 mod cider;
+mod consensus;
 mod ngrams;
 mod ptb;
 mod rouge;
@@ -14,7 +15,7 @@ mod words;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use self::{bleu::Stats as BleuStats, ptb::words};
+pub use self::{bleu::Stats as BleuStats, consensus::Consensus, ptb::words};
 use self::{cider::DocumentFrequencies, ngrams::Ngrams, words::Row};
 
 /// What the references of its image say about one caption.
@@ -32,7 +33,7 @@ pub struct CaptionScores {
 ///
 /// CIDEr-D weighs words by the images of this call whose references have them, so that a caption's score depends on the others.
 pub fn score<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<CaptionScores> {
-    let rows = words::rows(captions);
+    let (rows, _) = words::rows(captions);
     let frequencies = DocumentFrequencies::of(&rows);
     rows.par_iter().map(|row| judge(row, &frequencies)).collect()
 }

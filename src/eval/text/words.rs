@@ -40,8 +40,8 @@ impl Vocabulary {
     }
 }
 
-/// Tokenizes all texts once.
-pub(super) fn rows<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<Row> {
+/// Tokenizes all texts once; also returns the words with their numbers.
+pub(super) fn rows<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> (Vec<Row>, HashMap<String, u32>) {
     let batches: Vec<(Vec<Row>, Vec<String>)> = captions.par_chunks(BATCH).map_init(Tokenizer::new, batch).collect();
     // Every batch has numbers of its own.
     let mut all: HashMap<String, u32> = HashMap::new();
@@ -53,7 +53,7 @@ pub(super) fn rows<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<Row> 
             row
         }));
     }
-    rows
+    (rows, all)
 }
 
 fn insert(all: &mut HashMap<String, u32>, word: String) -> u32 {
@@ -87,7 +87,7 @@ mod tests {
     fn equal_words_have_equal_numbers_across_batches() {
         let texts: Vec<String> = (0..3 * BATCH).map(|i| format!("dog {} cat", i % 7)).collect();
         let captions: Vec<(&str, &[String])> = texts.iter().map(|t| (t.as_str(), &texts[..2])).collect();
-        let rows = rows(&captions);
+        let (rows, _) = rows(&captions);
         assert_eq!(rows.len(), texts.len());
         for (i, row) in rows.iter().enumerate() {
             assert_eq!(row.caption, rows[i % 7].caption);

@@ -6,6 +6,7 @@
 mod attention;
 mod cross_entropy;
 mod dropout;
+mod log_prob;
 mod norm;
 mod rope;
 mod softmax;
@@ -15,6 +16,7 @@ pub use attention::{Ragged, RaggedRow, ragged_attention};
 pub use cross_entropy::cross_entropy;
 pub(crate) use cross_entropy::log_sum_exp;
 pub use dropout::dropout;
+pub use log_prob::log_probs;
 pub use norm::rms_norm;
 pub use rope::rope;
 pub use softmax::masked_softmax;

@@ -1,0 +1,128 @@
+//! Corrections of captions that a policy wrote: what alignment learns from.
+//!
+//! A correction marks what is wrong in an answer and says how it should read. Either all of the answer was judged, or only what comes up to the first error;
+//! what follows it is then unknown, and never taken for good.
+
+pub mod annotator;
+mod english;
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{TrainError, checkpoint::write_atomically};
+
+/// How much of an answer was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Up to the first error and no further.
+    FirstError,
+    /// All of it.
+    AllErrors,
+}
+
+/// One corrected answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Correction {
+    /// The photograph's name.
+    pub image: String,
+    /// What was asked; empty for a description.
+    pub prompt: String,
+    /// What the policy answered.
+    pub response: String,
+    /// How much of it was judged.
+    pub scope: Scope,
+    /// First and one past the last code point of every error, in order; none where all is right.
+    pub errors: Vec<(usize, usize)>,
+    /// How it should read: the whole answer or, where only the first error was judged, its beginning up to what stands in the place of that error.
+    pub corrected: String,
+    /// Whether the answer should end there.
+    pub complete: bool,
+}
+
+impl Correction {
+    /// What of the response the correction speaks of, and whether the response's end belongs to it: all of it or, up to a first error, the text before the end of
+    /// that error.
+    pub fn judged(&self) -> (String, bool) {
+        match (self.scope, self.errors.first()) {
+            (Scope::FirstError, Some(&(_, end))) => (self.response.chars().take(end).collect(), false),
+            _ => (self.response.clone(), true),
+        }
+    }
+}
+
+/// Writes corrections, one JSON object a line.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(file: &Path, corrections: &[Correction]) -> Result<(), TrainError> {
+    let lines: Result<Vec<String>, _> = corrections.iter().map(serde_json::to_string).collect();
+    let text = lines.map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?.join("\n") + "\n";
+    write_atomically(file, text.as_bytes())
+}
+
+/// Reads what [`write`] wrote.
+///
+/// # Errors
+/// Names file and line.
+pub fn read(file: &Path) -> Result<Vec<Correction>, TrainError> {
+    let text = fs::read_to_string(file).map_err(TrainError::io(file))?;
+    let parse =
+        |(i, line): (usize, &str)| serde_json::from_str(line).map_err(|e| TrainError::Run(format!("{}:{}: {e}", file.display(), i + 1)));
+    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
+}
+
+/// Which tokens of each of two answers are not part of their longest common subsequence.
+pub fn changed(a: &[u32], b: &[u32]) -> (Vec<bool>, Vec<bool>) {
+    let mut longest = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for i in (0..a.len()).rev() {
+        for j in (0..b.len()).rev() {
+            longest[i][j] = if a[i] == b[j] { longest[i + 1][j + 1] + 1 } else { longest[i + 1][j].max(longest[i][j + 1]) };
+        }
+    }
+    let (mut of_a, mut of_b) = (vec![true; a.len()], vec![true; b.len()]);
+    let (mut i, mut j) = (0, 0);
+    while i < a.len() && j < b.len() {
+        if a[i] == b[j] {
+            (of_a[i], of_b[j]) = (false, false);
+            (i, j) = (i + 1, j + 1);
+        } else if longest[i + 1][j] >= longest[i][j + 1] {
+            i += 1;
+        } else {
+            j += 1;
+        }
+    }
+    (of_a, of_b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_what_no_common_subsequence_has() {
+        assert_eq!(changed(&[1, 2, 3, 4], &[1, 5, 4]), (vec![false, true, true, false], vec![false, true, false]));
+        assert_eq!(changed(&[], &[1]), (vec![], vec![true]));
+    }
+
+    #[test]
+    fn corrections_are_read_as_they_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.jsonl");
+        let all = vec![Correction {
+            image: "a.jpg".into(),
+            prompt: String::new(),
+            response: "A dog with a frisbee.".into(),
+            scope: Scope::FirstError,
+            errors: vec![(13, 20)],
+            corrected: "A dog.".into(),
+            complete: true,
+        }];
+        write(&file, &all).unwrap();
+        assert_eq!(read(&file).unwrap(), all);
+        assert_eq!(all[0].judged(), ("A dog with a frisbee".to_owned(), false));
+        fs::write(&file, "{\n").unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("c.jsonl:1"));
+    }
+}

@@ -1,0 +1,50 @@
+//! The objectives that policies are aligned with, as functions of the log-probabilities of tokens.
+//!
+//! Tokens of many answers lie flat behind one another, without padding; a weight of 0 leaves a token out.
+
+pub mod filter;
+pub mod kl;
+pub mod policy;
+pub mod preference;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::Value;
+
+    /// Numbers that TRL computed (`tests/reference/alignment_losses.py`).
+    pub(in crate::train) struct Reference(Value);
+
+    pub(in crate::train) fn reference() -> Reference {
+        Reference(serde_json::from_str(include_str!("../../../tests/fixtures/alignment_losses.json")).unwrap())
+    }
+
+    impl Reference {
+        pub(in crate::train) fn part(&self, name: &str) -> Self {
+            Self(self.0[name].clone())
+        }
+
+        pub(in crate::train) fn sequences(&self) -> Vec<Self> {
+            self.0["sequences"].as_array().unwrap().iter().cloned().map(Self).collect()
+        }
+
+        pub(in crate::train) fn of(&self, name: &str) -> Vec<f32> {
+            match &self.0[name] {
+                Value::Array(values) => values.iter().map(|v| v.as_f64().unwrap() as f32).collect(),
+                value => vec![value.as_f64().unwrap_or_else(|| panic!("no {name}")) as f32],
+            }
+        }
+
+        /// The sequences' values behind one another.
+        pub(in crate::train) fn flat(&self, name: &str) -> Vec<f32> {
+            self.sequences().iter().flat_map(|s| s.of(name)).collect()
+        }
+
+        pub(in crate::train) fn assert_close(&self, name: &str, ours: &[f32]) {
+            let theirs = self.of(name);
+            assert_eq!(ours.len(), theirs.len(), "{name}");
+            for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+                assert!((a - b).abs() <= 1e-5 * (1.0 + b.abs()), "{name}[{i}]: {a} is not {b}");
+            }
+        }
+    }
+}
