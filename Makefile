@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-REQUIREMENTS := tests/clients/requirements.txt tests/reference/requirements.txt tests/e2e/requirements.txt tests/stores/requirements.txt
+REQUIREMENTS := $(foreach of,clients reference e2e stores interchange,tests/$(of)/requirements.txt)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 CARGO_FLAGS := --release --locked
 

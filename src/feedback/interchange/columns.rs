@@ -27,7 +27,8 @@ const GROUP_ROWS: usize = 4096;
 /// Rows that are read at once.
 const READ_ROWS: usize = 16;
 
-/// The value of a row in one column: a leaf that is required or present, or absent; with lists, that of their one item.
+/// The value of a row in one column; with lists, that of their one item. All columns are optional, even where there is always a value: `datasets` takes its
+/// own word for what a column is only where the column may be empty.
 pub(super) enum Cell {
     /// A text or a file.
     Bytes(Vec<u8>),

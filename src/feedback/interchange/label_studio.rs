@@ -172,9 +172,9 @@ fn submissions(data: &Data, annotation: Annotation) -> Result<Vec<Submission>, S
         _ => None,
     };
     let plain = Submission { annotator, ..said(data.prompt.clone(), data.text.clone()) };
-    let (mut errors, mut adds, mut missing, mut good): (BTreeMap<String, Place>, BTreeMap<String, (usize, String)>, _, _) =
-        (BTreeMap::new(), BTreeMap::new(), Vec::new(), false);
-    let mut corrections = BTreeMap::new();
+    let (mut errors, mut corrections, mut missing, mut good) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), false);
+    // Where something is only added, and what.
+    let mut adds: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for Region { id, from_name, value } in annotation.result {
         match (from_name.as_str(), value.text, value.start.zip(value.end)) {
             ("error", _, Some((start, end))) if start == end => drop(adds.insert(id, (start, String::new()))),

@@ -10,14 +10,14 @@ use super::{
 use crate::feedback::record::Feedback;
 
 pub(super) const SCHEMA: &str = "message schema {
-    REQUIRED BINARY id (UTF8);
-    REQUIRED INT64 created;
-    REQUIRED GROUP image { REQUIRED BINARY bytes; REQUIRED BINARY path (UTF8); }
-    REQUIRED BINARY prompt (UTF8);
-    REQUIRED BINARY response (UTF8);
+    OPTIONAL BINARY id (UTF8);
+    OPTIONAL INT64 created;
+    OPTIONAL GROUP image { OPTIONAL BINARY bytes; OPTIONAL BINARY path (UTF8); }
+    OPTIONAL BINARY prompt (UTF8);
+    OPTIONAL BINARY response (UTF8);
     OPTIONAL BINARY corrected (UTF8);
-    REQUIRED BINARY kind (UTF8);
-    REQUIRED BINARY record (UTF8);
+    OPTIONAL BINARY kind (UTF8);
+    OPTIONAL BINARY record (UTF8);
 }";
 
 pub(super) fn features() -> Value {

@@ -13,16 +13,16 @@ use super::{
 use crate::feedback::record::Feedback;
 
 pub(super) const SCHEMA: &str = "message schema {
-    REQUIRED BINARY ds_name (UTF8);
-    REQUIRED GROUP image { REQUIRED BINARY bytes; REQUIRED BINARY path (UTF8); }
-    REQUIRED BINARY text (UTF8);
-    REQUIRED BINARY question (UTF8);
-    REQUIRED BINARY chosen (UTF8);
-    REQUIRED BINARY rejected (UTF8);
-    REQUIRED BINARY origin_dataset (UTF8);
-    REQUIRED BINARY origin_split (UTF8);
-    REQUIRED BINARY idx (UTF8);
-    REQUIRED BINARY image_path (UTF8);
+    OPTIONAL BINARY ds_name (UTF8);
+    OPTIONAL GROUP image { OPTIONAL BINARY bytes; OPTIONAL BINARY path (UTF8); }
+    OPTIONAL BINARY text (UTF8);
+    OPTIONAL BINARY question (UTF8);
+    OPTIONAL BINARY chosen (UTF8);
+    OPTIONAL BINARY rejected (UTF8);
+    OPTIONAL BINARY origin_dataset (UTF8);
+    OPTIONAL BINARY origin_split (UTF8);
+    OPTIONAL BINARY idx (UTF8);
+    OPTIONAL BINARY image_path (UTF8);
 }";
 
 pub(super) fn features() -> Value {

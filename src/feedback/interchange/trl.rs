@@ -20,10 +20,10 @@ use crate::feedback::{
 
 /// Lists of one item each: TRL takes several images and turns.
 pub(super) const SCHEMA: &str = "message schema {
-    REQUIRED GROUP images (LIST) { REPEATED GROUP list { REQUIRED GROUP element { REQUIRED BINARY bytes; REQUIRED BINARY path (UTF8); } } }
-    REQUIRED GROUP prompt (LIST) { REPEATED GROUP list { REQUIRED GROUP element { REQUIRED BINARY role (UTF8); REQUIRED BINARY content (UTF8); } } }
-    REQUIRED GROUP chosen (LIST) { REPEATED GROUP list { REQUIRED GROUP element { REQUIRED BINARY role (UTF8); REQUIRED BINARY content (UTF8); } } }
-    REQUIRED GROUP rejected (LIST) { REPEATED GROUP list { REQUIRED GROUP element { REQUIRED BINARY role (UTF8); REQUIRED BINARY content (UTF8); } } }
+    OPTIONAL GROUP images (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY bytes; OPTIONAL BINARY path (UTF8); } } }
+    OPTIONAL GROUP prompt (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
+    OPTIONAL GROUP chosen (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
+    OPTIONAL GROUP rejected (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
 }";
 
 pub(super) fn features() -> Value {

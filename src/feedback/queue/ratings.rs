@@ -214,3 +214,107 @@ pub fn recall(unassisted: &[Feedback]) -> Recall {
         interval: wilson(flagged, errors.len()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feedback::{
+        queue::priority::draws,
+        record::{Extent, ImageHash, Source, Versions},
+    };
+
+    const TEXT: &str = "Two dogs run on a red sofa.";
+
+    fn record(annotator: &str, item: usize, scope: Option<Scope>, errors: &[(usize, usize)]) -> Feedback {
+        let error = |&(start, end): &(usize, usize)| Correction {
+            start,
+            end,
+            text: TEXT[start..end].to_owned(),
+            correction: None,
+            partial_caption: TEXT[..start].to_owned(),
+            token_start: 0,
+            token_end: 0,
+            error_tokens: Vec::new(),
+            corrected_tokens: None,
+        };
+        Feedback {
+            id: format!("fb_{item}"),
+            created: 0,
+            completion_id: Some(format!("c{item}")),
+            choice: Some(0),
+            image: ImageHash::of(b""),
+            prompt: String::new(),
+            response: TEXT.to_owned(),
+            tokens: Vec::new(),
+            kind: if scope.is_none() { Kind::Missing } else { Kind::Bad },
+            scope,
+            errors: errors.iter().map(error).collect(),
+            missing: Vec::new(),
+            doubted: Some(vec![Extent { start: 4, end: 8 }]),
+            versions: Versions::default(),
+            unassisted: true,
+            queued: None,
+            annotator: Some(annotator.to_owned()),
+            user: None,
+            comment: None,
+            source: Source::Human,
+        }
+    }
+
+    #[test]
+    fn words_that_two_judged_are_compared() {
+        let all = Some(Scope::AllErrors);
+        // Both: dogs wrong. Ann alone: red wrong. Bob stopped at dogs in the second answer; eve has judged alone.
+        let records = [
+            record("ann", 1, all, &[(4, 8), (18, 21)]),
+            record("bob", 1, all, &[(4, 8)]),
+            record("ann", 2, all, &[]),
+            record("bob", 2, Some(Scope::FirstError), &[(4, 8)]),
+            record("eve", 3, all, &[]),
+            // A second record of ann's about the first answer: she also misses something.
+            record("ann", 1, None, &[]),
+        ];
+        let found = agreement(&records, &[], false);
+        assert_eq!(found.items, 2);
+        // Two, dogs, run, red, sofa; and of the second answer Two and dogs.
+        assert_eq!(found.overall.units, 7);
+        assert!((found.overall.observed.unwrap() - 5.0 / 7.0).abs() < 1e-9);
+        assert_eq!(found.by_kind["attribute"].observed, Some(0.0));
+        assert_eq!((found.by_kind["object"].units, found.by_kind["object"].observed), (3, Some(2.0 / 3.0)));
+        assert_eq!((found.by_kind["missing"].units, found.by_kind["missing"].observed), (1, Some(0.0)));
+        let names: Vec<&str> = found.by_annotator.iter().map(|a| a.annotator.as_str()).collect();
+        assert_eq!(names, ["annotator 1", "annotator 2"]);
+        assert_eq!((found.pairs.len(), found.pairs[0].figures.units), (1, 7));
+        assert_eq!(agreement(&records, &[], true).pairs[0].annotators, ["ann", "bob"]);
+        assert_eq!(agreement(&[], &[], true), Agreement::default());
+    }
+
+    #[test]
+    fn recall_counts_answers_that_were_judged_whole() {
+        let all = Some(Scope::AllErrors);
+        let records = [
+            record("ann", 1, all, &[(4, 8), (18, 21)]),
+            record("ann", 2, Some(Scope::FirstError), &[(18, 21)]),
+            record("bob", 3, all, &[]),
+        ];
+        let found = recall(&records);
+        assert_eq!((found.answers, found.errors, found.flagged, found.recall), (2, 2, 1, Some(0.5)));
+        let [low, high] = found.interval.unwrap();
+        assert!(low < 0.1 && high > 0.9);
+        let mut unscored = record("ann", 1, all, &[(4, 8)]);
+        unscored.doubted = None;
+        assert_eq!(recall(&[unscored]).recall, None);
+    }
+
+    /// By simulation: the share drawn by chance estimates the recall that the order by priority would get wrong.
+    #[test]
+    fn what_is_drawn_by_chance_is_unbiased() {
+        let flagged = |i: usize| i.is_multiple_of(3);
+        let answers: Vec<Feedback> =
+            (0..6000).map(|i| record("ann", i, Some(Scope::AllErrors), if flagged(i) { &[(4, 8)] } else { &[(18, 21)] })).collect();
+        let drawn: Vec<Feedback> =
+            answers.iter().filter(|r| draws(r.completion_id.as_deref().unwrap(), 0).unassisted < 0.1).cloned().collect();
+        let [low, high] = recall(&drawn).interval.unwrap();
+        assert!(low < 1.0 / 3.0 && 1.0 / 3.0 < high && high - low < 0.1, "{low} {high}");
+    }
+}

@@ -42,7 +42,7 @@ impl QueueStore for SqlStore {
             );
             let query = sqlx::query(&sql).bind(&place.completion_id).bind(place.choice as i64).bind(annotator);
             let row = query.fetch_optional(self.pool()).await.map_err(failed)?;
-            row.map(|row| Ok(leased(&row, row.try_get::<i64, _>(4)? as u64)?)).transpose().map_err(failed)
+            row.map(|row| leased(&row, row.try_get::<i64, _>(4)? as u64)).transpose().map_err(failed)
         }
         .boxed()
     }

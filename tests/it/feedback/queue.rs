@@ -1,12 +1,14 @@
 //! The annotation queue: who gets what, in every store, and over a real socket.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use candor::feedback::{
+    queue::agreement::alpha,
     record::{Feedback, Queued},
     store::{
         Inserted, Row, Store, Target,
-        queue::{Entry, Lease, Leave, Length, Place, Sample, Wish},
+        queue::{Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+        sql::SqlStore,
     },
 };
 use serde_json::{Value, json};
@@ -18,6 +20,7 @@ use super::{
 use crate::{
     http::{JSON, Reply, exchange, get, request},
     served::{Served, ask, eventually},
+    server_clients::{python, said},
 };
 
 const NOW: u64 = 1000;
@@ -193,4 +196,60 @@ fn an_annotator_works_through_the_queue() {
     assert_eq!(served.metric("candor_annotation_queue_length{state=\"leased\"}"), 0.0);
     let agreement = get(served.at, "/v1/agreement?annotators=true").json();
     assert_eq!(agreement["items"], 0);
+}
+
+/// How long the next answer takes with a million receipts in SQLite: `cargo test --release --test it -- --ignored --nocapture a_million`.
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_answers_wait() {
+    let folder = tempfile::TempDir::new().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.path().display())).await.unwrap();
+        for piece in 0..1000 {
+            let row = |i: usize| {
+                let n = piece * 1000 + i;
+                let rank = (n * 7919 % 1_000_003) as f64 / 1e6;
+                let entry =
+                    Entry { completion_id: format!("c{n}"), choice: 0, unassisted: n.is_multiple_of(10), overlap: n % 20 == 1, rank };
+                [Row::Receipt(Box::new(receipt(&format!("c{n}"), 1, &n.to_le_bytes()))), Row::Queue(Box::new(entry))]
+            };
+            store.insert(&(0..1000).flat_map(row).collect::<Vec<_>>()).await.unwrap();
+        }
+        let (mut nexts, mut lengths) = (Vec::new(), Vec::new());
+        for i in 0..400 {
+            let begun = Instant::now();
+            let lease = store.next(&wish(&format!("annotator{}", i % 40), NOW + 20 * i, i % 10 == 0)).await.unwrap().unwrap();
+            store.receipt(&lease.place.completion_id).await.unwrap().unwrap();
+            nexts.push(begun.elapsed());
+        }
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert_eq!(store.length(NOW).await.unwrap().open, 1_000_000);
+            lengths.push(begun.elapsed());
+        }
+        for (what, mut times) in [("next", nexts), ("length", lengths)] {
+            times.sort();
+            println!("{what}: median {:?}, 99th percentile {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+        }
+    });
+}
+
+/// Against the package of the same name.
+#[test]
+fn alpha_is_krippendorffs() {
+    let Some(mut python) = python("krippendorff") else { return };
+    // Four people, five values, one judgement in four missing.
+    let said_of = |unit: usize, person: usize| match unit * 31 + person * 17 + unit * person {
+        n if n % 4 == 3 => None,
+        n if n % 3 > 0 => Some(unit % 5),
+        n => Some(n % 5),
+    };
+    let table: Vec<Vec<Option<usize>>> = (0..4).map(|person| (0..50).map(|unit| said_of(unit, person)).collect()).collect();
+    let units: Vec<Vec<usize>> = (0..50).map(|unit| (0..4).filter_map(|person| said_of(unit, person)).collect()).collect();
+    let script = "import json, sys, krippendorff as k; t = json.load(sys.stdin); \
+                  print(k.alpha([[float('nan') if v is None else v for v in row] for row in t], level_of_measurement='nominal'))";
+    python.args(["-c", script]);
+    let theirs: f64 = said(python, &serde_json::to_string(&table).unwrap()).trim().parse().unwrap();
+    let ours = alpha(&units).unwrap();
+    assert!((ours - theirs).abs() < 1e-9 && ours < 0.95, "{ours} {theirs}");
 }
