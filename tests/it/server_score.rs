@@ -268,9 +268,10 @@ fn who_wrote_a_text_decides_what_its_scores_mean() {
         score(&served, &body).json()["results"][0].clone()
     };
     let (model, other) = (of("model"), of("other"));
-    let plain = score(&served, &json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "guard": {"target_fpr": 0.05}})).json()["results"]
-        [0]
-    .clone();
+    let plain =
+        score(&served, &json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "guard": {"target_fpr": 0.05}}))
+            .json()["results"][0]
+            .clone();
     assert_eq!(plain, other);
     let rewards = |result: &Value| result["tokens"].as_array().unwrap().iter().map(|t| t["reward"].as_f64().unwrap()).collect::<Vec<_>>();
     let (mine, theirs) = (rewards(&model), rewards(&other));
