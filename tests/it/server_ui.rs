@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
-use candor::{config::Key, serve::ROUTES};
+use candor::config::Key;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -47,24 +47,14 @@ fn bad_image() {
     page("bad_image", Served::with(|config| config.images.max_pixels = 100_000).at, &[]);
 }
 
-/// The page takes from the queue of a server that has one.
-fn queue(test: &str, unassisted_share: &str) {
-    if !ROUTES.iter().any(|route| route.path == "/v1/queue/next") {
-        eprintln!("skipped: this server has no annotation queue");
-        return;
-    }
-    let envs = [("CANDOR_LOG__LEVEL", "error"), ("CANDOR_QUEUE__OVERLAP_SHARE", "0"), ("CANDOR_QUEUE__UNASSISTED_SHARE", unassisted_share)];
-    page(test, Process::serve(&envs).at, &[]);
-}
-
 #[test]
 fn queued() {
-    queue("queued", "0");
+    page("queued", Served::with(|config| (config.queue.unassisted_share, config.queue.overlap_share) = (0.0, 0.0)).at, &[]);
 }
 
 #[test]
 fn unmarked() {
-    queue("unmarked", "1");
+    page("unmarked", Served::with(|config| config.queue.unassisted_share = 1.0).at, &[]);
 }
 
 #[test]
