@@ -14,7 +14,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", 
 #: What axe knows of WCAG 2.2 AA, and its advice beyond that.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def opened(base, state="ready", **context):
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_context(locale="en-GB", **{"viewport": {"width": 1180, "height": 900}, **context}).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" and "Failed to load resource" not in said.text else None)
         page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith((base, "data:")) else None)

@@ -14,6 +14,15 @@ from browser import PHOTOS, describe, expect, look, opened, photo, settled, word
 KEY = "candor-page-test"
 
 
+def ask(base, name):
+    """Asks as another client would."""
+    url = "data:image/jpeg;base64," + base64.b64encode((PHOTOS / name).read_bytes()).decode()
+    content = [{"type": "text", "text": "Describe this photograph."}, {"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "candor-mini", "messages": [{"role": "user", "content": content}], "guard": {"mode": "flag"}}
+    request = urllib.request.Request(f"{base}v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
+    return json.load(urllib.request.urlopen(request))
+
+
 def caption(base):
     """A photograph is described while one watches; each word has its numbers."""
     with opened(base) as page:
@@ -22,8 +31,7 @@ def caption(base):
             describe(page)
         request = asked.value.post_data_json
         assert request["stream"] and request["logprobs"] and request["guard"] == {"mode": "flag"}
-        answer = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in events(asked.value.response().text()))
-        assert page.locator(".answer .words").inner_text() == answer
+        assert page.locator(".answer .words").inner_text() == ask(base, "cat.jpg")["choices"][0]["message"]["content"]
         expect(page.locator(".answer .verdict")).to_have_text("flagged")
         doubted = page.locator(".answer [data-stands=doubted]")
         lack = lambda option: float(option.evaluate("option => option.style.getPropertyValue('--lack')"))
@@ -36,10 +44,6 @@ def caption(base):
         alt_text = page.locator(".alt-text").inner_text()
         assert "may be" in alt_text and page.locator("#photo-shown").get_attribute("alt") == alt_text
         expect(page.locator("#try-said")).to_contain_text(f"flagged: {alt_text}")
-
-
-def events(stream):
-    return [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
 
 
 def question(base):
@@ -215,15 +219,6 @@ def judge(base):
         assert [(e["text"], e["correction"]) for e in edit["errors"]] == [("dog", "cat")]
 
 
-def ask(base, name):
-    """Asks as another client would."""
-    url = "data:image/jpeg;base64," + base64.b64encode((PHOTOS / name).read_bytes()).decode()
-    content = [{"type": "text", "text": "Describe this photograph."}, {"type": "image_url", "image_url": {"url": url}}]
-    body = {"model": "candor-mini", "messages": [{"role": "user", "content": content}], "guard": {"mode": "flag"}}
-    request = urllib.request.Request(f"{base}v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
-    return json.load(urllib.request.urlopen(request))
-
-
 def queued(base):
     """Answers that others asked for come from the server's queue, with marks; they are corrected or left to others."""
     asked = {answer["id"]: answer["choices"][0] for answer in [ask(base, "cat.jpg"), ask(base, "coffee.jpg")]}
@@ -308,10 +303,10 @@ def key(base):
     """Where keys are needed the page asks for one, keeps it in the tab and shows commands that read it from the environment."""
     with opened(base, state="waiting") as page:
         look(page, "locked")
-        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("textbox", name="API key").fill("wrong")
         page.keyboard.press("Enter")
         expect(page.locator("#key")).to_be_visible()
-        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("textbox", name="API key").fill(KEY)
         page.keyboard.press("Enter")
         expect(page.locator("#server")).to_have_attribute("data-state", "ready")
         expect(page.locator("#key")).to_be_hidden()
