@@ -3,6 +3,7 @@ import { call } from "./api.js";
 import { codePoints, lettersBetween } from "./words.js";
 import { remembered } from "./session.js";
 
+/** Answers of this page that were judged or skipped. What the queue leases is closed by the server. */
 const done = new Set();
 const nameOf = ({ id, choice }) => `${id}/${choice}`;
 
@@ -13,7 +14,9 @@ export async function next(annotator, id) {
 }
 
 /** This one is judged. */
-export const close = (item) => done.add(nameOf(item));
+export function close(item) {
+  if (!item.lease) done.add(nameOf(item));
+}
 
 /** This one is for others to judge. */
 export async function skip(item, annotator) {
@@ -22,11 +25,21 @@ export async function skip(item, annotator) {
 }
 
 async function lease(annotator) {
+  // The queue has this page's answers too; each of them is passed over once.
+  for (let left = done.size; left >= 0; left--) {
+    const item = await ask(annotator);
+    if (!item || !done.has(nameOf(item))) return item;
+    await skip(item, annotator);
+  }
+  return null;
+}
+
+async function ask(annotator) {
   try {
     const response = await call("v1/queue/next", { body: { annotator } });
     return response.status === 204 ? null : itemOf(await response.json());
   } catch (problem) {
-    // A server without corrections, or without a queue, has nothing waiting.
+    // A server without corrections has nothing waiting.
     if (problem.status === 404) return null;
     throw problem;
   }
