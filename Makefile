@@ -3,16 +3,20 @@
 
 PYTHON ?= python3
 VENV := .venv
-REQUIREMENTS := tests/clients/requirements.txt tests/reference/requirements.txt
+REQUIREMENTS := $(foreach of,clients reference e2e stores interchange,tests/$(of)/requirements.txt)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 CARGO_FLAGS := --release --locked
+
+NODE := tests/clients/js tests/e2e
+# The tests of clients may not be skipped for want of one.
+export CANDOR_TEST_CLIENTS := 1
 
 .PHONY: serve test lint fmt
 
 serve:
 	cargo run $(CARGO_FLAGS) -- serve --listen 127.0.0.1:8080
 
-test: $(VENV)/installed lint
+test: $(VENV)/installed $(NODE:%=%/node_modules/.installed) lint
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS); else cargo test $(CARGO_FLAGS) --lib --bins --tests; fi
 	cargo test $(CARGO_FLAGS) --doc
 
@@ -23,11 +27,21 @@ lint:
 fmt:
 	cargo fmt
 
-# Debian splits venv from Python; elsewhere it is there. The reference tokenizer of captions is a Java program. The lists are complete, so that pip
-# need not add what is only asked for by parts that the tests do not use.
+# Debian splits venv from Python; elsewhere it is there. The reference tokenizer of captions is a Java program. The tests start a PostgreSQL server of
+# their own. The lists are complete, so that pip need not add what is only asked for by parts that the tests do not use.
 $(VENV)/installed: $(REQUIREMENTS)
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3 python3-venv; }
+	curl --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl; }
+	chromium --version >/dev/null 2>&1 || google-chrome --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }
 	java -version 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy default-jre-headless; }
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(REQUIREMENTS))
+	touch $@
+
+# The client for JavaScript and axe need nothing beside themselves. Node before 18 has no fetch.
+%/node_modules/.installed: %/package-lock.json
+	node -e 'process.exit(+(parseInt(process.versions.node) < 18))' && npm --version >/dev/null || \
+		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends nodejs npm; }
+	cd $* && npm ci --no-audit --no-fund
 	touch $@

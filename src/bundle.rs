@@ -16,14 +16,17 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    feedback::tokens::Vocabulary,
     reward::{
         TokenReward,
         calibration::Calibration,
+        calibrator::Calibrator,
         detached::{Detached, DetachedNet},
         probe::{Probe, ProbeConfig, ProbeNet},
     },
     vlm::{
         Vlm,
+        casing::Casing,
         llava::{Llava, LlavaConfig, PIXEL_MEAN, PIXEL_STD, PrefixDecoderConfig},
         preprocess,
         template::{ChatTemplate, Message},
@@ -47,6 +50,9 @@ pub struct BundleConfig {
     pub eos: String,
     /// Jinja template from messages to prompt.
     pub chat_template: String,
+    /// Which letters the policy writes.
+    #[serde(default, skip_serializing_if = "Casing::is_default")]
+    pub casing: Casing,
     /// The policy.
     pub model: LlavaConfig,
     /// The scorers, where there are any.
@@ -132,6 +138,8 @@ pub struct Bundle {
     pub reward: Option<Arc<dyn TokenReward>>,
     /// What the scorer's numbers mean.
     pub calibration: Option<Calibration>,
+    /// The scorer of texts that the policy did not write, and what its numbers mean.
+    pub reader: Option<(Arc<dyn TokenReward>, Calibration)>,
     template: ChatTemplate,
 }
 
@@ -176,6 +184,10 @@ impl Source {
         tensors.into_iter().map(|(k, t)| Ok((k, load(t)?))).collect::<candle_core::Result<_>>().map_err(|e| self.fail(file, e))
     }
 
+    fn tokenizer(&self, config: &BundleConfig) -> Result<TextTokenizer, BundleError> {
+        TextTokenizer::from_bytes(&self.read("tokenizer.json")?, &config.eos).map_err(|e| self.fail("tokenizer.json", e))
+    }
+
     fn fail(&self, file: &str, e: impl std::fmt::Display) -> BundleError {
         BundleError::File { bundle: self.name(), file: file.to_owned(), message: e.to_string() }
     }
@@ -189,8 +201,7 @@ impl Bundle {
     pub fn load(name: &str, reward: Option<RewardKind>, device: &Device) -> Result<Self, BundleError> {
         let source = Source::find(name)?;
         let config: BundleConfig = source.json("config.json")?;
-        let tokenizer =
-            TextTokenizer::from_bytes(&source.read("tokenizer.json")?, &config.eos).map_err(|e| source.fail("tokenizer.json", e))?;
+        let tokenizer = source.tokenizer(&config)?;
         let template = ChatTemplate::new(&config.chat_template).map_err(|e| source.fail("config.json", e))?;
         let weights = VarBuilder::from_tensors(source.weights("model.safetensors", device)?, DType::F32, device);
         let vlm = Llava::load(&config.model, weights).map_err(|e| source.fail("model.safetensors", e))?;
@@ -199,12 +210,23 @@ impl Bundle {
                 source.fail("tokenizer.json", format!("{} tokens, the model has {}", tokenizer.vocab_size(), vlm.spec().vocab_size))
             );
         }
-        let scorer = config.reward.as_ref().map(|r| load_reward(&source, r, reward.unwrap_or(r.default), device)).transpose()?;
+        let scorer =
+            config.reward.as_ref().map(|r| load_reward(&source, r, reward.unwrap_or(r.default), &tokenizer, device)).transpose()?;
         if let (None, Some(kind)) = (&scorer, reward) {
             return Err(BundleError::NoReward { bundle: source.name(), kind: kind.name() });
         }
-        let (reward, calibration) = scorer.unzip();
-        Ok(Self { device: device.clone(), tokenizer: Arc::new(tokenizer), vlm: Arc::new(vlm), reward, calibration, template, config })
+        let (own, reader) = scorer.unzip();
+        let (reward, calibration) = own.unzip();
+        Ok(Self {
+            device: device.clone(),
+            tokenizer: Arc::new(tokenizer),
+            vlm: Arc::new(vlm),
+            reward,
+            calibration,
+            reader,
+            template,
+            config,
+        })
     }
 
     /// Tokens of a conversation, up to where the answer begins; the image stands before them.
@@ -214,6 +236,14 @@ impl Bundle {
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, String> {
         let text = self.template.render(messages).map_err(|e| e.to_string())?;
         self.tokenizer.encode(&text).map_err(|e| e.to_string())
+    }
+
+    /// Tokens of a response that anybody may have written, in the casing that the policy writes: their bytes lie where the text's do.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text; the message says why.
+    pub fn response(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_text(&self.config.casing.apply(text)).map_err(|e| e.to_string())
     }
 
     /// What the vision tower takes of an image, `(3, size, size)`.
@@ -232,6 +262,21 @@ impl Bundle {
         Source::find(name)?.json("config.json")
     }
 
+    /// The policy's tokens of the bundle of that name or in that directory; its weights are not read.
+    ///
+    /// # Errors
+    /// When there is no such bundle, or its files do not fit.
+    pub fn vocabulary_of(name: &str) -> Result<Vocabulary, BundleError> {
+        let source = Source::find(name)?;
+        let config: BundleConfig = source.json("config.json")?;
+        Ok(Vocabulary { tokenizer: Arc::new(source.tokenizer(&config)?), casing: config.casing })
+    }
+
+    /// The policy's tokens.
+    pub fn vocabulary(&self) -> Vocabulary {
+        Vocabulary { tokenizer: Arc::clone(&self.tokenizer), casing: self.config.casing }
+    }
+
     /// One file of the embedded bundle of that name or, where there is none, of the directory.
     ///
     /// # Errors
@@ -246,24 +291,35 @@ impl Bundle {
     }
 }
 
-type Scorer = (Arc<dyn TokenReward>, Calibration);
+/// A scorer of what the policy writes, and one of what others wrote, which is the same network with another calibration.
+type Scorers = ((Arc<dyn TokenReward>, Calibration), (Arc<dyn TokenReward>, Calibration));
 
-fn load_reward(source: &Source, config: &RewardConfig, kind: RewardKind, device: &Device) -> Result<Scorer, BundleError> {
+fn load_reward(
+    source: &Source,
+    config: &RewardConfig,
+    kind: RewardKind,
+    tokenizer: &TextTokenizer,
+    device: &Device,
+) -> Result<Scorers, BundleError> {
     let missing = || BundleError::NoReward { bundle: source.name(), kind: kind.name() };
     let fail = |e: candle_core::Error| source.fail("reward.safetensors", e);
     let calibration = source.json::<BTreeMap<RewardKind, Calibration>>("calibration.json")?.remove(&kind).ok_or_else(missing)?;
+    let calibrations = [calibration.clone(), calibration.of_others().clone()];
+    let calibrators = calibrations.clone().map(|calibration| Calibrator::new(calibration, tokenizer));
     let vb = VarBuilder::from_tensors(source.weights("reward.safetensors", device)?, DType::F32, device).pp(kind.name());
-    let reward: Arc<dyn TokenReward> = match kind {
+    let [own, others]: [Arc<dyn TokenReward>; 2] = match kind {
         RewardKind::Probe => {
             let net = ProbeNet::load(config.probe.as_ref().ok_or_else(missing)?, vb).and_then(ProbeNet::folded).map_err(fail)?;
-            Arc::new(Probe::new(net, calibration.clone()))
+            let net = Arc::new(net);
+            calibrators.map(|calibrator| Arc::new(Probe::new(Arc::clone(&net), calibrator)) as _)
         }
         RewardKind::Detached => {
-            let net = DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb).map_err(fail)?;
-            Arc::new(Detached::new(net, calibration.clone()))
+            let net = Arc::new(DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb).map_err(fail)?);
+            calibrators.map(|calibrator| Arc::new(Detached::new(Arc::clone(&net), calibrator)) as _)
         }
     };
-    Ok((reward, calibration))
+    let [calibration, of_others] = calibrations;
+    Ok(((own, calibration), (others, of_others)))
 }
 
 mod embedded {

@@ -6,6 +6,7 @@
 //! - [`vlm`]: the networks; [`bundle`]: a directory (or the binary itself) with one servable model
 //! - [`reward`]: the per-token scorer; [`guard`]: what to do about words that it doubts
 //! - [`engine`]: one task owns the running batch; [`serve`]: HTTP in OpenAI's shapes
+//! - [`feedback`]: corrections, from a click to a token-level training record
 //! - [`train`]: pre-training and reward training; [`eval`]: metrics of captions and scores, and their reports; [`lexicon`]: words and what kind of thing they name
 //! - [`telemetry`]: every metric name declared once; tracing
 
@@ -15,6 +16,7 @@ pub mod config;
 pub mod device;
 pub mod engine;
 pub mod eval;
+pub mod feedback;
 pub mod guard;
 pub mod lexicon;
 pub mod reward;

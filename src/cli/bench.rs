@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
+    pin::pin,
     time::{Duration, Instant},
 };
 
@@ -19,16 +20,18 @@ use crate::serve::Local;
 
 /// Measure speed: tokens a second, latency for new and known photographs, start and memory
 ///
-/// Everything goes through the API's own handlers, in this process. Modes and concurrencies are measured in turn, several times over; the table shows medians, so that
+/// Everything is streamed through the API's own handlers, in this process: the time to the first word, the gaps between words and the whole answer. Modes and concurrencies are measured in turn, several times over; the table shows medians, so that
 /// their ratios hold on a busy machine too.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  candor bench --concurrency 1,4,16 --guard off,flag")]
+#[command(
+    after_help = "Examples:\n  candor bench --concurrency 1,4,16 --guard off,flag\n  candor bench --guard off,regenerate,regenerate/0,regenerate/6 --photos ../shared/data/flickr8k/images/dev"
+)]
 pub(crate) struct Args {
     /// Requests at once
     #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
     concurrency: Vec<usize>,
 
-    /// Guard modes
+    /// Guard modes; MODE/WINDOW holds back so many words
     #[arg(long, value_delimiter = ',', default_value = "off,flag")]
     guard: Vec<String>,
 
@@ -59,6 +62,10 @@ struct Row {
     concurrency: usize,
     photographs: &'static str,
     tokens_per_second: f64,
+    first_word_p50_ms: f64,
+    first_word_p99_ms: f64,
+    gap_p50_ms: f64,
+    gap_p99_ms: f64,
     latency_p50_ms: f64,
     latency_p99_ms: f64,
 }
@@ -121,7 +128,11 @@ async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) 
                             photo.extend(serial.to_le_bytes());
                         }
                         let mut request = local.request(&photo, "");
-                        request["guard"] = json!({ "mode": guard });
+                        request["guard"] = match guard.split_once('/') {
+                            Some((mode, window)) => json!({ "mode": mode, "window": window.parse::<u64>().ok() }),
+                            None => json!({ "mode": guard }),
+                        };
+                        (request["stream"], request["stream_options"]) = (json!(true), json!({ "include_usage": true }));
                         request
                     });
                     let sample = volley(local, requests.collect(), concurrency).await?;
@@ -143,6 +154,10 @@ async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) 
                     concurrency,
                     photographs: if fresh { "new" } else { "known" },
                     tokens_per_second: median(|s| s.tokens as f64 / s.wall.as_secs_f64()),
+                    first_word_p50_ms: median(|s| quantile(s.first_words.clone(), 0.5)),
+                    first_word_p99_ms: median(|s| quantile(s.first_words.clone(), 0.99)),
+                    gap_p50_ms: median(|s| quantile(s.gaps.clone(), 0.5)),
+                    gap_p99_ms: median(|s| quantile(s.gaps.clone(), 0.99)),
                     latency_p50_ms: median(|s| quantile(s.latencies.clone(), 0.5)),
                     latency_p99_ms: median(|s| quantile(s.latencies.clone(), 0.99)),
                 });
@@ -155,23 +170,51 @@ async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) 
 struct Sample {
     tokens: u64,
     wall: Duration,
+    first_words: Vec<f64>,
+    gaps: Vec<f64>,
     latencies: Vec<f64>,
+}
+
+/// One answer as its reader saw it, in milliseconds.
+#[derive(Default)]
+struct Read {
+    tokens: u64,
+    first_word: f64,
+    gaps: Vec<f64>,
+    latency: f64,
+}
+
+async fn read(local: &Local, request: &Value) -> Result<Read, String> {
+    let (begun, mut read, mut last) = (Instant::now(), Read::default(), None);
+    let mut chunks = pin!(local.stream(request).await?);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
+        let now = milliseconds(begun.elapsed());
+        read.tokens += chunk["usage"]["completion_tokens"].as_u64().unwrap_or(0);
+        if chunk["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()) {
+            match last.replace(now) {
+                Some(before) => read.gaps.push(now - before),
+                None => read.first_word = now,
+            }
+        }
+    }
+    read.latency = milliseconds(begun.elapsed());
+    Ok(read)
 }
 
 async fn volley(local: &Local, requests: Vec<Value>, concurrency: usize) -> Result<Sample, Failure> {
     let begun = Instant::now();
-    let answers: Vec<Result<(u64, f64), String>> = stream::iter(requests)
-        .map(|request| async move {
-            let begun = Instant::now();
-            let answer = local.chat(&request).await?;
-            Ok((answer["usage"]["completion_tokens"].as_u64().unwrap_or(0), milliseconds(begun.elapsed())))
-        })
-        .buffer_unordered(concurrency)
-        .collect()
-        .await;
+    let answers: Vec<Result<Read, String>> =
+        stream::iter(requests).map(|request| async move { read(local, &request).await }).buffer_unordered(concurrency).collect().await;
     let wall = begun.elapsed();
     let answers = answers.into_iter().collect::<Result<Vec<_>, _>>().map_err(Failure::Failed)?;
-    Ok(Sample { tokens: answers.iter().map(|a| a.0).sum(), wall, latencies: answers.into_iter().map(|a| a.1).collect() })
+    Ok(Sample {
+        tokens: answers.iter().map(|a| a.tokens).sum(),
+        wall,
+        first_words: answers.iter().map(|a| a.first_word).collect(),
+        latencies: answers.iter().map(|a| a.latency).collect(),
+        gaps: answers.into_iter().flat_map(|a| a.gaps).collect(),
+    })
 }
 
 fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
@@ -196,10 +239,22 @@ fn table(figures: &Figures) -> String {
     if let Some(mib) = figures.resident_mib {
         out += &format!(", resident {mib:.0} MiB");
     }
-    out += &format!("\n{:<8} {:>11} {:>12} {:>9} {:>11} {:>11}\n", "guard", "concurrency", "photographs", "tokens/s", "p50 ms", "p99 ms");
-    for Row { guard, concurrency, photographs, tokens_per_second, latency_p50_ms, latency_p99_ms } in &figures.rows {
+    let heads = ("guard", "requests", "photographs", "tokens/s", "first word", "gap", "answer");
+    out += &format!(
+        "\n{:<12} {:>8} {:>11} {:>8} {:>15} {:>15} {:>15}   ms, p50 / p99\n",
+        heads.0, heads.1, heads.2, heads.3, heads.4, heads.5, heads.6
+    );
+    for row in &figures.rows {
+        let pair = |p50: f64, p99: f64| format!("{p50:.1} / {p99:.1}");
         out += &format!(
-            "{guard:<8} {concurrency:>11} {photographs:>12} {tokens_per_second:>9.0} {latency_p50_ms:>11.1} {latency_p99_ms:>11.1}\n"
+            "{:<12} {:>8} {:>11} {:>8.0} {:>15} {:>15} {:>15}\n",
+            row.guard,
+            row.concurrency,
+            row.photographs,
+            row.tokens_per_second,
+            pair(row.first_word_p50_ms, row.first_word_p99_ms),
+            pair(row.gap_p50_ms, row.gap_p99_ms),
+            pair(row.latency_p50_ms, row.latency_p99_ms),
         );
     }
     out

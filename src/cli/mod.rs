@@ -5,7 +5,9 @@ mod caption;
 mod common;
 mod doctor;
 mod eval;
+mod feedback;
 mod models;
+mod score;
 mod serve;
 mod train;
 
@@ -28,8 +30,10 @@ enum Command {
     Serve(serve::Args),
     Caption(caption::CaptionArgs),
     Ask(caption::AskArgs),
+    Score(score::Args),
     Eval(eval::Args),
     Train(train::Args),
+    Feedback(feedback::Args),
     Models(models::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -66,8 +70,10 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Caption(args) => caption::caption(args),
         Command::Ask(args) => caption::ask(args),
+        Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Train(args) => train::run(args),
+        Command::Feedback(args) => feedback::run(args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let config = args.model.load(&[("--listen", "server.listen", args.listen)])?;
-    telemetry::init_logging(&config.log);
+    let _log = telemetry::init_logging(&config.log);
     let bundle = open_bundle(&config)?;
     Runtime::new().map_err(Failure::failed)?.block_on(serve(config, bundle))
 }

@@ -1,18 +1,20 @@
 //! What values make sense.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
-use super::{Auto, Config};
+use crate::{feedback::queue::Weights, guard::ByClass};
+
+use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys};
 
 /// The keys whose values make no sense, and why.
-pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
+pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     let mut found = Vec::new();
     let mut must = |ok: bool, key: &'static str, what: &dyn Display| {
         if !ok {
-            found.push((key, what.to_string()));
+            found.push((Cow::Borrowed(key), what.to_string()));
         }
     };
-    let Config { server, model, engine, generation, guard, images, metrics, log } = config;
+    let Config { keys, server, model, engine, generation, guard, score, images, fetch, feedback, receipts, queue, metrics, log } = config;
     for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
@@ -25,6 +27,9 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("engine.max_batch", engine.max_batch as u64),
         ("engine.max_prefills", engine.max_prefills as u64),
         ("engine.stall_after_s", engine.stall_after_s),
+        ("queue.lease_s", queue.lease_s),
+        ("queue.max_skips", queue.max_skips.into()),
+        ("score.max_items", score.max_items as u64),
         ("images.max_bytes", images.max_bytes as u64),
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
@@ -43,26 +48,65 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("server.max_body_bytes", server.max_body_bytes, 1 << 30),
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
+        ("score.max_items", score.max_items, MOST_ITEMS),
         ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
         ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
     ];
     bounded.iter().for_each(|&(key, value, most)| must(value <= most, key, &format_args!("must be at most {most}")));
     must(!model.name.is_empty(), "model.name", &"must name a bundle or a directory");
     must((0.0..=2.0).contains(&generation.temperature), "generation.temperature", &"must be between 0 and 2");
-    for (key, share) in [("guard.threshold", guard.threshold), ("guard.target_fpr", guard.target_fpr)] {
-        must(share.value().is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
-    }
-    let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
-    must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");
-    must(guard.max_attempts <= 1_000_000, "guard.max_attempts", &"must be at most 1000000");
+    check_guard(guard, &mut must);
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
+    check_fetch(fetch, &mut must);
+    let kept = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| feedback.store.starts_with(scheme));
+    must(kept || !feedback.enabled(), "feedback.store", &"must be sqlite:PATH, postgres://USER@HOST/DATABASE or off");
+    let place = !feedback.images.is_empty() && (!feedback.images.contains("://") || feedback.images.starts_with("s3://"));
+    must(place, "feedback.images", &"must be a folder or s3://BUCKET/PREFIX");
+    let retention = humantime::parse_duration(&receipts.retention);
+    must(retention.is_ok(), "receipts.retention", &"must be a time such as 7d, 12h or 0s");
+    for (key, share) in [("queue.unassisted_share", queue.unassisted_share), ("queue.overlap_share", queue.overlap_share)] {
+        must((0.0..=1.0).contains(&share), key, &"must be between 0 and 1");
+    }
+    must(queue.lease_s <= 1 << 32, "queue.lease_s", &format_args!("must be at most {}", 1u64 << 32));
+    let Weights { closeness, disagreement, novelty } = queue.weights;
+    let weights =
+        [("queue.weights.closeness", closeness), ("queue.weights.disagreement", disagreement), ("queue.weights.novelty", novelty)];
+    weights.iter().for_each(|&(key, weight)| must((0.0..=1e6).contains(&weight), key, &"must be between 0 and 1000000"));
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();
     must(
         level.is_ok() && !log.level.is_empty(),
         "log.level",
         &"must be error, warn, info, debug, trace or directives such as info,candor::engine=debug",
     );
+    found.extend(keys::check(keys).into_iter().map(|(key, what)| (Cow::Owned(key), what)));
     found
+}
+
+fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
+    for (key, share) in [("guard.threshold", guard.threshold), ("guard.target_fpr", guard.target_fpr)] {
+        must(share.value().is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
+    }
+    const CLASSES: [&str; 5] = [
+        "guard.thresholds.object",
+        "guard.thresholds.attribute",
+        "guard.thresholds.count",
+        "guard.thresholds.action",
+        "guard.thresholds.relation",
+    ];
+    for (key, (_, share)) in CLASSES.into_iter().zip(ByClass::from(guard.thresholds).each()) {
+        must(share.is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
+    }
+    let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
+    must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");
+    must(guard.max_attempts <= 1_000_000, "guard.max_attempts", &"must be at most 1000000");
+}
+
+fn check_fetch(fetch: &Fetch, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
+    must(fetch.timeout_s > 0, "fetch.timeout_s", &"must be at least 1");
+    must(fetch.max_redirects <= 3, "fetch.max_redirects", &"must be at most 3");
+    must((1..=1024).contains(&fetch.max_concurrent), "fetch.max_concurrent", &"must be between 1 and 1024");
+    let bad = fetch.allow.iter().find(|entry| host_port(entry).is_none());
+    must(bad.is_none(), "fetch.allow", &format_args!("`{}` is not HOST:PORT, such as store.internal:443", bad.map_or("", |b| b)));
 }
 
 fn is_address(address: &str) -> bool {

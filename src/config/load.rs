@@ -93,8 +93,12 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
             Ok(config) => break config,
             Err(error) => error,
         };
-        let (key, what) = (error.path.join("."), describe(&error.kind));
-        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, &error.path, default.clone()));
+        let what = describe(&error.kind);
+        // What stands in a list has no default and no origin; the list has.
+        let depth = (1..=error.path.len()).rev().find(|&n| defaults.find_ref(&error.path[..n].join(".")).is_some());
+        let path = &error.path[..depth.unwrap_or(0)];
+        let key = path.join(".");
+        let replaced = defaults.find_ref(&key).is_some_and(|default| replace(&mut value, path, default.clone()));
         let known = problems.iter().any(|p: &Problem| p.key == key);
         if !replaced || known {
             return Err(broken(error));
@@ -103,7 +107,7 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
     };
     for (key, what) in check(&config) {
         if !problems.iter().any(|p| p.key == key) {
-            problems.push(Problem { origin: origin(layers, key), key: key.to_owned(), what });
+            problems.push(Problem { origin: origin(layers, &key), key: key.into_owned(), what });
         }
     }
     if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
@@ -163,6 +167,8 @@ fn replace(value: &mut Value, path: &[String], with: Value) -> bool {
 }
 
 fn origin(layers: &Figment, key: &str) -> String {
+    // A list comes as a whole.
+    let key = key.split('[').next().unwrap_or(key);
     layers.find_metadata(key).map_or_else(|| "default".to_owned(), |m| m.name.to_string())
 }
 
@@ -200,14 +206,16 @@ struct One {
 }
 
 impl One {
-    /// Reads `text` as a number or a truth value where it is one, unless the option takes text.
+    /// Reads `text` as a number or a truth value where it is one, unless the option takes text, and as items between commas if it takes a list.
     fn new(defaults: &Figment, key: String, text: String, origin: String) -> Self {
         let takes_text = defaults.find_value(&key).is_ok_and(|v| v.as_str().is_some_and(|default| default != "auto"));
         let number = || {
             let integer = text.parse::<u64>().map(Value::from).or_else(|_| text.parse::<i64>().map(Value::from)).ok();
             integer.or_else(|| text.parse::<f64>().map(Value::from).ok()).or_else(|| text.parse::<bool>().map(Value::from).ok())
         };
-        let value = if takes_text { None } else { number() };
+        let takes_list = defaults.find_value(&key).is_ok_and(|v| v.as_array().is_some());
+        let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let value = if takes_list { Some(Value::from(items())) } else { (!takes_text).then(number).flatten() };
         Self { key, value: value.unwrap_or_else(|| Value::from(text)), origin }
     }
 }
@@ -286,6 +294,23 @@ mod tests {
     }
 
     #[test]
+    fn lists_are_arrays_in_files_and_have_commas_in_variables() {
+        let file = file("[fetch]\nallow = ['a:1', 'b:2']\n");
+        assert_eq!(load(Some(file.path()), env(&[]), &[]).unwrap().fetch.allow, ["a:1", "b:2"]);
+        let config =
+            load(Some(file.path()), env(&[("CANDOR_FETCH__ALLOW", "c:3, [::1]:4"), ("CANDOR_FETCH__ENABLED", "true")]), &[]).unwrap();
+        assert_eq!((config.fetch.enabled, config.fetch.allow), (true, vec!["c:3".to_owned(), "[::1]:4".to_owned()]));
+        assert!(load(Some(file.path()), env(&[("CANDOR_FETCH__ALLOW", "")]), &[]).unwrap().fetch.allow.is_empty());
+        assert_eq!(problems("[fetch]\nallow = [3]\n", &[]), ["fetch.allow: found signed int `3`, expected a string (FILE)"]);
+        let bad = problems("[fetch]\nallow = ['a:1', 'https://b']\nmax_redirects = 4\n", &[]);
+        let expected = [
+            "fetch.max_redirects: must be at most 3 (FILE)",
+            "fetch.allow: `https://b` is not HOST:PORT, such as store.internal:443 (FILE)",
+        ];
+        assert_eq!(bad, expected);
+    }
+
+    #[test]
     fn variables_of_other_programs_are_left_alone() {
         let vars = env(&[("CANDOR_PORT", "tcp://10.0.0.1:80"), ("CANDOR_SERVICE_HOST", "10.0.0.1"), ("PATH", "/bin")]);
         assert_eq!(load(None, vars, &[]).unwrap(), Config::default());
@@ -322,6 +347,34 @@ mod tests {
         assert!(missing.to_string().contains("the file cannot be read") && missing.to_string().contains("no/such.toml"), "{missing}");
         let broken = problems("[server\nlisten = 1", &[]);
         assert!(broken[0].contains("line 1") && broken[0].ends_with("(FILE)"), "{broken:?}");
+    }
+
+    #[test]
+    fn keys_are_checked_and_named_and_never_repeated() {
+        let digest = "ab".repeat(32);
+        let good = file(&format!("[[keys]]\nname = 'app'\nkey_sha256 = '{digest}'\nmode = 'score'\nthreshold = 0.5\n"));
+        let config = load(Some(good.path()), env(&[]), &[]).unwrap();
+        let guard = config.keys[0].guard(&config.guard);
+        assert_eq!((config.keys[0].digest(), guard.mode, guard.threshold), (Some([0xAB; 32]), Mode::Score, Auto::Value(0.5)));
+        let key = |name: &str, rest: &str| format!("[[keys]]\nname = '{name}'\n{rest}\n");
+        let text = [
+            key("a", &format!("key_sha256 = '{digest}'\nthreshold = 2.0")),
+            key("a", "key_sha256 = 'sk-secret'\nmode = 'block'"),
+            key("", &format!("key_sha256 = '{}'\nthreshold = 0.5\ntarget_fpr = 0.1", digest.to_uppercase())),
+        ];
+        let expected = [
+            "keys[0].threshold: must be between 0 and 1, or \"auto\" (key `a`) (FILE)",
+            "keys[1].name: must not be that of another key (key `a`) (FILE)",
+            "keys[1].key_sha256: must be the 64 hex digits of the key's SHA-256 (key `a`) (FILE)",
+            "keys[2].name: must not be empty (key ``) (FILE)",
+            "keys[2].key_sha256: must not be that of another key (key ``) (FILE)",
+            "keys[2].target_fpr: cannot be given together with threshold (key ``) (FILE)",
+        ];
+        assert_eq!(problems(&text.concat(), &[]), expected);
+        let misspelt = problems("[[keys]]\nnmae = 'x'\n[server]\nlisten = 'nowhere'\n", &[]);
+        assert!(misspelt.len() == 2 && misspelt[0].starts_with("keys") && misspelt[0].contains("nmae"), "{misspelt:?}");
+        let wrong = problems("keys = 'sk-secret'\n", &[]);
+        assert!(wrong.len() == 1 && wrong[0].starts_with("keys: "), "{wrong:?}");
     }
 
     #[test]

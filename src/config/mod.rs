@@ -5,24 +5,34 @@
 
 mod auto;
 mod check;
+mod feedback;
+mod host_port;
+mod keys;
 mod load;
 
 use serde::{Deserialize, Serialize};
 
 pub use auto::Auto;
+pub use feedback::{Feedback, Receipts};
+pub use host_port::host_port;
+pub(crate) use host_port::plain_host;
+pub use keys::Key;
 pub use load::{Flag, Problem, Problems, load};
 
 use crate::{
     bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
-    guard::Mode,
+    feedback::queue::Queue,
+    guard::{self, Mode, OnExhausted},
 };
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// Who may use the API; none: everybody.
+    pub keys: Vec<Key>,
     /// The HTTP server and its bounds.
     pub server: Server,
     /// Which model, and where it computes.
@@ -33,8 +43,18 @@ pub struct Config {
     pub generation: Generation,
     /// The guard, where a request does not say.
     pub guard: Guard,
+    /// Texts that others wrote, sent to be scored.
+    pub score: Score,
     /// Images in requests.
     pub images: Images,
+    /// Images that requests name by URL.
+    pub fetch: Fetch,
+    /// Where corrections are kept.
+    pub feedback: Feedback,
+    /// What is remembered of completions.
+    pub receipts: Receipts,
+    /// What annotators look at next.
+    pub queue: Queue,
     /// Metrics.
     pub metrics: Metrics,
     /// Logs.
@@ -49,7 +69,7 @@ pub struct Server {
     pub listen: String,
     /// Open connections; more wait to be accepted.
     pub max_connections: usize,
-    /// Completions being received or answered at once; more get 429.
+    /// Completions and requests for scores being received or answered at once; more get 429.
     pub max_concurrent: usize,
     /// Largest request body in bytes; larger ones get 413.
     pub max_body_bytes: usize,
@@ -127,6 +147,34 @@ pub struct Generation {
     pub max_tokens: Auto<usize>,
 }
 
+/// Thresholds of classes of words.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ByClass {
+    /// Words that name people, animals and things.
+    pub object: Auto<f32>,
+    /// Colours, sizes, materials.
+    pub attribute: Auto<f32>,
+    /// Numbers.
+    pub count: Auto<f32>,
+    /// Verbs of action.
+    pub action: Auto<f32>,
+    /// Words that say where things are.
+    pub relation: Auto<f32>,
+}
+
+impl From<ByClass> for guard::ByClass {
+    fn from(of: ByClass) -> Self {
+        Self {
+            object: of.object.value(),
+            attribute: of.attribute.value(),
+            count: of.count.value(),
+            action: of.action.value(),
+            relation: of.relation.value(),
+        }
+    }
+}
+
 /// The guard, where a request does not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -137,6 +185,10 @@ pub struct Guard {
     pub threshold: Auto<f32>,
     /// The threshold at which this share of grounded words is doubted, by the bundle's calibration; auto: not used.
     pub target_fpr: Auto<f32>,
+    /// Thresholds of classes of words; auto: the one above.
+    pub thresholds: ByClass,
+    /// What is done about words that stay doubted.
+    pub on_exhausted: OnExhausted,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
     /// Words that are held back beside the open one where words are repaired, for repairs to reach.
@@ -151,10 +203,29 @@ impl Default for Guard {
             mode: Mode::default(),
             threshold: Auto::Auto,
             target_fpr: Auto::Auto,
+            thresholds: ByClass::default(),
+            on_exhausted: OnExhausted::default(),
             max_attempts: GuardParams::MAX_ATTEMPTS,
             window: GuardParams::WINDOW,
             on_error: OnError::default(),
         }
+    }
+}
+
+/// Most that `score.max_items` can be.
+pub const MOST_ITEMS: usize = 1024;
+
+/// Texts that others wrote, sent to be scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Score {
+    /// Most items of one request, at most [`MOST_ITEMS`].
+    pub max_items: usize,
+}
+
+impl Default for Score {
+    fn default() -> Self {
+        Self { max_items: 64 }
     }
 }
 
@@ -183,6 +254,30 @@ impl Default for Images {
             cache_bytes: 64 * 1024 * 1024,
             workers: Auto::Auto,
         }
+    }
+}
+
+/// Images that requests name by URL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fetch {
+    /// Whether `https:` URLs are fetched.
+    pub enabled: bool,
+    /// Redirections that are followed, 3 at most.
+    pub max_redirects: usize,
+    /// Seconds that a fetch may take, redirections included.
+    pub timeout_s: u64,
+    /// Images fetched at once; more wait.
+    pub max_concurrent: usize,
+    /// `HOST:PORT` of servers that may have a private address.
+    pub allow: Vec<String>,
+    /// A PEM file of the certificates that are trusted; auto: Mozilla's.
+    pub ca_file: Auto<String>,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self { enabled: false, max_redirects: 3, timeout_s: 10, max_concurrent: 16, allow: Vec::new(), ca_file: Auto::Auto }
     }
 }
 

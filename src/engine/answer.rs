@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Event, GuardParams, Token, draft::Draft};
 use crate::guard::{
     Action, Candidate, Mode, Report, Span, Verdict, policy,
-    render::{Style, alt_text},
+    render::{Style, alt_text, render},
     spans::Joiner,
     words::Word,
 };
@@ -101,6 +101,9 @@ impl Answer {
     /// What may be shown of `draft` now and was not: up to the open word where words are scored, as many words less as the window says, and never
     /// what could begin a stop string.
     pub(crate) fn release(&mut self, draft: &Draft) -> Option<Event> {
+        if self.params.on_exhausted.rewrites().is_some() {
+            return None;
+        }
         let words = draft.words();
         let limit = match self.params.window {
             _ if !policy::repairs(self.params.mode) || !self.is_scored() => usize::MAX,
@@ -111,7 +114,7 @@ impl Answer {
         if self.scoring != Scoring::Off {
             self.join(draft.text(), words, limit);
         }
-        (tokens > self.sent.0).then(|| self.delta(draft, tokens, end))
+        (tokens > self.sent.0).then(|| self.delta(draft, draft.text(), tokens, end))
     }
 
     /// Ends the answer: the last delta, where anything is left to say, and the summary. `draft` is closed. `blocked` is the score of what was cut off.
@@ -128,10 +131,12 @@ impl Answer {
             let end = text.chars().count();
             self.spans.push(Span::new(end..end, "", score, Action::Blocked));
         }
+        let rewritten = self.rewrite(text);
+        let text = rewritten.as_deref().unwrap_or(text);
         let tokens = draft.contributing().max(self.sent.0);
         let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
-        let delta = rest.then(|| self.delta(draft, tokens, text.len()));
-        let guard = (self.scoring != Scoring::Off).then(|| self.report(draft, tokens, cost, blocked));
+        let delta = rest.then(|| self.delta(draft, text, tokens, text.len()));
+        let guard = (self.scoring != Scoring::Off).then(|| self.report(draft, text, tokens, cost, blocked));
         (delta, Summary { completion_tokens: tokens, guard, doubted_tokens: self.doubted_tokens(draft.words()) })
     }
 
@@ -169,43 +174,68 @@ impl Answer {
         }
     }
 
-    fn delta(&mut self, draft: &Draft, tokens: usize, end: usize) -> Event {
+    /// The answer with its doubted words hedged or left out, where that is asked for and there are any; its spans move with it.
+    fn rewrite(&mut self, text: &str) -> Option<String> {
+        let (style, action) = self.params.on_exhausted.rewrites()?;
+        let unsaid = self.unsaid_spans();
+        if unsaid.is_empty() {
+            return None;
+        }
+        let rendered = render(text, &unsaid, style);
+        let mut places = rendered.spans.iter().cloned();
+        for span in &mut self.spans {
+            let place = match span.is_unsaid() {
+                true => {
+                    span.action = action;
+                    span.original = Some(std::mem::take(&mut span.text));
+                    places.next().unwrap_or_default()
+                }
+                false => rendered.place(span.start..span.end),
+            };
+            (span.start, span.end) = (place.start, place.end);
+            span.text = rendered.text.chars().skip(place.start).take(place.len()).collect();
+        }
+        Some(rendered.text)
+    }
+
+    /// What goes out of `text`: the draft's, or what was made of it.
+    fn delta(&mut self, draft: &Draft, text: &str, tokens: usize, end: usize) -> Event {
         self.place_edits(draft.text(), end);
         let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));
         let out: Vec<Token> = draft.tokens()[first..tokens].to_vec();
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
-        Event::Delta { text: draft.text()[start..end].to_owned(), tokens: out, spans }
+        Event::Delta { text: text[start..end].to_owned(), tokens: out, spans }
     }
 
-    fn report(&self, draft: &Draft, tokens: usize, cost: Cost, blocked: Option<f32>) -> Report {
+    fn report(&self, draft: &Draft, text: &str, tokens: usize, cost: Cost, blocked: Option<f32>) -> Report {
         let GuardParams { mode, thresholds, .. } = self.params;
         let complete = self.is_scored() && draft.rewarded() >= tokens;
         let (verdict, score) = policy::judge(mode, draft.words(), complete);
         let (verdict, score) = match (verdict, blocked) {
             (_, Some(low)) => (Verdict::Blocked, Some(score.map_or(low, |score| score.min(low)))),
             (Verdict::Clean, None) if self.repaired => (Verdict::Repaired, score),
+            // What was doubted is not said any more.
+            (Verdict::Flagged, None) if self.spans.iter().any(|span| span.action == Action::Omitted) => (Verdict::Repaired, score),
             (verdict, None) => (verdict, score),
         };
-        let alt_text = self.joiner.is_some().then(|| alt_text(draft.text(), &self.doubted_spans(), Style::Hedged));
+        let alt_text = self.joiner.is_some().then(|| alt_text(text, &self.unsaid_spans(), Style::Hedged));
         Report {
-            mode,
             verdict,
             score,
             mean_score: policy::mean_score(draft.words()),
-            threshold: thresholds.common,
-            thresholds: (thresholds.by_class != Default::default()).then_some(thresholds.by_class),
             spans: self.spans.clone(),
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens,
             alt_text,
-            candidates: Vec::new(),
+            threshold: thresholds.of_answer(draft.text(), draft.words()),
+            ..Report::new(mode, thresholds)
         }
     }
 
-    /// The spans that are doubted as they stand.
-    fn doubted_spans(&self) -> Vec<Span> {
-        self.spans.iter().filter(|span| span.is_doubted()).cloned().collect()
+    /// The spans whose doubt the answer does not tell.
+    fn unsaid_spans(&self) -> Vec<Span> {
+        self.spans.iter().filter(|span| span.is_unsaid()).cloned().collect()
     }
 
     /// Tokens of doubted words, each counted once, where doubt is acted on.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
 use super::*;
 use crate::guard::{
-    Action, Mode, Verdict,
+    Action, Mode, OnExhausted, Verdict,
     spans::spans,
     words::{doubting, words},
 };
@@ -173,10 +173,16 @@ fn check_report(told: &super::testing::Told, report: &crate::guard::Report, requ
     for span in &report.spans {
         assert_eq!(chars[span.start..span.end].iter().collect::<String>(), span.text, "{report:?}");
     }
+    if request.guard.on_exhausted != OnExhausted::Flag {
+        assert!(told.deltas.len() <= 1 && !report.spans.iter().any(crate::guard::Span::is_unsaid), "{report:?}");
+        assert!(report.alt_text.as_ref().is_none_or(|alt| *alt == told.text()), "{report:?}");
+    }
     assert!(report.spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "{report:?}");
     match report.verdict {
         Verdict::Blocked => assert!(told.end.clone().unwrap().0 == FinishReason::ContentFilter && request.guard.mode == Mode::Block),
-        Verdict::Clean | Verdict::Repaired => assert!(report.spans.iter().all(|span| span.action == Action::Regenerated)),
+        Verdict::Clean | Verdict::Repaired => {
+            assert!(report.spans.iter().all(|span| matches!(span.action, Action::Regenerated | Action::Omitted)))
+        }
         Verdict::Flagged | Verdict::Unscored => {}
     }
 }
@@ -253,12 +259,13 @@ fn any_request() -> impl Strategy<Value = Request> {
     );
     let stop = prop_oneof![Just(vec![]), Just(vec!["a d".to_owned()]), Just(vec!["dog".to_owned(), ". ".to_owned()])];
     let mode = prop_oneof![Just(Mode::Off), Just(Mode::Score), Just(Mode::Flag), Just(Mode::Regenerate), Just(Mode::Block)];
-    (0u8..9, proptest::collection::vec(3u32..28, 1..8), 1usize..50, sampling, stop, mode, 0.0f32..1.0).prop_map(
-        |(image, prompt, max_tokens, (temperature, top_p, seed, presence_penalty), stop, mode, threshold)| Request {
+    let on_exhausted = prop_oneof![Just(OnExhausted::Flag), Just(OnExhausted::Hedge), Just(OnExhausted::Omit)];
+    (0u8..9, proptest::collection::vec(3u32..28, 1..8), 1usize..50, sampling, stop, mode, 0.0f32..1.0, on_exhausted).prop_map(
+        |(image, prompt, max_tokens, (temperature, top_p, seed, presence_penalty), stop, mode, threshold, on_exhausted)| Request {
             max_tokens,
             stop,
             sampling: Sampling { temperature, top_p, seed, presence_penalty, ..Sampling::default() },
-            guard: GuardParams::new(mode, threshold),
+            guard: GuardParams { on_exhausted, ..GuardParams::new(mode, threshold) },
             ..request(f32::from(image), &prompt)
         },
     )

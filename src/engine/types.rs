@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use utoipa::ToSchema;
 
 use crate::guard;
 
@@ -40,6 +41,8 @@ pub struct GuardParams {
     pub max_attempts: usize,
     /// Words that are held back beside the open one, for repairs to reach.
     pub window: usize,
+    /// What is done about words that stay doubted; nothing is shown before the end where that may change the answer.
+    pub on_exhausted: guard::OnExhausted,
 }
 
 impl GuardParams {
@@ -51,7 +54,13 @@ impl GuardParams {
 
     /// One threshold for all words, and nothing shown before the end where words are repaired.
     pub fn new(mode: guard::Mode, threshold: f32) -> Self {
-        Self { mode, thresholds: threshold.into(), max_attempts: Self::MAX_ATTEMPTS, window: usize::MAX }
+        Self {
+            mode,
+            thresholds: threshold.into(),
+            max_attempts: Self::MAX_ATTEMPTS,
+            window: usize::MAX,
+            on_exhausted: guard::OnExhausted::Flag,
+        }
     }
 }
 
@@ -99,7 +108,8 @@ pub struct Token {
 }
 
 /// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum FinishReason {
     /// End of sequence or a stop string.
     Stop,

@@ -1,11 +1,13 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
 //! [`words`] cuts a response into words and gives each its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
-//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people.
+//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people, [`report`]
+//! puts all of it together for a text that is there as a whole.
 
 pub mod policy;
 pub mod render;
 pub mod repair;
+pub mod report;
 pub mod spans;
 pub mod thresholds;
 pub mod words;
@@ -13,11 +15,12 @@ pub mod words;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use thresholds::{ByClass, Thresholds};
 
 /// What the guard does with doubted words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing is scored.
@@ -33,8 +36,32 @@ pub enum Mode {
     Block,
 }
 
+/// What is done about words that stay doubted: that no attempt could repair, or that the mode repairs nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExhausted {
+    /// They are marked.
+    #[default]
+    Flag,
+    /// The answer says that they may be wrong.
+    Hedge,
+    /// The answer leaves them out.
+    Omit,
+}
+
+impl OnExhausted {
+    /// How the answer is written again, and what its spans then say was done; `None` where it stays.
+    pub fn rewrites(self) -> Option<(render::Style, Action)> {
+        match self {
+            Self::Flag => None,
+            Self::Hedge => Some((render::Style::Hedged, Action::Hedged)),
+            Self::Omit => Some((render::Style::Omitted, Action::Omitted)),
+        }
+    }
+}
+
 /// What the guard concluded about an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Scored, and no word is below the threshold.
@@ -50,23 +77,23 @@ pub enum Verdict {
 }
 
 /// What was done about one span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Marked and left as it was.
     Flagged,
     /// Written again.
     Regenerated,
-    /// Hedged in the rendering.
+    /// The answer says that it may be wrong.
     Hedged,
-    /// Left out of the rendering.
+    /// The answer leaves it out.
     Omitted,
     /// The answer stops here.
     Blocked,
 }
 
 /// A maximal run of doubted words (function words in between join). Offsets count Unicode code points of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Span {
     /// First code point.
     pub start: usize,
@@ -87,7 +114,7 @@ pub struct Span {
 }
 
 /// A version of a span that was tried and not taken.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Candidate {
     /// As far as it was written.
     pub text: String,
@@ -97,9 +124,14 @@ pub struct Candidate {
 }
 
 impl Span {
-    /// Whether what it says stands in the answer and is doubted: not what was written again and passes, nor what was cut off.
+    /// Whether what it says stands in the answer and is doubted: not what was written again and passes, nor what was left out or cut off.
     pub fn is_doubted(&self) -> bool {
-        self.action != Action::Regenerated && self.start < self.end
+        matches!(self.action, Action::Flagged | Action::Hedged) && self.start < self.end
+    }
+
+    /// Whether it is doubted and the answer does not say so.
+    pub fn is_unsaid(&self) -> bool {
+        self.action == Action::Flagged && self.start < self.end
     }
 
     /// A span that was not written again.
@@ -109,7 +141,7 @@ impl Span {
 }
 
 /// The `guard` object of a response (design, section 5).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// The mode that was in force.
     pub mode: Mode,
@@ -138,4 +170,23 @@ pub struct Report {
     /// Where `guard.candidates` asked for several answers: the others, best first, by `mean_score`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
+}
+
+impl Report {
+    /// On an answer of which nothing is known.
+    pub fn new(mode: Mode, thresholds: Thresholds) -> Self {
+        Self {
+            mode,
+            verdict: Verdict::Unscored,
+            score: None,
+            mean_score: None,
+            threshold: thresholds.common,
+            thresholds: (thresholds.by_class != ByClass::default()).then_some(thresholds.by_class),
+            spans: Vec::new(),
+            attempts: 0,
+            extra_tokens: 0,
+            alt_text: None,
+            candidates: Vec::new(),
+        }
+    }
 }

@@ -1,28 +1,34 @@
 //! From which reward on a word is trusted: one threshold, or one for each class of words.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::words::Word;
 use crate::lexicon::{Lexicon, WordClass};
 
 /// Thresholds that differ from the common one, by class of words.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ByClass {
     /// Words that name people, animals and things.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
     pub object: Option<f32>,
     /// Colours, sizes, materials.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
     pub attribute: Option<f32>,
     /// Numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
     pub count: Option<f32>,
     /// Verbs of action.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
     pub action: Option<f32>,
     /// Words that say where things are.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
     pub relation: Option<f32>,
 }
 
@@ -36,6 +42,17 @@ impl ByClass {
             ("action", self.action),
             ("relation", self.relation),
         ]
+    }
+
+    /// These, and where there is none `other`.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            object: self.object.or(other.object),
+            attribute: self.attribute.or(other.attribute),
+            count: self.count.or(other.count),
+            action: self.action.or(other.action),
+            relation: self.relation.or(other.relation),
+        }
     }
 
     fn of(&self, class: WordClass) -> Option<f32> {
@@ -55,19 +72,24 @@ impl ByClass {
 pub struct Thresholds {
     /// Of every word that no class has another for.
     pub common: f32,
+    /// Of a yes or no that answers, whose reward has a calibration of its own; `None`: the common one.
+    pub yes_no: Option<f32>,
     /// The exceptions.
     pub by_class: ByClass,
 }
 
 impl From<f32> for Thresholds {
     fn from(common: f32) -> Self {
-        Self { common, by_class: ByClass::default() }
+        Self { common, ..Self::default() }
     }
 }
 
 impl Thresholds {
     /// The threshold of a word of `text`.
     pub fn of(&self, text: &str, word: &Word) -> f32 {
+        if is_yes_or_no(text, word) {
+            return self.yes_no.unwrap_or(self.common);
+        }
         if self.by_class == ByClass::default() {
             return self.common;
         }
@@ -75,12 +97,35 @@ impl Thresholds {
         let class = classes.into_iter().find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
         class.and_then(|(_, class)| self.by_class.of(class)).unwrap_or(self.common)
     }
+
+    /// The threshold of an answer with these words, classes aside.
+    pub fn of_answer(&self, text: &str, words: &[Word]) -> f32 {
+        let answers = words.first().is_some_and(|word| is_yes_or_no(text, word));
+        self.yes_no.filter(|_| answers).unwrap_or(self.common)
+    }
+}
+
+/// Whether `word` is a yes or no that `text` begins with.
+fn is_yes_or_no(text: &str, word: &Word) -> bool {
+    let (before, said) = (text.get(..word.bytes.start), text.get(word.bytes.clone()).unwrap_or_default());
+    before.is_some_and(|before| before.trim().is_empty()) && ["yes", "no"].iter().any(|answer| said.eq_ignore_ascii_case(answer))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::guard::words::words;
+
+    #[test]
+    fn a_yes_or_no_that_answers_has_a_threshold_of_its_own() {
+        let thresholds = Thresholds { yes_no: Some(0.7), ..0.3.into() };
+        let of = |text: &str| {
+            let (text, words) = words([text.as_bytes()], &[0.4]);
+            words.iter().map(|word| thresholds.of(&text, word)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(" No, a dog."), [0.7, 0.3, 0.3]);
+        assert_eq!(of("There is no dog. Yes."), [0.3; 5]);
+    }
 
     #[test]
     fn a_class_can_be_stricter_than_the_rest() {
@@ -91,7 +136,8 @@ mod tests {
             words.iter().filter(doubts).map(|w| &text[w.bytes.clone()]).collect::<Vec<_>>()
         };
         assert_eq!(doubted(0.3.into()), Vec::<&str>::new());
-        assert_eq!(doubted(Thresholds { common: 0.3, by_class }), ["dogs"]);
-        assert_eq!(doubted(Thresholds { common: 0.45, by_class }), ["two", "dogs", "run", "near", "zyx"]);
+        assert_eq!(doubted(Thresholds { yes_no: Some(0.9), ..0.3.into() }), Vec::<&str>::new());
+        assert_eq!(doubted(Thresholds { common: 0.3, by_class, ..Thresholds::default() }), ["dogs"]);
+        assert_eq!(doubted(Thresholds { common: 0.45, by_class, ..Thresholds::default() }), ["two", "dogs", "run", "near", "zyx"]);
     }
 }

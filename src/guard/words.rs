@@ -93,6 +93,12 @@ impl Transcript {
         self.tokens.is_empty()
     }
 
+    /// The bytes of the text that each token contributes to; of a code point that it leaves incomplete at least the first.
+    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        let length = self.text.len();
+        self.tokens.iter().map(move |t| t.start.min(length)..t.reach.min(length))
+    }
+
     /// How many leading tokens contribute to the text: after a cut, those before it.
     pub fn contributing(&self) -> usize {
         if self.whole { self.tokens.partition_point(|t| t.start < self.text.len()) } else { self.tokens.len() }

@@ -1,6 +1,5 @@
 //! Raw scores to probabilities, and thresholds for given false-positive rates.
 
-use candle_core::{Result as CandleResult, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use super::logistic::logistic_regression;
@@ -38,6 +37,12 @@ pub struct Calibration {
     pub fitted_on: String,
     /// How many tokens that were.
     pub tokens: usize,
+    /// That of texts that the policy did not write: it is more often surprised by a person's true words than by its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others: Option<Box<Calibration>>,
+    /// That of the yes or no that answers a question, whose truth is another matter than a thing's being there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yes_no: Option<Box<Calibration>>,
 }
 
 /// False-positive rates whose thresholds are stored.
@@ -66,6 +71,8 @@ impl Calibration {
             thresholds: Vec::new(),
             fitted_on: fitted_on.to_owned(),
             tokens: logits.len(),
+            others: None,
+            yes_no: None,
         };
         let scored: Vec<Scored> =
             logits.iter().zip(good).map(|(&l, &good)| Scored { reward: fitted.probability(l), good, image: 0 }).collect();
@@ -86,16 +93,14 @@ impl Calibration {
         self.probability(logit + self.log_probability * log_probability)
     }
 
-    /// [`Self::reward`] of many tokens: `logits` is `(tokens)`.
-    ///
-    /// # Errors
-    /// When there are not as many log-probabilities.
-    pub fn rewards(&self, logits: &Tensor, log_probabilities: &[f32]) -> CandleResult<Vec<f32>> {
-        let logits = logits.to_vec1::<f32>()?;
-        if logits.len() != log_probabilities.len() {
-            bail!("{} log-probabilities for {} tokens", log_probabilities.len(), logits.len());
-        }
-        Ok(logits.into_iter().zip(log_probabilities).map(|(logit, lp)| self.reward(logit, *lp)).collect())
+    /// The calibration of texts that the policy did not write.
+    pub fn of_others(&self) -> &Self {
+        self.others.as_deref().unwrap_or(self)
+    }
+
+    /// The calibration of what may be a yes or no that answers.
+    pub fn of(&self, is_yes_or_no: bool) -> &Self {
+        self.yes_no.as_deref().filter(|_| is_yes_or_no).unwrap_or(self)
     }
 
     /// The threshold that flags a share `target` of the good tokens, interpolated between the stored rates and constant outside them.
@@ -122,6 +127,9 @@ impl Calibration {
         let finite = [self.slope, upper_slope, self.log_probability, self.offset, self.default_threshold].iter().all(|x| x.is_finite());
         if !finite || self.slope <= 0.0 || upper_slope <= 0.0 {
             return Err(format!("slopes {}, {upper_slope} and offset {} must be finite, the slopes positive", self.slope, self.offset));
+        }
+        for (name, special) in [("others", &self.others), ("yes_no", &self.yes_no)] {
+            special.as_ref().map_or(Ok(()), |own| own.validate()).map_err(|what| format!("{name}: {what}"))?;
         }
         if !self.thresholds.windows(2).all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold) {
             return Err("thresholds must rise with their false-positive rates".into());

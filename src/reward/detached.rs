@@ -3,10 +3,12 @@
 //! It begins as a copy of the policy and is fine-tuned end to end, so that what it knows of the image is not limited to what the policy's hidden states
 //! carry. Its price is a second decoder step a token.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use super::{TokenReward, calibration::Calibration};
+use super::{TokenReward, calibrator::Calibrator};
 use crate::vlm::{
     KvCache, Row,
     llava::{PrefixDecoder, PrefixDecoderConfig},
@@ -41,14 +43,14 @@ impl DetachedNet {
 
 /// The serving side: network, cache and calibration.
 pub struct Detached {
-    net: DetachedNet,
-    calibration: Calibration,
+    net: Arc<DetachedNet>,
+    calibrator: Calibrator,
 }
 
 impl Detached {
-    /// A scorer whose numbers mean what `calibration` says.
-    pub fn new(net: DetachedNet, calibration: Calibration) -> Self {
-        Self { net, calibration }
+    /// A scorer whose numbers mean what `calibrator` says.
+    pub fn new(net: Arc<DetachedNet>, calibrator: Calibrator) -> Self {
+        Self { net, calibrator }
     }
 }
 
@@ -65,6 +67,6 @@ impl TokenReward for Detached {
         let Some(cache) = cache else { bail!("the detached scorer needs its cache") };
         let states = self.net.decoder.step(rows, cache)?;
         let Some(last) = states.last() else { bail!("the decoder has no layers") };
-        self.calibration.rewards(&self.net.logits(last)?, log_probabilities)
+        self.calibrator.rewards(rows, &self.net.logits(last)?, log_probabilities)
     }
 }

@@ -4,9 +4,11 @@
 //! to and including `t`. 1 is good.
 
 pub mod calibration;
+pub mod calibrator;
 pub mod detached;
 pub mod logistic;
 pub mod probe;
+pub mod scorer;
 
 use candle_core::{Result, Tensor};
 

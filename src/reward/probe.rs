@@ -1,10 +1,12 @@
 //! The probe: a small perceptron on the policy's hidden states. It costs one small product a token and no cache.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{TokenReward, calibration::Calibration};
+use super::{TokenReward, calibrator::Calibrator};
 use crate::vlm::{KvCache, Row};
 
 /// Sizes of the probe.
@@ -70,14 +72,14 @@ impl ProbeNet {
 
 /// The serving side: network and calibration.
 pub struct Probe {
-    net: ProbeNet,
-    calibration: Calibration,
+    net: Arc<ProbeNet>,
+    calibrator: Calibrator,
 }
 
 impl Probe {
-    /// A scorer whose numbers mean what `calibration` says.
-    pub fn new(net: ProbeNet, calibration: Calibration) -> Self {
-        Self { net, calibration }
+    /// A scorer whose numbers mean what `calibrator` says.
+    pub fn new(net: Arc<ProbeNet>, calibrator: Calibrator) -> Self {
+        Self { net, calibrator }
     }
 }
 
@@ -90,8 +92,8 @@ impl TokenReward for Probe {
         Ok(None)
     }
 
-    fn score(&self, _rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], _cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
-        self.calibration.rewards(&self.net.logits(hidden)?, log_probabilities)
+    fn score(&self, rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], _cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
+        self.calibrator.rewards(rows, &self.net.logits(hidden)?, log_probabilities)
     }
 }
 

@@ -56,7 +56,7 @@ async fn collect(mut body: Body, limit: usize, patience: Duration) -> Result<Vec
 }
 
 /// Reads on in the background, beside the answer.
-fn discard(mut body: Body, patience: Duration) {
+pub(crate) fn discard(mut body: Body, patience: Duration) {
     tokio::spawn(timeout(patience, async move {
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {

@@ -13,17 +13,22 @@ use uuid::Uuid;
 
 use super::{
     app::{App, blocking, unix_time},
-    body,
+    auth, body,
     error::ApiError,
+    feedback::{Asked, Draft},
+    fetch::Link,
     openai::{
         check::{Completion, Served, check},
-        request::parse,
+        content::Picture,
+        request::{ChatRequest, parse},
         response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, finish_reason},
     },
+    openapi::{Answer, Refusals},
     stream,
 };
 use crate::{
-    engine::{self, EngineError, Event, EventStream, GuardParams, ImageError},
+    config::Guard,
+    engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
     guard::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
@@ -32,14 +37,15 @@ use crate::{
     vlm::preprocess,
 };
 
-/// The handler.
+/// Describes a photograph or answers a question about it.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest, responses(Answer, Refusals))]
 pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let place = app.admit()?;
     let (parts, body) = request.into_parts();
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt) = prepare(Arc::clone(&app), body).await?;
+        let (completion, prompt) = prepare(Arc::clone(&app), auth::guard(&app, &parts.extensions), body).await?;
         let begun = begin(&app, completion, prompt).await?;
         if begun.stream {
             return Ok(stream::respond(begun, place, deadline, app.config.server.request_timeout_s));
@@ -54,10 +60,10 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
 }
 
 /// Parses and checks the request, and tokenizes its prompt.
-async fn prepare(app: Arc<App>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
+async fn prepare(app: Arc<App>, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let served = Served { model: &app.model, config: &app.config, calibration: app.bundle.calibration.as_ref() };
+        let served = Served { model: &app.model, config: &app.config, guard: &guard, calibration: app.bundle.calibration.as_ref() };
         let completion = check(request, served)?;
         let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
         let prompt = app.bundle.prompt(&completion.messages).map_err(refused)?;
@@ -76,6 +82,8 @@ pub(super) struct Begun {
     pub(super) answers: Vec<Vec<EventStream>>,
     pub(super) how: How,
     stream: bool,
+    /// What is remembered, where anything is.
+    pub(super) draft: Option<Draft>,
 }
 
 /// How answers are shown.
@@ -90,37 +98,26 @@ pub(super) struct How {
 impl How {
     /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says that nobody looked.
     pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
-        let GuardParams { mode, thresholds, .. } = self.guard;
-        let unscored = || Report {
-            mode,
-            verdict: Verdict::Unscored,
-            score: None,
-            mean_score: None,
-            threshold: thresholds.common,
-            thresholds: None,
-            spans: Vec::new(),
-            attempts: 0,
-            extra_tokens: 0,
-            alt_text: None,
-            candidates: Vec::new(),
-        };
-        let mut report = report.unwrap_or_else(unscored);
+        let mut report = report.unwrap_or_else(|| Report::new(self.guard.mode, self.guard.thresholds));
         if report.alt_text.is_some() && self.render != Style::Hedged {
-            let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_doubted()).cloned().collect();
+            let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_unsaid()).cloned().collect();
             report.alt_text = Some(alt_text(text, &doubted, self.render));
         }
         report
     }
 }
 
-/// Takes places in the queue, encodes the image and hands the answers in.
+/// Takes places in the queue, gets and encodes the image and hands the answers in.
 pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u32>) -> Result<Begun, ApiError> {
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
     let places = (0..completion.n * candidates).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
-    let image = encode(app, completion.image).await?;
+    let file = file(app, completion.image).await?;
+    let Encoded { image, hash, .. } = encode_file(app, &file, "messages").await?;
+    // Receipts have log-probabilities, whether the request asked for them or not.
+    let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
     for (i, place) in places.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
@@ -140,70 +137,121 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
             max_tokens: completion.max_tokens,
             stop: completion.stop.clone(),
             sampling,
-            top_logprobs: completion.top_logprobs,
+            top_logprobs,
             guard: completion.guard,
         })?);
     }
     let (model, system_fingerprint) = (Arc::clone(&app.model), Arc::clone(&app.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
-    let Completion { guard, render, top_logprobs, include_usage, stream, .. } = completion;
-    Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream })
+    let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, .. } = completion;
+    let draft = Draft::new(app, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
+    Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream, draft })
 }
 
-async fn encode(app: &Arc<App>, file: Vec<u8>) -> Result<candle_core::Tensor, ApiError> {
-    let file: Arc<[u8]> = file.into();
-    let (task, bytes) = (Arc::clone(app), Arc::clone(&file));
-    let encoded = app.images.get(&file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
-        ImageError::Pixels(error) => error.clone(),
+/// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
+pub(super) async fn encode(app: &Arc<App>, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
+    Ok(encode_file(app, &file(app, picture).await?, field).await?.image)
+}
+
+/// The image's file, fetched where it is elsewhere.
+pub(super) async fn file(app: &App, picture: Picture) -> Result<Arc<[u8]>, ApiError> {
+    Ok(match picture {
+        Picture::File(file) => file,
+        Picture::Remote { link, path } => fetch(app, link, &path).await?,
+    }
+    .into())
+}
+
+async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
+    let Some(fetcher) = &app.fetcher else { return Err(ApiError::fetch_disabled(path)) };
+    let fetched = fetcher.fetch(link).await;
+    app.metrics.fetch(fetched.as_ref().map_or_else(|error| error.outcome(), |_| "fetched"));
+    fetched.map_err(|error| error.at(path))
+}
+
+async fn encode_file(app: &Arc<App>, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
+    let (task, bytes) = (Arc::clone(app), Arc::clone(file));
+    let encoded = app.images.get(file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
+        ImageError::Pixels(Unreadable::File(why)) => ApiError::param(field, "invalid_image", format!("'{field}': {why}")),
+        ImageError::Pixels(Unreadable::Inner) => ApiError::internal(),
         ImageError::Model(what) => {
             tracing::error!(what, "the image encoder failed");
             ApiError::internal()
         }
     })?;
     app.metrics.image(encoded.hit);
-    Ok(encoded.image)
+    Ok(encoded)
 }
 
-fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, ApiError> {
-    let refused = |e: preprocess::ImageError| ApiError::param("messages", "invalid_image", format!("'messages': {e}"));
-    let image = preprocess::decode(file, &app.image_limits()).map_err(refused)?;
+/// Why a file gives no pixels. Requests that have the same file share it.
+enum Unreadable {
+    File(preprocess::ImageError),
+    Inner,
+}
+
+fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
+    let image = preprocess::decode(file, &app.image_limits()).map_err(Unreadable::File)?;
     app.bundle.pixels(&image).map_err(|error| {
         tracing::error!(%error, "an image could not be resized");
-        ApiError::internal()
+        Unreadable::Inner
     })
 }
 
 /// Waits for all answers.
 async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
-    let Begun { head, answers, how, .. } = begun;
+    let Begun { head, answers, how, mut draft, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     for (index, answers) in answers.into_iter().enumerate() {
-        choices.push(best(index, answers, how, &mut usage).await?);
+        let Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard } = best(answers, how).await?;
+        usage.add(prompt_tokens, completion_tokens);
+        if let Some(draft) = &mut draft {
+            draft.wrote(index, &tokens);
+            draft.complete(index, &text, &guard);
+        }
+        let message = AnswerMessage { role: "assistant", content: text, refusal: None };
+        let logprobs = how.logprobs.then(|| Logprobs::of(tokens));
+        choices.push(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
     }
-    let headers = guard_headers(&choices);
+    if let Some(draft) = draft {
+        draft.keep();
+    }
+    let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
     Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
 }
 
-/// The best of a choice's candidates.
-async fn best(index: usize, answers: Vec<EventStream>, how: How, usage: &mut Usage) -> Result<Choice, ApiError> {
-    let mut choices = Vec::with_capacity(answers.len());
+/// A complete answer.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) text: String,
+    pub(super) tokens: Vec<Token>,
+    pub(super) reason: FinishReason,
+    pub(super) prompt_tokens: usize,
+    pub(super) completion_tokens: usize,
+    pub(super) guard: Report,
+}
+
+/// The best of a choice's candidates; its tokens are those of all together.
+pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, EngineError> {
+    let mut candidates = Vec::with_capacity(answers.len());
     for answer in answers {
-        choices.push(collect(index, answer, how, usage).await?);
+        candidates.push(collect(answer, how).await?);
     }
-    let score = |choice: &Choice| choice.guard.mean_score.unwrap_or(0.0);
+    let score = |candidate: &Whole| candidate.guard.mean_score.unwrap_or(0.0);
     // Stable: of equals, the first.
-    choices.sort_by(|a, b| score(b).total_cmp(&score(a)));
-    let mut choices = choices.into_iter();
-    let mut best = choices.next().ok_or_else(ApiError::internal)?;
-    for other in choices {
+    candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    let mut candidates = candidates.into_iter();
+    let mut best = candidates.next().ok_or(EngineError::ShuttingDown)?;
+    for other in candidates {
         // What was written for nothing.
-        best.guard.extra_tokens += other.guard.extra_tokens + other.tokens as u32;
-        best.guard.candidates.push(Candidate { text: other.message.content, score: other.guard.mean_score });
+        best.guard.extra_tokens += other.guard.extra_tokens + other.completion_tokens as u32;
+        best.prompt_tokens += other.prompt_tokens;
+        best.completion_tokens += other.completion_tokens;
+        best.guard.candidates.push(Candidate { text: other.text, score: other.guard.mean_score });
     }
     Ok(best)
 }
 
-async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Usage) -> Result<Choice, ApiError> {
+async fn collect(mut answer: EventStream, how: How) -> Result<Whole, EngineError> {
     let (mut content, mut written) = (String::new(), Vec::new());
     while let Some(event) = answer.next().await {
         match event {
@@ -212,20 +260,17 @@ async fn collect(index: usize, mut answer: EventStream, how: How, usage: &mut Us
                 written.extend(tokens);
             }
             Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
-                usage.add(prompt_tokens, completion_tokens);
                 let guard = how.report(guard, &content);
-                let message = AnswerMessage { role: "assistant", content, refusal: None };
-                let logprobs = how.logprobs.then(|| Logprobs::of(written));
-                return Ok(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard, tokens: completion_tokens });
+                return Ok(Whole { text: content, tokens: written, reason, prompt_tokens, completion_tokens, guard });
             }
-            Event::Failed(error) => return Err(error.into()),
+            Event::Failed(error) => return Err(error),
         }
     }
-    Err(EngineError::ShuttingDown.into())
+    Err(EngineError::ShuttingDown)
 }
 
 /// The worst verdict, the lowest score and the number of doubted spans of all answers.
-fn guard_headers(choices: &[Choice]) -> HeaderMap {
+pub(super) fn guard_headers<'a>(reports: impl Iterator<Item = &'a Report> + Clone) -> HeaderMap {
     let severity = |v: Verdict| match v {
         Verdict::Clean => 0,
         Verdict::Repaired => 1,
@@ -239,13 +284,14 @@ fn guard_headers(choices: &[Choice]) -> HeaderMap {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    if let Some(verdict) = choices.iter().map(|c| c.guard.verdict).max_by_key(|&v| severity(v)) {
+    if let Some(verdict) = reports.clone().map(|report| report.verdict).max_by_key(|&v| severity(v)) {
         put("x-candor-verdict", verdict_name(verdict).to_owned());
     }
-    if let Some(score) = choices.iter().filter_map(|c| c.guard.score).min_by(f32::total_cmp) {
+    if let Some(score) = reports.clone().filter_map(|report| report.score).min_by(f32::total_cmp) {
         put("x-candor-score", score.to_string());
     }
-    let flagged = choices.iter().flat_map(|c| &c.guard.spans).filter(|span| span.action != Action::Regenerated).count();
+    let flagged =
+        reports.flat_map(|report| &report.spans).filter(|span| !matches!(span.action, Action::Regenerated | Action::Omitted)).count();
     put("x-candor-flagged-spans", flagged.to_string());
     headers
 }

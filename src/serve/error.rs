@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::EngineError;
 
@@ -21,14 +22,14 @@ pub struct ApiError {
 }
 
 /// The body around an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorDetail,
 }
 
 /// The error itself, as OpenAI writes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
     /// For people.
     pub message: String,
@@ -36,8 +37,10 @@ pub struct ErrorDetail {
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The field of the request that is wrong.
+    #[schema(required)]
     pub param: Option<String>,
     /// The kind, exactly.
+    #[schema(required)]
     pub code: Option<&'static str>,
 }
 
@@ -66,6 +69,27 @@ impl ApiError {
     pub fn at(mut self, param: impl Into<String>) -> Self {
         self.body.error.param = Some(param.into());
         self
+    }
+
+    /// 400: an image by URL, where none are fetched.
+    pub fn fetch_disabled(path: &str) -> Self {
+        let message = format!("'{path}': fetching images is off on this server; send the image as a data: URL");
+        Self::param(path, "image_fetch_disabled", message)
+    }
+
+    /// Says in which part of the request the field is, such as `items[3]`.
+    pub fn within(mut self, part: Option<&str>) -> Self {
+        if let Some(part) = part {
+            let error = &mut self.body.error;
+            error.message = format!("{part}: {}", error.message);
+            error.param = Some(error.param.take().map_or_else(|| part.to_owned(), |field| format!("{part}.{field}")));
+        }
+        self
+    }
+
+    /// 401.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
     }
 
     /// 404: no such route.
@@ -110,6 +134,21 @@ impl ApiError {
         Self { retry_after_s: Some(retry_after_s), ..error }
     }
 
+    /// 404: no such thing.
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", code, message)
+    }
+
+    /// 409: it contradicts what was said before.
+    pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)
+    }
+
+    /// 507: no space is left.
+    pub fn storage_full(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "server_error", "storage_full", message)
+    }
+
     /// 500: the details are in the log alone.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", "internal error; the server's log has the details")
@@ -148,6 +187,9 @@ impl From<EngineError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
+        if response.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -9,27 +9,41 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{app::App, error::ApiError};
+use super::{
+    app::App,
+    error::{ApiError, ErrorBody},
+};
 
 /// A model as OpenAI lists it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Model<'a> {
+    /// Its name.
     id: &'a str,
+    /// `model`
     object: &'static str,
+    /// Unix time in seconds.
     created: u64,
+    /// `candor`
     owned_by: &'static str,
 }
 
 /// OpenAI's list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelList)]
 struct List<'a> {
+    /// `list`
     object: &'static str,
+    /// The one model.
+    #[schema(value_type = Vec<Model<'a>>)]
     data: [Model<'a>; 1],
 }
 
-#[derive(Debug, Serialize)]
+/// How the server is doing.
+#[derive(Debug, Serialize, ToSchema)]
 struct Status {
+    /// `ok` or `ready`.
     status: &'static str,
 }
 
@@ -37,20 +51,33 @@ fn model_of(app: &App) -> Model<'_> {
     Model { id: &app.model, object: "model", created: app.bundle.config.created, owned_by: "candor" }
 }
 
+/// Lists the served model.
+#[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, description = "The list.", body = List)))]
 pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {
     Json(List { object: "list", data: [model_of(&app)] }).into_response()
 }
 
+/// The served model.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "models", params(("id" = String, Path, description = "Its name.")),
+    responses(
+        (status = 200, description = "The model.", body = Model),
+        (status = 404, description = "It is not served here.", body = ErrorBody),
+    ))]
 pub(crate) async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     if *id == *app.model { Ok(Json(model_of(&app)).into_response()) } else { Err(ApiError::unknown_model(&id, &app.model)) }
 }
 
 /// The process answers.
+#[utoipa::path(get, path = "/health/live", tag = "operation", responses((status = 200, description = "It does.", body = Status)))]
 pub(crate) async fn live() -> Response {
     Json(Status { status: "ok" }).into_response()
 }
 
 /// Weights are loaded, a caption was written, and the engine moves.
+#[utoipa::path(get, path = "/health/ready", tag = "operation", responses(
+    (status = 200, description = "They are.", body = Status),
+    (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
+))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     match app.not_ready() {
         None => Ok(Json(Status { status: "ready" }).into_response()),
@@ -58,6 +85,11 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiEr
     }
 }
 
+/// Metrics in Prometheus' text format; on another listener where `metrics.listen` is set.
+#[utoipa::path(get, path = "/metrics", tag = "operation", responses(
+    (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
+    (status = 500, description = "They could not be written.", body = ErrorBody),
+))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let text = app.metrics.text().map_err(|error| {
         tracing::error!(%error, "the metrics could not be written");

@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     http::{Method, Request, header::CONTENT_TYPE},
+    response::Response,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -28,8 +30,10 @@ impl Local {
     ///
     /// # Errors
     /// When the bundle cannot do what the configuration asks.
-    pub fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
-        let app = Arc::new(App::start(config, bundle)?);
+    pub fn start(mut config: Config, bundle: Bundle) -> Result<Self, StartError> {
+        // Nobody comes from outside.
+        config.keys.clear();
+        let app = Arc::new(App::start(config, bundle, None)?);
         Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter()), app })
     }
 
@@ -38,14 +42,56 @@ impl Local {
     /// # Errors
     /// The API's own message, when it refuses the request or cannot answer it.
     pub async fn chat(&self, request: &Value) -> Result<Value, String> {
+        self.post("/v1/chat/completions", request).await
+    }
+
+    /// `POST /v1/score`: the response object.
+    ///
+    /// # Errors
+    /// The API's own message, when it refuses the request or cannot answer it.
+    pub async fn score(&self, request: &Value) -> Result<Value, String> {
+        self.post("/v1/score", request).await
+    }
+
+    /// `POST /v1/chat/completions` with `stream`: the chunks, as they come.
+    ///
+    /// # Errors
+    /// The API's own message, when it refuses the request or breaks off.
+    pub async fn stream(&self, request: &Value) -> Result<impl Stream<Item = Result<Value, String>> + use<>, String> {
+        let response = self.send("/v1/chat/completions", request).await?;
+        if !response.status().is_success() {
+            return Err(format!("status {}", response.status()));
+        }
+        // Every frame is one event, as the handler wrote it.
+        let chunk = |frame: Result<Bytes, axum::Error>| async move {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => return Some(Err(error.to_string())),
+            };
+            let text = String::from_utf8_lossy(&frame);
+            let data = text.lines().find_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]")?;
+            let read: Result<Value, _> = serde_json::from_str(data);
+            Some(match read {
+                Ok(value) => value["error"]["message"].as_str().map_or(Ok(value.clone()), |message| Err(message.to_owned())),
+                Err(error) => Err(error.to_string()),
+            })
+        };
+        Ok(response.into_body().into_data_stream().filter_map(chunk))
+    }
+
+    async fn send(&self, path: &str, request: &Value) -> Result<Response, String> {
         let request = Request::builder()
             .method(Method::POST)
-            .uri("/v1/chat/completions")
+            .uri(path)
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(request.to_string()))
             .map_err(|e| e.to_string())?;
         // The router's error type is uninhabited.
-        let response = self.router.clone().oneshot(request).await.map_err(|e| e.to_string())?;
+        self.router.clone().oneshot(request).await.map_err(|e| e.to_string())
+    }
+
+    async fn post(&self, path: &str, request: &Value) -> Result<Value, String> {
+        let response = self.send(path, request).await?;
         let status = response.status();
         let body = to_bytes(response.into_body(), MAX_ANSWER).await.map_err(|e| e.to_string())?;
         let value: Value = serde_json::from_slice(&body).map_err(|e| format!("status {status}: {e}"))?;
@@ -58,16 +104,26 @@ impl Local {
 
     /// The request for an answer to `prompt` (empty: a description) about an image file.
     pub fn request(&self, image: &[u8], prompt: &str) -> Value {
-        // The type is found from the bytes; the data URL only has to name one.
-        let url = format!("data:image/jpeg;base64,{}", STANDARD.encode(image));
         json!({
             "model": &*self.app.model,
-            "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": url } }, { "type": "text", "text": prompt }] }],
+            "messages": [{ "role": "user", "content": [
+                { "type": "image_url", "image_url": { "url": data_url(image) } }, { "type": "text", "text": prompt },
+            ] }],
         })
+    }
+
+    /// The request for the scores of `response`, which somebody gave to `prompt` (empty: a description) about an image file.
+    pub fn score_request(&self, image: &[u8], prompt: &str, response: &str) -> Value {
+        json!({ "model": &*self.app.model, "image_url": data_url(image), "prompt": prompt, "response": response })
     }
 
     /// Lets running answers finish and stops the engine.
     pub async fn stop(&self) {
         self.app.engine.drain(Duration::from_secs(1)).await;
     }
+}
+
+/// The type is found from the bytes; the data URL only has to name one.
+fn data_url(image: &[u8]) -> String {
+    format!("data:image/jpeg;base64,{}", STANDARD.encode(image))
 }

@@ -1,16 +1,24 @@
 //! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets answers finish.
 
 mod app;
+mod auth;
 mod body;
 mod chat;
+mod docs;
 pub mod error;
+mod feedback;
+pub mod fetch;
 mod info;
 mod listen;
 mod local;
 mod observe;
 pub mod openai;
+mod openapi;
+mod queue;
 mod routes;
+mod score;
 mod stream;
+mod ui;
 mod warm;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -39,14 +47,15 @@ impl Server {
     /// Listens at the configured addresses and starts the engine.
     ///
     /// # Errors
-    /// When an address cannot be had, or the bundle cannot do what the configuration asks.
+    /// When an address or the store of corrections cannot be had, or the bundle cannot do what the configuration asks.
     pub async fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
         let main = listen("server.listen", &config.server.listen).await?;
         let metrics = match &config.metrics.listen {
             Auto::Auto => None,
             Auto::Value(address) => Some(listen("metrics.listen", address).await?),
         };
-        Ok(Self { app: Arc::new(App::start(config, bundle)?), main, metrics })
+        let corrections = feedback::open(&config, &bundle).await?;
+        Ok(Self { app: Arc::new(App::start(config, bundle, corrections)?), main, metrics })
     }
 
     /// Where the API is.
@@ -84,6 +93,8 @@ impl Server {
             tokio::spawn(door(listener, routes::router(Arc::clone(&app), METRICS.iter())).serve(watch, Duration::from_secs(1)))
         });
         let warm = tokio::spawn(warm::warm(Arc::clone(&app)));
+        let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
+        let queue = tokio::spawn(queue::watch(Arc::clone(&app)));
         stop.await;
         tracing::info!(deadline_s = drain.as_secs(), "stopping: what is being answered may finish");
         app.drain();
@@ -91,9 +102,14 @@ impl Server {
         let _ = stopping.send(true);
         app.engine.drain(drain).await;
         warm.abort();
+        sweep.abort();
+        queue.abort();
         let given_up = main.await.unwrap_or_default();
         if let Some(metrics) = metrics {
             let _ = metrics.await;
+        }
+        if let Some(corrections) = &app.corrections {
+            corrections.close().await;
         }
         tracing::info!(given_up, "stopped");
     }

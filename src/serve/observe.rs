@@ -19,7 +19,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let (began, id) = (Instant::now(), request_id(request.headers()));
     let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
-    let span = info_span!("request", id, method = %request.method(), path = request.uri().path(), completion = Empty);
+    let span = info_span!("request", id, method = %request.method(), path = request.uri().path(), completion = Empty, key = Empty);
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
     app.metrics.http(&route, status);

@@ -7,11 +7,11 @@ use axum::{
     http::{Method, Uri},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{app::App, chat, error::ApiError, info, observe::observe};
+use super::{app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score, ui};
 
 /// One route.
 pub struct Route {
@@ -22,13 +22,30 @@ pub struct Route {
     handler: fn() -> MethodRouter<Arc<App>>,
 }
 
-/// The API.
+/// The API. [`super::openapi`] describes each.
 pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/v1/chat/completions", handler: || post(chat::completions) },
+    Route { method: "POST", path: "/v1/score", handler: || post(score::score) },
+    Route { method: "POST", path: "/v1/feedback", handler: || post(feedback::submit) },
+    Route { method: "GET", path: "/v1/feedback", handler: || get(feedback::list) },
+    Route { method: "DELETE", path: "/v1/feedback", handler: || delete(feedback::remove_user) },
+    Route { method: "GET", path: "/v1/feedback/export", handler: || get(feedback::export) },
+    Route { method: "GET", path: "/v1/feedback/{id}", handler: || get(feedback::one) },
+    Route { method: "DELETE", path: "/v1/feedback/{id}", handler: || delete(feedback::remove) },
+    Route { method: "GET", path: "/v1/queue", handler: || get(queue::length) },
+    Route { method: "POST", path: "/v1/queue/next", handler: || post(queue::next) },
+    Route { method: "POST", path: "/v1/queue/{id}/release", handler: || post(queue::release) },
+    Route { method: "POST", path: "/v1/queue/{id}/skip", handler: || post(queue::skip) },
+    Route { method: "GET", path: "/v1/agreement", handler: || get(queue::agreement) },
     Route { method: "GET", path: "/v1/models", handler: || get(info::models) },
     Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },
     Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
+    Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
+    Route { method: "GET", path: "/", handler: || get(ui::page) },
+    Route { method: "GET", path: "/ui/{file}", handler: || get(ui::asset) },
+    Route { method: "GET", path: "/docs", handler: || get(docs::page) },
+    Route { method: "GET", path: "/docs/{file}", handler: || get(docs::asset) },
 ];
 
 /// Beside the API, or alone on a listener of its own.
@@ -41,6 +58,7 @@ pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>)
         .fallback(async |method: Method, uri: Uri| ApiError::unknown_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::method(method.as_str(), uri.path()))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)
 }

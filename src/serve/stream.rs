@@ -15,6 +15,7 @@ use axum::{
         sse::{self, KeepAlive, Sse},
     },
 };
+use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -24,9 +25,10 @@ use tokio_stream::{Stream, StreamMap};
 use tracing::Span;
 
 use super::{
-    chat::{Begun, How, too_slow},
+    chat::{Begun, How, Whole, best, too_slow},
     error::ApiError,
-    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, Delta, Head, Logprobs, Usage, finish_reason},
+    feedback::Draft,
+    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, finish_reason},
 };
 use crate::engine::{EngineError, Event, EventStream};
 
@@ -35,11 +37,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The response that streams `begun`; the place is held until its end, or until the client leaves, which cancels the answers.
 pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Instant, timeout_s: u64) -> Response {
-    let Begun { head, answers, how, .. } = begun;
-    let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len());
+    let Begun { head, answers, how, draft, .. } = begun;
+    let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len(), draft);
     let events = Events {
         chunks,
-        answers: answers.into_iter().flatten().enumerate().collect(),
+        answers: answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect(),
         deadline: Box::pin(sleep_until(deadline)),
         timeout_s,
         span: Span::current(),
@@ -49,10 +51,32 @@ pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Insta
     (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
 }
 
+type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// A choice's events. Which of several candidates is the best is known when all are complete; then it is told as a whole.
+fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
+    if candidates.len() == 1
+        && let Some(only) = candidates.pop()
+    {
+        return Box::pin(only);
+    }
+    let events = async move {
+        match best(candidates, how).await {
+            Ok(Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard }) => {
+                let spans = guard.spans.clone();
+                let finished = Event::Finished { reason, prompt_tokens, completion_tokens, guard: Some(guard) };
+                vec![Event::Delta { text, tokens, spans }, finished]
+            }
+            Err(error) => vec![Event::Failed(error)],
+        }
+    };
+    Box::pin(futures_util::stream::once(events).flat_map(futures_util::stream::iter))
+}
+
 /// The events of a response, as the engine brings them forth.
 struct Events {
     chunks: Chunks,
-    answers: StreamMap<usize, EventStream>,
+    answers: StreamMap<usize, Told>,
     deadline: Pin<Box<Sleep>>,
     timeout_s: u64,
     span: Span,
@@ -97,13 +121,14 @@ struct Chunks {
     usage: Usage,
     pending: VecDeque<sse::Event>,
     ended: bool,
+    draft: Option<Draft>,
 }
 
 impl Chunks {
     /// Begins with each answer's role.
-    fn new(head: Head, how: How, answers: usize) -> Self {
+    fn new(head: Head, how: How, answers: usize, draft: Option<Draft>) -> Self {
         let texts = vec![String::new(); answers];
-        let mut chunks = Self { head, how, texts, open: answers, usage: Usage::default(), pending: VecDeque::new(), ended: false };
+        let mut chunks = Self { head, how, texts, open: answers, usage: Usage::default(), pending: VecDeque::new(), ended: false, draft };
         for index in 0..answers {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
             chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
@@ -115,13 +140,20 @@ impl Chunks {
         match event {
             Event::Delta { text, tokens, spans } => {
                 self.texts[index].push_str(&text);
-                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed { spans });
+                if let Some(draft) = &mut self.draft {
+                    draft.wrote(index, &tokens);
+                }
+                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed(ClosedSpans { spans }));
                 let logprobs = self.how.logprobs.then(|| Logprobs::of(tokens));
                 let delta = Delta { role: None, content: Some(text) };
                 self.say(ChunkChoice { index, delta, logprobs, finish_reason: None, guard });
             }
             Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
-                let guard = Some(ChunkGuard::Summary(self.how.report(guard, &self.texts[index])));
+                let report = self.how.report(guard, &self.texts[index]);
+                if let Some(draft) = &mut self.draft {
+                    draft.complete(index, &self.texts[index], &report);
+                }
+                let guard = Some(ChunkGuard::Summary(report));
                 let finish_reason = Some(finish_reason(reason));
                 self.say(ChunkChoice { index, finish_reason, guard, ..ChunkChoice::default() });
                 self.usage.add(prompt_tokens, completion_tokens);
@@ -141,6 +173,9 @@ impl Chunks {
     }
 
     fn end(&mut self) {
+        if let Some(draft) = self.draft.take() {
+            draft.keep();
+        }
         if self.how.include_usage {
             let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)) };
             self.push(sse::Event::default(), &chunk);

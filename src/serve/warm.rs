@@ -8,7 +8,7 @@ use super::{app::App, chat::begin, error::ApiError};
 use crate::{
     engine::{Event, GuardParams, Sampling},
     guard::{Mode, render::Style},
-    serve::openai::check::Completion,
+    serve::openai::{check::Completion, content::Picture},
     vlm::template::Message,
 };
 
@@ -30,7 +30,8 @@ async fn caption(app: &Arc<App>) -> Result<(), ApiError> {
     let mode = if app.bundle.reward.is_some() { Mode::Flag } else { Mode::Off };
     let completion = Completion {
         messages,
-        image: picture()?,
+        user: None,
+        image: Picture::File(picture()?),
         n: 1,
         sampling: Sampling::default(),
         max_tokens: 8,

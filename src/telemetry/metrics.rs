@@ -8,6 +8,7 @@ use prometheus::{
 
 use crate::{
     engine::{EngineError, FinishReason, Observer, Outcome},
+    feedback::{queue::ratings::Agreement, record::Kind, store::queue::Length},
     guard::{Action, Verdict},
 };
 
@@ -26,6 +27,7 @@ pub struct Metrics {
     generation_tokens: IntCounter,
     image_cache_queries: IntCounter,
     image_cache_hits: IntCounter,
+    image_fetches: IntCounterVec,
     kv_cache_usage: Gauge,
     token_reward: Histogram,
     scored_tokens: IntCounter,
@@ -34,9 +36,14 @@ pub struct Metrics {
     repair_attempts: IntCounterVec,
     repair_extra_tokens: IntCounter,
     responses: IntCounterVec,
+    scored_texts: IntCounterVec,
     score_seconds: Histogram,
     model_info: GaugeVec,
     http_requests: IntCounterVec,
+    feedback: IntCounterVec,
+    feedback_agreement: GaugeVec,
+    queue_length: GaugeVec,
+    receipts_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -70,17 +77,32 @@ impl Metrics {
             generation_tokens: counter(r, "generation_tokens_total", "Tokens written")?,
             image_cache_queries: counter(r, "image_cache_queries_total", "Images looked up in the cache of encodings")?,
             image_cache_hits: counter(r, "image_cache_hits_total", "Images found there")?,
+            image_fetches: counters(r, "image_fetches_total", "Images fetched by URL, by how that ended", "outcome", &FETCHED)?,
             kv_cache_usage: add(r, Gauge::new("kv_cache_usage_ratio", "Share of the key/value cache in use, 0 to 1")?)?,
             token_reward: histogram(r, "token_reward", "Calibrated rewards of written tokens, 0 to 1", &REWARDS)?,
-            scored_tokens: counter(r, "scored_tokens_total", "Written tokens that were scored")?,
+            scored_tokens: counter(r, "scored_tokens_total", "Tokens that were scored, written here or sent to be scored")?,
             flagged_tokens: counter(r, "flagged_tokens_total", "Tokens of doubted words in complete answers")?,
             flagged_spans: counters(r, "flagged_spans_total", "Doubted spans by what was done about them", "action", &ACTIONS)?,
             repair_attempts: counters(r, "repair_attempts_total", "Versions of doubted places that were tried", "outcome", &ATTEMPTS)?,
             repair_extra_tokens: counter(r, "repair_extra_tokens_total", "Tokens decoded for repairs and not kept")?,
             responses: counters(r, "responses_total", "Complete answers by the guard's verdict", "verdict", &VERDICTS)?,
+            scored_texts: counters(r, "scored_texts_total", "Texts sent to be scored, by the guard's verdict", "verdict", &VERDICTS)?,
             score_seconds: histogram(r, "score_seconds", "The scorer's time in one step", &SCORING)?,
             model_info: add(r, GaugeVec::new(Opts::new("model_info", "1 for the model that is served"), &["model", "version"])?)?,
             http_requests: add(r, IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests answered"), &["route", "status"])?)?,
+            feedback_agreement: add(
+                r,
+                GaugeVec::new(
+                    Opts::new("feedback_agreement_ratio", "Krippendorff's alpha of annotators, by the kind of error; all: of all words"),
+                    &["kind"],
+                )?,
+            )?,
+            queue_length: add(
+                r,
+                GaugeVec::new(Opts::new("annotation_queue_length", "Answers in the annotation queue, by state"), &["state"])?,
+            )?,
+            feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
+            receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             registry,
         })
     }
@@ -99,9 +121,54 @@ impl Metrics {
         }
     }
 
+    /// An image was fetched, or was not; `outcome` is one of the few that there are.
+    pub fn fetch(&self, outcome: &'static str) {
+        self.image_fetches.with_label_values(&[outcome]).inc();
+    }
+
+    /// Tokens of texts that others wrote were scored; `took` is the scorer's own time. Their rewards are not among `token_reward`, which shows what the
+    /// policy writes.
+    pub fn scored_tokens(&self, tokens: usize, took: Duration) {
+        self.scored_tokens.inc_by(tokens as u64);
+        self.score_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The verdict on a text that somebody else wrote.
+    pub fn scored_text(&self, verdict: Verdict) {
+        self.scored_texts.with_label_values(&[verdict_name(verdict)]).inc();
+    }
+
     /// An HTTP request was answered. `route` is a path of the routing table, so that clients cannot invent series.
     pub fn http(&self, route: &str, status: u16) {
         self.http_requests.with_label_values(&[route, &status.to_string()]).inc();
+    }
+
+    /// A correction was kept.
+    pub fn feedback(&self, kind: Kind) {
+        self.feedback.with_label_values(&[kind.name()]).inc();
+    }
+
+    /// How far annotators agree.
+    pub fn agreement(&self, agreement: &Agreement) {
+        let kinds = agreement.by_kind.iter().map(|(kind, figures)| (*kind, figures));
+        for (kind, figures) in kinds.chain([("all", &agreement.overall)]) {
+            if let Some(alpha) = figures.alpha {
+                self.feedback_agreement.with_label_values(&[kind]).set(alpha);
+            }
+        }
+    }
+
+    /// How much annotators have to do.
+    pub fn queue(&self, length: &Length) {
+        let Length { open, leased, unassisted, done, skipped } = *length;
+        for (state, count) in [("open", open), ("leased", leased), ("unassisted", unassisted), ("done", done), ("skipped", skipped)] {
+            self.queue_length.with_label_values(&[state]).set(count as f64);
+        }
+    }
+
+    /// A completion was not remembered.
+    pub fn receipt_dropped(&self) {
+        self.receipts_dropped.inc();
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -220,8 +287,10 @@ fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Re
 /// What became of a version that was tried.
 const ATTEMPTS: [&str; 2] = ["taken", "dropped"];
 
+const LABELS: [&str; 3] = ["bad", "good", "missing"];
 const FINISHED: [&str; 4] = ["stop", "length", "content_filter", "abort"];
 const FAILED: [&str; 3] = ["shutting_down", "scorer", "model"];
+const FETCHED: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];
 const VERDICTS: [&str; 3] = ["clean", "flagged", "unscored"];
 const ACTIONS: [&str; 1] = ["flagged"];
 const FIRST_TOKEN: [f64; 20] =
@@ -247,19 +316,7 @@ mod tests {
         metrics.token(Some(Duration::from_millis(3)));
         metrics.scored(&[0.125, 0.97], Duration::from_micros(40));
         let span = Span::new(0..3, "cat", 0.1, Action::Flagged);
-        let report = Report {
-            mode: Mode::Flag,
-            verdict: Verdict::Flagged,
-            score: Some(0.1),
-            mean_score: None,
-            threshold: 0.5,
-            thresholds: None,
-            spans: vec![span],
-            attempts: 0,
-            extra_tokens: 0,
-            alt_text: None,
-            candidates: Vec::new(),
-        };
+        let report = Report { verdict: Verdict::Flagged, score: Some(0.1), spans: vec![span], ..Report::new(Mode::Flag, 0.5.into()) };
         metrics.finished(&Outcome {
             reason: FinishReason::Stop,
             prompt_tokens: 55,
@@ -272,7 +329,10 @@ mod tests {
         metrics.failed(&EngineError::ShuttingDown);
         metrics.image(true);
         metrics.image(false);
+        metrics.fetch("timeout");
         metrics.http("/v1/models", 200);
+        metrics.scored_tokens(3, Duration::from_millis(2));
+        metrics.scored_text(Verdict::Clean);
         let text = metrics.text().unwrap();
         for line in [
             "candor_requests_running 3",
@@ -281,7 +341,9 @@ mod tests {
             "candor_generation_tokens_total 2",
             "candor_inter_token_latency_seconds_count 1",
             "candor_token_reward_bucket{le=\"0.2\"} 1",
-            "candor_scored_tokens_total 2",
+            "candor_scored_tokens_total 5",
+            "candor_score_seconds_count 2",
+            "candor_scored_texts_total{verdict=\"clean\"} 1",
             "candor_flagged_tokens_total 1",
             "candor_flagged_spans_total{action=\"flagged\"} 1",
             "candor_responses_total{verdict=\"flagged\"} 1",
@@ -292,6 +354,8 @@ mod tests {
             "candor_e2e_request_latency_seconds_bucket{le=\"0.025\"} 1",
             "candor_image_cache_queries_total 2",
             "candor_image_cache_hits_total 1",
+            "candor_image_fetches_total{outcome=\"timeout\"} 1",
+            "candor_image_fetches_total{outcome=\"forbidden\"} 0",
             "candor_model_info{model=\"candor-mini\",version=\"7\"} 1",
             "candor_http_requests_total{route=\"/v1/models\",status=\"200\"} 1",
         ] {

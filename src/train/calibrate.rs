@@ -16,6 +16,13 @@ use crate::{
 /// What calibrations are fitted on, in words.
 const FITTED_ON: &str = "things named in the policy's own captions of every second development image";
 
+/// What those of texts by others are fitted on.
+const OTHERS_FITTED_ON: &str =
+    "words that claim something in a person's caption of every second development image, as it is and with one thing changed";
+
+/// What those of a yes or no are fitted on.
+const ANSWERS_FITTED_ON: &str = "the policy's own yes or no to derived questions about every second development image";
+
 /// Things that the policy's own captions name, with one contender's raw scores.
 pub fn things(captions: &[ScoredText], contender: usize, half: Half) -> Vec<Scored> {
     captions.iter().filter(|text| Half::of(text.image) == half).flat_map(|text| text.ranges(contender)).map(|(_, scored)| scored).collect()
@@ -37,9 +44,37 @@ pub fn fit(judged: &Judged, contenders: &[Contender]) -> Result<Vec<Calibration>
         let fitted = Calibration::fit(&logits, &good, FITTED_ON).ok_or_else(|| {
             TrainError::Run("the tuning half of the development split names no ungrounded thing, or no grounded one".into())
         })?;
-        Ok(Calibration { log_probability: help, ..fitted })
+        let yes_no = contender.is_helped().then(|| yes_no(&judged.answers, i)).flatten().map(Box::new);
+        let others = contender.is_helped().then(|| others(&judged.perturbed, i, help)).flatten();
+        let others = others.map(|others| Box::new(Calibration { yes_no: yes_no.clone(), ..others }));
+        Ok(Calibration { log_probability: help, others, yes_no, ..fitted })
     };
     contenders.iter().enumerate().map(one).collect()
+}
+
+/// The calibration of a yes or no that answers, where the tuning half has right and wrong ones.
+fn yes_no(answers: &[ScoredText], contender: usize) -> Option<Calibration> {
+    let tuning = answers.iter().filter(|text| Half::of(text.image) == Half::Tune && text.is_yes_or_no(0));
+    let of = |text: &ScoredText| Some((text.scores[contender][0], text.log_probabilities[0], (*text.labels.first()?)?));
+    let known: Vec<(f32, f32, bool)> = tuning.filter_map(of).collect();
+    let features: Vec<[f64; 2]> = known.iter().map(|(score, lp, _)| [f64::from(*score), f64::from(*lp)]).collect();
+    let targets: Vec<f64> = known.iter().map(|(.., right)| f64::from(u8::from(*right))).collect();
+    let help = match logistic_regression(&features, &targets) {
+        Some([logit, log_probability, _]) if logit > 0.0 => (log_probability / logit).max(0.0) as f32,
+        _ => 0.0,
+    };
+    let logits: Vec<f32> = known.iter().map(|(score, lp, _)| score + help * lp).collect();
+    let good: Vec<bool> = known.iter().map(|(.., right)| *right).collect();
+    let fitted = Calibration::fit(&logits, &good, ANSWERS_FITTED_ON)?;
+    Some(Calibration { log_probability: help, ..fitted })
+}
+
+/// The calibration of texts that the policy did not write, where some are wrong.
+fn others(texts: &[ScoredText], contender: usize, help: f32) -> Option<Calibration> {
+    let tuning = texts.iter().filter(|text| Half::of(text.image) == Half::Tune).map(|text| with_help(text, contender, help));
+    let (logits, good): (Vec<f32>, Vec<bool>) = tuning.flat_map(|text| text.claims(contender).collect::<Vec<_>>()).unzip();
+    let fitted = Calibration::fit(&logits, &good, OTHERS_FITTED_ON)?;
+    Some(Calibration { log_probability: help, ..fitted })
 }
 
 /// A text whose scores have what the log-probability adds to them.

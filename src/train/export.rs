@@ -9,7 +9,10 @@ use std::{
 use candle_core::{DType, Device};
 
 use super::{Tensors, TrainError, checkpoint::write_atomically, corpus::END, tower::Tower};
-use crate::{bundle::BundleConfig, vlm::llava::LlavaConfig};
+use crate::{
+    bundle::BundleConfig,
+    vlm::{casing::Casing, llava::LlavaConfig},
+};
 
 /// The template of models trained here: single-turn, lower-case questions.
 pub const CHAT_TEMPLATE: &str = include_str!("../vlm/chat_template.jinja");
@@ -68,6 +71,7 @@ pub fn write_policy(
         created: now(),
         eos: END.to_owned(),
         chat_template: CHAT_TEMPLATE.to_owned(),
+        casing: Casing::Sentence,
         model: model.clone(),
         reward: None,
     };

@@ -18,7 +18,7 @@ use super::{
     setup::Setup,
     text::normalize_caption,
 };
-use crate::{eval::tokens::Scored, reward::calibration::Calibration};
+use crate::{eval::tokens::Scored, guard::words::is_function_word, reward::calibration::Calibration};
 
 /// Images scored at once.
 const AT_ONCE: usize = 16;
@@ -64,6 +64,12 @@ pub struct ScoredText {
 }
 
 impl ScoredText {
+    /// Whether token number `token` is a yes or no that answers a question.
+    pub fn is_yes_or_no(&self, token: usize) -> bool {
+        let said = self.tokens.get(token).and_then(|range| self.text.text.get(range.clone()));
+        token == 0 && self.question.is_some() && said.is_some_and(|said| ["yes", "no"].iter().any(|word| said.eq_ignore_ascii_case(word)))
+    }
+
     /// The contender's score of a range: that of its worst token.
     pub fn worst(&self, contender: usize, range: &Range<usize>) -> Option<f32> {
         let hits = self.tokens.iter().zip(&self.scores[contender]).filter(|(own, _)| own.start < range.end && range.start < own.end);
@@ -76,6 +82,24 @@ impl ScoredText {
             let reward = self.worst(contender, range)?;
             Some((range.clone(), Scored { reward, good: (*good)?, image: self.image as u32 }))
         })
+    }
+
+    /// Every word that claims something and whose truth is known: its text, the score of its worst token and whether it is grounded.
+    pub fn claims(&self, contender: usize) -> impl Iterator<Item = (f32, bool)> + '_ {
+        let mut words: Vec<(Range<usize>, f32, Option<bool>)> = Vec::new();
+        for ((range, label), &score) in self.tokens.iter().zip(&self.labels).zip(&self.scores[contender]) {
+            let letters = self.text.text.get(range.clone()).is_some_and(|piece| piece.starts_with(char::is_alphanumeric));
+            match words.last_mut().filter(|(word, ..)| letters && word.end == range.start) {
+                Some((word, lowest, good)) => {
+                    word.end = range.end;
+                    *lowest = lowest.min(score);
+                    *good = good.zip(*label).map(|(a, b)| a && b);
+                }
+                None => words.push((range.clone(), score, *label)),
+            }
+        }
+        let claims = |word: &str| word.starts_with(char::is_alphanumeric) && !is_function_word(word);
+        words.into_iter().filter_map(move |(word, score, good)| Some((score, good?)).filter(|_| claims(&self.text.text[word])))
     }
 
     /// Every token whose truth is known.
@@ -143,9 +167,14 @@ impl Judged {
 impl Judged {
     /// Turns every raw score into a reward.
     pub fn calibrate(&mut self, calibrations: &[Calibration]) {
-        for text in self.perturbed.iter_mut().chain(&mut self.captions).chain(&mut self.answers) {
+        let own = self.captions.iter_mut().chain(&mut self.answers).map(|text| (text, false));
+        for (text, others) in self.perturbed.iter_mut().map(|text| (text, true)).chain(own) {
+            let answers = text.is_yes_or_no(0);
             for (scores, calibration) in text.scores.iter_mut().zip(calibrations) {
-                scores.iter_mut().zip(&text.log_probabilities).for_each(|(score, lp)| *score = calibration.reward(*score, *lp));
+                let calibration = if others { calibration.of_others() } else { calibration };
+                for (i, (score, lp)) in scores.iter_mut().zip(&text.log_probabilities).enumerate() {
+                    *score = calibration.of(answers && i == 0).reward(*score, *lp);
+                }
             }
         }
     }

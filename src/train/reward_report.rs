@@ -78,14 +78,19 @@ impl<'a> Evidence<'a> {
         ]
     }
 
-    fn sets(&self) -> [(&'static str, Pieces<'_>); 3] {
+    fn sets(&self) -> [(&'static str, Pieces<'_>); 4] {
         let reported = |text: &&ScoredText| Half::of(text.image) == Half::Report;
         let tokens = move |i: usize| self.judged.perturbed.iter().filter(reported).flat_map(|t| t.pieces(i)).map(|(_, s)| s).collect();
         let answers = move |i: usize| self.judged.answers.iter().filter(reported).flat_map(|t| t.ranges(i)).map(|(_, s)| s).collect();
+        let yes_or_no = move |i: usize| {
+            let said = self.judged.answers.iter().filter(reported).filter(|text| text.is_yes_or_no(0));
+            said.flat_map(|t| t.ranges(i)).map(|(_, s)| s).collect()
+        };
         [
             ("Every token of true and perturbed captions", Box::new(tokens)),
             ("Things named in the policy's own captions", Box::new(move |i| things(&self.judged.captions, i, Half::Report))),
             ("The policy's own answers to questions", Box::new(answers)),
+            ("Those of them that are yes or no", Box::new(yes_or_no)),
         ]
     }
 

@@ -165,3 +165,19 @@ impl KvCache {
         self.lens[slot] += by;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remembered_image_takes_its_own_lines_alone() {
+        let mut cache = KvCache::new(1, 4, 32, 8, DType::F32, &Device::Cpu).unwrap().remembering(2);
+        cache.advance(3, 5, 5);
+        cache.remember(3, Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap().id()).unwrap();
+        let (keys, _) = &cache.images.known[0].1[0];
+        let (storage, layout) = keys.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { panic!("not on the CPU") };
+        assert_eq!((storage.as_slice::<f32>().unwrap().len(), layout.start_offset()), (5 * 8, 0));
+    }
+}

@@ -3,6 +3,7 @@
 //! A [`Vlm`] is a vision tower, a connector and a decoder behind one trait. Its state is outside it: the [`KvCache`] is an argument, so
 //! that one model serves many sequences, and a step takes a ragged batch ([`Row`]s of different lengths at different positions).
 
+pub mod casing;
 pub mod connector;
 pub mod convert;
 pub mod decoder;

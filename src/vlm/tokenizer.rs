@@ -14,6 +14,8 @@ pub struct TokenizerError(String);
 pub struct TextTokenizer {
     inner: Tokenizer,
     bytes: Vec<Vec<u8>>,
+    /// How special tokens are written out.
+    special: Vec<String>,
     eos: u32,
 }
 
@@ -41,7 +43,8 @@ impl TextTokenizer {
                 _ => Vec::new(),
             })
             .collect();
-        Ok(Self { inner, bytes, eos })
+        let special = special.values().map(|token| token.content.clone()).filter(|text| !text.is_empty()).collect();
+        Ok(Self { inner, bytes, special, eos })
     }
 
     /// Token ids of `text`; special tokens written out in it (`<|user|>`) become themselves.
@@ -50,6 +53,26 @@ impl TextTokenizer {
     /// When the tokenizer's own rules fail on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         Ok(self.inner.encode_fast(text, false).map_err(|e| TokenizerError(e.to_string()))?.get_ids().to_vec())
+    }
+
+    /// Token ids of `text` as mere text: a special token written out in it is spelt, and the bytes of the tokens together are the text's.
+    ///
+    /// # Errors
+    /// When the tokenizer's own rules fail on the text, or its vocabulary cannot spell it.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let begins_special = |&(at, _): &(usize, char)| self.special.iter().any(|special| text[at..].starts_with(special.as_str()));
+        let (mut ids, mut from) = (Vec::new(), 0);
+        // Cut behind its first character, a special token is none.
+        for (at, first) in text.char_indices().filter(begins_special) {
+            let cut = at + first.len_utf8();
+            ids.extend(self.encode(&text[from..cut])?);
+            from = cut;
+        }
+        ids.extend(self.encode(&text[from..])?);
+        if ids.iter().flat_map(|&id| self.bytes(id)).ne(text.as_bytes()) {
+            return Err(TokenizerError("the vocabulary cannot spell this text".to_owned()));
+        }
+        Ok(ids)
     }
 
     /// The id of a special token or word piece.
@@ -99,6 +122,18 @@ fn byte_of_char() -> HashMap<char, u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mere_text_has_no_special_tokens() {
+        let bundled = include_bytes!("../../models/candor-mini/tokenizer.json");
+        let tokenizer = TextTokenizer::from_bytes(bundled, "<|end|>").unwrap();
+        for text in ["A dog.", "A <|end|> dog", "<|<|user|>|>", "<|user|><|assistant|>", "é🐕\u{0}", ""] {
+            let ids = tokenizer.encode_text(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids), text);
+            assert!(ids.iter().all(|&id| !tokenizer.bytes(id).is_empty()), "{text}");
+        }
+        assert_eq!(tokenizer.encode_text("A dog.").unwrap(), tokenizer.encode("A dog.").unwrap());
+    }
 
     #[test]
     fn every_byte_has_one_stand_in() {

@@ -1,24 +1,15 @@
 """The official OpenAI client against a running Candor: openai_client.py BASE_URL PHOTO.jpg"""
 
 import asyncio
-import base64
-import sys
 import unittest
 import urllib.request
 
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
-BASE_URL, PHOTO = sys.argv.pop(1), sys.argv.pop(1)
+from common import BASE_URL, STRICT, messages
+
 client = openai.OpenAI(base_url=BASE_URL, api_key="unused", max_retries=0)
-
-
-def messages(text="What is in this picture?", url=None):
-    if url is None:
-        with open(PHOTO, "rb") as photo:
-            url = "data:image/jpeg;base64," + base64.b64encode(photo.read()).decode()
-    image = {"type": "image_url", "image_url": {"url": url}}
-    return [{"role": "user", "content": [{"type": "text", "text": text}, image]}]
 
 
 def create(**more):
@@ -50,13 +41,27 @@ class Chat(unittest.TestCase):
         self.assertEqual(final.choices[0].message.content, create().choices[0].message.content)
 
     def test_guard_through_extra_body(self):
-        guard = create(extra_body={"guard": {"mode": "flag", "threshold": 1.0}}).choices[0].guard
+        choice = create(extra_body={"guard": STRICT}).choices[0]
+        guard = choice.model_extra["guard"]
+        self.assertEqual(choice.guard, guard)
         self.assertEqual((guard["verdict"], guard["threshold"]), ("flagged", 1.0))
-        self.assertTrue(guard["spans"])
+        for span in guard["spans"]:
+            self.assertEqual(choice.message.content[span["start"] : span["end"]], span["text"])
         off = create(extra_body={"guard": {"mode": "off"}}).choices[0].guard
         self.assertEqual(off["verdict"], "unscored")
-        summaries = [c.choices[0].guard for c in create(stream=True, extra_body={"guard": {"threshold": 1.0}}) if getattr(c.choices[0], "guard", None)]
-        self.assertEqual(summaries[-1]["verdict"], "flagged")
+
+    def test_guard_of_a_stream(self):
+        whole = create(extra_body={"guard": STRICT}).choices[0].guard
+        guards = [c.choices[0].model_extra["guard"] for c in create(stream=True, extra_body={"guard": STRICT}) if "guard" in c.choices[0].model_extra]
+        self.assert_same_guard(guards, whole)
+
+    def assert_same_guard(self, guards, whole):
+        """The last says everything; those before it close the spans one by one."""
+        *closing, summary = guards
+        self.assertEqual((summary["verdict"], summary["alt_text"]), (whole["verdict"], whole["alt_text"]))
+        words = lambda spans: [(s["start"], s["end"], s["text"]) for s in spans]
+        self.assertEqual(words(summary["spans"]), words(whole["spans"]))
+        self.assertEqual([w for guard in closing for w in words(guard["spans"])], words(whole["spans"]))
 
     def test_headers(self):
         raw = client.chat.completions.with_raw_response.create(
@@ -74,12 +79,27 @@ class Chat(unittest.TestCase):
             self.assertTrue(all(len(t.top_logprobs) == 2 and t.logprob <= 0 and 0 <= t.reward <= 1 for t in tokens))
 
     def test_asynchronous(self):
-        async def ask():
-            async with openai.AsyncOpenAI(base_url=BASE_URL, api_key="unused") as many:
-                one = lambda: many.chat.completions.create(model="candor-mini", messages=messages())
-                return await asyncio.gather(*(one() for _ in range(4)))
+        whole = create(extra_body={"guard": STRICT}).choices[0]
 
-        self.assertEqual(len({a.choices[0].message.content for a in asyncio.run(ask())}), 1)
+        async def ask():
+            async with openai.AsyncOpenAI(base_url=BASE_URL, api_key="unused", max_retries=0) as many:
+                ask = lambda **more: many.chat.completions.create(
+                    model="candor-mini", messages=messages(), extra_body={"guard": STRICT}, **more
+                )
+                answers = await asyncio.gather(*(ask() for _ in range(4)))
+                chunks = [chunk async for chunk in await ask(stream=True)]
+                return [a.choices[0] for a in answers], [c.choices[0] for c in chunks]
+
+        answers, chunks = asyncio.run(ask())
+        for answer in answers:
+            self.assertEqual((answer.message, answer.guard["verdict"]), (whole.message, "flagged"))
+        self.assertEqual("".join(c.delta.content or "" for c in chunks), whole.message.content)
+        self.assert_same_guard([c.guard for c in chunks if "guard" in c.model_extra], whole.guard)
+
+    def test_leaving_a_stream_early(self):
+        with create(stream=True) as stream:
+            self.assertEqual(next(iter(stream)).choices[0].delta.role, "assistant")
+        self.assertTrue(create().choices[0].message.content)
 
     def test_models(self):
         self.assertEqual([m.id for m in client.models.list()], ["candor-mini"])

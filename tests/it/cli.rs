@@ -7,13 +7,14 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::{
     http::{self, get},
     served::{ask, eventually},
 };
 
-fn candor(args: &[&str]) -> Command {
+pub fn candor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
     command.args(args).env_clear().stdin(Stdio::null());
     command
@@ -29,21 +30,25 @@ fn run(args: &[&str]) -> (Output, String, String) {
 pub struct Process {
     pub child: Child,
     pub at: SocketAddr,
+    /// Where it is and what it keeps.
+    _folder: TempDir,
 }
 
 impl Process {
     pub fn serve(envs: &[(&str, &str)]) -> Self {
-        let mut child = candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"])
-            .envs(envs.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start(candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"]), envs)
+    }
+
+    /// With a command that serves.
+    pub fn start(mut command: Command, envs: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child =
+            command.envs(envs.iter().copied()).current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let at = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
         eventually("the server is ready", || get(at, "/health/ready").status == 200);
-        Self { child, at }
+        Self { child, at, _folder: folder }
     }
 
     fn signal(&self, name: &str) {
@@ -132,8 +137,20 @@ fn photo(name: &str) -> String {
 
 #[test]
 fn every_help_shows_an_example() {
-    let commands =
-        ["serve", "caption", "ask", "train", "train sft", "train reward", "models", "models list", "models convert", "bench", "doctor"];
+    let commands = [
+        "serve",
+        "caption",
+        "ask",
+        "score",
+        "train",
+        "train sft",
+        "train reward",
+        "models",
+        "models list",
+        "models convert",
+        "bench",
+        "doctor",
+    ];
     for command in commands {
         let mut args: Vec<&str> = command.split(' ').collect();
         args.push("--help");
@@ -175,6 +192,30 @@ fn questions_are_answered_and_json_is_the_apis_object() {
     let (output, _, err) = run(&["ask", &cat, "Is it?", "--guard", "repair"]);
     assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(err.contains("guard.mode") && err.contains("--guard"), "{err}");
+}
+
+#[test]
+fn a_text_of_anybody_is_scored_and_marked() {
+    let cat = photo("cat.jpg");
+    let doubted = candor(&["score", &cat, "A Dog chases a cat."]).env("CANDOR_GUARD__THRESHOLD", "1").output().unwrap();
+    let out = String::from_utf8(doubted.stdout).unwrap();
+    assert_eq!(doubted.status.code(), Some(0));
+    assert!(out.starts_with("A [Dog chases a cat?0.") && out.ends_with("].\n"), "{out}");
+    let (output, out, err) = run(&["score", &cat, "Yes.", "--prompt", "Is there a cat?", "--guard", "score", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&object["object"], &object["results"][0]["guard"]["mode"]), (&"score".into(), &"score".into()));
+    for (args, code) in [
+        (&["score", &cat, " "][..], 2),
+        (&["score", &cat], 2),
+        (&["score", &cat, "A dog.", "--guard", "off"], 2),
+        (&["score", "missing.jpg", "A dog."], 1),
+        (&["score", &cat, &"dog ".repeat(300)], 1),
+    ] {
+        let (output, out, err) = run(args);
+        assert_eq!((output.status.code(), out.as_str()), (Some(code), ""), "{args:?}: {err}");
+        assert!(!err.is_empty());
+    }
 }
 
 #[test]

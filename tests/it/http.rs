@@ -107,6 +107,19 @@ pub fn read(stream: &mut TcpStream) -> Reply {
     Reply::parse(&raw)
 }
 
+/// Sends `raw` to a server that may go at any time: `None` unless the whole answer comes.
+pub fn try_exchange(to: SocketAddr, raw: &[u8]) -> Option<Reply> {
+    let mut stream = TcpStream::connect(to).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
+    stream.write_all(raw).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?.to_lowercase();
+    let length: usize = head.lines().find_map(|l| l.strip_prefix("content-length: "))?.parse().ok()?;
+    (answer.len() == end + 4 + length).then(|| Reply::parse(&answer))
+}
+
 /// Reads until `what` has come.
 pub fn read_until(stream: &mut TcpStream, what: &str) -> String {
     let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);

@@ -32,6 +32,8 @@ pub struct Served {
     pub valve: Arc<Valve>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// What it keeps.
+    pub folder: tempfile::TempDir,
 }
 
 impl Served {
@@ -50,6 +52,9 @@ impl Served {
     /// With options changed, as soon as it listens.
     pub fn unready(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
+        let folder = tempfile::tempdir().unwrap();
+        config.feedback.store = format!("sqlite:{}/feedback.db", folder.path().display());
+        config.feedback.images = folder.path().join("images").display().to_string();
         config.server.listen = "127.0.0.1:0".to_owned();
         config.server.drain_deadline_s = 1;
         config.model.device = candor::device::DeviceChoice::Cpu;
@@ -73,7 +78,7 @@ impl Served {
             });
         });
         let (at, metrics_at) = told.recv().unwrap();
-        Self { at, metrics_at, valve, stop: Some(stop), thread: Some(thread) }
+        Self { at, metrics_at, valve, stop: Some(stop), thread: Some(thread), folder }
     }
 
     /// Asks it to stop.

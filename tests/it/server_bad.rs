@@ -170,8 +170,9 @@ fn a_guard_that_cannot_be_honoured_is_never_off_in_silence() {
         (json!({"candidates": 0}), "guard.candidates"),
         (json!({"candidates": 2, "mode": "off"}), "guard.candidates"),
         (json!({"mode": "strict"}), "guard.mode"),
-        (json!({"on_exhausted": "hedge"}), "guard.on_exhausted"),
-        (json!({"on_exhausted": "omit"}), "guard.on_exhausted"),
+        (json!({"on_exhausted": "shrug"}), "guard.on_exhausted"),
+        (json!({"on_exhausted": "hedge", "mode": "block"}), "guard.on_exhausted"),
+        (json!({"on_exhausted": "omit", "mode": "score"}), "guard.on_exhausted"),
         (json!({"threshold": 1.5}), "guard.threshold"),
         (json!({"threshold": 0.5, "target_fpr": 0.05}), "guard.target_fpr"),
         (json!({"target_fpr": -1}), "guard.target_fpr"),
@@ -183,6 +184,8 @@ fn a_guard_that_cannot_be_honoured_is_never_off_in_silence() {
         let error = served.chat(&and(ask(1, ""), json!({"guard": guard}))).error(400);
         assert_eq!(error["param"], param, "{error}");
     }
+    let rewritten = served.chat(&and(ask(1, ""), json!({"guard": {"on_exhausted": "omit"}, "logprobs": true}))).error(400);
+    assert_eq!(rewritten["param"], "logprobs", "{rewritten}");
     assert_eq!(served.chat(&and(ask(1, ""), json!({"guard": {"mode": "flag", "max_attempts": 5, "on_exhausted": "flag"}}))).status, 200);
 }
 

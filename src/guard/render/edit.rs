@@ -147,7 +147,7 @@ impl Edits {
     }
 
     fn write(&self, doc: &Document<'_>, spans: usize) -> Rendered {
-        let mut out = Writer { text: String::new(), chars: 0, spans: vec![None; spans] };
+        let mut out = Writer { text: String::new(), chars: 0, spans: vec![None; spans], moved: Vec::with_capacity(doc.tokens.len()) };
         for (i, token) in doc.tokens.iter().enumerate() {
             let mut gap = if out.text.is_empty() { doc.tokens[0].gap } else { token.gap };
             for piece in &self.before[i] {
@@ -158,12 +158,13 @@ impl Edits {
             if let Some(span) = token.span.and_then(|s| out.spans.get_mut(s)) {
                 span.get_or_insert(out.chars..out.chars);
             }
-            if !self.deleted[i] {
-                match &self.new[i] {
-                    Some((text, span)) => out.push(gap, text, Some(*span)),
-                    None => out.push(gap, token.text, token.span),
-                }
-            }
+            let old = token.start..token.start + token.text.chars().count();
+            let new = match &self.new[i] {
+                _ if self.deleted[i] => out.chars..out.chars,
+                Some((text, span)) => out.push(gap, text, Some(*span)),
+                None => out.push(gap, token.text, token.span),
+            };
+            out.moved.push((old, new));
         }
         out.push(doc.tail, "", None);
         out.finish()
@@ -174,10 +175,12 @@ struct Writer {
     text: String,
     chars: usize,
     spans: Vec<Option<Range<usize>>>,
+    moved: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Writer {
-    fn push(&mut self, gap: &str, text: &str, span: Option<usize>) {
+    /// Returns where the text is.
+    fn push(&mut self, gap: &str, text: &str, span: Option<usize>) -> Range<usize> {
         let run_on = gap.is_empty() && self.text.ends_with(char::is_alphanumeric) && text.starts_with(char::is_alphanumeric);
         let gap = if run_on { " " } else { gap };
         self.text.push_str(gap);
@@ -188,6 +191,7 @@ impl Writer {
             let from = place.as_ref().filter(|p| !p.is_empty()).map_or(start, |p| p.start);
             *place = Some(from..self.chars);
         }
+        start..self.chars
     }
 
     /// The ranges in order: one that was taken into an earlier one is empty at its end.
@@ -201,6 +205,6 @@ impl Writer {
             at = range.end;
             spans.push(range);
         }
-        Rendered { text: self.text, spans }
+        Rendered { text: self.text, spans, moved: self.moved }
     }
 }

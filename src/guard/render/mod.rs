@@ -13,12 +13,13 @@ mod something;
 use std::{fmt::Write, ops::Range};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
 use super::{Span, spans::pieces};
 
 /// How an answer's doubted spans are said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
     /// As they were written.
@@ -62,6 +63,24 @@ pub struct Rendered {
     /// For each input span, in order, the Unicode code points of the new text that now stand for it, its doubt included; empty where it was
     /// left out.
     pub spans: Vec<Range<usize>>,
+    /// Where each word was and is, in order; none where nothing changed.
+    moved: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Rendered {
+    /// Where what stood at these code points is now; empty where it was left out.
+    pub fn place(&self, range: Range<usize>) -> Range<usize> {
+        let of = |at: usize, is_end: bool| {
+            let before = self.moved.partition_point(|(old, _)| if is_end { old.start < at } else { old.start <= at });
+            match before.checked_sub(1).map(|i| &self.moved[i]) {
+                Some((old, new)) if at >= old.end && is_end => new.end,
+                Some((old, new)) => (new.start + at - old.start).min(new.end),
+                None => at,
+            }
+        };
+        let start = of(range.start, false);
+        start..of(range.end, true).max(start)
+    }
 }
 
 /// The answer as a screen reader should say it, and where its spans are now. Spans that are empty, overlap or lie outside of the text are
@@ -93,7 +112,7 @@ fn unchanged(text: &str, spans: &[Span]) -> Rendered {
         at = span.end.clamp(start, len.max(start));
         start..at
     };
-    Rendered { text: text.to_owned(), spans: spans.iter().map(place).collect() }
+    Rendered { text: text.to_owned(), spans: spans.iter().map(place).collect(), moved: Vec::new() }
 }
 
 #[cfg(test)]

@@ -107,3 +107,26 @@ proptest! {
         prop_assert_eq!(unmarked.replace('[', ""), text.replace('[', ""));
     }
 }
+
+#[test]
+fn what_nobody_doubted_is_found_again_in_the_new_text() {
+    let text = "A man in a red hat holds an apple near a dog.";
+    let at = |word: &str| text.find(word).map(|start| start..start + word.len()).unwrap();
+    for doubted in ["hat", "red", "apple", "dog", "man", "holds"] {
+        let range = at(doubted);
+        let spans = [Span::new(range.clone(), doubted, 0.1, Action::Flagged)];
+        for style in [Style::Hedged, Style::Omitted] {
+            let rendered = render(text, &spans, style);
+            for word in ["man", "red", "hat", "holds", "apple", "near", "dog"] {
+                let place = rendered.place(at(word));
+                let found: String = rendered.text.chars().skip(place.start).take(place.len()).collect();
+                let stays = rendered.text.contains(word);
+                assert!(
+                    found.eq_ignore_ascii_case(word) || (!stays && !found.contains(word)),
+                    "{doubted} {style:?} {word} {found:?} {rendered:?}"
+                );
+            }
+            assert_eq!(rendered.place(0..text.chars().count()).end, rendered.text.chars().count(), "{doubted} {style:?}");
+        }
+    }
+}

@@ -3,14 +3,14 @@
 use std::{fmt::Display, ops::RangeInclusive};
 
 use super::{
-    content::flatten,
+    content::{Limits, Picture, flatten},
     lenient::{Asks, Object, TextOr},
-    request::{ChatRequest, GuardRequest, OnExhausted},
+    request::{ChatRequest, GuardRequest},
 };
 use crate::{
     config::{Config, Guard},
     engine::{GuardParams, Sampling},
-    guard::{Thresholds, policy, render::Style},
+    guard::{Mode, OnExhausted, Thresholds, policy, render::Style},
     reward::calibration::Calibration,
     serve::error::ApiError,
     vlm::template,
@@ -31,8 +31,10 @@ const CANDIDATES: i64 = 16;
 pub struct Completion {
     /// The turns; the image stands before them.
     pub messages: Vec<template::Message>,
-    /// The image's file.
-    pub image: Vec<u8>,
+    /// Who asks, as the client calls them.
+    pub user: Option<String>,
+    /// The image.
+    pub image: Picture,
     /// How many answers.
     pub n: usize,
     /// Choice of tokens; answer `i` has the seed `seed + i`.
@@ -62,8 +64,24 @@ pub struct Served<'a> {
     pub model: &'a str,
     /// Defaults and bounds.
     pub config: &'a Config,
+    /// The guard, where the request does not say.
+    pub guard: &'a Guard,
     /// Of the model's scorer; `None` when it has none.
     pub calibration: Option<&'a Calibration>,
+}
+
+impl Served<'_> {
+    /// Whether the model that a request names is served.
+    ///
+    /// # Errors
+    /// 400 when it names none, 404 when it is another.
+    pub fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
+        match asked {
+            None => Err(ApiError::param("model", "missing_required_parameter", "'model' is missing")),
+            Some(model) if model != self.model => Err(ApiError::unknown_model(model, self.model)),
+            Some(_) => Ok(()),
+        }
+    }
 }
 
 /// Checks a request.
@@ -72,12 +90,7 @@ pub struct Served<'a> {
 /// 404 for another model, 400 for everything else, naming the field.
 pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion, ApiError> {
     refuse_unsupported(&request)?;
-    let Some(model) = &request.model else {
-        return Err(ApiError::param("model", "missing_required_parameter", "'model' is missing"));
-    };
-    if model != served.model {
-        return Err(ApiError::unknown_model(model, served.model));
-    }
+    served.check_model(request.model.as_deref())?;
     let Some(messages) = request.messages else {
         return Err(ApiError::param("messages", "missing_required_parameter", "'messages' is missing"));
     };
@@ -88,7 +101,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let Object(guard) = request.guard.unwrap_or_default();
     let config = served.config;
     let candidates = within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
-    let most_answers = (config.engine.max_batch + config.engine.max_waiting).min(128) as i64;
+    let most_answers = most_answers(config);
     let n = within("n", request.n, 1..=most_answers)?.unwrap_or(1) as usize;
     let sampling = Sampling {
         temperature: within("temperature", request.temperature, 0.0..=2.0)?.unwrap_or(config.generation.temperature),
@@ -102,23 +115,24 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
     let stop = stop(request.stop)?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
-    let params = guard_params(&guard, &config.guard, served.calibration)?;
+    let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
         let message = "'guard.candidates': answers that are not scored cannot be compared; 'guard.mode' must not be off";
         return Err(ApiError::param("guard.candidates", "invalid_value", message));
     }
-    if candidates > 1 && stream {
-        let message = "'guard.candidates': the best of several answers is known when all are complete, so that it cannot be streamed";
-        return Err(ApiError::param("guard.candidates", "invalid_value", message));
+    if top_logprobs.is_some() && params.on_exhausted.rewrites().is_some() {
+        let message = "'logprobs' are of the words that were written, and 'guard.on_exhausted' has the answer written differently";
+        return Err(ApiError::param("logprobs", "invalid_value", message));
     }
     if (n * candidates) as i64 > most_answers {
         let message = format!("'guard.candidates' times 'n' is {}; at most {most_answers} answers are written at once", n * candidates);
         return Err(ApiError::param("guard.candidates", "out_of_range", message));
     }
     // Last, because an image is much to decode.
-    let (messages, image) = flatten(messages.0, config.images.max_bytes)?;
+    let (messages, image) = flatten(messages.0, Limits::of(config))?;
     Ok(Completion {
         messages,
+        user: request.user,
         image,
         n,
         sampling,
@@ -131,6 +145,11 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         stream,
         include_usage: request.stream_options.and_then(|Object(o)| o.include_usage).unwrap_or(false),
     })
+}
+
+/// Most answers of a request: what the engine can hold.
+pub(crate) fn most_answers(config: &Config) -> i64 {
+    (config.engine.max_batch + config.engine.max_waiting).min(128) as i64
 }
 
 fn refuse_unsupported(request: &ChatRequest<'_>) -> Result<(), ApiError> {
@@ -197,13 +216,19 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
     Ok(logprobs.then(|| top.unwrap_or(0) as usize))
 }
 
-fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Calibration>) -> Result<GuardParams, ApiError> {
+/// What the guard is to do: as asked, where it is, else by `defaults`.
+///
+/// # Errors
+/// 400 for what cannot be honoured.
+pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Calibration>) -> Result<GuardParams, ApiError> {
     let mode = asked.mode.unwrap_or(defaults.mode);
     if policy::scores(mode) && calibration.is_none() {
         return Err(ApiError::unsupported("guard.mode", "'guard.mode': the model has no scorer, so that only off is possible"));
     }
-    if asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
-        return Err(ApiError::unsupported("guard.on_exhausted", "'guard.on_exhausted': this version has flag alone"));
+    let acts = matches!(mode, Mode::Flag | Mode::Regenerate);
+    if !acts && asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
+        let message = "'guard.on_exhausted': only the modes flag and regenerate leave doubted words to hedge or leave out";
+        return Err(ApiError::param("guard.on_exhausted", "invalid_value", message));
     }
     let max_attempts = within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
     let asked_window = within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
@@ -216,16 +241,19 @@ fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Cal
     }
     let threshold = within("guard.threshold", asked.threshold, 0.0..=1.0)?;
     let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
-    let at = |fpr| calibration.map(|c| c.threshold_for_fpr(f64::from(fpr)));
-    let given = asked;
-    let asked = threshold.or_else(|| target_fpr.and_then(at));
-    let default = || defaults.threshold.value().or_else(|| defaults.target_fpr.value().and_then(at));
-    let repairs = policy::repairs(mode).then(|| at(REPAIR_FPR)).flatten();
-    let threshold = asked.or_else(default).or(repairs).or(calibration.map(|c| c.default_threshold)).unwrap_or(0.0);
-    let by_class = given.thresholds.unwrap_or_default();
+    let own = threshold.is_some() || target_fpr.is_some();
+    let (threshold, target_fpr) = if own { (threshold, target_fpr) } else { (defaults.threshold.value(), defaults.target_fpr.value()) };
+    let target_fpr = target_fpr.or(policy::repairs(mode).then_some(REPAIR_FPR));
+    let of = |c: &Calibration| threshold.or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr)))).unwrap_or(c.default_threshold);
+    let by_class = asked.thresholds.unwrap_or_default();
     Ok(GuardParams {
         mode,
-        thresholds: Thresholds { common: threshold, by_class },
+        thresholds: Thresholds {
+            common: calibration.map_or(0.0, of),
+            yes_no: calibration.and_then(|c| c.yes_no.as_deref()).map(of),
+            by_class: if own { by_class } else { by_class.or(defaults.thresholds.into()) },
+        },
+        on_exhausted: if acts { asked.on_exhausted.unwrap_or(defaults.on_exhausted) } else { OnExhausted::Flag },
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
         // The same whether the answer is streamed or not, so that the answer is.
         window: asked_window.unwrap_or(defaults.window),

@@ -9,18 +9,52 @@ use super::{
     request::{ImageUrl, Message, Part},
 };
 use crate::{
-    serve::error::{ApiError, excerpt},
+    config::Config,
+    serve::{
+        error::{ApiError, excerpt},
+        fetch::Link,
+    },
     vlm::template,
 };
 
 /// Most bytes of text in all messages together: far more than a context holds, and little enough to tokenize.
 const TEXT_BYTES: usize = 256 * 1024;
 
-/// The conversation's turns, and the file of its one image.
+/// The image of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Picture {
+    /// Its file.
+    File(Vec<u8>),
+    /// Where its file is.
+    Remote {
+        /// The URL.
+        link: Link,
+        /// The field that it stood in.
+        path: String,
+    },
+}
+
+/// What is taken for an image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Largest file in bytes.
+    pub(crate) max_bytes: usize,
+    /// Whether it may be an `https:` URL.
+    pub(crate) fetch: bool,
+}
+
+impl Limits {
+    /// Those of a configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { max_bytes: config.images.max_bytes, fetch: config.fetch.enabled }
+    }
+}
+
+/// The conversation's turns, and its one image.
 ///
 /// # Errors
 /// 400 that names the message and the part.
-pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, max_image_bytes: usize) -> Result<(Vec<template::Message>, Vec<u8>), ApiError> {
+pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Result<(Vec<template::Message>, Picture), ApiError> {
     if messages.is_empty() {
         return Err(ApiError::param("messages", "empty_array", "'messages' is empty; it must have a user message with an image"));
     }
@@ -35,7 +69,7 @@ pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, max_image_bytes: usize
     let Some((path, url)) = image else {
         return Err(ApiError::param("messages", "image_missing", "'messages' have no image; exactly one image_url part is needed"));
     };
-    Ok((turns, decode(&url, &path, max_image_bytes)?))
+    Ok((turns, picture(&url, path, limits)?))
 }
 
 type Image<'a> = Option<(String, Cow<'a, str>)>;
@@ -110,14 +144,30 @@ fn read_image<'a>(image: ImageUrl<'a>, path: &str) -> Result<Cow<'a, str>, ApiEr
     }
 }
 
+/// The image that a URL has in it, or names.
+///
+/// # Errors
+/// 400 that names `path`.
+pub(crate) fn picture(url: &str, path: String, limits: Limits) -> Result<Picture, ApiError> {
+    let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    let bad = |what: String| Err(ApiError::param(path.as_str(), "invalid_image_url", format!("'{path}': {what}")));
+    match scheme.as_str() {
+        "data" => Ok(Picture::File(decode(url, &path, limits.max_bytes)?)),
+        "http" | "https" if !limits.fetch => Err(ApiError::fetch_disabled(&path)),
+        "http" | "https" => match Link::parse(url) {
+            Ok(link) => Ok(Picture::Remote { link, path }),
+            // Without the URL, which may have a password in it.
+            Err(why) => bad(why.to_owned()),
+        },
+        _ if limits.fetch => bad(format!("`{}` is neither an https: URL nor a data: URL such as data:image/jpeg;base64,...", excerpt(url))),
+        _ => bad(format!("`{}` is not a data: URL such as data:image/jpeg;base64,...", excerpt(url))),
+    }
+}
+
 /// The file in a `data:` URL (RFC 2397) with strict base64 (RFC 4648, section 4, padded).
 fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
     let bad = |code, what: String| Err(ApiError::param(path, code, format!("'{path}': {what}")));
-    let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
-    if scheme == "http" || scheme == "https" {
-        return bad("image_fetch_disabled", "fetching images is off on this server; send the image as a data: URL".to_owned());
-    }
-    let Some((head, data)) = url.get(5..).filter(|_| scheme == "data").and_then(|rest| rest.split_once(',')) else {
+    let Some((head, data)) = url.get(5..).and_then(|rest| rest.split_once(',')) else {
         return bad("invalid_image_url", format!("`{}` is not a data: URL such as data:image/jpeg;base64,...", excerpt(url)));
     };
     let head = head.to_ascii_lowercase();
@@ -142,7 +192,11 @@ mod tests {
     use super::*;
 
     fn refused(url: &str) -> (String, &'static str) {
-        let error = decode(url, "p", 6).unwrap_err().body.error;
+        refused_with(url, false)
+    }
+
+    fn refused_with(url: &str, fetch: bool) -> (String, &'static str) {
+        let error = picture(url, "p".to_owned(), Limits { max_bytes: 6, fetch }).unwrap_err().body.error;
         assert_eq!(error.param.as_deref(), Some("p"));
         (error.message, error.code.unwrap())
     }
@@ -169,6 +223,27 @@ mod tests {
             ("HTTPS://example.org/x.png", "image_fetch_disabled"),
         ] {
             assert_eq!(refused(url).1, code, "{url}");
+        }
+    }
+
+    #[test]
+    fn urls_of_other_servers_are_https_or_refused() {
+        let limits = Limits { max_bytes: 6, fetch: true };
+        for good in ["https://example.org/x.png", "HTTPS://example.org", "https://127.0.0.1/", "https://[::1]:8443/x?y#z"] {
+            assert!(matches!(picture(good, "p".to_owned(), limits), Ok(Picture::Remote { path, .. }) if path == "p"), "{good}");
+        }
+        assert!(matches!(picture("data:image/png;base64,AAEC", "p".to_owned(), limits), Ok(Picture::File(file)) if file == [0, 1, 2]));
+        for (url, why) in [
+            ("http://example.org/x.png", "https: URLs only"),
+            ("https://", "valid URL"),
+            ("https://user:pw@example.org/", "no user name"),
+            ("file:///etc/passwd", "neither"),
+            ("ftp://example.org/x.png", "neither"),
+            (" https://example.org/", "neither"),
+            ("", "neither"),
+        ] {
+            let (message, code) = refused_with(url, true);
+            assert!(code == "invalid_image_url" && message.contains(why), "{url}: {message}");
         }
     }
 }

@@ -3,7 +3,8 @@
 //! <https://platform.openai.com/docs/api-reference/chat>
 
 pub mod check;
-mod content;
-mod lenient;
+pub(crate) mod content;
+pub(crate) mod lenient;
 pub mod request;
 pub mod response;
+pub(crate) mod schema;

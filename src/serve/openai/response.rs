@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::{
     engine::{Alternative, FinishReason, Token},
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// A whole completion.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChatCompletion {
     /// What all of its chunks would share.
     #[serde(flatten)]
@@ -22,7 +23,7 @@ pub struct ChatCompletion {
 }
 
 /// A chunk of a streamed completion.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChatChunk {
     /// The same in every chunk.
     #[serde(flatten)]
@@ -31,14 +32,16 @@ pub struct ChatChunk {
     pub choices: Vec<ChunkChoice>,
     /// Absent unless asked for; then `null` in every chunk but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
 }
 
 /// What identifies a completion.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Head {
     /// `chatcmpl-...`
     #[serde(serialize_with = "text")]
+    #[schema(value_type = String)]
     pub id: Arc<str>,
     /// `chat.completion` or `chat.completion.chunk`.
     pub object: &'static str,
@@ -46,9 +49,11 @@ pub struct Head {
     pub created: u64,
     /// The model's name.
     #[serde(serialize_with = "text")]
+    #[schema(value_type = String)]
     pub model: Arc<str>,
     /// The model's version.
     #[serde(serialize_with = "text")]
+    #[schema(value_type = String)]
     pub system_fingerprint: Arc<str>,
 }
 
@@ -57,44 +62,46 @@ fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error
 }
 
 /// One answer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Choice {
     /// From 0.
     pub index: usize,
     /// The answer.
     pub message: AnswerMessage,
     /// `null` unless asked for.
+    #[schema(required)]
     pub logprobs: Option<Logprobs>,
     /// Why it ended.
+    #[schema(value_type = FinishReason)]
     pub finish_reason: &'static str,
     /// What the guard says about it.
     pub guard: Report,
-    /// Its tokens, for those who count.
-    #[serde(skip)]
-    pub tokens: usize,
 }
 
 /// The answer itself.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AnswerMessage {
     /// `assistant`
     pub role: &'static str,
     /// The text.
     pub content: String,
     /// Always `null`.
+    #[schema(required)]
     pub refusal: Option<String>,
 }
 
 /// More of one answer.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct ChunkChoice {
     /// From 0.
     pub index: usize,
     /// What is new.
     pub delta: Delta,
     /// `null` unless asked for.
+    #[schema(required)]
     pub logprobs: Option<Logprobs>,
     /// `null` until the end.
+    #[schema(value_type = Option<FinishReason>, required)]
     pub finish_reason: Option<&'static str>,
     /// On chunks that close a span, and on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,7 +109,7 @@ pub struct ChunkChoice {
 }
 
 /// What is new in an answer.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Delta {
     /// In the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,29 +120,35 @@ pub struct Delta {
 }
 
 /// What the guard says while an answer is written.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ChunkGuard {
     /// On a chunk that closes spans: these alone.
-    Closed {
-        /// The spans.
-        spans: Vec<Span>,
-    },
+    Closed(ClosedSpans),
     /// On the last chunk: everything.
     Summary(Report),
 }
 
+/// Spans that a chunk closes. Nothing stands beside them, which tells them from a whole report.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClosedSpans {
+    /// The spans.
+    pub spans: Vec<Span>,
+}
+
 /// Log-probabilities of an answer's tokens.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Logprobs {
     /// A token each.
     pub content: Vec<TokenLogprob>,
     /// Always `null`.
+    #[schema(required)]
     pub refusal: Option<Vec<TokenLogprob>>,
 }
 
 /// A written token.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct TokenLogprob {
     /// The token in its place.
     #[serde(flatten)]
@@ -148,7 +161,7 @@ pub struct TokenLogprob {
 }
 
 /// A token and how likely it was.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Logprob {
     /// Its text; bytes that are no UTF-8 alone are U+FFFD.
     pub token: String,
@@ -159,7 +172,7 @@ pub struct Logprob {
 }
 
 /// Token counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
     /// Of the prompt, image positions included; counted once for all answers.
     pub prompt_tokens: usize,

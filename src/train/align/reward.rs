@@ -59,7 +59,10 @@ impl Judge {
         };
         let scores = self.net.score(&pass, Regular::default())?.logits.index_select(&own, 0)?;
         // The scorer is helped by the reference's log-probability, not by the policy's: being sure of itself must not pay.
-        Ok(Judged { rewards: self.calibration.rewards(&scores, &plain)?, reference })
+        Ok(Judged {
+            rewards: scores.to_vec1::<f32>()?.into_iter().zip(&plain).map(|(score, lp)| self.calibration.reward(score, *lp)).collect(),
+            reference,
+        })
     }
 }
 

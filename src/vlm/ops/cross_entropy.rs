@@ -21,7 +21,8 @@ struct CrossEntropy {
     smoothing: f32,
 }
 
-pub(super) fn log_sum_exp(x: &[f32]) -> f32 {
+/// `ln Σ exp(x)`.
+pub(crate) fn log_sum_exp(x: &[f32]) -> f32 {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sums = [0f32; 16];
     let chunks = x.chunks_exact(16);

@@ -14,6 +14,7 @@ mod swiglu;
 
 pub use attention::{Ragged, RaggedRow, ragged_attention};
 pub use cross_entropy::cross_entropy;
+pub(crate) use cross_entropy::log_sum_exp;
 pub use dropout::dropout;
 pub use log_prob::log_probs;
 pub use norm::rms_norm;

@@ -1,0 +1,49 @@
+//! Corrections and what is remembered for them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where corrections are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Feedback {
+    /// `sqlite:PATH`, `postgres://USER:PASSWORD@HOST/DATABASE`, or `off`.
+    pub store: String,
+    /// A folder, or `s3://BUCKET/PREFIX`.
+    pub images: String,
+}
+
+impl Feedback {
+    /// Whether corrections are taken.
+    pub fn enabled(&self) -> bool {
+        self.store != "off"
+    }
+}
+
+impl Default for Feedback {
+    fn default() -> Self {
+        Self { store: "sqlite:candor-data/feedback.db".to_owned(), images: "candor-data/images".to_owned() }
+    }
+}
+
+/// What is remembered of completions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Receipts {
+    /// How long: `7d`, `12h`; `0s`: nothing is remembered.
+    pub retention: String,
+}
+
+impl Receipts {
+    /// How long, of a configuration that was checked.
+    pub fn retention(&self) -> Duration {
+        humantime::parse_duration(&self.retention).unwrap_or_default()
+    }
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self { retention: "7d".to_owned() }
+    }
+}

@@ -1,0 +1,369 @@
+//! The whole of it: records and receipts in a [`Store`], their images in [`Images`], and what happens to both.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{StreamExt, future::try_join_all};
+use tokio::{
+    sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc},
+    task::{JoinHandle, spawn_blocking},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use uuid::Uuid;
+
+use super::{
+    derive::{Refused, Stamp, Subject, derive},
+    images::Images,
+    pending::{Pending, Remembered},
+    queue::{Queue, Ranker},
+    record::{Feedback, ImageHash, Queued, Receipt, Versions},
+    store::{Idempotency, Inserted, Page, Removed, Row, Store, StoreError, Target, queue::Place, writer::Writer},
+    submission::Submission,
+    tokens::Vocabulary,
+};
+
+/// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
+const WAITING: usize = 1024;
+const WAITING_KIB: usize = 128 * 1024;
+/// Receipts that are kept at once.
+const TOGETHER: usize = 16;
+/// Earlier records that are looked at for what they are about.
+const LEARNT: u32 = 20 * PIECE;
+/// Receipts that are removed in one transaction, and images that are looked at in one go.
+const PIECE: u32 = 512;
+
+/// Why a submission made no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// It cannot be made.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// No such completion, or not any more.
+    #[error("there is no completion `{0}`, or its receipt has expired")]
+    UnknownCompletion(String),
+    /// Something else was submitted with the same key.
+    #[error("another request was sent with this Idempotency-Key")]
+    KeyTaken,
+    /// It could not be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A record that was made of a submission.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submitted {
+    /// The record.
+    pub record: Feedback,
+    /// Whether it was made by an earlier request with the same key.
+    pub before: bool,
+}
+
+/// Records, receipts and images.
+pub struct Corrections {
+    store: Arc<dyn Store>,
+    images: Arc<Images>,
+    writer: Writer,
+    vocabulary: Vocabulary,
+    pending: Arc<Pending>,
+    /// Held while a receipt is being kept, and alone by who removes what may be among them.
+    keeping: Arc<RwLock<()>>,
+    room: Arc<Semaphore>,
+    ranker: Arc<Ranker>,
+    /// Until it is closed: the way to the task that keeps receipts, and the task.
+    keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
+}
+
+/// A receipt's id, and its share of the room.
+type Waiting = (String, OwnedSemaphorePermit);
+
+impl Corrections {
+    /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts that were written elsewhere.
+    pub fn start(store: Arc<dyn Store>, images: Images, vocabulary: Vocabulary, queue: Queue) -> Self {
+        let ranker = Arc::new(Ranker::new(queue));
+        tokio::spawn(learn(Arc::clone(&store), Arc::clone(&ranker)));
+        let (writer, images, pending) = (Writer::start(Arc::clone(&store)), Arc::new(images), Arc::new(Pending::default()));
+        let (sender, waiting) = mpsc::channel(WAITING);
+        let keeping = Arc::default();
+        let keeper = Keeper {
+            pending: Arc::clone(&pending),
+            keeping: Arc::clone(&keeping),
+            images: Arc::clone(&images),
+            writer: writer.clone(),
+            ranker: Arc::clone(&ranker),
+        };
+        let keeper = tokio::spawn(keeper.keep(waiting));
+        let room = Arc::new(Semaphore::new(WAITING_KIB));
+        Self { store, images, writer, vocabulary, pending, keeping, room, ranker, keeper: Mutex::new(Some((sender, keeper))) }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The policy's tokens.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// How the annotation queue is set.
+    pub fn queue(&self) -> &Queue {
+        &self.ranker.queue
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Arc<Images> {
+        &self.images
+    }
+
+    /// Remembers a completion, soon; feedback about it can come at once. Returns whether there was room for it.
+    pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> bool {
+        let size = u32::try_from(image.len() / 1024 + 1).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return false };
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((sender, _)) = &*keeper else { return false };
+        let id = receipt.id.clone();
+        self.pending.insert(receipt, image);
+        let sent = sender.try_send((id, permit));
+        if let Err(mpsc::error::TrySendError::Full((id, _)) | mpsc::error::TrySendError::Closed((id, _))) = &sent {
+            self.pending.remove(id);
+        }
+        sent.is_ok()
+    }
+
+    /// Makes a record of a submission and keeps it, durably when it returns. `image` is the file of a submission about an answer of another server.
+    ///
+    /// # Errors
+    /// What is wrong with the submission, or the store's.
+    pub async fn submit(&self, submission: Submission, image: Option<Vec<u8>>, key: Option<String>) -> Result<Submitted, SubmitError> {
+        let key = key.map(|key| Idempotency { digest: digest(&submission, image.as_deref()), key });
+        if let Some(key) = &key
+            && let Some(inserted) = self.store.by_key(key).await?
+        {
+            return submitted(None, inserted);
+        }
+        // Until the record refers to the image, nobody removes it.
+        let (mut subject, _guard) = match &submission.completion_id {
+            Some(id) => self.of_completion(id, &submission).await?,
+            None => self.of_text(&submission, image).await?,
+        };
+        self.queued(&mut subject, submission.annotator.as_deref()).await?;
+        let vocabulary = self.vocabulary.clone();
+        let derived = spawn_blocking(move || derive(subject, &submission, stamp(), |text, begins| vocabulary.encode(text, begins)));
+        let record = derived.await.map_err(|e| StoreError::Failed(e.to_string()))??;
+        let inserted = self.writer.insert(Row::Feedback(Box::new(record.clone()), key)).await?;
+        if inserted == Inserted::New {
+            self.ranker.learn(&record);
+        }
+        submitted(Some(record), inserted)
+    }
+
+    /// Whether the queue gave the answer to this annotator, and how.
+    async fn queued(&self, subject: &mut Subject, annotator: Option<&str>) -> Result<(), StoreError> {
+        let (Some((completion_id, choice)), Some(annotator)) = (&subject.completion, annotator) else { return Ok(()) };
+        let place = Place { completion_id: completion_id.clone(), choice: *choice };
+        if let Some(lease) = self.store.lease(&place, annotator).await? {
+            subject.unassisted = lease.unassisted;
+            subject.queued = Some(Queued { overlap: lease.overlap });
+        }
+        Ok(())
+    }
+
+    /// Keeps a record as it is, unless there is one of its id; returns whether it is new.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn keep(&self, record: Feedback, image: &[u8]) -> Result<bool, StoreError> {
+        let _guard = self.images.put(image, record.image).await?;
+        Ok(self.writer.insert(Row::Feedback(Box::new(record), None)).await? == Inserted::New)
+    }
+
+    async fn of_completion(&self, id: &str, submission: &Submission) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
+        let Submission { choice, image, prompt, response, model, .. } = submission;
+        let own = [("image", image), ("prompt", prompt), ("response", response), ("model", model)];
+        if let Some((field, _)) = own.iter().find(|(_, given)| given.is_some()) {
+            return Err(Refused::new(*field, "invalid_value", "cannot be given together with 'completion_id', which says it").into());
+        }
+        let unknown = || SubmitError::UnknownCompletion(id.chars().take(64).collect());
+        let Remembered { receipt, image } = self.receipt(id).await?.ok_or_else(unknown)?;
+        let subject = Subject::of(receipt, choice.unwrap_or(0))?;
+        let guard = match &image {
+            Some(file) => self.images.put(file, subject.image).await?,
+            None => {
+                let guard = self.images.keep(subject.image).await;
+                // It may have gone while nobody kept it.
+                self.store.receipt(id).await?.ok_or_else(unknown)?;
+                guard
+            }
+        };
+        Ok((subject, guard))
+    }
+
+    async fn receipt(&self, id: &str) -> Result<Option<Remembered>, StoreError> {
+        match self.pending.get(id) {
+            Some(remembered) => Ok(Some(remembered)),
+            None => Ok(self.store.receipt(id).await?.map(|receipt| Remembered { receipt, image: None })),
+        }
+    }
+
+    async fn of_text(&self, submission: &Submission, image: Option<Vec<u8>>) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
+        let missing = |field| Refused::new(field, "missing_required_parameter", "is missing; without 'completion_id' it is needed");
+        if submission.choice.is_some() {
+            return Err(Refused::new("choice", "invalid_value", "goes with 'completion_id'").into());
+        }
+        let image = image.ok_or_else(|| missing("image"))?;
+        let response = submission.response.clone().ok_or_else(|| missing("response"))?;
+        super::derive::check_notes(submission)?;
+        let (vocabulary, text) = (self.vocabulary.clone(), response.clone());
+        let tokens = spawn_blocking(move || vocabulary.tokenize(&text)).await.map_err(|e| StoreError::Failed(e.to_string()))?;
+        let tokens = tokens.map_err(|e| Refused::new("response", "invalid_value", e))?;
+        let hash = ImageHash::of(&image);
+        let guard = self.images.put(&image, hash).await?;
+        let subject = Subject {
+            completion: None,
+            image: hash,
+            prompt: submission.prompt.clone().unwrap_or_default(),
+            response,
+            tokens,
+            versions: Versions { model: submission.model.clone(), ..Versions::default() },
+            unassisted: false,
+            doubted: None,
+            queued: None,
+            user: None,
+        };
+        Ok((subject, guard))
+    }
+
+    /// Removes what `target` says, and images that nobody refers to any more.
+    ///
+    /// # Errors
+    /// The store's. What was not done is done by the next [`Self::sweep`].
+    pub async fn remove(&self, target: Target) -> Result<Removed, StoreError> {
+        match &target {
+            Target::Feedback(id) => {
+                let record = self.store.feedback(id).await?;
+                record.and_then(|record| record.completion_id).iter().for_each(|id| self.pending.remove(id));
+            }
+            Target::User(user) => self.pending.remove_user(user),
+            Target::ReceiptsBefore(..) => {}
+        }
+        // Receipts that are being kept are there after this, and removed with the others.
+        drop(self.keeping.write().await);
+        let removed = self.store.remove(&target).await?;
+        self.clear_images().await?;
+        Ok(removed)
+    }
+
+    /// Removes receipts that were made before this Unix time, and images that nobody refers to any more. Returns how many receipts that were.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sweep(&self, before: u64) -> Result<u64, StoreError> {
+        let mut expired = 0;
+        loop {
+            let removed = self.store.remove(&Target::ReceiptsBefore(before, PIECE)).await?.receipts;
+            expired += removed;
+            if removed < PIECE.into() {
+                break;
+            }
+        }
+        self.clear_images().await?;
+        Ok(expired)
+    }
+
+    async fn clear_images(&self) -> Result<(), StoreError> {
+        loop {
+            let doomed = self.store.doomed(PIECE).await?;
+            for &image in &doomed {
+                let _nobody_refers_meanwhile = self.images.hold(image).await;
+                if !self.store.refers(image).await? {
+                    self.images.remove(image).await?;
+                }
+                self.store.spare(image).await?;
+            }
+            if doomed.len() < PIECE as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Keeps the receipts that wait, and takes no more.
+    pub async fn close(&self) {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((sender, task)) = keeper {
+            drop(sender);
+            let _ = task.await;
+        }
+    }
+}
+
+/// What the newest records are about is not new.
+async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
+    let mut page = Page { limit: PIECE, newest_first: true, ..Page::default() };
+    for _ in 0..LEARNT / PIECE {
+        match store.page(&page).await {
+            Ok(records) => {
+                records.iter().for_each(|record| ranker.learn(record));
+                let Some(last) = records.into_iter().nth(PIECE as usize - 1) else { return };
+                page.after = Some(last.id);
+            }
+            Err(error) => return tracing::warn!(%error, "the queue does not know what earlier corrections were about"),
+        }
+    }
+}
+
+/// What keeps receipts.
+struct Keeper {
+    pending: Arc<Pending>,
+    keeping: Arc<RwLock<()>>,
+    images: Arc<Images>,
+    writer: Writer,
+    ranker: Arc<Ranker>,
+}
+
+impl Keeper {
+    /// Keeps them, some at once, until no more can come.
+    async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
+        let keep_one = |(id, _permit): Waiting| {
+            let keeper = &self;
+            async move {
+                let _keeping = keeper.keeping.read().await;
+                if let Some(Remembered { receipt, image: Some(file) }) = keeper.pending.get(&id)
+                    && let Err(error) = keeper.write(receipt, &file).await
+                {
+                    tracing::error!(completion = id, %error, "a receipt could not be kept");
+                }
+                keeper.pending.remove(&id);
+            }
+        };
+        ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
+    }
+
+    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<(), StoreError> {
+        let _guard = self.images.put(file, receipt.image).await?;
+        let entries = self.ranker.entries(&receipt);
+        self.writer.insert(Row::Receipt(Box::new(receipt))).await?;
+        try_join_all(entries.into_iter().map(|entry| self.writer.insert(Row::Queue(Box::new(entry))))).await.map(drop)
+    }
+}
+
+fn submitted(record: Option<Feedback>, inserted: Inserted) -> Result<Submitted, SubmitError> {
+    match (inserted, record) {
+        (Inserted::New, Some(record)) => Ok(Submitted { record, before: false }),
+        (Inserted::Before(record), _) => Ok(Submitted { record: *record, before: true }),
+        (Inserted::Conflict | Inserted::New, _) => Err(SubmitError::KeyTaken),
+    }
+}
+
+/// A name and the time. Names grow with the time, also within a millisecond.
+fn stamp() -> Stamp {
+    let id = Uuid::now_v7();
+    let created = id.get_timestamp().map_or(0, |time| time.to_unix().0);
+    Stamp { id: format!("fb_{}", id.simple()), created }
+}
+
+/// Of what was said: the same whatever the JSON looked like.
+fn digest(submission: &Submission, image: Option<&[u8]>) -> String {
+    let said = serde_json::to_vec(&Submission { image: None, ..submission.clone() }).unwrap_or_default();
+    let image = image.map(|file| ImageHash::of(file).to_string()).unwrap_or_default();
+    ImageHash::of(&[said, image.into_bytes()].concat()).to_string()
+}

@@ -1,0 +1,181 @@
+//! From what somebody sent to what is kept. Pure: the same answer and the same submission make the same record.
+
+mod check;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use super::{
+    record::{Answer, Correction, Extent, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope, Token, Versions},
+    submission::Submission,
+};
+use crate::guard::Verdict;
+pub(super) use check::check_notes;
+use check::{Marked, Said, check_place, edited, in_order, refuse};
+pub use check::{NOTE_CHARS, Refused, TEXT_CHARS};
+
+/// What a submission is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subject {
+    /// The completion and which of its answers, when it was one of this server.
+    pub completion: Option<(String, usize)>,
+    /// The image.
+    pub image: ImageHash,
+    /// What was asked.
+    pub prompt: String,
+    /// The answer.
+    pub response: String,
+    /// Its tokens.
+    pub tokens: Vec<Token>,
+    /// What wrote and scored it.
+    pub versions: Versions,
+    /// Whether it was shown without scores, marks or repairs.
+    pub unassisted: bool,
+    /// Where the guard doubted it; `None` when it was not scored.
+    pub doubted: Option<Vec<Extent>>,
+    /// Whether the annotation queue gave it to who judges.
+    pub queued: Option<Queued>,
+    /// Whom it belongs to.
+    pub user: Option<String>,
+}
+
+impl Subject {
+    /// One of the answers that a receipt remembers.
+    ///
+    /// # Errors
+    /// When it has no such answer.
+    pub fn of(receipt: Receipt, choice: usize) -> Result<Self, Refused> {
+        let Receipt { id, versions, image, prompt, user, unassisted, mut choices, .. } = receipt;
+        if choice >= choices.len() {
+            return refuse(
+                "choice",
+                "out_of_range",
+                format_args!("is {choice}; the completion has {} answers, counted from 0", choices.len()),
+            );
+        }
+        let Answer { response, tokens, verdict, spans, .. } = choices.swap_remove(choice);
+        let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| Extent { start: span.start, end: span.end }).collect();
+        let doubted = (verdict != Verdict::Unscored).then_some(doubted);
+        let completion = Some((id, choice));
+        Ok(Self { completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
+    }
+}
+
+/// What the record is to be called and when it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// `fb_...`
+    pub id: String,
+    /// Unix time in seconds.
+    pub created: u64,
+}
+
+/// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins with it; `None` where it cannot.
+///
+/// # Errors
+/// What is wrong with the submission, and in which field.
+pub fn derive(
+    subject: Subject,
+    submission: &Submission,
+    stamp: Stamp,
+    encode: impl Fn(&str, bool) -> Option<Vec<u32>>,
+) -> Result<Feedback, Refused> {
+    check_notes(submission)?;
+    let said = Said::of(submission)?;
+    if subject.response.is_empty() && !matches!(said, Said::Missing(_)) {
+        return refuse("label", "invalid_value", "judges a response that is empty; only 'missing' can be said of it");
+    }
+    let mut tokens = subject.tokens;
+    let text: Vec<char> = subject.response.chars().collect();
+    let (kind, scope, errors, missing) = match said {
+        Said::Good => (Kind::Good, Some(Scope::AllErrors), Vec::new(), Vec::new()),
+        Said::Missing(missing) => (Kind::Missing, None, Vec::new(), missing),
+        Said::Errors(places, scope) => {
+            let spans = places.into_iter().map(|(field, place)| check_place(&field, &place, &subject.response, &text));
+            let spans = in_order(spans.collect::<Result<_, _>>()?)?;
+            (Kind::Bad, Some(scope), spans, Vec::new())
+        }
+        Said::Edit(edit) => {
+            let spans = edited(&subject.response, edit)?;
+            let adds_only = spans.iter().all(|span| span.chars.is_empty());
+            (if adds_only { Kind::Missing } else { Kind::Bad }, Some(Scope::AllErrors), spans, Vec::new())
+        }
+    };
+    let errors = errors.into_iter().map(|span| align(span, &text, &tokens, &encode)).collect::<Result<Vec<_>, _>>()?;
+    label(&mut tokens, &errors, scope);
+    let (completion_id, choice) = subject.completion.unzip();
+    Ok(Feedback {
+        id: stamp.id,
+        created: stamp.created,
+        completion_id,
+        choice,
+        image: subject.image,
+        prompt: subject.prompt,
+        response: subject.response,
+        tokens,
+        kind,
+        scope,
+        errors,
+        missing,
+        versions: subject.versions,
+        unassisted: subject.unassisted,
+        queued: subject.queued,
+        doubted: subject.doubted,
+        annotator: submission.annotator.clone(),
+        user: submission.user.clone().or(subject.user),
+        comment: submission.comment.clone(),
+        source: submission.source.unwrap_or_default(),
+    })
+}
+
+/// Finds the tokens that write a span, and those that would write the correction in their place.
+fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str, bool) -> Option<Vec<u32>>) -> Result<Correction, Refused> {
+    let Marked { field, chars, correction } = span;
+    let slice = |range: Range<usize>| text[range].iter().collect::<String>();
+    let covered = if chars.is_empty() {
+        let at = tokens.partition_point(|t| t.start < chars.start);
+        at..at
+    } else {
+        let first = tokens.partition_point(|t| t.end <= chars.start);
+        first..tokens.partition_point(|t| t.start < chars.end).max(first)
+    };
+    let written = tokens.get(covered.clone()).filter(|t| !t.is_empty());
+    let written = written.map_or(chars.clone(), |t| t[0].start.min(chars.start)..t[t.len() - 1].end.max(chars.end));
+    let corrected_tokens = match &correction {
+        None => None,
+        Some(correction) => {
+            let whole = slice(written.start..chars.start) + correction + &slice(chars.end..written.end);
+            // Of a word that goes, the space before it would be left.
+            let whole = if correction.is_empty() { whole.trim_end() } else { &whole };
+            let unknown = || Refused::new(field, "invalid_value", "cannot be written in the model's vocabulary");
+            let begins = !text[..written.start].iter().any(|c| c.is_alphanumeric());
+            Some(encode(whole, begins).ok_or_else(unknown)?)
+        }
+    };
+    Ok(Correction {
+        start: chars.start,
+        end: chars.end,
+        text: slice(chars.clone()),
+        correction,
+        partial_caption: slice(0..chars.start),
+        token_start: covered.start,
+        token_end: covered.end,
+        error_tokens: tokens[covered].iter().map(|t| t.id).collect(),
+        corrected_tokens,
+    })
+}
+
+/// Labels what was judged, and nothing else.
+fn label(tokens: &mut [Token], errors: &[Correction], scope: Option<Scope>) {
+    let judged = match (scope, errors.first()) {
+        (None, _) => 0,
+        (Some(Scope::FirstError), Some(first)) => first.token_end,
+        (Some(_), _) => tokens.len(),
+    };
+    tokens[..judged].iter_mut().for_each(|token| token.label = Label::Good);
+    tokens[judged..].iter_mut().for_each(|token| token.label = Label::None);
+    for error in errors {
+        tokens[error.token_start..error.token_end].iter_mut().for_each(|token| token.label = Label::Bad);
+    }
+}

@@ -1,0 +1,235 @@
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    bundle::Bundle,
+    feedback::{
+        submission::{Judgement, Place},
+        tokens::Vocabulary,
+    },
+    vlm::{casing::Casing, tokenizer::TextTokenizer},
+};
+
+/// Of the embedded bundle, whatever letters it writes.
+fn vocabulary() -> &'static Vocabulary {
+    static VOCABULARY: LazyLock<Vocabulary> =
+        LazyLock::new(|| Vocabulary { casing: Casing::Mixed, ..Bundle::vocabulary_of("candor-mini").unwrap() });
+    &VOCABULARY
+}
+
+fn tokenizer() -> &'static TextTokenizer {
+    &vocabulary().tokenizer
+}
+
+fn subject(response: &str) -> Subject {
+    Subject {
+        completion: None,
+        image: ImageHash::of(b"image"),
+        prompt: String::new(),
+        response: response.to_owned(),
+        tokens: vocabulary().tokenize(response).unwrap(),
+        versions: Versions::default(),
+        unassisted: false,
+        doubted: None,
+        queued: None,
+        user: None,
+    }
+}
+
+fn derived(response: &str, submission: &Submission) -> Result<Feedback, Refused> {
+    let stamp = Stamp { id: "fb_1".to_owned(), created: 1 };
+    derive(subject(response), submission, stamp, |text, begins| vocabulary().encode(text, begins))
+}
+
+fn wrong(start: usize, end: usize, correction: &str) -> Place {
+    Place { start, end, correction: Some(correction.to_owned()), ..Place::default() }
+}
+
+fn labels(feedback: &Feedback) -> String {
+    let letter = |label| match label {
+        Label::Good => 'g',
+        Label::Bad => 'b',
+        Label::None => '-',
+    };
+    feedback.tokens.iter().map(|token| letter(token.label)).collect()
+}
+
+const DOG: &str = "A dog is chewing on a blue collar.";
+
+#[test]
+fn after_the_first_error_nothing_is_labelled() {
+    let first = Submission { error: Some(wrong(2, 5, "cat")), ..Submission::default() };
+    let record = derived(DOG, &first).unwrap();
+    assert_eq!((record.kind, record.scope, labels(&record).as_str()), (Kind::Bad, Some(Scope::FirstError), "gb-------"));
+    let error = &record.errors[0];
+    assert_eq!((error.text.as_str(), error.partial_caption.as_str(), error.token_start..error.token_end), ("dog", "A ", 1..2));
+    assert_eq!(error.error_tokens, [record.tokens[1].id]);
+    assert_eq!(tokenizer().decode(error.corrected_tokens.as_ref().unwrap()), " cat");
+    assert_eq!(record.corrected().unwrap(), "A cat is chewing on a blue collar.");
+}
+
+#[test]
+fn where_all_errors_are_given_the_rest_is_good() {
+    let errors = vec![Place { start: 27, end: 33, remove: true, ..Place::default() }, Place { start: 2, end: 5, ..Place::default() }];
+    let record = derived(DOG, &Submission { errors: Some(errors), ..Submission::default() }).unwrap();
+    assert_eq!((record.scope, labels(&record).as_str()), (Some(Scope::AllErrors), "gbgggggbg"));
+    let [dog, collar] = &record.errors[..] else { panic!("{:?}", record.errors) };
+    assert_eq!((&dog.correction, &dog.corrected_tokens), (&None, &None));
+    assert_eq!((collar.correction.as_deref(), collar.partial_caption.as_str()), (Some(""), "A dog is chewing on a blue "));
+    assert_eq!(collar.corrected_tokens.as_deref(), Some(&[][..]));
+    assert_eq!(record.corrected(), None);
+}
+
+#[test]
+fn good_labels_all_and_missing_none() {
+    let good = derived(DOG, &Submission { label: Some(Judgement::Good), ..Submission::default() }).unwrap();
+    assert!(good.kind == Kind::Good && labels(&good).chars().all(|l| l == 'g'));
+    let missing = Submission { label: Some(Judgement::Bad), missing: vec!["the child".to_owned()], ..Submission::default() };
+    let missing = derived(DOG, &missing).unwrap();
+    assert_eq!((missing.kind, missing.scope), (Kind::Missing, None));
+    assert!(labels(&missing).chars().all(|l| l == '-'));
+}
+
+#[test]
+fn an_edit_is_taken_apart() {
+    let edit = |text: &str| derived(DOG, &Submission { edit: Some(text.to_owned()), ..Submission::default() });
+    let record = edit("A cat is asleep on a collar.").unwrap();
+    let spans: Vec<_> = record.errors.iter().map(|e| (e.text.as_str(), e.correction.as_deref().unwrap())).collect();
+    assert_eq!(spans, [("dog", "cat"), ("chewing", "asleep"), (" blue", "")]);
+    assert_eq!((record.kind, record.corrected().unwrap().as_str()), (Kind::Bad, "A cat is asleep on a collar."));
+    let added = edit("A brown dog is chewing on a blue collar.").unwrap();
+    assert_eq!((added.kind, added.errors[0].text.as_str(), added.errors[0].correction.as_deref()), (Kind::Missing, "", Some(" brown")));
+    assert_eq!((added.errors[0].token_start, added.errors[0].token_end), (1, 1));
+    assert!(labels(&added).chars().all(|l| l == 'g'));
+    assert_eq!(edit(DOG).unwrap_err().field, "edit");
+}
+
+#[test]
+fn a_code_point_that_two_tokens_write_makes_both_bad() {
+    let record = derived("A 🐶.", &Submission { error: Some(wrong(2, 3, "🐱")), ..Submission::default() }).unwrap();
+    let error = &record.errors[0];
+    assert!(error.token_end - error.token_start > 1, "{:?}", record.tokens);
+    assert_eq!(tokenizer().decode(error.corrected_tokens.as_ref().unwrap()).trim(), "🐱");
+}
+
+#[test]
+fn what_makes_no_record_names_the_field() {
+    let place = |start, end| Place { start, end, ..Place::default() };
+    let error = |place| Submission { error: Some(place), ..Submission::default() };
+    let errors = |places: &[Place]| Submission { errors: Some(places.to_vec()), ..Submission::default() };
+    let cases = [
+        (Submission::default(), "label"),
+        (Submission { label: Some(Judgement::Bad), ..Submission::default() }, "label"),
+        (error(place(2, 99)), "error.end"),
+        (error(place(usize::MAX, usize::MAX)), "error.end"),
+        (error(place(5, 2)), "error.end"),
+        (error(place(2, 2)), "error.end"),
+        (error(place(1, 2)), "error.start"),
+        (error(Place { text: Some("cat".to_owned()), ..place(2, 5) }), "error.text"),
+        (error(wrong(2, 5, " ")), "error.correction"),
+        (error(wrong(2, 5, "dog")), "error.correction"),
+        (error(Place { remove: true, ..wrong(2, 5, "cat") }), "error.correction"),
+        (Submission { correction: Some("x".to_owned()), ..error(wrong(2, 5, "cat")) }, "correction"),
+        (Submission { correction: Some("x".to_owned()), ..errors(&[place(2, 5)]) }, "correction"),
+        (Submission { label: Some(Judgement::Good), ..error(place(2, 5)) }, "error"),
+        (Submission { edit: Some("x".to_owned()), ..error(place(2, 5)) }, "edit"),
+        (Submission { scope: Some(Scope::FirstError), ..errors(&[place(2, 5), place(6, 8)]) }, "scope"),
+        (Submission { scope: Some(Scope::FirstError), label: Some(Judgement::Good), ..Submission::default() }, "scope"),
+        (errors(&[]), "errors"),
+        (errors(&[place(2, 5), place(4, 8)]), "errors[1].start"),
+        (errors(&[place(4, 8), place(2, 5)]), "errors[0].start"),
+        (errors(&[place(2, 5), place(6, 99)]), "errors[1].end"),
+        (Submission { edit: Some(" ".to_owned()), ..Submission::default() }, "edit"),
+        (Submission { missing: vec!["a".to_owned(), " ".to_owned()], ..Submission::default() }, "missing[1]"),
+        (Submission { annotator: Some("a\0".to_owned()), ..error(place(2, 5)) }, "annotator"),
+        (Submission { user: Some("u".repeat(257)), ..error(place(2, 5)) }, "user"),
+        (Submission { comment: Some("u".repeat(5000)), ..error(place(2, 5)) }, "comment"),
+    ];
+    for (submission, field) in cases {
+        let refused = derived(DOG, &submission).unwrap_err();
+        assert_eq!(refused.field, field, "{refused}");
+        assert!(refused.message.starts_with(&format!("'{field}' ")), "{refused}");
+    }
+    let astronaut = derived("An 👩‍🚀 floats.", &error(place(3, 4))).unwrap_err();
+    assert_eq!((astronaut.field.as_str(), astronaut.message.contains("inside of a character")), ("error.end", true));
+    assert_eq!(derived("", &Submission { label: Some(Judgement::Good), ..Submission::default() }).unwrap_err().field, "label");
+    assert!(derived("", &Submission { missing: vec!["all".to_owned()], ..Submission::default() }).is_ok());
+}
+
+#[test]
+fn special_tokens_are_mere_text() {
+    let tokens = vocabulary().tokenize("A dog <|user|> here").unwrap();
+    assert_eq!(tokens.iter().map(|t| t.text.as_str()).collect::<String>(), "A dog <|user|> here");
+    assert!(vocabulary().tokenize("").unwrap().is_empty());
+}
+
+#[test]
+fn texts_are_cut_in_the_policys_letters_and_kept_in_their_own() {
+    let vocabulary = Vocabulary { casing: Casing::Sentence, ..vocabulary().clone() };
+    let tokens = vocabulary.tokenize("two Dogs.").unwrap();
+    assert_eq!(tokens.iter().map(|t| t.text.as_str()).collect::<String>(), "two Dogs.");
+    let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
+    assert_eq!(vocabulary.tokenizer.decode(&ids), "Two dogs.");
+    assert_eq!(vocabulary.tokenizer.decode(&vocabulary.encode(" Cat", false).unwrap()), " cat");
+}
+
+const TEXTS: &str = "([a-z]{1,5}|[ .,]|é|🐶|👩‍🚀|日本){1,20}";
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn tokens_are_in_their_places(text in TEXTS) {
+        let tokens = vocabulary().tokenize(&text).unwrap();
+        let chars: Vec<char> = text.chars().collect();
+        prop_assert_eq!(tokens.first().map(|t| t.start), Some(0));
+        prop_assert_eq!(tokens.last().map(|t| t.end), Some(chars.len()));
+        for token in &tokens {
+            prop_assert_eq!(&token.text, &chars[token.start..token.end].iter().collect::<String>());
+        }
+        for pair in tokens.windows(2) {
+            // Either the next begins where this ends, or both write some of one code point.
+            prop_assert!(pair[1].start == pair[0].end || pair[1].start + 1 == pair[0].end, "{:?}", pair);
+        }
+    }
+
+    #[test]
+    fn any_span_is_refused_or_labels_what_it_touches(text in TEXTS, start in 0usize..30, length in 0usize..8, first in any::<bool>()) {
+        let scope = if first { Scope::FirstError } else { Scope::AllErrors };
+        let place = wrong(start, start + length, "xyz");
+        let submission = Submission { errors: Some(vec![place]), scope: Some(scope), ..Submission::default() };
+        let Ok(record) = derived(&text, &submission) else { return Ok(()) };
+        let (chars, end) = (text.chars().collect::<Vec<_>>(), start + length);
+        let error = &record.errors[0];
+        prop_assert_eq!(&error.text, &chars[start..end].iter().collect::<String>());
+        for token in &record.tokens {
+            let touched = token.start < end && token.end > start;
+            let expected = if touched { Label::Bad } else if first && token.start >= end { Label::None } else { Label::Good };
+            prop_assert_eq!(token.label, expected, "{:?}", token);
+        }
+        // The corrected tokens, in the place of the wrong ones, write the corrected text.
+        let mut ids: Vec<u32> = record.tokens.iter().map(|t| t.id).collect();
+        let corrected = error.corrected_tokens.clone().unwrap();
+        let shared = |a: usize, b: usize| record.tokens.get(a).zip(record.tokens.get(b)).is_some_and(|(a, b)| a.end > b.start);
+        let torn = (error.token_start > 0 && shared(error.token_start - 1, error.token_start)) || shared(error.token_end - 1, error.token_end);
+        if !torn {
+            ids.splice(error.token_start..error.token_end, corrected);
+            prop_assert_eq!(tokenizer().decode(&ids), record.corrected().unwrap());
+        }
+        let text = serde_json::to_string(&record).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Feedback>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn edits_become_what_was_typed(old in TEXTS, new in TEXTS) {
+        let Ok(record) = derived(&old, &Submission { edit: Some(new.clone()), ..Submission::default() }) else { return Ok(()) };
+        let words = |t: &str| t.split_whitespace().collect::<String>();
+        prop_assert_eq!(words(&record.corrected().unwrap()), words(&new));
+        prop_assert_eq!(record.kind == Kind::Missing, record.errors.iter().all(|e| e.text.is_empty()));
+        for pair in record.errors.windows(2) {
+            prop_assert!(pair[0].end <= pair[1].start);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Records as files, written piece by piece: however many there are, one page is in memory, and one image, or one group of rows of a table.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_util::{Stream, stream::try_unfold};
+
+pub use super::interchange::Format;
+use super::{
+    images::Images,
+    interchange::Write,
+    record::Feedback,
+    store::{Filter, Page, Store, StoreError},
+};
+
+/// Records of a page.
+const PAGE: u32 = 256;
+/// Bytes of a piece, about.
+const PIECE: usize = 64 * 1024;
+
+/// A file that is being written.
+struct File {
+    store: Arc<dyn Store>,
+    images: Option<Arc<Images>>,
+    annotators: bool,
+    writer: Box<dyn Write>,
+    /// The next page; `None` after the last.
+    page: Option<Page>,
+    records: VecDeque<Feedback>,
+    ended: bool,
+}
+
+impl File {
+    /// The next piece; empty at the end of the file.
+    async fn piece(&mut self) -> Result<Vec<u8>, StoreError> {
+        let mut out = Vec::new();
+        while out.len() < PIECE && !self.ended {
+            match self.records.pop_front() {
+                Some(mut record) => {
+                    record.annotator = record.annotator.filter(|_| self.annotators);
+                    let image = match &self.images {
+                        Some(images) => images.get(record.image).await?,
+                        None => None,
+                    };
+                    self.writer.record(&record, image, &mut out)?;
+                }
+                None => match self.page.take() {
+                    Some(page) => self.turn(page).await?,
+                    None => {
+                        self.writer.end(&mut out)?;
+                        self.ended = true;
+                    }
+                },
+            }
+        }
+        Ok(out)
+    }
+
+    async fn turn(&mut self, page: Page) -> Result<(), StoreError> {
+        self.records = self.store.page(&page).await?.into();
+        let last = self.records.back().filter(|_| self.records.len() as u32 == PAGE);
+        self.page = last.map(|last| Page { after: Some(last.id.clone()), ..page });
+        Ok(())
+    }
+}
+
+/// Some records, oldest first, in pieces of a file. Annotators are not named unless `annotators` asks for it.
+pub fn export(
+    store: Arc<dyn Store>,
+    images: Arc<Images>,
+    filter: Filter,
+    format: Format,
+    annotators: bool,
+) -> impl Stream<Item = Result<Vec<u8>, StoreError>> + Send {
+    let page = Some(Page { filter, after: None, limit: PAGE, newest_first: false });
+    let images = format.has_images().then_some(images);
+    let begun = move |writer| File { store, images, annotators, writer, page, records: VecDeque::new(), ended: false };
+    let file = format.write().map(begun);
+    try_unfold(Some(file), |file| async move {
+        let Some(file) = file else { return Ok(None) };
+        let mut file = file?;
+        let piece = file.piece().await?;
+        Ok((!piece.is_empty()).then_some((piece, Some(Ok(file)))))
+    })
+}

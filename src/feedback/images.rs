@@ -1,0 +1,115 @@
+//! Images by their content: a folder, or a bucket of an S3-compatible store.
+
+use std::{ffi::OsString, fs::File, io, path::PathBuf, sync::Arc};
+
+use object_store::{Error, ObjectStore, PutPayload, local::LocalFileSystem, parse_url_opts, path::Path};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::{record::ImageHash, store::StoreError};
+
+/// Images that are put and removed at the same time share this many locks.
+const LOCKS: usize = 64;
+
+/// The files of images.
+pub struct Images {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    /// Where the files are, when it is a folder.
+    folder: Option<PathBuf>,
+    locks: [RwLock<()>; LOCKS],
+}
+
+impl Images {
+    /// Opens a folder, which is made where it is missing, or `s3://BUCKET/PREFIX`; for the latter, the AWS variables of `env` say the rest (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_ENDPOINT`, `AWS_REGION`, ...).
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or the URL or a variable cannot be used.
+    pub fn open(place: &str, env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>) -> Result<Self, StoreError> {
+        let fail = |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{place}: {error}"));
+        let locks = std::array::from_fn(|_| RwLock::new(()));
+        if place.contains("://") {
+            let url = place.parse().map_err(|e| fail(&e))?;
+            let text = |(name, value): (_, _)| Some((OsString::into_string(name).ok()?, OsString::into_string(value).ok()?));
+            let env = env.into_iter().filter_map(|(name, value)| text((name.into(), value.into())));
+            let options = env.filter(|(name, _)| name.starts_with("AWS_")).map(|(name, value)| (name.to_lowercase(), value));
+            let (store, prefix) = parse_url_opts(&url, options).map_err(|e| fail(&e))?;
+            return Ok(Self { store: store.into(), prefix, folder: None, locks });
+        }
+        let folder = PathBuf::from(place);
+        std::fs::create_dir_all(&folder).map_err(|e| fail(&e))?;
+        let folder = folder.canonicalize().map_err(|e| fail(&e))?;
+        let store = LocalFileSystem::new_with_prefix(&folder).map_err(|e| fail(&e))?;
+        Ok(Self { store: Arc::new(store), prefix: Path::default(), folder: Some(folder), locks })
+    }
+
+    /// Keeps a file, durably when it returns. While the result lives, the file is not removed; refer to it before that ends.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn put(&self, file: &[u8], hash: ImageHash) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+        let guard = self.keep(hash).await;
+        let path = self.path(hash);
+        match self.store.head(&path).await {
+            Ok(meta) if meta.size == file.len() as u64 => {}
+            Ok(_) | Err(Error::NotFound { .. }) => {
+                self.store.put(&path, PutPayload::from(file.to_vec())).await.map_err(|e| StoreError::of(&e))?;
+            }
+            Err(error) => return Err(StoreError::of(&error)),
+        }
+        if let Some(folder) = &self.folder {
+            let file = folder.join(path.as_ref());
+            // Even if it was there: whoever wrote it may not have come this far.
+            tokio::task::spawn_blocking(move || sync(file)).await.map_err(|e| StoreError::of(&e))?.map_err(|e| StoreError::of(&e))?;
+        }
+        Ok(guard)
+    }
+
+    /// The file; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn get(&self, hash: ImageHash) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.store.get(&self.path(hash)).await {
+            Ok(found) => Ok(Some(found.bytes().await.map_err(|e| StoreError::of(&e))?.to_vec())),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(StoreError::of(&error)),
+        }
+    }
+
+    /// Keeps the image from being removed while the result lives.
+    pub async fn keep(&self, hash: ImageHash) -> RwLockReadGuard<'_, ()> {
+        self.lock(hash).read().await
+    }
+
+    /// Keeps others from putting the image, and from referring to it, while the result lives.
+    pub async fn hold(&self, hash: ImageHash) -> RwLockWriteGuard<'_, ()> {
+        self.lock(hash).write().await
+    }
+
+    /// Removes the file, if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn remove(&self, hash: ImageHash) -> Result<(), StoreError> {
+        match self.store.delete(&self.path(hash)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(StoreError::of(&error)),
+        }
+    }
+
+    fn path(&self, hash: ImageHash) -> Path {
+        let name = hash.to_string();
+        self.prefix.child(&name[..2]).child(name.as_str())
+    }
+
+    fn lock(&self, hash: ImageHash) -> &RwLock<()> {
+        &self.locks[usize::from(hash.first_byte()) % LOCKS]
+    }
+}
+
+/// Waits until a file and its name are on the disk.
+fn sync(file: PathBuf) -> io::Result<()> {
+    File::open(&file)?.sync_all()?;
+    file.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}

@@ -1,0 +1,138 @@
+//! Records from files. A bad row is named and does not stop the others.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+use super::{
+    Corrections,
+    corrections::SubmitError,
+    interchange::{Format, Incoming, incoming::Picture},
+    record::{Feedback, ImageHash},
+    store::StoreError,
+};
+
+/// What became of the rows of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Records that are new.
+    pub taken: usize,
+    /// Records that were there.
+    pub known: usize,
+    /// Rows that were not taken: their numbers (of lines: the line), from 1, and why.
+    pub refused: Vec<(usize, String)>,
+}
+
+impl Summary {
+    fn rows(&self) -> usize {
+        self.taken + self.known + self.refused.len()
+    }
+}
+
+/// Why an import did not go on. What was taken before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It is no file of the format.
+    #[error("{0}")]
+    Form(String),
+    /// The file cannot be read.
+    #[error("after {0} rows: {1}")]
+    Read(usize, io::Error),
+    /// The records cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Takes the rows of a file. Images that are neither in it nor kept come from the folder `images`, by their hash. What foreign rows say becomes records as
+/// if it were submitted; the same row a second time makes nothing new.
+///
+/// # Errors
+/// When the file cannot be read, or the records cannot be kept.
+pub async fn import(corrections: &Corrections, file: File, format: Format, images: Option<&Path>) -> Result<Summary, ImportError> {
+    let mut summary = Summary::default();
+    for row in format.read(file).map_err(ImportError::Form)? {
+        let (number, row) = row.map_err(|e| ImportError::Read(summary.rows(), e))?;
+        let items = match row {
+            Ok(items) => items,
+            Err(why) => {
+                summary.refused.push((number, why));
+                continue;
+            }
+        };
+        for item in items {
+            match take(corrections, item, images).await? {
+                Ok(true) => summary.taken += 1,
+                Ok(false) => summary.known += 1,
+                Err(why) => summary.refused.push((number, why)),
+            }
+        }
+    }
+    Ok(summary)
+}
+
+/// Whether it is new, or why it cannot be taken.
+async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) -> Result<Result<bool, String>, StoreError> {
+    let nowhere = || "its image is neither kept nor in the folder of images".to_owned();
+    match item {
+        Incoming::Record(record, file) => {
+            let file = match file.filter(|file| ImageHash::of(file) == record.image) {
+                Some(file) => Some(file),
+                None => image(corrections, record.image, images).await?,
+            };
+            match (check(&record), file) {
+                (Err(why), _) => Ok(Err(why)),
+                (Ok(()), None) => Ok(Err(nowhere())),
+                (Ok(()), Some(file)) => corrections.keep(*record, &file).await.map(Ok),
+            }
+        }
+        Incoming::Said(submission, picture) => {
+            let hash = picture.hash();
+            let file = match picture {
+                Picture::File(file) => Some(file),
+                Picture::Named(hash) => image(corrections, hash, images).await?,
+            };
+            let Some(file) = file else { return Ok(Err(nowhere())) };
+            let said = serde_json::to_string(&submission).map_err(|e| StoreError::Failed(e.to_string()))?;
+            let key = format!("import {}", ImageHash::of(format!("{hash} {said}").as_bytes()));
+            match corrections.submit(*submission, Some(file), Some(key)).await {
+                Ok(submitted) => Ok(Ok(!submitted.before)),
+                Err(SubmitError::Store(error)) => Err(error),
+                Err(error) => Ok(Err(error.to_string())),
+            }
+        }
+    }
+}
+
+async fn image(corrections: &Corrections, hash: ImageHash, folder: Option<&Path>) -> Result<Option<Vec<u8>>, StoreError> {
+    if let Some(file) = corrections.images().get(hash).await? {
+        return Ok(Some(file));
+    }
+    let file = folder.and_then(|folder| fs::read(folder.join(hash.to_string())).ok());
+    Ok(file.filter(|file| ImageHash::of(file) == hash))
+}
+
+/// Whether the offsets of a record are of its text.
+fn check(record: &Feedback) -> Result<(), String> {
+    let text: Vec<char> = record.response.chars().collect();
+    let reads = |start: usize, end: usize, as_it: &str| text.get(start..end).is_some_and(|part| part.iter().copied().eq(as_it.chars()));
+    let tokens = record.tokens.iter().position(|t| !reads(t.start, t.end, &t.text));
+    if let Some(i) = tokens {
+        return Err(format!("'tokens[{i}].text' is not what stands there"));
+    }
+    let spanned = |e: &super::record::Correction| {
+        let tokens = record.tokens.get(e.token_start..e.token_end);
+        reads(e.start, e.end, &e.text) && tokens.is_some_and(|tokens| tokens.iter().map(|t| t.id).eq(e.error_tokens.iter().copied()))
+    };
+    if let Some(i) = record.errors.iter().position(|e| !spanned(e)) {
+        return Err(format!("'errors[{i}]' is not what stands there"));
+    }
+    if record.errors.windows(2).any(|pair| pair[1].start < pair[0].end) {
+        return Err("'errors' are not in order, or one is inside of another".to_owned());
+    }
+    if record.id.is_empty() || record.id.len() > 64 || !record.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Err("'id' is no id".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! Parquet, through the `parquet` crate's own rows and columns, without Arrow.
+
+use std::{fs::File, io, sync::Arc};
+
+use parquet::{
+    basic::Compression,
+    column::writer::ColumnWriter,
+    data_type::ByteArray,
+    errors::ParquetError,
+    file::{
+        metadata::KeyValue,
+        properties::{EnabledStatistics, WriterProperties},
+        reader::{FileReader, SerializedFileReader},
+        writer::SerializedFileWriter,
+    },
+    record::{Field, Row as ParquetRow, reader::RowIter},
+    schema::parser::parse_message_type,
+};
+use serde_json::{Value, json};
+
+use super::{Incoming, Rows, Write};
+use crate::feedback::{record::Feedback, store::StoreError};
+
+/// A row group ends with this many bytes or rows: that much is in memory.
+const GROUP_BYTES: usize = 16 << 20;
+const GROUP_ROWS: usize = 4096;
+/// Rows that are read at once.
+const READ_ROWS: usize = 16;
+
+/// The value of a row in one column; with lists, that of their one item. All columns are optional, even where there is always a value: `datasets` takes its
+/// own word for what a column is only where the column may be empty.
+pub(super) enum Cell {
+    /// A text or a file.
+    Bytes(Vec<u8>),
+    /// A number.
+    Number(i64),
+    /// Nothing.
+    None,
+}
+
+impl Cell {
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Self::Bytes(text.into().into_bytes())
+    }
+}
+
+/// Makes a row of a record and its image: a cell for every leaf of the schema, in its order.
+pub(super) type MakeRow = fn(&Feedback, Vec<u8>) -> Option<Vec<Cell>>;
+
+/// Writes a table.
+pub(super) struct Table {
+    writer: SerializedFileWriter<Vec<u8>>,
+    row: MakeRow,
+    group: Vec<Vec<Cell>>,
+    bytes: usize,
+}
+
+impl Table {
+    /// `features` are those of Hugging Face's `datasets`, so that it knows images when it sees them.
+    pub(super) fn new(schema: &str, features: &Value, row: MakeRow) -> Result<Self, StoreError> {
+        let schema = Arc::new(parse_message_type(schema).map_err(failed)?);
+        let info = json!({ "info": { "features": features } }).to_string();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_dictionary_enabled(false)
+            // Of a photograph, the least and the greatest tell nothing.
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), info)]));
+        let writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build())).map_err(failed)?;
+        Ok(Self { writer, row, group: Vec::new(), bytes: 0 })
+    }
+
+    fn flush(&mut self) -> Result<(), ParquetError> {
+        let group = std::mem::take(&mut self.group);
+        self.bytes = 0;
+        if group.is_empty() {
+            return Ok(());
+        }
+        let mut rows: Vec<_> = group.into_iter().map(Vec::into_iter).collect();
+        let mut columns = self.writer.next_row_group()?;
+        while let Some(mut column) = columns.next_column()? {
+            let cells: Vec<Cell> = rows.iter_mut().map(|row| row.next().unwrap_or(Cell::None)).collect();
+            write_column(column.untyped(), cells)?;
+            column.close()?;
+        }
+        columns.close().map(drop)
+    }
+
+    fn take(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.writer.flush().map_err(|e| StoreError::Failed(e.to_string()))?;
+        out.append(self.writer.inner_mut());
+        Ok(())
+    }
+}
+
+fn write_column(column: &mut ColumnWriter<'_>, cells: Vec<Cell>) -> Result<(), ParquetError> {
+    let descriptor = match column {
+        ColumnWriter::Int64ColumnWriter(writer) => writer.get_descriptor().clone(),
+        ColumnWriter::ByteArrayColumnWriter(writer) => writer.get_descriptor().clone(),
+        _ => return Err(ParquetError::NYI("a column of another type".to_owned())),
+    };
+    let (most, listed) = (descriptor.max_def_level(), descriptor.max_rep_level() > 0);
+    let level = |cell: &Cell| if matches!(cell, Cell::None) { most.saturating_sub(1) } else { most };
+    let definitions: Vec<i16> = cells.iter().map(level).collect();
+    let repetitions = vec![0; cells.len()];
+    let (definitions, repetitions) = ((most > 0).then_some(&definitions[..]), listed.then_some(&repetitions[..]));
+    match column {
+        ColumnWriter::Int64ColumnWriter(writer) => {
+            let values: Vec<i64> = cells.into_iter().filter_map(|c| if let Cell::Number(n) = c { Some(n) } else { None }).collect();
+            writer.write_batch(&values, definitions, repetitions).map(drop)
+        }
+        ColumnWriter::ByteArrayColumnWriter(writer) => {
+            let values = cells.into_iter().filter_map(|c| if let Cell::Bytes(b) = c { Some(ByteArray::from(b)) } else { None });
+            writer.write_batch(&values.collect::<Vec<_>>(), definitions, repetitions).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Write for Table {
+    fn record(&mut self, record: &Feedback, image: Option<Vec<u8>>, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        // A record whose image is gone is no row.
+        let Some(row) = image.and_then(|image| (self.row)(record, image)) else { return Ok(()) };
+        self.bytes += row.iter().map(|cell| if let Cell::Bytes(bytes) = cell { bytes.len() } else { 8 }).sum::<usize>();
+        self.group.push(row);
+        if self.bytes >= GROUP_BYTES || self.group.len() >= GROUP_ROWS {
+            self.flush().map_err(failed)?;
+            self.take(out)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.flush().map_err(failed)?;
+        self.writer.finish().map_err(failed)?;
+        self.take(out)
+    }
+}
+
+fn failed(error: ParquetError) -> StoreError {
+    StoreError::Failed(error.to_string())
+}
+
+/// The rows of a table.
+pub(super) fn read(file: File, parse: fn(&ParquetRow) -> Result<Vec<Incoming>, String>) -> Result<Rows, String> {
+    let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    let rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>).with_batch_size(READ_ROWS);
+    let mut ended = false;
+    let rows = rows.enumerate().map_while(move |(i, row)| {
+        if ended {
+            return None;
+        }
+        Some(match row {
+            Ok(row) => Ok((i + 1, parse(&row))),
+            Err(error) => {
+                ended = true;
+                Err(io::Error::other(error))
+            }
+        })
+    });
+    Ok(Box::new(rows))
+}
+
+/// A column of a row by its name.
+pub(super) fn field<'a>(row: &'a ParquetRow, name: &str) -> Option<&'a Field> {
+    row.get_column_iter().find(|(column, _)| *column == name).map(|(_, field)| field).filter(|field| **field != Field::Null)
+}
+
+/// A text; one that old writers did not mark as such, too.
+pub(super) fn text(field: &Field) -> Option<String> {
+    match field {
+        Field::Str(text) => Some(text.clone()),
+        Field::Bytes(bytes) => String::from_utf8(bytes.data().to_vec()).ok(),
+        _ => None,
+    }
+}
+
+pub(super) fn text_of(row: &ParquetRow, name: &str) -> Result<String, String> {
+    field(row, name).and_then(text).ok_or_else(|| format!("'{name}' is missing or no text"))
+}
+
+/// The file in an image of `datasets`: a group with `bytes`.
+pub(super) fn image(field: Option<&Field>, name: &str) -> Result<Vec<u8>, String> {
+    let bytes = match field {
+        Some(Field::Group(group)) => match self::field(group, "bytes") {
+            Some(Field::Bytes(bytes)) => Some(bytes.data().to_vec()),
+            _ => None,
+        },
+        Some(Field::Bytes(bytes)) => Some(bytes.data().to_vec()),
+        _ => None,
+    };
+    bytes.filter(|file| !file.is_empty()).ok_or_else(|| format!("'{name}' has no file in it"))
+}

@@ -1,0 +1,75 @@
+//! JSON, one object a line.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+};
+
+use serde::Serialize;
+
+use super::{Incoming, Row, Rows, Write};
+use crate::feedback::{record::Feedback, store::StoreError};
+
+/// Most bytes of a line.
+const LINE_BYTES: u64 = 16 << 20;
+
+/// Writes each record as the line that a function makes of it, where it makes one.
+pub(super) struct Lines(pub(super) fn(&Feedback, &mut Vec<u8>) -> serde_json::Result<()>);
+
+impl Write for Lines {
+    fn record(&mut self, record: &Feedback, _: Option<Vec<u8>>, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        (self.0)(record, out).map_err(|e| StoreError::Failed(e.to_string()))
+    }
+
+    fn end(&mut self, _: &mut Vec<u8>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+pub(super) fn line(value: &impl Serialize, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.push(b'\n');
+    Ok(())
+}
+
+/// The record itself.
+pub(super) fn whole(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    line(record, out)
+}
+
+/// A record as [`whole`] writes it.
+pub(super) fn record(line: &[u8]) -> Result<Vec<Incoming>, String> {
+    let record = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    Ok(vec![Incoming::Record(Box::new(record), None)])
+}
+
+/// The lines of a file; empty ones are none.
+pub(super) fn read(file: File, parse: fn(&[u8]) -> Result<Vec<Incoming>, String>) -> Rows {
+    let (mut lines, mut number) = (BufReader::new(file), 0);
+    let mut next = move || -> std::io::Result<Option<Row>> {
+        loop {
+            number += 1;
+            let mut line = Vec::new();
+            (&mut lines).take(LINE_BYTES).read_until(b'\n', &mut line)?;
+            if line.is_empty() {
+                return Ok(None);
+            }
+            if line.len() as u64 == LINE_BYTES && !line.ends_with(b"\n") {
+                // Not to take its rest for lines.
+                while {
+                    let part = lines.fill_buf()?;
+                    !part.is_empty() && !part.contains(&b'\n')
+                } {
+                    let length = lines.buffer().len();
+                    lines.consume(length);
+                }
+                lines.read_until(b'\n', &mut Vec::new())?;
+                return Ok(Some((number, Err(format!("has more than the {LINE_BYTES} bytes that are taken")))));
+            }
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some((number, parse(&line))));
+            }
+        }
+    };
+    Box::new(std::iter::from_fn(move || next().transpose()))
+}

@@ -1,0 +1,128 @@
+//! The forms that records have in files, one file a form: [`Format`] names them, [`export`](super::export) and [`import`](super::import) use them.
+//!
+//! `jsonl` and `parquet` keep all of a record. The others say what their tools know: pairs of a chosen and a rejected text ([`rlhf_v`], [`trl`]), steps
+//! that are right or wrong ([`trl`]), spans ([`label_studio`]). What has no such form is left out.
+
+mod columns;
+pub mod incoming;
+mod label_studio;
+mod lines;
+mod pairs;
+mod records;
+mod rlhf_v;
+mod trl;
+
+use std::{fs::File, str::FromStr};
+
+pub use incoming::Incoming;
+
+use super::{record::Feedback, store::StoreError};
+
+/// A form of a file of records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One [`Feedback`] a line, as JSON.
+    #[default]
+    Jsonl,
+    /// Whole records with their images, in columns.
+    Parquet,
+    /// RLHF-V's data set: question, chosen, rejected and image, in Parquet (Yu et al., arXiv:2312.00849).
+    RlhfV,
+    /// TRL's preference rows with images, in Parquet: prompt, chosen and rejected as messages.
+    TrlDpo,
+    /// TRL's stepwise supervision, a row a line: prompt, completions and labels.
+    TrlPrm,
+    /// Label Studio's tasks with predictions and annotations.
+    LabelStudio,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Jsonl, Self::Parquet, Self::RlhfV, Self::TrlDpo, Self::TrlPrm, Self::LabelStudio];
+
+    /// As it is asked for.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+            Self::RlhfV => "rlhf-v",
+            Self::TrlDpo => "trl-dpo",
+            Self::TrlPrm => "trl-prm",
+            Self::LabelStudio => "label-studio",
+        }
+    }
+
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Jsonl | Self::TrlPrm => "application/jsonl",
+            Self::Parquet | Self::RlhfV | Self::TrlDpo => "application/vnd.apache.parquet",
+            Self::LabelStudio => "application/json",
+        }
+    }
+
+    /// Whether the images are in the file.
+    pub fn has_images(self) -> bool {
+        !matches!(self, Self::Jsonl | Self::TrlPrm)
+    }
+
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// When the columns cannot be declared.
+    pub fn write(self) -> Result<Box<dyn Write>, StoreError> {
+        Ok(match self {
+            Self::Jsonl => Box::new(lines::Lines(lines::whole)),
+            Self::TrlPrm => Box::new(lines::Lines(trl::steps)),
+            Self::Parquet => Box::new(columns::Table::new(records::SCHEMA, &records::features(), records::row)?),
+            Self::RlhfV => Box::new(columns::Table::new(rlhf_v::SCHEMA, &rlhf_v::features(), rlhf_v::row)?),
+            Self::TrlDpo => Box::new(columns::Table::new(trl::SCHEMA, &trl::features(), trl::row)?),
+            Self::LabelStudio => Box::new(label_studio::Tasks::default()),
+        })
+    }
+
+    /// The rows of a file, each with its number from 1 (of JSON lines: the line).
+    ///
+    /// # Errors
+    /// When it is no such file.
+    pub fn read(self, file: File) -> Result<Rows, String> {
+        Ok(match self {
+            Self::Jsonl => lines::read(file, lines::record),
+            Self::TrlPrm => lines::read(file, trl::read_steps),
+            Self::Parquet => columns::read(file, records::read)?,
+            Self::RlhfV => columns::read(file, rlhf_v::read)?,
+            Self::TrlDpo => columns::read(file, trl::read)?,
+            Self::LabelStudio => label_studio::read(file)?,
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|f| f.name() == name).ok_or_else(|| format!("there is no format of that name; there are {}", known()))
+    }
+}
+
+/// What a row says, or why it cannot be taken.
+pub type Row = (usize, Result<Vec<Incoming>, String>);
+
+/// The rows of a file; the rest is lost where it cannot be read on.
+pub type Rows = Box<dyn Iterator<Item = std::io::Result<Row>> + Send>;
+
+/// Writes a file, piece by piece.
+pub trait Write: Send {
+    /// Appends to `out` what can be written now; the image is there where the format has images.
+    ///
+    /// # Errors
+    /// When it cannot be written in this format.
+    fn record(&mut self, record: &Feedback, image: Option<Vec<u8>>, out: &mut Vec<u8>) -> Result<(), StoreError>;
+
+    /// The end of the file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn end(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError>;
+}

@@ -1,0 +1,69 @@
+//! RLHF-V's data set of segment-level corrections (Yu et al., arXiv:2312.00849): Parquet with the image's file, and `text`, a JSON object of question,
+//! chosen and rejected. RLAIF-V has those three as columns of their own; both are written, and either is read.
+
+use parquet::record::Row;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Incoming,
+    columns::{Cell, field, image, text, text_of},
+    pairs::Pair,
+};
+use crate::feedback::record::Feedback;
+
+pub(super) const SCHEMA: &str = "message schema {
+    OPTIONAL BINARY ds_name (UTF8);
+    OPTIONAL GROUP image { OPTIONAL BINARY bytes; OPTIONAL BINARY path (UTF8); }
+    OPTIONAL BINARY text (UTF8);
+    OPTIONAL BINARY question (UTF8);
+    OPTIONAL BINARY chosen (UTF8);
+    OPTIONAL BINARY rejected (UTF8);
+    OPTIONAL BINARY origin_dataset (UTF8);
+    OPTIONAL BINARY origin_split (UTF8);
+    OPTIONAL BINARY idx (UTF8);
+    OPTIONAL BINARY image_path (UTF8);
+}";
+
+pub(super) fn features() -> Value {
+    let text = json!({ "dtype": "string", "_type": "Value" });
+    json!({ "ds_name": text, "image": { "_type": "Image" }, "text": text, "question": text, "chosen": text, "rejected": text,
+        "origin_dataset": text, "origin_split": text, "idx": text, "image_path": text })
+}
+
+#[derive(Serialize, Deserialize)]
+struct Text {
+    question: String,
+    chosen: String,
+    rejected: String,
+}
+
+pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
+    let Pair { prompt, chosen, rejected } = Pair::of(record)?;
+    let text = Text { question: prompt, chosen, rejected };
+    let json = serde_json::to_string(&text).ok()?;
+    let path = record.image.to_string();
+    Some(vec![
+        Cell::text("candor"),
+        Cell::Bytes(image),
+        Cell::text(&path),
+        Cell::text(json),
+        Cell::text(text.question),
+        Cell::text(text.chosen),
+        Cell::text(text.rejected),
+        Cell::text("candor"),
+        // Who wrote the rejected text.
+        Cell::text(record.versions.model.clone().unwrap_or_default()),
+        Cell::text(&record.id),
+        Cell::text(path),
+    ])
+}
+
+pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
+    let file = image(field(row, "image"), "image")?;
+    let Text { question, chosen, rejected } = match field(row, "text").and_then(text) {
+        Some(text) => serde_json::from_str(&text).map_err(|e| format!("'text': {e}"))?,
+        None => Text { question: text_of(row, "question")?, chosen: text_of(row, "chosen")?, rejected: text_of(row, "rejected")? },
+    };
+    Ok(vec![Pair { prompt: question, chosen, rejected }.said(file)])
+}

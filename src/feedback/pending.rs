@@ -1,0 +1,42 @@
+//! Receipts that are not kept yet.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::record::Receipt;
+
+/// A receipt, and its image where that is at hand.
+#[derive(Debug, Clone)]
+pub(super) struct Remembered {
+    pub(super) receipt: Receipt,
+    pub(super) image: Option<Arc<[u8]>>,
+}
+
+/// By completion.
+#[derive(Default)]
+pub(super) struct Pending(Mutex<HashMap<String, Remembered>>);
+
+impl Pending {
+    pub(super) fn insert(&self, receipt: Receipt, image: Arc<[u8]>) {
+        self.map().insert(receipt.id.clone(), Remembered { receipt, image: Some(image) });
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Remembered> {
+        self.map().get(id).cloned()
+    }
+
+    pub(super) fn remove(&self, id: &str) {
+        self.map().remove(id);
+    }
+
+    /// Forgets a user's.
+    pub(super) fn remove_user(&self, user: &str) {
+        self.map().retain(|_, remembered| remembered.receipt.user.as_deref() != Some(user));
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,88 @@
+//! What annotators do at the queue: take the next answer, and leave one.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use tokio::task::spawn_blocking;
+
+use super::{Item, ratings::Agreement, ratings::agreement};
+use crate::feedback::{
+    Corrections,
+    record::Receipt,
+    store::{
+        StoreError,
+        queue::{Lease, Leave, Length, Place, Sample, Wish},
+    },
+};
+
+/// Newest records of each sample that figures are made of.
+const SAMPLE: u32 = 5000;
+/// Answers whose image is gone that are passed over before somebody is told that there is nothing.
+const GONE: usize = 16;
+
+impl Corrections {
+    /// The next answer for an annotator at this Unix time; `None` when there is none. They have it until the lease ends, and get the same one until then.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn next(&self, annotator: &str, now: u64) -> Result<Option<Item>, StoreError> {
+        let queue = self.queue();
+        let unassisted = rand::random::<f64>() < queue.unassisted_share;
+        let wish = Wish { annotator: annotator.to_owned(), now, until: now.saturating_add(queue.lease_s), unassisted };
+        for _ in 0..GONE {
+            let Some(lease) = self.store().next(&wish).await? else { return Ok(None) };
+            if let Some(item) = self.item(&lease).await? {
+                return Ok(Some(item));
+            }
+            // Nobody can judge it.
+            self.store().leave(&lease.place, annotator, Leave::Skip(1)).await?;
+        }
+        Ok(None)
+    }
+
+    async fn item(&self, lease: &Lease) -> Result<Option<Item>, StoreError> {
+        let Some(receipt) = self.store().receipt(&lease.place.completion_id).await? else { return Ok(None) };
+        let Receipt { created, image, prompt, mut choices, .. } = receipt;
+        let Some(file) = self.images().get(image).await? else { return Ok(None) };
+        if lease.place.choice >= choices.len() {
+            return Ok(None);
+        }
+        let answer = choices.swap_remove(lease.place.choice);
+        let kind = image::guess_format(&file).map_or("application/octet-stream", |format| format.to_mime_type());
+        let url = format!("data:{kind};base64,{}", BASE64_STANDARD.encode(&file));
+        Ok(Some(Item::new(lease, created, prompt, answer, url)))
+    }
+
+    /// Gives an answer back for anybody to have. Whether the annotator had it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn release(&self, place: &Place, annotator: &str) -> Result<bool, StoreError> {
+        self.store().leave(place, annotator, Leave::Release).await
+    }
+
+    /// Leaves an answer to others. Whether the annotator had it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn skip(&self, place: &Place, annotator: &str) -> Result<bool, StoreError> {
+        self.store().leave(place, annotator, Leave::Skip(self.queue().max_skips)).await
+    }
+
+    /// How much there is to do at this Unix time.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn queue_length(&self, now: u64) -> Result<Length, StoreError> {
+        self.store().length(now).await
+    }
+
+    /// How far annotators agree, and what the guard finds, by the newest records. `names` says whether annotators are named.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn agreement(&self, names: bool) -> Result<Agreement, StoreError> {
+        let overlapping = self.store().sample(Sample::Overlapping, SAMPLE).await?;
+        let unassisted = self.store().sample(Sample::Unassisted, SAMPLE).await?;
+        let figures = spawn_blocking(move || agreement(&overlapping, &unassisted, names));
+        figures.await.map_err(|e| StoreError::Failed(e.to_string()))
+    }
+}

@@ -1,0 +1,90 @@
+//! The annotation queue: which answers people look at next, so that their minutes go where a correction teaches most.
+//!
+//! Every answer that is remembered gets its place in the queue when its receipt is written: [`priority`] ranks it, [`novelty`] knows which things
+//! corrections have been about, and the store ([`crate::feedback::store::queue`]) hands out the first with a lease. Chance has two parts in it: some
+//! answers are shown without marks, for an unbiased estimate of the guard's recall, and some are shown to two people, to see how far they agree. From
+//! what came of those, [`ratings`] and [`agreement`] (pure) make the figures.
+
+pub mod agreement;
+mod desk;
+pub mod item;
+pub mod novelty;
+pub mod priority;
+pub mod ratings;
+mod words;
+
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+pub use item::{Item, QueueWord};
+pub use priority::Weights;
+
+use self::{novelty::Novelty, priority::draws};
+use super::{
+    record::{Feedback, Receipt},
+    store::queue::Entry,
+};
+
+/// How the queue is filled and worked on: `[queue]` of the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// Whether answers are put in the queue.
+    pub enabled: bool,
+    /// Share of the answers shown to annotators that is drawn by chance and shown without marks, 0 to 1.
+    pub unassisted_share: f64,
+    /// Share of the answers that two annotators get, 0 to 1.
+    pub overlap_share: f64,
+    /// Seconds that an annotator has for an answer before somebody else may get it.
+    pub lease_s: u64,
+    /// An answer that this many annotators have skipped is shown to nobody any more.
+    pub max_skips: u32,
+    /// What counts how much in the order.
+    pub weights: Weights,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { enabled: true, unassisted_share: 0.1, overlap_share: 0.05, lease_s: 600, max_skips: 3, weights: Weights::default() }
+    }
+}
+
+/// Ranks receipts, and learns from feedback what is no longer new.
+pub struct Ranker {
+    /// The configuration.
+    pub queue: Queue,
+    novelty: Mutex<Novelty>,
+}
+
+impl Ranker {
+    /// To which everything is new.
+    pub fn new(queue: Queue) -> Self {
+        Self { queue, novelty: Mutex::default() }
+    }
+
+    /// Takes note of what a record is about.
+    pub fn learn(&self, record: &Feedback) {
+        self.novelty().learn(record);
+    }
+
+    /// The places of a receipt's answers in the queue; empty answers have none.
+    pub fn entries(&self, receipt: &Receipt) -> Vec<Entry> {
+        if !self.queue.enabled {
+            return Vec::new();
+        }
+        let novelty = self.novelty();
+        let entry = |(choice, answer): (usize, &super::record::Answer)| {
+            let draws = draws(&receipt.id, choice);
+            let unassisted = draws.unassisted < self.queue.unassisted_share;
+            let rank = if unassisted { draws.rank } else { priority::priority(answer, &self.queue.weights, |thing| novelty.of(thing)) };
+            Entry { completion_id: receipt.id.clone(), choice, unassisted, overlap: draws.overlap < self.queue.overlap_share, rank }
+        };
+        let written = receipt.choices.iter().enumerate().filter(|(_, answer)| !answer.response.trim().is_empty());
+        written.map(entry).collect()
+    }
+
+    fn novelty(&self) -> std::sync::MutexGuard<'_, Novelty> {
+        self.novelty.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

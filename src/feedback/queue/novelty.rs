@@ -1,0 +1,33 @@
+//! How often feedback has been about a thing.
+
+use std::collections::HashMap;
+
+use crate::{
+    feedback::record::Feedback,
+    lexicon::{ConceptId, Lexicon},
+};
+
+/// Records that mention each thing of the lexicon, which bounds their number.
+#[derive(Debug, Default)]
+pub struct Novelty(HashMap<ConceptId, u32>);
+
+impl Novelty {
+    /// Counts the things that the record's answer and its corrections name.
+    pub fn learn(&mut self, record: &Feedback) {
+        let corrections = record.errors.iter().filter_map(|error| error.correction.as_deref());
+        let texts = corrections.chain(record.missing.iter().map(String::as_str)).chain([record.response.as_str()]);
+        let mut things: Vec<ConceptId> = texts.flat_map(|text| Lexicon::shared().mentions(text)).map(|mention| mention.concept).collect();
+        things.sort_unstable();
+        things.dedup();
+        for thing in things {
+            let seen = self.0.entry(thing).or_default();
+            *seen = seen.saturating_add(1);
+        }
+    }
+
+    /// How new a thing is, 0 to 1: the bonus of count-based exploration, `1/√(1 + n)` (Strehl and Littman, 2008).
+    pub fn of(&self, thing: ConceptId) -> f64 {
+        let seen = self.0.get(&thing).copied().unwrap_or_default();
+        1.0 / (1.0 + f64::from(seen)).sqrt()
+    }
+}

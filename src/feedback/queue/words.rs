@@ -1,0 +1,40 @@
+//! The words of an answer with what its tokens say about them.
+
+use std::ops::Range;
+
+use crate::{feedback::record::Token, guard::words};
+
+/// A word.
+pub(super) struct TokenWord {
+    /// Its bytes in the answer.
+    pub(super) bytes: Range<usize>,
+    /// Its code points.
+    pub(super) chars: Range<usize>,
+    /// Whether it claims nothing about the image.
+    pub(super) function: bool,
+    /// The lowest reward of its tokens; absent where one has none.
+    pub(super) reward: Option<f32>,
+    /// The probability of its unlikeliest token; absent where one has none.
+    pub(super) probability: Option<f32>,
+}
+
+/// The words of an answer, in order.
+pub(super) fn token_words(response: &str, tokens: &[Token]) -> Vec<TokenWord> {
+    let (_, words) = words::words([response.as_bytes()], &[]);
+    let lowest = |tokens: &[Token], value: fn(&Token) -> Option<f32>| {
+        tokens.iter().try_fold(f32::INFINITY, |lowest, token| value(token).map(|v| lowest.min(v))).filter(|v| v.is_finite())
+    };
+    let word = |word: words::Word| {
+        let first = tokens.partition_point(|t| t.end <= word.chars.start);
+        let last = tokens.partition_point(|t| t.start < word.chars.end).max(first);
+        let own = &tokens[first..last];
+        TokenWord {
+            reward: lowest(own, |t| t.reward),
+            probability: lowest(own, |t| t.logprob).map(f32::exp),
+            function: word.function,
+            bytes: word.bytes,
+            chars: word.chars,
+        }
+    };
+    words.into_iter().map(word).collect()
+}

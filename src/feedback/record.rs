@@ -1,0 +1,340 @@
+//! What is kept: receipts of completions, and feedback about them. All offsets count Unicode code points of the response.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use crate::guard::{Span, Verdict};
+
+/// The address of an image by its content: SHA-256 of the file, written in lower-case hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(into = "String", try_from = "String")]
+#[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+pub struct ImageHash([u8; 32]);
+
+impl ImageHash {
+    /// The address of this file.
+    pub fn of(file: &[u8]) -> Self {
+        Self(Sha256::digest(file).into())
+    }
+
+    /// The first byte: as good as random.
+    pub(crate) fn first_byte(&self) -> u8 {
+        self.0[0]
+    }
+}
+
+impl From<[u8; 32]> for ImageHash {
+    fn from(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+}
+
+impl fmt::Display for ImageHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ImageHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is no [`ImageHash`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an image is named by its SHA-256, 64 lower-case hexadecimal digits")]
+pub struct NoHash;
+
+impl FromStr for ImageHash {
+    type Err = NoHash;
+
+    fn from_str(text: &str) -> Result<Self, NoHash> {
+        let digits: Option<Vec<u8>> = text
+            .bytes()
+            .map(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f').then(|| if b <= b'9' { b - b'0' } else { b - b'a' + 10 }))
+            .collect();
+        let bytes: Vec<u8> = digits.ok_or(NoHash)?.chunks(2).map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | digit)).collect();
+        if text.len() == 64 { bytes.try_into().map(Self).map_err(|_| NoHash) } else { Err(NoHash) }
+    }
+}
+
+impl TryFrom<String> for ImageHash {
+    type Error = NoHash;
+
+    fn try_from(text: String) -> Result<Self, NoHash> {
+        text.parse()
+    }
+}
+
+impl From<ImageHash> for String {
+    fn from(hash: ImageHash) -> Self {
+        hash.to_string()
+    }
+}
+
+/// What wrote an answer and what scored it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Versions {
+    /// The model's name; of answers that were written elsewhere, what the submitter calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The policy's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// The adapter's version, where one is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// The scorer's kind and version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<String>,
+}
+
+/// What a person said about a token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// The image supports it.
+    Good,
+    /// The image does not.
+    Bad,
+    /// Nobody said: never to be taken for good.
+    #[default]
+    None,
+}
+
+/// A token of a response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Vocabulary id.
+    pub id: u32,
+    /// The code points that it writes, one of which it may share with a neighbour.
+    pub text: String,
+    /// First code point.
+    pub start: usize,
+    /// One past the last code point.
+    pub end: usize,
+    /// Natural logarithm of its probability under the untempered policy; absent when the policy did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
+    /// Its calibrated reward; absent when it was not scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f32>,
+    /// What a person said about it.
+    #[serde(default)]
+    pub label: Label,
+}
+
+/// One answer of a completion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The text.
+    pub response: String,
+    /// Its tokens, in order.
+    pub tokens: Vec<Token>,
+    /// The guard's conclusion.
+    pub verdict: Verdict,
+    /// The threshold that was in force.
+    pub threshold: f32,
+    /// The spans that the guard doubted.
+    pub spans: Vec<Span>,
+}
+
+/// What is remembered of a completion for a while, so that feedback about it needs only its id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The completion's id.
+    pub id: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    /// What wrote and scored it.
+    pub versions: Versions,
+    /// The image.
+    pub image: ImageHash,
+    /// What was asked: the text of the last user message.
+    pub prompt: String,
+    /// The request's `user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Whether the answer was shown without scores, marks or repairs: corrections of such answers estimate recall without bias.
+    pub unassisted: bool,
+    /// The answers, by choice.
+    pub choices: Vec<Answer>,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Something in the response is wrong.
+    Bad,
+    /// All of it is right.
+    Good,
+    /// Something that matters is not in it.
+    Missing,
+}
+
+impl Kind {
+    /// Its name in JSON, in the database and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bad => "bad",
+            Self::Good => "good",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// How much of the response was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Up to the first error and no further: what comes after it is unlabelled.
+    FirstError,
+    /// All of it: what is not marked as an error is good.
+    AllErrors,
+}
+
+/// Where a record comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A person, through the API.
+    #[default]
+    Human,
+    /// A file.
+    Import,
+    /// A program that stands in for a person.
+    Simulated,
+}
+
+/// An error and what should stand in its place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Correction {
+    /// First code point; where something has only to be added, the place.
+    pub start: usize,
+    /// One past the last code point.
+    pub end: usize,
+    /// The text between them.
+    pub text: String,
+    /// What should stand there: absent when nobody said, empty when nothing should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<String>,
+    /// The response up to the error.
+    pub partial_caption: String,
+    /// Index of the first token that writes some of the error.
+    pub token_start: usize,
+    /// One past the index of the last.
+    pub token_end: usize,
+    /// Those tokens.
+    pub error_tokens: Vec<u32>,
+    /// What should stand in the place of those tokens; absent when nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected_tokens: Option<Vec<u32>>,
+}
+
+/// Code points of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Extent {
+    /// The first.
+    pub start: usize,
+    /// One past the last.
+    pub end: usize,
+}
+
+/// How an answer came to be judged out of the annotation queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Queued {
+    /// Whether another annotator judges it too.
+    pub overlap: bool,
+}
+
+/// What somebody said about a response: the tuple that rewards and policies are trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Feedback {
+    /// `fb_...`; ids grow with time.
+    pub id: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    /// The completion that it is about, when it was one of this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_id: Option<String>,
+    /// Which of its answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<usize>,
+    /// The image.
+    pub image: ImageHash,
+    /// What was asked.
+    pub prompt: String,
+    /// The answer.
+    pub response: String,
+    /// The answer's tokens and their labels.
+    pub tokens: Vec<Token>,
+    /// What is said.
+    pub kind: Kind,
+    /// How much was judged; absent when only missing content was named, which judges no token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// The errors, in the order of the response.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Correction>,
+    /// What is not in the response and should be, in the words of who misses it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    /// What the guard doubted; absent when the answer was not scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubted: Option<Vec<Extent>>,
+    /// What wrote and scored the answer.
+    pub versions: Versions,
+    /// Whether the answer was shown without scores, marks or repairs.
+    #[serde(default)]
+    pub unassisted: bool,
+    /// Present where the annotation queue gave the answer to who judged; then `unassisted` says what the queue showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<Queued>,
+    /// Who judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotator: Option<String>,
+    /// The end user whom it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A remark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Where it comes from.
+    #[serde(default)]
+    pub source: Source,
+}
+
+impl Feedback {
+    /// The response with its errors corrected; `None` where nobody said how.
+    pub fn corrected(&self) -> Option<String> {
+        let (mut text, mut at) = (String::new(), 0);
+        for error in &self.errors {
+            text.extend(self.response.chars().take(error.start).skip(at));
+            text.push_str(error.correction.as_ref()?);
+            at = error.end;
+        }
+        text.extend(self.response.chars().skip(at));
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_read_as_they_are_written() {
+        let hash = ImageHash::of(b"abc");
+        assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        assert_eq!(serde_json::from_str::<ImageHash>(&serde_json::to_string(&hash).unwrap()).unwrap(), hash);
+        for bad in ["", "ba78", &"B".repeat(64), &"é".repeat(32), &"0".repeat(65), &"../".repeat(22)[..64]] {
+            assert_eq!(bad.parse::<ImageHash>(), Err(NoHash), "{bad}");
+        }
+    }
+}

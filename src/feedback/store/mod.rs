@@ -1,0 +1,177 @@
+//! Where records and receipts are kept: durable when an insert returns.
+//!
+//! [`Store`] is what the rest of the program sees, [`sql`] keeps it in SQLite or PostgreSQL, and [`writer`] gathers what arrives at the same time into one
+//! transaction. Images are kept elsewhere ([`super::images`]); the store says which of them nobody refers to any more.
+
+pub mod queue;
+pub mod sql;
+mod sql_queue;
+pub mod writer;
+
+use std::{collections::BTreeMap, error::Error, io};
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use self::queue::{Entry, QueueStore};
+use super::record::{Feedback, ImageHash, Kind, Receipt, Source};
+
+/// Why the store did not do what it was asked. Nothing of it was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No space is left.
+    #[error("no space is left where feedback is kept")]
+    Full,
+    /// More is waiting to be written than may wait.
+    #[error("more feedback is waiting to be written than may wait; retry in 1 s")]
+    Busy,
+    /// The store cannot be reached; trying again later may help.
+    #[error("the store of feedback cannot be reached: {0}")]
+    Unavailable(String),
+    /// Something else.
+    #[error("the store of feedback failed: {0}")]
+    Failed(String),
+}
+
+impl StoreError {
+    /// For what libraries report: looks for what the operating system said.
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>()
+                && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+            {
+                return Self::Full;
+            }
+            cause = error.source();
+        }
+        Self::Failed(error.to_string())
+    }
+}
+
+/// A client's name for a request that it may send again, and what the request said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The name.
+    pub key: String,
+    /// A digest of what was said.
+    pub digest: String,
+}
+
+/// Something to keep.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Row {
+    /// A receipt; one of the same id is left as it is.
+    Receipt(Box<Receipt>),
+    /// An answer's place in the annotation queue; none without its receipt.
+    Queue(Box<Entry>),
+    /// A record.
+    Feedback(Box<Feedback>, Option<Idempotency>),
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Inserted {
+    /// It is kept.
+    New,
+    /// The same request was kept before, and made this record.
+    Before(Box<Feedback>),
+    /// Another request had the same key.
+    Conflict,
+}
+
+/// Which records; all that are given must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// What they say.
+    pub kind: Option<Kind>,
+    /// Where they come from.
+    pub source: Option<Source>,
+    /// Whom they belong to.
+    pub user: Option<String>,
+    /// Who judged.
+    pub annotator: Option<String>,
+    /// Which completion they are about.
+    pub completion_id: Option<String>,
+}
+
+/// A page of records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Which.
+    pub filter: Filter,
+    /// Only those after the one with this id, in the order of the page.
+    pub after: Option<String>,
+    /// Most records.
+    pub limit: u32,
+    /// Newest first.
+    pub newest_first: bool,
+}
+
+/// What is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A record, and the receipt of its completion.
+    Feedback(String),
+    /// All records and receipts of a user.
+    User(String),
+    /// At most this many of the receipts that were made before this Unix time, the oldest first.
+    ReceiptsBefore(u64, u32),
+}
+
+/// How much was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Removed {
+    /// Records.
+    pub feedback: u64,
+    /// Receipts.
+    pub receipts: u64,
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Stats {
+    /// Records by what they say.
+    pub feedback: BTreeMap<String, u64>,
+    /// Records by where they come from.
+    pub sources: BTreeMap<String, u64>,
+    /// Receipts.
+    pub receipts: u64,
+}
+
+/// The answer of a store, when it comes.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// Keeps records and receipts. Every method is a transaction, and durable when it has returned.
+pub trait Store: QueueStore + Send + Sync {
+    /// Keeps all rows or, on an error, none.
+    fn insert<'a>(&'a self, rows: &'a [Row]) -> Answer<'a, Vec<Inserted>>;
+
+    /// A record by its id.
+    fn feedback<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Feedback>>;
+
+    /// The record that a request with this key made.
+    fn by_key<'a>(&'a self, key: &'a Idempotency) -> Answer<'a, Option<Inserted>>;
+
+    /// A receipt by its completion's id.
+    fn receipt<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Receipt>>;
+
+    /// Some records.
+    fn page<'a>(&'a self, page: &'a Page) -> Answer<'a, Vec<Feedback>>;
+
+    /// Removes; images that lose a reference by it are [`doomed`](Self::doomed).
+    fn remove<'a>(&'a self, target: &'a Target) -> Answer<'a, Removed>;
+
+    /// Images that lost a reference, and whether they have others.
+    fn doomed(&self, limit: u32) -> Answer<'_, Vec<ImageHash>>;
+
+    /// Whether a record or a receipt refers to the image.
+    fn refers(&self, image: ImageHash) -> Answer<'_, bool>;
+
+    /// Takes the image off the list of the doomed.
+    fn spare(&self, image: ImageHash) -> Answer<'_, ()>;
+
+    /// How much is kept.
+    fn stats(&self) -> Answer<'_, Stats>;
+}

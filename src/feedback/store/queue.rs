@@ -1,0 +1,132 @@
+//! The part of the store that keeps the annotation queue: who has which answer until when.
+
+use std::{fmt, str::FromStr};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Answer;
+use crate::feedback::record::Feedback;
+
+/// An answer of a completion; written `COMPLETION.CHOICE`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The completion.
+    pub completion_id: String,
+    /// Which of its answers.
+    pub choice: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.completion_id, self.choice)
+    }
+}
+
+/// A text that names no [`Place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an item of the queue is named COMPLETION.CHOICE")]
+pub struct NoPlace;
+
+impl FromStr for Place {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (completion_id, choice) = text.rsplit_once('.').filter(|(id, _)| !id.is_empty()).ok_or(NoPlace)?;
+        Ok(Self { completion_id: completion_id.to_owned(), choice: choice.parse().map_err(|_| NoPlace)? })
+    }
+}
+
+/// An answer that waits for annotators.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The completion; its receipt is there already, and the entry goes with it.
+    pub completion_id: String,
+    /// Which of its answers.
+    pub choice: usize,
+    /// Whether it is one of those drawn by chance, to be shown without marks. They are a queue of their own.
+    pub unassisted: bool,
+    /// Whether two annotators are to judge it.
+    pub overlap: bool,
+    /// Its place in its queue; the highest comes first.
+    pub rank: f64,
+}
+
+/// What an annotator has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The answer.
+    pub place: Place,
+    /// Whether it is shown without marks.
+    pub unassisted: bool,
+    /// Whether somebody else judges it too.
+    pub overlap: bool,
+    /// Unix time after which somebody else may get it.
+    pub expires: u64,
+}
+
+/// An annotator's wish for an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Who.
+    pub annotator: String,
+    /// The Unix time.
+    pub now: u64,
+    /// Until when the lease is to last.
+    pub until: u64,
+    /// Which of the two queues is asked first.
+    pub unassisted: bool,
+}
+
+/// How an annotator leaves an answer without judging it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// For anybody to have, themselves too.
+    Release,
+    /// For others; where so many have done so, for nobody.
+    Skip(u32),
+}
+
+/// How many answers there are, by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = QueueLength)]
+pub struct Length {
+    /// Waiting, or in work.
+    pub open: u64,
+    /// Of the open: leased to somebody now. One that two have counts twice.
+    pub leased: u64,
+    /// Of the open: drawn by chance, to be shown without marks.
+    pub unassisted: u64,
+    /// Judged by all who had to.
+    pub done: u64,
+    /// Skipped by too many to be shown again.
+    pub skipped: u64,
+}
+
+/// Which records of judged answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sample {
+    /// About answers that two annotators got.
+    Overlapping,
+    /// About answers that were drawn by chance and shown without marks.
+    Unassisted,
+}
+
+/// Keeps the queue. Entries come with [`super::Row::Queue`]; a record that is [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
+pub trait QueueStore {
+    /// Leases the next answer: the one that the annotator has already, or the first that they have neither judged nor skipped and that not enough others
+    /// have. `None` when there is none.
+    fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>>;
+
+    /// What the annotator was given, also when the time is over and when they have judged it already.
+    fn lease<'a>(&'a self, place: &'a Place, annotator: &'a str) -> Answer<'a, Option<Lease>>;
+
+    /// Ends a lease. Whether there was one.
+    fn leave<'a>(&'a self, place: &'a Place, annotator: &'a str, how: Leave) -> Answer<'a, bool>;
+
+    /// How much there is at this Unix time.
+    fn length(&self, now: u64) -> Answer<'_, Length>;
+
+    /// The newest records of a sample.
+    fn sample(&self, sample: Sample, limit: u32) -> Answer<'_, Vec<Feedback>>;
+}

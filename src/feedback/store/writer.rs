@@ -1,0 +1,69 @@
+//! One task writes. What arrives while it does waits, and is then written together: as many records become durable with one wait for the disk as have
+//! come in the meantime (group commit).
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Inserted, Row, Store, StoreError};
+
+/// Rows that may wait to be written; more are refused.
+const WAITING: usize = 2048;
+/// Most rows of one transaction.
+const TOGETHER: usize = 256;
+
+type Reply = oneshot::Sender<Result<Inserted, StoreError>>;
+
+/// The way to the task that writes; it ends with the last of them.
+#[derive(Clone)]
+pub struct Writer(mpsc::Sender<(Row, Reply)>);
+
+impl Writer {
+    /// Starts the task, in the runtime that this is called in.
+    pub fn start(store: Arc<dyn Store>) -> Self {
+        let (sender, rows) = mpsc::channel(WAITING);
+        tokio::spawn(write(store, rows));
+        Self(sender)
+    }
+
+    /// Keeps a row, durably when it returns.
+    ///
+    /// # Errors
+    /// What the store said, or [`StoreError::Busy`].
+    pub async fn insert(&self, row: Row) -> Result<Inserted, StoreError> {
+        let stopped = || StoreError::Unavailable("it is closed".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.0.try_send((row, reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+async fn write(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<(Row, Reply)>) {
+    let mut batch = Vec::with_capacity(TOGETHER);
+    while waiting.recv_many(&mut batch, TOGETHER).await > 0 {
+        let (rows, replies): (Vec<Row>, Vec<Reply>) = batch.drain(..).unzip();
+        for (reply, result) in replies.into_iter().zip(insert(&*store, &rows).await) {
+            // Whoever has gone does not hear the answer.
+            let _ = reply.send(result);
+        }
+    }
+}
+
+/// Writes all; where that fails because of one of them, each alone.
+async fn insert(store: &dyn Store, rows: &[Row]) -> Vec<Result<Inserted, StoreError>> {
+    match store.insert(rows).await {
+        Ok(inserted) => inserted.into_iter().map(Ok).collect(),
+        Err(StoreError::Failed(_)) if rows.len() > 1 => {
+            let mut results = Vec::with_capacity(rows.len());
+            for row in rows {
+                let one = store.insert(std::slice::from_ref(row)).await;
+                results.push(one.map(|mut inserted| inserted.pop().unwrap_or(Inserted::Conflict)));
+            }
+            results
+        }
+        Err(error) => rows.iter().map(|_| Err(error.clone())).collect(),
+    }
+}

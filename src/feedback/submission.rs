@@ -1,0 +1,109 @@
+//! What somebody sends: the body of `POST /v1/feedback`.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use super::record::{Scope, Source};
+
+/// Feedback about an answer of this server (`completion_id`) or about any other (`image`, `prompt` and `response`).
+///
+/// It says one of four things: that all is right (`label: "good"`), where something is wrong (`error` or `errors`), how the whole text should read
+/// (`edit`), or what is left out (`missing`). A field that does not exist is an error: one that is misspelt would be lost in silence.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Submission {
+    /// The completion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_id: Option<String>,
+    /// Which of its answers; 0 where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<usize>,
+    /// The image, as a `data:` URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What was asked; a description where absent or empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<String>,
+    /// Who wrote the answer, where that was not a model of this server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Good or bad; may be left out where the rest says that it is bad.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Judgement>,
+    /// How much was judged; for `error` up to it, for `errors` all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// The first error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Place>,
+    /// What should stand in the place of `error`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correction: Option<String>,
+    /// All errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Vec<Place>>,
+    /// The whole answer as it should read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edit: Option<String>,
+    /// What is left out: a text or several.
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    /// Who judges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub annotator: Option<String>,
+    /// The end user whom the record belongs to; that of the completion where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A remark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Where it comes from; a person where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// Right or wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Judgement {
+    /// Right.
+    Good,
+    /// Wrong.
+    Bad,
+}
+
+/// Where an error is and what should stand there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// First code point.
+    pub start: usize,
+    /// One past the last code point.
+    pub end: usize,
+    /// The text between them, for the server to check that both count alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// What should stand there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<String>,
+    /// Whether nothing should.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or an array of strings")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Option::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(OneOrMany::One(text)) => vec![text],
+        Some(OneOrMany::Many(texts)) => texts,
+    })
+}

@@ -1,0 +1,73 @@
+//! Tokens in their places.
+
+use std::sync::Arc;
+
+use super::record::{Label, Token};
+use crate::{
+    guard::words::Transcript,
+    vlm::{casing::Casing, tokenizer::TextTokenizer},
+};
+
+/// A text that its tokens do not write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot be written in the model's vocabulary")]
+pub struct NotWritten;
+
+/// A token's vocabulary id, its bytes, its log-probability and its reward.
+pub type Written<'a> = (u32, &'a [u8], Option<f32>, Option<f32>);
+
+/// The tokens that write `text`, and what follows it up to the end of a token, in their places.
+///
+/// # Errors
+/// When they write something else.
+pub fn place<'a>(text: &str, written: impl Iterator<Item = Written<'a>>) -> Result<Vec<Token>, NotWritten> {
+    let (mut transcript, mut tokens) = (Transcript::default(), Vec::new());
+    for (id, bytes, logprob, reward) in written {
+        transcript.push(bytes);
+        tokens.push(Token { id, text: String::new(), start: 0, end: 0, logprob, reward, label: Label::None });
+    }
+    transcript.close(None);
+    if !transcript.text().starts_with(text) {
+        return Err(NotWritten);
+    }
+    let chars: Vec<(usize, char)> = text.char_indices().collect();
+    for (token, bytes) in tokens.iter_mut().zip(transcript.places()) {
+        // A code point belongs to all tokens that write some of its bytes.
+        token.start = chars.partition_point(|&(at, c)| at + c.len_utf8() <= bytes.start);
+        token.end = chars.partition_point(|&(at, _)| at < bytes.end).max(token.start);
+        token.text = chars[token.start..token.end].iter().map(|&(_, c)| c).collect();
+    }
+    Ok(tokens)
+}
+
+/// The policy's tokens: what texts that others wrote are cut into.
+#[derive(Debug, Clone)]
+pub struct Vocabulary {
+    /// Text to tokens and back.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// Which letters the policy writes.
+    pub casing: Casing,
+}
+
+impl Vocabulary {
+    /// The tokens that write a text which `begins` an answer, or goes on with it; `None` where none do.
+    pub fn encode(&self, text: &str, begins: bool) -> Option<Vec<u32>> {
+        // Only a first letter is a capital in some casings: a letter before it makes it another.
+        let cased = if begins { self.casing.apply(text) } else { self.casing.apply(&format!("x{text}")).split_off(1) };
+        self.tokenizer.encode_text(&cased).ok()
+    }
+
+    /// The tokens of a text in their places.
+    ///
+    /// # Errors
+    /// When it cannot be written in them.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, NotWritten> {
+        let ids = self.encode(text, true).ok_or(NotWritten)?;
+        // The policy's letters lie where the text's do.
+        let cased = self.casing.apply(text);
+        let mut tokens = place(&cased, ids.iter().map(|&id| (id, self.tokenizer.bytes(id), None, None)))?;
+        let chars: Vec<char> = text.chars().collect();
+        tokens.iter_mut().for_each(|token| token.text = chars[token.start..token.end].iter().collect());
+        Ok(tokens)
+    }
+}

@@ -1,0 +1,103 @@
+//! API keys: who may ask, and with which guard where a request does not say. The server knows digests alone.
+
+use std::{hint::black_box, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{Extensions, HeaderMap, header::AUTHORIZATION},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest, Sha256};
+
+use super::{app::App, body, error::ApiError};
+use crate::config::{Config, Guard, Key};
+
+/// A configured key.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    name: String,
+    digest: [u8; 32],
+    guard: Arc<Guard>,
+}
+
+/// The keys of a checked configuration.
+pub(crate) fn callers(config: &Config) -> Vec<Caller> {
+    let caller = |key: &Key| Some(Caller { name: key.name.clone(), digest: key.digest()?, guard: Arc::new(key.guard(&config.guard)) });
+    config.keys.iter().filter_map(caller).collect()
+}
+
+/// The guard's defaults for a request: those of its key, or the configuration's.
+pub(crate) fn guard(app: &App, extensions: &Extensions) -> Arc<Guard> {
+    extensions.get::<Caller>().map_or_else(|| Arc::clone(&app.guard), |caller| Arc::clone(&caller.guard))
+}
+
+/// What a request's caller is called, where it has a key.
+pub(crate) fn name(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<Caller>().map(|caller| caller.name.as_str())
+}
+
+/// The middleware: where there are keys, the API is for those who have one. Health and metrics are for all.
+pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let open = !["/v1/", "/admin/"].iter().any(|prefix| request.uri().path().starts_with(prefix));
+    if open || app.callers.is_empty() {
+        return next.run(request).await;
+    }
+    match find(&app.callers, request.headers()) {
+        Ok(caller) => {
+            tracing::Span::current().record("key", &caller.name);
+            let caller = caller.clone();
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => {
+            // So that a client that sends its whole body first still reads the error.
+            body::discard(request.into_body(), app.read_timeout());
+            error.into_response()
+        }
+    }
+}
+
+fn find<'a>(callers: &'a [Caller], headers: &HeaderMap) -> Result<&'a Caller, ApiError> {
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    let Some(given) = given else {
+        return Err(ApiError::unauthorized("this server needs an API key, in the header Authorization: Bearer KEY"));
+    };
+    let key = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    let Some((_, key)) = key else {
+        return Err(ApiError::unauthorized("the Authorization header must be: Bearer KEY"));
+    };
+    let digest: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
+    // Every key is compared, and whole, so that the time taken says nothing about them.
+    let found = callers.iter().fold(None, |found, caller| if same(&caller.digest, &digest) { Some(caller) } else { found });
+    found.ok_or_else(|| ApiError::unauthorized("the API key is not known to this server"))
+}
+
+fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    black_box(a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b))) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn caller(name: &str, key: &str) -> Caller {
+        Caller { name: name.to_owned(), digest: Sha256::digest(key).into(), guard: Arc::default() }
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_digest_alone() {
+        let callers = [caller("one", "secret-1"), caller("two", "secret-2")];
+        let of = |value: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
+            find(&callers, &headers).map(|caller| caller.name.as_str())
+        };
+        assert_eq!((of("Bearer secret-1"), of("bearer  secret-2")), (Ok("one"), Ok("two")));
+        for wrong in ["Bearer secret-3", "Bearer", "Bearer ", "Basic secret-1", "secret-1", "Bearer secret-1 secret-2"] {
+            assert_eq!(of(wrong).unwrap_err().body.error.code, Some("invalid_api_key"), "{wrong}");
+        }
+        assert!(find(&callers, &HeaderMap::new()).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! What is remembered of completions, gathered while they are written.
+
+use std::sync::Arc;
+
+use crate::{
+    engine,
+    feedback::{
+        record::{Answer, ImageHash, Receipt, Versions},
+        tokens::place,
+    },
+    guard::{Mode, Report},
+    serve::{app::App, openai::response::Head},
+    vlm::template::Message,
+};
+
+/// Most characters of a user's name; what OpenAI's API allows is longer.
+const USER_CHARS: usize = 256;
+
+/// A receipt of a completion that is being written.
+pub(in crate::serve) struct Draft {
+    app: Arc<App>,
+    file: Arc<[u8]>,
+    receipt: Receipt,
+    written: Vec<Vec<engine::Token>>,
+    answers: Vec<Option<Answer>>,
+}
+
+/// What a completion is about.
+pub(in crate::serve) struct Asked<'a> {
+    pub(in crate::serve) head: &'a Head,
+    pub(in crate::serve) messages: &'a [Message],
+    pub(in crate::serve) user: Option<String>,
+    pub(in crate::serve) mode: Mode,
+    pub(in crate::serve) file: Arc<[u8]>,
+    pub(in crate::serve) hash: [u8; 32],
+    pub(in crate::serve) choices: usize,
+}
+
+impl Draft {
+    /// Whether completions are remembered.
+    pub(in crate::serve) fn wanted(app: &App) -> bool {
+        app.corrections.is_some() && !app.config.receipts.retention().is_zero()
+    }
+
+    /// Begins one, where they are.
+    pub(in crate::serve) fn new(app: &Arc<App>, asked: Asked<'_>) -> Option<Self> {
+        let Asked { head, messages, user, mode, file, hash, choices } = asked;
+        let version = &app.bundle.config.version;
+        let scorer = app.bundle.reward.as_ref().filter(|_| mode != Mode::Off);
+        let question = messages.iter().rev().find(|message| message.role == "user");
+        let user = user.map(|user| user.chars().filter(|c| !c.is_control()).take(USER_CHARS).collect::<String>());
+        let receipt = Receipt {
+            id: head.id.to_string(),
+            created: head.created,
+            versions: Versions {
+                model: Some(head.model.to_string()),
+                policy: Some(version.clone()),
+                adapter: None,
+                reward: scorer.map(|reward| format!("{} {version}", reward.kind())),
+            },
+            image: ImageHash::from(hash),
+            prompt: question.map(|message| message.content.clone()).unwrap_or_default(),
+            user: user.filter(|user| !user.is_empty()),
+            unassisted: mode == Mode::Off,
+            choices: Vec::new(),
+        };
+        let new = || Self { app: Arc::clone(app), file, receipt, written: vec![Vec::new(); choices], answers: vec![None; choices] };
+        Self::wanted(app).then(new)
+    }
+
+    /// More of an answer was written.
+    pub(in crate::serve) fn wrote(&mut self, index: usize, tokens: &[engine::Token]) {
+        if let Some(written) = self.written.get_mut(index) {
+            written.extend_from_slice(tokens);
+        }
+    }
+
+    /// An answer is complete.
+    pub(in crate::serve) fn complete(&mut self, index: usize, text: &str, report: &Report) {
+        let Some((written, answer)) = self.written.get_mut(index).zip(self.answers.get_mut(index)) else { return };
+        let written = std::mem::take(written);
+        let tokens =
+            place(text, written.iter().map(|t| (t.token.id, &*t.token.bytes, Some(t.token.logprob).filter(|p| p.is_finite()), t.reward)));
+        // Where doubted words were hedged in the answer itself, its tokens are not those that were scored.
+        let tokens = tokens.or_else(|_| self.app.bundle.vocabulary().tokenize(text)).unwrap_or_default();
+        *answer = Some(Answer {
+            response: text.to_owned(),
+            tokens,
+            verdict: report.verdict,
+            threshold: report.threshold,
+            spans: report.spans.clone(),
+        });
+    }
+
+    /// All answers are complete.
+    pub(in crate::serve) fn keep(mut self) {
+        let (Some(corrections), Some(choices)) = (&self.app.corrections, self.answers.into_iter().collect()) else { return };
+        self.receipt.choices = choices;
+        if !corrections.remember(self.receipt, self.file) {
+            tracing::warn!("a completion is not remembered: too many wait to be kept");
+            self.app.metrics.receipt_dropped();
+        }
+    }
+}

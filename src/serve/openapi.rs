@@ -1,0 +1,192 @@
+//! The API's description as OpenAPI 3.1, generated from the types that read and write it.
+//!
+//! What belongs to one route stands at its handler (`utoipa::path`); what the middleware does to every route is added here to every operation.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use utoipa::{
+    IntoResponses, OpenApi, PartialSchema, ToSchema,
+    openapi::{
+        ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
+        schema::{AnyOfBuilder, OneOfBuilder, Schema, Type},
+    },
+};
+
+use super::{
+    app::App,
+    chat, docs,
+    error::ErrorBody,
+    feedback, info,
+    openai::{
+        check::most_answers,
+        response::{ChatChunk, ChatCompletion},
+        schema::ContentPart,
+    },
+    queue,
+    score::{self, response::Scores},
+    ui,
+};
+use crate::guard::Verdict;
+
+/// A small photograph, so that the example can be tried as it stands.
+const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
+
+/// Every route of [`super::ROUTES`] and [`super::METRICS`]; a test compares.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Candor",
+        description = "Captions photographs and answers questions about them with OpenAI's API, and reports which of its words it doubts."
+    ),
+    servers((url = "/")),
+    paths(
+        chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
+        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model, info::live,
+        info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
+    ),
+    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
+    tags(
+        (name = "chat", description = "Captions and answers"),
+        (name = "score", description = "Texts that others wrote"),
+        (name = "feedback", description = "Corrections"),
+        (name = "queue", description = "What annotators look at next, and how far they agree"),
+        (name = "models", description = "What is served"),
+        (name = "operation", description = "How it is doing"),
+        (name = "documentation", description = "This description"),
+        (name = "page", description = "A page for people"),
+    )
+)]
+struct Api;
+
+/// What can go wrong with a request that has a body: status and when.
+const REFUSALS: &[(u16, &str)] = &[
+    (400, "The body is no JSON, or a field is missing, wrong, out of range or not supported; `param` names it."),
+    (401, "The server has keys, and the request has none of them."),
+    (404, "The model is not served here."),
+    (408, "The body did not arrive in time."),
+    (413, "The body is larger than the configuration allows."),
+    (415, "The body is not `application/json`."),
+    (429, "The server is at capacity."),
+    (500, "A fault of the server; its log has the details."),
+    (503, "The answer took too long, the scorer failed, or the server is shutting down."),
+];
+
+/// [`REFUSALS`] as responses.
+pub(super) struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let response = |&(status, when): &(u16, &str)| {
+            let mut response = ResponseBuilder::new().description(when).content("application/json", schema_of::<ErrorBody>());
+            if status == 429 {
+                response = response.header("retry-after", header("Seconds after which it is worth trying again.", kind(Type::Integer)));
+            }
+            (status.to_string(), response.build().into())
+        };
+        REFUSALS.iter().map(response).collect()
+    }
+}
+
+/// A completion, whole or streamed.
+pub(super) struct Answer;
+
+impl IntoResponses for Answer {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let events = ContentBuilder::new().schema(Some(events()));
+        judged(
+            "The answers. The headers are those of answers that are not streamed.",
+            ResponseBuilder::new().content("application/json", schema_of::<ChatCompletion>()).content("text/event-stream", events.build()),
+        )
+    }
+}
+
+/// Scores of texts.
+pub(super) struct Judged;
+
+impl IntoResponses for Judged {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        judged("The scores, in the order of the items.", ResponseBuilder::new().content("application/json", schema_of::<Scores>()))
+    }
+}
+
+/// A response with the guard's headers.
+fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefOr<Response>> {
+    let response = response
+        .description(description)
+        .header("x-candor-verdict", header("The worst verdict of all answers.", Ref::from_schema_name(Verdict::name())))
+        .header("x-candor-score", header("The lowest score of all answers, where one was scored.", kind(Type::Number)))
+        .header("x-candor-flagged-spans", header("The doubted spans of all answers together.", kind(Type::Integer)));
+    [("200".to_owned(), response.build().into())].into()
+}
+
+/// One event of a stream. OpenAPI 3.1 has no word for that; tools take the schema of such a type for one of an event's fields.
+fn events() -> Schema {
+    let json = OneOfBuilder::new().item(Ref::from_schema_name(ChatChunk::name())).item(Ref::from_schema_name(ErrorBody::name()));
+    let string = || ObjectBuilder::new().schema_type(Type::String);
+    let chunk = string().content_media_type("application/json").content_schema(Some(Schema::from(json.build())));
+    let data = AnyOfBuilder::new().item(string().enum_values(Some(["[DONE]"]))).item(chunk);
+    ObjectBuilder::new()
+        .description(Some(
+            "With `stream`: server-sent events whose data are `ChatChunk` objects, and `[DONE]` at the end. \
+             An event of the name `error` carries an `ErrorBody` and ends the stream early.",
+        ))
+        .property("event", string())
+        .property("data", data)
+        .required("data")
+        .into()
+}
+
+fn kind(kind: Type) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(kind).into()
+}
+
+fn header(description: &str, schema: impl Into<RefOr<Schema>>) -> Header {
+    HeaderBuilder::new().description(Some(description)).schema(Some(schema)).build()
+}
+
+fn schema_of<T: ToSchema + PartialSchema>() -> utoipa::openapi::Content {
+    ContentBuilder::new().schema(Some(Ref::from_schema_name(T::name()))).build()
+}
+
+/// The document as this server fills it in.
+pub(super) fn document(app: &App) -> Value {
+    // Maps, lists, strings and finite numbers: there is nothing in it that JSON has not.
+    let mut document = serde_json::to_value(Api::openapi()).unwrap_or_default();
+    document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
+    document["components"]["schemas"]["ChatRequest"]["properties"]["n"]["maximum"] = json!(most_answers(&app.config));
+    document["components"]["schemas"]["ScoreRequest"]["properties"]["items"]["maxItems"] = json!(app.config.score.max_items);
+    let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
+    for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
+        traced(operation);
+    }
+    document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["example"] = example(&app.model);
+    document
+}
+
+/// Every request may have an id and every response has one.
+fn traced(operation: &mut Value) {
+    let id = json!({ "type": "string" });
+    let parameter = json!({ "name": "x-request-id", "in": "header", "required": false, "schema": id,
+        "description": "Comes back, and stands in the log; an odd one is replaced by a new one." });
+    match &mut operation["parameters"] {
+        Value::Array(parameters) => parameters.push(parameter),
+        none => *none = json!([parameter]),
+    }
+    for response in operation["responses"].as_object_mut().into_iter().flat_map(|responses| responses.values_mut()) {
+        response["headers"]["x-request-id"] = json!({ "required": true, "schema": id, "description": "The request's id." });
+    }
+}
+
+fn example(model: &str) -> Value {
+    let url = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(EXAMPLE));
+    json!({
+        "model": model,
+        "messages": [{ "role": "user", "content": [
+            { "type": "text", "text": "Describe this photograph." },
+            { "type": "image_url", "image_url": { "url": url } },
+        ]}],
+        "guard": { "mode": "flag", "target_fpr": 0.05 },
+    })
+}

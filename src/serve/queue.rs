@@ -1,0 +1,180 @@
+//! `/v1/queue` and `/v1/agreement`: what annotators look at next, and how far they agree.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Path, Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    app::{App, unix_time},
+    body,
+    error::{ApiError, ErrorBody},
+    feedback::{Parameters, corrections},
+    openai::request::read,
+};
+use crate::feedback::{
+    queue::{Item, ratings::Agreement},
+    store::{
+        StoreError,
+        queue::{Length, Place},
+    },
+};
+
+/// How often the metrics of the queue are brought up to date.
+const WATCH: Duration = Duration::from_secs(60);
+/// Most characters of an annotator's name.
+const NAME_CHARS: usize = 256;
+
+/// Who asks.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = QueueRequest)]
+pub(super) struct Who {
+    /// The annotator's name, as `annotator` of feedback.
+    #[schema(min_length = 1, max_length = 256)]
+    annotator: String,
+}
+
+/// How figures are shown.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AgreementQuery {
+    /// Whether annotators are named.
+    annotators: Option<bool>,
+}
+
+async fn who(app: &App, request: Request) -> Result<String, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
+    let Who { annotator } = read(&body, "an annotator")?;
+    let message = format!("'annotator' must have 1 to {NAME_CHARS} characters, and no control characters");
+    let fits = !annotator.trim().is_empty() && annotator.chars().count() <= NAME_CHARS && !annotator.chars().any(char::is_control);
+    if fits { Ok(annotator) } else { Err(ApiError::param("annotator", "invalid_value", message)) }
+}
+
+/// How many answers wait for annotators.
+#[utoipa::path(get, path = "/v1/queue", tag = "queue", responses(
+    (status = 200, description = "By state.", body = Length),
+    (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
+    (status = 404, description = "Feedback is off.", body = ErrorBody),
+    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+))]
+pub(super) async fn length(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let length = corrections(&app)?.queue_length(unix_time()).await?;
+    app.metrics.queue(&length);
+    Ok(Json(length).into_response())
+}
+
+/// Leases the next answer to an annotator: the one that they have already, or the one whose correction would teach most. `POST /v1/feedback` with the
+/// same `completion_id`, `choice` and `annotator` closes it.
+#[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = Who, responses(
+    (status = 200, description = "The answer.", body = Item),
+    (status = 204, description = "There is none for this annotator."),
+    (status = 400, description = "The body is no JSON, or `annotator` is missing or wrong.", body = ErrorBody),
+    (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
+    (status = 404, description = "Feedback is off.", body = ErrorBody),
+    (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+    (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
+    (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
+    (status = 429, description = "The server is at capacity.", body = ErrorBody),
+    (status = 500, description = "A fault of the server; its log has the details.", body = ErrorBody),
+    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 507, description = "No space is left.", body = ErrorBody),
+))]
+pub(super) async fn next(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let corrections = corrections(&app)?;
+    let _place = app.admit()?;
+    let annotator = who(&app, request).await?;
+    match corrections.next(&annotator, unix_time()).await? {
+        Some(item) => Ok(Json(item).into_response()),
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+/// Gives an answer back, for anybody to have.
+#[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue", params(("id" = String, Path, description = "The item's `id`.")),
+    request_body = Who, responses(
+        (status = 204, description = "It is given back."),
+        (status = 400, description = "The body is no JSON, or `annotator` is missing or wrong.", body = ErrorBody),
+        (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
+        (status = 404, description = "The annotator does not have it; or feedback is off.", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+        (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
+        (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
+        (status = 429, description = "The server is at capacity.", body = ErrorBody),
+        (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    ))]
+pub(super) async fn release(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
+    let corrections = corrections(&app)?;
+    let (place, annotator) = left(&app, &id, request).await?;
+    done(corrections.release(&place, &annotator).await)
+}
+
+/// Leaves an answer to others; one that many have left is shown to nobody any more.
+#[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue", params(("id" = String, Path, description = "The item's `id`.")),
+    request_body = Who, responses(
+        (status = 204, description = "It is left."),
+        (status = 400, description = "The body is no JSON, or `annotator` is missing or wrong.", body = ErrorBody),
+        (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
+        (status = 404, description = "The annotator does not have it; or feedback is off.", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+        (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
+        (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
+        (status = 429, description = "The server is at capacity.", body = ErrorBody),
+        (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    ))]
+pub(super) async fn skip(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
+    let corrections = corrections(&app)?;
+    let (place, annotator) = left(&app, &id, request).await?;
+    done(corrections.skip(&place, &annotator).await)
+}
+
+async fn left(app: &App, id: &str, request: Request) -> Result<(Place, String), ApiError> {
+    let _place = app.admit()?;
+    let annotator = who(app, request).await?;
+    Ok((id.parse().map_err(|_| nothing())?, annotator))
+}
+
+fn done(left: Result<bool, StoreError>) -> Result<Response, ApiError> {
+    if left? { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(nothing()) }
+}
+
+fn nothing() -> ApiError {
+    ApiError::not_found("lease_not_found", "the annotator has no such item of the queue, or not any more")
+}
+
+/// How far annotators agree, by annotator and by kind of error, and the guard's recall by what was drawn by chance.
+#[utoipa::path(get, path = "/v1/agreement", tag = "queue", params(AgreementQuery), responses(
+    (status = 200, description = "The figures.", body = Agreement),
+    (status = 400, description = "A parameter is wrong.", body = ErrorBody),
+    (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
+    (status = 404, description = "Feedback is off.", body = ErrorBody),
+    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+))]
+pub(super) async fn agreement(State(app): State<Arc<App>>, Parameters(query): Parameters<AgreementQuery>) -> Result<Response, ApiError> {
+    let agreement = corrections(&app)?.agreement(query.annotators.unwrap_or(false)).await?;
+    app.metrics.agreement(&agreement);
+    Ok(Json(agreement).into_response())
+}
+
+/// Keeps the metrics of the queue up to date.
+pub(super) async fn watch(app: Arc<App>) {
+    let Some(corrections) = &app.corrections else { return };
+    let mut times = tokio::time::interval(WATCH);
+    loop {
+        times.tick().await;
+        let told = async {
+            app.metrics.queue(&corrections.queue_length(unix_time()).await?);
+            app.metrics.agreement(&corrections.agreement(false).await?);
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = told.await {
+            tracing::warn!(%error, "the metrics of the annotation queue are old");
+        }
+    }
+}

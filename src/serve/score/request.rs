@@ -1,0 +1,276 @@
+//! A request for scores as it comes in, and what it means.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use utoipa::{
+    ToSchema,
+    openapi::{
+        ObjectBuilder, Ref,
+        schema::{OneOfBuilder, Schema, Type},
+    },
+};
+
+use crate::{
+    config::MOST_ITEMS,
+    engine::GuardParams,
+    guard::{Mode, OnExhausted, render::Style},
+    reward::calibration::Calibration,
+    serve::{
+        error::ApiError,
+        openai::{
+            check::{Served, guard_params},
+            content::{Limits, Picture, flatten, picture},
+            lenient::{Asks, AtMost, Object},
+            request::{GuardRequest, ImageUrl, MESSAGES, Message},
+            schema,
+        },
+    },
+    vlm::template,
+};
+
+/// Most bytes of text in all items together.
+const TEXT_BYTES: usize = 256 * 1024;
+
+/// Texts to be scored: one, or a list of them.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct ScoreRequest<'a> {
+    /// The served model's name.
+    #[schema(required, nullable = false)]
+    model: Option<String>,
+    /// Who wrote the texts.
+    author: Option<Author>,
+    /// In force for all items; scoring has the modes `score` and `flag`.
+    #[schema(value_type = Option<GuardRequest>)]
+    guard: Option<Object<GuardRequest>>,
+    /// Several at once, in place of the fields below.
+    #[serde(borrow)]
+    #[schema(value_type = Option<Vec<Item<'a>>>, min_items = 1)]
+    items: Option<AtMost<Object<Item<'a>>, MOST_ITEMS>>,
+    /// The image, in place of `messages`.
+    #[serde(borrow)]
+    #[schema(schema_with = link)]
+    image_url: Option<Link<'a>>,
+    /// The conversation that the response answers, with exactly one image, as in a chat completion request.
+    #[serde(borrow)]
+    #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
+    messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
+    /// What was asked about the image; only with `image_url`.
+    prompt: Option<String>,
+    /// What is scored.
+    #[schema(min_length = 1)]
+    response: Option<String>,
+}
+
+/// Who wrote a text: what surprises the served model in its own words is nothing odd in another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Author {
+    /// The served model: rewards are those that chat completions give.
+    Model,
+    /// Another model, or a person.
+    #[default]
+    Other,
+}
+
+/// One text of a list.
+#[derive(Debug, Deserialize, ToSchema)]
+struct Item<'a> {
+    /// The image, in place of `messages`.
+    #[serde(borrow)]
+    #[schema(schema_with = link)]
+    image_url: Option<Link<'a>>,
+    /// The conversation that the response answers, with exactly one image.
+    #[serde(borrow)]
+    #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
+    messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
+    /// What was asked about the image; only with `image_url`.
+    prompt: Option<String>,
+    /// What is scored.
+    #[schema(required, nullable = false, min_length = 1)]
+    response: Option<String>,
+    #[serde(default)]
+    #[schema(schema_with = schema::refused)]
+    guard: Asks,
+}
+
+/// The schema of [`Link`].
+fn link() -> Schema {
+    let url = ObjectBuilder::new().schema_type(Type::String);
+    let null = ObjectBuilder::new().schema_type(Type::Null);
+    OneOfBuilder::new()
+        .description(Some("A `data:` or `https:` URL."))
+        .item(url)
+        .item(Ref::from_schema_name(ImageUrl::name()))
+        .item(null)
+        .into()
+}
+
+/// A URL, alone or as OpenAI has it in an object.
+#[derive(Debug)]
+struct Link<'a>(Cow<'a, str>);
+
+struct LinkVisitor;
+
+impl<'de> Visitor<'de> for LinkVisitor {
+    type Value = Link<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an object with a url")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, url: &'de str) -> Result<Self::Value, E> {
+        Ok(Link(Cow::Borrowed(url)))
+    }
+
+    fn visit_str<E: Error>(self, url: &str) -> Result<Self::Value, E> {
+        Ok(Link(Cow::Owned(url.to_owned())))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        ImageUrl::deserialize(MapAccessDeserializer::new(map)).map(|image| Link(image.url))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Link<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LinkVisitor)
+    }
+}
+
+/// A request that can be carried out.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) author: Author,
+    pub(super) guard: GuardParams,
+    pub(super) render: Style,
+    pub(super) questions: Vec<Question>,
+}
+
+/// An image, what was asked about it, and what somebody answered.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// What errors call it: `items[3]`, or nothing where there is no list.
+    pub(super) path: Option<String>,
+    pub(super) messages: Vec<template::Message>,
+    /// The field that has the image.
+    pub(super) image_field: &'static str,
+    pub(super) image: Picture,
+    pub(super) response: String,
+}
+
+impl Question {
+    /// The error, with the item that it is in.
+    pub(super) fn refuse(&self, error: ApiError) -> ApiError {
+        error.within(self.path.as_deref())
+    }
+}
+
+/// Checks a request; `of_others` calibrates texts that the served model did not write.
+///
+/// # Errors
+/// 404 for another model, 400 for everything else, naming the item and the field.
+pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Option<&Calibration>) -> Result<Order, ApiError> {
+    served.check_model(request.model.as_deref())?;
+    let author = request.author.unwrap_or_default();
+    let Object(mut guard) = request.guard.unwrap_or_default();
+    guard.mode = Some(mode(guard.mode, served.guard.mode)?);
+    if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
+        return Err(ApiError::unsupported(
+            "guard.on_exhausted",
+            "'guard.on_exhausted': a text that somebody else wrote stays as it is; 'alt_text' is hedged",
+        ));
+    }
+    if guard.candidates.is_some() {
+        return Err(ApiError::unsupported("guard.candidates", "'guard.candidates': nothing is written here that could be chosen from"));
+    }
+    let params = guard_params(&guard, served.guard, if author == Author::Model { served.calibration } else { of_others })?;
+    let alone = Item {
+        image_url: request.image_url,
+        messages: request.messages,
+        prompt: request.prompt,
+        response: request.response,
+        guard: Asks::Nothing,
+    };
+    let items = match request.items {
+        None => vec![(None, alone)],
+        Some(AtMost(items)) => listed(items, &alone, served.config.score.max_items)?,
+    };
+    let limits = Limits::of(served.config);
+    let questions: Vec<Question> = items.into_iter().map(|(path, item)| question(item, limits, path)).collect::<Result<_, _>>()?;
+    let length = |q: &Question| q.response.len() + q.messages.iter().map(|turn| turn.content.len()).sum::<usize>();
+    if questions.iter().map(length).sum::<usize>() > TEXT_BYTES {
+        let message = format!("the request has more than the {TEXT_BYTES} bytes of text allowed");
+        return Err(ApiError::invalid("context_length_exceeded", message));
+    }
+    Ok(Order { author, guard: params, render: guard.render.unwrap_or_default(), questions })
+}
+
+/// Scores are what this route gives, and what was written is not repaired.
+fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
+    match asked {
+        Some(mode @ (Mode::Score | Mode::Flag)) => Ok(mode),
+        Some(_) => Err(ApiError::unsupported("guard.mode", "'guard.mode': scoring has score and flag")),
+        None if default == Mode::Score => Ok(default),
+        None => Ok(Mode::Flag),
+    }
+}
+
+/// The items of a list, with their names.
+fn listed<'a>(items: Vec<Object<Item<'a>>>, beside: &Item<'_>, most: usize) -> Result<Vec<(Option<String>, Item<'a>)>, ApiError> {
+    let fields = [
+        ("image_url", beside.image_url.is_some()),
+        ("messages", beside.messages.is_some()),
+        ("prompt", beside.prompt.is_some()),
+        ("response", beside.response.is_some()),
+    ];
+    if let Some((field, _)) = fields.into_iter().find(|(_, given)| *given) {
+        return Err(ApiError::param(field, "invalid_value", format!("'{field}' cannot be given beside 'items'; it belongs into an item")));
+    }
+    if items.is_empty() {
+        return Err(ApiError::param("items", "empty_array", "'items' is empty"));
+    }
+    if items.len() > most {
+        let message = format!("'items' has {}; at most {most} are scored at once (score.max_items)", items.len());
+        return Err(ApiError::param("items", "invalid_value", message));
+    }
+    Ok(items.into_iter().enumerate().map(|(i, Object(item))| (Some(format!("items[{i}]")), item)).collect())
+}
+
+fn question(item: Item<'_>, limits: Limits, path: Option<String>) -> Result<Question, ApiError> {
+    match read(item, limits) {
+        Ok((messages, image_field, image, response)) => Ok(Question { path, messages, image_field, image, response }),
+        Err(error) => Err(error.within(path.as_deref())),
+    }
+}
+
+type Read = (Vec<template::Message>, &'static str, Picture, String);
+
+fn read(item: Item<'_>, limits: Limits) -> Result<Read, ApiError> {
+    let invalid = |field: &str, what: &str| Err(ApiError::param(field, "invalid_value", format!("'{field}' {what}")));
+    let missing = |field: &str| Err(ApiError::param(field, "missing_required_parameter", format!("'{field}' is missing")));
+    if item.guard != Asks::Nothing {
+        return Err(ApiError::unsupported("guard", "'guard' is one for all items and stands beside 'items'"));
+    }
+    let Some(response) = item.response else { return missing("response") };
+    if response.trim().is_empty() {
+        return invalid("response", "is empty; there is nothing to score");
+    }
+    match (item.messages, item.image_url) {
+        (Some(_), Some(_)) => invalid("messages", "cannot be given together with 'image_url'"),
+        (Some(_), None) if item.prompt.is_some() => invalid("prompt", "cannot be given together with 'messages'"),
+        (Some(messages), None) => {
+            let (messages, image) = flatten(messages.0, limits)?;
+            Ok((messages, "messages", image, response))
+        }
+        (None, Some(Link(url))) => {
+            let message = template::Message { role: "user".to_owned(), content: item.prompt.unwrap_or_default() };
+            Ok((vec![message], "image_url", picture(&url, "image_url".to_owned(), limits)?, response))
+        }
+        (None, None) => missing("image_url"),
+    }
+}

@@ -1,0 +1,72 @@
+// The page: which view is shown, which model answers, whether a key is needed.
+import { call, setKey } from "./api.js";
+import { enter, startCorrect } from "./correct.js";
+import { $ } from "./dom.js";
+import { startTry } from "./try.js";
+import { startWatch, watch } from "./watch.js";
+
+const VIEWS = [...document.querySelectorAll("[data-view]")];
+const ASK_AGAIN_MS = 15_000;
+let forCorrection = null;
+
+function view(focus) {
+  const wanted = location.hash.slice(1).split("/")[0];
+  const shown = VIEWS.find((view) => view.dataset.view === wanted) ?? VIEWS[0];
+  if (wanted === "main") return;
+  VIEWS.forEach((view) => (view.hidden = view !== shown));
+  const name = shown.dataset.view;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = `${name[0].toUpperCase()}${name.slice(1)} · Candor`;
+  if (focus) {
+    scrollTo(0, 0);
+    shown.querySelector("h1").focus({ preventScroll: true });
+  }
+  watch(name === "watch");
+  if (name === "correct") enter(forCorrection);
+  forCorrection = null;
+}
+
+/** Asks until there is an answer which model is served; then whether the server is still there. */
+function server() {
+  let tell;
+  const named = new Promise((resolve) => (tell = resolve));
+  const say = (state, text) => {
+    $("server").dataset.state = state;
+    $("server-text").textContent = text;
+  };
+  const ask = async () => {
+    try {
+      const models = await (await call("v1/models")).json();
+      tell(models.data[0].id);
+      await call("health/ready");
+      say("ready", models.data[0].id);
+    } catch (problem) {
+      say(problem.status === 0 ? "gone" : "waiting", problem.status === 401 ? "needs a key" : problem.status === 0 ? "no answer" : "not ready");
+    }
+  };
+  ask();
+  setInterval(ask, ASK_AGAIN_MS);
+  return { named, ask };
+}
+
+const { named, ask } = server();
+addEventListener("candor:key", () => ($("key").hidden = false));
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setKey($("key-text").value.trim());
+  $("key-text").value = "";
+  $("key").hidden = true;
+  ask();
+});
+addEventListener("candor:correct", ({ detail }) => {
+  forCorrection = detail;
+  location.hash = "#correct";
+});
+startTry(named);
+startCorrect();
+startWatch();
+addEventListener("hashchange", () => view(true));
+view(false);

@@ -1,0 +1,95 @@
+//! The page at `/`: try, correct, watch. It is compiled in, loads nothing from elsewhere, and no script or style in it is written in line.
+
+use std::sync::LazyLock;
+
+use axum::{
+    extract::Path,
+    http::{HeaderName, Method, Uri, header},
+    response::{IntoResponse, Response},
+};
+use pulldown_cmark::{Options, Parser, html::push_html};
+
+use super::error::{ApiError, ErrorBody};
+
+/// The guide for annotators, which the page shows too.
+const GUIDE: &str = include_str!("../../../docs/annotating.md");
+
+/// The page with the guide in it.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let mut guide = String::new();
+    push_html(&mut guide, Parser::new_ext(GUIDE, Options::ENABLE_TABLES));
+    include_str!("index.html").replace("<!--guide-->", &guide.replace("<h1>", "<h1 tabindex=\"-1\">"))
+});
+
+/// A file that the page loads.
+struct File {
+    name: &'static str,
+    media_type: &'static str,
+    bytes: &'static [u8],
+}
+
+macro_rules! files {
+    ($($media_type:literal: $($name:literal)+;)+) => {
+        &[$($(File { name: $name, media_type: $media_type, bytes: include_bytes!($name) },)+)+]
+    };
+}
+
+const FILES: &[File] = files! {
+    "text/css; charset=utf-8": "style.css" "views.css";
+    "image/svg+xml": "icon.svg";
+    "image/jpeg": "cat.jpg";
+    "text/javascript; charset=utf-8":
+        "answer.js" "api.js" "app.js" "chart.js" "correct.js" "corrections.js" "curl.js" "dom.js" "history.js" "judged.js" "photo.js" "prometheus.js"
+        "queue.js" "records.js" "session.js" "sse.js" "try.js" "watch.js" "wordcard.js" "wordlist.js" "words.js";
+};
+
+/// Photographs are shown as `data:` URLs. What people and the model write never becomes markup.
+const HEADERS: [(HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'; require-trusted-types-for 'script'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-cache"),
+];
+
+/// A page to try the model, to correct it and to watch it.
+#[utoipa::path(get, path = "/", tag = "page",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html")))]
+pub(crate) async fn page() -> Response {
+    (HEADERS, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE.as_str()).into_response()
+}
+
+/// What the page loads.
+#[utoipa::path(get, path = "/ui/{file}", tag = "page", params(("file" = String, Path, description = "The file's name.")),
+    responses(
+        (status = 200, description = "The file.",
+            content((String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml"), (String = "image/jpeg"))),
+        (status = 404, description = "There is no such file.", body = ErrorBody),
+    ))]
+pub(crate) async fn asset(Path(file): Path<String>, method: Method, uri: Uri) -> Result<Response, ApiError> {
+    let found = FILES.iter().find(|f| f.name == file).ok_or_else(|| ApiError::unknown_route(method.as_str(), uri.path()))?;
+    Ok((HEADERS, [(header::CONTENT_TYPE, found.media_type)], found.bytes).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use super::*;
+
+    #[test]
+    fn every_file_is_served_and_nothing_is_loaded_from_elsewhere() {
+        let there = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/serve/ui")).unwrap();
+        let there: BTreeSet<_> = there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let served = FILES.iter().map(|f| f.name).chain(["mod.rs", "index.html"]).map(str::to_owned).collect();
+        assert_eq!(there, served);
+        for text in FILES.iter().filter_map(|f| std::str::from_utf8(f.bytes).ok()).chain([PAGE.as_str()]) {
+            let elsewhere = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"), "{text}");
+        }
+        assert!(!PAGE.contains("<!--guide-->") && !PAGE.contains(" style=") && !PAGE.contains("<script>"));
+    }
+}

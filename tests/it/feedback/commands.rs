@@ -1,0 +1,54 @@
+//! `candor feedback`
+
+use std::{fs, path::Path, process::Output};
+
+use serde_json::{Value, json};
+
+use super::api::post;
+use crate::{
+    cli::candor,
+    served::{Served, ask},
+};
+
+/// Runs it on what is kept in `folder`.
+fn feedback(folder: &Path, args: &[&str]) -> Output {
+    let mut command = candor(&[&["feedback"], args].concat());
+    command.current_dir(folder).env("CANDOR_FEEDBACK__STORE", "sqlite:feedback.db").env("CANDOR_FEEDBACK__IMAGES", "images");
+    command.output().unwrap()
+}
+
+#[test]
+fn what_is_written_out_can_be_taken_in() {
+    let served = Served::new();
+    for missing in ["a child", "a hat"] {
+        let completion = served.chat(&ask(1, "")).json();
+        let body = json!({ "completion_id": completion["id"], "missing": missing, "annotator": "bob" });
+        assert_eq!(post(&served, &body, &[]).status, 201);
+    }
+    let from = served.folder.path();
+    let output = feedback(from, &["export", "--out", "out.jsonl", "--images", "photos"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let written = fs::read_to_string(from.join("out.jsonl")).unwrap();
+    assert!(written.lines().count() == 2 && !written.contains("bob"), "{written}");
+    let (to, mut lines) = (tempfile::tempdir().unwrap(), written.clone());
+    lines.insert_str(0, "{\"id\": \"fb_1\"}\n\n");
+    let mut shifted: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+    shifted["tokens"][0]["end"] = json!(999);
+    lines += &format!("{shifted}\n");
+    fs::write(to.path().join("in.jsonl"), &lines).unwrap();
+    let photos = from.join("photos");
+    let output = feedback(to.path(), &["import", "in.jsonl", "--images", photos.to_str().unwrap()]);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!((output.status.code(), out.as_str()), (Some(1), "taken 2, there before 0, refused 2\n"), "{err}");
+    assert!(err.contains("in.jsonl:1: missing field") && err.contains("in.jsonl:5: 'tokens[0].text'"), "{err}");
+    assert_eq!(String::from_utf8(feedback(to.path(), &["export"]).stdout).unwrap(), written);
+    fs::write(to.path().join("in.jsonl"), &written).unwrap();
+    let output = feedback(to.path(), &["import", "in.jsonl"]);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"taken 0, there before 2, refused 0\n"[..]));
+    let stats: Value = serde_json::from_slice(&feedback(to.path(), &["stats", "--json"]).stdout).unwrap();
+    assert_eq!(stats, json!({ "feedback": { "missing": 2 }, "sources": { "human": 2 }, "receipts": 0 }));
+    let empty = tempfile::tempdir().unwrap();
+    fs::write(empty.path().join("in.jsonl"), &written).unwrap();
+    let without = feedback(empty.path(), &["import", "in.jsonl"]);
+    assert!(String::from_utf8(without.stderr).unwrap().contains("in.jsonl:2: its image"));
+}

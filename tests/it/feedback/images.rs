@@ -1,0 +1,149 @@
+//! Images in a folder, and in a bucket of a real S3-compatible server.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Stdio},
+    sync::Arc,
+};
+
+use candor::{
+    bundle::Bundle,
+    feedback::{
+        Corrections,
+        images::Images,
+        queue::Queue,
+        record::ImageHash,
+        store::{Target, sql::SqlStore},
+        submission::{Judgement, Submission},
+    },
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::store::receipt;
+use crate::{
+    http::{exchange, request},
+    served::eventually,
+    server_clients::python,
+};
+
+pub(super) const NO_ENV: [(&str, &str); 0] = [];
+
+async fn files_are_kept_and_removed(images: Images) {
+    let (file, hash) = (b"an image".repeat(1000), ImageHash::of(&b"an image".repeat(1000)));
+    assert_eq!(images.get(hash).await.unwrap(), None);
+    for _ in 0..2 {
+        drop(images.put(&file, hash).await.unwrap());
+    }
+    assert_eq!(images.get(hash).await.unwrap().as_ref(), Some(&file));
+    images.remove(hash).await.unwrap();
+    images.remove(hash).await.unwrap();
+    assert_eq!(images.get(hash).await.unwrap(), None);
+}
+
+#[test]
+fn in_a_folder() {
+    let folder = TempDir::new().unwrap();
+    let images = Images::open(folder.path().join("new/images").to_str().unwrap(), NO_ENV).unwrap();
+    Runtime::new().unwrap().block_on(files_are_kept_and_removed(images));
+}
+
+#[test]
+fn in_a_bucket() {
+    let Some(server) = Moto::start() else { return };
+    let env = [
+        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ENDPOINT", format!("http://127.0.0.1:{}", server.port)),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("PATH", "not for us".to_owned()),
+    ];
+    let images = Images::open("s3://photos/of/candor", env).unwrap();
+    Runtime::new().unwrap().block_on(files_are_kept_and_removed(images));
+}
+
+/// The server of PyPI's `moto`.
+struct Moto {
+    child: Child,
+    port: u16,
+}
+
+impl Moto {
+    fn start() -> Option<Self> {
+        let mut python = python("moto")?;
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = python
+            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.port().to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { child, port: port.port() };
+        eventually("the server of S3 answers", || std::net::TcpStream::connect(port).is_ok());
+        assert_eq!(exchange(port, &request("PUT", "/photos", &[], b"")).status, 200);
+        Some(server)
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The files in a folder, by their names.
+fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
+    let below = entries.map(|path| match path.is_dir() {
+        true => files(&path),
+        false => [(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())].into(),
+    });
+    below.flatten().collect()
+}
+
+/// Corrections in a folder of their own.
+async fn corrections(folder: &Path) -> Corrections {
+    let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
+    let images = Images::open(folder.join("images").to_str().unwrap(), NO_ENV).unwrap();
+    Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap(), Queue::default())
+}
+
+#[test]
+fn an_image_stays_as_long_as_somebody_refers_to_it() {
+    let folder = TempDir::new().unwrap();
+    let left = || files(&folder.path().join("images")).len();
+    Runtime::new().unwrap().block_on(async {
+        let corrections = corrections(folder.path()).await;
+        let good = |id: Option<&str>| Submission {
+            completion_id: id.map(str::to_owned),
+            response: id.is_none().then(|| "A dog.".to_owned()),
+            label: Some(Judgement::Good),
+            ..Submission::default()
+        };
+        assert!(corrections.remember(receipt("chatcmpl-1", 100, b"one"), b"one"[..].into()));
+        assert!(corrections.remember(receipt("chatcmpl-2", 200, b"two"), b"two"[..].into()));
+        // At once, whether the receipt was kept yet or not.
+        let first = corrections.submit(good(Some("chatcmpl-1")), None, None).await.unwrap().record;
+        let second = corrections.submit(good(None), Some(b"one".to_vec()), None).await.unwrap().record;
+        corrections.close().await;
+        assert!(!corrections.remember(receipt("chatcmpl-3", 100, b"three"), b"three"[..].into()), "it is closed");
+        assert_eq!(left(), 2);
+        assert_eq!(corrections.images().get(first.image).await.unwrap().unwrap(), b"one");
+        // Receipts expire; what records refer to stays.
+        assert_eq!(corrections.sweep(150).await.unwrap(), 1);
+        assert_eq!((left(), corrections.sweep(150).await.unwrap()), (2, 0));
+        let unknown = corrections.submit(good(Some("chatcmpl-1")), None, None).await.unwrap_err();
+        assert!(unknown.to_string().contains("chatcmpl-1"), "{unknown}");
+        assert_eq!(corrections.sweep(250).await.unwrap(), 1);
+        assert_eq!(left(), 1);
+        corrections.remove(Target::Feedback(first.id)).await.unwrap();
+        assert_eq!(left(), 1);
+        corrections.remove(Target::Feedback(second.id)).await.unwrap();
+        assert_eq!(left(), 0);
+    });
+}

@@ -1,0 +1,10 @@
+//! Corrections: the stores, the images, the API and what survives.
+
+mod api;
+mod commands;
+mod durable;
+mod images;
+mod interchange;
+mod postgres;
+mod queue;
+mod store;

@@ -1,0 +1,255 @@
+//! The annotation queue: who gets what, in every store, and over a real socket.
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use candor::feedback::{
+    queue::agreement::alpha,
+    record::{Feedback, Queued},
+    store::{
+        Inserted, Row, Store, Target,
+        queue::{Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+        sql::SqlStore,
+    },
+};
+use serde_json::{Value, json};
+
+use super::{
+    api::post as correct,
+    store::{receipt, record},
+};
+use crate::{
+    http::{JSON, Reply, exchange, get, request},
+    served::{Served, ask, eventually},
+    server_clients::{python, said},
+};
+
+const NOW: u64 = 1000;
+
+fn place(n: usize) -> Place {
+    Place { completion_id: format!("c{n}"), choice: 0 }
+}
+
+/// Answers by rank; of some two judgements are wanted, and some are to be shown without marks.
+async fn fill(store: &dyn Store, ranks: &[f64], overlap: &[usize], unassisted: &[usize]) {
+    for (n, &rank) in ranks.iter().enumerate() {
+        let entry =
+            Entry { completion_id: format!("c{n}"), choice: 0, unassisted: unassisted.contains(&n), overlap: overlap.contains(&n), rank };
+        let rows = [Row::Receipt(Box::new(receipt(&format!("c{n}"), 1, b"image"))), Row::Queue(Box::new(entry))];
+        assert_eq!(store.insert(&rows).await.unwrap(), [Inserted::New, Inserted::New]);
+    }
+}
+
+fn wish(annotator: &str, now: u64, unassisted: bool) -> Wish {
+    Wish { annotator: annotator.to_owned(), now, until: now + 10, unassisted }
+}
+
+async fn next(store: &dyn Store, annotator: &str, now: u64) -> Option<usize> {
+    let lease = store.next(&wish(annotator, now, false)).await.unwrap()?;
+    assert_eq!(lease.expires, now + 10);
+    Some(lease.place.completion_id[1..].parse().unwrap())
+}
+
+async fn judge(store: &dyn Store, id: usize, n: usize, annotator: &str) {
+    let lease = store.lease(&place(n), annotator).await.unwrap().unwrap();
+    let judged = Feedback {
+        completion_id: Some(format!("c{n}")),
+        choice: Some(0),
+        annotator: Some(annotator.to_owned()),
+        unassisted: lease.unassisted,
+        queued: Some(Queued { overlap: lease.overlap }),
+        ..record(id)
+    };
+    assert_eq!(store.insert(&[Row::Feedback(Box::new(judged), None)]).await.unwrap(), [Inserted::New]);
+}
+
+async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
+    fill(&*store, &[0.1, 0.9, 0.5], &[], &[]).await;
+    assert_eq!(next(&*store, "ann", NOW).await, Some(1));
+    assert_eq!(next(&*store, "bob", NOW).await, Some(2));
+    // Asked again, the same; and for longer.
+    assert_eq!(next(&*store, "ann", NOW + 5).await, Some(1));
+    assert_eq!(next(&*store, "eve", NOW).await, Some(0));
+    assert_eq!(next(&*store, "joe", NOW).await, None);
+    assert_eq!(store.length(NOW).await.unwrap(), Length { open: 3, leased: 3, ..Length::default() });
+    // Bob's time is over and ann's is not; what he says then still counts.
+    assert_eq!(next(&*store, "joe", NOW + 11).await, Some(2));
+    judge(&*store, 1, 2, "bob").await;
+    assert_eq!(store.length(NOW + 11).await.unwrap(), Length { open: 2, leased: 2, done: 1, ..Length::default() });
+    judge(&*store, 2, 1, "ann").await;
+    assert_eq!(next(&*store, "ann", NOW + 12).await, Some(0));
+    assert_eq!(store.length(NOW + 99).await.unwrap(), Length { open: 1, leased: 0, done: 2, ..Length::default() });
+}
+
+async fn what_is_left_comes_to_others(store: Arc<dyn Store>) {
+    fill(&*store, &[0.9, 0.5], &[], &[]).await;
+    assert_eq!(next(&*store, "ann", NOW).await, Some(0));
+    assert!(!store.leave(&place(0), "bob", Leave::Release).await.unwrap());
+    assert!(store.leave(&place(0), "ann", Leave::Release).await.unwrap());
+    assert!(!store.leave(&place(0), "ann", Leave::Release).await.unwrap());
+    assert_eq!(next(&*store, "bob", NOW).await, Some(0));
+    assert!(store.leave(&place(0), "bob", Leave::Skip(2)).await.unwrap());
+    assert_eq!(store.lease(&place(0), "bob").await.unwrap(), None);
+    assert_eq!(next(&*store, "bob", NOW).await, Some(1));
+    assert_eq!(next(&*store, "ann", NOW).await, Some(0));
+    assert!(store.leave(&place(0), "ann", Leave::Skip(2)).await.unwrap());
+    assert_eq!(next(&*store, "eve", NOW).await, None);
+    assert_eq!(store.length(NOW).await.unwrap(), Length { open: 1, leased: 1, skipped: 1, ..Length::default() });
+    // With the receipt go its answers and who has them.
+    store.remove(&Target::ReceiptsBefore(NOW, 9)).await.unwrap();
+    assert_eq!(store.length(NOW).await.unwrap(), Length::default());
+    assert_eq!(
+        store
+            .insert(&[Row::Queue(Box::new(Entry {
+                completion_id: "gone".to_owned(),
+                choice: 0,
+                unassisted: false,
+                overlap: false,
+                rank: 1.0
+            }))])
+            .await
+            .unwrap(),
+        [Inserted::New]
+    );
+    assert_eq!(store.length(NOW).await.unwrap(), Length::default());
+}
+
+async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
+    fill(&*store, &[0.9, 0.8, 0.7], &[0], &[1]).await;
+    assert_eq!((next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await), (Some(0), Some(0)));
+    assert_eq!(next(&*store, "eve", NOW).await, Some(2));
+    let drawn = store.next(&wish("joe", NOW, true)).await.unwrap();
+    assert_eq!(drawn, Some(Lease { place: place(1), unassisted: true, overlap: false, expires: NOW + 10 }));
+    judge(&*store, 1, 0, "ann").await;
+    judge(&*store, 2, 0, "bob").await;
+    judge(&*store, 3, 1, "joe").await;
+    judge(&*store, 4, 2, "eve").await;
+    // A second record of the same person closes nothing more.
+    judge(&*store, 5, 0, "ann").await;
+    let ids = async |sample| {
+        let records = store.sample(sample, 9).await.unwrap();
+        records.into_iter().map(|r| r.id).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(ids(Sample::Overlapping).await, [1, 2, 5].map(|n| record(n).id).into());
+    assert_eq!(ids(Sample::Unassisted).await, [record(3).id].into());
+    assert_eq!(store.sample(Sample::Overlapping, 1).await.unwrap()[0].id, record(5).id);
+    assert_eq!(store.length(NOW).await.unwrap(), Length { done: 3, ..Length::default() });
+    assert_eq!(next(&*store, "ann", NOW).await, None);
+}
+
+async fn nobody_gets_what_another_has(store: Arc<dyn Store>) {
+    fill(&*store, &[0.5; 24], &[], &[]).await;
+    let tasks: Vec<_> = (0..24)
+        .map(|i| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { next(&*store, &format!("annotator{i}"), NOW).await })
+        })
+        .collect();
+    let mut got = BTreeSet::new();
+    for task in tasks {
+        assert!(got.insert(task.await.unwrap().unwrap()));
+    }
+}
+
+/// Of every store.
+pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<S>) {
+    the_highest_comes_first_and_to_one_alone(open().await).await;
+    what_is_left_comes_to_others(open().await).await;
+    some_are_for_two_and_some_for_chance(open().await).await;
+    nobody_gets_what_another_has(open().await).await;
+}
+
+fn post(served: &Served, path: &str, body: &Value) -> Reply {
+    exchange(served.at, &request("POST", path, &[JSON], body.to_string().as_bytes()))
+}
+
+#[test]
+fn an_annotator_works_through_the_queue() {
+    let served = Served::new();
+    let ann = json!({ "annotator": "ann" });
+    assert_eq!(post(&served, "/v1/queue/next", &ann).status, 204);
+    let completion = served.chat(&ask(1, "Is there a dog?")).json();
+    eventually("the answer is in the queue", || get(served.at, "/v1/queue").json()["open"] == 1);
+    let reply = post(&served, "/v1/queue/next", &ann);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let item = reply.json();
+    assert_eq!((&item["completion_id"], &item["choice"], &item["prompt"]), (&completion["id"], &json!(0), &json!("Is there a dog?")));
+    assert_eq!(item["response"], completion["choices"][0]["message"]["content"]);
+    assert!(item["image"].as_str().unwrap().starts_with("data:image/png;base64,"));
+    let word = &item["words"][0];
+    let text: Vec<char> = item["response"].as_str().unwrap().chars().collect();
+    let (start, end) = (word["start"].as_u64().unwrap() as usize, word["end"].as_u64().unwrap() as usize);
+    assert_eq!(json!(text[start..end].iter().collect::<String>()), word["text"]);
+    assert_eq!(item["unassisted"].as_bool().unwrap(), word.get("reward").is_none());
+    assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": "bob" })).status, 204);
+    let path = format!("/v1/queue/{}/release", item["id"].as_str().unwrap());
+    assert_eq!(post(&served, &path, &json!({ "annotator": "bob" })).error(404)["code"], "lease_not_found");
+    assert_eq!(post(&served, &path, &ann).status, 204);
+    assert_eq!(post(&served, "/v1/queue/nonsense/skip", &ann).status, 404);
+    assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": "" })).error(400)["param"], "annotator");
+    assert_eq!(post(&served, "/v1/queue/next", &ann).json()["id"], item["id"]);
+    let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "label": "good", "annotator": "ann" });
+    let record = correct(&served, &judged, &[]).json();
+    assert_eq!(record["unassisted"], item["unassisted"]);
+    assert!(record["queued"]["overlap"].is_boolean(), "{record}");
+    let length = get(served.at, "/v1/queue").json();
+    assert_eq!(length["leased"], 0);
+    assert_eq!(served.metric("candor_annotation_queue_length{state=\"leased\"}"), 0.0);
+    let agreement = get(served.at, "/v1/agreement?annotators=true").json();
+    assert_eq!(agreement["items"], 0);
+}
+
+/// How long the next answer takes with a million receipts in SQLite: `cargo test --release --test it -- --ignored --nocapture a_million`.
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_answers_wait() {
+    let folder = tempfile::TempDir::new().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.path().display())).await.unwrap();
+        for piece in 0..1000 {
+            let row = |i: usize| {
+                let n = piece * 1000 + i;
+                let rank = (n * 7919 % 1_000_003) as f64 / 1e6;
+                let entry =
+                    Entry { completion_id: format!("c{n}"), choice: 0, unassisted: n.is_multiple_of(10), overlap: n % 20 == 1, rank };
+                [Row::Receipt(Box::new(receipt(&format!("c{n}"), 1, &n.to_le_bytes()))), Row::Queue(Box::new(entry))]
+            };
+            store.insert(&(0..1000).flat_map(row).collect::<Vec<_>>()).await.unwrap();
+        }
+        let (mut nexts, mut lengths) = (Vec::new(), Vec::new());
+        for i in 0..400 {
+            let begun = Instant::now();
+            let lease = store.next(&wish(&format!("annotator{}", i % 40), NOW + 20 * i, i % 10 == 0)).await.unwrap().unwrap();
+            store.receipt(&lease.place.completion_id).await.unwrap().unwrap();
+            nexts.push(begun.elapsed());
+        }
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert_eq!(store.length(NOW).await.unwrap().open, 1_000_000);
+            lengths.push(begun.elapsed());
+        }
+        for (what, mut times) in [("next", nexts), ("length", lengths)] {
+            times.sort();
+            println!("{what}: median {:?}, 99th percentile {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+        }
+    });
+}
+
+/// Against the package of the same name.
+#[test]
+fn alpha_is_krippendorffs() {
+    let Some(mut python) = python("krippendorff") else { return };
+    // Four people, five values, one judgement in four missing.
+    let said_of = |unit: usize, person: usize| match unit * 31 + person * 17 + unit * person {
+        n if n % 4 == 3 => None,
+        n if n % 3 > 0 => Some(unit % 5),
+        n => Some(n % 5),
+    };
+    let table: Vec<Vec<Option<usize>>> = (0..4).map(|person| (0..50).map(|unit| said_of(unit, person)).collect()).collect();
+    let units: Vec<Vec<usize>> = (0..50).map(|unit| (0..4).filter_map(|person| said_of(unit, person)).collect()).collect();
+    let script = "import json, sys, krippendorff as k; t = json.load(sys.stdin); \
+                  print(k.alpha([[float('nan') if v is None else v for v in row] for row in t], level_of_measurement='nominal'))";
+    python.args(["-c", script]);
+    let theirs: f64 = said(python, &serde_json::to_string(&table).unwrap()).trim().parse().unwrap();
+    let ours = alpha(&units).unwrap();
+    assert!((ours - theirs).abs() < 1e-9 && ours < 0.95, "{ours} {theirs}");
+}

@@ -1,0 +1,287 @@
+//! `POST /v1/score`, on photographs, with the embedded model.
+
+use image::ImageFormat;
+use serde_json::{Value, json};
+
+use crate::{
+    http::{JSON, Reply, exchange, request},
+    served::{Served, about, and, ask, data_url, picture},
+};
+
+fn score(served: &Served, body: &Value) -> Reply {
+    exchange(served.at, &request("POST", "/v1/score", &[JSON], body.to_string().as_bytes()))
+}
+
+fn photo(name: &str) -> String {
+    data_url("image/jpeg", &std::fs::read(format!("{}/tests/fixtures/photos/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap())
+}
+
+fn item(url: &str, response: &str) -> Value {
+    json!({"image_url": url, "response": response})
+}
+
+fn alone(url: &str, response: &str) -> Value {
+    and(item(url, response), json!({"model": "candor-mini"}))
+}
+
+fn listed(items: &[Value]) -> Value {
+    json!({"model": "candor-mini", "items": items})
+}
+
+/// The error's field and code.
+#[track_caller]
+fn refused(reply: &Reply, param: &str, code: &str) -> String {
+    let error = reply.error(400);
+    assert_eq!((&error["param"], &error["code"]), (&json!(param), &json!(code)), "{error}");
+    error["message"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn near(a: &Value, b: &Value, what: &str) {
+    let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+    assert!((a - b).abs() < 1e-4, "{what}: {a} and {b}");
+}
+
+/// What the tokens say about `response` holds together.
+#[track_caller]
+fn check_tokens(result: &Value, response: &str) {
+    assert_eq!(result["response"], response);
+    let chars: Vec<char> = response.chars().collect();
+    let (mut bytes, mut end) = (Vec::new(), 0);
+    for token in result["tokens"].as_array().unwrap() {
+        let at = |field: &str| token[field].as_u64().unwrap() as usize;
+        let own: Vec<u8> = token["bytes"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap() as u8).collect();
+        assert_eq!((at("byte_start"), at("byte_end")), (bytes.len(), bytes.len() + own.len()));
+        assert!(!own.is_empty() && at("start") < at("end") && at("start") <= end && at("end") >= end);
+        if let Ok(text) = std::str::from_utf8(&own) {
+            assert_eq!(
+                (token["token"].as_str().unwrap(), &chars[at("start")..at("end")].iter().collect::<String>()),
+                (text, &text.to_owned())
+            );
+        }
+        assert!((0.0..=1.0).contains(&token["reward"].as_f64().unwrap()) && token["logprob"].as_f64().unwrap() <= 1e-4);
+        bytes.extend(own);
+        end = at("end");
+    }
+    assert_eq!((String::from_utf8(bytes).unwrap().as_str(), end), (response, chars.len()));
+    for span in result["guard"]["spans"].as_array().unwrap() {
+        let place = span["start"].as_u64().unwrap() as usize..span["end"].as_u64().unwrap() as usize;
+        assert_eq!(span["text"], chars[place].iter().collect::<String>());
+    }
+}
+
+#[test]
+fn what_the_server_wrote_scores_as_it_did_when_it_was_written() {
+    let served = Served::new();
+    let (mut items, mut written) = (Vec::new(), Vec::new());
+    for (name, prompt) in
+        [("cat.jpg", ""), ("coffee.jpg", ""), ("astronaut.jpg", "What color is the suit?"), ("cat.jpg", "Is there a dog?")]
+    {
+        for temperature in [0.0, 1.0] {
+            let how = json!({"logprobs": true, "guard": {"mode": "score"}, "temperature": temperature, "seed": 3, "max_tokens": 24});
+            let body = served.chat(&and(about(&photo(name), prompt), how)).json();
+            items.push(json!({"image_url": photo(name), "prompt": prompt, "response": body["choices"][0]["message"]["content"]}));
+            written.push(body);
+        }
+    }
+    let body = score(&served, &and(listed(&items), json!({"guard": {"mode": "score"}, "author": "model"}))).json();
+    let (mut prompts, mut same) = (0, 0);
+    for (result, chat) in body["results"].as_array().unwrap().iter().zip(&written) {
+        let choice = &chat["choices"][0];
+        check_tokens(result, choice["message"]["content"].as_str().unwrap());
+        prompts += chat["usage"]["prompt_tokens"].as_u64().unwrap();
+        let (tokens, before) = (result["tokens"].as_array().unwrap(), choice["logprobs"]["content"].as_array().unwrap());
+        let texts = |tokens: &[Value]| tokens.iter().map(|t| t["token"].clone()).collect::<Vec<_>>();
+        if texts(tokens) != texts(before) {
+            // A sampled answer may be cut otherwise than the tokenizer cuts its text.
+            continue;
+        }
+        same += 1;
+        for (token, before) in tokens.iter().zip(before) {
+            near(&token["reward"], &before["reward"], "reward");
+            near(&token["logprob"], &before["logprob"], "log-probability");
+        }
+        near(&result["guard"]["score"], &choice["guard"]["score"], "score");
+        for field in ["mode", "verdict", "threshold", "spans", "attempts", "extra_tokens"] {
+            assert_eq!(result["guard"][field], choice["guard"][field], "{field}");
+        }
+    }
+    assert!(same >= 4, "greedy answers are cut as they were written: {same}");
+    assert_eq!(body["usage"]["prompt_tokens"], prompts);
+}
+
+#[test]
+fn a_flagged_text_has_the_spans_of_the_answer_and_the_headers_say_so() {
+    let served = Served::new();
+    let chat = served.chat(&about(&photo("cat.jpg"), "")).json();
+    let (text, guard) = (chat["choices"][0]["message"]["content"].as_str().unwrap(), &chat["choices"][0]["guard"]);
+    let reply = score(&served, &and(alone(&photo("cat.jpg"), text), json!({"author": "model"})));
+    let body = reply.json();
+    assert_eq!(reply.status, 200, "{body}");
+    let keys: Vec<_> = body.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["created", "id", "model", "object", "results", "system_fingerprint", "usage"]);
+    assert!(body["id"].as_str().unwrap().starts_with("score-") && body["object"] == "score" && body["results"][0]["index"] == 0);
+    let own = &body["results"][0]["guard"];
+    assert_eq!(own.as_object().unwrap().keys().collect::<Vec<_>>(), guard.as_object().unwrap().keys().collect::<Vec<_>>());
+    for field in ["mode", "verdict", "threshold", "alt_text"] {
+        assert_eq!(own[field], guard[field], "{field}");
+    }
+    let places =
+        |guard: &Value| guard["spans"].as_array().unwrap().iter().map(|s| (s["start"].clone(), s["text"].clone())).collect::<Vec<_>>();
+    assert_eq!(places(own), places(guard));
+    assert_eq!(body["usage"]["total_tokens"], chat["usage"]["total_tokens"]);
+    assert_eq!(reply.header("x-candor-verdict"), guard["verdict"].as_str());
+    assert_eq!(reply.header("x-candor-flagged-spans").unwrap(), places(guard).len().to_string());
+    near(&json!(reply.header("x-candor-score").unwrap().parse::<f64>().unwrap()), &own["score"], "header");
+    assert!(
+        served.metric("candor_scored_texts_total{verdict=\"flagged\"}") + served.metric("candor_scored_texts_total{verdict=\"clean\"}")
+            == 1.0
+    );
+    assert_eq!(served.metric("candor_responses_total{verdict=\"unscored\"}"), 0.0);
+}
+
+#[test]
+fn a_batch_gives_what_its_items_give_alone_and_encodes_an_image_once() {
+    let served = Served::with(|c| c.images.cache_bytes = 0);
+    let texts = ["A dog is running on the beach.", "A cat.", "Two men are playing football in a field of green grass.", "A"];
+    let urls = [photo("cat.jpg"), photo("coffee.jpg")];
+    let items: Vec<Value> = (0..40).map(|i| item(&urls[i / 2 % 2], texts[i % 4])).collect();
+    let before = served.metric("candor_image_cache_queries_total");
+    let body = score(&served, &listed(&items)).json();
+    assert_eq!(served.metric("candor_image_cache_queries_total"), before + 2.0);
+    assert_eq!(body["results"].as_array().unwrap().len(), 40);
+    for i in [0, 1, 2, 3, 17, 39] {
+        let single = score(&served, &and(items[i].clone(), json!({"model": "candor-mini"}))).json();
+        let (result, single) = (&body["results"][i], &single["results"][0]);
+        check_tokens(result, texts[i % 4]);
+        assert_eq!((&result["index"], &result["guard"]["verdict"]), (&json!(i), &single["guard"]["verdict"]));
+        for (a, b) in result["tokens"].as_array().unwrap().iter().zip(single["tokens"].as_array().unwrap()) {
+            near(&a["reward"], &b["reward"], "reward");
+            near(&a["logprob"], &b["logprob"], "log-probability");
+        }
+    }
+}
+
+#[test]
+fn offsets_cut_any_text_exactly() {
+    let served = Served::new();
+    let texts = [
+        "A cat 🐈\u{200D}⬛ sits on a cafe\u{301} chair — naïvely, 犬 said.",
+        "  \n A Dog\tand\r\na cat  ",
+        "ZOË’s İzmir \u{212A}elvin STRAẞE",
+        "A <|end|> dog <|user|> is <| end |>.",
+        "🐕",
+        "\u{301}",
+        "e\u{301}\u{302}",
+    ];
+    let items: Vec<Value> = texts.iter().map(|text| item(&photo("cat.jpg"), text)).collect();
+    let body = score(&served, &and(listed(&items), json!({"guard": {"threshold": 1.0}}))).json();
+    for (i, text) in texts.iter().enumerate() {
+        check_tokens(&body["results"][i], text);
+    }
+    assert_eq!(body["results"][4]["guard"]["verdict"], "unscored", "a text without a word claims nothing");
+    // Letters of a case that the model does not write are scored as it writes them.
+    let cases = ["A dog is running.", "a DOG Is rUNNING.", " A dog\nis running."].map(|text| item(&photo("cat.jpg"), text));
+    let body = score(&served, &listed(&cases)).json();
+    let rewards = |i: usize| body["results"][i]["tokens"].as_array().unwrap().iter().map(|t| t["reward"].clone()).collect::<Vec<_>>();
+    for i in 1..3 {
+        rewards(0).iter().zip(&rewards(i)).for_each(|(a, b)| near(a, b, "reward"));
+        assert_eq!(rewards(0).len(), rewards(i).len());
+    }
+}
+
+#[test]
+fn messages_stand_for_image_and_prompt() {
+    let served = Served::new();
+    let question = "Is there a dog in the picture?";
+    let long =
+        json!({"model": "candor-mini", "image_url": {"url": photo("cat.jpg"), "detail": "low"}, "prompt": question, "response": "Yes."});
+    let messages = and(about(&photo("cat.jpg"), question), json!({"response": "Yes."}));
+    let (a, b) = (score(&served, &long).json(), score(&served, &messages).json());
+    assert_eq!(a["usage"], b["usage"]);
+    near(&a["results"][0]["tokens"][0]["reward"], &b["results"][0]["tokens"][0]["reward"], "reward");
+    let other = score(&served, &and(long, json!({"prompt": ""}))).json();
+    assert_ne!(other["usage"]["prompt_tokens"], a["usage"]["prompt_tokens"]);
+}
+
+#[test]
+fn bad_items_are_named_and_nothing_is_scored() {
+    let served = Served::new();
+    let url = data_url("image/png", &picture(1, ImageFormat::Png));
+    let good = item(&url, "A dog.");
+    let third = |bad: Value| score(&served, &listed(&[good.clone(), good.clone(), good.clone(), bad]));
+    refused(&third(item(&url, "")), "items[3].response", "invalid_value");
+    refused(&third(item(&url, " \n")), "items[3].response", "invalid_value");
+    refused(&third(json!({"image_url": url})), "items[3].response", "missing_required_parameter");
+    refused(&third(json!({"image_url": url, "response": 3})), "items[3].response", "invalid_type");
+    refused(&third(json!({"image_url": 3, "response": "x"})), "items[3].image_url", "invalid_type");
+    refused(&third(json!({"image_url": {}, "response": "x"})), "items[3].image_url.url", "missing_required_parameter");
+    refused(&third(json!({"response": "x"})), "items[3].image_url", "missing_required_parameter");
+    refused(&third(json!("x")), "items[3]", "invalid_type");
+    refused(&third(item("ftp://x", "x")), "items[3].image_url", "invalid_image_url");
+    refused(&third(item(&data_url("image/png", b"no picture"), "x")), "items[3].image_url", "invalid_image");
+    refused(&third(and(good.clone(), json!({"guard": {"threshold": 0.1}}))), "items[3].guard", "unsupported_parameter");
+    refused(&third(and(good.clone(), json!({"messages": []}))), "items[3].messages", "invalid_value");
+    refused(&third(json!({"messages": [{"role": "user"}], "response": "x"})), "items[3].messages[0].content", "missing_required_parameter");
+    refused(&third(json!({"messages": [{"role": "user", "content": "x"}], "response": "x"})), "items[3].messages", "image_missing");
+    let message = refused(&third(item(&url, &"dog ".repeat(200))), "items[3].response", "context_length_exceeded");
+    assert!(message.starts_with("items[3]: ") && message.contains("49") && message.contains("160"), "{message}");
+    refused(&score(&served, &and(listed(std::slice::from_ref(&good)), json!({"response": "x"}))), "response", "invalid_value");
+    refused(&score(&served, &listed(&[])), "items", "empty_array");
+    let much = score(&served, &listed(&vec![and(good.clone(), json!({"prompt": "word ".repeat(1000)})); 64])).error(400);
+    assert_eq!(much["code"], "context_length_exceeded");
+    let many = refused(&score(&served, &listed(&vec![good.clone(); 65])), "items", "invalid_value");
+    assert!(many.contains("65") && many.contains("64"), "{many}");
+    for (guard, param) in
+        [(json!({"mode": "off"}), "guard.mode"), (json!({"mode": "block"}), "guard.mode"), (json!({"thresh": 1}), "guard.thresh")]
+    {
+        let reply = score(&served, &and(alone(&url, "x"), json!({"guard": guard})));
+        assert_eq!(reply.error(400)["param"], param);
+    }
+    assert_eq!(score(&served, &and(alone(&url, "x"), json!({"model": "gpt-4o"}))).error(404)["code"], "model_not_found");
+    refused(&score(&served, &json!({"image_url": url, "response": "x"})), "model", "missing_required_parameter");
+    assert_eq!(score(&served, &json!([])).error(400)["code"], "invalid_type");
+    assert_eq!(
+        served.metric("candor_scored_texts_total{verdict=\"clean\"}") + served.metric("candor_scored_texts_total{verdict=\"flagged\"}"),
+        0.0
+    );
+    assert_eq!(score(&served, &listed(&vec![good; 64])).json()["results"].as_array().unwrap().len(), 64);
+}
+
+#[test]
+fn a_network_that_fails_is_an_error_without_its_secrets_and_the_next_request_is_scored() {
+    let served = Served::new();
+    let body = alone(&data_url("image/png", &picture(2, ImageFormat::Png)), "A dog.");
+    served.valve.fails.store(true, std::sync::atomic::Ordering::SeqCst);
+    let error = score(&served, &body).error(500);
+    assert!(!error["message"].as_str().unwrap().contains("secret"), "{error}");
+    assert_eq!(score(&served, &body).status, 200);
+    assert_eq!(served.chat(&ask(2, "")).status, 200);
+}
+
+#[test]
+fn who_wrote_a_text_decides_what_its_scores_mean() {
+    let served = Served::new();
+    let text = "A tabby cat looks into the camera.";
+    let of = |author: &str| {
+        let body = json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "author": author, "guard": {"target_fpr": 0.05}});
+        score(&served, &body).json()["results"][0].clone()
+    };
+    let (model, other) = (of("model"), of("other"));
+    let plain =
+        score(&served, &json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "guard": {"target_fpr": 0.05}}))
+            .json()["results"][0]
+            .clone();
+    assert_eq!(plain, other);
+    let rewards = |result: &Value| result["tokens"].as_array().unwrap().iter().map(|t| t["reward"].as_f64().unwrap()).collect::<Vec<_>>();
+    let (mine, theirs) = (rewards(&model), rewards(&other));
+    assert!(mine.iter().zip(&theirs).all(|(mine, theirs)| mine < theirs), "a person's words surprise the model more: {mine:?} {theirs:?}");
+    let order = |rewards: &[f64]| {
+        let mut order: Vec<usize> = (0..rewards.len()).collect();
+        order.sort_by(|&a, &b| rewards[a].total_cmp(&rewards[b]));
+        order
+    };
+    assert_eq!(order(&mine), order(&theirs));
+    assert!(other["guard"]["threshold"].as_f64() > model["guard"]["threshold"].as_f64());
+    score(&served, &json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "author": "nobody"})).error(400);
+}
