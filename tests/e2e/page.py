@@ -244,6 +244,8 @@ def queued(base):
         expect(page.locator("#correct-empty")).to_be_visible()
         length = json.load(urllib.request.urlopen(f"{base}v1/queue"))
         assert (length["open"], length["done"], length["leased"]) == (1, 1, 0), length
+        page.goto(f"{base}#watch")
+        expect(page.get_by_role("region", name="Annotation queue")).to_contain_text("1waiting, 0 of them being judged now; 1 done.")
 
 
 def unmarked(base):

@@ -30,21 +30,24 @@ async function look() {
   try {
     const samples = parse(await (await call("metrics")).text());
     show($("watch-problem"), null);
-    draw(samples, await judgedToday());
+    draw(samples, await judgedToday(), await asked("v1/queue"));
   } catch (problem) {
     const elsewhere = problem.status === 404 ? "This server shows its metrics on another address (metrics.listen), not here." : problem.message;
     show($("watch-problem"), elsewhere);
   }
 }
 
-/** The newest records of the last day; `null` where the server keeps none, or does not show them. */
+/** The newest records of the last day; `null` where the server keeps none. */
 async function judgedToday() {
-  const list = await call("v1/feedback?limit=100").then((response) => response.json()).catch(() => null);
+  const list = await asked("v1/feedback?limit=100");
   const yesterday = Date.now() / 1000 - 86_400;
   return list && list.data.filter(({ created }) => created > yesterday);
 }
 
-function draw(samples, records) {
+/** What the server answers; `null` where it has no such thing, or does not show it. */
+const asked = (path) => call(path).then((response) => response.json()).catch(() => null);
+
+function draw(samples, records, waiting) {
   const verdicts = by(samples, "candor_responses_total", "verdict");
   const of = (names) => names.reduce((sum, name) => sum + (verdicts[name] ?? 0), 0);
   const [scored, doubted] = [of(["clean", ...DOUBTED]), of(DOUBTED)];
@@ -58,7 +61,7 @@ function draw(samples, records) {
     objects(),
     work(samples, kept),
     people(samples),
-    queue(samples),
+    waiting && queue(waiting),
     agreement(samples),
     records && ranks("Most corrected", corrected(records), "in the last day."),
     records && calibration(records),
@@ -127,10 +130,8 @@ function people(samples) {
   return card("Judgements of people", `${count}`, note("since the server was started"), el("ul", { className: "legend plain" }, ...rows));
 }
 
-function queue(samples) {
-  const states = by(samples, "candor_annotation_queue_length", "state");
-  if (states.open === undefined) return null;
-  return card("Annotation queue", `${states.open}`, note(`waiting, ${states.leased ?? 0} of them being judged now; ${states.done ?? 0} done.`));
+function queue({ open, leased, done }) {
+  return card("Annotation queue", `${open}`, note(`waiting, ${leased} of them being judged now; ${done} done.`));
 }
 
 function agreement(samples) {
