@@ -64,7 +64,7 @@ struct Api;
 const REFUSALS: &[(u16, &str)] = &[
     (400, "The body is no JSON, or a field is missing, wrong, out of range or not supported; `param` names it."),
     (401, "The server has keys, and the request has none of them."),
-    (404, "The model is not served here."),
+    (404, "What is named is not here: the model, a completion, an item of the queue; or feedback is off."),
     (408, "The body did not arrive in time."),
     (413, "The body is larger than the configuration allows."),
     (415, "The body is not `application/json`."),

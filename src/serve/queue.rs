@@ -17,6 +17,7 @@ use super::{
     error::{ApiError, ErrorBody},
     feedback::{Parameters, corrections},
     openai::request::read,
+    openapi::Refusals,
 };
 use crate::feedback::{
     queue::{Item, ratings::Agreement},
@@ -75,15 +76,7 @@ pub(super) async fn length(State(app): State<Arc<App>>) -> Result<Response, ApiE
 #[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = Who, responses(
     (status = 200, description = "The answer.", body = Item),
     (status = 204, description = "There is none for this annotator."),
-    (status = 400, description = "The body is no JSON, or `annotator` is missing or wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-    (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
-    (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
-    (status = 429, description = "The server is at capacity.", body = ErrorBody),
-    (status = 500, description = "A fault of the server; its log has the details.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    Refusals,
     (status = 507, description = "No space is left.", body = ErrorBody),
 ))]
 pub(super) async fn next(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
@@ -100,14 +93,7 @@ pub(super) async fn next(State(app): State<Arc<App>>, request: Request) -> Resul
 #[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue", params(("id" = String, Path, description = "The item's `id`.")),
     request_body = Who, responses(
         (status = 204, description = "It is given back."),
-        (status = 400, description = "The body is no JSON, or `annotator` is missing or wrong.", body = ErrorBody),
-        (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
-        (status = 404, description = "The annotator does not have it; or feedback is off.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
-        (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
-        (status = 429, description = "The server is at capacity.", body = ErrorBody),
-        (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+        Refusals,
     ))]
 pub(super) async fn release(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
@@ -119,14 +105,7 @@ pub(super) async fn release(State(app): State<Arc<App>>, Path(id): Path<String>,
 #[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue", params(("id" = String, Path, description = "The item's `id`.")),
     request_body = Who, responses(
         (status = 204, description = "It is left."),
-        (status = 400, description = "The body is no JSON, or `annotator` is missing or wrong.", body = ErrorBody),
-        (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
-        (status = 404, description = "The annotator does not have it; or feedback is off.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
-        (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
-        (status = 429, description = "The server is at capacity.", body = ErrorBody),
-        (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+        Refusals,
     ))]
 pub(super) async fn skip(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;

@@ -38,7 +38,7 @@ impl QueueStore for SqlStore {
         async move {
             let sql = format!(
                 "SELECT {LEASED}, l.expires FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND q.choice = l.choice \
-                 WHERE l.completion_id = $1 AND l.choice = $2 AND l.annotator = $3 AND l.state <> 'skipped'"
+                 WHERE l.completion_id = $1 AND l.choice = $2 AND l.annotator = $3 AND l.state IN ('leased', 'done')"
             );
             let query = sqlx::query(&sql).bind(&place.completion_id).bind(place.choice as i64).bind(annotator);
             let row = query.fetch_optional(self.pool()).await.map_err(failed)?;
@@ -144,15 +144,18 @@ pub(super) async fn enqueue(connection: &mut AnyConnection, entry: &Entry) -> Re
     query.execute(&mut *connection).await.map(drop).map_err(failed)
 }
 
-/// Ends the lease of who judged.
+/// Counts a judgement by a named annotator, whether the queue gave out the answer or not; a second one by the same changes nothing. What the queue did not
+/// give out is `outside`: it is no part of the samples that agreement and recall are estimated from.
 pub(super) async fn judged(connection: &mut AnyConnection, record: &Feedback) -> Result<(), StoreError> {
-    let (Some(completion_id), Some(choice), Some(annotator), Some(_)) =
-        (&record.completion_id, record.choice, &record.annotator, &record.queued)
-    else {
+    let (Some(completion_id), Some(choice), Some(annotator)) = (&record.completion_id, record.choice, &record.annotator) else {
         return Ok(());
     };
-    let place = Place { completion_id: completion_id.clone(), choice };
-    if end_lease(connection, "UPDATE leases SET state = 'done'", &place, annotator).await? {
+    let sql = "INSERT INTO leases (completion_id, choice, annotator, state, expires) \
+               SELECT completion_id, choice, $3, 'outside', 0 FROM queue WHERE completion_id = $1 AND choice = $2 \
+               ON CONFLICT (completion_id, choice, annotator) DO UPDATE SET state = CASE leases.state WHEN 'leased' THEN 'done' ELSE 'outside' END \
+               WHERE leases.state IN ('leased', 'skipped')";
+    let query = sqlx::query(sql).bind(completion_id).bind(choice as i64).bind(annotator);
+    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
         let sql = "UPDATE queue SET wanted = wanted - 1 WHERE completion_id = $1 AND choice = $2 AND wanted > 0";
         let query = sqlx::query(sql).bind(completion_id).bind(choice as i64);
         query.execute(&mut *connection).await.map_err(failed)?;

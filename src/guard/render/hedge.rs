@@ -59,7 +59,7 @@ impl Hedger<'_, '_> {
             Kind::Word(Tag::Be | Tag::Auxiliary | Tag::Subordinate | Tag::To) => spans.iter().for_each(|&s| self.said[s] = None),
             Kind::Word(_) => {
                 let alone = self.starts(chunk, &sentence);
-                self.insert(chunk, if alone { "probably" } else { "possibly" }, span);
+                self.insert(chunk, if alone { self.doc.likely(span) } else { "possibly" }, span);
             }
         }
     }
@@ -99,7 +99,7 @@ impl Hedger<'_, '_> {
         let prepositional = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Preposition);
         let from = if prepositional { chunk - 1 } else { chunk };
         if head_doubted && self.is_answer(from, chunk, &sentence) {
-            return self.insert(from, "probably", span);
+            return self.insert(from, self.doc.likely(span), span);
         }
         if chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Be) {
             return self.after_be(chunk, span);
@@ -169,7 +169,7 @@ impl Hedger<'_, '_> {
         let first = self.doc.doubted(chunk).next().unwrap_or(tokens.start);
         let all = self.doc.doubted(chunk).count() == tokens.clone().filter(|&i| self.doc.tokens[i].tag == Tag::Adjective).count();
         if first == tokens.start && all && self.is_answer(chunk, chunk, &sentence) {
-            self.edits.insert(first, "probably", span);
+            self.edits.insert(first, self.doc.likely(span), span);
         } else if first == tokens.start && chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Be) {
             self.after_be(chunk, span);
         } else {
@@ -186,7 +186,7 @@ impl Hedger<'_, '_> {
             at -= 1;
         }
         let starts = at == 0 || self.doc.word(at - 1) == Some(Tag::Mark) && matches!(self.doc.head(at - 1), "." | "!" | "?");
-        self.insert(at, if starts { "probably" } else { "possibly" }, span);
+        self.insert(at, if starts { self.doc.likely(span) } else { "possibly" }, span);
     }
 
     fn preposition(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
@@ -197,6 +197,6 @@ impl Hedger<'_, '_> {
             return self.verb(chunk - 1, span);
         }
         let starts = self.starts(chunk, &sentence);
-        self.insert(chunk, if starts { "probably" } else { "possibly" }, span);
+        self.insert(chunk, if starts { self.doc.likely(span) } else { "possibly" }, span);
     }
 }

@@ -74,9 +74,16 @@ pub(super) struct Document<'a> {
     pub(super) sentences: Vec<Range<usize>>,
     /// White space after the last token.
     pub(super) tail: &'a str,
+    /// The reward of each span.
+    scores: Vec<f32>,
 }
 
 impl<'a> Document<'a> {
+    /// The doubt about a span that is an answer by itself: who says "probably" of less than an even chance says the opposite of what the reward does.
+    pub(super) fn likely(&self, span: usize) -> &'static str {
+        if self.scores.get(span).is_some_and(|&score| score >= 0.5) { "probably" } else { "possibly" }
+    }
+
     pub(super) fn new(text: &'a str, spans: &[Span]) -> Self {
         let (mut tokens, tail) = tokens(text);
         mark(&mut tokens, text, spans);
@@ -99,7 +106,7 @@ impl<'a> Document<'a> {
         if first < chunks.len() {
             sentences.push(first..chunks.len());
         }
-        Self { tokens, chunks, sentences, tail }
+        Self { tokens, chunks, sentences, tail, scores: spans.iter().map(|span| span.score).collect() }
     }
 
     /// The tag of the main word of a chunk that is no noun phrase.

@@ -27,6 +27,7 @@ use super::{
         content::{Limits, picture},
         request::read,
     },
+    openapi::Refusals,
 };
 use crate::{
     bundle::Bundle,
@@ -109,16 +110,8 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
     responses(
         (status = 201, description = "The record.", body = Feedback,
             headers(("idempotent-replayed" = bool, description = "There when an earlier request made the record."))),
-        (status = 400, description = "A field is missing, wrong or out of range; `param` names it.", body = ErrorBody),
-        (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
-        (status = 404, description = "No such completion, or not any more; or feedback is off.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+        Refusals,
         (status = 409, description = "Another request had the same idempotency key.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
-        (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
-        (status = 429, description = "The server is at capacity.", body = ErrorBody),
-        (status = 500, description = "A fault of the server; its log has the details.", body = ErrorBody),
-        (status = 503, description = "The store cannot be reached.", body = ErrorBody),
         (status = 507, description = "No space is left; nothing that was acknowledged is lost.", body = ErrorBody),
     ))]
 pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {

@@ -25,16 +25,6 @@ export async function skip(item, annotator) {
 }
 
 async function lease(annotator) {
-  // The queue has this page's answers too; each of them is passed over once.
-  for (let left = done.size; left >= 0; left--) {
-    const item = await ask(annotator);
-    if (!item || !done.has(nameOf(item))) return item;
-    await skip(item, annotator);
-  }
-  return null;
-}
-
-async function ask(annotator) {
   try {
     const response = await call("v1/queue/next", { body: { annotator } });
     return response.status === 204 ? null : itemOf(await response.json());

@@ -164,7 +164,8 @@ fn post(served: &Served, path: &str, body: &Value) -> Reply {
 
 #[test]
 fn an_annotator_works_through_the_queue() {
-    let served = Served::new();
+    // By default one answer in twenty is given to a second annotator as well.
+    let served = Served::with(|c| c.queue.overlap_share = 0.0);
     let ann = json!({ "annotator": "ann" });
     assert_eq!(post(&served, "/v1/queue/next", &ann).status, 204);
     let completion = served.chat(&ask(1, "Is there a dog?")).json();
@@ -196,6 +197,26 @@ fn an_annotator_works_through_the_queue() {
     assert_eq!(served.metric("candor_annotation_queue_length{state=\"leased\"}"), 0.0);
     let agreement = get(served.at, "/v1/agreement?annotators=true").json();
     assert_eq!(agreement["items"], 0);
+}
+
+#[test]
+fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
+    let served = Served::with(|c| {
+        c.queue.unassisted_share = 1.0;
+        c.queue.overlap_share = 0.0;
+    });
+    let completion = served.chat(&ask(1, "Is there a dog?")).json();
+    eventually("the answer is in the queue", || get(served.at, "/v1/queue").json()["open"] == 1);
+    let judged = json!({ "completion_id": completion["id"], "choice": 0, "label": "good", "annotator": "ann" });
+    for _ in 0..2 {
+        // Nobody drew it: it says nothing about what people find unassisted.
+        assert!(correct(&served, &judged, &[]).json().get("queued").is_none());
+        let length = get(served.at, "/v1/queue").json();
+        assert_eq!((&length["open"], &length["done"]), (&json!(0), &json!(1)));
+    }
+    for annotator in ["ann", "bob"] {
+        assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": annotator })).status, 204);
+    }
 }
 
 /// How long the next answer takes with a million receipts in SQLite: `cargo test --release --test it -- --ignored --nocapture a_million`.
