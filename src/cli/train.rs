@@ -1,9 +1,10 @@
 //! `candor train`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 use serde::de::DeserializeOwned;
+use toml::{Table, Value};
 
 use super::{
     Failure,
@@ -69,6 +70,10 @@ struct Run {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
+    /// Something of the configuration that this run has otherwise, such as seed=32 or corrections.limit=300; any number of them
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
     /// Run directory: checkpoints, losses, results
     #[arg(long, value_name = "RUNDIR")]
     out: PathBuf,
@@ -90,11 +95,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     settle(None)?;
     match args.what {
         What::Sft(run) => {
-            let config: SftConfig = read(&run.config)?;
+            let config: SftConfig = run.config()?;
             Sft::prepare(config, &run.out, run.resume).and_then(|sft| sft.train(&run.name, &run.version)).map_err(Failure::failed)
         }
         What::Reward(Reward { run, data_only }) => {
-            let config: RewardConfig = read(&run.config)?;
+            let config: RewardConfig = run.config()?;
             let training = RewardTraining::prepare(config, &run.out, run.resume).map_err(Failure::failed)?;
             if data_only {
                 return training.look_at_data().map_err(Failure::failed);
@@ -114,12 +119,55 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn align(method: Method, run: &Run) -> Result<(), Failure> {
-    let config: AlignConfig = read(&run.config)?;
+    let config: AlignConfig = run.config()?;
     let alignment = Alignment::prepare(method, config, &run.out, run.resume).map_err(Failure::failed)?;
     alignment.train(&run.name, &run.version).map_err(Failure::failed)
 }
 
-fn read<C: DeserializeOwned>(file: &Path) -> Result<C, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|e| Failure::Misused(format!("{}: {e}", file.display())))?;
-    toml::from_str(&text).map_err(|e| Failure::Misused(format!("{}: {e}", file.display())))
+impl Run {
+    /// The configuration of the file, with what `--set` changes.
+    fn config<C: DeserializeOwned>(&self) -> Result<C, Failure> {
+        let misused = |e: &dyn std::fmt::Display| Failure::Misused(format!("{}: {e}", self.config.display()));
+        let text = std::fs::read_to_string(&self.config).map_err(|e| misused(&e))?;
+        // Without changes, an error names its line.
+        if self.set.is_empty() {
+            return toml::from_str(&text).map_err(|e| misused(&e));
+        }
+        let mut table: Table = toml::from_str(&text).map_err(|e| misused(&e))?;
+        self.set.iter().try_for_each(|change| set(&mut table, change).map_err(|e| Failure::Misused(format!("--set {change}: {e}"))))?;
+        table.try_into().map_err(|e| Failure::Misused(format!("{} with --set {}: {e}", self.config.display(), self.set.join(" --set "))))
+    }
+}
+
+/// Changes one value of a configuration: `change` is a dotted key, `=`, and a value as TOML writes it; what is none is taken for text.
+fn set(table: &mut Table, change: &str) -> Result<(), String> {
+    let (key, value) = change.split_once('=').ok_or("a change is KEY=VALUE")?;
+    let text = || Value::String(value.trim().to_owned());
+    let value = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value")).unwrap_or_else(text);
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().unwrap_or_default();
+    let mut at = table;
+    for name in path {
+        let inner = at.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        at = inner.as_table_mut().ok_or_else(|| format!("{name} is no table"))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_reaches_into_tables_and_keeps_the_rest() {
+        let mut table: Table = toml::from_str("seed = 1\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = 0.1").unwrap();
+        for change in ["seed=32", "ppo.kl.beta = 0", "data=../photographs", "corrections.limit=300"] {
+            set(&mut table, change).unwrap();
+        }
+        let want = "seed = 32\ndata = \"../photographs\"\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = 0\n[corrections]\nlimit = 300";
+        assert_eq!(table, toml::from_str::<Table>(want).unwrap());
+        assert!(set(&mut table, "seed").unwrap_err().contains("KEY=VALUE"));
+        assert!(set(&mut table, "seed.x=1").unwrap_err().contains("seed is no table"));
+    }
 }

@@ -159,6 +159,11 @@ impl<'a> Pass<'a> {
         Ok(Self { images, batch, states: states.into_iter().map(|s| s.detach()).collect() })
     }
 
+    /// The same states, and other images for a network that looks for itself.
+    pub fn seeing(self, images: &'a Tensor) -> Self {
+        Self { images, ..self }
+    }
+
     /// The policy's states after its last `layers` layers, side by side, at the learnt tokens themselves: `(tokens, layers * width)`.
     fn hidden(&self, layers: usize) -> CandleResult<Tensor> {
         let lines = Tensor::new(self.batch.own_lines.as_slice(), &Device::Cpu)?;

@@ -27,6 +27,8 @@ pub(super) struct Group {
     pub(super) image: usize,
     /// How it is seen.
     pub(super) view: usize,
+    /// The image tokens that the policy does not see, in order.
+    pub(super) hidden: Vec<usize>,
     /// The prompt's tokens.
     pub(super) prompt: Vec<u32>,
     /// The answers' tokens, the end included where an answer came to it.
@@ -58,22 +60,25 @@ pub(super) struct Draw {
     pub(super) seed: u64,
 }
 
-/// Images of an iteration, each seen in a random way and asked for a description in random words; a function of the seed.
-pub(super) fn ask(policy: &Policy, images: &[usize], views: usize, seed: u64) -> std::result::Result<Vec<Group>, TrainError> {
+/// Images of an iteration, each seen in a random way, a share of its tokens hidden, and asked for a description in random words; a function of the seed.
+pub(super) fn ask(policy: &Policy, images: &[usize], views: usize, hidden: f32, seed: u64) -> std::result::Result<Vec<Group>, TrainError> {
     let mut rng = SmallRng::seed_from_u64(seed);
+    let tokens = policy.config.model.language.connector.tokens;
     let group = |&image: &usize| {
         let view = rng.random_range(0..views);
-        Ok(Group { image, view, prompt: Corpus::caption_prompt(&policy.tokenizer, &policy.template, &mut rng)?, answers: Vec::new() })
+        let prompt = Corpus::caption_prompt(&policy.tokenizer, &policy.template, &mut rng)?;
+        let hidden = if hidden > 0.0 { (0..tokens).filter(|_| rng.random::<f32>() < hidden).collect() } else { Vec::new() };
+        Ok(Group { image, view, hidden, prompt, answers: Vec::new() })
     };
     images.iter().map(group).collect()
 }
 
 /// Lets a policy answer some groups; their answers are replaced.
 pub(super) fn draw(model: &PrefixDecoder, features: &Features, eos: u32, groups: &[Group], draw: Draw) -> Result<Vec<Group>> {
-    let views: Vec<(usize, usize)> = groups.iter().map(|g| (g.image, g.view)).collect();
+    let all: Vec<&Group> = groups.iter().collect();
     let prompts: Vec<Vec<u32>> = groups.iter().map(|g| g.prompt.clone()).collect();
     let config = RolloutConfig { temperature: draw.temperature, seed: draw.seed, max_tokens: draw.max_tokens, eos };
-    let mut drawn = samples(model, &features.batch(&views)?, &prompts, draw.each, config)?.into_iter();
+    let mut drawn = samples(model, &seen(&clear(features, &all)?, &all)?, &prompts, draw.each, config)?.into_iter();
     let mut ended = |mut tokens: Vec<u32>| {
         // An answer of the longest length was cut off.
         if tokens.len() < draw.max_tokens {
@@ -84,10 +89,29 @@ pub(super) fn draw(model: &PrefixDecoder, features: &Features, eos: u32, groups:
     Ok(groups.iter().map(|g| Group { answers: drawn.by_ref().take(draw.each).map(&mut ended).collect(), ..g.clone() }).collect())
 }
 
+/// What the policy sees of the groups' images, `(groups, image_tokens, channels)`: in the place of a hidden token stands the mean of the image's tokens.
+fn seen(clear: &Tensor, groups: &[&Group]) -> Result<Tensor> {
+    if groups.iter().all(|g| g.hidden.is_empty()) {
+        return Ok(clear.clone());
+    }
+    let (n, tokens, _) = clear.dims3()?;
+    let mut shown = vec![1u8; n * tokens];
+    groups.iter().enumerate().for_each(|(i, g)| g.hidden.iter().for_each(|&token| shown[i * tokens + token] = 0));
+    let shown = Tensor::from_vec(shown, (n, tokens, 1), &Device::Cpu)?.broadcast_as(clear.shape())?;
+    shown.where_cond(clear, &clear.mean_keepdim(1)?.broadcast_as(clear.shape())?.contiguous()?)
+}
+
+/// The groups' images as they are, in their views.
+fn clear(features: &Features, groups: &[&Group]) -> Result<Tensor> {
+    features.batch(&groups.iter().map(|g| (g.image, g.view)).collect::<Vec<_>>())
+}
+
 /// Groups, and what people wrote beside them, laid out for a pass.
 pub(super) struct Shard {
-    /// Image features `(groups, image_tokens, channels)`.
+    /// What the policy sees: image features `(groups, image_tokens, channels)`.
     pub(super) images: Tensor,
+    /// What the scorer sees.
+    pub(super) clear: Tensor,
     /// The rows.
     pub(super) batch: RowBatch,
     /// The learnt tokens that belong to answers, group by group.
@@ -102,7 +126,6 @@ impl Shard {
         let none = Vec::new();
         let rows: Vec<TextRow> = groups.iter().enumerate().map(|(i, g)| g.row(human.get(i).unwrap_or(&none))).collect();
         let batch = RowBatch::new(&rows, image_tokens)?;
-        let views: Vec<(usize, usize)> = groups.iter().map(|g| (g.image, g.view)).collect();
         let (mut own, mut people, mut at) = (Vec::new(), Vec::new(), 0u32);
         let mut next = |n: usize| -> Range<u32> {
             at += n as u32;
@@ -112,7 +135,8 @@ impl Shard {
             own.extend(next(group.len()));
             people.extend(next(human.get(i).map_or(0, |branches| branches.iter().map(|b| b.tokens.len() - b.learn_from).sum())));
         }
-        Ok(Self { images: features.batch(&views)?, batch, own, human: people })
+        let clear = clear(features, groups)?;
+        Ok(Self { images: seen(&clear, groups)?, clear, batch, own, human: people })
     }
 
     /// The policy's last states where they predict the learnt tokens, `(learnt, width)`.

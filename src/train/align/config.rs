@@ -26,6 +26,10 @@ pub struct AlignConfig {
     pub temperature: f32,
     /// Longest answer in tokens.
     pub max_tokens: usize,
+    /// Share of the image's tokens that the policy does not see while it answers, 0 to 1; the scorer sees all. It is less sure of a training image that way, as it
+    /// is of one that it never learnt from.
+    #[serde(default)]
+    pub hidden_tokens: f32,
     /// Weight of the cross-entropy on what people wrote about the same images beside the method's own loss (InstructGPT's PPO-ptx).
     pub human_weight: f32,
     /// Captions and answers of people an image for it.

@@ -126,7 +126,7 @@ impl Alignment {
     pub(super) fn corrected_groups(&self, which: &[usize], iteration: usize, seed: u64) -> Result<Vec<Group>, TrainError> {
         let chosen = self.batch(which.len(), iteration, 0x5eed);
         let images: Vec<usize> = chosen.iter().map(|&i| self.corrected[which[i]].image).collect();
-        let asked = ask(&self.setup.policy, &images, self.train_features.views(), seed)?;
+        let asked = ask(&self.setup.policy, &images, self.train_features.views(), self.config.hidden_tokens, seed)?;
         Ok(chosen.iter().zip(&asked).map(|(&i, asked)| self.corrected[which[i]].group(asked)).collect())
     }
 }

@@ -1,6 +1,8 @@
 //! Proximal policy optimisation: the policy answers, a frozen scorer rewards its words, and a few clipped steps follow (RLHF as in Ouyang et al., 2022, with a
 //! reward a token as in Wu et al., "Fine-grained human feedback", 2023).
 
+use std::time::Instant;
+
 use candle_core::{Result as CandleResult, Tensor};
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
@@ -72,7 +74,7 @@ impl Alignment {
         seed: u64,
         each: usize,
     ) -> Result<Vec<Group>, TrainError> {
-        let asked = ask(&self.setup.policy, images, self.train_features.views(), seed)?;
+        let asked = ask(&self.setup.policy, images, self.train_features.views(), self.config.hidden_tokens, seed)?;
         let chunks: Vec<(usize, &[Group])> = asked.chunks(AT_ONCE).enumerate().collect();
         let (model, eos) = (learner.frozen(weights)?, self.setup.policy.tokenizer.eos());
         let (temperature, max_tokens) = (self.config.temperature, self.config.max_tokens);
@@ -161,10 +163,13 @@ impl Alignment {
         seed: u64,
         sequence: bool,
     ) -> Result<Metrics, TrainError> {
+        let begun = Instant::now();
         let groups = self.answers(learner, learner.weights()?, images, seed, self.config.samples)?;
+        let drawn = begun.elapsed().as_secs_f64();
         let answers = self.assess(&groups, learner, true)?;
         let earned = self.earn(&answers);
         let mut metrics = earned.metrics.clone();
+        metrics.extend([("rollout_seconds".to_owned(), drawn), ("assess_seconds".to_owned(), begun.elapsed().as_secs_f64() - drawn)]);
         let written = written(&answers, &earned, &self.config.ppo, kl.beta as f32, sequence, self.config.samples);
         let distance = |estimator: Estimator| {
             let tokens = answers.iter().flat_map(|a| a.log_probs.iter().zip(&a.reference));

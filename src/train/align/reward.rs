@@ -57,7 +57,7 @@ impl Judge {
             true => plain.clone(),
             false => ops::log_probs(&(logits / f64::from(temperature))?, &targets)?.to_vec1()?,
         };
-        let scores = self.net.score(&pass, Regular::default())?.logits.index_select(&own, 0)?;
+        let scores = self.net.score(&pass.seeing(&shard.clear), Regular::default())?.logits.index_select(&own, 0)?;
         // The scorer is helped by the reference's log-probability, not by the policy's: being sure of itself must not pay.
         Ok(Judged {
             rewards: scores.to_vec1::<f32>()?.into_iter().zip(&plain).map(|(score, lp)| self.calibration.reward(score, *lp)).collect(),

@@ -137,6 +137,7 @@ impl Alignment {
             let begun = std::time::Instant::now();
             let mut metrics = self.iterate(&mut learner, &mut state, iteration)?;
             metrics.insert("seconds".into(), begun.elapsed().as_secs_f64());
+            metrics.extend(peak_memory_mib().map(|mib| ("peak_memory_mib".to_owned(), mib)));
             if let Some((figure, value)) = metrics.iter().find(|(_, value)| !value.is_finite()) {
                 return self.stop(iteration + 1, &format!("{figure} is {value}"), name, version);
             }
@@ -280,6 +281,13 @@ fn check(config: &AlignConfig) -> Result<(), TrainError> {
         return Err(TrainError::Run(format!("corrections.wrong_labels: must be a share, 0 to 1, not {}", config.corrections.wrong_labels)));
     }
     Ok(())
+}
+
+/// The most memory that this process has held, in MiB, where the system says.
+fn peak_memory_mib() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(kib.trim().trim_end_matches("kB").trim().parse::<f64>().ok()? / 1024.0)
 }
 
 /// Everything that the next iteration depends on.

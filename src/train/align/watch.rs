@@ -40,8 +40,10 @@ impl Watch<'_> {
         let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, "")?;
         let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
         let seen = self.setup.workers.map(&chunks, |chunk| {
-            let asked: Vec<Group> =
-                chunk.iter().map(|&image| Group { image, view: 0, prompt: prompt.clone(), answers: Vec::new() }).collect();
+            let asked: Vec<Group> = chunk
+                .iter()
+                .map(|&image| Group { image, view: 0, hidden: Vec::new(), prompt: prompt.clone(), answers: Vec::new() })
+                .collect();
             let greedy = Draw { each: 1, temperature: 0.0, max_tokens: self.max_tokens, seed: 0 };
             let groups = draw(model, self.features, policy.tokenizer.eos(), &asked, greedy)?;
             let shard = Shard::new(self.features, &groups.iter().collect::<Vec<_>>(), &[], policy.config.model.language.connector.tokens)?;
