@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args as ClapArgs, ValueEnum};
+use serde_json::json;
 
 use super::{Output, Part, answering::Answering, command};
 use crate::{
@@ -75,6 +76,14 @@ pub(super) struct Args {
     /// Let a bundle caption the references' photographs into the hypotheses' file first; what stands there already is kept
     #[arg(long, requires = "references")]
     generate: bool,
+
+    /// With what guard it captions
+    #[arg(long, value_name = "MODE", requires = "generate", default_value = "off")]
+    guard: String,
+
+    /// As control: the best of so many captions, by their rewards
+    #[arg(long, value_name = "N", requires = "generate", conflicts_with = "guard")]
+    best_of: Option<usize>,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -249,8 +258,12 @@ fn generate(args: &Args, references: &References) -> Result<(), Failure> {
     let answering = Answering::open(&args.model)?;
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&args.hypotheses).map_err(failed)?;
     let asked: Vec<(&Annotated, &str)> = open.iter().map(|image| (*image, "")).collect();
-    answering.each(&asked, |i, caption| {
-        let line = format!("{}\n", serde_json::json!({ "image_id": open[i].name(), "caption": caption }));
+    let guard = match args.best_of {
+        Some(n) => json!({ "guard": { "mode": "score", "candidates": n } }),
+        None => json!({ "guard": { "mode": args.guard } }),
+    };
+    answering.each_of(&[("captioning", guard)], &asked, |_, i, caption| {
+        let line = format!("{}\n", json!({ "image_id": open[i].name(), "caption": caption.text }));
         file.write_all(line.as_bytes()).map_err(failed)
     })
 }
