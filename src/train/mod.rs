@@ -31,6 +31,7 @@ mod samples;
 pub mod scorers;
 pub mod setup;
 pub mod sft;
+pub mod snapshot;
 pub mod stats;
 pub mod text;
 pub mod tower;
