@@ -15,6 +15,7 @@
 
 mod card;
 mod files;
+pub mod gate;
 mod state;
 mod store;
 #[cfg(test)]

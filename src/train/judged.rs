@@ -27,7 +27,8 @@ const AT_ONCE: usize = 16;
 const QUESTIONS: usize = 4;
 
 /// Which half of the development split an image belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Half {
     /// For calibration, thresholds and choices.
     Tune,
@@ -124,8 +125,11 @@ pub struct Judged {
     pub questions: Vec<(Qa, String, bool)>,
 }
 
+/// What is said of one image, and how it was made wrong, where it was.
+pub(super) type About = Vec<(Said, Option<Kind>)>;
+
 /// What is said of each image.
-pub(super) type Texts = Vec<Vec<(Said, Option<Kind>)>>;
+type Texts = Vec<About>;
 
 impl Judged {
     /// Lets the policy describe and answer, perturbs what people wrote, and scores all of it; a function of `seed`.
@@ -202,7 +206,7 @@ pub fn dev_features(setup: &Setup, dir: &Path) -> Result<Features, TrainError> {
 }
 
 /// Scores what is said of each of the images that `features` are of.
-pub(super) fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &Texts) -> Result<Vec<ScoredText>, TrainError> {
+pub(super) fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &[About]) -> Result<Vec<ScoredText>, TrainError> {
     let images: Vec<usize> = (0..texts.len()).filter(|&i| !texts[i].is_empty()).collect();
     let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
     let policy = &setup.policy;

@@ -8,6 +8,7 @@ pub mod contenders;
 pub mod corpus;
 pub mod corrections;
 pub mod curve;
+pub mod cycle;
 mod error;
 pub mod export;
 pub mod features;

@@ -147,6 +147,15 @@ impl Store for SqlStore {
         self.body("SELECT body FROM receipts WHERE id = $1", id).boxed()
     }
 
+    fn receipts(&self, limit: u32) -> Answer<'_, Vec<Receipt>> {
+        async move {
+            let sql = format!("SELECT body FROM receipts ORDER BY created DESC, id DESC LIMIT {limit}");
+            let rows = sqlx::query(&sql).fetch_all(&self.pool).await.map_err(failed)?;
+            rows.iter().map(read).collect()
+        }
+        .boxed()
+    }
+
     fn page<'a>(&'a self, page: &'a Page) -> Answer<'a, Vec<Feedback>> {
         async move {
             let Page { filter, after, limit, newest_first } = page;
