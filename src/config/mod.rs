@@ -9,6 +9,7 @@ mod feedback;
 mod host_port;
 mod keys;
 mod load;
+mod registry;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
 pub use keys::Key;
 pub use load::{Flag, Problem, Problems, load};
+pub use registry::{Admin, Registry};
 
 use crate::{
     bundle::RewardKind,
@@ -37,6 +39,10 @@ pub struct Config {
     pub server: Server,
     /// Which model, and where it computes.
     pub model: Model,
+    /// Versions of models.
+    pub registry: Registry,
+    /// Who may promote them over HTTP.
+    pub admin: Admin,
     /// The running batch.
     pub engine: Engine,
     /// What a request gets that does not say.

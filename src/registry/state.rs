@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Outcome, Registry, RegistryError,
+    Registry, RegistryError,
     files::{json, lock, read_json, replace},
 };
 
@@ -55,10 +55,7 @@ impl Registry {
     /// When there is no such version, it was rejected and not `force`d, or the state cannot be written.
     pub fn promote(&self, id: &str, force: bool) -> Result<State, RegistryError> {
         let version = self.get(id)?;
-        if version.outcome == Outcome::Rejected && !force {
-            let reasons = if version.reasons.is_empty() { "no reason is given".to_owned() } else { version.reasons.join("; ") };
-            return Err(RegistryError::Rejected { id: version.id, reasons });
-        }
+        version.promotable(force)?;
         self.change(|state| {
             if state.promoted.as_ref() != Some(&version.id) {
                 state.previous.extend(state.promoted.replace(version.id));
@@ -99,17 +96,17 @@ impl Registry {
         })
     }
 
-    /// Tries a version beside the promoted one, on this share of the requests; in place of another, if there is one.
+    /// Tries a version beside the promoted one, on this share of the requests, in place of another, if there is one; a share of 0 ends it.
     ///
     /// # Errors
     /// When there is no such version, the share is none, or the state cannot be written.
     pub fn set_shadow(&self, id: &str, share: f64) -> Result<State, RegistryError> {
-        if !(share > 0.0 && share <= 1.0) {
+        if !(0.0..=1.0).contains(&share) {
             return Err(RegistryError::Share(share));
         }
         let version = self.get(id)?;
         self.change(|state| {
-            state.shadow = Some(Shadow { id: version.id, share });
+            state.shadow = (share > 0.0).then_some(Shadow { id: version.id, share });
             Ok(())
         })
     }

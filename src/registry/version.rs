@@ -75,6 +75,18 @@ pub struct Version {
 }
 
 impl Version {
+    /// Whether it may be promoted.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when it failed its gate and is not `force`d.
+    pub fn promotable(&self, force: bool) -> Result<(), RegistryError> {
+        if self.outcome == Outcome::Registered || force {
+            return Ok(());
+        }
+        let reasons = if self.reasons.is_empty() { "no reason is given".to_owned() } else { self.reasons.join("; ") };
+        Err(RegistryError::Rejected { id: self.id.clone(), reasons })
+    }
+
     /// The manifest of a bundle's files and what is said about them.
     pub(super) fn new(
         name: &str,
