@@ -29,6 +29,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         feedback,
         receipts,
         queue,
+        cycle,
         metrics,
         log,
     } = config;
@@ -75,6 +76,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     check_guard(guard, &mut must);
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
     check_fetch(fetch, &mut must);
+    must(!cycle.dir.is_empty(), "cycle.dir", &"must be a folder");
     must(!registry.dir.is_empty(), "registry.dir", &"must be a folder or off");
     must(admin.is_sound(), "admin.key_sha256", &"must be the 64 hex digits of the key's SHA-256, or off");
     let kept = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| feedback.store.starts_with(scheme));

@@ -5,6 +5,7 @@
 
 mod auto;
 mod check;
+mod cycle;
 mod feedback;
 mod host_port;
 mod keys;
@@ -14,6 +15,7 @@ mod registry;
 use serde::{Deserialize, Serialize};
 
 pub use auto::Auto;
+pub use cycle::Cycle;
 pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
@@ -61,6 +63,8 @@ pub struct Config {
     pub receipts: Receipts,
     /// What annotators look at next.
     pub queue: Queue,
+    /// Learning from corrections.
+    pub cycle: Cycle,
     /// Metrics.
     pub metrics: Metrics,
     /// Logs.

@@ -281,7 +281,9 @@ impl<'a> Cycle<'a> {
     /// What recent answers and corrections say of the version that the cycle began with.
     fn traffic(&self) -> Result<gate::Figures, TrainError> {
         let reference = reference(text(&self.state.base.bundle)?)?;
-        let look = monitor::look(self.place.store, &self.state.base.version, reference.as_ref());
+        // As receipts have it: the registry's id of what was promoted, else what the bundle calls itself.
+        let Base { id, version, promoted, .. } = &self.state.base;
+        let look = monitor::look(self.place.store, if *promoted { id } else { version }, reference.as_ref());
         let seen = self.place.runtime.block_on(look).map_err(store)?;
         Ok(seen.figures())
     }
