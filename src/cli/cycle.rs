@@ -80,9 +80,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let Some(every) = args.every else { return here.once(&args).map(drop) };
     loop {
         let begun = std::time::Instant::now();
-        if let Err(Failure::Failed(error)) = here.once(&args) {
+        match here.once(&args) {
             // The next time it goes on there.
-            eprintln!("candor: {error}");
+            Err(Failure::Failed(error)) => eprintln!("candor: {error}"),
+            other => other?,
         }
         sleep(every.saturating_sub(begun.elapsed()));
     }

@@ -10,6 +10,7 @@ pub mod error;
 mod feedback;
 pub mod fetch;
 mod info;
+mod learning;
 mod listen;
 mod local;
 mod observe;
@@ -100,6 +101,7 @@ impl Server {
         let warm = tokio::spawn(warm::warm(Arc::clone(&app)));
         let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
         let queue = tokio::spawn(queue::watch(Arc::clone(&app)));
+        let learning = tokio::spawn(learning::watch(Arc::clone(&app)));
         let follow = tokio::spawn(switch::follow(Arc::clone(&app)));
         stop.await;
         tracing::info!(deadline_s = drain.as_secs(), "stopping: what is being answered may finish");
@@ -112,6 +114,7 @@ impl Server {
         warm.abort();
         sweep.abort();
         queue.abort();
+        learning.abort();
         let given_up = main.await.unwrap_or_default();
         if let Some(metrics) = metrics {
             let _ = metrics.await;

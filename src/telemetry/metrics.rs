@@ -6,7 +6,7 @@ use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
-use super::{engines::Loads, models::ModelMetrics};
+use super::{engines::Loads, learning::LearningMetrics, models::ModelMetrics};
 use crate::{
     engine::{EngineError, FinishReason, Observer, Outcome},
     feedback::{queue::ratings::Agreement, record::Kind, store::queue::Length},
@@ -47,6 +47,7 @@ pub struct Metrics {
     receipts_dropped: IntCounter,
     /// Of versions of models.
     pub(crate) models: ModelMetrics,
+    pub(crate) learning: LearningMetrics,
     pub(super) loads: Loads,
 }
 
@@ -108,6 +109,7 @@ impl Metrics {
             feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             models: ModelMetrics::new(r)?,
+            learning: LearningMetrics::new(r)?,
             loads: Loads::default(),
             registry,
         })

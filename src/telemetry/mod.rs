@@ -1,6 +1,7 @@
 //! What the server tells those who run it: metrics and logs.
 
 mod engines;
+mod learning;
 mod logging;
 mod metrics;
 mod models;

@@ -16,10 +16,11 @@ use candor::{
         Corrections,
         images::Images,
         queue::Queue,
-        record::ImageHash,
-        store::{Store, sql::SqlStore},
+        record::{Answer, Extent, Feedback, ImageHash, Kind, Label, Receipt, Token, Versions},
+        store::{Row, Store, sql::SqlStore},
         submission::{Judgement, Place, Submission},
     },
+    guard::Verdict,
     registry::{Outcome, Registry},
     train::snapshot::{Snapshot, TakeConfig},
 };
@@ -28,6 +29,9 @@ use serde_json::{Value, json};
 use crate::{
     align::{align_config, metrics},
     cli::candor,
+    feedback::store::{receipt, record},
+    http::get,
+    served::{Served, eventually},
     train::small_dataset,
 };
 
@@ -257,10 +261,68 @@ fn a_snapshot_is_the_same_whenever_it_is_taken_and_leaves_nothing_out_in_silence
         assert!(later.held_out.iter().all(|c| first.held_out.contains(c)) && later.learnt.iter().all(|c| first.learnt.contains(c)));
         let few = take("d", &TakeConfig { most: 4, ..config.clone() }, &[]).await;
         assert_eq!(serde_json::to_value(&few.facts.left_out).unwrap(), json!({ "nothing_judged": 1, "too_old": 9 }));
+        let none = take("e", &TakeConfig { sources: vec![], ..config.clone() }, &[]).await;
+        assert_eq!(serde_json::to_value(&none.facts.left_out).unwrap(), json!({ "other_source": 13 }));
         fs::write(home.join("a/corrections.jsonl"), "").unwrap();
         assert!(Snapshot::open(&home.join("a")).unwrap_err().to_string().contains("not those that it was made with"));
         assert_eq!(store.stats().await.unwrap().feedback.values().sum::<u64>(), 13);
     });
+}
+
+#[test]
+fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let (database, version) = (format!("sqlite:{}", dir.path().join("feedback.db").display()), Bundle::describe(MODEL).unwrap().version);
+    let versions = || Versions { policy: Some(version.clone()), ..Versions::default() };
+    let token = |start: usize, text: &str, reward: f32, label: Label| Token {
+        id: 1,
+        text: text.to_owned(),
+        start,
+        end: start + text.len(),
+        logprob: Some(-1.0),
+        reward: Some(reward),
+        label,
+    };
+    let rows = (0..40).flat_map(|n| {
+        // Every second frisbee is doubted.
+        let tokens = vec![token(0, "Dog", 0.9, Label::Good), token(3, " frisbee", 0.1, Label::Bad)];
+        let doubted = Some(if n % 2 == 0 { vec![Extent { start: 4, end: 11 }] } else { vec![] });
+        let record = Feedback { tokens, doubted, response: "Dog frisbee".into(), versions: versions(), kind: Kind::Bad, ..record(n) };
+        let answer = Answer {
+            response: "Dog".repeat(15),
+            tokens: (0..15).map(|i| token(3 * i, "Dog", i as f32 / 15.0, Label::None)).collect(),
+            verdict: Verdict::Clean,
+            threshold: 0.5,
+            spans: Vec::new(),
+        };
+        let receipt = Receipt { versions: versions(), choices: vec![answer], ..receipt(&format!("chatcmpl-{n}"), u64::MAX >> 2, b"image") };
+        [Row::Receipt(Box::new(receipt)), Row::Feedback(Box::new(record), None)]
+    });
+    let rows: Vec<Row> = rows.collect();
+    tokio::runtime::Runtime::new().unwrap().block_on(async { SqlStore::open(&database).await.unwrap().insert(&rows).await.unwrap() });
+    let cycles = dir.path().join("cycles");
+    fs::create_dir(&cycles).unwrap();
+    fs::write(cycles.join("last.json"), r#"{"number": 3, "last_success": 1700000000, "outcomes": {"promoted": 2, "rejected": 1}}"#).unwrap();
+    let served = Served::with(|config| {
+        config.feedback.store.clone_from(&database);
+        config.cycle.dir = cycles.display().to_string();
+    });
+    let lines = [
+        "candor_reward_auroc 1",
+        "candor_reward_drift_psi 0",
+        "candor_flag_agreement_ratio 0.5",
+        "candor_cycle_last_success_timestamp_seconds 1700000000",
+        "candor_cycle_outcome_total{outcome=\"promoted\"} 2",
+        "candor_cycle_outcome_total{outcome=\"rejected\"} 1",
+        "candor_cycle_outcome_total{outcome=\"failed\"} 0",
+    ];
+    let metrics = || get(served.at, "/metrics").text().to_owned();
+    eventually("the metrics of learning are there", || {
+        let text = metrics();
+        lines.iter().all(|line| text.lines().any(|l| l == *line))
+    });
+    let ece = metrics().lines().find_map(|line| line.strip_prefix("candor_reward_ece ")?.parse::<f64>().ok()).unwrap();
+    assert!((ece - 0.1).abs() < 1e-6, "{ece}");
 }
 
 fn path_of(home: &Path, photo: &[u8]) -> PathBuf {

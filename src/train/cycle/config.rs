@@ -96,8 +96,9 @@ impl Recipe<PathBuf, PathBuf> {
 }
 
 fn toml<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
-    let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
-    ::toml::from_str(&text).map_err(|e| TrainError::Config { path: path.to_owned(), message: e.to_string() })
+    let wrong = |message: String| TrainError::Config { path: path.to_owned(), message };
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    ::toml::from_str(&text).map_err(|e| wrong(e.to_string()))
 }
 
 impl Recipe {

@@ -83,7 +83,7 @@ impl<'a> Measuring<'a> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
-        let cache = self.cache.join(format!("held-out-{}.f16", &snapshot.facts.sha256[..12]));
+        let [_, cache] = snapshot.features(self.cache);
         let features = self.setup.features(&images, 1, &cache)?;
         let contenders = contenders::of_bundle(policy)?;
         let calibrations = contenders::calibrations(policy)?;

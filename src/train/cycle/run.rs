@@ -41,6 +41,9 @@ use crate::{
 /// Times that a cycle's steps may fail before it is given up.
 const PATIENCE: usize = 3;
 
+/// Where in a cycle's directory its snapshot is.
+const SNAPSHOT: &str = "snapshot";
+
 /// What a cycle works with.
 pub struct Place<'a> {
     /// The directory of cycles.
@@ -96,20 +99,26 @@ impl<'a> Cycle<'a> {
         let newest = place.cycles.newest()?;
         let state = match newest {
             Some(state) if state.outcome.is_none() => state,
-            before => State {
-                format: 1,
-                number: before.map_or(1, |state| state.number + 1),
-                begun: now(),
-                recipe: recipe()?,
-                base: base(&place)?,
-                steps: BTreeMap::new(),
-                failures: Vec::new(),
-                evaluated: None,
-                verdict: None,
-                version: None,
-                outcome: None,
-                finished: None,
-            },
+            before => {
+                let (recipe, base) = (recipe()?, base(&place)?);
+                if let Some(before) = &before {
+                    Snapshot::remove_photographs(&place.cycles.of(before.number).join(SNAPSHOT))?;
+                }
+                State {
+                    format: 1,
+                    number: before.map_or(1, |state| state.number + 1),
+                    begun: now(),
+                    recipe,
+                    base,
+                    steps: BTreeMap::new(),
+                    failures: Vec::new(),
+                    evaluated: None,
+                    verdict: None,
+                    version: None,
+                    outcome: None,
+                    finished: None,
+                }
+            }
         };
         place.cycles.keep(&state)?;
         Ok(Self { dir: place.cycles.of(state.number), place, state })
@@ -165,13 +174,23 @@ impl<'a> Cycle<'a> {
     }
 
     fn end(&mut self, outcome: Outcome) -> Result<(), TrainError> {
-        // Of a cycle that took no snapshot the corrections still wait.
-        let records = self.state.steps.get(&Step::Snapshot).and_then(|done| done.gave["records"].as_u64());
-        let records = match records {
+        // Of a cycle that failed the corrections still wait.
+        let taken = self.state.steps.get(&Step::Snapshot).filter(|_| outcome != Outcome::Failed);
+        let records = match taken.and_then(|done| done.gave["records"].as_u64()) {
             Some(records) => records as usize,
             None => Last::read(self.place.cycles.dir())?.records,
         };
+        self.clear();
         self.place.cycles.end(&mut self.state, outcome, records)
+    }
+
+    /// Removes what only goes on with a cycle: features and checkpoints take a gigabyte. What cannot be removed does no harm.
+    fn clear(&self) {
+        let runs = ["reward", "policy", "refit"].map(|run| self.dir.join(run).join("checkpoint.safetensors"));
+        let features = Snapshot::open(&self.snapshot_dir()).map(|snapshot| snapshot.features(&self.state.recipe.align.features));
+        for file in runs.into_iter().chain(features.into_iter().flatten()) {
+            let _ = fs::remove_file(file);
+        }
     }
 
     fn step(&mut self, step: Step) -> Result<Value, TrainError> {
@@ -352,7 +371,7 @@ impl<'a> Cycle<'a> {
     }
 
     fn snapshot_dir(&self) -> PathBuf {
-        self.dir.join("snapshot")
+        self.dir.join(SNAPSHOT)
     }
 
     /// A training's directory, and whether it goes on.

@@ -55,6 +55,8 @@ pub enum Reason {
     Evaluated,
     /// It is older than the most that is read.
     TooOld,
+    /// It comes from where records are not taken from.
+    OtherSource,
 }
 
 /// `snapshot.json`.
@@ -126,13 +128,28 @@ impl Snapshot {
         images
     }
 
+    /// The files in `dir` for the features of its images: of those that are learnt from, and of those held out. They are large, and of no use when the trainings
+    /// on it are done.
+    pub fn features(&self, dir: &Path) -> [PathBuf; 2] {
+        ["snapshot", "held-out"].map(|name| dir.join(format!("{name}-{}.f16", &self.facts.sha256[..12])))
+    }
+
+    /// Removes the photographs of a snapshot that nothing is trained on any more: people may since have had theirs removed from the store.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn remove_photographs(dir: &Path) -> Result<(), TrainError> {
+        let photographs = dir.join(PHOTOGRAPHS);
+        if photographs.exists() { fs::remove_dir_all(&photographs).map_err(TrainError::io(&photographs)) } else { Ok(()) }
+    }
+
     /// Adds the images that may be learnt from to the training images of `setup`, and their features, which are kept in `dir`, to `features`.
     ///
     /// # Errors
     /// When an image cannot be read or the features cannot be kept.
     pub fn join(&self, setup: &mut Setup, features: &mut Features, dir: &Path) -> Result<(), TrainError> {
         let images = self.images(&self.learnt);
-        let cache = dir.join(format!("snapshot-{}.f16", &self.facts.sha256[..12]));
+        let [cache, _] = self.features(dir);
         features.append(setup.features(&images, VIEWS, &cache)?)?;
         setup.data.train.extend(images);
         Ok(())

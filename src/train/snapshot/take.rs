@@ -64,9 +64,13 @@ impl Snapshot {
         let photographs = fresh.join(PHOTOGRAPHS);
         fs::create_dir_all(&photographs).map_err(TrainError::io(&photographs))?;
         let mut left_out = BTreeMap::new();
-        let (records, total) = newest(store, config).await.map_err(failed)?;
+        let sources = store.stats().await.map_err(failed)?.sources;
+        let of = |source: &Source| sources.get(source.name()).map_or(0, |n| *n as usize);
+        let (total, wanted): (usize, usize) = (sources.values().sum::<u64>() as usize, config.sources.iter().map(of).sum());
+        let records = newest(store, config).await.map_err(failed)?;
         let newest = records.last().map(|record| record.id.clone());
-        count(&mut left_out, Reason::TooOld, total.saturating_sub(records.len()));
+        count(&mut left_out, Reason::OtherSource, total.saturating_sub(wanted));
+        count(&mut left_out, Reason::TooOld, wanted.saturating_sub(records.len()));
         let mut voices = Vec::with_capacity(records.len());
         for record in &records {
             match correction(record) {
@@ -120,21 +124,19 @@ fn count(left_out: &mut BTreeMap<Reason, usize>, reason: Reason, n: usize) {
     }
 }
 
-/// The newest records of the sources asked for, the oldest first, and how many the store has of them in all.
-async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<(Vec<Feedback>, usize), StoreError> {
+/// The newest records of the sources asked for, the oldest first.
+async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>, StoreError> {
     let mut page = Page { limit: PAGE, newest_first: true, ..Page::default() };
-    let (mut records, mut total) = (Vec::new(), 0);
+    let mut records = Vec::new();
     loop {
         let found = store.page(&page).await?;
         page.after = found.last().map(|record| record.id.clone());
         let last = found.len() < PAGE as usize;
-        let wanted: Vec<Feedback> = found.into_iter().filter(|record| config.sources.contains(&record.source)).collect();
-        total += wanted.len();
         let room = config.most.saturating_sub(records.len());
-        records.extend(wanted.into_iter().take(room));
-        if last {
+        records.extend(found.into_iter().filter(|record| config.sources.contains(&record.source)).take(room));
+        if last || records.len() >= config.most {
             records.reverse();
-            return Ok((records, total));
+            return Ok(records);
         }
     }
 }
