@@ -285,6 +285,28 @@ impl Bundle {
         Source::find(name)?.read(file)
     }
 
+    /// The names of all files of the embedded bundle of that name or, where there is none, of the directory, in order. Hidden files and folders are none.
+    ///
+    /// # Errors
+    /// When there is no such bundle, or the directory cannot be read.
+    pub fn files(name: &str) -> Result<Vec<String>, BundleError> {
+        let source = Source::find(name)?;
+        let dir = match &source {
+            Source::Embedded(name) => return Ok(embedded::files(name).map(str::to_owned).collect()),
+            Source::Dir(dir) => fs::read_dir(dir).map_err(|e| source.fail("", e))?,
+        };
+        let mut names = Vec::new();
+        for entry in dir {
+            let entry = entry.map_err(|e| source.fail("", e))?;
+            let name = entry.file_name().into_string().map_err(|name| source.fail(&name.to_string_lossy(), "is no name in Unicode"))?;
+            if entry.path().is_file() && !name.starts_with('.') {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// Names of the bundles in the binary.
     pub fn embedded() -> &'static [&'static str] {
         embedded::NAMES
@@ -334,6 +356,10 @@ mod embedded {
 
     const FILES: &[(&str, &str, &[u8])] =
         files!("candor-mini", "config.json", "tokenizer.json", "model.safetensors", "reward.safetensors", "calibration.json", "card.md");
+
+    pub(super) fn files(name: &str) -> impl Iterator<Item = &'static str> {
+        FILES.iter().filter(move |f| f.0 == name).map(|f| f.1)
+    }
 
     pub(super) fn file(name: &str, file: &str) -> Option<&'static [u8]> {
         FILES.iter().find(|f| f.0 == name && f.1 == file).map(|f| f.2)

@@ -7,6 +7,7 @@
 //! - [`reward`]: the per-token scorer; [`guard`]: what to do about words that it doubts
 //! - [`engine`]: one task owns the running batch; [`serve`]: HTTP in OpenAI's shapes
 //! - [`feedback`]: corrections, from a click to a token-level training record
+//! - [`registry`]: immutable versions of models, and which one is served
 //! - [`train`]: pre-training and reward training; [`eval`]: metrics of captions and scores, and their reports; [`lexicon`]: words and what kind of thing they name
 //! - [`telemetry`]: every metric name declared once; tracing
 
@@ -19,6 +20,7 @@ pub mod eval;
 pub mod feedback;
 pub mod guard;
 pub mod lexicon;
+pub mod registry;
 pub mod reward;
 pub mod serve;
 pub mod telemetry;

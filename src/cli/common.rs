@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Flag, Problems, load},
     device::DeviceChoice,
     eval::report::Report,
+    serve::First,
 };
 
 /// Options of every command that uses a model.
@@ -34,11 +35,15 @@ impl ModelArgs {
         let device = self.device.map(|d| d.to_string());
         let own = [("--model", "model.name", self.model.clone()), ("--device", "model.device", device)];
         let flags = own.iter().chain(more).filter_map(|(name, key, value)| Some(Flag { name, key, value: value.clone()? }));
-        load(self.config.as_deref(), std::env::vars_os().filter_map(text), &flags.collect::<Vec<_>>())
+        load(self.config.as_deref(), variables(), &flags.collect::<Vec<_>>())
     }
 }
 
-/// Variables that are no Unicode are no options.
+/// The environment. Variables that are no Unicode are no options.
+pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(text)
+}
+
 fn text((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
     Some((name.into_string().ok()?, value.into_string().ok()?))
 }
@@ -64,6 +69,13 @@ pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
         again.env("RAYON_NUM_THREADS", threads.to_string());
     }
     Err(Failure::failed(again.exec()))
+}
+
+/// Sets the networks' threads up and loads what a server with this configuration begins with: the registry's version, or the configured bundle.
+pub(crate) fn open_first(config: &Config) -> Result<First, Failure> {
+    settle(config.model.threads.value())?;
+    let device = config.model.device.open().map_err(Failure::failed)?;
+    First::choose(config, &device).map_err(Failure::failed)
 }
 
 /// Sets the networks' threads up and loads the configured bundle.

@@ -3,6 +3,7 @@
 mod bench;
 mod caption;
 mod common;
+mod cycle;
 mod doctor;
 mod eval;
 mod feedback;
@@ -33,6 +34,7 @@ enum Command {
     Score(score::Args),
     Eval(eval::Args),
     Train(train::Args),
+    Cycle(cycle::Args),
     Feedback(feedback::Args),
     Models(models::Args),
     Bench(bench::Args),
@@ -73,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Train(args) => train::run(args),
+        Command::Cycle(args) => cycle::run(args),
         Command::Feedback(args) => feedback::run(args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),

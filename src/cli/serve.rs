@@ -10,9 +10,14 @@ use tokio::{
 
 use super::{
     Failure,
-    common::{ModelArgs, open_bundle},
+    common::{ModelArgs, open_first},
 };
-use crate::{bundle::Bundle, config::Config, device, serve::Server, telemetry};
+use crate::{
+    config::Config,
+    device,
+    serve::{First, Server},
+    telemetry,
+};
 
 /// Serve the OpenAI-compatible API over HTTP
 ///
@@ -33,14 +38,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let config = args.model.load(&[("--listen", "server.listen", args.listen)])?;
     let _log = telemetry::init_logging(&config.log);
-    let bundle = open_bundle(&config)?;
-    Runtime::new().map_err(Failure::failed)?.block_on(serve(config, bundle))
+    let first = open_first(&config)?;
+    Runtime::new().map_err(Failure::failed)?.block_on(serve(config, first))
 }
 
-async fn serve(config: Config, bundle: Bundle) -> Result<(), Failure> {
+async fn serve(config: Config, first: First) -> Result<(), Failure> {
     let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    let (model, version, device) = (bundle.config.name.clone(), bundle.config.version.clone(), device::name(&bundle.device));
-    let server = Server::start(config, bundle).await.map_err(Failure::failed)?;
+    let (model, version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
+    let server = Server::start(config, first).await.map_err(Failure::failed)?;
     let address = server.address().map_err(Failure::failed)?;
     tracing::info!(model, version, device, %address, "listening");
     // For scripts that let the system choose the port. Whoever closed standard output does not want it.

@@ -105,6 +105,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 return training.look_at_data().map_err(Failure::failed);
             }
             training.train().map_err(Failure::failed)?;
+            if training.is_quiet() {
+                return training.calibrate(&run.name, &run.version).map_err(Failure::failed);
+            }
             let report = training.finish(&run.name, &run.version).map_err(Failure::failed)?;
             println!("{}", shown(&report));
             Ok(())

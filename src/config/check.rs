@@ -14,7 +14,25 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
             found.push((Cow::Borrowed(key), what.to_string()));
         }
     };
-    let Config { keys, server, model, engine, generation, guard, score, images, fetch, feedback, receipts, queue, metrics, log } = config;
+    let Config {
+        keys,
+        server,
+        model,
+        registry,
+        admin,
+        engine,
+        generation,
+        guard,
+        score,
+        images,
+        fetch,
+        feedback,
+        receipts,
+        queue,
+        cycle,
+        metrics,
+        log,
+    } = config;
     for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
@@ -58,6 +76,9 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     check_guard(guard, &mut must);
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
     check_fetch(fetch, &mut must);
+    must(!cycle.dir.is_empty(), "cycle.dir", &"must be a folder");
+    must(!registry.dir.is_empty(), "registry.dir", &"must be a folder or off");
+    must(admin.is_sound(), "admin.key_sha256", &"must be the 64 hex digits of the key's SHA-256, or off");
     let kept = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| feedback.store.starts_with(scheme));
     must(kept || !feedback.enabled(), "feedback.store", &"must be sqlite:PATH, postgres://USER@HOST/DATABASE or off");
     let place = !feedback.images.is_empty() && (!feedback.images.contains("://") || feedback.images.starts_with("s3://"));

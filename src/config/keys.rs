@@ -26,9 +26,7 @@ pub struct Key {
 impl Key {
     /// The digest, where it is one.
     pub fn digest(&self) -> Option<[u8; 32]> {
-        let digits: Vec<u8> = self.key_sha256.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-        let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-        bytes.try_into().ok().filter(|_| digits.len() == 64)
+        digest(&self.key_sha256)
     }
 
     /// The guard of requests with this key, where they do not say.
@@ -38,6 +36,13 @@ impl Key {
         let thresholds = if own || self.thresholds != ByClass::default() { self.thresholds } else { common.thresholds };
         Guard { mode: self.mode.value().unwrap_or(common.mode), threshold, target_fpr, thresholds, ..common.clone() }
     }
+}
+
+/// A SHA-256 of 64 hex digits; `None` for anything else.
+pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 
 /// What is wrong with the keys, and with which. No message repeats a digest: somebody may have put the key there.

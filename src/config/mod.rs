@@ -5,19 +5,23 @@
 
 mod auto;
 mod check;
+mod cycle;
 mod feedback;
 mod host_port;
 mod keys;
 mod load;
+mod registry;
 
 use serde::{Deserialize, Serialize};
 
 pub use auto::Auto;
+pub use cycle::Cycle;
 pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
 pub use keys::Key;
 pub use load::{Flag, Problem, Problems, load};
+pub use registry::{Admin, Registry};
 
 use crate::{
     bundle::RewardKind,
@@ -37,6 +41,10 @@ pub struct Config {
     pub server: Server,
     /// Which model, and where it computes.
     pub model: Model,
+    /// Versions of models.
+    pub registry: Registry,
+    /// Who may promote them over HTTP.
+    pub admin: Admin,
     /// The running batch.
     pub engine: Engine,
     /// What a request gets that does not say.
@@ -55,6 +63,8 @@ pub struct Config {
     pub receipts: Receipts,
     /// What annotators look at next.
     pub queue: Queue,
+    /// Learning from corrections.
+    pub cycle: Cycle,
     /// Metrics.
     pub metrics: Metrics,
     /// Logs.

@@ -1,6 +1,6 @@
 //! The whole of it: records and receipts in a [`Store`], their images in [`Images`], and what happens to both.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, future::try_join_all};
 use tokio::{
@@ -18,7 +18,7 @@ use super::{
     record::{Feedback, ImageHash, Queued, Receipt, Versions},
     store::{Idempotency, Inserted, Page, Removed, Row, Store, StoreError, Target, queue::Place, writer::Writer},
     submission::Submission,
-    tokens::Vocabulary,
+    tokens::{Vocabularies, Vocabulary},
 };
 
 /// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
@@ -62,7 +62,7 @@ pub struct Corrections {
     store: Arc<dyn Store>,
     images: Arc<Images>,
     writer: Writer,
-    vocabulary: Vocabulary,
+    vocabularies: Mutex<Vocabularies>,
     pending: Arc<Pending>,
     /// Held while a receipt is being kept, and alone by who removes what may be among them.
     keeping: Arc<RwLock<()>>,
@@ -92,7 +92,17 @@ impl Corrections {
         };
         let keeper = tokio::spawn(keeper.keep(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Self { store, images, writer, vocabulary, pending, keeping, room, ranker, keeper: Mutex::new(Some((sender, keeper))) }
+        Self {
+            store,
+            images,
+            writer,
+            vocabularies: Mutex::new(Vocabularies::new(vocabulary)),
+            pending,
+            keeping,
+            room,
+            ranker,
+            keeper: Mutex::new(Some((sender, keeper))),
+        }
     }
 
     /// The store.
@@ -100,9 +110,13 @@ impl Corrections {
         &self.store
     }
 
-    /// The policy's tokens.
-    pub fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
+    /// From now on another version of the policy is served, with this vocabulary.
+    pub fn serves(&self, version: &str, vocabulary: Vocabulary) {
+        self.vocabularies().serves(version, vocabulary);
+    }
+
+    fn vocabularies(&self) -> MutexGuard<'_, Vocabularies> {
+        self.vocabularies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the annotation queue is set.
@@ -147,7 +161,7 @@ impl Corrections {
             None => self.of_text(&submission, image).await?,
         };
         self.queued(&mut subject, submission.annotator.as_deref()).await?;
-        let vocabulary = self.vocabulary.clone();
+        let vocabulary = self.vocabularies().of(subject.versions.policy.as_deref());
         let derived = spawn_blocking(move || derive(subject, &submission, stamp(), |text, begins| vocabulary.encode(text, begins)));
         let record = derived.await.map_err(|e| StoreError::Failed(e.to_string()))??;
         let inserted = self.writer.insert(Row::Feedback(Box::new(record.clone()), key)).await?;
@@ -213,7 +227,7 @@ impl Corrections {
         let image = image.ok_or_else(|| missing("image"))?;
         let response = submission.response.clone().ok_or_else(|| missing("response"))?;
         super::derive::check_notes(submission)?;
-        let (vocabulary, text) = (self.vocabulary.clone(), response.clone());
+        let (vocabulary, text) = (self.vocabularies().of(None), response.clone());
         let tokens = spawn_blocking(move || vocabulary.tokenize(&text)).await.map_err(|e| StoreError::Failed(e.to_string()))?;
         let tokens = tokens.map_err(|e| Refused::new("response", "invalid_value", e))?;
         let hash = ImageHash::of(&image);

@@ -3,7 +3,7 @@
 //! [`record`] is what is kept, [`submission`] what somebody sends, and [`derive`] makes the one from the other (pure): it aligns character spans with
 //! tokens ([`tokens`]), labels them, and takes edits of the whole text apart ([`diff`]). [`store`] keeps records and receipts, [`images`] the files;
 //! [`corrections`] is the whole of it, [`mod@export`] writes records out and [`mod@import`] takes them in, in the forms of [`interchange`].
-//! [`queue`] says what annotators look at next.
+//! [`queue`] says what annotators look at next, [`monitor`] what all of it says about the scorer.
 
 pub mod corrections;
 pub mod derive;
@@ -12,6 +12,7 @@ pub mod export;
 pub mod images;
 pub mod import;
 pub mod interchange;
+pub mod monitor;
 mod pending;
 pub mod queue;
 pub mod record;

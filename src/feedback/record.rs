@@ -211,6 +211,17 @@ pub enum Source {
     Simulated,
 }
 
+impl Source {
+    /// Its name in JSON and in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Import => "import",
+            Self::Simulated => "simulated",
+        }
+    }
+}
+
 /// An error and what should stand in its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Correction {

@@ -71,3 +71,35 @@ impl Vocabulary {
         Ok(tokens)
     }
 }
+
+/// Versions whose vocabulary is remembered.
+const REMEMBERED: usize = 16;
+
+/// The vocabularies of the versions that were served lately: what corrects an answer is written in the tokens that the answer was written in.
+#[derive(Debug)]
+pub(super) struct Vocabularies {
+    /// Of the version that is served.
+    current: Vocabulary,
+    /// By version, the last one last.
+    of: Vec<(String, Vocabulary)>,
+}
+
+impl Vocabularies {
+    pub(super) fn new(current: Vocabulary) -> Self {
+        Self { current, of: Vec::new() }
+    }
+
+    pub(super) fn serves(&mut self, version: &str, vocabulary: Vocabulary) {
+        self.of.retain(|(known, _)| known != version);
+        self.of.push((version.to_owned(), vocabulary.clone()));
+        let surplus = self.of.len().saturating_sub(REMEMBERED);
+        self.of.drain(..surplus);
+        self.current = vocabulary;
+    }
+
+    /// Of that version of the policy, where it is remembered, else of the one that is served.
+    pub(super) fn of(&self, version: Option<&str>) -> Vocabulary {
+        let known = self.of.iter().find(|(known, _)| Some(known.as_str()) == version);
+        known.map_or(&self.current, |(_, vocabulary)| vocabulary).clone()
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::logistic::logistic_regression;
+use super::{drift::Histogram, logistic::logistic_regression};
 use crate::eval::tokens::{Scored, threshold_at_fpr};
 
 /// A threshold and the share of good tokens that fall below it.
@@ -37,6 +37,9 @@ pub struct Calibration {
     pub fitted_on: String,
     /// How many tokens that were.
     pub tokens: usize,
+    /// How the rewards of the policy's own captions were distributed when it was fitted: what those of later answers are compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Histogram>,
     /// That of texts that the policy did not write: it is more often surprised by a person's true words than by its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub others: Option<Box<Calibration>>,
@@ -71,6 +74,7 @@ impl Calibration {
             thresholds: Vec::new(),
             fitted_on: fitted_on.to_owned(),
             tokens: logits.len(),
+            rewards: None,
             others: None,
             yes_no: None,
         };

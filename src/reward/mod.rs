@@ -6,6 +6,7 @@
 pub mod calibration;
 pub mod calibrator;
 pub mod detached;
+pub mod drift;
 pub mod logistic;
 pub mod probe;
 pub mod scorer;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -18,15 +18,16 @@ use super::{
     auth::{Caller, callers},
     error::ApiError,
     fetch::Fetcher,
+    served::{First, Served},
+    shadow::Shadowing,
+    switch::Switch,
 };
 use crate::{
-    bundle::Bundle,
-    config::{Auto, Config, Guard},
-    engine::{Engine, EngineConfig, EngineError, EngineHandle, ImageCache},
+    config::{Config, Guard},
+    engine::EngineError,
     feedback::Corrections,
-    guard::{policy, repair::Weights},
-    reward::scorer::Scorer,
-    telemetry::Metrics,
+    registry::Registry,
+    telemetry::{EngineMetrics, Metrics},
     vlm::preprocess::ImageLimits,
 };
 
@@ -59,81 +60,90 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Most texts that are scored in one step.
-const SCORED_AT_ONCE: usize = 16;
-
 /// The server's state.
 pub(crate) struct App {
     pub(crate) config: Config,
-    pub(crate) bundle: Bundle,
-    pub(crate) engine: EngineHandle,
-    pub(crate) images: ImageCache,
     /// `None` when images are not fetched.
     pub(crate) fetcher: Option<Fetcher>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) model: Arc<str>,
-    pub(crate) fingerprint: Arc<str>,
-    /// Whether the first answer, which the server asks of itself, was good.
-    pub(crate) warmed: OnceLock<Result<(), String>>,
-    /// What scores complete texts of the served model; `None` where the bundle has no scorer.
-    pub(crate) own_scorer: Option<Arc<Scorer>>,
-    /// What scores texts that others wrote.
-    pub(crate) reader: Option<Arc<Scorer>>,
-    /// One request's texts are scored at a time.
-    pub(crate) scoring: Arc<Semaphore>,
     /// Those with a key; none: everybody may ask.
     pub(crate) callers: Vec<Caller>,
+    /// Who may ask under `/admin/`; `None`: nobody.
+    pub(crate) admin: Option<[u8; 32]>,
     /// The guard's defaults for those without one.
     pub(crate) guard: Arc<Guard>,
     /// `None` when corrections are not taken.
     pub(crate) corrections: Option<Corrections>,
+    /// What is promoted, and how that comes to be served.
+    pub(crate) switch: Switch,
+    /// The version that is tried beside the served one.
+    pub(crate) shadow: Shadowing,
+    /// The version that new requests get.
+    served: RwLock<Arc<Served>>,
+    /// All that may still have requests.
+    loaded: Mutex<Vec<Weak<Served>>>,
     draining: AtomicBool,
     places: Arc<Semaphore>,
 }
 
 impl App {
-    pub(crate) fn start(config: Config, bundle: Bundle, corrections: Option<Corrections>) -> Result<Self, StartError> {
-        check_guard(&config.guard, &bundle, "guard.mode", "guard.target_fpr")?;
-        config.keys.iter().try_for_each(|key| check_guard(&key.guard(&config.guard), &bundle, "keys.mode", "keys.target_fpr"))?;
+    /// With a bundle to begin with. Without a `registry` it is served to the end.
+    pub(crate) fn start(
+        config: Config,
+        first: First,
+        registry: Option<Registry>,
+        corrections: Option<Corrections>,
+    ) -> Result<Self, StartError> {
         let fetcher = config.fetch.enabled.then(|| Fetcher::new(&config)).transpose();
         let fetcher = fetcher.map_err(|what| StartError::Config { key: "fetch.ca_file", what })?;
         let metrics = Arc::new(Metrics::new()?);
-        metrics.serves(&bundle.config.name, &bundle.config.version);
-        let bounds = EngineConfig {
-            max_batch: config.engine.max_batch,
-            max_waiting: config.engine.max_waiting,
-            context_len: config.engine.context_len.value().unwrap_or(usize::MAX),
-            max_prefills: config.engine.max_prefills,
-            repair: Weights::default(),
-            on_error: config.guard.on_error,
-            observer: Arc::clone(&metrics) as _,
-        };
-        let engine = Engine::start(Arc::clone(&bundle.vlm), bundle.reward.clone(), Arc::clone(&bundle.tokenizer), bounds)?;
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = config.images.workers.value().unwrap_or_else(cores);
-        let scorer = |reward| {
-            let slots = SCORED_AT_ONCE.min(config.engine.max_batch);
-            Arc::new(Scorer::new(Arc::clone(&bundle.vlm), reward, slots, engine.context_len()))
-        };
+        let served = Arc::new(Served::start(&config, first, EngineMetrics::of(&metrics))?);
+        metrics.serves(&served.model, &served.version);
         Ok(Self {
-            own_scorer: bundle.reward.clone().map(scorer),
-            reader: bundle.reader.clone().map(|(reward, _)| scorer(reward)),
-            scoring: Arc::new(Semaphore::new(1)),
             callers: callers(&config),
+            admin: config.admin.digest(),
             guard: Arc::new(config.guard.clone()),
-            images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers),
             fetcher,
             places: Arc::new(Semaphore::new(config.server.max_concurrent)),
-            model: bundle.config.name.as_str().into(),
-            fingerprint: format!("fp_{}", bundle.config.version).into(),
-            warmed: OnceLock::new(),
+            switch: Switch::new(registry),
+            shadow: Shadowing::default(),
+            loaded: Mutex::new(vec![Arc::downgrade(&served)]),
+            served: RwLock::new(served),
             corrections,
             draining: AtomicBool::new(false),
             config,
-            bundle,
-            engine,
             metrics,
         })
+    }
+
+    /// The version that requests get which begin now.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives requests that begin from now on another version; returns the one that they got before.
+    pub(crate) fn serve(&self, next: Arc<Served>) -> Arc<Served> {
+        self.metrics.serves(&next.model, &next.version);
+        if let Some(corrections) = &self.corrections {
+            corrections.serves(&next.version, next.bundle.vocabulary());
+        }
+        std::mem::replace(&mut *self.served.write().unwrap_or_else(PoisonError::into_inner), next)
+    }
+
+    /// Has a version stop with the server.
+    pub(crate) fn watch(&self, version: &Arc<Served>) {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|version| version.strong_count() > 0);
+        loaded.push(Arc::downgrade(version));
+    }
+
+    /// Waits until those that run have ended, on whichever version, or the deadline has passed.
+    pub(crate) async fn stop(&self, deadline: Duration) {
+        let loaded: Vec<_> = {
+            let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            loaded.iter().filter_map(Weak::upgrade).collect()
+        };
+        futures_util::future::join_all(loaded.iter().map(|version| version.engine.drain(deadline))).await;
     }
 
     /// A place among the completions that are being received or answered.
@@ -171,29 +181,16 @@ impl App {
         if self.is_draining() {
             return Some("the server is shutting down".to_owned());
         }
-        match self.warmed.get() {
+        let served = self.served();
+        match served.warmed.get() {
             None => Some("the model is warming up".to_owned()),
             Some(Err(why)) => Some(format!("the first caption failed: {why}")),
-            Some(Ok(())) if !self.engine.health().is_ready(stall) => Some(format!("the engine has made no step for {} s", stall.as_secs())),
+            Some(Ok(())) if !served.engine.health().is_ready(stall) => {
+                Some(format!("the engine has made no step for {} s", stall.as_secs()))
+            }
             Some(Ok(())) => None,
         }
     }
-}
-
-/// A mode or a threshold of the configuration that the bundle cannot honour is an error now, not at the first request.
-fn check_guard(guard: &Guard, bundle: &Bundle, mode: &'static str, target_fpr: &'static str) -> Result<(), StartError> {
-    let name = &bundle.config.name;
-    let error = |key, what: String| Err(StartError::Config { key, what });
-    if bundle.calibration.is_some() {
-        return Ok(());
-    }
-    if policy::scores(guard.mode) {
-        return error(mode, format!("bundle {name} has no scorer; only off is possible"));
-    }
-    if guard.target_fpr != Auto::Auto {
-        return error(target_fpr, format!("bundle {name} has no calibration"));
-    }
-    Ok(())
 }
 
 /// Seconds since 1970.

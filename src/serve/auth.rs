@@ -37,17 +37,23 @@ pub(crate) fn name(extensions: &Extensions) -> Option<&str> {
     extensions.get::<Caller>().map(|caller| caller.name.as_str())
 }
 
-/// The middleware: where there are keys, the API is for those who have one. Health and metrics are for all.
+/// The middleware: where there are keys, the API is for those who have one. What is under `/admin/` is for who has the key of that alone. Health and
+/// metrics are for all.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let open = !["/v1/", "/admin/"].iter().any(|prefix| request.uri().path().starts_with(prefix));
-    if open || app.callers.is_empty() {
-        return next.run(request).await;
-    }
-    match find(&app.callers, request.headers()) {
+    let path = request.uri().path();
+    let allowed = if path.starts_with("/admin/") {
+        administrate(app.admin.as_ref(), request.headers()).map(|()| None)
+    } else if path.starts_with("/v1/") && !app.callers.is_empty() {
+        find(&app.callers, request.headers()).map(Some)
+    } else {
+        Ok(None)
+    };
+    match allowed {
         Ok(caller) => {
-            tracing::Span::current().record("key", &caller.name);
-            let caller = caller.clone();
-            request.extensions_mut().insert(caller);
+            if let Some(caller) = caller.cloned() {
+                tracing::Span::current().record("key", &caller.name);
+                request.extensions_mut().insert(caller);
+            }
             next.run(request).await
         }
         Err(error) => {
@@ -58,7 +64,27 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
     }
 }
 
+/// Whether a request has the administrator's key.
+fn administrate(admin: Option<&[u8; 32]>, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(admin) = admin else {
+        return Err(ApiError::not_found("admin_disabled", "administration is off on this server (admin.key_sha256)"));
+    };
+    if same(admin, &digest(headers)?) {
+        Ok(())
+    } else {
+        Err(ApiError::unauthorized("this needs the administrator's key (admin.key_sha256)"))
+    }
+}
+
 fn find<'a>(callers: &'a [Caller], headers: &HeaderMap) -> Result<&'a Caller, ApiError> {
+    let digest = digest(headers)?;
+    // Every key is compared, and whole, so that the time taken says nothing about them.
+    let found = callers.iter().fold(None, |found, caller| if same(&caller.digest, &digest) { Some(caller) } else { found });
+    found.ok_or_else(|| ApiError::unauthorized("the API key is not known to this server"))
+}
+
+/// Of the key that a request has.
+fn digest(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
     let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
     let Some(given) = given else {
         return Err(ApiError::unauthorized("this server needs an API key, in the header Authorization: Bearer KEY"));
@@ -67,10 +93,7 @@ fn find<'a>(callers: &'a [Caller], headers: &HeaderMap) -> Result<&'a Caller, Ap
     let Some((_, key)) = key else {
         return Err(ApiError::unauthorized("the Authorization header must be: Bearer KEY"));
     };
-    let digest: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
-    // Every key is compared, and whole, so that the time taken says nothing about them.
-    let found = callers.iter().fold(None, |found, caller| if same(&caller.digest, &digest) { Some(caller) } else { found });
-    found.ok_or_else(|| ApiError::unauthorized("the API key is not known to this server"))
+    Ok(Sha256::digest(key.trim_ascii()).into())
 }
 
 fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderMap, HeaderName, HeaderValue},
     response::{IntoResponse, Response},
 };
@@ -24,6 +24,8 @@ use super::{
         response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, finish_reason},
     },
     openapi::{Answer, Refusals},
+    served::{self, Turn},
+    shadow::{self, Drawn},
     stream,
 };
 use crate::{
@@ -39,14 +41,15 @@ use crate::{
 
 /// Describes a photograph or answers a question about it.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest, responses(Answer, Refusals))]
-pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response, ApiError> {
+    let app = Arc::clone(&turn.app);
     let place = app.admit()?;
     let (parts, body) = request.into_parts();
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt) = prepare(Arc::clone(&app), auth::guard(&app, &parts.extensions), body).await?;
-        let begun = begin(&app, completion, prompt).await?;
+        let (completion, prompt) = prepare(turn.clone(), auth::guard(&app, &parts.extensions), body).await?;
+        let begun = begin(&turn, completion, prompt, true).await?;
         if begun.stream {
             return Ok(stream::respond(begun, place, deadline, app.config.server.request_timeout_s));
         }
@@ -60,13 +63,14 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
 }
 
 /// Parses and checks the request, and tokenizes its prompt.
-async fn prepare(app: Arc<App>, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
+async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let served = Served { model: &app.model, config: &app.config, guard: &guard, calibration: app.bundle.calibration.as_ref() };
-        let completion = check(request, served)?;
+        let Turn { app, served } = &turn;
+        let asked = Served { model: &served.model, config: &app.config, guard: &guard, calibration: served.bundle.calibration.as_ref() };
+        let completion = check(request, asked)?;
         let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
-        let prompt = app.bundle.prompt(&completion.messages).map_err(refused)?;
+        let prompt = served.bundle.prompt(&completion.messages).map_err(refused)?;
         Ok((completion, prompt))
     })
     .await?
@@ -77,6 +81,8 @@ const CANDIDATES_TEMPERATURE: f64 = 0.7;
 
 /// Answers that are being written.
 pub(super) struct Begun {
+    /// Whoever writes them stays until they are complete.
+    pub(super) held: Arc<served::Served>,
     pub(super) head: Head,
     /// For every choice, the answers of which one is given.
     pub(super) answers: Vec<Vec<EventStream>>,
@@ -84,6 +90,8 @@ pub(super) struct Begun {
     stream: bool,
     /// What is remembered, where anything is.
     pub(super) draft: Option<Draft>,
+    /// What the shadow is asked too, where it is; about the first answer.
+    pub(super) drawn: Option<Drawn>,
 }
 
 /// How answers are shown.
@@ -107,15 +115,16 @@ impl How {
     }
 }
 
-/// Takes places in the queue, gets and encodes the image and hands the answers in.
-pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u32>) -> Result<Begun, ApiError> {
+/// Takes places in the queue, gets and encodes the image and hands the answers in. Where `for_user`, the shadow may be asked too.
+pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>, for_user: bool) -> Result<Begun, ApiError> {
+    let Turn { app, served } = turn;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
-    let places = (0..completion.n * candidates).map(|_| app.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
+    let places = (0..completion.n * candidates).map(|_| served.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
     let file = file(app, completion.image).await?;
-    let Encoded { image, hash, .. } = encode_file(app, &file, "messages").await?;
+    let Encoded { image, hash, .. } = encode_counted(turn, &file, "messages").await?;
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
@@ -141,16 +150,19 @@ pub(super) async fn begin(app: &Arc<App>, completion: Completion, prompt: Vec<u3
             guard: completion.guard,
         })?);
     }
-    let (model, system_fingerprint) = (Arc::clone(&app.model), Arc::clone(&app.fingerprint));
+    let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
-    let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, .. } = completion;
-    let draft = Draft::new(app, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
-    Ok(Begun { head, answers, how: How { guard, render, logprobs: top_logprobs.is_some(), include_usage }, stream, draft })
+    let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } = completion;
+    let asked = || shadow::Asked { file: Arc::clone(&file), messages: messages.clone(), max_tokens, stop };
+    let drawn = if for_user { app.shadow.draw(app, served, asked) } else { None };
+    let draft = Draft::new(turn, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
+    let how = How { guard, render, logprobs: top_logprobs.is_some(), include_usage };
+    Ok(Begun { held: Arc::clone(served), head, answers, how, stream, draft, drawn })
 }
 
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
-pub(super) async fn encode(app: &Arc<App>, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
-    Ok(encode_file(app, &file(app, picture).await?, field).await?.image)
+pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
+    Ok(encode_counted(turn, &file(&turn.app, picture).await?, field).await?.image)
 }
 
 /// The image's file, fetched where it is elsewhere.
@@ -169,18 +181,23 @@ async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
     fetched.map_err(|error| error.at(path))
 }
 
-async fn encode_file(app: &Arc<App>, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
-    let (task, bytes) = (Arc::clone(app), Arc::clone(file));
-    let encoded = app.images.get(file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
+async fn encode_counted(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
+    let encoded = encode_file(turn, file, field).await?;
+    turn.app.metrics.image(encoded.hit);
+    Ok(encoded)
+}
+
+/// The encoding of an image's file; `field` is what errors call it.
+pub(super) async fn encode_file(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
+    let (task, bytes) = (turn.clone(), Arc::clone(file));
+    turn.served.images.get(file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
         ImageError::Pixels(Unreadable::File(why)) => ApiError::param(field, "invalid_image", format!("'{field}': {why}")),
         ImageError::Pixels(Unreadable::Inner) => ApiError::internal(),
         ImageError::Model(what) => {
             tracing::error!(what, "the image encoder failed");
             ApiError::internal()
         }
-    })?;
-    app.metrics.image(encoded.hit);
-    Ok(encoded)
+    })
 }
 
 /// Why a file gives no pixels. Requests that have the same file share it.
@@ -189,9 +206,9 @@ enum Unreadable {
     Inner,
 }
 
-fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
-    let image = preprocess::decode(file, &app.image_limits()).map_err(Unreadable::File)?;
-    app.bundle.pixels(&image).map_err(|error| {
+fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
+    let image = preprocess::decode(file, &turn.app.image_limits()).map_err(Unreadable::File)?;
+    turn.served.bundle.pixels(&image).map_err(|error| {
         tracing::error!(%error, "an image could not be resized");
         Unreadable::Inner
     })
@@ -199,7 +216,7 @@ fn pixels(app: &App, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 
 /// Waits for all answers.
 async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
-    let Begun { head, answers, how, mut draft, .. } = begun;
+    let Begun { held: _held, head, answers, how, mut draft, drawn, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     for (index, answers) in answers.into_iter().enumerate() {
         let Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard } = best(answers, how).await?;
@@ -214,6 +231,9 @@ async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, 
     }
     if let Some(draft) = draft {
         draft.keep();
+    }
+    if let Some((drawn, first)) = drawn.zip(choices.first()) {
+        drawn.answered(&first.message.content);
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
     Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
@@ -251,7 +271,7 @@ pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, E
     Ok(best)
 }
 
-async fn collect(mut answer: EventStream, how: How) -> Result<Whole, EngineError> {
+pub(super) async fn collect(mut answer: EventStream, how: How) -> Result<Whole, EngineError> {
     let (mut content, mut written) = (String::new(), Vec::new());
     while let Some(event) = answer.next().await {
         match event {

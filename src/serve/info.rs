@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::{
     app::App,
     error::{ApiError, ErrorBody},
+    served::{Served, Turn},
 };
 
 /// A model as OpenAI lists it.
@@ -47,14 +48,14 @@ struct Status {
     status: &'static str,
 }
 
-fn model_of(app: &App) -> Model<'_> {
-    Model { id: &app.model, object: "model", created: app.bundle.config.created, owned_by: "candor" }
+fn model_of(served: &Served) -> Model<'_> {
+    Model { id: &served.model, object: "model", created: served.bundle.config.created, owned_by: "candor" }
 }
 
 /// Lists the served model.
 #[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, description = "The list.", body = List)))]
-pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {
-    Json(List { object: "list", data: [model_of(&app)] }).into_response()
+pub(crate) async fn models(Turn { served, .. }: Turn) -> Response {
+    Json(List { object: "list", data: [model_of(&served)] }).into_response()
 }
 
 /// The served model.
@@ -63,8 +64,8 @@ pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {
         (status = 200, description = "The model.", body = Model),
         (status = 404, description = "It is not served here.", body = ErrorBody),
     ))]
-pub(crate) async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    if *id == *app.model { Ok(Json(model_of(&app)).into_response()) } else { Err(ApiError::unknown_model(&id, &app.model)) }
+pub(crate) async fn model(Turn { served, .. }: Turn, Path(id): Path<String>) -> Result<Response, ApiError> {
+    if *id == *served.model { Ok(Json(model_of(&served)).into_response()) } else { Err(ApiError::unknown_model(&id, &served.model)) }
 }
 
 /// The process answers.

@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{ROUTES, StartError, app::App, routes};
+use super::{ROUTES, StartError, app::App, routes, served::Turn, warm};
 use crate::{bundle::Bundle, config::Config};
 
 /// Longest answer of a handler that is read into memory.
@@ -33,7 +33,7 @@ impl Local {
     pub fn start(mut config: Config, bundle: Bundle) -> Result<Self, StartError> {
         // Nobody comes from outside.
         config.keys.clear();
-        let app = Arc::new(App::start(config, bundle, None)?);
+        let app = Arc::new(App::start(config, bundle.into(), None, None)?);
         Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter()), app })
     }
 
@@ -105,7 +105,7 @@ impl Local {
     /// The request for an answer to `prompt` (empty: a description) about an image file.
     pub fn request(&self, image: &[u8], prompt: &str) -> Value {
         json!({
-            "model": &*self.app.model,
+            "model": &*self.app.served().model,
             "messages": [{ "role": "user", "content": [
                 { "type": "image_url", "image_url": { "url": data_url(image) } }, { "type": "text", "text": prompt },
             ] }],
@@ -114,12 +114,20 @@ impl Local {
 
     /// The request for the scores of `response`, which somebody gave to `prompt` (empty: a description) about an image file.
     pub fn score_request(&self, image: &[u8], prompt: &str, response: &str) -> Value {
-        json!({ "model": &*self.app.model, "image_url": data_url(image), "prompt": prompt, "response": response })
+        json!({ "model": &*self.app.served().model, "image_url": data_url(image), "prompt": prompt, "response": response })
+    }
+
+    /// Asks for a first answer, as a server does of a version before it serves it.
+    ///
+    /// # Errors
+    /// Why that was none.
+    pub async fn warm_up(&self) -> Result<(), String> {
+        warm::try_out(&Turn::of(&self.app)).await
     }
 
     /// Lets running answers finish and stops the engine.
     pub async fn stop(&self) {
-        self.app.engine.drain(Duration::from_secs(1)).await;
+        self.app.stop(Duration::from_secs(1)).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets answers finish.
 
+mod admin;
 mod app;
 mod auth;
 mod body;
@@ -9,6 +10,7 @@ pub mod error;
 mod feedback;
 pub mod fetch;
 mod info;
+mod learning;
 mod listen;
 mod local;
 mod observe;
@@ -17,7 +19,10 @@ mod openapi;
 mod queue;
 mod routes;
 mod score;
+mod served;
+mod shadow;
 mod stream;
+mod switch;
 mod ui;
 mod warm;
 
@@ -28,11 +33,9 @@ use tokio::{net::TcpListener, sync::watch};
 pub use app::StartError;
 pub use local::Local;
 pub use routes::{METRICS, ROUTES, Route};
+pub use served::First;
 
-use crate::{
-    bundle::Bundle,
-    config::{Auto, Config},
-};
+use crate::config::{Auto, Config};
 use app::App;
 use listen::Door;
 
@@ -44,18 +47,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at the configured addresses and starts the engine.
+    /// Listens at the configured addresses and starts the engine of a bundle to begin with; from then on what the registry promotes is served.
     ///
     /// # Errors
-    /// When an address or the store of corrections cannot be had, or the bundle cannot do what the configuration asks.
-    pub async fn start(config: Config, bundle: Bundle) -> Result<Self, StartError> {
+    /// When an address, the store of corrections or the registry cannot be had, or the bundle cannot do what the configuration asks.
+    pub async fn start(config: Config, first: impl Into<First>) -> Result<Self, StartError> {
         let main = listen("server.listen", &config.server.listen).await?;
         let metrics = match &config.metrics.listen {
             Auto::Auto => None,
             Auto::Value(address) => Some(listen("metrics.listen", address).await?),
         };
-        let corrections = feedback::open(&config, &bundle).await?;
-        Ok(Self { app: Arc::new(App::start(config, bundle, corrections)?), main, metrics })
+        let first = first.into();
+        let corrections = feedback::open(&config, &first).await?;
+        let registry = config.registry.open().transpose();
+        let registry = registry.map_err(|error| StartError::Config { key: "registry.dir", what: error.to_string() })?;
+        Ok(Self { app: Arc::new(App::start(config, first, registry, corrections)?), main, metrics })
     }
 
     /// Where the API is.
@@ -95,15 +101,20 @@ impl Server {
         let warm = tokio::spawn(warm::warm(Arc::clone(&app)));
         let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
         let queue = tokio::spawn(queue::watch(Arc::clone(&app)));
+        let learning = tokio::spawn(learning::watch(Arc::clone(&app)));
+        let follow = tokio::spawn(switch::follow(Arc::clone(&app)));
         stop.await;
         tracing::info!(deadline_s = drain.as_secs(), "stopping: what is being answered may finish");
         app.drain();
+        follow.abort();
+        app.shadow.stop();
         // Receivers live in the doors; without them there is nothing to tell.
         let _ = stopping.send(true);
-        app.engine.drain(drain).await;
+        app.stop(drain).await;
         warm.abort();
         sweep.abort();
         queue.abort();
+        learning.abort();
         let given_up = main.await.unwrap_or_default();
         if let Some(metrics) = metrics {
             let _ = metrics.await;

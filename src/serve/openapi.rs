@@ -15,6 +15,7 @@ use utoipa::{
 };
 
 use super::{
+    admin,
     app::App,
     chat, docs,
     error::ErrorBody,
@@ -43,7 +44,8 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     servers((url = "/")),
     paths(
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
-        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model, info::live,
+        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model,
+        admin::models, admin::promote, admin::rollback, info::live,
         info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
@@ -53,6 +55,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         (name = "feedback", description = "Corrections"),
         (name = "queue", description = "What annotators look at next, and how far they agree"),
         (name = "models", description = "What is served"),
+        (name = "admin", description = "Which version is served"),
         (name = "operation", description = "How it is doing"),
         (name = "documentation", description = "This description"),
         (name = "page", description = "A page for people"),
@@ -161,7 +164,8 @@ pub(super) fn document(app: &App) -> Value {
     for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
         traced(operation);
     }
-    document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["example"] = example(&app.model);
+    document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["example"] =
+        example(&app.served().model);
     document
 }
 

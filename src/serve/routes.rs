@@ -11,7 +11,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score, ui};
+use super::{admin, app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score, ui};
 
 /// One route.
 pub struct Route {
@@ -39,6 +39,9 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/v1/agreement", handler: || get(queue::agreement) },
     Route { method: "GET", path: "/v1/models", handler: || get(info::models) },
     Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
+    Route { method: "GET", path: "/admin/models", handler: || get(admin::models) },
+    Route { method: "POST", path: "/admin/models/{id}/promote", handler: || post(admin::promote) },
+    Route { method: "POST", path: "/admin/models/{id}/rollback", handler: || post(admin::rollback) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },
     Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
     Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },

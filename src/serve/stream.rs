@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,6 +30,8 @@ use super::{
     error::ApiError,
     feedback::Draft,
     openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, finish_reason},
+    served::Served,
+    shadow::Drawn,
 };
 use crate::engine::{EngineError, Event, EventStream};
 
@@ -37,14 +40,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The response that streams `begun`; the place is held until its end, or until the client leaves, which cancels the answers.
 pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Instant, timeout_s: u64) -> Response {
-    let Begun { head, answers, how, draft, .. } = begun;
-    let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len(), draft);
+    let Begun { held, head, answers, how, draft, drawn, .. } = begun;
+    let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len(), draft, drawn);
     let events = Events {
         chunks,
         answers: answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect(),
         deadline: Box::pin(sleep_until(deadline)),
         timeout_s,
         span: Span::current(),
+        _held: held,
         _place: place,
     };
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
@@ -80,6 +84,8 @@ struct Events {
     deadline: Pin<Box<Sleep>>,
     timeout_s: u64,
     span: Span,
+    /// Whoever writes the answers stays until they are complete.
+    _held: Arc<Served>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -122,13 +128,15 @@ struct Chunks {
     pending: VecDeque<sse::Event>,
     ended: bool,
     draft: Option<Draft>,
+    drawn: Option<Drawn>,
 }
 
 impl Chunks {
     /// Begins with each answer's role.
-    fn new(head: Head, how: How, answers: usize, draft: Option<Draft>) -> Self {
+    fn new(head: Head, how: How, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
         let texts = vec![String::new(); answers];
-        let mut chunks = Self { head, how, texts, open: answers, usage: Usage::default(), pending: VecDeque::new(), ended: false, draft };
+        let mut chunks =
+            Self { head, how, texts, open: answers, usage: Usage::default(), pending: VecDeque::new(), ended: false, draft, drawn };
         for index in 0..answers {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
             chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
@@ -175,6 +183,9 @@ impl Chunks {
     fn end(&mut self) {
         if let Some(draft) = self.draft.take() {
             draft.keep();
+        }
+        if let Some((drawn, text)) = self.drawn.take().zip(self.texts.first()) {
+            drawn.answered(text);
         }
         if self.how.include_usage {
             let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)) };

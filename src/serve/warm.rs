@@ -4,55 +4,87 @@ use std::{io::Cursor, sync::Arc};
 
 use image::{ImageFormat, Rgb, RgbImage};
 
-use super::{app::App, chat::begin, error::ApiError};
+use super::{app::App, chat::begin, error::ApiError, served::Turn};
 use crate::{
-    engine::{Event, GuardParams, Sampling},
+    engine::{Event, GuardParams, Sampling, Token},
     guard::{Mode, render::Style},
     serve::openai::{check::Completion, content::Picture},
     vlm::template::Message,
 };
 
-/// Captions a made-up picture and notes how that went.
+/// Most tokens of the first caption.
+const TOKENS: usize = 8;
+
+/// Tries the version that the server begins with and notes how that went. Where one of the registry fails, the one before it is served.
 pub(crate) async fn warm(app: Arc<App>) {
-    let began = std::time::Instant::now();
-    let outcome = caption(&app).await.map_err(|e| e.body.error.message);
+    let (began, turn) = (std::time::Instant::now(), Turn::of(&app));
+    let outcome = try_out(&turn).await;
     match &outcome {
         Ok(()) => tracing::info!(ms = began.elapsed().as_millis() as u64, "ready: the first caption is written"),
         Err(why) => tracing::error!(why, "not ready: the first caption failed"),
     }
+    let failed = outcome.clone().err().filter(|_| turn.served.registered.is_some());
     // Set once; a second warm-up would change nothing.
-    let _ = app.warmed.set(outcome);
+    let _ = turn.served.warmed.set(outcome);
+    if let Some(why) = failed {
+        app.switch.fall_back(&app, format!("its first answer failed: {why}")).await;
+    }
 }
 
-async fn caption(app: &Arc<App>) -> Result<(), ApiError> {
+/// Has a version caption a made-up picture.
+///
+/// # Errors
+/// Why that cannot be relied on.
+pub(crate) async fn try_out(turn: &Turn) -> Result<(), String> {
+    caption(turn).await.map_err(|error| error.body.error.message)
+}
+
+async fn caption(turn: &Turn) -> Result<(), ApiError> {
+    let bundle = &turn.served.bundle;
     let messages = vec![Message { role: "user".to_owned(), content: String::new() }];
-    let prompt = app.bundle.prompt(&messages).map_err(|e| ApiError::invalid("invalid_value", e))?;
-    let mode = if app.bundle.reward.is_some() { Mode::Flag } else { Mode::Off };
+    let prompt = bundle.prompt(&messages).map_err(|e| ApiError::invalid("invalid_value", e))?;
+    let scores = bundle.reward.is_some();
     let completion = Completion {
         messages,
         user: None,
         image: Picture::File(picture()?),
         n: 1,
         sampling: Sampling::default(),
-        max_tokens: 8,
+        max_tokens: TOKENS,
         stop: Vec::new(),
-        top_logprobs: None,
-        guard: GuardParams::new(mode, 0.5),
+        top_logprobs: Some(0),
+        guard: GuardParams::new(if scores { Mode::Flag } else { Mode::Off }, 0.5),
         candidates: 1,
         render: Style::Plain,
         stream: false,
         include_usage: false,
     };
-    for mut answer in begin(app, completion, prompt).await?.answers.into_iter().flatten() {
+    for mut answer in begin(turn, completion, prompt, false).await?.answers.into_iter().flatten() {
         while let Some(event) = answer.next().await {
             match event {
                 Event::Finished { .. } => return Ok(()),
-                Event::Failed(error) => return Err(error.into()),
-                Event::Delta { .. } => {}
+                Event::Failed(error) => {
+                    // What a tensor operation says is not for clients, and this is none.
+                    return Err(ApiError::unavailable("not_ready", error.to_string()));
+                }
+                Event::Delta { tokens, .. } => tokens.iter().try_for_each(|token| is_sound(token, scores))?,
             }
         }
     }
     Err(ApiError::unavailable("shutting_down", "the engine has stopped"))
+}
+
+/// Weights that are broken in the file's sense mostly make numbers that are none.
+fn is_sound(token: &Token, scores: bool) -> Result<(), ApiError> {
+    let number = |what: &str, value: f32| {
+        let message = format!("the {what} of a token is {value}, which is no number");
+        if value.is_finite() { Ok(()) } else { Err(ApiError::unavailable("not_ready", message)) }
+    };
+    number("log-probability", token.token.logprob)?;
+    match token.reward {
+        Some(reward) if scores => number("reward", reward),
+        _ => Ok(()),
+    }
 }
 
 /// A gradient, as a PNG file.

@@ -6,6 +6,7 @@ use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
+use super::{engines::Loads, learning::LearningMetrics, models::ModelMetrics};
 use crate::{
     engine::{EngineError, FinishReason, Observer, Outcome},
     feedback::{queue::ratings::Agreement, record::Kind, store::queue::Length},
@@ -44,6 +45,10 @@ pub struct Metrics {
     feedback_agreement: GaugeVec,
     queue_length: GaugeVec,
     receipts_dropped: IntCounter,
+    /// Of versions of models.
+    pub(crate) models: ModelMetrics,
+    pub(crate) learning: LearningMetrics,
+    pub(super) loads: Loads,
 }
 
 impl Metrics {
@@ -103,6 +108,9 @@ impl Metrics {
             )?,
             feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
+            models: ModelMetrics::new(r)?,
+            learning: LearningMetrics::new(r)?,
+            loads: Loads::default(),
             registry,
         })
     }
@@ -264,17 +272,17 @@ fn action_name(action: Action) -> &'static str {
     }
 }
 
-fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> Result<M, Error> {
+pub(super) fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> Result<M, Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Error> {
+pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Error> {
     add(registry, IntCounter::new(name, help)?)
 }
 
 /// One counter for each of `values`, there from the start so that a rate can be told from the first event on.
-fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> Result<IntCounterVec, Error> {
+pub(super) fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> Result<IntCounterVec, Error> {
     let vec = IntCounterVec::new(Opts::new(name, help), &[label])?;
     values.iter().for_each(|&value| vec.with_label_values(&[value]).reset());
     add(registry, vec)

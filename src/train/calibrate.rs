@@ -10,7 +10,7 @@ use super::{
 use crate::{
     bundle::RewardKind,
     eval::tokens::{Ranking, Scored},
-    reward::{calibration::Calibration, logistic::logistic_regression},
+    reward::{calibration::Calibration, drift::Histogram, logistic::logistic_regression},
 };
 
 /// What calibrations are fitted on, in words.
@@ -47,7 +47,11 @@ pub fn fit(judged: &Judged, contenders: &[Contender]) -> Result<Vec<Calibration>
         let yes_no = contender.is_helped().then(|| yes_no(&judged.answers, i)).flatten().map(Box::new);
         let others = contender.is_helped().then(|| others(&judged.perturbed, i, help)).flatten();
         let others = others.map(|others| Box::new(Calibration { yes_no: yes_no.clone(), ..others }));
-        Ok(Calibration { log_probability: help, others, yes_no, ..fitted })
+        let fitted = Calibration { log_probability: help, others, yes_no, ..fitted };
+        let tuning = judged.captions.iter().filter(|text| Half::of(text.image) == Half::Tune);
+        let tokens = tuning.flat_map(|text| text.scores[i].iter().zip(&text.log_probabilities));
+        let rewards = Some(Histogram::of(tokens.map(|(score, lp)| fitted.reward(*score, *lp))));
+        Ok(Calibration { rewards, ..fitted })
     };
     contenders.iter().enumerate().map(one).collect()
 }

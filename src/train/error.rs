@@ -27,6 +27,16 @@ pub enum TrainError {
     /// The run directory does not fit what was asked.
     #[error("{0}")]
     Run(String),
+    /// A figure left its bounds.
+    #[error("stopped after iteration {iteration}: {why}; {kept}")]
+    Stopped {
+        /// After how many.
+        iteration: usize,
+        /// Which figure.
+        why: String,
+        /// What is left of the run.
+        kept: String,
+    },
     /// The loss stopped being a number.
     #[error("step {step}: the loss is {loss}; the last good checkpoint is in the run directory")]
     Diverged {

@@ -58,6 +58,28 @@ impl Features {
         Ok(Self { data, shape, views })
     }
 
+    /// Adds those of other images behind these.
+    ///
+    /// # Errors
+    /// When they are of another shape, or of another number of views.
+    pub fn append(&mut self, other: Self) -> Result<(), TrainError> {
+        if (self.shape, self.views) != (other.shape, other.views) {
+            return Err(TrainError::Run("features of two kinds cannot be joined".into()));
+        }
+        self.data.extend(other.data);
+        Ok(())
+    }
+
+    /// Those of some images, each as it is: without other views.
+    pub fn plain(&self, images: &[usize]) -> Self {
+        let size = self.shape.0 * self.shape.1;
+        let of = |&image: &usize| {
+            let first = image * self.views * size;
+            self.data.get(first..first + size).unwrap_or_default().iter().copied()
+        };
+        Self { data: images.iter().flat_map(of).collect(), shape: self.shape, views: 1 }
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.data.len() / (self.shape.0 * self.shape.1 * self.views)

@@ -18,7 +18,7 @@ use super::{
     setup::Setup,
     text::normalize_caption,
 };
-use crate::{eval::tokens::Scored, guard::words::is_function_word, reward::calibration::Calibration};
+use crate::{eval::data::flickr8k::Image, eval::tokens::Scored, guard::words::is_function_word, reward::calibration::Calibration};
 
 /// Images scored at once.
 const AT_ONCE: usize = 16;
@@ -27,7 +27,8 @@ const AT_ONCE: usize = 16;
 const QUESTIONS: usize = 4;
 
 /// Which half of the development split an image belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Half {
     /// For calibration, thresholds and choices.
     Tune,
@@ -124,8 +125,11 @@ pub struct Judged {
     pub questions: Vec<(Qa, String, bool)>,
 }
 
+/// What is said of one image, and how it was made wrong, where it was.
+pub(super) type About = Vec<(Said, Option<Kind>)>;
+
 /// What is said of each image.
-type Texts = Vec<Vec<(Said, Option<Kind>)>>;
+type Texts = Vec<About>;
 
 impl Judged {
     /// Lets the policy describe and answer, perturbs what people wrote, and scores all of it; a function of `seed`.
@@ -133,8 +137,17 @@ impl Judged {
     /// # Errors
     /// When a tensor operation fails.
     pub fn of_dev(setup: &Setup, features: &Features, contenders: &[Contender], seed: u64) -> Result<Self, TrainError> {
+        Self::of_some(setup, features, contenders, seed, &(0..setup.data.dev.len()).collect::<Vec<_>>())
+    }
+
+    /// The same with some of the development split's images, by their numbers; the others have no texts.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn of_some(setup: &Setup, features: &Features, contenders: &[Contender], seed: u64, which: &[usize]) -> Result<Self, TrainError> {
         let perturber = Perturber::new(&setup.data.train);
-        let images = &setup.data.dev;
+        let images: &[Image] = &which.iter().map(|&i| setup.data.dev[i].clone()).collect::<Vec<_>>();
+        let features = &features.plain(which);
         let captions: Texts =
             own_captions(setup, images, features, 0.0, seed)?.into_iter().map(|(_, text)| vec![(text.into(), None)]).collect();
         let ask = Asking { n: QUESTIONS, temperature: 0.0, seed };
@@ -151,7 +164,7 @@ impl Judged {
             .iter()
             .enumerate()
             .map(|(i, image)| {
-                let mut rng = SmallRng::seed_from_u64(seed ^ (i as u64 + 1));
+                let mut rng = SmallRng::seed_from_u64(seed ^ (which[i] as u64 + 1));
                 let wrong = perturber.perturb(image, &mut rng, &mut Tally::default());
                 let first = image.captions.first().map(|c| LabelledText::all_good(normalize_caption(c)));
                 let mut texts: Vec<(Said, Option<Kind>)> = first.into_iter().map(|text| (text.into(), None)).collect();
@@ -159,7 +172,11 @@ impl Judged {
                 texts
             })
             .collect();
-        let score = |texts: &Texts| score(setup, features, contenders, texts);
+        let score = |texts: &Texts| {
+            let mut scored = score(setup, features, contenders, texts)?;
+            scored.iter_mut().for_each(|text| text.image = which[text.image]);
+            Ok::<_, TrainError>(scored)
+        };
         Ok(Self { perturbed: score(&perturbed)?, captions: score(&captions)?, answers: score(&answers)?, questions })
     }
 }
@@ -188,7 +205,8 @@ pub fn dev_features(setup: &Setup, dir: &Path) -> Result<Features, TrainError> {
     setup.features(&setup.data.dev, 1, &dir.join("dev.f16"))
 }
 
-fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &Texts) -> Result<Vec<ScoredText>, TrainError> {
+/// Scores what is said of each of the images that `features` are of.
+pub(super) fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &[About]) -> Result<Vec<ScoredText>, TrainError> {
     let images: Vec<usize> = (0..texts.len()).filter(|&i| !texts[i].is_empty()).collect();
     let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
     let policy = &setup.policy;

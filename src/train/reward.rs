@@ -10,17 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::{
     Tensors, TrainError,
     checkpoint::{Point, RunDir, write_atomically},
+    corrections::Correction,
     curve,
     export::{write_json, write_weights},
     features::{Features, VIEWS},
-    optim::AdamW,
+    optim::{AdamW, named_vars},
     progress,
     reward_data::{Example, Examples},
     samples,
     scorers::{Net, Pass, ScorerConfig, ScorerConfigs},
     setup::Setup,
+    snapshot::Snapshot,
 };
-use crate::vlm::ops;
+use crate::{bundle::Bundle, eval::data::flickr8k::Image, vlm::ops};
 
 /// `candor train reward --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,8 +46,38 @@ pub struct RewardConfig {
     pub checkpoint_every: usize,
     /// Worker threads; 0 takes every core.
     pub workers: usize,
+    /// What people corrected, where there is some: a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<HumanConfig>,
+    /// The bundle whose scorers of the same names and shapes these begin as: its directory, or the name of an embedded one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// Scorers that stay as they begin, with [`Self::init`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
+    /// Most steps; a training ends with its epochs or with these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Whether the run ends in a calibrated bundle alone: the reporting half of the development split is not looked at, and no report is written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quiet: bool,
+    /// Most images of the training split that are learnt from, drawn by the seed; all of them where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
     /// The scorers by name. Those named `probe` and `detached` go into the bundle.
     pub scorers: ScorerConfigs,
+}
+
+/// What people corrected, as a source of examples: a part of every step's images, before any other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HumanConfig {
+    /// The directory of a [snapshot](super::snapshot).
+    pub from: PathBuf,
+    /// Most of a step's images that are theirs, as a share.
+    pub share: f64,
+    /// Most passes over them in the whole training, so that a few corrections are not learnt by heart.
+    pub passes: usize,
 }
 
 /// How much of what an image contributes to an epoch.
@@ -75,7 +107,12 @@ pub struct RewardTraining {
     pub(super) config: RewardConfig,
     pub(super) run: RunDir,
     pub(super) setup: Setup,
+    /// Features of `setup`'s training images.
     pub(super) train_features: Features,
+    /// Which of them are of the training split and learnt from.
+    pub(super) split: Vec<usize>,
+    /// What people corrected in the others, which stand behind the split, an entry an image.
+    pub(super) human: Vec<Vec<Correction>>,
 }
 
 /// One scorer's variables and optimiser.
@@ -123,10 +160,27 @@ impl RewardTraining {
         if config.scorers.is_empty() {
             return Err(TrainError::Run("scorers: there is none; add a table such as [scorers.probe]".into()));
         }
-        let setup = Setup::open(&config.data, &config.policy, config.workers)?;
+        if let Some(name) = config.frozen.iter().find(|name| config.init.is_none() || !config.scorers.contains_key(*name)) {
+            return Err(TrainError::Run(format!("frozen: {name} is no scorer that begins as one of a bundle")));
+        }
+        let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
         let run = RunDir::open(out, &config, resume)?;
-        let train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
-        Ok(Self { config, run, setup, train_features })
+        let mut train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
+        let mut split: Vec<usize> = (0..setup.data.train.len()).collect();
+        if let Some(images) = config.images {
+            split.shuffle(&mut SmallRng::seed_from_u64(config.seed));
+            split.truncate(images);
+            split.sort_unstable();
+        }
+        let first = setup.data.train.len();
+        let mut human = Vec::new();
+        if let Some(HumanConfig { from, .. }) = &config.corrections {
+            let snapshot = Snapshot::open(from)?;
+            snapshot.join(&mut setup, &mut train_features, &config.features)?;
+            let own = |image: &Image| snapshot.learnt.iter().filter(|c| c.image == image.name).cloned().collect();
+            human = setup.data.train[first..].iter().map(own).collect();
+        }
+        Ok(Self { config, run, setup, train_features, split, human })
     }
 
     /// Trains every scorer to the end; `RUNDIR/reward.safetensors` holds their averaged weights in f16.
@@ -142,12 +196,14 @@ impl RewardTraining {
             }
             done = step;
         }
-        let total = self.per_epoch() * self.config.epochs;
+        let total = self.total();
         if done == total && self.run.file(WEIGHTS).exists() {
             return Ok(());
         }
         let examples = Examples::new(self)?;
-        self.look(&examples)?;
+        if !self.config.quiet {
+            self.look(&examples)?;
+        }
         let bar = progress(total, done);
         for step in done..total {
             let loss = self.step(&examples, &mut learners, step, total)?;
@@ -171,6 +227,9 @@ impl RewardTraining {
         for learner in &learners {
             weights.extend(prefixed(learner.optim.averages()?, &format!("{}.", learner.name)));
         }
+        for name in &self.config.frozen {
+            weights.extend(self.initial(name)?.into_iter().map(|(k, t)| (format!("{name}.{k}"), t)));
+        }
         write_weights(&self.run.file(WEIGHTS), weights)
     }
 
@@ -182,6 +241,11 @@ impl RewardTraining {
         write_atomically(&self.run.file("samples.html"), html.as_bytes())
     }
 
+    /// Whether no report is asked for: [`Self::calibrate`] then ends the run, and otherwise [`Self::finish`].
+    pub fn is_quiet(&self) -> bool {
+        self.config.quiet
+    }
+
     /// Only [looks](Self::train) at what a training would learn from.
     ///
     /// # Errors
@@ -191,29 +255,73 @@ impl RewardTraining {
     }
 
     fn per_epoch(&self) -> usize {
-        self.setup.data.train.len().div_ceil(self.config.batch_images)
+        self.split.len().div_ceil(self.config.batch_images)
+    }
+
+    /// The images that are learnt from, those that people corrected among them, in no order of worth.
+    pub(super) fn learnt_from(&self) -> impl Iterator<Item = usize> {
+        let first = self.setup.data.train.len() - self.human.len();
+        let mut all: Vec<usize> = self.split.iter().copied().chain(first..self.setup.data.train.len()).collect();
+        if !self.human.is_empty() {
+            all.shuffle(&mut SmallRng::seed_from_u64(self.config.seed));
+        }
+        all.into_iter()
+    }
+
+    fn total(&self) -> usize {
+        (self.per_epoch() * self.config.epochs).min(self.config.steps.unwrap_or(usize::MAX))
+    }
+
+    /// The weights of a scorer of the bundle to begin with, in f32; none where there is no such scorer.
+    fn initial(&self, name: &str) -> Result<Tensors, TrainError> {
+        let Some(bundle) = &self.config.init else { return Ok(Tensors::new()) };
+        let config = Bundle::describe(bundle).map_err(|e| TrainError::Run(e.to_string()))?;
+        if config.reward.is_none() {
+            return Ok(Tensors::new());
+        }
+        let file = Bundle::file(bundle, "reward.safetensors").map_err(|e| TrainError::Run(e.to_string()))?;
+        let own = strip(&candle_core::safetensors::load_buffer(&file, &Device::Cpu)?, &format!("{name}."));
+        Ok(own.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?))).collect::<candle_core::Result<_>>()?)
     }
 
     fn learners(&self) -> Result<Vec<Learner<'_>>, TrainError> {
-        let images: Vec<usize> = (0..self.setup.data.train.len().min(64)).collect();
+        let images: Vec<usize> = self.split.iter().copied().take(64).collect();
         let batch = Examples::true_captions(self, &images)?;
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, 0)).collect();
         let features = self.train_features.batch(&views)?;
         let sample = Pass::new(&self.setup.policy, &features, &batch)?;
         let mut learners = Vec::with_capacity(self.config.scorers.len());
-        for (name, config) in &self.config.scorers {
+        for (name, config) in self.config.scorers.iter().filter(|(name, _)| !self.config.frozen.contains(name)) {
             let vars = config.initial(&self.setup.policy, &sample)?;
+            begin_as(&vars, &self.initial(name)?)?;
             learners.push(Learner { name, config, optim: AdamW::new(&vars, config.optim())?, vars });
         }
         Ok(learners)
     }
 
-    fn step(&self, examples: &Examples<'_>, learners: &mut [Learner<'_>], step: usize, total: usize) -> Result<f64, TrainError> {
+    /// The images of a step: first some that people corrected, which take turns, then some of the split.
+    fn batch(&self, step: usize, total: usize) -> Vec<usize> {
+        let size = self.config.batch_images;
+        let seed = |pass: usize| self.config.seed ^ (pass as u64 + 1) << 20;
+        let people = self.config.corrections.as_ref().map_or(0, |c| corrected_images(self.human.len(), size, c.share, c.passes, total));
+        let first = self.setup.data.train.len() - self.human.len();
+        let mut batch: Vec<usize> = Vec::with_capacity(size);
+        for place in step * people..(step + 1) * people {
+            let mut order: Vec<usize> = (first..self.setup.data.train.len()).collect();
+            let (pass, at) = (place / order.len(), place % order.len());
+            order.shuffle(&mut SmallRng::seed_from_u64(seed(pass) ^ 0xC0DE));
+            batch.push(order[at]);
+        }
         let (epoch, at) = (step / self.per_epoch(), step % self.per_epoch());
-        let mut order: Vec<usize> = (0..self.setup.data.train.len()).collect();
-        order.shuffle(&mut SmallRng::seed_from_u64(self.config.seed ^ (epoch as u64 + 1) << 20));
-        let first = at * self.config.batch_images;
-        let batch = &order[first..(first + self.config.batch_images).min(order.len())];
+        let mut order = self.split.clone();
+        order.shuffle(&mut SmallRng::seed_from_u64(seed(epoch)));
+        let first = at * size;
+        batch.extend(order[first..(first + size).min(order.len())].iter().take(size - people));
+        batch
+    }
+
+    fn step(&self, examples: &Examples<'_>, learners: &mut [Learner<'_>], step: usize, total: usize) -> Result<f64, TrainError> {
+        let batch = self.batch(step, total);
         let workers = &self.setup.workers;
         let parts: Vec<&[usize]> = batch.chunks(batch.len().div_ceil(workers.count())).collect();
         let seed = self.config.seed ^ (step as u64 + 1) << 32;
@@ -241,10 +349,39 @@ impl RewardTraining {
 /// The finished scorers of a run.
 pub(super) const WEIGHTS: &str = "reward.safetensors";
 
+/// How many of a step's `size` images are of those that people corrected: at most a share, and so few that each is seen in at most so many passes.
+fn corrected_images(images: usize, size: usize, share: f64, passes: usize, steps: usize) -> usize {
+    let most = (size as f64 * share.clamp(0.0, 1.0)) as usize;
+    most.min((images * passes).div_ceil(steps.max(1))).min(images)
+}
+
+/// Sets the variables that `weights` has in the same shape.
+fn begin_as(vars: &VarMap, weights: &Tensors) -> Result<(), TrainError> {
+    for (name, var) in named_vars(vars) {
+        if let Some(weight) = weights.get(&name).filter(|weight| weight.shape() == var.shape()) {
+            var.set(weight)?;
+        }
+    }
+    Ok(())
+}
+
 fn prefixed(tensors: Tensors, prefix: &str) -> Tensors {
     tensors.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)).collect()
 }
 
 fn strip(tensors: &Tensors, prefix: &str) -> Tensors {
     tensors.iter().filter_map(|(k, v)| k.strip_prefix(prefix).map(|k| (k.to_owned(), v.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::corrected_images;
+
+    #[test]
+    fn people_come_first_and_are_not_learnt_by_heart() {
+        assert_eq!(corrected_images(2000, 16, 0.5, 2, 200), 8, "the share bounds many");
+        assert_eq!(corrected_images(100, 16, 0.5, 2, 200), 1, "the passes bound few");
+        assert_eq!(corrected_images(3, 16, 1.0, 100, 10), 3);
+        assert_eq!(corrected_images(0, 16, 0.5, 2, 200), 0);
+    }
 }

@@ -6,7 +6,8 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use super::{
     TrainError,
     answers::{Answers, Asking, Said, is_right, own_answers},
-    corpus::Corpus,
+    corpus::{Corpus, asks_for_description},
+    corrections::Correction,
     labels::LabelledText,
     perturb::{Kind, Perturber, Tally},
     policy::Policy,
@@ -21,6 +22,7 @@ use crate::{
     eval::data::flickr8k::Image,
     eval::objects,
     lexicon::{Lexicon, References},
+    vlm::casing::Casing,
 };
 
 /// Images a rollout batch.
@@ -58,7 +60,7 @@ pub(super) struct Examples<'a> {
     training: &'a RewardTraining,
     perturber: Perturber,
     answers: Answers,
-    /// The policy's own captions of every training image, with their token ids.
+    /// The policy's own captions of every image of the split that is learnt from, with their token ids.
     own: Vec<Vec<(Vec<u32>, LabelledText)>>,
     /// Its own answers to some questions about every training image.
     own_answers: Vec<Vec<Said>>,
@@ -67,24 +69,26 @@ pub(super) struct Examples<'a> {
 impl<'a> Examples<'a> {
     /// Lets the policy caption the training images (greedily, and with samples).
     pub(super) fn new(training: &'a RewardTraining) -> Result<Self, TrainError> {
-        let (setup, config) = (&training.setup, &training.config.examples);
-        let (images, features) = (&setup.data.train, &training.train_features);
-        let perturber = Perturber::new(images);
-        let answers = Answers::new(images, perturber.stats());
-        let mut own = vec![Vec::new(); images.len()];
+        let (setup, config, split) = (&training.setup, &training.config.examples, &training.split);
+        let perturber = Perturber::new(&setup.data.train);
+        let answers = Answers::new(&setup.data.train, perturber.stats());
+        let images: Vec<Image> = split.iter().map(|&i| setup.data.train[i].clone()).collect();
+        let features = training.train_features.plain(split);
+        let mut own = vec![Vec::new(); setup.data.train.len()];
         for sample in 0..config.own_captions {
             let temperature = if sample == 0 { 0.0 } else { config.temperature };
             let seed = training.config.seed.wrapping_add(sample as u64 * 1_000_003);
-            let captions = own_captions(setup, images, features, temperature, seed)?;
-            own.iter_mut().zip(captions).for_each(|(own, caption)| own.push(caption));
+            let captions = own_captions(setup, &images, &features, temperature, seed)?;
+            split.iter().zip(captions).for_each(|(&i, caption)| own[i].push(caption));
         }
         let ask = Asking { n: config.own_answers, temperature: config.temperature, seed: training.config.seed };
-        let answered = own_answers(setup, images, features, perturber.stats(), ask)?;
+        let answered = self::own_answers(setup, &images, &features, perturber.stats(), ask)?;
         let said = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
             Said::answer(qa.question, answer, right)
         };
-        let own_answers = answered.into_iter().map(|of| of.into_iter().map(said).collect()).collect();
+        let mut own_answers = vec![Vec::new(); setup.data.train.len()];
+        split.iter().zip(answered).for_each(|(&i, of)| own_answers[i] = of.into_iter().map(said).collect());
         Ok(Self { training, perturber, answers, own, own_answers })
     }
 
@@ -101,6 +105,11 @@ impl<'a> Examples<'a> {
         let config = &self.training.config.examples;
         let train = &self.training.setup.data.train;
         let image = &train[i];
+        let first = train.len() - self.training.human.len();
+        if let Some(corrections) = i.checked_sub(first).and_then(|i| self.training.human.get(i)) {
+            let casing = self.training.setup.policy.config.casing;
+            return corrections.iter().flat_map(|c| corrected(c, casing)).collect();
+        }
         let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
         let mut out = Vec::new();
         for caption in image.captions.choose_multiple(rng, config.true_captions) {
@@ -112,7 +121,7 @@ impl<'a> Examples<'a> {
             out.extend(perturbed.map(|p| (Origin::Perturbed(p.kind), LabelledText::from(p).into())));
         }
         for _ in 0..config.foreign_captions {
-            let other: &Image = &train[rng.random_range(0..train.len())];
+            let other: &Image = &train[rng.random_range(0..first)];
             let caption = other.captions.choose(rng).map(|c| judged(normalize_caption(c), &references));
             out.extend(caption.map(|text| (Origin::Foreign, text.into())));
         }
@@ -147,6 +156,16 @@ impl<'a> Examples<'a> {
     }
 }
 
+/// What a correction says: the response with its errors, and what it should read instead, where somebody judged all of it.
+fn corrected(correction: &Correction, casing: Casing) -> impl Iterator<Item = (Origin, Said)> {
+    let question = (!asks_for_description(&correction.prompt)).then(|| correction.prompt.clone());
+    let said = Said { question: question.clone(), text: correction.labelled(casing), ends: false };
+    let better = (correction.complete && !correction.errors.is_empty() && !correction.corrected.is_empty())
+        .then(|| LabelledText::all_good(casing.apply(&correction.corrected)));
+    let better = better.map(|text| (Origin::Corrected, Said { question, text, ends: false }));
+    std::iter::once((Origin::Human, said)).chain(better)
+}
+
 /// Where an example comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
@@ -162,6 +181,10 @@ pub(super) enum Origin {
     Answer,
     /// The policy's answer to one.
     OwnAnswer,
+    /// An answer that a person judged.
+    Human,
+    /// What a person made of it.
+    Corrected,
 }
 
 impl std::fmt::Display for Origin {
@@ -173,6 +196,8 @@ impl std::fmt::Display for Origin {
             Self::Foreign => f.write_str("captions of other images"),
             Self::Answer => f.write_str("answers, half of them wrong"),
             Self::OwnAnswer => f.write_str("the policy's answers"),
+            Self::Human => f.write_str("judged by people"),
+            Self::Corrected => f.write_str("corrected by people"),
         }
     }
 }
@@ -210,7 +235,7 @@ pub(super) fn layout(policy: &Policy, rows: Vec<Vec<Said>>, mut rng: Option<&mut
                 None => Vec::new(),
             };
             let learn_from = line.len();
-            let mut tokens = policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+            let mut tokens = policy.tokenizer.encode_text(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
             tokens.extend(ends.then(|| policy.tokenizer.eos()));
             let bare = LabelledText { rest: None, ..text.clone() }.token_labels(&policy.tokenizer, &tokens);
             let whole = text.token_labels(&policy.tokenizer, &tokens);

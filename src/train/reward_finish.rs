@@ -7,7 +7,7 @@ use super::{
     checkpoint::write_atomically,
     contenders::{self, Contender},
     export::{now, write_json, write_weights},
-    judged::{Judged, dev_features},
+    judged::{Half, Judged, dev_features},
     reward::{RewardTraining, WEIGHTS},
     reward_report::Evidence,
 };
@@ -18,6 +18,22 @@ use crate::{
 };
 
 impl RewardTraining {
+    /// Calibrates the trained scorers on the tuning half of the development split and writes `RUNDIR/bundle` with those named `probe` and `detached`, and nothing
+    /// else: what a cycle needs.
+    ///
+    /// # Errors
+    /// See [`Self::finish`].
+    pub fn calibrate(&self, name: &str, version: &str) -> Result<(), TrainError> {
+        let contenders = contenders::of_run(&self.run.file(""), &self.setup.policy)?;
+        let features = dev_features(&self.setup, &self.config.features)?;
+        let tuning: Vec<usize> = (0..self.setup.data.dev.len()).filter(|&i| Half::of(i) == Half::Tune).collect();
+        let judged = Judged::of_some(&self.setup, &features, &contenders, self.config.seed, &tuning)?;
+        let calibrations = calibrate::fit(&judged, &contenders)?;
+        let default = calibrate::best(&judged, &contenders)
+            .ok_or_else(|| TrainError::Run("scorers: there is none named probe or detached, which a bundle could serve".into()))?;
+        self.write_bundle(&calibrate::served(&contenders, &calibrations), default, name, version)
+    }
+
     /// Calibrates the trained scorers, writes `RUNDIR/bundle` with those named `probe` and `detached`, and `RUNDIR/report.json` and `report.html`.
     ///
     /// # Errors

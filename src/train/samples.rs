@@ -35,7 +35,7 @@ pub(super) fn look(training: &RewardTraining, examples: &Examples<'_>) -> Result
     let tokenizer = &training.setup.policy.tokenizer;
     let (mut rng, mut tally) = (SmallRng::seed_from_u64(training.config.seed), Tally::default());
     let mut seen: BTreeMap<Origin, (Counts, Vec<CaptionCard>)> = BTreeMap::new();
-    for (i, image) in images.iter().enumerate().take(IMAGES) {
+    for (i, image) in training.learnt_from().take(IMAGES).map(|i| (i, &images[i])) {
         for (origin, said) in examples.said(i, &mut rng, &mut tally) {
             let tokens = tokenizer.encode(&said.text.text).map_err(|e| TrainError::Run(e.to_string()))?;
             let (counts, cards) = seen.entry(origin).or_default();

@@ -29,7 +29,7 @@ fn prepared(dir: &Path) -> Option<PathBuf> {
     Some(file)
 }
 
-fn align_config(data: &Path, policy: &Path, features: &Path) -> String {
+pub(crate) fn align_config(data: &Path, policy: &Path, features: &Path) -> String {
     let recipe = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/align.toml")).unwrap();
     let mut table: toml::Table = recipe.parse().unwrap();
     let mut set = |path: &[&str], value: toml::Value| {
@@ -54,7 +54,7 @@ fn align_config(data: &Path, policy: &Path, features: &Path) -> String {
 }
 
 /// The log without what a clock measured.
-fn metrics(run: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     let line = |line: &str| {
         let mut value: serde_json::Value = serde_json::from_str(line).ok()?;

@@ -3,6 +3,7 @@
 
 mod align;
 mod cli;
+mod cycle;
 mod engine;
 mod eval;
 mod eval_text;

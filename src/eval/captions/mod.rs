@@ -2,6 +2,7 @@
 //!
 //! [`Evaluation::new`] counts each caption once; every figure is a function of sums of those counts, which is what the bootstrap resamples.
 
+mod compare;
 mod figures;
 mod report;
 
@@ -9,6 +10,7 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+pub use compare::{compare, figures};
 pub use figures::Group;
 pub use report::report;
 

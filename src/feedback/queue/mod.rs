@@ -11,7 +11,7 @@ pub mod item;
 pub mod novelty;
 pub mod priority;
 pub mod ratings;
-mod words;
+pub(super) mod words;
 
 use std::sync::Mutex;
 

@@ -5,21 +5,21 @@ use std::ops::Range;
 use crate::{feedback::record::Token, guard::words};
 
 /// A word.
-pub(super) struct TokenWord {
+pub(in crate::feedback) struct TokenWord {
     /// Its bytes in the answer.
-    pub(super) bytes: Range<usize>,
+    pub(in crate::feedback) bytes: Range<usize>,
     /// Its code points.
-    pub(super) chars: Range<usize>,
+    pub(in crate::feedback) chars: Range<usize>,
     /// Whether it claims nothing about the image.
-    pub(super) function: bool,
+    pub(in crate::feedback) function: bool,
     /// The lowest reward of its tokens; absent where one has none.
-    pub(super) reward: Option<f32>,
+    pub(in crate::feedback) reward: Option<f32>,
     /// The probability of its unlikeliest token; absent where one has none.
-    pub(super) probability: Option<f32>,
+    pub(in crate::feedback) probability: Option<f32>,
 }
 
 /// The words of an answer, in order.
-pub(super) fn token_words(response: &str, tokens: &[Token]) -> Vec<TokenWord> {
+pub(in crate::feedback) fn token_words(response: &str, tokens: &[Token]) -> Vec<TokenWord> {
     let (_, words) = words::words([response.as_bytes()], &[]);
     let lowest = |tokens: &[Token], value: fn(&Token) -> Option<f32>| {
         tokens.iter().try_fold(f32::INFINITY, |lowest, token| value(token).map(|v| lowest.min(v))).filter(|v| v.is_finite())

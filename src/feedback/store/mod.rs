@@ -157,6 +157,9 @@ pub trait Store: QueueStore + Send + Sync {
     /// A receipt by its completion's id.
     fn receipt<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Receipt>>;
 
+    /// The newest receipts, at most so many.
+    fn receipts(&self, limit: u32) -> Answer<'_, Vec<Receipt>>;
+
     /// Some records.
     fn page<'a>(&'a self, page: &'a Page) -> Answer<'a, Vec<Feedback>>;
 

@@ -147,13 +147,22 @@ impl Store for SqlStore {
         self.body("SELECT body FROM receipts WHERE id = $1", id).boxed()
     }
 
+    fn receipts(&self, limit: u32) -> Answer<'_, Vec<Receipt>> {
+        async move {
+            let sql = format!("SELECT body FROM receipts ORDER BY created DESC, id DESC LIMIT {limit}");
+            let rows = sqlx::query(&sql).fetch_all(&self.pool).await.map_err(failed)?;
+            rows.iter().map(read).collect()
+        }
+        .boxed()
+    }
+
     fn page<'a>(&'a self, page: &'a Page) -> Answer<'a, Vec<Feedback>> {
         async move {
             let Page { filter, after, limit, newest_first } = page;
             let (compare, order) = if *newest_first { ("<", "DESC") } else { (">", "ASC") };
             let conditions = [
                 ("kind =", filter.kind.map(|k| k.name())),
-                ("source =", filter.source.map(source_name)),
+                ("source =", filter.source.map(Source::name)),
                 ("user_name =", filter.user.as_deref()),
                 ("annotator =", filter.annotator.as_deref()),
                 ("completion_id =", filter.completion_id.as_deref()),
@@ -248,7 +257,7 @@ async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, S
     let sql = "INSERT INTO feedback (id, created, completion_id, image, user_name, annotator, kind, source, idempotency_key, idempotency_digest, body, \
                overlapping, unassisted) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING";
     let query = sqlx::query(sql).bind(&record.id).bind(record.created as i64).bind(&record.completion_id).bind(record.image.to_string());
-    let query = query.bind(&record.user).bind(&record.annotator).bind(record.kind.name()).bind(source_name(record.source));
+    let query = query.bind(&record.user).bind(&record.annotator).bind(record.kind.name()).bind(record.source.name());
     let query = query.bind(key.as_ref().map(|k| &k.key)).bind(key.as_ref().map(|k| &k.digest)).bind(json(record)?);
     let (overlapping, unassisted) = record.queued.map_or((false, false), |queued| (queued.overlap, record.unassisted));
     let query = query.bind(i64::from(overlapping)).bind(i64::from(unassisted));
@@ -281,14 +290,6 @@ async fn remove(connection: &mut AnyConnection, table: &str, condition: &str, va
     sqlx::query(&note).bind(value).execute(&mut *connection).await.map_err(failed)?;
     let delete = format!("DELETE FROM {table} WHERE {condition}");
     Ok(sqlx::query(&delete).bind(value).execute(&mut *connection).await.map_err(failed)?.rows_affected())
-}
-
-fn source_name(source: Source) -> &'static str {
-    match source {
-        Source::Human => "human",
-        Source::Import => "import",
-        Source::Simulated => "simulated",
-    }
 }
 
 fn json(value: &impl Serialize) -> Result<String, StoreError> {

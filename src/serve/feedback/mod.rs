@@ -28,9 +28,9 @@ use super::{
         request::read,
     },
     openapi::Refusals,
+    served::First,
 };
 use crate::{
-    bundle::Bundle,
     config::Config,
     feedback::{
         Corrections,
@@ -50,14 +50,17 @@ const SWEEP: Duration = Duration::from_secs(600);
 const KEY_BYTES: usize = 255;
 
 /// Opens what the configuration names; `None` where corrections are off.
-pub(super) async fn open(config: &Config, bundle: &Bundle) -> Result<Option<Corrections>, StartError> {
+pub(super) async fn open(config: &Config, first: &First) -> Result<Option<Corrections>, StartError> {
     if !config.feedback.enabled() {
         return Ok(None);
     }
     let fail = |key| move |error: StoreError| StartError::Config { key, what: error.to_string() };
     let store = SqlStore::open(&config.feedback.store).await.map_err(fail("feedback.store"))?;
     let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(fail("feedback.images"))?;
-    Ok(Some(Corrections::start(Arc::new(store), images, bundle.vocabulary(), config.queue.clone())))
+    let corrections = Corrections::start(Arc::new(store), images, first.bundle.vocabulary(), config.queue.clone());
+    // Its answers can be corrected while another version is served.
+    corrections.serves(first.version(), first.bundle.vocabulary());
+    Ok(Some(corrections))
 }
 
 /// Removes what has expired, now and then.

@@ -9,7 +9,7 @@ use crate::{
         tokens::place,
     },
     guard::{Mode, Report},
-    serve::{app::App, openai::response::Head},
+    serve::{app::App, openai::response::Head, served::Turn},
     vlm::template::Message,
 };
 
@@ -18,7 +18,7 @@ const USER_CHARS: usize = 256;
 
 /// A receipt of a completion that is being written.
 pub(in crate::serve) struct Draft {
-    app: Arc<App>,
+    turn: Turn,
     file: Arc<[u8]>,
     receipt: Receipt,
     written: Vec<Vec<engine::Token>>,
@@ -43,10 +43,10 @@ impl Draft {
     }
 
     /// Begins one, where they are.
-    pub(in crate::serve) fn new(app: &Arc<App>, asked: Asked<'_>) -> Option<Self> {
+    pub(in crate::serve) fn new(turn: &Turn, asked: Asked<'_>) -> Option<Self> {
         let Asked { head, messages, user, mode, file, hash, choices } = asked;
-        let version = &app.bundle.config.version;
-        let scorer = app.bundle.reward.as_ref().filter(|_| mode != Mode::Off);
+        let version = &turn.served.version;
+        let scorer = turn.served.bundle.reward.as_ref().filter(|_| mode != Mode::Off);
         let question = messages.iter().rev().find(|message| message.role == "user");
         let user = user.map(|user| user.chars().filter(|c| !c.is_control()).take(USER_CHARS).collect::<String>());
         let receipt = Receipt {
@@ -54,7 +54,7 @@ impl Draft {
             created: head.created,
             versions: Versions {
                 model: Some(head.model.to_string()),
-                policy: Some(version.clone()),
+                policy: Some(version.to_string()),
                 adapter: None,
                 reward: scorer.map(|reward| format!("{} {version}", reward.kind())),
             },
@@ -64,8 +64,8 @@ impl Draft {
             unassisted: mode == Mode::Off,
             choices: Vec::new(),
         };
-        let new = || Self { app: Arc::clone(app), file, receipt, written: vec![Vec::new(); choices], answers: vec![None; choices] };
-        Self::wanted(app).then(new)
+        let new = || Self { turn: turn.clone(), file, receipt, written: vec![Vec::new(); choices], answers: vec![None; choices] };
+        Self::wanted(&turn.app).then(new)
     }
 
     /// More of an answer was written.
@@ -82,7 +82,7 @@ impl Draft {
         let tokens =
             place(text, written.iter().map(|t| (t.token.id, &*t.token.bytes, Some(t.token.logprob).filter(|p| p.is_finite()), t.reward)));
         // Where doubted words were hedged in the answer itself, its tokens are not those that were scored.
-        let tokens = tokens.or_else(|_| self.app.bundle.vocabulary().tokenize(text)).unwrap_or_default();
+        let tokens = tokens.or_else(|_| self.turn.served.bundle.vocabulary().tokenize(text)).unwrap_or_default();
         *answer = Some(Answer {
             response: text.to_owned(),
             tokens,
@@ -94,11 +94,11 @@ impl Draft {
 
     /// All answers are complete.
     pub(in crate::serve) fn keep(mut self) {
-        let (Some(corrections), Some(choices)) = (&self.app.corrections, self.answers.into_iter().collect()) else { return };
+        let (Some(corrections), Some(choices)) = (&self.turn.app.corrections, self.answers.into_iter().collect()) else { return };
         self.receipt.choices = choices;
         if !corrections.remember(self.receipt, self.file) {
             tracing::warn!("a completion is not remembered: too many wait to be kept");
-            self.app.metrics.receipt_dropped();
+            self.turn.app.metrics.receipt_dropped();
         }
     }
 }

@@ -54,10 +54,14 @@ pub struct AlignConfig {
     pub optim: OptimConfig,
 }
 
-/// Simulated corrections of the policy's own captions of training images, and supervised steps on them before anything else.
+/// Corrections, people's or an annotator's that is simulated, of the policy's own captions of training images; and supervised steps on them before anything else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorrectionConfig {
+    /// A snapshot of people's corrections (see [`crate::train::snapshot`]) in the place of the annotator's; the fields below then say nothing but
+    /// [`Self::limit`] and [`Self::iterations`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// How much of a caption is judged.
     pub scope: Scope,
     /// Share of captions in which the annotator marks something else than what is wrong, 0 to 1.

@@ -1,4 +1,4 @@
-//! The corrections of a run: the policy's own captions of training images, judged by the simulated annotator.
+//! The corrections of a run: people's, out of a snapshot, or the policy's own captions of training images, judged by the simulated annotator.
 
 use std::fs;
 
@@ -11,19 +11,23 @@ use super::{
 };
 use crate::train::{
     TrainError,
+    corpus::{Corpus, asks_for_description},
     corrections::{Correction, annotator::Annotator},
     export::write_json,
     features::Features,
     policy::Policy,
     reward_data::own_captions,
     setup::Setup,
+    snapshot::Snapshot,
     text::normalize_caption,
 };
 
 /// A correction in tokens.
 pub(super) struct Corrected {
-    /// Number of the image in the training split.
+    /// Number of the image among those of training.
     pub(super) image: usize,
+    /// What was asked, in tokens; `None` for a description, which is asked for in many words.
+    pub(super) prompt: Option<Vec<u32>>,
     /// How the answer should read, its end included where it should end there.
     pub(super) better: Vec<u32>,
     /// What the policy wrote, as far as it was judged; `None` where all was right.
@@ -34,7 +38,8 @@ impl Corrected {
     /// The two answers behind a prompt, the better one first.
     pub(super) fn group(&self, asked: &Group) -> Group {
         let answers = std::iter::once(&self.better).chain(&self.worse).cloned().collect();
-        Group { image: self.image, answers, ..asked.clone() }
+        let prompt = self.prompt.clone().unwrap_or_else(|| asked.prompt.clone());
+        Group { image: self.image, prompt, answers, view: asked.view }
     }
 }
 
@@ -74,9 +79,34 @@ fn caption_seed(config: &AlignConfig, caption: usize) -> u64 {
     config.seed.wrapping_add(1_000_003 * (caption as u64 + 1))
 }
 
+/// The corrections of a run, in the order in which they are counted: those of the snapshot, or the annotator's.
+pub(super) fn corrections(
+    setup: &Setup,
+    features: &Features,
+    config: &AlignConfig,
+    snapshot: Option<&Snapshot>,
+) -> Result<Vec<Correction>, TrainError> {
+    let mut all = match snapshot {
+        Some(snapshot) => snapshot.learnt.clone(),
+        None => simulated(setup, features, config)?,
+    };
+    all.shuffle(&mut SmallRng::seed_from_u64(config.seed));
+    let limit = config.corrections.limit;
+    if limit > 0 {
+        // Captions that need no correction cost an annotator a glance; what is counted is corrections.
+        let mut bad = 0;
+        let last = all.iter().position(|c| {
+            bad += usize::from(!c.errors.is_empty());
+            bad == limit
+        });
+        all.truncate(last.map_or(all.len(), |last| last + 1));
+    }
+    Ok(all)
+}
+
 /// Lets the annotator judge what the policy says of the training images.
-pub(super) fn corrections(setup: &Setup, features: &Features, config: &AlignConfig) -> Result<Vec<Correction>, TrainError> {
-    let CorrectionConfig { scope, wrong_labels, limit, .. } = config.corrections;
+fn simulated(setup: &Setup, features: &Features, config: &AlignConfig) -> Result<Vec<Correction>, TrainError> {
+    let CorrectionConfig { scope, wrong_labels, .. } = config.corrections;
     let annotator = Annotator { scope, wrong: wrong_labels };
     let images = &setup.data.train;
     let mut all = Vec::new();
@@ -90,16 +120,6 @@ pub(super) fn corrections(setup: &Setup, features: &Features, config: &AlignConf
             Ok(annotator.correct(&image.name, text, &references, &mut rng))
         })?);
     }
-    all.shuffle(&mut SmallRng::seed_from_u64(config.seed));
-    if limit > 0 {
-        // Captions that need no correction cost an annotator a glance; what is counted is corrections.
-        let mut bad = 0;
-        let last = all.iter().position(|c| {
-            bad += usize::from(!c.errors.is_empty());
-            bad == limit
-        });
-        all.truncate(last.map_or(all.len(), |last| last + 1));
-    }
     Ok(all)
 }
 
@@ -107,9 +127,9 @@ pub(super) fn corrections(setup: &Setup, features: &Features, config: &AlignConf
 pub(super) fn corrected(setup: &Setup, corrections: &[Correction]) -> Result<Vec<Corrected>, TrainError> {
     let numbers: std::collections::HashMap<&str, usize> =
         setup.data.train.iter().enumerate().map(|(i, image)| (image.name.as_str(), i)).collect();
-    let tokenizer = &setup.policy.tokenizer;
+    let (tokenizer, casing) = (&setup.policy.tokenizer, setup.policy.config.casing);
     let encode = |text: &str, ends: bool| {
-        let mut tokens = tokenizer.encode(text).map_err(|e| TrainError::Run(e.to_string()))?;
+        let mut tokens = tokenizer.encode_text(&casing.apply(text)).map_err(|e| TrainError::Run(e.to_string()))?;
         tokens.extend(ends.then(|| tokenizer.eos()));
         Ok::<_, TrainError>(tokens)
     };
@@ -119,7 +139,10 @@ pub(super) fn corrected(setup: &Setup, corrections: &[Correction]) -> Result<Vec
             .ok_or_else(|| TrainError::Run(format!("a correction of {}, which is no training image", c.image)))?;
         let (judged, whole) = c.judged();
         let worse = if c.errors.is_empty() { None } else { Some(encode(&judged, whole)?) };
-        Ok(Corrected { image, better: encode(&c.corrected, c.complete)?, worse })
+        let asks = !asks_for_description(&c.prompt);
+        let prompt = asks.then(|| Corpus::prompt(tokenizer, &setup.policy.template, &c.prompt)).transpose()?;
+        Ok(Corrected { image, prompt, better: encode(&c.corrected, c.complete)?, worse })
     };
-    corrections.iter().map(of).collect()
+    // Nobody said how an answer should read that is wrong from its first word on.
+    corrections.iter().filter(|c| !c.corrected.is_empty()).map(of).collect()
 }

@@ -32,6 +32,7 @@ use crate::{
         optim::OptimConfig,
         progress,
         setup::Setup,
+        snapshot::Snapshot,
         stats::CaptionStats,
         tower::Tower,
     },
@@ -48,6 +49,8 @@ pub struct Alignment {
     pub(super) judge: Judge,
     pub(super) stats: CaptionStats,
     pub(super) corrected: Vec<Corrected>,
+    /// The training images of which people said what they show.
+    described: Vec<usize>,
     /// What people named, by training image.
     pub(super) readings: Vec<Vec<Reading>>,
     /// What people wrote about training images, where it is rewarded.
@@ -82,13 +85,18 @@ impl Alignment {
     /// When the configuration, the data, the policy or the run directory is not usable.
     pub fn prepare(method: Method, config: AlignConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
         check(&config)?;
-        let setup = Setup::open(&config.data, &config.policy, config.workers)?;
+        let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
         let judge = Judge::open(&setup.policy)?;
-        let train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
+        let mut train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
         let dev_features = dev_features(&setup, &config.features)?;
-        let corrections = data::corrections(&setup, &train_features, &config)?;
+        let snapshot = config.corrections.from.as_deref().map(Snapshot::open).transpose()?;
+        if let Some(snapshot) = &snapshot {
+            snapshot.join(&mut setup, &mut train_features, &config.features)?;
+        }
+        let corrections = data::corrections(&setup, &train_features, &config, snapshot.as_ref())?;
         let corrected = data::corrected(&setup, &corrections)?;
         let mut hashes = std::collections::BTreeMap::new();
+        hashes.extend(snapshot.map(|snapshot| ("snapshot".to_owned(), snapshot.facts.sha256)));
         for file in [config.data.join("captions.tsv"), config.data.join("train.txt"), config.data.join("dev.txt")] {
             let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -104,7 +112,9 @@ impl Alignment {
         let references: Vec<&[String]> = train.iter().map(|image| image.captions.as_slice()).collect();
         let consensus = (config.reward.consensus != 0.0).then(|| Consensus::new(&references));
         let stats = CaptionStats::new(train, lexicon);
-        Ok(Self { method, config, run, setup, train_features, dev_features, judge, stats, corrected, readings, consensus })
+        // Of an image whose answers people only began to correct there is nothing to measure an answer by.
+        let described = (0..train.len()).filter(|&i| !train[i].captions.is_empty()).collect();
+        Ok(Self { method, config, run, setup, train_features, dev_features, judge, stats, corrected, described, readings, consensus })
     }
 
     /// Runs to the end, or until something breaks, and writes `RUNDIR/bundle`: the averaged policy with the detached scorer of the bundle that it began with.
@@ -187,7 +197,7 @@ impl Alignment {
             groups.iter_mut().for_each(|group| group.answers.truncate(1));
             return self.imitate(learner, &groups, seed);
         };
-        let images = self.batch(self.setup.data.train.len(), own, 0);
+        let images: Vec<usize> = self.batch(self.described.len(), own, 0).into_iter().map(|i| self.described[i]).collect();
         let rounds = match self.method {
             Method::Spin => config.preference.spin_rounds,
             Method::Rest => config.rest.rounds,
@@ -229,7 +239,7 @@ impl Alignment {
             }
             None => "nothing had passed before".into(),
         };
-        Err(TrainError::Run(format!("stopped after iteration {iteration}: {why}; {kept}")))
+        Err(TrainError::Stopped { iteration, why: why.to_owned(), kept })
     }
 
     /// The aligned policy as a bundle, with the scorer that it learnt from: the probe, which reads the states of another policy, is left out.

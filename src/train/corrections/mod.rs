@@ -10,7 +10,8 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{TrainError, checkpoint::write_atomically};
+use super::{TrainError, checkpoint::write_atomically, corpus::asks_for_description, labels::LabelledText};
+use crate::vlm::casing::Casing;
 
 /// How much of an answer was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,24 @@ impl Correction {
             (Scope::FirstError, Some(&(_, end))) => (self.response.chars().take(end).collect(), false),
             _ => (self.response.clone(), true),
         }
+    }
+
+    /// What is known of the response's parts, written in the casing that a policy writes (in which no byte moves): errors are bad, and what was judged and is no
+    /// error is good. Behind a first error nothing is known.
+    pub fn labelled(&self, casing: Casing) -> LabelledText {
+        let places: Vec<usize> = self.response.char_indices().map(|(at, _)| at).chain([self.response.len()]).collect();
+        let byte = |char: usize| places.get(char).copied().unwrap_or(self.response.len());
+        let mut ranges: Vec<_> = self.errors.iter().map(|&(start, end)| (byte(start)..byte(end), Some(false))).collect();
+        ranges.retain(|(range, _)| !range.is_empty());
+        if let (Scope::FirstError, Some(&(_, end))) = (self.scope, self.errors.first()) {
+            ranges.push((byte(end)..self.response.len(), None));
+        }
+        LabelledText { text: casing.apply(&self.response), ranges, rest: Some(true) }
+    }
+
+    /// What somebody says the image shows: the whole corrected answer to a request for a description.
+    pub fn description(&self) -> Option<&str> {
+        (self.complete && !self.corrected.is_empty() && asks_for_description(&self.prompt)).then_some(&self.corrected)
     }
 }
 
@@ -104,6 +123,33 @@ mod tests {
     fn what_differs_is_what_no_common_subsequence_has() {
         assert_eq!(changed(&[1, 2, 3, 4], &[1, 5, 4]), (vec![false, true, true, false], vec![false, true, false]));
         assert_eq!(changed(&[], &[1]), (vec![], vec![true]));
+    }
+
+    #[test]
+    fn behind_a_first_error_nothing_is_known() {
+        let mut correction = Correction {
+            image: "a".into(),
+            prompt: String::new(),
+            response: "É dog with a frisbee ON grass.".into(),
+            scope: Scope::FirstError,
+            errors: vec![(13, 20)],
+            corrected: "É dog with a ball".into(),
+            complete: false,
+        };
+        let shown = |c: &Correction| -> Vec<(String, Option<bool>)> {
+            let labelled = c.labelled(Casing::Sentence);
+            assert_eq!((labelled.text.as_str(), labelled.rest), ("É dog with a frisbee on grass.", Some(true)));
+            labelled.ranges.iter().map(|(range, good)| (labelled.text[range.clone()].to_owned(), *good)).collect()
+        };
+        assert_eq!(shown(&correction), [("frisbee".to_owned(), Some(false)), (" on grass.".to_owned(), None)]);
+        assert_eq!(correction.description(), None);
+        // Of something that is only left out no token is bad.
+        (correction.scope, correction.complete) = (Scope::AllErrors, true);
+        correction.errors.push((20, 20));
+        assert_eq!(shown(&correction), [("frisbee".to_owned(), Some(false))]);
+        assert_eq!(correction.description(), Some("É dog with a ball"));
+        correction.prompt = "Is there a dog?".into();
+        assert_eq!(correction.description(), None);
     }
 
     #[test]

@@ -7,4 +7,4 @@ mod images;
 mod interchange;
 mod postgres;
 mod queue;
-mod store;
+pub(crate) mod store;

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use super::{postgres::Postgres, queue};
 
 /// A record whose texts are not easy.
-pub(super) fn record(n: usize) -> Feedback {
+pub(crate) fn record(n: usize) -> Feedback {
     let token = Token { id: 7, text: " 🐶\"\u{0}\\".to_owned(), start: 0, end: 5, logprob: Some(-0.5), reward: None, label: Label::Bad };
     Feedback {
         id: format!("fb_{n:032x}"),
@@ -42,7 +42,7 @@ pub(super) fn record(n: usize) -> Feedback {
     }
 }
 
-pub(super) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
+pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
     let answer = Answer { response: "A dog.".to_owned(), tokens: Vec::new(), verdict: Verdict::Clean, threshold: 0.5, spans: Vec::new() };
     Receipt {
         id: id.to_owned(),

@@ -1,0 +1,17 @@
+//! Learning from corrections: `candor cycle` works where the server looks.
+
+use serde::{Deserialize, Serialize};
+
+/// Where cycles are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cycle {
+    /// A folder.
+    pub dir: String,
+}
+
+impl Default for Cycle {
+    fn default() -> Self {
+        Self { dir: "candor-data/cycles".to_owned() }
+    }
+}

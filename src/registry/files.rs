@@ -1,0 +1,83 @@
+//! Files that are on the disk when a function returns.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::Path,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use super::RegistryError;
+
+/// SHA-256 in hexadecimal.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of a file in hexadecimal, and its length in bytes.
+pub(super) fn digest_of(path: &Path) -> std::io::Result<(String, u64)> {
+    let (mut file, mut hash) = (File::open(path)?, Sha256::new());
+    let bytes = std::io::copy(&mut file, &mut hash)?;
+    Ok((hex(&hash.finalize()), bytes))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Writes a file that nobody changes any more.
+pub(super) fn write_final(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
+    let write = || {
+        let mut file = File::create_new(path)?;
+        file.write_all(bytes)?;
+        let mut permissions = file.metadata()?.permissions();
+        permissions.set_readonly(true);
+        file.set_permissions(permissions)?;
+        file.sync_all()
+    };
+    write().map_err(RegistryError::io(path))
+}
+
+/// Puts a file in the place of another: whoever reads it sees the old one or the new one.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
+    let fresh = path.with_extension("new");
+    let write = || {
+        let mut file = File::create(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().map_err(RegistryError::io(path))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Waits until the names in a folder are on the disk.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), RegistryError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(RegistryError::io(dir))
+}
+
+pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, RegistryError> {
+    serde_json::to_vec_pretty(value).map_err(|e| RegistryError::Facts(e.to_string()))
+}
+
+/// What a JSON file says; `None` where there is none.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RegistryError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(RegistryError::io(path)(error)),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| RegistryError::Broken { path: path.to_owned(), what: e.to_string() })
+}
+
+/// Waits for a lock that ends with the returned file, also when the process is killed.
+pub(super) fn lock(path: &Path) -> Result<File, RegistryError> {
+    let take = || {
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    take().map_err(RegistryError::io(path))
+}

@@ -1,0 +1,137 @@
+//! Which version is served.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    Registry, RegistryError,
+    files::{json, lock, read_json, replace},
+};
+
+/// Promotions that can be gone back from, one after the other.
+const MOST_PREVIOUS: usize = 64;
+
+/// What is promoted, and what was. `state.json` says it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct State {
+    /// The version that is served; none: the model of the configuration.
+    pub promoted: Option<String>,
+    /// Those before it, the last one last.
+    pub previous: Vec<String>,
+    /// A version that is tried beside it.
+    pub shadow: Option<Shadow>,
+}
+
+/// A version that answers a share of the requests too, for nobody to see but those who compare.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Shadow {
+    /// The version.
+    pub id: String,
+    /// How many of the requests, 0 to 1.
+    pub share: f64,
+}
+
+impl Registry {
+    /// What is promoted.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn state(&self) -> Result<State, RegistryError> {
+        Ok(read_json(&self.state_file())?.unwrap_or_default())
+    }
+
+    /// Where [`Self::state`] is written, for those who wait for it to change.
+    pub fn state_file(&self) -> PathBuf {
+        self.root().join("state.json")
+    }
+
+    /// Promotes a version, whose id may be cut short: servers that follow the registry load it, try it and serve it. Its files are not looked at
+    /// ([`Self::verify`]). Where it was the shadow, there is none any more.
+    ///
+    /// # Errors
+    /// When there is no such version, it was rejected and not `force`d, or the state cannot be written.
+    pub fn promote(&self, id: &str, force: bool) -> Result<State, RegistryError> {
+        let version = self.get(id)?;
+        version.promotable(force)?;
+        self.change(|state| {
+            if state.promoted.as_ref() != Some(&version.id) {
+                state.previous.extend(state.promoted.replace(version.id));
+            }
+            let surplus = state.previous.len().saturating_sub(MOST_PREVIOUS);
+            state.previous.drain(..surplus);
+            Ok(())
+        })
+    }
+
+    /// Goes back to the version before the promoted one; from the first one, to the model of the configuration.
+    ///
+    /// # Errors
+    /// When none is promoted, or the state cannot be written.
+    pub fn rollback(&self) -> Result<State, RegistryError> {
+        self.leave(None)
+    }
+
+    /// As [`Self::rollback`], if the promoted version is the one of that id.
+    ///
+    /// # Errors
+    /// As there; [`RegistryError::NotPromoted`] when it is another.
+    pub fn rollback_from(&self, id: &str) -> Result<State, RegistryError> {
+        let version = self.get(id)?;
+        self.leave(Some(&version.id))
+    }
+
+    fn leave(&self, id: Option<&str>) -> Result<State, RegistryError> {
+        self.change(|state| match (&state.promoted, id) {
+            (promoted, Some(id)) if promoted.as_deref() != Some(id) => {
+                Err(RegistryError::NotPromoted { asked: id.to_owned(), promoted: promoted.clone() })
+            }
+            (None, _) => Err(RegistryError::NonePromoted),
+            (Some(_), _) => {
+                state.promoted = state.previous.pop();
+                Ok(())
+            }
+        })
+    }
+
+    /// Tries a version beside the promoted one, on this share of the requests, in place of another, if there is one; a share of 0 ends it.
+    ///
+    /// # Errors
+    /// When there is no such version, the share is none, or the state cannot be written.
+    pub fn set_shadow(&self, id: &str, share: f64) -> Result<State, RegistryError> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(RegistryError::Share(share));
+        }
+        let version = self.get(id)?;
+        self.change(|state| {
+            state.shadow = (share > 0.0).then_some(Shadow { id: version.id, share });
+            Ok(())
+        })
+    }
+
+    /// Tries none any more.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn clear_shadow(&self) -> Result<State, RegistryError> {
+        self.change(|state| {
+            state.shadow = None;
+            Ok(())
+        })
+    }
+
+    /// Changes the state, one after the other. It is written also where it stays the same: who follows it tries again what failed.
+    fn change(&self, change: impl FnOnce(&mut State) -> Result<(), RegistryError>) -> Result<State, RegistryError> {
+        std::fs::create_dir_all(self.root()).map_err(RegistryError::io(self.root()))?;
+        let _changing = lock(&self.root().join(".state.lock"))?;
+        let mut state = self.state()?;
+        change(&mut state)?;
+        if state.shadow.as_ref().is_some_and(|shadow| Some(&shadow.id) == state.promoted.as_ref()) {
+            state.shadow = None;
+        }
+        replace(&self.state_file(), &json(&state)?)?;
+        Ok(state)
+    }
+}

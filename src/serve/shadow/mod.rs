@@ -1,0 +1,177 @@
+//! A version that is tried on a share of the traffic: it answers for itself what users asked, off their path, one question at a time, and both answers are
+//! scored by both versions' scorers.
+
+mod compare;
+mod totals;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Duration, Instant, sleep},
+};
+
+pub(crate) use self::totals::{Comparison, Progress};
+use self::{compare::compare, totals::Totals};
+use super::{app::App, served::Served, switch::load_beside};
+use crate::{registry::Shadow, vlm::template::Message};
+
+/// Answers that may wait to be compared; more are dropped.
+const WAITING: usize = 32;
+/// Longest that a comparison waits for the engine of the served version to have nothing to do.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The shadow, where there is one.
+#[derive(Default)]
+pub(crate) struct Shadowing(Mutex<Option<Active>>);
+
+/// A version that is tried.
+struct Active {
+    shadow: Shadow,
+    samples: mpsc::Sender<Sample>,
+    account: Arc<Account>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// How it does.
+#[derive(Default)]
+struct Account {
+    totals: Mutex<Totals>,
+    dropped: AtomicU64,
+}
+
+impl Account {
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a user asked, and what the served version answered.
+struct Sample {
+    served: Arc<Served>,
+    asked: Asked,
+    answer: String,
+}
+
+/// What was asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) file: Arc<[u8]>,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) max_tokens: usize,
+    pub(crate) stop: Vec<String>,
+}
+
+/// A request that was drawn: its answer is compared.
+pub(crate) struct Drawn {
+    app: Arc<App>,
+    served: Arc<Served>,
+    samples: mpsc::Sender<Sample>,
+    account: Arc<Account>,
+    asked: Asked,
+}
+
+impl Drawn {
+    /// The answer is on its way to the user. Where too many wait, it is forgotten.
+    pub(crate) fn answered(self, answer: &str) {
+        let Self { app, served, samples, account, asked } = self;
+        if samples.try_send(Sample { served, asked, answer: answer.to_owned() }).is_err() {
+            account.dropped.fetch_add(1, Relaxed);
+            app.metrics.models.shadow_dropped();
+        }
+    }
+}
+
+impl Shadowing {
+    fn active(&self) -> MutexGuard<'_, Option<Active>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries this version from now on, or none.
+    pub(crate) fn set(&self, app: &Arc<App>, shadow: Option<Shadow>) {
+        let mut active = self.active();
+        match (&mut *active, shadow) {
+            (None, None) => {}
+            (Some(now), Some(shadow)) if now.shadow.id == shadow.id => now.shadow.share = shadow.share,
+            (_, shadow) => {
+                app.metrics.models.shadow_changed();
+                *active = shadow.map(|shadow| start(app, shadow));
+            }
+        }
+    }
+
+    /// Tries none any more, at once.
+    pub(crate) fn stop(&self) {
+        *self.active() = None;
+    }
+
+    /// Whether a request's answer is to be compared, by chance; `asked` says what it is, if so.
+    pub(crate) fn draw(&self, app: &Arc<App>, served: &Arc<Served>, asked: impl FnOnce() -> Asked) -> Option<Drawn> {
+        let active = self.active();
+        let active = active.as_ref().filter(|active| rand::random::<f64>() < active.shadow.share)?;
+        let (samples, account) = (active.samples.clone(), Arc::clone(&active.account));
+        Some(Drawn { app: Arc::clone(app), served: Arc::clone(served), samples, account, asked: asked() })
+    }
+
+    /// How the shadow does; `None` where there is none.
+    pub(crate) fn comparison(&self) -> Option<Comparison> {
+        let active = self.active();
+        let Active { shadow, account, .. } = active.as_ref()?;
+        Some(account.totals().comparison(shadow, account.dropped.load(Relaxed)))
+    }
+}
+
+fn start(app: &Arc<App>, shadow: Shadow) -> Active {
+    let (samples, waiting) = mpsc::channel(WAITING);
+    let account = Arc::<Account>::default();
+    let task = tokio::spawn(run(Arc::clone(app), shadow.id.clone(), Arc::clone(&account), waiting));
+    Active { shadow, samples, account, task }
+}
+
+/// Loads the version and compares, one answer after the other.
+async fn run(app: Arc<App>, id: String, account: Arc<Account>, mut waiting: mpsc::Receiver<Sample>) {
+    let candidate = match load_beside(&app, &id).await {
+        Ok(candidate) => candidate,
+        Err(reason) => {
+            tracing::error!(version = id, reason, "the shadow cannot be loaded");
+            account.totals().progress = Progress::Failed { reason };
+            return;
+        }
+    };
+    tracing::info!(version = id, "a share of the answers is compared with a shadow's");
+    account.totals().progress = Progress::Comparing;
+    while let Some(sample) = waiting.recv().await {
+        quiet(&app).await;
+        let served = Arc::clone(&sample.served.version);
+        match compare(&app, &candidate, sample).await {
+            Ok(compared) => {
+                let mut totals = account.totals();
+                totals.add(&served, &compared);
+                app.metrics.models.compared(totals.means());
+            }
+            Err(reason) => {
+                tracing::warn!(version = id, reason, "an answer could not be compared with the shadow's");
+                account.totals().failed += 1;
+                app.metrics.models.shadow_failed();
+            }
+        }
+    }
+}
+
+/// Lets users go first: waits until the served version has nothing to do, but not for ever.
+async fn quiet(app: &App) {
+    let until = Instant::now() + PATIENCE;
+    while !app.served().engine.health().idle && Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
+    }
+}

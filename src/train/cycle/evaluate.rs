@@ -1,0 +1,175 @@
+//! What a version is worth: greedy captions and answers about a half of the development split, and its scorer on corrections that nothing was trained on.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{config::EvaluationConfig, state::Evaluated};
+use crate::{
+    eval::{
+        bootstrap::Difference,
+        captions::{Evaluation, Group, Measures, compare, figures},
+        data::{Annotated, Hypothesis, Place, flickr8k::Image},
+        tokens::{Ranking, Scored},
+    },
+    lexicon::Lexicon,
+    registry::gate::Figures,
+    train::{
+        TrainError,
+        answers::{Asking, Said, is_right, own_answers},
+        contenders,
+        corpus::asks_for_description,
+        features::Features,
+        judged::{self, Half, ScoredText, dev_features},
+        reward_data::own_captions,
+        setup::Setup,
+        snapshot::Snapshot,
+        stats::CaptionStats,
+    },
+};
+
+/// Seed of questions and of the bootstrap: the same for all versions, so that they are compared on the same.
+const SEED: u64 = 1;
+
+/// What a version wrote about the images that it is measured on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Written {
+    /// Names of the images.
+    images: Vec<String>,
+    /// Its captions of them.
+    captions: Vec<String>,
+    /// Whether its answers to questions about them are right.
+    right: Vec<bool>,
+}
+
+/// A version that is measured.
+pub(super) struct Measuring<'a> {
+    pub(super) setup: Setup,
+    features: Features,
+    cache: &'a Path,
+}
+
+impl<'a> Measuring<'a> {
+    /// Loads a bundle; features are kept in `cache`.
+    pub(super) fn open(data: &Path, bundle: &str, cache: &'a Path, workers: usize) -> Result<Self, TrainError> {
+        let setup = Setup::open(data, bundle, workers)?;
+        let features = dev_features(&setup, cache)?;
+        Ok(Self { setup, features, cache })
+    }
+
+    fn which(&self, config: &EvaluationConfig) -> Vec<usize> {
+        let most = if config.images == 0 { usize::MAX } else { config.images };
+        (0..self.setup.data.dev.len()).filter(|&i| Half::of(i) == config.half).take(most).collect()
+    }
+
+    /// Captions the images and answers questions about them.
+    pub(super) fn write(&self, config: &EvaluationConfig) -> Result<Written, TrainError> {
+        let (setup, which) = (&self.setup, self.which(config));
+        let images: Vec<Image> = which.iter().map(|&i| setup.data.dev[i].clone()).collect();
+        let features = self.features.plain(&which);
+        let captions = own_captions(setup, &images, &features, 0.0, SEED)?.into_iter().map(|(_, text)| text.text).collect();
+        let stats = CaptionStats::new(&setup.data.train, Lexicon::shared());
+        let ask = Asking { n: config.questions, temperature: 0.0, seed: SEED };
+        let answered = own_answers(setup, &images, &features, &stats, ask)?;
+        let right = answered.iter().flatten().map(|(answer, qa)| is_right(answer, qa)).collect();
+        Ok(Written { images: images.into_iter().map(|image| image.name).collect(), captions, right })
+    }
+
+    /// The default scorer's rewards of every word that claims something in the held-out corrections of a snapshot.
+    pub(super) fn words(&self, snapshot: &Snapshot) -> Result<Vec<Scored>, TrainError> {
+        let policy = &self.setup.policy;
+        let Some(reward) = &policy.config.reward else { return Ok(Vec::new()) };
+        let images = snapshot.images(&snapshot.held_out);
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let [_, cache] = snapshot.features(self.cache);
+        let features = self.setup.features(&images, 1, &cache)?;
+        let contenders = contenders::of_bundle(policy)?;
+        let calibrations = contenders::calibrations(policy)?;
+        let chosen = contenders.iter().position(|c| c.name == reward.default.name());
+        let (Some(chosen), Some(calibration)) = (chosen, calibrations.get(&reward.default)) else { return Ok(Vec::new()) };
+        let of = |image: &Image| -> judged::About {
+            let own = snapshot.held_out.iter().filter(|c| c.image == image.name);
+            own.map(|c| {
+                let question = (!asks_for_description(&c.prompt)).then(|| c.prompt.clone());
+                (Said { question, text: c.labelled(policy.config.casing), ends: false }, None)
+            })
+            .collect()
+        };
+        let texts: Vec<judged::About> = images.iter().map(of).collect();
+        let mut scored = judged::score(&self.setup, &features, &contenders, &texts)?;
+        for text in &mut scored {
+            let answers = text.is_yes_or_no(0);
+            for (i, (score, lp)) in text.scores[chosen].iter_mut().zip(&text.log_probabilities).enumerate() {
+                *score = calibration.of(answers && i == 0).reward(*score, *lp);
+            }
+        }
+        let words = |text: &ScoredText| {
+            let image = text.image as u32;
+            text.claims(chosen).map(|(reward, good)| Scored { reward, good, image }).collect::<Vec<_>>()
+        };
+        Ok(scored.iter().flat_map(words).collect())
+    }
+}
+
+/// Both versions' figures from what they wrote and how they scored.
+pub(super) fn evaluated(dev: &[Image], baseline: (&Written, &[Scored]), candidate: (&Written, &[Scored])) -> Result<Evaluated, TrainError> {
+    if baseline.0.images != candidate.0.images {
+        return Err(TrainError::Run("the versions were measured on different images".into()));
+    }
+    let annotated: Vec<Annotated> = dev
+        .iter()
+        .filter(|image| candidate.0.images.contains(&image.name))
+        .map(|image| Annotated { id: image.name.clone(), captions: image.captions.clone(), ..Annotated::default() })
+        .collect();
+    let said = |written: &Written| -> Vec<Hypothesis> {
+        let of = |(image, caption): (&String, &String)| Hypothesis {
+            image: image.clone(),
+            caption: caption.clone(),
+            objects: None,
+            place: Place::Line(1),
+        };
+        written.images.iter().zip(&written.captions).map(of).collect()
+    };
+    let measures = Measures { open: true, closed: None, description: true };
+    let (first, second) = (said(baseline.0), said(candidate.0));
+    let first = Evaluation::new(&annotated.iter().zip(&first).collect::<Vec<_>>(), measures);
+    let second = Evaluation::new(&annotated.iter().zip(&second).collect::<Vec<_>>(), measures);
+    let chair = compare(&first, &second, SEED).into_iter().find(|(name, _)| *name == (Group::Open, "CHAIR_i"));
+    let interval = |difference: Difference| difference.estimate.interval;
+    Ok(Evaluated {
+        baseline: all(&first, baseline),
+        candidate: all(&second, candidate),
+        chair_interval: chair.and_then(|(_, difference)| interval(difference)),
+        traffic: Figures::new(),
+    })
+}
+
+/// A version's figures; those that there is nothing to measure by are left out.
+fn all(evaluation: &Evaluation<'_>, (written, words): (&Written, &[Scored])) -> Figures {
+    const OF_CAPTIONS: [(Group, &str, &str); 6] = [
+        (Group::Open, "CHAIR_i", "chair_i"),
+        (Group::Open, "CHAIR_s", "chair_s"),
+        (Group::Open, "recall", "recall"),
+        (Group::Open, "words", "words"),
+        (Group::Description, "CIDEr-D", "cider_d"),
+        (Group::Description, "BLEU-4", "bleu_4"),
+    ];
+    let named = figures(evaluation);
+    let of = |(group, figure, name): &(Group, &str, &str)| {
+        let found = named.iter().find(|((g, n), _)| g == group && n == figure)?;
+        Some(((*name).to_owned(), found.1))
+    };
+    let mut out: Figures = OF_CAPTIONS.iter().filter_map(of).collect();
+    let right = written.right.iter().filter(|right| **right).count() as f64;
+    out.insert("vqa_accuracy".into(), right / written.right.len() as f64);
+    let scorer = Ranking::new(words.to_vec()).metrics(0.5);
+    for (name, value) in
+        [("scorer_auroc", scorer.auroc), ("scorer_map_neg", scorer.map_neg), ("scorer_ece", scorer.ece), ("scorer_bad_words", scorer.bad)]
+    {
+        out.insert(name.into(), value);
+    }
+    out.retain(|_, value| value.is_finite());
+    out
+}

@@ -1,0 +1,421 @@
+//! One cycle from its beginning, or from where it died, to its end.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{
+    config::Recipe,
+    evaluate::{Measuring, Written, evaluated},
+    state::{Base, Cycles, Done, Evaluated, Last, Outcome, State, Step},
+};
+use crate::{
+    bundle::{Bundle, RewardKind},
+    eval::data::flickr8k::Dataset,
+    feedback::{
+        images::Images,
+        monitor,
+        record::ImageHash,
+        store::{Store, StoreError},
+    },
+    registry::{
+        Facts, Registry, RegistryError,
+        gate::{self, Evidence},
+    },
+    reward::{calibration::Calibration, drift::Histogram},
+    train::{
+        TrainError,
+        align::Alignment,
+        export::{now, write_json},
+        reward::RewardTraining,
+        snapshot::Snapshot,
+    },
+};
+
+/// Times that a cycle's steps may fail before it is given up.
+const PATIENCE: usize = 3;
+
+/// Where in a cycle's directory its snapshot is.
+const SNAPSHOT: &str = "snapshot";
+
+/// What a cycle works with.
+pub struct Place<'a> {
+    /// The directory of cycles.
+    pub cycles: &'a Cycles,
+    /// The store.
+    pub store: &'a dyn Store,
+    /// Its images.
+    pub images: &'a Images,
+    /// The versions.
+    pub registry: &'a Registry,
+    /// The model that is served where none is promoted.
+    pub model: &'a str,
+    /// For what is asynchronous.
+    pub runtime: &'a tokio::runtime::Runtime,
+}
+
+/// A cycle that runs.
+pub struct Cycle<'a> {
+    place: Place<'a>,
+    state: State,
+    dir: PathBuf,
+}
+
+fn store(error: StoreError) -> TrainError {
+    TrainError::Run(error.to_string())
+}
+
+fn registry(error: RegistryError) -> TrainError {
+    TrainError::Run(format!("the registry: {error}"))
+}
+
+fn text(path: &Path) -> Result<&str, TrainError> {
+    path.to_str().ok_or_else(|| TrainError::Run(format!("{} is no path in Unicode", path.display())))
+}
+
+/// How many records have come since the last cycle's snapshot, and whether a cycle is under way that has to be finished first.
+///
+/// # Errors
+/// When the store or a state cannot be read.
+pub fn waiting(place: &Place<'_>) -> Result<(usize, bool), TrainError> {
+    let stats = place.runtime.block_on(place.store.stats()).map_err(store)?;
+    let total: u64 = stats.feedback.values().sum();
+    let under_way = place.cycles.newest()?.is_some_and(|state| state.outcome.is_none());
+    Ok(((total as usize).saturating_sub(Last::read(place.cycles.dir())?.records), under_way))
+}
+
+impl<'a> Cycle<'a> {
+    /// The cycle that is under way, or a new one.
+    ///
+    /// # Errors
+    /// When a state cannot be read or written, or there is no model to begin with.
+    pub fn open(place: Place<'a>, recipe: impl FnOnce() -> Result<Recipe, TrainError>) -> Result<Self, TrainError> {
+        let newest = place.cycles.newest()?;
+        let state = match newest {
+            Some(state) if state.outcome.is_none() => state,
+            before => {
+                let (recipe, base) = (recipe()?, base(&place)?);
+                if let Some(before) = &before {
+                    Snapshot::remove_photographs(&place.cycles.of(before.number).join(SNAPSHOT))?;
+                }
+                State {
+                    format: 1,
+                    number: before.map_or(1, |state| state.number + 1),
+                    begun: now(),
+                    recipe,
+                    base,
+                    steps: BTreeMap::new(),
+                    failures: Vec::new(),
+                    evaluated: None,
+                    verdict: None,
+                    version: None,
+                    outcome: None,
+                    finished: None,
+                }
+            }
+        };
+        place.cycles.keep(&state)?;
+        Ok(Self { dir: place.cycles.of(state.number), place, state })
+    }
+
+    /// What is known of it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs what is not done yet. `tell` hears of every step that is done.
+    ///
+    /// # Errors
+    /// What went wrong in a step; the next run begins with it, and after some times gives the cycle up.
+    pub fn run(&mut self, mut tell: impl FnMut(Step, &Done)) -> Result<Outcome, TrainError> {
+        while let Some(step) = self.state.next() {
+            let begun = Instant::now();
+            match self.step(step) {
+                Ok(gave) => {
+                    let done = Done { seconds: begun.elapsed().as_secs_f64(), gave };
+                    tell(step, &done);
+                    self.state.steps.insert(step, done);
+                    self.place.cycles.keep(&self.state)?;
+                }
+                Err(error) => {
+                    self.state.failures.push(format!("{}: {error}", step.name()));
+                    self.place.cycles.keep(&self.state)?;
+                    if self.state.failures.len() >= PATIENCE {
+                        self.end(Outcome::Failed)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let given = self.state.steps.get(&Step::Promote).and_then(|done| serde_json::from_value(done.gave["outcome"].clone()).ok());
+        let outcome = given.unwrap_or(Outcome::Failed);
+        self.end(outcome)?;
+        Ok(outcome)
+    }
+
+    /// Gives the cycle up.
+    ///
+    /// # Errors
+    /// When its end cannot be written down.
+    pub fn abandon(&mut self) -> Result<(), TrainError> {
+        self.state.failures.push("given up on request".to_owned());
+        self.end(Outcome::Failed)
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Result<(), TrainError> {
+        // Of a cycle that failed the corrections still wait.
+        let taken = self.state.steps.get(&Step::Snapshot).filter(|_| outcome != Outcome::Failed);
+        let records = match taken.and_then(|done| done.gave["records"].as_u64()) {
+            Some(records) => records as usize,
+            None => Last::read(self.place.cycles.dir())?.records,
+        };
+        self.clear();
+        self.place.cycles.end(&mut self.state, outcome, records)
+    }
+
+    /// Removes what only goes on with a cycle: features and checkpoints take a gigabyte. What cannot be removed does no harm.
+    fn clear(&self) {
+        let runs = ["reward", "policy", "refit"].map(|run| self.dir.join(run).join("checkpoint.safetensors"));
+        let features = Snapshot::open(&self.snapshot_dir()).map(|snapshot| snapshot.features(&self.state.recipe.align.features));
+        for file in runs.into_iter().chain(features.into_iter().flatten()) {
+            let _ = fs::remove_file(file);
+        }
+    }
+
+    fn step(&mut self, step: Step) -> Result<Value, TrainError> {
+        match step {
+            Step::Snapshot => self.snapshot(),
+            Step::Reward => self.reward(),
+            Step::Policy => self.policy(),
+            Step::Refit => self.refit(),
+            Step::Evaluate => self.evaluate(),
+            Step::Gate => self.gate(),
+            Step::Register => self.register(),
+            Step::Promote => self.promote(),
+        }
+    }
+
+    fn snapshot(&self) -> Result<Value, TrainError> {
+        let Recipe { align, snapshot: config, .. } = &self.state.recipe;
+        let data = Dataset::open(&align.data)?;
+        let hash = |image: &crate::eval::data::flickr8k::Image| {
+            fs::read(&image.path).map(|bytes| ImageHash::of(&bytes)).map_err(TrainError::io(&image.path))
+        };
+        let never = data.dev.iter().map(hash).collect::<Result<HashSet<_>, _>>()?;
+        let Place { store, images, runtime, .. } = self.place;
+        let taken = runtime.block_on(Snapshot::take(store, images, &self.snapshot_dir(), config, &never))?;
+        if taken.learnt.is_empty() {
+            return Err(TrainError::Run("there is no correction to learn from".into()));
+        }
+        serde_json::to_value(&taken.facts).map_err(|e| TrainError::Run(e.to_string()))
+    }
+
+    fn reward(&self) -> Result<Value, TrainError> {
+        let State { recipe, base, number, .. } = &self.state;
+        let config = recipe.scorers(text(&base.bundle)?, &self.snapshot_dir(), *number);
+        self.train_scorers("reward", config)
+    }
+
+    fn refit(&self) -> Result<Value, TrainError> {
+        let (policy, scorers) = (self.bundle("policy"), self.bundle("reward"));
+        let config = self.state.recipe.refit(text(&policy)?, text(&scorers)?, &self.snapshot_dir(), self.state.number);
+        self.train_scorers("refit", config)
+    }
+
+    fn train_scorers(&self, name: &str, config: crate::train::reward::RewardConfig) -> Result<Value, TrainError> {
+        let (out, resume) = self.run_dir(name);
+        let training = RewardTraining::prepare(config, &out, resume)?;
+        training.train()?;
+        training.calibrate(&self.state.base.name, &self.version())?;
+        Ok(json!({ "bundle": self.bundle(name) }))
+    }
+
+    /// A policy that left its bounds is still a candidate where a look was passed before: the gate judges it.
+    fn policy(&self) -> Result<Value, TrainError> {
+        let State { recipe, number, base, .. } = &self.state;
+        let rewarded = self.bundle("reward");
+        let config = recipe.alignment(text(&rewarded)?, &self.snapshot_dir(), *number);
+        let (out, resume) = self.run_dir("policy");
+        let alignment = Alignment::prepare(recipe.policy.method, config, &out, resume)?;
+        let stopped = match alignment.train(&base.name, &self.version()) {
+            Err(TrainError::Stopped { iteration, why, .. }) if self.bundle("policy").join("config.json").exists() => {
+                Some(format!("stopped after iteration {iteration}: {why}"))
+            }
+            other => other.map(|()| None)?,
+        };
+        Ok(json!({ "bundle": self.bundle("policy"), "stopped": stopped }))
+    }
+
+    fn evaluate(&mut self) -> Result<Value, TrainError> {
+        let State { recipe, base, .. } = &self.state;
+        let (data, cache, workers) = (&recipe.align.data, &recipe.align.features, recipe.align.workers);
+        let snapshot = Snapshot::open(&self.snapshot_dir())?;
+        let candidate = self.bundle("refit");
+        let measuring = Measuring::open(data, text(&candidate)?, cache, workers)?;
+        let (written, words) = (measuring.write(&recipe.evaluation)?, measuring.words(&snapshot)?);
+        let dev = measuring.setup.data.dev.clone();
+        drop(measuring);
+        write_json(&self.dir.join("candidate.json"), &written)?;
+        let measuring = Measuring::open(data, text(&base.bundle)?, cache, workers)?;
+        let before = self.written_by_base(&measuring)?;
+        let found = evaluated(&dev, (&before, &measuring.words(&snapshot)?), (&written, &words))?;
+        let traffic = self.traffic()?;
+        let found = Evaluated { traffic, ..found };
+        let gave = serde_json::to_value(&found).map_err(|e| TrainError::Run(e.to_string()))?;
+        self.state.evaluated = Some(found);
+        Ok(gave)
+    }
+
+    /// What the version that the cycle began with writes: kept by its id and what it is asked, for later cycles.
+    fn written_by_base(&self, measuring: &Measuring<'_>) -> Result<Written, TrainError> {
+        let recipe = &self.state.recipe;
+        let dir = self.place.cycles.dir().join("evaluations");
+        fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&recipe.evaluation).map_err(|e| TrainError::Run(e.to_string()))?);
+        hash.update(serde_json::to_vec(&self.data()?).map_err(|e| TrainError::Run(e.to_string()))?);
+        let asked: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let file = dir.join(format!("{}-{asked}.json", self.state.base.id));
+        if let Ok(json) = fs::read(&file)
+            && let Ok(written) = serde_json::from_slice(&json)
+        {
+            return Ok(written);
+        }
+        let written = measuring.write(&recipe.evaluation)?;
+        write_json(&file, &written)?;
+        Ok(written)
+    }
+
+    /// What recent answers and corrections say of the version that the cycle began with.
+    fn traffic(&self) -> Result<gate::Figures, TrainError> {
+        let reference = reference(text(&self.state.base.bundle)?)?;
+        // As receipts have it: the registry's id of what was promoted, else what the bundle calls itself.
+        let Base { id, version, promoted, .. } = &self.state.base;
+        let look = monitor::look(self.place.store, if *promoted { id } else { version }, reference.as_ref());
+        let seen = self.place.runtime.block_on(look).map_err(store)?;
+        Ok(seen.figures())
+    }
+
+    fn gate(&mut self) -> Result<Value, TrainError> {
+        let found = self.state.evaluated.clone().ok_or_else(|| TrainError::Run("nothing was measured".into()))?;
+        let evidence = Evidence {
+            baseline: found.baseline,
+            candidate: found.candidate,
+            chair_interval: found.chair_interval,
+            psi: found.traffic.get("reward_drift_psi").copied(),
+        };
+        let verdict = gate::judge(&evidence, &self.state.recipe.gate);
+        let gave = serde_json::to_value(&verdict).map_err(|e| TrainError::Run(e.to_string()))?;
+        self.state.verdict = Some(verdict);
+        Ok(gave)
+    }
+
+    fn register(&mut self) -> Result<Value, TrainError> {
+        let State { base, evaluated, verdict, number, .. } = &self.state;
+        let (Some(found), Some(verdict)) = (evaluated, verdict) else { return Err(TrainError::Run("there is no verdict".into())) };
+        let mut data = self.data()?;
+        data.insert("snapshot".into(), Snapshot::open(&self.snapshot_dir())?.facts.sha256);
+        let mut reasons = vec![format!("cycle {number}")];
+        let stopped = self.state.steps.get(&Step::Policy).and_then(|done| done.gave["stopped"].as_str());
+        reasons.extend(stopped.map(|why| format!("the policy's training {why}")));
+        reasons.extend(verdict.reasons.iter().chain(if verdict.passed { &verdict.held[..] } else { &[] }).cloned());
+        let facts = Facts {
+            parents: vec![base.id.clone()],
+            data,
+            figures: found.candidate.clone(),
+            baseline: found.baseline.clone(),
+            reasons,
+            rejected: !verdict.passed,
+        };
+        let version = self.place.registry.register(&self.bundle("refit"), facts).map_err(registry)?;
+        self.state.version = Some(version.id.clone());
+        Ok(json!({ "version": version.id }))
+    }
+
+    fn promote(&self) -> Result<Value, TrainError> {
+        let State { base, verdict, version, .. } = &self.state;
+        let (Some(verdict), Some(version)) = (verdict, version) else { return Err(TrainError::Run("nothing is registered".into())) };
+        if !verdict.passed {
+            return Ok(json!({ "outcome": Outcome::Rejected }));
+        }
+        let promoted = self.place.registry.state().map_err(registry)?.promoted;
+        // A cycle that died behind the promotion finds itself promoted.
+        if promoted.as_ref() != Some(version) {
+            if promoted.as_ref() != base.promoted.then_some(&base.id) {
+                return Ok(json!({ "outcome": Outcome::Outdated, "promoted": promoted }));
+            }
+            self.place.registry.promote(version, false).map_err(registry)?;
+        }
+        Ok(json!({ "outcome": Outcome::Promoted, "version": version }))
+    }
+
+    /// SHA-256 of the files that say what is trained and measured on.
+    fn data(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        let of = |name: &str| {
+            let file = self.state.recipe.align.data.join(name);
+            let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
+            Ok((name.to_owned(), Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()))
+        };
+        ["captions.tsv", "train.txt", "dev.txt"].into_iter().map(of).collect()
+    }
+
+    fn snapshot_dir(&self) -> PathBuf {
+        self.dir.join(SNAPSHOT)
+    }
+
+    /// A training's directory, and whether it goes on.
+    fn run_dir(&self, name: &str) -> (PathBuf, bool) {
+        let dir = self.dir.join(name);
+        let begun = dir.join("config.json").exists();
+        (dir, begun)
+    }
+
+    fn bundle(&self, name: &str) -> PathBuf {
+        self.dir.join(name).join("bundle")
+    }
+
+    /// What the candidate calls its version: the base's, and the number of the cycle.
+    fn version(&self) -> String {
+        let own = self.state.base.version.split('+').next().unwrap_or_default();
+        format!("{own}+cycle.{}", self.state.number)
+    }
+}
+
+/// How the rewards of a bundle's default scorer were distributed when it was calibrated, where it says so.
+fn reference(bundle: &str) -> Result<Option<Histogram>, TrainError> {
+    let failed = |e: &dyn std::fmt::Display| TrainError::Run(format!("{bundle}: {e}"));
+    let config = Bundle::describe(bundle).map_err(|e| failed(&e))?;
+    let Some(reward) = config.reward else { return Ok(None) };
+    let file = Bundle::file(bundle, "calibration.json").map_err(|e| failed(&e))?;
+    let mut all: BTreeMap<RewardKind, Calibration> = serde_json::from_slice(&file).map_err(|e| failed(&e))?;
+    Ok(all.remove(&reward.default).and_then(|calibration| calibration.rewards))
+}
+
+/// The version to begin with: the promoted one or, where none is, the model of the configuration, which is then registered as an ancestor.
+fn base(place: &Place<'_>) -> Result<Base, TrainError> {
+    let promoted = place.registry.state().map_err(registry)?.promoted;
+    let version = match &promoted {
+        Some(id) => place.registry.get(id).map_err(registry)?,
+        None => {
+            // A model that is not there is the user's mistake, not the registry's.
+            Bundle::describe(place.model).map_err(|e| TrainError::Run(e.to_string()))?;
+            let reasons = vec!["the model that a first cycle began with".to_owned()];
+            place.registry.register(Path::new(place.model), Facts { reasons, ..Facts::default() }).map_err(registry)?
+        }
+    };
+    place.registry.verify(&version).map_err(registry)?;
+    let bundle = place.registry.bundle_dir(&version);
+    let bundle = bundle.canonicalize().map_err(TrainError::io(&bundle))?;
+    Ok(Base { id: version.id, bundle, name: version.name, version: version.version, promoted: promoted.is_some() })
+}

@@ -1,0 +1,176 @@
+//! A snapshot of a store.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    FACTS, Facts, HELD_OUT, LEARNT, PHOTOGRAPHS, Reason, Snapshot, digest,
+    judgement::{Voice, correction, settled},
+};
+use crate::{
+    feedback::{
+        images::Images,
+        record::{Feedback, ImageHash, Source},
+        store::{Page, Store, StoreError},
+    },
+    train::{
+        TrainError,
+        corrections::{self, Correction},
+        export::write_json,
+    },
+    vlm::preprocess::{self, ImageLimits},
+};
+
+/// Records of a page.
+const PAGE: u32 = 256;
+
+/// What a snapshot takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeConfig {
+    /// Share of the images whose corrections are held out, 0 to 1.
+    pub held_out: f64,
+    /// Most records that are read, the newest of them.
+    pub most: usize,
+    /// Where records may come from.
+    pub sources: Vec<Source>,
+}
+
+impl Snapshot {
+    /// Takes one of a store into `dir`, which holds all of it or is not there; one that is there is opened. `never` are images that models are evaluated on.
+    ///
+    /// # Errors
+    /// When the store fails or a file cannot be written.
+    pub async fn take(
+        store: &dyn Store,
+        images: &Images,
+        dir: &Path,
+        config: &TakeConfig,
+        never: &HashSet<ImageHash>,
+    ) -> Result<Self, TrainError> {
+        if dir.join(FACTS).exists() {
+            return Self::open(dir);
+        }
+        let fresh = dir.with_extension("new");
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh).map_err(TrainError::io(&fresh))?;
+        }
+        let photographs = fresh.join(PHOTOGRAPHS);
+        fs::create_dir_all(&photographs).map_err(TrainError::io(&photographs))?;
+        let mut left_out = BTreeMap::new();
+        let sources = store.stats().await.map_err(failed)?.sources;
+        let of = |source: &Source| sources.get(source.name()).map_or(0, |n| *n as usize);
+        let (total, wanted): (usize, usize) = (sources.values().sum::<u64>() as usize, config.sources.iter().map(of).sum());
+        let records = newest(store, config).await.map_err(failed)?;
+        let newest = records.last().map(|record| record.id.clone());
+        count(&mut left_out, Reason::OtherSource, total.saturating_sub(wanted));
+        count(&mut left_out, Reason::TooOld, wanted.saturating_sub(records.len()));
+        let mut voices = Vec::with_capacity(records.len());
+        for record in &records {
+            match correction(record) {
+                Ok(_) if never.contains(&record.image) => count(&mut left_out, Reason::Evaluated, 1),
+                Ok(correction) => voices.push(Voice { annotator: record.annotator.clone(), correction }),
+                Err(reason) => count(&mut left_out, reason, 1),
+            }
+        }
+        let mut usable: HashMap<String, Result<(), Reason>> = HashMap::new();
+        let mut kept = Vec::new();
+        for correction in settled(voices, &mut left_out) {
+            let found = match usable.get(&correction.image) {
+                Some(found) => *found,
+                None => {
+                    let found = photograph(images, &correction.image, &photographs).await?;
+                    *usable.entry(correction.image.clone()).or_insert(found)
+                }
+            };
+            match found {
+                Ok(()) => kept.push(correction),
+                Err(reason) => count(&mut left_out, reason, 1),
+            }
+        }
+        let (held_out, learnt): (Vec<Correction>, Vec<Correction>) = kept.into_iter().partition(|c| is_held_out(&c.image, config.held_out));
+        corrections::write(&fresh.join(LEARNT), &learnt)?;
+        corrections::write(&fresh.join(HELD_OUT), &held_out)?;
+        let facts = Facts {
+            format: 1,
+            records: total,
+            newest,
+            learnt: learnt.len(),
+            held_out: held_out.len(),
+            held_out_share: config.held_out,
+            photographs: usable.values().filter(|found| found.is_ok()).count(),
+            left_out,
+            sha256: digest(&fresh)?,
+        };
+        write_json(&fresh.join(FACTS), &facts)?;
+        fs::rename(&fresh, dir).map_err(TrainError::io(dir))?;
+        Self::open(dir)
+    }
+}
+
+fn failed(error: StoreError) -> TrainError {
+    TrainError::Run(error.to_string())
+}
+
+fn count(left_out: &mut BTreeMap<Reason, usize>, reason: Reason, n: usize) {
+    if n > 0 {
+        *left_out.entry(reason).or_default() += n;
+    }
+}
+
+/// The newest records of the sources asked for, the oldest first.
+async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>, StoreError> {
+    let mut page = Page { limit: PAGE, newest_first: true, ..Page::default() };
+    let mut records = Vec::new();
+    loop {
+        let found = store.page(&page).await?;
+        page.after = found.last().map(|record| record.id.clone());
+        let last = found.len() < PAGE as usize;
+        let room = config.most.saturating_sub(records.len());
+        records.extend(found.into_iter().filter(|record| config.sources.contains(&record.source)).take(room));
+        if last || records.len() >= config.most {
+            records.reverse();
+            return Ok(records);
+        }
+    }
+}
+
+/// Writes an image down, where it is whole and can be decoded.
+async fn photograph(images: &Images, name: &str, dir: &Path) -> Result<Result<(), Reason>, TrainError> {
+    let Ok(hash) = name.parse::<ImageHash>() else { return Ok(Err(Reason::NoImage)) };
+    let Some(bytes) = images.get(hash).await.map_err(failed)? else { return Ok(Err(Reason::NoImage)) };
+    if ImageHash::of(&bytes) != hash || preprocess::decode(&bytes, &ImageLimits::default()).is_err() {
+        return Ok(Err(Reason::BadImage));
+    }
+    let file = dir.join(name);
+    fs::write(&file, bytes).map_err(TrainError::io(&file))?;
+    Ok(Ok(()))
+}
+
+/// Whether an image is held out: by its name alone, so that it is so in every snapshot.
+fn is_held_out(image: &str, share: f64) -> bool {
+    let digest = Sha256::digest(format!("held out: {image}"));
+    let draw = digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    (draw as f64) < share * u64::MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_stays_on_its_side_and_a_larger_share_only_adds() {
+        let names: Vec<String> = (0..2000).map(|i| ImageHash::of(format!("{i}").as_bytes()).to_string()).collect();
+        let held = |share: f64| names.iter().filter(|n| is_held_out(n, share)).collect::<HashSet<_>>();
+        let tenth = held(0.1);
+        assert!((150..250).contains(&tenth.len()), "{}", tenth.len());
+        assert!(tenth.is_subset(&held(0.2)));
+        assert_eq!((held(0.0).len(), held(1.0).len()), (0, 2000));
+    }
+}
