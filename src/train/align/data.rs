@@ -39,7 +39,7 @@ impl Corrected {
     pub(super) fn group(&self, asked: &Group) -> Group {
         let answers = std::iter::once(&self.better).chain(&self.worse).cloned().collect();
         let prompt = self.prompt.clone().unwrap_or_else(|| asked.prompt.clone());
-        Group { image: self.image, prompt, answers, view: asked.view }
+        Group { image: self.image, prompt, answers, ..asked.clone() }
     }
 }
 
