@@ -33,7 +33,7 @@ pub(super) struct Models {
     promoted: Option<String>,
     /// Those before it, the last one last: where rollbacks lead.
     previous: Vec<String>,
-    /// The version that was last promoted and cannot be served, until another is.
+    /// The version that was refused last, since what is served has changed.
     #[schema(required)]
     refused: Option<Refused>,
     /// How the shadow compares with what is served.
