@@ -131,7 +131,11 @@ impl Switch {
         let others = candidates(&state).map(Some).chain([None]).filter(|id| *id != failed.registered.as_deref());
         for id in others {
             match self.prepare(app, id).await {
-                Ok(change) => return change.make(app),
+                Ok(change) => {
+                    let refused = self.refused();
+                    change.make(app);
+                    return self.note(refused);
+                }
                 Err(reason) => tracing::error!(version = id, reason, "it cannot be served either"),
             }
         }
