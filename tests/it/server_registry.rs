@@ -277,8 +277,12 @@ fn administration_needs_its_own_key_and_is_off_without_one() {
     let rejected = setting.registry.register(&altered(setting.folder.path(), "worse", "connector.pos", 0.9), rejected).unwrap().id;
     assert!(setting.promote(&rejected).error(422)["message"].as_str().unwrap().contains("it invents more"));
     assert_eq!(setting.admin("POST", &format!("/admin/models/{rejected}/promote"), "{\"force\": true}").json()["serving"], json!(rejected));
-    let open = Served::new();
-    assert_eq!(get(open.at, "/admin/models").error(404)["code"], "admin_disabled");
+    let off = Served::with(|c| c.registry.dir = setting.registry.root().display().to_string());
+    let promoted = setting.registry.state().unwrap();
+    for (method, path) in [("GET", "/admin/models"), ("POST", &path), ("POST", &path.replace("promote", "rollback"))] {
+        assert_eq!(admin(&off, method, path, "").error(404)["code"], "admin_disabled", "{path}");
+    }
+    assert_eq!(setting.registry.state().unwrap(), promoted);
 }
 
 #[test]
@@ -344,7 +348,7 @@ fn the_command_line_registers_compares_promotes_and_goes_back() {
     assert!(list.starts_with("candor-mini 0.2.1 (embedded") && list.contains(&first) && list.contains(&other), "{list}");
     assert!(done(&["inspect", &first]).contains("It is there."));
     let difference: Value = serde_json::from_str(&done(&["diff", &first, &other, "--json"])).unwrap();
-    let files: Vec<&String> = difference["files"].as_object().unwrap().keys().collect();
+    let files: Vec<&str> = difference["files"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!((files, &difference["figures"]["chair_i"]["b"]), (vec!["model.safetensors"], &json!(0.25)));
     assert!(done(&["promote", &first]).contains(&first));
     assert!(done(&["promote", &other[..other.len() - 2]]).contains(&other));
