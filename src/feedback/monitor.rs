@@ -179,7 +179,11 @@ mod tests {
 
     #[test]
     fn few_words_say_nothing() {
-        let word = |i: usize| JudgedWord { reward: Some(if i % 4 == 0 { 0.2 } else { 0.8 }), good: i % 4 != 0, flagged: Some(i % 8 == 0) };
+        let word = |i: usize| JudgedWord {
+            reward: Some(if i.is_multiple_of(4) { 0.2 } else { 0.8 }),
+            good: !i.is_multiple_of(4),
+            flagged: Some(i.is_multiple_of(8)),
+        };
         let rewards = Histogram::of((0..1000).map(|i| i as f32 / 1000.0));
         let few: Vec<JudgedWord> = (0..40).map(word).collect();
         assert_eq!(Seen::of(&few, &rewards, None), Seen::default());

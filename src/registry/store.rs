@@ -29,14 +29,12 @@ impl Registry {
     /// The registry in a folder. What does not exist is made when something is written to it.
     ///
     /// # Errors
-    /// When there is something else at the path, or its state cannot be read.
+    /// When there is something else at the path.
     pub fn open(root: &Path) -> Result<Self, RegistryError> {
         if root.exists() && !root.is_dir() {
             return Err(RegistryError::Broken { path: root.to_owned(), what: "is no folder".to_owned() });
         }
-        let registry = Self { root: root.to_owned() };
-        registry.state()?;
-        Ok(registry)
+        Ok(Self { root: root.to_owned() })
     }
 
     /// Where it is.

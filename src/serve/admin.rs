@@ -33,7 +33,7 @@ pub(super) struct Models {
     promoted: Option<String>,
     /// Those before it, the last one last: where rollbacks lead.
     previous: Vec<String>,
-    /// The version that was last promoted and cannot be served, until another is.
+    /// The version that was refused last, since what is served has changed.
     #[schema(required)]
     refused: Option<Refused>,
     /// How the shadow compares with what is served.
@@ -72,7 +72,11 @@ impl From<RegistryError> for ApiError {
     }
 }
 
+/// The registry, for who may change it: the middleware has seen the key, where there is one.
 fn registry(app: &App) -> Result<&Registry, ApiError> {
+    if app.admin.is_none() {
+        return Err(ApiError::not_found("admin_disabled", "administration is off on this server (admin.key_sha256)"));
+    }
     app.switch.registry().ok_or_else(|| ApiError::not_found("registry_disabled", "this server has no registry (registry.dir)"))
 }
 
@@ -125,8 +129,8 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<Models>, 
         (status = 500, description = "The registry cannot be written; the log says why.", body = ErrorBody),
     ))]
 pub(super) async fn promote(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Json<Models>, ApiError> {
-    let Promotion { shadow, force } = promotion(&app, request).await?;
     let registry = registry(&app)?;
+    let Promotion { shadow, force } = promotion(&app, request).await?;
     let version = ask(registry, move |registry| registry.get(&id)).await?;
     version.promotable(force)?;
     match shadow {

@@ -37,12 +37,12 @@ pub(crate) fn name(extensions: &Extensions) -> Option<&str> {
     extensions.get::<Caller>().map(|caller| caller.name.as_str())
 }
 
-/// The middleware: where there are keys, the API is for those who have one. What is under `/admin/` is for who has the key of that alone. Health and
-/// metrics are for all.
+/// The middleware: where there are keys, the API is for those who have one. What is under `/admin/` is for who has the key of that alone; where there
+/// is none, the handlers refuse. Health and metrics are for all.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let allowed = if path.starts_with("/admin/") {
-        administrate(app.admin.as_ref(), request.headers()).map(|()| None)
+    let allowed = if let Some(admin) = app.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
+        administrate(admin, request.headers()).map(|()| None)
     } else if path.starts_with("/v1/") && !app.callers.is_empty() {
         find(&app.callers, request.headers()).map(Some)
     } else {
@@ -65,15 +65,9 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
 }
 
 /// Whether a request has the administrator's key.
-fn administrate(admin: Option<&[u8; 32]>, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(admin) = admin else {
-        return Err(ApiError::not_found("admin_disabled", "administration is off on this server (admin.key_sha256)"));
-    };
-    if same(admin, &digest(headers)?) {
-        Ok(())
-    } else {
-        Err(ApiError::unauthorized("this needs the administrator's key (admin.key_sha256)"))
-    }
+fn administrate(admin: &[u8; 32], headers: &HeaderMap) -> Result<(), ApiError> {
+    let known = same(admin, &digest(headers)?);
+    known.then_some(()).ok_or_else(|| ApiError::unauthorized("this needs the administrator's key (admin.key_sha256)"))
 }
 
 fn find<'a>(callers: &'a [Caller], headers: &HeaderMap) -> Result<&'a Caller, ApiError> {

@@ -41,7 +41,7 @@ struct Kept {
     before: Option<Arc<Served>>,
 }
 
-/// A version that was promoted and is not served.
+/// A version that was to be served and cannot be.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Refused {
     /// Its id; `null`: the model of the configuration.
@@ -67,6 +67,7 @@ impl Change<'_> {
         let (version, before) = (Arc::clone(&next.version), app.serve(next));
         tracing::info!(version = &*version, before = &*before.version, "another version is served");
         app.metrics.models.swapped();
+        app.switch.note(None);
         self.kept.before = Some(before);
     }
 }
@@ -80,7 +81,7 @@ impl Switch {
         self.registry.as_ref()
     }
 
-    /// The version that was last promoted in vain, until another is served.
+    /// The version that was refused last, since what is served has changed.
     pub(crate) fn refused(&self) -> Option<Refused> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -110,10 +111,7 @@ impl Switch {
     /// Serves what is promoted, if it can be; else what is served stays, and why is told.
     async fn promoted(&self, app: &Arc<App>, id: Option<&str>) {
         match self.prepare(app, id).await {
-            Ok(change) => {
-                change.make(app);
-                self.note(None);
-            }
+            Ok(change) => change.make(app),
             Err(reason) => self.refuse(app, id, reason),
         }
     }
@@ -133,7 +131,11 @@ impl Switch {
         let others = candidates(&state).map(Some).chain([None]).filter(|id| *id != failed.registered.as_deref());
         for id in others {
             match self.prepare(app, id).await {
-                Ok(change) => return change.make(app),
+                Ok(change) => {
+                    let refused = self.refused();
+                    change.make(app);
+                    return self.note(refused);
+                }
                 Err(reason) => tracing::error!(version = id, reason, "it cannot be served either"),
             }
         }

@@ -167,7 +167,7 @@ fn what_was_corrected_becomes_a_version_that_is_served_only_if_it_is_better() {
     assert!(candidate.reasons.iter().any(|reason| reason.starts_with("chair_i is")), "{:?}", candidate.reasons);
     assert_eq!(candidate.data["snapshot"], facts["sha256"].as_str().unwrap());
     assert_eq!(candidate.version, format!("{}+cycle.1", first.version));
-    assert!(candidate.figures.contains_key("vqa_accuracy") && candidate.baseline.contains_key("chair_i"), "{candidate:?}");
+    assert!(candidate.figures.contains_key("scorer_auroc") && candidate.baseline.contains_key("chair_i"), "{candidate:?}");
     assert_eq!(registry.state().unwrap().promoted, None, "what was rejected is not served");
     let last = read(&home.join("cycles/last.json"));
     assert_eq!((&last["outcomes"], &last["records"]), (&json!({ "rejected": 1 }), &json!(13)));
@@ -302,7 +302,8 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
     tokio::runtime::Runtime::new().unwrap().block_on(async { SqlStore::open(&database).await.unwrap().insert(&rows).await.unwrap() });
     let cycles = dir.path().join("cycles");
     fs::create_dir(&cycles).unwrap();
-    fs::write(cycles.join("last.json"), r#"{"number": 3, "last_success": 1700000000, "outcomes": {"promoted": 2, "rejected": 1}}"#).unwrap();
+    fs::write(cycles.join("last.json"), r#"{"number": 3, "last_success": 1700000000, "outcomes": {"promoted": 2, "rejected": 1}}"#)
+        .unwrap();
     let served = Served::with(|config| {
         config.feedback.store.clone_from(&database);
         config.cycle.dir = cycles.display().to_string();

@@ -23,6 +23,7 @@ mod server_fetch;
 mod server_guard;
 mod server_keys;
 mod server_life;
+mod server_registry;
 mod server_score;
 mod server_ui;
 mod store;

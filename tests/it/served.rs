@@ -55,6 +55,7 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         config.feedback.store = format!("sqlite:{}/feedback.db", folder.path().display());
         config.feedback.images = folder.path().join("images").display().to_string();
+        config.registry.dir = folder.path().join("registry").display().to_string();
         config.server.listen = "127.0.0.1:0".to_owned();
         config.server.drain_deadline_s = 1;
         config.model.device = candor::device::DeviceChoice::Cpu;

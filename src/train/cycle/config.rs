@@ -89,7 +89,12 @@ impl Recipe<PathBuf, PathBuf> {
     /// Names the file and what is wrong with it.
     pub fn read(file: &Path) -> Result<Recipe, TrainError> {
         let Self { align, reward, snapshot, scorer, policy, refit, evaluation, gate } = toml(file)?;
-        let recipe = Recipe { align: toml(&align)?, reward: toml(&reward)?, snapshot, scorer, policy, refit, evaluation, gate };
+        let (mut align, mut reward): (AlignConfig, RewardConfig) = (toml(&align)?, toml(&reward)?);
+        // A cycle goes on wherever the program is started.
+        for path in [&mut align.data, &mut align.features, &mut reward.data, &mut reward.features] {
+            *path = std::path::absolute(&*path).map_err(TrainError::io(path))?;
+        }
+        let recipe = Recipe { align, reward, snapshot, scorer, policy, refit, evaluation, gate };
         recipe.check().map_err(|message| TrainError::Config { path: file.to_owned(), message })?;
         Ok(recipe)
     }
