@@ -41,16 +41,19 @@ if [ "$wanted" = "  " ] || [[ "$wanted" = *" base "* ]]; then
     captions base models/candor-mini best-of-5 --best-of 5
 fi
 
-# The methods. Imitation of corrections gets as many iterations as the others have in all.
-for seed in 31 32 33; do
-    run "ppo-$seed" ppo --set "seed=$seed"
-    run "corrections-$seed" ppo --set "seed=$seed" --set iterations=0 --set corrections.iterations=140
-done
-run sequence-ppo sequence-ppo
-run dpo dpo
+# The methods, and other seeds of two of them. Imitation of corrections gets as many iterations as the others have in all.
+corrections() { run "corrections-$1" ppo --set "seed=$1" --set iterations=0 --set corrections.iterations=140; }
+run ppo-31 ppo --set seed=31
 run ddpo ddpo
+run dpo dpo
+run sequence-ppo sequence-ppo
+corrections 31
 run spin spin
 run rest rest
+for seed in 32 33; do
+    run "ppo-$seed" ppo --set "seed=$seed"
+    corrections "$seed"
+done
 
 # What the questions of the method ask.
 run first-error ppo --set corrections.scope=first_error
