@@ -1,6 +1,12 @@
 //! Vision features of a photograph folder, computed once: the tower is frozen.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use half::{f16, slice::HalfFloatSliceExt};
@@ -23,39 +29,40 @@ pub const VIEWS: usize = 4;
 /// Width and height of that part, as a share of the image's.
 const CROP: std::ops::Range<f64> = 0.8..0.95;
 
-/// Features `(image_tokens, channels)` of every view of every image, in f16 to halve the memory.
+/// Images that are encoded before they are written down.
+const PIECE: usize = 128;
+
+/// Bytes of a file before the features: what it belongs to.
+const HEAD: u64 = 32;
+
+/// Features `(image_tokens, channels)` of every view of every image, in f16 and on disk: a training reads a batch of them at a time, and the operating system keeps
+/// what there is room for, once for all trainings.
 pub struct Features {
-    data: Vec<f16>,
+    files: Vec<Arc<File>>,
+    /// Each image's file, and the first byte of its first view there.
+    places: Vec<(usize, u64)>,
     shape: (usize, usize),
     views: usize,
 }
 
 impl Features {
-    /// Encodes the first `views` of [`VIEWS`] of each of `images`, or reads the cache file that an earlier run over the same files left.
+    /// Encodes the first `views` of [`VIEWS`] of each of `images` into the file `cache`, unless an earlier run over the same images left it.
     ///
     /// # Errors
-    /// When an image cannot be read: the error names it.
+    /// When an image cannot be read: the error names it; or the file cannot be written.
     pub fn compute(images: &[Image], views: usize, tower: &Tower, workers: &Workers, cache: &Path) -> Result<Self, TrainError> {
         let Tower { net, digest } = tower;
         let shape = (net.tokens(), net.channels());
-        let size = shape.0 * shape.1 * views;
-        let key = fingerprint(images, views, digest);
-        if let Some(data) = read_cache(cache, &key, images.len() * size) {
-            return Ok(Self { data, shape, views });
-        }
-        let bar = ProgressBar::new(images.len() as u64).with_style(
-            ProgressStyle::with_template("encoding photographs {bar:40} {pos}/{len} {eta}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar()),
-        );
-        let numbered: Vec<(usize, &Image)> = images.iter().enumerate().collect();
-        let encoded = workers.map(&numbered, |&(i, image)| {
-            bar.inc(1);
-            encode(image, views, net, i as u64).map_err(|e| e.context(format!("image {}", image.path.display())))
-        })?;
-        bar.finish_and_clear();
-        let data = encoded.concat();
-        write_cache(cache, &key, &data)?;
-        Ok(Self { data, shape, views })
+        let (key, stride) = (fingerprint(images, views, digest), 2 * (shape.0 * shape.1 * views) as u64);
+        let file = match stored(cache, &key, HEAD + stride * images.len() as u64) {
+            Some(file) => file,
+            None => {
+                write(images, views, net, workers, &key, cache)?;
+                File::open(cache).map_err(TrainError::io(cache))?
+            }
+        };
+        let places = (0..images.len() as u64).map(|i| (0, HEAD + i * stride)).collect();
+        Ok(Self { files: vec![Arc::new(file)], places, shape, views })
     }
 
     /// Adds those of other images behind these.
@@ -66,23 +73,21 @@ impl Features {
         if (self.shape, self.views) != (other.shape, other.views) {
             return Err(TrainError::Run("features of two kinds cannot be joined".into()));
         }
-        self.data.extend(other.data);
+        let before = self.files.len();
+        self.files.extend(other.files);
+        self.places.extend(other.places.into_iter().map(|(file, first)| (before + file, first)));
         Ok(())
     }
 
     /// Those of some images, each as it is: without other views.
     pub fn plain(&self, images: &[usize]) -> Self {
-        let size = self.shape.0 * self.shape.1;
-        let of = |&image: &usize| {
-            let first = image * self.views * size;
-            self.data.get(first..first + size).unwrap_or_default().iter().copied()
-        };
-        Self { data: images.iter().flat_map(of).collect(), shape: self.shape, views: 1 }
+        let places = images.iter().filter_map(|&image| self.places.get(image).copied()).collect();
+        Self { files: self.files.clone(), places, shape: self.shape, views: 1 }
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.data.len() / (self.shape.0 * self.shape.1 * self.views)
+        self.places.len()
     }
 
     /// Ways in which each image is seen.
@@ -92,19 +97,65 @@ impl Features {
 
     /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.places.is_empty()
     }
 
     /// Features of `(image, view)` pairs: `(n, image_tokens, channels)` in f32.
+    ///
+    /// # Errors
+    /// When there is no such image or view, or it cannot be read.
     pub fn batch(&self, which: &[(usize, usize)]) -> CandleResult<Tensor> {
         let size = self.shape.0 * self.shape.1;
         let mut out = vec![0f32; which.len() * size];
+        let (mut bytes, mut stored) = (vec![0u8; 2 * size], vec![f16::ZERO; size]);
         for (&(image, view), out) in which.iter().zip(out.chunks_mut(size)) {
-            let first = (image * self.views + view) * size;
-            self.data[first..first + size].convert_to_f32_slice(out);
+            let Some(&(file, first)) = self.places.get(image).filter(|_| view < self.views) else {
+                candle_core::bail!("there are no features of image {image} in view {view}");
+            };
+            self.files[file].read_exact_at(&mut bytes, first + 2 * (view * size) as u64)?;
+            stored.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(x, b)| *x = f16::from_le_bytes([b[0], b[1]]));
+            stored.convert_to_f32_slice(out);
         }
         Tensor::from_vec(out, (which.len(), self.shape.0, self.shape.1), &Device::Cpu)
     }
+}
+
+/// The file, where it is whole and belongs to these images.
+fn stored(cache: &Path, key: &[u8; 32], bytes: u64) -> Option<File> {
+    let file = File::open(cache).ok()?;
+    let mut head = [0; HEAD as usize];
+    file.read_exact_at(&mut head, 0).ok()?;
+    (&head == key && file.metadata().ok()?.len() == bytes).then_some(file)
+}
+
+/// Encodes images piece by piece into a file that takes its name when it is complete.
+fn write(
+    images: &[Image],
+    views: usize,
+    net: &EfficientNetLite,
+    workers: &Workers,
+    key: &[u8; 32],
+    cache: &Path,
+) -> Result<(), TrainError> {
+    let bar = ProgressBar::new(images.len() as u64).with_style(
+        ProgressStyle::with_template("encoding photographs {bar:40} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let fresh = cache.with_extension("new");
+    let mut out = BufWriter::new(File::create(&fresh).map_err(TrainError::io(&fresh))?);
+    out.write_all(key).map_err(TrainError::io(&fresh))?;
+    let numbered: Vec<(usize, &Image)> = images.iter().enumerate().collect();
+    for piece in numbered.chunks(PIECE) {
+        let encoded = workers.map(piece, |&(i, image)| {
+            bar.inc(1);
+            encode(image, views, net, i as u64).map_err(|e| e.context(format!("image {}", image.path.display())))
+        })?;
+        for x in encoded.into_iter().flatten() {
+            out.write_all(&x.to_le_bytes()).map_err(TrainError::io(&fresh))?;
+        }
+    }
+    out.flush().map_err(TrainError::io(&fresh))?;
+    bar.finish_and_clear();
+    fs::rename(&fresh, cache).map_err(TrainError::io(cache))
 }
 
 fn encode(image: &Image, views: usize, tower: &EfficientNetLite, seed: u64) -> CandleResult<Vec<f16>> {
@@ -140,17 +191,4 @@ fn fingerprint(images: &[Image], views: usize, tower: &[u8; 32]) -> [u8; 32] {
         hash.update(format!("{} {size}\n", image.name));
     }
     hash.finalize().into()
-}
-
-fn read_cache(path: &Path, key: &[u8; 32], elements: usize) -> Option<Vec<f16>> {
-    let bytes = fs::read(path).ok()?;
-    let (head, body) = bytes.split_at_checked(32)?;
-    (head == key && body.len() == elements * 2).then(|| body.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect())
-}
-
-fn write_cache(path: &Path, key: &[u8; 32], data: &[f16]) -> Result<(), TrainError> {
-    let mut bytes = Vec::with_capacity(key.len() + 2 * data.len());
-    bytes.extend_from_slice(key);
-    bytes.extend(data.iter().flat_map(|x| x.to_le_bytes()));
-    super::checkpoint::write_atomically(path, &bytes)
 }
