@@ -136,8 +136,8 @@ pub(super) async fn promote(State(app): State<Arc<App>>, Path(id): Path<String>,
     match shadow {
         None => serve(&app, registry, version.id, force).await?,
         Some(share) => {
-            let state = ask(registry, move |registry| registry.set_shadow(&version.id, share)).await?;
-            app.shadow.set(&app, state.shadow);
+            ask(registry, move |registry| registry.set_shadow(&version.id, share)).await?;
+            app.switch.follow(&app).await;
         }
     }
     told(&app).await
@@ -148,9 +148,9 @@ async fn serve(app: &Arc<App>, registry: &Registry, id: String, force: bool) -> 
         app.switch.refuse(app, Some(&id), reason.clone());
         ApiError::refused("version_refused", format!("version {id} cannot be served: {reason}"))
     })?;
-    let state = ask(registry, move |registry| registry.promote(&id, force)).await?;
+    ask(registry, move |registry| registry.promote(&id, force)).await?;
     change.make(app);
-    app.shadow.set(app, state.shadow);
+    app.switch.follow(app).await;
     Ok(())
 }
 
@@ -179,9 +179,11 @@ pub(super) async fn rollback(State(app): State<Arc<App>>, Path(id): Path<String>
     let state = ask(registry, move |registry| registry.rollback_from(&version.id)).await?;
     if state.promoted == target {
         change.make(&app);
+    } else {
+        // Somebody else was quicker.
+        drop(change);
     }
-    // Where somebody else was quicker, the server follows what they promoted.
-    app.shadow.set(&app, state.shadow);
+    app.switch.follow(&app).await;
     told(&app).await
 }
 

@@ -95,24 +95,22 @@ impl Switch {
     /// # Errors
     /// Why it cannot be served.
     pub(crate) async fn prepare(&self, app: &Arc<App>, id: Option<&str>) -> Result<Change<'_>, String> {
-        let kept = self.kept.lock().await;
-        let is = |served: &Served| served.registered.as_deref() == id;
-        if is(&app.served()) {
-            return Ok(Change { kept, next: None });
-        }
-        let before = kept.before.as_ref().filter(|before| is(before) && before.engine.health().accepting);
-        let next = match before {
-            Some(before) => Arc::clone(before),
-            None => load(app, app.config.clone(), id, EngineMetrics::of(&app.metrics)).await?,
-        };
-        Ok(Change { kept, next: Some(next) })
+        change(app, self.kept.lock().await, id).await
     }
 
-    /// Serves what is promoted, if it can be; else what is served stays, and why is told.
-    async fn promoted(&self, app: &Arc<App>, id: Option<&str>) {
-        match self.prepare(app, id).await {
+    /// Serves what the registry says now, if it can be; else what is served stays, and why is told. The shadow is the registry's in any case.
+    pub(crate) async fn follow(&self, app: &Arc<App>) {
+        let Some(registry) = &self.registry else { return };
+        let kept = self.kept.lock().await;
+        // Read when nobody else changes what is served: an older state would undo what they have done.
+        let State { promoted, shadow, .. } = match registry.state() {
+            Ok(state) => state,
+            Err(error) => return tracing::error!(%error, "the registry cannot be read; what is served stays"),
+        };
+        app.shadow.set(app, shadow);
+        match change(app, kept, promoted.as_deref()).await {
             Ok(change) => change.make(app),
-            Err(reason) => self.refuse(app, id, reason),
+            Err(reason) => self.refuse(app, promoted.as_deref(), reason),
         }
     }
 
@@ -124,8 +122,11 @@ impl Switch {
     }
 
     /// After a first answer that was none: serves the version before, and so on, and last the model of the configuration.
-    pub(crate) async fn fall_back(&self, app: &Arc<App>, reason: String) {
-        let failed = app.served();
+    pub(crate) async fn fall_back(&self, app: &Arc<App>, failed: &Arc<Served>, reason: String) {
+        if !Arc::ptr_eq(failed, &app.served()) {
+            // Another was promoted meanwhile.
+            return;
+        }
         self.refuse(app, failed.registered.as_deref(), reason);
         let state = self.registry.as_ref().and_then(|registry| registry.state().ok()).unwrap_or_default();
         let others = candidates(&state).map(Some).chain([None]).filter(|id| *id != failed.registered.as_deref());
@@ -140,6 +141,20 @@ impl Switch {
             }
         }
     }
+}
+
+/// Gets a version ready to be served: the one that is kept, or it is loaded.
+async fn change<'a>(app: &Arc<App>, kept: MutexGuard<'a, Kept>, id: Option<&str>) -> Result<Change<'a>, String> {
+    let is = |served: &Served| served.registered.as_deref() == id;
+    if is(&app.served()) {
+        return Ok(Change { kept, next: None });
+    }
+    let before = kept.before.as_ref().filter(|before| is(before) && before.engine.health().accepting);
+    let next = match before {
+        Some(before) => Arc::clone(before),
+        None => load(app, app.config.clone(), id, EngineMetrics::of(&app.metrics)).await?,
+    };
+    Ok(Change { kept, next: Some(next) })
 }
 
 /// Loads a version and tries it, while others are served.
@@ -187,24 +202,11 @@ pub(super) async fn follow(app: Arc<App>) {
         times.tick().await;
         let task = registry.clone();
         let Ok(now) = spawn_blocking(move || look(&task)).await else { continue };
-        if now == seen {
-            continue;
+        if now != seen {
+            seen = now;
+            app.switch.follow(&app).await;
         }
-        seen = now;
-        let state = match registry.state() {
-            Ok(state) => state,
-            Err(error) => {
-                tracing::error!(%error, "the registry cannot be read; what is served stays");
-                continue;
-            }
-        };
-        take(&app, state).await;
     }
-}
-
-async fn take(app: &Arc<App>, State { promoted, shadow, .. }: State) {
-    app.switch.promoted(app, promoted.as_deref()).await;
-    app.shadow.set(app, shadow);
 }
 
 /// When the state was written, and what; it says both, for a version that failed may be promoted again.

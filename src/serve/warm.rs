@@ -27,7 +27,7 @@ pub(crate) async fn warm(app: Arc<App>) {
     // Set once; a second warm-up would change nothing.
     let _ = turn.served.warmed.set(outcome);
     if let Some(why) = failed {
-        app.switch.fall_back(&app, format!("its first answer failed: {why}")).await;
+        app.switch.fall_back(&app, &turn.served, format!("its first answer failed: {why}")).await;
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    cli::candor,
+    cli::{Process, candor},
     http::{JSON, Reply, chat, connect, exchange, get, read_until, request},
     served::{Served, and, ask, eventually},
 };
@@ -243,14 +243,20 @@ fn what_cannot_be_served_is_refused_and_what_is_served_stays() {
     }
     assert_eq!(setting.served.metric("candor_model_swaps_total{outcome=\"refused\"}"), cases.len() as f64);
     // Promoted past the command line's check, in the files.
-    setting.registry.promote(&cases[1].0, false).unwrap();
-    eventually("it is refused again", || setting.served.metric("candor_model_swaps_total{outcome=\"refused\"}") == 5.0);
-    assert_eq!(fingerprint(&setting.served), format!("fp_{}", setting.other));
-    // A server that starts now says so and serves the one before it.
-    let second = serve(&setting.registry);
-    eventually("the version before is served", || admin(&second, "GET", "/admin/models", "").json()["serving"] == json!(setting.other));
-    // Going back leaves the refused one behind.
-    let reply = setting.admin("POST", &format!("/admin/models/{}/rollback", cases[1].0), "");
+    for (id, _) in &cases[..2] {
+        setting.registry.promote(id, false).unwrap();
+        eventually("it is refused again", || setting.models()["refused"]["id"] == json!(id) && setting.models()["promoted"] == json!(id));
+        assert_eq!(fingerprint(&setting.served), format!("fp_{}", setting.other));
+    }
+    // A server that starts now serves the last one that it can: the promoted one makes no answer, and the one before it does not load.
+    let second = Process::serve(&[("CANDOR_REGISTRY__DIR", setting.registry.root().to_str().unwrap())]);
+    assert_eq!(said(&chat(second.at, &ask(1, "")), false).0, format!("fp_{}", setting.other));
+    // Going back to what does not load is refused as well.
+    let rollback = |id: &str| setting.admin("POST", &format!("/admin/models/{id}/rollback"), "");
+    assert!(rollback(&cases[1].0).error(422)["message"].as_str().unwrap().contains(&cases[0].0));
+    assert_eq!(setting.registry.state().unwrap().promoted.as_ref(), Some(&cases[1].0));
+    setting.registry.rollback().unwrap();
+    let reply = rollback(&cases[0].0);
     assert_eq!((&reply.json()["serving"], &reply.json()["promoted"]), (&json!(setting.other), &json!(setting.other)));
 }
 

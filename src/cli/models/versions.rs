@@ -129,7 +129,7 @@ pub(super) struct Register {
 pub(super) fn register(args: Register) -> Result<(), Failure> {
     let registry = args.place.open()?;
     let parents = args.parents.iter().map(|id| Ok(registry.get(id)?.id)).collect::<Result<_, RegistryError>>();
-    let figures = args.figures.as_ref().map(|file| figures(file)).transpose()?.unwrap_or_default();
+    let figures = args.figures.as_ref().map(figures).transpose()?.unwrap_or_default();
     let facts = Facts { parents: parents.map_err(Failure::failed)?, figures, reasons: args.reasons, ..Facts::default() };
     let version = registry.register(&args.bundle, facts).map_err(Failure::failed)?;
     args.place.print(&json!(version), || version.id.clone());

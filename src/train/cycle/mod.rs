@@ -4,6 +4,7 @@
 //! ([`state`]) and is either done or goes on where it died: the trainings by their own checkpoints, all others by beginning anew. [`config`] says what is done
 //! and how much of it, [`evaluate`] what a version is worth, [`gate`](crate::registry::gate) whether that is enough.
 
+mod base;
 pub mod config;
 mod evaluate;
 mod run;

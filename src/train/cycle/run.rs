@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
+    base::{base, reference},
     config::Recipe,
     evaluate::{Measuring, Written, evaluated},
     state::{Base, Cycles, Done, Evaluated, Last, Outcome, State, Step},
 };
 use crate::{
-    bundle::{Bundle, RewardKind},
     eval::data::flickr8k::Dataset,
     feedback::{
         images::Images,
@@ -28,7 +28,6 @@ use crate::{
         Facts, Registry, RegistryError,
         gate::{self, Evidence},
     },
-    reward::{calibration::Calibration, drift::Histogram},
     train::{
         TrainError,
         align::Alignment,
@@ -71,7 +70,7 @@ fn store(error: StoreError) -> TrainError {
     TrainError::Run(error.to_string())
 }
 
-fn registry(error: RegistryError) -> TrainError {
+pub(super) fn registry(error: RegistryError) -> TrainError {
     TrainError::Run(format!("the registry: {error}"))
 }
 
@@ -390,32 +389,4 @@ impl<'a> Cycle<'a> {
         let own = self.state.base.version.split('+').next().unwrap_or_default();
         format!("{own}+cycle.{}", self.state.number)
     }
-}
-
-/// How the rewards of a bundle's default scorer were distributed when it was calibrated, where it says so.
-fn reference(bundle: &str) -> Result<Option<Histogram>, TrainError> {
-    let failed = |e: &dyn std::fmt::Display| TrainError::Run(format!("{bundle}: {e}"));
-    let config = Bundle::describe(bundle).map_err(|e| failed(&e))?;
-    let Some(reward) = config.reward else { return Ok(None) };
-    let file = Bundle::file(bundle, "calibration.json").map_err(|e| failed(&e))?;
-    let mut all: BTreeMap<RewardKind, Calibration> = serde_json::from_slice(&file).map_err(|e| failed(&e))?;
-    Ok(all.remove(&reward.default).and_then(|calibration| calibration.rewards))
-}
-
-/// The version to begin with: the promoted one or, where none is, the model of the configuration, which is then registered as an ancestor.
-fn base(place: &Place<'_>) -> Result<Base, TrainError> {
-    let promoted = place.registry.state().map_err(registry)?.promoted;
-    let version = match &promoted {
-        Some(id) => place.registry.get(id).map_err(registry)?,
-        None => {
-            // A model that is not there is the user's mistake, not the registry's.
-            Bundle::describe(place.model).map_err(|e| TrainError::Run(e.to_string()))?;
-            let reasons = vec!["the model that a first cycle began with".to_owned()];
-            place.registry.register(Path::new(place.model), Facts { reasons, ..Facts::default() }).map_err(registry)?
-        }
-    };
-    place.registry.verify(&version).map_err(registry)?;
-    let bundle = place.registry.bundle_dir(&version);
-    let bundle = bundle.canonicalize().map_err(TrainError::io(&bundle))?;
-    Ok(Base { id: version.id, bundle, name: version.name, version: version.version, promoted: promoted.is_some() })
 }
