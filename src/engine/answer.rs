@@ -193,7 +193,18 @@ impl Answer {
                 false => rendered.place(span.start..span.end),
             };
             (span.start, span.end) = (place.start, place.end);
-            span.text = rendered.text.chars().skip(place.start).take(place.len()).collect();
+        }
+        // What is said in the place of doubted words can take in words beside them, which a repair had written: they are the former's now.
+        for i in 1..self.spans.len() {
+            let (before, after) = self.spans.split_at_mut(i);
+            let (before, after) = (&mut before[i - 1], &mut after[0]);
+            match after.action == action {
+                true => before.end = before.end.min(after.start).max(before.start),
+                false => after.start = after.start.max(before.end).min(after.end),
+            }
+        }
+        for span in &mut self.spans {
+            span.text = rendered.text.chars().skip(span.start).take(span.end.saturating_sub(span.start)).collect();
         }
         Some(rendered.text)
     }
