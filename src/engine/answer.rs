@@ -195,13 +195,20 @@ impl Answer {
             (span.start, span.end) = (place.start, place.end);
         }
         // What is said in the place of doubted words can take in words beside them, which a repair had written: they are the former's now.
-        for i in 1..self.spans.len() {
-            let (before, after) = self.spans.split_at_mut(i);
-            let (before, after) = (&mut before[i - 1], &mut after[0]);
-            match after.action == action {
-                true => before.end = before.end.min(after.start).max(before.start),
-                false => after.start = after.start.max(before.end).min(after.end),
+        let rewritten = |span: &Span| span.action == action;
+        let mut next = usize::MAX;
+        for span in self.spans.iter_mut().rev() {
+            if !rewritten(span) {
+                (span.start, span.end) = (span.start.min(next), span.end.min(next));
             }
+            next = span.start;
+        }
+        let mut last = 0;
+        for span in &mut self.spans {
+            if !rewritten(span) {
+                (span.start, span.end) = (span.start.max(last), span.end.max(last));
+            }
+            last = span.end;
         }
         for span in &mut self.spans {
             span.text = rendered.text.chars().skip(span.start).take(span.end.saturating_sub(span.start)).collect();

@@ -310,7 +310,6 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
     });
     let lines = [
         "candor_reward_auroc 1",
-        "candor_reward_drift_psi 0",
         "candor_flag_agreement_ratio 0.5",
         "candor_cycle_last_success_timestamp_seconds 1700000000",
         "candor_cycle_outcome_total{outcome=\"promoted\"} 2",
@@ -322,8 +321,10 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
         let text = metrics();
         lines.iter().all(|line| text.lines().any(|l| l == *line))
     });
-    let ece = metrics().lines().find_map(|line| line.strip_prefix("candor_reward_ece ")?.parse::<f64>().ok()).unwrap();
+    let figure = |name: &str| metrics().lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap();
+    let (ece, psi) = (figure("candor_reward_ece "), figure("candor_reward_drift_psi "));
     assert!((ece - 0.1).abs() < 1e-6, "{ece}");
+    assert!(psi > 0.5 && psi.is_finite(), "{psi}: as many low rewards as high ones are not what the scorer was calibrated on");
 }
 
 fn path_of(home: &Path, photo: &[u8]) -> PathBuf {
