@@ -5,7 +5,10 @@ use std::{
     fs,
     io::{Read, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
 };
 
@@ -120,35 +123,41 @@ fn fingerprint(served: &Served) -> String {
 fn versions_take_turns_under_load_and_no_request_fails_or_mixes_them() {
     let setting = Setting::new();
     let (at, done) = (setting.served.at, AtomicBool::new(false));
-    let heard: Vec<(String, u32, String)> = thread::scope(|scope| {
-        let client = |number: u32| {
-            let done = &done;
-            scope.spawn(move || {
-                let mut heard = Vec::new();
-                for round in number.. {
-                    if done.load(Relaxed) {
-                        break;
-                    }
-                    let (seed, streamed) = (1 + round % 4, round.is_multiple_of(2));
-                    let (version, text) = said(&chat(at, &and(ask(seed, ""), json!({"stream": streamed}))), streamed);
-                    heard.push((version, seed, text));
-                }
-                heard
-            })
-        };
-        let clients: Vec<_> = (0..6).map(client).collect();
+    let heard: Mutex<Vec<(String, u32, String)>> = Mutex::default();
+    let client = |number: u32| {
+        // Far more than there is time for; an end all the same, where an assertion below fails.
+        for round in number..number + 2000 {
+            if done.load(Relaxed) {
+                break;
+            }
+            let (seed, streamed) = (1 + round % 4, round.is_multiple_of(2));
+            let (version, text) = said(&chat(at, &and(ask(seed, ""), json!({"stream": streamed}))), streamed);
+            heard.lock().unwrap().push((version, seed, text));
+        }
+    };
+    // Every turn is long enough for a client to have an answer in it.
+    let hears = |id: &str| {
+        let (version, begun) = (format!("fp_{id}"), heard.lock().unwrap().len());
+        eventually("the version answers", || heard.lock().unwrap()[begun..].iter().any(|(by, ..)| *by == version));
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..6).map(|number| scope.spawn(move || client(number))).collect();
         for _ in 0..4 {
             let reply = setting.promote(&setting.own);
             assert_eq!((reply.status, &reply.json()["serving"]), (200, &json!(setting.own)), "{}", reply.text());
+            hears(&setting.own);
             assert_eq!(setting.promote(&setting.other).json()["serving"], json!(setting.other));
+            hears(&setting.other);
             let reply = setting.admin("POST", &format!("/admin/models/{}/rollback", setting.other), "");
             assert_eq!(reply.json()["serving"], json!(setting.own), "{}", reply.text());
+            hears(&setting.own);
             setting.registry.promote(&setting.other, false).unwrap();
-            eventually("the promoted version is served", || setting.models()["serving"] == json!(setting.other));
+            hears(&setting.other);
         }
         done.store(true, Relaxed);
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+        clients.into_iter().for_each(|client| client.join().unwrap());
     });
+    let heard = heard.into_inner().unwrap();
     // What each version says when nobody else asks.
     let mut expected = BTreeMap::new();
     for id in [&setting.own, &setting.other] {
@@ -166,8 +175,6 @@ fn versions_take_turns_under_load_and_no_request_fails_or_mixes_them() {
         let version = if version == "fp_0.2.1" { format!("fp_{}", setting.own) } else { version.clone() };
         assert_eq!(text, &expected[&(version.clone(), *seed)], "{version}");
     }
-    let versions: BTreeSet<&str> = heard.iter().map(|(version, ..)| version.as_str()).collect();
-    assert!([&setting.own, &setting.other].iter().all(|id| versions.contains(format!("fp_{id}").as_str())), "{versions:?}");
     assert_eq!(setting.served.metric("candor_request_failure_total{reason=\"shutting_down\"}"), 0.0);
     assert_eq!(setting.served.metric("candor_model_swaps_total{outcome=\"refused\"}"), 0.0);
 }
@@ -185,7 +192,7 @@ fn a_request_ends_on_the_version_that_it_began_with_and_the_server_waits_for_it(
     // A second change, so that the first version is not kept for going back either.
     assert_eq!(setting.promote(&setting.own).status, 200);
     assert_eq!(fingerprint(&setting.served), format!("fp_{}", setting.own));
-    assert_eq!(setting.served.metric("candor_requests_running"), 1.0, "the first one still runs");
+    eventually("the first one alone runs", || setting.served.metric("candor_requests_running") == 1.0);
     let info = format!("candor_model_info{{model=\"candor-mini\",version=\"{}\"}}", setting.own);
     assert_eq!(setting.served.metric(&info), 1.0);
     setting.served.stop();
