@@ -192,8 +192,7 @@ fn a_request_ends_on_the_version_that_it_began_with_and_the_server_waits_for_it(
     // A second change, so that the first version is not kept for going back either.
     assert_eq!(setting.promote(&setting.own).status, 200);
     assert_eq!(fingerprint(&setting.served), format!("fp_{}", setting.own));
-    // The second one is counted until its engine's step is over.
-    eventually("the first one alone still runs", || setting.served.metric("candor_requests_running") == 1.0);
+    eventually("the first one alone runs", || setting.served.metric("candor_requests_running") == 1.0);
     let info = format!("candor_model_info{{model=\"candor-mini\",version=\"{}\"}}", setting.own);
     assert_eq!(setting.served.metric(&info), 1.0);
     setting.served.stop();
