@@ -10,6 +10,12 @@ DATA=${DATA:-../shared/data/flickr8k}
 RUNS=${RUNS:-runs/align}
 wanted=" $* "
 mkdir -p "$RUNS"
+# What all of them begin with: 0.2.1, the last version that was not aligned. (0.3.0 is what came of one of these runs.)
+POLICY=${POLICY:-runs/candor-mini-0.2.1}
+if [ ! -e "$POLICY/config.json" ]; then
+    mkdir -p "$POLICY"
+    git archive 3e0b1f8 models/candor-mini | tar -x --strip-components=2 -C "$POLICY"
+fi
 
 # captions NAME BUNDLE AS [flags]: captions of dev and their figures on the reporting half, at RUNS/NAME/AS.json.
 captions() {
@@ -26,7 +32,7 @@ run() {
         local resume=()
         [ -e "$at/config.json" ] && resume=(--resume)
         echo "$(date +%H:%M:%S) $1"
-        "$CANDOR" train "$2" --config config/align.toml --out "$at" --version "0.3.0-$1" "${resume[@]}" "${@:3}" >"$at.log" 2>&1 || echo "stopped: $(tail -n 1 "$at.log")"
+        "$CANDOR" train "$2" --config config/align.toml --out "$at" --version "0.3.0-$1" --set "policy=$POLICY" "${resume[@]}" "${@:3}" >"$at.log" 2>&1 || echo "stopped: $(tail -n 1 "$at.log")"
     fi
     [ -e "$at/bundle/config.json" ] || return 0
     captions "$1" "$at/bundle" greedy
@@ -36,14 +42,15 @@ run() {
 
 if [ "$wanted" = "  " ] || [[ "$wanted" = *" base "* ]]; then
     mkdir -p "$RUNS/base"
-    captions base models/candor-mini greedy
-    captions base models/candor-mini guarded --guard regenerate
-    captions base models/candor-mini best-of-5 --best-of 5
+    captions base "$POLICY" greedy
+    captions base "$POLICY" guarded --guard regenerate
+    captions base "$POLICY" best-of-5 --best-of 5
 fi
 
 # The methods, and other seeds of two of them. Imitation of corrections gets as many iterations as the others have in all.
 corrections() { run "corrections-$1" ppo --set "seed=$1" --set iterations=0 --set corrections.iterations=140; }
 run ppo-31 ppo --set seed=31
+run ppo-long ppo --set iterations=300
 run ddpo ddpo
 run dpo dpo
 run sequence-ppo sequence-ppo
