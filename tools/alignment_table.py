@@ -13,7 +13,7 @@ import sys
 
 RUNS = pathlib.Path(sys.argv[1])
 METHODS = [
-    ("candor-mini 0.2", ["base"]),
+    ("candor-mini 0.2.1", ["base"]),
     ("corrections alone", ["corrections-31", "corrections-32", "corrections-33"]),
     ("token-wise PPO", ["ppo-31", "ppo-32", "ppo-33"]),
     ("token-wise PPO, 300 iterations", ["ppo-long"]),
