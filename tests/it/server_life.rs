@@ -24,6 +24,8 @@ fn send(served: &Served, body: &serde_json::Value) -> TcpStream {
 fn a_client_that_leaves_frees_its_slot() {
     let served = Served::with(|c| c.server.max_concurrent = 1);
     for stream in [true, false] {
+        // Of the answer before, or of warming up: it must not be taken for the one that is to come.
+        eventually("nothing runs", || served.metric("candor_requests_running") == 0.0);
         let before = served.metric("candor_request_success_total{finished_reason=\"abort\"}");
         served.valve.allow(3);
         let mut client = send(&served, &and(ask(1, ""), json!({"stream": stream, "max_tokens": 60, "seed": 1})));
