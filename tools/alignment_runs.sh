@@ -24,50 +24,71 @@ captions() {
     "$CANDOR" eval captions --generate --model "$bundle" --hypotheses "$at.jsonl" --references "$DATA" --half report --json "$at.json" "${@:4}" >"$at.log" 2>&1 || echo "failed: $at.log"
 }
 
-# run NAME METHOD [--set KEY=VALUE ...]
+# answers NAME BUNDLE: what becomes of answers to questions.
+answers() {
+    local at="$RUNS/$1/vqa"
+    [ -e "$at.json" ] && return
+    "$CANDOR" eval vqa --model "$2" --data "$DATA" --json "$at.json" >"$at.log" 2>&1 || echo "failed: $at.log"
+}
+
+asked_for() { [ "$wanted" = "  " ] || [[ "$wanted" = *" $1 "* ]]; }
+
+# train NAME METHOD [--set KEY=VALUE ...]
+train() {
+    local at="$RUNS/$1" resume=()
+    [ -e "$at/bundle/config.json" ] && return
+    [ -e "$at/config.json" ] && resume=(--resume)
+    echo "$(date +%H:%M:%S) $1"
+    "$CANDOR" train "$2" --config config/align.toml --out "$at" --version "0.3.1-$1" --set "policy=$POLICY" "${resume[@]}" "${@:3}" >"$at.log" 2>&1 || echo "stopped: $(tail -n 1 "$at.log")"
+}
+
+# run NAME METHOD [--set KEY=VALUE ...]: a method, and what its policy writes.
 run() {
-    local at="$RUNS/$1"
-    [ "$wanted" = "  " ] || [[ "$wanted" = *" $1 "* ]] || return 0
-    if [ ! -e "$at/bundle/config.json" ]; then
-        local resume=()
-        [ -e "$at/config.json" ] && resume=(--resume)
-        echo "$(date +%H:%M:%S) $1"
-        "$CANDOR" train "$2" --config config/align.toml --out "$at" --version "0.3.0-$1" --set "policy=$POLICY" "${resume[@]}" "${@:3}" >"$at.log" 2>&1 || echo "stopped: $(tail -n 1 "$at.log")"
-    fi
-    [ -e "$at/bundle/config.json" ] || return 0
-    captions "$1" "$at/bundle" greedy
-    [ -z "${GREEDY_ONLY:-}" ] && captions "$1" "$at/bundle" guarded --guard regenerate
+    asked_for "$1" || return 0
+    train "$@"
+    [ -e "$RUNS/$1/bundle/config.json" ] || return 0
+    captions "$1" "$RUNS/$1/bundle" greedy
+    answers "$1" "$RUNS/$1/bundle"
+    [ -z "${GREEDY_ONLY:-}" ] && captions "$1" "$RUNS/$1/bundle" guarded --guard regenerate
     return 0
 }
 
-if [ "$wanted" = "  " ] || [[ "$wanted" = *" base "* ]]; then
+# question NAME [--set KEY=VALUE ...]: token-wise PPO, half as long, which its looks at the tuning half answer.
+question() {
+    asked_for "$1" || return 0
+    train "$1" ppo --set iterations=60 "${@:2}"
+}
+
+if asked_for base; then
     mkdir -p "$RUNS/base"
     captions base "$POLICY" greedy
+    answers base "$POLICY"
     captions base "$POLICY" guarded --guard regenerate
     captions base "$POLICY" best-of-5 --best-of 5
 fi
 
 # The methods, and other seeds of two of them. Imitation of corrections gets as many iterations as the others have in all.
-corrections() { run "corrections-$1" ppo --set "seed=$1" --set iterations=0 --set corrections.iterations=140; }
-run ppo-31 ppo --set seed=31
-run ppo-long ppo --set iterations=300
+corrections() { run "corrections-$1" ppo --set "seed=$1" --set iterations=0 --set corrections.iterations=180; }
+run ppo-31 ppo
 run ddpo ddpo
 run dpo dpo
 run sequence-ppo sequence-ppo
-corrections 31
 run spin spin
 run rest rest
 for seed in 32 33; do
-    run "ppo-$seed" ppo --set "seed=$seed"
+    GREEDY_ONLY=1 run "ppo-$seed" ppo --set "seed=$seed"
+done
+for seed in 31 32 33; do
     corrections "$seed"
 done
 
 # What the questions of the method ask.
-run first-error ppo --set corrections.scope=first_error
-run wrong-10 ppo --set corrections.wrong_labels=0.1
-run wrong-20 ppo --set corrections.wrong_labels=0.2
+question short
+question no-completeness --set reward.completeness=0 --set reward.consensus=0 --set reward.brevity=0
+question no-kl --set ppo.kl.beta=0 --set ppo.kl.target=0
+question first-error --set corrections.scope=first_error
+question wrong-10 --set corrections.wrong_labels=0.1
+question wrong-20 --set corrections.wrong_labels=0.2
 for limit in 100 300 1000 3000; do
-    run "limit-$limit" ppo --set "corrections.limit=$limit"
+    question "limit-$limit" --set "corrections.limit=$limit"
 done
-run no-completeness ppo --set reward.completeness=0 --set reward.consensus=0
-run no-kl ppo --set ppo.kl.beta=0 --set ppo.kl.target=0

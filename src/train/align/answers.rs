@@ -156,10 +156,10 @@ impl Shard {
     }
 }
 
-/// A random choice of what a row of people's texts says.
+/// A row's answers to questions, and `n` of its captions.
 pub(super) fn choose(row: TextRow, n: usize, rng: &mut impl Rng) -> Vec<Branch> {
-    let mut branches = row.branches;
-    branches.shuffle(rng);
-    branches.truncate(n);
-    branches
+    let (mut captions, answers): (Vec<Branch>, Vec<Branch>) = row.branches.into_iter().partition(|branch| branch.after_prompt);
+    captions.shuffle(rng);
+    captions.truncate(n);
+    captions.into_iter().chain(answers).collect()
 }

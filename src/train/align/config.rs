@@ -32,8 +32,10 @@ pub struct AlignConfig {
     pub hidden_tokens: f32,
     /// Weight of the cross-entropy on what people wrote about the same images beside the method's own loss (InstructGPT's PPO-ptx).
     pub human_weight: f32,
-    /// Captions and answers of people an image for it.
-    pub human_texts: usize,
+    /// Captions of people an image for it.
+    pub human_captions: usize,
+    /// Most answers to questions derived from them: what is not practised is unlearnt.
+    pub human_answers: usize,
     /// Seed of everything random.
     pub seed: u64,
     /// Worker threads; 0 takes every core.
@@ -89,6 +91,9 @@ pub struct RewardShape {
     pub completeness: f32,
     /// At the end: weight of the answer's CIDEr-D (0 to 10) against what people wrote.
     pub consensus: f32,
+    /// At the end: what an answer loses for each share of people's usual length, in words, that it lacks.
+    #[serde(default)]
+    pub brevity: f32,
     /// At the end: what an answer loses that does not come to its end within the longest length.
     pub missing_end: f32,
 }

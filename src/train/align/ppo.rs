@@ -137,19 +137,22 @@ impl Alignment {
         let complete: Vec<f32> = answers.iter().map(|a| reward::completeness(&a.text, &self.readings[a.image])).collect();
         let said: Vec<(usize, &str)> = answers.iter().map(|a| (a.image, a.text.as_str())).collect();
         let consensus = self.consensus.as_ref().map_or_else(|| vec![0.0; said.len()], |c| c.cider_d(&said));
-        let parts = answers.iter().zip(complete.iter().zip(&consensus));
+        let written = |image: usize| self.setup.data.train[image].captions.iter().map(String::as_str);
+        let short: Vec<f32> = answers.iter().map(|a| reward::shortness(&a.text, written(a.image))).collect();
+        let parts = answers.iter().zip(complete.iter().zip(&consensus).zip(&short));
         let n = answers.len().max(1) as f64;
         let named = [
             ("reward", mean(things())),
             ("completeness", mean(complete.iter().copied())),
             ("consensus", consensus.iter().sum::<f64>() / n),
+            ("shortness", mean(short.iter().copied())),
             ("tokens", mean(answers.iter().map(|a| a.tokens as f32))),
             ("things", things().count() as f64 / n),
             ("ended", answers.iter().filter(|a| a.ended).count() as f64 / n),
         ];
         Earned {
             claims: answers.iter().map(|a| shape.of_claims(&a.claims, centre, a.tokens)).collect(),
-            whole: parts.map(|(a, (c, d))| shape.of_answer(*c, *d as f32, a.ended)).collect(),
+            whole: parts.map(|(a, ((c, d), short))| shape.of_answer(*c, *d as f32, *short, a.ended)).collect(),
             metrics: named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }

@@ -126,9 +126,11 @@ impl RewardShape {
         out
     }
 
-    /// What an answer earns as a whole, at its last token: `complete` is the share of what people agree on that it names, `consensus` its CIDEr-D.
-    pub(super) fn of_answer(&self, complete: f32, consensus: f32, ended: bool) -> f32 {
-        self.completeness * complete + self.consensus * consensus - if ended { 0.0 } else { self.missing_end }
+    /// What an answer earns as a whole, at its last token: `complete` is the share of what people agree on that it names, `consensus` its CIDEr-D, `short` the share
+    /// of people's length that it lacks.
+    pub(super) fn of_answer(&self, complete: f32, consensus: f32, short: f32, ended: bool) -> f32 {
+        let lost = self.brevity * short + if ended { 0.0 } else { self.missing_end };
+        self.completeness * complete + self.consensus * consensus - lost
     }
 }
 
@@ -137,6 +139,14 @@ pub(super) fn at_the_end(rewards: &mut [f32], earned: f32) {
     if let Some(last) = rewards.last_mut() {
         *last += earned;
     }
+}
+
+/// The share of the references' mean length in words that a text lacks; 0 where it is as long, or there are none.
+pub(super) fn shortness<'a>(text: &str, references: impl ExactSizeIterator<Item = &'a str>) -> f32 {
+    let words = |text: &str| text.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count() as f32;
+    let people = references.len() as f32;
+    let usual = references.map(words).sum::<f32>();
+    if usual == 0.0 { 0.0 } else { (1.0 - words(text) * people / usual).max(0.0) }
 }
 
 /// The share of the nouns that two people named which a text supports; 1 where there are none.
@@ -154,7 +164,8 @@ pub(super) fn completeness(text: &str, references: &[Reading]) -> f32 {
 mod tests {
     use super::*;
 
-    const SHAPE: RewardShape = RewardShape { centre: None, attributes: 0.5, completeness: 2.0, consensus: 0.1, missing_end: 1.0 };
+    const SHAPE: RewardShape =
+        RewardShape { centre: None, attributes: 0.5, completeness: 2.0, consensus: 0.1, brevity: 2.0, missing_end: 1.0 };
 
     #[test]
     fn words_that_claim_earn_at_their_last_token_and_others_nothing() {
@@ -190,8 +201,16 @@ mod tests {
             let paid: Vec<u32> = tokens.iter().zip(rewards).filter(|(_, r)| **r != 0.0).map(|(t, _)| *t).collect();
             assert_eq!((paid, rewards.len()), (vec![eos], tokens.len()), "nothing but tokens of the answer exists to be paid");
         }
-        assert_eq!(SHAPE.of_answer(0.5, 2.0, true), 1.2);
-        assert!((SHAPE.of_answer(0.5, 2.0, false) - 0.2).abs() < 1e-6);
+        assert_eq!(SHAPE.of_answer(0.5, 2.0, 0.0, true), 1.2);
+        assert!((SHAPE.of_answer(0.5, 2.0, 0.25, false) + 0.3).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_answer_is_short_by_what_it_lacks_of_the_usual_length() {
+        let people = ["A dog runs in deep snow .", "A dog ."];
+        let of = |text: &str| shortness(text, people.iter().copied());
+        assert_eq!((of(""), of("A dog"), of("A dog in the snow"), of("A dog in the snow on a hill")), (1.0, 0.5, 0.0, 0.0));
+        assert_eq!(shortness("A dog", std::iter::empty()), 0.0);
     }
 
     #[test]

@@ -18,16 +18,16 @@ use crate::{
 impl Alignment {
     /// What people wrote about the groups' images, to be learnt beside the method's own answers; a function of the seed.
     pub(super) fn human(&self, groups: &[&Group], seed: u64) -> Result<Vec<Vec<Branch>>, TrainError> {
-        if self.config.human_weight == 0.0 || self.config.human_texts == 0 {
+        if self.config.human_weight == 0.0 || self.config.human_captions + self.config.human_answers == 0 {
             return Ok(Vec::new());
         }
         let policy = &self.setup.policy;
         let questions = QaBuilder::new(&self.stats, Lexicon::shared());
-        let corpus = Corpus::new(&policy.tokenizer, &policy.template, &questions, 2);
+        let corpus = Corpus::new(&policy.tokenizer, &policy.template, &questions, self.config.human_answers);
         let mut rng = SmallRng::seed_from_u64(seed);
         let of = |group: &&Group| {
             let row = corpus.row(&self.setup.data.train[group.image], seed ^ group.image as u64)?;
-            Ok(choose(row, self.config.human_texts, &mut rng))
+            Ok(choose(row, self.config.human_captions, &mut rng))
         };
         groups.iter().map(of).collect()
     }
