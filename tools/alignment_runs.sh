@@ -53,10 +53,10 @@ run() {
     return 0
 }
 
-# question NAME [--set KEY=VALUE ...]: token-wise PPO, half as long, which its looks at the tuning half answer.
+# question NAME METHOD [--set KEY=VALUE ...]: a shorter run, which its looks at the tuning half answer.
 question() {
     asked_for "$1" || return 0
-    train "$1" ppo --set iterations=60 "${@:2}"
+    train "$1" "$2" --set iterations=60 "${@:3}"
 }
 
 if asked_for base; then
@@ -82,13 +82,14 @@ for seed in 31 32 33; do
     corrections "$seed"
 done
 
-# What the questions of the method ask.
-question short
-question no-completeness --set reward.completeness=0 --set reward.consensus=0 --set reward.brevity=0
-question no-kl --set ppo.kl.beta=0 --set ppo.kl.target=0
-question first-error --set corrections.scope=first_error
-question wrong-10 --set corrections.wrong_labels=0.1
-question wrong-20 --set corrections.wrong_labels=0.2
+# What the questions of the method ask: of rewards, and of corrections (where most of what is learnt comes from them: what PPO earns comes from its scorer).
+question short ppo
+question no-completeness ppo --set reward.completeness=0 --set reward.consensus=0 --set reward.brevity=0
+question no-kl ppo --set ppo.kl.beta=0 --set ppo.kl.target=0
+question all-errors ddpo
+question first-error ddpo --set corrections.scope=first_error
+question wrong-10 ddpo --set corrections.wrong_labels=0.1
+question wrong-20 ddpo --set corrections.wrong_labels=0.2
 for limit in 100 300 1000 3000; do
-    question "limit-$limit" --set "corrections.limit=$limit"
+    question "limit-$limit" ddpo --set "corrections.limit=$limit"
 done

@@ -34,7 +34,10 @@ COLUMNS = [
     ("right answers", None, "right", 100),
 ]
 QUESTIONS = [
-    ("all errors, no wrong labels, no limit", "short"),
+    ("token-wise PPO", "short"),
+    ("without completeness, consensus and brevity", "no-completeness"),
+    ("without KL", "no-kl"),
+    ("DDPO, all errors, no wrong labels, all corrections", "all-errors"),
     ("first error alone", "first-error"),
     ("10 % wrong labels", "wrong-10"),
     ("20 % wrong labels", "wrong-20"),
@@ -42,8 +45,6 @@ QUESTIONS = [
     ("300 corrections", "limit-300"),
     ("1,000 corrections", "limit-1000"),
     ("3,000 corrections", "limit-3000"),
-    ("no completeness, no consensus", "no-completeness"),
-    ("no KL", "no-kl"),
 ]
 
 
