@@ -70,6 +70,7 @@ fi
 # The methods, and other seeds of two of them. Imitation of corrections gets as many iterations as the others have in all.
 corrections() { run "corrections-$1" ppo --set "seed=$1" --set iterations=0 --set corrections.iterations=180; }
 run ppo-31 ppo
+run ppo-long ppo --set iterations=320
 run ddpo ddpo
 run dpo dpo
 run sequence-ppo sequence-ppo

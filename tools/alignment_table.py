@@ -16,6 +16,7 @@ METHODS = [
     ("candor-mini 0.2.1", ["base"]),
     ("corrections alone", ["corrections-31", "corrections-32", "corrections-33"]),
     ("token-wise PPO", ["ppo-31", "ppo-32", "ppo-33"]),
+    ("token-wise PPO, 320 iterations", ["ppo-long"]),
     ("sequence-level PPO", ["sequence-ppo"]),
     ("DPO", ["dpo"]),
     ("DDPO", ["ddpo"]),
