@@ -63,10 +63,7 @@ fn yes_no(answers: &[ScoredText], contender: usize) -> Option<Calibration> {
     let known: Vec<(f32, f32, bool)> = tuning.filter_map(of).collect();
     let features: Vec<[f64; 2]> = known.iter().map(|(score, lp, _)| [f64::from(*score), f64::from(*lp)]).collect();
     let targets: Vec<f64> = known.iter().map(|(.., right)| f64::from(u8::from(*right))).collect();
-    let help = match logistic_regression(&features, &targets) {
-        Some([logit, log_probability, _]) if logit > 0.0 => (log_probability / logit).max(0.0) as f32,
-        _ => 0.0,
-    };
+    let help = help_of(&features, &targets);
     let logits: Vec<f32> = known.iter().map(|(score, lp, _)| score + help * lp).collect();
     let good: Vec<bool> = known.iter().map(|(.., right)| *right).collect();
     let fitted = Calibration::fit(&logits, &good, ANSWERS_FITTED_ON)?;
@@ -96,8 +93,16 @@ fn help_of_log_probability(texts: &[ScoredText], contender: usize) -> f32 {
         scores.filter_map(|((label, score), lp)| Some(([f64::from(*score), f64::from(*lp)], f64::from(u8::from((*label)?)))))
     });
     let (features, good): (Vec<[f64; 2]>, Vec<f64>) = tokens.unzip();
-    match logistic_regression(&features, &good) {
-        Some([logit, log_probability, _]) if logit > 0.0 => (log_probability / logit).max(0.0) as f32,
+    help_of(&features, &good)
+}
+
+/// The most that a nat of log-probability adds to a logit: beside a logit that says nothing, any number would fit, and none of them could be calibrated.
+const MOST_HELP: f64 = 5.0;
+
+/// What of a log-probability, the second feature, is to be added to a logit, the first one, that together they tell best.
+fn help_of(features: &[[f64; 2]], targets: &[f64]) -> f32 {
+    match logistic_regression(features, targets) {
+        Some([logit, log_probability, _]) if logit > 0.0 => (log_probability / logit).clamp(0.0, MOST_HELP) as f32,
         _ => 0.0,
     }
 }
@@ -119,4 +124,30 @@ pub fn served(contenders: &[Contender], calibrations: &[Calibration]) -> BTreeMa
         Some((kind, calibrations[i].clone()))
     };
     [RewardKind::Probe, RewardKind::Detached].into_iter().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens whose log-probability tells them apart, `told` of the difference being in the logit too.
+    fn help(told: f64) -> f32 {
+        let tokens = (0..400).map(|i| {
+            let (good, noise) = (i % 3 != 0, f64::from(i * 7919 % 101) / 101.0 - 0.5);
+            let sign = if good { 1.0 } else { -1.0 };
+            // Some are mistaken: what tells everything has no finite weight.
+            let sign = if i % 10 == 0 { -sign } else { sign };
+            ([told * sign + noise, sign + f64::from(i * 104_729 % 97) / 97.0 - 0.5], f64::from(u8::from(good)))
+        });
+        let (features, targets): (Vec<_>, Vec<_>) = tokens.unzip();
+        help_of(&features, &targets)
+    }
+
+    #[test]
+    fn a_logit_that_says_nothing_is_not_drowned() {
+        let some = help(1.0);
+        assert!(some > 0.0 && some < 5.0, "{some}");
+        assert!([1e-3, -1e-3, 0.0].iter().all(|&told| (0.0..=5.0).contains(&help(told))));
+        assert!((help(1e-2) - 5.0).abs() < 1e-6 || help(1e-2) == 0.0);
+    }
 }

@@ -19,10 +19,6 @@ use crate::{
 /// Longest stop string: the engine holds that much text back while it may begin one.
 const STOP_BYTES: usize = 1024;
 
-/// Where words are repaired, and nobody says otherwise, this share of the grounded ones is doubted. On the tuning half of Flickr8k's development split
-/// more would cost more than .03 of CIDEr-D.
-const REPAIR_FPR: f32 = 0.08;
-
 /// Most answers that are written for one.
 const CANDIDATES: i64 = 16;
 
@@ -243,7 +239,6 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
     let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
     let own = threshold.is_some() || target_fpr.is_some();
     let (threshold, target_fpr) = if own { (threshold, target_fpr) } else { (defaults.threshold.value(), defaults.target_fpr.value()) };
-    let target_fpr = target_fpr.or(policy::repairs(mode).then_some(REPAIR_FPR));
     let of = |c: &Calibration| threshold.or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr)))).unwrap_or(c.default_threshold);
     let by_class = asked.thresholds.unwrap_or_default();
     Ok(GuardParams {
