@@ -418,6 +418,7 @@ def screenshots(base, folder):
         photo(page)
         describe(page)
         page.get_by_role("button", name="Correct it").click()
+        page.locator("#item [data-stands=doubted]").last.focus()
         page.keyboard.type("cat")
         shoot(page, f"{folder}/page-correct.jpg")
 
