@@ -10,7 +10,7 @@ DATA=${DATA:-../shared/data/flickr8k}
 RUNS=${RUNS:-runs/align}
 wanted=" $* "
 mkdir -p "$RUNS"
-# What all of them begin with: 0.2.1, the last version that was not aligned. (0.3.0 is what came of one of these runs.)
+# What all of them begin with: 0.2.1, the last version that was not aligned. (0.4.0 is what came of ppo-long.)
 POLICY=${POLICY:-runs/candor-mini-0.2.1}
 if [ ! -e "$POLICY/config.json" ]; then
     mkdir -p "$POLICY"
