@@ -1,0 +1,80 @@
+//! Answers to people's questions, judged by exact match.
+
+use std::path::PathBuf;
+
+/// How answers are compared, for the reader of a report.
+pub const RULE: &str =
+    "Right: the answer is one of the people's, word for word, after case, punctuation and the articles a, an, the are left out.";
+
+/// A question with what a model answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JudgedAnswer {
+    /// The question.
+    pub question: String,
+    /// What people answered; any of it is right.
+    pub right_answers: Vec<String>,
+    /// What the model answered.
+    pub answer: String,
+    /// The answer's score, where the model has a scorer.
+    pub score: Option<f64>,
+    /// The photograph as its file of questions names it.
+    pub image: String,
+    /// The photograph.
+    pub photo: PathBuf,
+    /// What sort of question it is, where that is known.
+    pub kind: Option<String>,
+    /// Open, closed or the like, where that is known beside the kind.
+    pub answer_type: Option<String>,
+}
+
+impl JudgedAnswer {
+    /// Whether the answer is one of the right ones, by [`RULE`].
+    pub fn is_right(&self) -> bool {
+        is_right(&self.answer, &self.right_answers)
+    }
+}
+
+/// Whether an answer is one of `right_answers`, by [`RULE`].
+pub fn is_right(answer: &str, right_answers: &[String]) -> bool {
+    let given = normalized(answer);
+    right_answers.iter().any(|right| if given.is_empty() { answer.trim() == right.trim() } else { normalized(right) == given })
+}
+
+/// The words of an answer that are compared.
+fn normalized(answer: &str) -> String {
+    let lower = answer.to_lowercase();
+    let text: String = lower.chars().filter(|c| !matches!(c, '\'' | '’')).map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
+    text.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_articles_and_punctuation_do_not_count() {
+        let right = |answer: &str, people: &[&str]| is_right(answer, &people.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+        for (answer, people) in [
+            ("Yes.", &["yes"][..]),
+            ("A red chair.", &["the red chair"]),
+            ("scissor", &["book", "scissor"]),
+            ("tape-dispenser", &["tape dispenser"]),
+            ("It’s a dog", &["its dog"]),
+            ("ÉCLAIR!", &["éclair"]),
+            ("a", &["a"]),
+            ("?", &["?"]),
+        ] {
+            assert!(right(answer, people), "{answer} {people:?}");
+        }
+        for (answer, people) in [
+            ("chair", &["red chair"][..]),
+            ("", &["the"]),
+            ("a", &["the"]),
+            ("no", &["not"]),
+            ("book scissor", &["book", "scissor"]),
+            ("yes", &[]),
+        ] {
+            assert!(!right(answer, people), "{answer} {people:?}");
+        }
+    }
+}
