@@ -1,6 +1,6 @@
 //! Log lines on standard error.
 
-use std::io::{IsTerminal, stderr};
+use std::io::stderr;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
@@ -16,7 +16,7 @@ const WAITING: usize = 4096;
 pub fn init(log: &Log) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(WAITING).lossy(true).finish(stderr());
     let filter = log.level.parse().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(writer).with_ansi(stderr().is_terminal()).with_target(false);
+    let builder = fmt().with_env_filter(filter).with_writer(writer).with_ansi(console::colors_enabled_stderr()).with_target(false);
     let _ = match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
-use super::{Span, spans::pieces};
+use super::{Action, Span, spans::pieces};
 
 /// How an answer's doubted spans are said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -31,28 +31,47 @@ pub enum Style {
     Omitted,
 }
 
-/// Every span as `[text?score]`: `A dog catches a [frisbee?0.23].`
+/// Every span as `[text?score]`, or `[before → now]` where it was written again: `A dog catches a [frisbee?0.23].`
 pub fn plain_marked(text: &str, spans: &[Span]) -> String {
-    marked(text, spans, |out, piece, score| write!(out, "[{piece}?{score:.2}]"))
+    marked(text, spans, |out, piece, span| match rewritten(span) {
+        Some(before) => write!(out, "[{before} → {piece}]"),
+        None => write!(out, "[{piece}?{:.2}]", span.score),
+    })
 }
 
-/// Every span in bold red with its score behind it, in the escape codes of ECMA-48. Control characters of the text are left out, so that an
-/// answer cannot command the terminal.
+/// Every span in bold red with its score behind it, or what was written again struck out with what stands there now behind it in bold green, in the
+/// escape codes of ECMA-48. Control characters of the text are left out, so that an answer cannot command the terminal.
 pub fn ansi(text: &str, spans: &[Span]) -> String {
-    marked(text, spans, |out, piece, score| write!(out, "\x1b[1;31m{piece}\x1b[0m\x1b[2m?{score:.2}\x1b[0m"))
+    marked(text, spans, |out, piece, span| match rewritten(span) {
+        Some(before) => write!(out, "\x1b[2;9m{before}\x1b[0m → \x1b[1;32m{piece}\x1b[0m"),
+        None => write!(out, "\x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m", span.score),
+    })
 }
 
-fn marked(text: &str, spans: &[Span], mark: impl Fn(&mut String, &str, f32) -> std::fmt::Result) -> String {
+/// What stood in the place of a span that was written again.
+fn rewritten(span: &Span) -> Option<String> {
+    span.original.as_deref().filter(|_| span.action == Action::Regenerated).map(|original| original.chars().filter(printable).collect())
+}
+
+fn printable(c: &char) -> bool {
+    !c.is_control() || matches!(c, '\n' | '\t')
+}
+
+fn marked(text: &str, spans: &[Span], mark: impl Fn(&mut String, &str, &Span) -> std::fmt::Result) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let piece = |range: Range<usize>| chars[range].iter().filter(|c| printable(c)).collect::<String>();
     let mut out = String::with_capacity(text.len() + 24 * spans.len());
-    for (piece, span) in pieces(text, spans) {
-        let piece: String = piece.chars().filter(|&c| !c.is_control() || c == '\n' || c == '\t').collect();
-        match span {
+    let mut at = 0;
+    for span in spans {
+        let fits = (at..=span.end).contains(&span.start) && span.end <= chars.len();
+        if fits && (span.start < span.end || rewritten(span).is_some()) {
+            out.push_str(&piece(at..span.start));
             // Writing to a string cannot fail.
-            Some(span) => mark(&mut out, &piece, span.score).unwrap_or_default(),
-            None => out.push_str(&piece),
+            mark(&mut out, &piece(span.start..span.end), span).unwrap_or_default();
+            at = span.end;
         }
     }
-    out
+    out + &piece(at..chars.len())
 }
 
 /// A text as people should hear it.
