@@ -47,7 +47,7 @@ async fn serve(config: Config, first: First) -> Result<(), Failure> {
     let (model, version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
     let server = Server::start(config, first).await.map_err(Failure::failed)?;
     let address = server.address().map_err(Failure::failed)?;
-    tracing::info!(model, version, device, %address, "listening");
+    tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address, "listening");
     // For scripts that let the system choose the port. Whoever closed standard output does not want it.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());

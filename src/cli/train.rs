@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use super::{
     Failure,
     common::{settle, shown},
+    output::print,
 };
 use crate::train::{
     align::{AlignConfig, Alignment, Method},
@@ -109,8 +110,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 return training.calibrate(&run.name, &run.version).map_err(Failure::failed);
             }
             let report = training.finish(&run.name, &run.version).map_err(Failure::failed)?;
-            println!("{}", shown(&report));
-            Ok(())
+            print(shown(&report))
         }
         What::Ppo(run) => align(Method::Ppo, &run),
         What::SequencePpo(run) => align(Method::SequencePpo, &run),

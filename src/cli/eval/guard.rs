@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Which split of the folder [default: dev in Flickr8k's layout]
+    /// Which split of the folder: test is the list test.txt, or what captions_test.json has [default: dev in Flickr8k's layout]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
@@ -98,6 +98,7 @@ fn settings(args: &Args) -> Vec<Setting> {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
+    let answering = Answering::open(&args.model)?;
     let references = References::open(&args.data, args.split.as_deref()).map_err(misused)?;
     let images = references.images().iter().enumerate().filter(|(i, _)| args.half.has(*i)).map(|(_, image)| image);
     let images: Vec<&Annotated> = images.take(args.limit.unwrap_or(usize::MAX)).collect();
@@ -105,7 +106,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let settings = settings(&args);
     let mut answers: Vec<Vec<Answered>> = vec![Vec::with_capacity(asked.len()); settings.len()];
     let named: Vec<(&str, Value)> = settings.iter().map(|s| (s.name.as_str(), s.fields.clone())).collect();
-    Answering::open(&args.model)?.each_of(&named, &asked, |setting, _, answer| {
+    answering.each_of(&named, &asked, |setting, _, answer| {
         answers[setting].push(answer);
         Ok(())
     })?;
@@ -119,6 +120,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let fact = |name: &str, value: String| (name.to_owned(), value);
     report.title = "What the guard repairs".into();
     report.command = command();
+    report.notes.extend(references.notes().iter().cloned());
     report.facts =
         vec![fact("photographs", images.len().to_string()), fact("bootstrap", format!("{} resamples, seed {}", args.resamples, args.seed))];
     args.output.show(&report)

@@ -4,9 +4,13 @@ use std::{collections::HashMap, path::PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::{Output, answering::Answering, command};
+use super::{Output, answering::Answering, command, one_stdin};
 use crate::{
-    cli::{Failure, common::ModelArgs},
+    cli::{
+        Failure,
+        common::ModelArgs,
+        output::{is_stdio, write_file},
+    },
     eval::{
         bootstrap::{REPEATS, estimates},
         data::{Annotated, References},
@@ -21,18 +25,18 @@ use crate::{
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval pope --data ../shared/data/coco-mini --questions pope.jsonl   # writes them when the file is not there\n  \
-                  candor eval pope --data ../shared/data/coco-mini --questions pope.jsonl --answers answers.jsonl"
+                  candor eval pope --questions pope.jsonl --answers answers.jsonl   # another model's"
 )]
 pub(super) struct Args {
-    /// Images with annotated objects
-    #[arg(long, value_name = "DIR|FILE")]
-    data: PathBuf,
+    /// Images with annotated objects; another model's answers need none
+    #[arg(long, value_name = "DIR|FILE", required_unless_present = "answers")]
+    data: Option<PathBuf>,
 
-    /// POPE's own form, one question a line; built and written when the file is not there
+    /// POPE's own form, one question a line; built and written when the file is not there. - is standard input
     #[arg(long, value_name = "FILE.jsonl")]
     questions: Option<PathBuf>,
 
-    /// Another model's answers to these questions, one a line, instead of the bundle's
+    /// Another model's answers to these questions, one a line, instead of the bundle's. - is standard input
     #[arg(long, value_name = "FILE.jsonl", requires = "questions")]
     answers: Option<PathBuf>,
 
@@ -52,14 +56,20 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
-    let references = References::open(&args.data, None).map_err(misused)?;
-    let model = if args.answers.is_none() { Some(Answering::open(&args.model)?) } else { None };
-    let questions = questions(&args, &references)?;
-    let answers = match (&args.answers, model) {
-        (Some(file), _) => pope::read_answers(file, &questions).map_err(misused)?,
-        (None, Some(model)) => model.all(&about(&args, &references, &questions)?)?,
-        (None, None) => Vec::new(),
+    one_stdin(&[("--data", args.data.as_ref()), ("--questions", args.questions.as_ref()), ("--answers", args.answers.as_ref())])?;
+    let (questions, answers, notes) = match &args.answers {
+        Some(file) => {
+            let (questions, notes) = questions(&args, None)?;
+            let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
+            (questions, answers, notes)
+        }
+        None => {
+            let model = Answering::open(&args.model)?;
+            let references = references(&args)?;
+            let (questions, notes) = questions(&args, Some(&references))?;
+            let answers = model.all(&about(&references, &questions)?)?;
+            (questions, answers, notes)
+        }
     };
     let mut images: HashMap<&str, usize> = HashMap::new();
     for question in &questions {
@@ -94,44 +104,58 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let report = Report {
         title: "POPE: is it there?".into(),
         command: command(),
-        facts: vec![
-            ("data".into(), args.data.display().to_string()),
-            ("answers".into(), who),
-            ("images".into(), images.len().to_string()),
-            ("seed".into(), args.seed.to_string()),
-        ],
-        notes: Vec::new(),
+        facts: [
+            args.questions.as_ref().map(|file| ("questions", file.display().to_string())),
+            args.data.as_ref().filter(|_| args.answers.is_none()).map(|data| ("data", data.display().to_string())),
+            Some(("answers", who)),
+            Some(("images", images.len().to_string())),
+            Some(("seed", args.seed.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect(),
+        notes,
         sections: vec![Section { title: "Answers".into(), tables: vec![table], ..Section::default() }],
     };
     args.output.show(&report)
 }
 
-fn questions(args: &Args, references: &References) -> Result<Vec<Question>, Failure> {
-    if let Some(file) = args.questions.as_ref().filter(|file| file.exists()) {
-        return pope::read_questions(file).map_err(|e| Failure::Misused(e.to_string()));
+fn references(args: &Args) -> Result<References, Failure> {
+    let data = args.data.as_ref().ok_or_else(|| Failure::Misused("--data is needed: what are the questions about?".into()))?;
+    References::open(data, None).map_err(Failure::misused)
+}
+
+/// The questions of the file, or those that are built from `references` (the data set, where it was not read yet); and what is to be said about them.
+fn questions(args: &Args, given: Option<&References>) -> Result<(Vec<Question>, Vec<String>), Failure> {
+    if let Some(file) = args.questions.as_ref().filter(|file| args.data.is_none() || is_stdio(file) || file.exists()) {
+        let questions = pope::read_questions(file).map_err(Failure::misused)?;
+        return Ok((questions, given.map(|references| references.notes().to_vec()).unwrap_or_default()));
     }
+    let read = if given.is_none() { Some(references(args)?) } else { None };
+    let Some(references) = given.or(read.as_ref()) else { return Ok(Default::default()) };
     let images: Vec<_> = references.images().iter().filter_map(|image| Some((image.name(), image.objects.as_ref()?))).collect();
     if images.is_empty() {
-        return Err(Failure::Misused(format!("{}: no image has annotated objects", args.data.display())));
+        return Err(Failure::Misused("--data: no image has annotated objects".into()));
     }
     let mut questions: Vec<Question> =
         Setting::ALL.into_iter().flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed)).collect();
     // Each setting counts from 1; in one file numbers must be unique.
     questions.iter_mut().zip(1..).for_each(|(question, id)| question.id = id);
     if let Some(file) = &args.questions {
-        let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", file.display()));
-        let out = std::fs::File::create(file).map_err(failed)?;
-        pope::write_questions(&questions, std::io::BufWriter::new(out)).map_err(failed)?;
+        let mut text = Vec::new();
+        pope::write_questions(&questions, &mut text).map_err(Failure::failed)?;
+        write_file(file, &text)?;
     }
-    Ok(questions)
+    Ok((questions, references.notes().to_vec()))
 }
 
 /// The image and the text of every question.
-fn about<'a>(args: &Args, references: &'a References, questions: &'a [Question]) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
+fn about<'a>(references: &'a References, questions: &'a [Question]) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
     let image = |question: &Question| {
         references
             .get(&question.image)
-            .ok_or_else(|| Failure::Misused(format!("{}: there is no image '{}'", args.data.display(), question.image)))
+            .ok_or_else(|| Failure::Misused(format!("--data: there is no image '{}' for question {}", question.image, question.id)))
     };
     questions.iter().map(|question| Ok((image(question)?, question.text.as_str()))).collect()
 }

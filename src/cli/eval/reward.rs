@@ -60,7 +60,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn measure(args: &Args) -> Result<Report, crate::train::TrainError> {
-    let setup = Setup::open(&args.data, &args.model, 0)?;
+    let setup = Setup::open_for_evaluation(&args.data, &args.model, 0)?;
     let policy = &setup.policy;
     let mut contenders = gather(args, &setup)?;
     let default = policy.config.reward.as_ref().map(|r| r.default.name());

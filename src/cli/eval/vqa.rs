@@ -1,17 +1,26 @@
 //! `candor eval vqa`
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
 
 use clap::Args as ClapArgs;
 use rand::{SeedableRng, rngs::SmallRng};
+use serde_json::json;
 
 use super::{Output, answering::Answering, command};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
         bootstrap::{REPEATS, estimates},
-        data::{Annotated, flickr8k::Dataset},
+        data::{
+            Annotated,
+            flickr8k::Dataset,
+            questions::{AskedQuestion, questions_file, read_questions},
+        },
         report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
+        vqa::{JudgedAnswer, RULE},
     },
     lexicon::Lexicon,
     train::{
@@ -20,15 +29,24 @@ use crate::{
     },
 };
 
-/// Ask questions derived from captions: presence, colour and number
+/// Ask people's questions, or ones derived from captions: presence, color and number
+///
+/// A file or folder of questions (questions.jsonl) has rows {"image", "question", "answers": ["...", ...]}, with "kind" or "type" where there are kinds. A folder in
+/// Flickr8k's layout has captions, from which questions about its development split are derived.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  candor eval vqa --data ../shared/data/flickr8k")]
+#[command(
+    after_help = "Examples:\n  candor eval vqa --data ../shared/data/daquar --limit 500\n  candor eval vqa --data ../shared/data/vqa-rad/questions.jsonl --json vqa.json\n  candor eval vqa --data ../shared/data/flickr8k"
+)]
 pub(super) struct Args {
-    /// Folder in Flickr8k's layout; questions are about its development split
-    #[arg(long, value_name = "DIR")]
+    /// Questions of people, or a folder in Flickr8k's layout
+    #[arg(long, value_name = "DIR|FILE")]
     data: PathBuf,
 
-    /// Most questions an image
+    /// Only the first N questions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+
+    /// Most questions an image, of those that are derived
     #[arg(long, default_value_t = 4)]
     per_image: usize,
 
@@ -43,9 +61,112 @@ pub(super) struct Args {
     output: Output,
 }
 
+impl Args {
+    fn limit(&self) -> usize {
+        self.limit.map_or(usize::MAX, |limit| limit as usize)
+    }
+}
+
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let model = Answering::open(&args.model)?;
-    let data = Dataset::open(&args.data).map_err(|e| Failure::Misused(e.to_string()))?;
+    match questions_file(&args.data) {
+        Some(file) => of_people(&args, model, &file),
+        None => derived(&args, model),
+    }
+}
+
+fn of_people(args: &Args, model: Answering, file: &Path) -> Result<(), Failure> {
+    let mut questions = read_questions(file).map_err(Failure::misused)?;
+    let all = questions.len();
+    questions.truncate(args.limit());
+    let judged = answers(model, questions)?;
+    let report = Report {
+        title: "Answers to people's questions".into(),
+        command: command(),
+        facts: vec![
+            ("data".into(), args.data.display().to_string()),
+            ("questions".into(), format!("{} of {all}", judged.len())),
+            ("seed".into(), args.seed.to_string()),
+        ],
+        notes: vec![RULE.into()],
+        sections: vec![Section { title: "Answers".into(), tables: tables(&judged, args.seed), ..Section::default() }],
+    };
+    args.output.show(&report)
+}
+
+/// The model's answers, with their scores where it has a scorer.
+fn answers(model: Answering, questions: Vec<AskedQuestion>) -> Result<Vec<JudgedAnswer>, Failure> {
+    let image = |q: &AskedQuestion| Annotated { id: q.image.clone(), photo: Some(q.photo.clone()), ..Annotated::default() };
+    let images: Vec<Annotated> = questions.iter().map(image).collect();
+    let asked: Vec<(&Annotated, &str)> = images.iter().zip(&questions).map(|(image, q)| (image, q.question.as_str())).collect();
+    // Rewards are reported and change nothing.
+    let fields = json!({ "guard": { "mode": if model.has_scorer() { "score" } else { "off" } } });
+    let mut answers = Vec::with_capacity(asked.len());
+    model.each_of(&[("answering", fields)], &asked, |_, _, answer| {
+        answers.push(answer);
+        Ok(())
+    })?;
+    let judged = |(q, answered): (AskedQuestion, super::answering::Answered)| JudgedAnswer {
+        question: q.question,
+        right_answers: q.answers,
+        answer: answered.text,
+        score: answered.score,
+        image: q.image,
+        photo: q.photo,
+        kind: q.kind,
+        answer_type: q.answer_type,
+    };
+    Ok(questions.into_iter().zip(answers).map(judged).collect())
+}
+
+/// What puts an answer into a group of its table.
+type Group = fn(&JudgedAnswer) -> Option<&str>;
+
+/// Exact match over all questions and by their kinds.
+fn tables(judged: &[JudgedAnswer], seed: u64) -> Vec<Table> {
+    let mut images: HashMap<&str, usize> = HashMap::new();
+    for answer in judged {
+        let next = images.len();
+        images.entry(&answer.image).or_insert(next);
+    }
+    let row = |name: &str, of: &[&JudgedAnswer]| {
+        let figures = |weights: &[u32]| {
+            let weight = |a: &JudgedAnswer| f64::from(weights[images[a.image.as_str()]]);
+            let all: f64 = of.iter().map(|a| weight(a)).sum();
+            vec![of.iter().filter(|a| a.is_right()).map(|a| weight(a)).sum::<f64>() / all]
+        };
+        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, seed, figures).into_iter().map(Cell::from).collect();
+        cells.push(of.len().into());
+        TableRow::new(name, cells)
+    };
+    let table = |title: &str, rows: Vec<TableRow>| Table {
+        title: title.into(),
+        note: String::new(),
+        columns: vec![Column::new("exact match", Format::Percent).better(Better::Higher), Column::new("questions", Format::Count)],
+        rows,
+    };
+    let all = TableRow { emphasis: true, ..row("all", &judged.iter().collect::<Vec<_>>()) };
+    let mut tables = vec![table("All questions", vec![all])];
+    let groups: [(&str, Group); 2] = [("By kind", |answer| answer.kind.as_deref()), ("By type", |answer| answer.answer_type.as_deref())];
+    for (title, group) in groups {
+        let mut parts: BTreeMap<&str, Vec<&JudgedAnswer>> = BTreeMap::new();
+        judged
+            .iter()
+            .filter_map(|answer| Some((group(answer)?, answer)))
+            .for_each(|(name, answer)| parts.entry(name).or_default().push(answer));
+        if !parts.is_empty() {
+            tables.push(table(title, parts.iter().map(|(name, of)| row(name, of)).collect()));
+        }
+    }
+    tables
+}
+
+fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
+    if !args.data.join("captions.tsv").is_file() {
+        let what = "expected questions.jsonl (people's questions), or captions.tsv with train.txt and dev.txt (Flickr8k's layout)";
+        return Err(Failure::Misused(format!("{}: {what}", args.data.display())));
+    }
+    let data = Dataset::open_for_evaluation(&args.data).map_err(Failure::misused)?;
     let stats = CaptionStats::new(&data.train, Lexicon::shared());
     let builder = QaBuilder::new(&stats, Lexicon::shared());
     let images: Vec<Annotated> = data
@@ -54,8 +175,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .map(|image| Annotated { id: image.name.clone(), photo: Some(image.path.clone()), ..Annotated::default() })
         .collect();
     let of = |i: usize| builder.pairs(&data.dev[i], &mut SmallRng::seed_from_u64(args.seed ^ (i as u64 + 1) << 20), args.per_image);
-    let questions: Vec<(usize, Qa)> =
+    let mut questions: Vec<(usize, Qa)> =
         (0..images.len()).flat_map(|i| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa))).collect();
+    questions.truncate(args.limit());
     let asked: Vec<(&Annotated, &str)> = questions.iter().map(|(i, qa)| (&images[*i], qa.question.as_str())).collect();
     let answers = model.all(&asked)?;
     let mut kinds: BTreeMap<String, Vec<(usize, bool, bool)>> = BTreeMap::new();
