@@ -3,6 +3,7 @@
 
 mod align;
 mod cli;
+mod cli_fuzz;
 mod cycle;
 mod engine;
 mod eval;
