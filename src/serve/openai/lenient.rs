@@ -54,7 +54,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for AtMostVisitor<T,
             }
         }
         match seq.next_element::<IgnoredAny>()? {
-            Some(_) => Err(A::Error::custom(format_args!("it has more than {N} items"))),
+            Some(_) => Err(A::Error::custom(format_args!("has more than {N} items"))),
             None => Ok(AtMost(items)),
         }
     }

@@ -244,6 +244,9 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result
     let text = std::str::from_utf8(body).map_err(|e| not_utf8(body, e.valid_up_to()))?;
     // Some programs begin what they write with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim_ascii().is_empty() {
+        return Err(ApiError::invalid("invalid_json", format!("the request's body is empty; it must be {what}, in JSON")));
+    }
     let mut json = serde_json::Deserializer::from_str(text);
     let Object(request) = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e, text, what))?;
     json.end().map_err(|e| not_json(&e))?;
@@ -259,7 +262,8 @@ fn not_utf8(body: &[u8], at: usize) -> ApiError {
 }
 
 fn not_json(error: &serde_json::Error) -> ApiError {
-    ApiError::invalid("invalid_json", format!("the request's body is not valid JSON: {error}"))
+    let what = error.to_string().replace("EOF while parsing", "it ends within").replace("expected ident", "expected a value");
+    ApiError::invalid("invalid_json", format!("the request's body is not valid JSON: {what}"))
 }
 
 /// Longest path of a field in a message, in characters: keys are the client's.

@@ -64,7 +64,10 @@ fn other(message: &str) -> Cow<'_, str> {
         ("number too small to fit in target type", "is too small"),
         ("provided string was not `true` or `false`", "must be true or false"),
     ];
-    WORDS.iter().find(|(theirs, _)| *theirs == message).map_or(Cow::Borrowed(message), |&(_, ours)| Cow::Borrowed(ours))
+    match WORDS.iter().find(|(theirs, _)| *theirs == message) {
+        Some((_, ours)) => (*ours).into(),
+        None => message.strip_prefix("expected ").map_or(message.into(), |wanted| format!("must be {wanted}").into()),
+    }
 }
 
 /// What a field takes. Readers of our own say it in the API's words already.
@@ -128,7 +131,8 @@ mod tests {
             ("unknown variant `x`, expected one of `off`, `flag`", "invalid_value", "is `x`; it must be one of off, flag"),
             ("unknown variant `x`, expected `off` or `flag`", "invalid_value", "is `x`; it must be one of off, flag"),
             ("unknown field `mdoe`, expected one of `mode`, `window`", "invalid_value", "is no field; did you mean 'mode'?"),
-            ("it has more than 4 items", "invalid_value", "it has more than 4 items"),
+            ("has more than 4 items", "invalid_value", "has more than 4 items"),
+            ("expected a string or an array of strings", "invalid_value", "must be a string or an array of strings"),
             (&long_field, "invalid_value", "is no field; the fields are mode"),
         ] {
             let Mistake { code: found, what, field: None } = mistake(theirs) else { panic!("{theirs}") };
