@@ -1,15 +1,16 @@
 //! Reading a request's body: its type, its size and its pace are checked before and while it arrives, and a compressed one is unpacked.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, future::ready, time::Duration};
 
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Request, Response, header},
 };
+use futures_util::{FutureExt, future::BoxFuture};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tower::{ServiceExt, service_fn};
-use tower_http::decompression::RequestDecompression;
+use tower_http::decompression::{DecompressionBody, RequestDecompression};
 
 use super::error::ApiError;
 
@@ -77,14 +78,12 @@ fn encoding(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
 }
 
 /// The body as it was before it was compressed in this known way.
-async fn unpack(body: Body, encoding: &HeaderValue) -> Body {
+fn unpack(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
     let mut request = Request::new(body);
     request.headers_mut().insert(header::CONTENT_ENCODING, encoding.clone());
-    let unpacked = service_fn(async |request: Request<_>| Ok::<_, Infallible>(Response::new(Body::new(request.into_body()))));
-    match RequestDecompression::new(unpacked).oneshot(request).await {
-        Ok(response) => Body::new(response.into_body()),
-        Err(never) => match never {},
-    }
+    let unpacked = |request: Request<DecompressionBody<Body>>| ready(Ok::<_, Infallible>(Response::new(Body::new(request.into_body()))));
+    let response = RequestDecompression::new(service_fn(unpacked)).oneshot(request);
+    response.map(|Ok(response)| Body::new(response.into_body())).boxed()
 }
 
 /// The code of the error of a body that ends early.
