@@ -22,6 +22,7 @@ use super::{
     feedback, info,
     openai::{
         check::most_answers,
+        request::ImageUrl,
         response::{ChatChunk, ChatCompletion},
         schema::ContentPart,
         unsupported::UNSUPPORTED,
@@ -49,7 +50,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         admin::models, admin::promote, admin::rollback, info::live,
         info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
     ),
-    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
+    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart, ImageUrl)),
     tags(
         (name = "chat", description = "Captions and answers"),
         (name = "score", description = "Texts that others wrote"),
