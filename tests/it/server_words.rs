@@ -1,6 +1,7 @@
 //! Errors speak the API's words and quote little, whatever is sent in whichever field.
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     http::{JSON, Reply, exchange, get, request},
@@ -117,6 +118,7 @@ fn bodies(served: &Served) -> Vec<Body> {
             "/v1/feedback" => {
                 json!({"image": ask(1, "")["messages"][0]["content"][1]["image_url"]["url"], "response": "A dog.", "label": "good"})
             }
+            "/admin/models/{id}/promote" => json!({}),
             _ => json!({"annotator": "ann"}),
         };
         bodies.push(Body { path: path.replace("{id}", "x"), base, fields });
@@ -126,11 +128,11 @@ fn bodies(served: &Served) -> Vec<Body> {
 }
 
 fn administrated() -> Served {
-    Served::with(|config| config.admin.key_sha256 = "ab".repeat(32))
+    Served::with(|config| config.admin.key_sha256 = Sha256::digest("sk-admin").iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn send(served: &Served, path: &str, body: &[u8]) -> Reply {
-    exchange(served.at, &request("POST", path, &[JSON], body))
+    exchange(served.at, &request("POST", path, &[JSON, ("authorization", "Bearer sk-admin")], body))
 }
 
 #[test]
