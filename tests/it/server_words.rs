@@ -242,6 +242,8 @@ fn numbers_that_json_allows_and_nobody_can_hold_are_no_bad_json() {
     }
     let error = served.chat(&and(ask(1, ""), json!({"guard": {"mode": 5}}))).error(400);
     assert_eq!((&error["param"], &error["code"]), (&json!("guard.mode"), &json!("invalid_type")), "{error}");
+    let error = served.chat(&and(ask(1, ""), json!({"guard": {"threshold": 1e300}}))).error(400);
+    assert_eq!(error["message"], "'guard.threshold' is out of range; it must be between 0 and 1");
     let twice = br#"{"model": "candor-mini", "n": 1, "n": 2}"#;
     let error = send(&served, "/v1/chat/completions", twice).error(400);
     assert_eq!((&error["param"], error["message"].as_str()), (&json!("n"), Some("'n' is given twice")));

@@ -155,7 +155,9 @@ pub(crate) fn most_answers(config: &Config) -> i64 {
 fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInclusive<T>) -> Result<Option<T>, ApiError> {
     match value {
         Some(value) if !range.contains(&value) => {
-            let message = format!("'{name}' is {}; it must be between {} and {}", excerpt(&value.to_string()), range.start(), range.end());
+            // What no number of that kind can hold is infinite, which JSON has no word for.
+            let given = excerpt(&value.to_string()).replace("inf", "out of range");
+            let message = format!("'{name}' is {given}; it must be between {} and {}", range.start(), range.end());
             Err(ApiError::param(name, "out_of_range", message))
         }
         value => Ok(value),
