@@ -73,6 +73,12 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     bounded.iter().for_each(|&(key, value, most)| must(value <= most, key, &format_args!("must be at most {most}")));
     must(!model.name.is_empty(), "model.name", &"must name a bundle or a directory");
     must((0.0..=2.0).contains(&generation.temperature), "generation.temperature", &"must be between 0 and 2");
+    let odd = server.cors_origins.iter().find(|origin| !is_origin(origin)).map_or("", String::as_str);
+    must(
+        server.cors_origins.iter().all(|origin| is_origin(origin)),
+        "server.cors_origins",
+        &format_args!("`{odd}` is neither * nor an origin as browsers write it, such as https://app.example.org or http://localhost:5173"),
+    );
     check_guard(guard, &mut must);
     must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
     check_fetch(fetch, &mut must);
@@ -128,6 +134,13 @@ fn check_fetch(fetch: &Fetch, must: &mut impl FnMut(bool, &'static str, &dyn Dis
     must((1..=1024).contains(&fetch.max_concurrent), "fetch.max_concurrent", &"must be between 1 and 1024");
     let bad = fetch.allow.iter().find(|entry| host_port(entry).is_none());
     must(bad.is_none(), "fetch.allow", &format_args!("`{}` is not HOST:PORT, such as store.internal:443", bad.map_or("", |b| b)));
+}
+
+/// An origin as browsers send it: lower case, without a path. Schemes are free, because apps have their own.
+fn is_origin(origin: &str) -> bool {
+    let plain =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"/?#@*,".contains(&b));
+    origin == "*" || origin.split_once("://").is_some_and(|(scheme, host)| plain(scheme) && plain(host))
 }
 
 fn is_address(address: &str) -> bool {

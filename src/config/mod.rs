@@ -20,6 +20,7 @@ pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
 pub use keys::Key;
+pub(crate) use load::nearest;
 pub use load::{Flag, Problem, Problems, load};
 pub use registry::{Admin, Registry};
 
@@ -89,6 +90,21 @@ pub struct Server {
     pub request_timeout_s: u64,
     /// Seconds that running answers have to finish after SIGTERM.
     pub drain_deadline_s: u64,
+    /// Origins whose pages may ask from a browser: exact ones, or `*` for any.
+    pub cors_origins: Vec<String>,
+    /// What is done about messages that the model cannot use.
+    pub on_unsupported: OnUnsupported,
+}
+
+/// What is done about messages that the model cannot use: system messages and earlier turns that its prompt has no place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnsupported {
+    /// The request is answered, and the answer lists them in `warnings`.
+    #[default]
+    Warn,
+    /// The request is refused.
+    Reject,
 }
 
 impl Default for Server {
@@ -101,6 +117,8 @@ impl Default for Server {
             read_timeout_s: 30,
             request_timeout_s: 120,
             drain_deadline_s: 20,
+            cors_origins: Vec::new(),
+            on_unsupported: OnUnsupported::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{hint::black_box, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{Extensions, HeaderMap, header::AUTHORIZATION},
+    http::{Extensions, HeaderMap, Method, header::AUTHORIZATION},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -40,6 +40,10 @@ pub(crate) fn name(extensions: &Extensions) -> Option<&str> {
 /// The middleware: where there are keys, the API is for those who have one. What is under `/admin/` is for who has the key of that alone; where there
 /// is none, the handlers refuse. Health and metrics are for all.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        // Browsers ask without a key, and nothing is told but methods.
+        return next.run(request).await;
+    }
     let path = request.uri().path();
     let allowed = if let Some(admin) = app.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
         administrate(admin, request.headers()).map(|()| None)

@@ -21,7 +21,7 @@ use super::{
         check::{Completion, Served, check},
         content::Picture,
         request::{ChatRequest, parse},
-        response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, finish_reason},
+        response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, Warning, finish_reason},
     },
     openapi::{Answer, Refusals},
     served::{self, Turn},
@@ -29,14 +29,14 @@ use super::{
     stream,
 };
 use crate::{
-    config::Guard,
+    config::{Guard, OnUnsupported},
     engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
     guard::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
     },
     telemetry::verdict_name,
-    vlm::preprocess,
+    vlm::{preprocess, template::Message},
 };
 
 /// Describes a photograph or answers a question about it.
@@ -48,12 +48,15 @@ pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt) = prepare(turn.clone(), auth::guard(&app, &parts.extensions), body).await?;
+        let (completion, prompt, warnings) = prepare(turn.clone(), auth::guard(&app, &parts.extensions), body).await?;
         let begun = begin(&turn, completion, prompt, true).await?;
-        if begun.stream {
-            return Ok(stream::respond(begun, place, deadline, app.config.server.request_timeout_s));
-        }
-        finish(begun, place).await
+        let headers = warning_headers(&warnings);
+        let response = if begun.stream {
+            stream::respond(begun, warnings, place, deadline, app.config.server.request_timeout_s)
+        } else {
+            finish(begun, warnings, place).await?
+        };
+        Ok((headers, response).into_response())
     };
     tokio::time::timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(too_slow(app.config.server.request_timeout_s)))
 }
@@ -62,8 +65,8 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
     ApiError::unavailable("request_timeout", format!("the answer was not complete within {seconds} s"))
 }
 
-/// Parses and checks the request, and tokenizes its prompt.
-async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
+/// Parses and checks the request, and tokenizes its prompt; warns of what has no place in it.
+async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
         let Turn { app, served } = &turn;
@@ -71,9 +74,38 @@ async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Comple
         let completion = check(request, asked)?;
         let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
         let prompt = served.bundle.prompt(&completion.messages).map_err(refused)?;
-        Ok((completion, prompt))
+        let warnings = unused_messages(&turn, &completion.messages)?;
+        Ok((completion, prompt, warnings))
     })
     .await?
+}
+
+/// A warning for each message that has no place in the prompt.
+///
+/// # Errors
+/// 400 for the first of them, where the configuration wants that.
+pub(super) fn unused_messages(turn: &Turn, messages: &[Message]) -> Result<Vec<Warning>, ApiError> {
+    let failed = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
+    let unused = turn.served.bundle.unused_messages(messages).map_err(failed)?;
+    let warning = |i: usize| {
+        let (param, role) = (format!("messages[{i}]"), messages.get(i).map_or("", |message| message.role.as_str()));
+        let message = format!("'{param}' is ignored: the model's prompt has no place for this message of role {role}");
+        Warning { code: "ignored", param, message }
+    };
+    let warnings: Vec<Warning> = unused.into_iter().map(warning).collect();
+    match (turn.app.config.server.on_unsupported, warnings.first()) {
+        (OnUnsupported::Reject, Some(Warning { param, .. })) => {
+            let message = format!("'{param}' cannot be used: the model's prompt has no place for it, and this server ignores no messages");
+            Err(ApiError::unsupported(param.as_str(), message))
+        }
+        _ => Ok(warnings),
+    }
+}
+
+/// The number of warnings, where there are any.
+pub(super) fn warning_headers(warnings: &[Warning]) -> HeaderMap {
+    let count = (!warnings.is_empty()).then(|| (HeaderName::from_static("x-candor-warnings"), HeaderValue::from(warnings.len())));
+    count.into_iter().collect()
 }
 
 /// The temperature at which candidates are sampled, at least.
@@ -215,7 +247,7 @@ fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 }
 
 /// Waits for all answers.
-async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
+async fn finish(begun: Begun, warnings: Vec<Warning>, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
     let Begun { held: _held, head, answers, how, mut draft, drawn, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     for (index, answers) in answers.into_iter().enumerate() {
@@ -236,7 +268,7 @@ async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, 
         drawn.answered(&first.message.content);
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
-    Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
+    Ok((headers, Json(ChatCompletion { head, choices, usage, warnings })).into_response())
 }
 
 /// A complete answer.

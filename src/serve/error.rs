@@ -10,6 +10,9 @@ use utoipa::ToSchema;
 
 use crate::engine::EngineError;
 
+/// Longest message in characters.
+const MESSAGE_CHARS: usize = 1000;
+
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -46,7 +49,8 @@ pub struct ErrorDetail {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        let error = ErrorDetail { message: message.into(), kind, param: None, code: Some(code) };
+        // Whatever a message quotes, a client never gets back at length what it sent.
+        let error = ErrorDetail { message: cut(&message.into(), MESSAGE_CHARS), kind, param: None, code: Some(code) };
         Self { status, body: ErrorBody { error }, retry_after_s: None }
     }
 
@@ -67,7 +71,7 @@ impl ApiError {
 
     /// Names the field.
     pub fn at(mut self, param: impl Into<String>) -> Self {
-        self.body.error.param = Some(param.into());
+        self.body.error.param = Some(cut(&param.into(), MESSAGE_CHARS));
         self
     }
 
@@ -94,7 +98,12 @@ impl ApiError {
 
     /// 404: no such route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", format!("Unknown URL: {method} {path}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            "unknown_url",
+            format!("Unknown URL: {} {}", excerpt(method), cut(path, 200)),
+        )
     }
 
     /// 404: no such model.
@@ -105,7 +114,7 @@ impl ApiError {
 
     /// 405.
     pub fn method(method: &str, path: &str) -> Self {
-        let message = format!("{path} cannot be asked with {method}");
+        let message = format!("{} cannot be asked with {}", cut(path, 200), excerpt(method));
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_supported", message)
     }
 
@@ -121,11 +130,21 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
     }
 
-    /// 415.
+    /// 415: a body of another type.
     pub fn media_type(given: Option<&str>) -> Self {
-        let given = given.map_or_else(|| "is missing".to_owned(), |g| format!("is `{}`", excerpt(g)));
-        let message = format!("the request's content-type {given}; it must be application/json");
+        let what = given.map_or_else(|| "is missing".to_owned(), |g| format!("is `{}`", excerpt(g)));
+        // What `curl -d` says unless it is told otherwise.
+        let form = given.is_some_and(|g| g.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
+        let hint = if form { "; with curl: -H 'content-type: application/json'" } else { "" };
+        let message = format!("the request's content-type {what}; it must be application/json{hint}");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_type", message)
+    }
+
+    /// 415: a body compressed in a way that is not known.
+    pub fn content_encoding(given: &str) -> Self {
+        let message =
+            format!("the request's content-encoding is `{}`; gzip, deflate, br and zstd are known, one at a time", excerpt(given));
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_encoding", message)
     }
 
     /// 429.
@@ -167,7 +186,12 @@ impl ApiError {
 
 /// The beginning of something that a client sent, for messages.
 pub(crate) fn excerpt(text: &str) -> String {
-    let mut out: String = text.chars().take(64).collect();
+    cut(text, 64)
+}
+
+/// At most so many characters of a text, with a sign where more are left out.
+pub(crate) fn cut(text: &str, chars: usize) -> String {
+    let mut out: String = text.chars().take(chars).collect();
     if out.len() < text.len() {
         out.push('…');
     }

@@ -17,6 +17,7 @@ mod observe;
 pub mod openai;
 mod openapi;
 mod queue;
+mod request_url;
 mod routes;
 mod score;
 mod served;

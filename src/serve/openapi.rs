@@ -22,8 +22,10 @@ use super::{
     feedback, info,
     openai::{
         check::most_answers,
+        request::ImageUrl,
         response::{ChatChunk, ChatCompletion},
         schema::ContentPart,
+        unsupported::UNSUPPORTED,
     },
     queue,
     score::{self, response::Scores},
@@ -48,7 +50,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         admin::models, admin::promote, admin::rollback, info::live,
         info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
     ),
-    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
+    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart, ImageUrl)),
     tags(
         (name = "chat", description = "Captions and answers"),
         (name = "score", description = "Texts that others wrote"),
@@ -70,7 +72,7 @@ const REFUSALS: &[(u16, &str)] = &[
     (404, "What is named is not here: the model, a completion, an item of the queue; or feedback is off."),
     (408, "The body did not arrive in time."),
     (413, "The body is larger than the configuration allows."),
-    (415, "The body is not `application/json`."),
+    (415, "The body is not `application/json`, or compressed in a way that is not known."),
     (429, "The server is at capacity."),
     (500, "A fault of the server; its log has the details."),
     (503, "The answer took too long, the scorer failed, or the server is shutting down."),
@@ -120,6 +122,7 @@ fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefO
         .description(description)
         .header("x-candor-verdict", header("The worst verdict of all answers.", Ref::from_schema_name(Verdict::name())))
         .header("x-candor-score", header("The lowest score of all answers, where one was scored.", kind(Type::Number)))
+        .header("x-candor-warnings", header("The number of `warnings`, where there are any; also of streams.", kind(Type::Integer)))
         .header("x-candor-flagged-spans", header("The doubted spans of all answers together.", kind(Type::Integer)));
     [("200".to_owned(), response.build().into())].into()
 }
@@ -160,6 +163,12 @@ pub(super) fn document(app: &App) -> Value {
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     document["components"]["schemas"]["ChatRequest"]["properties"]["n"]["maximum"] = json!(most_answers(&app.config));
     document["components"]["schemas"]["ScoreRequest"]["properties"]["items"]["maxItems"] = json!(app.config.score.max_items);
+    for schema in ["ChatRequest", "ScoreRequest"] {
+        for field in UNSUPPORTED.iter().filter(|field| !field.name.ends_with('*')) {
+            document["components"]["schemas"][schema]["properties"][field.name] =
+                json!({ "description": field.description(), "enum": field.neutral() });
+        }
+    }
     let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
         traced(operation);

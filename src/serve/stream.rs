@@ -29,7 +29,7 @@ use super::{
     chat::{Begun, How, Whole, best, too_slow},
     error::ApiError,
     feedback::Draft,
-    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, finish_reason},
+    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, Warning, finish_reason},
     served::Served,
     shadow::Drawn,
 };
@@ -39,9 +39,10 @@ use crate::engine::{EngineError, Event, EventStream};
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The response that streams `begun`; the place is held until its end, or until the client leaves, which cancels the answers.
-pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Instant, timeout_s: u64) -> Response {
+pub(super) fn respond(begun: Begun, warnings: Vec<Warning>, place: OwnedSemaphorePermit, deadline: Instant, timeout_s: u64) -> Response {
     let Begun { held, head, answers, how, draft, drawn, .. } = begun;
-    let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len(), draft, drawn);
+    let mut chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len(), draft, drawn);
+    chunks.warnings = warnings;
     let events = Events {
         chunks,
         answers: answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect(),
@@ -125,6 +126,8 @@ struct Chunks {
     texts: Vec<String>,
     open: usize,
     usage: Usage,
+    /// Until they are said, with the end of the last answer.
+    warnings: Vec<Warning>,
     pending: VecDeque<sse::Event>,
     ended: bool,
     draft: Option<Draft>,
@@ -135,8 +138,8 @@ impl Chunks {
     /// Begins with each answer's role.
     fn new(head: Head, how: How, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
         let texts = vec![String::new(); answers];
-        let mut chunks =
-            Self { head, how, texts, open: answers, usage: Usage::default(), pending: VecDeque::new(), ended: false, draft, drawn };
+        let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
+        let mut chunks = Self { head, how, texts, open: answers, usage, warnings, pending, ended: false, draft, drawn };
         for index in 0..answers {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
             chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
@@ -163,9 +166,9 @@ impl Chunks {
                 }
                 let guard = Some(ChunkGuard::Summary(report));
                 let finish_reason = Some(finish_reason(reason));
+                self.open -= 1;
                 self.say(ChunkChoice { index, finish_reason, guard, ..ChunkChoice::default() });
                 self.usage.add(prompt_tokens, completion_tokens);
-                self.open -= 1;
                 if self.open == 0 {
                     self.end();
                 }
@@ -176,7 +179,8 @@ impl Chunks {
 
     fn say(&mut self, choice: ChunkChoice) {
         let usage = self.how.include_usage.then_some(None);
-        let chunk = ChatChunk { head: self.head.clone(), choices: vec![choice], usage };
+        let warnings = if self.open == 0 { std::mem::take(&mut self.warnings) } else { Vec::new() };
+        let chunk = ChatChunk { head: self.head.clone(), choices: vec![choice], usage, warnings };
         self.push(sse::Event::default(), &chunk);
     }
 
@@ -188,7 +192,7 @@ impl Chunks {
             drawn.answered(text);
         }
         if self.how.include_usage {
-            let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)) };
+            let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)), warnings: Vec::new() };
             self.push(sse::Event::default(), &chunk);
         }
         self.pending.push_back(sse::Event::default().data("[DONE]"));

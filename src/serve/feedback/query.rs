@@ -12,7 +12,7 @@ use crate::{
         record::{Kind, Source},
         store::{Filter, Page},
     },
-    serve::error::ApiError,
+    serve::{error::ApiError, openai::wording::query_error},
 };
 
 /// Records of a page, where nobody says, and at most.
@@ -26,8 +26,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(parameters) =
-            Query::from_request_parts(parts, state).await.map_err(|e| ApiError::invalid("invalid_query", e.body_text()))?;
+        let Query(parameters) = Query::from_request_parts(parts, state).await.map_err(|e| query_error(&e.body_text()))?;
         Ok(Self(parameters))
     }
 }

@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 
 use super::{
     lenient::{Asks, Object, TextOr},
-    request::{ImageUrl, Message, Part},
+    request::{ImageField, Message, Part},
 };
 use crate::{
     config::Config,
@@ -58,6 +58,13 @@ pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Res
     if messages.is_empty() {
         return Err(ApiError::param("messages", "empty_array", "'messages' is empty; it must have a user message with an image"));
     }
+    let last = messages.len() - 1;
+    if messages.last().is_some_and(|Object(message)| message.role == "assistant") {
+        let message = format!(
+            "'messages[{last}]' is an answer that was begun, and going on with one is not supported; the last message must be the user's"
+        );
+        return Err(ApiError::unsupported(format!("messages[{last}]"), message));
+    }
     let (mut turns, mut image) = (Vec::with_capacity(messages.len()), None);
     for (i, Object(message)) in messages.into_iter().enumerate() {
         turns.push(turn(message, &format!("messages[{i}]"), &mut image)?);
@@ -86,11 +93,15 @@ fn turn<'a>(message: Message<'a>, path: &str, image: &mut Image<'a>) -> Result<t
             return Err(ApiError::param(format!("{path}.role"), "invalid_value", message));
         }
     };
-    if message.tool_calls != Asks::Nothing {
-        return Err(ApiError::unsupported(format!("{path}.tool_calls"), format!("'{path}.tool_calls': tools are not supported")));
+    let asked = [("tool_calls", message.tool_calls), ("function_call", message.function_call), ("prefix", message.prefix)];
+    if let Some((field, _)) = asked.into_iter().find(|(_, asks)| *asks != Asks::Nothing) {
+        let path = format!("{path}.{field}");
+        return Err(ApiError::unsupported(path.as_str(), format!("'{path}' is not supported by this server")));
     }
     let path = format!("{path}.content");
     let content = match message.content {
+        // An earlier answer may have been a refusal, or nothing.
+        None if role == "assistant" => message.refusal.unwrap_or_default(),
         None => return Err(ApiError::param(path.clone(), "missing_required_parameter", format!("'{path}' is missing"))),
         Some(TextOr::Text(text)) => text.into_owned(),
         Some(TextOr::List(parts)) => {
@@ -110,38 +121,33 @@ fn read_part<'a>(part: Part<'a>, role: &str, path: &str, image: &mut Image<'a>) 
         let path = format!("{path}.{field}");
         ApiError::param(path.clone(), "missing_required_parameter", format!("'{path}' is missing"))
     };
-    match part.kind.as_str() {
-        "text" => part.text.map(Some).ok_or_else(|| missing("text")),
-        "image_url" => {
-            let Object(link) = part.image_url.ok_or_else(|| missing("image_url"))?;
-            let url = read_image(link, path)?;
-            if role != "user" {
-                return Err(ApiError::param(path, "invalid_value", format!("'{path}': only user messages can have an image")));
-            }
-            if let Some((first, _)) = image {
-                let message = format!("'{path}' is a second image beside '{first}'; exactly one is supported");
-                return Err(ApiError::param("messages", "too_many_images", message));
-            }
-            *image = Some((format!("{path}.image_url.url"), url));
-            Ok(None)
-        }
+    let (field, given) = match part.kind.as_str() {
+        "text" | "input_text" | "output_text" => return part.text.map(Some).ok_or_else(|| missing("text")),
+        "refusal" => return part.refusal.map(Some).ok_or_else(|| missing("refusal")),
+        "image_url" | "input_image" => ("image_url", part.image_url),
+        "image" => ("image", part.image),
         other => {
             let (path, kind) = (format!("{path}.type"), excerpt(other));
-            Err(ApiError::unsupported(path.clone(), format!("'{path}': parts of type `{kind}` are not supported; text and image_url are")))
+            return Err(ApiError::unsupported(
+                path.clone(),
+                format!("'{path}': parts of type `{kind}` are not supported; text and image_url are"),
+            ));
         }
+    };
+    let (url, field) = match given.ok_or_else(|| missing(field))? {
+        ImageField::Url(url) => (url, format!("{path}.{field}")),
+        // Its `detail` is of no use: every image is seen at the model's one size.
+        ImageField::Object(image) => (image.url, format!("{path}.{field}.url")),
+    };
+    if role != "user" {
+        return Err(ApiError::param(path, "invalid_value", format!("'{path}': only user messages can have an image")));
     }
-}
-
-fn read_image<'a>(image: ImageUrl<'a>, path: &str) -> Result<Cow<'a, str>, ApiError> {
-    match image.detail.as_deref() {
-        // Every image is seen at the model's one size.
-        None | Some("auto" | "low" | "high") => Ok(image.url),
-        Some(other) => {
-            let path = format!("{path}.image_url.detail");
-            let message = format!("'{path}': `{}` is not auto, low or high", excerpt(other));
-            Err(ApiError::param(path, "invalid_value", message))
-        }
+    if let Some((first, _)) = image {
+        let message = format!("'{path}' is a second image beside '{first}'; exactly one is supported");
+        return Err(ApiError::param("messages", "too_many_images", message));
     }
+    *image = Some((field, url));
+    Ok(None)
 }
 
 /// The image that a URL has in it, or names.

@@ -8,3 +8,5 @@ pub(crate) mod lenient;
 pub mod request;
 pub mod response;
 pub(crate) mod schema;
+pub(crate) mod unsupported;
+pub(crate) mod wording;

@@ -23,12 +23,12 @@ use self::{
 use super::{
     app::{blocking, unix_time},
     auth, body,
-    chat::{encode, guard_headers, too_slow},
+    chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
     error::ApiError,
     openai::{
         check::Served,
-        request::read,
-        response::{Head, Usage},
+        request::read_supported,
+        response::{Head, Usage, Warning},
     },
     openapi::{Judged, Refusals},
     served::{self, Turn},
@@ -57,8 +57,8 @@ pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiE
     let seconds = app.config.server.request_timeout_s;
     let answer = async {
         let task = turn.clone();
-        let (order, texts) = blocking(move || prepare(&task, &guard, &body)).await??;
-        respond(&turn, order, texts).await
+        let (order, texts, warnings) = blocking(move || prepare(&task, &guard, &body)).await??;
+        respond(&turn, order, texts, warnings).await
     };
     tokio::time::timeout(app.request_timeout(), answer).await.unwrap_or_else(|_| Err(too_slow(seconds)))
 }
@@ -73,14 +73,20 @@ struct Text {
     places: Vec<Range<usize>>,
 }
 
-/// Parses and checks the request, and tokenizes its items.
-fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>), ApiError> {
+/// Parses and checks the request, and tokenizes its items; warns of messages that have no place in the prompts.
+fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>, Vec<Warning>), ApiError> {
     let Turn { app, served } = turn;
     let asked = Served { model: &served.model, config: &app.config, guard, calibration: served.bundle.calibration.as_ref() };
-    let order = check(read(body, "a request for scores")?, asked, served.bundle.reader.as_ref().map(|(_, calibration)| calibration))?;
+    let order =
+        check(read_supported(body, "a request for scores")?, asked, served.bundle.reader.as_ref().map(|(_, calibration)| calibration))?;
     let texts =
         order.questions.iter().map(|question| tokenize(served, question).map_err(|e| question.refuse(e))).collect::<Result<_, _>>()?;
-    Ok((order, texts))
+    let mut warnings = Vec::new();
+    for question in &order.questions {
+        let unused = unused_messages(turn, &question.messages).map_err(|e| question.refuse(e))?;
+        warnings.extend(unused.into_iter().map(|warning| warning.within(question.path.as_deref())));
+    }
+    Ok((order, texts, warnings))
 }
 
 fn tokenize(served: &served::Served, question: &Question) -> Result<Text, ApiError> {
@@ -111,7 +117,7 @@ fn tokenize(served: &served::Served, question: &Question) -> Result<Text, ApiErr
     Ok(Text { tokens, prompt, places })
 }
 
-async fn respond(turn: &Turn, order: Order, texts: Vec<Text>) -> Result<Response, ApiError> {
+async fn respond(turn: &Turn, order: Order, texts: Vec<Text>, warnings: Vec<Warning>) -> Result<Response, ApiError> {
     let id: Arc<str> = format!("score-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     let Turn { app, served } = turn;
@@ -134,7 +140,7 @@ async fn respond(turn: &Turn, order: Order, texts: Vec<Text>) -> Result<Response
     let headers = guard_headers(results.iter().map(|result| &result.guard));
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "score", created: unix_time(), model, system_fingerprint };
-    Ok((headers, Json(Scores { head, results, usage })).into_response())
+    Ok((headers, warning_headers(&warnings), Json(Scores { head, results, usage, warnings })).into_response())
 }
 
 /// The encoded image of every question; one that several have is encoded once.

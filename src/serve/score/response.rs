@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     guard::Report,
     reward::scorer::Scored,
-    serve::openai::response::{Head, Usage},
+    serve::openai::response::{Head, Usage, Warning},
 };
 
 /// All scores of a request.
@@ -21,6 +21,9 @@ pub(crate) struct Scores {
     pub(super) results: Vec<ItemScores>,
     /// Tokens of all items; the responses' are the completion's.
     pub(super) usage: Usage,
+    /// Parts of the request that had no effect; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// Of one text.
