@@ -48,6 +48,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("queue.lease_s", queue.lease_s),
         ("queue.max_skips", queue.max_skips.into()),
         ("score.max_items", score.max_items as u64),
+        ("score.max_tokens", score.max_tokens as u64),
         ("images.max_bytes", images.max_bytes as u64),
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
@@ -67,6 +68,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
         ("score.max_items", score.max_items, MOST_ITEMS),
+        ("score.max_tokens", score.max_tokens, 1 << 16),
         ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
         ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
     ];

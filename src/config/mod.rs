@@ -249,11 +249,13 @@ pub const MOST_ITEMS: usize = 1024;
 pub struct Score {
     /// Most items of one request, at most [`MOST_ITEMS`].
     pub max_items: usize,
+    /// Most tokens of one text. One that is longer than the model's context is scored sentence by sentence.
+    pub max_tokens: usize,
 }
 
 impl Default for Score {
     fn default() -> Self {
-        Self { max_items: 64 }
+        Self { max_items: 64, max_tokens: 4096 }
     }
 }
 
