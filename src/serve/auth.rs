@@ -21,10 +21,26 @@ pub(crate) struct Caller {
     guard: Arc<Guard>,
 }
 
-/// The keys of a checked configuration.
-pub(crate) fn callers(config: &Config) -> Vec<Caller> {
-    let caller = |key: &Key| Some(Caller { name: key.name.clone(), digest: key.digest()?, guard: Arc::new(key.guard(&config.guard)) });
-    config.keys.iter().filter_map(caller).collect()
+/// Who may ask. It is replaced as a whole when the configuration is read again.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// Those with a key; none: everybody may ask.
+    callers: Vec<Caller>,
+    /// The key for what is under `/admin/`; `None`: nobody may ask there.
+    admin: Option<[u8; 32]>,
+}
+
+impl Access {
+    /// As a checked configuration has it.
+    pub(crate) fn new(config: &Config) -> Self {
+        let caller = |key: &Key| Some(Caller { name: key.name.clone(), digest: key.digest()?, guard: Arc::new(key.guard(&config.guard)) });
+        Self { callers: config.keys.iter().filter_map(caller).collect(), admin: config.admin.digest() }
+    }
+
+    /// Whether anybody may ask under `/admin/`.
+    pub(crate) fn has_admin(&self) -> bool {
+        self.admin.is_some()
+    }
 }
 
 /// The guard's defaults for a request: those of its key, or the configuration's.
@@ -45,10 +61,11 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
         return next.run(request).await;
     }
     let path = request.uri().path();
-    let allowed = if let Some(admin) = app.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
+    let access = app.access();
+    let allowed = if let Some(admin) = access.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
         administrate(admin, request.headers()).map(|()| None)
-    } else if path.starts_with("/v1/") && !app.callers.is_empty() {
-        find(&app.callers, request.headers()).map(Some)
+    } else if path.starts_with("/v1/") && !access.callers.is_empty() {
+        find(&access.callers, request.headers()).map(Some)
     } else {
         Ok(None)
     };

@@ -8,6 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::openapi::known_path;
 use crate::engine::EngineError;
 
 /// Longest message in characters.
@@ -213,9 +214,29 @@ impl From<EngineError> for ApiError {
     }
 }
 
+/// The part of an error that may stand in logs, in the extensions of its response. The message may quote the client, and so may the field's name: see
+/// [`super::openapi::known_path`].
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorReason {
+    /// The kind, exactly.
+    pub(crate) code: &'static str,
+    /// The field of the request that is wrong.
+    pub(crate) param: Option<String>,
+}
+
+impl ApiError {
+    /// What logs say about it.
+    pub(crate) fn reason(&self) -> ErrorReason {
+        let error = &self.body.error;
+        ErrorReason { code: error.code.unwrap_or(error.kind), param: error.param.as_deref().map(known_path) }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let reason = self.reason();
         let mut response = (self.status, Json(self.body)).into_response();
+        response.extensions_mut().insert(reason);
         if response.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -2,7 +2,10 @@
 //!
 //! What belongs to one route stands at its handler (`utoipa::path`); what the middleware does to every route is added here to every operation.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::LazyLock,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -48,7 +51,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
         feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model,
         admin::models, admin::promote, admin::rollback, info::live,
-        info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
+        info::ready, info::health, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart, ImageUrl)),
     tags(
@@ -178,6 +181,38 @@ pub(super) fn document(app: &App) -> Value {
     document
 }
 
+/// Names that the description gives to fields and parameters.
+static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let mut names = HashSet::new();
+    collect_names(&serde_json::to_value(Api::openapi()).unwrap_or_default(), &mut names);
+    names
+});
+
+fn collect_names(value: &Value, names: &mut HashSet<String>) {
+    let (mut inner, mut lists) = (None, None);
+    match value {
+        Value::Object(fields) => {
+            names.extend(fields.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name.clone()));
+            names.extend(fields.get("in").and(fields.get("name")).and_then(Value::as_str).map(str::to_owned));
+            inner = Some(fields.values());
+        }
+        Value::Array(items) => lists = Some(items.iter()),
+        _ => {}
+    }
+    inner.into_iter().flatten().chain(lists.into_iter().flatten()).for_each(|value| collect_names(value, names));
+}
+
+/// The path of a field, for logs: `?` stands for every name that a client may have made up, and the end of an unlikely long path is left out.
+pub(super) fn known_path(path: &str) -> String {
+    let known = |part: &str| {
+        let (name, index) = part.split_at(part.find('[').unwrap_or(part.len()));
+        let is_index = index.bytes().all(|byte| byte.is_ascii_digit() || b"[]".contains(&byte));
+        let name = if name.is_empty() || NAMES.contains(name) { name } else { "?" };
+        format!("{name}{}", if is_index { index } else { "?" })
+    };
+    path.split('.').take(8).map(known).collect::<Vec<_>>().join(".")
+}
+
 /// Every request may have an id and every response has one.
 fn traced(operation: &mut Value) {
     let id = json!({ "type": "string" });
@@ -202,4 +237,25 @@ fn example(model: &str) -> Value {
         ]}],
         "guard": { "mode": "flag", "target_fpr": 0.05 },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_nobody_described_stand_in_no_log() {
+        for path in ["temperature", "messages[0].content[1].image_url.url", "guard.mode", "items[3].response", "limit"] {
+            assert_eq!(known_path(path), path);
+        }
+        for (path, shown) in [
+            ("sk-secret", "?"),
+            ("guard.my secret", "guard.?"),
+            ("messages[0].a dog[1]", "messages[0].?[1]"),
+            ("messages[secret]", "messages?"),
+            (&"secret.".repeat(99), "?.?.?.?.?.?.?.?"),
+        ] {
+            assert_eq!(known_path(path), shown, "{path}");
+        }
+    }
 }

@@ -53,6 +53,7 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/admin/models/{id}/rollback", handler: || post(admin::rollback) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },
     Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
+    Route { method: "GET", path: "/health", handler: || get(info::health) },
     Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
     Route { method: "GET", path: "/", handler: || get(ui::page) },
     Route { method: "GET", path: "/ui/{file}", handler: || get(ui::asset) },

@@ -33,15 +33,25 @@ use super::{
     served::Served,
     shadow::Drawn,
 };
-use crate::engine::{EngineError, Event, EventStream};
+use crate::{
+    engine::{EngineError, Event, EventStream},
+    telemetry::{AnswerEnd, AnswerMeter},
+};
 
 /// A comment after this long without an event, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The response that streams `begun`; the place is held until its end, or until the client leaves, which cancels the answers.
-pub(super) fn respond(begun: Begun, warnings: Vec<Warning>, place: OwnedSemaphorePermit, deadline: Instant, timeout_s: u64) -> Response {
+pub(super) fn respond(
+    begun: Begun,
+    meter: AnswerMeter,
+    warnings: Vec<Warning>,
+    place: OwnedSemaphorePermit,
+    deadline: Instant,
+    timeout_s: u64,
+) -> Response {
     let Begun { held, head, answers, how, draft, drawn, .. } = begun;
-    let mut chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len(), draft, drawn);
+    let mut chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, meter, answers.len(), draft, drawn);
     chunks.warnings = warnings;
     let events = Events {
         chunks,
@@ -67,10 +77,10 @@ fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
     }
     let events = async move {
         match best(candidates, how).await {
-            Ok(Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard }) => {
+            Ok(Whole { text, tokens, flagged_tokens, reason, prompt_tokens, completion_tokens, guard, .. }) => {
                 let spans = guard.spans.clone();
                 let finished = Event::Finished { reason, prompt_tokens, completion_tokens, guard: Some(guard) };
-                vec![Event::Delta { text, tokens, spans }, finished]
+                vec![Event::Delta { text, tokens, spans, flagged_tokens }, finished]
             }
             Err(error) => vec![Event::Failed(error)],
         }
@@ -111,7 +121,7 @@ impl Stream for Events {
             match Pin::new(&mut this.answers).poll_next(cx) {
                 Poll::Ready(Some((index, event))) => this.chunks.take(index, event),
                 // All channels closed and not all answers complete.
-                Poll::Ready(None) => this.chunks.fail(EngineError::ShuttingDown.into()),
+                Poll::Ready(None) => this.chunks.fail_engine(EngineError::ShuttingDown),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -122,6 +132,7 @@ impl Stream for Events {
 struct Chunks {
     head: Head,
     how: How,
+    meter: AnswerMeter,
     /// The text of each answer so far.
     texts: Vec<String>,
     open: usize,
@@ -136,10 +147,10 @@ struct Chunks {
 
 impl Chunks {
     /// Begins with each answer's role.
-    fn new(head: Head, how: How, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
+    fn new(head: Head, how: How, meter: AnswerMeter, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
         let texts = vec![String::new(); answers];
         let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
-        let mut chunks = Self { head, how, texts, open: answers, usage, warnings, pending, ended: false, draft, drawn };
+        let mut chunks = Self { head, how, meter, texts, open: answers, usage, warnings, pending, ended: false, draft, drawn };
         for index in 0..answers {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
             chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
@@ -149,7 +160,8 @@ impl Chunks {
 
     fn take(&mut self, index: usize, event: Event) {
         match event {
-            Event::Delta { text, tokens, spans } => {
+            Event::Delta { text, tokens, spans, flagged_tokens } => {
+                self.meter.delta(index, std::time::Instant::now(), &tokens, flagged_tokens, &spans);
                 self.texts[index].push_str(&text);
                 if let Some(draft) = &mut self.draft {
                     draft.wrote(index, &tokens);
@@ -161,6 +173,8 @@ impl Chunks {
             }
             Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
                 let report = self.how.report(guard, &self.texts[index]);
+                let end = AnswerEnd { reason, prompt_tokens, completion_tokens, guard: &report };
+                self.meter.ended(index, std::time::Instant::now(), end);
                 if let Some(draft) = &mut self.draft {
                     draft.complete(index, &self.texts[index], &report);
                 }
@@ -173,7 +187,7 @@ impl Chunks {
                     self.end();
                 }
             }
-            Event::Failed(error) => self.fail(error.into()),
+            Event::Failed(error) => self.fail_engine(error),
         }
     }
 
@@ -199,9 +213,14 @@ impl Chunks {
         self.ended = true;
     }
 
+    fn fail_engine(&mut self, error: EngineError) {
+        self.meter.failed(&error);
+        self.fail(error.into());
+    }
+
     /// An error is the last event: a client that waits for `[DONE]` must not take the answer for complete.
     fn fail(&mut self, error: ApiError) {
-        tracing::warn!(error = error.body.error.message, "a stream ends with an error");
+        tracing::warn!(code = error.reason().code, "a stream ends with an error");
         self.push(sse::Event::default().event("error"), &error.body);
         self.ended = true;
     }
