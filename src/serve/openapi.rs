@@ -46,7 +46,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
         feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model,
         admin::models, admin::promote, admin::rollback, info::live,
-        info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
+        info::ready, info::metrics, docs::openapi, ui::page, ui::docs, ui::about, ui::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
     tags(
