@@ -44,6 +44,8 @@ macro_rules! files {
 const FILES: &[File] = files! {
     "" "text/css; charset=utf-8": "docs.css" "style.css" "views.css";
     "" "image/svg+xml": "icon.svg";
+    // NASA's, a part of the astronaut.
+    "" "image/jpeg": "portrait.jpg";
     // Those that the README tries; their licenses stand beside them and on the page.
     "../../../tests/fixtures/photos/" "image/jpeg": "astronaut.jpg" "cat.jpg" "coffee.jpg" "photographer.jpg";
     "" "text/javascript; charset=utf-8":
@@ -107,7 +109,7 @@ mod tests {
         let there = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/serve/ui")).unwrap();
         let there: BTreeSet<_> = there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         let own = FILES.iter().filter(|f| f.media_type != "image/jpeg").map(|f| f.name);
-        let served = own.chain(["about.rs", "docs.html", "index.html", "mod.rs"]).map(str::to_owned).collect();
+        let served = own.chain(["about.rs", "docs.html", "index.html", "mod.rs", "portrait.jpg"]).map(str::to_owned).collect();
         assert_eq!(there, served);
         for text in FILES.iter().filter_map(|f| std::str::from_utf8(f.bytes).ok()).chain([PAGE.as_str(), DOCS]) {
             let elsewhere = text.replace("http://www.w3.org/2000/svg", "");

@@ -47,7 +47,7 @@ async function send(method, path, fields, body) {
   }
 }
 
-const block = (label, text) => el("pre", { tabIndex: 0, role: "region", "aria-label": label }, el("code", {}, text.slice(0, MOST_CHARS)));
+const block = (label, text) => el("pre", { tabIndex: 0, role: "group", "aria-label": label }, el("code", {}, text.slice(0, MOST_CHARS)));
 
 function pretty(text) {
   try {
