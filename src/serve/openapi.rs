@@ -39,7 +39,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
 #[openapi(
     info(
         title = "Candor",
-        description = "Captions photographs and answers questions about them with OpenAI's API, and reports which of its words it doubts."
+        description = "Captions photographs and answers questions about them with OpenAI's API, and flags the words that the image may not support."
     ),
     servers((url = "/")),
     paths(

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 from browser import PHOTOS, ask, describe, expect, look, opened, photo, run, settled, words
 
@@ -276,7 +277,7 @@ def reloaded(base):
 
 
 def bounded(base):
-    """The history stays short."""
+    """The history stays short, and is removed after a day."""
     with opened(base) as page:
         photo(page)
         for _ in range(8):
@@ -286,6 +287,11 @@ def bounded(base):
         expect(page.locator(".answer")).to_have_count(3)
         count = "new Promise(done => indexedDB.open('candor').onsuccess = e => e.target.result.transaction('answers').objectStore('answers').count().onsuccess = r => done(r.target.result))"
         assert page.evaluate(count) == 20
+        page.clock.set_system_time(time.time() + 90_000)
+        page.reload()
+        expect(page.locator("#server")).to_have_attribute("data-state", "ready")
+        page.wait_for_function(f"{count}.then(count => count === 0)")
+        assert page.locator(".answer").count() == 0 and page.locator("#photo-shown").is_hidden()
 
 
 def enlarged(base):

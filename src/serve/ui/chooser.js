@@ -2,7 +2,8 @@
 import { call } from "./api.js";
 import { $, show } from "./dom.js";
 import { pictureIn, readPhoto } from "./photo.js";
-import { storedPhoto, storePhoto } from "./storage.js";
+import { KEPT_MS } from "./session.js";
+import { dropPhoto, storedPhoto, storePhoto } from "./storage.js";
 
 let photo = null;
 let changed = () => {};
@@ -25,7 +26,8 @@ export async function startChooser(told) {
   });
   addEventListener("paste", ({ clipboardData }) => takeElsewhere(pictureIn(clipboardData)));
   const stored = await storedPhoto();
-  if (stored && !photo) showPhoto(stored);
+  if (stored && stored.at < Date.now() - KEPT_MS) dropPhoto();
+  else if (stored && !photo) showPhoto(stored);
 }
 
 /** Files are taken wherever they are dropped; without this the browser would leave the page for them. */
@@ -64,7 +66,7 @@ async function take(file) {
 /** Makes this the photograph that is asked about. */
 export function showPhoto(picture) {
   photo = picture;
-  storePhoto(photo);
+  storePhoto({ at: Date.now(), ...photo });
   Object.assign($("photo-shown"), { src: photo.url, alt: `Your photograph, ${photo.name}`, hidden: false });
   $("photo").classList.add("filled");
   $("kept-details").open = false;

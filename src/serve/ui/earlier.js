@@ -21,9 +21,9 @@ export async function startEarlier(show) {
 
 /** Answers that were asked for together, newest first, each group in the order of its columns. */
 function groups() {
-  const byTime = Map.groupBy(remembered(), ({ asked }) => asked);
   const order = Object.keys(MODES);
-  return [...byTime.values()].map((group) => group.toSorted((a, b) => order.indexOf(a.mode) - order.indexOf(b.mode)));
+  const times = [...new Set(remembered().map(({ asked }) => asked))];
+  return times.map((time) => remembered().filter(({ asked }) => asked === time).sort((a, b) => order.indexOf(a.mode) - order.indexOf(b.mode)));
 }
 
 /** Lists what there is. */

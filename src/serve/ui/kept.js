@@ -10,7 +10,7 @@ function duration(seconds) {
 }
 
 /** A sentence or some from the server's own `about.json`. */
-export function keptText({ feedback, retention_s: seconds, queue, keys }) {
+function keptText({ feedback, retention_s: seconds, queue, keys }) {
   const said = ["It goes to this server and nowhere else."];
   const readers = keys ? "everybody with a key, who may be asked to correct the answer," : "everybody who can open this page, where answers are offered for correction,";
   if (seconds > 0) said.push(`The server keeps photograph, question and answer for ${duration(seconds)}. They can be seen by ${queue ? `${readers} and by ` : ""}those who run the server.`);
@@ -25,5 +25,5 @@ export function showAbout(about) {
   if (!about) return;
   const { version, model, model_version: of, threshold } = about;
   $("versions").textContent = `Candor ${version}, model ${model} ${of}`;
-  if (threshold !== undefined) $("rule").options[0].textContent = `as this server is set up: reward below ${percent(threshold)}`;
+  if (threshold !== undefined) $("rule").options[0].textContent = `server default: reward below ${percent(threshold)}`;
 }

@@ -2,7 +2,8 @@
 import { dropAnswers, storeAnswer, storedAnswers } from "./storage.js";
 
 const MOST = 20;
-const DAY_MS = 86_400_000;
+/** Until then what was kept is shown again; after that it is removed when the page is opened. */
+export const KEPT_MS = 86_400_000;
 let answers = [];
 
 /** `{id, choice, asked, mode, photo, prompt, text, parts, guard, took}`; and `record` once it was judged, `skipped` once it was left to others. */
@@ -11,7 +12,7 @@ export const remembered = () => answers;
 /** Reads what was kept. */
 export async function restore() {
   const stored = (await storedAnswers()).sort((a, b) => b.asked - a.asked);
-  const fresh = stored.filter(({ asked }) => asked > Date.now() - DAY_MS).slice(0, MOST);
+  const fresh = stored.filter(({ asked }) => asked > Date.now() - KEPT_MS).slice(0, MOST);
   dropAnswers(stored.filter((answer) => !fresh.includes(answer)).map(({ id }) => id));
   answers = fresh;
 }

@@ -2,7 +2,7 @@
 
 let reading = null;
 
-export const canSpeak = () => "speechSynthesis" in window && "SpeechSynthesisUtterance" in window;
+const canSpeak = () => "speechSynthesis" in window && "SpeechSynthesisUtterance" in window;
 
 /** Has a button read a text aloud, and stop when it is pressed again. */
 export function speakButton(button, text) {

@@ -33,4 +33,5 @@ export const storeAnswer = (answer) => transact("readwrite", (answers) => answer
 export const dropAnswers = (ids) => transact("readwrite", (answers) => ids.map((id) => answers.delete(id)).at(-1));
 export const storedPhoto = () => transact("readonly", (_, photographs) => photographs.get("chosen"));
 export const storePhoto = (photo) => transact("readwrite", (_, photographs) => photographs.put(photo, "chosen"));
+export const dropPhoto = () => transact("readwrite", (_, photographs) => photographs.delete("chosen"));
 export const clearStorage = () => transact("readwrite", (answers, photographs) => (answers.clear(), photographs.clear()));
