@@ -18,7 +18,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", 
 #: What axe knows of WCAG 2.2 AA, and its advice beyond that.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
-expect.set_options(timeout=int(os.environ.get("T", 60_000)))
+expect.set_options(timeout=60_000)
 
 
 @contextlib.contextmanager

@@ -260,6 +260,7 @@ def mine(base):
             answer = {"image": TINY, "response": f"A dog number {i}.", "error": {"start": 2, "end": 5}, "correction": "cat", "annotator": name}
             post(f"{base}v1/feedback", answer)
     with opened(base) as page:
+        described(page, "cat.jpg")
         page.goto(f"{base}#correct")
         page.fill("#annotator", "A. Reader")
         page.keyboard.press("Tab")
@@ -273,6 +274,13 @@ def mine(base):
         page.fill("#annotator", "B. Reader")
         page.keyboard.press("Tab")
         expect(page.locator("#records > li")).to_have_count(1)
+        # Those that were sent here under another name are the other's.
+        page.get_by_role("button", name="All good").click()
+        expect(page.locator("#records > li")).to_have_count(2)
+        page.fill("#annotator", "A. Reader")
+        page.keyboard.press("Tab")
+        expect(page.locator("#records > li")).to_have_count(20)
+        assert {json.loads(text)["annotator"] for text in page.locator("#records pre").all_text_contents()} == {"A. Reader"}
         length = read(f"{base}v1/queue")
         expect(page.locator("#progress-text")).to_have_text(re.compile(rf"^{length['done']} answers? of this server judged, {length['open']} open$"))
         look(page, "my corrections")

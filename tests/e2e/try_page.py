@@ -237,6 +237,10 @@ def spoken(base):
         page.keyboard.press("Enter")
         page.evaluate("spoken.at(-1).onend()")
         expect(button).to_have_text("Read aloud")
+        # Another answer is not the one that is being read.
+        page.keyboard.press("Enter")
+        describe(page)
+        assert page.evaluate("spoken.at(-1)") is None
         page.context.add_init_script("delete window.SpeechSynthesisUtterance")
         page.reload()
         expect(page.locator(".answer .fixit")).to_be_visible()

@@ -26,7 +26,7 @@ export function startFix(send) {
 /** Shows an answer with the corrections that were made to it. */
 export function showWords(shown) {
   item = shown;
-  staged = item.staged ?? [];
+  staged = item.staged ??= [];
   $("whole").checked = item.whole ?? false;
   closeFix();
   words.reset();
@@ -101,8 +101,10 @@ function stage(parts, correction) {
 }
 
 function showStaged() {
-  item.staged = staged;
-  update(item);
+  if (item.staged !== staged) {
+    item.staged = staged;
+    update(item);
+  }
   const row = (p) => {
     const undo = () => {
       staged = staged.filter((other) => other !== p);

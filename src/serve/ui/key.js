@@ -5,11 +5,13 @@ import { $, show } from "./dom.js";
 /** `retry` is called with a key to try; where it is refused, `candor:key` comes back. */
 export function startKey(retry) {
   addEventListener("candor:key", ({ detail: refused }) => {
+    const wasAsked = !$("key").hidden;
     $("key").hidden = false;
     if (!refused) return;
     show($("key-problem"), `${refused.replace(/\.?$/, ".")} Check it and type it again.`);
     $("key-text").setAttribute("aria-invalid", "true");
-    $("key-text").focus();
+    // Who was not typing a key just now is left where they are.
+    if (wasAsked) $("key-text").focus();
   });
   $("key-text").addEventListener("input", accept);
   $("key").addEventListener("submit", async (event) => {

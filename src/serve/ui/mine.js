@@ -7,12 +7,13 @@ const PAGE = 20;
 /** Records of this page, newest first, and those that the server has under the annotator's name. */
 let sent = [];
 let listed = { data: [], has_more: false };
+let name = "";
 let takeBack = () => {};
 
 export function startMine(undo) {
   takeBack = undo;
   $("mine-more").addEventListener("click", async () => {
-    const page = await read($("annotator").value.trim(), listed.last_id);
+    const page = await read(name, listed.last_id);
     if (page) listed = { ...page, data: [...listed.data, ...page.data] };
     list();
   });
@@ -20,7 +21,11 @@ export function startMine(undo) {
 
 /** Lists the records of this annotator, and those that were sent here without a name. */
 export async function showMine(annotator) {
-  listed = (annotator && (await read(annotator))) || { data: [], has_more: false };
+  name = annotator;
+  const page = annotator ? await read(annotator) : null;
+  // The name may have changed again meanwhile.
+  if (name !== annotator) return;
+  listed = page ?? { data: [], has_more: false };
   list();
 }
 
@@ -44,7 +49,8 @@ export function removed({ id }) {
 const shown = new Map();
 
 function list() {
-  const records = [...sent, ...listed.data.filter(({ id }) => !sent.some((record) => record.id === id))];
+  const own = sent.filter(({ annotator }) => !annotator || annotator === name);
+  const records = [...own, ...listed.data.filter(({ id }) => !own.some((record) => record.id === id))];
   const rows = records.map((record) => {
     if (!shown.has(record.id)) {
       const undo = el("button", { type: "button", "aria-label": `Take it back: ${record.response}`, onclick: () => takeBack(record) }, "Take it back");

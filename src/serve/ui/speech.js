@@ -19,9 +19,10 @@ function start(button, text) {
   speechSynthesis.speak(utterance);
 }
 
-function stop() {
+/** Ends what is being read. */
+export function stop() {
+  if (reading) speechSynthesis.cancel();
   label(null);
-  speechSynthesis.cancel();
 }
 
 function label(button) {

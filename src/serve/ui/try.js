@@ -6,6 +6,7 @@ import { chosen, showPhoto, startChooser } from "./chooser.js";
 import { curl } from "./curl.js";
 import { $, copy, show } from "./dom.js";
 import { showEarlier, startEarlier } from "./earlier.js";
+import { stop as stopReading } from "./speech.js";
 
 const COMPARED = ["off", "flag", "regenerate"];
 
@@ -33,6 +34,7 @@ export async function startTry(named) {
 /** Makes place for new answers. */
 function place(answers) {
   running?.abort();
+  stopReading();
   show($("try-problem"), null);
   $("word").hidden = true;
   $("answers").dataset.count = answers.length;
