@@ -44,14 +44,14 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
 #[openapi(
     info(
         title = "Candor",
-        description = "Captions photographs and answers questions about them with OpenAI's API, and reports which of its words it doubts."
+        description = "Captions photographs and answers questions about them with OpenAI's API, and flags the words that the image may not support."
     ),
     servers((url = "/")),
     paths(
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
         feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model,
         admin::models, admin::promote, admin::rollback, info::live,
-        info::ready, info::health, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
+        info::ready, info::health, info::metrics, docs::openapi, ui::page, ui::docs, ui::about, ui::asset
     ),
     components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart, ImageUrl)),
     tags(

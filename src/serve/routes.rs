@@ -56,9 +56,9 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/health", handler: || get(info::health) },
     Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
     Route { method: "GET", path: "/", handler: || get(ui::page) },
+    Route { method: "GET", path: "/docs", handler: || get(ui::docs) },
+    Route { method: "GET", path: "/ui/about.json", handler: || get(ui::about) },
     Route { method: "GET", path: "/ui/{file}", handler: || get(ui::asset) },
-    Route { method: "GET", path: "/docs", handler: || get(docs::page) },
-    Route { method: "GET", path: "/docs/{file}", handler: || get(docs::asset) },
 ];
 
 /// Beside the API, or alone on a listener of its own.
