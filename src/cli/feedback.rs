@@ -150,7 +150,9 @@ async fn take(corrections: &Corrections, file: &Path, format: Format, images: Op
     let rows = File::open(file).map_err(named(file))?;
     let summary = import(corrections, rows, format, images).await.map_err(Failure::failed)?;
     summary.refused.iter().for_each(|(line, why)| eprintln!("{}:{line}: {why}", file.display()));
-    println!("taken {}, there before {}, refused {}", summary.taken, summary.known, summary.refused.len());
+    let skipped = if summary.skipped > 0 { format!(", skipped {}", summary.skipped) } else { String::new() };
+    println!("taken {}, there before {}, refused {}{skipped}", summary.taken, summary.known, summary.refused.len());
+    summary.left_out.iter().for_each(|(what, rows)| eprintln!("{}: left out {what} ({rows} times)", file.display()));
     if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every row was taken".to_owned())) }
 }
 
