@@ -159,7 +159,9 @@ async fn take(corrections: &Corrections, file: &Path, format: Format, images: Op
     let rows = File::open(source).map_err(named(file))?;
     let summary = import(corrections, rows, format, images).await.map_err(Failure::failed)?;
     summary.refused.iter().for_each(|(line, why)| note(format_args!("{}:{line}: {why}", file.display())));
-    print(format_args!("taken {}, there before {}, refused {}", summary.taken, summary.known, summary.refused.len()))?;
+    summary.left_out.iter().for_each(|(what, rows)| note(format_args!("{}: left out {what} ({rows} times)", file.display())));
+    let skipped = if summary.skipped > 0 { format!(", skipped {}", summary.skipped) } else { String::new() };
+    print(format_args!("taken {}, there before {}, refused {}{skipped}", summary.taken, summary.known, summary.refused.len()))?;
     if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every row was taken".to_owned())) }
 }
 

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{
-    derive::{Refused, Stamp, Subject, derive},
+    derive::{Refused, Stamp, Subject, check_name, derive},
     images::Images,
     pending::{Pending, Remembered},
     queue::{Queue, Ranker},
@@ -197,6 +197,7 @@ impl Corrections {
         if let Some((field, _)) = own.iter().find(|(_, given)| given.is_some()) {
             return Err(Refused::new(*field, "invalid_value", "cannot be given together with 'completion_id', which says it").into());
         }
+        check_name("completion_id", id)?;
         let unknown = || SubmitError::UnknownCompletion(id.chars().take(64).collect());
         let Remembered { receipt, image } = self.receipt(id).await?.ok_or_else(unknown)?;
         let subject = Subject::of(receipt, choice.unwrap_or(0))?;

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     config::{Config, Guard},
     engine::{GuardParams, Sampling},
+    feedback::derive::check_name,
     guard::{Mode, OnExhausted, Thresholds, policy, render::Style},
     reward::calibration::Calibration,
     serve::error::{ApiError, excerpt},
@@ -113,6 +114,10 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     };
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
     let stop = stop(request.stop)?;
+    // Many clients send an empty one for nobody.
+    let user = request.user.filter(|user| !user.is_empty());
+    // What is kept of a user must be found by that name again.
+    user.as_deref().map_or(Ok(()), |user| check_name("user", user))?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let user = user(request.user)?;
     let params = guard_params(&guard, served.guard, served.calibration)?;
