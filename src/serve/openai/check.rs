@@ -23,9 +23,6 @@ const STOP_BYTES: usize = 1024;
 /// Most answers that are written for one.
 const CANDIDATES: i64 = 16;
 
-/// Most characters of a user's name; what OpenAI's API allows is longer.
-const USER_CHARS: usize = 256;
-
 /// A request that can be carried out.
 #[derive(Debug, Clone)]
 pub struct Completion {
@@ -119,7 +116,6 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     // What is kept of a user must be found by that name again.
     user.as_deref().map_or(Ok(()), |user| check_name("user", user))?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
-    let user = user(request.user)?;
     let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
         let message = "'guard.candidates': answers that are not scored cannot be compared; 'guard.mode' must not be off";
@@ -193,16 +189,6 @@ fn stop(stop: Option<TextOr<'_, String, 4>>) -> Result<Vec<String>, ApiError> {
         ));
     }
     Ok(strings)
-}
-
-/// A name by which what is remembered of the completion can be removed: it has to come back whole in a URL.
-fn user(user: Option<String>) -> Result<Option<String>, ApiError> {
-    let user = user.filter(|user| !user.is_empty());
-    if user.as_ref().is_some_and(|user| user.chars().count() > USER_CHARS || user.chars().any(char::is_control)) {
-        let message = format!("'user' must have at most {USER_CHARS} characters, and no control characters");
-        return Err(ApiError::param("user", "invalid_value", message));
-    }
-    Ok(user)
 }
 
 fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiError> {
