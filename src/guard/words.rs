@@ -192,7 +192,8 @@ fn cut(text: &str, mut from: usize, whole: bool, markup: &Scanner) -> (Option<Ra
         match markup.within(&word) {
             None => return (Some(word), settled),
             Some(inside) if inside.bytes.start > word.start && is_word(&text[word.start..inside.bytes.start]) => {
-                return (Some(word.start..inside.bytes.start), settled);
+                let before = text[word.start..inside.bytes.start].trim_end_matches(['-', '\u{2010}', '\u{2011}', '_']);
+                return (Some(word.start..word.start + before.len()), settled);
             }
             Some(inside) => from = inside.bytes.end,
         }

@@ -64,8 +64,10 @@ impl Scanner {
                 if opened == Match::Len(1) {
                     self.json.push(if c == '[' { Level::Array } else { Level::Key });
                 }
+                // What is in the braces of a LaTeX command is text.
+                let command = c == '{' && text[..self.at].ends_with(char::is_alphanumeric);
                 let kind = if opened == Match::Len(1) { Kind::Structure } else { Kind::Inline };
-                (opened.or(|| bracket(near, ends)).or(|| Match::Len(1)), kind)
+                (opened.or(|| if command { Match::No } else { bracket(near, ends) }).or(|| Match::Len(1)), kind)
             }
             ']' => (link_end(near, ends).or(|| Match::Len(1)), Kind::Inline),
             '(' => (coordinates(near, ends), Kind::Inline),
@@ -114,11 +116,11 @@ impl Scanner {
             self.examined = at + end;
             self.atoms = atoms(&rest[..end]).into_iter().map(|range| at + range.start..at + range.end).collect();
         }
-        if self.atoms.front().is_some_and(|atom| atom.start <= at) {
-            let atom = self.atoms.pop_front()?;
-            if atom.start == at {
-                return Some((atom.len(), Some(Kind::Atom)));
-            }
+        while self.atoms.front().is_some_and(|atom| atom.start < at) {
+            self.atoms.pop_front();
+        }
+        if let Some(atom) = self.atoms.front().filter(|atom| atom.start == at) {
+            return Some((atom.len(), Some(Kind::Atom)));
         }
         let limit = self.atoms.front().map_or(self.examined, |atom| atom.start);
         let run = &text[at..limit.max(at)];
@@ -149,7 +151,8 @@ impl Scanner {
         let behind = &near[1..];
         let Some(next) = behind.chars().next() else { return Match::cut(ends).or(|| Match::Len(1)) };
         if self.string.is_some() {
-            let code = next == 'u' && behind.get(1..5).is_none_or(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
+            let digits = behind.get(1..behind.len().min(5)).filter(|_| next == 'u');
+            let code = digits.is_some_and(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
             return match code {
                 true if behind.len() < 5 => Match::cut(ends).or(|| Match::Len(2)),
                 true => Match::Len(6),

@@ -68,8 +68,13 @@ impl Scanner {
     }
 
     fn key(&self, rest: &str, quote: char, whole: bool) -> Match {
-        let (near, whole) = self.reach(rest, whole);
-        string_end(&near[1..], quote).map_or(Match::cut(whole), |end| Match::Len(end + 2))
+        let (near, ends) = self.reach(rest, whole);
+        let Some(end) = string_end(&near[1..], quote) else { return Match::cut(ends) };
+        match rest[end + 2..].trim_start().chars().next() {
+            None if !whole => Match::Open,
+            None | Some(':') => Match::Len(end + 2),
+            Some(_) => Match::No,
+        }
     }
 }
 

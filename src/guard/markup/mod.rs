@@ -121,7 +121,8 @@ impl Scanner {
                 json::Step::Piece(piece) => return Some(piece),
                 json::Step::Ended => {}
             }
-        } else if self.string.is_none() && !self.line.begun {
+        }
+        if self.string.is_none() && self.json.is_empty() && !self.line.begun {
             match line::marker(rest, &self.line, whole) {
                 Match::Open => return None,
                 Match::Len(len) => {

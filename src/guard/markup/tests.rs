@@ -33,10 +33,7 @@ fn words_are_what_is_no_markup() {
             "A dog cat 2 true A horse",
         ),
         ("{'caption': 'A dog'}", "A dog"),
-        (
-            "{\"caption\": \"A \\\"big\\\" dog\\nruns\\u0021 on caf\\u00e9 {grass} <b>here</b> at a.jpg\"}",
-            "A big dog runs on grass here at",
-        ),
+        ("{\"caption\": \"A \\\"big\\\" dog\\nruns\\u0021 on caf\\u00e9 {grass} <b>here</b> at a.jpg\"}", "A big dog runs on here at"),
         ("{\"caption\": \"A dog", "A dog"),
         ("{ \"dog\" and a cat", "dog and a cat"),
         ("caption: A dog\nmain_objects:\n  - cat\n  - a bird\nthe scene: in snow", "A dog cat a bird in snow"),

@@ -147,7 +147,7 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: Style) -> Rendered
     let mut places: Vec<Option<Range<usize>>> = vec![None; spans.len()];
     let (mut at, mut chars) = (0, (0, 0));
     let (mut first_markup, mut first_span) = (0, 0);
-    let ends = parting.iter().map(|m| m.bytes.clone()).chain([text.len()..text.len()]);
+    let ends = parting.iter().map(|m| m.bytes.clone()).chain(std::iter::once(text.len()..text.len()));
     for end in ends {
         let inside = &text[at..end.start];
         let old = chars.0..chars.0 + inside.chars().count();
