@@ -1,6 +1,6 @@
 //! Log lines on standard error.
 
-use std::io::{IsTerminal, stderr};
+use std::io::stderr;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
@@ -31,7 +31,7 @@ impl LogLevel {
 pub fn init(log: &Log) -> (WorkerGuard, LogLevel) {
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(WAITING).lossy(true).finish(stderr());
     let (filter, handle) = reload::Layer::new(log.level.parse().unwrap_or_else(|_| EnvFilter::new("info")));
-    let lines = fmt::layer().with_writer(writer).with_ansi(stderr().is_terminal()).with_target(false);
+    let lines = fmt::layer().with_writer(writer).with_ansi(console::colors_enabled_stderr()).with_target(false);
     let lines = match log.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),

@@ -187,7 +187,7 @@ fn one_version_is_named_everywhere() {
     let server = Process::serve(&[("CANDOR_LOG__FORMAT", "json")]);
     let ready = get(server.at, "/health/ready").json();
     let (candor, model, version) =
-        (ready["candor"].as_str().unwrap(), ready["model"].as_str().unwrap(), ready["model_version"].as_str().unwrap());
+        (ready["candor"].as_str().unwrap(), ready["model"].as_str().unwrap(), ready["version"].as_str().unwrap());
     assert_eq!((ready["status"].as_str(), candor, model), (Some("ready"), env!("CARGO_PKG_VERSION"), "candor-mini"));
     assert_eq!(get(server.at, "/health").json(), ready);
     let head = exchange(server.at, &request("HEAD", "/health", &[], b""));
@@ -205,8 +205,5 @@ fn one_version_is_named_everywhere() {
     server.signal("-TERM");
     let (_, log) = server.end();
     let line = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|line| line["message"] == "listening").unwrap();
-    assert_eq!(
-        (line["candor"].as_str(), line["model"].as_str(), line["model_version"].as_str()),
-        (Some(candor), Some(model), Some(version))
-    );
+    assert_eq!((line["candor"].as_str(), line["model"].as_str(), line["version"].as_str()), (Some(candor), Some(model), Some(version)));
 }
