@@ -47,20 +47,21 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let config = args.load()?;
     // First, because a process that starts again loses its handlers of signals.
     settle(config.model.threads.value())?;
+    // Outlives the runtime, whose end is logged too.
+    let (_log, level) = telemetry::init_logging(&config.log);
     let runtime = Runtime::new().map_err(Failure::failed)?;
     // Before the model is loaded, which takes a while: a terminal that goes must not end the server then either.
     let hangup = runtime.block_on(async { handler(SignalKind::hangup()) })?;
-    let (_log, level) = telemetry::init_logging(&config.log);
     let first = open_first(&config)?;
     runtime.block_on(serve(args, config, first, hangup, level))
 }
 
 async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, level: LogLevel) -> Result<(), Failure> {
     let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    let (model, model_version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
+    let (model, version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
     let server = Server::start(config, first).await.map_err(Failure::failed)?;
     let address = server.address().map_err(Failure::failed)?;
-    tracing::info!(candor = env!("CARGO_PKG_VERSION"), model, model_version, device, %address, "listening");
+    tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address, "listening");
     let reloader = Arc::new(server.reloader(level));
     let args = Arc::new(args);
     tokio::spawn(async move {

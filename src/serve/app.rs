@@ -96,7 +96,7 @@ impl App {
         let fetcher = fetcher.map_err(|what| StartError::Config { key: "fetch.ca_file", what })?;
         let metrics = Arc::new(Metrics::new()?);
         let served = Arc::new(Served::start(&config, first, EngineMetrics::of(&metrics))?);
-        tell_served(&metrics, &config.guard, &served);
+        show_served(&metrics, &config.guard, &served);
         Ok(Self {
             access: RwLock::new(Arc::new(Access::new(&config))),
             guard: Arc::new(config.guard.clone()),
@@ -120,19 +120,19 @@ impl App {
 
     /// Gives requests that begin from now on another version; returns the one that they got before.
     pub(crate) fn serve(&self, next: Arc<Served>) -> Arc<Served> {
-        tell_served(&self.metrics, &self.guard, &next);
+        show_served(&self.metrics, &self.guard, &next);
         if let Some(corrections) = &self.corrections {
             corrections.serves(&next.version, next.bundle.vocabulary());
         }
         std::mem::replace(&mut *self.served.write().unwrap_or_else(PoisonError::into_inner), next)
     }
 
-    /// Who may ask now.
+    /// Returns who may ask now.
     pub(crate) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Says who may ask from now on.
+    /// Sets who may ask from now on.
     pub(crate) fn set_access(&self, access: Access) {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
@@ -201,10 +201,10 @@ impl App {
 }
 
 /// Shows in the metrics what is served, and by which thresholds.
-fn tell_served(metrics: &Metrics, guard: &Guard, served: &Served) {
+fn show_served(metrics: &Metrics, guard: &Guard, served: &Served) {
     metrics.serves(&served.model, &served.version);
     let params = guard_params(&GuardRequest::default(), guard, served.bundle.calibration.as_ref());
-    metrics.thresholds(params.ok().filter(|_| served.bundle.calibration.is_some()).map(|params| params.thresholds).as_ref());
+    metrics.set_thresholds(params.ok().filter(|_| served.bundle.calibration.is_some()).map(|params| params.thresholds).as_ref());
 }
 
 /// Seconds since 1970.

@@ -21,7 +21,7 @@ pub(crate) struct Caller {
     guard: Arc<Guard>,
 }
 
-/// Who may ask. It is replaced as a whole when the configuration is read again.
+/// The keys in force, replaced as a whole when the configuration is read again.
 #[derive(Debug)]
 pub(crate) struct Access {
     /// Those with a key; none: everybody may ask.
@@ -31,13 +31,13 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// As a checked configuration has it.
+    /// The keys of a checked configuration.
     pub(crate) fn new(config: &Config) -> Self {
         let caller = |key: &Key| Some(Caller { name: key.name.clone(), digest: key.digest()?, guard: Arc::new(key.guard(&config.guard)) });
         Self { callers: config.keys.iter().filter_map(caller).collect(), admin: config.admin.digest() }
     }
 
-    /// Whether anybody may ask under `/admin/`.
+    /// Returns whether anybody may ask under `/admin/`.
     pub(crate) fn has_admin(&self) -> bool {
         self.admin.is_some()
     }

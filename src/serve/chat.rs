@@ -157,7 +157,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
     let places = (0..completion.n * candidates).map(|_| served.engine.reserve()).collect::<Result<Vec<_>, _>>();
-    let places = places.inspect_err(|error| app.metrics.answers.failed(error))?;
+    let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, completion.image).await?;
     let Encoded { image, hash, .. } = encode_counted(turn, &file, "messages").await?;
     // Receipts have log-probabilities, whether the request asked for them or not.
@@ -184,7 +184,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
             top_logprobs,
             guard: completion.guard,
         });
-        choice.push(submitted.inspect_err(|error| app.metrics.answers.failed(error))?);
+        choice.push(submitted.inspect_err(|error| app.metrics.answers.count_failure(error))?);
     }
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
@@ -255,12 +255,12 @@ async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _p
     let Begun { held: _held, head, answers, how, mut draft, drawn, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, how))).await;
-    for (index, answer) in answers.inspect_err(|error| meter.failed(error))?.into_iter().enumerate() {
+    for (index, answer) in answers.inspect_err(|error| meter.count_failure(error))?.into_iter().enumerate() {
         let Whole { text, tokens, flagged_tokens, begun, ended, reason, prompt_tokens, completion_tokens, guard } = answer;
         if let Some(begun) = begun {
-            meter.delta(index, begun, &tokens, flagged_tokens, &guard.spans);
+            meter.count_delta(index, begun, &tokens, flagged_tokens, &guard.spans);
         }
-        meter.ended(index, ended, AnswerEnd { reason, prompt_tokens, completion_tokens, guard: &guard });
+        meter.count_end(index, ended, AnswerEnd { reason, prompt_tokens, completion_tokens, guard: &guard });
         usage.add(prompt_tokens, completion_tokens);
         if let Some(draft) = &mut draft {
             draft.wrote(index, &tokens);

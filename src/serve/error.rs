@@ -225,7 +225,7 @@ pub(crate) struct ErrorReason {
 }
 
 impl ApiError {
-    /// What logs say about it.
+    /// Returns the part of it that may stand in logs.
     pub(crate) fn reason(&self) -> ErrorReason {
         let error = &self.body.error;
         ErrorReason { code: error.code.unwrap_or(error.kind), param: error.param.as_deref().map(known_path) }

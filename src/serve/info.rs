@@ -60,7 +60,7 @@ struct Readiness<'a> {
     /// The served model's name.
     model: &'a str,
     /// Its version.
-    model_version: &'a str,
+    version: &'a str,
 }
 
 fn model_of(served: &Served) -> Model<'_> {
@@ -99,8 +99,8 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiEr
         return Err(ApiError::unavailable("not_ready", why));
     }
     let served = app.served();
-    let (model, model_version) = (&*served.model, &*served.version);
-    Ok(Json(Readiness { status: "ready", candor: env!("CARGO_PKG_VERSION"), model, model_version }).into_response())
+    let (model, version) = (&*served.model, &*served.version);
+    Ok(Json(Readiness { status: "ready", candor: env!("CARGO_PKG_VERSION"), model, version }).into_response())
 }
 
 /// The same as `/health/ready`, under the name that load balancers and other servers' users ask for.

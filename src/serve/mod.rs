@@ -107,7 +107,7 @@ impl Server {
         let beside = if metrics.is_some() { [].iter() } else { METRICS.iter() };
         let main = tokio::spawn(door(main, routes::router(Arc::clone(&app), ROUTES.iter().chain(beside))).serve(watch.clone(), patience));
         for route in ROUTES.iter().chain(METRICS) {
-            app.metrics.http.route(route.path, route.method);
+            app.metrics.http.declare_route(route.path, route.method);
         }
         let metrics = metrics.map(|listener| {
             tokio::spawn(door(listener, routes::router(Arc::clone(&app), METRICS.iter())).serve(watch, Duration::from_secs(1)))

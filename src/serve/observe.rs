@@ -32,26 +32,35 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
     let method = method_name(request.method());
     let span = info_span!("request", id, method, path = route, completion = Empty, key = Empty);
+    // The answer to HEAD has no body, which is taken off after this.
+    let is_head = request.method() == Method::HEAD;
     let received = Arc::<AtomicU64>::default();
     let exchange = HttpExchange::new(&app.metrics, route, method);
-    let mut record =
-        Record { exchange, span: span.clone(), received: Arc::clone(&received), sent: 0, status: None, reason: None, ended: false };
-    let request = request.map(|body| Body::new(body.map_frame(move |frame| counted(frame, &received))));
+    let mut record = RequestRecord {
+        exchange,
+        span: span.clone(),
+        received: Arc::clone(&received),
+        sent: 0,
+        status: None,
+        reason: None,
+        ended: is_head,
+    };
+    let request = request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
     let mut response = next.run(request).instrument(span).await;
-    record.answered(&response);
+    record.note_response(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    response.map(|body| Body::new(Recorded { body, record }))
+    response.map(|body| Body::new(RecordedBody { body, record }))
 }
 
-fn counted(frame: Frame<Bytes>, bytes: &AtomicU64) -> Frame<Bytes> {
+fn count_frame(frame: Frame<Bytes>, bytes: &AtomicU64) -> Frame<Bytes> {
     bytes.fetch_add(frame.data_ref().map_or(0, Bytes::len) as u64, Relaxed);
     frame
 }
 
 /// A request's account, which is closed when this is dropped: at the end of its response, or when its client leaves.
-struct Record {
+struct RequestRecord {
     exchange: HttpExchange,
     span: Span,
     received: Arc<AtomicU64>,
@@ -61,19 +70,19 @@ struct Record {
     ended: bool,
 }
 
-impl Record {
-    fn answered(&mut self, response: &Response) {
+impl RequestRecord {
+    fn note_response(&mut self, response: &Response) {
         let status = response.status().as_u16();
-        self.exchange.answered(status);
+        self.exchange.count_status(status);
         self.status = Some(status);
         self.reason = response.extensions().get::<ErrorReason>().cloned();
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         let Self { exchange, span, received, sent, status, reason, ended } = &*self;
-        exchange.moved(received.load(Relaxed), *sent);
+        exchange.count_bytes(received.load(Relaxed), *sent);
         let _entered = span.enter();
         let (ms, bytes, status) = (exchange.elapsed_ms(), *sent, status.unwrap_or_default());
         if let Some(ErrorReason { code, param }) = reason {
@@ -90,12 +99,12 @@ impl Drop for Record {
 }
 
 /// The body of a response that is recorded.
-struct Recorded {
+struct RecordedBody {
     body: Body,
-    record: Record,
+    record: RequestRecord,
 }
 
-impl HttpBody for Recorded {
+impl HttpBody for RecordedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -118,7 +127,7 @@ impl HttpBody for Recorded {
     }
 }
 
-impl Drop for Recorded {
+impl Drop for RecordedBody {
     fn drop(&mut self) {
         // Who knows that nothing follows does not ask for it.
         self.record.ended |= self.body.is_end_stream();

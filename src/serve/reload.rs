@@ -1,4 +1,4 @@
-//! What a configuration can change while the server runs: the keys, and which lines are logged.
+//! Changes of the configuration while the server runs: the keys, and which lines are logged.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use crate::{
 pub struct Reloader {
     app: Arc<App>,
     level: LogLevel,
-    /// What is in force.
+    /// The configuration in force.
     current: Mutex<Config>,
 }
 
@@ -72,17 +72,17 @@ impl Reloader {
         if !logs {
             tell();
         }
-        self.app.metrics.reloaded("applied");
+        self.app.metrics.count_reload("applied");
         *current = next;
     }
 
     fn refuse(&self, why: &str) {
-        self.app.metrics.reloaded("refused");
+        self.app.metrics.count_reload("refused");
         tracing::error!(why, "the configuration was read again and cannot be used; the old one stays in force");
     }
 }
 
-/// The options that differ, by their names in the file.
+/// Returns the options that differ, by their names in the file.
 fn changed_options(old: &Config, new: &Config) -> Vec<String> {
     let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     let mut names = Vec::new();
@@ -103,7 +103,7 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
     }
 }
 
-/// Which keys were added, removed or changed, by their names.
+/// Returns the names of keys that were added, removed or changed.
 fn changed_keys(old: &[Key], new: &[Key]) -> String {
     let names = |keys: &[Key]| keys.iter().map(|key| key.name.clone()).collect::<BTreeSet<_>>();
     let (before, after) = (names(old), names(new));

@@ -161,7 +161,7 @@ impl Chunks {
     fn take(&mut self, index: usize, event: Event) {
         match event {
             Event::Delta { text, tokens, spans, flagged_tokens } => {
-                self.meter.delta(index, std::time::Instant::now(), &tokens, flagged_tokens, &spans);
+                self.meter.count_delta(index, std::time::Instant::now(), &tokens, flagged_tokens, &spans);
                 self.texts[index].push_str(&text);
                 if let Some(draft) = &mut self.draft {
                     draft.wrote(index, &tokens);
@@ -174,7 +174,7 @@ impl Chunks {
             Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
                 let report = self.how.report(guard, &self.texts[index]);
                 let end = AnswerEnd { reason, prompt_tokens, completion_tokens, guard: &report };
-                self.meter.ended(index, std::time::Instant::now(), end);
+                self.meter.count_end(index, std::time::Instant::now(), end);
                 if let Some(draft) = &mut self.draft {
                     draft.complete(index, &self.texts[index], &report);
                 }
@@ -214,7 +214,7 @@ impl Chunks {
     }
 
     fn fail_engine(&mut self, error: EngineError) {
-        self.meter.failed(&error);
+        self.meter.count_failure(&error);
         self.fail(error.into());
     }
 

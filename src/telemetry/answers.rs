@@ -69,7 +69,7 @@ impl AnswerMetrics {
     }
 
     /// Counts a completion that failed or was not taken.
-    pub(crate) fn failed(&self, error: &EngineError) {
+    pub(crate) fn count_failure(&self, error: &EngineError) {
         self.failures.with_label_values(&[failure_name(error)]).inc();
     }
 }
@@ -91,13 +91,13 @@ pub(crate) struct AnswerEnd<'a> {
 pub(crate) struct AnswerMeter {
     metrics: Arc<Metrics>,
     submitted: Instant,
-    answers: Vec<Shown>,
+    answers: Vec<ShownPart>,
     has_prompt: bool,
 }
 
 /// The part of an answer that was shown.
 #[derive(Default, Clone)]
-struct Shown {
+struct ShownPart {
     tokens: usize,
     begun: bool,
     ended: bool,
@@ -106,12 +106,12 @@ struct Shown {
 impl AnswerMeter {
     /// A meter of `answers` answers that are submitted now.
     pub(crate) fn new(metrics: &Arc<Metrics>, answers: usize) -> Self {
-        let answers = vec![Shown::default(); answers];
+        let answers = vec![ShownPart::default(); answers];
         Self { metrics: Arc::clone(metrics), submitted: Instant::now(), answers, has_prompt: false }
     }
 
     /// Counts a part of an answer; `at` is when it could be shown.
-    pub(crate) fn delta(&mut self, index: usize, at: Instant, tokens: &[Token], flagged_tokens: usize, spans: &[Span]) {
+    pub(crate) fn count_delta(&mut self, index: usize, at: Instant, tokens: &[Token], flagged_tokens: usize, spans: &[Span]) {
         let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else { return };
         if !std::mem::replace(&mut shown.begun, true) {
             of.time_to_first_token.observe((at - self.submitted).as_secs_f64());
@@ -127,7 +127,7 @@ impl AnswerMeter {
     }
 
     /// Counts a complete answer, after all of its parts; `at` is when it was complete.
-    pub(crate) fn ended(&mut self, index: usize, at: Instant, end: AnswerEnd<'_>) {
+    pub(crate) fn count_end(&mut self, index: usize, at: Instant, end: AnswerEnd<'_>) {
         let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else { return };
         let AnswerEnd { reason, prompt_tokens, completion_tokens, guard } = end;
         shown.ended = true;
@@ -154,8 +154,8 @@ impl AnswerMeter {
     }
 
     /// Counts the completion as failed, and none of its answers as broken off.
-    pub(crate) fn failed(&mut self, error: &EngineError) {
-        self.metrics.answers.failed(error);
+    pub(crate) fn count_failure(&mut self, error: &EngineError) {
+        self.metrics.answers.count_failure(error);
         self.answers.clear();
     }
 }
@@ -190,7 +190,7 @@ fn action_name(action: Action) -> &'static str {
 const ENDINGS: [&str; 4] = ["stop", "length", "content_filter", "abort"];
 const FAILURES: [&str; 5] = ["queue_full", "invalid", "shutting_down", "scorer", "model"];
 const ACTIONS: [Action; 5] = [Action::Flagged, Action::Regenerated, Action::Hedged, Action::Omitted, Action::Blocked];
-/// What became of a version that was tried.
+/// Outcomes of versions that were tried.
 const ATTEMPTS: [&str; 2] = ["taken", "dropped"];
 const FIRST_TOKEN: [f64; 20] =
     [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0];

@@ -35,8 +35,8 @@ impl HttpMetrics {
         })
     }
 
-    /// Has the series of a route from the start.
-    pub(crate) fn route(&self, route: &str, method: &str) {
+    /// Shows the series of a route before its first request.
+    pub(crate) fn declare_route(&self, route: &str, method: &str) {
         let labels = [route, method];
         self.duration.with_label_values(&labels);
         self.in_flight.with_label_values(&labels);
@@ -61,7 +61,7 @@ impl HttpExchange {
     }
 
     /// Counts the response's status.
-    pub(crate) fn answered(&self, status: u16) {
+    pub(crate) fn count_status(&self, status: u16) {
         self.metrics.http.requests.with_label_values(&[&*self.route, &status.to_string()]).inc();
     }
 
@@ -76,7 +76,7 @@ impl HttpExchange {
     }
 
     /// Counts bytes of the bodies: of the request's, and of the response's.
-    pub(crate) fn moved(&self, received: u64, sent: u64) {
+    pub(crate) fn count_bytes(&self, received: u64, sent: u64) {
         let labels = [&*self.route, self.method];
         self.metrics.http.request_bytes.with_label_values(&labels).inc_by(received);
         self.metrics.http.response_bytes.with_label_values(&labels).inc_by(sent);

@@ -141,8 +141,8 @@ impl Metrics {
         self.image_fetches.with_label_values(&[outcome]).inc();
     }
 
-    /// Says from which rewards on words pass where a request does not say; `None`: nothing is scored.
-    pub(crate) fn thresholds(&self, thresholds: Option<&Thresholds>) {
+    /// Shows the thresholds of requests that do not say; `None`: nothing is scored.
+    pub(crate) fn set_thresholds(&self, thresholds: Option<&Thresholds>) {
         let set = |kind: &str, value: Option<f32>| self.guard_threshold.with_label_values(&[kind]).set(value.map_or(f64::NAN, f64::from));
         let common = thresholds.map(|of| of.common);
         set("common", common);
@@ -186,8 +186,8 @@ impl Metrics {
         }
     }
 
-    /// The configuration was read again; `outcome` is `applied` or `refused`.
-    pub(crate) fn reloaded(&self, outcome: &'static str) {
+    /// Counts a configuration that was read again; `outcome` is `applied` or `refused`.
+    pub(crate) fn count_reload(&self, outcome: &'static str) {
         self.config_reloads.with_label_values(&[outcome]).inc();
     }
 

@@ -23,7 +23,7 @@ pub(super) struct ProcessMetrics {
 impl ProcessMetrics {
     /// `None` where `/proc` does not describe the process.
     pub(super) fn new() -> Result<Option<Self>, Error> {
-        let Some((stat, boot)) = Stat::read().zip(boot_time()) else { return Ok(None) };
+        let Some((stat, boot)) = ProcStat::read().zip(boot_time()) else { return Ok(None) };
         let registry = Registry::new();
         let r = &registry;
         let gauge = |name: &str, help: &str| add(r, Gauge::new(name, help)?);
@@ -43,7 +43,7 @@ impl ProcessMetrics {
 
     /// All of them as they are now. What cannot be read stays as it was.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        if let Some(Stat { cpu, threads, virtual_bytes, resident_bytes, .. }) = Stat::read() {
+        if let Some(ProcStat { cpu, threads, virtual_bytes, resident_bytes, .. }) = ProcStat::read() {
             self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
             self.threads.set(threads);
             self.virtual_memory.set(virtual_bytes);
@@ -57,8 +57,8 @@ impl ProcessMetrics {
     }
 }
 
-/// What `/proc/self/stat` says.
-struct Stat {
+/// Figures of `/proc/self/stat`.
+struct ProcStat {
     /// Seconds of processor time.
     cpu: f64,
     threads: f64,
@@ -68,7 +68,7 @@ struct Stat {
     resident_bytes: f64,
 }
 
-impl Stat {
+impl ProcStat {
     fn read() -> Option<Self> {
         Self::parse(&fs::read_to_string("/proc/self/stat").ok()?)
     }
@@ -89,7 +89,7 @@ impl Stat {
     }
 }
 
-/// When the system was started, in seconds since 1970.
+/// Returns when the system was started, in seconds since 1970.
 fn boot_time() -> Option<f64> {
     fs::read_to_string("/proc/stat").ok()?.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
@@ -101,11 +101,11 @@ mod tests {
     #[test]
     fn a_command_with_spaces_and_parentheses_moves_no_field() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 4 0 1000 8192 3 18446744073709551615 1 1";
-        let stat = Stat::parse(stat).unwrap();
+        let stat = ProcStat::parse(stat).unwrap();
         let ticks = clock_ticks_per_second() as f64;
         assert_eq!((stat.cpu, stat.threads, stat.start), (300.0 / ticks, 4.0, 1000.0 / ticks));
         assert_eq!((stat.virtual_bytes, stat.resident_bytes), (8192.0, 3.0 * page_size() as f64));
-        assert!(Stat::parse("7 (x) S 1").is_none() && Stat::parse("").is_none());
+        assert!(ProcStat::parse("7 (x) S 1").is_none() && ProcStat::parse("").is_none());
     }
 
     #[cfg(target_os = "linux")]

@@ -15,7 +15,7 @@ from common import BASE_URL, STRICT, messages
 client = openai.OpenAI(base_url=BASE_URL, api_key="unused", max_retries=0)
 completions = client.chat.completions
 #: What Candor adds, and nothing else.
-OURS = {"guard", "reward", "warnings"}
+OURS = {"guard", "reward", "version", "warnings"}
 ASKED = (
     {},
     {"extra_body": {"guard": STRICT}},

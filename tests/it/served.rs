@@ -136,7 +136,7 @@ pub struct Valve {
     /// Steps that may still be made; `None`: any number.
     left: Mutex<Option<usize>>,
     moved: Condvar,
-    /// Whether a step waits to be allowed.
+    /// Set while a step waits to be allowed.
     pub stands: AtomicBool,
     /// The next step fails.
     pub fails: AtomicBool,
