@@ -133,9 +133,9 @@ pub(crate) struct Part<'a> {
 /// An image.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ImageUrl<'a> {
-    /// A `data:` URL with strict base64.
+    /// A `data:` URL of the image's file; what it says of the type does not matter.
     #[serde(borrow)]
-    #[schema(value_type = String, format = "image-data-url", pattern = "^data:image/(jpeg|jpg|png|gif|webp|bmp);base64,")]
+    #[schema(value_type = String, format = "image-data-url", pattern = "^[Dd][Aa][Tt][Aa]:[^,]*,")]
     pub(crate) url: Cow<'a, str>,
     /// Taken and not used: every image is seen at the model's one size.
     #[schema(value_type = Option<schema::Detail>)]
