@@ -95,7 +95,10 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError
     }
     let (mut image, orientation) = match sniff(bytes)? {
         (ImageFormat::Jpeg, _) => decode_jpeg(bytes, limits)?,
-        (format, name) => decode_other(&repair(bytes, format), format, name, limits)?,
+        (format, name) => {
+            let whole = repair(bytes, format).map_err(|reason| ImageError::Corrupt { format: name, reason: reason.to_owned() })?;
+            decode_other(&whole, format, name, limits)?
+        }
     };
     image.apply_orientation(orientation);
     Ok(over_white(image))

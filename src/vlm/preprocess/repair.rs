@@ -5,11 +5,14 @@ use std::borrow::Cow;
 use image::ImageFormat;
 
 /// The file, with an end where a PNG has none, and with the right size where a WebP has a wrong one.
-pub(super) fn repair(bytes: &[u8], format: ImageFormat) -> Cow<'_, [u8]> {
+///
+/// # Errors
+/// The reason, where the picture of a WebP breaks off.
+pub(super) fn repair(bytes: &[u8], format: ImageFormat) -> Result<Cow<'_, [u8]>, &'static str> {
     match format {
-        ImageFormat::Png => end_png(bytes),
+        ImageFormat::Png => Ok(end_png(bytes)),
         ImageFormat::WebP => size_webp(bytes),
-        _ => Cow::Borrowed(bytes),
+        _ => Ok(Cow::Borrowed(bytes)),
     }
 }
 
@@ -18,11 +21,11 @@ fn end_png(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut at = 8;
     while let Some([a, b, c, d, kind @ ..]) = bytes.get(at..at + 8) {
         let next = at + 12 + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        if kind == b"IEND" {
-            return Cow::Borrowed(bytes);
-        }
         if next > bytes.len() {
             break;
+        }
+        if kind == b"IEND" {
+            return Cow::Borrowed(bytes);
         }
         at = next;
     }
@@ -31,22 +34,27 @@ fn end_png(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Writes the size of all chunks into the file's head, if they do not end where it says.
-fn size_webp(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let mut at = 12;
-    while let Some([_, _, _, _, a, b, c, d]) = bytes.get(at..at + 8) {
+fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    let (mut at, mut frames) = (12, 0);
+    while let Some([kind @ .., a, b, c, d]) = bytes.get(at..at + 8) {
         let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
         // A byte of padding may be missing at the end.
         let next = at + 8 + len;
+        let is_picture = matches!(kind, b"VP8 " | b"VP8L" | b"ALPH") || (kind == b"ANMF" && frames == 0);
         if next > bytes.len() {
+            if is_picture {
+                return Err("its picture breaks off");
+            }
             break;
         }
+        frames += usize::from(is_picture);
         at = (next + len % 2).min(bytes.len());
     }
     let size = (at.saturating_sub(8) as u32).to_le_bytes();
     if at == 12 || bytes.get(4..8) == Some(&size) {
-        return Cow::Borrowed(bytes);
+        return Ok(Cow::Borrowed(bytes));
     }
     let mut sized = bytes.to_vec();
     sized[4..8].copy_from_slice(&size);
-    Cow::Owned(sized)
+    Ok(Cow::Owned(sized))
 }
