@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Display};
 
 use crate::{feedback::queue::Weights, guard::ByClass};
 
-use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys};
+use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys, largest_image};
 
 /// The keys whose values make no sense, and why.
 pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
@@ -82,7 +82,11 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         &format_args!("`{odd}` is neither * nor an origin as browsers write it, such as https://app.example.org or http://localhost:5173"),
     );
     check_guard(guard, &mut must);
-    must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
+    let largest = largest_image(server.max_body_bytes);
+    let (size, body) = (images.max_bytes, server.max_body_bytes);
+    let what =
+        format!("is {size}, but must be at most {largest} for an image to fit, as base64, in server.max_body_bytes, which is {body}");
+    must(size <= largest, "images.max_bytes", &what);
     check_fetch(fetch, &mut must);
     must(!cycle.dir.is_empty(), "cycle.dir", &"must be a folder");
     must(!registry.dir.is_empty(), "registry.dir", &"must be a folder or off");

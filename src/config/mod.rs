@@ -113,7 +113,7 @@ impl Default for Server {
             listen: "127.0.0.1:8080".to_owned(),
             max_connections: 1024,
             max_concurrent: 128,
-            max_body_bytes: 20 * 1024 * 1024,
+            max_body_bytes: 20 * 1024 * 1024 + BESIDE_IMAGE,
             read_timeout_s: 30,
             request_timeout_s: 120,
             drain_deadline_s: 20,
@@ -121,6 +121,14 @@ impl Default for Server {
             on_unsupported: OnUnsupported::default(),
         }
     }
+}
+
+/// Room in a request's body for what is sent beside an image.
+const BESIDE_IMAGE: usize = 256 * 1024;
+
+/// Returns the size in bytes of the largest image file that fits, as base64, in a request's body of `max_body_bytes`.
+pub fn largest_image(max_body_bytes: usize) -> usize {
+    max_body_bytes.saturating_sub(BESIDE_IMAGE) / 4 * 3
 }
 
 /// Which model, and where it computes.

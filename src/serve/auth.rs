@@ -37,6 +37,11 @@ impl Access {
         Self { callers: config.keys.iter().filter_map(caller).collect(), admin: config.admin.digest() }
     }
 
+    /// Returns `true` if `/v1/*` is for those with a key alone.
+    pub(crate) fn needs_key(&self) -> bool {
+        !self.callers.is_empty()
+    }
+
     /// Returns whether anybody may ask under `/admin/`.
     pub(crate) fn has_admin(&self) -> bool {
         self.admin.is_some()
@@ -64,7 +69,7 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
     let access = app.access();
     let allowed = if let Some(admin) = access.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
         administrate(admin, request.headers()).map(|()| None)
-    } else if path.starts_with("/v1/") && !access.callers.is_empty() {
+    } else if path.starts_with("/v1/") && access.needs_key() {
         find(&access.callers, request.headers()).map(Some)
     } else {
         Ok(None)

@@ -8,8 +8,12 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+<<<<<<< HEAD
 use super::openapi::known_path;
 use crate::engine::EngineError;
+=======
+use crate::{config::largest_image, engine::EngineError};
+>>>>>>> wt-images
 
 /// Longest message in characters.
 const MESSAGE_CHARS: usize = 1000;
@@ -127,7 +131,10 @@ impl ApiError {
 
     /// 413.
     pub fn too_large(limit: usize) -> Self {
-        let message = format!("the request's body has more than the {limit} bytes allowed");
+        let image = largest_image(limit);
+        let message = format!(
+            "the request's body has more than the {limit} bytes allowed; an image in it may have at most {image}, as base64 adds a third"
+        );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
     }
 

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub(crate) mod content;
+mod data_url;
 pub(crate) mod lenient;
 pub mod request;
 pub mod response;

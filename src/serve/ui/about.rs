@@ -47,7 +47,7 @@ pub(crate) async fn about(Turn { app, served }: Turn) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         model: &served.model,
         model_version: &served.version,
-        keys: !app.callers.is_empty(),
+        keys: app.access().needs_key(),
         feedback,
         retention_s,
         queue: retention_s > 0 && config.queue.enabled,

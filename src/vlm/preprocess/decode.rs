@@ -7,11 +7,15 @@ use image::{
     metadata::Orientation::{self, NoTransforms},
 };
 use serde::{Deserialize, Serialize};
-use zune_jpeg::{
-    JpegDecoder,
-    errors::DecodeErrors,
-    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
+
+use super::{
+    jpeg::decode_jpeg,
+    repair::repair,
+    sniff::{READ, sniff},
 };
+
+/// Longest side of an image in pixels, whatever its format.
+const MAX_SIDE: u32 = 65_535;
 
 /// How much an image may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +47,18 @@ pub enum ImageError {
         /// The limit.
         max: usize,
     },
-    /// No image format begins like this.
-    #[error("the data is not an image; send JPEG, PNG, GIF, WebP or BMP")]
-    NotAnImage,
+    /// Something else, described as far as it is known.
+    #[error("the data is {0}, not an image; send {READ}")]
+    NotAnImage(&'static str),
     /// An image in a format, or a variant of one, that cannot be read.
-    #[error("{0} images are not supported; send JPEG, PNG, GIF, WebP or BMP")]
+    #[error("{0} images are not supported; send {READ}")]
     Unsupported(String),
+    /// A side is longer than any format that is read, or the format itself, allows.
+    #[error("a side of the image is longer than the {max} pixels allowed")]
+    SideTooLong {
+        /// The limit.
+        max: u32,
+    },
     /// The header announces more than [`ImageLimits::max_pixels`].
     #[error("the image is {width}x{height}, more than the {max} pixels allowed")]
     TooManyPixels {
@@ -85,30 +95,20 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError
     }
     let (mut image, orientation) = match sniff(bytes)? {
         (ImageFormat::Jpeg, _) => decode_jpeg(bytes, limits)?,
-        (format, name) => decode_other(bytes, format, name, limits)?,
+        (format, name) => {
+            let whole = repair(bytes, format).map_err(|reason| ImageError::Corrupt { format: name, reason: reason.to_owned() })?;
+            decode_other(&whole, format, name, limits)?
+        }
     };
     image.apply_orientation(orientation);
     Ok(over_white(image))
 }
 
-/// The format by its first bytes, if it is one that we read, and its name.
-fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
-    let known = image::guess_format(bytes).ok();
-    let name = match known {
-        Some(ImageFormat::Jpeg) => "JPEG",
-        Some(ImageFormat::Png) => "PNG",
-        Some(ImageFormat::Gif) => "GIF",
-        Some(ImageFormat::WebP) => "WebP",
-        Some(ImageFormat::Bmp) => "BMP",
-        Some(other) => return Err(ImageError::Unsupported(format!("{other:?}").to_uppercase())),
-        // What phones write by default; unknown to the crate's list of formats.
-        None if bytes.get(4..8) == Some(b"ftyp") => return Err(ImageError::Unsupported("HEIC and other ISO media".into())),
-        None => return Err(ImageError::NotAnImage),
-    };
-    known.map(|format| (format, name)).ok_or(ImageError::NotAnImage)
-}
-
-fn check_size(width: u32, height: u32, bytes: u64, limits: &ImageLimits) -> Result<(), ImageError> {
+/// Refuses an image by what its header announces; `bytes` is the memory that decoding it takes.
+pub(super) fn check_size(width: u32, height: u32, bytes: u64, limits: &ImageLimits) -> Result<(), ImageError> {
+    if width.max(height) > MAX_SIDE {
+        return Err(ImageError::SideTooLong { max: MAX_SIDE });
+    }
     if u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(ImageError::TooManyPixels { width, height, max: limits.max_pixels });
     }
@@ -116,51 +116,6 @@ fn check_size(width: u32, height: u32, bytes: u64, limits: &ImageLimits) -> Resu
         return Err(ImageError::TooMuchMemory { max: limits.max_alloc });
     }
     Ok(())
-}
-
-/// In the decoder's strict mode, which the `image` crate does not offer: its lenient one makes grey of what is missing. Four channels
-/// are read as inverted, which is how Adobe and nearly all others write CMYK.
-fn decode_jpeg(bytes: &[u8], limits: &ImageLimits) -> Result<(DynamicImage, Orientation), ImageError> {
-    let corrupt = |e: DecodeErrors| match e {
-        DecodeErrors::Unsupported(what) => ImageError::Unsupported(format!("JPEG ({what:?})")),
-        other => ImageError::Corrupt { format: "JPEG", reason: format!("{other:?}").trim_matches('"').to_owned() },
-    };
-    if !has_end_marker(bytes) {
-        return Err(ImageError::Corrupt { format: "JPEG", reason: "the end is missing".into() });
-    }
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(corrupt)?;
-    let (width, height) = decoder.dimensions().map_or((0, 0), |(w, h)| (w as u32, h as u32));
-    check_size(width, height, 3 * u64::from(width) * u64::from(height), limits)?;
-    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif)).unwrap_or(NoTransforms);
-    let pixels = decoder.decode().map_err(corrupt)?;
-    match RgbImage::from_raw(width, height, pixels) {
-        Some(image) => Ok((image.into(), orientation)),
-        None => Err(ImageError::Corrupt { format: "JPEG", reason: format!("its pixels do not fill {width}x{height}") }),
-    }
-}
-
-/// Whether the file comes to its end marker: the decoder fills up what is missing of the last rows without a word.
-fn has_end_marker(jpeg: &[u8]) -> bool {
-    let mut rest = jpeg;
-    // In compressed data 0xff is followed by 0; several 0xff are padding.
-    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff)) {
-        rest = &rest[at..];
-        let len = match rest {
-            [_, 0xd9, ..] => return true,
-            // Markers that stand alone: start of image, restarts.
-            [_, 0x01 | 0xd0..=0xd8, ..] => 2,
-            [_, _, high, low, ..] => 2 + usize::from(u16::from_be_bytes([*high, *low])),
-            _ => return false,
-        };
-        rest = rest.get(len..).unwrap_or_default();
-    }
-    false
 }
 
 fn decode_other(
@@ -182,7 +137,20 @@ fn decode_other(
     let (width, height) = decoder.dimensions();
     check_size(width, height, decoder.total_bytes(), limits)?;
     let orientation = decoder.orientation().unwrap_or(NoTransforms);
-    Ok((DynamicImage::from_decoder(decoder).map_err(refuse)?, orientation))
+    let mut image = DynamicImage::from_decoder(decoder).map_err(refuse)?;
+    if format == ImageFormat::Bmp {
+        make_opaque(&mut image);
+    }
+    Ok((image, orientation))
+}
+
+/// Takes an alpha channel that hides the whole image for one that was never filled, as browsers do: pictures from clipboards have such.
+fn make_opaque(image: &mut DynamicImage) {
+    if let DynamicImage::ImageRgba8(rgba) = image
+        && rgba.pixels().all(|pixel| pixel.0[3] == 0)
+    {
+        rgba.pixels_mut().for_each(|pixel| pixel.0[3] = 255);
+    }
 }
 
 fn over_white(image: DynamicImage) -> RgbImage {

@@ -8,6 +8,9 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::RgbImage;
 
 mod decode;
+mod jpeg;
+mod repair;
+mod sniff;
 
 pub use decode::{ImageError, ImageLimits, decode};
 
