@@ -8,12 +8,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-<<<<<<< HEAD
 use super::openapi::known_path;
-use crate::engine::EngineError;
-=======
 use crate::{config::largest_image, engine::EngineError};
->>>>>>> wt-images
 
 /// Longest message in characters.
 const MESSAGE_CHARS: usize = 1000;
