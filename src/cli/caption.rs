@@ -62,7 +62,7 @@ pub(crate) struct AskArgs {
     answer: AnswerArgs,
 }
 
-/// How an answer is written and printed.
+/// Options of an answer: its writing and its printing.
 #[derive(Debug, ClapArgs)]
 struct AnswerArgs {
     /// off, score, flag, regenerate or block [default: flag]
@@ -153,7 +153,10 @@ impl<'a> Answering<'a> {
     }
 
     async fn answer(&self, photo: &Path) -> Result<Value, String> {
-        let request = self.local.request(&read(photo, self.most_bytes)?, self.prompt);
+        let (path, most_bytes) = (photo.to_owned(), self.most_bytes);
+        // Standard input may keep one waiting, and Ctrl-C must not.
+        let file = tokio::task::spawn_blocking(move || read(&path, most_bytes)).await.map_err(|e| e.to_string())??;
+        let request = self.local.request(&file, self.prompt);
         let answer = self.local.chat(&with_fields(request, &self.fields)).await;
         answer.map_err(|e| format!("{}: {}", shown_path(photo), in_flags(&e)))
     }
@@ -251,7 +254,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     }
 }
 
-/// How far a run came that Ctrl-C ended, and how it goes on.
+/// Says how far a run came that Ctrl-C ended, and how it goes on.
 pub(super) fn interrupted(done: usize, total: usize, file: &LineFile) -> Failure {
     let on = if file.is_resumable() { format!("; this goes on:\n  {}", command_line(&["--overwrite"])) } else { String::new() };
     Failure::Interrupted(format!("interrupted: {done} of {total} photographs are done{on}"))

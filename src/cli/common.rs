@@ -14,7 +14,7 @@ use crate::{
     serve::First,
 };
 
-/// How a text whose words were judged is printed.
+/// The ways of printing a text whose words were judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Render {
     /// As it was written.

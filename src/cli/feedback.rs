@@ -157,7 +157,7 @@ async fn write_images(store: &SqlStore, images: &Images, folder: &Path) -> Resul
 async fn take(corrections: &Corrections, file: &Path, format: Format, images: Option<&Path>) -> Result<(), Failure> {
     let source = if is_stdio(file) { Path::new("/dev/stdin") } else { file };
     let rows = File::open(source).map_err(named(file))?;
-    let summary = import(corrections, rows, format, images).await.map_err(Failure::failed)?;
+    let summary = import(corrections, rows, format, images).await.map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))?;
     summary.refused.iter().for_each(|(line, why)| note(format_args!("{}:{line}: {why}", file.display())));
     summary.left_out.iter().for_each(|(what, rows)| note(format_args!("{}: left out {what} ({rows} times)", file.display())));
     let skipped = if summary.skipped > 0 { format!(", skipped {}", summary.skipped) } else { String::new() };

@@ -58,7 +58,9 @@ impl LineFile {
         } else {
             file.read_to_end(&mut text).map_err(named(path))?;
         }
-        let Rows { rows, good } = read(&text, &settings).map_err(|why| Failure::Misused(format!("{}{why}", path.display())))?;
+        // As they are read back: the last digit of a number may differ.
+        let as_read: Value = serde_json::from_str(&settings.to_string()).map_err(Failure::failed)?;
+        let Rows { rows, good } = read(&text, &as_read).map_err(|why| Failure::Misused(format!("{}{why}", path.display())))?;
         if good != text {
             replace(path, &good).map_err(named(path))?;
             file = open()?;
@@ -81,7 +83,7 @@ impl LineFile {
         }
     }
 
-    /// Whether a later run can go on with it.
+    /// Returns whether a later run can go on with it.
     pub(crate) fn is_resumable(&self) -> bool {
         self.file.is_some() && fs::metadata(&self.path).is_ok_and(|file| file.is_file())
     }
@@ -133,7 +135,7 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
     Ok(Rows { rows, good })
 }
 
-/// How the settings of a row differ from those of this run.
+/// Describes how the settings of a row differ from those of this run.
 fn difference(there: &Value, here: &Value) -> String {
     let Some(there) = there.as_object() else {
         return "does not say with which settings it was made, so that this run cannot go on with it".to_owned();
@@ -152,7 +154,7 @@ fn difference(there: &Value, here: &Value) -> String {
     format!("was made with other settings: {}", parts.collect::<Vec<_>>().join(", "))
 }
 
-/// What decides what a model answers: the model, and what the configuration and the fields of the request have otherwise than the defaults, by name.
+/// Returns the settings that decide what a model answers, by name: the model, and whatever configuration and request have otherwise than the defaults.
 ///
 /// # Errors
 /// When there is no such model.

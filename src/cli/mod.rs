@@ -112,10 +112,10 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Whether a command line can be parsed; nothing is carried out.
+/// Parses a command line; nothing is carried out.
 ///
 /// # Errors
-/// What clap says about it: a mistake, or the help or version that it asks for.
+/// The mistake that clap finds, or the help or version that is asked for.
 pub fn check(args: impl IntoIterator<Item = OsString>) -> Result<(), clap::Error> {
     parse(args.into_iter().collect()).map(drop)
 }
@@ -126,7 +126,7 @@ fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
 
-/// What `--color` says, before the arguments are parsed: their mistakes are colored too.
+/// Returns the value of `--color` before the arguments are parsed: their mistakes are colored too.
 fn color_asked(args: &[OsString]) -> ColorChoice {
     let mut words = args.iter().map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--");
     let mut choice = ColorChoice::Auto;

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
 
-/// Whether a path stands for standard input or output.
+/// Returns whether a path stands for standard input or output.
 pub(crate) fn is_stdio(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
@@ -84,7 +84,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// is written to.
 pub(crate) struct Replacement {
     file: File,
-    /// Where the new content is until then, and where it goes.
+    /// The path of the new content until then, and that of the file.
     paths: Option<(PathBuf, PathBuf)>,
 }
 

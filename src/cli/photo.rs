@@ -82,7 +82,7 @@ pub(super) fn shown(text: &str, holder: &Value, how: Render) -> String {
     }
 }
 
-/// Whether a repair put something else in the place of a span.
+/// Returns whether a repair put something else in the place of a span.
 fn is_change(span: &Span) -> bool {
     span.action == Action::Regenerated && span.original.as_ref().is_some_and(|original| *original != span.text)
 }
@@ -102,8 +102,7 @@ pub(super) fn in_flags(message: &str) -> String {
         ("prompt", "the question"),
         ("response", "the text"),
     ];
-    let is_image =
-        |field: &str| field == "image_url" || field == "image" || field.starts_with("messages[") || field.starts_with("image_url.");
+    let is_image = |field: &str| ["image", "image_url", "messages"].contains(&field.split(['.', '[']).next().unwrap_or_default());
     let mut out = String::with_capacity(message.len());
     let mut rest = message;
     while let Some((before, quoted, after)) = quoted(rest) {
@@ -127,7 +126,7 @@ pub(super) fn in_flags(message: &str) -> String {
     out + rest
 }
 
-/// What stands before the first quotation, in it, and behind it.
+/// The text before the first quotation, in it, and behind it.
 fn quoted(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('\'')?;
     let (inside, after) = rest.split_once('\'')?;
@@ -147,6 +146,9 @@ mod tests {
                 "'guard.mode': the model has no scorer, so that only off is possible",
                 "--guard: the model has no scorer, so that only off is possible",
             ),
+            ("'messages': the data is not an image", "the data is not an image"),
+            ("'image_url.url': the data is not an image", "the data is not an image"),
+            ("'response' does not fit: the image has 49 tokens", "the text does not fit: the image has 49 tokens"),
             ("'image_url' is missing", "the photograph is missing"),
             ("'guard.target_fpr' and 'guard.threshold' cannot", "--target-fpr and --threshold cannot"),
             ("don't touch 'other' things", "don't touch 'other' things"),

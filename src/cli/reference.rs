@@ -37,11 +37,12 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn man(args: &ManArgs) -> Result<(), Failure> {
+    let root = command().disable_help_subcommand(true);
     match &args.out {
-        Some(dir) => std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command(), dir)).map_err(named(dir)),
+        Some(dir) => std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(root, dir)).map_err(named(dir)),
         None => {
             let mut page = Vec::new();
-            clap_mangen::Man::new(command()).render(&mut page).map_err(Failure::failed)?;
+            clap_mangen::Man::new(root).render(&mut page).map_err(Failure::failed)?;
             write_stdout(&page)
         }
     }

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-/// How answers are compared, for the reader of a report.
+/// The rule by which answers are compared, for the reader of a report.
 pub const RULE: &str =
     "Right: the answer is one of the people's, word for word, after case, punctuation and the articles a, an, the are left out.";
 
-/// A question with what a model answered.
+/// A question with the answer of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgedAnswer {
     /// The question.
     pub question: String,
-    /// What people answered; any of it is right.
+    /// The answers of people; any of them is right.
     pub right_answers: Vec<String>,
-    /// What the model answered.
+    /// The answer of the model.
     pub answer: String,
     /// The answer's score, where the model has a scorer.
     pub score: Option<f64>,
@@ -21,20 +21,20 @@ pub struct JudgedAnswer {
     pub image: String,
     /// The photograph.
     pub photo: PathBuf,
-    /// What sort of question it is, where that is known.
+    /// The sort of question, where that is known.
     pub kind: Option<String>,
     /// Open, closed or the like, where that is known beside the kind.
     pub answer_type: Option<String>,
 }
 
 impl JudgedAnswer {
-    /// Whether the answer is one of the right ones, by [`RULE`].
+    /// Returns whether the answer is one of the right ones, by [`RULE`].
     pub fn is_right(&self) -> bool {
         is_right(&self.answer, &self.right_answers)
     }
 }
 
-/// Whether an answer is one of `right_answers`, by [`RULE`].
+/// Returns whether an answer is one of `right_answers`, by [`RULE`].
 pub fn is_right(answer: &str, right_answers: &[String]) -> bool {
     let given = normalized(answer);
     right_answers.iter().any(|right| if given.is_empty() { answer.trim() == right.trim() } else { normalized(right) == given })

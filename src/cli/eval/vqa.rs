@@ -119,7 +119,7 @@ fn answers(model: Answering, questions: Vec<AskedQuestion>) -> Result<Vec<Judged
     Ok(questions.into_iter().zip(answers).map(judged).collect())
 }
 
-/// What puts an answer into a group of its table.
+/// Returns the group of an answer in its table.
 type Group = fn(&JudgedAnswer) -> Option<&str>;
 
 /// Exact match over all questions and by their kinds.

@@ -73,7 +73,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         What::Rollback(args) => versions::rollback(&args),
         What::Convert { from, to, overwrite } => {
             refuse_existing(&to, overwrite)?;
-            convert::efficientnet_lite0(&from, &to).map_err(Failure::failed)
+            convert::efficientnet_lite0(&from, &to).map_err(|e| Failure::Failed(format!("{}: {e}", from.display())))
         }
     }
 }

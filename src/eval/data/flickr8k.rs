@@ -156,7 +156,7 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, DatasetError> {
     Ok(text.lines().enumerate().map(|(i, l)| (i + 1, l.to_owned())).filter(|(_, l)| !l.trim().is_empty()).collect())
 }
 
-/// What a table of captions has.
+/// The content of a table of captions.
 #[derive(Default)]
 struct Captions {
     /// Captions by photograph, ordered by number.

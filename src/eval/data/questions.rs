@@ -10,7 +10,7 @@ use super::{
     rows::{Any, DataError, Problems, read, rows},
 };
 
-/// What a folder's questions are called.
+/// The names of a folder's file of questions.
 const FILES: [&str; 2] = ["questions.jsonl", "questions.json"];
 
 /// A question with the answers that people gave.
@@ -24,9 +24,9 @@ pub struct AskedQuestion {
     pub question: String,
     /// The answers, any of which is right.
     pub answers: Vec<String>,
-    /// What sort of question it is, where the row says (`kind`, or else `type`).
+    /// The sort of question, where the row says (`kind`, or else `type`).
     pub kind: Option<String>,
-    /// Whether it is open or closed, or the like, where the row has a `type` beside its `kind`.
+    /// Open, closed or the like, where the row has a `type` beside its `kind`.
     pub answer_type: Option<String>,
 }
 
@@ -75,7 +75,11 @@ pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
 }
 
 fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
-    let image = image_name(row.image, row.image_id)?.into_owned();
+    let image = match row.image {
+        image if image.is_absent() => image_name(row.image_id, image)?,
+        image => image.name("image")?,
+    }
+    .into_owned();
     let photo = photos.find(&image).ok_or_else(|| format!("there is no photograph '{image}' beside the file or in images/"))?;
     let question = row.question.full_text("question")?.into_owned();
     let answers = match (row.answers, row.answer) {

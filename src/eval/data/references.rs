@@ -118,7 +118,7 @@ impl References {
         Self { images, names, notes }
     }
 
-    /// What was left out, and a reader of figures must know.
+    /// Notes on what was left out, for the reader of figures.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -196,10 +196,10 @@ impl Set {
 
     fn notes(&self) -> Vec<String> {
         let counts = [
-            (self.empty, "reference captions are empty and are left out."),
-            (self.unlisted, "annotations are of images that the references do not list, and are left out."),
+            (self.empty, "Empty reference captions, left out"),
+            (self.unlisted, "Annotations of images that the references do not list, left out"),
         ];
-        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what}: {count}.")).collect()
     }
 
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Annotated> {
