@@ -140,6 +140,8 @@ fn dialog(text: &str) -> Option<Vec<Message>> {
         turns.push(Message::new(role, said[..end].trim()));
         rest = said[end..].to_owned();
     }
+    // Where the answer is in another column, its mark may stand here.
+    turns.pop_if(|last| last.role == "assistant" && last.content.is_empty());
     (!turns.is_empty() && rest.is_empty()).then_some(turns)
 }
 
