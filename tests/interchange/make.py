@@ -56,6 +56,7 @@ taken = {
 }
 refused = {
     "two-images": {"images": [image, {"bytes": other, "path": None}], **plain},
+    "same-image-twice": {"images": [image, image], **plain},
     "two-columns": {"images": [image], "image": {"bytes": other, "path": None}, **plain},
     "no-image": {"images": [], **plain},
     "nowhere": {"images": [{"bytes": None, "path": "../gone.jpg"}], **plain},

@@ -84,7 +84,6 @@ fn one_picture(row: &Row) -> Result<Picture, String> {
             one => pictures.push(picture(one, name)?),
         }
     }
-    pictures.dedup();
     match (pictures.pop(), pictures.len()) {
         (Some(picture), 0) => Ok(picture),
         (None, _) => Err("'images' has no image in it".to_owned()),
