@@ -255,7 +255,8 @@ impl Corrections {
     pub async fn remove(&self, target: Target) -> Result<Removed, StoreError> {
         match &target {
             Target::Feedback(id) => {
-                let record = self.store.feedback(id).await?;
+                // An annotator's judgment is taken back: its answer stays.
+                let record = self.store.feedback(id).await?.filter(|record| record.annotator.is_none() || !self.queue().enabled);
                 record.and_then(|record| record.completion_id).iter().for_each(|id| self.pending.remove(id));
             }
             Target::User(user) => self.pending.remove_user(user),

@@ -50,11 +50,13 @@ taken = {
     "both": {"images": [image], "prompt": "Describe.", "chosen": [ask, cat], "rejected": [ask, dog]},
     "parts": {"images": [image], "prompt": [parts("user", "Describe.")], "chosen": [parts("assistant", "A cat.")], "rejected": [parts("assistant", "A dog.")]},
     "dialog": {"images": [image], "chosen": "\n\nHuman: Describe.\n\nAssistant: A cat.", "rejected": "\n\nHuman: Describe.\n\nAssistant: A dog."},
+    "dialog-prompt": {"images": [image], "prompt": "\n\nHuman: Describe.\n\nAssistant:", "chosen": "A cat.", "rejected": "A dog."},
     "system": {"images": [image], "prompt": [said("system", "Be brief."), ask], "chosen": [cat], "rejected": [dog], "score_chosen": 0.5},
     "path": {"images": [{"bytes": None, "path": "deep/photo.jpg"}], **plain},
 }
 refused = {
     "two-images": {"images": [image, {"bytes": other, "path": None}], **plain},
+    "same-image-twice": {"images": [image, image], **plain},
     "two-columns": {"images": [image], "image": {"bytes": other, "path": None}, **plain},
     "no-image": {"images": [], **plain},
     "nowhere": {"images": [{"bytes": None, "path": "../gone.jpg"}], **plain},

@@ -84,7 +84,6 @@ fn one_picture(row: &Row) -> Result<Picture, String> {
             one => pictures.push(picture(one, name)?),
         }
     }
-    pictures.dedup();
     match (pictures.pop(), pictures.len()) {
         (Some(picture), 0) => Ok(picture),
         (None, _) => Err("'images' has no image in it".to_owned()),
@@ -140,6 +139,8 @@ fn dialog(text: &str) -> Option<Vec<Message>> {
         turns.push(Message::new(role, said[..end].trim()));
         rest = said[end..].to_owned();
     }
+    // Where the answer is in another column, its mark may stand here.
+    turns.pop_if(|last| last.role == "assistant" && last.content.is_empty());
     (!turns.is_empty() && rest.is_empty()).then_some(turns)
 }
 

@@ -92,9 +92,10 @@ fn preference_rows_are_taken_whole_or_refused() {
             refused.insert(form.to_owned(), summary.refused[0].1.clone());
         }
     }
-    assert_eq!((good, refused.len()), (11, 10));
+    assert_eq!((good, refused.len()), (12, 11));
     let says = [
         ("two-images", "'images' has 2 images"),
+        ("same-image-twice", "'images' has 2 images"),
         ("two-columns", "'images' has 2 images"),
         ("no-image", "no image"),
         ("nowhere", "`../gone.jpg`"),
