@@ -183,7 +183,7 @@ pub(super) fn document(app: &App) -> Value {
 
 /// Names that the description gives to fields and parameters.
 static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
-    let mut names = HashSet::new();
+    let mut names: HashSet<String> = UNSUPPORTED.iter().map(|field| field.name.to_owned()).collect();
     collect_names(&serde_json::to_value(Api::openapi()).unwrap_or_default(), &mut names);
     names
 });
