@@ -38,7 +38,9 @@ struct ColumnSpec {
     /// Whether the interval stands behind the value.
     #[serde(default)]
     interval: bool,
-    /// Row of the same table that `change` is measured against.
+    /// The row in the file, where it is not that of the line.
+    row: Option<String>,
+    /// Row of the same table that the figure is compared with.
     against: Option<String>,
 }
 
@@ -54,6 +56,8 @@ enum Format {
     Count,
     /// The relative change against another row, in percent.
     Change,
+    /// The ratio to another row.
+    Ratio,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +104,8 @@ fn number(value: f64, format: &Format) -> String {
         Format::Decimal2 => format!("{value:.2}"),
         Format::Decimal1 => format!("{value:.1}"),
         Format::Count => format!("{value:.0}"),
-        Format::Change => format!("{:+.0} %", 100.0 * value),
+        Format::Change => format!("{:+.0} %", 100.0 * (value - 1.0)),
+        Format::Ratio => short(format!("{value:.2}")),
     }
 }
 
@@ -113,13 +118,14 @@ fn cell(files: &BTreeMap<String, Value>, row: &RowSpec, column: &ColumnSpec) -> 
         let found = figure(file, &column.figure, name);
         found.unwrap_or_else(|| panic!("{}.json has no {:?} in row '{name}'", row.file, column.figure))
     };
-    let value = found(&row.row);
+    let name = column.row.as_ref().unwrap_or(&row.row);
+    let value = found(name);
     let Some(plain) = value["value"].as_f64() else { return String::new() };
     if let Some(against) = &column.against {
-        if *against == row.row {
+        if against == name {
             return String::new();
         }
-        return number(plain / found(against)["value"].as_f64().unwrap() - 1.0, &column.format);
+        return number(plain / found(against)["value"].as_f64().unwrap(), &column.format);
     }
     let written = number(plain, &column.format);
     match (value["low"].as_f64(), value["high"].as_f64()) {
@@ -180,9 +186,9 @@ fn commands_stand_beside_their_tables() {
 
 #[test]
 fn recorded_files_are_of_the_embedded_model() {
-    let card: Value = serde_json::from_slice(&fs::read(root().join("models/candor-mini/config.json")).unwrap()).unwrap();
-    let version = card["version"].as_str().unwrap();
+    let bundle: Value = serde_json::from_slice(&fs::read(root().join("models/candor-mini/config.json")).unwrap()).unwrap();
     for (name, file) in recorded() {
-        assert_eq!(file["model"], format!("candor-mini {version}"), "{name}.json: made with another version");
+        let made_with = (&file["facts"]["model"], &file["facts"]["model version"]);
+        assert_eq!(made_with, (&bundle["name"], &bundle["version"]), "{name}.json");
     }
 }

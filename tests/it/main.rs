@@ -9,6 +9,7 @@ mod engine;
 mod eval;
 mod eval_text;
 mod feedback;
+mod figures;
 mod guard;
 mod http;
 mod parity;
