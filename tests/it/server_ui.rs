@@ -16,7 +16,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Python with Playwright, where there are a browser and axe for it too.
-fn browser() -> Option<Command> {
+pub fn browser() -> Option<Command> {
     let mut found = BROWSERS.iter().filter(|name| Command::new(name).arg("--version").output().is_ok());
     needed("chromium", found.next())?;
     let axe = Path::new(ROOT).join("tests/e2e/node_modules/axe-core");

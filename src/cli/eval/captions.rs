@@ -8,7 +8,7 @@ use std::{
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
 
-use super::{Output, Part, answering::Answering, command};
+use super::{Output, Part, answering::Answering, command, facts::Run};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
@@ -179,12 +179,15 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let fact = |name: &str, value: String| (name.to_owned(), value);
     report.title = format!("Captions of {}", args.hypotheses.display());
     report.command = command();
-    report.facts = vec![
-        fact("references", args.references.as_ref().map_or("the rows themselves".into(), |path| path.display().to_string())),
-        fact("captions", pairs.pairs.len().to_string()),
-        fact("references without a caption", pairs.missing.to_string()),
-        fact("bootstrap", format!("{} resamples, seed {}", args.resamples, args.seed)),
-    ];
+    let run = Run {
+        data: args.references.as_deref(),
+        photographs: pairs.pairs.len(),
+        seed: args.seed,
+        resamples: args.resamples,
+        ..Run::default()
+    };
+    report.facts = run.facts();
+    report.facts.push(fact("references without a caption", pairs.missing.to_string()));
     let undescribed = pairs.pairs.iter().filter(|(image, _)| image.captions.is_empty()).count();
     if has_captions && undescribed > 0 {
         report.notes.push(format!("{undescribed} images have no reference captions: figures that need them leave these images out."));

@@ -4,14 +4,22 @@ use std::{collections::HashMap, path::PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::{Output, answering::Answering, command};
+use super::{
+    Output,
+    answering::{Answered, Answering},
+    command,
+    facts::{AnswerGuard, Run, with_guard},
+};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
         bootstrap::{REPEATS, estimates},
         data::{Annotated, References},
         pope::{self, Question, Scores, Setting},
-        report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
+        report::{
+            Better, Cell, Column, Format, Report, Section, Table, TableRow,
+            answers::{self, AnswerSections, AnsweredQuestion},
+        },
     },
 };
 
@@ -45,6 +53,9 @@ pub(super) struct Args {
     seed: u64,
 
     #[command(flatten)]
+    guard: AnswerGuard,
+
+    #[command(flatten)]
     model: ModelArgs,
 
     #[command(flatten)]
@@ -56,9 +67,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let references = References::open(&args.data, None).map_err(misused)?;
     let model = if args.answers.is_none() { Some(Answering::open(&args.model)?) } else { None };
     let questions = questions(&args, &references)?;
+    let run_model = model.as_ref().map(Answering::model);
     let answers = match (&args.answers, model) {
-        (Some(file), _) => pope::read_answers(file, &questions).map_err(misused)?,
-        (None, Some(model)) => model.all(&about(&args, &references, &questions)?)?,
+        (Some(_), _) if args.guard.guard.is_some() => {
+            return Err(Failure::Misused("--guard is of the answers that a model writes; --answers brings them along".into()));
+        }
+        (Some(file), _) => pope::read_answers(file, &questions).map_err(misused)?.into_iter().map(Answered::of_text).collect(),
+        (None, Some(model)) => {
+            let mode = args.guard.mode(&model).to_owned();
+            model.all(&mode, &about(&args, &references, &questions)?)?
+        }
         (None, None) => Vec::new(),
     };
     let mut images: HashMap<&str, usize> = HashMap::new();
@@ -69,8 +87,13 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let judged: Vec<(usize, Option<Setting>, Scores)> = questions
         .iter()
         .zip(&answers)
-        .map(|(question, answer)| (images[question.image.as_str()], question.setting, Scores::of(question.present, pope::parse(answer))))
+        .map(|(question, answer)| {
+            (images[question.image.as_str()], question.setting, Scores::of(question.present, pope::parse(&answer.text)))
+        })
         .collect();
+    let asked: Vec<AnsweredQuestion> =
+        questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer, &references)).collect();
+    let AnswerSections { summary, details } = answers::sections(&asked, args.seed);
     let rows = Setting::ALL.into_iter().map(Some).chain([None]).filter_map(|setting| {
         let of: Vec<&(usize, Option<Setting>, Scores)> = judged.iter().filter(|j| setting.is_none() || j.1 == setting).collect();
         (!of.is_empty()).then(|| row(setting, &of, images.len(), args.seed))
@@ -94,16 +117,32 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let report = Report {
         title: "POPE: is it there?".into(),
         command: command(),
-        facts: vec![
-            ("data".into(), args.data.display().to_string()),
-            ("answers".into(), who),
-            ("images".into(), images.len().to_string()),
-            ("seed".into(), args.seed.to_string()),
-        ],
+        facts: [
+            Run { model: run_model, data: Some(&args.data), photographs: images.len(), seed: args.seed, ..Run::default() }.facts(),
+            vec![("answers".into(), who)],
+        ]
+        .concat(),
         notes: Vec::new(),
-        sections: vec![Section { title: "Answers".into(), tables: vec![table], ..Section::default() }],
+        sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
     };
     args.output.show(&report)
+}
+
+/// A question with its answer, as pages show it.
+fn answered(question: &Question, answer: &Answered, references: &References) -> AnsweredQuestion {
+    let yes = pope::parse(&answer.text);
+    let row = AnsweredQuestion {
+        kind: question.setting.map_or("all", Setting::name).to_owned(),
+        image: question.image.clone(),
+        photo: references.get(&question.image).and_then(|image| image.photo.clone()),
+        question: question.text.clone(),
+        right_answers: vec![if question.present { "yes" } else { "no" }.to_owned()],
+        answer: answer.text.clone(),
+        is_right: yes == question.present,
+        yes: Some((question.present, Some(yes))),
+        ..AnsweredQuestion::default()
+    };
+    with_guard(row, answer)
 }
 
 fn questions(args: &Args, references: &References) -> Result<Vec<Question>, Failure> {

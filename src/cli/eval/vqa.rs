@@ -1,21 +1,32 @@
 //! `candor eval vqa`
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use clap::Args as ClapArgs;
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{Output, answering::Answering, command};
+use super::{
+    Output,
+    answering::Answering,
+    command,
+    facts::{AnswerGuard, Run, with_guard},
+};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
         bootstrap::{REPEATS, estimates},
         data::{Annotated, flickr8k::Dataset},
-        report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
+        report::{
+            Better, Cell, Column, Format, Report, Section, Table, TableRow,
+            answers::{self, AnswerSections, AnsweredQuestion, said_yes},
+        },
     },
     lexicon::Lexicon,
     train::{
-        qa::{Qa, QaBuilder},
+        qa::{Kind, Qa, QaBuilder},
         stats::CaptionStats,
     },
 };
@@ -28,6 +39,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
+    /// Only the first N questions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+
     /// Most questions an image
     #[arg(long, default_value_t = 4)]
     per_image: usize,
@@ -37,10 +52,27 @@ pub(super) struct Args {
     seed: u64,
 
     #[command(flatten)]
+    guard: AnswerGuard,
+
+    #[command(flatten)]
     model: ModelArgs,
 
     #[command(flatten)]
     output: Output,
+}
+
+/// A kind of question as tables name it.
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Presence => "presence",
+        Kind::Color => "which color",
+        Kind::IsColor => "is it that color",
+        Kind::Count => "count",
+        Kind::Activity => "activity",
+        Kind::Place => "place",
+        Kind::Clothing => "clothing",
+        Kind::List => "list",
+    }
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -54,14 +86,35 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .map(|image| Annotated { id: image.name.clone(), photo: Some(image.path.clone()), ..Annotated::default() })
         .collect();
     let of = |i: usize| builder.pairs(&data.dev[i], &mut SmallRng::seed_from_u64(args.seed ^ (i as u64 + 1) << 20), args.per_image);
-    let questions: Vec<(usize, Qa)> =
+    let mut questions: Vec<(usize, Qa)> =
         (0..images.len()).flat_map(|i| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa))).collect();
+    questions.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     let asked: Vec<(&Annotated, &str)> = questions.iter().map(|(i, qa)| (&images[*i], qa.question.as_str())).collect();
-    let answers = model.all(&asked)?;
+    let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
+    let answers = model.all(&mode, &asked)?;
+    let rows: Vec<AnsweredQuestion> = questions
+        .iter()
+        .zip(&answers)
+        .map(|((image, qa), answer)| {
+            let question = AnsweredQuestion {
+                kind: kind_name(qa.kind).to_owned(),
+                image: images[*image].id.clone(),
+                photo: images[*image].photo.clone(),
+                question: qa.question.clone(),
+                right_answers: vec![qa.answer.clone()],
+                answer: answer.text.clone(),
+                is_right: answer.text.eq_ignore_ascii_case(&qa.answer),
+                yes: qa.yes().map(|right| (right, said_yes(&answer.text))),
+                ..AnsweredQuestion::default()
+            };
+            with_guard(question, answer)
+        })
+        .collect();
+    let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
     let mut kinds: BTreeMap<String, Vec<(usize, bool, bool)>> = BTreeMap::new();
     for ((image, qa), answer) in questions.iter().zip(&answers) {
-        let judged = (*image, answer.eq_ignore_ascii_case(&qa.answer), answer.eq_ignore_ascii_case("yes."));
-        kinds.entry(format!("{:?}", qa.kind).to_lowercase()).or_default().push(judged);
+        let judged = (*image, answer.text.eq_ignore_ascii_case(&qa.answer), answer.text.eq_ignore_ascii_case("yes."));
+        kinds.entry(kind_name(qa.kind).to_owned()).or_default().push(judged);
         kinds.entry("all".into()).or_default().push(judged);
     }
     let row = |(kind, judged): (&String, &Vec<(usize, bool, bool)>)| {
@@ -90,13 +143,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let report = Report {
         title: "Answers to derived questions".into(),
         command: command(),
-        facts: vec![
-            ("data".into(), args.data.display().to_string()),
-            ("images".into(), images.len().to_string()),
-            ("seed".into(), args.seed.to_string()),
-        ],
+        facts: Run {
+            model: Some(run_model),
+            data: Some(&args.data),
+            photographs: questions.iter().map(|(image, _)| image).collect::<BTreeSet<_>>().len(),
+            seed: args.seed,
+            ..Run::default()
+        }
+        .facts(),
         notes: Vec::new(),
-        sections: vec![Section { title: "Answers".into(), tables: vec![table], ..Section::default() }],
+        sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
     };
     args.output.show(&report)
 }
