@@ -99,13 +99,13 @@ fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() 
     let unflagged = wrong * (1.0 - flags("hallucinated mentions flagged")) / (wrong + right);
     assert!((flags("hallucinated, unflagged") - unflagged).abs() < 1e-9, "{json:#}");
     // The trade-off has every setting and mode flag at every threshold.
-    let rows = json["sections"]["Trade-off"]["tables"]["Every setting"]["rows"].as_object().unwrap();
+    let rows = json["sections"]["Trade-off in numbers"]["tables"]["Every setting"]["rows"].as_object().unwrap();
     for row in
         ["off", "flag", "regenerate", "regenerate below 0.3", "flag below 0.6", "best of 3", "off, temperature 0.5", "regenerate, window 0"]
     {
         assert!(rows.contains_key(row), "{row} in {rows:?}");
     }
-    let trade_off = |row: &str, column: &str| figure(json, "Trade-off", "Every setting", row, column);
+    let trade_off = |row: &str, column: &str| figure(json, "Trade-off in numbers", "Every setting", row, column);
     assert_eq!(trade_off("regenerate", "CHAIR_i, open vocabulary"), open("regenerate", "CHAIR_i"));
     assert_eq!((trade_off("off", "decoded, ratio"), trade_off("flag", "decoded, ratio")), (1.0, 1.0));
     assert!(trade_off("best of 3", "decoded, ratio") > 2.0);
@@ -226,13 +226,13 @@ fn a_page_of_captions_is_readable_on_a_telephone() {
     let Some(source) = shared("coco-mini") else { return };
     let dir = tempfile::tempdir().unwrap();
     small_coco(&source, dir.path(), PHOTOGRAPHS);
-    let (data, file) = (dir.path().to_str().unwrap().to_owned(), dir.path().join("captions.jsonl"));
+    let (data, file) = (dir.path().to_str().unwrap().to_owned(), dir.path().join("mine.jsonl"));
     let reported = Reported::run(
         &["eval", "captions", "--hypotheses", file.to_str().unwrap(), "--references", &data, "--generate", "--resamples", "100"],
         dir,
     );
     figures_have_units(&reported.json);
-    assert!(reported.json["sections"]["Summary"]["text"][0].as_str().unwrap().starts_with("captions: "));
+    assert!(reported.json["sections"]["Summary"]["text"][0].as_str().unwrap().starts_with("mine: "));
     assert_eq!(reported.json["facts"]["photographs"], PHOTOGRAPHS.to_string());
     reported.looks_right();
 }

@@ -174,11 +174,13 @@ fn sections(images: &[&Annotated], settings: &[Setting], answers: &[Vec<Answered
     let without_flag: Vec<(&str, &Evaluation<'_>)> = models.iter().copied().filter(|m| m.0 != FLAG).collect();
     let points = points(settings, answers, &figures, (flag.1, &marks), &args.thresholds);
     let most = examples(&[*off, *regenerate]);
+    let [plots, numbers] = operating::sections(&points);
     let mut sections = vec![
         summary(&figures, answers, &flags.tables[0], &forms),
         figures_section(measures, &figures),
         Section { title: "Cost".into(), tables: vec![cost(settings, answers)], ..Section::default() },
-        operating::section(&points),
+        plots,
+        numbers,
         differences(&without_flag, resamples, seed),
         flags,
         Section { title: "Fragments and loops".into(), tables: vec![forms], ..Section::default() },

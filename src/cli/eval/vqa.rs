@@ -21,7 +21,7 @@ use crate::{
         data::{Annotated, flickr8k::Dataset},
         report::{
             Better, Cell, Column, Format, Report, Section, Table, TableRow,
-            answers::{self, AnswerSections, AnsweredQuestion, said_yes},
+            answers::{self, AnswerSections, AnsweredQuestion, yes_or_no},
         },
     },
     lexicon::Lexicon,
@@ -104,7 +104,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
                 right_answers: vec![qa.answer.clone()],
                 answer: answer.text.clone(),
                 is_right: answer.text.eq_ignore_ascii_case(&qa.answer),
-                yes: qa.yes().map(|right| (right, said_yes(&answer.text))),
+                yes: yes_or_no(std::slice::from_ref(&qa.answer), &answer.text),
                 ..AnsweredQuestion::default()
             };
             with_guard(question, answer)

@@ -23,7 +23,7 @@ const OPEN_ENDS: [&str; 22] = [
 ];
 
 /// Function words that may end a sentence.
-const CLOSED_ENDS: [&str; 12] = ["also", "another", "each", "hers", "him", "it", "itself", "others", "them", "there", "this", "us"];
+const CLOSED_ENDS: [&str; 12] = ["also", "another", "each", "hers", "him", "it", "itself", "other", "them", "there", "this", "us"];
 
 /// Pairs such as "more and more" are no loops.
 const EMPHASIS: [&str; 8] = ["again", "around", "down", "more", "on", "over", "round", "up"];

@@ -54,8 +54,8 @@ pub struct OperatingPoint {
     pub rates: [Option<Rates>; 2],
 }
 
-/// Table and plots of operating points.
-pub fn section(points: &[OperatingPoint]) -> Section {
+/// Plots of operating points, and the same in numbers.
+pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
     let measured =
         |kind: usize| points.iter().any(|point| point.rates[kind].is_some_and(|r| r.chair_i.is_finite() && r.recall.is_finite()));
     let kinds: Vec<usize> = (0..MentionKind::ALL.len()).filter(|kind| measured(*kind)).collect();
@@ -92,15 +92,12 @@ pub fn section(points: &[OperatingPoint]) -> Section {
         plots.push(plot("Hallucination against recall", "recall, % (higher is better)", |_, r| 100.0 * r.recall));
         plots.push(plot("Hallucination against decoded tokens", "decoded tokens, ratio to no guard", |point, _| point.decoded));
     }
-    Section {
-        title: "Trade-off".into(),
-        text: vec!["Points further down hallucinate less; further right they name more of what is there, or cost more tokens. The table below the plots' \
-                    heading has every number."
-            .into()],
-        tables: vec![table],
-        plots,
-        ..Section::default()
-    }
+    let text = "Points further down hallucinate less; further right they name more of what is there, or cost more tokens. The table after the plots has every \
+                number, and settings that would crowd them.";
+    [
+        Section { title: "Trade-off".into(), text: vec![text.into()], plots, ..Section::default() },
+        Section { title: "Trade-off in numbers".into(), tables: vec![table], ..Section::default() },
+    ]
 }
 
 fn series(points: &[OperatingPoint], place: impl Fn(&OperatingPoint) -> Option<(f64, f64)>) -> Vec<Series> {
@@ -130,9 +127,9 @@ mod tests {
             point("regenerate below 0.6", PointFamily::Regenerate, 0.2, 0.3),
             point("regenerate, window 1", PointFamily::Window, 0.3, 0.3),
         ];
-        let section = section(&points);
-        assert_eq!(section.tables[0].rows.len(), 4);
-        assert_eq!(section.tables[0].columns.len(), 3, "the closed vocabulary was not measured");
+        let [section, numbers] = sections(&points);
+        assert_eq!(numbers.tables[0].rows.len(), 4);
+        assert_eq!(numbers.tables[0].columns.len(), 3, "the closed vocabulary was not measured");
         assert_eq!(section.plots.len(), 2);
         let Plot::Lines { series, .. } = &section.plots[0] else { panic!("{:?}", section.plots[0]) };
         let names: Vec<(&str, bool)> = series.iter().map(|s| (s.name.as_str(), s.scattered)).collect();
@@ -145,6 +142,7 @@ mod tests {
     #[test]
     fn nothing_measured_is_a_table_without_plots() {
         let nothing = OperatingPoint { rates: [None; 2], ..point("off", PointFamily::Default, 0.0, 0.0) };
-        assert!(section(&[nothing]).plots.is_empty());
+        let [plots, numbers] = sections(&[nothing]);
+        assert!(plots.plots.is_empty() && numbers.tables[0].rows.len() == 1);
     }
 }

@@ -41,8 +41,14 @@ pub struct AnsweredQuestion {
     pub verdict: Option<String>,
 }
 
+/// Of a question that yes or no answers: whether yes is right, and whether an answer begins with yes or no. `None` for other questions.
+pub fn yes_or_no(right_answers: &[String], answer: &str) -> Option<(bool, Option<bool>)> {
+    let whole = |right: &String| said_yes(right).filter(|_| right.split_whitespace().count() == 1);
+    Some((right_answers.iter().find_map(whole)?, said_yes(answer)))
+}
+
 /// Whether an answer begins with yes or no; `None` where with neither.
-pub fn said_yes(answer: &str) -> Option<bool> {
+fn said_yes(answer: &str) -> Option<bool> {
     let first = answer.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     match first {
         word if word.eq_ignore_ascii_case("yes") => Some(true),
@@ -317,6 +323,10 @@ mod tests {
         {
             assert_eq!(said_yes(answer), wanted, "{answer}");
         }
+        let right = |answers: &[&str]| answers.iter().map(|&a| a.to_owned()).collect::<Vec<String>>();
+        assert_eq!(yes_or_no(&right(&["Yes."]), "No."), Some((true, Some(false))));
+        assert_eq!(yes_or_no(&right(&["no"]), "Perhaps."), Some((false, None)));
+        assert_eq!(yes_or_no(&right(&["no one"]), "No."), None, "the question is who");
     }
 
     #[test]

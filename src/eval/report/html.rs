@@ -95,8 +95,6 @@ struct CardView<'a> {
     lines: Vec<(&'static str, Vec<WordView<'a>>)>,
     doubted: Vec<String>,
     hallucinated: Vec<&'a str>,
-    /// Those of the caption before that this one has no more.
-    corrected: Vec<&'a str>,
     facts: &'a [(String, String)],
     note: &'a str,
     references: &'a [String],
@@ -188,7 +186,6 @@ impl<'a> CardView<'a> {
             lines,
             doubted: doubted.collect(),
             hallucinated: card.words.iter().filter(|w| w.hallucinated == Some(true)).map(bare).collect(),
-            corrected: card.before.iter().filter(|w| w.hallucinated == Some(true) && w.change.is_some()).map(bare).collect(),
             facts: &card.facts,
             note: &card.note,
             references: &card.references,
@@ -320,7 +317,7 @@ mod tests {
                 && place(">After<") < place(">runs</ins>")
         );
         for part in
-            ["<h3 dir=\"auto\">Is this &lt;it&gt;?</h3>", "not in the references:</b> and a frisbee", "<b>Right answer:</b> A &amp; B"]
+            ["<h3 dir=\"auto\">Is this &lt;it&gt;?</h3>", "title=\"removed, not in the references\"", "<b>Right answer:</b> A &amp; B"]
         {
             place(part);
         }
