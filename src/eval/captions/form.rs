@@ -108,7 +108,7 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
     let share = |name: &str, help: &str| Column::new(name, Format::Percent).better(Better::Lower).help(help);
     Table {
         title: "Fragments and loops".into(),
-        note: "People write noun phrases without a verb, too: read a row against theirs and against the first.".into(),
+        note: "People leave out verbs and full stops, too: read a row against theirs and against the first.".into(),
         columns: vec![
             share("fragments", "captions of at most four words or without a whole sentence"),
             share("at most 4 words", "captions of at most four words"),
