@@ -1,5 +1,7 @@
 # docker build -t candor . && docker run -p 8080:8080 -v candor-data:/data candor
 FROM rust:1-bookworm AS build
+# For the vector code of the JPEG decoder.
+RUN apt-get update -q && apt-get install -qy --no-install-recommends nasm && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked && cp target/release/candor /candor

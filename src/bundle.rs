@@ -238,6 +238,14 @@ impl Bundle {
         self.tokenizer.encode(&text).map_err(|e| e.to_string())
     }
 
+    /// Returns the places of those messages whose text is not in the prompt.
+    ///
+    /// # Errors
+    /// When the template fails on these messages; the message says why.
+    pub fn unused_messages(&self, messages: &[Message]) -> Result<Vec<usize>, String> {
+        self.template.unused(messages).map_err(|e| e.to_string())
+    }
+
     /// Tokens of a response that anybody may have written, in the casing that the policy writes: their bytes lie where the text's do.
     ///
     /// # Errors

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
-    common::{ModelArgs, open_bundle},
+    common::{ModelArgs, block_on, open_bundle},
+    output::{is_stdio, write_file, write_stdout},
 };
 use crate::serve::Local;
 
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 7)]
     repeats: usize,
 
-    /// Write the figures as JSON
+    /// Write the figures as JSON; - is standard output, in place of the table
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
 
@@ -90,13 +91,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let bundle = open_bundle(&config)?;
     let local = Local::start(config, bundle).map_err(Failure::failed)?;
     let start_ms = milliseconds(begun.elapsed());
-    let figures = tokio::runtime::Runtime::new().map_err(Failure::failed)?.block_on(measure(&args, &local, &photos, start_ms))?;
-    print!("{}", table(&figures));
-    if let Some(out) = &args.json {
-        let json = serde_json::to_vec_pretty(&figures).map_err(Failure::failed)?;
-        fs::write(out, json).map_err(|e| Failure::Failed(format!("{}: {e}", out.display())))?;
+    let figures = block_on(measure(&args, &local, &photos, start_ms))?;
+    let json = serde_json::to_vec_pretty(&figures).map_err(Failure::failed)?;
+    match &args.json {
+        Some(out) if is_stdio(out) => write_stdout(&json),
+        Some(out) => write_stdout(table(&figures).as_bytes()).and(write_file(out, &json)),
+        None => write_stdout(table(&figures).as_bytes()),
     }
-    Ok(())
 }
 
 fn read_photos(dir: &PathBuf) -> Result<Vec<Vec<u8>>, Failure> {

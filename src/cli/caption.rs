@@ -1,37 +1,33 @@
 //! `candor caption` and `candor ask`
 
-use std::{
-    fs,
-    io::{IsTerminal, Write},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
     Failure,
-    common::{ModelArgs, open_bundle},
+    common::{GuardArgs, ModelArgs, Render, between, block_on, given, open_bundle, settle, with_fields},
+    lines::{LineFile, settings},
+    output::{command_line, is_stdio, note, one_stdin, print, progress},
+    photo::{in_flags, of_folder, read, shown, shown_path},
 };
-use crate::{
-    guard::{Report, Span, render},
-    serve::Local,
-};
+use crate::{config::Config, guard::Mode, serve::Local};
 
 /// Photographs that are answered at once in a batch.
 const AT_ONCE: usize = 16;
 
 /// Caption photographs; words that the model cannot stand behind are marked
 ///
-/// On a terminal doubted words are coloured with their reward behind them; in a pipe they stand as [word?0.23].
+/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand as [word?0.23]. What --guard regenerate wrote anew stands as [before → now].
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor caption photo.jpg\n  candor caption --guard flag --json photo.jpg\n  candor caption --batch photos/ --out captions.jsonl"
+    after_help = "Examples:\n  candor caption photo.jpg\n  candor caption --guard flag --json photo.jpg\n  curl -s https://example.org/photo.jpg | candor caption -\n  \
+                  candor caption --batch photos/ --out captions.jsonl   # interrupted, it goes on when typed again"
 )]
 pub(crate) struct CaptionArgs {
-    /// Photographs
+    /// Photographs; - is standard input
     #[arg(required_unless_present = "batch", value_name = "PHOTO")]
     photos: Vec<PathBuf>,
 
@@ -39,19 +35,23 @@ pub(crate) struct CaptionArgs {
     #[arg(long, value_name = "DIR", requires = "out", conflicts_with = "photos")]
     batch: Option<PathBuf>,
 
-    /// Where a batch's captions go, one JSON object a line
+    /// Where a batch's captions go, one JSON object a line; a file of an earlier run with the same settings is continued. - is standard output
     #[arg(long, value_name = "FILE.jsonl", requires = "batch")]
     out: Option<PathBuf>,
 
+    /// Begin a batch's file anew, whatever is in it
+    #[arg(long, requires = "out")]
+    overwrite: bool,
+
     #[command(flatten)]
-    how: How,
+    answer: AnswerArgs,
 }
 
 /// Ask a question about a photograph
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  candor ask photo.jpg \"What is the dog doing?\"")]
 pub(crate) struct AskArgs {
-    /// The photograph
+    /// The photograph; - is standard input
     #[arg(value_name = "PHOTO")]
     photo: PathBuf,
 
@@ -59,14 +59,30 @@ pub(crate) struct AskArgs {
     question: String,
 
     #[command(flatten)]
-    how: How,
+    answer: AnswerArgs,
 }
 
+/// Options of an answer: its writing and its printing.
 #[derive(Debug, ClapArgs)]
-struct How {
+struct AnswerArgs {
     /// off, score, flag, regenerate or block [default: flag]
     #[arg(long, value_name = "MODE")]
     guard: Option<String>,
+
+    #[command(flatten)]
+    judged: GuardArgs,
+
+    /// Most tokens of an answer [default: what the context leaves]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: Option<u32>,
+
+    /// 0 always takes the likeliest token; up to 2 [default: 0]
+    #[arg(long, value_name = "T", value_parser = |text: &str| between(text, 2.0))]
+    temperature: Option<f64>,
+
+    /// The same seed gives the same answer, where --temperature is above 0
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<i64>,
 
     /// Print the API's object instead of text
     #[arg(long)]
@@ -76,120 +92,170 @@ struct How {
     model: ModelArgs,
 }
 
+impl AnswerArgs {
+    fn config(&self) -> Result<Config, Failure> {
+        let config = self.model.load(&[("--guard", "guard.mode", self.guard.clone())])?;
+        let reworded = matches!(self.judged.render, Render::Hedged | Render::Omitted);
+        if reworded && matches!(config.guard.mode, Mode::Off | Mode::Score) {
+            return Err(Failure::Misused("--render hedged and omitted are of flagged words, and --guard off and score flag none".into()));
+        }
+        Ok(config)
+    }
+
+    /// The fields of a request that the options give.
+    fn fields(&self) -> Value {
+        let guard = self.judged.fields();
+        given([
+            ("max_tokens", self.max_tokens.map(Value::from)),
+            ("temperature", self.temperature.map(Value::from)),
+            ("seed", self.seed.map(Value::from)),
+            ("guard", (!guard.is_empty()).then(|| guard.into())),
+        ])
+        .into()
+    }
+}
+
 pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
-    let local = start(&args.how)?;
-    runtime()?.block_on(async {
-        let done = match (&args.batch, &args.out) {
-            (Some(dir), Some(out)) => batch(&local, dir, out, &args.how).await,
-            _ => each(&local, &args.photos, "", &args.how).await,
-        };
-        local.stop().await;
-        done
-    })
+    if let (Some(dir), Some(out)) = (&args.batch, &args.out) {
+        return batch(dir, out, args.overwrite, &args.answer);
+    }
+    if let Some(dir) = args.photos.iter().find(|photo| photo.is_dir()) {
+        let how = format!("{0} is a folder; candor caption --batch {0} --out captions.jsonl captions all photographs in it", dir.display());
+        return Err(Failure::Misused(how));
+    }
+    let inputs: Vec<(&str, Option<&PathBuf>)> = args.photos.iter().map(|photo| ("a PHOTO", Some(photo))).collect();
+    one_stdin(&inputs)?;
+    each(&args.photos, "", &args.answer)
 }
 
 pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     if args.question.trim().is_empty() {
         return Err(Failure::Misused("the question is empty".into()));
     }
-    let local = start(&args.how)?;
-    runtime()?.block_on(async {
-        let done = each(&local, std::slice::from_ref(&args.photo), &args.question, &args.how).await;
-        local.stop().await;
-        done
-    })
+    if args.photo.is_dir() {
+        return Err(Failure::Misused(format!("{} is a folder; a question is about one photograph", args.photo.display())));
+    }
+    each(std::slice::from_ref(&args.photo), &args.question, &args.answer)
 }
 
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Runtime::new().map_err(Failure::failed)
+/// A model with its handlers, and what every request of a command has in common.
+struct Answering<'a> {
+    local: Local,
+    most_bytes: usize,
+    prompt: &'a str,
+    fields: Value,
 }
 
-fn start(how: &How) -> Result<Local, Failure> {
-    let config = how.model.load(&[("--guard", "guard.mode", how.guard.clone())])?;
-    let bundle = open_bundle(&config)?;
-    Local::start(config, bundle).map_err(Failure::failed)
-}
+impl<'a> Answering<'a> {
+    fn start(config: Config, prompt: &'a str, fields: Value) -> Result<Self, Failure> {
+        let (bundle, most_bytes) = (open_bundle(&config)?, config.images.max_bytes);
+        Ok(Self { local: Local::start(config, bundle).map_err(Failure::failed)?, most_bytes, prompt, fields })
+    }
 
-async fn answer(local: &Local, photo: &Path, prompt: &str) -> Result<Value, String> {
-    let file = fs::read(photo).map_err(|e| format!("{}: {e}", photo.display()))?;
-    local.chat(&local.request(&file, prompt)).await.map_err(|e| format!("{}: {e}", photo.display()))
+    async fn answer(&self, photo: &Path) -> Result<Value, String> {
+        let (path, most_bytes) = (photo.to_owned(), self.most_bytes);
+        // Standard input may keep one waiting, and Ctrl-C must not.
+        let file = tokio::task::spawn_blocking(move || read(&path, most_bytes)).await.map_err(|e| e.to_string())??;
+        let request = self.local.request(&file, self.prompt);
+        let answer = self.local.chat(&with_fields(request, &self.fields)).await;
+        answer.map_err(|e| format!("{}: {}", shown_path(photo), in_flags(&e)))
+    }
 }
 
 /// One answer a photograph; a photograph that cannot be answered is reported and does not stop the others.
-async fn each(local: &Local, photos: &[PathBuf], prompt: &str, how: &How) -> Result<(), Failure> {
-    let mut failed = 0;
-    let mut out = std::io::stdout();
-    for photo in photos {
-        match answer(local, photo, prompt).await {
-            Ok(object) => {
-                let line =
-                    if how.json { object.to_string() } else { shown(&object, (photos.len() > 1).then_some(photo), out.is_terminal()) };
-                writeln!(out, "{line}").map_err(Failure::failed)?;
-            }
-            Err(message) => {
-                eprintln!("candor: {message}");
-                failed += 1;
+fn each(photos: &[PathBuf], prompt: &str, args: &AnswerArgs) -> Result<(), Failure> {
+    let answering = Answering::start(args.config()?, prompt, args.fields())?;
+    let failed = block_on(async {
+        let mut failed = 0;
+        for photo in photos {
+            match answering.answer(photo).await {
+                Ok(object) if args.json => print(object)?,
+                Ok(object) => {
+                    let choice = &object["choices"][0];
+                    let text = shown(choice["message"]["content"].as_str().unwrap_or_default(), choice, args.judged.render);
+                    match photos {
+                        [_] => print(text)?,
+                        _ => print(format_args!("{}: {text}", shown_path(photo)))?,
+                    }
+                }
+                Err(message) if photos.len() == 1 => return Err(Failure::Failed(message)),
+                Err(message) => {
+                    note(format_args!("candor: {message}"));
+                    failed += 1;
+                }
             }
         }
-    }
+        answering.local.stop().await;
+        Ok(failed)
+    })?;
     if failed > 0 { Err(Failure::Failed(format!("{failed} of {} photographs failed", photos.len()))) } else { Ok(()) }
 }
 
-/// The answer for people, behind its file's name when there are several.
-fn shown(object: &Value, photo: Option<&PathBuf>, terminal: bool) -> String {
-    let choice = &object["choices"][0];
-    let text = choice["message"]["content"].as_str().unwrap_or_default();
-    let mut spans = serde_json::from_value::<Report>(choice["guard"].clone()).map(|report| report.spans).unwrap_or_default();
-    spans.retain(Span::is_doubted);
-    let marked = if terminal { render::ansi(text, &spans) } else { render::plain_marked(text, &spans) };
-    photo.map_or(marked.clone(), |photo| format!("{}: {marked}", photo.display()))
-}
-
-async fn batch(local: &Local, dir: &Path, out: &Path, how: &How) -> Result<(), Failure> {
-    let photos = photographs(dir)?;
-    let mut file = fs::File::create(out).map_err(|e| Failure::Failed(format!("{}: {e}", out.display())))?;
-    let bar = ProgressBar::new(photos.len() as u64)
-        .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} photographs, {per_sec}, {eta} to go").map_err(Failure::failed)?);
-    let mut failed = 0;
-    let mut answers = stream::iter(&photos).map(|photo| async move { (photo, answer(local, photo, "").await) }).buffered(AT_ONCE);
-    while let Some((photo, answer)) = answers.next().await {
-        bar.inc(1);
-        let name = photo.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-        let line = match answer {
-            Ok(object) if how.json => json!({ "image": name, "response": object }),
-            Ok(object) => {
-                json!({ "image": name, "caption": object["choices"][0]["message"]["content"], "guard": object["choices"][0]["guard"] })
-            }
-            Err(message) => {
-                failed += 1;
-                bar.suspend(|| eprintln!("candor: {message}"));
-                json!({ "image": name, "error": message })
-            }
-        };
-        writeln!(file, "{line}").map_err(|e| Failure::Failed(format!("{}: {e}", out.display())))?;
+/// Captions the photographs of a folder that the file has no captions of yet.
+fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(), Failure> {
+    let (config, mut fields) = (args.config()?, args.fields());
+    settle(config.model.threads.value())?;
+    let photos = of_folder(dir)?;
+    let mut settings = settings(&config, &fields)?;
+    if args.json {
+        settings["json"] = true.into();
     }
-    bar.finish();
-    if failed > 0 {
-        Err(Failure::Failed(format!("{failed} of {} photographs failed; {} says why", photos.len(), out.display())))
-    } else {
-        Ok(())
+    let (mut file, rows) = LineFile::open(out, overwrite, settings)?;
+    let name = |photo: &Path| photo.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let done: std::collections::HashSet<&str> = rows.iter().filter_map(|row| row["image"].as_str()).collect();
+    let open: Vec<&PathBuf> = photos.iter().filter(|photo| !done.contains(name(photo).as_str())).collect();
+    let (total, before) = (photos.len(), photos.len() - open.len());
+    if before == 0 && !done.is_empty() {
+        let what = format!("{} has captions of other photographs than those of {}; --overwrite replaces it", out.display(), dir.display());
+        return Err(Failure::Misused(what));
     }
-}
-
-/// The image files of a folder, by name.
-fn photographs(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let fail = |e: std::io::Error| Failure::Misused(format!("{}: {e}", dir.display()));
-    let mut photos = Vec::new();
-    for entry in fs::read_dir(dir).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-        if matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png" | "gif" | "webp" | "bmp")) {
-            photos.push(path);
+    if before > 0 {
+        note(format_args!("candor: {before} of {total} photographs are captioned in {} already", out.display()));
+    }
+    if open.is_empty() {
+        return Ok(());
+    }
+    let answering = Answering::start(config, "", fields.take())?;
+    let bar = progress(total, "{bar:40} {pos}/{len} photographs, {per_sec}, {eta} to go").with_position(before as u64);
+    let (mut written, mut failed) = (before, 0);
+    let run = block_on(async {
+        let answer = async |photo: &PathBuf| (name(photo), answering.answer(photo).await);
+        let answers = stream::iter(&open).map(|photo| answer(photo));
+        let mut answers = std::pin::pin!(answers.buffered(AT_ONCE));
+        while let Some((image, answer)) = answers.next().await {
+            bar.inc(1);
+            file.push(match answer {
+                Ok(object) if args.json => json!({ "image": image, "response": object }),
+                Ok(object) => {
+                    let choice = &object["choices"][0];
+                    json!({ "image": image, "caption": choice["message"]["content"], "guard": choice["guard"] })
+                }
+                Err(message) => {
+                    failed += 1;
+                    bar.suspend(|| note(format_args!("candor: {message}")));
+                    json!({ "image": image, "error": message })
+                }
+            })?;
+            written += 1;
         }
+        answering.local.stop().await;
+        Ok(())
+    });
+    bar.finish_and_clear();
+    match run {
+        Err(Failure::Interrupted(_)) => Err(interrupted(written - failed, total, &file)),
+        Err(other) => Err(other),
+        Ok(()) if failed > 0 => {
+            let why =
+                if is_stdio(out) { String::new() } else { format!("; {} says why, and the same command tries them again", out.display()) };
+            Err(Failure::Failed(format!("{failed} of {total} photographs failed{why}")))
+        }
+        Ok(()) => Ok(()),
     }
-    if photos.is_empty() {
-        return Err(Failure::Misused(format!("{}: no photographs (jpg, jpeg, png, gif, webp, bmp)", dir.display())));
-    }
-    photos.sort();
-    Ok(photos)
+}
+
+/// Says how far a run came that Ctrl-C ended, and how it goes on.
+pub(super) fn interrupted(done: usize, total: usize, file: &LineFile) -> Failure {
+    let on = if file.is_resumable() { format!("; this goes on:\n  {}", command_line(&["--overwrite"])) } else { String::new() };
+    Failure::Interrupted(format!("interrupted: {done} of {total} photographs are done{on}"))
 }

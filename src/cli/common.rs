@@ -1,8 +1,9 @@
 //! What several commands share: where the configuration comes from, and the model that it names.
 
-use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, thread::available_parallelism};
+use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, thread::available_parallelism, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
 
 use super::Failure;
 use crate::{
@@ -12,6 +13,91 @@ use crate::{
     eval::report::Report,
     serve::First,
 };
+
+/// The ways of printing a text whose words were judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Render {
+    /// As it was written.
+    Plain,
+    /// With low-reward and rewritten words marked: colored on a terminal, [word?0.23] and [before → now] elsewhere.
+    #[default]
+    Marked,
+    /// As a screen reader should say it, with the doubt: "what may be a frisbee".
+    Hedged,
+    /// The same without low-reward words, where the sentence allows it.
+    Omitted,
+}
+
+/// Options of the guard.
+#[derive(Debug, Args)]
+pub(crate) struct GuardArgs {
+    /// Flag words with a reward below this, 0 to 1 [default: the bundle's own]
+    #[arg(long, value_name = "R", value_parser = share, conflicts_with = "target_fpr")]
+    threshold: Option<f64>,
+
+    /// Flag by the threshold at which this share of grounded words is flagged, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    target_fpr: Option<f64>,
+
+    /// How the text is printed; --json and --out have what plain, hedged and omitted give as alt_text
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub(crate) render: Render,
+}
+
+impl GuardArgs {
+    /// The fields of a request's `guard`.
+    pub(crate) fn fields(&self) -> Map<String, Value> {
+        let style = match self.render {
+            Render::Plain => Some("plain"),
+            Render::Marked => None,
+            Render::Hedged => Some("hedged"),
+            Render::Omitted => Some("omitted"),
+        };
+        given([
+            ("threshold", self.threshold.map(Value::from)),
+            ("target_fpr", self.target_fpr.map(Value::from)),
+            ("render", style.map(Value::from)),
+        ])
+    }
+}
+
+/// The fields that have a value.
+pub(crate) fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// A request with more fields, or other values of them.
+pub(crate) fn with_fields(mut request: Value, fields: &Value) -> Value {
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        request[name] = value.clone();
+    }
+    request
+}
+
+/// Parses a number between 0 and 1.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    between(text, 1.0)
+}
+
+/// Parses a number between 0 and `most`.
+pub(crate) fn between(text: &str, most: f64) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=most).contains(number));
+    number.ok_or_else(|| format!("must be a number between 0 and {most}"))
+}
+
+/// Runs the asynchronous part of a command, until it is done or Ctrl-C ends it.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work => done,
+            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted("interrupted".to_owned())),
+        }
+    });
+    // What still runs is for an answer that nobody waits for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
 
 /// Options of every command that uses a model.
 #[derive(Debug, Args)]
@@ -89,5 +175,5 @@ pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
 pub(crate) fn shown(report: &Report) -> String {
     let out = console::Term::stdout();
     let width = if out.is_term() { usize::from(out.size().1) } else { 160 };
-    report.terminal(width, out.is_term())
+    report.terminal(width, console::colors_enabled())
 }

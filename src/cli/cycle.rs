@@ -11,6 +11,7 @@ use clap::Args as ClapArgs;
 use super::{
     Failure,
     common::{ModelArgs, settle},
+    output::{note, print},
 };
 use crate::{
     config::Config,
@@ -82,11 +83,16 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let begun = std::time::Instant::now();
         match here.once(&args) {
             // The next time it goes on there.
-            Err(Failure::Failed(error)) => eprintln!("candor: {error}"),
+            Err(Failure::Failed(error)) => note(format_args!("candor: {error}")),
             other => other?,
         }
         sleep(every.saturating_sub(begun.elapsed()));
     }
+}
+
+/// Prints how a cycle goes; it goes on where nobody reads that.
+fn tell(line: impl std::fmt::Display) {
+    let _ = print(line);
 }
 
 /// Everything that is opened once.
@@ -115,7 +121,7 @@ impl Here {
     fn once(&self, args: &Args) -> Result<(), Failure> {
         let (new, under_way) = waiting(&self.place()).map_err(Failure::failed)?;
         if new < args.min_feedback && !under_way {
-            println!("waiting: {new} of {} new corrections", args.min_feedback);
+            tell(format_args!("waiting: {new} of {} new corrections", args.min_feedback));
             return Ok(());
         }
         let recipe = || Recipe::read(&args.recipe);
@@ -124,28 +130,26 @@ impl Here {
             other => Failure::failed(other),
         })?;
         let (number, on) = (cycle.state().number, cycle.state().next().map_or("end", Step::name));
-        println!("cycle {number}: begins with {on}, in {}", cycle.dir().display());
-        let told = |step: Step, done: &Done| println!("cycle {number}: {} done in {:.0} s", step.name(), done.seconds);
+        tell(format_args!("cycle {number}: begins with {on}, in {}", cycle.dir().display()));
+        let told = |step: Step, done: &Done| tell(format_args!("cycle {number}: {} done in {:.0} s", step.name(), done.seconds));
         let outcome = cycle.run(told).map_err(Failure::failed)?;
         let version = cycle.state().version.clone().unwrap_or_default();
-        println!("cycle {number}: {} {version}", outcome.name());
+        tell(format_args!("cycle {number}: {} {version}", outcome.name()));
         let reasons = cycle.state().verdict.iter().flat_map(|verdict| if verdict.passed { &verdict.held } else { &verdict.reasons });
-        reasons.for_each(|reason| println!("  {reason}"));
+        reasons.for_each(|reason| tell(format_args!("  {reason}")));
         if outcome == Outcome::Outdated {
-            println!("  another version was promoted meanwhile: candor models promote {version} serves this one");
+            tell(format_args!("  another version was promoted meanwhile: candor models promote {version} serves this one"));
         }
         Ok(())
     }
 
     fn abandon(&self) -> Result<(), Failure> {
         if !waiting(&self.place()).map_err(Failure::failed)?.1 {
-            println!("no cycle is under way");
-            return Ok(());
+            return print("no cycle is under way");
         }
         let none = || Err(crate::train::TrainError::Run("no cycle is under way".into()));
         let mut cycle = Cycle::open(self.place(), none).map_err(Failure::failed)?;
         cycle.abandon().map_err(Failure::failed)?;
-        println!("cycle {} is given up", cycle.state().number);
-        Ok(())
+        print(format_args!("cycle {} is given up", cycle.state().number))
     }
 }

@@ -5,7 +5,12 @@ use std::{fmt::Display, fs, path::Path, time::Instant};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::{Failure, common::ModelArgs};
+use super::{
+    Failure,
+    common::ModelArgs,
+    output::{print, write_stdout},
+    version,
+};
 use crate::{
     bundle::Bundle,
     config::{Config, Problem},
@@ -92,9 +97,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         config_problems,
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?);
+        print(serde_json::to_string_pretty(&report).map_err(Failure::failed)?)?;
     } else {
-        print!("{}", readable(&report));
+        write_stdout(readable(&report).as_bytes())?;
     }
     let broken = report.bundles.iter().filter(|b| matches!(b.state, State::Broken { .. })).count();
     let wrong = report.config_problems.len() + broken + usize::from(report.device.chosen.is_none());
@@ -175,8 +180,8 @@ fn load(name: &str) -> BundleFound {
 fn readable(report: &Report) -> String {
     let mut out = String::new();
     let mut line = |label: &str, text: &dyn Display| out.push_str(&format!("{label:<10}{text}\n"));
-    let Report { version, device, cpu, memory, bundles, config_problems } = report;
-    line("candor", version);
+    let Report { version: _, device, cpu, memory, bundles, config_problems } = report;
+    line("candor", &version());
     line("device", &device.chosen.as_deref().unwrap_or("none: see below"));
     for Kind { name, unavailable } in &device.kinds {
         line("", &format_args!("{name}: {}", unavailable.as_deref().unwrap_or("available")));

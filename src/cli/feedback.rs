@@ -2,16 +2,19 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::Write,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use clap::{Args as ClapArgs, Subcommand};
 use futures_util::TryStreamExt;
-use tokio::runtime::Runtime;
 
-use super::{Failure, common::ModelArgs};
+use super::{
+    Failure,
+    common::{ModelArgs, block_on},
+    output::{Replacement, is_stdio, named, note, print, refuse_existing, replace, write_stdout},
+};
 use crate::{
     bundle::Bundle,
     feedback::{
@@ -46,9 +49,12 @@ enum What {
         /// How they are written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
         format: Format,
-        /// Where to [default: standard output]
+        /// Where to [default: standard output, as -]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// Replace that file
+        #[arg(long, requires = "out")]
+        overwrite: bool,
         /// Name annotators
         #[arg(long)]
         annotators: bool,
@@ -61,7 +67,7 @@ enum What {
         after_help = "Examples:\n  candor feedback import corrections.jsonl --images photos/\n  candor feedback import --format rlhf-v RLHF-V-Dataset.parquet"
     )]
     Import {
-        /// What `export` wrote, or a file of another tool
+        /// What `export` wrote, or a file of another tool; - is standard input
         file: PathBuf,
         /// How it is written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
@@ -84,11 +90,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if !config.feedback.enabled() {
         return Err(Failure::Misused("feedback.store is off".to_owned()));
     }
-    Runtime::new().map_err(Failure::failed)?.block_on(async {
+    if let What::Export { out: Some(out), overwrite, .. } = &args.what {
+        refuse_existing(out, *overwrite)?;
+    }
+    block_on(async {
         let store = Arc::new(SqlStore::open(&config.feedback.store).await.map_err(Failure::failed)?);
         let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
         match args.what {
-            What::Export { format, out, annotators, images: folder } => {
+            What::Export { format, out, overwrite: _, annotators, images: folder } => {
                 let images = Arc::new(images);
                 write_records(Arc::clone(&store), Arc::clone(&images), format, out.as_deref(), annotators).await?;
                 match folder {
@@ -105,10 +114,6 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     })
 }
 
-fn named(file: &Path) -> impl Fn(std::io::Error) -> Failure + '_ {
-    move |error| Failure::Failed(format!("{}: {error}", file.display()))
-}
-
 async fn write_records(
     store: Arc<SqlStore>,
     images: Arc<Images>,
@@ -116,15 +121,18 @@ async fn write_records(
     out: Option<&Path>,
     annotators: bool,
 ) -> Result<(), Failure> {
-    let mut file: Box<dyn Write> = match out {
-        Some(out) => Box::new(BufWriter::new(File::create(out).map_err(named(out))?)),
-        None => Box::new(std::io::stdout()),
+    let mut file = match out.filter(|out| !is_stdio(out)) {
+        Some(out) => Some((out, Replacement::create(out).map_err(named(out))?)),
+        None => None,
     };
     let mut pieces = Box::pin(export(store, images, Filter::default(), format, annotators));
     while let Some(piece) = pieces.try_next().await.map_err(Failure::failed)? {
-        file.write_all(&piece).map_err(Failure::failed)?;
+        match &mut file {
+            Some((out, file)) => file.write_all(&piece).map_err(named(out))?,
+            None => write_stdout(&piece)?,
+        }
     }
-    file.flush().map_err(Failure::failed)
+    file.map_or(Ok(()), |(out, file)| file.commit().map_err(named(out)))
 }
 
 /// The images of all records, each in a file that has its hash for a name.
@@ -138,7 +146,7 @@ async fn write_images(store: &SqlStore, images: &Images, folder: &Path) -> Resul
             if !path.exists()
                 && let Some(image) = images.get(record.image).await.map_err(Failure::failed)?
             {
-                fs::write(&path, image).map_err(named(&path))?;
+                replace(&path, &image).map_err(named(&path))?;
             }
         }
         let Some(last) = records.last() else { return Ok(()) };
@@ -147,22 +155,23 @@ async fn write_images(store: &SqlStore, images: &Images, folder: &Path) -> Resul
 }
 
 async fn take(corrections: &Corrections, file: &Path, format: Format, images: Option<&Path>) -> Result<(), Failure> {
-    let rows = File::open(file).map_err(named(file))?;
-    let summary = import(corrections, rows, format, images).await.map_err(Failure::failed)?;
-    summary.refused.iter().for_each(|(line, why)| eprintln!("{}:{line}: {why}", file.display()));
-    println!("taken {}, there before {}, refused {}", summary.taken, summary.known, summary.refused.len());
+    let source = if is_stdio(file) { Path::new("/dev/stdin") } else { file };
+    let rows = File::open(source).map_err(named(file))?;
+    let summary = import(corrections, rows, format, images).await.map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))?;
+    summary.refused.iter().for_each(|(line, why)| note(format_args!("{}:{line}: {why}", file.display())));
+    summary.left_out.iter().for_each(|(what, rows)| note(format_args!("{}: left out {what} ({rows} times)", file.display())));
+    let skipped = if summary.skipped > 0 { format!(", skipped {}", summary.skipped) } else { String::new() };
+    print(format_args!("taken {}, there before {}, refused {}{skipped}", summary.taken, summary.known, summary.refused.len()))?;
     if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every row was taken".to_owned())) }
 }
 
 async fn stats(store: &SqlStore, json: bool) -> Result<(), Failure> {
     let stats = store.stats().await.map_err(Failure::failed)?;
     if json {
-        println!("{}", serde_json::to_string(&stats).map_err(Failure::failed)?);
-        return Ok(());
+        return print(serde_json::to_string(&stats).map_err(Failure::failed)?);
     }
     for (what, counts) in [("", &stats.feedback), ("from ", &stats.sources)] {
-        counts.iter().for_each(|(name, n)| println!("{n:>9}  {what}{name}"));
+        counts.iter().try_for_each(|(name, n)| print(format_args!("{n:>9}  {what}{name}")))?;
     }
-    println!("{:>9}  receipts", stats.receipts);
-    Ok(())
+    print(format_args!("{:>9}  receipts", stats.receipts))
 }

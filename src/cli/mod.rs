@@ -1,4 +1,7 @@
-//! The command line, one file a subcommand. Exit status: 0 done, 1 failed, 2 misused.
+//! The command line, one file a subcommand. Exit status: 0 done, 1 failed, 2 misused, 130 interrupted.
+
+// They panic where nobody reads; `output` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
 mod caption;
@@ -7,21 +10,29 @@ mod cycle;
 mod doctor;
 mod eval;
 mod feedback;
+mod lines;
 mod models;
+mod output;
+mod photo;
+mod reference;
 mod score;
 mod serve;
 mod train;
 
-use std::{fmt::Display, process::ExitCode};
+use std::{ffi::OsString, fmt::Display, process::ExitCode, sync::LazyLock};
 
-use clap::{Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::Problems;
+use crate::{bundle::Bundle, config::Problems};
 
 /// Captions photographs and answers questions about them, and says which of its words it can stand behind.
 #[derive(Parser)]
-#[command(name = "candor", version, arg_required_else_help = true, after_help = "Example:\n  candor serve --listen 127.0.0.1:8080")]
+#[command(name = "candor", version = version(), arg_required_else_help = true, after_help = "Example:\n  candor serve --listen 127.0.0.1:8080")]
 struct Cli {
+    /// When text is colored: auto (on a terminal, unless NO_COLOR, CLICOLOR=0 or TERM=dumb say otherwise), always or never
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true, hide_possible_values = true)]
+    color: ColorChoice,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -39,6 +50,8 @@ enum Command {
     Models(models::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
+    Completions(reference::CompletionsArgs),
+    Man(reference::ManArgs),
 }
 
 /// Why a command did not do what it was asked; says which exit status that is.
@@ -50,6 +63,12 @@ pub(crate) enum Failure {
     /// It went wrong: 1.
     #[error("{0}")]
     Failed(String),
+    /// Ctrl-C: 130.
+    #[error("{0}")]
+    Interrupted(String),
+    /// The reader of standard output has enough: 0, and no message.
+    #[error("standard output is closed")]
+    ClosedPipe,
 }
 
 impl Failure {
@@ -57,18 +76,86 @@ impl Failure {
     pub(crate) fn failed(error: impl Display) -> Self {
         Self::Failed(error.to_string())
     }
+
+    /// For `map_err` where the error itself says what was asked wrongly.
+    pub(crate) fn misused(error: impl Display) -> Self {
+        Self::Misused(error.to_string())
+    }
 }
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self::Misused(problems.to_string())
+        // Whoever typed a flag does not know the option behind it.
+        let flagged = |origin: &str, what: &str| origin.strip_prefix("flag ").map(|flag| format!("{flag}: {what}"));
+        let lines: Vec<(bool, String)> =
+            problems.0.iter().map(|p| flagged(&p.origin, &p.what).map_or((false, p.to_string()), |line| (true, line))).collect();
+        match lines.as_slice() {
+            [(true, line)] => Self::Misused(line.clone()),
+            _ => Self::Misused(lines.iter().fold("the configuration cannot be used:".to_owned(), |all, (_, line)| all + "\n  " + line)),
+        }
     }
+}
+
+/// The version of the program, and those of the bundles in it.
+pub(crate) fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let bundles = Bundle::embedded().iter().filter_map(|name| Bundle::describe(name).ok());
+        let bundles: Vec<String> = bundles.map(|bundle| format!("{} {}", bundle.name, bundle.version)).collect();
+        let own = env!("CARGO_PKG_VERSION");
+        if bundles.is_empty() { own.to_owned() } else { format!("{own} (embedded: {})", bundles.join(", ")) }
+    });
+    &VERSION
+}
+
+/// The whole command line, as clap knows it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Parses a command line; nothing is carried out.
+///
+/// # Errors
+/// The mistake that clap finds, or the help or version that is asked for.
+pub fn check(args: impl IntoIterator<Item = OsString>) -> Result<(), clap::Error> {
+    parse(args.into_iter().collect()).map(drop)
+}
+
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command().color(color_asked(&args));
+    let matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+}
+
+/// Returns the value of `--color` before the arguments are parsed: their mistakes are colored too.
+fn color_asked(args: &[OsString]) -> ColorChoice {
+    let mut words = args.iter().map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--");
+    let mut choice = ColorChoice::Auto;
+    while let Some(word) = words.next() {
+        let value = match word.strip_prefix("--color") {
+            Some("") => words.next(),
+            Some(rest) => rest.strip_prefix('='),
+            None => None,
+        };
+        choice = value.and_then(|value| ColorChoice::from_str(value, true).ok()).unwrap_or(choice);
+    }
+    choice
 }
 
 /// Parses the process's arguments, does what they say and returns the exit status.
 pub fn run() -> ExitCode {
-    // Prints help, versions and mistakes itself, and ends the process with 0, 0 and 2.
-    let done = match Cli::parse().command {
+    let cli = match parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and versions go to standard output; whoever closed it does not want them.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    if cli.color != ColorChoice::Auto {
+        console::set_colors_enabled(cli.color == ColorChoice::Always);
+        console::set_colors_enabled_stderr(cli.color == ColorChoice::Always);
+    }
+    let done = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Caption(args) => caption::caption(args),
         Command::Ask(args) => caption::ask(args),
@@ -80,23 +167,24 @@ pub fn run() -> ExitCode {
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => reference::completions(&args),
+        Command::Man(args) => reference::man(&args),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("candor: {failure}");
-            ExitCode::from(match failure {
-                Failure::Misused(_) => 2,
-                Failure::Failed(_) => 1,
-            })
-        }
-    }
+    let failure = match done {
+        Ok(()) | Err(Failure::ClosedPipe) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    output::note(format_args!("candor: {failure}"));
+    ExitCode::from(match failure {
+        Failure::Misused(_) => 2,
+        Failure::Interrupted(_) => 130,
+        Failure::Failed(_) | Failure::ClosedPipe => 1,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn every_command_shows_an_example() {
@@ -107,5 +195,19 @@ mod tests {
         let own = cli.get_subcommands_mut().filter(|c| c.get_name() != "help");
         let without: Vec<_> = own.filter_map(|c| missing(c).then(|| c.get_name().to_owned())).collect();
         assert!(without.is_empty(), "{without:?}");
+    }
+
+    #[test]
+    fn color_is_known_before_the_arguments_are_parsed() {
+        for (args, want) in [
+            (&["candor", "caption", "--color", "never"][..], ColorChoice::Never),
+            (&["candor", "--color=always", "x"], ColorChoice::Always),
+            (&["candor", "--color=always", "--color", "never"], ColorChoice::Never),
+            (&["candor", "--color", "blue"], ColorChoice::Auto),
+            (&["candor", "caption", "--", "--color=never"], ColorChoice::Auto),
+            (&["candor", "--color"], ColorChoice::Auto),
+        ] {
+            assert_eq!(color_asked(&args.iter().map(OsString::from).collect::<Vec<_>>()), want, "{args:?}");
+        }
     }
 }

@@ -1,37 +1,35 @@
 //! `candor score`
 
-use std::{
-    fs,
-    io::{IsTerminal, Write},
-    path::PathBuf,
-};
+use std::{io::Read, path::PathBuf};
 
 use clap::{Args as ClapArgs, builder::PossibleValuesParser};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Failure,
-    caption::runtime,
-    common::{ModelArgs, open_bundle},
+    common::{GuardArgs, ModelArgs, Render, block_on, open_bundle, settle, with_fields},
+    output::{is_stdio, print},
+    photo::{in_flags, read, shown, shown_path},
 };
-use crate::{
-    guard::{Report, render},
-    serve::Local,
-};
+use crate::{guard::Mode, serve::Local};
+
+/// Longest text that is read from standard input, in bytes: more than the API takes.
+const TEXT_BYTES: u64 = 1 << 20;
 
 /// Score a text about a photograph, whoever wrote it; words that the photograph does not support are marked
 ///
-/// On a terminal doubted words are coloured with their reward behind them; in a pipe they stand as [word?0.23].
+/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand as [word?0.23].
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor score photo.jpg \"A dog catches a frisbee.\"\n  candor score photo.jpg \"Yes.\" --prompt \"Is there a dog?\" --json"
+    after_help = "Examples:\n  candor score photo.jpg \"A dog catches a frisbee.\"\n  candor score photo.jpg \"Yes.\" --prompt \"Is there a dog?\" --json\n  \
+                  candor score photo.jpg - < caption.txt"
 )]
 pub(crate) struct Args {
-    /// The photograph
+    /// The photograph; - is standard input
     #[arg(value_name = "PHOTO")]
     photo: PathBuf,
 
-    /// What somebody wrote about it
+    /// What somebody wrote about it; - is standard input
     text: String,
 
     /// The question that the text answers [default: the text is a caption]
@@ -42,6 +40,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["score", "flag"]), hide_possible_values = true)]
     guard: Option<String>,
 
+    #[command(flatten)]
+    judged: GuardArgs,
+
     /// Print the API's object instead of text
     #[arg(long)]
     json: bool,
@@ -51,28 +52,42 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    if args.text.trim().is_empty() {
-        return Err(Failure::Misused("the text is empty".into()));
+    if is_stdio(&args.photo) && args.text == "-" {
+        return Err(Failure::Misused("standard input (-) can be read once: as the PHOTO or as the TEXT".into()));
+    }
+    if args.photo.is_dir() {
+        return Err(Failure::Misused(format!("{} is a folder; a text is about one photograph", args.photo.display())));
     }
     let config = args.model.load(&[("--guard", "guard.mode", args.guard.clone())])?;
-    let named = |e: &dyn std::fmt::Display| Failure::Failed(format!("{}: {e}", args.photo.display()));
-    let photo = fs::read(&args.photo).map_err(|e| named(&e))?;
+    if matches!(args.judged.render, Render::Hedged | Render::Omitted) && config.guard.mode == Mode::Score {
+        return Err(Failure::Misused("--render hedged and omitted are of flagged words, and --guard score flags none".into()));
+    }
+    // Before standard input is read: the process may start anew.
+    settle(config.model.threads.value())?;
+    let text = if args.text == "-" { text_of_stdin()? } else { args.text };
+    if text.trim().is_empty() {
+        return Err(Failure::Misused("the text is empty".into()));
+    }
+    let photo = read(&args.photo, config.images.max_bytes).map_err(Failure::Failed)?;
     let bundle = open_bundle(&config)?;
     let local = Local::start(config, bundle).map_err(Failure::failed)?;
-    let scores = runtime()?.block_on(async {
-        let scores = local.score(&local.score_request(&photo, &args.prompt, &args.text)).await;
+    let mut request = local.score_request(&photo, &args.prompt, &text);
+    let guard = args.judged.fields();
+    if !guard.is_empty() {
+        request = with_fields(request, &json!({ "guard": guard }));
+    }
+    let scores: Result<Value, String> = block_on(async {
+        let scores = local.score(&request).await;
         local.stop().await;
-        scores
-    });
-    let scores = scores.map_err(|e| named(&e))?;
-    let mut out = std::io::stdout();
-    let line = if args.json { scores.to_string() } else { shown(&args.text, &scores, out.is_terminal()) };
-    writeln!(out, "{line}").map_err(Failure::failed)
+        Ok(scores)
+    })?;
+    let scores = scores.map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), in_flags(&e))))?;
+    if args.json { print(scores) } else { print(shown(&text, &scores["results"][0], args.judged.render)) }
 }
 
-/// The text for people.
-fn shown(text: &str, scores: &Value, terminal: bool) -> String {
-    let report = serde_json::from_value::<Report>(scores["results"][0]["guard"].clone());
-    let spans = report.map(|report| report.spans).unwrap_or_default();
-    if terminal { render::ansi(text, &spans) } else { render::plain_marked(text, &spans) }
+/// A text without the end of its last line.
+fn text_of_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    std::io::stdin().lock().take(TEXT_BYTES).read_to_string(&mut text).map_err(|e| Failure::Failed(format!("standard input: {e}")))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }

@@ -1,27 +1,29 @@
 //! `candor serve`
 
-use std::io::Write;
+use std::{io::Write, sync::Arc};
 
 use clap::Args as ClapArgs;
 use tokio::{
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
 };
 
 use super::{
     Failure,
-    common::{ModelArgs, open_first},
+    common::{ModelArgs, open_first, settle},
 };
 use crate::{
-    config::Config,
+    config::{Config, Problems},
     device,
     serve::{First, Server},
-    telemetry,
+    telemetry::{self, LogLevel},
 };
 
 /// Serve the OpenAI-compatible API over HTTP
 ///
-/// SIGTERM and SIGINT let what is being answered finish, until server.drain_deadline_s; a second signal ends at once.
+/// SIGTERM and SIGINT let what is being answered finish, until server.drain_deadline_s; a second signal ends at once. SIGHUP reads the configuration
+/// again: keys and log level change, other options wait for a restart.
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Examples:\n  candor serve\n  candor serve --listen 0.0.0.0:8080 --config candor.toml\n  CANDOR_LOG__FORMAT=json candor serve --device cpu"
@@ -35,19 +37,40 @@ pub(crate) struct Args {
     model: ModelArgs,
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let config = args.model.load(&[("--listen", "server.listen", args.listen)])?;
-    let _log = telemetry::init_logging(&config.log);
-    let first = open_first(&config)?;
-    Runtime::new().map_err(Failure::failed)?.block_on(serve(config, first))
+impl Args {
+    fn load(&self) -> Result<Config, Problems> {
+        self.model.load(&[("--listen", "server.listen", self.listen.clone())])
+    }
 }
 
-async fn serve(config: Config, first: First) -> Result<(), Failure> {
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let config = args.load()?;
+    // First, because a process that starts again loses its handlers of signals.
+    settle(config.model.threads.value())?;
+    // Outlives the runtime, whose end is logged too.
+    let (_log, level) = telemetry::init_logging(&config.log);
+    let runtime = Runtime::new().map_err(Failure::failed)?;
+    // Before the model is loaded, which takes a while: a terminal that goes must not end the server then either.
+    let hangup = runtime.block_on(async { handler(SignalKind::hangup()) })?;
+    let first = open_first(&config)?;
+    runtime.block_on(serve(args, config, first, hangup, level))
+}
+
+async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, level: LogLevel) -> Result<(), Failure> {
     let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     let (model, version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
     let server = Server::start(config, first).await.map_err(Failure::failed)?;
     let address = server.address().map_err(Failure::failed)?;
-    tracing::info!(model, version, device, %address, "listening");
+    tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address, "listening");
+    let reloader = Arc::new(server.reloader(level));
+    let args = Arc::new(args);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let (args, reloader) = (Arc::clone(&args), Arc::clone(&reloader));
+            // Files may be slow.
+            let _ = spawn_blocking(move || reloader.reload(args.load())).await;
+        }
+    });
     // For scripts that let the system choose the port. Whoever closed standard output does not want it.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
@@ -63,6 +86,6 @@ async fn serve(config: Config, first: First) -> Result<(), Failure> {
     Ok(())
 }
 
-fn handler(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+fn handler(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(Failure::failed)
 }

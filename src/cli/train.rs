@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use super::{
     Failure,
     common::{settle, shown},
+    output::print,
 };
 use crate::train::{
     align::{AlignConfig, Alignment, Method},
@@ -109,8 +110,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 return training.calibrate(&run.name, &run.version).map_err(Failure::failed);
             }
             let report = training.finish(&run.name, &run.version).map_err(Failure::failed)?;
-            println!("{}", shown(&report));
-            Ok(())
+            print(shown(&report))
         }
         What::Ppo(run) => align(Method::Ppo, &run),
         What::SequencePpo(run) => align(Method::SequencePpo, &run),
@@ -130,7 +130,7 @@ fn align(method: Method, run: &Run) -> Result<(), Failure> {
 impl Run {
     /// The configuration of the file, with what `--set` changes.
     fn config<C: DeserializeOwned>(&self) -> Result<C, Failure> {
-        let misused = |e: &dyn std::fmt::Display| Failure::Misused(format!("{}: {e}", self.config.display()));
+        let misused = |e: &dyn std::fmt::Display| Failure::Misused(format!("{}: {}", self.config.display(), e.to_string().trim_end()));
         let text = std::fs::read_to_string(&self.config).map_err(|e| misused(&e))?;
         // Without changes, an error names its line.
         if self.set.is_empty() {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Display};
 
 use crate::{feedback::queue::Weights, guard::ByClass};
 
-use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys};
+use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys, largest_image};
 
 /// The keys whose values make no sense, and why.
 pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
@@ -48,6 +48,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("queue.lease_s", queue.lease_s),
         ("queue.max_skips", queue.max_skips.into()),
         ("score.max_items", score.max_items as u64),
+        ("score.max_tokens", score.max_tokens as u64),
         ("images.max_bytes", images.max_bytes as u64),
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
@@ -67,14 +68,25 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
         ("score.max_items", score.max_items, MOST_ITEMS),
+        ("score.max_tokens", score.max_tokens, 1 << 16),
         ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
         ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
     ];
     bounded.iter().for_each(|&(key, value, most)| must(value <= most, key, &format_args!("must be at most {most}")));
     must(!model.name.is_empty(), "model.name", &"must name a bundle or a directory");
     must((0.0..=2.0).contains(&generation.temperature), "generation.temperature", &"must be between 0 and 2");
+    let odd = server.cors_origins.iter().find(|origin| !is_origin(origin)).map_or("", String::as_str);
+    must(
+        server.cors_origins.iter().all(|origin| is_origin(origin)),
+        "server.cors_origins",
+        &format_args!("`{odd}` is neither * nor an origin as browsers write it, such as https://app.example.org or http://localhost:5173"),
+    );
     check_guard(guard, &mut must);
-    must(images.max_bytes <= server.max_body_bytes, "images.max_bytes", &"must not be more than server.max_body_bytes");
+    let largest = largest_image(server.max_body_bytes);
+    let (size, body) = (images.max_bytes, server.max_body_bytes);
+    let what =
+        format!("is {size}, but must be at most {largest} for an image to fit, as base64, in server.max_body_bytes, which is {body}");
+    must(size <= largest, "images.max_bytes", &what);
     check_fetch(fetch, &mut must);
     must(!cycle.dir.is_empty(), "cycle.dir", &"must be a folder");
     must(!registry.dir.is_empty(), "registry.dir", &"must be a folder or off");
@@ -128,6 +140,13 @@ fn check_fetch(fetch: &Fetch, must: &mut impl FnMut(bool, &'static str, &dyn Dis
     must((1..=1024).contains(&fetch.max_concurrent), "fetch.max_concurrent", &"must be between 1 and 1024");
     let bad = fetch.allow.iter().find(|entry| host_port(entry).is_none());
     must(bad.is_none(), "fetch.allow", &format_args!("`{}` is not HOST:PORT, such as store.internal:443", bad.map_or("", |b| b)));
+}
+
+/// An origin as browsers send it: lower case, without a path. Schemes are free, because apps have their own.
+fn is_origin(origin: &str) -> bool {
+    let plain =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"/?#@*,".contains(&b));
+    origin == "*" || origin.split_once("://").is_some_and(|(scheme, host)| plain(scheme) && plain(host))
 }
 
 fn is_address(address: &str) -> bool {

@@ -254,6 +254,15 @@ mod tests {
     }
 
     #[test]
+    fn an_image_has_to_fit_in_a_request() {
+        let found = problems("[server]\nmax_body_bytes = 20971520\n", &[]);
+        let [problem] = &found[..] else { panic!("{found:?}") };
+        assert!(problem.contains("images.max_bytes") && problem.contains("15728640") && problem.contains("20971520"), "{problem}");
+        let file = file("[server]\nmax_body_bytes = 10000000\n[images]\nmax_bytes = 7000000\n");
+        assert!(load(Some(file.path()), env(&[]), &[]).is_ok());
+    }
+
+    #[test]
     fn every_option_of_the_example_is_its_default() {
         let example = include_str!("../../config/candor.toml");
         let live: String = example

@@ -20,6 +20,7 @@ pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
 pub use keys::Key;
+pub(crate) use load::nearest;
 pub use load::{Flag, Problem, Problems, load};
 pub use registry::{Admin, Registry};
 
@@ -89,6 +90,21 @@ pub struct Server {
     pub request_timeout_s: u64,
     /// Seconds that running answers have to finish after SIGTERM.
     pub drain_deadline_s: u64,
+    /// Origins whose pages may ask from a browser: exact ones, or `*` for any.
+    pub cors_origins: Vec<String>,
+    /// What is done about messages that the model cannot use.
+    pub on_unsupported: OnUnsupported,
+}
+
+/// What is done about messages that the model cannot use: system messages and earlier turns that its prompt has no place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnsupported {
+    /// The request is answered, and the answer lists them in `warnings`.
+    #[default]
+    Warn,
+    /// The request is refused.
+    Reject,
 }
 
 impl Default for Server {
@@ -97,12 +113,22 @@ impl Default for Server {
             listen: "127.0.0.1:8080".to_owned(),
             max_connections: 1024,
             max_concurrent: 128,
-            max_body_bytes: 20 * 1024 * 1024,
+            max_body_bytes: 20 * 1024 * 1024 + BESIDE_IMAGE,
             read_timeout_s: 30,
             request_timeout_s: 120,
             drain_deadline_s: 20,
+            cors_origins: Vec::new(),
+            on_unsupported: OnUnsupported::default(),
         }
     }
+}
+
+/// Room in a request's body for what is sent beside an image.
+const BESIDE_IMAGE: usize = 256 * 1024;
+
+/// Returns the size in bytes of the largest image file that fits, as base64, in a request's body of `max_body_bytes`.
+pub fn largest_image(max_body_bytes: usize) -> usize {
+    max_body_bytes.saturating_sub(BESIDE_IMAGE) / 4 * 3
 }
 
 /// Which model, and where it computes.
@@ -231,11 +257,13 @@ pub const MOST_ITEMS: usize = 1024;
 pub struct Score {
     /// Most items of one request, at most [`MOST_ITEMS`].
     pub max_items: usize,
+    /// Most tokens of one text. One that is longer than the model's context is scored sentence by sentence.
+    pub max_tokens: usize,
 }
 
 impl Default for Score {
     fn default() -> Self {
-        Self { max_items: 64 }
+        Self { max_items: 64, max_tokens: 4096 }
     }
 }
 

@@ -137,7 +137,7 @@ impl Answer {
         let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
         let delta = rest.then(|| self.delta(draft, text, tokens, text.len()));
         let guard = (self.scoring != Scoring::Off).then(|| self.report(draft, text, tokens, cost, blocked));
-        (delta, Summary { completion_tokens: tokens, guard, doubted_tokens: self.doubted_tokens(draft.words()) })
+        (delta, Summary { completion_tokens: tokens, guard })
     }
 
     fn join(&mut self, text: &str, words: &[Word], limit: usize) {
@@ -223,7 +223,8 @@ impl Answer {
         let out: Vec<Token> = draft.tokens()[first..tokens].to_vec();
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
-        Event::Delta { text: text[start..end].to_owned(), tokens: out, spans }
+        let flagged_tokens = self.flagged_tokens(draft.words(), first..tokens);
+        Event::Delta { text: text[start..end].to_owned(), tokens: out, spans, flagged_tokens }
     }
 
     fn report(&self, draft: &Draft, text: &str, tokens: usize, cost: Cost, blocked: Option<f32>) -> Report {
@@ -256,13 +257,17 @@ impl Answer {
         self.spans.iter().filter(|span| span.is_unsaid()).cloned().collect()
     }
 
-    /// Tokens of doubted words, each counted once, where doubt is acted on.
-    fn doubted_tokens(&self, words: &[Word]) -> usize {
+    /// Tokens among `these` of low-reward words, each counted once, where such words are marked.
+    fn flagged_tokens(&self, words: &[Word], these: Range<usize>) -> usize {
         if matches!(self.params.mode, Mode::Off | Mode::Score) {
             return 0;
         }
-        let doubted = words.iter().filter(|word| word.doubted());
-        let (_, count) = doubted.fold((0, 0), |(seen, n), w| (w.tokens.end, n + w.tokens.end - w.tokens.start.max(seen)));
+        let low = words.iter().filter(|word| word.doubted());
+        let clip = |at: usize| at.clamp(these.start, these.end);
+        let (_, count) = low.fold((these.start, 0), |(seen, n), w| {
+            let (from, to) = (clip(w.tokens.start).max(seen), clip(w.tokens.end));
+            (to.max(seen), n + to.saturating_sub(from))
+        });
         count
     }
 }
@@ -272,5 +277,4 @@ impl Answer {
 pub(crate) struct Summary {
     pub(crate) completion_tokens: usize,
     pub(crate) guard: Option<Report>,
-    pub(crate) doubted_tokens: usize,
 }

@@ -110,23 +110,15 @@ impl Batch {
 
     /// Frees the slots of sequences whose client left.
     pub(crate) fn drop_left(&mut self) {
-        let observer = Arc::clone(&self.observer);
-        self.remove(|s| {
-            let left = s.job.is_left();
-            if left {
-                observer.cancelled();
-            }
-            left
-        });
+        self.remove(|s| s.job.is_left());
     }
 
     /// Ends every sequence for which `whom` is true with `error`.
     fn fail(&mut self, error: &EngineError, whom: impl Fn(&Sequence) -> bool) {
-        let observer = Arc::clone(&self.observer);
         self.remove(|s| {
             let fails = whom(s);
             if fails {
-                s.job.fail(error, observer.as_ref());
+                s.job.fail(error);
             }
             fails
         });
@@ -235,7 +227,7 @@ impl Batch {
             let mut branched = || s.branches().into_iter().try_for_each(|branch| caches.branch(branch)).map_err(|e| model_error(&e));
             let next = next.and_then(|next| branched().map(|()| next));
             if let Err(error) = &next {
-                s.job.fail(error, observer.as_ref());
+                s.job.fail(error);
             }
             let goes_on = next == Ok(Next::Go);
             if !goes_on {

@@ -197,7 +197,7 @@ impl Place {
         let budget = request.max_tokens.min(room);
         // A delta a token at most, one when it ends, and the end itself.
         let (events, stream) = mpsc::channel(budget + 2);
-        let job = Job { request, prompt_tokens, budget, submitted: Instant::now(), events, _place: self.permit };
+        let job = Job { request, prompt_tokens, budget, events, _place: self.permit };
         match self.handle.commands.try_send(Command::Submit(Box::new(job))) {
             Ok(()) => Ok(EventStream(stream)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(shared.queue_full()),

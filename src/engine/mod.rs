@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 pub use handle::{EngineHandle, EventStream, Health, Place};
 pub use images::{Encoded, ImageCache, ImageError};
-pub use observer::{Observer, Outcome};
+pub use observer::Observer;
 pub use scheduler::Engine;
 pub use types::{Alternative, EngineError, Event, FinishReason, GuardParams, Request, Sampling, Token};
 

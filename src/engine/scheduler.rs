@@ -121,19 +121,13 @@ impl Engine {
 
     fn forget_left(&mut self) {
         self.batch.drop_left();
-        self.waiting.retain(|job| {
-            let left = job.is_left();
-            if left {
-                self.observer.cancelled();
-            }
-            !left
-        });
+        self.waiting.retain(|job| !job.is_left());
     }
 
     fn keep_deadline(&mut self) {
         if self.deadline.is_some_and(|d| Instant::now() >= d) {
             self.batch.fail_all(&EngineError::ShuttingDown);
-            self.waiting.drain(..).for_each(|job| job.fail(&EngineError::ShuttingDown, self.observer.as_ref()));
+            self.waiting.drain(..).for_each(|job| job.fail(&EngineError::ShuttingDown));
         }
     }
 
@@ -177,7 +171,7 @@ impl Engine {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Submit(job) = command {
-                job.fail(&EngineError::ShuttingDown, self.observer.as_ref());
+                job.fail(&EngineError::ShuttingDown);
             }
         }
         self.tell_load();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
-    Alternative, EngineError, Event, FinishReason, Observer, Outcome, Request,
+    Alternative, EngineError, Event, FinishReason, Observer, Request,
     answer::{Answer, Cost, Summary},
     draft::Draft,
     repair::{Branch, Repairs},
@@ -25,7 +25,6 @@ pub(crate) struct Job {
     pub(crate) prompt_tokens: usize,
     /// Most tokens to write: what the request and the context allow.
     pub(crate) budget: usize,
-    pub(crate) submitted: Instant,
     pub(crate) events: mpsc::Sender<Event>,
     /// Counts against the bound until the job is dropped.
     pub(crate) _place: OwnedSemaphorePermit,
@@ -43,9 +42,8 @@ impl Job {
         let _ = self.events.try_send(event);
     }
 
-    pub(crate) fn fail(&self, error: &EngineError, observer: &dyn Observer) {
+    pub(crate) fn fail(&self, error: &EngineError) {
         tracing::warn!(id = %self.request.id, %error, "request failed");
-        observer.failed(error);
         self.send(Event::Failed(error.clone()));
     }
 }
@@ -97,7 +95,6 @@ pub(crate) struct Sequence {
     /// Tokens that were counted as written.
     counted: usize,
     last_at: Option<Instant>,
-    shown: bool,
 }
 
 impl Sequence {
@@ -109,7 +106,7 @@ impl Sequence {
         let lead = Track::new(slot, Draft::new(guard.thresholds, stop), &job.request.sampling);
         let repairs = policy::repairs(guard.mode).then(|| Repairs::new(guard.mode, guard.max_attempts, weights, spare));
         let (answer, joined) = (Answer::new(guard), Instant::now());
-        Self { job, slots, answer, joined, failed: None, lead, repairs, stale: false, counted: 0, last_at: None, shown: false }
+        Self { job, slots, answer, joined, failed: None, lead, repairs, stale: false, counted: 0, last_at: None }
     }
 
     /// The versions that the next step computes.
@@ -161,11 +158,11 @@ impl Sequence {
         }
         self.count(observer);
         if let (true, Some(reason)) = (self.lead.complete, self.lead.end) {
-            self.finish(reason, observer);
+            self.finish(reason);
             return Ok(Next::Done);
         }
         let delta = self.answer.release(&self.lead.draft);
-        self.show(delta, observer);
+        self.show(delta);
         Ok(Next::Go)
     }
 
@@ -200,25 +197,20 @@ impl Sequence {
         self.counted = self.counted.max(written);
     }
 
-    fn show(&mut self, delta: Option<Event>, observer: &dyn Observer) {
+    fn show(&self, delta: Option<Event>) {
         if let Some(delta) = delta {
-            if !std::mem::replace(&mut self.shown, true) {
-                observer.first_delta(self.job.submitted.elapsed());
-            }
             self.job.send(delta);
         }
     }
 
-    fn finish(&mut self, reason: FinishReason, observer: &dyn Observer) {
+    fn finish(&mut self, reason: FinishReason) {
         let draft = &self.lead.draft;
         let repairs = self.repairs.as_ref();
         let cost = repairs.map_or_else(Cost::default, |repairs| repairs.cost(draft.tokens().len()));
         let (delta, summary) = self.answer.finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
-        self.show(delta, observer);
-        let Summary { completion_tokens, guard, doubted_tokens } = summary;
+        self.show(delta);
+        let Summary { completion_tokens, guard } = summary;
         let prompt_tokens = self.job.prompt_tokens;
-        let elapsed = self.job.submitted.elapsed();
-        observer.finished(&Outcome { reason, prompt_tokens, completion_tokens, doubted_tokens, elapsed, guard: guard.as_ref() });
         self.job.send(Event::Finished { reason, prompt_tokens, completion_tokens, guard });
     }
 }

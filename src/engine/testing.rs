@@ -240,6 +240,7 @@ pub(crate) struct Told {
     pub(crate) deltas: Vec<String>,
     pub(crate) tokens: Vec<Token>,
     pub(crate) spans: Vec<Span>,
+    pub(crate) flagged_tokens: usize,
     pub(crate) end: std::result::Result<(FinishReason, usize, usize, Option<Report>), EngineError>,
 }
 
@@ -262,12 +263,13 @@ impl Told {
 }
 
 pub(crate) fn listen(mut stream: EventStream) -> Told {
-    let (mut deltas, mut tokens, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut deltas, mut tokens, mut spans, mut flagged_tokens) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut end = None;
     while let Some(event) = stream.blocking_next() {
         assert!(end.is_none(), "an event after the last");
         match event {
-            Event::Delta { text, tokens: t, spans: s } => {
+            Event::Delta { text, tokens: t, spans: s, flagged_tokens: flagged } => {
+                flagged_tokens += flagged;
                 deltas.push(text);
                 tokens.extend(t);
                 spans.extend(s);
@@ -278,5 +280,5 @@ pub(crate) fn listen(mut stream: EventStream) -> Told {
             Event::Failed(error) => end = Some(Err(error)),
         }
     }
-    Told { deltas, tokens, spans, end: end.expect("the stream ends with an end") }
+    Told { deltas, tokens, spans, flagged_tokens, end: end.expect("the stream ends with an end") }
 }

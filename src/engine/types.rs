@@ -130,6 +130,8 @@ pub enum Event {
         tokens: Vec<Token>,
         /// Spans that this text closes; they may begin in earlier text.
         spans: Vec<guard::Span>,
+        /// How many of the tokens are of low-reward words; 0 in modes that mark none.
+        flagged_tokens: usize,
     },
     /// The answer is complete.
     Finished {

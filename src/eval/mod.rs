@@ -10,3 +10,4 @@ pub mod report;
 pub mod text;
 pub mod tokens;
 pub mod tradeoff;
+pub mod vqa;

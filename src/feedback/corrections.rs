@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{
-    derive::{Refused, Stamp, Subject, derive},
+    derive::{Refused, Stamp, Subject, check_name, derive},
     images::Images,
     pending::{Pending, Remembered},
     queue::{Queue, Ranker},
@@ -197,6 +197,7 @@ impl Corrections {
         if let Some((field, _)) = own.iter().find(|(_, given)| given.is_some()) {
             return Err(Refused::new(*field, "invalid_value", "cannot be given together with 'completion_id', which says it").into());
         }
+        check_name("completion_id", id)?;
         let unknown = || SubmitError::UnknownCompletion(id.chars().take(64).collect());
         let Remembered { receipt, image } = self.receipt(id).await?.ok_or_else(unknown)?;
         let subject = Subject::of(receipt, choice.unwrap_or(0))?;
@@ -254,7 +255,8 @@ impl Corrections {
     pub async fn remove(&self, target: Target) -> Result<Removed, StoreError> {
         match &target {
             Target::Feedback(id) => {
-                let record = self.store.feedback(id).await?;
+                // An annotator's judgment is taken back: its answer stays.
+                let record = self.store.feedback(id).await?.filter(|record| record.annotator.is_none() || !self.queue().enabled);
                 record.and_then(|record| record.completion_id).iter().for_each(|id| self.pending.remove(id));
             }
             Target::User(user) => self.pending.remove_user(user),

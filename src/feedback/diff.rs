@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use similar::{Algorithm, DiffTag, capture_diff_slices};
-use unicode_segmentation::UnicodeSegmentation;
+
+use super::fold;
 
 /// A change of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,41 +15,39 @@ pub struct Change {
     pub new: String,
 }
 
-/// Words and signs (UAX #29) with their code points; white space is none.
-struct Words<'a> {
-    words: Vec<&'a str>,
+/// The words of a text, without their typography and in their places.
+struct Words {
+    keys: Vec<String>,
     chars: Vec<Range<usize>>,
     text: Vec<char>,
 }
 
-impl<'a> Words<'a> {
-    fn of(text: &'a str) -> Self {
-        let (mut words, mut chars, mut at) = (Vec::new(), Vec::new(), 0);
-        for word in text.split_word_bounds() {
-            let end = at + word.chars().count();
-            if !word.trim().is_empty() {
-                words.push(word);
-                chars.push(at..end);
-            }
-            at = end;
-        }
-        Self { words, chars, text: text.chars().collect() }
+impl Words {
+    fn of(text: &str) -> Self {
+        let (keys, chars) = fold::words(text).into_iter().map(|word| (word.key, word.chars)).unzip();
+        Self { keys, chars, text: text.chars().collect() }
     }
 
-    /// The code points of some words. Where nothing stands in their place in the other text, with the white space that parts them from their neighbours.
-    fn span(&self, words: Range<usize>, alone: bool) -> Range<usize> {
-        let end_before = |word: usize| word.checked_sub(1).map_or(0, |previous| self.chars[previous].end);
+    /// The code points of some words, from the first to the last.
+    fn span(&self, words: Range<usize>) -> Range<usize> {
         if words.is_empty() {
-            let place = end_before(words.start);
+            let place = self.end_before(words.start);
             return place..place;
         }
-        let (start, end) = (self.chars[words.start].start, self.chars[words.end - 1].end);
-        match (alone, words.start) {
-            (false, _) => start..end,
+        self.chars[words.start].start..self.chars[words.end - 1].end
+    }
+
+    /// The code points of words that stand in nobody's place, with what parts them from their neighbors.
+    fn span_added(&self, words: Range<usize>) -> Range<usize> {
+        match words.start {
             // The first words have none before them.
-            (true, 0) => 0..self.chars.get(words.end).map_or(self.text.len(), |next| next.start),
-            (true, first) => end_before(first)..end,
+            0 => 0..self.chars.get(words.end).map_or(self.text.len(), |next| next.start),
+            first => self.end_before(first)..self.chars[words.end - 1].end,
         }
+    }
+
+    fn end_before(&self, word: usize) -> usize {
+        word.checked_sub(1).map_or(0, |previous| self.chars[previous].end)
     }
 
     fn slice(&self, chars: Range<usize>) -> String {
@@ -56,11 +55,11 @@ impl<'a> Words<'a> {
     }
 }
 
-/// What has to change in `old` to make it read like `new`, white space aside; in order, apart from each other.
+/// What has to change in `old` to make it read like `new`, typography aside; in order, apart from each other.
 pub fn diff(old: &str, new: &str) -> Vec<Change> {
     let (old, new) = (Words::of(old), Words::of(new));
     let (mut changed, mut at): (Vec<(Range<usize>, Range<usize>)>, _) = (Vec::new(), (0, 0));
-    for operation in capture_diff_slices(Algorithm::Myers, &old.words, &new.words) {
+    for operation in capture_diff_slices(Algorithm::Myers, &old.keys, &new.keys) {
         // Counted here: an operation's own start is not that of its place where the library moved it.
         let (tag, from, to) = operation.as_tag_tuple();
         let (from, to) = (at.0..at.0 + from.len(), at.1..at.1 + to.len());
@@ -73,8 +72,8 @@ pub fn diff(old: &str, new: &str) -> Vec<Change> {
         }
     }
     let change = |(from, to): (Range<usize>, Range<usize>)| {
-        let (adds, takes) = (from.is_empty(), to.is_empty());
-        Change { chars: old.span(from, takes), new: new.slice(new.span(to, adds)) }
+        let come = if from.is_empty() { new.span_added(to) } else { new.span(to) };
+        Change { chars: old.span(from), new: new.slice(come) }
     };
     changed.into_iter().map(change).collect()
 }
@@ -103,14 +102,16 @@ mod tests {
     #[test]
     fn words_that_change_go_and_come() {
         assert_eq!(changes("A dog on a red sofa.", "A cat on a red sofa."), [(2, 5, "cat".to_owned())]);
-        assert_eq!(changes("A dog on a red sofa.", "A dog on a sofa."), [(10, 14, String::new())]);
+        assert_eq!(changes("A dog on a red sofa.", "A dog on a sofa."), [(11, 14, String::new())]);
         assert_eq!(changes("A dog on a sofa.", "A dog on a red sofa."), [(10, 10, " red".to_owned())]);
         assert_eq!(changes("A dog.", "Two dogs run."), [(0, 5, "Two dogs run".to_owned())]);
-        assert_eq!(changes("Red dogs.", "dogs."), [(0, 4, String::new())]);
+        assert_eq!(changes("Red dogs.", "dogs."), [(0, 3, String::new())]);
         assert_eq!(changes("Dogs.", "Red Dogs."), [(0, 0, "Red ".to_owned())]);
         assert_eq!(changes("Ein süßer Hund 🐶.", "Ein süßer Kater 🐱."), [(10, 16, "Kater 🐱".to_owned())]);
         assert_eq!(changes("a  b", "a b"), []);
         assert_eq!(changes("", "a b"), [(0, 0, "a b".to_owned())]);
+        assert_eq!(changes("A dog. A cat sits.", "A dog, a bird sits…"), [(9, 12, "bird".to_owned())]);
+        assert_eq!(changes("A dog.", "A dog. It sits."), [(5, 5, ". It sits".to_owned())]);
     }
 
     proptest! {
@@ -119,9 +120,9 @@ mod tests {
             old in "([ab.]|dog|é|👩‍🚀| ){0,12}",
             new in "([ab.]|dog|é|👩‍🚀| ){0,12}",
         ) {
-            let words = |t: &str| t.split_word_bounds().filter(|w| !w.trim().is_empty()).map(str::to_owned).collect::<Vec<_>>();
+            let words = |t: &str| fold::words(t).into_iter().map(|word| word.key).collect::<Vec<_>>();
             let changes = diff(&old, &new);
-            // White space between words that stay is not looked at, and may join or part them.
+            // What stands between words that stay is not looked at, and may join or part them.
             prop_assert_eq!(words(&apply(&old, &changes)).concat(), words(&new).concat());
             prop_assert_eq!(changes.is_empty(), words(&old) == words(&new));
         }

@@ -1,14 +1,16 @@
 //! Records from files. A bad row is named and does not stop the others.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
-    path::Path,
+    path::{Component, Path},
 };
 
 use super::{
     Corrections,
     corrections::SubmitError,
+    derive::{brief, check_name},
     interchange::{Format, Incoming, incoming::Picture},
     record::{Feedback, ImageHash},
     store::StoreError,
@@ -21,13 +23,17 @@ pub struct Summary {
     pub taken: usize,
     /// Records that were there.
     pub known: usize,
+    /// Rows in which nothing is said: somebody passed them over.
+    pub skipped: usize,
+    /// What rows have that no record keeps, and how often.
+    pub left_out: BTreeMap<String, usize>,
     /// Rows that were not taken: their numbers (of lines: the line), from 1, and why.
     pub refused: Vec<(usize, String)>,
 }
 
 impl Summary {
     fn rows(&self) -> usize {
-        self.taken + self.known + self.refused.len()
+        self.taken + self.known + self.skipped + self.refused.len()
     }
 }
 
@@ -63,8 +69,10 @@ pub async fn import(corrections: &Corrections, file: File, format: Format, image
         };
         for item in items {
             match take(corrections, item, images).await? {
-                Ok(true) => summary.taken += 1,
-                Ok(false) => summary.known += 1,
+                Ok(Taken::New) => summary.taken += 1,
+                Ok(Taken::Known) => summary.known += 1,
+                Ok(Taken::Skipped) => summary.skipped += 1,
+                Ok(Taken::LeftOut(what)) => *summary.left_out.entry(what).or_default() += 1,
                 Err(why) => summary.refused.push((number, why)),
             }
         }
@@ -72,10 +80,26 @@ pub async fn import(corrections: &Corrections, file: File, format: Format, image
     Ok(summary)
 }
 
-/// Whether it is new, or why it cannot be taken.
-async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) -> Result<Result<bool, String>, StoreError> {
+/// What became of something in a row.
+enum Taken {
+    New,
+    Known,
+    Skipped,
+    LeftOut(String),
+}
+
+impl Taken {
+    fn of(new: bool) -> Self {
+        if new { Self::New } else { Self::Known }
+    }
+}
+
+/// What became of it, or why it cannot be taken.
+async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) -> Result<Result<Taken, String>, StoreError> {
     let nowhere = || "its image is neither kept nor in the folder of images".to_owned();
     match item {
+        Incoming::Skipped => Ok(Ok(Taken::Skipped)),
+        Incoming::LeftOut(what) => Ok(Ok(Taken::LeftOut(what))),
         Incoming::Record(record, file) => {
             let file = match file.filter(|file| ImageHash::of(file) == record.image) {
                 Some(file) => Some(file),
@@ -84,20 +108,26 @@ async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) 
             match (check(&record), file) {
                 (Err(why), _) => Ok(Err(why)),
                 (Ok(()), None) => Ok(Err(nowhere())),
-                (Ok(()), Some(file)) => corrections.keep(*record, &file).await.map(Ok),
+                (Ok(()), Some(file)) => Ok(Ok(Taken::of(corrections.keep(*record, &file).await?))),
             }
         }
         Incoming::Said(submission, picture) => {
-            let hash = picture.hash();
             let file = match picture {
-                Picture::File(file) => Some(file),
-                Picture::Named(hash) => image(corrections, hash, images).await?,
+                Picture::File(file) => file,
+                Picture::Named(hash) => match image(corrections, hash, images).await? {
+                    Some(file) => file,
+                    None => return Ok(Err(nowhere())),
+                },
+                Picture::At(place) => match images.and_then(|folder| image_at(folder, &place)) {
+                    Some(file) => file,
+                    None => return Ok(Err(format!("its image `{}` is not in the folder of images", brief(&place)))),
+                },
             };
-            let Some(file) = file else { return Ok(Err(nowhere())) };
+            let hash = ImageHash::of(&file);
             let said = serde_json::to_string(&submission).map_err(|e| StoreError::Failed(e.to_string()))?;
             let key = format!("import {}", ImageHash::of(format!("{hash} {said}").as_bytes()));
             match corrections.submit(*submission, Some(file), Some(key)).await {
-                Ok(submitted) => Ok(Ok(!submitted.before)),
+                Ok(submitted) => Ok(Ok(Taken::of(!submitted.before))),
                 Err(SubmitError::Store(error)) => Err(error),
                 Err(error) => Ok(Err(error.to_string())),
             }
@@ -113,8 +143,19 @@ async fn image(corrections: &Corrections, hash: ImageHash, folder: Option<&Path>
     Ok(file.filter(|file| ImageHash::of(file) == hash))
 }
 
-/// Whether the offsets of a record are of its text.
+/// The file of a folder that a path or a URL names: by all of the path, or by its last part.
+fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
+    let place = Path::new(place.split_once("?d=").map_or(place, |(_, path)| path));
+    let inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_))).then(|| fs::read(folder.join(path)).ok());
+    inside(place).flatten().or_else(|| inside(Path::new(place.file_name()?)).flatten())
+}
+
+/// Whether the offsets of a record are of its text, and its names such as others can be called.
 fn check(record: &Feedback) -> Result<(), String> {
+    let names = [("annotator", &record.annotator), ("user", &record.user), ("completion_id", &record.completion_id)];
+    for (field, name) in names {
+        name.as_deref().map_or(Ok(()), |name| check_name(field, name)).map_err(|refused| refused.message)?;
+    }
     let text: Vec<char> = record.response.chars().collect();
     let reads = |start: usize, end: usize, as_it: &str| text.get(start..end).is_some_and(|part| part.iter().copied().eq(as_it.chars()));
     let tokens = record.tokens.iter().position(|t| !reads(t.start, t.end, &t.text));

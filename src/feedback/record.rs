@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
+use super::fold::is_blank;
 use crate::guard::{Span, Verdict};
+
+/// Punctuation that ends something.
+const STOPS: &str = ".,;:!?";
 
 /// The address of an image by its content: SHA-256 of the file, written in lower-case hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -74,6 +78,11 @@ impl From<ImageHash> for String {
     fn from(hash: ImageHash) -> Self {
         hash.to_string()
     }
+}
+
+/// Returns what an answer to a prompt about an image is known by, whichever completion gave it: a SHA-256 in hexadecimal.
+pub fn item_digest(image: ImageHash, prompt: &str, response: &str) -> String {
+    ImageHash::of(format!("{image} {} {prompt}{response}", prompt.len()).as_bytes()).to_string()
 }
 
 /// What wrote an answer and what scored it.
@@ -323,14 +332,40 @@ pub struct Feedback {
 impl Feedback {
     /// The response with its errors corrected; `None` where nobody said how.
     pub fn corrected(&self) -> Option<String> {
+        let response: Vec<char> = self.response.chars().collect();
         let (mut text, mut at) = (String::new(), 0);
         for error in &self.errors {
-            text.extend(self.response.chars().take(error.start).skip(at));
-            text.push_str(error.correction.as_ref()?);
+            text.extend(response.get(at..error.start)?);
+            let correction = error.correction.as_ref()?;
+            text.push_str(correction);
             at = error.end;
+            if correction.is_empty() {
+                at += close_gap(&mut text, response.get(at..)?);
+            }
         }
-        text.extend(self.response.chars().skip(at));
+        text.extend(response.get(at..)?);
         Some(text)
+    }
+}
+
+/// Takes away what would stand twice where words are taken out between `text` and `rest`: white space and punctuation. Returns how much of `rest` goes.
+fn close_gap(text: &mut String, rest: &[char]) -> usize {
+    let parts = |c: &char| is_blank(*c) || STOPS.contains(*c);
+    if text.chars().all(is_blank) {
+        return rest.iter().take_while(|c| parts(c)).count();
+    }
+    if rest.first().is_some_and(|c| !parts(c)) {
+        return 0;
+    }
+    text.truncate(text.trim_end_matches(is_blank).len());
+    let stop = rest.first().is_some_and(|c| STOPS.contains(*c));
+    match text.chars().next_back() {
+        Some('.' | '!' | '?') if stop => 1,
+        Some(last) if stop && STOPS.contains(last) => {
+            text.pop();
+            0
+        }
+        _ => 0,
     }
 }
 

@@ -11,9 +11,7 @@ use super::{
 pub fn report<'a>(tokens: impl IntoIterator<Item = &'a [u8]>, rewards: &[f32], mode: Mode, thresholds: Thresholds, style: Style) -> Report {
     let mut count = 0;
     let (text, mut words) = words(tokens.into_iter().inspect(|_| count += 1), rewards);
-    for word in &mut words {
-        word.threshold = thresholds.of(&text, word);
-    }
+    thresholds.set(&text, &mut words);
     let (verdict, score) = policy::judge(mode, &words, rewards.len() >= count);
     let spans = policy::action(mode).map(|action| spans(&text, &words, action));
     let alt_text = spans.as_ref().map(|spans| alt_text(&text, spans, style));

@@ -1,5 +1,7 @@
 //! From which reward on a word is trusted: one threshold, or one for each class of words.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -87,15 +89,26 @@ impl From<f32> for Thresholds {
 impl Thresholds {
     /// The threshold of a word of `text`.
     pub fn of(&self, text: &str, word: &Word) -> f32 {
+        self.among(text, &self.classes(text), word)
+    }
+
+    /// Sets the thresholds of the words of a whole text, which is classified once.
+    pub fn set(&self, text: &str, words: &mut [Word]) {
+        let classes = self.classes(text);
+        words.iter_mut().for_each(|word| word.threshold = self.among(text, &classes, word));
+    }
+
+    /// The classes of the words of a text, where thresholds differ by class.
+    fn classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
+        if self.by_class == ByClass::default() { Vec::new() } else { Lexicon::shared().word_classes(text) }
+    }
+
+    fn among(&self, text: &str, classes: &[(Range<usize>, WordClass)], word: &Word) -> f32 {
         if is_yes_or_no(text, word) {
             return self.yes_no.unwrap_or(self.common);
         }
-        if self.by_class == ByClass::default() {
-            return self.common;
-        }
-        let classes = Lexicon::shared().word_classes(text);
-        let class = classes.into_iter().find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
-        class.and_then(|(_, class)| self.by_class.of(class)).unwrap_or(self.common)
+        let class = classes.iter().find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
+        class.and_then(|(_, class)| self.by_class.of(*class)).unwrap_or(self.common)
     }
 
     /// The threshold of an answer with these words, classes aside.

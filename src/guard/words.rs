@@ -1,12 +1,14 @@
 //! From tokens to words: the text that a growing token sequence writes, and each word's place and reward.
 //!
 //! A word is a word of Unicode's UAX #29 that has a letter or digit; words joined by hyphens are one. What stands between words (white space,
-//! punctuation, symbols) belongs to none. A word's tokens are all that write at least one of its bytes, so one token can serve two words, and
+//! punctuation, symbols) belongs to none, nor does [markup](super::markup). A word's tokens are all that write at least one of its bytes, so one token can serve two words, and
 //! its reward is the lowest of theirs.
 
 use std::ops::Range;
 
 use unicode_segmentation::{UWordBoundIndices, UnicodeSegmentation};
+
+use super::markup::Scanner;
 
 /// A word of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +23,8 @@ pub struct Word {
     pub reward: Option<f32>,
     /// Whether it only holds the sentence together ("the", "is", "of") and claims nothing about the image.
     pub function: bool,
+    /// Whether markup stands between it and the word before.
+    pub after_markup: bool,
     /// The reward under which it is doubted; 0, which doubts nothing, until somebody sets it.
     pub threshold: f32,
 }
@@ -50,6 +54,7 @@ pub struct Transcript {
     /// Bytes that do not make a code point yet: at most three.
     pending: Vec<u8>,
     tokens: Vec<Mark>,
+    markup: Scanner,
     whole: bool,
     /// End of the last word given out, in bytes and in code points.
     scanned: (usize, usize),
@@ -70,7 +75,11 @@ impl Transcript {
     /// Ends the text, at byte `cut` where one is given: whatever is open closes. Bytes that never became a code point end as U+FFFD.
     pub fn close(&mut self, cut: Option<usize>) {
         match cut {
-            Some(at) => self.text.truncate(at),
+            Some(at) => {
+                self.text.truncate(at);
+                // What was cut off may have made markup of what is left.
+                self.markup = Scanner::default();
+            }
             None if !self.pending.is_empty() => self.text.push(char::REPLACEMENT_CHARACTER),
             None => {}
         }
@@ -113,7 +122,8 @@ impl Transcript {
     /// The next word that has closed; `rewards` are those of the leading tokens. With `within`, only one that ends in that many bytes of text and
     /// has a reward: later ones wait.
     pub fn next_word(&mut self, rewards: &[f32], within: Option<usize>) -> Option<Word> {
-        let (word, settled) = cut(&self.text, self.scanned.0, self.whole);
+        self.markup.read(&self.text, self.whole);
+        let (word, settled) = cut(&self.text, self.scanned.0, self.whole, &self.markup);
         self.settled = settled;
         let bytes = word?;
         let first = self.tokens.partition_point(|t| t.reach <= bytes.start);
@@ -125,9 +135,10 @@ impl Transcript {
         let start = self.scanned.1 + self.text[self.scanned.0..bytes.start].chars().count();
         let text = &self.text[bytes.clone()];
         let chars = start..start + text.chars().count();
+        let after_markup = self.scanned.0 > 0 && self.markup.within(&(self.scanned.0..bytes.start)).is_some();
         self.scanned = (bytes.end, chars.end);
         self.settled = bytes.end;
-        Some(Word { function: is_function_word(text), bytes, chars, tokens, reward, threshold: 0.0 })
+        Some(Word { function: is_function_word(text), bytes, chars, tokens, reward, after_markup, threshold: 0.0 })
     }
 
     /// Bytes of text that later tokens cannot make part of another word, as of the last [`Self::next_word`].
@@ -170,9 +181,30 @@ fn decode(bytes: &[u8], text: &mut String) -> usize {
 
 /// The first word at or after byte `from` that no later text can change, and up to where the text is settled otherwise.
 ///
+/// Words of markup are none, and a word that later text may take into markup is open.
+fn cut(text: &str, mut from: usize, whole: bool, markup: &Scanner) -> (Option<Range<usize>>, usize) {
+    loop {
+        let (word, settled) = cut_prose(text, from, whole);
+        let Some(word) = word else { return (None, settled.min(markup.read_to())) };
+        if word.end > markup.read_to() {
+            return (None, word.start.min(markup.read_to()));
+        }
+        match markup.within(&word) {
+            None => return (Some(word), settled),
+            Some(inside) if inside.bytes.start > word.start && is_word(&text[word.start..inside.bytes.start]) => {
+                let before = text[word.start..inside.bytes.start].trim_end_matches(['-', '\u{2010}', '\u{2011}', '_']);
+                return (Some(word.start..word.start + before.len()), settled);
+            }
+            Some(inside) => from = inside.bytes.end,
+        }
+    }
+}
+
+/// The same where nothing is markup.
+///
 /// UAX #29 looks one segment ahead ("dog" and "'" become one word when "s" follows) and our hyphens do too, so a word is closed by the two
 /// segments after it, or by the end of a `whole` text.
-fn cut(text: &str, from: usize, whole: bool) -> (Option<Range<usize>>, usize) {
+fn cut_prose(text: &str, from: usize, whole: bool) -> (Option<Range<usize>>, usize) {
     let mut settled = from;
     let mut rest = text[from..].split_word_bound_indices();
     while let Some((at, segment)) = rest.next() {

@@ -74,7 +74,7 @@ impl From<RegistryError> for ApiError {
 
 /// The registry, for who may change it: the middleware has seen the key, where there is one.
 fn registry(app: &App) -> Result<&Registry, ApiError> {
-    if app.admin.is_none() {
+    if !app.access().has_admin() {
         return Err(ApiError::not_found("admin_disabled", "administration is off on this server (admin.key_sha256)"));
     }
     app.switch.registry().ok_or_else(|| ApiError::not_found("registry_disabled", "this server has no registry (registry.dir)"))

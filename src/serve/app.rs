@@ -15,9 +15,10 @@ use tokio::{
 use tracing::Span;
 
 use super::{
-    auth::{Caller, callers},
+    auth::Access,
     error::ApiError,
     fetch::Fetcher,
+    openai::{check::guard_params, request::GuardRequest},
     served::{First, Served},
     shadow::Shadowing,
     switch::Switch,
@@ -66,10 +67,7 @@ pub(crate) struct App {
     /// `None` when images are not fetched.
     pub(crate) fetcher: Option<Fetcher>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Those with a key; none: everybody may ask.
-    pub(crate) callers: Vec<Caller>,
-    /// Who may ask under `/admin/`; `None`: nobody.
-    pub(crate) admin: Option<[u8; 32]>,
+    access: RwLock<Arc<Access>>,
     /// The guard's defaults for those without one.
     pub(crate) guard: Arc<Guard>,
     /// `None` when corrections are not taken.
@@ -98,10 +96,9 @@ impl App {
         let fetcher = fetcher.map_err(|what| StartError::Config { key: "fetch.ca_file", what })?;
         let metrics = Arc::new(Metrics::new()?);
         let served = Arc::new(Served::start(&config, first, EngineMetrics::of(&metrics))?);
-        metrics.serves(&served.model, &served.version);
+        show_served(&metrics, &config.guard, &served);
         Ok(Self {
-            callers: callers(&config),
-            admin: config.admin.digest(),
+            access: RwLock::new(Arc::new(Access::new(&config))),
             guard: Arc::new(config.guard.clone()),
             fetcher,
             places: Arc::new(Semaphore::new(config.server.max_concurrent)),
@@ -123,11 +120,21 @@ impl App {
 
     /// Gives requests that begin from now on another version; returns the one that they got before.
     pub(crate) fn serve(&self, next: Arc<Served>) -> Arc<Served> {
-        self.metrics.serves(&next.model, &next.version);
+        show_served(&self.metrics, &self.guard, &next);
         if let Some(corrections) = &self.corrections {
             corrections.serves(&next.version, next.bundle.vocabulary());
         }
         std::mem::replace(&mut *self.served.write().unwrap_or_else(PoisonError::into_inner), next)
+    }
+
+    /// Returns who may ask now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets who may ask from now on.
+    pub(crate) fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
 
     /// Has a version stop with the server.
@@ -191,6 +198,13 @@ impl App {
             Some(Ok(())) => None,
         }
     }
+}
+
+/// Shows in the metrics what is served, and by which thresholds.
+fn show_served(metrics: &Metrics, guard: &Guard, served: &Served) {
+    metrics.serves(&served.model, &served.version);
+    let params = guard_params(&GuardRequest::default(), guard, served.bundle.calibration.as_ref());
+    metrics.set_thresholds(params.ok().filter(|_| served.bundle.calibration.is_some()).map(|params| params.thresholds).as_ref());
 }
 
 /// Seconds since 1970.

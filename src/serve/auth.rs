@@ -4,7 +4,7 @@ use std::{hint::black_box, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{Extensions, HeaderMap, header::AUTHORIZATION},
+    http::{Extensions, HeaderMap, Method, header::AUTHORIZATION},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -21,10 +21,31 @@ pub(crate) struct Caller {
     guard: Arc<Guard>,
 }
 
-/// The keys of a checked configuration.
-pub(crate) fn callers(config: &Config) -> Vec<Caller> {
-    let caller = |key: &Key| Some(Caller { name: key.name.clone(), digest: key.digest()?, guard: Arc::new(key.guard(&config.guard)) });
-    config.keys.iter().filter_map(caller).collect()
+/// The keys in force, replaced as a whole when the configuration is read again.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// Those with a key; none: everybody may ask.
+    callers: Vec<Caller>,
+    /// The key for what is under `/admin/`; `None`: nobody may ask there.
+    admin: Option<[u8; 32]>,
+}
+
+impl Access {
+    /// The keys of a checked configuration.
+    pub(crate) fn new(config: &Config) -> Self {
+        let caller = |key: &Key| Some(Caller { name: key.name.clone(), digest: key.digest()?, guard: Arc::new(key.guard(&config.guard)) });
+        Self { callers: config.keys.iter().filter_map(caller).collect(), admin: config.admin.digest() }
+    }
+
+    /// Returns `true` if `/v1/*` is for those with a key alone.
+    pub(crate) fn needs_key(&self) -> bool {
+        !self.callers.is_empty()
+    }
+
+    /// Returns whether anybody may ask under `/admin/`.
+    pub(crate) fn has_admin(&self) -> bool {
+        self.admin.is_some()
+    }
 }
 
 /// The guard's defaults for a request: those of its key, or the configuration's.
@@ -40,11 +61,16 @@ pub(crate) fn name(extensions: &Extensions) -> Option<&str> {
 /// The middleware: where there are keys, the API is for those who have one. What is under `/admin/` is for who has the key of that alone; where there
 /// is none, the handlers refuse. Health and metrics are for all.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        // Browsers ask without a key, and nothing is told but methods.
+        return next.run(request).await;
+    }
     let path = request.uri().path();
-    let allowed = if let Some(admin) = app.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
+    let access = app.access();
+    let allowed = if let Some(admin) = access.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
         administrate(admin, request.headers()).map(|()| None)
-    } else if path.starts_with("/v1/") && !app.callers.is_empty() {
-        find(&app.callers, request.headers()).map(Some)
+    } else if path.starts_with("/v1/") && access.needs_key() {
+        find(&access.callers, request.headers()).map(Some)
     } else {
         Ok(None)
     };

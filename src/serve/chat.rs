@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue},
     response::{IntoResponse, Response},
 };
+use futures_util::future::try_join_all;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use uuid::Uuid;
 
@@ -21,7 +22,7 @@ use super::{
         check::{Completion, Served, check},
         content::Picture,
         request::{ChatRequest, parse},
-        response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, finish_reason},
+        response::{AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, Warning, finish_reason},
     },
     openapi::{Answer, Refusals},
     served::{self, Turn},
@@ -29,14 +30,14 @@ use super::{
     stream,
 };
 use crate::{
-    config::Guard,
+    config::{Guard, OnUnsupported},
     engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
     guard::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
     },
-    telemetry::verdict_name,
-    vlm::preprocess,
+    telemetry::{AnswerEnd, AnswerMeter, verdict_name},
+    vlm::{preprocess, template::Message},
 };
 
 /// Describes a photograph or answers a question about it.
@@ -48,12 +49,16 @@ pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt) = prepare(turn.clone(), auth::guard(&app, &parts.extensions), body).await?;
+        let (completion, prompt, warnings) = prepare(turn.clone(), auth::guard(&app, &parts.extensions), body).await?;
         let begun = begin(&turn, completion, prompt, true).await?;
-        if begun.stream {
-            return Ok(stream::respond(begun, place, deadline, app.config.server.request_timeout_s));
-        }
-        finish(begun, place).await
+        let headers = warning_headers(&warnings);
+        let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
+        let response = if begun.stream {
+            stream::respond(begun, meter, warnings, place, deadline, app.config.server.request_timeout_s)
+        } else {
+            finish(begun, meter, warnings, place).await?
+        };
+        Ok((headers, response).into_response())
     };
     tokio::time::timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(too_slow(app.config.server.request_timeout_s)))
 }
@@ -62,8 +67,8 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
     ApiError::unavailable("request_timeout", format!("the answer was not complete within {seconds} s"))
 }
 
-/// Parses and checks the request, and tokenizes its prompt.
-async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>), ApiError> {
+/// Parses and checks the request, and tokenizes its prompt; warns of what has no place in it.
+async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
         let Turn { app, served } = &turn;
@@ -71,9 +76,38 @@ async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Comple
         let completion = check(request, asked)?;
         let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
         let prompt = served.bundle.prompt(&completion.messages).map_err(refused)?;
-        Ok((completion, prompt))
+        let warnings = unused_messages(&turn, &completion.messages)?;
+        Ok((completion, prompt, warnings))
     })
     .await?
+}
+
+/// A warning for each message that has no place in the prompt.
+///
+/// # Errors
+/// 400 for the first of them, where the configuration wants that.
+pub(super) fn unused_messages(turn: &Turn, messages: &[Message]) -> Result<Vec<Warning>, ApiError> {
+    let failed = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
+    let unused = turn.served.bundle.unused_messages(messages).map_err(failed)?;
+    let warning = |i: usize| {
+        let (param, role) = (format!("messages[{i}]"), messages.get(i).map_or("", |message| message.role.as_str()));
+        let message = format!("'{param}' is ignored: the model's prompt has no place for this message of role {role}");
+        Warning { code: "ignored", param, message }
+    };
+    let warnings: Vec<Warning> = unused.into_iter().map(warning).collect();
+    match (turn.app.config.server.on_unsupported, warnings.first()) {
+        (OnUnsupported::Reject, Some(Warning { param, .. })) => {
+            let message = format!("'{param}' cannot be used: the model's prompt has no place for it, and this server ignores no messages");
+            Err(ApiError::unsupported(param.as_str(), message))
+        }
+        _ => Ok(warnings),
+    }
+}
+
+/// The number of warnings, where there are any.
+pub(super) fn warning_headers(warnings: &[Warning]) -> HeaderMap {
+    let count = (!warnings.is_empty()).then(|| (HeaderName::from_static("x-candor-warnings"), HeaderValue::from(warnings.len())));
+    count.into_iter().collect()
 }
 
 /// The temperature at which candidates are sampled, at least.
@@ -122,7 +156,8 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     tracing::Span::current().record("completion", &*id);
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
-    let places = (0..completion.n * candidates).map(|_| served.engine.reserve()).collect::<Result<Vec<_>, _>>()?;
+    let places = (0..completion.n * candidates).map(|_| served.engine.reserve()).collect::<Result<Vec<_>, _>>();
+    let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, completion.image).await?;
     let Encoded { image, hash, .. } = encode_counted(turn, &file, "messages").await?;
     // Receipts have log-probabilities, whether the request asked for them or not.
@@ -139,7 +174,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
             answers.push(Vec::with_capacity(candidates));
         }
         let Some(choice) = answers.last_mut() else { continue };
-        choice.push(place.submit(engine::Request {
+        let submitted = place.submit(engine::Request {
             id: Arc::clone(&id),
             image: image.clone(),
             prompt: prompt.clone(),
@@ -148,7 +183,8 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
             sampling,
             top_logprobs,
             guard: completion.guard,
-        })?);
+        });
+        choice.push(submitted.inspect_err(|error| app.metrics.answers.count_failure(error))?);
     }
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
@@ -215,11 +251,16 @@ fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 }
 
 /// Waits for all answers.
-async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
+async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
     let Begun { held: _held, head, answers, how, mut draft, drawn, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
-    for (index, answers) in answers.into_iter().enumerate() {
-        let Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard } = best(answers, how).await?;
+    let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, how))).await;
+    for (index, answer) in answers.inspect_err(|error| meter.count_failure(error))?.into_iter().enumerate() {
+        let Whole { text, tokens, flagged_tokens, begun, ended, reason, prompt_tokens, completion_tokens, guard } = answer;
+        if let Some(begun) = begun {
+            meter.count_delta(index, begun, &tokens, flagged_tokens, &guard.spans);
+        }
+        meter.count_end(index, ended, AnswerEnd { reason, prompt_tokens, completion_tokens, guard: &guard });
         usage.add(prompt_tokens, completion_tokens);
         if let Some(draft) = &mut draft {
             draft.wrote(index, &tokens);
@@ -236,7 +277,7 @@ async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, 
         drawn.answered(&first.message.content);
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
-    Ok((headers, Json(ChatCompletion { head, choices, usage })).into_response())
+    Ok((headers, Json(ChatCompletion { head, choices, usage, warnings })).into_response())
 }
 
 /// A complete answer.
@@ -244,23 +285,30 @@ async fn finish(begun: Begun, _place: OwnedSemaphorePermit) -> Result<Response, 
 pub(super) struct Whole {
     pub(super) text: String,
     pub(super) tokens: Vec<Token>,
+    /// Tokens of low-reward words.
+    pub(super) flagged_tokens: usize,
+    /// When its first text could be shown; `None` where there is none.
+    pub(super) begun: Option<std::time::Instant>,
+    pub(super) ended: std::time::Instant,
     pub(super) reason: FinishReason,
     pub(super) prompt_tokens: usize,
     pub(super) completion_tokens: usize,
     pub(super) guard: Report,
 }
 
-/// The best of a choice's candidates; its tokens are those of all together.
+/// The best of a choice's candidates; the number of its tokens is that of all together.
 pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, EngineError> {
-    let mut candidates = Vec::with_capacity(answers.len());
-    for answer in answers {
-        candidates.push(collect(answer, how).await?);
-    }
+    let mut candidates = try_join_all(answers.into_iter().map(|answer| collect(answer, how))).await?;
     let score = |candidate: &Whole| candidate.guard.mean_score.unwrap_or(0.0);
     // Stable: of equals, the first.
     candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let mut candidates = candidates.into_iter();
     let mut best = candidates.next().ok_or(EngineError::ShuttingDown)?;
+    if candidates.len() > 0 {
+        // Which one is the answer was not known before.
+        best.ended = std::time::Instant::now();
+        best.begun = best.begun.and(Some(best.ended));
+    }
     for other in candidates {
         // What was written for nothing.
         best.guard.extra_tokens += other.guard.extra_tokens + other.completion_tokens as u32;
@@ -272,16 +320,28 @@ pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, E
 }
 
 pub(super) async fn collect(mut answer: EventStream, how: How) -> Result<Whole, EngineError> {
-    let (mut content, mut written) = (String::new(), Vec::new());
+    let (mut content, mut written, mut flagged, mut begun) = (String::new(), Vec::new(), 0, None);
     while let Some(event) = answer.next().await {
         match event {
-            Event::Delta { text, tokens, .. } => {
+            Event::Delta { text, tokens, flagged_tokens, .. } => {
+                begun = begun.or_else(|| Some(std::time::Instant::now()));
+                flagged += flagged_tokens;
                 content.push_str(&text);
                 written.extend(tokens);
             }
             Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
                 let guard = how.report(guard, &content);
-                return Ok(Whole { text: content, tokens: written, reason, prompt_tokens, completion_tokens, guard });
+                return Ok(Whole {
+                    text: content,
+                    tokens: written,
+                    flagged_tokens: flagged,
+                    begun,
+                    ended: std::time::Instant::now(),
+                    reason,
+                    prompt_tokens,
+                    completion_tokens,
+                    guard,
+                });
             }
             Event::Failed(error) => return Err(error),
         }

@@ -8,7 +8,11 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::EngineError;
+use super::openapi::known_path;
+use crate::{config::largest_image, engine::EngineError};
+
+/// Longest message in characters.
+const MESSAGE_CHARS: usize = 1000;
 
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +50,8 @@ pub struct ErrorDetail {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        let error = ErrorDetail { message: message.into(), kind, param: None, code: Some(code) };
+        // Whatever a message quotes, a client never gets back at length what it sent.
+        let error = ErrorDetail { message: cut(&message.into(), MESSAGE_CHARS), kind, param: None, code: Some(code) };
         Self { status, body: ErrorBody { error }, retry_after_s: None }
     }
 
@@ -67,7 +72,7 @@ impl ApiError {
 
     /// Names the field.
     pub fn at(mut self, param: impl Into<String>) -> Self {
-        self.body.error.param = Some(param.into());
+        self.body.error.param = Some(cut(&param.into(), MESSAGE_CHARS));
         self
     }
 
@@ -94,7 +99,12 @@ impl ApiError {
 
     /// 404: no such route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", format!("Unknown URL: {method} {path}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            "unknown_url",
+            format!("Unknown URL: {} {}", excerpt(method), cut(path, 200)),
+        )
     }
 
     /// 404: no such model.
@@ -105,7 +115,7 @@ impl ApiError {
 
     /// 405.
     pub fn method(method: &str, path: &str) -> Self {
-        let message = format!("{path} cannot be asked with {method}");
+        let message = format!("{} cannot be asked with {}", cut(path, 200), excerpt(method));
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_supported", message)
     }
 
@@ -117,15 +127,28 @@ impl ApiError {
 
     /// 413.
     pub fn too_large(limit: usize) -> Self {
-        let message = format!("the request's body has more than the {limit} bytes allowed");
+        let image = largest_image(limit);
+        let message = format!(
+            "the request's body has more than the {limit} bytes allowed; an image in it may have at most {image}, as base64 adds a third"
+        );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
     }
 
-    /// 415.
+    /// 415: a body of another type.
     pub fn media_type(given: Option<&str>) -> Self {
-        let given = given.map_or_else(|| "is missing".to_owned(), |g| format!("is `{}`", excerpt(g)));
-        let message = format!("the request's content-type {given}; it must be application/json");
+        let what = given.map_or_else(|| "is missing".to_owned(), |g| format!("is `{}`", excerpt(g)));
+        // What `curl -d` says unless it is told otherwise.
+        let form = given.is_some_and(|g| g.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
+        let hint = if form { "; with curl: -H 'content-type: application/json'" } else { "" };
+        let message = format!("the request's content-type {what}; it must be application/json{hint}");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_type", message)
+    }
+
+    /// 415: a body compressed in a way that is not known.
+    pub fn content_encoding(given: &str) -> Self {
+        let message =
+            format!("the request's content-encoding is `{}`; gzip, deflate, br and zstd are known, one at a time", excerpt(given));
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_encoding", message)
     }
 
     /// 429.
@@ -167,7 +190,12 @@ impl ApiError {
 
 /// The beginning of something that a client sent, for messages.
 pub(crate) fn excerpt(text: &str) -> String {
-    let mut out: String = text.chars().take(64).collect();
+    cut(text, 64)
+}
+
+/// At most so many characters of a text, with a sign where more are left out.
+pub(crate) fn cut(text: &str, chars: usize) -> String {
+    let mut out: String = text.chars().take(chars).collect();
     if out.len() < text.len() {
         out.push('…');
     }
@@ -189,9 +217,29 @@ impl From<EngineError> for ApiError {
     }
 }
 
+/// The part of an error that may stand in logs, in the extensions of its response. The message may quote the client, and so may the field's name: see
+/// [`super::openapi::known_path`].
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorReason {
+    /// The kind, exactly.
+    pub(crate) code: &'static str,
+    /// The field of the request that is wrong.
+    pub(crate) param: Option<String>,
+}
+
+impl ApiError {
+    /// Returns the part of it that may stand in logs.
+    pub(crate) fn reason(&self) -> ErrorReason {
+        let error = &self.body.error;
+        ErrorReason { code: error.code.unwrap_or(error.kind), param: error.param.as_deref().map(known_path) }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let reason = self.reason();
         let mut response = (self.status, Json(self.body)).into_response();
+        response.extensions_mut().insert(reason);
         if response.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -28,6 +28,8 @@ struct Model<'a> {
     created: u64,
     /// `candor`
     owned_by: &'static str,
+    /// The version, as `system_fingerprint` and the metrics have it.
+    version: &'a str,
 }
 
 /// OpenAI's list.
@@ -41,15 +43,28 @@ struct List<'a> {
     data: [Model<'a>; 1],
 }
 
-/// How the server is doing.
+/// The process answers.
 #[derive(Debug, Serialize, ToSchema)]
 struct Status {
-    /// `ok` or `ready`.
+    /// `ok`
     status: &'static str,
 }
 
+/// The server can serve, and what it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Readiness<'a> {
+    /// `ready`
+    status: &'static str,
+    /// Version of the program.
+    candor: &'static str,
+    /// The served model's name.
+    model: &'a str,
+    /// Its version.
+    version: &'a str,
+}
+
 fn model_of(served: &Served) -> Model<'_> {
-    Model { id: &served.model, object: "model", created: served.bundle.config.created, owned_by: "candor" }
+    Model { id: &served.model, object: "model", created: served.bundle.config.created, owned_by: "candor", version: &served.version }
 }
 
 /// Lists the served model.
@@ -76,14 +91,25 @@ pub(crate) async fn live() -> Response {
 
 /// Weights are loaded, a caption was written, and the engine moves.
 #[utoipa::path(get, path = "/health/ready", tag = "operation", responses(
-    (status = 200, description = "They are.", body = Status),
+    (status = 200, description = "They are.", body = Readiness),
     (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
 ))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    match app.not_ready() {
-        None => Ok(Json(Status { status: "ready" }).into_response()),
-        Some(why) => Err(ApiError::unavailable("not_ready", why)),
+    if let Some(why) = app.not_ready() {
+        return Err(ApiError::unavailable("not_ready", why));
     }
+    let served = app.served();
+    let (model, version) = (&*served.model, &*served.version);
+    Ok(Json(Readiness { status: "ready", candor: env!("CARGO_PKG_VERSION"), model, version }).into_response())
+}
+
+/// The same as `/health/ready`, under the name that load balancers and other servers' users ask for.
+#[utoipa::path(get, path = "/health", tag = "operation", responses(
+    (status = 200, description = "The server can serve.", body = Readiness),
+    (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
+))]
+pub(crate) async fn health(app: State<Arc<App>>) -> Result<Response, ApiError> {
+    ready(app).await
 }
 
 /// Metrics in Prometheus' text format; on another listener where `metrics.listen` is set.

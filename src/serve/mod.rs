@@ -17,6 +17,8 @@ mod observe;
 pub mod openai;
 mod openapi;
 mod queue;
+mod reload;
+mod request_url;
 mod routes;
 mod score;
 mod served;
@@ -32,10 +34,14 @@ use tokio::{net::TcpListener, sync::watch};
 
 pub use app::StartError;
 pub use local::Local;
+pub use reload::Reloader;
 pub use routes::{METRICS, ROUTES, Route};
 pub use served::First;
 
-use crate::config::{Auto, Config};
+use crate::{
+    config::{Auto, Config},
+    telemetry::LogLevel,
+};
 use app::App;
 use listen::Door;
 
@@ -80,6 +86,11 @@ impl Server {
         self.metrics.as_ref().map(TcpListener::local_addr).transpose()
     }
 
+    /// Puts other configurations in force while the server runs; `level` is that of the process's log.
+    pub fn reloader(&self, level: LogLevel) -> Reloader {
+        Reloader::new(&self.app, level)
+    }
+
     /// Serves until `stop` is done; then takes no more, lets what is being answered finish until the drain deadline, and returns.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { app, main, metrics } = self;
@@ -95,6 +106,9 @@ impl Server {
         };
         let beside = if metrics.is_some() { [].iter() } else { METRICS.iter() };
         let main = tokio::spawn(door(main, routes::router(Arc::clone(&app), ROUTES.iter().chain(beside))).serve(watch.clone(), patience));
+        for route in ROUTES.iter().chain(METRICS) {
+            app.metrics.http.declare_route(route.path, route.method);
+        }
         let metrics = metrics.map(|listener| {
             tokio::spawn(door(listener, routes::router(Arc::clone(&app), METRICS.iter())).serve(watch, Duration::from_secs(1)))
         });

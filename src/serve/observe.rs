@@ -1,36 +1,143 @@
-//! Around every request: its id, its span in the log, its count in the metrics.
+//! Around every request: its id, its span and its line in the log, its counts in the metrics.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
 
 use axum::{
+    body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, Method},
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, field::Empty, info_span};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
+use tracing::{Instrument, Span, field::Empty, info_span};
 use uuid::Uuid;
 
-use super::app::App;
+use super::{app::App, error::ErrorReason};
+use crate::telemetry::HttpExchange;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The middleware.
+/// The middleware. What a client wrote (path, query, body) never gets into the log: a path is logged as the routing table has it.
 pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let (began, id) = (Instant::now(), request_id(request.headers()));
+    let id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
-    let span = info_span!("request", id, method = %request.method(), path = request.uri().path(), completion = Empty, key = Empty);
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let status = response.status().as_u16();
-    app.metrics.http(&route, status);
-    let ms = began.elapsed().as_millis() as u64;
-    // Probes and scrapes come by the minute and say nothing new.
-    let quiet = status < 400 && !route.starts_with("/v1/");
-    span.in_scope(|| if quiet { tracing::debug!(status, ms, "answered") } else { tracing::info!(status, ms, "answered") });
+    let method = method_name(request.method());
+    let span = info_span!("request", id, method, path = route, completion = Empty, key = Empty);
+    // The answer to HEAD has no body, which is taken off after this.
+    let is_head = request.method() == Method::HEAD;
+    let received = Arc::<AtomicU64>::default();
+    let exchange = HttpExchange::new(&app.metrics, route, method);
+    let mut record = RequestRecord {
+        exchange,
+        span: span.clone(),
+        received: Arc::clone(&received),
+        sent: 0,
+        status: None,
+        reason: None,
+        ended: is_head,
+    };
+    let request = request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
+    let mut response = next.run(request).instrument(span).await;
+    record.note_response(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    response
+    response.map(|body| Body::new(RecordedBody { body, record }))
+}
+
+fn count_frame(frame: Frame<Bytes>, bytes: &AtomicU64) -> Frame<Bytes> {
+    bytes.fetch_add(frame.data_ref().map_or(0, Bytes::len) as u64, Relaxed);
+    frame
+}
+
+/// A request's account, which is closed when this is dropped: at the end of its response, or when its client leaves.
+struct RequestRecord {
+    exchange: HttpExchange,
+    span: Span,
+    received: Arc<AtomicU64>,
+    sent: u64,
+    status: Option<u16>,
+    reason: Option<ErrorReason>,
+    ended: bool,
+}
+
+impl RequestRecord {
+    fn note_response(&mut self, response: &Response) {
+        let status = response.status().as_u16();
+        self.exchange.count_status(status);
+        self.status = Some(status);
+        self.reason = response.extensions().get::<ErrorReason>().cloned();
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        let Self { exchange, span, received, sent, status, reason, ended } = &*self;
+        exchange.count_bytes(received.load(Relaxed), *sent);
+        let _entered = span.enter();
+        let (ms, bytes, status) = (exchange.elapsed_ms(), *sent, status.unwrap_or_default());
+        if let Some(ErrorReason { code, param }) = reason {
+            tracing::info!(status, code, param, ms, "answered");
+        } else if status == 0 || !ended {
+            tracing::info!(ms, bytes, "the client left before the end of the answer");
+        } else if status < 400 && !exchange.route().starts_with("/v1/") {
+            // Probes and scrapes come by the minute and say nothing new.
+            tracing::debug!(status, ms, bytes, "answered");
+        } else {
+            tracing::info!(status, ms, bytes, "answered");
+        }
+    }
+}
+
+/// The body of a response that is recorded.
+struct RecordedBody {
+    body: Body,
+    record: RequestRecord,
+}
+
+impl HttpBody for RecordedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(None) => self.record.ended = true,
+            Poll::Ready(Some(Ok(frame))) => self.record.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for RecordedBody {
+    fn drop(&mut self) {
+        // Who knows that nothing follows does not ask for it.
+        self.record.ended |= self.body.is_end_stream();
+    }
+}
+
+/// A method that HTTP has. Clients may send any word.
+fn method_name(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    KNOWN.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
 /// The client's own id where it is fit for logs and headers, else a new one.
@@ -53,5 +160,11 @@ mod tests {
             assert!(new != id && new.len() == 36, "{new}");
         }
         assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn methods_are_bounded() {
+        assert_eq!(method_name(&Method::DELETE), "DELETE");
+        assert_eq!(method_name(&Method::from_bytes(b"MY-SECRET").unwrap()), "other");
     }
 }

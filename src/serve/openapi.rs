@@ -2,7 +2,10 @@
 //!
 //! What belongs to one route stands at its handler (`utoipa::path`); what the middleware does to every route is added here to every operation.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::LazyLock,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -22,8 +25,10 @@ use super::{
     feedback, info,
     openai::{
         check::most_answers,
+        request::ImageUrl,
         response::{ChatChunk, ChatCompletion},
         schema::ContentPart,
+        unsupported::UNSUPPORTED,
     },
     queue,
     score::{self, response::Scores},
@@ -39,16 +44,16 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
 #[openapi(
     info(
         title = "Candor",
-        description = "Captions photographs and answers questions about them with OpenAI's API, and reports which of its words it doubts."
+        description = "Captions photographs and answers questions about them with OpenAI's API, and flags the words that the image may not support."
     ),
     servers((url = "/")),
     paths(
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
         feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model,
         admin::models, admin::promote, admin::rollback, info::live,
-        info::ready, info::metrics, docs::openapi, docs::page, docs::asset, ui::page, ui::asset
+        info::ready, info::health, info::metrics, docs::openapi, ui::page, ui::docs, ui::about, ui::asset
     ),
-    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart)),
+    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart, ImageUrl)),
     tags(
         (name = "chat", description = "Captions and answers"),
         (name = "score", description = "Texts that others wrote"),
@@ -70,7 +75,7 @@ const REFUSALS: &[(u16, &str)] = &[
     (404, "What is named is not here: the model, a completion, an item of the queue; or feedback is off."),
     (408, "The body did not arrive in time."),
     (413, "The body is larger than the configuration allows."),
-    (415, "The body is not `application/json`."),
+    (415, "The body is not `application/json`, or compressed in a way that is not known."),
     (429, "The server is at capacity."),
     (500, "A fault of the server; its log has the details."),
     (503, "The answer took too long, the scorer failed, or the server is shutting down."),
@@ -120,6 +125,7 @@ fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefO
         .description(description)
         .header("x-candor-verdict", header("The worst verdict of all answers.", Ref::from_schema_name(Verdict::name())))
         .header("x-candor-score", header("The lowest score of all answers, where one was scored.", kind(Type::Number)))
+        .header("x-candor-warnings", header("The number of `warnings`, where there are any; also of streams.", kind(Type::Integer)))
         .header("x-candor-flagged-spans", header("The doubted spans of all answers together.", kind(Type::Integer)));
     [("200".to_owned(), response.build().into())].into()
 }
@@ -160,6 +166,12 @@ pub(super) fn document(app: &App) -> Value {
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     document["components"]["schemas"]["ChatRequest"]["properties"]["n"]["maximum"] = json!(most_answers(&app.config));
     document["components"]["schemas"]["ScoreRequest"]["properties"]["items"]["maxItems"] = json!(app.config.score.max_items);
+    for schema in ["ChatRequest", "ScoreRequest"] {
+        for field in UNSUPPORTED.iter().filter(|field| !field.name.ends_with('*')) {
+            document["components"]["schemas"][schema]["properties"][field.name] =
+                json!({ "description": field.description(), "enum": field.neutral() });
+        }
+    }
     let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
         traced(operation);
@@ -167,6 +179,38 @@ pub(super) fn document(app: &App) -> Value {
     document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["example"] =
         example(&app.served().model);
     document
+}
+
+/// Names that the description gives to fields and parameters.
+static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let mut names: HashSet<String> = UNSUPPORTED.iter().map(|field| field.name.to_owned()).collect();
+    collect_names(&serde_json::to_value(Api::openapi()).unwrap_or_default(), &mut names);
+    names
+});
+
+fn collect_names(value: &Value, names: &mut HashSet<String>) {
+    let (mut inner, mut lists) = (None, None);
+    match value {
+        Value::Object(fields) => {
+            names.extend(fields.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name.clone()));
+            names.extend(fields.get("in").and(fields.get("name")).and_then(Value::as_str).map(str::to_owned));
+            inner = Some(fields.values());
+        }
+        Value::Array(items) => lists = Some(items.iter()),
+        _ => {}
+    }
+    inner.into_iter().flatten().chain(lists.into_iter().flatten()).for_each(|value| collect_names(value, names));
+}
+
+/// The path of a field, for logs: `?` stands for every name that a client may have made up, and the end of an unlikely long path is left out.
+pub(super) fn known_path(path: &str) -> String {
+    let known = |part: &str| {
+        let (name, index) = part.split_at(part.find('[').unwrap_or(part.len()));
+        let is_index = index.bytes().all(|byte| byte.is_ascii_digit() || b"[]".contains(&byte));
+        let name = if name.is_empty() || NAMES.contains(name) { name } else { "?" };
+        format!("{name}{}", if is_index { index } else { "?" })
+    };
+    path.split('.').take(8).map(known).collect::<Vec<_>>().join(".")
 }
 
 /// Every request may have an id and every response has one.
@@ -193,4 +237,25 @@ fn example(model: &str) -> Value {
         ]}],
         "guard": { "mode": "flag", "target_fpr": 0.05 },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_nobody_described_stand_in_no_log() {
+        for path in ["temperature", "messages[0].content[1].image_url.url", "guard.mode", "items[3].response", "limit"] {
+            assert_eq!(known_path(path), path);
+        }
+        for (path, shown) in [
+            ("sk-secret", "?"),
+            ("guard.my secret", "guard.?"),
+            ("messages[0].a dog[1]", "messages[0].?[1]"),
+            ("messages[secret]", "messages?"),
+            (&"secret.".repeat(99), "?.?.?.?.?.?.?.?"),
+        ] {
+            assert_eq!(known_path(path), shown, "{path}");
+        }
+    }
 }

@@ -4,33 +4,32 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     app::{App, unix_time},
     body,
     error::{ApiError, ErrorBody},
-    feedback::{Parameters, corrections},
+    feedback::{Id, Parameters, corrections},
     openai::request::read,
     openapi::Refusals,
 };
 use crate::feedback::{
+    derive::check_name,
     queue::{Item, ratings::Agreement},
     store::{
         StoreError,
-        queue::{Length, Place},
+        queue::{AnnotatorProgress, Length, Place},
     },
 };
 
 /// How often the metrics of the queue are brought up to date.
 const WATCH: Duration = Duration::from_secs(60);
-/// Most characters of an annotator's name.
-const NAME_CHARS: usize = 256;
 
 /// Who asks.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -53,22 +52,48 @@ async fn who(app: &App, request: Request) -> Result<String, ApiError> {
     let (parts, body) = request.into_parts();
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let Who { annotator } = read(&body, "an annotator")?;
-    let message = format!("'annotator' must have 1 to {NAME_CHARS} characters, and no control characters");
-    let fits = !annotator.trim().is_empty() && annotator.chars().count() <= NAME_CHARS && !annotator.chars().any(char::is_control);
-    if fits { Ok(annotator) } else { Err(ApiError::param("annotator", "invalid_value", message)) }
+    check_name("annotator", &annotator)?;
+    Ok(annotator)
+}
+
+/// Whose progress is asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct QueueQuery {
+    /// The annotator whose own progress is told too.
+    annotator: Option<String>,
+}
+
+/// The annotation queue by state, and an annotator's part in it.
+#[derive(Debug, Serialize, ToSchema)]
+struct QueueState {
+    #[serde(flatten)]
+    length: Length,
+    /// What the annotator has done; there where one is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotator: Option<AnnotatorProgress>,
 }
 
 /// How many answers wait for annotators.
-#[utoipa::path(get, path = "/v1/queue", tag = "queue", responses(
-    (status = 200, description = "By state.", body = Length),
+#[utoipa::path(get, path = "/v1/queue", tag = "queue", params(QueueQuery), responses(
+    (status = 200, description = "By state.", body = QueueState),
+    (status = 400, description = "The annotator is no name.", body = ErrorBody),
     (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
-pub(super) async fn length(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let length = corrections(&app)?.queue_length(unix_time()).await?;
+pub(super) async fn length(State(app): State<Arc<App>>, Parameters(query): Parameters<QueueQuery>) -> Result<Response, ApiError> {
+    let (corrections, now) = (corrections(&app)?, unix_time());
+    let annotator = match &query.annotator {
+        Some(annotator) => {
+            check_name("annotator", annotator)?;
+            Some(corrections.annotator_progress(annotator, now).await?)
+        }
+        None => None,
+    };
+    let length = corrections.queue_length(now).await?;
     app.metrics.queue(&length);
-    Ok(Json(length).into_response())
+    Ok(Json(QueueState { length, annotator }).into_response())
 }
 
 /// Leases the next answer to an annotator: the one that they have already, or the one whose correction would teach most. `POST /v1/feedback` with the
@@ -95,7 +120,7 @@ pub(super) async fn next(State(app): State<Arc<App>>, request: Request) -> Resul
         (status = 204, description = "It is given back."),
         Refusals,
     ))]
-pub(super) async fn release(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn release(State(app): State<Arc<App>>, Id(id): Id, request: Request) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
     let (place, annotator) = left(&app, &id, request).await?;
     done(corrections.release(&place, &annotator).await)
@@ -107,7 +132,7 @@ pub(super) async fn release(State(app): State<Arc<App>>, Path(id): Path<String>,
         (status = 204, description = "It is left."),
         Refusals,
     ))]
-pub(super) async fn skip(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn skip(State(app): State<Arc<App>>, Id(id): Id, request: Request) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
     let (place, annotator) = left(&app, &id, request).await?;
     done(corrections.skip(&place, &annotator).await)

@@ -1,17 +1,26 @@
 //! All routes, as data.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{Method, Uri},
-    middleware::from_fn_with_state,
+    http::{HeaderName, HeaderValue, Method, StatusCode, Uri},
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::{
+    Layer,
+    util::{MapRequestLayer, option_layer},
+};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+};
 
-use super::{admin, app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, score, ui};
+use super::{
+    admin, app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, request_url, score, ui,
+};
 
 /// One route.
 pub struct Route {
@@ -44,11 +53,12 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/admin/models/{id}/rollback", handler: || post(admin::rollback) },
     Route { method: "GET", path: "/health/live", handler: || get(info::live) },
     Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
+    Route { method: "GET", path: "/health", handler: || get(info::health) },
     Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
     Route { method: "GET", path: "/", handler: || get(ui::page) },
+    Route { method: "GET", path: "/docs", handler: || get(ui::docs) },
+    Route { method: "GET", path: "/ui/about.json", handler: || get(ui::about) },
     Route { method: "GET", path: "/ui/{file}", handler: || get(ui::asset) },
-    Route { method: "GET", path: "/docs", handler: || get(docs::page) },
-    Route { method: "GET", path: "/docs/{file}", handler: || get(docs::asset) },
 ];
 
 /// Beside the API, or alone on a listener of its own.
@@ -56,15 +66,56 @@ pub const METRICS: &[Route] = &[Route { method: "GET", path: "/metrics", handler
 
 /// A router over some of them. What it does not have is answered in OpenAI's shape too.
 pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>) -> Router {
-    routes
+    let known = routes
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .fallback(async |method: Method, uri: Uri| ApiError::unknown_route(method.as_str(), uri.path()))
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::method(method.as_str(), uri.path()))
+        .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&app), authenticate))
+        .layer(from_fn(request_url::check))
+        .layer(option_layer(cors(&app.config.server.cors_origins)))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
-        .with_state(app)
+        .with_state(app);
+    // Around the routes, because a layer of theirs comes when one was found.
+    Router::new().fallback_service(MapRequestLayer::new(request_url::normalize).layer(known))
 }
+
+/// A route that is asked with a method it has not. Its methods are in the header `allow`, which the router adds.
+async fn other_method(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        ApiError::method(method.as_str(), uri.path()).into_response()
+    }
+}
+
+/// What browsers are told about pages of other origins; `None` where none may ask.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let exact = || origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let allowed = if origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(exact()) };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        // Clients have headers of their own beside authorization, content-type and idempotency-key.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED.map(HeaderName::from_static))
+        .max_age(PREFLIGHT_AGE);
+    (!origins.is_empty()).then_some(layer)
+}
+
+/// Headers of responses that pages of other origins may read.
+const EXPOSED: [&str; 7] = [
+    "x-request-id",
+    "x-candor-verdict",
+    "x-candor-score",
+    "x-candor-flagged-spans",
+    "x-candor-warnings",
+    "idempotent-replayed",
+    "retry-after",
+];
+
+/// How long a browser need not ask again before a request.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let what = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -201,7 +201,7 @@ pub(crate) enum LoadError {
 }
 
 /// A mode or a threshold of the configuration that the bundle cannot honour is an error now, not at the first request.
-fn check_guards(config: &Config, bundle: &Bundle) -> Result<(), StartError> {
+pub(crate) fn check_guards(config: &Config, bundle: &Bundle) -> Result<(), StartError> {
     check_guard(&config.guard, bundle, "guard.mode", "guard.target_fpr")?;
     config.keys.iter().try_for_each(|key| check_guard(&key.guard(&config.guard), bundle, "keys.mode", "keys.target_fpr"))
 }

@@ -29,19 +29,30 @@ use super::{
     chat::{Begun, How, Whole, best, too_slow},
     error::ApiError,
     feedback::Draft,
-    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, finish_reason},
+    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, Warning, finish_reason},
     served::Served,
     shadow::Drawn,
 };
-use crate::engine::{EngineError, Event, EventStream};
+use crate::{
+    engine::{EngineError, Event, EventStream},
+    telemetry::{AnswerEnd, AnswerMeter},
+};
 
 /// A comment after this long without an event, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The response that streams `begun`; the place is held until its end, or until the client leaves, which cancels the answers.
-pub(super) fn respond(begun: Begun, place: OwnedSemaphorePermit, deadline: Instant, timeout_s: u64) -> Response {
+pub(super) fn respond(
+    begun: Begun,
+    meter: AnswerMeter,
+    warnings: Vec<Warning>,
+    place: OwnedSemaphorePermit,
+    deadline: Instant,
+    timeout_s: u64,
+) -> Response {
     let Begun { held, head, answers, how, draft, drawn, .. } = begun;
-    let chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, answers.len(), draft, drawn);
+    let mut chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, meter, answers.len(), draft, drawn);
+    chunks.warnings = warnings;
     let events = Events {
         chunks,
         answers: answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect(),
@@ -66,10 +77,10 @@ fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
     }
     let events = async move {
         match best(candidates, how).await {
-            Ok(Whole { text, tokens, reason, prompt_tokens, completion_tokens, guard }) => {
+            Ok(Whole { text, tokens, flagged_tokens, reason, prompt_tokens, completion_tokens, guard, .. }) => {
                 let spans = guard.spans.clone();
                 let finished = Event::Finished { reason, prompt_tokens, completion_tokens, guard: Some(guard) };
-                vec![Event::Delta { text, tokens, spans }, finished]
+                vec![Event::Delta { text, tokens, spans, flagged_tokens }, finished]
             }
             Err(error) => vec![Event::Failed(error)],
         }
@@ -110,7 +121,7 @@ impl Stream for Events {
             match Pin::new(&mut this.answers).poll_next(cx) {
                 Poll::Ready(Some((index, event))) => this.chunks.take(index, event),
                 // All channels closed and not all answers complete.
-                Poll::Ready(None) => this.chunks.fail(EngineError::ShuttingDown.into()),
+                Poll::Ready(None) => this.chunks.fail_engine(EngineError::ShuttingDown),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -121,10 +132,13 @@ impl Stream for Events {
 struct Chunks {
     head: Head,
     how: How,
+    meter: AnswerMeter,
     /// The text of each answer so far.
     texts: Vec<String>,
     open: usize,
     usage: Usage,
+    /// Until they are said, with the end of the last answer.
+    warnings: Vec<Warning>,
     pending: VecDeque<sse::Event>,
     ended: bool,
     draft: Option<Draft>,
@@ -133,10 +147,10 @@ struct Chunks {
 
 impl Chunks {
     /// Begins with each answer's role.
-    fn new(head: Head, how: How, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
+    fn new(head: Head, how: How, meter: AnswerMeter, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
         let texts = vec![String::new(); answers];
-        let mut chunks =
-            Self { head, how, texts, open: answers, usage: Usage::default(), pending: VecDeque::new(), ended: false, draft, drawn };
+        let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
+        let mut chunks = Self { head, how, meter, texts, open: answers, usage, warnings, pending, ended: false, draft, drawn };
         for index in 0..answers {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
             chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
@@ -146,7 +160,8 @@ impl Chunks {
 
     fn take(&mut self, index: usize, event: Event) {
         match event {
-            Event::Delta { text, tokens, spans } => {
+            Event::Delta { text, tokens, spans, flagged_tokens } => {
+                self.meter.count_delta(index, std::time::Instant::now(), &tokens, flagged_tokens, &spans);
                 self.texts[index].push_str(&text);
                 if let Some(draft) = &mut self.draft {
                     draft.wrote(index, &tokens);
@@ -158,25 +173,28 @@ impl Chunks {
             }
             Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
                 let report = self.how.report(guard, &self.texts[index]);
+                let end = AnswerEnd { reason, prompt_tokens, completion_tokens, guard: &report };
+                self.meter.count_end(index, std::time::Instant::now(), end);
                 if let Some(draft) = &mut self.draft {
                     draft.complete(index, &self.texts[index], &report);
                 }
                 let guard = Some(ChunkGuard::Summary(report));
                 let finish_reason = Some(finish_reason(reason));
+                self.open -= 1;
                 self.say(ChunkChoice { index, finish_reason, guard, ..ChunkChoice::default() });
                 self.usage.add(prompt_tokens, completion_tokens);
-                self.open -= 1;
                 if self.open == 0 {
                     self.end();
                 }
             }
-            Event::Failed(error) => self.fail(error.into()),
+            Event::Failed(error) => self.fail_engine(error),
         }
     }
 
     fn say(&mut self, choice: ChunkChoice) {
         let usage = self.how.include_usage.then_some(None);
-        let chunk = ChatChunk { head: self.head.clone(), choices: vec![choice], usage };
+        let warnings = if self.open == 0 { std::mem::take(&mut self.warnings) } else { Vec::new() };
+        let chunk = ChatChunk { head: self.head.clone(), choices: vec![choice], usage, warnings };
         self.push(sse::Event::default(), &chunk);
     }
 
@@ -188,16 +206,21 @@ impl Chunks {
             drawn.answered(text);
         }
         if self.how.include_usage {
-            let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)) };
+            let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)), warnings: Vec::new() };
             self.push(sse::Event::default(), &chunk);
         }
         self.pending.push_back(sse::Event::default().data("[DONE]"));
         self.ended = true;
     }
 
+    fn fail_engine(&mut self, error: EngineError) {
+        self.meter.count_failure(&error);
+        self.fail(error.into());
+    }
+
     /// An error is the last event: a client that waits for `[DONE]` must not take the answer for complete.
     fn fail(&mut self, error: ApiError) {
-        tracing::warn!(error = error.body.error.message, "a stream ends with an error");
+        tracing::warn!(code = error.reason().code, "a stream ends with an error");
         self.push(sse::Event::default().event("error"), &error.body);
         self.ended = true;
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::Metrics;
-use crate::engine::{EngineError, Observer, Outcome};
+use crate::engine::Observer;
 
 /// Sequences that run, requests that wait, share of the cache in use.
 type Load = (usize, usize, f64);
@@ -60,27 +60,11 @@ impl Observer for EngineMetrics {
         self.metrics.loads.tell(self.number, Some((running, waiting, kv_usage)), &self.metrics);
     }
 
-    fn first_delta(&self, after: Duration) {
-        self.metrics.first_delta(after);
-    }
-
     fn token(&self, gap: Option<Duration>) {
         self.metrics.token(gap);
     }
 
     fn scored(&self, rewards: &[f32], took: Duration) {
         self.metrics.scored(rewards, took);
-    }
-
-    fn finished(&self, outcome: &Outcome<'_>) {
-        self.metrics.finished(outcome);
-    }
-
-    fn failed(&self, error: &EngineError) {
-        self.metrics.failed(error);
-    }
-
-    fn cancelled(&self) {
-        self.metrics.cancelled();
     }
 }

@@ -1,12 +1,17 @@
 //! What the server tells those who run it: metrics and logs.
 
+mod answers;
 mod engines;
+mod http;
 mod learning;
 mod logging;
 mod metrics;
 mod models;
+mod process;
 
+pub(crate) use answers::{AnswerEnd, AnswerMeter};
 pub(crate) use engines::EngineMetrics;
-pub use logging::init as init_logging;
+pub(crate) use http::HttpExchange;
+pub use logging::{LogLevel, init as init_logging};
 pub use metrics::Metrics;
 pub(crate) use metrics::verdict_name;

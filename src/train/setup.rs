@@ -21,8 +21,20 @@ impl Setup {
     /// # Errors
     /// When one of them is not usable.
     pub fn open(data: &Path, policy: &str, workers: usize) -> Result<Self, TrainError> {
+        Self::of(Dataset::open(data)?, policy, workers)
+    }
+
+    /// The same for measuring: photographs of the training split need not be there.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for_evaluation(data: &Path, policy: &str, workers: usize) -> Result<Self, TrainError> {
+        Self::of(Dataset::open_for_evaluation(data)?, policy, workers)
+    }
+
+    fn of(data: Dataset, policy: &str, workers: usize) -> Result<Self, TrainError> {
         let count = if workers == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { workers };
-        Ok(Self { data: Dataset::open(data)?, policy: Policy::open(policy)?, workers: Workers::new(count)? })
+        Ok(Self { data, policy: Policy::open(policy)?, workers: Workers::new(count)? })
     }
 
     /// Features of `images`, kept in the file `cache` for the next time.

@@ -150,7 +150,7 @@ impl Sft {
             bar.set_message(format!("loss {loss:.3}"));
             if (step + 1) % self.config.eval_every == 0 || step + 1 == total {
                 let dev = self.dev_loss(&optim)?;
-                bar.suspend(|| eprintln!("step {}: development loss {dev:.4}", step + 1));
+                bar.suspend(|| crate::train::tell(format_args!("step {}: development loss {dev:.4}", step + 1)));
                 self.run.log(&Point { step: step + 1, train: None, dev: Some(dev) })?;
                 curve::draw(&self.run.losses()?, "candor train sft", &self.run.file("loss.svg"))?;
             }

@@ -53,6 +53,19 @@ impl ChatTemplate {
             .collect();
         Ok(self.env.get_template(NAME)?.render(context! { messages => clean })?)
     }
+
+    /// Returns the places of those messages whose text the prompt has no room for.
+    ///
+    /// # Errors
+    /// When the template fails on these messages.
+    pub fn unused(&self, messages: &[Message]) -> Result<Vec<usize>, TemplateError> {
+        // In place of each text a word that survives what templates do to text.
+        let word = |i: usize| format!("message{i}text");
+        let marked: Vec<Message> = messages.iter().enumerate().map(|(i, m)| Message { role: m.role.clone(), content: word(i) }).collect();
+        let prompt = self.render(&marked)?.to_lowercase();
+        let unused = |&(i, m): &(usize, &Message)| !m.content.trim().is_empty() && !prompt.contains(&word(i));
+        Ok(messages.iter().enumerate().filter(unused).map(|(i, _)| i).collect())
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +96,17 @@ mod tests {
         let template = ChatTemplate::new(CHAT_TEMPLATE).unwrap();
         let prompt = template.render(&[user("a<|assistant|>a cat<|end|>")]).unwrap();
         assert_eq!(prompt, "<|user|>a< |assistant| >a cat< |end| ><|assistant|>");
+    }
+
+    #[test]
+    fn texts_without_room_in_the_prompt_are_found() {
+        let turn = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let messages = [turn("system", "Be brief."), user(""), turn("assistant", "A dog."), user("Message2text?"), user("What color?")];
+        let last = ChatTemplate::new(CHAT_TEMPLATE).unwrap();
+        assert_eq!(last.unused(&messages).unwrap(), [0, 2, 3]);
+        assert_eq!(last.unused(&messages[4..]).unwrap(), [0; 0]);
+        let all = ChatTemplate::new("{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}").unwrap();
+        assert_eq!(all.unused(&messages).unwrap(), [0; 0]);
     }
 
     #[test]

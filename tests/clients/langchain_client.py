@@ -5,7 +5,7 @@ import unittest
 
 os.environ["LANGSMITH_TRACING"] = "false"
 import openai
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 
 from common import BASE_URL, STRICT, data_url
@@ -33,6 +33,13 @@ class LangChain(unittest.TestCase):
         self.assertEqual(answer.response_metadata["model_name"], "candor-mini")
         self.assertGreater(answer.usage_metadata["output_tokens"], 0)
         self.assertEqual(model().invoke(STANDARD).content, answer.content)
+
+    def test_conversation(self):
+        # LangChain writes earlier answers and system messages in shapes of its own.
+        turns = [SystemMessage("Be brief."), *MESSAGES, AIMessage("A dog."), HumanMessage("What is in this picture?")]
+        answer = model(include_response_headers=True).invoke(turns)
+        self.assertEqual(answer.content, model().invoke(MESSAGES).content)
+        self.assertEqual(answer.response_metadata["headers"]["x-candor-warnings"], "3")
 
     def test_stream(self):
         strict = model(extra_body={"guard": STRICT}, stream_usage=True)

@@ -41,6 +41,10 @@ class LiteLlm(unittest.TestCase):
         closed = [span for c in chunks for span in (getattr(c.choices[0], "guard", None) or {}).get("spans", [])]
         self.assertTrue(all(whole[span["start"] : span["end"]] == span["text"] for span in closed) and closed)
 
+    def test_system_message(self):
+        answer = complete(messages=[{"role": "system", "content": "Be brief."}, *messages()])
+        self.assertEqual(answer.choices[0].message.content, complete().choices[0].message.content)
+
     def test_errors_are_its_exceptions(self):
         with self.assertRaises(litellm.BadRequestError) as caught:
             complete(messages=messages(url="data:image/jpeg;base64,AAAA"))

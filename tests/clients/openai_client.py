@@ -63,6 +63,22 @@ class Chat(unittest.TestCase):
         self.assertEqual(words(summary["spans"]), words(whole["spans"]))
         self.assertEqual([w for guard in closing for w in words(guard["spans"])], words(whole["spans"]))
 
+    def test_warnings(self):
+        system = [{"role": "system", "content": "Be brief."}, *messages()]
+        answer = create(messages=system)
+        self.assertEqual([(w["code"], w["param"]) for w in answer.model_extra["warnings"]], [("ignored", "messages[0]")])
+        self.assertEqual(answer.choices[0].message.content, create().choices[0].message.content)
+        *others, last = list(create(messages=system, stream=True))
+        self.assertTrue(last.choices[0].finish_reason and not any("warnings" in c.model_extra for c in others))
+        self.assertEqual(last.model_extra["warnings"], answer.model_extra["warnings"])
+        self.assertNotIn("warnings", create().model_extra)
+
+    def test_what_is_meant_for_other_servers_is_refused(self):
+        for field, value in (("repetition_penalty", 1.2), ("guided_choice", ["yes", "no"]), ("Guard", {"mode": "off"}), ("extra_body", {"guard": {}, "top_k": 1})):
+            with self.assertRaises(openai.BadRequestError) as caught:
+                create(extra_body={field: value})
+            self.assertEqual((caught.exception.param, caught.exception.code), (field, "unsupported_parameter"))
+
     def test_headers(self):
         raw = client.chat.completions.with_raw_response.create(
             model="candor-mini", messages=messages(), extra_headers={"x-request-id": "trace-1"}

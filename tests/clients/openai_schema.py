@@ -15,7 +15,7 @@ from common import BASE_URL, STRICT, messages
 client = openai.OpenAI(base_url=BASE_URL, api_key="unused", max_retries=0)
 completions = client.chat.completions
 #: What Candor adds, and nothing else.
-OURS = {"guard", "reward"}
+OURS = {"guard", "reward", "version", "warnings"}
 ASKED = (
     {},
     {"extra_body": {"guard": STRICT}},
@@ -23,6 +23,7 @@ ASKED = (
     {"extra_body": {"guard": {"mode": "score"}}, "n": 2, "temperature": 1, "seed": 4},
     {"max_tokens": 2, "logprobs": True, "top_logprobs": 20},
     {"max_completion_tokens": 1, "stop": ["a", "e"]},
+    {"messages": [{"role": "system", "content": "Be brief."}, *messages()]},
 )
 
 
@@ -32,7 +33,7 @@ def raw(**more):
 
 def chunks(**more):
     """The data of a stream's events, as they came."""
-    with completions.with_streaming_response.create(model="candor-mini", messages=messages(), stream=True, **more) as response:
+    with completions.with_streaming_response.create(**{"model": "candor-mini", "messages": messages(), **more}, stream=True) as response:
         lines = [line.removeprefix("data: ") for line in response.iter_lines() if line and not line.startswith(":")]
     assert lines.pop() == "[DONE]"
     return lines

@@ -1,8 +1,12 @@
 """What the page's tests share: Chromium with a page of a running Candor, and a look at it by axe."""
 
+import base64
 import contextlib
+import json
 import os
 import shutil
+import sys
+import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
@@ -37,6 +41,26 @@ def opened(base, state="ready", **context):
     assert not complaints, complaints
 
 
+def ask(base, name):
+    """Asks as another client would."""
+    url = "data:image/jpeg;base64," + base64.b64encode((PHOTOS / name).read_bytes()).decode()
+    content = [{"type": "text", "text": "Describe this photograph."}, {"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "candor-mini", "messages": [{"role": "user", "content": content}], "guard": {"mode": "flag"}}
+    request = urllib.request.Request(f"{base}v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
+    return json.load(urllib.request.urlopen(request))
+
+
+def read(url):
+    """What the server answers to others, as JSON."""
+    return json.load(urllib.request.urlopen(url))
+
+
+def run(tests):
+    """FILE.py TEST BASE_URL [MORE]: a test is a function of the file."""
+    name, base, *more = sys.argv[1:]
+    tests[name](base, *more)
+
+
 def photo(page, name="cat.jpg"):
     page.set_input_files("#photo-file", PHOTOS / name)
     expect(page.locator("#photo-name")).to_have_text(name)
@@ -44,7 +68,7 @@ def photo(page, name="cat.jpg"):
 
 def describe(page, mode="flag"):
     page.check(f"input[name=mode][value={mode}]", force=True)
-    page.get_by_role("button", name="Describe").click()
+    page.get_by_role("button", name="Describe", exact=True).click()
     settled(page)
 
 

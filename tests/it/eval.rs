@@ -158,12 +158,28 @@ fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
     let written = fs::read_to_string(&file).unwrap();
     assert_eq!(written.lines().count(), 6);
     assert_eq!(figure(&whole, "Figures", "Closed vocabulary", "said", "captions"), 6.0);
-    // Killed after two captions, it goes on with the third.
+    // Killed within the third caption, it goes on with that one.
     let begun: Vec<&str> = written.lines().take(2).collect();
-    fs::write(&file, begun.join("\n") + "\n").unwrap();
+    fs::write(&file, begun.join("\n") + "\n{\"image_id\": \"0000").unwrap();
     let resumed = measured(&args, dir.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), written);
     assert_eq!(resumed["sections"], whole["sections"]);
+    // Captions made with another guard are not mixed with these, whether there are some left to make or not.
+    for lines in [2, 6] {
+        let text: String = written.lines().take(lines).map(|line| format!("{line}\n")).collect();
+        fs::write(&file, &text).unwrap();
+        let output = candor(&[&args[..], &["--guard", "flag"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("guard.mode is off there and flag here") && said.contains("--overwrite"), "{said}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    }
+    // Nor with those of another model, which say nothing of their settings.
+    fs::write(&file, "{\"image\": \"a.jpg\", \"caption\": \"A dog.\"}\n").unwrap();
+    let output = candor(&args);
+    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("does not say with which settings"));
+    measured(&[&args[..], &["--overwrite"]].concat(), dir.path());
+    assert_eq!(fs::read_to_string(&file).unwrap(), written);
 }
 
 #[test]
@@ -178,11 +194,96 @@ fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
     let asked: Vec<Value> = fs::read_to_string(&questions).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let yes = asked.iter().filter(|q| q["label"] == "yes").count();
     assert_eq!(2 * yes, asked.len());
-    // A model that always agrees is right half of the time, and POPE's yes-rate shows why.
+    // A model that always agrees is right half of the time, and POPE's yes-rate shows why. Of it nothing but questions and answers is needed.
     let agree = |q: &Value| serde_json::json!({ "question_id": q["question_id"], "answer": "Yes, there is. No doubt." }).to_string() + "\n";
     fs::write(&answers, asked.iter().map(agree).collect::<String>()).unwrap();
-    let report = measured(&[&args[..], &["--answers", answers.to_str().unwrap()]].concat(), dir.path());
-    for (column, wanted) in [("accuracy", 0.5), ("recall", 1.0), ("yes", 1.0)] {
-        assert_eq!(figure(&report, "Answers", "POPE", "all", column), wanted);
+    let of_others = ["eval", "pope", "--questions", questions.to_str().unwrap(), "--answers", answers.to_str().unwrap()];
+    for args in [of_others.to_vec(), [&of_others[..], &["--data", data]].concat()] {
+        let report = measured(&args, dir.path());
+        for (column, wanted) in [("accuracy", 0.5), ("recall", 1.0), ("yes", 1.0)] {
+            assert_eq!(figure(&report, "Answers", "POPE", "all", column), wanted);
+        }
+        assert!(report["facts"].get("data").is_none() && report["facts"]["answers"] == answers.to_str().unwrap(), "{report:#}");
+    }
+}
+
+/// A file of the field's cases.
+fn case(name: &str) -> Option<PathBuf> {
+    shared(&format!("../field/cases/{name}"))
+}
+
+#[test]
+fn files_that_others_take_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (Some(references), Some(floats), Some(whole)) =
+        (case("coco_refs_without_file_name.json"), case("coco_results_float_id.json"), case("coco_results.json"))
+    else {
+        return;
+    };
+    for results in [&floats, &whole] {
+        let args = ["eval", "captions", "--hypotheses", results.to_str().unwrap(), "--references", references.to_str().unwrap()];
+        let report = measured(&args, dir.path());
+        let name = results.file_stem().unwrap().to_str().unwrap();
+        assert_eq!(figure(&report, "Figures", "Description", name, "captions"), 1.0);
+    }
+    let (Some(questions), Some(answers)) = (case("pope_q.jsonl"), case("pope_answers.jsonl")) else { return };
+    let args = ["eval", "pope", "--questions", questions.to_str().unwrap(), "--answers", answers.to_str().unwrap()];
+    assert_eq!(figure(&measured(&args, dir.path()), "Answers", "POPE", "all", "accuracy"), 1.0);
+    // Left out, and said.
+    let text = fs::read_to_string(&references).unwrap().replacen("[{", "[{\"image_id\": 1, \"id\": 9, \"caption\": \"\"}, {", 1);
+    let with_empty = dir.path().join("refs.json");
+    fs::write(&with_empty, text).unwrap();
+    let args = ["eval", "captions", "--hypotheses", whole.to_str().unwrap(), "--references", with_empty.to_str().unwrap()];
+    let report = measured(&args, dir.path());
+    assert!(report["notes"].as_array().unwrap().iter().any(|note| note == "Empty reference captions, left out: 1."), "{report:#}");
+}
+
+#[test]
+fn any_split_is_evaluated_with_no_more_than_its_own_photographs() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write("captions.tsv", "a.jpg\t0\tA dog runs .\na.jpg\t1\tA brown dog .\n");
+    write("test.txt", "a.jpg\n");
+    write("train.txt", "nowhere.jpg\n");
+    write("h.jsonl", "{\"image\": \"a.jpg\", \"caption\": \"A dog.\"}\n");
+    let (file, data) = (dir.path().join("h.jsonl"), dir.path().to_str().unwrap());
+    let args = ["eval", "captions", "--hypotheses", file.to_str().unwrap(), "--references", data, "--split"];
+    let report = measured(&[&args[..], &["test"]].concat(), dir.path());
+    assert_eq!(figure(&report, "Figures", "Open vocabulary", "h", "captions"), 1.0);
+    let output = candor(&[&args[..], &["dev"]].concat());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no split 'dev', found: test, train"));
+}
+
+#[test]
+fn people_s_questions_are_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("images")).unwrap();
+    let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg");
+    fs::copy(photo, dir.path().join("images/cat.jpg")).unwrap();
+    // Whatever the model says, one of these two is right.
+    let row = |answer: &str, kind: &str| {
+        serde_json::json!({ "image": "cat.jpg", "question": "Is there a cat in the picture?", "answers": [answer, "neither"], "kind": kind, "type": "CLOSED" })
+            .to_string()
+            + "\n"
+    };
+    let file = dir.path().join("questions.jsonl");
+    fs::write(&file, row("yes", "agreeing") + &row("NO!", "denying")).unwrap();
+    for data in [dir.path(), &file] {
+        let report = measured(&["eval", "vqa", "--data", data.to_str().unwrap()], dir.path());
+        assert_eq!(figure(&report, "Answers", "All questions", "all", "exact match"), 0.5);
+        let kinds = ["agreeing", "denying"].map(|kind| figure(&report, "Answers", "By kind", kind, "exact match"));
+        assert_eq!(kinds[0] + kinds[1], 1.0);
+        assert_eq!(figure(&report, "Answers", "By type", "CLOSED", "questions"), 2.0);
+        assert!(report["notes"][0].as_str().unwrap().contains("articles"), "the rule is said: {report:#}");
+    }
+    let report = measured(&["eval", "vqa", "--data", file.to_str().unwrap(), "--limit", "1"], dir.path());
+    assert_eq!(figure(&report, "Answers", "All questions", "all", "questions"), 1.0);
+    assert_eq!(report["facts"]["questions"], "1 of 2");
+    let output = candor(&["eval", "vqa", "--data", dir.path().join("images").to_str().unwrap()]);
+    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("expected questions.jsonl"));
+    for data in ["daquar", "vqa-rad"] {
+        let Some(data) = shared(data) else { return };
+        let report = measured(&["eval", "vqa", "--data", data.to_str().unwrap(), "--limit", "20"], dir.path());
+        assert_eq!(figure(&report, "Answers", "All questions", "all", "questions"), 20.0);
     }
 }

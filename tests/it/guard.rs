@@ -31,3 +31,43 @@ fn a_doubted_word_is_found_marked_and_hedged() {
     assert_eq!(json["action"], "flagged");
     assert_eq!((json["start"].as_u64(), json["end"].as_u64()), (Some(24), Some(31)));
 }
+
+/// The text of a fixture's line without its brackets.
+fn unmarked(line: &str) -> String {
+    line.split('\t').next().unwrap().replace(['[', ']'], "")
+}
+
+/// Captions, and texts of two or three of them: `tests/fixtures/alt_text.tsv` without its brackets.
+fn prose() -> Vec<String> {
+    let file = include_str!("../fixtures/alt_text.tsv");
+    let (ordinary, _) = file.split_once("# == markup").unwrap_or((file, ""));
+    let captions: Vec<String> = ordinary.lines().filter(|line| !line.starts_with('#')).map(unmarked).take(280).collect();
+    let glued = captions.chunks(7).map(|captions| captions[..captions.len().min(2 + captions[0].len() % 2)].join(" "));
+    captions.iter().cloned().chain(glued).collect()
+}
+
+/// Numbers in 0 to 1 that follow from the one before.
+fn next(state: &mut u64) -> f32 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 40) as f32 / (1 << 24) as f32
+}
+
+#[test]
+fn prose_without_markup_is_cut_and_rendered_as_recorded() {
+    let mut state = 7;
+    let mut lines = Vec::new();
+    for text in prose() {
+        let tokens: Vec<&[u8]> = text.split_inclusive(' ').map(str::as_bytes).collect();
+        let rewards: Vec<f32> = tokens.iter().map(|_| next(&mut state)).collect();
+        let (whole, words) = words(tokens, &rewards);
+        let spans = spans(&whole, &doubting(words, 0.2), Action::Flagged);
+        let styles = [Style::Hedged, Style::Omitted].map(|style| alt_text(&whole, &spans, style));
+        lines.push(format!("{}\t{}", plain_marked(&whole, &spans), styles.join("\t")));
+    }
+    let recorded: Vec<&str> = include_str!("../fixtures/prose.tsv").lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(lines.len() >= 300);
+    for (line, recorded) in lines.iter().zip(&recorded) {
+        assert_eq!(line, recorded);
+    }
+    assert_eq!(lines.len(), recorded.len());
+}

@@ -3,6 +3,7 @@
 
 mod align;
 mod cli;
+mod cli_fuzz;
 mod cycle;
 mod engine;
 mod eval;
@@ -22,11 +23,16 @@ mod server_clients;
 mod server_docs;
 mod server_fetch;
 mod server_guard;
+mod server_http;
 mod server_keys;
 mod server_life;
+mod server_meaning;
+mod server_metrics;
 mod server_registry;
+mod server_reload;
 mod server_score;
 mod server_ui;
+mod server_words;
 mod store;
 mod support;
 mod train;

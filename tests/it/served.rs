@@ -65,6 +65,7 @@ impl Served {
             inner: bundle.vlm,
             left: Mutex::new(None),
             moved: Condvar::new(),
+            stands: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             panics: AtomicBool::new(false),
         });
@@ -135,6 +136,8 @@ pub struct Valve {
     /// Steps that may still be made; `None`: any number.
     left: Mutex<Option<usize>>,
     moved: Condvar,
+    /// Set while a step waits to be allowed.
+    pub stands: AtomicBool,
     /// The next step fails.
     pub fails: AtomicBool,
     /// The next image panics.
@@ -155,7 +158,11 @@ impl Valve {
     }
 
     fn pass(&self) {
-        let mut left = self.moved.wait_while(self.left.lock().unwrap(), |left| *left == Some(0)).unwrap();
+        let waits = |left: &mut Option<usize>| {
+            self.stands.store(*left == Some(0), SeqCst);
+            *left == Some(0)
+        };
+        let mut left = self.moved.wait_while(self.left.lock().unwrap(), waits).unwrap();
         *left = left.map(|n| n - 1);
     }
 }

@@ -32,7 +32,8 @@ fn files_that_are_no_good_images() {
     let cut = refused(&served, &image("image/jpeg", &jpeg[..jpeg.len() / 2]), 400, "messages", "invalid_image");
     assert!(cut.contains("truncated"), "{cut}");
     refused(&served, &image("image/png", b""), 400, "messages", "invalid_image");
-    refused(&served, &image("image/svg+xml", b"<svg/>"), 400, URL, "invalid_image_format");
+    let svg = refused(&served, &image("image/svg+xml", b"<svg/>"), 400, "messages", "invalid_image");
+    assert!(svg.contains("SVG images are not supported"), "{svg}");
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn png(width: u32, height: u32) -> Vec<u8> {
 fn urls_that_are_no_images() {
     let served = Served::new();
     let url = |url: &str| served.chat(&about(url, ""));
-    for bad in ["data:image/png;base64,@@@@", "data:image/png;base64,AAA", "data:image/png;base64,AAAA AAAA"] {
+    for bad in ["data:image/png;base64,@@@@", "data:image/png;base64,AAAAA", "data:image/png;base64,AA==AAAA"] {
         refused(&served, &url(bad), 400, URL, "invalid_base64");
     }
     for remote in ["https://example.org/a.jpg", "http://127.0.0.1/a.jpg"] {
@@ -109,7 +110,7 @@ fn values_out_of_range_or_of_the_wrong_type() {
         ("temperature", json!(-0.1), "out_of_range"),
         ("temperature", json!("hot"), "invalid_type"),
         ("top_p", json!(1.1), "out_of_range"),
-        ("top_k", json!(0), "out_of_range"),
+        ("top_k", json!(-2), "out_of_range"),
         ("n", json!(0), "out_of_range"),
         ("n", json!(1000), "out_of_range"),
         ("n", json!(1.5), "invalid_type"),
@@ -134,29 +135,6 @@ fn values_out_of_range_or_of_the_wrong_type() {
     }
     let both = served.chat(&and(ask(1, ""), json!({"max_tokens": 5, "max_completion_tokens": 5}))).error(400);
     assert_eq!(both["param"], "max_completion_tokens");
-    assert_eq!(served.chat(&ask(1, "")).status, 200);
-}
-
-#[test]
-fn what_is_not_supported_is_named() {
-    let served = Served::new();
-    for (field, value) in [
-        ("tools", json!([{"type": "function"}])),
-        ("tool_choice", json!("auto")),
-        ("tool_choice", json!({"type": "function"})),
-        ("functions", json!([{}])),
-        ("function_call", json!("auto")),
-        ("audio", json!({"voice": "alloy"})),
-        ("modalities", json!(["text", "audio"])),
-        ("response_format", json!({"type": "json_object"})),
-        ("response_format", json!({"type": "json_schema", "json_schema": {}})),
-        ("logit_bias", json!({"50256": -100})),
-        ("web_search_options", json!({})),
-        ("prediction", json!({"type": "content", "content": "x"})),
-    ] {
-        let error = served.chat(&and(ask(1, ""), json!({field: value}))).error(400);
-        assert_eq!((&error["param"], &error["code"]), (&json!(field), &json!("unsupported_parameter")), "{error}");
-    }
     assert_eq!(served.chat(&ask(1, "")).status, 200);
 }
 
@@ -234,7 +212,8 @@ fn a_body_of_100_mb_is_refused_however_it_is_sent() {
     for at in (0..SIZE).step_by(block.len()) {
         all.write_all(&block[..block.len().min(SIZE - at)]).unwrap();
     }
-    refused(&served, &read(&mut all), 413, "", "request_too_large");
+    let message = refused(&served, &read(&mut all), 413, "", "request_too_large");
+    assert!(message.contains("an image in it may have at most 15728640"), "{message}");
     // Announced, and nothing sent.
     let mut asked = connect(served.at);
     asked.write_all(head(&format!("content-length: {SIZE}\r\nexpect: 100-continue")).as_bytes()).unwrap();
@@ -249,6 +228,38 @@ fn a_body_of_100_mb_is_refused_however_it_is_sent() {
     }
     chunked.write_all(b"0\r\n\r\n").unwrap();
     refused(&served, &read(&mut chunked), 413, "", "request_too_large");
+}
+
+#[test]
+fn an_image_of_the_largest_size_fits_in_a_request() {
+    let served = Served::new();
+    // What stands behind the end of a JPEG does not matter.
+    let mut file = picture(3, ImageFormat::Jpeg);
+    file.resize(15 << 20, 0);
+    assert_eq!(served.chat(&about(&data_url("image/jpeg", &file), "")).status, 200);
+    file.push(0);
+    let message = refused(&served, &served.chat(&about(&data_url("image/jpeg", &file), "")), 400, URL, "image_too_large");
+    assert!(message.contains("15728641 bytes, more than the 15728640 allowed"), "{message}");
+}
+
+#[test]
+fn the_bytes_of_an_image_decide_what_it_is() {
+    let served = Served::new();
+    let data = data_url("x", &picture(3, ImageFormat::Jpeg)).split_once(',').unwrap().1.to_owned();
+    let lines: String = data.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line).into_owned() + "\r\n").collect();
+    for url in [
+        format!("data:image/png;base64,{data}"),
+        format!("data:;base64,{data}"),
+        format!("data:application/octet-stream;base64,{data}"),
+        format!("data:image/jpeg;charset=utf-8;base64,{data}"),
+        format!("DATA:IMAGE/PJPEG;BASE64,{data}"),
+        format!("data:image/jpeg;base64,{lines}"),
+        format!("data:image/jpeg;base64,{}", data.trim_end_matches('=')),
+        format!("data:image/jpeg;base64,{}", data.replace('+', "-").replace('/', "_")),
+        format!("data:image/jpeg;base64,{}", data.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D")),
+    ] {
+        assert_eq!(served.chat(&about(&url, "")).status, 200, "{}", &url[..60]);
+    }
 }
 
 #[test]

@@ -153,11 +153,12 @@ fn what_is_no_http_is_refused() {
 #[test]
 fn readiness_waits_for_the_first_caption_and_for_a_moving_engine() {
     let served = Served::with(|c| c.engine.stall_after_s = 1);
-    assert_eq!(get(served.at, "/health/ready").json(), json!({"status": "ready"}));
+    assert_eq!(get(served.at, "/health/ready").json()["status"], "ready");
     assert_eq!(get(served.at, "/health/live").json(), json!({"status": "ok"}));
     served.valve.allow(1);
     let mut client = send(&served, &ask(1, ""));
     eventually("the engine is seen to stall", || get(served.at, "/health/ready").status == 503);
+    assert_eq!(get(served.at, "/health").error(503)["code"], "not_ready");
     assert!(get(served.at, "/health/ready").error(503)["message"].as_str().unwrap().contains("no step"));
     assert_eq!(get(served.at, "/health/live").status, 200);
     served.valve.open();

@@ -224,8 +224,11 @@ fn bad_items_are_named_and_nothing_is_scored() {
     refused(&third(and(good.clone(), json!({"messages": []}))), "items[3].messages", "invalid_value");
     refused(&third(json!({"messages": [{"role": "user"}], "response": "x"})), "items[3].messages[0].content", "missing_required_parameter");
     refused(&third(json!({"messages": [{"role": "user", "content": "x"}], "response": "x"})), "items[3].messages", "image_missing");
-    let message = refused(&third(item(&url, &"dog ".repeat(200))), "items[3].response", "context_length_exceeded");
-    assert!(message.starts_with("items[3]: ") && message.contains("49") && message.contains("160"), "{message}");
+    let message = refused(&third(item(&url, &"dog ".repeat(5000))), "items[3].response", "context_length_exceeded");
+    assert!(message.starts_with("items[3]: ") && message.contains("4096 are scored (score.max_tokens)"), "{message}");
+    let asked = and(item(&url, &"dog ".repeat(60)), json!({"prompt": "word ".repeat(100)}));
+    let message = refused(&third(asked), "items[3].prompt", "context_length_exceeded");
+    assert!(message.starts_with("items[3]: ") && message.contains("49 tokens") && message.contains("160"), "{message}");
     refused(&score(&served, &and(listed(std::slice::from_ref(&good)), json!({"response": "x"}))), "response", "invalid_value");
     refused(&score(&served, &listed(&[])), "items", "empty_array");
     let much = score(&served, &listed(&vec![and(good.clone(), json!({"prompt": "word ".repeat(1000)})); 64])).error(400);
@@ -284,4 +287,122 @@ fn who_wrote_a_text_decides_what_its_scores_mean() {
     assert_eq!(order(&mine), order(&theirs));
     assert!(other["guard"]["threshold"].as_f64() > model["guard"]["threshold"].as_f64());
     score(&served, &json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "author": "nobody"})).error(400);
+}
+
+/// The numbers of a field of all tokens.
+fn numbers(result: &Value, field: &str) -> Vec<f64> {
+    result["tokens"].as_array().unwrap().iter().map(|token| token[field].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn texts_that_fit_score_as_recorded() {
+    let served = Served::new();
+    let recorded: Vec<Value> = serde_json::from_str(include_str!("../fixtures/scores.json")).unwrap();
+    assert_eq!(recorded.len(), 24);
+    for case in &recorded {
+        let text = json!({"image_url": photo(case["photo"].as_str().unwrap()), "prompt": case["prompt"], "response": case["response"]});
+        let result = score(&served, &and(text, json!({"model": "candor-mini", "author": case["author"]}))).json()["results"][0].clone();
+        check_tokens(&result, case["response"].as_str().unwrap());
+        assert_eq!(result.get("windows"), None);
+        for (field, name) in [("reward", "rewards"), ("logprob", "logprobs"), ("byte_end", "ends")] {
+            let (found, expected) = (numbers(&result, field), case[name].as_array().unwrap());
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                let expected = expected.as_f64().unwrap();
+                assert!((found - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{name}: {found} and {expected} in {}", case["response"]);
+            }
+        }
+        assert_eq!(result["guard"]["verdict"], case["verdict"]);
+        let spans: Vec<Value> = result["guard"]["spans"].as_array().unwrap().iter().map(|s| json!([s["start"], s["end"]])).collect();
+        assert_eq!(json!(spans), case["spans"]);
+    }
+}
+
+const LONG: [&str; 12] = [
+    "A cat is lying on a couch.",
+    " Its fur is brown and black.",
+    " It looks into the camera.",
+    " Behind it is a white wall with a picture.",
+    "\n\nOn the floor lies a red ball.",
+    " Two men are playing football.",
+    " Nobody is in the kitchen.",
+    " A dog runs through the grass near the house.",
+    " The cat's name is Zo\u{eb}.",
+    " A woman in a blue dress is holding a cup of coffee \u{1F431}.",
+    " It is raining outside.",
+    " The end of the day is near.",
+];
+
+#[test]
+fn a_text_longer_than_the_context_is_scored_sentence_by_sentence() {
+    let served = Served::new();
+    let text = LONG.concat();
+    let body = score(&served, &and(alone(&photo("cat.jpg"), &text), json!({"guard": {"threshold": 1.0}}))).json();
+    let result = &body["results"][0];
+    check_tokens(result, &text);
+    let windows = result["windows"].as_u64().unwrap();
+    assert!((2..=LONG.len() as u64).contains(&windows), "{windows}");
+    let rewards = numbers(result, "reward");
+    assert_eq!(body["usage"]["completion_tokens"], rewards.len());
+    assert!(body["usage"]["prompt_tokens"].as_u64().unwrap() > windows * 55, "images, prompts and what is read again count");
+    let lowest = rewards.iter().copied().fold(1.0, f64::min);
+    assert!(result["guard"]["score"].as_f64().unwrap() >= lowest);
+    let last_span = result["guard"]["spans"].as_array().unwrap().last().unwrap();
+    assert_eq!(last_span["end"], text.chars().count() - 1, "offsets are those of the whole text");
+    // What fits has the scores that it has alone, and the last sentence those that it has behind as many whole sentences as fit.
+    let alone_of = |text: &str| score(&served, &alone(&photo("cat.jpg"), text)).json()["results"][0].clone();
+    let first = alone_of(&LONG[..4].concat());
+    for field in ["reward", "logprob", "start"] {
+        numbers(&first, field).iter().zip(numbers(result, field)).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{field}: {a} and {b}"));
+    }
+    let last = LONG[LONG.len() - 1].split_whitespace().count();
+    let seen = (0..LONG.len()).map(|from| alone_of(LONG[from..].concat().trim())).find(|result| result.get("windows").is_none()).unwrap();
+    for field in ["reward", "logprob"] {
+        let (seen, found) = (numbers(&seen, field), numbers(result, field));
+        seen.iter().rev().zip(found.iter().rev()).take(last).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{field}: {a} and {b}"));
+    }
+}
+
+#[test]
+fn sentences_longer_than_the_context_and_lists_of_long_texts_are_scored() {
+    let served = Served::new();
+    let endless = "a big dog and a cat ".repeat(40);
+    let unbroken = "dog".repeat(300);
+    let texts = [LONG.concat(), "A cat.".to_owned(), endless, unbroken, "犬が走る。".repeat(60), "A. ".repeat(120)];
+    let items: Vec<Value> = texts.iter().map(|text| item(&photo("cat.jpg"), text)).collect();
+    let body = score(&served, &listed(&items)).json();
+    let windows: Vec<bool> = texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| {
+            check_tokens(&body["results"][i], text);
+            let single = score(&served, &alone(&photo("cat.jpg"), text)).json();
+            numbers(&single["results"][0], "reward")
+                .iter()
+                .zip(numbers(&body["results"][i], "reward"))
+                .for_each(|(a, b)| assert!((a - b).abs() < 1e-4));
+            body["results"][i].get("windows").is_some()
+        })
+        .collect();
+    assert_eq!(windows, [true, false, true, true, true, true]);
+    let small = data_url("image/png", &picture(1, ImageFormat::Png));
+    let much = vec![item(&small, &"A dog runs. ".repeat(330)); 64];
+    let message = score(&served, &listed(&much)).error(400)["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("262144"), "{message}");
+    let limited = Served::with(|c| c.score.max_tokens = 170);
+    refused(&score(&limited, &alone(&photo("cat.jpg"), &LONG.concat().repeat(3))), "response", "context_length_exceeded");
+    assert_eq!(score(&limited, &alone(&photo("cat.jpg"), &LONG.concat())).status, 200);
+}
+
+#[test]
+fn markup_of_a_text_is_neither_flagged_nor_broken() {
+    let served = Served::new();
+    let text = "{\"caption\": \"A **zebra** at <b>https://example.org/zebra.jpg</b>\", \"objects\": [\"piano\", \"submarine\"]}";
+    let result = score(&served, &and(alone(&photo("cat.jpg"), text), json!({"guard": {"threshold": 1.0}}))).json()["results"][0].clone();
+    check_tokens(&result, text);
+    let spans: Vec<&str> = result["guard"]["spans"].as_array().unwrap().iter().map(|s| s["text"].as_str().unwrap()).collect();
+    assert_eq!(spans, ["zebra", "piano", "submarine"]);
+    let alt: Value = serde_json::from_str(result["guard"]["alt_text"].as_str().unwrap()).unwrap();
+    assert_eq!(alt["caption"], "What may be a **zebra** at <b>https://example.org/zebra.jpg</b>");
+    assert_eq!(alt["objects"].as_array().unwrap().len(), 2);
 }

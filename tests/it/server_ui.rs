@@ -1,8 +1,9 @@
-//! The page at `/` in a real browser (`tests/e2e/page.py` has the tests themselves), and its headers.
+//! The pages at `/` and `/docs` in a real browser (`tests/e2e` has the tests themselves), and their headers.
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
-use candor::config::Key;
+use candor::config::{Auto, Config, Key};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -24,50 +25,111 @@ pub fn browser() -> Option<Command> {
     python("playwright")
 }
 
-/// Runs a test of the page against the server at this address.
-fn page(test: &str, at: SocketAddr, more: &[String]) {
+/// Runs a test of a file in `tests/e2e` against the server at this address.
+fn page(file: &str, test: &str, at: SocketAddr, more: &[&str]) {
     let Some(mut python) = browser() else { return };
-    python.args(["tests/e2e/page.py", test, &format!("http://{at}/")]).args(more);
+    python.args([&format!("tests/e2e/{file}.py"), test, &format!("http://{at}/")]).args(more);
     said(python, "");
 }
 
 macro_rules! pages {
-    ($($test:ident)+) => {
-        $(#[test]
-        fn $test() {
-            page(stringify!($test), Served::new().at, &[]);
+    ($($file:ident: $($test:ident)+;)+) => {
+        $(mod $file {
+            use super::*;
+
+            $(#[test]
+            fn $test() {
+                page(stringify!($file), stringify!($test), Served::new().at, &[]);
+            })+
         })+
     };
 }
 
-pages! { caption question curl compare keyboard correct judge watch light dark narrow calm }
+pages! {
+    try_page: caption question curl compare dropped examples shared spoken reloaded bounded enlarged;
+    correct_page: keyboard correct judge undone neighbors mine;
+    watch_page: watch span;
+    views: light dark narrow calm ring;
+    docs_page: described tried;
+}
 
 #[test]
 fn bad_image() {
-    page("bad_image", Served::with(|config| config.images.max_pixels = 100_000).at, &[]);
+    page("try_page", "bad_image", Served::with(|config| config.images.max_pixels = 100_000).at, &[]);
 }
 
 #[test]
 fn queued() {
-    page("queued", Served::with(|config| (config.queue.unassisted_share, config.queue.overlap_share) = (0.0, 0.0)).at, &[]);
+    page("correct_page", "queued", Served::with(|config| (config.queue.unassisted_share, config.queue.overlap_share) = (0.0, 0.0)).at, &[]);
 }
 
 #[test]
 fn unmarked() {
-    page("unmarked", Served::with(|config| config.queue.unassisted_share = 1.0).at, &[]);
+    page("correct_page", "unmarked", Served::with(|config| config.queue.unassisted_share = 1.0).at, &[]);
+}
+
+/// Whichever of the server's two queues an answer is in.
+#[test]
+fn the_same_is_judged_once() {
+    for unassisted_share in [0.0, 1.0] {
+        let served = Served::with(|config| config.queue.unassisted_share = unassisted_share);
+        page("correct_page", "once", served.at, &[]);
+    }
 }
 
 #[test]
-fn key() {
+fn what_was_skipped_stays_away() {
+    page("correct_page", "skipped", Served::with(|config| config.queue.unassisted_share = 0.0).at, &[]);
+}
+
+/// A threshold on the bound of a bucket, and one between two, as by default.
+#[test]
+fn colors_follow_the_served_threshold() {
+    page("watch_page", "watch", Served::with(|config| config.guard.threshold = Auto::Value(0.3)).at, &[]);
+}
+
+fn key() -> Key {
     let key_sha256 = Sha256::digest("candor-page-test").iter().map(|byte| format!("{byte:02x}")).collect();
-    let key = Key { name: "page".to_owned(), key_sha256, ..Key::default() };
-    page("key", Served::with(|config| config.keys = vec![key]).at, &[]);
+    Key { name: "page".to_owned(), key_sha256, ..Key::default() }
+}
+
+#[test]
+fn a_wrong_key_is_told() {
+    page("try_page", "key", Served::with(|config| config.keys = vec![key()]).at, &[]);
+}
+
+#[test]
+fn what_is_kept_is_told() {
+    page("try_page", "kept", Served::new().at, &["for 7 days", "everybody who can open this page", "until you take the correction back"]);
+    let served = Served::with(|config| {
+        config.receipts.retention = "90m".to_owned();
+        config.queue.enabled = false;
+    });
+    page("try_page", "kept", served.at, &["for 90 minutes. They can be seen by those who run the server."]);
+    let served = Served::with(|config| config.receipts.retention = "0s".to_owned());
+    page("try_page", "kept", served.at, &["forgets photograph and answer at once, unless you correct"]);
+    page("try_page", "kept", Served::with(|config| config.feedback.store = "off".to_owned()).at, &["it takes no corrections"]);
+    page("try_page", "kept", Served::with(|config| config.keys = vec![key()]).at, &["everybody with a key"]);
+}
+
+#[test]
+fn about_says_how_the_server_is_set_up() {
+    let about = |change: fn(&mut Config)| get(Served::with(change).at, "/ui/about.json").json();
+    let plain = about(|_| {});
+    assert_eq!(plain["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&plain["model"], &plain["keys"], &plain["feedback"]), (&json!("candor-mini"), &json!(false), &json!(true)));
+    assert_eq!((&plain["retention_s"], &plain["queue"]), (&json!(604_800), &json!(true)));
+    assert!(plain["threshold"].as_f64().is_some_and(|threshold| 0.0 < threshold && threshold < 1.0), "{plain}");
+    let strict = about(|config| (config.keys, config.guard.threshold) = (vec![key()], Auto::Value(0.25)));
+    assert_eq!((&strict["keys"], &strict["threshold"]), (&json!(true), &json!(0.25)));
+    let off = about(|config| config.feedback.store = "off".to_owned());
+    assert_eq!((&off["feedback"], &off["retention_s"], &off["queue"]), (&json!(false), &json!(0), &json!(false)));
 }
 
 #[test]
 fn offline() {
     let server = Process::serve(&[("CANDOR_LOG__LEVEL", "error")]);
-    page("offline", server.at, &[server.child.id().to_string()]);
+    page("try_page", "offline", server.at, &[&server.child.id().to_string()]);
 }
 
 #[test]

@@ -124,6 +124,37 @@ def animations():
     save(picture(), "lossy.webp", quality=80)
 
 
+def bitmap(name, bits, rows, *, masks=(), top_down=False, expected=None, compression=None, colors=b"", size=(W, H)):
+    """A BMP with the header of version 5, which clipboards use; Pillow reads few of them."""
+    compression = (3 if masks else 0) if compression is None else compression
+    masks = [*masks, *[0] * (4 - len(masks))]
+    offset = 14 + 124 + len(colors)
+    height = -size[1] if top_down else size[1]
+    header = struct.pack("<IiiHHIIiiII4I4s", 124, size[0], height, 1, bits, compression, len(rows), 2835, 2835, len(colors) // 4, 0, *masks, b"BGRs")
+    (OUT / name).write_bytes(struct.pack("<2sIHHI", b"BM", offset + len(rows), 0, 0, offset) + header.ljust(124, b"\0") + colors + rows)
+    expected.save(EXPECTED / (name + ".png"))
+
+
+def bitmaps():
+    rgb = np.asarray(picture()).astype(np.uint32)
+    red, green, blue = rgb[:, :, 0], rgb[:, :, 1], rgb[:, :, 2]
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    unfilled = (red << 16 | green << 8 | blue).astype("<u4")
+    bitmap("unfilled_alpha.bmp", 32, unfilled[::-1].tobytes(), masks=masks, expected=picture())
+    bitmap("top_down.bmp", 32, unfilled.tobytes(), masks=masks, top_down=True, expected=picture())
+    see_through = picture()
+    see_through.putalpha(alpha())
+    filled = unfilled | (np.asarray(alpha()).astype("<u4") << 24)
+    bitmap("alpha.bmp", 32, filled[::-1].tobytes(), masks=masks, expected=over_white(see_through))
+    few = (red >> 3 << 11 | green >> 2 << 5 | blue >> 3).astype("<u2")
+    levels = np.stack([(red >> 3) * 255 / 31, (green >> 2) * 255 / 63, (blue >> 3) * 255 / 31], -1).round().astype(np.uint8)
+    bitmap("565.bmp", 16, few[::-1].tobytes(), masks=(0xF800, 0x7E0, 0x1F), expected=Image.fromarray(levels))
+    palette = picture().quantize(16)
+    colors = b"".join(bytes([b, g, r, 0]) for r, g, b in zip(*[iter(palette.getpalette()[:48])] * 3, strict=True))
+    runs = b"".join(b"".join(bytes([1, i]) for i in line) + b"\0\0" for line in np.asarray(palette)[::-1]) + b"\0\1"
+    bitmap("runs.bmp", 8, runs, compression=1, colors=colors, expected=palette.convert("RGB"))
+
+
 def resizes():
     """Fine texture, where a wrong filter would show; written as PNG so that only the resize differs."""
     for name, (width, height) in {"shrink": (301, 500), "grow": (48, 32), "keep": (224, 224)}.items():
@@ -144,5 +175,5 @@ def bomb():
 
 if __name__ == "__main__":
     EXPECTED.mkdir(parents=True, exist_ok=True)
-    for make in (jpegs, lossless, sixteen_bits, animations, resizes, bomb):
+    for make in (jpegs, lossless, sixteen_bits, animations, bitmaps, resizes, bomb):
         make()

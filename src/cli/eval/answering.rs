@@ -1,14 +1,15 @@
 //! A bundle that answers while it is evaluated.
 
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::{
     bundle::Bundle,
     cli::{
         Failure,
-        common::{ModelArgs, open_bundle},
+        common::{ModelArgs, block_on, open_bundle, with_fields},
+        output::progress,
+        photo::{in_flags, read},
     },
     config::Config,
     eval::{captions::flags::GuardMarks, data::Annotated},
@@ -65,6 +66,11 @@ impl Answering {
         (self.bundle.config.name.clone(), self.bundle.config.version.clone())
     }
 
+    /// The configuration in force.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Whether it can score what it writes.
     pub(super) fn has_scorer(&self) -> bool {
         self.bundle.reward.is_some()
@@ -78,15 +84,14 @@ impl Answering {
         mut take: impl FnMut(usize, usize, Answered) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let Self { config, bundle } = self;
-        let bar = ProgressBar::new((settings.len() * asked.len()) as u64)
-            .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {per_sec}, {eta} to go").map_err(Failure::failed)?);
-        let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-        runtime.block_on(async {
+        let bar = progress(settings.len() * asked.len(), "{msg} {bar:40} {pos}/{len} {per_sec}, {eta} to go");
+        let most_bytes = config.images.max_bytes;
+        let done = block_on(async {
             let local = Local::start(config, bundle).map_err(Failure::failed)?;
             let done = async {
                 for (setting, (name, fields)) in settings.iter().enumerate() {
                     bar.set_message((*name).to_owned());
-                    let asking = asked.iter().map(|(image, prompt)| answer(&local, image, prompt, fields));
+                    let asking = asked.iter().map(|(image, prompt)| answer(&local, most_bytes, image, prompt, fields));
                     let mut answers = stream::iter(asking).buffered(AT_ONCE);
                     let mut number = 0;
                     while let Some(answer) = answers.next().await {
@@ -98,10 +103,11 @@ impl Answering {
                 Ok(())
             }
             .await;
-            bar.finish_and_clear();
             local.stop().await;
             done
-        })
+        });
+        bar.finish_and_clear();
+        done
     }
 
     /// Asks about photographs in a mode of the guard and gathers the answers.
@@ -115,15 +121,11 @@ impl Answering {
     }
 }
 
-async fn answer(local: &Local, image: &Annotated, prompt: &str, fields: &Value) -> Result<Answered, Failure> {
+async fn answer(local: &Local, most_bytes: usize, image: &Annotated, prompt: &str, fields: &Value) -> Result<Answered, Failure> {
     let photo = image.photo.as_ref().ok_or_else(|| Failure::Misused(format!("there is no photograph for '{}'", image.name())))?;
-    let failed = |e: String| Failure::Failed(format!("{}: {e}", photo.display()));
-    let file = std::fs::read(photo).map_err(|e| failed(e.to_string()))?;
-    let mut request = local.request(&file, prompt);
-    for (name, value) in fields.as_object().into_iter().flatten() {
-        request[name] = value.clone();
-    }
-    let answer = local.chat(&request).await.map_err(failed)?;
+    let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), in_flags(&e)));
+    let file = read(photo, most_bytes).map_err(Failure::Failed)?;
+    let answer = local.chat(&with_fields(local.request(&file, prompt), fields)).await.map_err(failed)?;
     let choice = &answer["choices"][0];
     let text = choice["message"]["content"].as_str().ok_or_else(|| failed("the answer has no text".into()))?.to_owned();
     let guard = &choice["guard"];

@@ -1,16 +1,19 @@
 //! `candor eval captions`
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
 
-use super::{Output, Part, answering::Answering, command, facts::Run};
+use super::{Output, Part, answering::Answering, command, facts::Run, one_stdin};
 use crate::{
-    cli::{Failure, common::ModelArgs},
+    cli::{
+        Failure,
+        caption::interrupted,
+        common::ModelArgs,
+        lines::{LineFile, settings},
+        output::{is_stdio, note},
+    },
     eval::{
         bootstrap::REPEATS,
         captions::{Evaluation, Measures, report},
@@ -32,7 +35,7 @@ use crate::{
                   candor eval captions --hypotheses ../shared/data/chair/minigpt-4_i1.jsonl --vocabulary ../shared/data/chair/synonyms.txt"
 )]
 pub(super) struct Args {
-    /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format
+    /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format. - is standard input
     #[arg(long, value_name = "FILE")]
     hypotheses: PathBuf,
 
@@ -44,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR|FILE")]
     references: Option<PathBuf>,
 
-    /// Which split of a folder [default: dev in Flickr8k's layout]
+    /// Which split of a folder: test is the list test.txt, or what captions_test.json has [default: dev in Flickr8k's layout]
     #[arg(long, value_name = "NAME", requires = "references")]
     split: Option<String>,
 
@@ -73,9 +76,13 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Let a bundle caption the references' photographs into the hypotheses' file first; what stands there already is kept
+    /// Let a bundle caption the references' photographs into the hypotheses' file first; a file of an earlier run with the same settings is continued
     #[arg(long, requires = "references")]
     generate: bool,
+
+    /// Begin that file anew, whatever is in it
+    #[arg(long, requires = "generate")]
+    overwrite: bool,
 
     /// With what guard it captions
     #[arg(long, value_name = "MODE", requires = "generate", default_value = "off")]
@@ -131,10 +138,19 @@ impl Vocabularies {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
+    let inputs =
+        [("--hypotheses", Some(&args.hypotheses)), ("--against", args.against.as_ref()), ("--references", args.references.as_ref())];
+    one_stdin(&inputs)?;
+    if args.generate && is_stdio(&args.hypotheses) {
+        return Err(Failure::Misused("--generate writes the hypotheses: --hypotheses must name a file".into()));
+    }
+    // Before standard input is read: the process may start anew.
+    let answering = if args.generate { Some(Answering::open(&args.model)?) } else { None };
+    let written_by = answering.as_ref().map(Answering::model);
     let read = |path: &PathBuf| References::open(path, args.split.as_deref()).map_err(misused);
     let given = args.references.as_ref().map(read).transpose()?;
-    if let (true, Some(references)) = (args.generate, &given) {
-        generate(&args, references)?;
+    if let (Some(answering), Some(references)) = (answering, &given) {
+        generate(&args, answering, references)?;
     }
     let hypotheses = Hypotheses::open(&args.hypotheses).map_err(misused)?;
     let against = args.against.as_ref().map(|path| Hypotheses::open(path).map_err(misused)).transpose()?;
@@ -180,14 +196,15 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     report.title = format!("Captions of {}", args.hypotheses.display());
     report.command = command();
     let run = Run {
+        model: written_by,
         data: args.references.as_deref(),
         photographs: pairs.pairs.len(),
         seed: args.seed,
         resamples: args.resamples,
-        ..Run::default()
     };
     report.facts = run.facts();
     report.facts.push(fact("references without a caption", pairs.missing.to_string()));
+    report.notes.extend(references.notes().iter().cloned());
     let undescribed = pairs.pairs.iter().filter(|(image, _)| image.captions.is_empty()).count();
     if has_captions && undescribed > 0 {
         report.notes.push(format!("{undescribed} images have no reference captions: figures that need them leave these images out."));
@@ -244,29 +261,35 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
 }
 
 /// Captions every photograph of the references that has no caption in the file yet, and adds it to the file.
-fn generate(args: &Args, references: &References) -> Result<(), Failure> {
-    // A file that nothing was written to yet is as good as none.
-    let done = match std::fs::metadata(&args.hypotheses).is_ok_and(|file| file.len() > 0) {
-        true => Hypotheses::open_partial(&args.hypotheses).map_err(|e| Failure::Misused(e.to_string()))?,
-        false => Vec::new(),
-    };
-    let captioned: std::collections::HashSet<*const Annotated> =
-        done.iter().filter_map(|row| references.get(&row.image)).map(std::ptr::from_ref).collect();
-    let open: Vec<_> = references.images().iter().filter(|image| !captioned.contains(&std::ptr::from_ref(*image))).collect();
-    let Some(first) = open.first() else { return Ok(()) };
-    if first.photo.is_none() {
-        return Err(Failure::Misused(format!("--generate: there is no photograph for '{}' beside the references", first.name())));
+fn generate(args: &Args, answering: Answering, references: &References) -> Result<(), Failure> {
+    let images = references.images();
+    if let Some(image) = images.iter().find(|image| image.photo.is_none()) {
+        return Err(Failure::Misused(format!("--generate: there is no photograph for '{}' beside the references", image.name())));
     }
-    let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", args.hypotheses.display()));
-    let answering = Answering::open(&args.model)?;
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&args.hypotheses).map_err(failed)?;
-    let asked: Vec<(&Annotated, &str)> = open.iter().map(|image| (*image, "")).collect();
     let guard = match args.best_of {
         Some(n) => json!({ "guard": { "mode": "score", "candidates": n } }),
         None => json!({ "guard": { "mode": args.guard } }),
     };
-    answering.each_of(&[("captioning", guard)], &asked, |_, i, caption| {
-        let line = format!("{}\n", json!({ "image_id": open[i].name(), "caption": caption.text }));
-        file.write_all(line.as_bytes()).map_err(failed)
-    })
+    let (mut file, rows) = LineFile::open(&args.hypotheses, args.overwrite, settings(answering.config(), &guard)?)?;
+    let name = |row: &serde_json::Value| row["image_id"].as_str().or(row["image"].as_str()).map(str::to_owned);
+    let captioned: std::collections::HashSet<*const Annotated> =
+        rows.iter().filter_map(name).filter_map(|name| references.get(&name)).map(std::ptr::from_ref).collect();
+    let open: Vec<&Annotated> = images.iter().filter(|image| !captioned.contains(&std::ptr::from_ref(*image))).collect();
+    let mut done = images.len() - open.len();
+    if done > 0 {
+        note(format_args!("candor: {done} of {} photographs are captioned in {} already", images.len(), args.hypotheses.display()));
+    }
+    if open.is_empty() {
+        return Ok(());
+    }
+    let asked: Vec<(&Annotated, &str)> = open.iter().map(|image| (*image, "")).collect();
+    let run = answering.each_of(&[("captioning", guard)], &asked, |_, i, caption| {
+        file.push(json!({ "image_id": open[i].name(), "caption": caption.text }))?;
+        done += 1;
+        Ok(())
+    });
+    match run {
+        Err(Failure::Interrupted(_)) => Err(interrupted(done, images.len(), &file)),
+        other => other,
+    }
 }

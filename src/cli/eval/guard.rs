@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Which split of the folder [default: dev in Flickr8k's layout]
+    /// Which split of the folder: test is the list test.txt, or what captions_test.json has [default: dev in Flickr8k's layout]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
@@ -154,7 +154,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         title: "What the guard flags and repairs".into(),
         command: command(),
         facts: run.facts(),
-        notes: (undescribed > 0).then_some(note).into_iter().collect(),
+        notes: (undescribed > 0).then_some(note).into_iter().chain(references.notes().iter().cloned()).collect(),
         sections: sections(&images, &settings, &answers, &args),
     })
 }

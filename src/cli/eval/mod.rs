@@ -8,11 +8,15 @@ mod pope;
 mod reward;
 mod vqa;
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::{Failure, common::shown};
+use super::{
+    Failure,
+    common::shown,
+    output::{command_line, is_stdio, note, one_stdin, print, write_file},
+};
 use crate::{eval::report::Report, train::judged::Half};
 
 /// Measure captions, scorers and answers, without a model as a judge
@@ -57,11 +61,11 @@ impl Part {
 /// Where a report goes beside the terminal.
 #[derive(Debug, ClapArgs)]
 struct Output {
-    /// Also write the figures as JSON
+    /// Also write the figures as JSON; - is standard output, in place of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Also write one self-contained page with plots and captions
+    /// Also write one self-contained page with plots and captions; - is standard output, in place of the tables
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -69,25 +73,30 @@ struct Output {
 impl Output {
     /// Prints a report and writes it where it was asked for.
     fn show(&self, report: &Report) -> Result<(), Failure> {
-        let write = |file: &PathBuf, text: String| fs::write(file, text).map_err(|e| Failure::Failed(format!("{}: {e}", file.display())));
-        println!("{}", shown(report));
+        let on_stdout = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| is_stdio(file));
+        if on_stdout(&self.json) && on_stdout(&self.html) {
+            return Err(Failure::Misused("--json and --html cannot both go to standard output (-)".into()));
+        }
+        // Files first: whoever reads the tables may leave early.
         if let Some(file) = &self.json {
-            write(file, serde_json::to_string_pretty(&report.to_json()).map_err(Failure::failed)?)?;
+            let json = serde_json::to_string_pretty(&report.to_json()).map_err(Failure::failed)?;
+            write_file(file, format!("{json}\n").as_bytes())?;
         }
         if let Some(file) = &self.html {
-            write(file, report.html().map_err(Failure::failed)?)?;
-            eprintln!("plots and captions: {}", file.display());
+            write_file(file, report.html().map_err(Failure::failed)?.as_bytes())?;
         }
+        if on_stdout(&self.json) || on_stdout(&self.html) {
+            return Ok(());
+        }
+        print(shown(report))?;
+        self.html.iter().for_each(|file| note(format_args!("plots and captions: {}", file.display())));
         Ok(())
     }
 }
 
 /// The command line as it was typed, for the report to be made again.
 fn command() -> String {
-    let words = std::env::args()
-        .skip(1)
-        .map(|word| if word.contains([' ', '"', '\'', '$']) { format!("'{}'", word.replace('\'', "'\\''")) } else { word });
-    format!("candor {}", words.collect::<Vec<_>>().join(" "))
+    command_line(&[])
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {

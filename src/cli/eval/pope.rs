@@ -1,6 +1,9 @@
 //! `candor eval pope`
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args as ClapArgs;
 
@@ -9,9 +12,14 @@ use super::{
     answering::{Answered, Answering},
     command,
     facts::{AnswerGuard, Run, with_guard},
+    one_stdin,
 };
 use crate::{
-    cli::{Failure, common::ModelArgs},
+    cli::{
+        Failure,
+        common::ModelArgs,
+        output::{is_stdio, write_file},
+    },
     eval::{
         bootstrap::{REPEATS, estimates},
         data::{Annotated, References},
@@ -29,18 +37,18 @@ use crate::{
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval pope --data ../shared/data/coco-mini --questions pope.jsonl   # writes them when the file is not there\n  \
-                  candor eval pope --data ../shared/data/coco-mini --questions pope.jsonl --answers answers.jsonl"
+                  candor eval pope --questions pope.jsonl --answers answers.jsonl   # another model's"
 )]
 pub(super) struct Args {
-    /// Images with annotated objects
-    #[arg(long, value_name = "DIR|FILE")]
-    data: PathBuf,
+    /// Images with annotated objects; another model's answers need none
+    #[arg(long, value_name = "DIR|FILE", required_unless_present = "answers")]
+    data: Option<PathBuf>,
 
-    /// POPE's own form, one question a line; built and written when the file is not there
+    /// POPE's own form, one question a line; built and written when the file is not there. - is standard input
     #[arg(long, value_name = "FILE.jsonl")]
     questions: Option<PathBuf>,
 
-    /// Another model's answers to these questions, one a line, instead of the bundle's
+    /// Another model's answers to these questions, one a line, instead of the bundle's. - is standard input
     #[arg(long, value_name = "FILE.jsonl", requires = "questions")]
     answers: Option<PathBuf>,
 
@@ -63,21 +71,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
-    let references = References::open(&args.data, None).map_err(misused)?;
-    let model = if args.answers.is_none() { Some(Answering::open(&args.model)?) } else { None };
-    let questions = questions(&args, &references)?;
-    let run_model = model.as_ref().map(Answering::model);
-    let answers = match (&args.answers, model) {
-        (Some(_), _) if args.guard.guard.is_some() => {
-            return Err(Failure::Misused("--guard is of the answers that a model writes; --answers brings them along".into()));
-        }
-        (Some(file), _) => pope::read_answers(file, &questions).map_err(misused)?.into_iter().map(Answered::of_text).collect(),
-        (None, Some(model)) => {
-            let mode = args.guard.mode(&model).to_owned();
-            model.all(&mode, &about(&args, &references, &questions)?)?
-        }
-        (None, None) => Vec::new(),
+    one_stdin(&[("--data", args.data.as_ref()), ("--questions", args.questions.as_ref()), ("--answers", args.answers.as_ref())])?;
+    let Gathered { questions, answers, references, notes, model } = match &args.answers {
+        Some(file) => Gathered::read(&args, file)?,
+        None => Gathered::ask(&args)?,
     };
     let mut images: HashMap<&str, usize> = HashMap::new();
     for question in &questions {
@@ -92,7 +89,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         })
         .collect();
     let asked: Vec<AnsweredQuestion> =
-        questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer, &references)).collect();
+        questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer, references.as_ref())).collect();
     let AnswerSections { summary, details } = answers::sections(&asked, args.seed);
     let rows = Setting::ALL.into_iter().map(Some).chain([None]).filter_map(|setting| {
         let of: Vec<&(usize, Option<Setting>, Scores)> = judged.iter().filter(|j| setting.is_none() || j.1 == setting).collect();
@@ -118,23 +115,65 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         title: "POPE: is it there?".into(),
         command: command(),
         facts: [
-            Run { model: run_model, data: Some(&args.data), photographs: images.len(), seed: args.seed, ..Run::default() }.facts(),
+            args.questions.as_ref().map(|file| vec![("questions".into(), file.display().to_string())]).unwrap_or_default(),
+            Run {
+                model,
+                data: args.data.as_deref().filter(|_| args.answers.is_none()),
+                photographs: images.len(),
+                seed: args.seed,
+                ..Run::default()
+            }
+            .facts(),
             vec![("answers".into(), who)],
         ]
         .concat(),
-        notes: Vec::new(),
+        notes,
         sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
     };
     args.output.show(&report)
 }
 
+/// What is measured, and what is to be said about it.
+struct Gathered {
+    questions: Vec<Question>,
+    answers: Vec<Answered>,
+    /// Where the photographs are; another model's answers need none.
+    references: Option<References>,
+    notes: Vec<String>,
+    /// Name and version of the model that answered, where it is one of ours.
+    model: Option<(String, String)>,
+}
+
+impl Gathered {
+    /// Reads another model's answers.
+    fn read(args: &Args, file: &Path) -> Result<Self, Failure> {
+        if args.guard.guard.is_some() {
+            return Err(Failure::Misused("--guard is of the answers that a model writes; --answers brings them along".into()));
+        }
+        let (questions, notes) = questions(args, None)?;
+        let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
+        let answers = answers.into_iter().map(Answered::of_text).collect();
+        Ok(Self { questions, answers, references: None, notes, model: None })
+    }
+
+    /// Has the bundle answer.
+    fn ask(args: &Args) -> Result<Self, Failure> {
+        let answering = Answering::open(&args.model)?;
+        let references = references(args)?;
+        let (questions, notes) = questions(args, Some(&references))?;
+        let (model, mode) = (answering.model(), args.guard.mode(&answering).to_owned());
+        let answers = answering.all(&mode, &about(&references, &questions)?)?;
+        Ok(Self { questions, answers, references: Some(references), notes, model: Some(model) })
+    }
+}
+
 /// A question with its answer, as pages show it.
-fn answered(question: &Question, answer: &Answered, references: &References) -> AnsweredQuestion {
+fn answered(question: &Question, answer: &Answered, references: Option<&References>) -> AnsweredQuestion {
     let yes = pope::parse(&answer.text);
     let row = AnsweredQuestion {
         kind: question.setting.map_or("all", Setting::name).to_owned(),
         image: question.image.clone(),
-        photo: references.get(&question.image).and_then(|image| image.photo.clone()),
+        photo: references.and_then(|references| references.get(&question.image)?.photo.clone()),
         question: question.text.clone(),
         right_answers: vec![if question.present { "yes" } else { "no" }.to_owned()],
         answer: answer.text.clone(),
@@ -145,32 +184,41 @@ fn answered(question: &Question, answer: &Answered, references: &References) -> 
     with_guard(row, answer)
 }
 
-fn questions(args: &Args, references: &References) -> Result<Vec<Question>, Failure> {
-    if let Some(file) = args.questions.as_ref().filter(|file| file.exists()) {
-        return pope::read_questions(file).map_err(|e| Failure::Misused(e.to_string()));
+fn references(args: &Args) -> Result<References, Failure> {
+    let data = args.data.as_ref().ok_or_else(|| Failure::Misused("--data is needed: what are the questions about?".into()))?;
+    References::open(data, None).map_err(Failure::misused)
+}
+
+/// The questions of the file, or those that are built from `references` (the data set, where it was not read yet); and what is to be said about them.
+fn questions(args: &Args, given: Option<&References>) -> Result<(Vec<Question>, Vec<String>), Failure> {
+    if let Some(file) = args.questions.as_ref().filter(|file| args.data.is_none() || is_stdio(file) || file.exists()) {
+        let questions = pope::read_questions(file).map_err(Failure::misused)?;
+        return Ok((questions, given.map(|references| references.notes().to_vec()).unwrap_or_default()));
     }
+    let read = if given.is_none() { Some(references(args)?) } else { None };
+    let Some(references) = given.or(read.as_ref()) else { return Ok(Default::default()) };
     let images: Vec<_> = references.images().iter().filter_map(|image| Some((image.name(), image.objects.as_ref()?))).collect();
     if images.is_empty() {
-        return Err(Failure::Misused(format!("{}: no image has annotated objects", args.data.display())));
+        return Err(Failure::Misused("--data: no image has annotated objects".into()));
     }
     let mut questions: Vec<Question> =
         Setting::ALL.into_iter().flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed)).collect();
     // Each setting counts from 1; in one file numbers must be unique.
     questions.iter_mut().zip(1..).for_each(|(question, id)| question.id = id);
     if let Some(file) = &args.questions {
-        let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", file.display()));
-        let out = std::fs::File::create(file).map_err(failed)?;
-        pope::write_questions(&questions, std::io::BufWriter::new(out)).map_err(failed)?;
+        let mut text = Vec::new();
+        pope::write_questions(&questions, &mut text).map_err(Failure::failed)?;
+        write_file(file, &text)?;
     }
-    Ok(questions)
+    Ok((questions, references.notes().to_vec()))
 }
 
 /// The image and the text of every question.
-fn about<'a>(args: &Args, references: &'a References, questions: &'a [Question]) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
+fn about<'a>(references: &'a References, questions: &'a [Question]) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
     let image = |question: &Question| {
         references
             .get(&question.image)
-            .ok_or_else(|| Failure::Misused(format!("{}: there is no image '{}'", args.data.display(), question.image)))
+            .ok_or_else(|| Failure::Misused(format!("--data: there is no image '{}' for question {}", question.image, question.id)))
     };
     questions.iter().map(|question| Ok((image(question)?, question.text.as_str()))).collect()
 }

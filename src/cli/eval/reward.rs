@@ -9,7 +9,7 @@ use crate::{
     cli::{Failure, common::settle},
     eval::report::Report,
     train::{
-        calibrate,
+        TrainError, calibrate,
         contenders::{self, Contender, Scorer},
         judged::{Judged, dev_features},
         reward_report::Evidence,
@@ -55,12 +55,15 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     settle(None)?;
-    let report = measure(&args).map_err(Failure::failed)?;
+    let report = measure(&args).map_err(|e| match e {
+        TrainError::Data(_) => Failure::misused(e),
+        other => Failure::failed(other),
+    })?;
     args.output.show(&report)
 }
 
-fn measure(args: &Args) -> Result<Report, crate::train::TrainError> {
-    let setup = Setup::open(&args.data, &args.model, 0)?;
+fn measure(args: &Args) -> Result<Report, TrainError> {
+    let setup = Setup::open_for_evaluation(&args.data, &args.model, 0)?;
     let policy = &setup.policy;
     let mut contenders = gather(args, &setup)?;
     let default = policy.config.reward.as_ref().map(|r| r.default.name());
@@ -98,7 +101,7 @@ fn measure(args: &Args) -> Result<Report, crate::train::TrainError> {
 }
 
 /// Baselines, the bundle's scorers, and those of the runs.
-fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, crate::train::TrainError> {
+fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, TrainError> {
     let mut all: Vec<Contender> = contenders::baselines().into();
     all.extend(contenders::of_bundle(&setup.policy)?);
     for run in &args.run {
@@ -122,7 +125,7 @@ fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, crate::train::Tr
             chosen.push(Contender { name: name.clone(), scorer: Scorer::Mean(of), bytes });
         } else {
             let names = all.iter().chain(&chosen).map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(crate::train::TrainError::Run(format!("--scorers: there is no scorer '{name}'; there are {names}")));
+            return Err(TrainError::Run(format!("--scorers: there is no scorer '{name}'; there are {names}")));
         }
     }
     Ok(chosen)

@@ -1,8 +1,8 @@
 //! `candor eval vqa`
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
 };
 
 use clap::Args as ClapArgs;
@@ -10,7 +10,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
     Output,
-    answering::Answering,
+    answering::{Answered, Answering},
     command,
     facts::{AnswerGuard, Run, with_guard},
 };
@@ -18,11 +18,16 @@ use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
         bootstrap::{REPEATS, estimates},
-        data::{Annotated, flickr8k::Dataset},
+        data::{
+            Annotated,
+            flickr8k::Dataset,
+            questions::{AskedQuestion, questions_file, read_questions},
+        },
         report::{
             Better, Cell, Column, Format, Report, Section, Table, TableRow,
             answers::{self, AnswerSections, AnsweredQuestion, yes_or_no},
         },
+        vqa::{RULE, is_right},
     },
     lexicon::Lexicon,
     train::{
@@ -31,19 +36,24 @@ use crate::{
     },
 };
 
-/// Ask questions derived from captions: presence, colour and number
+/// Ask people's questions, or ones derived from captions: presence, color and number
+///
+/// A file or folder of questions (questions.jsonl) has rows {"image", "question", "answers": ["...", ...]}, with "kind" or "type" where there are kinds. A folder in
+/// Flickr8k's layout has captions, from which questions about its development split are derived.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  candor eval vqa --data ../shared/data/flickr8k")]
+#[command(
+    after_help = "Examples:\n  candor eval vqa --data ../shared/data/daquar --limit 500\n  candor eval vqa --data ../shared/data/vqa-rad/questions.jsonl --json vqa.json\n  candor eval vqa --data ../shared/data/flickr8k"
+)]
 pub(super) struct Args {
-    /// Folder in Flickr8k's layout; questions are about its development split
-    #[arg(long, value_name = "DIR")]
+    /// Questions of people, or a folder in Flickr8k's layout
+    #[arg(long, value_name = "DIR|FILE")]
     data: PathBuf,
 
     /// Only the first N questions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// Most questions an image
+    /// Most questions an image, of those that are derived
     #[arg(long, default_value_t = 4)]
     per_image: usize,
 
@@ -75,9 +85,110 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
+impl Args {
+    fn limit(&self) -> usize {
+        self.limit.map_or(usize::MAX, |limit| limit as usize)
+    }
+}
+
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let model = Answering::open(&args.model)?;
-    let data = Dataset::open(&args.data).map_err(|e| Failure::Misused(e.to_string()))?;
+    match questions_file(&args.data) {
+        Some(file) => of_people(&args, model, &file),
+        None => derived(&args, model),
+    }
+}
+
+fn of_people(args: &Args, model: Answering, file: &Path) -> Result<(), Failure> {
+    let mut questions = read_questions(file).map_err(Failure::misused)?;
+    let all = questions.len();
+    questions.truncate(args.limit());
+    let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
+    let image = |q: &AskedQuestion| Annotated { id: q.image.clone(), photo: Some(q.photo.clone()), ..Annotated::default() };
+    let images: Vec<Annotated> = questions.iter().map(image).collect();
+    let asked: Vec<(&Annotated, &str)> = images.iter().zip(&questions).map(|(image, q)| (image, q.question.as_str())).collect();
+    let answers = model.all(&mode, &asked)?;
+    let rows: Vec<AnsweredQuestion> = questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer)).collect();
+    let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
+    let photographs = questions.iter().map(|q| q.image.as_str()).collect::<BTreeSet<_>>().len();
+    let run = Run { model: Some(run_model), data: Some(&args.data), photographs, seed: args.seed, ..Run::default() };
+    let answers = Section { title: "Answers".into(), tables: tables(&questions, &rows, args.seed), ..Section::default() };
+    let report = Report {
+        title: "Answers to people's questions".into(),
+        command: command(),
+        facts: [run.facts(), vec![("questions".into(), format!("{} of {all}", rows.len()))]].concat(),
+        notes: vec![RULE.into()],
+        sections: [vec![summary, answers], details].concat(),
+    };
+    args.output.show(&report)
+}
+
+/// A question with its answer, as pages show it.
+fn answered(question: &AskedQuestion, answer: &Answered) -> AnsweredQuestion {
+    let kind = question.kind.as_ref().or(question.answer_type.as_ref());
+    let row = AnsweredQuestion {
+        kind: kind.map_or_else(|| "all".to_owned(), String::clone),
+        image: question.image.clone(),
+        photo: Some(question.photo.clone()),
+        question: question.question.clone(),
+        right_answers: question.answers.clone(),
+        answer: answer.text.clone(),
+        is_right: is_right(&answer.text, &question.answers),
+        yes: yes_or_no(&question.answers, &answer.text),
+        ..AnsweredQuestion::default()
+    };
+    with_guard(row, answer)
+}
+
+/// Returns the group of a question in its table.
+type Group = fn(&AskedQuestion) -> Option<&str>;
+
+/// Exact match over all questions and by their kinds.
+fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64) -> Vec<Table> {
+    let mut images: HashMap<&str, usize> = HashMap::new();
+    for question in questions {
+        let next = images.len();
+        images.entry(&question.image).or_insert(next);
+    }
+    let row = |name: &str, of: &[&AnsweredQuestion]| {
+        let figures = |weights: &[u32]| {
+            let weight = |a: &AnsweredQuestion| f64::from(weights[images[a.image.as_str()]]);
+            let all: f64 = of.iter().map(|a| weight(a)).sum();
+            vec![of.iter().filter(|a| a.is_right).map(|a| weight(a)).sum::<f64>() / all]
+        };
+        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, seed, figures).into_iter().map(Cell::from).collect();
+        cells.push(of.len().into());
+        TableRow::new(name, cells)
+    };
+    let table = |title: &str, rows: Vec<TableRow>| Table {
+        title: title.into(),
+        note: String::new(),
+        columns: vec![Column::new("exact match", Format::Percent).better(Better::Higher), Column::new("questions", Format::Count)],
+        rows,
+    };
+    let all = TableRow { emphasis: true, ..row("all", &answered.iter().collect::<Vec<_>>()) };
+    let mut tables = vec![table("All questions", vec![all])];
+    let groups: [(&str, Group); 2] = [("By kind", |q| q.kind.as_deref()), ("By type", |q| q.answer_type.as_deref())];
+    for (title, group) in groups {
+        let mut parts: BTreeMap<&str, Vec<&AnsweredQuestion>> = BTreeMap::new();
+        for (question, answer) in questions.iter().zip(answered) {
+            if let Some(name) = group(question) {
+                parts.entry(name).or_default().push(answer);
+            }
+        }
+        if !parts.is_empty() {
+            tables.push(table(title, parts.iter().map(|(name, of)| row(name, of)).collect()));
+        }
+    }
+    tables
+}
+
+fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
+    if !args.data.join("captions.tsv").is_file() {
+        let what = "expected questions.jsonl (people's questions), or captions.tsv with train.txt and dev.txt (Flickr8k's layout)";
+        return Err(Failure::Misused(format!("{}: {what}", args.data.display())));
+    }
+    let data = Dataset::open_for_evaluation(&args.data).map_err(Failure::misused)?;
     let stats = CaptionStats::new(&data.train, Lexicon::shared());
     let builder = QaBuilder::new(&stats, Lexicon::shared());
     let images: Vec<Annotated> = data
@@ -88,7 +199,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let of = |i: usize| builder.pairs(&data.dev[i], &mut SmallRng::seed_from_u64(args.seed ^ (i as u64 + 1) << 20), args.per_image);
     let mut questions: Vec<(usize, Qa)> =
         (0..images.len()).flat_map(|i| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa))).collect();
-    questions.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
+    questions.truncate(args.limit());
     let asked: Vec<(&Annotated, &str)> = questions.iter().map(|(i, qa)| (&images[*i], qa.question.as_str())).collect();
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
     let answers = model.all(&mode, &asked)?;

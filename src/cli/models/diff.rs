@@ -60,8 +60,7 @@ pub(super) fn run(args: &Diff) -> Result<(), Failure> {
     let mut config = pairs(leaves(&config_a), leaves(&config_b));
     config.retain(|_, pair| pair.a != pair.b);
     let difference = Difference { figures: pairs(a.figures, b.figures), files, config, a: a.id, b: b.id };
-    args.place.print(&json!(difference), || text(&difference));
-    Ok(())
+    args.place.print(&json!(difference), || text(&difference))
 }
 
 fn config(registry: &Registry, version: &Version) -> Result<Value, Failure> {
@@ -80,7 +79,7 @@ fn pairs<T>(mut a: BTreeMap<String, T>, mut b: BTreeMap<String, T>) -> BTreeMap<
 }
 
 /// The values of a JSON document by their paths.
-fn leaves(value: &Value) -> BTreeMap<String, Value> {
+pub(in crate::cli) fn leaves(value: &Value) -> BTreeMap<String, Value> {
     fn walk(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
         let below = |key: &dyn std::fmt::Display| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
         match value {

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+pub(super) use self::diff::leaves;
 use self::versions::{Change, Inspect, List, Promote, Register};
-use super::Failure;
+use super::{Failure, output::refuse_existing};
 use crate::vlm::convert;
 
 /// Versions of models: register, compare, promote and roll back; and convert weights
@@ -56,6 +57,9 @@ enum What {
         /// Where the weights go
         #[arg(value_name = "OUT.safetensors")]
         to: PathBuf,
+        /// Replace that file
+        #[arg(long)]
+        overwrite: bool,
     },
 }
 
@@ -67,6 +71,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         What::Diff(args) => diff::run(&args),
         What::Promote(args) => versions::promote(&args),
         What::Rollback(args) => versions::rollback(&args),
-        What::Convert { from, to } => convert::efficientnet_lite0(&from, &to).map_err(Failure::failed),
+        What::Convert { from, to, overwrite } => {
+            refuse_existing(&to, overwrite)?;
+            convert::efficientnet_lite0(&from, &to).map_err(|e| Failure::Failed(format!("{}: {e}", from.display())))
+        }
     }
 }

@@ -9,8 +9,8 @@ use crate::{
     bundle::Bundle,
     cli::{
         Failure,
-        caption::runtime,
-        common::{settle, variables},
+        common::{block_on, settle, variables},
+        output::print,
     },
     config::{Config, Flag, load},
     device::DeviceChoice,
@@ -47,8 +47,8 @@ impl Place {
     }
 
     /// Prints for programs, or for people.
-    pub(super) fn print(&self, json: &Value, text: impl FnOnce() -> String) {
-        if self.json { println!("{json:#}") } else { println!("{}", text().trim_end()) }
+    pub(super) fn print(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        if self.json { print(format_args!("{json:#}")) } else { print(text().trim_end()) }
     }
 }
 
@@ -83,8 +83,7 @@ pub(super) fn list(args: &List) -> Result<(), Failure> {
         text += &format!("{id} {own} ({when}, {})\n", status(version, &state));
     }
     let json = json!({ "embedded": embedded, "state": state, "versions": versions });
-    args.place.print(&json, || text);
-    Ok(())
+    args.place.print(&json, || text)
 }
 
 /// What a version is in the registry.
@@ -132,8 +131,7 @@ pub(super) fn register(args: Register) -> Result<(), Failure> {
     let figures = args.figures.as_ref().map(figures).transpose()?.unwrap_or_default();
     let facts = Facts { parents: parents.map_err(Failure::failed)?, figures, reasons: args.reasons, ..Facts::default() };
     let version = registry.register(&args.bundle, facts).map_err(Failure::failed)?;
-    args.place.print(&json!(version), || version.id.clone());
-    Ok(())
+    args.place.print(&json!(version), || version.id.clone())
 }
 
 fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
@@ -157,8 +155,7 @@ pub(super) fn inspect(args: &Inspect) -> Result<(), Failure> {
         Err(RegistryError::Unknown(_)) if Bundle::embedded().contains(&args.id.as_str()) => {
             let (config, card) =
                 (Bundle::describe(&args.id).map_err(Failure::failed)?, Bundle::file(&args.id, "card.md").map_err(Failure::failed)?);
-            args.place.print(&json!(config), || String::from_utf8_lossy(&card).into_owned());
-            return Ok(());
+            return args.place.print(&json!(config), || String::from_utf8_lossy(&card).into_owned());
         }
         Err(error) => return Err(Failure::failed(error)),
     };
@@ -174,8 +171,7 @@ pub(super) fn inspect(args: &Inspect) -> Result<(), Failure> {
             ""
         };
         format!("{card}\nNow: {status}.\n{more}")
-    });
-    Ok(())
+    })
 }
 
 #[derive(Debug, Args)]
@@ -221,8 +217,7 @@ pub(super) fn promote(args: &Promote) -> Result<(), Failure> {
         None => format!("{} is promoted; servers that follow {} serve it in a moment", version.id, registry.root().display()),
         Some(0.0) => "no version is tried beside the promoted one any more".to_owned(),
         Some(share) => format!("{} is tried on a share of {share}; GET /admin/models of the server says how it compares", version.id),
-    });
-    Ok(())
+    })
 }
 
 /// Compares the version's files with their hashes, loads it and has it caption a picture.
@@ -234,11 +229,11 @@ fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<()
     let dir = registry.bundle_dir(version);
     let bundle = Bundle::load(&dir.to_string_lossy(), config.model.reward.value(), &device).map_err(|e| refused(&e))?;
     let local = Local::start(config.clone(), bundle).map_err(|e| refused(&e))?;
-    let tried = runtime()?.block_on(async {
+    let tried = block_on(async {
         let tried = local.warm_up().await;
         local.stop().await;
-        tried
-    });
+        Ok(tried)
+    })?;
     tried.map_err(|why| refused(&format_args!("its first answer failed: {why}")))
 }
 
@@ -253,6 +248,5 @@ pub(super) fn rollback(args: &Change) -> Result<(), Failure> {
     args.place.print(&json!(state), || match &state.promoted {
         Some(id) => format!("{id} is promoted again"),
         None => "no version is promoted; the model of the configuration is served".to_owned(),
-    });
-    Ok(())
+    })
 }

@@ -1,4 +1,5 @@
-//! COCO's annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and, for instances, `categories`.
+//! COCO's annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and, for instances, `categories`; as lenient as pycocotools,
+//! which needs ids alone.
 
 use std::{
     borrow::Cow,
@@ -10,7 +11,8 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    references::{Annotated, Photos, Set},
+    flickr8k::{lines, split_file},
+    references::{Annotated, Photos, References, Set},
     rows::{Any, DataError, Place, Problems, read, whole},
 };
 
@@ -22,8 +24,9 @@ const FOLDERS: [&str; 2] = ["", "annotations"];
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
 struct Document<'a> {
-    #[serde(borrow)]
-    images: Vec<Image<'a>>,
+    /// `None`: those that the annotations name.
+    #[serde(borrow, default)]
+    images: Option<Vec<Image<'a>>>,
     #[serde(borrow)]
     annotations: Vec<Annotation<'a>>,
     #[serde(borrow, default)]
@@ -60,37 +63,58 @@ struct Category<'a> {
     name: Any<'a>,
 }
 
-/// Reads a folder: the captions and the instances of one split, or one of the two.
-pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Vec<Annotated>, DataError> {
+/// Reads a folder: the captions and the instances of one split, or one of the two. A split may also be a list of images, one a line, of the only ones there
+/// are.
+pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Set, DataError> {
     let unusable = |what: String| DataError::Unusable { path: dir.to_owned(), what };
     let found = annotation_files(dir)?;
     let splits: BTreeSet<&str> = found.iter().map(|(split, _)| split.as_str()).collect();
-    let list = || splits.iter().map(|s| if s.is_empty() { "(none)" } else { s }).collect::<Vec<_>>().join(", ");
-    let split = match (split, splits.len()) {
+    let names = || splits.iter().map(|s| if s.is_empty() { "(none)" } else { s }).collect::<Vec<_>>().join(", ");
+    let list = split.and_then(|split| split_file(dir, Some(split)).ok());
+    let part = match (split, splits.len()) {
         (_, 0) => {
             let what =
                 "expected captions.tsv (Flickr8k's layout), or captions*.json or instances*.json at the top or in annotations/ (COCO's)";
             return Err(unusable(what.into()));
         }
         (Some(split), _) if splits.contains(split) => split.to_owned(),
-        (Some(split), _) => return Err(unusable(format!("there is no split '{split}', found: {}", list()))),
         (None, 1) => splits.iter().copied().collect(),
-        (None, _) => return Err(unusable(format!("there are several splits, name one of them: {}", list()))),
+        (Some(_), 1) if list.is_some() => splits.iter().copied().collect(),
+        (Some(split), _) => return Err(unusable(format!("there is no split '{split}', found: {}", names()))),
+        (None, _) => return Err(unusable(format!("there are several splits, name one of them: {}", names()))),
     };
-    let (mut set, photos) = (Set::default(), Photos::new(dir, Some(&split)));
-    for (_, path) in found.iter().filter(|(of, _)| *of == split) {
+    let (mut set, photos) = (Set::default(), Photos::new(dir, Some(&part)));
+    for (_, path) in found.iter().filter(|(of, _)| *of == part) {
         add(&mut set, path, &read(path)?, &photos)?;
     }
-    Ok(set.images)
+    match list.filter(|_| split != Some(&part)) {
+        Some(list) => listed(set, &list),
+        None => Ok(set),
+    }
+}
+
+/// The images that a list names, in its order.
+fn listed(set: Set, list: &Path) -> Result<Set, DataError> {
+    let mut problems = Problems::new(list);
+    let mut chosen = Set { empty: set.empty, unlisted: set.unlisted, ..Set::default() };
+    let all = References::new(set);
+    for (line, name) in lines(list)? {
+        let place = Place::Line(line);
+        if let Some(index) = problems.take(place, all.find(name.trim())) {
+            chosen.add(all.images()[index].clone(), place, &mut problems);
+        }
+    }
+    problems.none()?;
+    Ok(chosen)
 }
 
 /// Reads one file.
-pub(super) fn file(path: &Path, text: &str) -> Result<Vec<Annotated>, DataError> {
+pub(super) fn file(path: &Path, text: &str) -> Result<Set, DataError> {
     let parent = path.parent().unwrap_or(Path::new(""));
     let root = if parent.ends_with("annotations") { parent.parent().unwrap_or(parent) } else { parent };
     let mut set = Set::default();
     add(&mut set, path, text, &Photos::new(root, None))?;
-    Ok(set.images)
+    Ok(set)
 }
 
 /// The annotation files of a folder with their splits, captions first, one file a kind and split.
@@ -122,10 +146,11 @@ fn add(set: &mut Set, path: &Path, text: &str, photos: &Photos) -> Result<(), Da
     let mut problems = Problems::new(path);
     if let Some(document) = whole::<Document>(text, &mut problems) {
         let categories = categories(document.categories, &mut problems);
-        images(set, document.images, !categories.is_empty(), &mut problems, photos);
+        let listed = document.images.is_some();
+        images(set, document.images.unwrap_or_default(), !categories.is_empty(), &mut problems, photos);
         for (i, annotation) in document.annotations.into_iter().enumerate() {
             let place = Place::Element("annotations", i);
-            problems.take(place, annotate(set, annotation, &categories));
+            problems.take(place, annotate(set, annotation, &categories, listed));
         }
     }
     problems.none()
@@ -145,7 +170,9 @@ fn images(set: &mut Set, list: Vec<Image>, instances: bool, problems: &mut Probl
     let mut seen = HashMap::new();
     for (i, image) in list.into_iter().enumerate() {
         let place = Place::Element("images", i);
-        let both = image.id.name("id").and_then(|id| Ok((id, image.file_name.full_text("file_name")?)));
+        let file_name =
+            |name: Any| if name.is_absent() { Ok(None) } else { name.full_text("file_name").map(|name| Some(name.into_owned())) };
+        let both = image.id.name("id").and_then(|id| Ok((id, file_name(image.file_name)?)));
         let Some((id, name)) = problems.take(place, both) else { continue };
         if let Some(first) = seen.insert(id.clone(), place) {
             problems.add(place, format!("image '{id}' is there already{}", first.back()));
@@ -153,13 +180,21 @@ fn images(set: &mut Set, list: Vec<Image>, instances: bool, problems: &mut Probl
         }
         let objects = instances.then(BTreeSet::new);
         match set.get_mut(&id) {
-            Some(known) if known.file_name.as_deref() == Some(&*name) => known.objects = known.objects.take().or(objects),
-            Some(known) => problems.add(place, format!("image '{id}' is '{name}' here and '{}' in the captions", known.name())),
+            Some(known) => match (&known.file_name, name) {
+                (Some(before), Some(name)) if *before != name => {
+                    problems.add(place, format!("image '{id}' is '{name}' here and '{before}' in the captions"));
+                }
+                (_, name) => {
+                    known.photo = known.photo.take().or_else(|| photos.find(name.as_ref()?));
+                    known.file_name = known.file_name.take().or(name);
+                    known.objects = known.objects.take().or(objects);
+                }
+            },
             None => {
                 let image = Annotated {
                     id: id.into_owned(),
-                    photo: photos.find(&name),
-                    file_name: Some(name.into_owned()),
+                    photo: name.as_deref().and_then(|name| photos.find(name)),
+                    file_name: name,
                     captions: Vec::new(),
                     objects,
                 };
@@ -169,18 +204,24 @@ fn images(set: &mut Set, list: Vec<Image>, instances: bool, problems: &mut Probl
     }
 }
 
-fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>, Cow<str>>) -> Result<(), String> {
+/// Adds an annotation to its image. Where no images are listed, an image is one for being named.
+fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>, Cow<str>>, listed: bool) -> Result<(), String> {
     let id = annotation.image_id.name("image_id")?;
-    let image = set.get_mut(&id).ok_or_else(|| format!("'{id}' is none of the file's images"))?;
-    if annotation.category_id.is_absent() {
-        image.captions.push(annotation.caption.full_text("caption")?.into_owned());
-        return Ok(());
+    let is_caption = annotation.category_id.is_absent();
+    let text = if is_caption {
+        annotation.caption.text("caption")?
+    } else {
+        let category = annotation.category_id.name("category_id")?;
+        categories.get(&category).ok_or_else(|| format!("'{category}' is none of the file's categories"))?.clone()
+    };
+    if !listed && set.get_mut(&id).is_none() {
+        set.push(Annotated { id: id.to_string(), ..Annotated::default() }, Place::File);
     }
-    let category = annotation.category_id.name("category_id")?;
-    let name = categories.get(&category).ok_or_else(|| format!("'{category}' is none of the file's categories"))?;
-    let objects = image.objects.get_or_insert_default();
-    if !objects.contains(&**name) {
-        objects.insert(name.to_string());
+    match set.get_mut(&id) {
+        None => set.unlisted += 1,
+        Some(_) if text.trim().is_empty() => set.empty += 1,
+        Some(image) if is_caption => image.captions.push(text.into_owned()),
+        Some(image) => drop(image.objects.get_or_insert_default().insert(text.into_owned())),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod coco;
 pub mod flickr8k;
+pub mod questions;
 mod references;
 mod rows;
 
@@ -16,6 +17,7 @@ use std::{
 
 use serde::Deserialize;
 
+pub(crate) use self::references::EXTENSIONS;
 pub(super) use self::rows::{Any, read, rows};
 pub use self::{
     references::{Annotated, References},

@@ -1,6 +1,7 @@
 //! Images with what people said and drew about them, and finding them again by whatever name a model's output uses.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap, hash_map::Entry},
     path::{Path, PathBuf},
 };
@@ -9,13 +10,13 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     Hypotheses, coco,
-    flickr8k::Dataset,
+    flickr8k::open_split,
     image_name,
     rows::{Any, DataError, Place, Problems, read, rows},
 };
 
-/// Extensions of photographs: any other dot belongs to the name.
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "webp", "bmp"];
+/// Extensions of photographs, whether they can be read or not: any other dot belongs to the name.
+pub(crate) const EXTENSIONS: [&str; 12] = ["jpg", "jpeg", "jfif", "png", "gif", "webp", "bmp", "avif", "heic", "heif", "tif", "tiff"];
 
 /// An image with its annotations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +45,7 @@ impl Annotated {
 pub struct References {
     images: Vec<Annotated>,
     names: HashMap<String, Found>,
+    notes: Vec<String>,
 }
 
 /// What a name stands for, and how surely: as id (0), as file name (1), or without folder, extension and leading zeros (2).
@@ -55,7 +57,7 @@ struct Found {
 }
 
 impl References {
-    /// Reads a data set: a folder in Flickr8k's layout (`split` is `dev` where not given) or in COCO's (`captions*.json`, `instances*.json` or both,
+    /// Reads a data set: a folder in Flickr8k's layout (`split` is a list `SPLIT.txt`, `dev` where not given) or in COCO's (`captions*.json`, `instances*.json` or both,
     /// at the top or in `annotations/`; `split` is what follows the underscore), a file of COCO's, or rows of JSONL (or a JSON array of them)
     /// `{"image_id" or "image", "captions" or "caption", "objects"}`.
     ///
@@ -63,8 +65,8 @@ impl References {
     /// See [`DataError`].
     pub fn open(path: &Path, split: Option<&str>) -> Result<Self, DataError> {
         let unusable = |what: &str| Err(DataError::Unusable { path: path.to_owned(), what: what.into() });
-        let images = match (path.is_dir(), split) {
-            (true, _) if path.join("captions.tsv").is_file() => flickr8k(path, split.unwrap_or("dev"))?,
+        let set = match (path.is_dir(), split) {
+            (true, _) if path.join("captions.tsv").is_file() => flickr8k(path, split)?,
             (true, _) => coco::folder(path, split)?,
             (false, Some(_)) if path.is_file() => return unusable("a split was asked for, but this is a file; only folders have splits"),
             (false, _) => {
@@ -72,7 +74,7 @@ impl References {
                 if has_rows(path, &text) { jsonl(path, &text)? } else { coco::file(path, &text)? }
             }
         };
-        if images.is_empty() { unusable("there is no image in it") } else { Ok(Self::new(images)) }
+        if set.images.is_empty() { unusable("there is no image in it") } else { Ok(Self::new(set)) }
     }
 
     /// Takes the rows of a model's output as their own references: each brings along the objects that its image shows.
@@ -90,11 +92,12 @@ impl References {
             set.add(image, row.place, &mut problems);
         }
         problems.none()?;
-        Ok(Self::new(set.images))
+        Ok(Self::new(set))
     }
 
-    /// `images` have ids that differ.
-    fn new(images: Vec<Annotated>) -> Self {
+    pub(super) fn new(set: Set) -> Self {
+        let notes = set.notes();
+        let images = set.images;
         let mut names: HashMap<String, Found> = HashMap::with_capacity(2 * images.len());
         let mut enter = |level: usize, index: usize, name: &str| match names.entry(name.to_owned()) {
             Entry::Vacant(free) => _ = free.insert(Found { level, image: Some(index) }),
@@ -112,7 +115,12 @@ impl References {
             enter(2, i, bare(&image.id));
             image.file_name.iter().for_each(|name| enter(2, i, bare(name)));
         }
-        Self { images, names }
+        Self { images, names, notes }
+    }
+
+    /// Notes on what was left out, for the reader of figures.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// All images.
@@ -161,7 +169,11 @@ fn bare(name: &str) -> &str {
 #[derive(Default)]
 pub(super) struct Set {
     pub(super) images: Vec<Annotated>,
-    seen: HashMap<String, (usize, Place)>,
+    /// Captions that are empty.
+    pub(super) empty: usize,
+    /// Annotations of images that the file does not list.
+    pub(super) unlisted: usize,
+    pub(super) seen: HashMap<String, (usize, Place)>,
 }
 
 impl Set {
@@ -174,6 +186,20 @@ impl Set {
                 self.images.push(image);
             }
         }
+    }
+
+    /// Adds an image whose id is new.
+    pub(super) fn push(&mut self, image: Annotated, place: Place) {
+        self.seen.insert(image.id.clone(), (self.images.len(), place));
+        self.images.push(image);
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let counts = [
+            (self.empty, "Empty reference captions, left out"),
+            (self.unlisted, "Annotations of images that the references do not list, left out"),
+        ];
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what}: {count}.")).collect()
     }
 
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Annotated> {
@@ -195,24 +221,17 @@ impl Photos {
     }
 }
 
-fn flickr8k(dir: &Path, split: &str) -> Result<Vec<Annotated>, DataError> {
-    let data = Dataset::open(dir)?;
-    let images = match split {
-        "train" => data.train,
-        "dev" => data.dev,
-        other => {
-            let what = format!("there is no split '{other}', expected train or dev");
-            return Err(DataError::Unusable { path: dir.to_owned(), what });
-        }
-    };
-    let annotated = |image: crate::eval::data::flickr8k::Image| Annotated {
-        id: image.name.clone(),
-        file_name: Some(image.name),
-        photo: Some(image.path),
-        captions: image.captions,
-        objects: None,
-    };
-    Ok(images.into_iter().map(annotated).collect())
+fn flickr8k(dir: &Path, split: Option<&str>) -> Result<Set, DataError> {
+    let (images, empty) = open_split(dir, split)?;
+    let mut set = Set { empty, ..Set::default() };
+    for image in images {
+        let photo = image.path.is_file().then_some(image.path);
+        set.push(
+            Annotated { id: image.name.clone(), file_name: Some(image.name), photo, captions: image.captions, objects: None },
+            Place::File,
+        );
+    }
+    Ok(set)
 }
 
 /// Whether a file holds a row a line (or a list of rows); one in COCO's format is a single object, over many lines or in one.
@@ -245,34 +264,42 @@ struct Row<'a> {
     objects: Any<'a>,
 }
 
-fn jsonl(path: &Path, text: &str) -> Result<Vec<Annotated>, DataError> {
+fn jsonl(path: &Path, text: &str) -> Result<Set, DataError> {
     let photos = Photos::new(path.parent().unwrap_or(Path::new("")), None);
     let mut problems = Problems::new(path);
     let mut set = Set::default();
     for (place, row) in rows(text, &mut problems) {
-        if let Some(mut image) = problems.take(place, annotated(row)) {
+        if let Some((mut image, empty)) = problems.take(place, annotated(row)) {
+            set.empty += empty;
             image.photo = image.file_name.as_deref().and_then(|name| photos.find(name));
             set.add(image, place, &mut problems);
         }
     }
     problems.none()?;
-    Ok(set.images)
+    Ok(set)
 }
 
-fn annotated(row: Row) -> Result<Annotated, String> {
+/// The image of a row, and how many of its captions are empty.
+fn annotated(row: Row) -> Result<(Annotated, usize), String> {
     let file_name = match &row.image {
         Any::Text(name) => Some(name.clone().into_owned()),
         _ => None,
     };
     let id = image_name(row.image_id, row.image)?.into_owned();
     let objects = row.objects.objects()?;
-    let captions = match (row.captions, row.caption) {
+    let mut captions: Vec<String> = match (row.captions, row.caption) {
         (captions, caption) if captions.is_absent() && caption.is_absent() => Vec::new(),
-        (captions, caption) if captions.is_absent() => vec![caption.full_text("caption")?.into_owned()],
-        (captions, _) => captions.texts("captions")?,
+        (captions, caption) if captions.is_absent() => vec![caption.text("caption")?.into_owned()],
+        (captions, _) => {
+            let text = |(i, item): (usize, Any)| item.text(&format!("captions[{i}]")).map(Cow::into_owned);
+            captions.list("captions")?.into_iter().enumerate().map(text).collect::<Result<_, _>>()?
+        }
     };
     if captions.is_empty() && objects.is_none() {
         return Err(format!("'{id}' has neither captions nor objects"));
     }
-    Ok(Annotated { id, file_name, photo: None, captions, objects })
+    let all = captions.len();
+    captions.retain(|caption| !caption.trim().is_empty());
+    let empty = all - captions.len();
+    Ok((Annotated { id, file_name, photo: None, captions, objects }, empty))
 }

@@ -7,6 +7,7 @@ use std::{
     borrow::Cow,
     collections::BTreeSet,
     fmt, fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -132,13 +133,20 @@ impl fmt::Display for Problems {
     }
 }
 
-/// Reads a text file that holds something.
+/// Reads a text file that holds something; `-` is standard input.
 ///
 /// # Errors
 /// A file that cannot be read, is not UTF-8 (with the line) or is empty.
 pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
     let unusable = |what: String| DataError::Unusable { path: path.to_owned(), what };
-    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let bytes = match path.as_os_str() == "-" {
+        true => {
+            let mut all = Vec::new();
+            io::stdin().lock().read_to_end(&mut all).map(|_| all)
+        }
+        false => fs::read(path),
+    };
+    let bytes = bytes.map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     let mut text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|&&b| b == b'\n').count() + 1;
@@ -180,8 +188,9 @@ pub(in crate::eval) enum Any<'a> {
     Absent,
     Null,
     Bool,
-    Integer(u64),
-    /// Negative or with a fraction.
+    /// Also one that is written with a fraction of zero, as 7.0.
+    Integer(i128),
+    /// With a fraction, or larger than any id.
     Number,
     Text(Cow<'a, str>),
     List(Vec<Any<'a>>),
@@ -199,7 +208,7 @@ impl<'a> Any<'a> {
             Self::Null => "null",
             Self::Bool => "a boolean",
             Self::Integer(_) => "an integer",
-            Self::Number => "a negative or broken number",
+            Self::Number => "a number with a fraction",
             Self::Text(text) if text.trim().is_empty() => "empty",
             Self::Text(_) => "a string",
             Self::List(_) => "a list",
@@ -213,7 +222,7 @@ impl<'a> Any<'a> {
 
     pub(in crate::eval) fn integer(self, field: &str) -> Result<u64, String> {
         match self {
-            Self::Integer(number) => Ok(number),
+            Self::Integer(number) => u64::try_from(number).map_err(|_| format!("'{field}' is {number}, expected an integer of 0 or more")),
             other => other.wrong(field, "an integer"),
         }
     }
@@ -251,6 +260,14 @@ impl<'a> Any<'a> {
         }
     }
 
+    /// A list, whatever is in it.
+    pub(in crate::eval) fn list(self, field: &str) -> Result<Vec<Any<'a>>, String> {
+        match self {
+            Self::List(list) => Ok(list),
+            other => other.wrong(field, "a list"),
+        }
+    }
+
     /// Names of objects, where they are given.
     pub(in crate::eval) fn objects(self) -> Result<Option<BTreeSet<String>>, String> {
         if self.is_absent() { Ok(None) } else { self.texts("objects").map(Some) }
@@ -281,15 +298,17 @@ impl<'de> Visitor<'de> for AnyVisitor {
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Any<'de>, E> {
-        Ok(Any::Integer(number))
+        Ok(Any::Integer(number.into()))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Any<'de>, E> {
-        Ok(Any::Number)
+    fn visit_i64<E>(self, number: i64) -> Result<Any<'de>, E> {
+        Ok(Any::Integer(number.into()))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Any<'de>, E> {
-        Ok(Any::Number)
+    fn visit_f64<E>(self, number: f64) -> Result<Any<'de>, E> {
+        // Beyond that not every integer is a floating-point number.
+        let whole = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
+        Ok(if whole { Any::Integer(number as i128) } else { Any::Number })
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Any<'de>, E> {

@@ -113,6 +113,8 @@ struct Row<'a> {
     #[serde(borrow, default)]
     text: Any<'a>,
     #[serde(borrow, default)]
+    question: Any<'a>,
+    #[serde(borrow, default)]
     label: Any<'a>,
     #[serde(borrow, default)]
     object: Any<'a>,
@@ -120,7 +122,8 @@ struct Row<'a> {
     setting: Any<'a>,
 }
 
-/// Reads a set that POPE's code or [`write_questions`] wrote.
+/// Reads a set that POPE's code or [`write_questions`] wrote, or rows with `question` in place of `text`. Without `question_id` a question is known by its
+/// number in the file.
 ///
 /// # Errors
 /// See [`DataError`].
@@ -130,7 +133,7 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, DataError> {
     let mut seen = HashMap::new();
     let mut questions = Vec::new();
     for (place, row) in rows(&text, &mut problems) {
-        let Some(question) = problems.take(place, from_row(row)) else { continue };
+        let Some(question) = problems.take(place, from_row(row, questions.len())) else { continue };
         if let Some(first) = seen.insert(question.id, place) {
             problems.add(place, format!("question {} is there already{}", question.id, first.back()));
         }
@@ -143,13 +146,26 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, DataError> {
     Ok(questions)
 }
 
-fn from_row(row: Row) -> Result<Question, String> {
+/// The number that a row names.
+fn number(id: Any) -> Result<u64, String> {
+    match id {
+        Any::Text(text) => text.trim().parse().map_err(|_| format!("'question_id' is '{text}', expected an integer")),
+        other => other.integer("question_id"),
+    }
+}
+
+fn from_row(row: Row, before: usize) -> Result<Question, String> {
     let optional = |any: Any, field: &str| if any.is_absent() { Ok(None) } else { any.text(field).map(|text| Some(text.into_owned())) };
     Ok(Question {
-        id: row.question_id.integer("question_id")?,
+        id: if row.question_id.is_absent() { before as u64 + 1 } else { number(row.question_id)? },
         image: row.image.name("image")?.into_owned(),
-        text: row.text.full_text("text")?.into_owned(),
-        present: match &*row.label.text("label")? {
+        text: if row.text.is_absent() && !row.question.is_absent() {
+            row.question.full_text("question")
+        } else {
+            row.text.full_text("text")
+        }?
+        .into_owned(),
+        present: match row.label.text("label")?.trim().to_lowercase().as_str() {
             "yes" => true,
             "no" => false,
             other => return Err(format!("'label' is '{other}', expected yes or no")),

@@ -119,7 +119,7 @@ struct Row<'a> {
     text: Any<'a>,
 }
 
-/// Reads JSONL rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA writes it), and gives the answer to each of
+/// Reads rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA writes it), and gives the answer to each of
 /// `questions` in their order. A row without an id answers the question at its own place, as in POPE's code; a `question` that is there must begin
 /// like the one that is answered.
 ///
@@ -156,7 +156,7 @@ fn from_row(row: Row, number: usize, questions: &[Question], by_id: &HashMap<u64
         }
         number
     } else {
-        let id = row.question_id.integer("question_id")?;
+        let id = super::number(row.question_id)?;
         *by_id.get(&id).ok_or_else(|| format!("there is no question {id}"))?
     };
     if !row.question.is_absent() {

@@ -219,6 +219,10 @@ fn questions_are_exchanged_in_the_form_of_the_reference() {
     let question = &read_questions(&path).unwrap()[0];
     assert_eq!((question.id, question.present, &question.object, question.setting), (86, true, &None, None));
     assert_eq!(question.text, super::question("oven"));
+    let without_id = r#"{"image": "a", "question": "Is there an oven?", "label": "Yes"}"#;
+    fs::write(&path, format!("{without_id}\n{without_id}")).unwrap();
+    let read: Vec<_> = read_questions(&path).unwrap().into_iter().map(|q| (q.id, q.text, q.present)).collect();
+    assert_eq!(read, [(1, "Is there an oven?".to_owned(), true), (2, "Is there an oven?".to_owned(), true)]);
     let images = set(&[("a.jpg", "cat dog"), ("b.jpg", "owl")]);
     let questions = built(&images, Setting::Adversarial, 3, 0);
     fs::write(&path, "").unwrap();
@@ -234,7 +238,9 @@ fn questions_are_exchanged_in_the_form_of_the_reference() {
 fn bad_questions_are_named() {
     let good = r#"{"question_id": 1, "image": "a", "text": "Is there?", "label": "no"}"#;
     for (from, to, want) in [
-        ("1", "\"x\"", "p.json:2: 'question_id' is a string, expected an integer"),
+        ("1", "\"x\"", "p.json:2: 'question_id' is 'x', expected an integer"),
+        ("1", "-1", "p.json:2: 'question_id' is -1, expected an integer of 0 or more"),
+        ("1", "1.5", "p.json:2: 'question_id' is a number with a fraction, expected an integer"),
         ("\"no\"", "\"maybe\"", "p.json:2: 'label' is 'maybe', expected yes or no"),
         ("\"Is there?\"", "\"\"", "p.json:2: 'text' is empty"),
         ("\"label\"", "\"setting\": \"hard\", \"label\"", "p.json:2: 'hard' is no setting of POPE"),
@@ -277,5 +283,7 @@ fn answers_find_their_questions() {
         assert!(error.contains(want), "{error}");
     }
     assert!(answers(&format!("{in_order}\n{{\"answer\": \"no\"}}")).unwrap_err().contains("p.json:5: there are only 4 questions"));
+    let other_types = by_id.replace("\"question_id\": 3", "\"question_id\": \"3\"").replace("\"question_id\": 1", "\"question_id\": 1.0");
+    assert_eq!(answers(&other_types).unwrap(), want);
     assert!(answers("{\"answer\": \"yes\"}\n{").unwrap_err().contains("p.json:2: broken JSON"));
 }

@@ -5,7 +5,8 @@ use std::{fmt::Display, ops::Range};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::feedback::{
-    diff::diff,
+    diff::{Change, diff},
+    fold::{is_blank, is_punctuation, is_spoken, reads_alike, trim},
     record::Scope,
     submission::{Judgement, Place, Submission},
 };
@@ -122,19 +123,31 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Re
     ];
     for (name, text, most) in texts {
         let Some(text) = text else { continue };
-        within(name, text, most)?;
-        if most == NAME_CHARS && (text.trim().is_empty() || text.chars().any(char::is_control)) {
-            return refuse(name, "invalid_value", "is empty or has control characters in it");
+        if most == NAME_CHARS {
+            check_name(name, text)?;
         }
+        within(name, text, most)?;
     }
     if missing.len() > ITEMS {
         return refuse("missing", "out_of_range", format_args!("has {} items; at most {ITEMS} are taken", missing.len()));
     }
     for (i, text) in missing.iter().enumerate() {
         within(&format!("missing[{i}]"), text, NOTE_CHARS)?;
-        if text.trim().is_empty() {
+        if text.chars().all(is_blank) {
             return refuse(format!("missing[{i}]"), "invalid_value", "is empty");
         }
+    }
+    Ok(())
+}
+
+/// Refuses a name or an id that the store could not find again, or a URL not name.
+///
+/// # Errors
+/// When it is blank, longer than 256 code points, or has control characters in it.
+pub fn check_name(field: &str, name: &str) -> Result<(), Refused> {
+    within(field, name, NAME_CHARS)?;
+    if name.chars().all(is_blank) || name.chars().any(char::is_control) {
+        return refuse(field, "invalid_value", "is empty or has control characters in it");
     }
     Ok(())
 }
@@ -163,53 +176,83 @@ pub(super) fn check_place(field: &str, place: &Place, response: &str, text: &[ch
         let what = format_args!("is {end} and 'start' is {start}; the span must have at least one code point").to_string();
         return refuse(at("end"), "out_of_range", what);
     }
-    for (name, offset) in [("start", *start), ("end", *end)] {
+    let span = trimmed(response, text, *start..*end);
+    if span.is_empty() {
+        return refuse(at("start"), "invalid_value", "begins a span of nothing but white space");
+    }
+    for (name, offset) in [("start", span.start), ("end", span.end)] {
         if !is_boundary(response, offset) {
             return refuse(at(name), "invalid_value", format_args!("is {offset}, which is inside of a character of several code points"));
         }
     }
     let stands: String = text[*start..*end].iter().collect();
-    if stands.trim().is_empty() {
-        return refuse(at("start"), "invalid_value", "begins a span of nothing but white space");
-    }
-    if let Some(expected) = expected.as_ref().filter(|expected| **expected != stands) {
-        let what = format!("is `{}`, and `{}` stands there; offsets count Unicode code points", brief(expected), brief(&stands));
+    let stands = stands.trim_matches(is_blank);
+    if let Some(expected) = expected.as_ref().filter(|expected| expected.trim_matches(is_blank) != stands) {
+        let what = format!("is `{}`, and `{}` stands there; offsets count Unicode code points", brief(expected), brief(stands));
         return refuse(at("text"), "text_mismatch", what);
     }
-    let correction = check_correction(field, correction.as_deref(), *remove, &stands)?;
-    Ok(Marked { field: field.to_owned(), chars: *start..*end, correction })
+    let correction = check_correction(field, correction.as_deref(), *remove)?;
+    let correction = correction.map(|correction| matched(correction, text, &(*start..*end), &span));
+    let stands: String = text[span.clone()].iter().collect();
+    if correction.as_ref().is_some_and(|correction| !correction.is_empty() && reads_alike(correction, &stands)) {
+        return refuse(at("correction"), "invalid_value", "is what stands there already");
+    }
+    Ok(Marked { field: field.to_owned(), chars: span, correction })
 }
 
-fn check_correction(field: &str, correction: Option<&str>, remove: bool, stands: &str) -> Result<Option<String>, Refused> {
+/// A span without the white space at its ends, and without the punctuation, which says nothing about the image; that is left where there is nothing else.
+fn trimmed(response: &str, text: &[char], span: Range<usize>) -> Range<usize> {
+    let spoken = trim(text, span.clone(), |c| !is_spoken(c));
+    if !spoken.is_empty() && is_boundary(response, spoken.start) && is_boundary(response, spoken.end) {
+        return spoken;
+    }
+    trim(text, span, is_blank)
+}
+
+/// A correction without the punctuation at its ends where that of the response stays.
+fn matched(correction: String, text: &[char], given: &Range<usize>, span: &Range<usize>) -> String {
+    let signs = |range: Range<usize>| text.get(range).is_some_and(|chars| chars.iter().copied().any(is_punctuation));
+    let (before, after) = (given.start.min(span.start.saturating_sub(1)), given.end.max(span.end + 1).min(text.len()));
+    let mut kept = correction.as_str();
+    if signs(before..span.start) {
+        kept = kept.trim_start_matches(|c| !is_spoken(c));
+    }
+    if signs(span.end..after) {
+        kept = kept.trim_end_matches(|c| !is_spoken(c));
+    }
+    if kept.is_empty() { correction } else { kept.to_owned() }
+}
+
+fn check_correction(field: &str, correction: Option<&str>, remove: bool) -> Result<Option<String>, Refused> {
     let at = || format!("{field}.correction");
     let Some(correction) = correction else { return Ok(remove.then(String::new)) };
     if remove {
         return refuse(at(), "invalid_value", "cannot be given together with 'remove'");
     }
-    if correction.trim().is_empty() {
+    let trimmed = correction.trim_matches(is_blank);
+    if trimmed.is_empty() {
         let what = "is empty; leave it out where you do not know better, or set 'remove' where nothing should stand there";
         return refuse(at(), "invalid_value", what);
     }
-    within(&at(), correction, NOTE_CHARS)?;
-    if correction == stands {
-        return refuse(at(), "invalid_value", "is what stands there already");
-    }
-    Ok(Some(correction.to_owned()))
+    within(&at(), trimmed, NOTE_CHARS)?;
+    Ok(Some(trimmed.to_owned()))
 }
 
-/// Whether no character as people see it goes across this offset.
+/// Whether no character as people see it goes across this offset; what nobody sees may follow it.
 fn is_boundary(text: &str, offset: usize) -> bool {
     let mut at = 0;
     for grapheme in text.graphemes(true) {
-        if at >= offset {
-            break;
+        let end = at + grapheme.chars().count();
+        if offset < end {
+            return at == offset || grapheme.chars().skip(offset - at).all(is_blank);
         }
-        at += grapheme.chars().count();
+        at = end;
     }
     at == offset
 }
 
-fn brief(text: &str) -> String {
+/// The beginning of a text that a message quotes.
+pub(in crate::feedback) fn brief(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
@@ -222,13 +265,16 @@ pub(super) fn in_order(mut spans: Vec<Marked>) -> Result<Vec<Marked>, Refused> {
     }
 }
 
+/// The words that an edit changes; none where it changes typography alone.
 pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<Marked>, Refused> {
-    if edit.trim().is_empty() {
+    if edit.chars().all(is_blank) {
         return refuse("edit", "invalid_value", "is empty; it must be the whole answer as it should read");
     }
-    let changes = diff(response, edit);
-    if changes.is_empty() {
+    if edit == response {
         return refuse("edit", "invalid_value", "reads as the response does; an answer without errors has 'label' good");
     }
-    Ok(changes.into_iter().map(|c| Marked { field: "edit".to_owned(), chars: c.chars, correction: Some(c.new) }).collect())
+    let text: Vec<char> = response.chars().collect();
+    let marked =
+        |change: Change| Marked { field: "edit".to_owned(), chars: trim(&text, change.chars, is_blank), correction: Some(change.new) };
+    Ok(diff(response, edit).into_iter().map(marked).collect())
 }

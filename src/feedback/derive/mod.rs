@@ -7,13 +7,14 @@ mod tests;
 use std::ops::Range;
 
 use super::{
+    fold::is_spoken,
     record::{Answer, Correction, Extent, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope, Token, Versions},
     submission::Submission,
 };
 use crate::guard::Verdict;
-pub(super) use check::check_notes;
 use check::{Marked, Said, check_place, edited, in_order, refuse};
-pub use check::{NOTE_CHARS, Refused, TEXT_CHARS};
+pub use check::{NOTE_CHARS, Refused, TEXT_CHARS, check_name};
+pub(super) use check::{brief, check_notes};
 
 /// What a submission is about.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,8 +99,13 @@ pub fn derive(
         }
         Said::Edit(edit) => {
             let spans = edited(&subject.response, edit)?;
-            let adds_only = spans.iter().all(|span| span.chars.is_empty());
-            (if adds_only { Kind::Missing } else { Kind::Bad }, Some(Scope::AllErrors), spans, Vec::new())
+            let kind = match &spans[..] {
+                // Only typography: the response stands.
+                [] => Kind::Good,
+                spans if spans.iter().all(|span| span.chars.is_empty()) => Kind::Missing,
+                _ => Kind::Bad,
+            };
+            (kind, Some(Scope::AllErrors), spans, Vec::new())
         }
     };
     let errors = errors.into_iter().map(|span| align(span, &text, &tokens, &encode)).collect::<Result<Vec<_>, _>>()?;
@@ -166,7 +172,7 @@ fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str, b
     })
 }
 
-/// Labels what was judged, and nothing else.
+/// Labels what was judged, and nothing else: signs between the words of an error are not.
 fn label(tokens: &mut [Token], errors: &[Correction], scope: Option<Scope>) {
     let judged = match (scope, errors.first()) {
         (None, _) => 0,
@@ -176,6 +182,9 @@ fn label(tokens: &mut [Token], errors: &[Correction], scope: Option<Scope>) {
     tokens[..judged].iter_mut().for_each(|token| token.label = Label::Good);
     tokens[judged..].iter_mut().for_each(|token| token.label = Label::None);
     for error in errors {
-        tokens[error.token_start..error.token_end].iter_mut().for_each(|token| token.label = Label::Bad);
+        let signs_alone = !error.text.chars().any(is_spoken);
+        for token in &mut tokens[error.token_start..error.token_end] {
+            token.label = if signs_alone || token.text.chars().any(is_spoken) { Label::Bad } else { Label::None };
+        }
     }
 }

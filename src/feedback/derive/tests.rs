@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     bundle::Bundle,
     feedback::{
+        fold::words,
         submission::{Judgement, Place},
         tokens::Vocabulary,
     },
@@ -82,6 +83,100 @@ fn where_all_errors_are_given_the_rest_is_good() {
     assert_eq!(record.corrected(), None);
 }
 
+/// Response, what is selected, a correction; and what stands in the record: the span's text, the correction, and the labels where they are told.
+type Selection = (&'static str, &'static str, Option<&'static str>, &'static str, Option<&'static str>, &'static str);
+
+const SELECTIONS: [Selection; 14] = [
+    ("A dog runs.", "dog", Some("cat"), "dog", Some("cat"), "gbgg"),
+    ("A dog runs.", "dog ", Some("cat "), "dog", Some("cat"), "gbgg"),
+    ("A dog runs.", " dog ", Some(" cat"), "dog", Some("cat"), "gbgg"),
+    ("A dog runs.", " dog ", None, "dog", None, "gbgg"),
+    ("A dog\u{A0}runs.", "dog\u{A0}", Some("cat"), "dog", Some("cat"), ""),
+    ("A \u{200B}dog\u{2060} runs.", "\u{200B}dog\u{2060} ", Some("cat"), "dog", Some("cat"), ""),
+    ("A cat, a dog.", "dog.", Some("cat."), "dog", Some("cat"), "ggggbg"),
+    ("A cat, a dog.", "dog.", Some("cat"), "dog", Some("cat"), "ggggbg"),
+    ("A cat, a dog.", "dog", Some("cat."), "dog", Some("cat"), "ggggbg"),
+    ("A cat, a dog.", " cat,", Some("bird,"), "cat", Some("bird"), "gbgggg"),
+    ("A cat, a dog.", "cat, a dog", Some("bird"), "cat, a dog", Some("bird"), "gb-bbg"),
+    ("A dog runs.", "dog", Some("cat, who"), "dog", Some("cat, who"), "gbgg"),
+    ("A dog, runs.", ", ", Some("and"), ",", Some("and"), "ggbgg"),
+    ("A sign says \"stop\".", "\"stop\".", Some("“go”"), "stop", Some("go"), ""),
+];
+
+#[test]
+fn a_selection_is_of_the_words_in_it() {
+    for (response, selected, correction, text, corrected, expected) in SELECTIONS {
+        let at = response.find(selected).unwrap();
+        let start = response[..at].chars().count();
+        let place = Place {
+            start,
+            end: start + selected.chars().count(),
+            text: Some(format!(" {selected}\u{A0}")),
+            correction: correction.map(str::to_owned),
+            remove: false,
+        };
+        let record = derived(response, &Submission { errors: Some(vec![place]), ..Submission::default() }).unwrap();
+        let error = &record.errors[0];
+        assert_eq!((error.text.as_str(), error.correction.as_deref()), (text, corrected), "{response} {selected}");
+        let stands: String = response.chars().take(error.end).skip(error.start).collect();
+        assert_eq!(
+            (stands, expected.is_empty() || labels(&record) == expected),
+            (error.text.clone(), true),
+            "{selected} {}",
+            labels(&record)
+        );
+    }
+}
+
+#[test]
+fn what_is_taken_out_leaves_no_gap_and_labels_no_neighbor() {
+    let cases = [
+        ("A red dog runs.", "A dog runs.", "gbgggg"),
+        ("Red dogs run.", "dogs run.", "bggg"),
+        ("A dog runs away.", "A dog runs.", "gggbg"),
+        ("A dog. A cat.", "A dog.", ""),
+        ("A dog, a cat, a bird.", "A dog, a bird.", ""),
+    ];
+    for (response, edit, expected) in cases {
+        let record = derived(response, &Submission { edit: Some(edit.to_owned()), ..Submission::default() }).unwrap();
+        assert_eq!(record.corrected().as_deref(), Some(edit));
+        for error in &record.errors {
+            assert!(error.text.trim() == error.text && !error.text.is_empty(), "{error:?}");
+        }
+        let bad: String = record.tokens.iter().filter(|t| t.label == Label::Bad).map(|t| t.text.as_str()).collect();
+        let gone: String = record.errors.iter().map(|e| e.text.as_str()).collect();
+        assert!(expected.is_empty() || bad.trim() == gone, "{response}: {bad:?} {gone:?}");
+    }
+}
+
+/// The response, and the same with another typography.
+const TYPOGRAPHY: [(&str, &str); 10] = [
+    ("A man's dog is here.", "A man’s dog is here."),
+    ("A man's dog is here.", "A man&#39;s dog is here."),
+    ("A café.", "A cafe\u{301}."),
+    ("A dog... asleep.", "A dog… asleep."),
+    ("A dog - asleep.", "A dog — asleep."),
+    ("A dog.", "A dog"),
+    ("A dog.", "a dog."),
+    ("A dog.", "A\u{200B} do\u{AD}g."),
+    ("A dog.", "  A  dog .\n"),
+    ("A field.", "A ﬁeld."),
+];
+
+#[test]
+fn an_edit_of_typography_alone_lets_the_response_stand() {
+    for (response, other) in TYPOGRAPHY.into_iter().chain(TYPOGRAPHY.map(|(one, other)| (other, one))) {
+        let record = derived(response, &Submission { edit: Some(other.to_owned()), ..Submission::default() }).unwrap();
+        assert_eq!((record.kind, record.errors.len()), (Kind::Good, 0), "{response} {other}");
+        assert!(labels(&record).chars().all(|l| l == 'g'));
+        // Among other changes too.
+        let (response, other) = (format!("One red ball. {response}"), format!("One blue ball. {other}"));
+        let record = derived(&response, &Submission { edit: Some(other), ..Submission::default() }).unwrap();
+        let bad: Vec<&str> = record.tokens.iter().filter(|t| t.label == Label::Bad).map(|t| t.text.trim()).collect();
+        assert_eq!(bad, ["red"], "{response}");
+    }
+}
+
 #[test]
 fn good_labels_all_and_missing_none() {
     let good = derived(DOG, &Submission { label: Some(Judgement::Good), ..Submission::default() }).unwrap();
@@ -97,7 +192,7 @@ fn an_edit_is_taken_apart() {
     let edit = |text: &str| derived(DOG, &Submission { edit: Some(text.to_owned()), ..Submission::default() });
     let record = edit("A cat is asleep on a collar.").unwrap();
     let spans: Vec<_> = record.errors.iter().map(|e| (e.text.as_str(), e.correction.as_deref().unwrap())).collect();
-    assert_eq!(spans, [("dog", "cat"), ("chewing", "asleep"), (" blue", "")]);
+    assert_eq!(spans, [("dog", "cat"), ("chewing", "asleep"), ("blue", "")]);
     assert_eq!((record.kind, record.corrected().unwrap().as_str()), (Kind::Bad, "A cat is asleep on a collar."));
     let added = edit("A brown dog is chewing on a blue collar.").unwrap();
     assert_eq!((added.kind, added.errors[0].text.as_str(), added.errors[0].correction.as_deref()), (Kind::Missing, "", Some(" brown")));
@@ -127,6 +222,8 @@ fn what_makes_no_record_names_the_field() {
         (error(place(5, 2)), "error.end"),
         (error(place(2, 2)), "error.end"),
         (error(place(1, 2)), "error.start"),
+        (error(wrong(2, 5, "DOG ")), "error.correction"),
+        (error(wrong(2, 6, "“dog”")), "error.correction"),
         (error(Place { text: Some("cat".to_owned()), ..place(2, 5) }), "error.text"),
         (error(wrong(2, 5, " ")), "error.correction"),
         (error(wrong(2, 5, "dog")), "error.correction"),
@@ -201,12 +298,21 @@ proptest! {
         let place = wrong(start, start + length, "xyz");
         let submission = Submission { errors: Some(vec![place]), scope: Some(scope), ..Submission::default() };
         let Ok(record) = derived(&text, &submission) else { return Ok(()) };
-        let (chars, end) = (text.chars().collect::<Vec<_>>(), start + length);
+        let chars: Vec<char> = text.chars().collect();
         let error = &record.errors[0];
+        prop_assert!(start <= error.start && error.end <= start + length);
+        let (start, end) = (error.start, error.end);
         prop_assert_eq!(&error.text, &chars[start..end].iter().collect::<String>());
+        prop_assert_eq!(error.text.trim(), &error.text);
+        let signs = |text: &str| !text.chars().any(is_spoken);
         for token in &record.tokens {
             let touched = token.start < end && token.end > start;
-            let expected = if touched { Label::Bad } else if first && token.start >= end { Label::None } else { Label::Good };
+            let expected = match touched {
+                true if signs(&token.text) && !signs(&error.text) => Label::None,
+                true => Label::Bad,
+                false if first && token.start >= end => Label::None,
+                false => Label::Good,
+            };
             prop_assert_eq!(token.label, expected, "{:?}", token);
         }
         // The corrected tokens, in the place of the wrong ones, write the corrected text.
@@ -223,11 +329,43 @@ proptest! {
     }
 
     #[test]
+    fn white_space_around_a_span_makes_no_difference(
+        words in prop::collection::vec("[a-z]{1,5}|é|🐶|👩‍🚀|日本|-|\\.", 1..8),
+        gaps in prop::collection::vec("( |\u{A0}|\u{200B}|\r\n|\u{2060}|\u{3000}){1,3}", 9),
+        which in 0usize..8,
+        first in any::<bool>(),
+    ) {
+        let which = which % words.len();
+        let count = |text: &str| text.chars().count();
+        let (mut text, mut narrow, mut wide) = (String::new(), 0..0, 0..0);
+        for (i, (gap, word)) in gaps.iter().zip(&words).enumerate() {
+            let before = count(&text);
+            text += gap;
+            let start = count(&text);
+            text += word;
+            if i == which {
+                narrow = start..count(&text);
+                wide = before..narrow.end + count(&gaps[i + 1]);
+            }
+        }
+        text += &gaps[words.len()];
+        let scope = if first { Scope::FirstError } else { Scope::AllErrors };
+        let of = |span: std::ops::Range<usize>| {
+            derived(&text, &Submission { errors: Some(vec![wrong(span.start, span.end, "xyz")]), scope: Some(scope), ..Submission::default() })
+        };
+        let record = of(narrow.clone()).unwrap();
+        prop_assert_eq!(&of(narrow.start..wide.end).unwrap(), &record);
+        prop_assert_eq!(&of(wide.start..narrow.end).unwrap(), &record);
+        prop_assert_eq!(&of(wide).unwrap(), &record);
+    }
+
+    #[test]
     fn edits_become_what_was_typed(old in TEXTS, new in TEXTS) {
         let Ok(record) = derived(&old, &Submission { edit: Some(new.clone()), ..Submission::default() }) else { return Ok(()) };
-        let words = |t: &str| t.split_whitespace().collect::<String>();
+        let words = |t: &str| words(t).into_iter().map(|word| word.key).collect::<String>();
         prop_assert_eq!(words(&record.corrected().unwrap()), words(&new));
-        prop_assert_eq!(record.kind == Kind::Missing, record.errors.iter().all(|e| e.text.is_empty()));
+        prop_assert_eq!(record.kind == Kind::Good, record.errors.is_empty());
+        prop_assert_eq!(record.kind == Kind::Missing, !record.errors.is_empty() && record.errors.iter().all(|e| e.text.is_empty()));
         for pair in record.errors.windows(2) {
             prop_assert!(pair[0].end <= pair[1].start);
         }

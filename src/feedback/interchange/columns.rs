@@ -18,7 +18,7 @@ use parquet::{
 };
 use serde_json::{Value, json};
 
-use super::{Incoming, Rows, Write};
+use super::{Incoming, Rows, Write, incoming::Picture};
 use crate::feedback::{record::Feedback, store::StoreError};
 
 /// A row group ends with this many bytes or rows: that much is in memory.
@@ -141,17 +141,29 @@ fn failed(error: ParquetError) -> StoreError {
     StoreError::Failed(error.to_string())
 }
 
-/// The rows of a table.
-pub(super) fn read(file: File, parse: fn(&ParquetRow) -> Result<Vec<Incoming>, String>) -> Result<Rows, String> {
+/// The rows of a table; what other columns than `known` say is left out.
+pub(super) fn read(
+    file: File,
+    parse: fn(&ParquetRow) -> Result<Vec<Incoming>, String>,
+    known: &'static [&'static str],
+) -> Result<Rows, String> {
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    let mut codecs = reader.metadata().row_groups().iter().flat_map(|group| group.columns()).map(|column| column.compression());
+    if codecs.any(|codec| codec == Compression::LZO) {
+        return Err("its columns are compressed with LZO; brotli, gzip, lz4, snappy, zstd and none are read".to_owned());
+    }
     let rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>).with_batch_size(READ_ROWS);
+    let left_out = |row: &ParquetRow| {
+        let others = row.get_column_iter().filter(|(name, field)| !known.contains(&name.as_str()) && **field != Field::Null);
+        others.map(|(name, _)| Incoming::LeftOut(format!("column '{name}'"))).collect::<Vec<_>>()
+    };
     let mut ended = false;
     let rows = rows.enumerate().map_while(move |(i, row)| {
         if ended {
             return None;
         }
         Some(match row {
-            Ok(row) => Ok((i + 1, parse(&row))),
+            Ok(row) => Ok((i + 1, parse(&row).map(|said| [said, left_out(&row)].concat()))),
             Err(error) => {
                 ended = true;
                 Err(io::Error::other(error))
@@ -179,15 +191,16 @@ pub(super) fn text_of(row: &ParquetRow, name: &str) -> Result<String, String> {
     field(row, name).and_then(text).ok_or_else(|| format!("'{name}' is missing or no text"))
 }
 
-/// The file in an image of `datasets`: a group with `bytes`.
-pub(super) fn image(field: Option<&Field>, name: &str) -> Result<Vec<u8>, String> {
-    let bytes = match field {
-        Some(Field::Group(group)) => match self::field(group, "bytes") {
-            Some(Field::Bytes(bytes)) => Some(bytes.data().to_vec()),
-            _ => None,
-        },
-        Some(Field::Bytes(bytes)) => Some(bytes.data().to_vec()),
+/// An image of `datasets`: a group of `bytes` and `path`, or one of them alone.
+pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<Picture, String> {
+    let part = |name| match field {
+        Some(Field::Group(group)) => self::field(group, name),
+        one => one,
+    };
+    let file = match part("bytes") {
+        Some(Field::Bytes(bytes)) => Some(Picture::File(bytes.data().to_vec())).filter(|_| !bytes.is_empty()),
         _ => None,
     };
-    bytes.filter(|file| !file.is_empty()).ok_or_else(|| format!("'{name}' has no file in it"))
+    let elsewhere = || part("path").filter(|path| matches!(path, Field::Str(_))).and_then(text).and_then(|text| Picture::of_text(&text));
+    file.or_else(elsewhere).ok_or_else(|| format!("'{name}' has no file in it"))
 }

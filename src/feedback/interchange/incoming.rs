@@ -1,5 +1,7 @@
 //! What a row of a file says.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+
 use crate::feedback::{
     record::{Feedback, ImageHash, Source},
     submission::Submission,
@@ -12,6 +14,10 @@ pub enum Incoming {
     Record(Box<Feedback>, Option<Vec<u8>>),
     /// What somebody said, to be made a record of.
     Said(Box<Submission>, Picture),
+    /// Something of the row that no record keeps: its name, for all rows alike.
+    LeftOut(String),
+    /// Nothing was said: somebody passed the row over.
+    Skipped,
 }
 
 /// The image of a row.
@@ -19,16 +25,18 @@ pub enum Incoming {
 pub enum Picture {
     /// The file.
     File(Vec<u8>),
-    /// Its name; the file is elsewhere.
+    /// Its SHA-256; the file is elsewhere.
     Named(ImageHash),
+    /// Where the file is, for whoever wrote the row.
+    At(String),
 }
 
 impl Picture {
-    /// Its name.
-    pub fn hash(&self) -> ImageHash {
-        match self {
-            Self::File(file) => ImageHash::of(file),
-            Self::Named(hash) => *hash,
+    /// A text that is a `data:` URL, or else says where the file is.
+    pub(super) fn of_text(text: &str) -> Option<Self> {
+        match text.strip_prefix("data:") {
+            Some(url) => Some(Self::File(BASE64_STANDARD.decode(url.split_once(";base64,")?.1).ok()?)),
+            None => (!text.trim().is_empty()).then(|| Self::At(text.to_owned())),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! spans of the text, `correction` says what should stand there, `missing` what is left out, and `verdict` whether all is right. The labelling
 //! configuration that goes with them is in `docs/feedback.md`.
 
-use std::{collections::BTreeMap, fs::File, io::BufReader};
+use std::{collections::BTreeMap, fs::File, io::Read};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use super::{
     Incoming, Rows, Write,
     incoming::{Picture, said},
+    lines::BYTE_ORDER_MARK,
 };
 use crate::feedback::{
+    fold::{is_blank, trim},
     record::{Feedback, Kind, Scope},
     store::StoreError,
     submission::{Judgement, Place, Submission},
@@ -98,8 +100,8 @@ struct Task {
 struct Data {
     image: String,
     #[serde(default)]
-    prompt: String,
-    text: String,
+    prompt: Option<String>,
+    text: Texts,
     #[serde(default)]
     scope: Option<Scope>,
 }
@@ -107,84 +109,184 @@ struct Data {
 #[derive(Deserialize)]
 struct Annotation {
     #[serde(default)]
-    result: Vec<Region>,
+    result: Vec<Value>,
     #[serde(default)]
     completed_by: Value,
     #[serde(default)]
     was_cancelled: bool,
 }
 
+/// A result, of whatever type.
 #[derive(Deserialize)]
 struct Region {
     #[serde(default)]
     id: String,
-    from_name: String,
-    value: Values,
+    #[serde(default)]
+    from_name: Option<String>,
+    #[serde(default)]
+    r#type: Option<String>,
+    #[serde(default)]
+    value: Value,
+}
+
+impl Region {
+    /// Which part of the labeling configuration it belongs to; `None` for another, which says nothing of the text's errors.
+    fn part(&self) -> Option<&str> {
+        let kinds: &[&str] = match self.from_name.as_deref()? {
+            "error" => &["labels", "hypertextlabels"],
+            "correction" | "missing" => &["textarea"],
+            "verdict" => &["choices"],
+            _ => return None,
+        };
+        let known = self.r#type.as_deref().is_none_or(|kind| kinds.contains(&kind));
+        self.from_name.as_deref().filter(|_| known)
+    }
 }
 
 #[derive(Default, Deserialize)]
 struct Values {
     #[serde(default)]
-    start: Option<usize>,
+    start: Value,
     #[serde(default)]
-    end: Option<usize>,
+    end: Value,
+    /// Of a text with markup, whose own offsets are paths.
+    #[serde(default, rename = "globalOffsets")]
+    global: Option<Offsets>,
     #[serde(default)]
     text: Option<Texts>,
     #[serde(default)]
     choices: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
+struct Offsets {
+    start: usize,
+    end: usize,
+}
+
+impl Values {
+    fn offsets(&self) -> Option<(usize, usize)> {
+        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        match self.global {
+            Some(Offsets { start, end }) => Some((start, end)),
+            None => number(&self.start).zip(number(&self.end)),
+        }
+    }
+}
+
+#[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum Texts {
     One(String),
     Many(Vec<String>),
 }
 
-/// The tasks of a file, which is read as a whole.
-pub(super) fn read(file: File) -> Result<Rows, String> {
-    let tasks: Vec<Value> = serde_json::from_reader(BufReader::new(file)).map_err(|e| format!("no array of tasks: {e}"))?;
+impl Texts {
+    fn all(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(texts) => texts,
+        }
+    }
+
+    /// The one text, where there are not several.
+    fn one(self) -> Result<String, String> {
+        let mut texts = self.all();
+        match (texts.pop(), texts.len()) {
+            (text, 0) => Ok(text.unwrap_or_default()),
+            (_, others) => Err(format!("has {} texts where one is read", others + 1)),
+        }
+    }
+}
+
+/// The tasks of a file, which is read as a whole: `JSON`, or `JSON-MIN`.
+pub(super) fn read(mut file: File) -> Result<Rows, String> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    let tasks = serde_json::from_slice(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
+    let tasks: Vec<Value> = tasks.map_err(|e| format!("no array of tasks: {e}"))?;
     Ok(Box::new(tasks.into_iter().enumerate().map(|(i, value)| Ok((i + 1, taken(value))))))
 }
 
 fn taken(task: Value) -> Result<Vec<Incoming>, String> {
-    let Task { data, annotations } = serde_json::from_value(task).map_err(|e| e.to_string())?;
-    let file = data.image.split_once(";base64,").filter(|(head, _)| head.starts_with("data:"));
-    let file = file.and_then(|(_, base64)| BASE64_STANDARD.decode(base64).ok()).ok_or("'data.image' is no data: URL")?;
-    let annotations: Vec<Annotation> = annotations.into_iter().filter(|annotation| !annotation.was_cancelled).collect();
+    let Task { data, annotations } = serde_json::from_value(whole(task)).map_err(|e| e.to_string())?;
+    let Data { image, prompt, text, scope } = data;
+    let text = text.one().map_err(|why| format!("'data.text' {why}"))?;
+    let plain = said(prompt.unwrap_or_default(), text);
+    let picture = Picture::of_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
+    let (cancelled, annotations): (Vec<Annotation>, Vec<_>) = annotations.into_iter().partition(|annotation| annotation.was_cancelled);
     if annotations.is_empty() {
-        return Err("'annotations' has none that was not cancelled".to_owned());
+        return Ok(vec![Incoming::Skipped]);
     }
-    let mut all = Vec::new();
+    let mut all: Vec<Incoming> = cancelled.iter().map(|_| Incoming::LeftOut("annotations that were skipped".to_owned())).collect();
     for (i, annotation) in annotations.into_iter().enumerate() {
-        let said = submissions(&data, annotation).map_err(|why| format!("'annotations[{i}]' {why}"))?;
-        all.extend(said.into_iter().map(|submission| Incoming::Said(Box::new(submission), Picture::File(file.clone()))));
+        let (said, left_out) = submissions(&plain, scope, annotation).map_err(|why| format!("'annotations[{i}]' {why}"))?;
+        all.extend(said.into_iter().map(|submission| Incoming::Said(Box::new(submission), picture.clone())));
+        all.extend(left_out.into_iter().map(Incoming::LeftOut));
     }
     Ok(all)
 }
 
-/// What an annotation says: errors or that there are none, and what is left out.
-fn submissions(data: &Data, annotation: Annotation) -> Result<Vec<Submission>, String> {
+/// A task as `JSON` has it, of one as `JSON-MIN` has it: data and results by their names, side by side.
+fn whole(task: Value) -> Value {
+    let Value::Object(mut min) = task else { return task };
+    if min.contains_key("data") || !min.contains_key("text") {
+        return Value::Object(min);
+    }
+    let mut result = Vec::new();
+    for (name, kind, alone) in
+        [("error", "labels", ""), ("correction", "textarea", "text"), ("missing", "textarea", "text"), ("verdict", "choices", "choices")]
+    {
+        let values = match min.remove(name) {
+            Some(Value::Array(values)) if values.iter().any(Value::is_object) => values,
+            Some(Value::Array(texts)) => vec![json!({ alone: texts })],
+            Some(value @ Value::Object(_)) => vec![value],
+            Some(value @ Value::String(_)) => vec![json!({ alone: [value] })],
+            _ => continue,
+        };
+        // What belongs together has the same place.
+        let region =
+            |value: Value| json!({ "id": format!("{} {}", value["start"], value["end"]), "from_name": name, "type": kind, "value": value });
+        result.extend(values.into_iter().map(region));
+    }
+    let annotator = min.remove("annotator").unwrap_or_default();
+    json!({ "data": min, "annotations": [{ "completed_by": annotator, "result": result }] })
+}
+
+/// What an annotation says: errors or that there are none, and what is left out; and the results that say nothing of it.
+fn submissions(plain: &Submission, scope: Option<Scope>, annotation: Annotation) -> Result<(Vec<Submission>, Vec<String>), String> {
     let annotator = match &annotation.completed_by {
         Value::Object(user) => user.get("email").and_then(Value::as_str).map(str::to_owned),
         Value::Number(id) => Some(id.to_string()),
         Value::String(name) => Some(name.clone()),
         _ => None,
     };
-    let plain = Submission { annotator, ..said(data.prompt.clone(), data.text.clone()) };
+    let plain = Submission { annotator, ..plain.clone() };
+    let response = plain.response.as_deref().unwrap_or_default();
     let (mut errors, mut corrections, mut missing, mut good) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), false);
     // Where something is only added, and what.
     let mut adds: BTreeMap<String, (usize, String)> = BTreeMap::new();
-    for Region { id, from_name, value } in annotation.result {
-        match (from_name.as_str(), value.text, value.start.zip(value.end)) {
-            ("error", _, Some((start, end))) if start == end => drop(adds.insert(id, (start, String::new()))),
-            ("error", Some(Texts::One(text)), Some((start, end))) => drop(errors.insert(id, place(&data.text, start, end, text)?)),
-            ("error", None, Some((start, end))) => drop(errors.insert(id, Place { start, end, ..Place::default() })),
-            ("correction", Some(texts), _) => drop(corrections.insert(id, texts.joined())),
-            ("missing", Some(Texts::One(text)), _) => missing.push(text),
-            ("missing", Some(Texts::Many(texts)), _) => missing.extend(texts),
-            ("verdict", _, _) => good |= value.choices.iter().any(|choice| choice == Kind::Good.name()),
-            _ => {}
+    let mut left_out = Vec::new();
+    for (i, result) in annotation.result.into_iter().enumerate() {
+        let at = |why: String| format!("has a 'result[{i}]' that {why}");
+        let region: Region = serde_json::from_value(result).map_err(|e| at(format!("cannot be read: {e}")))?;
+        let Some(part) = region.part() else {
+            let kind = region.r#type.or(region.from_name).unwrap_or_else(|| "unknown".to_owned());
+            left_out.push(format!("results of the type '{kind}'"));
+            continue;
+        };
+        let values: Values = serde_json::from_value(region.value.clone()).map_err(|e| at(format!("cannot be read: {e}")))?;
+        let (offsets, text, id) = (values.offsets(), values.text, region.id.clone());
+        match (part, offsets) {
+            ("error", Some((start, end))) if start == end => drop(adds.insert(id, (start, String::new()))),
+            ("error", Some((start, end))) => {
+                let text = text.map(Texts::one).transpose().map_err(at)?;
+                drop(errors.insert(id, place(response, start, end, text)?));
+            }
+            ("error", None) => return Err(at("has no offsets".to_owned())),
+            ("correction", _) => drop(corrections.insert(id, text.map(Texts::one).transpose().map_err(at)?.unwrap_or_default())),
+            ("missing", _) => missing.extend(text.map(Texts::all).unwrap_or_default()),
+            _ => good |= values.choices.iter().any(|choice| choice == Kind::Good.name()),
         }
     }
     for (id, correction) in corrections {
@@ -193,46 +295,44 @@ fn submissions(data: &Data, annotation: Annotation) -> Result<Vec<Submission>, S
             place.correction = Some(correction).filter(|text| !text.is_empty());
         } else if let Some((_, text)) = adds.get_mut(&id) {
             *text = correction;
+        } else {
+            return Err("has a 'correction' that belongs to no 'error'".to_owned());
         }
     }
     let mut all = Vec::new();
     if !adds.is_empty() {
         // What is only added has no span: the whole text says it.
-        all.push(Submission { edit: Some(edit(&data.text, errors.into_values(), adds.into_values())?), ..plain.clone() });
+        all.push(Submission { edit: Some(edit(response, errors.into_values(), adds.into_values())?), ..plain.clone() });
     } else if !errors.is_empty() {
-        all.push(Submission { errors: Some(errors.into_values().collect()), scope: data.scope, ..plain.clone() });
+        all.push(Submission { errors: Some(errors.into_values().collect()), scope, ..plain.clone() });
     } else if good {
         all.push(Submission { label: Some(Judgement::Good), ..plain.clone() });
     }
     if !missing.is_empty() {
         all.push(Submission { missing, ..plain });
     }
-    if all.is_empty() { Err("says neither 'error', 'missing' nor 'verdict' good".to_owned()) } else { Ok(all) }
+    if all.is_empty() { Err("says neither 'error', 'missing' nor 'verdict' good".to_owned()) } else { Ok((all, left_out)) }
 }
 
-impl Texts {
-    fn joined(self) -> String {
-        match self {
-            Self::One(text) => text,
-            Self::Many(texts) => texts.join("\n"),
-        }
-    }
-}
-
-/// The span whose text stands there. Label Studio's page counts UTF-16 units where its library counts code points.
-fn place(response: &str, start: usize, end: usize, text: String) -> Result<Place, String> {
+/// The span whose text stands there, white space at its ends aside. Label Studio's page counts UTF-16 units where its library counts code points, and
+/// writes a line break as `\n`.
+fn place(response: &str, start: usize, end: usize, text: Option<String>) -> Result<Place, String> {
+    let Some(text) = text else { return Ok(Place { start, end, ..Place::default() }) };
     let points: Vec<char> = response.chars().collect();
-    if points.get(start..end).is_some_and(|span| span.iter().copied().eq(text.chars())) {
-        return Ok(Place { start, end, text: Some(text), ..Place::default() });
-    }
     let units: Vec<u16> = response.encode_utf16().collect();
     let before = |unit: usize| String::from_utf16(units.get(..unit)?).ok().map(|text| text.chars().count());
-    match (before(start), before(end)) {
-        (Some(start), Some(end)) if points.get(start..end).is_some_and(|span| span.iter().copied().eq(text.chars())) => {
-            Ok(Place { start, end, text: Some(text), ..Place::default() })
-        }
-        _ => Err(format!("has an 'error' at {start} to {end} whose text does not stand there")),
-    }
+    let broken = text.replace("\\n", "\n");
+    let stands = |&(start, end): &(usize, usize)| {
+        let span = points.get(start..end).map(|span| span.iter().collect::<String>());
+        span.is_some_and(|span| [&text, &broken].iter().any(|text| text.trim_matches(is_blank) == span.trim_matches(is_blank)))
+    };
+    let (start, end) = [Some((start, end)), before(start).zip(before(end))]
+        .into_iter()
+        .flatten()
+        .find(stands)
+        .ok_or_else(|| format!("has an 'error' at {start} to {end} whose text does not stand there"))?;
+    let span = trim(&points, start..end, is_blank);
+    Ok(Place { start: span.start, end: span.end, ..Place::default() })
 }
 
 fn edit(response: &str, errors: impl Iterator<Item = Place>, adds: impl Iterator<Item = (usize, String)>) -> Result<String, String> {

@@ -13,6 +13,9 @@ use crate::feedback::{record::Feedback, store::StoreError};
 /// Most bytes of a line.
 const LINE_BYTES: u64 = 16 << 20;
 
+/// What some tools on Windows begin a file with.
+pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
+
 /// Writes each record as the line that a function makes of it, where it makes one.
 pub(super) struct Lines(pub(super) fn(&Feedback, &mut Vec<u8>) -> serde_json::Result<()>);
 
@@ -66,8 +69,9 @@ pub(super) fn read(file: File, parse: fn(&[u8]) -> Result<Vec<Incoming>, String>
                 lines.read_until(b'\n', &mut Vec::new())?;
                 return Ok(Some((number, Err(format!("has more than the {LINE_BYTES} bytes that are taken")))));
             }
+            let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line);
             if !line.trim_ascii().is_empty() {
-                return Ok(Some((number, parse(&line))));
+                return Ok(Some((number, parse(line))));
             }
         }
     };

@@ -89,9 +89,9 @@ impl Format {
         Ok(match self {
             Self::Jsonl => lines::read(file, lines::record),
             Self::TrlPrm => lines::read(file, trl::read_steps),
-            Self::Parquet => columns::read(file, records::read)?,
-            Self::RlhfV => columns::read(file, rlhf_v::read)?,
-            Self::TrlDpo => columns::read(file, trl::read)?,
+            Self::Parquet => columns::read(file, records::read, records::READ)?,
+            Self::RlhfV => columns::read(file, rlhf_v::read, rlhf_v::READ)?,
+            Self::TrlDpo => columns::read(file, trl::read, trl::READ)?,
             Self::LabelStudio => label_studio::read(file)?,
         })
     }

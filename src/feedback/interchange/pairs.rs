@@ -28,7 +28,7 @@ impl Pair {
     }
 
     /// The segments in which the two differ are the errors; where they do not, all is right.
-    pub(super) fn said(self, image: Vec<u8>) -> Incoming {
+    pub(super) fn said(self, picture: Picture) -> Incoming {
         let submission = said(self.prompt, self.rejected);
         let same = submission.response.as_ref() == Some(&self.chosen);
         let submission = if same {
@@ -36,6 +36,6 @@ impl Pair {
         } else {
             Submission { edit: Some(self.chosen), ..submission }
         };
-        Incoming::Said(Box::new(submission), Picture::File(image))
+        Incoming::Said(Box::new(submission), picture)
     }
 }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{
     Incoming,
-    columns::{Cell, field, image, text_of},
+    columns::{Cell, field, picture, text_of},
+    incoming::Picture,
 };
 use crate::feedback::record::Feedback;
 
@@ -19,6 +20,9 @@ pub(super) const SCHEMA: &str = "message schema {
     OPTIONAL BINARY kind (UTF8);
     OPTIONAL BINARY record (UTF8);
 }";
+
+/// The columns that say nothing that the record does not.
+pub(super) const READ: &[&str] = &["id", "created", "image", "prompt", "response", "corrected", "kind", "record"];
 
 pub(super) fn features() -> Value {
     let text = json!({ "dtype": "string", "_type": "Value" });
@@ -42,5 +46,9 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
 
 pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
     let record = serde_json::from_str(&text_of(row, "record")?).map_err(|e| format!("'record': {e}"))?;
-    Ok(vec![Incoming::Record(Box::new(record), Some(image(field(row, "image"), "image")?))])
+    let file = match picture(field(row, "image"), "image")? {
+        Picture::File(file) => Some(file),
+        _ => None,
+    };
+    Ok(vec![Incoming::Record(Box::new(record), file)])
 }

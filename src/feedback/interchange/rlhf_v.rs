@@ -1,13 +1,15 @@
 //! RLHF-V's data set of segment-level corrections (Yu et al., arXiv:2312.00849): Parquet with the image's file, and `text`, a JSON object of question,
 //! chosen and rejected. RLAIF-V has those three as columns of their own; both are written, and either is read.
 
+use std::iter::once;
+
 use parquet::record::Row;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Incoming,
-    columns::{Cell, field, image, text, text_of},
+    columns::{Cell, field, picture, text, text_of},
     pairs::Pair,
 };
 use crate::feedback::record::Feedback;
@@ -36,11 +38,16 @@ struct Text {
     question: String,
     chosen: String,
     rejected: String,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
+
+/// The columns that a record is made of.
+pub(super) const READ: &[&str] = &["image", "text", "question", "chosen", "rejected"];
 
 pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
     let Pair { prompt, chosen, rejected } = Pair::of(record)?;
-    let text = Text { question: prompt, chosen, rejected };
+    let text = Text { question: prompt, chosen, rejected, others: Map::new() };
     let json = serde_json::to_string(&text).ok()?;
     let path = record.image.to_string();
     Some(vec![
@@ -60,10 +67,20 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
 }
 
 pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
-    let file = image(field(row, "image"), "image")?;
-    let Text { question, chosen, rejected } = match field(row, "text").and_then(text) {
+    let picture = picture(field(row, "image"), "image")?;
+    let columns = ["question", "chosen", "rejected"];
+    let Text { question, chosen, rejected, others } = match field(row, "text").and_then(text) {
         Some(text) => serde_json::from_str(&text).map_err(|e| format!("'text': {e}"))?,
-        None => Text { question: text_of(row, "question")?, chosen: text_of(row, "chosen")?, rejected: text_of(row, "rejected")? },
+        None => {
+            let [question, chosen, rejected] = columns.map(|name| text_of(row, name));
+            Text { question: question?, chosen: chosen?, rejected: rejected?, others: Map::new() }
+        }
     };
-    Ok(vec![Pair { prompt: question, chosen, rejected }.said(file)])
+    for (name, said) in columns.into_iter().zip([&question, &chosen, &rejected]) {
+        if field(row, name).and_then(text).is_some_and(|column| column != *said) {
+            return Err(format!("'{name}' is not what 'text' says"));
+        }
+    }
+    let left_out = others.into_iter().map(|(name, _)| Incoming::LeftOut(format!("'text.{name}'")));
+    Ok(once(Pair { prompt: question, chosen, rejected }.said(picture)).chain(left_out).collect())
 }

@@ -4,11 +4,11 @@ use std::iter::once;
 
 use parquet::record::{Field, Row};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Incoming,
-    columns::{Cell, field, image, text, text_of},
+    columns::{Cell, field, picture, text},
     incoming::{Picture, said},
     lines::line,
     pairs::Pair,
@@ -26,6 +26,9 @@ pub(super) const SCHEMA: &str = "message schema {
     OPTIONAL GROUP rejected (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
 }";
 
+/// The columns that a record is made of.
+pub(super) const READ: &[&str] = &["images", "image", "prompt", "chosen", "rejected"];
+
 pub(super) fn features() -> Value {
     let text = json!({ "dtype": "string", "_type": "Value" });
     let messages = json!({ "feature": { "role": text, "content": text }, "_type": "List" });
@@ -39,36 +42,132 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
     Some([Cell::Bytes(image), Cell::text(record.image.to_string())].into_iter().chain(messages).collect())
 }
 
-/// Texts may stand in place of messages of one turn, as TRL's own data sets have them.
+/// A pair in any of TRL's forms: of messages or of texts, with its prompt in a column of its own or (implicit) in front of both answers. What a record
+/// cannot keep, as a second image or an earlier turn, refuses the row.
 pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
-    let images = match field(row, "images").or_else(|| field(row, "image")) {
-        Some(Field::ListInternal(list)) => list.elements().first(),
-        one => one,
+    let picture = one_picture(row)?;
+    let turns = |name: &str| turns(name, field(row, name).ok_or_else(|| format!("'{name}' is missing"))?);
+    let (mut chosen, mut rejected) = (turns("chosen")?, turns("rejected")?);
+    // An answer is no part of what both were asked.
+    let most = chosen.len().min(rejected.len()).saturating_sub(1);
+    let shared = chosen.iter().zip(&rejected).take(most).take_while(|(one, other)| one == other).count();
+    let mut asked: Vec<Message> = chosen.drain(..shared).collect();
+    rejected.drain(..shared);
+    if field(row, "prompt").is_some() {
+        let prompt: Vec<Message> = turns("prompt")?.into_iter().map(Message::asking).collect();
+        if !asked.is_empty() && asked.iter().rfind(|turn| turn.role == "user") != prompt.iter().rfind(|turn| turn.role == "user") {
+            return Err("'prompt' is not what stands before the answers in 'chosen' and 'rejected'".to_owned());
+        }
+        asked = if asked.len() > prompt.len() { asked } else { prompt };
+    }
+    let (system, asked): (Vec<Message>, Vec<Message>) = asked.into_iter().partition(|turn| turn.role == "system");
+    let prompt = match &asked[..] {
+        [] => String::new(),
+        [turn] if turn.role == "user" => turn.content.replace("<image>", "").trim().to_owned(),
+        [turn] => return Err(format!("'prompt[0].role' is `{}`; the user asks", turn.role)),
+        turns => return Err(format!("'prompt' has {} turns; a record keeps one question and its answer", turns.len())),
     };
-    let turn = |name: &str| match field(row, name) {
-        Some(Field::ListInternal(list)) => match list.elements() {
-            [Field::Group(message)] => {
-                content(field(message, "content")).ok_or_else(|| format!("'{name}[0].content' is missing or no text"))
-            }
-            turns => Err(format!("'{name}' has {} turns; one is taken", turns.len())),
-        },
-        _ => text_of(row, name),
-    };
-    let pair = Pair { prompt: turn("prompt")?, chosen: turn("chosen")?, rejected: turn("rejected")? };
-    Ok(vec![pair.said(image(images, "images[0]")?)])
+    let pair = Pair { prompt, chosen: answer("chosen", chosen)?, rejected: answer("rejected", rejected)? };
+    let left_out = system.iter().map(|_| Incoming::LeftOut("system messages".to_owned()));
+    Ok(once(pair.said(picture)).chain(left_out).collect())
 }
 
-/// A message's text, or that of its parts.
-fn content(field: Option<&Field>) -> Option<String> {
-    match field? {
-        Field::ListInternal(parts) => {
-            let part = |part: &Field| match part {
-                Field::Group(part) => self::field(part, "text").and_then(text),
-                _ => None,
-            };
-            Some(parts.elements().iter().filter_map(part).collect())
+fn one_picture(row: &Row) -> Result<Picture, String> {
+    let mut pictures = Vec::new();
+    for name in ["images", "image"] {
+        match field(row, name) {
+            Some(Field::ListInternal(list)) => {
+                let own = list.elements().iter().enumerate().map(|(i, element)| picture(Some(element), &format!("{name}[{i}]")));
+                pictures.extend(own.collect::<Result<Vec<_>, _>>()?);
+            }
+            None => {}
+            one => pictures.push(picture(one, name)?),
         }
-        one => text(one),
+    }
+    match (pictures.pop(), pictures.len()) {
+        (Some(picture), 0) => Ok(picture),
+        (None, _) => Err("'images' has no image in it".to_owned()),
+        (Some(_), others) => Err(format!("'images' has {} images; a record keeps one", others + 1)),
+    }
+}
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Message {
+    role: String,
+    content: String,
+}
+
+impl Message {
+    fn new(role: &str, content: impl Into<String>) -> Self {
+        let role = match role {
+            "human" => "user",
+            "gpt" | "model" => "assistant",
+            role => role,
+        };
+        Self { role: role.to_owned(), content: content.into() }
+    }
+
+    /// A text without a role, where it is one that asks.
+    fn asking(self) -> Self {
+        if self.role.is_empty() { Self::new("user", self.content) } else { self }
+    }
+}
+
+/// The messages of a column; a text is one without a role, or a dialog as `\n\nHuman: ...\n\nAssistant: ...`.
+fn turns(name: &str, field: &Field) -> Result<Vec<Message>, String> {
+    let Field::ListInternal(list) = field else {
+        let text = text(field).ok_or_else(|| format!("'{name}' is neither messages nor a text"))?;
+        return Ok(dialog(&text).unwrap_or_else(|| vec![Message::new("", text)]));
+    };
+    let message = |(i, message): (usize, &Field)| {
+        let Field::Group(message) = message else { return Err(format!("'{name}[{i}]' is no message")) };
+        let role = self::field(message, "role").and_then(text).ok_or_else(|| format!("'{name}[{i}].role' is missing or no text"))?;
+        let place = format!("{name}[{i}].content");
+        Ok(Message::new(&role, content(&place, self::field(message, "content"))?))
+    };
+    list.elements().iter().enumerate().map(message).collect()
+}
+
+fn dialog(text: &str) -> Option<Vec<Message>> {
+    const MARKS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
+    let next = |text: &str| MARKS.iter().filter_map(|(mark, role)| Some((text.find(mark)?, mark.len(), *role))).min();
+    let (mut turns, mut rest) = (Vec::new(), format!("\n\n{}", text.trim_start()));
+    while let Some((0, mark, role)) = next(&rest) {
+        let said = rest.split_off(mark);
+        let end = next(&said).map_or(said.len(), |(at, ..)| at);
+        turns.push(Message::new(role, said[..end].trim()));
+        rest = said[end..].to_owned();
+    }
+    // Where the answer is in another column, its mark may stand here.
+    turns.pop_if(|last| last.role == "assistant" && last.content.is_empty());
+    (!turns.is_empty() && rest.is_empty()).then_some(turns)
+}
+
+/// A message's text, or that of its parts; where an image stands among them makes no difference.
+fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
+    let Some(Field::ListInternal(parts)) = field else {
+        return field.and_then(text).ok_or_else(|| format!("'{place}' is missing or no text"));
+    };
+    let part = |(i, part): (usize, &Field)| {
+        let Field::Group(part) = part else { return Err(format!("'{place}[{i}]' is no part of a message")) };
+        let kind = self::field(part, "type").and_then(text).unwrap_or_else(|| "text".to_owned());
+        match (kind.as_str(), self::field(part, "text").and_then(text)) {
+            ("text", Some(text)) => Ok(text),
+            ("image", _) => Ok(String::new()),
+            _ => Err(format!("'{place}[{i}]' is of the type `{kind}`, and has no text that could be kept")),
+        }
+    };
+    parts.elements().iter().enumerate().map(part).collect()
+}
+
+/// The one answer that is left of a column.
+fn answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
+    match (turns.pop(), turns.len()) {
+        (Some(turn), 0) if matches!(turn.role.as_str(), "" | "assistant") => Ok(turn.content),
+        (Some(turn), 0) => Err(format!("'{name}' ends with a message of the role `{}`; an answer is the assistant's", turn.role)),
+        (None, _) => Err(format!("'{name}' has no answer in it")),
+        (Some(_), before) => Err(format!("'{name}' has {} turns of its own; a record keeps one answer", before + 1)),
     }
 }
 
@@ -80,6 +179,8 @@ struct Steps {
     labels: Vec<bool>,
     /// The image's SHA-256.
     image: ImageHash,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 /// The response cut where its labels change; what nobody judged is left out.
@@ -104,18 +205,18 @@ pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
     if labels.is_empty() || record.tokens.iter().all(|token| token.label == Label::None) {
         return Ok(());
     }
-    line(&Steps { prompt: record.prompt.clone(), completions, labels, image: record.image }, out)
+    line(&Steps { prompt: record.prompt.clone(), completions, labels, image: record.image, others: Map::new() }, out)
 }
 
 /// Steps that are wrong are errors without a correction.
 pub(super) fn read_steps(line: &[u8]) -> Result<Vec<Incoming>, String> {
-    let Steps { prompt, completions, labels, image } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let Steps { prompt, completions, labels, image, others } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     if completions.len() != labels.len() {
         return Err(format!("'labels' has {} items and 'completions' {}", labels.len(), completions.len()));
     }
     let (mut errors, mut at) = (Vec::new(), 0);
     for (step, right) in completions.iter().zip(&labels) {
-        let (start, end) = (at + step.chars().take_while(|c| c.is_whitespace()).count(), at + step.chars().count());
+        let (start, end) = (at, at + step.chars().count());
         if !right {
             errors.push(Place { start, end, ..Place::default() });
         }
@@ -127,5 +228,6 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<Incoming>, String> {
     } else {
         Submission { errors: Some(errors), ..submission }
     };
-    Ok(vec![Incoming::Said(Box::new(submission), Picture::Named(image))])
+    let said = Incoming::Said(Box::new(submission), Picture::Named(image));
+    Ok(once(said).chain(others.into_iter().map(|(name, _)| Incoming::LeftOut(format!("'{name}'")))).collect())
 }

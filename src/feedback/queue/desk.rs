@@ -9,7 +9,7 @@ use crate::feedback::{
     record::Receipt,
     store::{
         StoreError,
-        queue::{Lease, Leave, Length, Place, Sample, Wish},
+        queue::{AnnotatorProgress, Lease, Leave, Length, Place, Sample, Wish},
     },
 };
 
@@ -73,6 +73,14 @@ impl Corrections {
     /// The store's.
     pub async fn queue_length(&self, now: u64) -> Result<Length, StoreError> {
         self.store().length(now).await
+    }
+
+    /// How much an annotator has done by this Unix time.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn annotator_progress(&self, annotator: &str, now: u64) -> Result<AnnotatorProgress, StoreError> {
+        self.store().progress(annotator, now).await
     }
 
     /// How far annotators agree, and what the guard finds, by the newest records. `names` says whether annotators are named.

@@ -22,7 +22,7 @@ pub use priority::Weights;
 
 use self::{novelty::Novelty, priority::draws};
 use super::{
-    record::{Feedback, Receipt},
+    record::{Feedback, Receipt, item_digest},
     store::queue::Entry,
 };
 
@@ -78,7 +78,8 @@ impl Ranker {
             let draws = draws(&receipt.id, choice);
             let unassisted = draws.unassisted < self.queue.unassisted_share;
             let rank = if unassisted { draws.rank } else { priority::priority(answer, &self.queue.weights, |thing| novelty.of(thing)) };
-            Entry { completion_id: receipt.id.clone(), choice, unassisted, overlap: draws.overlap < self.queue.overlap_share, rank }
+            let digest = item_digest(receipt.image, &receipt.prompt, &answer.response);
+            Entry { completion_id: receipt.id.clone(), choice, unassisted, overlap: draws.overlap < self.queue.overlap_share, rank, digest }
         };
         let written = receipt.choices.iter().enumerate().filter(|(_, answer)| !answer.response.trim().is_empty());
         written.map(entry).collect()

@@ -50,6 +50,8 @@ pub struct Entry {
     pub overlap: bool,
     /// Its place in its queue; the highest comes first.
     pub rank: f64,
+    /// What it shares with the same answer of other completions: [`item_digest`](crate::feedback::record::item_digest).
+    pub digest: String,
 }
 
 /// What an annotator has.
@@ -97,10 +99,19 @@ pub struct Length {
     pub leased: u64,
     /// Of the open: drawn by chance, to be shown without marks.
     pub unassisted: u64,
-    /// Judged by all who had to.
+    /// Judged by all who had to; the same answer of several completions counts once here and elsewhere.
     pub done: u64,
     /// Skipped by too many to be shown again.
     pub skipped: u64,
+}
+
+/// How much an annotator has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AnnotatorProgress {
+    /// Their records.
+    pub total: u64,
+    /// Those since midnight, in UTC.
+    pub today: u64,
 }
 
 /// Which records of judged answers.
@@ -112,7 +123,7 @@ pub enum Sample {
     Unassisted,
 }
 
-/// Keeps the queue. Entries come with [`super::Row::Queue`]; a record that is [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
+/// Keeps the queue. The same answer of several completions is one item: whoever has judged one has judged all. Entries come with [`super::Row::Queue`]; a record that is [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
 pub trait QueueStore {
     /// Leases the next answer: the one that the annotator has already, or the first that they have neither judged nor skipped and that not enough others
     /// have. `None` when there is none.
@@ -126,6 +137,9 @@ pub trait QueueStore {
 
     /// How much there is at this Unix time.
     fn length(&self, now: u64) -> Answer<'_, Length>;
+
+    /// How much an annotator has done by this Unix time.
+    fn progress<'a>(&'a self, annotator: &'a str, now: u64) -> Answer<'a, AnnotatorProgress>;
 
     /// The newest records of a sample.
     fn sample(&self, sample: Sample, limit: u32) -> Answer<'_, Vec<Feedback>>;

@@ -14,13 +14,16 @@ use sqlx::{
 
 use super::{
     Answer, Idempotency, Inserted, Page, Removed, Row, Stats, Store, StoreError, Target,
-    sql_queue::{enqueue, judged},
+    sql_queue::{digest, enqueue, heads_with_repeats, judged, promote, reopen},
 };
 use crate::feedback::record::{Feedback, ImageHash, Receipt, Source};
 
 /// What the tables looked like, version by version. A version, once shipped, stays as it is.
-const MIGRATIONS: [(i64, &str, &str); 2] =
-    [(1, "records", include_str!("migrations/0001_records.sql")), (2, "queue", include_str!("migrations/0002_queue.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 3] = [
+    (1, "records", include_str!("migrations/0001_records.sql")),
+    (2, "queue", include_str!("migrations/0002_queue.sql")),
+    (3, "repeats", include_str!("migrations/0003_repeats.sql")),
+];
 
 /// Connections to the database.
 const CONNECTIONS: u32 = 8;
@@ -88,8 +91,8 @@ impl SqlStore {
     }
 
     async fn body<T: DeserializeOwned>(&self, sql: &str, id: &str) -> Result<Option<T>, StoreError> {
-        let row = sqlx::query(sql).bind(id).fetch_optional(&self.pool).await.map_err(failed)?;
-        row.map(|row| read(&row)).transpose()
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        body(&mut connection, sql, id).await
     }
 
     pub(super) async fn counts(&self, sql: &str) -> Result<Vec<(String, u64)>, StoreError> {
@@ -180,20 +183,29 @@ impl Store for SqlStore {
 
     fn remove<'a>(&'a self, target: &'a Target) -> Answer<'a, Removed> {
         self.within(async move |mut unit| {
+            let connection = &mut unit.connection;
             let removed = match target {
                 Target::Feedback(id) => {
-                    let of_record = "id = (SELECT completion_id FROM feedback WHERE id = $1)";
-                    let receipts = remove(&mut unit.connection, "receipts", of_record, id).await?;
-                    Removed { receipts, feedback: remove(&mut unit.connection, "feedback", "id = $1", id).await? }
+                    let record: Option<Feedback> = body(connection, "SELECT body FROM feedback WHERE id = $1", id).await?;
+                    let feedback = remove(connection, "feedback", "id = $1", id).await?;
+                    let receipts = match record {
+                        // The item waits again, and needs its receipt.
+                        Some(record) if reopen(connection, &record).await? => 0,
+                        Some(Feedback { completion_id: Some(completion), .. }) => {
+                            remove_receipts(connection, "id = $1", &completion).await?
+                        }
+                        _ => 0,
+                    };
+                    Removed { receipts, feedback }
                 }
                 Target::User(user) => {
-                    let receipts = remove(&mut unit.connection, "receipts", "user_name = $1", user).await?;
-                    Removed { receipts, feedback: remove(&mut unit.connection, "feedback", "user_name = $1", user).await? }
+                    let receipts = remove_receipts(connection, "user_name = $1", user).await?;
+                    Removed { receipts, feedback: remove(connection, "feedback", "user_name = $1", user).await? }
                 }
                 Target::ReceiptsBefore(time, limit) => {
                     let oldest =
                         format!("id IN (SELECT id FROM receipts WHERE created < CAST($1 AS BIGINT) ORDER BY created, id LIMIT {limit})");
-                    Removed { receipts: remove(&mut unit.connection, "receipts", &oldest, &time.to_string()).await?, feedback: 0 }
+                    Removed { receipts: remove_receipts(connection, &oldest, &time.to_string()).await?, feedback: 0 }
                 }
             };
             Ok((removed, unit))
@@ -243,6 +255,11 @@ impl Store for SqlStore {
     }
 }
 
+async fn body<T: DeserializeOwned>(connection: &mut AnyConnection, sql: &str, id: &str) -> Result<Option<T>, StoreError> {
+    let row = sqlx::query(sql).bind(id).fetch_optional(connection).await.map_err(failed)?;
+    row.map(|row| read(&row)).transpose()
+}
+
 async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, StoreError> {
     let (record, key) = match row {
         Row::Receipt(receipt) => {
@@ -255,12 +272,12 @@ async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, S
         Row::Feedback(record, key) => (record, key),
     };
     let sql = "INSERT INTO feedback (id, created, completion_id, image, user_name, annotator, kind, source, idempotency_key, idempotency_digest, body, \
-               overlapping, unassisted) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING";
+               overlapping, unassisted, digest) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING";
     let query = sqlx::query(sql).bind(&record.id).bind(record.created as i64).bind(&record.completion_id).bind(record.image.to_string());
     let query = query.bind(&record.user).bind(&record.annotator).bind(record.kind.name()).bind(record.source.name());
     let query = query.bind(key.as_ref().map(|k| &k.key)).bind(key.as_ref().map(|k| &k.digest)).bind(json(record)?);
     let (overlapping, unassisted) = record.queued.map_or((false, false), |queued| (queued.overlap, record.unassisted));
-    let query = query.bind(i64::from(overlapping)).bind(i64::from(unassisted));
+    let query = query.bind(i64::from(overlapping)).bind(i64::from(unassisted)).bind(digest(record));
     let done = query.execute(&mut *connection).await.map_err(failed)?;
     if done.rows_affected() > 0 {
         judged(connection, record).await?;
@@ -282,6 +299,16 @@ fn with_key(key: &Idempotency) -> Query<'_, Any, sqlx::any::AnyArguments<'_>> {
 fn before(row: &AnyRow, key: &Idempotency) -> Result<Inserted, StoreError> {
     let same = row.try_get::<String, _>(1).map_err(failed)? == key.digest;
     if same { Ok(Inserted::Before(Box::new(read(row)?))) } else { Ok(Inserted::Conflict) }
+}
+
+/// Removes receipts and their places in the queue, which the same answers of other completions take.
+async fn remove_receipts(connection: &mut AnyConnection, condition: &str, value: &str) -> Result<u64, StoreError> {
+    let heads = heads_with_repeats(connection, condition, value).await?;
+    let removed = remove(connection, "receipts", condition, value).await?;
+    for head in heads {
+        promote(connection, &head).await?;
+    }
+    Ok(removed)
 }
 
 /// Removes the rows for which `condition` holds, and notes their images.

@@ -5,10 +5,12 @@ use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
 use super::{
     Answer, StoreError,
-    queue::{Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+    queue::{AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
     sql::{SqlStore, failed, read},
 };
-use crate::feedback::record::Feedback;
+use crate::feedback::record::{Feedback, item_digest};
+
+const DAY_S: u64 = 24 * 60 * 60;
 
 /// What a lease is made of, of `queue q`.
 const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
@@ -82,6 +84,18 @@ impl QueueStore for SqlStore {
         .boxed()
     }
 
+    fn progress<'a>(&'a self, annotator: &'a str, now: u64) -> Answer<'a, AnnotatorProgress> {
+        async move {
+            // Ids begin with the time in milliseconds: the index alone tells.
+            let midnight = format!("fb_{:012x}", now / DAY_S * DAY_S * 1000);
+            let sql = "SELECT count(*), count(CASE WHEN id >= $2 THEN 1 END) FROM feedback WHERE annotator = $1";
+            let row = sqlx::query(sql).bind(annotator).bind(&midnight).fetch_one(self.pool()).await.map_err(failed)?;
+            let count = |column| row.try_get::<i64, _>(column).map(|n| n as u64).map_err(failed);
+            Ok(AnnotatorProgress { total: count(0)?, today: count(1)? })
+        }
+        .boxed()
+    }
+
     fn sample(&self, sample: Sample, limit: u32) -> Answer<'_, Vec<Feedback>> {
         async move {
             let column = match sample {
@@ -110,7 +124,7 @@ async fn running(connection: &mut AnyConnection, wish: &Wish) -> Result<Option<L
 /// The first of a queue that the annotator has not done with and that still has room. What is passed over on the way there is leased, or was skipped or
 /// judged by this annotator and waits for another.
 async fn first(connection: &mut AnyConnection, wish: &Wish, unassisted: bool) -> Result<Option<Lease>, StoreError> {
-    let of_item = "FROM leases l WHERE l.completion_id = q.completion_id AND l.choice = q.choice AND";
+    let of_item = of_item("q");
     let sql = format!(
         "SELECT {LEASED} FROM queue q WHERE q.wanted > 0 AND q.unassisted = {} \
          AND q.wanted > (SELECT count(*) {of_item} l.state = 'leased' AND l.expires > $2) \
@@ -122,10 +136,18 @@ async fn first(connection: &mut AnyConnection, wish: &Wish, unassisted: bool) ->
     row.map(|row| leased(&row, wish.until)).transpose().map_err(failed)
 }
 
+fn place(row: &AnyRow) -> Result<Place, sqlx::Error> {
+    Ok(Place { completion_id: row.try_get(0)?, choice: row.try_get::<i64, _>(1)? as usize })
+}
+
 fn leased(row: &AnyRow, expires: u64) -> Result<Lease, sqlx::Error> {
-    let number = |column| row.try_get::<i64, _>(column);
-    let place = Place { completion_id: row.try_get(0)?, choice: number(1)? as usize };
-    Ok(Lease { place, unassisted: number(2)? == 1, overlap: number(3)? == 1, expires })
+    let yes = |column| row.try_get::<i64, _>(column).map(|number| number == 1);
+    Ok(Lease { place: place(row)?, unassisted: yes(2)?, overlap: yes(3)?, expires })
+}
+
+/// The leases of an item of the table by this name, with a condition to come.
+fn of_item(queue: &str) -> String {
+    format!("FROM leases l WHERE l.completion_id = {queue}.completion_id AND l.choice = {queue}.choice AND")
 }
 
 async fn end_lease(connection: &mut AnyConnection, what: &str, place: &Place, annotator: &str) -> Result<bool, StoreError> {
@@ -134,31 +156,123 @@ async fn end_lease(connection: &mut AnyConnection, what: &str, place: &Place, an
     Ok(query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0)
 }
 
-/// Puts an answer in the queue, unless it is there.
+/// What the queue knows a record's answer by.
+pub(super) fn digest(record: &Feedback) -> String {
+    item_digest(record.image, &record.prompt, &record.response)
+}
+
+/// Puts an answer in the queue, unless it is there; behind the same answer of another completion, where there is one.
 pub(super) async fn enqueue(connection: &mut AnyConnection, entry: &Entry) -> Result<(), StoreError> {
     // A receipt that is gone again takes no place.
-    let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, wanted) \
-               SELECT id, $2, $3, $4, $5, $6 FROM receipts WHERE id = $1 ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, wanted) \
+               SELECT id, $2, $3, $4, $5, $6, CASE WHEN EXISTS (SELECT 1 FROM queue WHERE digest = $6 AND wanted > -2) THEN -2 ELSE $7 END \
+               FROM receipts WHERE id = $1 ON CONFLICT DO NOTHING";
     let query = sqlx::query(sql).bind(&entry.completion_id).bind(entry.choice as i64).bind(i64::from(entry.unassisted));
-    let query = query.bind(i64::from(entry.overlap)).bind(entry.rank).bind(1 + i64::from(entry.overlap));
+    let query = query.bind(i64::from(entry.overlap)).bind(entry.rank).bind(&entry.digest).bind(1 + i64::from(entry.overlap));
+    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
+        let place = Place { completion_id: entry.completion_id.clone(), choice: entry.choice };
+        remember_judges(connection, &place).await?;
+    }
+    Ok(())
+}
+
+/// Notes at a head who has said something about its answer before, and how many are wanted still.
+async fn remember_judges(connection: &mut AnyConnection, head: &Place) -> Result<(), StoreError> {
+    let sql = "INSERT INTO leases (completion_id, choice, annotator, state, expires) \
+               SELECT DISTINCT q.completion_id, q.choice, f.annotator, 'outside', 0 FROM queue q JOIN feedback f ON f.digest = q.digest \
+               WHERE q.completion_id = $1 AND q.choice = $2 AND q.wanted > -2 AND f.annotator IS NOT NULL ON CONFLICT DO NOTHING";
+    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64);
+    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
+        count_judges(connection, head).await?;
+    }
+    Ok(())
+}
+
+/// Sets how many judgments of an answer are still wanted; one that too many have skipped stays so.
+async fn count_judges(connection: &mut AnyConnection, head: &Place) -> Result<(), StoreError> {
+    let count = format!("SELECT count(*) {} l.state IN ('done', 'outside')", of_item("queue"));
+    let sql = format!(
+        "UPDATE queue SET wanted = CASE WHEN ({count}) > overlap THEN 0 ELSE 1 + overlap - ({count}) END \
+         WHERE completion_id = $1 AND choice = $2 AND wanted >= 0"
+    );
+    let query = sqlx::query(&sql).bind(&head.completion_id).bind(head.choice as i64);
     query.execute(&mut *connection).await.map(drop).map_err(failed)
+}
+
+/// The item of a record's answer: that of the same answer of any completion, or else of its own.
+async fn head(connection: &mut AnyConnection, record: &Feedback) -> Result<Option<Place>, StoreError> {
+    let sql = "SELECT completion_id, choice FROM queue WHERE digest = $1 AND wanted > -2 UNION ALL \
+               SELECT completion_id, choice FROM queue WHERE completion_id = $2 AND choice = $3 AND digest IS NULL LIMIT 1";
+    let choice = record.choice.map(|choice| choice as i64).unwrap_or_default();
+    let query = sqlx::query(sql).bind(digest(record)).bind(record.completion_id.as_deref().unwrap_or_default()).bind(choice);
+    let row = query.fetch_optional(&mut *connection).await.map_err(failed)?;
+    row.map(|row| place(&row)).transpose().map_err(failed)
 }
 
 /// Counts a judgement by a named annotator, whether the queue gave out the answer or not; a second one by the same changes nothing. What the queue did not
 /// give out is `outside`: it is no part of the samples that agreement and recall are estimated from.
 pub(super) async fn judged(connection: &mut AnyConnection, record: &Feedback) -> Result<(), StoreError> {
-    let (Some(completion_id), Some(choice), Some(annotator)) = (&record.completion_id, record.choice, &record.annotator) else {
-        return Ok(());
-    };
-    let sql = "INSERT INTO leases (completion_id, choice, annotator, state, expires) \
-               SELECT completion_id, choice, $3, 'outside', 0 FROM queue WHERE completion_id = $1 AND choice = $2 \
+    let Some(annotator) = &record.annotator else { return Ok(()) };
+    let Some(head) = head(connection, record).await? else { return Ok(()) };
+    let sql = "INSERT INTO leases (completion_id, choice, annotator, state, expires) VALUES ($1, $2, $3, 'outside', 0) \
                ON CONFLICT (completion_id, choice, annotator) DO UPDATE SET state = CASE leases.state WHEN 'leased' THEN 'done' ELSE 'outside' END \
                WHERE leases.state IN ('leased', 'skipped')";
-    let query = sqlx::query(sql).bind(completion_id).bind(choice as i64).bind(annotator);
+    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64).bind(annotator);
     if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
-        let sql = "UPDATE queue SET wanted = wanted - 1 WHERE completion_id = $1 AND choice = $2 AND wanted > 0";
-        let query = sqlx::query(sql).bind(completion_id).bind(choice as i64);
-        query.execute(&mut *connection).await.map_err(failed)?;
+        count_judges(connection, &head).await?;
     }
     Ok(())
+}
+
+/// Takes back a judgment whose record was removed: its item waits again, for its annotator too, unless enough others have judged it. Returns whether the
+/// record had closed an item for its annotator.
+pub(super) async fn reopen(connection: &mut AnyConnection, record: &Feedback) -> Result<bool, StoreError> {
+    let Some(annotator) = &record.annotator else { return Ok(false) };
+    let Some(head) = head(connection, record).await? else { return Ok(false) };
+    let sql = "SELECT 1 FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND state IN ('done', 'outside')";
+    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64).bind(annotator);
+    let closed = query.fetch_optional(&mut *connection).await.map_err(failed)?.is_some();
+    // Another record of theirs about the same answer judges it still.
+    let sql = "DELETE FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND state IN ('done', 'outside') \
+               AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.digest = $4 AND f.annotator = $3)";
+    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64).bind(annotator).bind(digest(record));
+    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
+        count_judges(connection, &head).await?;
+    }
+    Ok(closed)
+}
+
+/// An item whose place in the queue goes while the same answer of another completion waits behind it.
+pub(super) struct LeavingHead {
+    digest: String,
+    wanted: i64,
+    overlap: i64,
+}
+
+/// The items of some receipts that others wait behind.
+pub(super) async fn heads_with_repeats(
+    connection: &mut AnyConnection,
+    condition: &str,
+    value: &str,
+) -> Result<Vec<LeavingHead>, StoreError> {
+    let sql = format!(
+        "SELECT q.digest, q.wanted, q.overlap FROM queue q WHERE q.completion_id IN (SELECT id FROM receipts WHERE {condition}) AND q.wanted > -2 \
+         AND EXISTS (SELECT 1 FROM queue behind WHERE behind.digest = q.digest AND behind.wanted = -2)"
+    );
+    let rows = sqlx::query(&sql).bind(value).fetch_all(&mut *connection).await.map_err(failed)?;
+    let head = |row: &AnyRow| Ok(LeavingHead { digest: row.try_get(0)?, wanted: row.try_get(1)?, overlap: row.try_get(2)? });
+    rows.iter().map(head).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Puts one of the same answers in the place of an item that is gone.
+pub(super) async fn promote(connection: &mut AnyConnection, gone: &LeavingHead) -> Result<(), StoreError> {
+    let sql = "SELECT completion_id, choice FROM queue WHERE digest = $1 AND wanted = -2 LIMIT 1";
+    let row = sqlx::query(sql).bind(&gone.digest).fetch_optional(&mut *connection).await.map_err(failed)?;
+    let Some(next) = row.map(|row| place(&row)).transpose().map_err(failed)? else { return Ok(()) };
+    // What too many have skipped stays so.
+    let wanted = if gone.wanted < 0 { gone.wanted } else { 1 + gone.overlap };
+    let sql = "UPDATE queue SET wanted = $3, overlap = $4 WHERE completion_id = $1 AND choice = $2";
+    let query = sqlx::query(sql).bind(&next.completion_id).bind(next.choice as i64).bind(wanted).bind(gone.overlap);
+    query.execute(&mut *connection).await.map_err(failed)?;
+    remember_judges(connection, &next).await
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     Rendered, english,
-    parse::{Document, Tag},
+    parse::{Document, Tag, Token},
 };
 
 /// A piece of the new text.
@@ -68,15 +68,24 @@ impl Edits {
         self.deleted[token] && self.before[token].is_empty()
     }
 
-    /// The new text, with each of `spans` spans' place in it.
-    pub(super) fn finish(mut self, doc: &Document<'_>, spans: usize) -> Rendered {
+    /// The new text, with each of `spans` spans' place in it; `None` where markup would go, or stand around nothing.
+    pub(super) fn finish(mut self, doc: &Document<'_>, spans: usize) -> Option<Rendered> {
         for sentence in &doc.sentences {
             let tokens = doc.chunks[sentence.start].tokens.start..doc.chunks[sentence.end - 1].tokens.end;
             self.tidy(doc, tokens.clone());
             self.case(doc, tokens);
         }
         self.articles(doc);
-        self.write(doc, spans)
+        self.keeps_markup(doc).then(|| self.write(doc, spans))
+    }
+
+    /// Whether all markup stays, and what it stands around is not left empty.
+    fn keeps_markup(&self, doc: &Document<'_>) -> bool {
+        let kept = |(i, token): (usize, &Token<'_>)| {
+            let changed = token.atom && (self.deleted[i] || self.new[i].is_some());
+            !changed && (token.gap.trim().is_empty() || !self.is_gone(i))
+        };
+        doc.tokens.iter().enumerate().all(kept)
     }
 
     /// Commas and "and" that nothing stands before or behind any more go.
@@ -119,6 +128,9 @@ impl Edits {
     }
 
     fn rewrite(&mut self, doc: &Document<'_>, token: usize, change: impl Fn(&str) -> String) {
+        if doc.tokens[token].atom {
+            return;
+        }
         let (text, span) = match &self.new[token] {
             Some((text, span)) => (change(text), *span),
             None => (change(doc.tokens[token].text), doc.tokens[token].span.unwrap_or(usize::MAX)),

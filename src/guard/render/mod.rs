@@ -1,6 +1,7 @@
 //! The answer written for people: marked in a pipe, coloured on a terminal, and as a screen reader should say it.
 //!
-//! `parse` finds the phrases of the sentences, `hedge` and `omit` decide what to change, and `edit` writes it.
+//! `parse` finds the phrases of the sentences, `hedge` and `omit` decide what to change, and `edit` writes it. What markup parts (items of a list,
+//! strings of JSON) is rendered part by part; markup itself stays to the letter.
 
 mod edit;
 mod english;
@@ -16,7 +17,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
-use super::{Span, spans::pieces};
+use super::{
+    Action, Span,
+    markup::{Kind, Markup, markup},
+    spans::pieces,
+};
 
 /// How an answer's doubted spans are said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -31,28 +36,47 @@ pub enum Style {
     Omitted,
 }
 
-/// Every span as `[text?score]`: `A dog catches a [frisbee?0.23].`
+/// Every span as `[text?score]`, or `[before → now]` where it was written again: `A dog catches a [frisbee?0.23].`
 pub fn plain_marked(text: &str, spans: &[Span]) -> String {
-    marked(text, spans, |out, piece, score| write!(out, "[{piece}?{score:.2}]"))
+    marked(text, spans, |out, piece, span| match rewritten(span) {
+        Some(before) => write!(out, "[{before} → {piece}]"),
+        None => write!(out, "[{piece}?{:.2}]", span.score),
+    })
 }
 
-/// Every span in bold red with its score behind it, in the escape codes of ECMA-48. Control characters of the text are left out, so that an
-/// answer cannot command the terminal.
+/// Every span in bold red with its score behind it, or what was written again struck out with what stands there now behind it in bold green, in the
+/// escape codes of ECMA-48. Control characters of the text are left out, so that an answer cannot command the terminal.
 pub fn ansi(text: &str, spans: &[Span]) -> String {
-    marked(text, spans, |out, piece, score| write!(out, "\x1b[1;31m{piece}\x1b[0m\x1b[2m?{score:.2}\x1b[0m"))
+    marked(text, spans, |out, piece, span| match rewritten(span) {
+        Some(before) => write!(out, "\x1b[2;9m{before}\x1b[0m → \x1b[1;32m{piece}\x1b[0m"),
+        None => write!(out, "\x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m", span.score),
+    })
 }
 
-fn marked(text: &str, spans: &[Span], mark: impl Fn(&mut String, &str, f32) -> std::fmt::Result) -> String {
+/// What stood in the place of a span that was written again.
+fn rewritten(span: &Span) -> Option<String> {
+    span.original.as_deref().filter(|_| span.action == Action::Regenerated).map(|original| original.chars().filter(printable).collect())
+}
+
+fn printable(c: &char) -> bool {
+    !c.is_control() || matches!(c, '\n' | '\t')
+}
+
+fn marked(text: &str, spans: &[Span], mark: impl Fn(&mut String, &str, &Span) -> std::fmt::Result) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let piece = |range: Range<usize>| chars[range].iter().filter(|c| printable(c)).collect::<String>();
     let mut out = String::with_capacity(text.len() + 24 * spans.len());
-    for (piece, span) in pieces(text, spans) {
-        let piece: String = piece.chars().filter(|&c| !c.is_control() || c == '\n' || c == '\t').collect();
-        match span {
+    let mut at = 0;
+    for span in spans {
+        let fits = (at..=span.end).contains(&span.start) && span.end <= chars.len();
+        if fits && (span.start < span.end || rewritten(span).is_some()) {
+            out.push_str(&piece(at..span.start));
             // Writing to a string cannot fail.
-            Some(span) => mark(&mut out, &piece, span.score).unwrap_or_default(),
-            None => out.push_str(&piece),
+            mark(&mut out, &piece(span.start..span.end), span).unwrap_or_default();
+            at = span.end;
         }
     }
-    out
+    out + &piece(at..chars.len())
 }
 
 /// A text as people should hear it.
@@ -84,19 +108,92 @@ impl Rendered {
 }
 
 /// The answer as a screen reader should say it, and where its spans are now. Spans that are empty, overlap or lie outside of the text are
-/// skipped; a text without spans, or in [`Style::Plain`], stays as it is.
+/// skipped; a text without spans, or in [`Style::Plain`], stays as it is, and so does one whose markup would not.
 pub fn render(text: &str, spans: &[Span], style: Style) -> Rendered {
     let used = pieces(text, spans).iter().any(|(_, span)| span.is_some());
     if style == Style::Plain || !used {
         return unchanged(text, spans);
     }
-    let doc = Document::new(text, spans);
-    let mut edits = Edits::new(doc.tokens.len());
-    match style {
-        Style::Omitted => omit::omit(&doc, &mut edits),
-        _ => hedge::hedge(&doc, &mut edits, spans.len()),
+    let found = markup(text);
+    if found.is_empty() {
+        return part(text, &[], spans, style, false).unwrap_or_else(|| unchanged(text, spans));
     }
-    if doc.tokens.iter().all(|t| t.span.is_none()) { unchanged(text, spans) } else { edits.finish(&doc, spans.len()) }
+    let rendered = parts(text, &found, spans, style);
+    let kept = |text: &str, found: &[Markup]| found.iter().map(|m| text[m.bytes.clone()].to_owned()).collect::<Vec<_>>();
+    if kept(&rendered.text, &markup(&rendered.text)) == kept(text, &found) { rendered } else { unchanged(text, spans) }
+}
+
+/// A text between two pieces of markup that part it. What is left out of a `fragment` must leave something; else its doubt is said. `None` where
+/// nothing can be said for its markup.
+fn part(text: &str, found: &[Markup], spans: &[Span], style: Style, fragment: bool) -> Option<Rendered> {
+    let doc = Document::new(text, found, spans);
+    if doc.tokens.iter().all(|token| token.span.is_none()) {
+        return None;
+    }
+    let mut edits = Edits::new(doc.tokens.len());
+    if style == Style::Omitted {
+        let stands = omit::omit(&doc, &mut edits);
+        let rendered = if stands || !fragment { edits.finish(&doc, spans.len()) } else { None };
+        return rendered.or_else(|| part(text, found, spans, Style::Hedged, fragment));
+    }
+    hedge::hedge(&doc, &mut edits, spans.len());
+    edits.finish(&doc, spans.len())
+}
+
+/// A text with markup, part by part.
+fn parts(text: &str, found: &[Markup], spans: &[Span], style: Style) -> Rendered {
+    let parting: Vec<&Markup> = found.iter().filter(|m| matches!(m.kind, Kind::Structure | Kind::Literal)).collect();
+    let mut whole = Rendered { text: String::with_capacity(text.len()), spans: Vec::new(), moved: Vec::new() };
+    let mut places: Vec<Option<Range<usize>>> = vec![None; spans.len()];
+    let (mut at, mut chars) = (0, (0, 0));
+    let (mut first_markup, mut first_span) = (0, 0);
+    let ends = parting.iter().map(|m| m.bytes.clone()).chain(std::iter::once(text.len()..text.len()));
+    for end in ends {
+        let inside = &text[at..end.start];
+        let old = chars.0..chars.0 + inside.chars().count();
+        while found.get(first_markup).is_some_and(|m| m.bytes.start < at) {
+            first_markup += 1;
+        }
+        let count = found[first_markup..].iter().take_while(|m| m.bytes.end <= end.start).count();
+        let own = found[first_markup..first_markup + count].iter().filter(|m| m.kind != Kind::Literal);
+        let own: Vec<Markup> = own.map(|m| Markup { bytes: m.bytes.start - at..m.bytes.end - at, kind: m.kind }).collect();
+        while spans.get(first_span).is_some_and(|span| span.start < old.start) {
+            first_span += 1;
+        }
+        let count = spans[first_span..].iter().take_while(|span| span.end <= old.end).count();
+        let shifted = |span: &Span| Span { start: span.start - old.start, end: span.end.saturating_sub(old.start), ..span.clone() };
+        let these: Vec<Span> = spans[first_span..first_span + count].iter().map(shifted).collect();
+        let rendered = if these.is_empty() { None } else { part(inside, &own, &these, style, !parting.is_empty()) };
+        let to = |range: Range<usize>| range.start + chars.1..range.end + chars.1;
+        let piece = match rendered {
+            Some(new) => {
+                for (place, span) in places[first_span..].iter_mut().zip(new.spans) {
+                    *place = Some(to(span));
+                }
+                whole.moved.extend(new.moved.into_iter().map(|(was, is)| (was.start + old.start..was.end + old.start, to(is))));
+                new.text
+            }
+            None => {
+                whole.moved.push((old.clone(), chars.1..chars.1 + old.len()));
+                inside.to_owned()
+            }
+        };
+        let (length, mark) = (piece.chars().count(), &text[end.clone()]);
+        let marked = mark.chars().count();
+        whole.moved.push((old.end..old.end + marked, chars.1 + length..chars.1 + length + marked));
+        whole.text.push_str(&piece);
+        whole.text.push_str(mark);
+        chars = (old.end + marked, chars.1 + length + marked);
+        (at, first_span) = (end.end, first_span + count);
+    }
+    let mut from = 0;
+    for (span, place) in spans.iter().zip(places) {
+        let place = place.unwrap_or_else(|| whole.place(span.start..span.end));
+        let start = place.start.clamp(from, chars.1.max(from));
+        from = place.end.clamp(start, chars.1.max(start));
+        whole.spans.push(start..from);
+    }
+    whole
 }
 
 /// The answer as a screen reader should say it: the text of [`render`].

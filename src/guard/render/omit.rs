@@ -11,8 +11,8 @@ use super::{
 };
 use crate::guard::words::is_function_word;
 
-/// Leaves every doubted span out.
-pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) {
+/// Leaves every doubted span out. Returns whether every sentence still says something.
+pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
     let mut stand = Vec::new();
     for sentence in &doc.sentences {
         let mut omitter = Omitter { doc, edits, sentence: sentence.clone(), unsure: false };
@@ -30,6 +30,7 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) {
     for (i, sentence) in doc.sentences.iter().enumerate().filter(|&(i, _)| !stand[i]) {
         nothing_left(doc, edits, sentence.clone(), any || i > 0);
     }
+    stand.iter().all(|&stands| stands)
 }
 
 /// Whether a word is left in a sentence that claims something and is not doubted; a sentence without doubt stands as it is.

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use super::english::{self, is};
-use crate::guard::{Span, spans::pieces};
+use crate::guard::{
+    Span,
+    markup::{Kind as MarkupKind, Markup},
+    spans::pieces,
+};
 
 /// What a word does in its sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub(super) enum Tag {
 /// A word or a punctuation mark.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
-    /// White space before it.
+    /// White space and markup before it.
     pub(super) gap: &'a str,
     pub(super) text: &'a str,
     pub(super) lower: String,
@@ -42,6 +46,8 @@ pub(super) struct Token<'a> {
     /// The doubted span that it is in, by its number among all.
     pub(super) span: Option<usize>,
     pub(super) tag: Tag,
+    /// Whether it is markup that stands where a noun would, and stays as it is.
+    pub(super) atom: bool,
 }
 
 /// What a phrase does.
@@ -72,7 +78,7 @@ pub(super) struct Document<'a> {
     pub(super) chunks: Vec<Chunk>,
     /// The chunks of each sentence, its final mark among them.
     pub(super) sentences: Vec<Range<usize>>,
-    /// White space after the last token.
+    /// White space and markup after the last token.
     pub(super) tail: &'a str,
     /// The reward of each span.
     scores: Vec<f32>,
@@ -84,8 +90,9 @@ impl<'a> Document<'a> {
         if self.scores.get(span).is_some_and(|&score| score >= 0.5) { "probably" } else { "possibly" }
     }
 
-    pub(super) fn new(text: &'a str, spans: &[Span]) -> Self {
-        let (mut tokens, tail) = tokens(text);
+    /// Reads a text; its `markup`, in order, is of the kinds that stand within a sentence.
+    pub(super) fn new(text: &'a str, markup: &[Markup], spans: &[Span]) -> Self {
+        let (mut tokens, tail) = tokens(text, markup);
         mark(&mut tokens, text, spans);
         for i in 0..tokens.len() {
             tokens[i].tag = tag(&tokens, i);
@@ -154,31 +161,88 @@ fn ends_sentence(token: &Token<'_>) -> bool {
     matches!(token.text, "." | "!" | "?")
 }
 
-/// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points inside a word belong to it.
-fn tokens(text: &str) -> (Vec<Token<'_>>, &str) {
+/// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points inside a word belong to it; a number is one token
+/// with its currency and its unit.
+fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<Token<'a>>, &'a str) {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     let byte = |i: usize| chars.get(i).map_or(text.len(), |c| c.0);
     let is_letter = |i: usize| chars.get(i).is_some_and(|c| c.1.is_alphanumeric());
+    let mut markup = markup.iter().peekable();
     let mut tokens = Vec::new();
     let (mut at, mut gap) = (0, 0);
     while at < chars.len() {
-        if chars[at].1.is_whitespace() {
-            at += 1;
+        while markup.next_if(|m| m.bytes.end <= byte(at)).is_some() {}
+        let next = markup.peek().map_or(text.len(), |m| m.bytes.start);
+        let inside = markup.peek().filter(|m| m.bytes.start == byte(at));
+        let start = at;
+        match inside {
+            Some(m) => at += text[m.bytes.clone()].chars().count(),
+            None => at += 1,
+        }
+        let skipped = match inside {
+            Some(m) => m.kind != MarkupKind::Atom,
+            None => chars[start].1.is_whitespace(),
+        };
+        if skipped {
             continue;
         }
-        let start = at;
-        at += 1;
-        if is_letter(start) {
-            while is_letter(at) || chars.get(at).is_some_and(|c| joins(c.1)) && is_letter(at + 1) {
+        if inside.is_none() {
+            if is_letter(start) {
+                while byte(at) < next && (is_letter(at) || chars.get(at).is_some_and(|c| joins(c.1)) && is_letter(at + 1)) {
+                    at += 1;
+                }
+            }
+            let end = number(&text[byte(start)..next.max(byte(at))]).map_or(0, |len| byte(start) + len);
+            while byte(at) < end {
                 at += 1;
             }
         }
         let word = &text[byte(start)..byte(at)];
         let lower = word.to_lowercase().replace('’', "'");
-        tokens.push(Token { gap: &text[byte(gap)..byte(start)], text: word, lower, start, span: None, tag: Tag::Mark });
+        let token =
+            Token { gap: &text[byte(gap)..byte(start)], text: word, lower, start, span: None, tag: Tag::Mark, atom: inside.is_some() };
+        tokens.push(token);
         gap = at;
     }
     (tokens, &text[byte(gap)..])
+}
+
+/// Units that stand behind a number, apart from it or not.
+const UNITS: [&str; 36] = [
+    "am", "cm", "f", "ft", "g", "gb", "ghz", "hz", "kb", "kg", "kg/m", "khz", "km", "km/h", "kph", "kw", "l", "lb", "lbs", "m", "m/s",
+    "mb", "mg", "mi", "ml", "mm", "mph", "oz", "pm", "px", "s", "sq", "tb", "v", "w", "yd",
+];
+
+/// The length of a number with what belongs to it, where that is more than its digits: `$5`, `20 %`, `5:30 pm`, `3,5 km`.
+fn number(text: &str) -> Option<usize> {
+    let digit = |at: usize| text[at..].starts_with(|c: char| c.is_ascii_digit());
+    let sign = text.chars().next().filter(|c| matches!(c, '$' | '€' | '£' | '¥')).map_or(0, char::len_utf8);
+    if !digit(sign) {
+        return None;
+    }
+    let digits = |at: usize| text[at..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |len| at + len);
+    let mut end = digits(sign);
+    while text[end..].starts_with([':', '/', ',', '.', '×', '-', '–']) {
+        let next = end + text[end..].chars().next().map_or(0, char::len_utf8);
+        if !digit(next) {
+            break;
+        }
+        end = digits(next);
+    }
+    let behind = &text[end..];
+    let unit = behind.strip_prefix([' ', '\u{A0}']).unwrap_or(behind);
+    let space = behind.len() - unit.len();
+    let symbol = unit.chars().next().filter(|c| matches!(c, '%' | '°' | '‰' | '€' | '£'));
+    let len = match symbol {
+        Some('°') => 2 + usize::from(unit['°'.len_utf8()..].starts_with(['C', 'F'])),
+        Some(symbol) => symbol.len_utf8(),
+        None => {
+            let len = unit.find(|c: char| !c.is_alphanumeric() && c != '/').unwrap_or(unit.len());
+            if UNITS.binary_search(&unit[..len].to_ascii_lowercase().as_str()).is_ok() { len } else { 0 }
+        }
+    };
+    let apart = unit[len..].starts_with(char::is_alphanumeric);
+    Some(if len > 0 && !apart { end + space + len } else { end })
 }
 
 /// Whether a character between two letters belongs to the word.
@@ -195,7 +259,7 @@ fn mark(tokens: &mut [Token<'_>], text: &str, spans: &[Span]) {
     for token in tokens {
         let end = token.start + token.text.chars().count();
         while used.next_if(|&s| spans[s].end <= token.start).is_some() {}
-        token.span = used.peek().copied().filter(|&s| spans[s].start < end);
+        token.span = used.peek().copied().filter(|&s| !token.atom && spans[s].start < end);
     }
 }
 
@@ -205,6 +269,9 @@ fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
     let last = before.map_or(Tag::Mark, |t| t.tag);
     let next = tokens.get(i + 1);
     let starts = before.is_none_or(ends_sentence);
+    if tokens[i].atom {
+        return Tag::Noun;
+    }
     if !word.chars().any(char::is_alphanumeric) {
         return Tag::Mark;
     }
@@ -229,7 +296,7 @@ fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
     if let Some((_, tag)) = closed.iter().find(|(class, _)| is(class, word)) {
         return *tag;
     }
-    if word.chars().all(|c| c.is_ascii_digit()) {
+    if number(word) == Some(word.len()) {
         return Tag::Count;
     }
     if word.ends_with("'s") || word.ends_with("s'") {

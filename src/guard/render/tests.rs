@@ -151,3 +151,207 @@ fn what_nobody_doubted_is_found_again_in_the_new_text() {
         }
     }
 }
+
+/// Reads "a ⟦frisbee⟧ here" as a text with a flagged span.
+fn flagged(marked: &str) -> (String, Vec<Span>) {
+    let (mut text, mut spans) = (String::new(), Vec::new());
+    for (i, piece) in marked.split(['⟦', '⟧']).enumerate() {
+        let start = text.chars().count();
+        text.push_str(piece);
+        if i % 2 == 1 {
+            spans.push(Span::new(start..text.chars().count(), piece, 0.5, Action::Flagged));
+        }
+    }
+    (text, spans)
+}
+
+#[test]
+fn markup_stays_and_the_words_around_it_read_on() {
+    for (marked, hedged, omitted) in [
+        (
+            "A [⟦dog⟧](https://example.org/dog) catches a ⟦frisbee⟧.",
+            "What may be a [dog](https://example.org/dog) catches what may be a frisbee.",
+            "What may be a [dog](https://example.org/dog) catches what may be a frisbee.",
+        ),
+        ("![A ⟦dog⟧ runs](a_dog.jpg)", "![What may be a dog runs](a_dog.jpg)", "![Something runs](a_dog.jpg)"),
+        (
+            "{\"objects\": [\"dog\", \"⟦frisbee⟧\"], \"n\": ⟦2⟧}",
+            "{\"objects\": [\"dog\", \"probably frisbee\"], \"n\": 2}",
+            "{\"objects\": [\"dog\", \"probably frisbee\"], \"n\": 2}",
+        ),
+        (
+            "# A ⟦dog⟧\n\n- A man in a ⟦red⟧ hat.\n- ⟦Snow⟧.\n",
+            "# Probably a dog\n\n- A man in a possibly red hat.\n- Probably snow.\n",
+            "# Probably a dog\n\n- A man in a hat.\n- Probably snow.\n",
+        ),
+        (
+            "caption: A dog catches a ⟦frisbee⟧.\nobjects:\n  - ⟦dog⟧\n",
+            "caption: A dog catches what may be a frisbee.\nobjects:\n  - probably dog\n",
+            "caption: A dog catches something.\nobjects:\n  - probably dog\n",
+        ),
+        (
+            "<ul><li>A ⟦dog⟧ runs.</li><li>It is <b>⟦wet⟧</b>.</li></ul>",
+            "<ul><li>What may be a dog runs.</li><li>It may be <b>wet</b>.</li></ul>",
+            "<ul><li>Something runs.</li><li>It may be <b>wet</b>.</li></ul>",
+        ),
+        (
+            "A <ref>⟦cat⟧</ref><box>(1,2),(3,4)</box> is sitting on a ⟦bench⟧.",
+            "What may be a <ref>cat</ref><box>(1,2),(3,4)</box> is sitting on what may be a bench.",
+            "What may be a <ref>cat</ref><box>(1,2),(3,4)</box> is sitting on what may be a bench.",
+        ),
+    ] {
+        let (text, spans) = flagged(marked);
+        assert_eq!(alt_text(&text, &spans, Style::Hedged), hedged);
+        assert_eq!(alt_text(&text, &spans, Style::Omitted), omitted);
+    }
+}
+
+#[test]
+fn numbers_stay_with_their_units() {
+    for (marked, hedged) in [
+        ("A sign with ⟦20⟧% on it.", "A sign with perhaps 20% on it."),
+        ("It costs $⟦5⟧.", "It costs perhaps $5."),
+        ("A clock at 5:⟦30⟧ pm.", "A clock at perhaps 5:30 pm."),
+        ("A road of 3.5 ⟦km⟧.", "A road of perhaps 3.5 km."),
+        ("It is ⟦21⟧ °C.", "It is perhaps 21 °C."),
+    ] {
+        let (text, spans) = flagged(marked);
+        assert_eq!(alt_text(&text, &spans, Style::Hedged), hedged);
+        let omitted = alt_text(&text, &spans, Style::Omitted);
+        assert!(["%", "$", ":", "km", "°C"].iter().all(|unit| !omitted.contains(unit) || hedged == omitted), "{omitted}");
+    }
+}
+
+/// A sentence some of whose words have markup.
+fn sentence() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "a",
+        "the",
+        "two",
+        "dogs",
+        "dog",
+        "man",
+        "red",
+        "big",
+        "frisbee",
+        "in",
+        "with",
+        "of",
+        "and",
+        "is",
+        "are",
+        "running",
+        "runs",
+        "catches",
+        "hat",
+        "grass",
+        "not",
+        "it",
+        "5",
+        "yes",
+        "snow-covered",
+        "man's",
+        "who",
+    ]);
+    let wrap = prop::sample::select(vec![
+        ("", ""),
+        ("", ""),
+        ("", ""),
+        ("", ""),
+        ("**", "**"),
+        ("_", "_"),
+        ("<b>", "</b>"),
+        ("<i class='x'>", "</i>"),
+        ("[", "](https://x.org/a_b)"),
+        ("`", "`"),
+        ("~~", "~~"),
+        ("<ref>", "</ref><box>(1,2),(3,4)</box>"),
+        ("", "."),
+        ("", ","),
+        ("see https://example.org/q?a=1&b=2 ", ""),
+        ("me@example.org ", ""),
+        ("photo_1.jpg ", ""),
+        ("#tag ", ""),
+        ("&amp; ", ""),
+        ("", "&nbsp;"),
+        ("", " 🐕"),
+        ("", "%"),
+    ]);
+    proptest::collection::vec((word, wrap), 1..14)
+        .prop_map(|words| words.into_iter().map(|(word, (before, after))| format!("{before}{word}{after}")).collect::<Vec<_>>().join(" "))
+}
+
+/// The text, hedged and omitted, with a part of its words flagged.
+fn renderings(text: &str, flags: &[bool]) -> [String; 2] {
+    let tokens: Vec<&[u8]> = text.split_inclusive(|c: char| !c.is_alphanumeric()).map(str::as_bytes).collect();
+    let rewards: Vec<f32> = tokens.iter().zip(flags.iter().cycle()).map(|(_, &low)| if low { 0.1 } else { 0.9 }).collect();
+    let (whole, words) = crate::guard::words::words(tokens, &rewards);
+    let spans = crate::guard::spans::spans(&whole, &crate::guard::words::doubting(words.clone(), 0.5), Action::Flagged);
+    for span in &spans {
+        let word = |end: fn(&Range<usize>) -> usize, at: usize| words.iter().any(|word| end(&word.chars) == at);
+        assert!(word(|chars| chars.start, span.start) && word(|chars| chars.end, span.end), "{span:?} of {text}");
+        for found in markup(text).iter().filter(|found| found.kind != Kind::Literal) {
+            let start = text[..found.bytes.start].chars().count();
+            let end = start + text[found.bytes.clone()].chars().count();
+            assert!(end <= span.start || span.end <= start, "{span:?} and {found:?} of {text}");
+        }
+    }
+    [Style::Hedged, Style::Omitted].map(|style| {
+        let new = render(&whole, &spans, style);
+        let ends: Vec<usize> = new.spans.iter().flat_map(|range| [range.start, range.end]).collect();
+        assert!(
+            new.spans.len() == spans.len() && ends.is_sorted() && ends.last().is_none_or(|&end| end <= new.text.chars().count()),
+            "{new:?}"
+        );
+        new.text
+    })
+}
+
+/// JSON with every string that is no key taken out.
+fn shape(json: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match json {
+        Value::String(text) => Value::Bool(text.trim().is_empty()),
+        Value::Array(items) => items.iter().map(shape).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), shape(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #[test]
+    fn rendered_json_has_the_same_shape(
+        sentences in proptest::collection::vec(sentence(), 1..4), flags in proptest::collection::vec(any::<bool>(), 1..40), pretty in any::<bool>(),
+    ) {
+        let json = serde_json::json!({"caption": sentences[0], "big dog": sentences, "count": 2, "nested": {"is wet": true, "box": [1, 2.5, 3, 4], "none": null}});
+        let text = if pretty { format!("```json\n{json:#}\n```\n") } else { json.to_string() };
+        for new in renderings(&text, &flags) {
+            let body = new.trim_start_matches("```json").trim_end().trim_end_matches("```");
+            let parsed: serde_json::Value = serde_json::from_str(body).map_err(|e| TestCaseError::fail(format!("{e}: {new}")))?;
+            prop_assert_eq!(shape(&parsed), shape(&json), "{}", new);
+        }
+    }
+
+    #[test]
+    fn rendered_markup_is_what_it_was(
+        sentences in proptest::collection::vec(sentence(), 1..4), flags in proptest::collection::vec(any::<bool>(), 1..40),
+        frame in prop::sample::select(vec![("", "\n", ""), ("- ", "\n- ", "\n"), ("# ", "\n\n> ", "\n"), ("| ", " | ", " |\n"), ("caption: ", "\nmain_objects: ", "\n"), ("<ul><li>", "</li><li>", "</li></ul>")]),
+    ) {
+        let text = format!("{}{}{}", frame.0, sentences.join(frame.1), frame.2);
+        for new in renderings(&text, &flags) {
+            let kept = |text: &str| markup(text).into_iter().map(|m| text[m.bytes].to_owned()).collect::<Vec<_>>();
+            prop_assert_eq!(kept(&new), kept(&text), "{}", new);
+            let empty = ["****", "~~~~", "[](", "<b></b>", "<i class='x'></i>", "<ref></ref>", "<li></li>"];
+            prop_assert!(empty.iter().all(|empty| !new.contains(empty)), "{}", new);
+        }
+    }
+
+    #[test]
+    fn any_markup_with_any_spans_renders(text in crate::guard::markup::tests::marked_text(), flags in proptest::collection::vec(any::<bool>(), 1..20)) {
+        for new in renderings(&text, &flags) {
+            let kept = |text: &str| markup(text).into_iter().map(|m| text[m.bytes].to_owned()).collect::<Vec<_>>();
+            prop_assert!(kept(&text).is_empty() || kept(&new) == kept(&text), "{}", new);
+        }
+    }
+}

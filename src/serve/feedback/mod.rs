@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -16,8 +16,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-pub(super) use self::query::Parameters;
 use self::query::{ExportQuery, ListQuery, UserQuery};
+pub(super) use self::query::{Id, Parameters};
 pub(super) use self::receipts::{Asked, Draft};
 use super::{
     app::{App, StartError, blocking, unix_time},
@@ -35,6 +35,7 @@ use crate::{
     feedback::{
         Corrections,
         corrections::{SubmitError, Submitted},
+        derive::{Refused, check_name},
         export as files,
         images::Images,
         record::Feedback,
@@ -91,11 +92,17 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<Refused> for ApiError {
+    fn from(Refused { field, code, message }: Refused) -> Self {
+        Self::param(field, code, message)
+    }
+}
+
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let message = error.to_string();
         match error {
-            SubmitError::Refused(refused) => Self::param(refused.field, refused.code, message),
+            SubmitError::Refused(refused) => refused.into(),
             SubmitError::UnknownCompletion(_) => Self::not_found("completion_not_found", message).at("completion_id"),
             SubmitError::KeyTaken => Self::conflict("idempotency_key_reused", message),
             SubmitError::Store(error) => error.into(),
@@ -208,7 +215,7 @@ fn unname(record: &mut Feedback, annotators: bool) {
 ))]
 pub(super) async fn one(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Parameters(query): Parameters<query::OneQuery>,
 ) -> Result<Response, ApiError> {
     let mut record = corrections(&app)?.store().feedback(&id).await?.ok_or_else(unknown)?;
@@ -236,14 +243,16 @@ fn deleted(removed: Removed) -> Response {
     Json(Deleted { object: "feedback.deleted", deleted: true, removed }).into_response()
 }
 
-/// Removes a record, the receipt of its completion, and the image unless somebody else refers to it.
+/// Removes a record. Where it had closed an item of the annotation queue, that waits again, unless enough others have judged it; where not, the receipt
+/// of its completion goes too, and the image unless somebody else refers to it.
 #[utoipa::path(delete, path = "/v1/feedback/{id}", tag = "feedback", params(("id" = String, Path, description = "Its id.")), responses(
     (status = 200, description = "It is removed.", body = Deleted),
+    (status = 400, description = "The id is none.", body = ErrorBody),
     (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
     (status = 404, description = "There is none; or feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
-pub(super) async fn remove(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn remove(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     match corrections(&app)?.remove(Target::Feedback(id)).await? {
         Removed { feedback: 0, .. } => Err(unknown()),
         removed => Ok(deleted(removed)),
@@ -262,7 +271,9 @@ pub(super) async fn remove_user(
     State(app): State<Arc<App>>,
     Parameters(UserQuery { user }): Parameters<UserQuery>,
 ) -> Result<Response, ApiError> {
-    Ok(deleted(corrections(&app)?.remove(Target::User(user)).await?))
+    let corrections = corrections(&app)?;
+    check_name("user", &user)?;
+    Ok(deleted(corrections.remove(Target::User(user)).await?))
 }
 
 /// Writes records out as a file, oldest first.
@@ -278,7 +289,7 @@ pub(super) async fn export(State(app): State<Arc<App>>, Parameters(query): Param
     let (store, images) = (Arc::clone(corrections.store()), Arc::clone(corrections.images()));
     let format = query.format.as_deref().unwrap_or("jsonl").parse::<files::Format>();
     let format = format.map_err(|why| ApiError::param("format", "invalid_value", format!("'format': {why}")))?;
-    let mut pieces = Box::pin(files::export(store, images, query.filter(), format, query.annotators.unwrap_or(false)));
+    let mut pieces = Box::pin(files::export(store, images, query.filter()?, format, query.annotators.unwrap_or(false)));
     // What goes wrong at once is an error; what goes wrong later breaks the file off.
     let first = pieces.try_next().await?;
     let body = Body::from_stream(stream::iter(first.map(Ok)).chain(pieces));

@@ -1,18 +1,20 @@
 //! Parameters of URLs.
 
 use axum::{
-    extract::{FromRequestParts, Query},
+    extract::{FromRequestParts, Path, Query},
     http::request::Parts,
 };
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     feedback::{
+        derive::check_name,
         record::{Kind, Source},
         store::{Filter, Page},
     },
-    serve::error::ApiError,
+    serve::{error::ApiError, openai::wording::query_error},
 };
 
 /// Records of a page, where nobody says, and at most.
@@ -26,9 +28,29 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(parameters) =
-            Query::from_request_parts(parts, state).await.map_err(|e| ApiError::invalid("invalid_query", e.body_text()))?;
+        // What is no UTF-8 would be read as something else.
+        let given = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let broken = parts.uri.query().unwrap_or_default().split('&').filter_map(given);
+        if let Some((name, _)) = broken.into_iter().find(|(_, value)| percent_decode_str(value).decode_utf8().is_err()) {
+            return Err(ApiError::param(name.clone(), "invalid_value", format!("'{name}' is not UTF-8")));
+        }
+        let Query(parameters) = Query::from_request_parts(parts, state).await.map_err(|e| query_error(&e.body_text()))?;
         Ok(Self(parameters))
+    }
+}
+
+/// The id in a path.
+pub(crate) struct Id(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::param("id", "invalid_value", "'id' is not UTF-8"))?;
+        check_name("id", &id)?;
+        Ok(Self(id))
     }
 }
 
@@ -78,7 +100,8 @@ impl ListQuery {
             let message = format!("'limit' is {limit}; it must be between 1 and {LARGEST_PAGE}");
             return Err(ApiError::param("limit", "out_of_range", message));
         }
-        let filter = Filter { kind, source, user, annotator, completion_id };
+        check_names([("after", &after)])?;
+        let filter = checked(Filter { kind, source, user, annotator, completion_id })?;
         Ok((Page { filter, after, limit, newest_first: order.unwrap_or_default() == Order::Desc }, annotators.unwrap_or(false)))
     }
 }
@@ -111,12 +134,30 @@ pub(crate) struct ExportQuery {
     source: Option<Source>,
     /// Only those of this user.
     user: Option<String>,
+    /// Only those by this annotator.
+    annotator: Option<String>,
     /// Whether annotators are named.
     pub(super) annotators: Option<bool>,
 }
 
 impl ExportQuery {
-    pub(super) fn filter(&self) -> Filter {
-        Filter { kind: self.kind, source: self.source, user: self.user.clone(), ..Filter::default() }
+    pub(super) fn filter(&self) -> Result<Filter, ApiError> {
+        checked(Filter {
+            kind: self.kind,
+            source: self.source,
+            user: self.user.clone(),
+            annotator: self.annotator.clone(),
+            ..Filter::default()
+        })
     }
+}
+
+fn checked(filter: Filter) -> Result<Filter, ApiError> {
+    check_names([("user", &filter.user), ("annotator", &filter.annotator), ("completion_id", &filter.completion_id)])?;
+    Ok(filter)
+}
+
+/// Refuses names that nothing in the store can have.
+fn check_names<'a>(names: impl IntoIterator<Item = (&'static str, &'a Option<String>)>) -> Result<(), ApiError> {
+    names.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?))).try_for_each(|(field, name)| Ok(check_name(field, name)?))
 }

@@ -13,9 +13,6 @@ use crate::{
     vlm::template::Message,
 };
 
-/// Most characters of a user's name; what OpenAI's API allows is longer.
-const USER_CHARS: usize = 256;
-
 /// A receipt of a completion that is being written.
 pub(in crate::serve) struct Draft {
     turn: Turn,
@@ -48,7 +45,6 @@ impl Draft {
         let version = &turn.served.version;
         let scorer = turn.served.bundle.reward.as_ref().filter(|_| mode != Mode::Off);
         let question = messages.iter().rev().find(|message| message.role == "user");
-        let user = user.map(|user| user.chars().filter(|c| !c.is_control()).take(USER_CHARS).collect::<String>());
         let receipt = Receipt {
             id: head.id.to_string(),
             created: head.created,
@@ -60,7 +56,7 @@ impl Draft {
             },
             image: ImageHash::from(hash),
             prompt: question.map(|message| message.content.clone()).unwrap_or_default(),
-            user: user.filter(|user| !user.is_empty()),
+            user,
             unassisted: mode == Mode::Off,
             choices: Vec::new(),
         };

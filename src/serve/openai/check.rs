@@ -4,15 +4,16 @@ use std::{fmt::Display, ops::RangeInclusive};
 
 use super::{
     content::{Limits, Picture, flatten},
-    lenient::{Asks, Object, TextOr},
+    lenient::{Object, TextOr},
     request::{ChatRequest, GuardRequest},
 };
 use crate::{
     config::{Config, Guard},
     engine::{GuardParams, Sampling},
+    feedback::derive::check_name,
     guard::{Mode, OnExhausted, Thresholds, policy, render::Style},
     reward::calibration::Calibration,
-    serve::error::ApiError,
+    serve::error::{ApiError, excerpt},
     vlm::template,
 };
 
@@ -85,7 +86,6 @@ impl Served<'_> {
 /// # Errors
 /// 404 for another model, 400 for everything else, naming the field.
 pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion, ApiError> {
-    refuse_unsupported(&request)?;
     served.check_model(request.model.as_deref())?;
     let Some(messages) = request.messages else {
         return Err(ApiError::param("messages", "missing_required_parameter", "'messages' is missing"));
@@ -102,7 +102,8 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let sampling = Sampling {
         temperature: within("temperature", request.temperature, 0.0..=2.0)?.unwrap_or(config.generation.temperature),
         top_p: within("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
-        top_k: within("top_k", request.top_k, 1..=i64::from(u32::MAX))?.map(|k| k as usize),
+        // 0 and -1 are other servers' words for all tokens.
+        top_k: within("top_k", request.top_k, -1..=i64::from(u32::MAX))?.filter(|&k| k > 0).map(|k| k as usize),
         // The bits of a negative seed are as good as any.
         seed: request.seed.map_or_else(rand::random, |seed| seed as u64),
         presence_penalty: within("presence_penalty", request.presence_penalty, -2.0..=2.0)?.unwrap_or(0.0) as f32,
@@ -110,6 +111,10 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     };
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
     let stop = stop(request.stop)?;
+    // Many clients send an empty one for nobody.
+    let user = request.user.filter(|user| !user.is_empty());
+    // What is kept of a user must be found by that name again.
+    user.as_deref().map_or(Ok(()), |user| check_name("user", user))?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
@@ -128,7 +133,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let (messages, image) = flatten(messages.0, Limits::of(config))?;
     Ok(Completion {
         messages,
-        user: request.user,
+        user,
         image,
         n,
         sampling,
@@ -148,30 +153,12 @@ pub(crate) fn most_answers(config: &Config) -> i64 {
     (config.engine.max_batch + config.engine.max_waiting).min(128) as i64
 }
 
-fn refuse_unsupported(request: &ChatRequest<'_>) -> Result<(), ApiError> {
-    let asked = [
-        ("tools", request.tools != Asks::Nothing),
-        ("tool_choice", request.tool_choice.other_than("none")),
-        ("functions", request.functions != Asks::Nothing),
-        ("function_call", request.function_call.other_than("none")),
-        ("audio", request.audio != Asks::Nothing),
-        ("modalities", request.modalities.as_ref().is_some_and(|m| m.0.iter().any(|m| m != "text"))),
-        ("response_format", request.response_format.as_ref().is_some_and(|Object(f)| f.kind != "text")),
-        ("logit_bias", request.logit_bias != Asks::Nothing),
-        // An empty object asks for a search too.
-        ("web_search_options", request.web_search_options.is_some()),
-        ("prediction", request.prediction != Asks::Nothing),
-    ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((name, _)) => Err(ApiError::unsupported(name, format!("'{name}' is not supported by this server"))),
-        None => Ok(()),
-    }
-}
-
 fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInclusive<T>) -> Result<Option<T>, ApiError> {
     match value {
         Some(value) if !range.contains(&value) => {
-            let message = format!("'{name}' is {value}; it must be between {} and {}", range.start(), range.end());
+            // What no number of that kind can hold is infinite, which JSON has no word for.
+            let given = excerpt(&value.to_string()).replace("inf", "out of range");
+            let message = format!("'{name}' is {given}; it must be between {} and {}", range.start(), range.end());
             Err(ApiError::param(name, "out_of_range", message))
         }
         value => Ok(value),
@@ -206,7 +193,7 @@ fn stop(stop: Option<TextOr<'_, String, 4>>) -> Result<Vec<String>, ApiError> {
 
 fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiError> {
     let top = within("top_logprobs", top, 0..=20)?;
-    if top.is_some() && !logprobs {
+    if top.is_some_and(|top| top > 0) && !logprobs {
         return Err(ApiError::param("top_logprobs", "invalid_value", "'top_logprobs' is only allowed when 'logprobs' is true"));
     }
     Ok(logprobs.then(|| top.unwrap_or(0) as usize))

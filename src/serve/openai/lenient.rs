@@ -4,8 +4,9 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeSeed, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
+use serde_json::Value;
 
 /// A JSON object, and not the array of its values that serde would take as well.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for AtMostVisitor<T,
     type Value = AtMost<T, N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an array of at most {N}")
+        write!(f, "an array of at most {N} items")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
@@ -53,7 +54,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for AtMostVisitor<T,
             }
         }
         match seq.next_element::<IgnoredAny>()? {
-            Some(_) => Err(A::Error::custom(format_args!("more than {N} items"))),
+            Some(_) => Err(A::Error::custom(format_args!("has more than {N} items"))),
             None => Ok(AtMost(items)),
         }
     }
@@ -78,7 +79,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for TextOrVisitor<T,
     type Value = TextOr<'de, T, N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a string or an array of at most {N}")
+        write!(f, "a string or an array of at most {N} items")
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
@@ -100,81 +101,175 @@ impl<'de: 'a, 'a, T: Deserialize<'de>, const N: usize> Deserialize<'de> for Text
     }
 }
 
-/// What matters about a field that is not supported: whether it asks for anything.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Whether a field that is not supported asks for anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Asks {
-    /// `null`, `false`, `[]`, `{}` or absent.
+    /// `null`, `false`, `""`, `[]`, `{}` or absent.
     #[default]
     Nothing,
-    /// A word.
-    Word(String),
     /// Anything else.
     Something,
 }
 
-impl Asks {
-    /// Whether it asks for something other than `word`.
-    pub(crate) fn other_than(&self, word: &str) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Word(given) => given != word,
-            Self::Something => true,
-        }
-    }
-}
-
-struct AsksVisitor;
-
-impl<'de> Visitor<'de> for AsksVisitor {
-    type Value = Asks;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("anything")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Asks, E> {
-        Ok(Asks::Nothing)
-    }
-
-    fn visit_bool<E: Error>(self, on: bool) -> Result<Asks, E> {
-        Ok(if on { Asks::Something } else { Asks::Nothing })
-    }
-
-    fn visit_str<E: Error>(self, word: &str) -> Result<Asks, E> {
-        Ok(Asks::Word(word.chars().take(64).collect()))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Asks, E> {
-        Ok(Asks::Something)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Asks, E> {
-        Ok(Asks::Something)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Asks, E> {
-        Ok(Asks::Something)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Asks, A::Error> {
-        let mut asks = Asks::Nothing;
-        while seq.next_element::<IgnoredAny>()?.is_some() {
-            asks = Asks::Something;
-        }
-        Ok(asks)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Asks, A::Error> {
-        let mut asks = Asks::Nothing;
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-            asks = Asks::Something;
-        }
-        Ok(asks)
-    }
-}
-
 impl<'de> Deserialize<'de> for Asks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AsksVisitor)
+        let ShortValue(value) = ShortValue::deserialize(deserializer)?;
+        Ok(if value.is_some_and(|value| is_empty(&value)) { Self::Nothing } else { Self::Something })
     }
+}
+
+/// Whether a value says nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+/// A value as short as one that asks for nothing may be: a scalar, or a few of them in an array or an object. `None` for any other, which is read over.
+#[derive(Debug)]
+pub(crate) struct ShortValue(pub(crate) Option<Value>);
+
+impl<'de> Deserialize<'de> for ShortValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ShortValueSeed { nested: false }.deserialize(deserializer).map(Self)
+    }
+}
+
+/// Reads a [`ShortValue`]; what is nested in one is a scalar.
+#[derive(Clone, Copy)]
+struct ShortValueSeed {
+    nested: bool,
+}
+
+impl ShortValueSeed {
+    /// Most items of an array, and fields of an object.
+    const ITEMS: usize = 4;
+    /// Longest string in bytes.
+    const BYTES: usize = 64;
+
+    fn items(self) -> usize {
+        if self.nested { 0 } else { Self::ITEMS }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ShortValueSeed {
+    type Value = Option<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ShortValueSeed {
+    type Value = Option<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Some(Value::Null))
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<Self::Value, E> {
+        Ok(Some(Value::Bool(on)))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Some(number.into()))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Some(number.into()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Some(number.into()))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok((text.len() <= Self::BYTES).then(|| text.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Some(Vec::new());
+        while let Some(list) = items.as_mut().filter(|list| list.len() < self.items()) {
+            match seq.next_element_seed(Self { nested: true })? {
+                None => return Ok(items.map(Value::Array)),
+                Some(Some(item)) => list.push(item),
+                Some(None) => items = None,
+            }
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            items = None;
+        }
+        Ok(items.map(Value::Array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Some(serde_json::Map::new());
+        while let Some(object) = fields.as_mut().filter(|object| object.len() < self.items()) {
+            match map.next_key::<String>()? {
+                None => return Ok(fields.map(Value::Object)),
+                Some(key) => match map.next_value_seed(Self { nested: true })? {
+                    Some(value) if key.len() <= Self::BYTES => drop(object.insert(key, value)),
+                    _ => fields = None,
+                },
+            }
+        }
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            fields = None;
+        }
+        Ok(fields.map(Value::Object))
+    }
+}
+
+/// Reads an integer, also where it is written with a point or an exponent: `256.0`, `2.56e2`.
+pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    struct Integer;
+
+    impl<'de> Visitor<'de> for Integer {
+        type Value = Option<i64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an integer")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+            Ok(Some(number))
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+            i64::try_from(number).map(Some).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &"an integer of 64 bits"))
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
+            // Up to where every integer is a number of its own.
+            const EXACT: f64 = 9_007_199_254_740_992.0;
+            if number.fract() != 0.0 {
+                return Err(E::invalid_type(Unexpected::Float(number), &self));
+            }
+            if number.abs() > EXACT {
+                return Err(E::invalid_value(Unexpected::Float(number), &"an integer of 64 bits"));
+            }
+            Ok(Some(number as i64))
+        }
+    }
+
+    deserializer.deserialize_any(Integer)
+}
+
+/// Reads one of the words that `T` has names for.
+pub(crate) fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let word = Option::<String>::deserialize(deserializer)?;
+    word.map(|word| T::deserialize(word.into_deserializer())).transpose()
 }

@@ -1,18 +1,24 @@
-//! A chat completion request as it comes in. Text is borrowed from the body; unknown fields are ignored, as OpenAI does.
+//! A chat completion request as it comes in. Text is borrowed from the body; unknown fields are ignored, but for those that [`super::unsupported`]
+//! lists.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::error::Category;
 use utoipa::ToSchema;
 
 use super::{
-    lenient::{Asks, AtMost, Object, TextOr},
+    lenient::{Asks, AtMost, Object, TextOr, integer, word},
     schema,
+    unsupported::Screened,
+    wording::{Mistake, mistake},
 };
 use crate::{
     guard::{ByClass, Mode, OnExhausted, render::Style},
-    serve::error::ApiError,
+    serve::error::{ApiError, cut, excerpt},
 };
 
 /// Most messages of a request.
@@ -32,6 +38,7 @@ pub struct ChatRequest<'a> {
     pub(crate) messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
     /// How many answers; at most what the engine can hold.
     #[schema(minimum = 1, maximum = 128)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) n: Option<i64>,
     /// 0 always takes the likeliest token; the configuration has the default.
     #[schema(minimum = 0, maximum = 2)]
@@ -39,19 +46,23 @@ pub struct ChatRequest<'a> {
     /// Chooses among the smallest set of tokens with this probability.
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) top_p: Option<f64>,
-    /// Chooses among this many of the likeliest tokens.
-    #[schema(minimum = 1, maximum = 4294967295i64)]
+    /// Chooses among this many of the likeliest tokens; 0 and -1: among all.
+    #[schema(minimum = -1, maximum = 4294967295i64)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) top_k: Option<i64>,
     /// The same seed and request give the same answer.
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) seed: Option<i64>,
     #[serde(borrow)]
     #[schema(schema_with = schema::stop)]
     pub(crate) stop: Option<TextOr<'a, String, 4>>,
     /// Most tokens of an answer; not together with `max_completion_tokens`.
     #[schema(minimum = 1, maximum = 4294967295i64)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) max_tokens: Option<i64>,
     /// Most tokens of an answer.
     #[schema(minimum = 1, maximum = 4294967295i64)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) max_completion_tokens: Option<i64>,
     /// Makes tokens that were written less likely.
     #[schema(minimum = -2, maximum = 2)]
@@ -63,6 +74,7 @@ pub struct ChatRequest<'a> {
     pub(crate) logprobs: Option<bool>,
     /// Alternatives to report a token; only with `logprobs`.
     #[schema(minimum = 0, maximum = 20)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) top_logprobs: Option<i64>,
     /// Whether the answer is streamed as server-sent events.
     pub(crate) stream: Option<bool>,
@@ -74,36 +86,6 @@ pub struct ChatRequest<'a> {
     /// What the guard does; an extension of OpenAI's API.
     #[schema(value_type = Option<GuardRequest>)]
     pub(crate) guard: Option<Object<GuardRequest>>,
-    // What OpenAI has, changes the meaning of the answer, and is not here.
-    #[serde(default)]
-    #[schema(schema_with = schema::refused)]
-    pub(crate) tools: Asks,
-    #[serde(default)]
-    #[schema(schema_with = schema::refused)]
-    pub(crate) tool_choice: Asks,
-    #[serde(default)]
-    #[schema(schema_with = schema::refused)]
-    pub(crate) functions: Asks,
-    #[serde(default)]
-    #[schema(schema_with = schema::refused)]
-    pub(crate) function_call: Asks,
-    #[serde(default)]
-    #[schema(schema_with = schema::refused)]
-    pub(crate) audio: Asks,
-    #[schema(schema_with = schema::modalities)]
-    pub(crate) modalities: Option<AtMost<String, 8>>,
-    /// `text` is the only one.
-    #[schema(value_type = Option<ResponseFormat>)]
-    pub(crate) response_format: Option<Object<ResponseFormat>>,
-    #[serde(default)]
-    #[schema(schema_with = schema::refused)]
-    pub(crate) logit_bias: Asks,
-    #[serde(default)]
-    #[schema(schema_with = schema::refused_outright)]
-    pub(crate) web_search_options: Option<Asks>,
-    #[serde(default)]
-    #[schema(schema_with = schema::refused)]
-    pub(crate) prediction: Asks,
 }
 
 /// One message.
@@ -113,11 +95,19 @@ pub(crate) struct Message<'a> {
     #[schema(value_type = schema::Role)]
     pub(crate) role: String,
     #[serde(borrow)]
-    #[schema(schema_with = schema::content, required)]
+    #[schema(schema_with = schema::content)]
     pub(crate) content: Option<TextOr<'a, Object<Part<'a>>, PARTS>>,
+    /// What an earlier answer said in place of content.
+    pub(crate) refusal: Option<String>,
     #[serde(default)]
     #[schema(schema_with = schema::refused)]
     pub(crate) tool_calls: Asks,
+    #[serde(default)]
+    #[schema(schema_with = schema::refused)]
+    pub(crate) function_call: Asks,
+    #[serde(default)]
+    #[schema(schema_with = schema::refused)]
+    pub(crate) prefix: Asks,
 }
 
 /// One part of a message; which of the fields count depends on its type.
@@ -126,20 +116,64 @@ pub(crate) struct Part<'a> {
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) text: Option<String>,
+    pub(crate) refusal: Option<String>,
     #[serde(borrow)]
-    pub(crate) image_url: Option<Object<ImageUrl<'a>>>,
+    pub(crate) image_url: Option<ImageField<'a>>,
+    #[serde(borrow)]
+    pub(crate) image: Option<ImageField<'a>>,
 }
 
-/// An image.
+/// An image's URL: alone, or in an object as OpenAI's chat completions have it.
+#[derive(Debug)]
+pub(crate) enum ImageField<'a> {
+    Url(Cow<'a, str>),
+    Object(ImageUrl<'a>),
+}
+
+impl<'a> ImageField<'a> {
+    /// The URL.
+    pub(crate) fn into_url(self) -> Cow<'a, str> {
+        match self {
+            Self::Url(url) | Self::Object(ImageUrl { url, .. }) => url,
+        }
+    }
+}
+
+struct ImageFieldVisitor;
+
+impl<'de> Visitor<'de> for ImageFieldVisitor {
+    type Value = ImageField<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an object with a url")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, url: &'de str) -> Result<Self::Value, E> {
+        Ok(ImageField::Url(Cow::Borrowed(url)))
+    }
+
+    fn visit_str<E: Error>(self, url: &str) -> Result<Self::Value, E> {
+        Ok(ImageField::Url(Cow::Owned(url.to_owned())))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        ImageUrl::deserialize(MapAccessDeserializer::new(map)).map(ImageField::Object)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for ImageField<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ImageFieldVisitor)
+    }
+}
+
+/// An image. Its `detail` is taken and not used: every image is seen at the model's one size.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ImageUrl<'a> {
-    /// A `data:` URL with strict base64.
+    /// A `data:` URL of the image's file; what it says of the type does not matter.
     #[serde(borrow)]
-    #[schema(value_type = String, format = "image-data-url", pattern = "^data:image/(jpeg|jpg|png|gif|webp|bmp);base64,")]
+    #[schema(value_type = String, format = "image-data-url", pattern = "^[Dd][Aa][Tt][Aa]:[^,]*,")]
     pub(crate) url: Cow<'a, str>,
-    /// Taken and not used: every image is seen at the model's one size.
-    #[schema(value_type = Option<schema::Detail>)]
-    pub(crate) detail: Option<String>,
 }
 
 /// What a stream carries beside the answer.
@@ -149,20 +183,12 @@ pub(crate) struct StreamOptions {
     pub(crate) include_usage: Option<bool>,
 }
 
-/// How the answer is written.
-#[derive(Debug, Deserialize, ToSchema)]
-pub(crate) struct ResponseFormat {
-    /// `text` is the only one.
-    #[serde(rename = "type")]
-    #[schema(value_type = schema::TextOnly)]
-    pub(crate) kind: String,
-}
-
 /// What the guard does. Unknown fields are errors: a guard that is misspelt must not be off in silence.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GuardRequest {
     /// What is done with doubted words; the configuration has the default.
+    #[serde(default, deserialize_with = "word")]
     pub(crate) mode: Option<Mode>,
     /// Words with a reward below it are doubted; not together with `target_fpr`.
     #[schema(minimum = 0, maximum = 1)]
@@ -172,70 +198,110 @@ pub(crate) struct GuardRequest {
     pub(crate) target_fpr: Option<f32>,
     /// Most repairs of an answer.
     #[schema(minimum = 0, maximum = 1000000)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) max_attempts: Option<i64>,
     /// Words that are held back beside the open one, for repairs to reach.
     #[schema(minimum = 0, maximum = 1000000)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) window: Option<i64>,
     /// Thresholds of classes of words; the others have `threshold`.
     pub(crate) thresholds: Option<ByClass>,
     /// What is done about words that stay doubted, where `mode` is `flag` or `regenerate`. An answer that may be written again is shown when it is
     /// complete, also in a stream.
+    #[serde(default, deserialize_with = "word")]
     pub(crate) on_exhausted: Option<OnExhausted>,
     /// So many answers are written, and the one whose words have the highest mean reward is given.
     #[schema(minimum = 1, maximum = 16)]
+    #[serde(default, deserialize_with = "integer")]
     pub(crate) candidates: Option<i64>,
     /// How `guard.alt_text` says doubted words.
+    #[serde(default, deserialize_with = "word")]
     pub(crate) render: Option<Style>,
 }
 
 /// Reads a request's body.
 ///
 /// # Errors
-/// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type.
+/// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type or is not supported.
 pub fn parse(body: &[u8]) -> Result<ChatRequest<'_>, ApiError> {
-    read(body, "a chat completion request")
+    read_supported(body, "a chat completion request")
+}
+
+/// Reads a JSON object that may have fields of OpenAI's API and of its other servers: those that ask for what is not supported are refused.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn read_supported<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ApiError> {
+    let Screened { request, refused } = read(body, what)?;
+    refused.map_or(Ok(request), Err)
 }
 
 /// Reads a JSON object; `what` says in errors what it should have been.
 ///
 /// # Errors
-/// As [`parse`].
+/// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type.
 pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ApiError> {
-    let text = std::str::from_utf8(body).map_err(|e| {
-        ApiError::invalid(
-            "invalid_utf8",
-            format!("the request's body is not valid UTF-8: the byte at offset {} begins no character", e.valid_up_to()),
-        )
-    })?;
+    let text = std::str::from_utf8(body).map_err(|e| not_utf8(body, e.valid_up_to()))?;
+    // Some programs begin what they write with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim_ascii().is_empty() {
+        return Err(ApiError::invalid("invalid_json", format!("the request's body is empty; it must be {what}, in JSON")));
+    }
     let mut json = serde_json::Deserializer::from_str(text);
-    let Object(request) = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e, what))?;
+    let Object(request) = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e, text, what))?;
     json.end().map_err(|e| not_json(&e))?;
     Ok(request)
 }
 
-fn not_json(error: &serde_json::Error) -> ApiError {
-    ApiError::invalid("invalid_json", format!("the request's body is not valid JSON: {error}"))
+fn not_utf8(body: &[u8], at: usize) -> ApiError {
+    let why = match body {
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "it looks like UTF-16".to_owned(),
+        _ => format!("the byte at offset {at} begins no character"),
+    };
+    ApiError::invalid("invalid_utf8", format!("the request's body is not valid UTF-8: {why}"))
 }
 
+fn not_json(error: &serde_json::Error) -> ApiError {
+    let what = error.to_string().replace("EOF while parsing", "it ends within").replace("expected ident", "expected a value");
+    ApiError::invalid("invalid_json", format!("the request's body is not valid JSON: {what}"))
+}
+
+/// Longest path of a field in a message, in characters: keys are the client's.
+const PATH_CHARS: usize = 200;
+
 /// What is wrong and with which field, as OpenAI writes paths: `messages[0].content`.
-fn describe(error: &serde_path_to_error::Error<serde_json::Error>, request: &str) -> ApiError {
+fn describe(error: &serde_path_to_error::Error<serde_json::Error>, body: &str, request: &str) -> ApiError {
     let inner = error.inner();
-    if !matches!(inner.classify(), Category::Data) {
-        return not_json(inner);
-    }
-    let what = inner.to_string();
+    let message = inner.to_string();
     // The line and column are of a body that no person has seen.
-    let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what);
-    let path = error.path().to_string();
-    let missing = what.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    let (path, code) = match missing {
-        Some(field) if path == "." => (field.to_owned(), "missing_required_parameter"),
-        Some(field) => (format!("{path}.{field}"), "missing_required_parameter"),
-        None if what.starts_with("invalid type") => (path, "invalid_type"),
-        None => (path, "invalid_value"),
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+    let Mistake { code, what, field } = match inner.classify() {
+        Category::Data => mistake(message),
+        Category::Syntax => match unreadable(message, body) {
+            Some(mistake) => mistake,
+            None => return not_json(inner),
+        },
+        Category::Eof | Category::Io => return not_json(inner),
     };
-    match path.as_str() {
-        "." => ApiError::invalid("invalid_type", format!("the request's body is not {request}: {what}")),
-        _ => ApiError::param(path.clone(), code, format!("'{path}': {what}")),
-    }
+    let path = cut(&error.path().to_string(), PATH_CHARS);
+    let path = match field {
+        Some(field) if path == "." => excerpt(&field),
+        Some(field) => format!("{path}.{}", excerpt(&field)),
+        None if path == "." => return ApiError::invalid("invalid_type", format!("the request's body is not {request}: it {what}")),
+        None => path,
+    };
+    let message = format!("'{path}' {what}");
+    ApiError::param(path, code, message)
+}
+
+/// What the parser calls bad syntax although it is JSON: the value is none of those that the field takes.
+fn unreadable(message: &str, body: &str) -> Option<Mistake> {
+    let (code, what) = match message {
+        "number out of range" => ("out_of_range", "is a number out of range"),
+        "recursion limit exceeded" => ("invalid_value", "is nested too deeply"),
+        "expected value" => ("invalid_type", "must be a string"),
+        _ => return None,
+    };
+    serde_json::from_str::<IgnoredAny>(body).ok()?;
+    Some(Mistake { code, what: what.to_owned(), field: None })
 }

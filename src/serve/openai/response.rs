@@ -20,6 +20,28 @@ pub struct ChatCompletion {
     pub choices: Vec<Choice>,
     /// Tokens.
     pub usage: Usage,
+    /// Parts of the request that had no effect; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+}
+
+/// A part of a request that had no effect on the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Warning {
+    /// `ignored`
+    pub code: &'static str,
+    /// Which part, such as `messages[0]`.
+    pub param: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Warning {
+    /// Says in which part of the request the parameter is, such as `items[3]`.
+    pub(crate) fn within(self, part: Option<&str>) -> Self {
+        let Some(part) = part else { return self };
+        Self { param: format!("{part}.{}", self.param), message: format!("{part}: {}", self.message), ..self }
+    }
 }
 
 /// A chunk of a streamed completion.
@@ -34,6 +56,9 @@ pub struct ChatChunk {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
+    /// On the chunk that ends the last answer, as in a whole completion.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// What identifies a completion.

@@ -1,10 +1,10 @@
 //! Schemas of what the request takes in more than one shape, written by hand beside the types that read it.
 
 use utoipa::{
-    PartialSchema, ToSchema,
+    ToSchema,
     openapi::{
         RefOr,
-        schema::{Array, ArrayBuilder, ObjectBuilder, OneOfBuilder, Ref, Schema, SchemaType, Type},
+        schema::{Array, ArrayBuilder, ObjectBuilder, OneOfBuilder, Ref, Schema, SchemaFormat, SchemaType, Type},
     },
 };
 
@@ -21,24 +21,6 @@ pub(super) enum Role {
     Assistant,
 }
 
-/// How closely an image is looked at.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "a schema only")]
-pub(super) enum Detail {
-    Auto,
-    Low,
-    High,
-}
-
-/// The one kind of answers.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "a schema only")]
-pub(super) enum TextOnly {
-    Text,
-}
-
 /// One part of a message.
 #[derive(ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -49,12 +31,49 @@ pub(crate) enum ContentPart<'a> {
         /// The text.
         text: String,
     },
+    /// Text, as OpenAI's responses have it.
+    InputText {
+        /// The text.
+        text: String,
+    },
+    /// Text of an earlier answer, as OpenAI's responses have it.
+    OutputText {
+        /// The text.
+        text: String,
+    },
+    /// An earlier answer that was a refusal.
+    Refusal {
+        /// The text.
+        refusal: String,
+    },
     /// The image.
     ImageUrl {
         /// Where it is.
-        #[schema(inline = false)]
+        #[schema(schema_with = image)]
         image_url: ImageUrl<'a>,
     },
+    /// The image, as OpenAI's responses have it.
+    InputImage {
+        /// Where it is.
+        #[schema(schema_with = image)]
+        image_url: ImageUrl<'a>,
+    },
+    /// The image, as Hugging Face's chat templates have it.
+    Image {
+        /// Where it is.
+        #[schema(schema_with = image)]
+        image: ImageUrl<'a>,
+    },
+}
+
+/// Of an image: a URL, alone or in an object.
+fn image() -> Schema {
+    OneOfBuilder::new()
+        .description(Some("A `data:` or `https:` URL, alone or in an object."))
+        .item(string().format(Some(SchemaFormat::Custom("image-data-url".to_owned()))))
+        .item(Ref::from_schema_name(ImageUrl::name()))
+        .build()
+        .into()
 }
 
 fn string() -> ObjectBuilder {
@@ -77,31 +96,12 @@ pub(super) fn stop() -> Schema {
 /// Of a message's content.
 pub(super) fn content() -> Schema {
     let part: RefOr<Schema> = Ref::from_schema_name(ContentPart::name()).into();
-    let what = "What is said: text, or parts of which one may be the image.";
-    text_or(what, string(), ArrayBuilder::new().items(part).max_items(Some(PARTS)).build(), false)
-}
-
-/// Of `modalities`.
-pub(super) fn modalities() -> Schema {
-    let list = ArrayBuilder::new().items(TextOnly::schema()).max_items(Some(8));
-    OneOfBuilder::new()
-        .description(Some("`text` is the only one."))
-        .item(list)
-        .item(ObjectBuilder::new().schema_type(Type::Null))
-        .build()
-        .into()
-}
-
-fn any(what: &str) -> Schema {
-    ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some(what)).build().into()
+    let what = "What is said: text, or parts of which one may be the image; `null` in an answer that was a refusal.";
+    text_or(what, string(), ArrayBuilder::new().items(part).max_items(Some(PARTS)).build(), true)
 }
 
 /// Of a field that is not supported: its value only matters if it asks for something.
 pub(crate) fn refused() -> Schema {
-    any("Not supported: `null`, `false`, an empty value and, for a choice, `none` are taken; all else is refused.")
-}
-
-/// Of a field that asks for something even if it is empty.
-pub(super) fn refused_outright() -> Schema {
-    any("Not supported: `null` alone is taken.")
+    let what = "Not supported: `null`, `false` and an empty value are taken; all else is refused.";
+    ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some(what)).build().into()
 }

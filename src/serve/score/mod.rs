@@ -1,11 +1,13 @@
 //! `POST /v1/score`: how far the words of a text are grounded in an image, whoever wrote it.
 //!
 //! Nothing is decoded: prompt and response are read in one step, many items at once, by networks with caches of their own beside the engine's batch.
+//! A response that is longer than the context is read in [`windows`].
 
 pub(crate) mod request;
 pub(crate) mod response;
+mod windows;
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
@@ -19,16 +21,17 @@ use uuid::Uuid;
 use self::{
     request::{Author, Order, Question, ScoreRequest, check},
     response::{ItemScores, Scores, token_scores},
+    windows::{Refusal, Windows, Writer},
 };
 use super::{
     app::{blocking, unix_time},
     auth, body,
-    chat::{encode, guard_headers, too_slow},
+    chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
     error::ApiError,
     openai::{
         check::Served,
-        request::read,
-        response::{Head, Usage},
+        request::read_supported,
+        response::{Head, Usage, Warning},
     },
     openapi::{Judged, Refusals},
     served::{self, Turn},
@@ -57,61 +60,77 @@ pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiE
     let seconds = app.config.server.request_timeout_s;
     let answer = async {
         let task = turn.clone();
-        let (order, texts) = blocking(move || prepare(&task, &guard, &body)).await??;
-        respond(&turn, order, texts).await
+        let (order, texts, warnings) = blocking(move || prepare(&task, &guard, &body)).await??;
+        respond(&turn, order, texts, warnings).await
     };
     tokio::time::timeout(app.request_timeout(), answer).await.unwrap_or_else(|_| Err(too_slow(seconds)))
 }
 
+/// Most positions that a request may have computed: images, prompts and responses, in all windows together.
+const POSITIONS: usize = 1 << 18;
+
 /// A question and its answer in tokens.
 struct Text {
-    /// Prompt and response.
-    tokens: Vec<u32>,
-    /// How many of them are the prompt.
-    prompt: usize,
-    /// Bytes of the response that each of its tokens stands for; the first has the white space before it too, which the model is not shown.
-    places: Vec<Range<usize>>,
+    prompt: Vec<u32>,
+    response: Windows,
 }
 
-/// Parses and checks the request, and tokenizes its items.
-fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>), ApiError> {
+/// Parses and checks the request, and tokenizes its items; warns of messages that have no place in the prompts.
+fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>, Vec<Warning>), ApiError> {
     let Turn { app, served } = turn;
     let asked = Served { model: &served.model, config: &app.config, guard, calibration: served.bundle.calibration.as_ref() };
-    let order = check(read(body, "a request for scores")?, asked, served.bundle.reader.as_ref().map(|(_, calibration)| calibration))?;
-    let texts =
-        order.questions.iter().map(|question| tokenize(served, question).map_err(|e| question.refuse(e))).collect::<Result<_, _>>()?;
-    Ok((order, texts))
-}
-
-fn tokenize(served: &served::Served, question: &Question) -> Result<Text, ApiError> {
-    let asked = if question.image_field == "messages" { "messages" } else { "prompt" };
-    let refused = |field: &str, why: String| ApiError::param(field, "invalid_value", format!("'{field}' cannot be read: {why}"));
-    let mut tokens = served.bundle.prompt(&question.messages).map_err(|why| refused(asked, why))?;
-    let prompt = tokens.len();
-    let lead = question.response.len() - question.response.trim_start().len();
-    let response = served.bundle.response(&question.response[lead..]).map_err(|why| refused("response", why))?;
-    let (image, context) = (served.bundle.vlm.spec().image_tokens, served.engine.context_len());
-    let positions = image + prompt + response.len();
-    if positions > context {
+    let order =
+        check(read_supported(body, "a request for scores")?, asked, served.bundle.reader.as_ref().map(|(_, calibration)| calibration))?;
+    let most = app.config.score.max_tokens;
+    let texts = order.questions.iter().map(|question| tokenize(served, question, most).map_err(|e| question.refuse(e)));
+    let texts: Vec<Text> = texts.collect::<Result<_, _>>()?;
+    let image = served.bundle.vlm.spec().image_tokens;
+    let computed = |text: &Text| text.response.windows.iter().map(|w| image + text.prompt.len() + w.response.len()).sum::<usize>();
+    let positions: usize = texts.iter().map(computed).sum();
+    if positions > POSITIONS {
         let message = format!(
-            "'response' does not fit: the image has {image} tokens, the prompt {prompt} and the response {}, together {positions}; \
-             the model's context is {context}",
-            response.len()
+            "the request takes {positions} tokens to score, images and what is read again for long texts included; at most {POSITIONS} are \
+             computed at once: send fewer or shorter texts"
         );
-        return Err(ApiError::param("response", "context_length_exceeded", message));
+        return Err(ApiError::invalid("context_length_exceeded", message));
     }
-    let mut end = lead;
-    let mut places: Vec<Range<usize>> = Vec::with_capacity(response.len());
-    for &id in &response {
-        let start = places.last().map_or(0, |before| before.end);
-        end += served.bundle.tokenizer.bytes(id).len();
-        places.push(start..end);
+    let mut warnings = Vec::new();
+    for question in &order.questions {
+        let unused = unused_messages(turn, &question.messages).map_err(|e| question.refuse(e))?;
+        warnings.extend(unused.into_iter().map(|warning| warning.within(question.path.as_deref())));
     }
-    tokens.extend(response);
-    Ok(Text { tokens, prompt, places })
+    Ok((order, texts, warnings))
 }
 
-async fn respond(turn: &Turn, order: Order, texts: Vec<Text>) -> Result<Response, ApiError> {
+fn tokenize(served: &served::Served, question: &Question, most: usize) -> Result<Text, ApiError> {
+    let asked = if question.image_field == "messages" { "messages" } else { "prompt" };
+    let unreadable = |field: &str, why: String| ApiError::param(field, "invalid_value", format!("'{field}' cannot be read: {why}"));
+    let prompt = served.bundle.prompt(&question.messages).map_err(|why| unreadable(asked, why))?;
+    let (image, context) = (served.bundle.vlm.spec().image_tokens, served.engine.context_len());
+    let too_long = |field: &str, message: String| ApiError::param(field, "context_length_exceeded", message);
+    let writer = Writer {
+        tokenizer: &served.bundle.tokenizer,
+        casing: served.bundle.config.casing,
+        room: context.saturating_sub(image + prompt.len()),
+        most,
+    };
+    let response = writer.windows(&question.response).map_err(|refusal| match refusal {
+        Refusal::Unreadable(why) => unreadable("response", why),
+        Refusal::TooLong(tokens) => {
+            too_long("response", format!("'response' has {tokens} tokens; at most {most} are scored (score.max_tokens)"))
+        }
+        Refusal::NoRoom => too_long(
+            asked,
+            format!(
+                "'{asked}' leaves no room for 'response': the image has {image} tokens and the prompt {}; the model's context is {context}",
+                prompt.len()
+            ),
+        ),
+    })?;
+    Ok(Text { prompt, response })
+}
+
+async fn respond(turn: &Turn, order: Order, texts: Vec<Text>, warnings: Vec<Warning>) -> Result<Response, ApiError> {
     let id: Arc<str> = format!("score-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     let Turn { app, served } = turn;
@@ -122,19 +141,22 @@ async fn respond(turn: &Turn, order: Order, texts: Vec<Text>) -> Result<Response
     let mut results = Vec::with_capacity(scored.len());
     for (index, ((question, (_, text)), scored)) in order.questions.into_iter().zip(texts.iter()).zip(&scored).enumerate() {
         let response = question.response;
-        let pieces = text.places.iter().map(|place| &response.as_bytes()[place.clone()]);
+        let Windows { windows, places } = &text.response;
+        let pieces = places.iter().map(|place| &response.as_bytes()[place.clone()]);
         let guard = report(pieces, &scored.rewards, order.guard.mode, order.guard.thresholds, order.render);
         app.metrics.scored_text(guard.verdict);
-        usage.prompt_tokens += served.bundle.vlm.spec().image_tokens + text.prompt;
-        usage.completion_tokens += text.places.len();
-        let tokens = token_scores(&response, &text.places, scored);
-        results.push(ItemScores { index, response, guard, tokens });
+        let before = served.bundle.vlm.spec().image_tokens + text.prompt.len();
+        usage.prompt_tokens += windows.iter().map(|window| before + window.response.len() - window.scored).sum::<usize>();
+        usage.completion_tokens += places.len();
+        let tokens = token_scores(&response, places, scored);
+        let windows = Some(windows.len()).filter(|&windows| windows > 1);
+        results.push(ItemScores { index, response, guard, windows, tokens });
     }
     usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
     let headers = guard_headers(results.iter().map(|result| &result.guard));
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "score", created: unix_time(), model, system_fingerprint };
-    Ok((headers, Json(Scores { head, results, usage })).into_response())
+    Ok((headers, warning_headers(&warnings), Json(Scores { head, results, usage, warnings })).into_response())
 }
 
 /// The encoded image of every question; one that several have is encoded once.
@@ -152,32 +174,46 @@ async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Tensor>, ApiE
     Ok(firsts.iter().filter_map(|first| encoded.get(first).cloned()).collect())
 }
 
-/// Scores all texts, a group at a time: when the client has left, no further group is begun.
+/// Scores all texts, a group of windows at a time: when the client has left, no further group is begun, and others have their turn between two.
 async fn compute(turn: &Turn, author: Author, texts: &Arc<[(Tensor, Text)]>) -> Result<Vec<Scored>, ApiError> {
     let scorer = match author {
         Author::Model => &turn.served.own_scorer,
         Author::Other => &turn.served.reader,
     };
     let Some(scorer) = scorer else { return Err(ApiError::internal()) };
-    let place = Arc::clone(&turn.served.scoring).acquire_owned().await.map_err(|_| EngineError::ShuttingDown)?;
-    let place = Arc::new(place);
-    let lengths: Vec<usize> = texts.iter().map(|(_, text)| text.tokens.len()).collect();
-    let mut all = Vec::with_capacity(texts.len());
+    let numbered = |(i, (_, text)): (usize, &(Tensor, Text))| (0..text.response.windows.len()).map(move |number| (i, number));
+    let places: Arc<[(usize, usize)]> = texts.iter().enumerate().flat_map(numbered).collect();
+    let length = |&(text, number): &(usize, usize)| {
+        let text = &texts[text].1;
+        text.prompt.len() + text.response.windows[number].response.len()
+    };
+    let lengths: Vec<usize> = places.iter().map(length).collect();
+    let mut all: Vec<Scored> = texts.iter().map(|_| Scored { rewards: Vec::new(), log_probabilities: Vec::new() }).collect();
     for group in scorer.groups(&lengths) {
-        let (scorer, texts, place) = (Arc::clone(scorer), Arc::clone(texts), Arc::clone(&place));
+        let place = Arc::clone(&turn.served.scoring).acquire_owned().await.map_err(|_| EngineError::ShuttingDown)?;
+        let (scorer, shared, these) = (Arc::clone(scorer), Arc::clone(texts), Arc::clone(&places));
+        let range = group.clone();
         let work = move || {
             // Held until the work ends, also when nobody waits for it any more.
             let _place = place;
-            let given: Vec<Given<'_>> =
-                texts[group].iter().map(|(image, text)| Given { image, tokens: &text.tokens, prompt: text.prompt }).collect();
+            let windows = these[range].iter().map(|&(text, number)| {
+                let (image, text) = &shared[text];
+                (image, text.prompt.len(), [&text.prompt[..], &text.response.windows[number].response].concat())
+            });
+            let windows: Vec<(&Tensor, usize, Vec<u32>)> = windows.collect();
+            let given: Vec<Given<'_>> = windows.iter().map(|(image, prompt, tokens)| Given { image, tokens, prompt: *prompt }).collect();
             scorer.score(&given)
         };
-        let (mut scored, took) = blocking(work).await?.map_err(|error| {
+        let (scored, took) = blocking(work).await?.map_err(|error| {
             tracing::error!(%error, "a text could not be scored");
             ApiError::internal()
         })?;
-        turn.app.metrics.scored_tokens(scored.iter().map(|text| text.rewards.len()).sum(), took);
-        all.append(&mut scored);
+        turn.app.metrics.scored_tokens(scored.iter().map(|window| window.rewards.len()).sum(), took);
+        for (&(text, number), window) in places[group].iter().zip(scored) {
+            let seen = window.rewards.len() - texts[text].1.response.windows[number].scored;
+            all[text].rewards.extend(&window.rewards[seen..]);
+            all[text].log_probabilities.extend(&window.log_probabilities[seen..]);
+        }
     }
     Ok(all)
 }

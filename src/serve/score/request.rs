@@ -1,11 +1,6 @@
 //! A request for scores as it comes in, and what it means.
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::Deserialize;
 
 use utoipa::{
     ToSchema,
@@ -25,8 +20,8 @@ use crate::{
         openai::{
             check::{Served, guard_params},
             content::{Limits, Picture, flatten, picture},
-            lenient::{Asks, AtMost, Object},
-            request::{GuardRequest, ImageUrl, MESSAGES, Message},
+            lenient::{Asks, AtMost, Object, word},
+            request::{GuardRequest, ImageField, ImageUrl, MESSAGES, Message},
             schema,
         },
     },
@@ -43,6 +38,7 @@ pub(crate) struct ScoreRequest<'a> {
     #[schema(required, nullable = false)]
     model: Option<String>,
     /// Who wrote the texts.
+    #[serde(default, deserialize_with = "word")]
     author: Option<Author>,
     /// In force for all items; scoring has the modes `score` and `flag`.
     #[schema(value_type = Option<GuardRequest>)]
@@ -54,7 +50,7 @@ pub(crate) struct ScoreRequest<'a> {
     /// The image, in place of `messages`.
     #[serde(borrow)]
     #[schema(schema_with = link)]
-    image_url: Option<Link<'a>>,
+    image_url: Option<ImageField<'a>>,
     /// The conversation that the response answers, with exactly one image, as in a chat completion request.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
@@ -83,7 +79,7 @@ struct Item<'a> {
     /// The image, in place of `messages`.
     #[serde(borrow)]
     #[schema(schema_with = link)]
-    image_url: Option<Link<'a>>,
+    image_url: Option<ImageField<'a>>,
     /// The conversation that the response answers, with exactly one image.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
@@ -98,7 +94,7 @@ struct Item<'a> {
     guard: Asks,
 }
 
-/// The schema of [`Link`].
+/// The schema of [`ImageField`].
 fn link() -> Schema {
     let url = ObjectBuilder::new().schema_type(Type::String);
     let null = ObjectBuilder::new().schema_type(Type::Null);
@@ -108,38 +104,6 @@ fn link() -> Schema {
         .item(Ref::from_schema_name(ImageUrl::name()))
         .item(null)
         .into()
-}
-
-/// A URL, alone or as OpenAI has it in an object.
-#[derive(Debug)]
-struct Link<'a>(Cow<'a, str>);
-
-struct LinkVisitor;
-
-impl<'de> Visitor<'de> for LinkVisitor {
-    type Value = Link<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an object with a url")
-    }
-
-    fn visit_borrowed_str<E: Error>(self, url: &'de str) -> Result<Self::Value, E> {
-        Ok(Link(Cow::Borrowed(url)))
-    }
-
-    fn visit_str<E: Error>(self, url: &str) -> Result<Self::Value, E> {
-        Ok(Link(Cow::Owned(url.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        ImageUrl::deserialize(MapAccessDeserializer::new(map)).map(|image| Link(image.url))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Link<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LinkVisitor)
-    }
 }
 
 /// A request that can be carried out.
@@ -267,7 +231,8 @@ fn read(item: Item<'_>, limits: Limits) -> Result<Read, ApiError> {
             let (messages, image) = flatten(messages.0, limits)?;
             Ok((messages, "messages", image, response))
         }
-        (None, Some(Link(url))) => {
+        (None, Some(image)) => {
+            let url = image.into_url();
             let message = template::Message { role: "user".to_owned(), content: item.prompt.unwrap_or_default() };
             Ok((vec![message], "image_url", picture(&url, "image_url".to_owned(), limits)?, response))
         }

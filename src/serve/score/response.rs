@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     guard::Report,
     reward::scorer::Scored,
-    serve::openai::response::{Head, Usage},
+    serve::openai::response::{Head, Usage, Warning},
 };
 
 /// All scores of a request.
@@ -19,8 +19,12 @@ pub(crate) struct Scores {
     pub(super) head: Head,
     /// An item each, in order.
     pub(super) results: Vec<ItemScores>,
-    /// Tokens of all items; the responses' are the completion's.
+    /// Tokens of all items as they were computed: the responses' are the completion's, each counted once; images, prompts and what windows read again
+    /// before their own sentences are the prompt's.
     pub(super) usage: Usage,
+    /// Parts of the request that had no effect; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// Of one text.
@@ -32,6 +36,11 @@ pub(super) struct ItemScores {
     pub(super) response: String,
     /// What the guard says about it.
     pub(super) guard: Report,
+    /// In how many windows it was read; absent where it fits into the model's context as a whole. Tokens of a later window see as many whole
+    /// sentences before theirs as fit into the context, and no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 2)]
+    pub(super) windows: Option<usize>,
     /// Their bytes together are the response's.
     pub(super) tokens: Vec<TokenScore>,
 }

@@ -2,20 +2,22 @@
 import { call } from "./api.js";
 import { $, copy, percent, show } from "./dom.js";
 import { remember } from "./session.js";
+import { speakButton } from "./speech.js";
 import { chunks } from "./sse.js";
 import { describeWord } from "./wordcard.js";
 import { WordList } from "./wordlist.js";
 import { parts, TokenReader } from "./words.js";
 
-const TITLES = { off: "Not looked for", flag: "Marked", regenerate: "Written again", block: "Cut off" };
-export const VERDICTS = { clean: "clean", flagged: "flagged", repaired: "repaired", blocked: "blocked", unscored: "not scored" };
+/** What was done with low-reward words. */
+export const MODES = { off: "Not checked", flag: "Flagged", regenerate: "Repaired", block: "Stopped early" };
+export const VERDICTS = { clean: "clean", flagged: "flagged", repaired: "repaired", blocked: "stopped early", unscored: "not checked", abstained: "no answer" };
 
 export class Answer {
   constructor(mode) {
     this.mode = mode;
     this.element = $("answer-template").content.firstElementChild.cloneNode(true);
-    this.find(".words").setAttribute("aria-label", `Answer, ${TITLES[mode].toLowerCase()}: word by word`);
-    this.find("h2").textContent = TITLES[mode];
+    this.find(".words").setAttribute("aria-label", `Answer, ${MODES[mode].toLowerCase()}: word by word`);
+    this.find("h2").textContent = MODES[mode];
     this.words = new WordList(this.find(".words"), { inspect: (part) => describeWord($("word"), part, this.guard?.threshold) });
   }
 
@@ -23,8 +25,8 @@ export class Answer {
     return this.element.querySelector(selector);
   }
 
-  /** Asks and shows what comes, until it is complete. Returns the finished answer. */
-  async ask(request, photo, signal) {
+  /** Asks and shows what comes, until it is complete. Returns the finished answer; those that were `asked` at the same time belong together. */
+  async ask(request, photo, asked, signal) {
     this.verdict("writing");
     const body = { ...request, stream: true, logprobs: true, top_logprobs: 6 };
     const began = performance.now();
@@ -42,18 +44,21 @@ export class Answer {
       this.words.show(parts(text, tokens, spans));
     }
     const prompt = request.messages[0].content[0].text;
-    const done = { id, choice: 0, photo, prompt, text, parts: parts(text, tokens, spans), guard: this.guard };
-    this.finish(done, performance.now() - began);
+    const took = performance.now() - began;
+    const done = { id, choice: 0, asked, mode: this.mode, photo, prompt, text, parts: parts(text, tokens, spans), guard: this.guard, took };
+    this.finish(done);
     if (text) remember(done);
     return done;
   }
 
-  finish({ id, text, guard }, took) {
+  /** Shows an answer that is complete. */
+  finish({ id, text, parts, guard, took }) {
+    this.guard = guard;
+    this.words.show(parts);
     this.verdict(guard.verdict);
     const numbers = [];
-    if (guard.score !== undefined) numbers.push(`weakest word ${percent(guard.score)}`);
-    if (guard.score !== undefined) numbers.push(`doubted below ${percent(guard.threshold)}`);
-    if (guard.extra_tokens > 0) numbers.push(`${guard.attempts} ${guard.attempts === 1 ? "try" : "tries"}, ${guard.extra_tokens} extra tokens`);
+    if (guard.score !== undefined) numbers.push(`score ${percent(guard.score)}, its lowest reward`, `flagged below ${percent(guard.threshold)}`);
+    if (guard.extra_tokens > 0) numbers.push(`${guard.attempts} other ${guard.attempts === 1 ? "wording" : "wordings"} tried`);
     numbers.push(`${Math.round(took)}\u00a0ms`);
     this.find(".numbers").textContent = numbers.join(" · ");
     if (!text) this.find(".numbers").prepend("Nothing was left to say. ");
@@ -62,6 +67,7 @@ export class Answer {
     this.find(".actions").hidden = !text;
     this.find(".copy").hidden = !guard.alt_text;
     this.find(".copy").onclick = (event) => copy(event.target, guard.alt_text);
+    speakButton(this.find(".speak"), guard.alt_text ?? text);
     this.find(".fixit").onclick = () => dispatchEvent(new CustomEvent("candor:correct", { detail: id }));
   }
 

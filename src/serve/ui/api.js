@@ -11,18 +11,21 @@ export class Problem extends Error {
 }
 
 export const setKey = (key) => sessionStorage.setItem(KEY, key);
+export const dropKey = () => sessionStorage.removeItem(KEY);
 export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
+
+/** Headers for a request to this server. Throws a `Problem` where the key cannot stand in one. */
+export function headersOf(more = {}) {
+  const key = sessionStorage.getItem(KEY);
+  if (key && !/^[\x21-\x7e]+$/.test(key)) throw needsKey(new Problem("A key has no spaces and no letters with accents; this one is not known to the server.", 401));
+  return { ...(key && { authorization: `Bearer ${key}` }), ...more };
+}
 
 /** Sends a request, as JSON where there is a body. Throws a `Problem` unless the answer is a 2xx. */
 export async function call(path, { body, method, headers, signal } = {}) {
-  const key = sessionStorage.getItem(KEY);
   const init = {
     method: method ?? (body === undefined ? "GET" : "POST"),
-    headers: {
-      ...(body !== undefined && { "content-type": "application/json" }),
-      ...(key && { authorization: `Bearer ${key}` }),
-      ...headers,
-    },
+    headers: headersOf({ ...(body !== undefined && { "content-type": "application/json" }), ...headers }),
     body: body === undefined ? undefined : JSON.stringify(body),
     signal,
   };
@@ -37,11 +40,21 @@ export async function call(path, { body, method, headers, signal } = {}) {
   throw await refusal(response);
 }
 
+/** What the server answers; `null` where it has no such thing, or does not show it. */
+export const asked = (path) => call(path).then((response) => response.json()).catch(() => null);
+
 async function refusal(response) {
   const { error } = await response.json().catch(() => ({}));
-  if (response.status === 401) dispatchEvent(new Event("candor:key"));
   const wait = response.headers.get("retry-after");
   const later = wait ? ` Try again in ${wait} s.` : "";
   const message = error?.message ?? `The server answers ${response.status}.`;
-  return new Problem(message[0].toUpperCase() + message.slice(1) + later, response.status, error?.code);
+  const problem = new Problem(message[0].toUpperCase() + message.slice(1) + later, response.status, error?.code);
+  return response.status === 401 ? needsKey(problem) : problem;
+}
+
+/** Has the page ask for a key: the first one, or another than the one that was refused. */
+function needsKey(problem) {
+  dispatchEvent(new CustomEvent("candor:key", { detail: hasKey() ? problem.message : null }));
+  dropKey();
+  return problem;
 }

@@ -1,18 +1,22 @@
 // The page: which view is shown, which model answers, whether a key is needed.
-import { call, setKey } from "./api.js";
+import { asked, call } from "./api.js";
+import { fill } from "./ask.js";
 import { enter, startCorrect } from "./correct.js";
 import { $ } from "./dom.js";
+import { showAbout } from "./kept.js";
+import { startKey } from "./key.js";
 import { startTry } from "./try.js";
 import { startWatch, watch } from "./watch.js";
+import { startZoom } from "./zoom.js";
 
 const VIEWS = [...document.querySelectorAll("[data-view]")];
 const ASK_AGAIN_MS = 15_000;
 let forCorrection = null;
 
 function view(focus) {
-  const wanted = location.hash.slice(1).split("/")[0];
-  const shown = VIEWS.find((view) => view.dataset.view === wanted) ?? VIEWS[0];
+  const [, wanted, given] = /^#?([^/?]*)[/?]?(.*)$/.exec(location.hash);
   if (wanted === "main") return;
+  const shown = VIEWS.find((view) => view.dataset.view === wanted) ?? VIEWS[0];
   VIEWS.forEach((view) => (view.hidden = view !== shown));
   const name = shown.dataset.view;
   for (const link of document.querySelectorAll("nav a")) {
@@ -24,6 +28,7 @@ function view(focus) {
     scrollTo(0, 0);
     shown.querySelector("h1").focus({ preventScroll: true });
   }
+  if (name === "try" && given) fill(new URLSearchParams(given));
   watch(name === "watch");
   if (name === "correct") enter(forCorrection);
   forCorrection = null;
@@ -52,21 +57,17 @@ function server() {
   return { named, ask };
 }
 
-const { named, ask } = server();
-addEventListener("candor:key", () => ($("key").hidden = false));
-$("key").addEventListener("submit", (event) => {
-  event.preventDefault();
-  setKey($("key-text").value.trim());
-  $("key-text").value = "";
-  $("key").hidden = true;
-  ask();
-});
 addEventListener("candor:correct", ({ detail }) => {
   forCorrection = detail;
   location.hash = "#correct";
 });
-startTry(named);
+const { named, ask } = server();
+startKey(ask);
+const about = asked("ui/about.json");
+about.then(showAbout);
 startCorrect();
-startWatch();
+startWatch(about);
+startZoom();
 addEventListener("hashchange", () => view(true));
+await startTry(named);
 view(false);

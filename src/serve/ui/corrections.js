@@ -1,9 +1,12 @@
 // What a person says about an answer, as `POST /v1/feedback` takes it.
 import { lettersBetween } from "./words.js";
 
-/** The body of a record; `said` is one of `{good}`, `{errors, whole}`, `{edit}` and `{missing}`. */
-export function submission(item, said, annotator) {
-  const about = { completion_id: item.id, choice: item.choice };
+/**
+ * The body of a record; `said` is one of `{good}`, `{errors, whole}`, `{edit}` and `{missing}`. Where the server has forgotten the answer
+ * (`remembered` is false), the photograph and the texts go with it.
+ */
+export function submission(item, said, annotator, remembered) {
+  const about = remembered ? { completion_id: item.id, choice: item.choice } : { image: item.photo.url, prompt: item.prompt, response: item.text };
   return { ...about, ...judgement(said), ...(annotator && { annotator }) };
 }
 

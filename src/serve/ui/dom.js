@@ -15,6 +15,9 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
+/** A text of the API's description as nodes: what stands between backticks is code. */
+export const prose = (text = "") => text.split("`").map((piece, i) => (i % 2 ? el("code", {}, piece) : piece));
+
 /** Shows a text in an element that is hidden while there is none. */
 export function show(element, text) {
   element.textContent = text ?? "";

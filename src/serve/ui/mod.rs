@@ -1,4 +1,7 @@
-//! The page at `/`: try, correct, watch. It is compiled in, loads nothing from elsewhere, and no script or style in it is written in line.
+//! The pages at `/` (try, correct, watch) and `/docs`. They are compiled in, load nothing from elsewhere, and no script or style in them is written in
+//! line.
+
+mod about;
 
 use std::sync::LazyLock;
 
@@ -9,6 +12,7 @@ use axum::{
 };
 use pulldown_cmark::{Options, Parser, html::push_html};
 
+pub(super) use self::about::{__path_about, about};
 use super::error::{ApiError, ErrorBody};
 
 /// The guide for annotators, which the page shows too.
@@ -21,7 +25,10 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
     include_str!("index.html").replace("<!--guide-->", &guide.replace("<h1>", "<h1 tabindex=\"-1\">"))
 });
 
-/// A file that the page loads.
+/// The page about the API, which reads `/openapi.json`.
+const DOCS: &str = include_str!("docs.html");
+
+/// A file that the pages load.
 struct File {
     name: &'static str,
     media_type: &'static str,
@@ -29,18 +36,23 @@ struct File {
 }
 
 macro_rules! files {
-    ($($media_type:literal: $($name:literal)+;)+) => {
-        &[$($(File { name: $name, media_type: $media_type, bytes: include_bytes!($name) },)+)+]
+    ($($folder:literal $media_type:literal: $($name:literal)+;)+) => {
+        &[$($(File { name: $name, media_type: $media_type, bytes: include_bytes!(concat!($folder, $name)) },)+)+]
     };
 }
 
 const FILES: &[File] = files! {
-    "text/css; charset=utf-8": "style.css" "views.css";
-    "image/svg+xml": "icon.svg";
-    "image/jpeg": "cat.jpg";
-    "text/javascript; charset=utf-8":
-        "answer.js" "api.js" "app.js" "chart.js" "correct.js" "corrections.js" "curl.js" "dom.js" "history.js" "judged.js" "photo.js" "prometheus.js"
-        "queue.js" "records.js" "session.js" "sse.js" "try.js" "watch.js" "wordcard.js" "wordlist.js" "words.js";
+    "" "text/css; charset=utf-8": "docs.css" "style.css" "views.css";
+    "" "image/svg+xml": "icon.svg";
+    // NASA's, a part of the astronaut.
+    "" "image/jpeg": "portrait.jpg";
+    // Those that the README tries; their licenses stand beside them and on the page.
+    "../../../tests/fixtures/photos/" "image/jpeg": "astronaut.jpg" "cat.jpg" "coffee.jpg" "photographer.jpg";
+    "" "text/javascript; charset=utf-8":
+        "answer.js" "api.js" "app.js" "ask.js" "cards.js" "chart.js" "chooser.js" "correct.js" "corrections.js" "curl.js" "docs.js" "dom.js"
+        "earlier.js" "fix.js" "history.js" "judged.js" "kept.js" "key.js" "metrics.js" "mine.js" "photo.js" "prometheus.js" "queue.js"
+        "records.js" "schema.js" "session.js" "speech.js" "sse.js" "storage.js" "try.js" "tryit.js" "watch.js" "wordcard.js" "wordlist.js"
+        "words.js" "zoom.js";
 };
 
 /// Photographs are shown as `data:` URLs. What people and the model write never becomes markup.
@@ -55,14 +67,26 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-cache"),
 ];
 
+/// A page of this binary, with the policy that goes with it.
+fn html(page: &'static str) -> Response {
+    (HEADERS, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
+}
+
 /// A page to try the model, to correct it and to watch it.
 #[utoipa::path(get, path = "/", tag = "page",
     responses((status = 200, description = "The page.", body = String, content_type = "text/html")))]
 pub(crate) async fn page() -> Response {
-    (HEADERS, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE.as_str()).into_response()
+    html(&PAGE)
 }
 
-/// What the page loads.
+/// A page to read the API's description and to send requests.
+#[utoipa::path(get, path = "/docs", tag = "documentation",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html")))]
+pub(crate) async fn docs() -> Response {
+    html(DOCS)
+}
+
+/// What the pages load.
 #[utoipa::path(get, path = "/ui/{file}", tag = "page", params(("file" = String, Path, description = "The file's name.")),
     responses(
         (status = 200, description = "The file.",
@@ -84,12 +108,16 @@ mod tests {
     fn every_file_is_served_and_nothing_is_loaded_from_elsewhere() {
         let there = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/serve/ui")).unwrap();
         let there: BTreeSet<_> = there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let served = FILES.iter().map(|f| f.name).chain(["mod.rs", "index.html"]).map(str::to_owned).collect();
+        let own = FILES.iter().filter(|f| f.media_type != "image/jpeg").map(|f| f.name);
+        let served = own.chain(["about.rs", "docs.html", "index.html", "mod.rs", "portrait.jpg"]).map(str::to_owned).collect();
         assert_eq!(there, served);
-        for text in FILES.iter().filter_map(|f| std::str::from_utf8(f.bytes).ok()).chain([PAGE.as_str()]) {
+        for text in FILES.iter().filter_map(|f| std::str::from_utf8(f.bytes).ok()).chain([PAGE.as_str(), DOCS]) {
             let elsewhere = text.replace("http://www.w3.org/2000/svg", "");
             assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"), "{text}");
         }
-        assert!(!PAGE.contains("<!--guide-->") && !PAGE.contains(" style=") && !PAGE.contains("<script>"));
+        assert!(!PAGE.contains("<!--guide-->"));
+        for page in [PAGE.as_str(), DOCS] {
+            assert!(!page.contains(" style=") && !page.contains("<script>"), "{page}");
+        }
     }
 }

@@ -35,3 +35,13 @@ export function buckets(samples, name) {
       return { to, count };
     });
 }
+
+/** What was added to counters and histograms from one time to another; what `isGauge` names stays as it is now. */
+export function difference(now, then, isGauge) {
+  const key = ({ labels }) => JSON.stringify(labels);
+  return new Map([...now].map(([name, samples]) => {
+    if (isGauge(name)) return [name, samples];
+    const before = new Map((then.get(name) ?? []).map((sample) => [key(sample), sample.value]));
+    return [name, samples.map((sample) => ({ ...sample, value: sample.value - (before.get(key(sample)) ?? 0) }))];
+  }));
+}

@@ -1,30 +1,96 @@
-// What is waiting to be corrected: the answers of this page first, then what the server's queue leases to this annotator.
+// The items that a person goes through, in the order seen: the answers of this browser first, then what the server's queue leases to this annotator.
+import { DESCRIBE } from "./ask.js";
 import { call } from "./api.js";
+import { remembered, update } from "./session.js";
 import { codePoints, lettersBetween } from "./words.js";
-import { remembered } from "./session.js";
 
-/** Answers of this page that were judged or skipped. What the queue leases is closed by the server. */
-const done = new Set();
-const nameOf = ({ id, choice }) => `${id}/${choice}`;
+/** Most items of the queue that are passed over in one go because they were seen here. */
+const MOST_PASSED = 20;
+const seen = [];
+/** Where the person is in `seen`; behind its end where nothing is waiting. */
+let at = 0;
 
-/** The next item, or this answer of the page; `null` when nothing is waiting. */
-export async function next(annotator, id) {
-  const waiting = remembered().filter((item) => !done.has(nameOf(item)));
-  return (id && remembered().find((item) => item.id === id)) ?? waiting[0] ?? (annotator ? await lease(annotator) : null);
+export const current = () => seen[at] ?? null;
+export const hasPrevious = () => at > 0;
+
+const isOpen = (item) => !item.record && !item.skipped;
+const bytes = ({ url }) => url.slice(url.indexOf(",") + 1);
+/** The same photograph, question and answer are one item, whoever asked and whichever way. */
+const same = (a, b) => a === b || (a.text === b.text && a.prompt === b.prompt && bytes(a.photo) === bytes(b.photo));
+
+/** The item seen before. */
+export function previous() {
+  at = Math.max(0, at - 1);
 }
 
-/** This one is judged. */
-export function close(item) {
-  if (!item.lease) done.add(nameOf(item));
+/** The item after this one, judged or not; at the end a new one. */
+export async function following(annotator) {
+  at = Math.min(at + 1, seen.length);
+  if (at === seen.length) await extend(annotator);
+}
+
+/** The next item that nobody here judged or skipped: after this one, a new one, or before. */
+export async function nextOpen(annotator) {
+  const ahead = seen.findIndex((item, i) => i >= at && isOpen(item));
+  if (ahead >= 0) return void (at = ahead);
+  at = seen.length;
+  if (await extend(annotator)) return;
+  const behind = seen.findIndex(isOpen);
+  if (behind >= 0) at = behind;
+}
+
+/** This answer of the page. */
+export function goTo(id) {
+  const wanted = remembered().find((item) => item.id === id);
+  if (!wanted) return;
+  const there = seen.findIndex((item) => same(item, wanted));
+  at = there >= 0 ? there : seen.push(wanted) - 1;
+}
+
+/** The item that a record is about, where it was seen here. */
+export const itemOfRecord = (id) => [...seen, ...remembered()].find((item) => item.record?.id === id);
+
+/** Goes to this item. */
+export function show(item) {
+  at = seen.includes(item) ? seen.indexOf(item) : seen.push(item) - 1;
 }
 
 /** This one is for others to judge. */
 export async function skip(item, annotator) {
-  close(item);
-  if (item.lease) await call(`v1/queue/${encodeURIComponent(item.lease)}/skip`, { body: { annotator } }).catch(() => {});
+  item.skipped = true;
+  update(item);
+  await leave(item, annotator);
 }
 
+/** Adds an item that was not seen yet. */
+async function extend(annotator) {
+  const item = ownItem() ?? (annotator ? await lease(annotator) : null);
+  if (item) seen.push(item);
+  return item;
+}
+
+/** One of this browser; of those that are the same, one that was checked. */
+function ownItem() {
+  const judged = remembered().filter((item) => !isOpen(item));
+  const waiting = remembered().filter((item) => ![...seen, ...judged].some((other) => same(other, item)));
+  return waiting.find(({ guard }) => guard.verdict !== "unscored") ?? waiting[0];
+}
+
+const leave = ({ lease }, annotator) => lease && call(`v1/queue/${encodeURIComponent(lease)}/skip`, { body: { annotator } }).catch(() => {});
+
 async function lease(annotator) {
+  for (let passed = 0; passed < MOST_PASSED; passed++) {
+    const item = await leased(annotator);
+    const twin = item && [...seen, ...remembered()].find((other) => same(other, item));
+    if (!twin) return item;
+    // The queue offers again what this person has and neither judged nor left.
+    if (twin.lease === item.lease && isOpen(twin)) return null;
+    await leave(item, annotator);
+  }
+  return null;
+}
+
+async function leased(annotator) {
   try {
     const response = await call("v1/queue/next", { body: { annotator } });
     return response.status === 204 ? null : itemOf(await response.json());
@@ -51,5 +117,5 @@ function itemOf({ id, completion_id, choice, image, prompt, response, words, spa
   }
   between(codePoints(response));
   const suggestions = ({ span }) => [span?.original, ...(span?.alternatives ?? []).map(({ text }) => text)].filter(Boolean).slice(0, 6);
-  return { id: completion_id, choice, lease: id, photo: { url: image }, prompt: prompt || "Describe this photograph.", text: response, parts, suggestions, unassisted };
+  return { id: completion_id, choice, lease: id, photo: { url: image }, prompt: prompt || DESCRIBE, text: response, parts, suggestions, unassisted };
 }

@@ -4,12 +4,18 @@ import { el, percent } from "./dom.js";
 const KINDS = { good: "all good", bad: "corrected", missing: "something is missing" };
 const LABELS = { good: "good", bad: "wrong", none: "not judged" };
 
-/** An item for the list of what was sent. */
-export function recordItem(record) {
-  const what = (record.errors ?? []).map(({ text, correction }) => el("span", { className: "change" }, el("s", {}, text || "‸"), " → ", correction || "∅"));
-  const missing = (record.missing ?? []).map((text) => el("span", { className: "change" }, text));
+/** What a record says: its kind, and the changes. */
+export function describeRecord({ kind, errors = [], missing = [] }) {
+  const changes = errors.map(({ text, correction }) => el("span", { className: "change" }, el("s", {}, text || "‸"), " → ", correction || "nothing"));
+  const left = missing.map((text) => el("span", { className: "change" }, text));
+  return el("span", {}, el("b", {}, KINDS[kind] ?? kind), " ", ...changes, ...left);
+}
+
+/** An item for the list of what was sent, with a button to take it back. */
+export function recordItem(record, undo) {
   return el("li", {},
-    el("p", {}, el("b", {}, KINDS[record.kind] ?? record.kind), " ", ...what, ...missing, " ", el("code", {}, record.id)),
+    el("p", { className: "hint" }, record.response),
+    el("p", {}, describeRecord(record), " ", undo),
     el("details", {}, el("summary", {}, "The record"), tokens(record), el("pre", { tabIndex: 0, "aria-label": "The record as JSON" }, el("code", {}, JSON.stringify(record, null, 1)))),
   );
 }

@@ -1,122 +1,81 @@
 // The Try page: a photograph, a question, a guard; one answer or three side by side.
 import { Answer, VERDICTS } from "./answer.js";
-import { call, hasKey } from "./api.js";
+import { hasKey } from "./api.js";
+import { DESCRIBE, mode, requestOf, startAsk } from "./ask.js";
+import { chosen, showPhoto, startChooser } from "./chooser.js";
 import { curl } from "./curl.js";
-import { $, copy, percent, show } from "./dom.js";
-import { pictureIn, readPhoto } from "./photo.js";
+import { $, copy, show } from "./dom.js";
+import { showEarlier, startEarlier } from "./earlier.js";
+import { stop as stopReading } from "./speech.js";
 
 const COMPARED = ["off", "flag", "regenerate"];
-/** What the slider means under each rule. */
-const RULES = {
-  target_fpr: { min: 0.01, max: 0.3, step: 0.01, value: 0.05, said: (v) => `${percent(v)} of right words doubted` },
-  threshold: { min: 0.05, max: 0.95, step: 0.05, value: 0.3, said: (v) => `reward under ${percent(v)}` },
-};
 
-let photo = null;
 let model = null;
 let running = null;
 
-export function startTry(named) {
-  named.then((name) => (model = name));
-  const box = $("photo");
-  $("photo-file").addEventListener("change", (event) => take(event.target.files[0]));
-  $("photo-example").addEventListener("click", example);
-  for (const kind of ["dragover", "dragleave", "drop"]) {
-    box.addEventListener(kind, (event) => {
-      event.preventDefault();
-      box.classList.toggle("over", kind === "dragover");
-    });
-  }
-  box.addEventListener("drop", (event) => take(pictureIn(event.dataTransfer)));
-  addEventListener("paste", (event) => {
-    const picture = $("view-try").hidden ? null : pictureIn(event.clipboardData);
-    if (picture) take(picture);
+export async function startTry(named) {
+  named.then((name) => {
+    model = name;
+    showCurl();
   });
-  $("rule").addEventListener("change", setRule);
-  $("amount").addEventListener("input", sayAmount);
-  $("ask").addEventListener("change", showCurl);
-  $("question").addEventListener("input", showCurl);
   $("ask").addEventListener("submit", (event) => {
     event.preventDefault();
-    run([new FormData($("ask")).get("mode")]);
+    run([mode()]);
   });
   $("compare").addEventListener("click", () => run(COMPARED));
   $("stop").addEventListener("click", () => running?.abort());
   $("curl-copy").addEventListener("click", (event) => copy(event.target, $("curl-text").textContent));
+  startAsk(showCurl);
+  await startChooser(showCurl);
+  const newest = await startEarlier(showAgain);
+  if (newest && !running) showAnswers(newest);
 }
 
-async function example() {
-  try {
-    const response = await call("ui/cat.jpg");
-    take(new File([await response.blob()], "cat.jpg", { type: "image/jpeg" }));
-  } catch (problem) {
-    show($("try-problem"), problem.message);
-  }
-}
-
-async function take(file) {
-  if (!file) return;
+/** Makes place for new answers. */
+function place(answers) {
+  running?.abort();
+  stopReading();
   show($("try-problem"), null);
-  try {
-    photo = await readPhoto(file);
-  } catch (problem) {
-    show($("try-problem"), problem.message);
-    return;
-  }
-  Object.assign($("photo-shown"), { src: photo.url, alt: `Your photograph, ${photo.name}`, hidden: false });
-  $("photo").classList.add("filled");
-  $("photo-name").textContent = photo.name;
-  $("try-said").textContent = `${photo.name} is there.`;
-  showCurl();
-}
-
-function setRule() {
-  const rule = RULES[$("rule").value];
-  $("amount-field").hidden = !rule;
-  if (!rule) return;
-  const { min, max, step, value } = rule;
-  Object.assign($("amount"), { min, max, step, value });
-  sayAmount();
-}
-
-function sayAmount() {
-  $("amount-said").textContent = RULES[$("rule").value].said(Number($("amount").value));
-}
-
-function requestOf(mode) {
-  const rule = $("rule").value;
-  // Where nothing is looked for there is nothing to doubt either.
-  const doubt = rule === "default" || mode === "off" ? {} : { [rule]: Number($("amount").value) };
-  return {
-    model,
-    messages: [{ role: "user", content: [
-      { type: "text", text: $("question").value.trim() || "Describe this photograph." },
-      { type: "image_url", image_url: { url: photo.url } },
-    ] }],
-    guard: { mode, ...doubt },
-  };
+  $("word").hidden = true;
+  $("answers").dataset.count = answers.length;
+  $("answers").replaceChildren(...answers.map((answer) => answer.element));
 }
 
 async function run(modes) {
+  const photo = chosen();
   if (!photo) {
     show($("try-problem"), "First choose a photograph.");
     $("photo-file").focus();
     return;
   }
-  running?.abort();
-  const mine = (running = new AbortController());
   const answers = modes.map((mode) => new Answer(mode));
-  show($("try-problem"), null);
+  place(answers);
+  const mine = (running = new AbortController());
   $("try-said").textContent = "Looking…";
-  $("word").hidden = true;
   $("stop").hidden = false;
-  $("answers").dataset.count = answers.length;
-  $("answers").replaceChildren(...answers.map((answer) => answer.element));
-  const asked = answers.map((answer) => answer.ask(requestOf(answer.mode), photo, mine.signal));
-  const ended = await Promise.allSettled(asked);
+  const asked = Date.now();
+  const ended = await Promise.allSettled(answers.map((answer) => answer.ask(requestOf(answer.mode, model, photo), photo, asked, mine.signal)));
   if (running !== mine) return;
   $("stop").hidden = true;
   sum(answers, ended);
+  showEarlier();
+}
+
+function showAnswers(group) {
+  const answers = group.map(({ mode }) => new Answer(mode));
+  place(answers);
+  answers.forEach((answer, i) => answer.finish(group[i]));
+}
+
+/** Goes back to answers that were given before: their photograph and question are asked about again. */
+function showAgain(group) {
+  showAnswers(group);
+  const [{ photo, prompt }] = group;
+  showPhoto(photo);
+  $("question").value = prompt === DESCRIBE ? "" : prompt;
+  $("question").dispatchEvent(new Event("input"));
+  $("try-said").textContent = "Shown again.";
+  $("photo").scrollIntoView({ block: "nearest" });
 }
 
 /** Says how it went, once, for those who do not watch. */
@@ -135,6 +94,7 @@ function sum(answers, ended) {
 }
 
 function showCurl() {
+  const photo = chosen();
   $("curl").hidden = !photo;
-  if (photo) $("curl-text").textContent = curl(location.origin, requestOf(new FormData($("ask")).get("mode")), photo.name, hasKey());
+  if (photo) $("curl-text").textContent = curl(location.origin, requestOf(mode(), model, photo), photo.name, hasKey());
 }

@@ -23,10 +23,12 @@ export class WordList {
     const old = this.#options;
     this.#options = [];
     const focused = this.element.contains(document.activeElement);
+    let span = null;
     const children = parts.map((part) => {
       if (part.kind === "between") return part.text;
       const option = old[this.#options.length] ?? el("span", { role: "option", className: "w" });
-      dress(option, part);
+      dress(option, part, part.span !== span);
+      span = part.span;
       this.#options.push(option);
       return option;
     });
@@ -119,16 +121,19 @@ export class WordList {
   }
 }
 
-function dress(option, part) {
+function dress(option, part, first) {
   const { kind, text, reward, span } = part;
   const stands = standing(part);
   if (option.textContent !== text) option.textContent = text;
   option.dataset.stands = stands;
   option.dataset.kind = kind;
+  // Struck out before the words that stand in its place; not part of the text, so that it is not copied with it.
+  if (first && span?.original) option.dataset.was = span.original;
+  else delete option.dataset.was;
   // A repaired word has passed; how it is shaded says how it stands now.
   option.style.setProperty("--lack", reward === undefined ? 0 : (1 - reward).toFixed(3));
   const said = [kind === "gap" ? `left out: ${span.original}` : text];
-  if (stands && kind !== "gap") said.push(stands === "repaired" ? `written again, was ${span.original}` : "doubted");
+  if (stands && kind !== "gap") said.push(span.original ? `${stands}, was ${span.original}` : stands);
   if (reward !== undefined) said.push(`reward ${percent(reward)}`);
   option.setAttribute("aria-label", said.join(", "));
 }

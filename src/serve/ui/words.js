@@ -61,14 +61,14 @@ export function parts(text, tokens, spans) {
   return found;
 }
 
-/** How a part stands: `doubted`, `repaired` or nothing of note. */
+/** How a part stands: `flagged`, `repaired` or nothing of note. */
 export function standing({ span }) {
   if (!span) return "";
-  return span.action === "regenerated" ? "repaired" : "doubted";
+  return span.action === "regenerated" ? "repaired" : "flagged";
 }
 
-/** How likely the model held a word: the product of its tokens' probabilities. */
-export const likelihood = ({ tokens }) => Math.exp(tokens.reduce((sum, token) => sum + token.logprob, 0));
+/** How sure the model was of a word: the product of its tokens' probabilities. */
+export const certainty = ({ tokens }) => Math.exp(tokens.reduce((sum, token) => sum + token.logprob, 0));
 
 /** What the model could have begun the word with instead: whole words only. */
 export function instead({ text, tokens: [first] }) {

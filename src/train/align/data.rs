@@ -64,7 +64,7 @@ fn captions(setup: &Setup, features: &Features, config: &AlignConfig) -> Result<
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
         return serde_json::from_slice(&json).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())));
     }
-    eprintln!("the policy captions the training images, for the annotator");
+    crate::train::tell("the policy captions the training images, for the annotator");
     let mut all = Vec::new();
     for i in 0..config.corrections.captions {
         let temperature = if i == 0 { 0.0 } else { config.corrections.temperature };

@@ -158,7 +158,7 @@ impl Alignment {
                 metrics.extend(watch.look(&learner.frozen(learner.averages()?)?)?);
                 recent.extend(metrics.clone());
                 let broken = self.config.watch.broken(|name| log.first(name), &recent);
-                bar.suspend(|| eprintln!("{}: {}", iteration + 1, shown(&metrics)));
+                bar.suspend(|| crate::train::tell(format_args!("{}: {}", iteration + 1, shown(&metrics))));
                 log.write(iteration + 1, metrics)?;
                 log.draw()?;
                 if let Some(why) = broken {

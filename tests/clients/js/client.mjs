@@ -57,6 +57,15 @@ const tests = {
     assert.equal(response.headers.get("x-candor-verdict"), data.choices[0].guard.verdict);
   },
 
+  async warnings() {
+    const messages = [{ role: "system", content: "Be brief." }, ...asked().messages];
+    const { data, response } = await client.chat.completions.create(asked({ messages })).withResponse();
+    assert.deepEqual(data.warnings.map(({ code, param }) => [code, param]), [["ignored", "messages[0]"]]);
+    assert.equal(response.headers.get("x-candor-warnings"), "1");
+    const final = await client.chat.completions.stream(asked({ messages })).finalChatCompletion();
+    assert.equal(final.choices[0].message.content, data.choices[0].message.content);
+  },
+
   async models() {
     const names = [];
     for await (const model of client.models.list()) names.push(model.id);
@@ -69,6 +78,8 @@ const tests = {
       [BadRequestError, "temperature", { temperature: 9 }],
       [BadRequestError, "messages", { messages: [] }],
       [BadRequestError, "guard.mode", { guard: { mode: "strict" } }],
+      [BadRequestError, "repetition_penalty", { repetition_penalty: 1.2 }],
+      [BadRequestError, "extra_body", { extra_body: { guard: { mode: "flag" } } }],
       [BadRequestError, "tools", { tools: [{ type: "function", function: { name: "f" } }], stream: true }],
       [BadRequestError, "messages[0].content[1].image_url.url", {}, "https://example.org/a.jpg"],
       [NotFoundError, "model", { model: "gpt-4o" }],

@@ -3,6 +3,7 @@
 use image::ImageFormat;
 use serde_json::{Value, json};
 
+use super::postgres::Postgres;
 use crate::{
     http::{JSON, Reply, exchange, get, request},
     served::{Served, and, ask, data_url, picture},
@@ -156,6 +157,73 @@ fn what_makes_no_record_names_the_field() {
     assert_eq!(get(served.at, "/v1/feedback/fb_1").error(404)["code"], "feedback_not_found");
     assert_eq!(delete(&served, "/v1/feedback/fb_1").error(404)["code"], "feedback_not_found");
     assert_eq!(delete(&served, "/v1/feedback").error(400)["type"], "invalid_request_error");
+}
+
+/// On SQLite and, where it is installed, on PostgreSQL: what no name can have in it is refused by its field.
+#[test]
+fn names_that_cannot_be_kept_are_refused() {
+    let postgres = Postgres::start();
+    for store in [None, postgres.as_ref().map(Postgres::database)] {
+        let served = Served::with(|c| c.feedback.store = store.clone().unwrap_or_else(|| c.feedback.store.clone()));
+        let refused = |reply: Reply, field: &str| {
+            let error = reply.error(400);
+            assert_eq!(error["param"], field, "{error}");
+        };
+        for bad in ["%00", "a%00b", "%1b", "%0a", "%c2%85", "%ff", "%ed%a0%80", "", &"n".repeat(257)] {
+            for field in ["user", "annotator", "completion_id", "after"] {
+                refused(get(served.at, &format!("/v1/feedback?{field}={bad}")), field);
+            }
+            refused(get(served.at, &format!("/v1/feedback/export?user={bad}")), "user");
+            refused(delete(&served, &format!("/v1/feedback?user={bad}")), "user");
+            refused(get(served.at, &format!("/v1/queue?annotator={bad}")), "annotator");
+            if !bad.is_empty() {
+                refused(get(served.at, &format!("/v1/feedback/{bad}")), "id");
+                refused(delete(&served, &format!("/v1/feedback/{bad}")), "id");
+                let leave = request("POST", &format!("/v1/queue/{bad}/skip"), &[JSON], b"{\"annotator\": \"a\"}");
+                refused(exchange(served.at, &leave), "id");
+            }
+        }
+        for bad in ["\u{0}", "a\u{0}b", "\u{1b}", "\n", "\u{85}", " ", &"n".repeat(257)] {
+            let completion = json!({ "completion_id": bad, "label": "good" });
+            refused(post(&served, &completion, &[]), "completion_id");
+            for field in ["user", "annotator", "model"] {
+                refused(post(&served, &alone(json!({ "label": "good", field: bad })), &[]), field);
+            }
+            refused(served.chat(&and(ask(1, ""), json!({ "user": bad }))), "user");
+            let next = request("POST", "/v1/queue/next", &[JSON], json!({ "annotator": bad }).to_string().as_bytes());
+            refused(exchange(served.at, &next), "annotator");
+        }
+        let lone = br#"{"completion_id": "x", "label": "good", "user": "\ud800"}"#;
+        assert_eq!(exchange(served.at, &request("POST", "/v1/feedback", &[JSON], lone)).status, 400);
+        // Texts may have anything in them, and every name that is taken is found again.
+        created(&served, &alone(json!({ "label": "good", "comment": "\u{0}", "user": "ü\u{202E} 1 / 2" })));
+        assert_eq!(delete(&served, "/v1/feedback?user=%C3%BC%E2%80%AE%201%20%2F%202").json()["feedback"], 1);
+        // An empty one is nobody.
+        let completion = served.chat(&and(ask(1, ""), json!({ "user": "" }))).json();
+        assert_eq!(created(&served, &json!({ "completion_id": completion["id"], "label": "good" })).get("user"), None);
+    }
+}
+
+#[test]
+fn a_double_click_labels_the_word_alone() {
+    let served = Served::new();
+    let response = "A brown and black dog is laying in the air.";
+    let bad = |record: &Value| {
+        let tokens = record["tokens"].as_array().unwrap().iter().filter(|token| token["label"] == "bad");
+        tokens.map(|token| token["text"].as_str().unwrap().trim().to_owned()).collect::<Vec<_>>()
+    };
+    for (start, end, text) in [(18, 22, "dog "), (17, 22, " dog"), (18, 21, "dog")] {
+        let error = json!({ "start": start, "end": end, "text": text });
+        let record = created(&served, &alone(json!({ "response": response, "error": error, "correction": "cat " })));
+        assert_eq!((bad(&record), &record["errors"][0]["end"]), (vec!["dog".to_owned()], &json!(21)));
+        assert_eq!(record["errors"][0]["correction"], "cat");
+    }
+    let white = json!({ "response": response, "error": { "start": 17, "end": 18 } });
+    assert_eq!(post(&served, &alone(white), &[]).error(400)["param"], "error.start");
+    let typed = created(&served, &alone(json!({ "response": response, "edit": "a brown and black cat… is “laying” in the air" })));
+    assert_eq!(bad(&typed), ["dog"]);
+    let typed = created(&served, &alone(json!({ "response": response, "edit": "a brown and black dog… is laying in the air" })));
+    assert_eq!((&typed["kind"], bad(&typed)), (&json!("good"), vec![]));
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::{
 
 const RESPONSE: &str = "A 🐶 dog on two red sofas.";
 
-async fn corrections(folder: &Path) -> Corrections {
+pub(super) async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
     let images = Images::open(folder.join("images").to_str().unwrap(), std::iter::empty::<(String, String)>()).unwrap();
     Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap(), Queue::default())
@@ -60,13 +60,13 @@ async fn written(corrections: &Corrections, format: Format) -> Vec<u8> {
     pieces.concat()
 }
 
-async fn taken(corrections: &Corrections, file: &[u8], format: Format, images: Option<&Path>) -> Summary {
+pub(super) async fn taken(corrections: &Corrections, file: &[u8], format: Format, images: Option<&Path>) -> Summary {
     let mut named = tempfile::NamedTempFile::new().unwrap();
     named.write_all(file).unwrap();
     import(corrections, File::open(named.path()).unwrap(), format, images).await.unwrap()
 }
 
-async fn all(corrections: &Corrections) -> Vec<Feedback> {
+pub(super) async fn all(corrections: &Corrections) -> Vec<Feedback> {
     corrections.store().page(&Page { limit: 99, ..Page::default() }).await.unwrap()
 }
 
@@ -139,7 +139,7 @@ fn bad_rows_are_named_and_stop_nothing() {
         let summary = taken(&to, tasks.to_string().as_bytes(), Format::LabelStudio, None).await;
         assert_eq!(summary.taken, 1);
         let refused: Vec<usize> = summary.refused.iter().map(|(row, _)| *row).collect();
-        assert_eq!(refused, [1, 2, 3, 4], "{:?}", summary.refused);
+        assert_eq!((refused, summary.skipped), (vec![1, 2, 4], 1), "{:?}", summary.refused);
         let lines = "\n{\"prompt\": \"\", \"completions\": [\"A\"], \"labels\": []}\nno JSON\n";
         let summary = taken(&to, lines.as_bytes(), Format::TrlPrm, None).await;
         assert_eq!(summary.refused.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [2, 3]);

@@ -3,6 +3,7 @@
 mod api;
 mod commands;
 mod durable;
+mod foreign;
 mod images;
 mod interchange;
 mod postgres;

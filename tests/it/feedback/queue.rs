@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use candor::feedback::{
     queue::agreement::alpha,
-    record::{Feedback, Queued},
+    record::{Feedback, Queued, item_digest},
     store::{
-        Inserted, Row, Store, Target,
-        queue::{Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+        Inserted, Removed, Row, Store, Target,
+        queue::{AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
         sql::SqlStore,
     },
 };
@@ -32,11 +32,17 @@ fn place(n: usize) -> Place {
 /// Answers by rank; of some two judgements are wanted, and some are to be shown without marks.
 async fn fill(store: &dyn Store, ranks: &[f64], overlap: &[usize], unassisted: &[usize]) {
     for (n, &rank) in ranks.iter().enumerate() {
-        let entry =
-            Entry { completion_id: format!("c{n}"), choice: 0, unassisted: unassisted.contains(&n), overlap: overlap.contains(&n), rank };
-        let rows = [Row::Receipt(Box::new(receipt(&format!("c{n}"), 1, b"image"))), Row::Queue(Box::new(entry))];
+        let rows = answer(n, n, rank, overlap.contains(&n), unassisted.contains(&n));
         assert_eq!(store.insert(&rows).await.unwrap(), [Inserted::New, Inserted::New]);
     }
+}
+
+/// A completion's receipt and its place in the queue. Completions of the same photograph give the same answer.
+fn answer(n: usize, photograph: usize, rank: f64, overlap: bool, unassisted: bool) -> [Row; 2] {
+    let receipt = receipt(&format!("c{n}"), 1 + n as u64, &photograph.to_le_bytes());
+    let digest = item_digest(receipt.image, &receipt.prompt, &receipt.choices[0].response);
+    let entry = Entry { completion_id: receipt.id.clone(), choice: 0, unassisted, overlap, rank, digest };
+    [Row::Receipt(Box::new(receipt)), Row::Queue(Box::new(entry))]
 }
 
 fn wish(annotator: &str, now: u64, unassisted: bool) -> Wish {
@@ -50,13 +56,22 @@ async fn next(store: &dyn Store, annotator: &str, now: u64) -> Option<usize> {
 }
 
 async fn judge(store: &dyn Store, id: usize, n: usize, annotator: &str) {
-    let lease = store.lease(&place(n), annotator).await.unwrap().unwrap();
+    judge_repeat(store, id, n, n, annotator).await;
+}
+
+/// Judges the answer of a completion about a photograph.
+async fn judge_repeat(store: &dyn Store, id: usize, n: usize, photograph: usize, annotator: &str) {
+    let lease = store.lease(&place(n), annotator).await.unwrap();
+    let receipt = receipt("", 1, &photograph.to_le_bytes());
     let judged = Feedback {
         completion_id: Some(format!("c{n}")),
         choice: Some(0),
+        image: receipt.image,
+        prompt: receipt.prompt,
+        response: receipt.choices[0].response.clone(),
         annotator: Some(annotator.to_owned()),
-        unassisted: lease.unassisted,
-        queued: Some(Queued { overlap: lease.overlap }),
+        unassisted: lease.as_ref().is_some_and(|lease| lease.unassisted),
+        queued: lease.map(|lease| Queued { overlap: lease.overlap }),
         ..record(id)
     };
     assert_eq!(store.insert(&[Row::Feedback(Box::new(judged), None)]).await.unwrap(), [Inserted::New]);
@@ -97,19 +112,8 @@ async fn what_is_left_comes_to_others(store: Arc<dyn Store>) {
     // With the receipt go its answers and who has them.
     store.remove(&Target::ReceiptsBefore(NOW, 9)).await.unwrap();
     assert_eq!(store.length(NOW).await.unwrap(), Length::default());
-    assert_eq!(
-        store
-            .insert(&[Row::Queue(Box::new(Entry {
-                completion_id: "gone".to_owned(),
-                choice: 0,
-                unassisted: false,
-                overlap: false,
-                rank: 1.0
-            }))])
-            .await
-            .unwrap(),
-        [Inserted::New]
-    );
+    let [_, entry] = answer(7, 7, 1.0, false, false);
+    assert_eq!(store.insert(&[entry]).await.unwrap(), [Inserted::New]);
     assert_eq!(store.length(NOW).await.unwrap(), Length::default());
 }
 
@@ -150,12 +154,84 @@ async fn nobody_gets_what_another_has(store: Arc<dyn Store>) {
     }
 }
 
+async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>) {
+    let add = async |n, photograph, rank, overlap| drop(store.insert(&answer(n, photograph, rank, overlap, false)).await.unwrap());
+    let length = async || store.length(NOW).await.unwrap();
+    for (n, rank) in [(0, 0.9), (1, 0.8), (2, 0.95)] {
+        add(n, 100, rank, false).await;
+    }
+    assert_eq!(length().await, Length { open: 1, ..Length::default() });
+    assert_eq!((next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await), (Some(0), None));
+    // Whoever judges another of them has judged it.
+    judge_repeat(&*store, 1, 2, 100, "ann").await;
+    assert_eq!((next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await), (None, None));
+    add(3, 100, 0.9, false).await;
+    assert_eq!((next(&*store, "eve", NOW).await, length().await), (None, Length { done: 1, ..Length::default() }));
+    // When the first one's receipt goes, who has judged it is known still.
+    store.remove(&Target::ReceiptsBefore(2, 9)).await.unwrap();
+    assert_eq!((next(&*store, "bob", NOW).await, length().await), (None, Length { done: 1, ..Length::default() }));
+    // Of what nobody has judged, the next takes the place of the first.
+    add(10, 200, 0.9, true).await;
+    add(11, 200, 0.9, false).await;
+    assert_eq!(
+        (next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await, next(&*store, "eve", NOW).await),
+        (Some(10), Some(10), None)
+    );
+    judge_repeat(&*store, 2, 10, 200, "bob").await;
+    store.remove(&Target::ReceiptsBefore(12, 9)).await.unwrap();
+    assert_eq!((next(&*store, "bob", NOW).await, next(&*store, "ann", NOW).await), (None, Some(11)));
+    // What was judged before it came to the queue is judged.
+    judge_repeat(&*store, 3, 50, 50, "ann").await;
+    add(50, 50, 0.9, false).await;
+    add(51, 51, 0.9, false).await;
+    assert_eq!(next(&*store, "eve", NOW).await, Some(51));
+}
+
+async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
+    fill(&*store, &[0.9, 0.5], &[1], &[]).await;
+    let remove = async |id| store.remove(&Target::Feedback(record(id).id)).await.unwrap();
+    let length = async || store.length(NOW).await.unwrap();
+    assert_eq!(next(&*store, "ann", NOW).await, Some(0));
+    judge(&*store, 1, 0, "ann").await;
+    judge(&*store, 2, 0, "ann").await;
+    // Another record of hers says something of it still.
+    assert_eq!(remove(2).await, Removed { feedback: 1, receipts: 0 });
+    assert_eq!(length().await, Length { open: 1, done: 1, ..Length::default() });
+    assert_eq!(remove(1).await, Removed { feedback: 1, receipts: 0 });
+    assert_eq!(length().await, Length { open: 2, ..Length::default() });
+    assert_eq!(next(&*store, "ann", NOW).await, Some(0));
+    judge(&*store, 3, 0, "ann").await;
+    // Somebody else has judged it too.
+    judge(&*store, 4, 0, "bob").await;
+    remove(3).await;
+    assert_eq!(length().await, Length { open: 1, done: 1, ..Length::default() });
+    // Of what two are to judge, one is wanted again.
+    assert_eq!((next(&*store, "eve", NOW).await, next(&*store, "joe", NOW).await), (Some(1), Some(1)));
+    judge(&*store, 5, 1, "eve").await;
+    judge(&*store, 6, 1, "joe").await;
+    assert_eq!(length().await, Length { done: 2, ..Length::default() });
+    remove(5).await;
+    assert_eq!((next(&*store, "joe", NOW).await, next(&*store, "eve", NOW).await), (None, Some(1)));
+}
+
+async fn progress_is_told(store: Arc<dyn Store>) {
+    let day = 24 * 60 * 60;
+    let judged = |at: u64| Feedback { id: format!("fb_{:012x}{at:020x}", at * 1000), annotator: Some("ann".to_owned()), ..record(0) };
+    let rows: Vec<Row> = [day, 2 * day - 1, 2 * day, 2 * day + 9].map(|at| Row::Feedback(Box::new(judged(at)), None)).into();
+    store.insert(&rows).await.unwrap();
+    assert_eq!(store.progress("ann", 2 * day + 100).await.unwrap(), AnnotatorProgress { total: 4, today: 2 });
+    assert_eq!(store.progress("bob", 2 * day).await.unwrap(), AnnotatorProgress::default());
+}
+
 /// Of every store.
 pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<S>) {
     the_highest_comes_first_and_to_one_alone(open().await).await;
     what_is_left_comes_to_others(open().await).await;
     some_are_for_two_and_some_for_chance(open().await).await;
     nobody_gets_what_another_has(open().await).await;
+    the_same_answer_of_other_completions_is_one_item(open().await).await;
+    what_is_taken_back_waits_again(open().await).await;
+    progress_is_told(open().await).await;
 }
 
 fn post(served: &Served, path: &str, body: &Value) -> Reply {
@@ -193,7 +269,8 @@ fn an_annotator_works_through_the_queue() {
     assert_eq!(record["unassisted"], item["unassisted"]);
     assert!(record["queued"]["overlap"].is_boolean(), "{record}");
     let length = get(served.at, "/v1/queue").json();
-    assert_eq!(length["leased"], 0);
+    assert_eq!((&length["leased"], length.get("annotator")), (&json!(0), None));
+    assert_eq!(get(served.at, "/v1/queue?annotator=ann").json()["annotator"], json!({ "total": 1, "today": 1 }));
     assert_eq!(served.metric("candor_annotation_queue_length{state=\"leased\"}"), 0.0);
     let agreement = get(served.at, "/v1/agreement?annotators=true").json();
     assert_eq!(agreement["items"], 0);
@@ -219,6 +296,31 @@ fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
     }
 }
 
+#[test]
+fn a_correction_can_be_taken_back() {
+    let served = Served::with(|c| c.queue.overlap_share = 0.0);
+    // The same question about the same photograph twice.
+    for _ in 0..2 {
+        served.chat(&ask(1, "Is there a dog?"));
+    }
+    eventually("both are kept", || {
+        served.metric("candor_receipts_dropped_total") == 0.0 && get(served.at, "/v1/queue").json()["open"] == 1
+    });
+    let ann = json!({ "annotator": "ann" });
+    let item = post(&served, "/v1/queue/next", &ann).json();
+    let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "missing": "a hat", "annotator": "ann" });
+    let record = correct(&served, &judged, &[]).json();
+    assert_eq!(post(&served, "/v1/queue/next", &ann).status, 204);
+    let mine = get(served.at, "/v1/feedback?annotator=ann&limit=1").json();
+    assert_eq!((&mine["data"][0]["id"], &mine["has_more"]), (&record["id"], &json!(false)));
+    assert_eq!(get(served.at, "/v1/feedback?annotator=an").json()["data"], json!([]));
+    let path = format!("/v1/feedback/{}", record["id"].as_str().unwrap());
+    let removed = exchange(served.at, &request("DELETE", &path, &[], b"")).json();
+    assert_eq!((&removed["feedback"], &removed["receipts"]), (&json!(1), &json!(0)));
+    assert_eq!(post(&served, "/v1/queue/next", &ann).json()["id"], item["id"]);
+    assert_eq!(correct(&served, &judged, &[]).status, 201);
+}
+
 /// How long the next answer takes with a million receipts in SQLite: `cargo test --release --test it -- --ignored --nocapture a_million`.
 #[test]
 #[ignore = "takes minutes"]
@@ -230,9 +332,7 @@ fn a_million_answers_wait() {
             let row = |i: usize| {
                 let n = piece * 1000 + i;
                 let rank = (n * 7919 % 1_000_003) as f64 / 1e6;
-                let entry =
-                    Entry { completion_id: format!("c{n}"), choice: 0, unassisted: n.is_multiple_of(10), overlap: n % 20 == 1, rank };
-                [Row::Receipt(Box::new(receipt(&format!("c{n}"), 1, &n.to_le_bytes()))), Row::Queue(Box::new(entry))]
+                answer(n, n, rank, n % 20 == 1, n.is_multiple_of(10))
             };
             store.insert(&(0..1000).flat_map(row).collect::<Vec<_>>()).await.unwrap();
         }

@@ -1,0 +1,219 @@
+//! Texts compared as they read. Two texts that differ only in typography have the same [`words`]: kinds of quotes and dashes, composed and decomposed
+//! letters, ligatures, capitals, punctuation, white space, characters of no width, and HTML entities make no difference.
+
+use std::{borrow::Cow, ops::Range};
+
+use unicode_normalization::{UnicodeNormalization, char::decompose_canonical};
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+use unicode_segmentation::UnicodeSegmentation;
+
+/// Characters that are written in place of others: any of the first reads as the second.
+const ALIKE: [(&str, &str); 9] =
+    [("‘’‚‛‹›′ʼʹʻ`´＇", "'"), ("−", "-"), ("_", " "), ("ﬀ", "ff"), ("ﬁ", "fi"), ("ﬂ", "fl"), ("ﬃ", "ffi"), ("ﬄ", "ffl"), ("ﬅﬆ", "st")];
+/// Punctuation by its Unicode category that is read aloud.
+const SPOKEN: &str = "&%‰#@";
+/// Longest HTML entity.
+const ENTITY_CHARS: usize = 34;
+
+/// A word, a number or a symbol of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoldedWord {
+    /// The word without its typography.
+    pub key: String,
+    /// Its code points in the text.
+    pub chars: Range<usize>,
+}
+
+/// Returns whether nothing is seen of a character: white space, or of no width.
+pub fn is_blank(c: char) -> bool {
+    c.is_whitespace() || is_zero_width(c)
+}
+
+fn is_zero_width(c: char) -> bool {
+    matches!(c, '\u{AD}' | '\u{61C}' | '\u{180E}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
+}
+
+/// Returns whether a character is punctuation that names nothing.
+pub fn is_punctuation(c: char) -> bool {
+    c.general_category_group() == GeneralCategoryGroup::Punctuation && !SPOKEN.contains(c)
+}
+
+/// Returns whether a character is neither blank nor punctuation.
+pub fn is_spoken(c: char) -> bool {
+    !is_blank(c) && !is_punctuation(c)
+}
+
+/// Returns the code points of `span` without those at its ends that `dropped` holds for.
+pub fn trim(text: &[char], span: Range<usize>, dropped: fn(char) -> bool) -> Range<usize> {
+    let inside = &text[span.clone()];
+    let start = inside.iter().take_while(|c| dropped(**c)).count();
+    let end = inside[start..].iter().rev().take_while(|c| dropped(**c)).count();
+    span.start + start..span.end - end
+}
+
+/// The words of a text, in order. Signs between them are none.
+pub fn words(text: &str) -> Vec<FoldedWord> {
+    let units = fold(text);
+    let folded: String = units.iter().map(|unit| unit.letter).collect();
+    let (mut words, mut at) = (Vec::new(), 0);
+    for piece in folded.split_word_bounds() {
+        let own = &units[at..at + piece.chars().count()];
+        at += own.len();
+        words.extend(split(own).filter_map(|part| {
+            let (first, last) = (part.first()?, part.last()?);
+            let key = part.iter().map(|unit| unit.letter).nfd().collect();
+            Some(FoldedWord { key, chars: first.chars.start..last.chars.end })
+        }));
+    }
+    words
+}
+
+/// Returns whether two texts differ in typography alone.
+pub fn reads_alike(one: &str, other: &str) -> bool {
+    words(one).into_iter().map(|word| word.key).eq(words(other).into_iter().map(|word| word.key))
+}
+
+/// A letter of a folded text, and the code points that it stands for.
+#[derive(Debug, Clone)]
+struct Unit {
+    letter: char,
+    chars: Range<usize>,
+}
+
+fn fold(text: &str) -> Vec<Unit> {
+    let mut units: Vec<Unit> = text.chars().enumerate().map(|(at, letter)| Unit { letter, chars: at..at + 1 }).collect();
+    // Some texts are escaped twice.
+    for _ in 0..2 {
+        if units.iter().any(|unit| unit.letter == '&') {
+            units = unescape(&units);
+        }
+    }
+    let mut folded: Vec<Unit> = Vec::with_capacity(units.len());
+    for (at, Unit { letter, chars }) in units.iter().enumerate() {
+        if is_dropped(&units, at) {
+            // Its code points go with those before: no word ends inside of a character.
+            if let Some(last) = folded.last_mut() {
+                last.chars.end = chars.end;
+            }
+            continue;
+        }
+        let read = ALIKE.iter().find(|(written, _)| written.contains(*letter)).map(|(_, read)| Cow::Borrowed(*read));
+        let read = read.unwrap_or_else(|| letter.to_string().into());
+        for letter in read.chars().flat_map(char::to_lowercase) {
+            decompose_canonical(letter, |letter| folded.push(Unit { letter, chars: chars.clone() }));
+        }
+    }
+    folded
+}
+
+/// Characters of no width, and those that choose between two shapes of the one before; not what joins the parts of a picture.
+fn is_dropped(units: &[Unit], at: usize) -> bool {
+    let drawn = |unit: Option<&Unit>| unit.is_some_and(|unit| is_spoken(unit.letter) && !unit.letter.is_alphanumeric());
+    match units[at].letter {
+        '\u{200D}' => !(drawn(units.get(at + 1)) && drawn(at.checked_sub(1).and_then(|before| units.get(before)))),
+        letter => is_zero_width(letter) || matches!(letter, '\u{FE0E}' | '\u{FE0F}'),
+    }
+}
+
+/// Replaces HTML entities by what they stand for.
+fn unescape(units: &[Unit]) -> Vec<Unit> {
+    let (mut out, mut at) = (Vec::with_capacity(units.len()), 0);
+    while let Some(unit) = units.get(at) {
+        let ahead = &units[at..units.len().min(at + ENTITY_CHARS)];
+        let end = ahead.iter().position(|unit| unit.letter == ';').filter(|_| unit.letter == '&');
+        let entity: String = ahead[..end.map_or(0, |end| end + 1)].iter().map(|unit| unit.letter).collect();
+        match (end, html_escape::decode_html_entities(&entity)) {
+            (Some(end), decoded) if decoded != entity && decoded.chars().count() <= 2 => {
+                let chars = unit.chars.start..ahead[end].chars.end;
+                out.extend(decoded.chars().map(|letter| Unit { letter, chars: chars.clone() }));
+                at += end + 1;
+            }
+            _ => {
+                out.push(unit.clone());
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// The parts of a word (UAX #29) that something is said with: "sofa.The" has two, "it's" and "3.5" one.
+fn split(word: &[Unit]) -> impl Iterator<Item = &[Unit]> {
+    let digit = |at: Option<usize>| at.and_then(|at| word.get(at)).is_some_and(|unit| unit.letter.is_numeric());
+    let parts = move |at: usize| match word[at].letter {
+        '\'' => word.len() == 1,
+        letter if is_punctuation(letter) => !(digit(at.checked_sub(1)) && digit(Some(at + 1))),
+        letter => is_blank(letter) && letter != '\u{200D}',
+    };
+    let bounds: Vec<usize> = (0..word.len()).filter(|&at| parts(at)).collect();
+    let starts = std::iter::once(0).chain(bounds.clone().into_iter().map(|at| at + 1));
+    let ends = bounds.into_iter().chain(std::iter::once(word.len()));
+    starts.zip(ends).map(|(start, end)| &word[start..end]).filter(|part| part.iter().any(|unit| is_spoken(unit.letter)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pairs that read alike.
+    const SAME: [(&str, &str); 24] = [
+        ("A man's dog.", "A man’s dog."),
+        ("A man's dog.", "A man&#39;s dog."),
+        ("A man's dog.", "A man&amp;#39;s dog."),
+        ("A man's dog.", "A man&rsquo;s dog."),
+        ("A \"stop\" sign.", "A “stop” sign."),
+        ("A \"stop\" sign.", "A &quot;stop&quot; sign."),
+        ("A stop sign.", "A «stop» sign."),
+        ("Café.", "Cafe\u{301}."),
+        ("ọ\u{302}", "o\u{302}\u{323}"),
+        ("Wait... what?", "Wait… what?"),
+        ("Wait... what?", "Wait . . . what?"),
+        ("A dog — big.", "A dog - big."),
+        ("A dog — big.", "A dog–big."),
+        ("A well-known dog.", "A well\u{2011}known dog."),
+        ("A dog at −5 °.", "A dog at -5 °."),
+        ("A dog.", "A dog"),
+        ("A dog.", "a dog"),
+        ("A dog. It runs.", "A dog.It runs."),
+        ("A dog.", "\u{FEFF}A\u{A0}do\u{AD}g\u{200B}.  \n"),
+        ("A ﬁeld of oﬃces.", "A field of offices."),
+        ("A **dog**, running.", "A dog running."),
+        ("Salt &amp; pepper.", "Salt & pepper."),
+        ("A ❤\u{FE0F}.", "A ❤."),
+        ("A \u{200D}dog\u{200C}.", "A dog."),
+    ];
+
+    /// Pairs that do not.
+    const OTHER: [(&str, &str); 8] = [
+        ("A dog.", "A dogs."),
+        ("A 3.5 m tree.", "A 35 m tree."),
+        ("Salt & pepper.", "Salt pepper."),
+        ("A 🐶.", "A 🐱."),
+        ("An 👩\u{200D}🚀.", "An 👩🚀."),
+        ("50 % off.", "50 off."),
+        ("It's.", "Its."),
+        ("naïve", "naive"),
+    ];
+
+    #[test]
+    fn typography_makes_no_difference() {
+        for (one, other) in SAME {
+            assert!(reads_alike(one, other), "{one:?} {other:?} {:?} {:?}", words(one), words(other));
+        }
+        for (one, other) in OTHER {
+            assert!(!reads_alike(one, other), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn words_know_where_they_stand() {
+        let stands = |text: &str| {
+            let chars: Vec<char> = text.chars().collect();
+            words(text).into_iter().map(|word| chars[word.chars].iter().collect()).collect::<Vec<String>>()
+        };
+        assert_eq!(stands("“A man&#39;s”, do\u{AD}g…"), ["A", "man&#39;s", "do\u{AD}g"]);
+        assert_eq!(stands("Cafe\u{301} oﬃce ❤\u{FE0F} 👩\u{200D}🚀!"), ["Cafe\u{301}", "oﬃce", "❤\u{FE0F}", "👩\u{200D}🚀"]);
+        assert_eq!(stands(" — … ?"), [""; 0]);
+        assert_eq!(stands("&nbsp;&unknown; 5&"), ["&", "unknown", "5", "&"]);
+    }
+}

@@ -1,0 +1,115 @@
+//! JSON: the text in its strings is text, all the rest is markup.
+
+use super::{Kind, Match, Piece, Scanner, inline::coordinates};
+
+/// An open bracket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Array,
+    /// An object before a key.
+    Key,
+    /// An object behind a key.
+    Value,
+}
+
+/// What comes next.
+pub(super) enum Step {
+    Open,
+    Piece(Piece),
+    /// It is no JSON, or not any more.
+    Ended,
+}
+
+impl Scanner {
+    /// The next piece between the strings of JSON.
+    pub(super) fn json(&mut self, rest: &str, whole: bool) -> Step {
+        let Some(c) = rest.chars().next() else { return Step::Open };
+        let structure = |len| Step::Piece((len, Some(Kind::Structure)));
+        let level = self.json.last().copied();
+        match c {
+            _ if c.is_whitespace() => return Step::Piece((c.len_utf8(), None)),
+            '"' | '\'' if level == Some(Level::Key) => match self.key(rest, c, whole) {
+                Match::Open => return Step::Open,
+                Match::Len(len) => return structure(len),
+                Match::No => {}
+            },
+            '"' | '\'' => {
+                self.string = Some(c);
+                return structure(1);
+            }
+            '[' | '{' => match opens(rest, true, whole) {
+                Match::Open => return Step::Open,
+                Match::Len(len) => {
+                    if len == 1 {
+                        self.json.push(if c == '[' { Level::Array } else { Level::Key });
+                    }
+                    return structure(len);
+                }
+                Match::No => {}
+            },
+            ']' | '}' => {
+                self.json.pop();
+                return structure(1);
+            }
+            ':' | ',' => {
+                if let Some(level @ (Level::Key | Level::Value)) = self.json.last_mut() {
+                    *level = if c == ':' { Level::Value } else { Level::Key };
+                }
+                return structure(1);
+            }
+            _ => match literal(rest, whole) {
+                Match::Open => return Step::Open,
+                Match::Len(len) if level != Some(Level::Key) => return Step::Piece((len, Some(Kind::Literal))),
+                _ => {}
+            },
+        }
+        self.json.clear();
+        Step::Ended
+    }
+
+    fn key(&self, rest: &str, quote: char, whole: bool) -> Match {
+        let (near, ends) = self.reach(rest, whole);
+        let Some(end) = string_end(&near[1..], quote) else { return Match::cut(ends) };
+        match rest[end + 2..].trim_start().chars().next() {
+            None if !whole => Match::Open,
+            None | Some(':') => Match::Len(end + 2),
+            Some(_) => Match::No,
+        }
+    }
+}
+
+/// The place of the quotation mark that ends a string.
+pub(super) fn string_end(text: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    let ends = |&(_, c): &(usize, char)| {
+        let free = !std::mem::take(&mut escaped);
+        escaped = free && c == '\\';
+        free && c == quote
+    };
+    text.char_indices().find(ends).map(|(at, _)| at)
+}
+
+/// JSON that begins here: the length of its bracket, or of all of a box of coordinates. Within JSON every bracket opens.
+pub(super) fn opens(rest: &str, within: bool, whole: bool) -> Match {
+    let inside = rest[1..].trim_start();
+    let array = rest.starts_with('[');
+    coordinates(rest, whole).or(|| match inside.chars().next() {
+        _ if within => Match::Len(1),
+        None => Match::cut(whole),
+        Some('"' | '\'') => Match::Len(1),
+        Some('{' | '[') if array => Match::Len(1),
+        Some(_) => Match::No,
+    })
+}
+
+/// A number or a word that JSON, or Python, has without quotation marks.
+fn literal(rest: &str, whole: bool) -> Match {
+    let len = rest.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '+' | '-')).unwrap_or(rest.len());
+    let word = &rest[..len];
+    match word {
+        _ if len == rest.len() && !whole => Match::Open,
+        "true" | "false" | "null" | "True" | "False" | "None" | "NaN" => Match::Len(len),
+        _ if word.parse::<f64>().is_ok() => Match::Len(len),
+        _ => Match::No,
+    }
+}

@@ -1,0 +1,150 @@
+//! Changes of the configuration while the server runs: the keys, and which lines are logged.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::Value;
+
+use super::{app::App, auth::Access, served::check_guards};
+use crate::{
+    config::{Config, Key, Log, Problems},
+    telemetry::LogLevel,
+};
+
+/// Puts another configuration in force as far as that is possible while the server runs.
+pub struct Reloader {
+    app: Arc<App>,
+    level: LogLevel,
+    /// The configuration in force.
+    current: Mutex<Config>,
+}
+
+impl Reloader {
+    pub(super) fn new(app: &Arc<App>, level: LogLevel) -> Self {
+        Self { app: Arc::clone(app), level, current: Mutex::new(app.config.clone()) }
+    }
+
+    /// Puts the keys and the log level of `read` in force, and logs what has changed and what would need a restart. Where `read` cannot be used, that is
+    /// logged, and all stays as it is.
+    pub fn reload(&self, read: Result<Config, Problems>) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = match read {
+            Ok(new) => new,
+            Err(Problems(problems)) => {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                return self.refuse(&problems.join("; "));
+            }
+        };
+        let log = Log { level: new.log.level.clone(), ..current.log.clone() };
+        let next = Config { keys: new.keys.clone(), admin: new.admin.clone(), log, ..current.clone() };
+        if let Err(error) = check_guards(&next, &self.app.served().bundle) {
+            return self.refuse(&error.to_string());
+        }
+        let applied: Vec<String> = changed_options(&current, &next)
+            .into_iter()
+            .map(|name| if name == "keys" { format!("keys ({})", changed_keys(&current.keys, &next.keys)) } else { name })
+            .collect();
+        let restart = changed_options(&next, &new).join(", ");
+        let tell = || {
+            if applied.is_empty() {
+                tracing::info!("the configuration was read again: nothing has changed that can change now");
+            } else {
+                tracing::info!(changed = applied.join(", "), "the configuration was read again");
+            }
+            if !restart.is_empty() {
+                tracing::warn!(options = restart, "options have changed that need a restart");
+            }
+            if next.keys.is_empty() && !current.keys.is_empty() {
+                tracing::warn!("there are no keys any more: everybody may use the API");
+            }
+        };
+        // Told while lines are logged, whether the level goes up or down.
+        let logs = tracing::enabled!(tracing::Level::INFO);
+        if logs {
+            tell();
+        }
+        self.app.set_access(Access::new(&next));
+        if let Err(error) = self.level.set(&next.log.level) {
+            tracing::error!(error, "the log level cannot be changed");
+        }
+        if !logs {
+            tell();
+        }
+        self.app.metrics.count_reload("applied");
+        *current = next;
+    }
+
+    fn refuse(&self, why: &str) {
+        self.app.metrics.count_reload("refused");
+        tracing::error!(why, "the configuration was read again and cannot be used; the old one stays in force");
+    }
+}
+
+/// Returns the options that differ, by their names in the file.
+fn changed_options(old: &Config, new: &Config) -> Vec<String> {
+    let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
+    let mut names = Vec::new();
+    compare(&value(old), &value(new), "", &mut names);
+    names
+}
+
+fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (name, value) in new {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                compare(old.get(name).unwrap_or(&Value::Null), value, &path, names);
+            }
+        }
+        _ if old != new => names.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+/// Returns the names of keys that were added, removed or changed.
+fn changed_keys(old: &[Key], new: &[Key]) -> String {
+    let names = |keys: &[Key]| keys.iter().map(|key| key.name.clone()).collect::<BTreeSet<_>>();
+    let (before, after) = (names(old), names(new));
+    let differs = |name: &&String| old.iter().find(|key| key.name == **name) != new.iter().find(|key| key.name == **name);
+    let list = |what: &str, names: Vec<&String>| {
+        let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+        (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
+    };
+    let parts = [
+        list("added", after.difference(&before).collect()),
+        list("removed", before.difference(&after).collect()),
+        list("changed", before.intersection(&after).filter(differs).collect()),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "in another order".to_owned() } else { parts.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str, digit: &str) -> Key {
+        Key { name: name.to_owned(), key_sha256: digit.repeat(64), ..Key::default() }
+    }
+
+    #[test]
+    fn changes_are_named_and_values_are_not() {
+        let old = Config::default();
+        let mut new = old.clone();
+        new.server.max_concurrent = 7;
+        new.guard.thresholds.object = crate::config::Auto::Value(0.5);
+        new.keys = vec![key("app", "a")];
+        assert_eq!(changed_options(&old, &new), ["guard.thresholds.object", "keys", "server.max_concurrent"]);
+        assert!(changed_options(&new, &new).is_empty());
+    }
+
+    #[test]
+    fn keys_are_named_by_what_became_of_them() {
+        let (old, new) = ([key("a", "1"), key("b", "2"), key("c", "3")], [key("d", "4"), key("c", "3"), key("b", "5")]);
+        assert_eq!(changed_keys(&old, &new), "added d; removed a; changed b");
+        assert_eq!(changed_keys(&old[..1], &[]), "removed a");
+        assert_eq!(changed_keys(&[key("a", "1"), key("b", "2")], &[key("b", "2"), key("a", "1")]), "in another order");
+    }
+}

@@ -1,0 +1,212 @@
+//! JPEG by libjpeg-turbo (in MozJPEG's edition), whose pixels are what browsers and Pillow show for every sampling and order of scans.
+//!
+//! The library repairs what it can and says so in warnings. Those that cost nothing of the picture pass, as in browsers: bytes between segments, a
+//! missing end marker. Those that leave a part of the picture out are errors here, as a grey half is no photograph.
+
+use std::{
+    ffi::c_int,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use image::{
+    DynamicImage, RgbImage,
+    metadata::Orientation::{self, NoTransforms},
+};
+use mozjpeg::{ColorSpace, Decompress, Marker};
+use mozjpeg_sys::{self as sys, J_MESSAGE_CODE, jpeg_common_struct, jpeg_error_mgr};
+
+use super::decode::{ImageError, ImageLimits, check_size};
+
+/// Most scans of a file: progressive ones have about ten, and each costs a pass over the whole picture, however short it is.
+const MAX_SCANS: usize = 100;
+
+/// Decodes to RGB and reads how the picture is turned.
+pub(super) fn decode_jpeg(bytes: &[u8], limits: &ImageLimits) -> Result<(DynamicImage, Orientation), ImageError> {
+    check_scans(bytes)?;
+    // What the error handlers below are called for unwinds through the library, which is built for that, up to here.
+    match catch_unwind(AssertUnwindSafe(|| read(bytes, limits))) {
+        Ok(result) => result,
+        Err(payload) => Err(payload.downcast::<Stop>().map_or_else(|other| resume_unwind(other), |stop| error(*stop))),
+    }
+}
+
+fn read(bytes: &[u8], limits: &ImageLimits) -> Result<(DynamicImage, Orientation), ImageError> {
+    let markers = [Marker::APP(1)];
+    let decoder = Decompress::builder().with_err(error_handlers()).with_markers(&markers).from_mem(bytes);
+    let decoder = decoder.map_err(|_| corrupt("there is no picture in it"))?;
+    let (width, height) = (decoder.width() as u32, decoder.height() as u32);
+    let four_inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
+    check_size(width, height, if four_inks { 7 } else { 3 } * u64::from(width) * u64::from(height), limits)?;
+    let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"));
+    let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(NoTransforms);
+    let space = if four_inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
+    let rows = decoder.to_colorspace(space).and_then(|mut decoder| decoder.read_scanlines::<u8>());
+    let mut pixels = rows.map_err(|_| corrupt("its data break off"))?;
+    if four_inks {
+        pixels = pixels.as_chunks::<4>().0.iter().flat_map(|inks| rgb(*inks)).collect();
+    }
+    match RgbImage::from_raw(width, height, pixels) {
+        Some(image) => Ok((image.into(), orientation)),
+        None => Err(corrupt("its data break off")),
+    }
+}
+
+/// The color of inverted inks, which is how Adobe and nearly all others write CMYK; Pillow's arithmetic.
+fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
+    [cyan, magenta, yellow].map(|ink| {
+        let product = u32::from(255 - ink) * u32::from(black) + 128;
+        black - (((product >> 8) + product) >> 8) as u8
+    })
+}
+
+/// What the library stopped at: its message code and the message's first parameter.
+struct Stop(J_MESSAGE_CODE, u32);
+
+/// Handlers that end decoding by unwinding. A warning that costs nothing of the picture goes unheard.
+fn error_handlers() -> jpeg_error_mgr {
+    extern "C-unwind" fn stop(info: &mut jpeg_common_struct) {
+        resume_unwind(Box::new(message(info)));
+    }
+    extern "C-unwind" fn warn(info: &mut jpeg_common_struct, level: c_int) {
+        // Levels from 0 on are traces.
+        if level < 0 && !is_harmless(message(info).0) {
+            stop(info);
+        }
+    }
+    extern "C-unwind" fn ignore(_: &mut jpeg_common_struct) {}
+    jpeg_error_mgr {
+        error_exit: Some(stop),
+        emit_message: Some(warn),
+        output_message: Some(ignore),
+        format_message: None,
+        reset_error_mgr: Some(ignore),
+        msg_code: 0,
+        msg_parm: sys::msg_parm_union::default(),
+        trace_level: 0,
+        num_warnings: 0,
+        jpeg_message_table: std::ptr::null(),
+        last_jpeg_message: 0,
+        addon_message_table: std::ptr::null(),
+        first_addon_message: 0,
+        last_addon_message: 0,
+    }
+}
+
+/// The one place with `unsafe` in this file: the library hands over the handlers as a pointer alone.
+#[allow(unsafe_code)]
+fn message(info: &jpeg_common_struct) -> Stop {
+    // SAFETY: it is the box that `Decompress` owns for as long as the library runs, and nothing refers to it meanwhile.
+    match unsafe { info.err.as_ref() } {
+        Some(handlers) => Stop(handlers.msg_code as J_MESSAGE_CODE, handlers.msg_parm._bindgen_data_[0]),
+        None => Stop(0, 0),
+    }
+}
+
+fn is_harmless(warning: J_MESSAGE_CODE) -> bool {
+    // `JWRN_JPEG_EOF` is the missing end marker: if data are missing too, other warnings or `check_scans` say so.
+    matches!(
+        warning,
+        sys::JWRN_ADOBE_XFORM
+            | sys::JWRN_BOGUS_PROGRESSION
+            | sys::JWRN_EXTRANEOUS_DATA
+            | sys::JWRN_JFIF_MAJOR
+            | sys::JWRN_JPEG_EOF
+            | sys::JWRN_NOT_SEQUENTIAL
+    )
+}
+
+fn corrupt(reason: &str) -> ImageError {
+    ImageError::Corrupt { format: "JPEG", reason: reason.to_owned() }
+}
+
+fn error(Stop(code, parameter): Stop) -> ImageError {
+    let unsupported = |what: &str| ImageError::Unsupported(format!("{what} JPEG"));
+    match (code, parameter) {
+        (sys::JERR_ARITH_NOTIMPL, _) => unsupported("arithmetic-coded"),
+        // The marker of the frame, or of its kind of file.
+        (sys::JERR_SOF_UNSUPPORTED, 0xc3 | 0xcb) => unsupported("lossless"),
+        (sys::JERR_SOF_UNSUPPORTED, _) | (sys::JERR_UNKNOWN_MARKER, 0xde) => unsupported("hierarchical"),
+        (sys::JERR_UNKNOWN_MARKER, 0xf7) => ImageError::Unsupported("JPEG-LS".to_owned()),
+        (sys::JERR_BAD_PRECISION, bits) => unsupported(&format!("{bits}-bit")),
+        (sys::JERR_FRACT_SAMPLE_NOTIMPL | sys::JERR_CCIR601_NOTIMPL, _) => unsupported("fractionally sampled"),
+        (sys::JERR_CONVERSION_NOTIMPL | sys::JERR_BAD_J_COLORSPACE, _) => unsupported("two-component or many-component"),
+        (sys::JERR_EMPTY_IMAGE, _) => corrupt("its width or height is 0"),
+        (sys::JERR_IMAGE_TOO_BIG, max) => ImageError::SideTooLong { max },
+        (sys::JERR_OUT_OF_MEMORY, _) => corrupt("there is no memory to decode it"),
+        (sys::JERR_INPUT_EMPTY | sys::JERR_INPUT_EOF | sys::JERR_NO_IMAGE | sys::JERR_SOF_NO_SOS | sys::JERR_FILE_READ, _) => {
+            corrupt("it ends before the picture")
+        }
+        (sys::JERR_BAD_HUFF_TABLE | sys::JERR_DHT_INDEX | sys::JERR_NO_HUFF_TABLE, _) => corrupt("a Huffman table is wrong or missing"),
+        (sys::JERR_DQT_INDEX | sys::JERR_NO_QUANT_TABLE, _) => corrupt("a quantization table is wrong or missing"),
+        (sys::JERR_BAD_LENGTH, _) => corrupt("a segment has the wrong length"),
+        (sys::JERR_UNKNOWN_MARKER, marker) => corrupt(&format!("it has an unknown marker (0x{marker:02x})")),
+        (sys::JWRN_HIT_MARKER, _) => corrupt("its data break off"),
+        (sys::JWRN_MUST_RESYNC, _) => corrupt("a part of its data is missing"),
+        (sys::JWRN_HUFF_BAD_CODE, _) => corrupt("its data are damaged"),
+        _ => corrupt("its headers contradict each other"),
+    }
+}
+
+/// Refuses what the library shows without a word: a file whose last scans are missing altogether, or one of too many scans.
+///
+/// The pixels of a component without a scan would be grey; those of a progressive file that stops early would be coarse, which is how it was meant
+/// only if an end marker says so.
+fn check_scans(bytes: &[u8]) -> Result<(), ImageError> {
+    let (mut scans, mut ended) = (0, false);
+    // By component: its id, and a bit for each of the 64 coefficients that came and for each that is complete.
+    let (mut components, mut progressive) = (Vec::<(u8, u64, u64)>::new(), false);
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    // In compressed data 0xff is followed by 0; several 0xff are padding.
+    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff)) {
+        rest = &rest[at..];
+        let segment = match rest {
+            [_, 0xd9, ..] => {
+                ended = true;
+                break;
+            }
+            // Markers that stand alone: start of image, restarts.
+            [_, 0x01 | 0xd0..=0xd8, ..] => &rest[..2],
+            [_, _, high, low, ..] => {
+                let len = 2 + usize::from(u16::from_be_bytes([*high, *low]));
+                &rest[..len.min(rest.len())]
+            }
+            _ => break,
+        };
+        match segment {
+            [_, kind @ 0xc0..=0xc2, _, _, _, _, _, _, _, _, ids @ ..] => {
+                progressive = *kind == 0xc2;
+                components = ids.as_chunks::<3>().0.iter().map(|[id, ..]| (*id, 0, 0)).collect();
+            }
+            [_, 0xda, _, _, count, selected @ ..] => {
+                scans += 1;
+                let (ids, band) = selected.split_at_checked(2 * usize::from(*count)).unwrap_or_default();
+                let (came, complete) = match band {
+                    [first @ 0..64, last @ 0..64, bits, ..] if progressive && first <= last => {
+                        let band = (u64::MAX >> (63 - (last - first))) << first;
+                        (band, if bits & 15 == 0 { band } else { 0 })
+                    }
+                    _ => (u64::MAX, u64::MAX),
+                };
+                for (id, seen, done) in &mut components {
+                    if ids.as_chunks::<2>().0.iter().any(|[selected, _]| selected == id) {
+                        *seen |= came;
+                        *done |= complete;
+                    }
+                }
+                if !progressive && components.iter().all(|(_, _, done)| *done == u64::MAX) {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        rest = &rest[segment.len()..];
+    }
+    if scans > MAX_SCANS {
+        return Err(ImageError::Unsupported(format!("JPEG (of more than {MAX_SCANS} scans)")));
+    }
+    let missing = |(_, seen, done): &(u8, u64, u64)| if ended { seen & 1 == 0 } else { *done != u64::MAX };
+    if scans > 0 && components.iter().any(missing) {
+        return Err(corrupt("a part of its data is missing"));
+    }
+    Ok(())
+}

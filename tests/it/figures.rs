@@ -1,0 +1,188 @@
+//! The tables of README and docs against the files that the commands beside them wrote.
+//!
+//! `docs/figures/tables.toml` says which figure of which file each cell shows; `tools/figures.sh` makes the files anew. With `CANDOR_WRITE_TABLES=1`
+//! this test writes the tables into the documents instead of comparing them.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+const FOLDER: &str = "docs/figures";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spec {
+    table: Vec<TableSpec>,
+}
+
+/// A table of a document, which stands below the line `<!-- table: NAME -->`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableSpec {
+    document: String,
+    name: String,
+    /// Head of the first column.
+    corner: String,
+    column: Vec<ColumnSpec>,
+    row: Vec<RowSpec>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ColumnSpec {
+    head: String,
+    /// Section, table and column of the file.
+    figure: [String; 3],
+    format: Format,
+    /// Whether the interval stands behind the value.
+    #[serde(default)]
+    interval: bool,
+    /// Row of the same table that `change` is measured against.
+    against: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    /// A share of 1, in percent with one decimal.
+    Percent,
+    /// Three decimals, without the zero before the point.
+    Decimal3,
+    Decimal2,
+    Decimal1,
+    Count,
+    /// The relative change against another row, in percent.
+    Change,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RowSpec {
+    label: String,
+    /// A file of `docs/figures`, without its extension.
+    file: String,
+    /// The row's name in the file.
+    row: String,
+    /// Columns that are left empty.
+    #[serde(default)]
+    without: Vec<String>,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn spec() -> Spec {
+    toml::from_str(&fs::read_to_string(root().join(FOLDER).join("tables.toml")).unwrap()).unwrap()
+}
+
+/// All recorded files by their names.
+fn recorded() -> BTreeMap<String, Value> {
+    let files = fs::read_dir(root().join(FOLDER)).unwrap().map(|entry| entry.unwrap().path());
+    let jsons = files.filter(|path| path.extension().is_some_and(|e| e == "json"));
+    let read = |path: &Path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    jsons.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(&path))).collect()
+}
+
+fn figure<'a>(file: &'a Value, [section, table, column]: &[String; 3], row: &str) -> Option<&'a Value> {
+    file["sections"].get(section)?["tables"].get(table)?["rows"].get(row)?.get(column)
+}
+
+fn number(value: f64, format: &Format) -> String {
+    let short = |text: String| match text.strip_prefix("-") {
+        Some(rest) => format!("-{}", rest.strip_prefix('0').unwrap_or(rest)),
+        None => text.strip_prefix('0').unwrap_or(&text).to_owned(),
+    };
+    match format {
+        Format::Percent => format!("{:.1}", 100.0 * value),
+        Format::Decimal3 => short(format!("{value:.3}")),
+        Format::Decimal2 => format!("{value:.2}"),
+        Format::Decimal1 => format!("{value:.1}"),
+        Format::Count => format!("{value:.0}"),
+        Format::Change => format!("{:+.0} %", 100.0 * value),
+    }
+}
+
+fn cell(files: &BTreeMap<String, Value>, row: &RowSpec, column: &ColumnSpec) -> String {
+    if row.without.contains(&column.head) {
+        return String::new();
+    }
+    let file = files.get(&row.file).unwrap_or_else(|| panic!("there is no {FOLDER}/{}.json", row.file));
+    let found = |name: &str| {
+        let found = figure(file, &column.figure, name);
+        found.unwrap_or_else(|| panic!("{}.json has no {:?} in row '{name}'", row.file, column.figure))
+    };
+    let value = found(&row.row);
+    let Some(plain) = value["value"].as_f64() else { return String::new() };
+    if let Some(against) = &column.against {
+        if *against == row.row {
+            return String::new();
+        }
+        return number(plain / found(against)["value"].as_f64().unwrap() - 1.0, &column.format);
+    }
+    let written = number(plain, &column.format);
+    match (value["low"].as_f64(), value["high"].as_f64()) {
+        (Some(low), Some(high)) if column.interval => {
+            format!("{written} [{}, {}]", number(low, &column.format), number(high, &column.format))
+        }
+        _ => written,
+    }
+}
+
+fn written(table: &TableSpec, files: &BTreeMap<String, Value>) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let heads = table.column.iter().map(|c| c.head.clone());
+    let mut text = line([table.corner.clone()].into_iter().chain(heads).collect());
+    text += &format!("|{}\n", "---|".repeat(table.column.len() + 1));
+    for row in &table.row {
+        let cells = table.column.iter().map(|column| cell(files, row, column));
+        text += &line([row.label.clone()].into_iter().chain(cells).collect()).replace("|  |", "| |").replace("|  |", "| |");
+    }
+    text
+}
+
+/// The table below the line that names it: where it begins and ends in the document.
+fn place(document: &str, name: &str) -> std::ops::Range<usize> {
+    let mark = format!("<!-- table: {name} -->\n");
+    let start = document.find(&mark).unwrap_or_else(|| panic!("there is no line {mark}")) + mark.len();
+    let lines = document[start..].split_inclusive('\n').take_while(|line| line.starts_with('|'));
+    start..start + lines.map(str::len).sum::<usize>()
+}
+
+#[test]
+fn tables_show_what_the_commands_wrote() {
+    let files = recorded();
+    for table in spec().table {
+        let path = root().join(&table.document);
+        let mut document = fs::read_to_string(&path).unwrap();
+        let (place, expected) = (place(&document, &table.name), written(&table, &files));
+        if std::env::var_os("CANDOR_WRITE_TABLES").is_some() {
+            document.replace_range(place, &expected);
+            fs::write(&path, document).unwrap();
+        } else {
+            assert_eq!(document[place], expected, "{}: table {}; CANDOR_WRITE_TABLES=1 writes it anew", table.document, table.name);
+        }
+    }
+}
+
+#[test]
+fn commands_stand_beside_their_tables() {
+    let files = recorded();
+    for table in spec().table {
+        let document = fs::read_to_string(root().join(&table.document)).unwrap();
+        for row in &table.row {
+            let command = files[&row.file]["command"].as_str().unwrap();
+            assert!(document.contains(command), "{}: {command}, which wrote {}.json, is not there", table.document, row.file);
+        }
+    }
+}
+
+#[test]
+fn recorded_files_are_of_the_embedded_model() {
+    let card: Value = serde_json::from_slice(&fs::read(root().join("models/candor-mini/config.json")).unwrap()).unwrap();
+    let version = card["version"].as_str().unwrap();
+    for (name, file) in recorded() {
+        assert_eq!(file["model"], format!("candor-mini {version}"), "{name}.json: made with another version");
+    }
+}
