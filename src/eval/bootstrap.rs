@@ -86,6 +86,20 @@ pub fn differences(
     whole.iter().enumerate().map(difference).collect()
 }
 
+/// The p-values of one family of tests, corrected by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979): the chance that any of
+/// them is found significant though none is stays under the level. NaN, which is no test, stays NaN and does not count.
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).filter(|&i| !p[i].is_nan()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let mut corrected = vec![f64::NAN; p.len()];
+    let mut largest = 0.0f64;
+    for (rank, &i) in order.iter().enumerate() {
+        largest = largest.max((p[i] * (order.len() - rank) as f64).min(1.0));
+        corrected[i] = largest;
+    }
+    corrected
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +138,19 @@ mod tests {
         let noise: Vec<f64> = (0..200).map(|i| first[(i * 7 + 3) % 200]).collect();
         let [noisy] = differences(200, 1000, 1, mean(&first), mean(&noise))[..] else { panic!() };
         assert!(!noisy.is_significant(), "{noisy:?}");
+    }
+
+    #[test]
+    fn holm_corrects_as_r_does() {
+        let close = |found: Vec<f64>, wanted: &[f64]| {
+            assert_eq!(found.len(), wanted.len());
+            found.iter().zip(wanted).for_each(|(a, b)| assert!((a - b).abs() < 1e-12 || a.is_nan() && b.is_nan(), "{found:?} {wanted:?}"));
+        };
+        // p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
+        close(holm(&[0.01, 0.04, 0.03, 0.005]), &[0.03, 0.06, 0.06, 0.02]);
+        close(holm(&[0.4, f64::NAN, 0.6]), &[0.8, f64::NAN, 0.8]);
+        close(holm(&[0.02]), &[0.02]);
+        close(holm(&[]), &[]);
     }
 
     #[test]

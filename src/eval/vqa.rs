@@ -1,38 +1,8 @@
 //! Answers to people's questions, judged by exact match.
 
-use std::path::PathBuf;
-
 /// The rule by which answers are compared, for the reader of a report.
 pub const RULE: &str =
     "Right: the answer is one of the people's, word for word, after case, punctuation and the articles a, an, the are left out.";
-
-/// A question with the answer of a model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JudgedAnswer {
-    /// The question.
-    pub question: String,
-    /// The answers of people; any of them is right.
-    pub right_answers: Vec<String>,
-    /// The answer of the model.
-    pub answer: String,
-    /// The answer's score, where the model has a scorer.
-    pub score: Option<f64>,
-    /// The photograph as its file of questions names it.
-    pub image: String,
-    /// The photograph.
-    pub photo: PathBuf,
-    /// The sort of question, where that is known.
-    pub kind: Option<String>,
-    /// Open, closed or the like, where that is known beside the kind.
-    pub answer_type: Option<String>,
-}
-
-impl JudgedAnswer {
-    /// Returns whether the answer is one of the right ones, by [`RULE`].
-    pub fn is_right(&self) -> bool {
-        is_right(&self.answer, &self.right_answers)
-    }
-}
 
 /// Returns whether an answer is one of `right_answers`, by [`RULE`].
 pub fn is_right(answer: &str, right_answers: &[String]) -> bool {

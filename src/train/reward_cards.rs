@@ -1,6 +1,6 @@
 //! What policy and scorer do to single captions: hallucination against recall, most hallucinated things, questions, and the worst captions to look at.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use super::{
     judged::{Half, ScoredText},
@@ -132,7 +132,7 @@ fn threshold_plot(evidence: &Evidence<'_>, reported: &[&ScoredText], read: &[(Re
         tradeoff::curve(&rewarded, &thresholds).into_iter().map(|p| (p.recall, p.chair_i)).collect()
     };
     let shown = |i: usize| i == evidence.chosen || ["log-probability", "probe"].contains(&evidence.contenders[i].name.as_str());
-    let one = |i: usize| Series { name: evidence.contenders[i].name.clone(), points: curve(i), marks: true };
+    let one = |i: usize| Series { name: evidence.contenders[i].name.clone(), points: curve(i), marks: true, ..Series::default() };
     Plot::Lines {
         title: "CHAIR_i against recall as the threshold moves".into(),
         x: Axis { label: "recall".into(), range: None },
@@ -175,10 +175,10 @@ pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
         let image = &evidence.images[text.image];
         CaptionCard {
             id: image.name.clone(),
-            photo: fs::read(&image.path).ok().map(|bytes| Photo { media_type: "image/jpeg".into(), bytes }),
+            photo: Photo::thumbnail(&image.path),
             words: card_words(text, chosen, calibration.default_threshold),
-            note: String::new(),
             references: image.captions.clone(),
+            ..CaptionCard::default()
         }
     };
     Section {

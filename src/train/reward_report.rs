@@ -157,7 +157,8 @@ impl<'a> Evidence<'a> {
             .filter(|&i| i == self.chosen || !matches!(self.contenders[i].name.as_str(), "entropy" | "second" | "linear"))
             .collect();
         let series = |of: &dyn Fn(&Ranking) -> Vec<(f64, f64)>| -> Vec<Series> {
-            let one = |&i: &usize| Series { name: self.contenders[i].name.clone(), points: of(&Ranking::new(pieces(i))), marks: false };
+            let one =
+                |&i: &usize| Series { name: self.contenders[i].name.clone(), points: of(&Ranking::new(pieces(i))), ..Series::default() };
             shown.iter().take(6).map(one).collect()
         };
         let share = |label: &str| Axis { label: label.into(), range: Some((0.0, 1.0)) };

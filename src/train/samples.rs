@@ -1,6 +1,6 @@
 //! A look at what scorers learn from: counts by origin and kind, and examples to read.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use rand::{SeedableRng, rngs::SmallRng};
 
@@ -47,10 +47,11 @@ pub(super) fn look(training: &RewardTraining, examples: &Examples<'_>) -> Result
             if cards.len() < SHOWN && cards.last().is_none_or(|last| last.id != image.name) && i % 3 == cards.len() % 3 {
                 cards.push(CaptionCard {
                     id: image.name.clone(),
-                    photo: fs::read(&image.path).ok().map(|bytes| Photo { media_type: "image/jpeg".into(), bytes }),
+                    photo: Photo::thumbnail(&image.path),
                     words: label_words(&said.text),
                     note: said.question.unwrap_or_default(),
                     references: image.captions.clone(),
+                    ..CaptionCard::default()
                 });
             }
         }

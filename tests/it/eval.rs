@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-fn shared(path: &str) -> Option<PathBuf> {
+pub fn shared(path: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
     if !path.exists() {
         println!("skipped: {} is absent", path.display());
@@ -22,14 +22,14 @@ fn candor(args: &[&str]) -> Output {
 }
 
 /// Runs an evaluation and returns its JSON.
-fn measured(args: &[&str], dir: &Path) -> Value {
+pub fn measured(args: &[&str], dir: &Path) -> Value {
     let json = dir.join("report.json");
     let output = candor(&[args, &["--json", json.to_str().unwrap()]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&fs::read(json).unwrap()).unwrap()
 }
 
-fn figure(report: &Value, section: &str, table: &str, row: &str, column: &str) -> f64 {
+pub fn figure(report: &Value, section: &str, table: &str, row: &str, column: &str) -> f64 {
     let found = &report["sections"][section]["tables"][table]["rows"][row][column]["value"];
     found.as_f64().unwrap_or_else(|| panic!("{section} / {table} / {row} / {column}: {found} in {report:#}"))
 }
@@ -130,7 +130,7 @@ fn bad_rows_are_named_by_file_and_line() {
 }
 
 /// A folder in COCO's layout with `n` of the real photographs.
-fn small_coco(source: &Path, dir: &Path, n: usize) {
+pub fn small_coco(source: &Path, dir: &Path, n: usize) {
     let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(source.join(name)).unwrap()).unwrap() };
     let (mut captions, mut instances) = (read("captions.json"), read("instances.json"));
     let kept: Vec<Value> = captions["images"].as_array().unwrap().iter().take(n).cloned().collect();

@@ -16,6 +16,7 @@ mod parity;
 mod parity_decoder;
 mod parity_vision;
 mod preprocess;
+mod reports;
 mod served;
 mod server_api;
 mod server_bad;

@@ -12,7 +12,8 @@ use crate::{
         photo::{in_flags, read},
     },
     config::Config,
-    eval::data::Annotated,
+    eval::{captions::flags::GuardMarks, data::Annotated},
+    guard::words::words,
     serve::Local,
 };
 
@@ -29,7 +30,7 @@ pub(super) struct Answering {
 }
 
 /// An answer and what it cost.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Answered {
     pub(super) text: String,
     /// Its tokens, and those that were decoded beside them.
@@ -39,6 +40,15 @@ pub(super) struct Answered {
     pub(super) verdict: String,
     /// The score of the whole, where it was scored.
     pub(super) score: Option<f64>,
+    /// What is flagged, and each word's score where log-probabilities were asked for.
+    pub(super) marks: GuardMarks,
+}
+
+impl Answered {
+    /// An answer that was read, not written here.
+    pub(super) fn of_text(text: String) -> Self {
+        Self { text, ..Self::default() }
+    }
 }
 
 impl Answering {
@@ -51,26 +61,22 @@ impl Answering {
         Ok(Self { bundle: open_bundle(&config)?, config })
     }
 
+    /// Name and version of the model.
+    pub(super) fn model(&self) -> (String, String) {
+        (self.bundle.config.name.clone(), self.bundle.config.version.clone())
+    }
+
     /// The configuration in force.
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Returns whether it can score what it writes.
+    /// Whether it can score what it writes.
     pub(super) fn has_scorer(&self) -> bool {
         self.bundle.reward.is_some()
     }
 
-    /// Asks about photographs (an empty prompt: a description), many at once, and hands out the answers in order.
-    pub(super) fn each(
-        self,
-        asked: &[(&Annotated, &str)],
-        mut take: impl FnMut(usize, String) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        self.each_of(&[("answering", json!({}))], asked, |_, number, answer| take(number, answer.text))
-    }
-
-    /// Asks the same under several settings, which are fields of the request, and hands out the answers with the number of the setting and of the question.
+    /// Asks about photographs (an empty prompt: a description), many at once, under several settings, which are fields of the request, and hands out the answers with the number of the setting and of the question.
     pub(super) fn each_of(
         self,
         settings: &[(&str, Value)],
@@ -104,10 +110,10 @@ impl Answering {
         done
     }
 
-    /// [`Self::each`], gathered.
-    pub(super) fn all(self, asked: &[(&Annotated, &str)]) -> Result<Vec<String>, Failure> {
+    /// Asks about photographs in a mode of the guard and gathers the answers.
+    pub(super) fn all(self, mode: &str, asked: &[(&Annotated, &str)]) -> Result<Vec<Answered>, Failure> {
         let mut answers = Vec::with_capacity(asked.len());
-        self.each(asked, |_, answer| {
+        self.each_of(&[("answering", json!({ "guard": { "mode": mode } }))], asked, |_, _, answer| {
             answers.push(answer);
             Ok(())
         })?;
@@ -128,5 +134,24 @@ async fn answer(local: &Local, most_bytes: usize, image: &Annotated, prompt: &st
     // Those of candidates that were not given are in both.
     let others: u64 = if guard["candidates"].is_null() { 0 } else { extra_tokens };
     let verdict = guard["verdict"].as_str().unwrap_or_default().to_owned();
-    Ok(Answered { text, tokens: all.saturating_sub(others), extra_tokens, verdict, score: guard["score"].as_f64() })
+    let (score, marks) = (guard["score"].as_f64(), marks(choice, &text));
+    Ok(Answered { text, tokens: all.saturating_sub(others), extra_tokens, verdict, score, marks })
+}
+
+/// The spans of a choice and, where it has log-probabilities, the scores of its words; by the bytes of its text.
+fn marks(choice: &Value, text: &str) -> GuardMarks {
+    let byte = |chars: &Value| {
+        let chars = chars.as_u64().unwrap_or(0) as usize;
+        text.char_indices().nth(chars).map_or(text.len(), |(byte, _)| byte)
+    };
+    let spans = choice["guard"]["spans"].as_array().into_iter().flatten();
+    let flagged = spans.filter(|span| span["action"] == "flagged").map(|span| byte(&span["start"])..byte(&span["end"])).collect();
+    let (mut tokens, mut rewards) = (Vec::new(), Vec::new());
+    for token in choice["logprobs"]["content"].as_array().into_iter().flatten() {
+        let Some(reward) = token["reward"].as_f64() else { break };
+        tokens.push(token["bytes"].as_array().into_iter().flatten().filter_map(Value::as_u64).map(|b| b as u8).collect::<Vec<u8>>());
+        rewards.push(reward as f32);
+    }
+    let (_, words) = words(tokens.iter().map(Vec::as_slice), &rewards);
+    GuardMarks { flagged, scores: words.into_iter().filter_map(|word| Some((word.bytes, word.reward?))).collect() }
 }

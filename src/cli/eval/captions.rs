@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
 
-use super::{Output, Part, answering::Answering, command, one_stdin};
+use super::{Output, Part, answering::Answering, command, facts::Run, one_stdin};
 use crate::{
     cli::{
         Failure,
@@ -146,6 +146,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     // Before standard input is read: the process may start anew.
     let answering = if args.generate { Some(Answering::open(&args.model)?) } else { None };
+    let written_by = answering.as_ref().map(Answering::model);
     let read = |path: &PathBuf| References::open(path, args.split.as_deref()).map_err(misused);
     let given = args.references.as_ref().map(read).transpose()?;
     if let (Some(answering), Some(references)) = (answering, &given) {
@@ -194,12 +195,15 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let fact = |name: &str, value: String| (name.to_owned(), value);
     report.title = format!("Captions of {}", args.hypotheses.display());
     report.command = command();
-    report.facts = vec![
-        fact("references", args.references.as_ref().map_or("the rows themselves".into(), |path| path.display().to_string())),
-        fact("captions", pairs.pairs.len().to_string()),
-        fact("references without a caption", pairs.missing.to_string()),
-        fact("bootstrap", format!("{} resamples, seed {}", args.resamples, args.seed)),
-    ];
+    let run = Run {
+        model: written_by,
+        data: args.references.as_deref(),
+        photographs: pairs.pairs.len(),
+        seed: args.seed,
+        resamples: args.resamples,
+    };
+    report.facts = run.facts();
+    report.facts.push(fact("references without a caption", pairs.missing.to_string()));
     report.notes.extend(references.notes().iter().cloned());
     let undescribed = pairs.pairs.iter().filter(|(image, _)| image.captions.is_empty()).count();
     if has_captions && undescribed > 0 {

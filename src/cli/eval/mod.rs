@@ -2,6 +2,7 @@
 
 mod answering;
 mod captions;
+mod facts;
 mod guard;
 mod pope;
 mod reward;

@@ -1,10 +1,19 @@
 //! `candor eval pope`
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args as ClapArgs;
 
-use super::{Output, answering::Answering, command, one_stdin};
+use super::{
+    Output,
+    answering::{Answered, Answering},
+    command,
+    facts::{AnswerGuard, Run, with_guard},
+    one_stdin,
+};
 use crate::{
     cli::{
         Failure,
@@ -15,7 +24,10 @@ use crate::{
         bootstrap::{REPEATS, estimates},
         data::{Annotated, References},
         pope::{self, Question, Scores, Setting},
-        report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
+        report::{
+            Better, Cell, Column, Format, Report, Section, Table, TableRow,
+            answers::{self, AnswerSections, AnsweredQuestion},
+        },
     },
 };
 
@@ -49,6 +61,9 @@ pub(super) struct Args {
     seed: u64,
 
     #[command(flatten)]
+    guard: AnswerGuard,
+
+    #[command(flatten)]
     model: ModelArgs,
 
     #[command(flatten)]
@@ -57,19 +72,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     one_stdin(&[("--data", args.data.as_ref()), ("--questions", args.questions.as_ref()), ("--answers", args.answers.as_ref())])?;
-    let (questions, answers, notes) = match &args.answers {
-        Some(file) => {
-            let (questions, notes) = questions(&args, None)?;
-            let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
-            (questions, answers, notes)
-        }
-        None => {
-            let model = Answering::open(&args.model)?;
-            let references = references(&args)?;
-            let (questions, notes) = questions(&args, Some(&references))?;
-            let answers = model.all(&about(&references, &questions)?)?;
-            (questions, answers, notes)
-        }
+    let Gathered { questions, answers, references, notes, model } = match &args.answers {
+        Some(file) => Gathered::read(&args, file)?,
+        None => Gathered::ask(&args)?,
     };
     let mut images: HashMap<&str, usize> = HashMap::new();
     for question in &questions {
@@ -79,8 +84,13 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let judged: Vec<(usize, Option<Setting>, Scores)> = questions
         .iter()
         .zip(&answers)
-        .map(|(question, answer)| (images[question.image.as_str()], question.setting, Scores::of(question.present, pope::parse(answer))))
+        .map(|(question, answer)| {
+            (images[question.image.as_str()], question.setting, Scores::of(question.present, pope::parse(&answer.text)))
+        })
         .collect();
+    let asked: Vec<AnsweredQuestion> =
+        questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer, references.as_ref())).collect();
+    let AnswerSections { summary, details } = answers::sections(&asked, args.seed);
     let rows = Setting::ALL.into_iter().map(Some).chain([None]).filter_map(|setting| {
         let of: Vec<&(usize, Option<Setting>, Scores)> = judged.iter().filter(|j| setting.is_none() || j.1 == setting).collect();
         (!of.is_empty()).then(|| row(setting, &of, images.len(), args.seed))
@@ -105,20 +115,73 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         title: "POPE: is it there?".into(),
         command: command(),
         facts: [
-            args.questions.as_ref().map(|file| ("questions", file.display().to_string())),
-            args.data.as_ref().filter(|_| args.answers.is_none()).map(|data| ("data", data.display().to_string())),
-            Some(("answers", who)),
-            Some(("images", images.len().to_string())),
-            Some(("seed", args.seed.to_string())),
+            args.questions.as_ref().map(|file| vec![("questions".into(), file.display().to_string())]).unwrap_or_default(),
+            Run {
+                model,
+                data: args.data.as_deref().filter(|_| args.answers.is_none()),
+                photographs: images.len(),
+                seed: args.seed,
+                ..Run::default()
+            }
+            .facts(),
+            vec![("answers".into(), who)],
         ]
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect(),
+        .concat(),
         notes,
-        sections: vec![Section { title: "Answers".into(), tables: vec![table], ..Section::default() }],
+        sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
     };
     args.output.show(&report)
+}
+
+/// What is measured, and what is to be said about it.
+struct Gathered {
+    questions: Vec<Question>,
+    answers: Vec<Answered>,
+    /// Where the photographs are; another model's answers need none.
+    references: Option<References>,
+    notes: Vec<String>,
+    /// Name and version of the model that answered, where it is one of ours.
+    model: Option<(String, String)>,
+}
+
+impl Gathered {
+    /// Reads another model's answers.
+    fn read(args: &Args, file: &Path) -> Result<Self, Failure> {
+        if args.guard.guard.is_some() {
+            return Err(Failure::Misused("--guard is of the answers that a model writes; --answers brings them along".into()));
+        }
+        let (questions, notes) = questions(args, None)?;
+        let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
+        let answers = answers.into_iter().map(Answered::of_text).collect();
+        Ok(Self { questions, answers, references: None, notes, model: None })
+    }
+
+    /// Has the bundle answer.
+    fn ask(args: &Args) -> Result<Self, Failure> {
+        let answering = Answering::open(&args.model)?;
+        let references = references(args)?;
+        let (questions, notes) = questions(args, Some(&references))?;
+        let (model, mode) = (answering.model(), args.guard.mode(&answering).to_owned());
+        let answers = answering.all(&mode, &about(&references, &questions)?)?;
+        Ok(Self { questions, answers, references: Some(references), notes, model: Some(model) })
+    }
+}
+
+/// A question with its answer, as pages show it.
+fn answered(question: &Question, answer: &Answered, references: Option<&References>) -> AnsweredQuestion {
+    let yes = pope::parse(&answer.text);
+    let row = AnsweredQuestion {
+        kind: question.setting.map_or("all", Setting::name).to_owned(),
+        image: question.image.clone(),
+        photo: references.and_then(|references| references.get(&question.image)?.photo.clone()),
+        question: question.text.clone(),
+        right_answers: vec![if question.present { "yes" } else { "no" }.to_owned()],
+        answer: answer.text.clone(),
+        is_right: yes == question.present,
+        yes: Some((question.present, Some(yes))),
+        ..AnsweredQuestion::default()
+    };
+    with_guard(row, answer)
 }
 
 fn references(args: &Args) -> Result<References, Failure> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::{Output, command};
+use super::{Output, command, facts::Run};
 use crate::{
     cli::{Failure, common::settle},
     eval::report::Report,
@@ -93,7 +93,10 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
         chosen,
         seed: args.seed,
     };
-    let (title, facts) = (format!("Scorers of {} {}", policy.config.name, policy.config.version), evidence.facts(&args.data, &policy.name));
+    let title = format!("Scorers of {} {}", policy.config.name, policy.config.version);
+    let model = (policy.config.name.clone(), policy.config.version.clone());
+    let run = Run { model: Some(model), photographs: setup.data.dev.len(), seed: args.seed, ..Run::default() };
+    let facts = [run.facts(), evidence.facts(&args.data, &policy.name)].concat();
     Ok(Report { title, command: command(), facts, ..evidence.report() })
 }
 

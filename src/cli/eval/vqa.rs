@@ -1,15 +1,19 @@
 //! `candor eval vqa`
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
 use clap::Args as ClapArgs;
 use rand::{SeedableRng, rngs::SmallRng};
-use serde_json::json;
 
-use super::{Output, answering::Answering, command};
+use super::{
+    Output,
+    answering::{Answered, Answering},
+    command,
+    facts::{AnswerGuard, Run, with_guard},
+};
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
@@ -19,12 +23,15 @@ use crate::{
             flickr8k::Dataset,
             questions::{AskedQuestion, questions_file, read_questions},
         },
-        report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
-        vqa::{JudgedAnswer, RULE},
+        report::{
+            Better, Cell, Column, Format, Report, Section, Table, TableRow,
+            answers::{self, AnswerSections, AnsweredQuestion, yes_or_no},
+        },
+        vqa::{RULE, is_right},
     },
     lexicon::Lexicon,
     train::{
-        qa::{Qa, QaBuilder},
+        qa::{Kind, Qa, QaBuilder},
         stats::CaptionStats,
     },
 };
@@ -55,10 +62,27 @@ pub(super) struct Args {
     seed: u64,
 
     #[command(flatten)]
+    guard: AnswerGuard,
+
+    #[command(flatten)]
     model: ModelArgs,
 
     #[command(flatten)]
     output: Output,
+}
+
+/// A kind of question as tables name it.
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Presence => "presence",
+        Kind::Color => "which color",
+        Kind::IsColor => "is it that color",
+        Kind::Count => "count",
+        Kind::Activity => "activity",
+        Kind::Place => "place",
+        Kind::Clothing => "clothing",
+        Kind::List => "list",
+    }
 }
 
 impl Args {
@@ -79,61 +103,58 @@ fn of_people(args: &Args, model: Answering, file: &Path) -> Result<(), Failure> 
     let mut questions = read_questions(file).map_err(Failure::misused)?;
     let all = questions.len();
     questions.truncate(args.limit());
-    let judged = answers(model, questions)?;
+    let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
+    let image = |q: &AskedQuestion| Annotated { id: q.image.clone(), photo: Some(q.photo.clone()), ..Annotated::default() };
+    let images: Vec<Annotated> = questions.iter().map(image).collect();
+    let asked: Vec<(&Annotated, &str)> = images.iter().zip(&questions).map(|(image, q)| (image, q.question.as_str())).collect();
+    let answers = model.all(&mode, &asked)?;
+    let rows: Vec<AnsweredQuestion> = questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer)).collect();
+    let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
+    let photographs = questions.iter().map(|q| q.image.as_str()).collect::<BTreeSet<_>>().len();
+    let run = Run { model: Some(run_model), data: Some(&args.data), photographs, seed: args.seed, ..Run::default() };
+    let answers = Section { title: "Answers".into(), tables: tables(&questions, &rows, args.seed), ..Section::default() };
     let report = Report {
         title: "Answers to people's questions".into(),
         command: command(),
-        facts: vec![
-            ("data".into(), args.data.display().to_string()),
-            ("questions".into(), format!("{} of {all}", judged.len())),
-            ("seed".into(), args.seed.to_string()),
-        ],
+        facts: [run.facts(), vec![("questions".into(), format!("{} of {all}", rows.len()))]].concat(),
         notes: vec![RULE.into()],
-        sections: vec![Section { title: "Answers".into(), tables: tables(&judged, args.seed), ..Section::default() }],
+        sections: [vec![summary, answers], details].concat(),
     };
     args.output.show(&report)
 }
 
-/// The model's answers, with their scores where it has a scorer.
-fn answers(model: Answering, questions: Vec<AskedQuestion>) -> Result<Vec<JudgedAnswer>, Failure> {
-    let image = |q: &AskedQuestion| Annotated { id: q.image.clone(), photo: Some(q.photo.clone()), ..Annotated::default() };
-    let images: Vec<Annotated> = questions.iter().map(image).collect();
-    let asked: Vec<(&Annotated, &str)> = images.iter().zip(&questions).map(|(image, q)| (image, q.question.as_str())).collect();
-    // Rewards are reported and change nothing.
-    let fields = json!({ "guard": { "mode": if model.has_scorer() { "score" } else { "off" } } });
-    let mut answers = Vec::with_capacity(asked.len());
-    model.each_of(&[("answering", fields)], &asked, |_, _, answer| {
-        answers.push(answer);
-        Ok(())
-    })?;
-    let judged = |(q, answered): (AskedQuestion, super::answering::Answered)| JudgedAnswer {
-        question: q.question,
-        right_answers: q.answers,
-        answer: answered.text,
-        score: answered.score,
-        image: q.image,
-        photo: q.photo,
-        kind: q.kind,
-        answer_type: q.answer_type,
+/// A question with its answer, as pages show it.
+fn answered(question: &AskedQuestion, answer: &Answered) -> AnsweredQuestion {
+    let kind = question.kind.as_ref().or(question.answer_type.as_ref());
+    let row = AnsweredQuestion {
+        kind: kind.map_or_else(|| "all".to_owned(), String::clone),
+        image: question.image.clone(),
+        photo: Some(question.photo.clone()),
+        question: question.question.clone(),
+        right_answers: question.answers.clone(),
+        answer: answer.text.clone(),
+        is_right: is_right(&answer.text, &question.answers),
+        yes: yes_or_no(&question.answers, &answer.text),
+        ..AnsweredQuestion::default()
     };
-    Ok(questions.into_iter().zip(answers).map(judged).collect())
+    with_guard(row, answer)
 }
 
-/// Returns the group of an answer in its table.
-type Group = fn(&JudgedAnswer) -> Option<&str>;
+/// Returns the group of a question in its table.
+type Group = fn(&AskedQuestion) -> Option<&str>;
 
 /// Exact match over all questions and by their kinds.
-fn tables(judged: &[JudgedAnswer], seed: u64) -> Vec<Table> {
+fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64) -> Vec<Table> {
     let mut images: HashMap<&str, usize> = HashMap::new();
-    for answer in judged {
+    for question in questions {
         let next = images.len();
-        images.entry(&answer.image).or_insert(next);
+        images.entry(&question.image).or_insert(next);
     }
-    let row = |name: &str, of: &[&JudgedAnswer]| {
+    let row = |name: &str, of: &[&AnsweredQuestion]| {
         let figures = |weights: &[u32]| {
-            let weight = |a: &JudgedAnswer| f64::from(weights[images[a.image.as_str()]]);
+            let weight = |a: &AnsweredQuestion| f64::from(weights[images[a.image.as_str()]]);
             let all: f64 = of.iter().map(|a| weight(a)).sum();
-            vec![of.iter().filter(|a| a.is_right()).map(|a| weight(a)).sum::<f64>() / all]
+            vec![of.iter().filter(|a| a.is_right).map(|a| weight(a)).sum::<f64>() / all]
         };
         let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, seed, figures).into_iter().map(Cell::from).collect();
         cells.push(of.len().into());
@@ -145,15 +166,16 @@ fn tables(judged: &[JudgedAnswer], seed: u64) -> Vec<Table> {
         columns: vec![Column::new("exact match", Format::Percent).better(Better::Higher), Column::new("questions", Format::Count)],
         rows,
     };
-    let all = TableRow { emphasis: true, ..row("all", &judged.iter().collect::<Vec<_>>()) };
+    let all = TableRow { emphasis: true, ..row("all", &answered.iter().collect::<Vec<_>>()) };
     let mut tables = vec![table("All questions", vec![all])];
-    let groups: [(&str, Group); 2] = [("By kind", |answer| answer.kind.as_deref()), ("By type", |answer| answer.answer_type.as_deref())];
+    let groups: [(&str, Group); 2] = [("By kind", |q| q.kind.as_deref()), ("By type", |q| q.answer_type.as_deref())];
     for (title, group) in groups {
-        let mut parts: BTreeMap<&str, Vec<&JudgedAnswer>> = BTreeMap::new();
-        judged
-            .iter()
-            .filter_map(|answer| Some((group(answer)?, answer)))
-            .for_each(|(name, answer)| parts.entry(name).or_default().push(answer));
+        let mut parts: BTreeMap<&str, Vec<&AnsweredQuestion>> = BTreeMap::new();
+        for (question, answer) in questions.iter().zip(answered) {
+            if let Some(name) = group(question) {
+                parts.entry(name).or_default().push(answer);
+            }
+        }
         if !parts.is_empty() {
             tables.push(table(title, parts.iter().map(|(name, of)| row(name, of)).collect()));
         }
@@ -179,11 +201,31 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
         (0..images.len()).flat_map(|i| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa))).collect();
     questions.truncate(args.limit());
     let asked: Vec<(&Annotated, &str)> = questions.iter().map(|(i, qa)| (&images[*i], qa.question.as_str())).collect();
-    let answers = model.all(&asked)?;
+    let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
+    let answers = model.all(&mode, &asked)?;
+    let rows: Vec<AnsweredQuestion> = questions
+        .iter()
+        .zip(&answers)
+        .map(|((image, qa), answer)| {
+            let question = AnsweredQuestion {
+                kind: kind_name(qa.kind).to_owned(),
+                image: images[*image].id.clone(),
+                photo: images[*image].photo.clone(),
+                question: qa.question.clone(),
+                right_answers: vec![qa.answer.clone()],
+                answer: answer.text.clone(),
+                is_right: answer.text.eq_ignore_ascii_case(&qa.answer),
+                yes: yes_or_no(std::slice::from_ref(&qa.answer), &answer.text),
+                ..AnsweredQuestion::default()
+            };
+            with_guard(question, answer)
+        })
+        .collect();
+    let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
     let mut kinds: BTreeMap<String, Vec<(usize, bool, bool)>> = BTreeMap::new();
     for ((image, qa), answer) in questions.iter().zip(&answers) {
-        let judged = (*image, answer.eq_ignore_ascii_case(&qa.answer), answer.eq_ignore_ascii_case("yes."));
-        kinds.entry(format!("{:?}", qa.kind).to_lowercase()).or_default().push(judged);
+        let judged = (*image, answer.text.eq_ignore_ascii_case(&qa.answer), answer.text.eq_ignore_ascii_case("yes."));
+        kinds.entry(kind_name(qa.kind).to_owned()).or_default().push(judged);
         kinds.entry("all".into()).or_default().push(judged);
     }
     let row = |(kind, judged): (&String, &Vec<(usize, bool, bool)>)| {
@@ -212,13 +254,16 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
     let report = Report {
         title: "Answers to derived questions".into(),
         command: command(),
-        facts: vec![
-            ("data".into(), args.data.display().to_string()),
-            ("images".into(), images.len().to_string()),
-            ("seed".into(), args.seed.to_string()),
-        ],
+        facts: Run {
+            model: Some(run_model),
+            data: Some(&args.data),
+            photographs: questions.iter().map(|(image, _)| image).collect::<BTreeSet<_>>().len(),
+            seed: args.seed,
+            ..Run::default()
+        }
+        .facts(),
         notes: Vec::new(),
-        sections: vec![Section { title: "Answers".into(), tables: vec![table], ..Section::default() }],
+        sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
     };
     args.output.show(&report)
 }

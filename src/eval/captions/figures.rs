@@ -118,6 +118,14 @@ impl Figure {
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
+
+    /// Whether a planned comparison tests it: the others say the same in other words, or describe.
+    pub(super) fn is_tested(&self) -> bool {
+        match self.group {
+            Group::Open | Group::Closed => matches!(self.name, "CHAIR_i" | "CHAIR_s" | "recall"),
+            Group::Description => self.name == "CIDEr-D",
+        }
+    }
 }
 
 macro_rules! figures {

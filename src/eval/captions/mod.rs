@@ -4,15 +4,20 @@
 
 mod compare;
 mod figures;
+pub mod flags;
+mod form;
+pub mod operating;
+pub mod repairs;
 mod report;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use rayon::prelude::*;
 
 pub use compare::{compare, figures};
 pub use figures::Group;
-pub use report::report;
+pub use form::{Form, form_table};
+pub use report::{ModelFigures, differences, examples, figures_section, measure, report};
 
 use figures::{Line, Sums};
 
@@ -46,10 +51,21 @@ pub struct Caption<'a> {
     pub things: Option<Judgement>,
     /// The nouns of those things, in the order of their mentions.
     pub nouns: Vec<&'static str>,
+    /// Objects of the closed vocabulary, where there is one.
+    pub objects: Option<ClosedObjects<'a>>,
     /// Its counts.
     sums: Sums,
     /// Those of people's captions of the image, each judged by the others.
     people: Sums,
+}
+
+/// What a caption names of a closed vocabulary. Ranges are bytes of the caption.
+#[derive(Debug, Clone, Default)]
+pub struct ClosedObjects<'a> {
+    /// Every mention with the object that it names, and whether that is in the image.
+    pub mentions: Vec<(Range<usize>, &'a str, bool)>,
+    /// For each object of the image, the mentions that name it.
+    pub present: Vec<Vec<Range<usize>>>,
 }
 
 /// Captions, judged.
@@ -98,7 +114,7 @@ fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measure
     let lexicon = Lexicon::shared();
     let text = hypothesis.caption.as_str();
     let (mut sums, mut people) = (Sums::default(), Sums::default());
-    let (mut things, mut nouns) = (None, Vec::new());
+    let (mut things, mut nouns, mut objects) = (None, Vec::new(), None);
     sums.words(crate::lexicon::words(text).len());
     if measures.open && !image.captions.is_empty() {
         let caption = Reading::new(lexicon, text);
@@ -120,7 +136,14 @@ fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measure
             let others = named.iter().enumerate().filter(|(i, _)| Some(*i) != without).flat_map(|(_, objects)| objects);
             annotated.iter().chain(others).cloned().collect::<BTreeSet<String>>()
         };
-        sums.closed(&chair::judge(vocabulary, text, &truth(None)).stats);
+        let present = truth(None);
+        let judged = chair::judge(vocabulary, text, &present);
+        sums.closed(&judged.stats);
+        let mentions: Vec<(Range<usize>, &str, bool)> =
+            judged.mentions.into_iter().map(|(mention, is_present)| (mention.range, mention.object, is_present)).collect();
+        let naming = |object: &String| mentions.iter().filter(|m| m.1 == object).map(|m| m.0.clone()).collect();
+        let present = present.iter().filter(|name| vocabulary.object(name) == Some(name)).map(naming).collect();
+        objects = Some(ClosedObjects { mentions, present });
         if image.captions.len() > 1 {
             let of = |(i, caption): (usize, &String)| chair::judge(vocabulary, caption, &truth(Some(i))).stats;
             people.closed(&image.captions.iter().enumerate().map(of).sum());
@@ -133,7 +156,7 @@ fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measure
         people.words(image.captions.iter().map(|c| crate::lexicon::words(c).len()).sum());
         people.set_captions(image.captions.len());
     }
-    Caption { image, text, things, nouns, sums, people }
+    Caption { image, text, things, nouns, objects, sums, people }
 }
 
 #[cfg(test)]

@@ -1,18 +1,17 @@
 //! What captions' figures are shown as.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Caption, Evaluation,
+    Caption, Evaluation, Measures,
+    compare::figure_differences,
     figures::{FIGURES, Figure, Group, Line},
+    repairs::card_words,
     weighted,
 };
-use crate::{
-    eval::{
-        bootstrap::{Difference, Estimate, differences, estimates},
-        report::{Bar, CaptionCard, CardWord, Cell, Column, Format, Photo, Plot, Report, Section, Table, TableRow},
-    },
-    lexicon::words,
+use crate::eval::{
+    bootstrap::{Difference, Estimate, estimates, holm},
+    report::{Bar, CaptionCard, Cell, Column, Format, Photo, Plot, Report, Section, Table, TableRow, stated},
 };
 
 /// Captions shown.
@@ -24,67 +23,95 @@ const NOUNS: usize = 20;
 /// People's own row.
 const PEOPLE: &str = "people, each judged by the others";
 
+/// Level of significance.
+const LEVEL: f64 = 0.05;
+
 /// The report of captions under their models' names, all of the same images in the same order; the first one is the baseline of the differences.
 /// Title, command and facts are the caller's to add.
 pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Report {
     let Some((_, first)) = models.first() else { return Report::default() };
-    let measures = first.measures;
-    let groups = [
-        (Group::Open, "Open vocabulary", measures.open),
-        (Group::Closed, "Closed vocabulary", measures.closed.is_some()),
-        (Group::Description, "Description", measures.description),
-    ];
-    let mut figures = Section {
-        title: "Figures".into(),
-        text: vec![
-            "Brackets hold 95 % intervals (bootstrap over images). Length and recall stand beside hallucination: a model that says less hallucinates \
-             less. People's row is the floor of the measure: even their captions name things that the others do not."
-                .into(),
-        ],
-        ..Section::default()
-    };
-    let rows = rows(models, repeats, seed);
-    figures.tables.extend(groups.iter().filter(|g| g.2).map(|(group, title, _)| table(title, *group, &rows)));
-    let mut sections = vec![figures];
-    if models.len() > 1 {
-        let tables = models[1..].iter().map(|other| difference_table(models[0], *other, repeats, seed)).collect();
-        sections.push(Section { title: "Differences".into(), tables, ..Section::default() });
-    }
-    if measures.open {
-        sections.push(examples(models));
-    }
+    let figures = measure(models, repeats, seed);
+    let text = figures.iter().take(models.len()).filter_map(|figures| summary(figures, first.measures)).collect();
+    let mut sections = vec![Section { title: "Summary".into(), text, ..Section::default() }, figures_section(first.measures, &figures)];
+    sections.extend((models.len() > 1).then(|| differences(models, repeats, seed)));
+    sections.extend(first.measures.open.then(|| examples(models)));
     Report { sections, ..Report::default() }
+}
+
+/// What one model's figures say, in a sentence or two.
+fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String> {
+    let group = if measures.open { Group::Open } else { Group::Closed };
+    let percent = |name| figures.of(group, name).map(|figure| stated(&figure, Format::Percent));
+    let (hallucinated, captions, recall) = (percent("CHAIR_i")?, percent("CHAIR_s")?, percent("recall")?);
+    let (things, asked) = match group {
+        Group::Open => ("things that it names are in no reference", "what at least two people name"),
+        _ => ("objects that it names are not in the photograph", "the objects in the photographs"),
+    };
+    Some(format!(
+        "{}: {hallucinated} of the {things} (CHAIR_i); {captions} of its captions name at least one such (CHAIR_s). It names {recall} of {asked} (recall).",
+        figures.name
+    ))
 }
 
 fn of_group(group: Group) -> impl Iterator<Item = &'static Figure> {
     FIGURES.iter().filter(move |figure| figure.group == group)
 }
 
-/// Every figure of one set of captions, in the order of [`FIGURES`].
-struct Row<'a> {
-    name: &'a str,
+/// Every figure of one set of captions with its interval.
+#[derive(Debug, Clone)]
+pub struct ModelFigures<'a> {
+    /// The model's name.
+    pub name: &'a str,
     people: bool,
+    /// In the order of [`FIGURES`].
     figures: Vec<Estimate>,
 }
 
-/// The figures of every model, and of people; one set of resamples serves all figures of a row.
-fn rows<'a>(models: &[(&'a str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Vec<Row<'a>> {
+impl ModelFigures<'_> {
+    /// Returns a figure by its group and its name in tables.
+    pub fn of(&self, group: Group, name: &str) -> Option<Estimate> {
+        let place = FIGURES.iter().position(|figure| figure.group == group && figure.name() == name)?;
+        self.figures.get(place).copied()
+    }
+}
+
+/// The figures of every model, and of people in a last row where they can be judged; one set of resamples serves all figures of a row.
+pub fn measure<'a>(models: &[(&'a str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Vec<ModelFigures<'a>> {
     let of = |lines: &[Line]| {
         estimates(lines.len(), repeats, seed, |weights| {
             let sums = weighted(lines, weights);
             FIGURES.iter().map(|figure| (figure.of)(&sums)).collect()
         })
     };
-    let mut rows: Vec<Row<'a>> =
-        models.iter().map(|(name, evaluation)| Row { name, people: false, figures: of(&evaluation.lines().0) }).collect();
+    let mut rows: Vec<ModelFigures<'a>> =
+        models.iter().map(|(name, evaluation)| ModelFigures { name, people: false, figures: of(&evaluation.lines().0) }).collect();
     let judged = |evaluation: &&Evaluation<'_>| evaluation.captions.iter().any(|caption| caption.image.captions.len() > 1);
     let people = models.first().map(|m| m.1).filter(judged);
-    rows.extend(people.map(|evaluation| Row { name: PEOPLE, people: true, figures: of(&evaluation.lines().1) }));
+    rows.extend(people.map(|evaluation| ModelFigures { name: PEOPLE, people: true, figures: of(&evaluation.lines().1) }));
     rows
 }
 
-fn table(title: &str, group: Group, rows: &[Row<'_>]) -> Table {
-    let cells = |row: &Row<'_>| -> Vec<Cell> {
+/// The figures in a table for each measure.
+pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Section {
+    let groups = [
+        (Group::Open, "Open vocabulary", measures.open),
+        (Group::Closed, "Closed vocabulary", measures.closed.is_some()),
+        (Group::Description, "Description", measures.description),
+    ];
+    Section {
+        title: "Figures".into(),
+        text: vec![
+            "Brackets hold 95 % intervals (bootstrap over images). Length and recall stand beside hallucination: a model that says less hallucinates \
+             less. People's row is the floor of the measure: even their captions name things that the others do not."
+                .into(),
+        ],
+        tables: groups.iter().filter(|g| g.2).map(|(group, title, _)| table(title, *group, rows)).collect(),
+        ..Section::default()
+    }
+}
+
+fn table(title: &str, group: Group, rows: &[ModelFigures<'_>]) -> Table {
+    let cells = |row: &ModelFigures<'_>| -> Vec<Cell> {
         let own = FIGURES.iter().zip(&row.figures).filter(|(figure, _)| figure.group == group);
         own.map(|(figure, estimate)| match figure.name() {
             // Counts of what was judged have no sampling error.
@@ -102,46 +129,87 @@ fn table(title: &str, group: Group, rows: &[Row<'_>]) -> Table {
     }
 }
 
-fn difference_table(first: (&str, &Evaluation<'_>), second: (&str, &Evaluation<'_>), repeats: usize, seed: u64) -> Table {
+/// The second model against the first, which is the comparison that was planned and the only one that is tested; and what else differs from the first.
+pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Section {
+    let [first, rest @ ..] = models else { return Section::default() };
+    let found: Vec<Vec<Difference>> = rest.iter().map(|other| figure_differences(first.1, other.1, repeats, seed)).collect();
+    let mut section = Section { title: "Differences".into(), ..Section::default() };
+    let Some((planned, others)) = rest.split_first() else { return section };
+    let tested = FIGURES.iter().filter(|figure| figure.is_tested() && has(first.1.measures, figure.group)).count();
+    section.text.push(format!(
+        "One comparison was planned, {} against {}. Its p-values are of {tested} figures and corrected for that number by Holm's method; the smallest that \
+         {repeats} resamples can show is {:.3}. Nothing else is tested: other figures have intervals.",
+        planned.0,
+        first.0,
+        2.0 * tested as f64 / repeats.max(1) as f64
+    ));
+    section.tables.push(planned_table(*first, *planned, &found[0]));
+    if !others.is_empty() {
+        section.tables.push(other_table(*first, others, &found[1..]));
+    }
+    section
+}
+
+fn has(measures: Measures<'_>, group: Group) -> bool {
+    match group {
+        Group::Open => measures.open,
+        Group::Closed => measures.closed.is_some(),
+        Group::Description => measures.description,
+    }
+}
+
+/// The name of a figure beside figures of other groups.
+fn full_name(figure: &Figure, measures: Measures<'_>) -> String {
+    let group = match figure.group {
+        Group::Open if measures.closed.is_some() => " (open vocabulary)",
+        Group::Closed if measures.open => " (closed vocabulary)",
+        _ => "",
+    };
+    format!("{}{group}", figure.name())
+}
+
+fn planned_table(first: (&str, &Evaluation<'_>), second: (&str, &Evaluation<'_>), found: &[Difference]) -> Table {
     let measures = first.1.measures;
-    let shown = |figure: &&Figure| {
-        figure.name() != "captions"
-            && match figure.group {
-                Group::Open => measures.open,
-                Group::Closed => measures.closed.is_some(),
-                Group::Description => measures.description,
-            }
-    };
-    let figures: Vec<&Figure> = FIGURES.iter().filter(shown).collect();
-    let of = |lines: &[Line], weights: &[u32]| {
-        let sums = weighted(lines, weights);
-        figures.iter().map(|figure| (figure.of)(&sums)).collect::<Vec<f64>>()
-    };
-    let (before, after) = (first.1.lines().0, second.1.lines().0);
-    let found = differences(before.len(), repeats, seed, |w| of(&before, w), |w| of(&after, w));
-    let row = |(figure, difference): (&&Figure, &Difference)| {
-        let group = match figure.group {
-            Group::Open if measures.closed.is_some() => " (open vocabulary)",
-            Group::Closed if measures.open => " (closed vocabulary)",
-            _ => "",
-        };
-        let said = if difference.is_significant() { "significant" } else { "not significant" };
-        TableRow::new(format!("{}{group}", figure.name()), vec![difference.estimate.into(), difference.p.into(), said.into()])
+    let tested: Vec<f64> = FIGURES
+        .iter()
+        .zip(found)
+        .map(|(figure, d)| if figure.is_tested() && has(measures, figure.group) && d.estimate.value.is_finite() { d.p } else { f64::NAN })
+        .collect();
+    let shown = |(figure, _): &(&Figure, _)| figure.name() != "captions" && has(measures, figure.group);
+    let row = |(figure, (difference, p)): (&Figure, (&Difference, f64))| {
+        let verdict = (!p.is_nan()).then_some(if p < LEVEL { "significant" } else { "not significant" });
+        TableRow::new(full_name(figure, measures), vec![difference.estimate.into(), p.into(), verdict.into()])
     };
     Table {
         title: format!("{} against {}, the same images", second.0, first.0),
         note: "Paired: both captions of an image are drawn together. Shares are shares of 1.".into(),
         columns: vec![
             Column::new("difference", Format::Decimal(4)),
-            Column::new("p", Format::Decimal(3)).help("two-sided, of the bootstrap"),
+            Column::new("p", Format::Decimal(3)).help("two-sided, of the bootstrap, corrected by Holm's method"),
             Column::new("at 5 %", Format::Text),
         ],
-        rows: figures.iter().zip(&found).map(row).collect(),
+        rows: FIGURES.iter().zip(found.iter().zip(holm(&tested))).filter(shown).map(row).collect(),
     }
 }
 
-/// What is invented most often, and the captions that invent most.
-fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
+fn other_table(first: (&str, &Evaluation<'_>), others: &[(&str, &Evaluation<'_>)], found: &[Vec<Difference>]) -> Table {
+    let measures = first.1.measures;
+    let shown: Vec<(usize, &Figure)> =
+        FIGURES.iter().enumerate().filter(|(_, figure)| figure.is_tested() && has(measures, figure.group)).collect();
+    let row = |((name, _), found): (&(&str, &Evaluation<'_>), &Vec<Difference>)| {
+        TableRow::new(*name, shown.iter().map(|(i, _)| found[*i].estimate.into()).collect())
+    };
+    Table {
+        title: format!("Others against {}, the same images", first.0),
+        note: "Differences with 95 % intervals, paired and not tested; of so many, some exclude zero by chance. Shares are shares of 1."
+            .into(),
+        columns: shown.iter().map(|(_, figure)| Column::new(full_name(figure, measures), Format::Decimal(3))).collect(),
+        rows: others.iter().zip(found).map(row).collect(),
+    }
+}
+
+/// What is hallucinated most often, and the captions that hallucinate most.
+pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
     let mut section = Section { title: "Examples".into(), ..Section::default() };
     for (name, evaluation) in models {
         let mut nouns: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
@@ -168,35 +236,23 @@ fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
         let invented = |caption: &&Caption<'_>| caption.things.as_ref().map_or(0, |j| j.hallucinated.len());
         let mut worst: Vec<&Caption<'_>> = evaluation.captions.iter().filter(|c| invented(c) > 0).collect();
         worst.sort_by_key(|caption| usize::MAX - invented(caption));
+        section.text.push(format!(
+            "{name}: {} of {} captions that name something without support, those that name most first.",
+            worst.len().min(SHOWN),
+            worst.len()
+        ));
         section.cards.extend(worst.iter().take(SHOWN).map(|caption| card(name, caption)));
     }
     section
 }
 
 fn card(name: &str, caption: &Caption<'_>) -> CaptionCard {
-    let photo = caption.image.photo.as_ref().and_then(|path| {
-        let media_type = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
-            Some("png") => "image/png",
-            Some("gif") => "image/gif",
-            Some("webp") => "image/webp",
-            _ => "image/jpeg",
-        };
-        Some(Photo { media_type: media_type.into(), bytes: fs::read(path).ok()? })
-    });
-    let mentions: Vec<_> = caption.things.iter().flat_map(|j| &j.mentions).collect();
-    let (mut from, mut shown) = (0, Vec::new());
-    for range in words(caption.text).into_iter().map(|word| word.range) {
-        let mention = mentions.iter().find(|(m, _)| m.start < range.end && range.start < m.end);
-        let word = CardWord { text: caption.text[from..range.end].to_owned(), hallucinated: mention.map(|m| !m.1), ..CardWord::default() };
-        shown.push(word);
-        from = range.end;
-    }
-    shown.push(CardWord { text: caption.text[from..].to_owned(), ..CardWord::default() });
     CaptionCard {
         id: caption.image.name().to_owned(),
-        photo,
-        words: shown,
+        photo: caption.image.photo.as_deref().and_then(Photo::thumbnail),
+        words: card_words(caption, &BTreeSet::new(), None),
         note: name.to_owned(),
         references: caption.image.captions.clone(),
+        ..CaptionCard::default()
     }
 }

@@ -17,6 +17,16 @@ pub(super) fn cell(cell: Option<&Cell>, format: Format) -> (String, Option<Strin
     }
 }
 
+/// A figure within a sentence: value, unit, interval.
+pub(crate) fn stated(estimate: &Estimate, format: Format) -> String {
+    let unit = if format == Format::Percent { "\u{a0}%" } else { "" };
+    match cell(Some(&Cell::Value(*estimate)), format) {
+        (value, _) if value == ABSENT => "unknown".to_owned(),
+        (value, Some(interval)) => format!("{value}{unit} {interval}"),
+        (value, None) => format!("{value}{unit}"),
+    }
+}
+
 /// A number in its column's format.
 pub(super) fn number(value: f64, format: Format) -> String {
     let text = match format {

@@ -5,7 +5,7 @@ use minijinja::{Environment, Error, Value, context};
 use serde::Serialize;
 
 use super::{
-    Better, CaptionCard, CardWord, Column, Format, Photo, Plot, Report, Section, Table, TableRow,
+    Better, CaptionCard, CardWord, Column, Format, Photo, Plot, Report, Section, Table, TableRow, WordChange,
     format::{cell, marks, number},
     plots::draw,
 };
@@ -47,6 +47,7 @@ struct SectionView<'a> {
     /// Which explanations the cards need.
     scored: bool,
     judged: bool,
+    changed: bool,
 }
 
 #[derive(Serialize)]
@@ -61,6 +62,8 @@ struct TableView<'a> {
 #[derive(Serialize)]
 struct ColumnView<'a> {
     name: &'a str,
+    /// Name and unit, as they stand beside the figure where a row is a stack.
+    label: String,
     marks: String,
     /// The arrow for those who do not see it.
     better: &'static str,
@@ -86,10 +89,13 @@ struct FigureView {
 struct CardView<'a> {
     id: &'a str,
     photo: Option<Value>,
-    caption: String,
-    words: Vec<WordView<'a>>,
+    title: &'a str,
+    alt: String,
+    /// Label and words; a label tells two of them apart.
+    lines: Vec<(&'static str, Vec<WordView<'a>>)>,
     doubted: Vec<String>,
     hallucinated: Vec<&'a str>,
+    facts: &'a [(String, String)],
     note: &'a str,
     references: &'a [String],
 }
@@ -99,6 +105,8 @@ struct WordView<'a> {
     /// Stays outside the colour.
     space: &'a str,
     text: &'a str,
+    /// The element that says so to those who do not see it.
+    element: &'static str,
     class: String,
     /// Strength of the colour, one minus the reward.
     doubt: Option<String>,
@@ -107,7 +115,7 @@ struct WordView<'a> {
 
 impl<'a> SectionView<'a> {
     fn new(section: &'a Section) -> Self {
-        let words = || section.cards.iter().flat_map(|c| &c.words);
+        let words = || section.cards.iter().flat_map(|c| c.before.iter().chain(&c.words));
         Self {
             title: &section.title,
             text: &section.text,
@@ -115,7 +123,8 @@ impl<'a> SectionView<'a> {
             figures: section.plots.iter().map(FigureView::new).collect(),
             cards: section.cards.iter().map(CardView::new).collect(),
             scored: words().any(|w| w.reward.is_some()),
-            judged: words().any(|w| w.hallucinated.is_some()),
+            judged: words().any(|w| w.hallucinated == Some(true)),
+            changed: words().any(|w| w.change.is_some()),
         }
     }
 }
@@ -124,6 +133,7 @@ impl<'a> TableView<'a> {
     fn new(table: &'a Table) -> Self {
         let columns = table.columns.iter().map(|column| ColumnView {
             name: &column.name,
+            label: marks(column).fold(column.name.clone(), |label, mark| label + "\u{a0}" + mark),
             marks: marks(column).collect::<Vec<_>>().join("\u{a0}"),
             better: match column.better {
                 Some(Better::Higher) => "higher is better",
@@ -160,16 +170,23 @@ impl FigureView {
 
 impl<'a> CardView<'a> {
     fn new(card: &'a CaptionCard) -> Self {
-        let caption: String = card.words.iter().map(|w| w.text.as_str()).collect();
+        let views = |words: &'a [CardWord]| words.iter().map(WordView::new).collect();
+        let lines = match card.before.is_empty() {
+            true => vec![("", views(&card.words))],
+            false => vec![("Before", views(&card.before)), ("After", views(&card.words))],
+        };
         let bare = |w: &'a CardWord| w.text.trim();
         let doubted = card.words.iter().filter(|w| w.doubted).map(|w| format!("{} {}", bare(w), reward(w)));
         Self {
             id: &card.id,
+            title: &card.title,
             photo: card.photo.as_ref().map(data_url),
-            caption: caption.trim().to_owned(),
-            words: card.words.iter().map(WordView::new).collect(),
+            // What a person wrote: the caption on the card may be wrong, and stands beside it anyway.
+            alt: card.references.first().cloned().unwrap_or_else(|| format!("Photograph {}", card.id)),
+            lines,
             doubted: doubted.collect(),
             hallucinated: card.words.iter().filter(|w| w.hallucinated == Some(true)).map(bare).collect(),
+            facts: &card.facts,
             note: &card.note,
             references: &card.references,
         }
@@ -188,13 +205,23 @@ impl<'a> WordView<'a> {
         Self {
             space: &word.text[..word.text.len() - text.len()],
             text,
+            element: match word.change {
+                Some(WordChange::Removed) => "del",
+                Some(WordChange::Added) => "ins",
+                None => "span",
+            },
             class: [(true, "w"), (word.doubted, "doubted"), (word.hallucinated == Some(true), "hallucinated")]
                 .iter()
                 .filter(|(applies, _)| *applies)
                 .map(|(_, class)| *class)
                 .collect::<Vec<_>>()
                 .join(" "),
-            tip: if doubt.is_some() { format!("reward {}{judged}", reward(word)) } else { format!("not scored{judged}") },
+            tip: match (&doubt, word.change) {
+                (Some(_), _) => format!("reward {}{judged}", reward(word)),
+                (None, Some(WordChange::Removed)) => format!("removed{judged}"),
+                (None, Some(WordChange::Added)) => format!("added{judged}"),
+                (None, None) => judged.trim_start_matches(", ").to_owned(),
+            },
             doubt,
         }
     }
@@ -226,7 +253,7 @@ mod tests {
         let page = page();
         assert!(!page.contains("<script") && !page.contains("<of>"), "no script, no invented element");
         assert!(!page.contains("onerror=\""), "no attribute broken out of");
-        assert!(page.matches("&lt;script&gt;").count() >= 4, "in the caption, its summary, the picture's alternative and the legend");
+        assert!(page.matches("&lt;script&gt;").count() >= 3, "in the caption, its summary and the legend");
         let photo = Photo { media_type: "image/png\" onerror=\"alert(1)".to_owned(), bytes: vec![0xff; 3] };
         assert_eq!(data_url(&photo).to_string(), "data:image/pngonerroralert1;base64,////");
     }
@@ -245,9 +272,9 @@ mod tests {
         let page = page();
         for part in [
             "scope=\"col\"",
-            "<th scope=\"row\">candor</th>",
+            "<th scope=\"row\" role=\"rowheader\">candor</th>",
             "30.6 <span class=\"interval\">[28.1, 33.0]</span>",
-            "<td>–</td>",
+            "<td role=\"cell\" data-column=\"CHAIR_i\u{a0}%\u{a0}↓\"><span>–</span></td>",
             "lower is better",
             "Share &lt;of&gt; mentions",
         ] {
@@ -262,9 +289,38 @@ mod tests {
         assert!(
             page.contains("<span class=\"w doubted hallucinated\" style=\"--doubt:0.88\" title=\"reward 0.12, not in the references\">")
         );
-        assert!(page.contains("<span class=\"w\" title=\"not scored\">.</span>"));
+        assert!(page.contains("<span class=\"w\">.</span>"));
         assert!(page.contains("src=\"data:image/png;base64,"));
         assert_eq!(page.matches("<figure class=\"plot\">").count(), 3);
+    }
+
+    #[test]
+    fn a_changed_caption_stands_below_the_one_before() {
+        let word = |text: &str, hallucinated, change| CardWord { text: text.to_owned(), hallucinated, change, ..CardWord::default() };
+        let card = CaptionCard {
+            id: "1.jpg".to_owned(),
+            title: "Is this <it>?".to_owned(),
+            before: vec![
+                word("A dog", Some(false), None),
+                word(" and a frisbee", Some(true), Some(WordChange::Removed)),
+                word(".", None, None),
+            ],
+            words: vec![word("A dog", Some(false), None), word(" runs", None, Some(WordChange::Added)), word(".", None, None)],
+            facts: vec![("Right answer".to_owned(), "A & B".to_owned())],
+            ..CaptionCard::default()
+        };
+        let page = Report { sections: vec![Section { cards: vec![card], ..Section::default() }], ..Report::default() }.html().unwrap();
+        let place = |part: &str| page.find(part).unwrap_or_else(|| panic!("{part} in {page}"));
+        assert!(
+            place(">Before<") < place(">and a frisbee</del>")
+                && place("</del>") < place(">After<")
+                && place(">After<") < place(">runs</ins>")
+        );
+        for part in
+            ["<h3 dir=\"auto\">Is this &lt;it&gt;?</h3>", "title=\"removed, not in the references\"", "<b>Right answer:</b> A &amp; B"]
+        {
+            place(part);
+        }
     }
 
     #[test]

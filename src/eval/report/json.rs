@@ -2,15 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Cell, Estimate, Report, Section, Table};
+use super::{Cell, Estimate, Format, Report, Section, Table};
 
 /// Number of the JSON's shape; grows when a reader of the old shape would stumble.
 pub const SCHEMA: u32 = 1;
 
 impl Report {
-    /// The report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN` and is `null`, a string, or an object with `value`
-    /// and, where there is an interval, `low` and `high`; a percent column holds shares of 1. A name that its neighbours have already taken gets
-    /// a number: `name (2)`. Photographs are left out.
+    /// The report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN` and is `null`, a string, or an object with `value`,
+    /// `unit` (`share` of 1, `count` or `number`) and, where there is an interval, `low` and `high`. A name that its neighbors have already taken
+    /// gets a number: `name (2)`. Photographs are left out.
     pub fn to_json(&self) -> Value {
         json!({
             "schema": SCHEMA,
@@ -33,7 +33,7 @@ fn section(section: &Section) -> Value {
 }
 
 fn table(table: &Table) -> Value {
-    let row = |cells: &[Cell]| named(table.columns.iter().enumerate().map(|(i, column)| (&column.name, cell(cells.get(i)))));
+    let row = |cells: &[Cell]| named(table.columns.iter().enumerate().map(|(i, column)| (&column.name, cell(cells.get(i), column.format))));
     json!({
         "note": table.note,
         "columns": table.columns,
@@ -41,12 +41,17 @@ fn table(table: &Table) -> Value {
     })
 }
 
-fn cell(cell: Option<&Cell>) -> Value {
+fn cell(cell: Option<&Cell>, format: Format) -> Value {
+    let unit = match format {
+        Format::Percent => "share",
+        Format::Count => "count",
+        Format::Decimal(_) | Format::Text => "number",
+    };
     match cell {
         Some(Cell::Text(text)) => json!(text),
         Some(Cell::Value(Estimate { value, interval })) if value.is_finite() => match interval {
-            Some((low, high)) => json!({ "value": value, "low": low, "high": high }),
-            None => json!({ "value": value }),
+            Some((low, high)) => json!({ "value": value, "low": low, "high": high, "unit": unit }),
+            None => json!({ "value": value, "unit": unit }),
         },
         _ => Value::Null,
     }
@@ -78,8 +83,8 @@ mod tests {
         assert_eq!(json["schema"], SCHEMA);
         assert_eq!(json["facts"]["seed"], "7");
         let table = &json["sections"]["Objects"]["tables"]["CHAIR"];
-        assert_eq!(table["rows"]["candor"]["CHAIR_i"], json!({ "value": 0.306, "low": 0.281, "high": 0.33 }));
-        assert_eq!(table["rows"]["candor"]["captions"], json!({ "value": 1000.0 }));
+        assert_eq!(table["rows"]["candor"]["CHAIR_i"], json!({ "value": 0.306, "low": 0.281, "high": 0.33, "unit": "share" }));
+        assert_eq!(table["rows"]["candor"]["captions"], json!({ "value": 1000.0, "unit": "count" }));
         assert_eq!(table["rows"]["people"]["CHAIR_i"], Value::Null);
         assert_eq!(table["rows"]["people"]["captions"], "five each");
         assert_eq!(

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod answers;
 mod format;
 mod html;
 mod json;
+mod photo;
 mod plots;
 #[cfg(test)]
 mod sample;
@@ -12,7 +14,9 @@ mod svg;
 mod terminal;
 
 pub use super::bootstrap::Estimate;
+pub(crate) use format::stated;
 pub use json::SCHEMA;
+pub use photo::Photo;
 
 /// A whole evaluation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -227,6 +231,12 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
     /// Whether every point gets a mark.
     pub marks: bool,
+    /// Whether the points stand alone, without a line between them.
+    #[serde(default)]
+    pub scattered: bool,
+    /// What stands beside each point, where there is room; may be empty.
+    #[serde(default)]
+    pub labels: Vec<String>,
 }
 
 /// A bin of a reliability diagram.
@@ -251,29 +261,29 @@ pub struct Bar {
     pub text: Option<String>,
 }
 
-/// A caption, word by word, beside its photograph.
+/// A caption, or the answer to a question, word by word, beside its photograph.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CaptionCard {
     /// Name of the image.
     pub id: String,
+    /// Heading, as the question that is answered; may be empty.
+    #[serde(default)]
+    pub title: String,
     /// The photograph; only the page of HTML shows it.
     #[serde(skip)]
     pub photo: Option<Photo>,
+    /// The caption before it was changed; empty where it was not.
+    #[serde(default)]
+    pub before: Vec<CardWord>,
     /// The caption.
     pub words: Vec<CardWord>,
+    /// What else is known of it: name and value.
+    #[serde(default)]
+    pub facts: Vec<(String, String)>,
     /// A remark; may be empty.
     pub note: String,
     /// What people wrote.
     pub references: Vec<String>,
-}
-
-/// An encoded photograph.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Photo {
-    /// As in `image/jpeg`.
-    pub media_type: String,
-    /// The file.
-    pub bytes: Vec<u8>,
 }
 
 /// A word of a caption.
@@ -287,4 +297,17 @@ pub struct CardWord {
     pub doubted: bool,
     /// Whether it names something that the references do not support, where that was judged.
     pub hallucinated: Option<bool>,
+    /// Whether it stands in only one of the two captions that are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<WordChange>,
+}
+
+/// How a word differs between a caption and what it was changed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WordChange {
+    /// It stands only in the caption before.
+    Removed,
+    /// It stands only in the caption after.
+    Added,
 }

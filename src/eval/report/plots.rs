@@ -36,8 +36,9 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         series.iter().map(|s| s.points.iter().copied().filter(|p| drawable(p.0) && drawable(p.1)).collect()).collect();
     let all = || points.iter().flatten();
     let ranges = (range(x.range, all().map(|p| p.0)), range(y.range, all().map(|p| p.1)));
+    let labelled = series.iter().any(|s| !s.labels.is_empty());
     // Near a square, where the two axes are compared.
-    let height = if diagonal { 420.0 } else { 300.0 };
+    let height = if diagonal || labelled { 420.0 } else { 300.0 };
     let frame = Frame::new(ranges, (Some(x.label.as_str()), y.label.as_str()), (TOP, height - BOTTOM), 0.0);
     let mut curves = String::new();
     if diagonal {
@@ -49,22 +50,66 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         let style = i % STYLES;
         let seen = thinned(points.iter().map(|p| (frame.x.at(p.0), frame.y.at(p.1))));
         let path: Vec<String> = seen.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        curves +=
-            &format!(r#"<polyline points="{}" class="curve s{style}"><title>{}</title></polyline>"#, path.join(" "), escape(&series.name));
+        if !series.scattered {
+            let name = escape(&series.name);
+            curves += &format!(r#"<polyline points="{}" class="curve s{style}"><title>{name}</title></polyline>"#, path.join(" "));
+        }
         // A single point has no line that could be seen.
-        for &(px, py) in points.iter().filter(|p| (series.marks || seen.len() == 1) && frame.x.holds(p.0) && frame.y.holds(p.1)) {
+        for &(px, py) in
+            points.iter().filter(|p| (series.marks || series.scattered || seen.len() == 1) && frame.x.holds(p.0) && frame.y.holds(p.1))
+        {
             let tip = format!("{}: {}, {}", series.name, short(px), short(py));
             points_drawn += &mark(style, (frame.x.at(px), frame.y.at(py)), &tip);
         }
     }
+    points_drawn += &point_labels(series, &frame);
     let names: Vec<&str> = series.iter().map(|s| s.name.as_str()).collect();
     let description = format!("{} against {}: {}.", y.label, x.label, names.join(", "));
-    let legend = series.iter().enumerate().map(|(i, s)| (curve_sample(i % STYLES, s.marks), s.name.clone())).collect();
+    let legend = series.iter().enumerate().map(|(i, s)| (curve_sample(i % STYLES, s), s.name.clone())).collect();
     Drawn {
         title: title.to_owned(),
         svg: drawing(height, title, &description, &(frame.svg.clone() + &frame.clipped(&curves) + &points_drawn)),
         legend,
     }
+}
+
+/// The labels of points, each where it covers neither a point nor another label; a point in a crowd goes without.
+fn point_labels(series: &[Series], frame: &Frame) -> String {
+    const HEIGHT: f64 = 13.0;
+    const NEAR: f64 = 7.0;
+    let at = |p: &(f64, f64)| (frame.x.at(p.0), frame.y.at(p.1));
+    let inside = |p: &&(f64, f64)| drawable(p.0) && drawable(p.1) && frame.x.holds(p.0) && frame.y.holds(p.1);
+    // Left, top, right, bottom of what is taken already.
+    let mut taken: Vec<[f64; 4]> =
+        series.iter().flat_map(|s| s.points.iter().filter(inside)).map(at).map(|(x, y)| [x - 4.0, y - 4.0, x + 4.0, y + 4.0]).collect();
+    let mut drawn = String::new();
+    // Those that stand alone say most.
+    let (alone, curves): (Vec<&Series>, Vec<&Series>) = series.iter().partition(|s| s.scattered);
+    for series in alone.into_iter().chain(curves) {
+        for (point, label) in series.points.iter().zip(&series.labels).filter(|(p, label)| inside(p) && !label.is_empty()) {
+            let ((x, y), width) = (at(point), text_width(label));
+            let places = [
+                ("start", x + NEAR, y + 4.0, x + NEAR),
+                ("end", x - NEAR, y + 4.0, x - NEAR - width),
+                ("middle", x, y - NEAR, x - width / 2.0),
+                ("middle", x, y + NEAR + 9.0, x - width / 2.0),
+                ("start", x + NEAR, y - NEAR, x + NEAR),
+                ("start", x + NEAR, y + NEAR + 9.0, x + NEAR),
+                ("end", x - NEAR, y - NEAR, x - NEAR - width),
+                ("end", x - NEAR, y + NEAR + 9.0, x - NEAR - width),
+            ];
+            let fits = |&(_, _, base, left): &(&str, f64, f64, f64)| {
+                let area = [left, base - HEIGHT + 3.0, left + width, base + 3.0];
+                let within = left >= frame.x.pixels.0 && area[2] <= WIDTH && area[1] >= TOP - 12.0 && area[3] <= frame.y.pixels.0;
+                let free = taken.iter().all(|t| area[2] <= t[0] || t[2] <= area[0] || area[3] <= t[1] || t[3] <= area[1]);
+                (within && free).then_some(area)
+            };
+            let Some((&(anchor, tx, ty, _), area)) = places.iter().find_map(|place| Some((place, fits(place)?))) else { continue };
+            taken.push(area);
+            drawn += &text(tx, ty, "point", anchor, label);
+        }
+    }
+    drawn
 }
 
 /// Drops the points that cannot be seen; first and last stay.
@@ -101,9 +146,10 @@ fn sample(body: &str) -> String {
     format!(r#"<svg class="sample" viewBox="0 0 34 14" aria-hidden="true">{body}</svg>"#)
 }
 
-fn curve_sample(style: usize, marks: bool) -> String {
-    let mark = if marks { mark(style, (17.0, 7.0), "") } else { String::new() };
-    sample(&format!(r#"<polyline points="1,7 33,7" class="curve s{style}"/>{mark}"#))
+fn curve_sample(style: usize, series: &Series) -> String {
+    let mark = if series.marks || series.scattered { mark(style, (17.0, 7.0), "") } else { String::new() };
+    let curve = if series.scattered { String::new() } else { format!(r#"<polyline points="1,7 33,7" class="curve s{style}"/>"#) };
+    sample(&(curve + &mark))
 }
 
 fn reliability(title: &str, bins: &[ReliabilityBin]) -> Drawn {
@@ -220,7 +266,7 @@ mod tests {
     }
 
     fn one_series(points: Vec<(f64, f64)>, marks: bool) -> String {
-        let series = Series { name: "a".to_owned(), points, marks };
+        let series = Series { name: "a".to_owned(), points, marks, ..Series::default() };
         draw(&Plot::Lines { title: "t".to_owned(), x: Axis::default(), y: Axis::default(), series: vec![series], diagonal: true }).svg
     }
 
@@ -253,6 +299,28 @@ mod tests {
     fn a_single_point_is_seen_though_no_mark_was_asked_for() {
         assert_eq!(one_series(vec![(0.5, 0.5)], false).matches("class=\"mark").count(), 1);
         assert_eq!(one_series(vec![(0.5, 0.5), (0.6, 0.5)], false).matches("class=\"mark").count(), 0);
+    }
+
+    fn labelled(points: Vec<(f64, f64)>, scattered: bool) -> String {
+        let labels = (0..points.len()).map(|i| format!("point {i}")).collect();
+        let series = vec![Series { points, scattered, labels, ..Series::default() }];
+        let axis = || Axis { label: String::new(), range: Some((0.0, 10.0)) };
+        draw(&Plot::Lines { title: String::new(), x: axis(), y: axis(), series, diagonal: false }).svg
+    }
+
+    #[test]
+    fn points_that_stand_alone_have_marks_and_no_line() {
+        let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0)], true);
+        assert_eq!((svg.matches("class=\"mark").count(), svg.matches("<polyline").count()), (2, 0));
+        assert!(labelled(vec![(1.0, 1.0), (5.0, 5.0)], false).contains("<polyline"));
+    }
+
+    #[test]
+    fn labels_stand_beside_their_points_and_never_on_each_other() {
+        let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0), (9.9, 9.0)], true);
+        (0..3).for_each(|i| assert!(svg.contains(&format!(">point {i}</text>")), "{i}"));
+        let crowd = labelled(vec![(5.0, 5.0); 12], true).matches("class=\"point\"").count();
+        assert!((1..=8).contains(&crowd), "{crowd} labels of one place");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) fn report() -> Report {
 
 fn plots() -> Vec<Plot> {
     let axis = |label: &str, range| Axis { label: label.to_owned(), range };
-    let series = |name: &str, points| Series { name: name.to_owned(), points, marks: true };
+    let series = |name: &str, points| Series { name: name.to_owned(), points, marks: true, ..Series::default() };
     let bin = |mean_reward, share_good, count| ReliabilityBin { mean_reward, share_good, count };
     let bar = |name: &str, value, text: Option<&str>| Bar { name: name.to_owned(), value, text: text.map(str::to_owned) };
     vec![
@@ -66,6 +66,7 @@ fn card() -> CaptionCard {
         reward,
         doubted: reward.is_some_and(|r: f32| r < 0.5),
         hallucinated,
+        change: None,
     };
     CaptionCard {
         id: "1.jpg".to_owned(),
@@ -73,5 +74,6 @@ fn card() -> CaptionCard {
         words: vec![word("dog", Some(0.91), Some(false)), word(EVIL, Some(0.12), Some(true)), word(".", None, None)],
         note: "A <b>note</b>".to_owned(),
         references: vec!["A dog & a <ball>.".to_owned()],
+        ..CaptionCard::default()
     }
 }

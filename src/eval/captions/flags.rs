@@ -1,0 +1,270 @@
+//! What flags find: hallucinated mentions among the words that the guard flags, and among those that it leaves.
+
+use std::ops::Range;
+
+use super::{Caption, Evaluation};
+use crate::{
+    eval::{
+        bootstrap::estimates,
+        report::{Better, Cell, Column, Format, Section, Table, TableRow},
+        tokens::{Ranking, Scored},
+        tradeoff::Rewarded,
+    },
+    lexicon::{Lexicon, Reading},
+};
+
+/// What the guard says of one caption. Ranges are bytes of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GuardMarks {
+    /// Flagged spans.
+    pub flagged: Vec<Range<usize>>,
+    /// Words with their scores: the lowest reward of their tokens.
+    pub scores: Vec<(Range<usize>, f32)>,
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+impl GuardMarks {
+    /// Whether some of a range is flagged.
+    pub fn flags(&self, range: &Range<usize>) -> bool {
+        self.flagged.iter().any(|span| overlap(span, range))
+    }
+
+    /// The lowest score of the words of a range; `None` where none was scored.
+    pub fn score(&self, range: &Range<usize>) -> Option<f32> {
+        self.scores.iter().filter(|(word, _)| overlap(word, range)).map(|w| w.1).min_by(f32::total_cmp)
+    }
+}
+
+/// Which mentions are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MentionKind {
+    /// Things of any kind, by the reference captions.
+    Open,
+    /// Objects of the closed vocabulary.
+    Closed,
+}
+
+impl MentionKind {
+    /// Both, in the order of reports.
+    pub const ALL: [Self; 2] = [Self::Open, Self::Closed];
+
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open vocabulary",
+            Self::Closed => "closed vocabulary",
+        }
+    }
+
+    /// The mentions of a caption and whether they are right; `None` where nobody can tell.
+    fn mentions(self, caption: &Caption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
+        match self {
+            Self::Open => caption.things.as_ref().map(|things| things.mentions.clone()),
+            Self::Closed => caption.objects.as_ref().map(|objects| objects.mentions.iter().map(|m| (m.0.clone(), m.2)).collect()),
+        }
+    }
+
+    /// The captions of an evaluation, with `reward` of each mention.
+    pub fn rewarded(
+        self,
+        evaluation: &Evaluation<'_>,
+        marks: &[GuardMarks],
+        reward: fn(&GuardMarks, &Range<usize>) -> f32,
+    ) -> Vec<Rewarded> {
+        let lexicon = Lexicon::shared();
+        let one = |(caption, marks): (&Caption<'_>, &GuardMarks)| match self {
+            Self::Open => caption.things.as_ref().map(|_| {
+                let references: Vec<Reading> = caption.image.captions.iter().map(|c| Reading::new(lexicon, c)).collect();
+                let read = Reading::new(lexicon, caption.text);
+                Rewarded::new(lexicon, &read, &references.iter().collect::<Vec<_>>(), |range| reward(marks, range))
+            }),
+            Self::Closed => caption.objects.as_ref().map(|objects| Rewarded {
+                mentions: objects.mentions.iter().map(|m| (reward(marks, &m.0), m.2)).collect(),
+                asked: objects
+                    .present
+                    .iter()
+                    .map(|mentions| mentions.iter().map(|range| reward(marks, range)).max_by(f32::total_cmp))
+                    .collect(),
+            }),
+        };
+        evaluation.captions.iter().zip(marks).filter_map(one).collect()
+    }
+}
+
+/// One caption's counts: mentions by truth and flag, and the same of the caption.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    /// Hallucinated mentions: all, flagged.
+    wrong: [f64; 2],
+    /// Supported mentions: all, flagged.
+    right: [f64; 2],
+    /// Captions with a hallucinated mention: all, flagged anywhere.
+    hallucinating: [f64; 2],
+    /// Other captions: all, flagged anywhere.
+    others: [f64; 2],
+}
+
+impl Counts {
+    fn of(mentions: &[(Range<usize>, bool)], marks: &GuardMarks) -> Self {
+        let mut counts = Self::default();
+        for (range, is_right) in mentions {
+            let count = if *is_right { &mut counts.right } else { &mut counts.wrong };
+            count[0] += 1.0;
+            count[1] += f64::from(u8::from(marks.flags(range)));
+        }
+        let caption = if counts.wrong[0] > 0.0 { &mut counts.hallucinating } else { &mut counts.others };
+        *caption = [1.0, f64::from(u8::from(!marks.flagged.is_empty()))];
+        counts
+    }
+
+    fn add(&mut self, other: &Self, weight: f64) {
+        let own = [&mut self.wrong, &mut self.right, &mut self.hallucinating, &mut self.others];
+        let others = [other.wrong, other.right, other.hallucinating, other.others];
+        own.into_iter().zip(others).for_each(|(sum, counts)| sum.iter_mut().zip(counts).for_each(|(s, n)| *s += weight * n));
+    }
+}
+
+/// What the flags of `marks` find in the same captions: a row for each vocabulary.
+pub fn section(evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Section {
+    let rows = MentionKind::ALL.into_iter().filter_map(|vocabulary| row(vocabulary, evaluation, marks, repeats, seed)).collect();
+    let share = |name: &str, help: &str| Column::new(name, Format::Percent).help(help);
+    let table = Table {
+        title: "What flags find".into(),
+        note: "Mode flag leaves the text as it is. A mention is flagged when one of its words is. AUROC is of the mention's score, the lowest reward of its \
+               words: the chance that a hallucinated mention has a lower one than a right mention."
+            .into(),
+        columns: vec![
+            share("hallucinated mentions flagged", "share of the hallucinated mentions that are flagged").better(Better::Higher),
+            share("right mentions flagged", "share of the right mentions that are flagged").better(Better::Lower),
+            Column::new("AUROC", Format::Decimal(3)).better(Better::Higher).help("area under the ROC curve of the mention's score"),
+            share("hallucinated, unflagged", "share of all mentions that are hallucinated and not flagged").better(Better::Lower),
+            share("answers flagged", "share of the answers with a flag"),
+            share("hallucinating answers flagged", "share of the answers with a hallucinated mention that have a flag").better(Better::Higher),
+            share("other answers flagged", "share of the other answers that have a flag").better(Better::Lower),
+            Column::new("hallucinated mentions", Format::Count),
+            Column::new("right mentions", Format::Count),
+        ],
+        rows,
+    };
+    Section { title: "Flags".into(), tables: vec![table], ..Section::default() }
+}
+
+fn row(vocabulary: MentionKind, evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Option<TableRow> {
+    let (mut counts, mut scored) = (Vec::new(), Vec::new());
+    for (caption, marks) in evaluation.captions.iter().zip(marks) {
+        let Some(mentions) = vocabulary.mentions(caption) else { continue };
+        let image = counts.len() as u32;
+        let score = |(range, good): &(Range<usize>, bool)| Some(Scored { reward: marks.score(range)?, good: *good, image });
+        scored.extend(mentions.iter().filter_map(score));
+        counts.push(Counts::of(&mentions, marks));
+    }
+    if counts.is_empty() {
+        return None;
+    }
+    let ranking = Ranking::new(scored);
+    let figures = |weights: &[u32]| {
+        let mut sum = Counts::default();
+        counts.iter().zip(weights).for_each(|(c, &w)| sum.add(c, f64::from(w)));
+        let Counts { wrong, right, hallucinating, others } = sum;
+        vec![
+            wrong[1] / wrong[0],
+            right[1] / right[0],
+            ranking.weighted(0.0, weights).auroc,
+            (wrong[0] - wrong[1]) / (wrong[0] + right[0]),
+            (hallucinating[1] + others[1]) / (hallucinating[0] + others[0]),
+            hallucinating[1] / hallucinating[0],
+            others[1] / others[0],
+        ]
+    };
+    let mut cells: Vec<Cell> = estimates(counts.len(), repeats, seed, figures).into_iter().map(Cell::from).collect();
+    let total = |of: fn(&Counts) -> f64| counts.iter().map(of).sum::<f64>();
+    cells.extend([total(|c| c.wrong[0]).into(), total(|c| c.right[0]).into()]);
+    Some(TableRow::new(vocabulary.name(), cells))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::{
+        captions::Measures,
+        chair::Vocabulary,
+        data::{Annotated, Hypothesis, Place},
+        report::Report,
+    };
+
+    /// Captions of one photograph of a dog on grass with what is flagged in them, and every word's score.
+    fn flagged(captions: &[(&str, &[&str])], score: fn(&str) -> f32, check: impl FnOnce(&Evaluation<'_>, &[GuardMarks])) {
+        let image = Annotated {
+            id: "1.jpg".into(),
+            captions: ["A dog on grass.", "A dog in the grass."].map(str::to_owned).into(),
+            objects: Some(["dog".to_owned()].into()),
+            ..Annotated::default()
+        };
+        let hypotheses: Vec<Hypothesis> = captions
+            .iter()
+            .map(|(text, _)| Hypothesis { image: image.id.clone(), caption: (*text).into(), objects: None, place: Place::File })
+            .collect();
+        let marks: Vec<GuardMarks> = captions
+            .iter()
+            .map(|(text, flagged)| GuardMarks {
+                flagged: flagged.iter().map(|word| text.find(word).map(|at| at..at + word.len()).unwrap()).collect(),
+                scores: crate::lexicon::words(text).into_iter().map(|w| (w.range.clone(), score(&text[w.range]))).collect(),
+            })
+            .collect();
+        let pairs: Vec<_> = hypotheses.iter().map(|h| (&image, h)).collect();
+        let measures = Measures { open: true, closed: Some(Vocabulary::coco80()), ..Measures::default() };
+        check(&Evaluation::new(&pairs, measures), &marks);
+    }
+
+    #[test]
+    fn flags_are_counted_by_what_they_find() {
+        let score = |word: &str| match word {
+            "frisbee" => 0.1,
+            "cat" => 0.6,
+            "dog" => 0.9,
+            _ => 0.5,
+        };
+        let captions: [(&str, &[&str]); 3] =
+            [("A dog with a frisbee on the grass.", &["frisbee"]), ("A cat on the grass.", &["grass"]), ("A dog.", &[])];
+        flagged(&captions, score, |evaluation, marks| {
+            let report = Report { sections: vec![section(evaluation, marks, 100, 1)], ..Report::default() }.to_json();
+            let figure = |row: &str, column: &str| {
+                report["sections"]["Flags"]["tables"]["What flags find"]["rows"][row][column]["value"].as_f64().unwrap()
+            };
+            for (column, wanted) in [
+                ("hallucinated mentions flagged", 0.5),
+                ("right mentions flagged", 0.25),
+                // Of frisbee and cat against dog, grass, grass and dog: 4 + 2 of 8 pairs.
+                ("AUROC", 0.75),
+                ("hallucinated, unflagged", 1.0 / 6.0),
+                ("answers flagged", 2.0 / 3.0),
+                ("hallucinating answers flagged", 1.0),
+                ("other answers flagged", 0.0),
+                ("hallucinated mentions", 2.0),
+                ("right mentions", 4.0),
+            ] {
+                assert!((figure("open vocabulary", column) - wanted).abs() < 1e-9, "{column}: {}", figure("open vocabulary", column));
+            }
+            assert_eq!(figure("closed vocabulary", "hallucinated mentions flagged"), 0.5, "frisbee of frisbee and cat");
+            assert_eq!(figure("closed vocabulary", "right mentions flagged"), 0.0);
+            // Without what is flagged, the cat is left of what is wrong, and a dog in two of three photographs.
+            let left = |vocabulary: MentionKind| {
+                let rewarded = vocabulary.rewarded(evaluation, marks, |m, range| if m.flags(range) { 0.0 } else { 1.0 });
+                crate::eval::tradeoff::curve(&rewarded, &[0.5])[0]
+            };
+            assert_eq!((left(MentionKind::Closed).chair_i, left(MentionKind::Closed).recall), (1.0 / 3.0, 2.0 / 3.0));
+            assert_eq!(left(MentionKind::Open).chair_i, 0.25);
+        });
+    }
+
+    #[test]
+    fn photographs_without_references_are_left_out() {
+        let image = Annotated { id: "1.jpg".into(), ..Annotated::default() };
+        let caption = Hypothesis { image: "1.jpg".into(), caption: "A dog.".into(), objects: None, place: Place::File };
+        let evaluation = Evaluation::new(&[(&image, &caption)], Measures { open: true, ..Measures::default() });
+        assert!(section(&evaluation, &[GuardMarks::default()], 100, 1).tables[0].rows.is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! Whether a caption is a caption at all: fragments and loops, which a guard that rewrites or cuts can leave behind.
+
+use super::Evaluation;
+use crate::{
+    eval::{
+        bootstrap::estimates,
+        report::{Better, Cell, Column, Format, Table, TableRow},
+    },
+    guard::words::is_function_word,
+    lexicon::{Lexicon, words},
+};
+
+/// A caption of so many words is a fragment, whatever they are.
+const FEW_WORDS: usize = 4;
+
+/// So many words in the same order twice are a loop.
+const LONG_REPEAT: usize = 5;
+
+/// Words that end no sentence of a caption although [`is_function_word`] does not list them.
+const OPEN_ENDS: [&str; 22] = [
+    "above", "across", "against", "along", "among", "around", "behind", "below", "beneath", "beside", "between", "beyond", "during",
+    "near", "next", "over", "through", "toward", "towards", "under", "wearing", "without",
+];
+
+/// Function words that may end a sentence.
+const CLOSED_ENDS: [&str; 12] = ["also", "another", "each", "hers", "him", "it", "itself", "other", "them", "there", "this", "us"];
+
+/// Pairs such as "more and more" are no loops.
+const EMPHASIS: [&str; 8] = ["again", "around", "down", "more", "on", "over", "round", "up"];
+
+/// What shape a caption has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// It has at most four words.
+    pub is_short: bool,
+    /// It does not end as a sentence does, or has no verb.
+    pub is_unfinished: bool,
+    /// It repeats itself.
+    pub is_loop: bool,
+}
+
+impl Form {
+    /// Looks at a caption in English.
+    pub fn of(text: &str) -> Self {
+        let found = words(text);
+        let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();
+        let ends = text.trim_end().trim_end_matches(['"', '\'', '”', '’', ')']).ends_with(['.', '!', '?']);
+        let open = |word: &&str| OPEN_ENDS.contains(word) || is_function_word(word) && !CLOSED_ENDS.contains(word);
+        let is_unfinished = !ends || words.last().is_none_or(open) || !words.iter().any(|word| is_verb(word));
+        Self { is_short: words.len() <= FEW_WORDS, is_unfinished, is_loop: repeats(&words) }
+    }
+
+    /// Whether it is less than a sentence.
+    pub fn is_fragment(self) -> bool {
+        self.is_short || self.is_unfinished
+    }
+}
+
+fn is_verb(word: &str) -> bool {
+    const AUXILIARIES: [&str; 16] =
+        ["am", "are", "be", "been", "being", "can", "could", "did", "do", "does", "had", "has", "have", "is", "was", "were"];
+    let lexicon = Lexicon::shared();
+    let inflected = |end: &str| word.len() > end.len() + 2 && word.ends_with(end) && lexicon.concept(word).is_none();
+    AUXILIARIES.contains(&word) || lexicon.verbs().analyze(word).is_some() || inflected("ing") || inflected("ed")
+}
+
+/// Whether words stand twice in a row, a linking word between them or none, or a long run of them stands anywhere twice.
+fn repeats(words: &[&str]) -> bool {
+    let linked = |at: usize, n: usize| {
+        let first = &words[at..at + n];
+        let second = |from: usize| words.get(from..from + n) == Some(first);
+        let link = words.get(at + n).is_some_and(|word| matches!(*word, "and" | "or"));
+        second(at + n) || link && second(at + n + 1) && !(n == 1 && EMPHASIS.contains(&first[0]))
+    };
+    let in_a_row = (1..=words.len() / 2).any(|n| (0..=words.len() - 2 * n).any(|at| linked(at, n)));
+    let runs: Vec<&[&str]> = words.windows(LONG_REPEAT).collect();
+    in_a_row || runs.iter().enumerate().any(|(i, run)| runs[i + 1..].contains(run))
+}
+
+/// How often captions are fragments or loops, a row for each model, and one for people.
+pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Table {
+    let row = |name: &str, captions: &[Vec<&str>]| {
+        let counts: Vec<[f64; 5]> = captions
+            .iter()
+            .map(|texts| {
+                let forms: Vec<Form> = texts.iter().map(|text| Form::of(text)).collect();
+                let count = |of: fn(&Form) -> bool| forms.iter().filter(|form| of(form)).count() as f64;
+                [texts.len() as f64, count(|f| f.is_fragment()), count(|f| f.is_short), count(|f| f.is_unfinished), count(|f| f.is_loop)]
+            })
+            .collect();
+        let shares = |weights: &[u32]| {
+            let sum = |i: usize| counts.iter().zip(weights).map(|(c, &w)| c[i] * f64::from(w)).sum::<f64>();
+            (1..5).map(|i| sum(i) / sum(0)).collect()
+        };
+        let whole: [f64; 2] = [1, 4].map(|i| counts.iter().map(|c| c[i]).sum());
+        let mut cells: Vec<Cell> = estimates(counts.len(), repeats, seed, shares).into_iter().map(Cell::from).collect();
+        cells.extend(whole.map(Cell::from));
+        TableRow::new(name, cells)
+    };
+    let mut rows: Vec<TableRow> = models
+        .iter()
+        .map(|(name, evaluation)| row(name, &evaluation.captions.iter().map(|caption| vec![caption.text]).collect::<Vec<_>>()))
+        .collect();
+    if let Some((_, first)) = models.first().filter(|m| m.1.captions.iter().any(|c| !c.image.captions.is_empty())) {
+        let people: Vec<Vec<&str>> = first.captions.iter().map(|c| c.image.captions.iter().map(String::as_str).collect()).collect();
+        rows.push(row("people", &people));
+    }
+    let share = |name: &str, help: &str| Column::new(name, Format::Percent).better(Better::Lower).help(help);
+    Table {
+        title: "Fragments and loops".into(),
+        note: "People leave out verbs and full stops, too: read a row against theirs and against the first.".into(),
+        columns: vec![
+            share("fragments", "captions of at most four words or without a whole sentence"),
+            share("at most 4 words", "captions of at most four words"),
+            share("no whole sentence", "captions without a final full stop, without a verb, or that end in a word that needs another one"),
+            share(
+                "loops",
+                "captions that say the same words twice in a row (\"and\" may stand between), or five words in the same order twice",
+            ),
+            Column::new("fragments, number", Format::Count),
+            Column::new("loops, number", Format::Count),
+        ],
+        rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fragments_are_short_or_no_sentence() {
+        for whole in [
+            "A dog runs through the grass.",
+            "Two men are sitting on a bench!",
+            "A man in a hat looks at it.",
+            "A little girl wearing a red hat (she smiles).",
+            "A dog and a cat play with each other.",
+        ] {
+            assert!(!Form::of(whole).is_fragment(), "{whole}: {:?}", Form::of(whole));
+        }
+        for fragment in [
+            "",
+            "A brown.",
+            "Two dogs are.",
+            "A small child.",
+            "A man is standing in front of",
+            "A man is standing in front of the.",
+            "A man with a hat is sitting next to a.",
+            "A woman with long hair on a red bench.",
+            "A man in front of a building.",
+            "A dog runs through the grass",
+            "Two children are playing and.",
+            "A boy is standing near.",
+        ] {
+            assert!(Form::of(fragment).is_fragment(), "{fragment}");
+        }
+        assert!(Form::of("Two dogs run.").is_short && !Form::of("Two dogs run.").is_unfinished);
+    }
+
+    #[test]
+    fn loops_repeat_words() {
+        for looped in [
+            "A man in a white shirt and white shirt is running.",
+            "A dog dog runs.",
+            "A brown and brown dog.",
+            "A dog and a dog play.",
+            "A man in front of a building with a man in front of a building.",
+            "On a street on a street on a street.",
+        ] {
+            assert!(Form::of(looped).is_loop, "{looped}");
+        }
+        for fine in [
+            "A man in a red shirt and a man in a blue shirt talk.",
+            "A black and white dog runs over and over.",
+            "A man and a woman and a boy sit on a bench.",
+            "Dogs.",
+            "",
+        ] {
+            assert!(!Form::of(fine).is_loop, "{fine}");
+        }
+    }
+}

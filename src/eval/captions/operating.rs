@@ -1,0 +1,148 @@
+//! What hallucination costs: CHAIR_i against recall and against decoded tokens, over thresholds and beside other ways to the same end.
+
+use super::flags::MentionKind;
+use crate::eval::report::{Axis, Better, Cell, Column, Format, Plot, Section, Series, Table, TableRow};
+
+/// How an operating point is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PointFamily {
+    /// A mode with its defaults.
+    Default,
+    /// Mode regenerate at a threshold.
+    Regenerate,
+    /// Mode flag at a threshold, what is flagged left out.
+    Flag,
+    /// The best of several answers.
+    BestOf,
+    /// Sampling without a guard.
+    Temperature,
+    /// Another option of mode regenerate; in the table alone.
+    Window,
+}
+
+impl PointFamily {
+    const DRAWN: [(Self, &'static str); 5] = [
+        (Self::Regenerate, "regenerate, by threshold"),
+        (Self::Flag, "flagged things left out, by threshold"),
+        (Self::Default, "with defaults"),
+        (Self::BestOf, "best of so many answers"),
+        (Self::Temperature, "no guard, by temperature"),
+    ];
+}
+
+/// Hallucination and recall of one setting over one vocabulary, as shares.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Share of the mentions that are hallucinated.
+    pub chair_i: f64,
+    /// Share of what should be named that is.
+    pub recall: f64,
+}
+
+/// One setting: what it hallucinates, what it names, what it costs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OperatingPoint {
+    /// The setting's name in tables.
+    pub name: String,
+    /// What stands beside the point.
+    pub label: String,
+    /// How it is drawn.
+    pub family: PointFamily,
+    /// Decoded tokens as a ratio to those without a guard.
+    pub decoded: f64,
+    /// Open and closed vocabulary; `None` where that was not measured.
+    pub rates: [Option<Rates>; 2],
+}
+
+/// Plots of operating points, and the same in numbers.
+pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
+    let measured =
+        |kind: usize| points.iter().any(|point| point.rates[kind].is_some_and(|r| r.chair_i.is_finite() && r.recall.is_finite()));
+    let kinds: Vec<usize> = (0..MentionKind::ALL.len()).filter(|kind| measured(*kind)).collect();
+    let name = |kind: usize| MentionKind::ALL[kind].name();
+    let mut columns = vec![Column::new("decoded, ratio", Format::Decimal(2)).better(Better::Lower)];
+    for &kind in &kinds {
+        columns.push(Column::new(format!("CHAIR_i, {}", name(kind)), Format::Percent).better(Better::Lower));
+        columns.push(Column::new(format!("recall, {}", name(kind)), Format::Percent).better(Better::Higher));
+    }
+    let row = |point: &OperatingPoint| {
+        let rates = kinds.iter().flat_map(|&kind| [point.rates[kind].map(|r| r.chair_i), point.rates[kind].map(|r| r.recall)]);
+        let cells: Vec<Cell> = std::iter::once(point.decoded.into()).chain(rates.map(Cell::from)).collect();
+        TableRow { emphasis: point.family == PointFamily::Default, ..TableRow::new(point.name.clone(), cells) }
+    };
+    let table = Table {
+        title: "Every setting".into(),
+        note: "The numbers of the plots; intervals stand in Figures. In rows of flag, things that are flagged are left out, as a reader who trusts no \
+               flagged word would: the text itself stays as it is."
+            .into(),
+        columns,
+        rows: points.iter().map(row).collect(),
+    };
+    let mut plots = Vec::new();
+    for &kind in &kinds {
+        let rates = |point: &OperatingPoint| point.rates[kind];
+        let y = || Axis { label: "CHAIR_i, % (lower is better)".into(), range: None };
+        let plot = |title: &str, label: &str, x: fn(&OperatingPoint, Rates) -> f64| Plot::Lines {
+            title: format!("{title}, {}", name(kind)),
+            x: Axis { label: label.into(), range: None },
+            y: y(),
+            series: series(points, |point| rates(point).map(|r| (x(point, r), 100.0 * r.chair_i))),
+            diagonal: false,
+        };
+        plots.push(plot("Hallucination against recall", "recall, % (higher is better)", |_, r| 100.0 * r.recall));
+        plots.push(plot("Hallucination against decoded tokens", "decoded tokens, ratio to no guard", |point, _| point.decoded));
+    }
+    let text = "Points further down hallucinate less; further right they name more of what is there, or cost more tokens. The table after the plots has every \
+                number, and settings that would crowd them.";
+    [
+        Section { title: "Trade-off".into(), text: vec![text.into()], plots, ..Section::default() },
+        Section { title: "Trade-off in numbers".into(), tables: vec![table], ..Section::default() },
+    ]
+}
+
+fn series(points: &[OperatingPoint], place: impl Fn(&OperatingPoint) -> Option<(f64, f64)>) -> Vec<Series> {
+    let of = |(family, name): (PointFamily, &str)| {
+        let found: Vec<((f64, f64), String)> =
+            points.iter().filter(|p| p.family == family).filter_map(|p| Some((place(p)?, p.label.clone()))).collect();
+        let (points, labels): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let scattered = !matches!(family, PointFamily::Regenerate | PointFamily::Flag);
+        (!points.is_empty()).then(|| Series { name: name.to_owned(), points, marks: true, scattered, labels })
+    };
+    PointFamily::DRAWN.into_iter().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(name: &str, family: PointFamily, chair_i: f64, recall: f64) -> OperatingPoint {
+        OperatingPoint { name: name.into(), label: name.into(), family, decoded: 1.5, rates: [Some(Rates { chair_i, recall }), None] }
+    }
+
+    #[test]
+    fn every_point_is_in_the_table_and_those_of_a_family_are_one_series() {
+        let points = [
+            point("off", PointFamily::Default, 0.5, 0.4),
+            point("regenerate below 0.3", PointFamily::Regenerate, 0.4, 0.4),
+            point("regenerate below 0.6", PointFamily::Regenerate, 0.2, 0.3),
+            point("regenerate, window 1", PointFamily::Window, 0.3, 0.3),
+        ];
+        let [section, numbers] = sections(&points);
+        assert_eq!(numbers.tables[0].rows.len(), 4);
+        assert_eq!(numbers.tables[0].columns.len(), 3, "the closed vocabulary was not measured");
+        assert_eq!(section.plots.len(), 2);
+        let Plot::Lines { series, .. } = &section.plots[0] else { panic!("{:?}", section.plots[0]) };
+        let names: Vec<(&str, bool)> = series.iter().map(|s| (s.name.as_str(), s.scattered)).collect();
+        assert_eq!(names, [("regenerate, by threshold", false), ("with defaults", true)]);
+        assert_eq!((&series[0].points[..], &series[1].points[..]), (&[(40.0, 40.0), (30.0, 20.0)][..], &[(40.0, 50.0)][..]));
+        let Plot::Lines { series, .. } = &section.plots[1] else { panic!("{:?}", section.plots[1]) };
+        assert_eq!(series[1].points, [(1.5, 50.0)]);
+    }
+
+    #[test]
+    fn nothing_measured_is_a_table_without_plots() {
+        let nothing = OperatingPoint { rates: [None; 2], ..point("off", PointFamily::Default, 0.0, 0.0) };
+        let [plots, numbers] = sections(&[nothing]);
+        assert!(plots.plots.is_empty() && numbers.tables[0].rows.len() == 1);
+    }
+}
