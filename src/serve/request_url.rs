@@ -1,14 +1,14 @@
 //! URLs as clients write them: slashes too many are dropped, and what no route can have is refused before one sees it.
 
 use axum::{
-    extract::Request,
+    extract::{MatchedPath, Request},
     http::{Uri, uri::PathAndQuery},
     middleware::Next,
     response::{IntoResponse, Redirect, Response},
 };
 use percent_encoding::percent_decode_str;
 
-use super::error::ApiError;
+use super::error::{ApiError, excerpt};
 
 /// The mark of a request whose path had a slash at its end.
 #[derive(Debug, Clone, Copy)]
@@ -41,20 +41,41 @@ pub(crate) fn normalize(mut request: Request) -> Request {
     request
 }
 
-/// The middleware: refuses URLs that stand for no text, or for one with a NUL character, which databases do not take.
+/// The middleware: refuses URLs that stand for no text, or for one with a NUL character, which databases do not take. The error names the parameter.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     let uri = request.uri();
     // A page's links are relative to it.
     if uri.path() == "/docs" && request.extensions().get::<SlashAtEnd>().is_some() {
         return Redirect::permanent("../docs").into_response();
     }
-    if let Some(what) = [uri.path(), uri.query().unwrap_or_default()].into_iter().find_map(refused) {
-        return ApiError::invalid("invalid_url", format!("the URL {what}")).into_response();
+    let refused = refused_parameter(uri.query().unwrap_or_default()).or_else(|| refused_path(&request));
+    match refused {
+        Some(error) => error.into_response(),
+        None => next.run(request).await,
     }
-    next.run(request).await
 }
 
-fn refused(part: &str) -> Option<&'static str> {
+fn refused_parameter(query: &str) -> Option<ApiError> {
+    query.split('&').find_map(|pair| {
+        let why = refusal(pair)?;
+        let name = pair.split('=').next().unwrap_or_default();
+        let known = refusal(name).is_none() && pair.contains('=');
+        Some(if known { ApiError::param(name, "invalid_value", format!("'{}' {why}", excerpt(name))) } else { invalid(why) })
+    })
+}
+
+fn refused_path(request: &Request) -> Option<ApiError> {
+    let why = refusal(request.uri().path())?;
+    let route = request.extensions().get::<MatchedPath>();
+    let name = route.and_then(|route| Some(route.as_str().split_once('{')?.1.split_once('}')?.0));
+    Some(name.map_or_else(|| invalid(why), |name| ApiError::param(name, "invalid_value", format!("'{name}' {why}"))))
+}
+
+fn invalid(why: &str) -> ApiError {
+    ApiError::invalid("invalid_url", format!("the URL {why}"))
+}
+
+fn refusal(part: &str) -> Option<&'static str> {
     match percent_decode_str(part).decode_utf8() {
         Err(_) => Some("is not valid UTF-8 where its percent signs are read"),
         Ok(text) if text.contains('\0') => Some("has a NUL character (%00)"),

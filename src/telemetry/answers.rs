@@ -113,7 +113,8 @@ impl AnswerMeter {
     /// Counts a part of an answer; `at` is when it could be shown.
     pub(crate) fn count_delta(&mut self, index: usize, at: Instant, tokens: &[Token], flagged_tokens: usize, spans: &[Span]) {
         let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else { return };
-        if !std::mem::replace(&mut shown.begun, true) {
+        // An answer that is blocked before its first word has spans and no text.
+        if !tokens.is_empty() && !std::mem::replace(&mut shown.begun, true) {
             of.time_to_first_token.observe((at - self.submitted).as_secs_f64());
         }
         shown.tokens += tokens.len();

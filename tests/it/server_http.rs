@@ -55,7 +55,16 @@ fn slashes_too_many_are_dropped() {
 #[test]
 fn urls_that_stand_for_no_text_are_refused() {
     let served = Served::new();
-    for path in ["/v1/feedback/%00", "/v1/feedback?user=a%00b", "/v1/feedback/%ff", "/v1/models/%C3", "/v1/feedback?user=%ff", "/%00"] {
+    for (path, param) in [
+        ("/v1/feedback/%00", "id"),
+        ("/v1/feedback?user=a%00b", "user"),
+        ("/v1/feedback/%ff", "id"),
+        ("/v1/models/%C3", "id"),
+        ("/v1/feedback?limit=2&user=%ff", "user"),
+    ] {
+        assert_eq!(get(served.at, path).error(400)["param"], param, "{path}");
+    }
+    for path in ["/%00", "/v1/feedback?%00", "/v1/feedback?%ff=a"] {
         assert_eq!(get(served.at, path).error(400)["code"], "invalid_url", "{path}");
     }
     for (query, param) in [("limit=x", "limit"), ("order=up", "order"), ("limit=1&limit=2", "limit"), ("annotators=7", "annotators")] {

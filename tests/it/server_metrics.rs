@@ -367,6 +367,7 @@ fn failures_are_counted_once_a_request_and_refusals_too() {
     assert_eq!(served.chat(&ask(1, "")).status, 500);
     let want = Samples::from([("candor_request_failure_total{reason=\"model\"}".to_owned(), 1.0)]);
     assert_same(&grown(&before, &scrape(&served)), &want, "a failed answer");
+    eventually("nothing is being written", || served.metric("candor_requests_running") == 0.0);
     served.valve.allow(0);
     let mut held = connect(served.at);
     let body = and(ask(1, ""), json!({"n": 2}));

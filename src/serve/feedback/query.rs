@@ -4,7 +4,6 @@ use axum::{
     extract::{FromRequestParts, Path, Query},
     http::request::Parts,
 };
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 
@@ -28,12 +27,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        // What is no UTF-8 would be read as something else.
-        let given = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let broken = parts.uri.query().unwrap_or_default().split('&').filter_map(given);
-        if let Some((name, _)) = broken.into_iter().find(|(_, value)| percent_decode_str(value).decode_utf8().is_err()) {
-            return Err(ApiError::param(name.clone(), "invalid_value", format!("'{name}' is not UTF-8")));
-        }
         let Query(parameters) = Query::from_request_parts(parts, state).await.map_err(|e| query_error(&e.body_text()))?;
         Ok(Self(parameters))
     }
@@ -46,9 +39,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(id) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|_| ApiError::param("id", "invalid_value", "'id' is not UTF-8"))?;
+        let Path(id) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(|e| ApiError::param("id", "invalid_value", e.body_text()))?;
         check_name("id", &id)?;
         Ok(Self(id))
     }

@@ -160,8 +160,9 @@ impl Writer<'_> {
 
 /// The sentences of a text, each with the white space before it.
 fn sentences(text: &str) -> Vec<Range<usize>> {
-    let ends = text.split_sentence_bound_indices().map(|(at, sentence)| at + sentence.trim_end().len());
     // A sentence of white space alone belongs to the one after it, or at the end to the one before.
+    let full = text.split_sentence_bound_indices().filter(|(_, sentence)| !sentence.trim().is_empty());
+    let ends = full.map(|(at, sentence)| at + sentence.trim_end().len());
     let apart = |&at: &usize| !text[..at].trim().is_empty() && !text[at..].trim().is_empty();
     let mut starts: Vec<usize> = std::iter::once(0).chain(ends.filter(apart)).chain([text.len()]).collect();
     starts.dedup();
