@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,14 +28,46 @@ COMMANDS = {
     "vqa-flickr8k": f"eval vqa --data {DATA}/flickr8k",
     "vqa-daquar": f"eval vqa --data {DATA}/daquar",
     "pope-coco-mini": f"eval pope --data {DATA}/coco-mini",
-    "speed": f"bench --concurrency 1,4,16 --guard off,score,flag,regenerate --photos {DATA}/flickr8k/images",
+    "speed": f"bench --guard off,score,flag,regenerate --photos {DATA}/flickr8k/images",
+    "speed-probe": f"bench --guard off,score,flag,regenerate --photos {DATA}/flickr8k/images",
 }
+
+
+#: Scripts that ask a running server.
+SCRIPTS = {
+    "texts-flickr8k": f"tests/reference/scored_captions.py --data {DATA}/flickr8k",
+    "texts-coco-mini": f"tests/reference/scored_captions.py --data {DATA}/coco-mini",
+}
+
+#: Set for a command.
+VARIABLES = {"speed-probe": {"CANDOR_MODEL__REWARD": "probe"}}
 
 
 def figures(report):
     """What a report says in tables."""
     sections = {title: {"tables": section["tables"]} for title, section in report["sections"].items() if section["tables"]}
     return {"facts": report["facts"], "sections": sections}
+
+
+def bundle():
+    """Facts about the embedded bundle."""
+    config = json.loads((ROOT / "models/candor-mini/config.json").read_text())
+    return {"model": config["name"], "model version": config["version"]}
+
+
+def asked(candor, script, out):
+    """Runs a script against a server of its own, and returns what it wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [candor, "serve", "--listen", "127.0.0.1:0"]
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            url = server.stdout.readline().split()[-1]
+            subprocess.run([sys.executable, *script.split(), "--url", url, "--json", out], check=True, stdout=subprocess.DEVNULL)
+        finally:
+            server.terminate()
+            server.wait()
+    report = json.loads(out.read_text())
+    return {**report, "facts": report["facts"] | bundle()}
 
 
 def speed(measured):
@@ -44,32 +77,35 @@ def speed(measured):
         for row in measured.pop("rows")
     }
     start = {"start": {name: {"value": value} for name, value in measured.items()}}
-    bundle = json.loads((ROOT / "models/candor-mini/config.json").read_text())
-    facts = {"model": bundle["name"], "model version": bundle["version"]}
-    return {"facts": facts, "sections": {"Speed": {"tables": {"Speed": {"rows": rows}, "Start": {"rows": start}}}}}
+    return {"facts": bundle(), "sections": {"Speed": {"tables": {"Speed": {"rows": rows}, "Start": {"rows": start}}}}}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candor", default="target/release/candor", help="the program to run")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(COMMANDS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*COMMANDS, *SCRIPTS]))
     args = parser.parse_args()
     candor = Path(args.candor).resolve()
-    unknown = set(args.names) - COMMANDS.keys()
+    known = [*COMMANDS, *SCRIPTS]
+    unknown = set(args.names) - set(known)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     os.chdir(ROOT)
     Path("runs/figures").mkdir(parents=True, exist_ok=True)
-    for name in args.names or COMMANDS:
-        command = COMMANDS[name]
-        print(f"{name}: candor {command}", flush=True)
+    FOLDER.mkdir(exist_ok=True)
+    for name in args.names or known:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "report.json")
-            subprocess.run([candor, *command.split(), "--json", out], check=True, stdout=subprocess.DEVNULL)
-            report = json.loads(out.read_text())
-        kept = speed(report) if name == "speed" else figures(report)
-        kept["command"] = f"candor {command}"
-        FOLDER.mkdir(exist_ok=True)
+            if name in SCRIPTS:
+                kept = asked(candor, SCRIPTS[name], out)
+                kept["command"] = f"python {SCRIPTS[name]}"
+            else:
+                command, more = COMMANDS[name], VARIABLES.get(name, {})
+                subprocess.run([candor, *command.split(), "--json", out], check=True, stdout=subprocess.DEVNULL, env=os.environ | more)
+                report = json.loads(out.read_text())
+                kept = speed(report) if command.startswith("bench") else figures(report)
+                kept["command"] = " ".join([*(f"{key}={value}" for key, value in more.items()), "candor", command])
+        print(f"{name}: {kept['command']}", flush=True)
         (FOLDER / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -32,13 +32,13 @@ struct TableSpec {
 #[serde(deny_unknown_fields)]
 struct ColumnSpec {
     head: String,
-    /// Section, table and column of the file.
-    figure: [String; 3],
+    /// Section, table and column of the file; of several, the first that it has.
+    figure: Vec<[String; 3]>,
     format: Format,
     /// Whether the interval stands behind the value.
     #[serde(default)]
     interval: bool,
-    /// The row in the file, where it is not that of the line.
+    /// The row in the file, where it is not that of the line; `{row}` stands for that of the line.
     row: Option<String>,
     /// Row of the same table that the figure is compared with.
     against: Option<String>,
@@ -89,8 +89,9 @@ fn recorded() -> BTreeMap<String, Value> {
     jsons.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(&path))).collect()
 }
 
-fn figure<'a>(file: &'a Value, [section, table, column]: &[String; 3], row: &str) -> Option<&'a Value> {
-    file["sections"].get(section)?["tables"].get(table)?["rows"].get(row)?.get(column)
+fn figure<'a>(file: &'a Value, places: &[[String; 3]], row: &str) -> Option<&'a Value> {
+    let figure = |[section, table, column]: &[String; 3]| file["sections"].get(section)?["tables"].get(table)?["rows"].get(row)?.get(column);
+    places.iter().find_map(figure)
 }
 
 fn number(value: f64, format: &Format) -> String {
@@ -118,11 +119,11 @@ fn cell(files: &BTreeMap<String, Value>, row: &RowSpec, column: &ColumnSpec) -> 
         let found = figure(file, &column.figure, name);
         found.unwrap_or_else(|| panic!("{}.json has no {:?} in row '{name}'", row.file, column.figure))
     };
-    let name = column.row.as_ref().unwrap_or(&row.row);
-    let value = found(name);
+    let name = column.row.as_ref().map_or_else(|| row.row.clone(), |name| name.replace("{row}", &row.row));
+    let value = found(&name);
     let Some(plain) = value["value"].as_f64() else { return String::new() };
     if let Some(against) = &column.against {
-        if against == name {
+        if *against == name {
             return String::new();
         }
         return number(plain / found(against)["value"].as_f64().unwrap(), &column.format);
