@@ -99,6 +99,8 @@ fn number(value: f64, format: &Format) -> String {
         Some(rest) => format!("-{}", rest.strip_prefix('0').unwrap_or(rest)),
         None => text.strip_prefix('0').unwrap_or(&text).to_owned(),
     };
+    // A negative zero is written as zero.
+    let value = value + 0.0;
     match format {
         Format::Percent => format!("{:.1}", 100.0 * value),
         Format::Decimal3 => short(format!("{value:.3}")),
