@@ -675,6 +675,12 @@ fn exit_statuses_are_those_of_the_documentation() {
     let cat = photo("cat.jpg");
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
+    // A data set in which nothing but the options is wrong.
+    fs::create_dir_all(dir.path().join("data/images")).unwrap();
+    fs::copy(&cat, dir.path().join("data/images/cat.jpg")).unwrap();
+    fs::write(dir.path().join("data/captions.tsv"), "cat.jpg\t0\tA cat is looking up .\n").unwrap();
+    fs::write(dir.path().join("data/dev.txt"), "cat.jpg\n").unwrap();
+    let photos = dir.path().join("data").to_str().unwrap().to_owned();
     fs::write(dir.path().join("c.jsonl"), "{\"image\": \"a\", \"caption\": \"x\", \"objects\": []}\n").unwrap();
     fs::write(dir.path().join("empty.toml"), "").unwrap();
     fs::write(dir.path().join("q.jsonl"), "{\"question_id\": 1, \"image\": \"a\", \"text\": \"Is it?\", \"label\": \"no\"}\n").unwrap();
@@ -697,6 +703,11 @@ fn exit_statuses_are_those_of_the_documentation() {
         ("eval captions", 1, vec!["--hypotheses", "c.jsonl", "--json", "absent/report.json"]),
         ("eval captions", 2, vec!["--hypotheses", "empty.toml"]),
         ("eval guard", 2, vec!["--data", folder]),
+        ("eval guard", 2, vec!["--data", &photos, "--limit", "0"]),
+        ("eval guard", 2, vec!["--data", &photos, "--thresholds", "0.5,2"]),
+        ("eval guard", 2, vec!["--data", &photos, "--temperatures", "3"]),
+        ("eval guard", 2, vec!["--data", &photos, "--best-of", "17"]),
+        ("eval captions", 2, vec!["--references", &photos, "--hypotheses", "new.jsonl", "--generate", "--best-of", "0"]),
         ("eval reward", 2, vec!["--data", folder]),
         ("eval pope", 0, vec!["--questions", "q.jsonl", "--answers", "a.jsonl"]),
         ("eval pope", 2, vec!["--data", folder]),
