@@ -1,6 +1,9 @@
 //! `candor caption` and `candor ask`
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args as ClapArgs;
 use futures_util::{StreamExt, stream};
@@ -36,7 +39,7 @@ pub(crate) struct CaptionArgs {
     batch: Option<PathBuf>,
 
     /// Where a batch's captions go, one JSON object a line; a file of an earlier run with the same settings is continued. - is standard output
-    #[arg(long, value_name = "FILE.jsonl", requires = "batch")]
+    #[arg(long, value_name = "FILE.jsonl", requires = "batch", conflicts_with = "photos")]
     out: Option<PathBuf>,
 
     /// Begin a batch's file anew, whatever is in it
@@ -201,7 +204,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
         settings["json"] = true.into();
     }
     let (mut file, rows) = LineFile::open(out, overwrite, settings)?;
-    let name = |photo: &Path| photo.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = |photo: &Path| photo.file_name().map(name_in_json).unwrap_or_default();
     let done: std::collections::HashSet<&str> = rows.iter().filter_map(|row| row["image"].as_str()).collect();
     let open: Vec<&PathBuf> = photos.iter().filter(|photo| !done.contains(name(photo).as_str())).collect();
     let (total, before) = (photos.len(), photos.len() - open.len());
@@ -252,6 +255,11 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
         }
         Ok(()) => Ok(()),
     }
+}
+
+/// The name of a file as a JSON string has it: where it is not UTF-8, its bytes are escaped, so that two names never look alike.
+fn name_in_json(name: &OsStr) -> String {
+    name.to_str().map_or_else(|| name.as_encoded_bytes().escape_ascii().to_string(), str::to_owned)
 }
 
 /// Says how far a run came that Ctrl-C ended, and how it goes on.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +14,7 @@ use super::{
     Failure,
     common::{ModelArgs, block_on},
     output::{Replacement, is_stdio, named, note, print, refuse_existing, replace, write_stdout},
+    photo::shown_path,
 };
 use crate::{
     bundle::Bundle,
@@ -154,12 +155,21 @@ async fn write_images(store: &SqlStore, images: &Images, folder: &Path) -> Resul
     }
 }
 
+/// Standard input as a file: Parquet is read from its end, which a pipe does not have.
+fn stdin_file() -> io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    io::copy(&mut io::stdin().lock(), &mut file)?;
+    file.rewind()?;
+    Ok(file)
+}
+
 async fn take(corrections: &Corrections, file: &Path, format: Format, images: Option<&Path>) -> Result<(), Failure> {
-    let source = if is_stdio(file) { Path::new("/dev/stdin") } else { file };
-    let rows = File::open(source).map_err(named(file))?;
-    let summary = import(corrections, rows, format, images).await.map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))?;
-    summary.refused.iter().for_each(|(line, why)| note(format_args!("{}:{line}: {why}", file.display())));
-    summary.left_out.iter().for_each(|(what, rows)| note(format_args!("{}: left out {what} ({rows} times)", file.display())));
+    let name = shown_path(file);
+    let open = if is_stdio(file) { tokio::task::spawn_blocking(stdin_file).await.map_err(Failure::failed)? } else { File::open(file) };
+    let rows = open.map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
+    let summary = import(corrections, rows, format, images).await.map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
+    summary.refused.iter().for_each(|(line, why)| note(format_args!("{name}:{line}: {why}")));
+    summary.left_out.iter().for_each(|(what, rows)| note(format_args!("{name}: left out {what} ({rows} times)")));
     let skipped = if summary.skipped > 0 { format!(", skipped {}", summary.skipped) } else { String::new() };
     print(format_args!("taken {}, there before {}, refused {}{skipped}", summary.taken, summary.known, summary.refused.len()))?;
     if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every row was taken".to_owned())) }

@@ -168,7 +168,8 @@ pub(crate) fn settings(config: &Config, request: &Value) -> Result<Value, Failur
     let defaults = parts(&Config::default());
     let mut all: Map<String, Value> = parts(config).into_iter().filter(|(key, value)| defaults.get(key) != Some(value)).collect();
     all.insert("guard.mode".into(), json!(config.guard.mode));
-    all.extend(leaves(request));
+    // An empty object is a leaf without a name.
+    all.extend(leaves(request).into_iter().filter(|(key, _)| !key.is_empty()));
     all.insert("model".into(), format!("{} {}", bundle.name, bundle.version).into());
     Ok(all.into())
 }

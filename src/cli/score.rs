@@ -85,9 +85,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if args.json { print(scores) } else { print(shown(&text, &scores["results"][0], args.judged.render)) }
 }
 
-/// A text without the end of its last line.
+/// A text without its byte order mark and the end of its last line.
 fn text_of_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     std::io::stdin().lock().take(TEXT_BYTES).read_to_string(&mut text).map_err(|e| Failure::Failed(format!("standard input: {e}")))?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+    Ok(text.trim_start_matches('\u{feff}').trim_end_matches(['\n', '\r']).to_owned())
 }

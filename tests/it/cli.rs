@@ -82,6 +82,10 @@ fn misuse_is_2_failure_1_and_help_0() {
         assert_eq!((output.status.code(), out.as_str()), (Some(2), ""), "{args:?}");
         assert!(!err.is_empty());
     }
+    for more in [&["--out", "o.jsonl"][..], &["--overwrite"], &["--out", "o.jsonl", "--overwrite"]] {
+        let (output, out, _) = run(&[&["caption", "cat.jpg"], more].concat());
+        assert_eq!((output.status.code(), out.as_str()), (Some(2), ""), "{more:?} are of a batch");
+    }
     let (output, _, err) = run(&["serve", "--listen", "nowhere"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(err, "candor: --listen: must be HOST:PORT, such as 127.0.0.1:8080\n");
@@ -282,7 +286,7 @@ fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
     // Other settings are not mixed with these.
     for (more, want) in [
         (&["--guard", "off"][..], "guard.mode is flag there and off here"),
-        (&["--threshold", "0.3"], "guard.threshold is the default there and 0.3 here"),
+        (&["--threshold", "0.3"], "made with other settings: guard.threshold is the default there and 0.3 here; --overwrite"),
         (&["--json"], "json is the default there and true here"),
     ] {
         let (output, _, err) = run(&words(&batch, more));
@@ -299,6 +303,25 @@ fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
     assert_eq!(output.status.code(), Some(2));
     assert!(err.contains("captions.jsonl:1: is no line of captions"), "{err}");
     assert_eq!(fs::read_to_string(&out).unwrap(), "my diary\n");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_utf_8_are_told_apart() {
+    use std::os::unix::ffi::OsStrExt;
+    let (dir, out, batch) = three_photos();
+    for (from, to) in [("astronaut.jpg", &b"a\xfe.jpg"[..]), ("cat.jpg", b"a\xff.jpg")] {
+        fs::rename(dir.path().join(from), dir.path().join(std::ffi::OsStr::from_bytes(to))).unwrap();
+    }
+    assert_eq!(run(&words(&batch, &[])).0.status.code(), Some(0));
+    let whole = fs::read_to_string(&out).unwrap();
+    let names = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["image"].as_str().unwrap().to_owned());
+    assert_eq!(names.collect::<Vec<_>>(), ["a\\xfe.jpg", "a\\xff.jpg", "coffee.jpg"]);
+    // Where the first alone is captioned, the second still is.
+    fs::write(&out, format!("{}\n", whole.lines().next().unwrap())).unwrap();
+    let (output, _, err) = run(&words(&batch, &[]));
+    assert!(output.status.success() && err.contains("1 of 3 photographs are captioned"), "{err}");
+    assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 3);
 }
 
 #[test]
@@ -351,6 +374,8 @@ fn a_dash_is_standard_input_and_output() {
     assert_eq!(code, Some(0), "{err}");
     let (code, out, err) = run_with(&["score", &cat, "-"], b"A dog.\n");
     assert_eq!((code, &out), (Some(0), &run(&["score", &cat, "A dog."]).1), "{err}");
+    let (code, marked, err) = run_with(&["score", &cat, "-"], b"\xef\xbb\xbfA dog.\r\n");
+    assert_eq!((code, marked), (Some(0), out), "{err}");
     for args in [&["caption", "-", "-"][..], &["score", "-", "-"], &["eval", "pope", "--questions", "-", "--answers", "-"]] {
         let (code, _, err) = run_with(args, &file);
         assert!(code == Some(2) && err.contains("can be read once"), "{args:?}: {err}");
@@ -650,6 +675,12 @@ fn exit_statuses_are_those_of_the_documentation() {
     let cat = photo("cat.jpg");
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
+    // A data set in which nothing but the options is wrong.
+    fs::create_dir_all(dir.path().join("data/images")).unwrap();
+    fs::copy(&cat, dir.path().join("data/images/cat.jpg")).unwrap();
+    fs::write(dir.path().join("data/captions.tsv"), "cat.jpg\t0\tA cat is looking up .\n").unwrap();
+    fs::write(dir.path().join("data/dev.txt"), "cat.jpg\n").unwrap();
+    let photos = dir.path().join("data").to_str().unwrap().to_owned();
     fs::write(dir.path().join("c.jsonl"), "{\"image\": \"a\", \"caption\": \"x\", \"objects\": []}\n").unwrap();
     fs::write(dir.path().join("empty.toml"), "").unwrap();
     fs::write(dir.path().join("q.jsonl"), "{\"question_id\": 1, \"image\": \"a\", \"text\": \"Is it?\", \"label\": \"no\"}\n").unwrap();
@@ -672,6 +703,11 @@ fn exit_statuses_are_those_of_the_documentation() {
         ("eval captions", 1, vec!["--hypotheses", "c.jsonl", "--json", "absent/report.json"]),
         ("eval captions", 2, vec!["--hypotheses", "empty.toml"]),
         ("eval guard", 2, vec!["--data", folder]),
+        ("eval guard", 2, vec!["--data", &photos, "--limit", "0"]),
+        ("eval guard", 2, vec!["--data", &photos, "--thresholds", "0.5,2"]),
+        ("eval guard", 2, vec!["--data", &photos, "--temperatures", "3"]),
+        ("eval guard", 2, vec!["--data", &photos, "--best-of", "17"]),
+        ("eval captions", 2, vec!["--references", &photos, "--hypotheses", "new.jsonl", "--generate", "--best-of", "0"]),
         ("eval reward", 2, vec!["--data", folder]),
         ("eval pope", 0, vec!["--questions", "q.jsonl", "--answers", "a.jsonl"]),
         ("eval pope", 2, vec!["--data", folder]),

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{Args as ClapArgs, ValueEnum, builder::RangedU64ValueParser};
 use serde_json::json;
 
-use super::{Output, Part, answering::Answering, command, facts::Run, one_stdin};
+use super::{CANDIDATES, Output, Part, answering::Answering, command, facts::Run, one_stdin};
 use crate::{
     cli::{
         Failure,
@@ -89,7 +89,7 @@ pub(super) struct Args {
     guard: String,
 
     /// As control: the best of so many captions, by their rewards
-    #[arg(long, value_name = "N", requires = "generate", conflicts_with = "guard")]
+    #[arg(long, value_name = "N", requires = "generate", conflicts_with = "guard", value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Option<usize>,
 
     #[command(flatten)]

@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, builder::RangedU64ValueParser};
 use serde_json::{Value, json};
 
 use super::{
-    Output, Part,
+    CANDIDATES, Output, Part,
     answering::{Answered, Answering},
     command,
     facts::Run,
 };
 use crate::{
-    cli::{Failure, common::ModelArgs},
+    cli::{
+        Failure,
+        common::{ModelArgs, between},
+    },
     eval::{
         bootstrap::REPEATS,
         captions::{
@@ -49,11 +52,17 @@ pub(super) struct Args {
     half: Part,
 
     /// Only the first N of them
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
 
     /// The curve: mode regenerate at these thresholds, beside the default
-    #[arg(long, value_delimiter = ',', value_name = "R,...", default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "R,...",
+        default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
+        value_parser = |text: &str| between(text, 1.0).map(|threshold| threshold as f32)
+    )]
     thresholds: Vec<f32>,
 
     /// Windows of a stream, in words; 1000 is the whole answer
@@ -61,11 +70,11 @@ pub(super) struct Args {
     windows: Vec<usize>,
 
     /// Controls: the best of so many answers, by reward
-    #[arg(long, value_delimiter = ',', value_name = "K,...", default_value = "5,10")]
+    #[arg(long, value_delimiter = ',', value_name = "K,...", default_value = "5,10", value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Vec<usize>,
 
     /// Controls: sampling at these temperatures, without a guard
-    #[arg(long, value_delimiter = ',', value_name = "T,...", default_value = "0.3,0.7")]
+    #[arg(long, value_delimiter = ',', value_name = "T,...", default_value = "0.3,0.7", value_parser = |text: &str| between(text, 2.0))]
     temperatures: Vec<f64>,
 
     /// Resamples of the bootstrap

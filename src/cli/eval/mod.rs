@@ -8,7 +8,7 @@ mod pope;
 mod reward;
 mod vqa;
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
@@ -37,6 +37,9 @@ enum What {
     Pope(pope::Args),
     Vqa(vqa::Args),
 }
+
+/// The API's range of `guard.candidates`.
+const CANDIDATES: RangeInclusive<u64> = 1..=16;
 
 /// Which of a split's images: they are dealt out in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -166,7 +166,11 @@ struct Offsets {
 
 impl Values {
     fn offsets(&self) -> Option<(usize, usize)> {
-        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        // Tables write whole numbers as 18.0.
+        let whole = |value: &Value| {
+            value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..1e9).contains(number)).map(|number| number as u64)
+        };
+        let number = |value: &Value| value.as_u64().or_else(|| whole(value)).and_then(|number| usize::try_from(number).ok());
         match self.global {
             Some(Offsets { start, end }) => Some((start, end)),
             None => number(&self.start).zip(number(&self.end)),

@@ -1,6 +1,11 @@
 //! `candor feedback`
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use serde_json::{Value, json};
 
@@ -47,6 +52,16 @@ fn what_is_written_out_can_be_taken_in() {
     assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"taken 0, there before 2, refused 0\n"[..]));
     let stats: Value = serde_json::from_slice(&feedback(to.path(), &["stats", "--json"]).stdout).unwrap();
     assert_eq!(stats, json!({ "feedback": { "missing": 2 }, "sources": { "human": 2 }, "receipts": 0 }));
+    // Through a pipe, of which no end can be read first.
+    for format in ["jsonl", "parquet", "rlhf-v", "trl-dpo", "trl-prm", "label-studio"] {
+        let out = feedback(from, &["export", "--format", format]).stdout;
+        let mut import = candor(&["feedback", "import", "--format", format, "-"]);
+        import.current_dir(to.path()).env("CANDOR_FEEDBACK__STORE", "sqlite:feedback.db").env("CANDOR_FEEDBACK__IMAGES", "images");
+        let mut child = import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&out).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{format}: {}", String::from_utf8_lossy(&output.stderr));
+    }
     let empty = tempfile::tempdir().unwrap();
     fs::write(empty.path().join("in.jsonl"), &written).unwrap();
     let without = feedback(empty.path(), &["import", "in.jsonl"]);

@@ -161,6 +161,7 @@ fn exports_of_label_studio_are_read_as_they_are() {
         json!({ "start": 17, "end": 22, "text": "dog", "labels": ["error"] }),
         json!({ "start": 18, "end": 21, "text": ["dog"], "labels": ["error"] }),
         json!({ "start": 18, "end": 21, "labels": ["error"] }),
+        json!({ "start": 18.0, "end": 21.0, "text": "dog", "labels": ["error"] }),
         json!({ "start": "/div[1]/text()[1]", "end": "/div[1]/text()[1]", "startOffset": 2, "endOffset": 5, "globalOffsets": { "start": 18, "end": 21 },
             "text": "dog", "hypertextlabels": ["error"] }),
     ] {
