@@ -6,7 +6,7 @@ use candor::serve::{METRICS, ROUTES};
 use serde_json::{Value, json};
 
 use crate::{
-    http::{exchange, get, request},
+    http::{JSON, exchange, get, request},
     served::{Served, and, ask},
 };
 
@@ -117,8 +117,7 @@ fn the_examples_are_answered() {
     let document = document(&served);
     for path in ["/v1/chat/completions", "/v1/score"] {
         let example = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"];
-        let headers = [("content-type", "application/json")];
-        let reply = exchange(served.at, &request("POST", path, &headers, example.to_string().as_bytes()));
+        let reply = exchange(served.at, &request("POST", path, &[JSON], example.to_string().as_bytes()));
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     }
 }
