@@ -189,7 +189,7 @@ pub struct Generation {
 pub struct ByClass {
     /// Words that name people, animals and things.
     pub object: Auto<f32>,
-    /// Colours, sizes, materials.
+    /// Colors, sizes, materials.
     pub attribute: Auto<f32>,
     /// Numbers.
     pub count: Auto<f32>,
@@ -215,15 +215,15 @@ impl From<ByClass> for guard::ByClass {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
-    /// What is done about doubted words.
+    /// What is done about low-reward words.
     pub mode: Mode,
-    /// Words with a reward below this are doubted; auto: the bundle's own threshold. Not together with `target_fpr`.
+    /// Words with a reward below this are flagged; auto: the bundle's own threshold. Not together with `target_fpr`.
     pub threshold: Auto<f32>,
-    /// The threshold at which this share of grounded words is doubted, by the bundle's calibration; auto: not used.
+    /// The threshold at which this share of grounded words is flagged, by the bundle's calibration; auto: not used.
     pub target_fpr: Auto<f32>,
     /// Thresholds of classes of words; auto: the one above.
     pub thresholds: ByClass,
-    /// What is done about words that stay doubted.
+    /// What is done about words whose reward stays low.
     pub on_exhausted: OnExhausted,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,

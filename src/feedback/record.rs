@@ -304,7 +304,7 @@ pub struct Feedback {
     /// What is not in the response and should be, in the words of who misses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
-    /// What the guard doubted; absent when the answer was not scored.
+    /// What the guard flagged; absent when the answer was not scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubted: Option<Vec<Extent>>,
     /// What wrote and scored the answer.

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 pub use thresholds::{ByClass, Thresholds};
 
-/// What the guard does with doubted words.
+/// What the guard does with low-reward words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -28,16 +28,16 @@ pub enum Mode {
     Off,
     /// Rewards are reported, nothing is flagged.
     Score,
-    /// Doubted spans are marked.
+    /// Low-reward spans are marked.
     #[default]
     Flag,
-    /// Doubted words are rolled back and written again.
+    /// Low-reward words are rolled back and written again.
     Regenerate,
     /// The answer stops before the first span that could not be cleared.
     Block,
 }
 
-/// What is done about words that stay doubted: that no attempt could repair, or that the mode repairs nothing.
+/// What is done about words whose reward stays low: that no attempt could repair, or that the mode repairs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
@@ -93,7 +93,7 @@ pub enum Action {
     Blocked,
 }
 
-/// A maximal run of doubted words (function words in between join). Offsets count Unicode code points of the answer.
+/// A maximal run of low-reward words (function words in between join). Offsets count Unicode code points of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Span {
     /// First code point.
@@ -159,7 +159,7 @@ pub struct Report {
     /// Those of classes of words that have one of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<ByClass>,
-    /// The doubted spans, in order.
+    /// The low-reward spans, in order.
     pub spans: Vec<Span>,
     /// Repair attempts made.
     pub attempts: u32,

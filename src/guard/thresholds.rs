@@ -16,7 +16,7 @@ pub struct ByClass {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub object: Option<f32>,
-    /// Colours, sizes, materials.
+    /// Colors, sizes, materials.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub attribute: Option<f32>,

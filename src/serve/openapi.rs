@@ -36,7 +36,7 @@ use super::{
 };
 use crate::guard::Verdict;
 
-/// A small photograph, so that the example can be tried as it stands.
+/// A small photograph, so that examples can be tried as they stand.
 const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
 
 /// Every route of [`super::ROUTES`] and [`super::METRICS`]; a test compares.
@@ -126,7 +126,7 @@ fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefO
         .header("x-candor-verdict", header("The worst verdict of all answers.", Ref::from_schema_name(Verdict::name())))
         .header("x-candor-score", header("The lowest score of all answers, where one was scored.", kind(Type::Number)))
         .header("x-candor-warnings", header("The number of `warnings`, where there are any; also of streams.", kind(Type::Integer)))
-        .header("x-candor-flagged-spans", header("The doubted spans of all answers together.", kind(Type::Integer)));
+        .header("x-candor-flagged-spans", header("The number of flagged spans of all answers together.", kind(Type::Integer)));
     [("200".to_owned(), response.build().into())].into()
 }
 
@@ -176,8 +176,9 @@ pub(super) fn document(app: &App) -> Value {
     for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
         traced(operation);
     }
-    document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["example"] =
-        example(&app.served().model);
+    for (path, example) in examples(&app.served().model) {
+        document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"] = example;
+    }
     document
 }
 
@@ -227,16 +228,19 @@ fn traced(operation: &mut Value) {
     }
 }
 
-fn example(model: &str) -> Value {
+/// Bodies of requests that can be sent as they stand, by path.
+fn examples(model: &str) -> [(&'static str, Value); 2] {
     let url = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(EXAMPLE));
-    json!({
+    let chat = json!({
         "model": model,
         "messages": [{ "role": "user", "content": [
             { "type": "text", "text": "Describe this photograph." },
             { "type": "image_url", "image_url": { "url": url } },
         ]}],
         "guard": { "mode": "flag", "target_fpr": 0.05 },
-    })
+    });
+    let score = json!({ "model": model, "image_url": url, "response": "A cat is sitting next to a Frisbee." });
+    [("/v1/chat/completions", chat), ("/v1/score", score)]
 }
 
 #[cfg(test)]

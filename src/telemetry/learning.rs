@@ -31,7 +31,7 @@ impl LearningMetrics {
             auroc: gauge("reward_auroc", "Area under the ROC curve of the served version's rewards on recent corrections' words")?,
             ece: gauge("reward_ece", "Expected calibration error of those rewards, 0 to 1")?,
             psi: gauge("reward_drift_psi", "Population stability index of recent answers' rewards against those of the calibration")?,
-            flag_agreement: gauge("flag_agreement_ratio", "Of the words that the guard doubted or people marked, the share that both did")?,
+            flag_agreement: gauge("flag_agreement_ratio", "Of the words that the guard flagged or people marked, the share that both did")?,
             last_success: gauge("cycle_last_success_timestamp_seconds", "When a cycle last came to its end, whatever the gate said")?,
             outcomes: counters(r, "cycle_outcome_total", "Cycles by how they ended", "outcome", &OUTCOMES)?,
         })

@@ -35,7 +35,7 @@ impl ModelMetrics {
                 "shadow_reward",
                 "Mean reward of answers, by whose they are and whose scorer says so: served or candidate",
             )?,
-            shadow_flagged: gauges("shadow_flagged_spans", "Doubted spans an answer, by whose it is and whose scorer says so")?,
+            shadow_flagged: gauges("shadow_flagged_spans", "Flagged spans an answer, by whose it is and whose scorer says so")?,
         })
     }
 

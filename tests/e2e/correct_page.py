@@ -223,6 +223,23 @@ def undone(base):
         look(page, "a judged item")
 
 
+def returned(base):
+    """What was judged before a reload and is taken back comes again, out of the server's queue."""
+    ask(base, "cat.jpg")
+    with opened(base) as page:
+        page.goto(f"{base}#correct")
+        page.fill("#annotator", "A. Reader")
+        page.keyboard.press("Tab")
+        expect(page.locator("#item")).to_be_visible()
+        text = page.locator("#item-words").inner_text()
+        page.get_by_role("button", name="All good").click()
+        expect(page.locator("#correct-empty")).to_be_visible()
+        page.reload()
+        page.get_by_role("button", name="Take it back").click()
+        expect(page.locator("#correct-said")).to_have_text("Taken back.")
+        expect(page.locator("#item-words")).to_have_text(text)
+
+
 def neighbors(base):
     """Previous and next go through the items; what was judged says so and cannot be judged again."""
     with opened(base) as page:

@@ -47,6 +47,11 @@ def tried(base):
         assert answer["choices"][0]["guard"]["verdict"]
         expect(chat.get_by_label("Headers of the answer")).to_contain_text("x-candor-verdict")
         look(page, "tried")
+        page.goto(f"{base}docs#post-v1-score")
+        score = page.locator("#post-v1-score")
+        score.get_by_role("button", name="Send").click()
+        expect(score.locator(".answer")).to_contain_text("200")
+        assert json.loads(score.get_by_label("The answer", exact=True).inner_text())["results"][0]["tokens"]
 
 
 if __name__ == "__main__":

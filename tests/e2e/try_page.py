@@ -140,10 +140,17 @@ def key(base):
             expect(page.get_by_role("textbox", name="API key")).to_be_focused()
             assert page.locator("#key-text").get_attribute("aria-invalid") == "true"
         look(page, "a wrong key")
+        # Who asks without one is told where to type it; what was refused is there as soon as it is.
+        page.goto(f"{base}#correct")
+        page.fill("#annotator", "A. Reader")
+        page.keyboard.press("Tab")
+        expect(page.locator("#correct-problem")).to_contain_text("Type it at the top of the page.")
         page.get_by_role("textbox", name="API key").fill(KEY)
         page.keyboard.press("Enter")
         expect(page.locator("#server")).to_have_attribute("data-state", "ready")
         expect(page.locator("#key")).to_be_hidden()
+        expect(page.locator("#correct-problem")).to_be_hidden()
+        page.goto(f"{base}#try")
         photo(page)
         describe(page)
         command = page.locator("#curl-text").text_content()
@@ -217,6 +224,13 @@ def shared(base):
         assert page.locator("#amount").input_value() == "0.95"
         page.reload()
         expect(page.locator("#amount")).to_have_value("0.95")
+        # What was typed since stays, and not the link.
+        page.goto(f"{base}#try?question=Who%3F")
+        expect(page.locator("#question")).to_have_value("Who?")
+        page.fill("#question", "Where?")
+        page.reload()
+        expect(page.locator("#server")).to_have_attribute("data-state", "ready")
+        expect(page.locator("#question")).to_have_value("Where?")
 
 
 def spoken(base):
@@ -278,6 +292,43 @@ def reloaded(base):
         assert page.locator(".answer").count() == 0 and page.locator("#earlier-list li").count() == 0
         page.goto(f"{base}#correct")
         expect(page.locator("#correct-empty")).to_be_visible()
+
+
+def another(base):
+    """Answers do not stay below another photograph, nor come back below it after a reload; of two files the one that was chosen last is taken."""
+    with opened(base) as page:
+        photo(page, "coffee.jpg")
+        describe(page)
+        photo(page)
+        expect(page.locator(".answer")).to_have_count(0)
+        expect(page.locator("#earlier-list li")).to_have_count(1)
+        page.reload()
+        expect(page.locator("#earlier-list li")).to_have_count(1)
+        expect(page.locator("#photo-name")).to_have_text("cat.jpg")
+        assert page.locator(".answer").count() == 0
+        page.locator("#earlier-list button").click()
+        expect(page.locator(".answer")).to_have_count(1)
+        expect(page.locator("#photo-name")).to_have_text("coffee.jpg")
+        # The first file is read when the second is there.
+        page.evaluate("""() => {
+            const read = createImageBitmap;
+            window.createImageBitmap = async (file) => {
+                if (file.name === "cat.jpg") await new Promise((go) => (window.release = go));
+                return read(file);
+            };
+        }""")
+        page.set_input_files("#photo-file", PHOTOS / "cat.jpg")
+        photo(page, "photographer.jpg")
+        page.evaluate("release()")
+        describe(page)
+        expect(page.locator("#photo-name")).to_have_text("photographer.jpg")
+        # Asking waits for the file that was chosen.
+        page.set_input_files("#photo-file", PHOTOS / "cat.jpg")
+        page.get_by_role("button", name="Describe", exact=True).click()
+        page.evaluate("release()")
+        settled(page)
+        expect(page.locator("#photo-name")).to_have_text("cat.jpg")
+        expect(page.locator("#earlier-list li")).to_have_count(3)
 
 
 def bounded(base):

@@ -6,7 +6,7 @@ use candor::serve::{METRICS, ROUTES};
 use serde_json::{Value, json};
 
 use crate::{
-    http::get,
+    http::{JSON, exchange, get, request},
     served::{Served, and, ask},
 };
 
@@ -112,12 +112,14 @@ fn described_bounds_are_the_servers() {
 }
 
 #[test]
-fn the_example_is_answered() {
+fn the_examples_are_answered() {
     let served = Served::new();
     let document = document(&served);
-    let example = &document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["example"];
-    let reply = served.chat(example);
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    for path in ["/v1/chat/completions", "/v1/score"] {
+        let example = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"];
+        let reply = exchange(served.at, &request("POST", path, &[JSON], example.to_string().as_bytes()));
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
 }
 
 #[test]

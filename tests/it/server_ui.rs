@@ -46,8 +46,8 @@ macro_rules! pages {
 }
 
 pages! {
-    try_page: caption question curl compare dropped examples shared spoken reloaded bounded enlarged;
-    correct_page: keyboard correct judge undone neighbors mine;
+    try_page: caption question curl compare dropped examples shared spoken reloaded another bounded enlarged;
+    correct_page: keyboard correct judge undone returned neighbors mine;
     watch_page: watch span;
     views: light dark narrow calm ring;
     docs_page: described tried;

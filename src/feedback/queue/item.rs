@@ -21,7 +21,7 @@ pub struct QueueWord {
     /// Its calibrated reward; absent when it was not scored and in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
-    /// Whether the guard doubts it; absent in unassisted items.
+    /// Whether the guard flagged it; absent in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubted: Option<bool>,
 }
@@ -48,7 +48,7 @@ pub struct Item {
     pub words: Vec<QueueWord>,
     /// Drawn by chance, and shown without rewards, marks and proposals: what people find in such answers estimates the guard's recall.
     pub unassisted: bool,
-    /// What the guard doubted, with what it would write instead; empty in unassisted items.
+    /// What the guard flagged, with what it would write instead; empty in unassisted items.
     pub spans: Vec<Span>,
     /// What the guard concluded; absent in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -63,7 +63,7 @@ pub struct Recall {
     pub answers: usize,
     /// Errors that people found in them.
     pub errors: usize,
-    /// Of those, how many the guard had doubted.
+    /// Of those, how many the guard had flagged.
     pub flagged: usize,
     /// `flagged / errors`; absent without errors.
     #[serde(skip_serializing_if = "Option::is_none")]

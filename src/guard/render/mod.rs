@@ -23,7 +23,7 @@ use super::{
     spans::pieces,
 };
 
-/// How an answer's doubted spans are said.
+/// How an answer's flagged spans are said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {

@@ -210,7 +210,7 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
     }
     let acts = matches!(mode, Mode::Flag | Mode::Regenerate);
     if !acts && asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
-        let message = "'guard.on_exhausted': only the modes flag and regenerate leave doubted words to hedge or leave out";
+        let message = "'guard.on_exhausted': only the modes flag and regenerate leave flagged words to hedge or leave out";
         return Err(ApiError::param("guard.on_exhausted", "invalid_value", message));
     }
     let max_attempts = within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);

@@ -26,7 +26,7 @@ pub(crate) const MESSAGES: usize = 256;
 /// Most parts of a message.
 pub(super) const PARTS: usize = 64;
 
-/// A chat completion request. Ranges and meaning are [`super::check`]'s; the ranges in the schemas are the same (a test asks at their ends).
+/// A chat completion request.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ChatRequest<'a> {
     /// The served model's name.
@@ -187,13 +187,13 @@ pub(crate) struct StreamOptions {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GuardRequest {
-    /// What is done with doubted words; the configuration has the default.
+    /// What is done with low-reward words; the configuration has the default.
     #[serde(default, deserialize_with = "word")]
     pub(crate) mode: Option<Mode>,
-    /// Words with a reward below it are doubted; not together with `target_fpr`.
+    /// Words with a reward below it are flagged; not together with `target_fpr`.
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) threshold: Option<f32>,
-    /// The threshold at which this share of grounded words is doubted, by the model's calibration.
+    /// The threshold at which this share of grounded words is flagged, by the model's calibration.
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) target_fpr: Option<f32>,
     /// Most repairs of an answer.
@@ -206,7 +206,7 @@ pub(crate) struct GuardRequest {
     pub(crate) window: Option<i64>,
     /// Thresholds of classes of words; the others have `threshold`.
     pub(crate) thresholds: Option<ByClass>,
-    /// What is done about words that stay doubted, where `mode` is `flag` or `regenerate`. An answer that may be written again is shown when it is
+    /// What is done about words whose reward stays low, where `mode` is `flag` or `regenerate`. An answer that may be written again is shown when it is
     /// complete, also in a stream.
     #[serde(default, deserialize_with = "word")]
     pub(crate) on_exhausted: Option<OnExhausted>,
@@ -214,7 +214,7 @@ pub(crate) struct GuardRequest {
     #[schema(minimum = 1, maximum = 16)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) candidates: Option<i64>,
-    /// How `guard.alt_text` says doubted words.
+    /// How `guard.alt_text` says flagged words.
     #[serde(default, deserialize_with = "word")]
     pub(crate) render: Option<Style>,
 }

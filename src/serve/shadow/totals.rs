@@ -18,7 +18,7 @@ const NAMES: Of<&str> = ["served", "candidate"];
 pub(super) struct Judged {
     /// Mean reward of its words, as the guard's `mean_score`.
     pub(super) reward: f64,
-    /// Its doubted spans.
+    /// Its flagged spans.
     pub(super) flagged: usize,
 }
 
@@ -84,7 +84,7 @@ struct Answers {
     words: Option<f64>,
     /// Mean reward.
     reward: ByScorer,
-    /// Doubted spans an answer.
+    /// Flagged spans an answer.
     flagged_spans: ByScorer,
 }
 
@@ -146,7 +146,7 @@ impl Totals {
         }
     }
 
-    /// Mean reward and doubted spans, by whose answer and whose scorer.
+    /// Mean reward and flagged spans, by whose answer and whose scorer.
     pub(super) fn means(&self) -> impl Iterator<Item = ([&'static str; 2], f64, f64)> {
         let cells = [(SERVED, SERVED), (SERVED, CANDIDATE), (CANDIDATE, SERVED), (CANDIDATE, CANDIDATE)];
         cells.into_iter().filter_map(|(who, scorer)| {

@@ -54,7 +54,10 @@ async function refusal(response) {
 
 /** Has the page ask for a key: the first one, or another than the one that was refused. */
 function needsKey(problem) {
-  dispatchEvent(new CustomEvent("candor:key", { detail: hasKey() ? problem.message : null }));
+  const given = hasKey();
+  dispatchEvent(new CustomEvent("candor:key", { detail: given ? problem.message : null }));
+  // Headers are for programs.
+  if (!given) problem.message = "This server needs an API key. Type it at the top of the page.";
   dropKey();
   return problem;
 }

@@ -1,8 +1,8 @@
 // The page: which view is shown, which model answers, whether a key is needed.
-import { asked, call } from "./api.js";
+import { asked, call, hasKey } from "./api.js";
 import { fill } from "./ask.js";
 import { enter, startCorrect } from "./correct.js";
-import { $ } from "./dom.js";
+import { $, show } from "./dom.js";
 import { showAbout } from "./kept.js";
 import { startKey } from "./key.js";
 import { startTry } from "./try.js";
@@ -28,7 +28,12 @@ function view(focus) {
     scrollTo(0, 0);
     shown.querySelector("h1").focus({ preventScroll: true });
   }
-  if (name === "try" && given) fill(new URLSearchParams(given));
+  if (name === "try" && given) {
+    fill(new URLSearchParams(given));
+    $("question").dispatchEvent(new Event("input"));
+    // A reload shows what was typed since, not the link again.
+    history.replaceState(null, "", "#try");
+  }
   watch(name === "watch");
   if (name === "correct") enter(forCorrection);
   forCorrection = null;
@@ -62,7 +67,13 @@ addEventListener("candor:correct", ({ detail }) => {
   location.hash = "#correct";
 });
 const { named, ask } = server();
-startKey(ask);
+startKey(async () => {
+  await ask();
+  if (!hasKey()) return;
+  // What was refused for want of a key is asked for again.
+  show($("try-problem"), null);
+  if (!$("view-correct").hidden) enter();
+});
 const about = asked("ui/about.json");
 about.then(showAbout);
 startCorrect();

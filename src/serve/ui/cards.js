@@ -108,7 +108,7 @@ function judgementsCard(samples) {
   const labels = Object.entries(judgements(samples));
   if (labels.length === 0) return null;
   const count = labels.reduce((sum, [, count]) => sum + count, 0);
-  return card("Judgements of people", `${count}`, list(...labels.map(([label, count]) => [JUDGED[label] ?? label, count])));
+  return card("Judgements of people", `${count}`, note("sent; those that were taken back later are among them."), list(...labels.map(([label, count]) => [JUDGED[label] ?? label, count])));
 }
 
 function queueCard({ open, leased, done }) {

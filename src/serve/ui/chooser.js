@@ -6,9 +6,18 @@ import { KEPT_MS } from "./session.js";
 import { dropPhoto, storedPhoto, storePhoto } from "./storage.js";
 
 let photo = null;
+/** The file that was chosen last, and the end of reading it. */
+let newest = null;
+let reading = Promise.resolve();
 let changed = () => {};
 
 export const chosen = () => photo;
+
+/** The photograph, once a file that was just chosen is read. */
+export async function awaitChosen() {
+  await reading;
+  return photo;
+}
 
 /** `told` is called when another photograph is there. */
 export async function startChooser(told) {
@@ -53,12 +62,21 @@ async function takeExample(name) {
   }
 }
 
-async function take(file) {
-  if (!file) return;
+function take(file) {
+  if (file) reading = read(file);
+  return reading;
+}
+
+/** A file that takes longer to read than one that was chosen after it is not shown. */
+async function read(file) {
+  newest = file;
   show($("try-problem"), null);
   try {
-    showPhoto(await readPhoto(file));
+    const picture = await readPhoto(file);
+    if (newest !== file) return reading;
+    showPhoto(picture);
   } catch (problem) {
+    if (newest !== file) return reading;
     show($("try-problem"), problem.message);
   }
 }

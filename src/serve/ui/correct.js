@@ -149,6 +149,7 @@ async function takeBack(record) {
     delete about.record;
     update(about);
   }
-  await go(() => about && showAgain(about), about ? "Taken back. Here is the answer again." : "Taken back.");
+  // Where this page has not seen it, it may wait in the server's queue again.
+  await go(() => (about ? showAgain(about) : item || nextOpen(annotator())), about ? "Taken back. Here is the answer again." : "Taken back.");
   if (!about) $("mine-title").focus();
 }

@@ -6,7 +6,7 @@ import { clearStorage } from "./storage.js";
 
 let again = () => {};
 
-/** Restores the answers and returns the newest. `show` takes answers that were asked for together. */
+/** Restores the answers and returns them, the newest first, in groups. `show` takes answers that were asked for together. */
 export async function startEarlier(show) {
   again = show;
   $("earlier-clear").addEventListener("click", async () => {
@@ -16,7 +16,7 @@ export async function startEarlier(show) {
   });
   await restore();
   showEarlier();
-  return groups()[0];
+  return groups();
 }
 
 /** Answers that were asked for together, newest first, each group in the order of its columns. */

@@ -4,6 +4,8 @@
 const TYPES = new Set(["image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp"]);
 /** Larger files are drawn anew: the model sees a small square anyhow, and the way there may be slow. */
 const LARGE_BYTES = 6 << 20;
+/** So are pictures with more pixels, which servers refuse. */
+const LARGE_PIXELS = 24e6;
 const LONGEST_SIDE = 2048;
 
 /** `{name, url}` with a `data:` URL. Throws an error that says what is wrong with the file. */
@@ -12,7 +14,7 @@ export async function readPhoto(file) {
     throw new Error(`${file.name || "This"} is no picture that can be read. Choose a JPEG, PNG, GIF, WebP or BMP file.`);
   });
   const name = file.name || "pasted.png";
-  const fit = TYPES.has(file.type) && file.size <= LARGE_BYTES;
+  const fit = TYPES.has(file.type) && file.size <= LARGE_BYTES && picture.width * picture.height <= LARGE_PIXELS;
   const blob = fit ? file : await redraw(picture);
   picture.close();
   return { name: fit ? name : name.replace(/(\.\w+)?$/, ".jpg"), url: await dataUrl(blob) };

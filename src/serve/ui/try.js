@@ -2,7 +2,7 @@
 import { Answer, VERDICTS } from "./answer.js";
 import { hasKey } from "./api.js";
 import { DESCRIBE, mode, requestOf, startAsk } from "./ask.js";
-import { chosen, showPhoto, startChooser } from "./chooser.js";
+import { awaitChosen, chosen, showPhoto, startChooser } from "./chooser.js";
 import { curl } from "./curl.js";
 import { $, copy, show } from "./dom.js";
 import { showEarlier, startEarlier } from "./earlier.js";
@@ -12,6 +12,8 @@ const COMPARED = ["off", "flag", "regenerate"];
 
 let model = null;
 let running = null;
+/** The photograph that the answers on the page are about. */
+let answered = null;
 
 export async function startTry(named) {
   named.then((name) => {
@@ -26,13 +28,21 @@ export async function startTry(named) {
   $("stop").addEventListener("click", () => running?.abort());
   $("curl-copy").addEventListener("click", (event) => copy(event.target, $("curl-text").textContent));
   startAsk(showCurl);
-  await startChooser(showCurl);
-  const newest = await startEarlier(showAgain);
+  await startChooser(photoChanged);
+  const earlier = await startEarlier(showAgain);
+  const newest = earlier.find(([{ photo }]) => photo.url === chosen()?.url);
   if (newest && !running) showAnswers(newest);
 }
 
-/** Makes place for new answers. */
-function place(answers) {
+/** Answers do not stay below a photograph that they are not about; they are among the earlier ones. */
+function photoChanged() {
+  if (answered && answered !== chosen().url) place([], null);
+  showCurl();
+}
+
+/** Makes place for new answers, about this photograph. */
+function place(answers, photo) {
+  answered = photo && photo.url;
   running?.abort();
   stopReading();
   show($("try-problem"), null);
@@ -42,14 +52,14 @@ function place(answers) {
 }
 
 async function run(modes) {
-  const photo = chosen();
+  const photo = await awaitChosen();
   if (!photo) {
     show($("try-problem"), "First choose a photograph.");
     $("photo-file").focus();
     return;
   }
   const answers = modes.map((mode) => new Answer(mode));
-  place(answers);
+  place(answers, photo);
   const mine = (running = new AbortController());
   $("try-said").textContent = "Looking…";
   $("stop").hidden = false;
@@ -63,7 +73,7 @@ async function run(modes) {
 
 function showAnswers(group) {
   const answers = group.map(({ mode }) => new Answer(mode));
-  place(answers);
+  place(answers, group[0].photo);
   answers.forEach((answer, i) => answer.finish(group[i]));
 }
 

@@ -1,5 +1,5 @@
 // The Watch page: what the server's own metrics say, every few seconds, over a time of one's choice.
-import { asked, call } from "./api.js";
+import { asked, call, hasKey } from "./api.js";
 import { cards } from "./cards.js";
 import { $, show } from "./dom.js";
 import { beginning, keep } from "./history.js";
@@ -30,7 +30,9 @@ async function look() {
   try {
     const text = await (await call("metrics")).text();
     show($("watch-problem"), null);
-    draw(text.split("\n").filter((line) => isRead(/^\w*/.exec(line)[0])).join("\n"), await judgedToday(), await asked("v1/queue"));
+    // Without the key that is needed, asking would only add to the errors.
+    const [records, waiting] = about?.keys && !hasKey() ? [null, null] : [await judgedToday(), await asked("v1/queue")];
+    draw(text.split("\n").filter((line) => isRead(/^\w*/.exec(line)[0])).join("\n"), records, waiting);
   } catch (problem) {
     const elsewhere = problem.status === 404 ? "This server shows its metrics on another address (metrics.listen), not here." : problem.message;
     show($("watch-problem"), elsewhere);
