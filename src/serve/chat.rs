@@ -159,7 +159,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let places = (0..completion.n * candidates).map(|_| served.engine.reserve()).collect::<Result<Vec<_>, _>>();
     let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, completion.image).await?;
-    let Encoded { image, hash, .. } = encode_counted(turn, &file, "messages").await?;
+    let Encoded { image, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);

@@ -48,6 +48,7 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
         messages,
         user: None,
         image: Picture::File(picture()?),
+        image_field: "messages".to_owned(),
         n: 1,
         sampling: Sampling::default(),
         max_tokens: TOKENS,

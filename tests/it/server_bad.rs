@@ -26,13 +26,13 @@ const URL: &str = "messages[0].content[1].image_url.url";
 fn files_that_are_no_good_images() {
     let served = Served::new();
     let image = |media_type, file: &[u8]| served.chat(&about(&data_url(media_type, file), ""));
-    let not = refused(&served, &image("image/png", b"#!/bin/sh\necho hello\n"), 400, "messages", "invalid_image");
+    let not = refused(&served, &image("image/png", b"#!/bin/sh\necho hello\n"), 400, URL, "invalid_image");
     assert!(not.contains("not an image"), "{not}");
     let jpeg = picture(3, ImageFormat::Jpeg);
-    let cut = refused(&served, &image("image/jpeg", &jpeg[..jpeg.len() / 2]), 400, "messages", "invalid_image");
+    let cut = refused(&served, &image("image/jpeg", &jpeg[..jpeg.len() / 2]), 400, URL, "invalid_image");
     assert!(cut.contains("truncated"), "{cut}");
-    refused(&served, &image("image/png", b""), 400, "messages", "invalid_image");
-    let svg = refused(&served, &image("image/svg+xml", b"<svg/>"), 400, "messages", "invalid_image");
+    refused(&served, &image("image/png", b""), 400, URL, "invalid_image");
+    let svg = refused(&served, &image("image/svg+xml", b"<svg/>"), 400, URL, "invalid_image");
     assert!(svg.contains("SVG images are not supported"), "{svg}");
 }
 
@@ -41,7 +41,7 @@ fn a_small_file_that_unpacks_to_a_huge_picture() {
     let served = Served::new();
     let bomb = png(30_000, 30_000);
     assert!(bomb.len() < 4096);
-    let message = refused(&served, &served.chat(&about(&data_url("image/png", &bomb), "")), 400, "messages", "invalid_image");
+    let message = refused(&served, &served.chat(&about(&data_url("image/png", &bomb), "")), 400, URL, "invalid_image");
     assert!(message.contains("30000x30000"), "{message}");
 }
 

@@ -287,7 +287,7 @@ fn files_that_are_no_images() {
     let served = served(&store);
     for path in ["/text", "/packed", "/empty"] {
         let error = served.chat(&about(&store.url("localhost", path), "")).error(400);
-        assert_eq!((&error["param"], &error["code"]), (&json!("messages"), &json!("invalid_image")), "{path}: {error}");
+        assert_eq!((&error["param"], &error["code"]), (&json!(URL), &json!("invalid_image")), "{path}: {error}");
         assert!(!error["message"].as_str().unwrap().contains(SECRET), "{error}");
     }
 }

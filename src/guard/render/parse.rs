@@ -373,6 +373,10 @@ fn chunk(tokens: &[Token<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
 }
 
 fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {
+    if tokens.get(start).is_some_and(|token| token.atom) {
+        // An address is no part of what stands behind it, whose doubt would be put before both.
+        return Some(Chunk { kind: Kind::Noun, tokens: start..start + 1, head: start });
+    }
     let tag = |i: usize| tokens.get(i).map(|t| t.tag);
     let (mut at, mut noun) = (start, None);
     loop {

@@ -207,6 +207,16 @@ fn markup_stays_and_the_words_around_it_read_on() {
 }
 
 #[test]
+fn an_address_is_not_doubted_with_what_stands_behind_it() {
+    for marked in ["https://x.org/a.png ⟦frisbees⟧", "https://x.org/dog ⟦shows a frisbee⟧.", "https://x.org/a ⟦red frisbees⟧ lie there."]
+    {
+        let (text, spans) = flagged(marked);
+        let hedged = alt_text(&text, &spans, Style::Hedged);
+        assert!(hedged.starts_with("https://x.org/") && hedged != text, "{hedged}");
+    }
+}
+
+#[test]
 fn numbers_stay_with_their_units() {
     for (marked, hedged) in [
         ("A sign with ⟦20⟧% on it.", "A sign with perhaps 20% on it."),

@@ -32,6 +32,8 @@ pub struct Completion {
     pub user: Option<String>,
     /// The image.
     pub image: Picture,
+    /// The field that the image stands in, for errors.
+    pub image_field: String,
     /// How many answers.
     pub n: usize,
     /// Choice of tokens; answer `i` has the seed `seed + i`.
@@ -130,11 +132,12 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         return Err(ApiError::param("guard.candidates", "out_of_range", message));
     }
     // Last, because an image is much to decode.
-    let (messages, image) = flatten(messages.0, Limits::of(config))?;
+    let (messages, image, image_field) = flatten(messages.0, Limits::of(config))?;
     Ok(Completion {
         messages,
         user,
         image,
+        image_field,
         n,
         sampling,
         max_tokens: max_tokens.or(config.generation.max_tokens.value()).unwrap_or(usize::MAX),

@@ -49,11 +49,11 @@ impl Limits {
     }
 }
 
-/// The conversation's turns, and its one image.
+/// The conversation's turns, its one image and the field that the image stands in.
 ///
 /// # Errors
 /// 400 that names the message and the part.
-pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Result<(Vec<template::Message>, Picture), ApiError> {
+pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Result<(Vec<template::Message>, Picture, String), ApiError> {
     if messages.is_empty() {
         return Err(ApiError::param("messages", "empty_array", "'messages' is empty; it must have a user message with an image"));
     }
@@ -75,7 +75,8 @@ pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Res
     let Some((path, url)) = image else {
         return Err(ApiError::param("messages", "image_missing", "'messages' have no image; exactly one image_url part is needed"));
     };
-    Ok((turns, picture(&url, path, limits)?))
+    let image = picture(&url, path.clone(), limits)?;
+    Ok((turns, image, path))
 }
 
 type Image<'a> = Option<(String, Cow<'a, str>)>;
@@ -154,6 +155,9 @@ fn read_part<'a>(part: Part<'a>, role: &str, path: &str, image: &mut Image<'a>) 
 /// # Errors
 /// 400 that names `path`.
 pub(crate) fn picture(url: &str, path: String, limits: Limits) -> Result<Picture, ApiError> {
+    // White space before it comes of templates and text fields; base64 has its own rules for it.
+    let start = url.trim_ascii_start();
+    let url = if start.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) { start } else { url };
     let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
     let bad = |what: String| Err(ApiError::param(path.as_str(), "invalid_image_url", format!("'{path}': {what}")));
     match scheme.as_str() {
@@ -181,10 +185,10 @@ mod tests {
 
     #[test]
     fn where_fetching_is_off_only_data_urls_are_taken() {
-        assert_eq!(
-            picture("data:image/png;base64,AAEC", "p".to_owned(), Limits { max_bytes: 6, fetch: false }).unwrap(),
-            Picture::File(vec![0, 1, 2])
-        );
+        for url in ["data:image/png;base64,AAEC", " \n\tDATA:image/png;base64,AAEC\n"] {
+            let read = picture(url, "p".to_owned(), Limits { max_bytes: 6, fetch: false }).unwrap();
+            assert_eq!(read, Picture::File(vec![0, 1, 2]), "{url}");
+        }
         for (url, code) in [
             ("file:///etc/passwd", "invalid_image_url"),
             ("dataß", "invalid_image_url"),

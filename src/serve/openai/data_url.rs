@@ -25,7 +25,7 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
         let what = format!("`{}` is not a data: URL such as data:image/jpeg;base64,...", excerpt(url));
         return Err(bad("invalid_image_url", what));
     };
-    let is_base64 = head.rsplit(';').next().is_some_and(|last| head.contains(';') && last.trim().eq_ignore_ascii_case("base64"));
+    let is_base64 = head.split(';').skip(1).any(|parameter| parameter.trim().eq_ignore_ascii_case("base64"));
     let too_large = |len: usize| bad("image_too_large", format!("the image has {len} bytes, more than the {max_bytes} allowed"));
     let file = if is_base64 {
         // Nearly all are clean, and decoded as they are.
@@ -98,6 +98,7 @@ mod tests {
             "data:application/octet-stream;base64,+/8A".to_owned(),
             "data:image/jpeg;charset=utf-8;base64,+/8A".to_owned(),
             "data:image/pjpeg; base64 ,+/8A".to_owned(),
+            "data:image/jpeg;base64;charset=utf-8,+/8A".to_owned(),
             "data:image/png;base64,-_8A".to_owned(),
             "data:image/png;base64,%2B%2f8A".to_owned(),
             "data:image/png;base64,+/\r\n 8A\n".to_owned(),

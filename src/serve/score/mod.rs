@@ -103,7 +103,7 @@ fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>,
 }
 
 fn tokenize(served: &served::Served, question: &Question, most: usize) -> Result<Text, ApiError> {
-    let asked = if question.image_field == "messages" { "messages" } else { "prompt" };
+    let asked = if question.image_field.starts_with("messages") { "messages" } else { "prompt" };
     let unreadable = |field: &str, why: String| ApiError::param(field, "invalid_value", format!("'{field}' cannot be read: {why}"));
     let prompt = served.bundle.prompt(&question.messages).map_err(|why| unreadable(asked, why))?;
     let (image, context) = (served.bundle.vlm.spec().image_tokens, served.engine.context_len());
@@ -166,7 +166,7 @@ async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Tensor>, ApiE
     let distinct: Vec<usize> = firsts.iter().enumerate().filter_map(|(i, &first)| (i == first).then_some(i)).collect();
     let encoding = stream::iter(distinct).map(|i| async move {
         let question = &questions[i];
-        let image = encode(turn, question.image.clone(), question.image_field).await.map_err(|e| question.refuse(e))?;
+        let image = encode(turn, question.image.clone(), &question.image_field).await.map_err(|e| question.refuse(e))?;
         Ok::<_, ApiError>((i, image))
     });
     let encoded: HashMap<usize, Tensor> = encoding.buffered(IMAGES_AT_ONCE).try_collect().await?;

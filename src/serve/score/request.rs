@@ -122,7 +122,7 @@ pub(super) struct Question {
     pub(super) path: Option<String>,
     pub(super) messages: Vec<template::Message>,
     /// The field that has the image.
-    pub(super) image_field: &'static str,
+    pub(super) image_field: String,
     pub(super) image: Picture,
     pub(super) response: String,
 }
@@ -212,7 +212,7 @@ fn question(item: Item<'_>, limits: Limits, path: Option<String>) -> Result<Ques
     }
 }
 
-type Read = (Vec<template::Message>, &'static str, Picture, String);
+type Read = (Vec<template::Message>, String, Picture, String);
 
 fn read(item: Item<'_>, limits: Limits) -> Result<Read, ApiError> {
     let invalid = |field: &str, what: &str| Err(ApiError::param(field, "invalid_value", format!("'{field}' {what}")));
@@ -228,13 +228,13 @@ fn read(item: Item<'_>, limits: Limits) -> Result<Read, ApiError> {
         (Some(_), Some(_)) => invalid("messages", "cannot be given together with 'image_url'"),
         (Some(_), None) if item.prompt.is_some() => invalid("prompt", "cannot be given together with 'messages'"),
         (Some(messages), None) => {
-            let (messages, image) = flatten(messages.0, limits)?;
-            Ok((messages, "messages", image, response))
+            let (messages, image, image_field) = flatten(messages.0, limits)?;
+            Ok((messages, image_field, image, response))
         }
         (None, Some(image)) => {
             let url = image.into_url();
             let message = template::Message { role: "user".to_owned(), content: item.prompt.unwrap_or_default() };
-            Ok((vec![message], "image_url", picture(&url, "image_url".to_owned(), limits)?, response))
+            Ok((vec![message], "image_url".to_owned(), picture(&url, "image_url".to_owned(), limits)?, response))
         }
         (None, None) => missing("image_url"),
     }

@@ -127,7 +127,10 @@ fn decode_other(
     let refuse = |e: image::ImageError| match e {
         image::ImageError::Limits(_) => ImageError::TooMuchMemory { max: limits.max_alloc },
         image::ImageError::Unsupported(what) => ImageError::Unsupported(format!("{name} ({what})")),
-        other => ImageError::Corrupt { format: name, reason: other.to_string() },
+        other => match other.to_string() {
+            long if long.contains("too large") => ImageError::SideTooLong { max: MAX_SIDE },
+            found => ImageError::Corrupt { format: name, reason: reason(&found).to_owned() },
+        },
     };
     let mut bounds = Limits::no_limits();
     bounds.max_alloc = Some(limits.max_alloc);
@@ -135,6 +138,9 @@ fn decode_other(
     reader.limits(bounds);
     let mut decoder = reader.into_decoder().map_err(refuse)?;
     let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(ImageError::Corrupt { format: name, reason: "its width or height is 0".to_owned() });
+    }
     check_size(width, height, decoder.total_bytes(), limits)?;
     let orientation = decoder.orientation().unwrap_or(NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).map_err(refuse)?;
@@ -142,6 +148,24 @@ fn decode_other(
         make_opaque(&mut image);
     }
     Ok((image, orientation))
+}
+
+/// Parts of what decoders say, and what that means for whoever sent the file.
+const REASONS: [(&str, &str); 8] = [
+    ("CRC error", "a checksum is wrong"),
+    ("Unrecognized critical chunk", "it has a part of an unknown kind"),
+    ("End of File", BREAKS_OFF),
+    ("end of file", BREAKS_OFF),
+    ("fill whole buffer", BREAKS_OFF),
+    ("InsufficientInput", BREAKS_OFF),
+    ("enough data", BREAKS_OFF),
+    ("is missing", BREAKS_OFF),
+];
+const BREAKS_OFF: &str = "its data break off";
+
+/// What a decoder found, without its own types and numbers.
+fn reason(found: &str) -> &'static str {
+    REASONS.iter().find(|(part, _)| found.contains(part)).map_or("its data contradict each other", |(_, reason)| reason)
 }
 
 /// Takes an alpha channel that hides the whole image for one that was never filled, as browsers do: pictures from clipboards have such.
@@ -173,6 +197,29 @@ fn over_white(image: DynamicImage) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_are_in_plain_words() {
+        for (found, plain) in [
+            (
+                "Format error decoding Png: CRC error: expected 0x8c6ff900 have 0x8c6ff975 while decoding ChunkType { type: IDAT }",
+                "a checksum is wrong",
+            ),
+            ("Format error decoding Png: Corrupt deflate stream. InsufficientInput", "its data break off"),
+            ("Format error decoding Png: IDAT or fDAT chunk does not have enough data for image.", "its data break off"),
+            ("Format error decoding Gif: Unexpected End of File", "its data break off"),
+            ("failed to fill whole buffer", "its data break off"),
+            ("Format error decoding Gif: unknown block type encountered", "its data contradict each other"),
+        ] {
+            assert_eq!(reason(found), plain, "{found}");
+        }
+    }
+
+    #[test]
+    fn png_of_xcode_is_refused_by_name() {
+        let png = b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI\x50\0\x20\x02";
+        assert!(matches!(decode(png, &ImageLimits::default()), Err(ImageError::Unsupported(what)) if what.contains("CgBI")));
+    }
 
     #[test]
     fn transparency_shows_white() {

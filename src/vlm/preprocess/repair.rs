@@ -4,14 +4,16 @@ use std::borrow::Cow;
 
 use image::ImageFormat;
 
-/// The file, with an end where a PNG has none, and with the right size where a WebP has a wrong one.
+/// The file, with an end where a PNG has none, with the right size where a WebP has a wrong one, and with a screen that holds the first frame of a GIF.
 ///
 /// # Errors
-/// The reason, where the picture of a WebP breaks off.
+/// The reason, where the picture of a WebP breaks off, or where a BMP says that its picture begins inside its header.
 pub(super) fn repair(bytes: &[u8], format: ImageFormat) -> Result<Cow<'_, [u8]>, &'static str> {
     match format {
         ImageFormat::Png => Ok(end_png(bytes)),
         ImageFormat::WebP => size_webp(bytes),
+        ImageFormat::Gif => Ok(widen_gif(bytes)),
+        ImageFormat::Bmp if begins_in_header(bytes) => Err("its picture begins inside its header"),
         _ => Ok(Cow::Borrowed(bytes)),
     }
 }
@@ -57,4 +59,64 @@ fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     let mut sized = bytes.to_vec();
     sized[4..8].copy_from_slice(&size);
     Ok(Cow::Owned(sized))
+}
+
+/// Widens the screen to its first frame, which browsers show whole.
+fn widen_gif(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let number = |at: usize| bytes.get(at..at + 2).map_or(0, |pair| usize::from(pair[0]) | usize::from(pair[1]) << 8);
+    let palette = |flags: u8| if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) };
+    let mut at = 13 + bytes.get(10).map_or(0, |flags| palette(*flags));
+    // Extensions: a label, then blocks up to an empty one.
+    while bytes.get(at) == Some(&0x21) {
+        at += 2;
+        while let Some(&len @ 1..) = bytes.get(at) {
+            at += 1 + usize::from(len);
+        }
+        at += 1;
+    }
+    let side = |screen: usize, offset: usize, len: usize| number(screen).max(number(at + offset) + number(at + len)).min(0xffff);
+    let (width, height) = (side(6, 1, 5), side(8, 3, 7));
+    if bytes.get(at) != Some(&0x2c) || (width, height) == (number(6), number(8)) {
+        return Cow::Borrowed(bytes);
+    }
+    let mut wide = bytes.to_vec();
+    wide[6..10].copy_from_slice(&[width as u8, (width >> 8) as u8, height as u8, (height >> 8) as u8]);
+    Cow::Owned(wide)
+}
+
+/// Whether a BMP's pixels would be read from its header: noise that nobody would notice.
+fn begins_in_header(bytes: &[u8]) -> bool {
+    let number = |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |four| u64::from(u32::from_le_bytes(*four)));
+    number(10) < 14 + number(14)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A GIF with a comment whose one frame, at (1, 2), has 3 x 4 pixels.
+    fn gif(width: u8, height: u8) -> Vec<u8> {
+        let mut gif = b"GIF89a\0\0\0\0\x80\0\0\0\0\0\xff\xff\xff!\xfe\x02hi\x01!\0,\x01\0\x02\0\x03\0\x04\0\0".to_vec();
+        (gif[6], gif[8]) = (width, height);
+        gif
+    }
+
+    #[test]
+    fn the_screen_of_a_gif_holds_its_first_frame() {
+        for (screen, shown) in [((0, 0), (4, 6)), ((4, 3), (4, 6)), ((9, 3), (9, 6)), ((4, 6), (4, 6)), ((9, 9), (9, 9))] {
+            assert_eq!(*repair(&gif(screen.0, screen.1), ImageFormat::Gif).unwrap(), gif(shown.0, shown.1), "{screen:?}");
+        }
+        let whole = gif(0, 0);
+        for cut in 0..whole.len() - 9 {
+            assert_eq!(*repair(&whole[..cut], ImageFormat::Gif).unwrap(), whole[..cut], "{cut}");
+        }
+    }
+
+    #[test]
+    fn pixels_of_a_bmp_do_not_begin_in_its_header() {
+        let bmp = |offset: u8| [&b"BM\0\0\0\0\0\0\0\0"[..], &[offset, 0, 0, 0, 40, 0, 0, 0]].concat();
+        for (offset, reads) in [(0, false), (14, false), (53, false), (54, true), (200, true)] {
+            assert_eq!(repair(&bmp(offset), ImageFormat::Bmp).is_ok(), reads, "{offset}");
+        }
+    }
 }

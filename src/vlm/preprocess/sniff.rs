@@ -56,6 +56,9 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageEr
     let begins = |table: &[(&[u8], &'static str)]| table.iter().find(|(first, _)| bytes.starts_with(first)).map(|(_, name)| *name);
     match bytes {
         [0xff, 0xd8, 0xff, ..] => Ok((ImageFormat::Jpeg, "JPEG")),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', _, _, _, _, b'C', b'g', b'B', b'I', ..] => {
+            unsupported("iPhone-optimized PNG (CgBI)")
+        }
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Ok((ImageFormat::Png, "PNG")),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok((ImageFormat::Gif, "GIF")),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok((ImageFormat::WebP, "WebP")),
