@@ -1,6 +1,11 @@
 //! What somebody sends: the body of `POST /v1/feedback`.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Unexpected, Visitor},
+};
 use utoipa::ToSchema;
 
 use super::record::{Scope, Source};
@@ -80,8 +85,10 @@ pub enum Judgement {
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// First code point.
+    #[serde(deserialize_with = "whole_number")]
     pub start: usize,
     /// One past the last code point.
+    #[serde(deserialize_with = "whole_number")]
     pub end: usize,
     /// The text between them, for the server to check that both count alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +99,34 @@ pub struct Place {
     /// Whether nothing should.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remove: bool,
+}
+
+/// Reads an integer of at least 0, also where it is written with a point or an exponent: `18.0`.
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    struct WholeNumber;
+
+    impl Visitor<'_> for WholeNumber {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an integer of at least 0")
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<usize, E> {
+            usize::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<usize, E> {
+            let whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+            if whole { Ok(number as usize) } else { Err(E::invalid_type(Unexpected::Float(number), &self)) }
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<usize, E> {
+            Err(E::invalid_value(Unexpected::Signed(number), &self))
+        }
+    }
+
+    deserializer.deserialize_u64(WholeNumber)
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {

@@ -90,7 +90,8 @@ fn recorded() -> BTreeMap<String, Value> {
 }
 
 fn figure<'a>(file: &'a Value, places: &[[String; 3]], row: &str) -> Option<&'a Value> {
-    let figure = |[section, table, column]: &[String; 3]| file["sections"].get(section)?["tables"].get(table)?["rows"].get(row)?.get(column);
+    let figure =
+        |[section, table, column]: &[String; 3]| file["sections"].get(section)?["tables"].get(table)?["rows"].get(row)?.get(column);
     places.iter().find_map(figure)
 }
 

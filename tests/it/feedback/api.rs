@@ -159,6 +159,18 @@ fn what_makes_no_record_names_the_field() {
     assert_eq!(delete(&served, "/v1/feedback").error(400)["type"], "invalid_request_error");
 }
 
+#[test]
+fn offsets_may_be_written_with_a_point() {
+    let served = Served::new();
+    let record = created(&served, &alone(json!({ "error": { "start": 2.0, "end": 5e0 }, "correction": "cat" })));
+    assert_eq!((&record["errors"][0]["start"], &record["errors"][0]["text"]), (&json!(2), &json!("dog")));
+    for bad in [json!(2.5), json!(-2), json!(-2.0), json!("2"), json!(1e300)] {
+        let error = post(&served, &alone(json!({ "error": { "start": bad, "end": 5 } })), &[]).error(400);
+        assert_eq!(error["param"], "error.start", "{error}");
+        assert!(error["message"].as_str().unwrap().contains("integer"), "{error}");
+    }
+}
+
 /// On SQLite and, where it is installed, on PostgreSQL: what no name can have in it is refused by its field.
 #[test]
 fn names_that_cannot_be_kept_are_refused() {
