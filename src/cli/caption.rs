@@ -43,7 +43,7 @@ pub(crate) struct CaptionArgs {
     out: Option<PathBuf>,
 
     /// Begin a batch's file anew, whatever is in it
-    #[arg(long, requires = "out")]
+    #[arg(long, requires = "out", conflicts_with = "photos")]
     overwrite: bool,
 
     #[command(flatten)]
