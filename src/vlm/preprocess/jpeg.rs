@@ -193,7 +193,8 @@ fn check_scans(bytes: &[u8]) -> Result<(), ImageError> {
                         *done |= complete;
                     }
                 }
-                if !progressive && components.iter().all(|(_, _, done)| *done == u64::MAX) {
+                // After a single scan with everything in it the library reads no further; after several it reads all that come.
+                if !progressive && scans == 1 && components.iter().all(|(_, _, done)| *done == u64::MAX) {
                     return Ok(());
                 }
             }
