@@ -1,16 +1,27 @@
 //! API keys.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Auto, ByClass, Guard};
 use crate::guard::{self, Mode};
 
+/// Largest [`Key::weight`].
+const MAX_WEIGHT: u32 = 1000;
+
 /// Who may use the API, and with which guard where a request does not say.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Key {
     /// What logs call whoever has it.
     pub name: String,
+    /// The tenant that what is made with the key belongs to, such as receipts and records; auto: `name`. Keys of one owner see the same.
+    pub owner: Auto<String>,
+    /// What may be done with the key.
+    pub scopes: Scopes,
+    /// Share of the engine where owners compete, relative to other keys'.
+    pub weight: u32,
     /// SHA-256 of the key in hex digits; the key itself stands nowhere.
     pub key_sha256: String,
     /// In place of `guard.mode`; auto: that.
@@ -23,7 +34,100 @@ pub struct Key {
     pub thresholds: ByClass,
 }
 
+impl Default for Key {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            owner: Auto::Auto,
+            scopes: Scopes::default(),
+            weight: 1,
+            key_sha256: String::new(),
+            mode: Auto::Auto,
+            threshold: Auto::Auto,
+            target_fpr: Auto::Auto,
+            thresholds: ByClass::default(),
+        }
+    }
+}
+
+/// A permission of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Scope {
+    /// Chat completions.
+    #[serde(rename = "complete")]
+    Complete,
+    /// Scores of texts.
+    #[serde(rename = "score")]
+    Score,
+    /// Handing in corrections; listing, exporting and removing the owner's own.
+    #[serde(rename = "feedback:write")]
+    FeedbackWrite,
+    /// Listing, exporting, correcting and removing what belongs to any owner.
+    #[serde(rename = "feedback:read")]
+    FeedbackRead,
+    /// The annotation queue: the owner's items, and with `feedback:read` everybody's.
+    #[serde(rename = "annotate")]
+    Annotate,
+    /// What is under `/admin/`, and `/metrics` where that is not open to all.
+    #[serde(rename = "admin")]
+    Admin,
+}
+
+impl Scope {
+    /// All scopes.
+    pub const ALL: [Self; 6] = [Self::Complete, Self::Score, Self::FeedbackWrite, Self::FeedbackRead, Self::Annotate, Self::Admin];
+
+    /// Its name in the configuration and in errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Score => "score",
+            Self::FeedbackWrite => "feedback:write",
+            Self::FeedbackRead => "feedback:read",
+            Self::Annotate => "annotate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Permissions, each once and in the order of [`Scope::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Scopes(BTreeSet<Scope>);
+
+impl Scopes {
+    /// These permissions.
+    pub fn new(scopes: impl IntoIterator<Item = Scope>) -> Self {
+        Self(scopes.into_iter().collect())
+    }
+
+    /// Returns `true` if `scope` is among them.
+    pub fn contains(&self, scope: Scope) -> bool {
+        self.0.contains(&scope)
+    }
+
+    /// Returns `true` if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Default for Scopes {
+    /// What an application needs that shows answers and hands in corrections.
+    fn default() -> Self {
+        Self::new([Scope::Complete, Scope::Score, Scope::FeedbackWrite])
+    }
+}
+
 impl Key {
+    /// The tenant that what is made with the key belongs to.
+    pub fn owner(&self) -> &str {
+        match &self.owner {
+            Auto::Auto => &self.name,
+            Auto::Value(owner) => owner,
+        }
+    }
+
     /// The digest, where it is one.
     pub fn digest(&self) -> Option<[u8; 32]> {
         digest(&self.key_sha256)
@@ -55,6 +159,9 @@ pub(super) fn check(keys: &[Key]) -> Vec<(String, String)> {
             }
         };
         must(!key.name.is_empty(), "name", "must not be empty");
+        must(!key.owner().is_empty() || key.name.is_empty(), "owner", "must not be empty");
+        must(!key.scopes.is_empty(), "scopes", "must name at least one");
+        must((1..=MAX_WEIGHT).contains(&key.weight), "weight", "must be between 1 and 1000");
         must(keys[..i].iter().all(|other| other.name != key.name), "name", "must not be that of another key");
         must(key.digest().is_some(), "key_sha256", "must be the 64 hex digits of the key's SHA-256");
         let known = key.digest().is_some_and(|own| keys[..i].iter().any(|other| other.digest() == Some(own)));

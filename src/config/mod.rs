@@ -19,7 +19,7 @@ pub use cycle::Cycle;
 pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
-pub use keys::Key;
+pub use keys::{Key, Scope, Scopes};
 pub(crate) use load::nearest;
 pub use load::{Flag, Problem, Problems, load};
 pub use registry::{Admin, Registry};

@@ -1,31 +1,95 @@
 //! API keys: who may ask, and with which guard where a request does not say. The server knows digests alone.
 
-use std::{hint::black_box, sync::Arc};
+use std::{convert::Infallible, hint::black_box, net::IpAddr, sync::Arc};
 
 use axum::{
-    extract::{Request, State},
-    http::{Extensions, HeaderMap, Method, header::AUTHORIZATION},
+    extract::{FromRequestParts, Request, State},
+    http::{Extensions, HeaderMap, Method, header::AUTHORIZATION, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
 
-use super::{app::App, body, error::ApiError};
-use crate::config::{Config, Guard, Key};
+use super::{app::App, body, error::ApiError, listen::Peer};
+use crate::config::{Config, Guard, Key, Scope, Scopes};
+
+#[allow(dead_code)] // MERGE: to be removed
+/// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// The key's name; `None` without a key.
+    pub(crate) name: Option<Arc<str>>,
+    /// The tenant that receipts, records, images and leases belong to; empty without a key.
+    pub(crate) owner: Arc<str>,
+    /// What the caller may do.
+    pub(crate) scopes: Scopes,
+    /// Share of the engine where callers compete.
+    pub(crate) weight: u32,
+    /// The guard of requests that do not say.
+    pub(crate) guard: Arc<Guard>,
+    /// The address that the request came from; `None` where nobody listened for it (tests of handlers).
+    pub(crate) address: Option<IpAddr>,
+}
+
+#[allow(dead_code)] // MERGE: to be removed
+impl Caller {
+    /// Anybody, on a server without keys. There is nobody to be kept apart from, but administration needs its own key.
+    fn anonymous(guard: &Arc<Guard>) -> Self {
+        let scopes = Scope::ALL.into_iter().filter(|&scope| scope != Scope::Admin);
+        Self { name: None, owner: "".into(), scopes: Scopes::new(scopes), weight: 1, guard: Arc::clone(guard), address: None }
+    }
+
+    /// Returns the identity that competes for the engine: the owner or, without a key, the client's address.
+    pub(crate) fn competitor(&self) -> Arc<str> {
+        match (&self.name, self.address) {
+            (None, Some(address)) => address.to_string().into(),
+            _ => Arc::clone(&self.owner),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
+        Ok(caller(app, &parts.extensions))
+    }
+}
+
+/// Returns who sends the request with these extensions.
+pub(crate) fn caller(app: &App, extensions: &Extensions) -> Caller {
+    let mut caller = extensions.get::<Caller>().cloned().unwrap_or_else(|| Caller::anonymous(&app.guard));
+    caller.address = extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    caller
+}
 
 /// A configured key.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    name: String,
+struct KnownKey {
     digest: [u8; 32],
-    guard: Arc<Guard>,
+    caller: Caller,
+}
+
+impl KnownKey {
+    /// `None` where the key has no digest, which the configuration's check refuses.
+    fn new(key: &Key, common: &Guard) -> Option<Self> {
+        let caller = Caller {
+            name: Some(key.name.as_str().into()),
+            owner: key.owner().into(),
+            scopes: key.scopes.clone(),
+            weight: key.weight,
+            guard: Arc::new(key.guard(common)),
+            address: None,
+        };
+        Some(Self { digest: key.digest()?, caller })
+    }
 }
 
 /// The keys in force, replaced as a whole when the configuration is read again.
 #[derive(Debug)]
 pub(crate) struct Access {
     /// Those with a key; none: everybody may ask.
-    callers: Vec<Caller>,
+    keys: Vec<KnownKey>,
     /// The key for what is under `/admin/`; `None`: nobody may ask there.
     admin: Option<[u8; 32]>,
 }
@@ -33,29 +97,19 @@ pub(crate) struct Access {
 impl Access {
     /// The keys of a checked configuration.
     pub(crate) fn new(config: &Config) -> Self {
-        let caller = |key: &Key| Some(Caller { name: key.name.clone(), digest: key.digest()?, guard: Arc::new(key.guard(&config.guard)) });
-        Self { callers: config.keys.iter().filter_map(caller).collect(), admin: config.admin.digest() }
+        let keys = config.keys.iter().filter_map(|key| KnownKey::new(key, &config.guard)).collect();
+        Self { keys, admin: config.admin.digest() }
     }
 
     /// Returns `true` if `/v1/*` is for those with a key alone.
     pub(crate) fn needs_key(&self) -> bool {
-        !self.callers.is_empty()
+        !self.keys.is_empty()
     }
 
     /// Returns whether anybody may ask under `/admin/`.
     pub(crate) fn has_admin(&self) -> bool {
         self.admin.is_some()
     }
-}
-
-/// The guard's defaults for a request: those of its key, or the configuration's.
-pub(crate) fn guard(app: &App, extensions: &Extensions) -> Arc<Guard> {
-    extensions.get::<Caller>().map_or_else(|| Arc::clone(&app.guard), |caller| Arc::clone(&caller.guard))
-}
-
-/// What a request's caller is called, where it has a key.
-pub(crate) fn name(extensions: &Extensions) -> Option<&str> {
-    extensions.get::<Caller>().map(|caller| caller.name.as_str())
 }
 
 /// The middleware: where there are keys, the API is for those who have one. What is under `/admin/` is for who has the key of that alone; where there
@@ -70,14 +124,14 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
     let allowed = if let Some(admin) = access.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
         administrate(admin, request.headers()).map(|()| None)
     } else if path.starts_with("/v1/") && access.needs_key() {
-        find(&access.callers, request.headers()).map(Some)
+        find(&access.keys, request.headers()).map(Some)
     } else {
         Ok(None)
     };
     match allowed {
         Ok(caller) => {
             if let Some(caller) = caller.cloned() {
-                tracing::Span::current().record("key", &caller.name);
+                tracing::Span::current().record("key", caller.name.as_deref());
                 request.extensions_mut().insert(caller);
             }
             next.run(request).await
@@ -96,10 +150,10 @@ fn administrate(admin: &[u8; 32], headers: &HeaderMap) -> Result<(), ApiError> {
     known.then_some(()).ok_or_else(|| ApiError::unauthorized("this needs the administrator's key (admin.key_sha256)"))
 }
 
-fn find<'a>(callers: &'a [Caller], headers: &HeaderMap) -> Result<&'a Caller, ApiError> {
+fn find<'a>(keys: &'a [KnownKey], headers: &HeaderMap) -> Result<&'a Caller, ApiError> {
     let digest = digest(headers)?;
     // Every key is compared, and whole, so that the time taken says nothing about them.
-    let found = callers.iter().fold(None, |found, caller| if same(&caller.digest, &digest) { Some(caller) } else { found });
+    let found = keys.iter().fold(None, |found, key| if same(&key.digest, &digest) { Some(&key.caller) } else { found });
     found.ok_or_else(|| ApiError::unauthorized("the API key is not known to this server"))
 }
 
@@ -126,21 +180,22 @@ mod tests {
 
     use super::*;
 
-    fn caller(name: &str, key: &str) -> Caller {
-        Caller { name: name.to_owned(), digest: Sha256::digest(key).into(), guard: Arc::default() }
+    fn known(name: &str, key: &str) -> KnownKey {
+        let key = Key { name: name.to_owned(), key_sha256: format!("{:x}", Sha256::digest(key)), ..Key::default() };
+        KnownKey::new(&key, &Guard::default()).unwrap()
     }
 
     #[test]
     fn a_key_is_found_by_its_digest_alone() {
-        let callers = [caller("one", "secret-1"), caller("two", "secret-2")];
+        let keys = [known("one", "secret-1"), known("two", "secret-2")];
         let of = |value: &str| {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
-            find(&callers, &headers).map(|caller| caller.name.as_str())
+            find(&keys, &headers).map(|caller| caller.name.as_deref().unwrap())
         };
         assert_eq!((of("Bearer secret-1"), of("bearer  secret-2")), (Ok("one"), Ok("two")));
         for wrong in ["Bearer secret-3", "Bearer", "Bearer ", "Basic secret-1", "secret-1", "Bearer secret-1 secret-2"] {
             assert_eq!(of(wrong).unwrap_err().body.error.code, Some("invalid_api_key"), "{wrong}");
         }
-        assert!(find(&callers, &HeaderMap::new()).is_err());
+        assert!(find(&keys, &HeaderMap::new()).is_err());
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt, warnings) = prepare(turn.clone(), auth::guard(&app, &parts.extensions), body).await?;
+        let (completion, prompt, warnings) = prepare(turn.clone(), auth::caller(&app, &parts.extensions).guard, body).await?;
         let begun = begin(&turn, completion, prompt, true).await?;
         let headers = warning_headers(&warnings);
         let meter = AnswerMeter::new(&app.metrics, begun.answers.len());

@@ -1,8 +1,8 @@
 //! Connections: accepted up to a bound, given up when they dawdle, finished before the server goes.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router, middleware::AddExtension};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -10,13 +10,18 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tower::Layer;
 
 /// Most bytes of a request's line and headers.
 const HEADER_BYTES: usize = 32 * 1024;
+
+/// The address that a request came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// A listener and what it needs to serve connections.
 pub(crate) struct Door {
@@ -39,8 +44,9 @@ impl Door {
                 Some(_) = connections.join_next() => continue,
                 accepted = self.accept(&places) => accepted,
             };
-            let Some((stream, place)) = accepted else { continue };
-            let (router, stop, read_timeout) = (self.router.clone(), stop.clone(), self.read_timeout);
+            let Some((stream, peer, place)) = accepted else { continue };
+            let router = Extension(peer).layer(self.router.clone());
+            let (stop, read_timeout) = (stop.clone(), self.read_timeout);
             connections.spawn(async move {
                 connection(stream, router, read_timeout, stop).await;
                 drop(place);
@@ -54,10 +60,10 @@ impl Door {
         left
     }
 
-    async fn accept(&self, places: &Arc<Semaphore>) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    async fn accept(&self, places: &Arc<Semaphore>) -> Option<(TcpStream, Peer, OwnedSemaphorePermit)> {
         let place = Arc::clone(places).acquire_owned().await.ok()?;
         match self.listener.accept().await {
-            Ok((stream, _)) => Some((stream, place)),
+            Ok((stream, address)) => Some((stream, Peer(address), place)),
             Err(error) => {
                 // Out of file descriptors, mostly: others must end first.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -69,7 +75,7 @@ impl Door {
 }
 
 /// Serves one connection. Errors are the client's: it left, or sent no HTTP, which hyper has answered.
-async fn connection(stream: TcpStream, router: Router, read_timeout: Duration, mut stop: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, router: AddExtension<Router, Peer>, read_timeout: Duration, mut stop: watch::Receiver<bool>) {
     // Words of a stream go out as they come.
     let _ = stream.set_nodelay(true);
     let mut http = http1::Builder::new();

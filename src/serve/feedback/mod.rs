@@ -130,7 +130,10 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
     // Keys of different callers are different.
-    let key = key.map(|key| auth::name(&parts.extensions).map_or_else(|| key.clone(), |caller| format!("{caller}\n{key}")));
+    let key = key.map(|key| match auth::caller(&app, &parts.extensions).name {
+        Some(caller) => format!("{caller}\n{key}"),
+        None => key,
+    });
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let submission: Submission = read(&body, "feedback")?;
     let image = match &submission.image {

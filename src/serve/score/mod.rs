@@ -56,7 +56,7 @@ pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiE
     if app.is_draining() {
         return Err(EngineError::ShuttingDown.into());
     }
-    let guard = auth::guard(app, &parts.extensions);
+    let guard = auth::caller(app, &parts.extensions).guard;
     let seconds = app.config.server.request_timeout_s;
     let answer = async {
         let task = turn.clone();
