@@ -14,7 +14,7 @@ use super::{
     common::{ModelArgs, open_first, settle},
 };
 use crate::{
-    config::{Config, Problems},
+    config::{API_KEY, Config, Problems},
     device,
     serve::{First, Server},
     telemetry::{self, LogLevel},
@@ -24,14 +24,25 @@ use crate::{
 ///
 /// SIGTERM and SIGINT let what is being answered finish, until server.drain_deadline_s; a second signal ends at once. SIGHUP reads the configuration
 /// again: keys and log level change, other options wait for a restart.
+///
+/// Other machines reach it at an address other than 127.0.0.1; then it needs a key: in the environment variable CANDOR_API_KEY, in a file, or, as many as
+/// you like, in the configuration.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor serve\n  candor serve --listen 0.0.0.0:8080 --config candor.toml\n  CANDOR_LOG__FORMAT=json candor serve --device cpu"
+    after_help = "Examples:\n  candor serve\n  candor serve --listen 0.0.0.0:8080 --key-file key.txt   # candor keys new --out key.txt\n  candor serve --listen 0.0.0.0:8080 --config candor.toml\n  CANDOR_LOG__FORMAT=json candor serve --device cpu"
 )]
 pub(crate) struct Args {
     /// Address to listen at; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+
+    /// File with a key that clients must send, beside those of the configuration
+    #[arg(long, value_name = "FILE", env = "CANDOR_API_KEY_FILE")]
+    key_file: Option<String>,
+
+    /// Serve without any key also where other machines reach the server
+    #[arg(long)]
+    insecure: bool,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -39,12 +50,19 @@ pub(crate) struct Args {
 
 impl Args {
     fn load(&self) -> Result<Config, Problems> {
-        self.model.load(&[("--listen", "server.listen", self.listen.clone())])
+        let mut config = self.model.load(&[
+            ("--listen", "server.listen", self.listen.clone()),
+            ("--key-file", "server.key_file", self.key_file.clone().filter(|file| !file.is_empty())),
+            ("--insecure", "server.insecure", self.insecure.then(|| true.to_string())),
+        ])?;
+        config.add_api_key(std::env::var_os(API_KEY).as_deref())?;
+        Ok(config)
     }
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let config = args.load()?;
+    config.check_exposure().map_err(Failure::misused)?;
     // First, because a process that starts again loses its handlers of signals.
     settle(config.model.threads.value())?;
     // Outlives the runtime, whose end is logged too.

@@ -73,6 +73,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
     ];
     bounded.iter().for_each(|&(key, value, most)| must(value <= most, key, &format_args!("must be at most {most}")));
+    must(!server.key_file.is_empty(), "server.key_file", &"must be a file or off");
     must(!model.name.is_empty(), "model.name", &"must name a bundle or a directory");
     must((0.0..=2.0).contains(&generation.temperature), "generation.temperature", &"must be between 0 and 2");
     let odd = server.cors_origins.iter().find(|origin| !is_origin(origin)).map_or("", String::as_str);

@@ -1,8 +1,9 @@
 //! API keys.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Auto, ByClass, Guard};
 use crate::guard::{self, Mode};
@@ -59,10 +60,10 @@ pub enum Scope {
     /// Scores of texts.
     #[serde(rename = "score")]
     Score,
-    /// Handing in corrections; listing, exporting and removing the owner's own.
+    /// Handing in corrections; listing, exporting and removing records of the owner's.
     #[serde(rename = "feedback:write")]
     FeedbackWrite,
-    /// Listing, exporting, correcting and removing what belongs to any owner.
+    /// Listing, exporting and removing records of any owner; with `feedback:write` and `annotate`, correcting and being shown everybody's answers.
     #[serde(rename = "feedback:read")]
     FeedbackRead,
     /// The annotation queue: the owner's items, and with `feedback:read` everybody's.
@@ -87,6 +88,15 @@ impl Scope {
             Self::Annotate => "annotate",
             Self::Admin => "admin",
         }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|scope| scope.name() == text);
+        found.ok_or_else(|| format!("unknown scope; it is one of {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 
@@ -120,6 +130,11 @@ impl Default for Scopes {
 }
 
 impl Key {
+    /// Returns the key of this name that `secret` is, with the default scopes.
+    pub fn new(name: &str, secret: &str) -> Self {
+        Self { name: name.to_owned(), key_sha256: format!("{:x}", Sha256::digest(secret)), ..Self::default() }
+    }
+
     /// The tenant that what is made with the key belongs to.
     pub fn owner(&self) -> &str {
         match &self.owner {

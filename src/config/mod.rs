@@ -3,9 +3,11 @@
 //! Every option stands in `config/candor.toml` with its default and what it does; a test holds the two equal. In the environment
 //! `server.listen` is `CANDOR_SERVER__LISTEN`.
 
+mod api_key;
 mod auto;
 mod check;
 mod cycle;
+mod exposure;
 mod feedback;
 mod host_port;
 mod keys;
@@ -14,8 +16,10 @@ mod registry;
 
 use serde::{Deserialize, Serialize};
 
+pub use api_key::API_KEY;
 pub use auto::Auto;
 pub use cycle::Cycle;
+pub use exposure::Exposed;
 pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
@@ -78,6 +82,10 @@ pub struct Config {
 pub struct Server {
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
+    /// Whether a server without keys may be reached from other machines.
+    pub insecure: bool,
+    /// A file with one key, beside [`Config::keys`], or `off`.
+    pub key_file: String,
     /// Open connections; more wait to be accepted.
     pub max_connections: usize,
     /// Completions and requests for scores being received or answered at once; more get 429.
@@ -111,6 +119,8 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".to_owned(),
+            insecure: false,
+            key_file: "off".to_owned(),
             max_connections: 1024,
             max_concurrent: 128,
             max_body_bytes: 20 * 1024 * 1024 + BESIDE_IMAGE,

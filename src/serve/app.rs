@@ -22,6 +22,7 @@ use super::{
     served::{First, Served},
     shadow::Shadowing,
     switch::Switch,
+    wrong_keys::WrongKeys,
 };
 use crate::{
     config::{Config, Guard},
@@ -68,6 +69,7 @@ pub(crate) struct App {
     pub(crate) fetcher: Option<Fetcher>,
     pub(crate) metrics: Arc<Metrics>,
     access: RwLock<Arc<Access>>,
+    pub(crate) wrong_keys: WrongKeys,
     /// The guard's defaults for those without one.
     pub(crate) guard: Arc<Guard>,
     /// `None` when corrections are not taken.
@@ -99,6 +101,7 @@ impl App {
         show_served(&metrics, &config.guard, &served);
         Ok(Self {
             access: RwLock::new(Arc::new(Access::new(&config))),
+            wrong_keys: WrongKeys::default(),
             guard: Arc::new(config.guard.clone()),
             fetcher,
             places: Arc::new(Semaphore::new(config.server.max_concurrent)),
@@ -135,6 +138,11 @@ impl App {
     /// Sets who may ask from now on.
     pub(crate) fn set_access(&self, access: Access) {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+    }
+
+    /// Returns the configuration with the keys in force, by which versions that are loaded from now on are checked.
+    pub(crate) fn current_config(&self) -> Config {
+        Config { keys: self.access().configured.clone(), ..self.config.clone() }
     }
 
     /// Has a version stop with the server.

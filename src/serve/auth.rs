@@ -1,17 +1,20 @@
 //! API keys: who may ask, and with which guard where a request does not say. The server knows digests alone.
 
-use std::{convert::Infallible, hint::black_box, net::IpAddr, sync::Arc};
+use std::{convert::Infallible, hint::black_box, net::IpAddr, sync::Arc, time::Instant};
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    Json,
+    extract::{FromRequestParts, MatchedPath, Request, State},
     http::{Extensions, HeaderMap, Method, header::AUTHORIZATION, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
-use super::{app::App, body, error::ApiError, listen::Peer};
-use crate::config::{Config, Guard, Key, Scope, Scopes};
+use super::{app::App, body, error::ApiError, listen::Peer, permission::Permission, routes};
+use crate::config::{Auto, Config, Guard, Key, Scope, Scopes};
 
 #[allow(dead_code)] // MERGE: to be removed
 /// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
@@ -59,12 +62,17 @@ impl FromRequestParts<Arc<App>> for Caller {
 /// Returns who sends the request with these extensions.
 pub(crate) fn caller(app: &App, extensions: &Extensions) -> Caller {
     let mut caller = extensions.get::<Caller>().cloned().unwrap_or_else(|| Caller::anonymous(&app.guard));
-    caller.address = extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    caller.address = address(extensions);
     caller
 }
 
+/// Returns the address that a request with these extensions came from.
+fn address(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical())
+}
+
 /// A configured key.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct KnownKey {
     digest: [u8; 32],
     caller: Caller,
@@ -86,19 +94,23 @@ impl KnownKey {
 }
 
 /// The keys in force, replaced as a whole when the configuration is read again.
-#[derive(Debug)]
 pub(crate) struct Access {
+    /// As the configuration has them.
+    pub(super) configured: Vec<Key>,
     /// Those with a key; none: everybody may ask.
     keys: Vec<KnownKey>,
-    /// The key for what is under `/admin/`; `None`: nobody may ask there.
+    /// The key for what is under `/admin/` alone.
     admin: Option<[u8; 32]>,
+    /// Whether `/metrics` needs no key: other machines do not reach it, it has a listener of its own, or the whole API needs none.
+    open_metrics: bool,
 }
 
 impl Access {
     /// The keys of a checked configuration.
     pub(crate) fn new(config: &Config) -> Self {
-        let keys = config.keys.iter().filter_map(|key| KnownKey::new(key, &config.guard)).collect();
-        Self { keys, admin: config.admin.digest() }
+        let keys: Vec<_> = config.keys.iter().filter_map(|key| KnownKey::new(key, &config.guard)).collect();
+        let open_metrics = keys.is_empty() || !config.is_exposed() || config.metrics.listen != Auto::Auto;
+        Self { configured: config.keys.clone(), keys, admin: config.admin.digest(), open_metrics }
     }
 
     /// Returns `true` if `/v1/*` is for those with a key alone.
@@ -106,29 +118,97 @@ impl Access {
         !self.keys.is_empty()
     }
 
-    /// Returns whether anybody may ask under `/admin/`.
+    /// Returns `true` if anybody may ask under `/admin/`.
     pub(crate) fn has_admin(&self) -> bool {
-        self.admin.is_some()
+        self.admin.is_some() || self.keys.iter().any(|key| key.caller.scopes.contains(Scope::Admin))
+    }
+
+    /// Returns `true` if a request that needs this is answered without a key.
+    pub(super) fn is_open(&self, needs: Permission) -> bool {
+        match needs {
+            Permission::Open => true,
+            Permission::AnyKey | Permission::OneOf(_) => !self.needs_key(),
+            // Where nobody may ask, the handlers say that.
+            Permission::Admin => !self.has_admin(),
+            Permission::Metrics => self.open_metrics,
+        }
+    }
+
+    /// Returns the caller whose key a request has, or `None` where that does not matter.
+    fn admit(&self, needs: Permission, headers: &HeaderMap) -> Result<Option<&Caller>, Denied> {
+        if self.is_open(needs) {
+            return Ok(None);
+        }
+        let digest = digest(headers)?;
+        // Every key is compared, and whole, so that the time taken says nothing about them.
+        let known = self.keys.iter().fold(None, |found, key| if is_same(&key.digest, &digest) { Some(&key.caller) } else { found });
+        let is_administrator = self.admin.is_some_and(|admin| is_same(&admin, &digest));
+        let scopes = needs.scopes();
+        match known {
+            Some(caller) if scopes.is_empty() || scopes.iter().any(|scope| caller.scopes.contains(*scope)) => Ok(Some(caller)),
+            _ if is_administrator && needs.is_administration() => Ok(None),
+            Some(caller) => Err(Denied::Scope { key: caller.name.clone().unwrap_or_default(), scopes }),
+            None => Err(Denied::Unknown),
+        }
     }
 }
 
-/// The middleware: where there are keys, the API is for those who have one. What is under `/admin/` is for who has the key of that alone; where there
-/// is none, the handlers refuse. Health and metrics are for all.
+/// Why a request is not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Denied {
+    /// It has no key.
+    Missing,
+    /// Its header is not as it should be.
+    Malformed,
+    /// Nobody has its key.
+    Unknown,
+    /// Its key lacks all of these.
+    Scope {
+        /// The key's name.
+        key: Arc<str>,
+        /// The scopes of which one is needed.
+        scopes: &'static [Scope],
+    },
+}
+
+impl Denied {
+    /// Returns its name in the metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Scope { .. } => "scope",
+        }
+    }
+
+    /// Returns the error for a request that needs this.
+    fn error(self, needs: Permission) -> ApiError {
+        match self {
+            Self::Missing => ApiError::unauthorized("this server needs an API key, in the header Authorization: Bearer KEY"),
+            Self::Malformed => ApiError::unauthorized("the Authorization header must be: Bearer KEY"),
+            Self::Unknown if needs.is_administration() => {
+                ApiError::unauthorized("this needs the administrator's key (admin.key_sha256) or a key with the scope `admin`")
+            }
+            Self::Unknown => ApiError::unauthorized("the API key is not known to this server"),
+            Self::Scope { key, scopes } => {
+                let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.name())).collect();
+                ApiError::insufficient_scope(format!("the key `{key}` lacks the scope {}, which this request needs", names.join(" or ")))
+            }
+        }
+    }
+}
+
+/// The middleware: where there are keys, a request needs one that may do what the route is for.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     if request.method() == Method::OPTIONS {
         // Browsers ask without a key, and nothing is told but methods.
         return next.run(request).await;
     }
-    let path = request.uri().path();
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let needs = routes::permission(request.method(), route, request.uri().path());
     let access = app.access();
-    let allowed = if let Some(admin) = access.admin.as_ref().filter(|_| path.starts_with("/admin/")) {
-        administrate(admin, request.headers()).map(|()| None)
-    } else if path.starts_with("/v1/") && access.needs_key() {
-        find(&access.keys, request.headers()).map(Some)
-    } else {
-        Ok(None)
-    };
-    match allowed {
+    match access.admit(needs, request.headers()) {
         Ok(caller) => {
             if let Some(caller) = caller.cloned() {
                 tracing::Span::current().record("key", caller.name.as_deref());
@@ -136,42 +216,55 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
             }
             next.run(request).await
         }
-        Err(error) => {
+        Err(denied) => {
+            app.metrics.auth_failure(denied.reason());
+            let counted = match (&denied, address(request.extensions())) {
+                (Denied::Unknown, Some(address)) => app.wrong_keys.count(address, Instant::now()),
+                _ => Ok(()),
+            };
             // So that a client that sends its whole body first still reads the error.
             body::discard(request.into_body(), app.read_timeout());
-            error.into_response()
+            let slow_down = |seconds| ApiError::busy(format!("too many wrong API keys from this address; retry in {seconds} s"), seconds);
+            counted.map_or_else(slow_down, |()| denied.error(needs)).into_response()
         }
     }
 }
 
-/// Whether a request has the administrator's key.
-fn administrate(admin: &[u8; 32], headers: &HeaderMap) -> Result<(), ApiError> {
-    let known = same(admin, &digest(headers)?);
-    known.then_some(()).ok_or_else(|| ApiError::unauthorized("this needs the administrator's key (admin.key_sha256)"))
-}
-
-fn find<'a>(keys: &'a [KnownKey], headers: &HeaderMap) -> Result<&'a Caller, ApiError> {
-    let digest = digest(headers)?;
-    // Every key is compared, and whole, so that the time taken says nothing about them.
-    let found = keys.iter().fold(None, |found, key| if same(&key.digest, &digest) { Some(&key.caller) } else { found });
-    found.ok_or_else(|| ApiError::unauthorized("the API key is not known to this server"))
-}
-
-/// Of the key that a request has.
-fn digest(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
-    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-    let Some(given) = given else {
-        return Err(ApiError::unauthorized("this server needs an API key, in the header Authorization: Bearer KEY"));
-    };
-    let key = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    let Some((_, key)) = key else {
-        return Err(ApiError::unauthorized("the Authorization header must be: Bearer KEY"));
-    };
+/// Returns the digest of the key that a request has.
+fn digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).ok_or(Denied::Missing)?;
+    let (scheme, key) = given.split_at_checked(7).ok_or(Denied::Malformed)?;
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return Err(Denied::Malformed);
+    }
     Ok(Sha256::digest(key.trim_ascii()).into())
 }
 
-fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+fn is_same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     black_box(a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b))) == 0
+}
+
+/// Who asks.
+#[derive(Debug, Serialize, ToSchema)]
+struct CurrentKey {
+    /// `key`
+    object: &'static str,
+    /// The key's name; `null` on a server without keys.
+    #[schema(required, value_type = Option<String>)]
+    name: Option<Arc<str>>,
+    /// Whose are the answers that are remembered, and the records; empty without keys.
+    #[schema(value_type = String)]
+    owner: Arc<str>,
+    /// What may be done with it.
+    #[schema(value_type = Vec<String>)]
+    scopes: Scopes,
+}
+
+/// The key that the request has: its name, its owner, and what may be done with it.
+#[utoipa::path(get, path = "/v1/key", tag = "models", responses((status = 200, description = "The key, without its secret.", body = CurrentKey)))]
+pub(crate) async fn key(caller: Caller) -> Response {
+    let Caller { name, owner, scopes, .. } = caller;
+    Json(CurrentKey { object: "key", name, owner, scopes }).into_response()
 }
 
 #[cfg(test)]
@@ -185,17 +278,47 @@ mod tests {
         KnownKey::new(&key, &Guard::default()).unwrap()
     }
 
+    fn access(keys: &[(&str, &str, &[Scope])], admin: Option<&str>) -> Access {
+        let keys = keys.iter().map(|&(name, secret, scopes)| {
+            let mut known = known(name, secret);
+            known.caller.scopes = Scopes::new(scopes.iter().copied());
+            known
+        });
+        let admin = admin.map(|secret| Sha256::digest(secret).into());
+        Access { configured: Vec::new(), keys: keys.collect(), admin, open_metrics: false }
+    }
+
+    fn bearer(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())])
+    }
+
     #[test]
     fn a_key_is_found_by_its_digest_alone() {
-        let keys = [known("one", "secret-1"), known("two", "secret-2")];
-        let of = |value: &str| {
-            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
-            find(&keys, &headers).map(|caller| caller.name.as_deref().unwrap())
-        };
-        assert_eq!((of("Bearer secret-1"), of("bearer  secret-2")), (Ok("one"), Ok("two")));
-        for wrong in ["Bearer secret-3", "Bearer", "Bearer ", "Basic secret-1", "secret-1", "Bearer secret-1 secret-2"] {
-            assert_eq!(of(wrong).unwrap_err().body.error.code, Some("invalid_api_key"), "{wrong}");
+        let access = access(&[("one", "secret-1", &[]), ("two", "secret-2", &[])], None);
+        let of = |headers: HeaderMap| access.admit(Permission::AnyKey, &headers).map(|caller| caller.unwrap().name.clone().unwrap());
+        assert_eq!((of(bearer("Bearer secret-1")), of(bearer("bearer  secret-2"))), (Ok("one".into()), Ok("two".into())));
+        for unknown in ["Bearer secret-3", "Bearer ", "Bearer secret-1 secret-2"] {
+            assert_eq!(of(bearer(unknown)), Err(Denied::Unknown), "{unknown}");
         }
-        assert!(find(&keys, &HeaderMap::new()).is_err());
+        for malformed in ["Bearer", "Basic secret-1", "secret-1", ""] {
+            assert_eq!(of(bearer(malformed)), Err(Denied::Malformed), "{malformed}");
+        }
+        assert_eq!(of(HeaderMap::new()), Err(Denied::Missing));
+    }
+
+    #[test]
+    fn a_key_does_what_one_of_its_scopes_allows() {
+        const READ: Permission = Permission::OneOf(&[Scope::FeedbackWrite, Scope::FeedbackRead]);
+        let access = access(&[("writer", "w", &[Scope::FeedbackWrite]), ("operator", "o", &[Scope::Admin])], Some("root"));
+        let may =
+            |secret: &str, needs| access.admit(needs, &bearer(&format!("Bearer {secret}"))).map(|caller| caller.map(|c| c.name.clone()));
+        assert!(may("w", READ).is_ok() && may("o", Permission::AnyKey).is_ok() && may("o", Permission::Admin).is_ok());
+        assert_eq!((may("root", Permission::Admin), may("root", Permission::Metrics)), (Ok(None), Ok(None)));
+        assert_eq!((may("root", READ), may("x", Permission::Metrics)), (Err(Denied::Unknown), Err(Denied::Unknown)));
+        let error = may("o", READ).unwrap_err().error(READ);
+        assert_eq!((error.status.as_u16(), error.body.error.code), (403, Some("insufficient_scope")));
+        assert!(error.body.error.message.contains("`operator` lacks the scope `feedback:write` or `feedback:read`"), "{error:?}");
+        let error = may("w", Permission::Admin).unwrap_err().error(Permission::Admin);
+        assert!(error.status.as_u16() == 403 && error.body.error.message.contains("`admin`"), "{error:?}");
     }
 }

@@ -16,6 +16,7 @@ mod local;
 mod observe;
 pub mod openai;
 mod openapi;
+mod permission;
 mod queue;
 mod reload;
 mod request_url;
@@ -27,6 +28,7 @@ mod stream;
 mod switch;
 mod ui;
 mod warm;
+mod wrong_keys;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,6 +36,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 pub use app::StartError;
 pub use local::Local;
+pub use permission::Permission;
 pub use reload::Reloader;
 pub use routes::{METRICS, ROUTES, Route};
 pub use served::First;
@@ -56,8 +59,9 @@ impl Server {
     /// Listens at the configured addresses and starts the engine of a bundle to begin with; from then on what the registry promotes is served.
     ///
     /// # Errors
-    /// When an address, the store of corrections or the registry cannot be had, or the bundle cannot do what the configuration asks.
+    /// When others can reach a server without keys and the configuration does not accept that, when an address, the store of corrections or the registry cannot be had, or the bundle cannot do what the configuration asks.
     pub async fn start(config: Config, first: impl Into<First>) -> Result<Self, StartError> {
+        config.check_exposure().map_err(|error| StartError::Config { key: "server.listen", what: error.to_string() })?;
         let main = listen("server.listen", &config.server.listen).await?;
         let metrics = match &config.metrics.listen {
             Auto::Auto => None,

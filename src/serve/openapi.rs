@@ -20,7 +20,7 @@ use utoipa::{
 use super::{
     admin,
     app::App,
-    chat, docs,
+    auth, chat, docs,
     error::ErrorBody,
     feedback, info,
     openai::{
@@ -30,7 +30,8 @@ use super::{
         schema::ContentPart,
         unsupported::UNSUPPORTED,
     },
-    queue,
+    permission::Permission,
+    queue, routes,
     score::{self, response::Scores},
     ui,
 };
@@ -49,7 +50,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     servers((url = "/")),
     paths(
         chat::completions, score::score, feedback::submit, feedback::list, feedback::remove_user, feedback::export, feedback::one,
-        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, info::models, info::model,
+        feedback::remove, queue::length, queue::next, queue::release, queue::skip, queue::agreement, auth::key, info::models, info::model,
         admin::models, admin::promote, admin::rollback, info::live,
         info::ready, info::health, info::metrics, docs::openapi, ui::page, ui::docs, ui::about, ui::asset
     ),
@@ -172,9 +173,15 @@ pub(super) fn document(app: &App) -> Value {
                 json!({ "description": field.description(), "enum": field.neutral() });
         }
     }
-    let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
-    for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
-        traced(operation);
+    document["components"]["securitySchemes"]["key"] = json!({ "type": "http", "scheme": "bearer",
+        "description": "An API key, where the server has any. What a key may do is said by its scopes." });
+    let access = app.access();
+    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, operation) in operations.as_object_mut().into_iter().flatten() {
+            let needs = routes::needs(&method.to_uppercase(), path).unwrap_or(Permission::Open);
+            secure(operation, needs, access.is_open(needs));
+            traced(operation);
+        }
     }
     for (path, example) in examples(&app.served().model) {
         document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"] = example;
@@ -212,6 +219,33 @@ pub(super) fn known_path(path: &str) -> String {
         format!("{name}{}", if is_index { index } else { "?" })
     };
     path.split('.').take(8).map(known).collect::<Vec<_>>().join(".")
+}
+
+/// Says which key an operation needs, and how it is refused without.
+fn secure(operation: &mut Value, needs: Permission, open: bool) {
+    let scopes = needs.scopes();
+    let any = [json!({ "key": [] })].into_iter().filter(|_| scopes.is_empty());
+    let one_of = scopes.iter().map(|scope| json!({ "key": [scope.name()] }));
+    // An empty requirement: this server asks for none.
+    let none = [json!({})].into_iter().filter(|_| open);
+    operation["security"] = if needs == Permission::Open { json!([]) } else { none.chain(any).chain(one_of).collect() };
+    let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.name())).collect();
+    let refusals = [
+        ("401", "The server has keys, and the request has none of them.".to_owned(), needs != Permission::Open),
+        ("403", format!("The request's key lacks the scope {}.", names.join(" or ")), !scopes.is_empty()),
+        ("429", "Too many wrong keys came from the client's address.".to_owned(), needs != Permission::Open),
+    ];
+    let responses = &mut operation["responses"];
+    for (status, description, _) in refusals.into_iter().filter(|(.., possible)| *possible) {
+        if responses[status].is_null() {
+            let schema = json!({ "$ref": format!("#/components/schemas/{}", ErrorBody::name()) });
+            responses[status] = json!({ "description": description, "content": { "application/json": { "schema": schema } } });
+        }
+    }
+    if needs != Permission::Open {
+        let after = json!({ "schema": { "type": "integer" }, "description": "Seconds after which it is worth trying again." });
+        responses["429"]["headers"]["retry-after"] = after;
+    }
 }
 
 /// Every request may have an id and every response has one.

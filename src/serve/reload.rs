@@ -26,7 +26,7 @@ impl Reloader {
         Self { app: Arc::clone(app), level, current: Mutex::new(app.config.clone()) }
     }
 
-    /// Puts the keys and the log level of `read` in force, and logs what has changed and what would need a restart. Where `read` cannot be used, that is
+    /// Puts the keys and the log level of `read` in force, unless everybody could then use a server that other machines reach, and logs what has changed and what would need a restart. Where `read` cannot be used, that is
     /// logged, and all stays as it is.
     pub fn reload(&self, read: Result<Config, Problems>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,11 @@ impl Reloader {
             }
         };
         let log = Log { level: new.log.level.clone(), ..current.log.clone() };
-        let next = Config { keys: new.keys.clone(), admin: new.admin.clone(), log, ..current.clone() };
+        let mut next = Config { keys: new.keys.clone(), admin: new.admin.clone(), log, ..current.clone() };
+        (next.server.insecure, next.server.key_file) = (new.server.insecure, new.server.key_file.clone());
+        if let Err(error) = next.check_exposure() {
+            return self.refuse(&error.to_string());
+        }
         if let Err(error) = check_guards(&next, &self.app.served().bundle) {
             return self.refuse(&error.to_string());
         }

@@ -19,8 +19,17 @@ use tower_http::{
 };
 
 use super::{
-    admin, app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, request_url, score, ui,
+    admin,
+    app::App,
+    auth::{self, authenticate},
+    chat, docs,
+    error::ApiError,
+    feedback, info,
+    observe::observe,
+    permission::Permission::{self, Admin, AnyKey, Metrics, OneOf, Open},
+    queue, request_url, score, ui,
 };
+use crate::config::Scope;
 
 /// One route.
 pub struct Route {
@@ -28,41 +37,63 @@ pub struct Route {
     pub method: &'static str,
     /// The path, as axum writes it.
     pub path: &'static str,
+    /// What a request needs.
+    pub needs: Permission,
     handler: fn() -> MethodRouter<Arc<App>>,
 }
 
+/// The owner's own records; those of any owner with the latter.
+const OWN_RECORDS: Permission = OneOf(&[Scope::FeedbackWrite, Scope::FeedbackRead]);
+
 /// The API. [`super::openapi`] describes each.
 pub const ROUTES: &[Route] = &[
-    Route { method: "POST", path: "/v1/chat/completions", handler: || post(chat::completions) },
-    Route { method: "POST", path: "/v1/score", handler: || post(score::score) },
-    Route { method: "POST", path: "/v1/feedback", handler: || post(feedback::submit) },
-    Route { method: "GET", path: "/v1/feedback", handler: || get(feedback::list) },
-    Route { method: "DELETE", path: "/v1/feedback", handler: || delete(feedback::remove_user) },
-    Route { method: "GET", path: "/v1/feedback/export", handler: || get(feedback::export) },
-    Route { method: "GET", path: "/v1/feedback/{id}", handler: || get(feedback::one) },
-    Route { method: "DELETE", path: "/v1/feedback/{id}", handler: || delete(feedback::remove) },
-    Route { method: "GET", path: "/v1/queue", handler: || get(queue::length) },
-    Route { method: "POST", path: "/v1/queue/next", handler: || post(queue::next) },
-    Route { method: "POST", path: "/v1/queue/{id}/release", handler: || post(queue::release) },
-    Route { method: "POST", path: "/v1/queue/{id}/skip", handler: || post(queue::skip) },
-    Route { method: "GET", path: "/v1/agreement", handler: || get(queue::agreement) },
-    Route { method: "GET", path: "/v1/models", handler: || get(info::models) },
-    Route { method: "GET", path: "/v1/models/{id}", handler: || get(info::model) },
-    Route { method: "GET", path: "/admin/models", handler: || get(admin::models) },
-    Route { method: "POST", path: "/admin/models/{id}/promote", handler: || post(admin::promote) },
-    Route { method: "POST", path: "/admin/models/{id}/rollback", handler: || post(admin::rollback) },
-    Route { method: "GET", path: "/health/live", handler: || get(info::live) },
-    Route { method: "GET", path: "/health/ready", handler: || get(info::ready) },
-    Route { method: "GET", path: "/health", handler: || get(info::health) },
-    Route { method: "GET", path: "/openapi.json", handler: || get(docs::openapi) },
-    Route { method: "GET", path: "/", handler: || get(ui::page) },
-    Route { method: "GET", path: "/docs", handler: || get(ui::docs) },
-    Route { method: "GET", path: "/ui/about.json", handler: || get(ui::about) },
-    Route { method: "GET", path: "/ui/{file}", handler: || get(ui::asset) },
+    Route { method: "POST", path: "/v1/chat/completions", needs: OneOf(&[Scope::Complete]), handler: || post(chat::completions) },
+    Route { method: "POST", path: "/v1/score", needs: OneOf(&[Scope::Score]), handler: || post(score::score) },
+    Route { method: "POST", path: "/v1/feedback", needs: OneOf(&[Scope::FeedbackWrite]), handler: || post(feedback::submit) },
+    Route { method: "GET", path: "/v1/feedback", needs: OWN_RECORDS, handler: || get(feedback::list) },
+    Route { method: "DELETE", path: "/v1/feedback", needs: OWN_RECORDS, handler: || delete(feedback::remove_user) },
+    Route { method: "GET", path: "/v1/feedback/export", needs: OWN_RECORDS, handler: || get(feedback::export) },
+    Route { method: "GET", path: "/v1/feedback/{id}", needs: OWN_RECORDS, handler: || get(feedback::one) },
+    Route { method: "DELETE", path: "/v1/feedback/{id}", needs: OWN_RECORDS, handler: || delete(feedback::remove) },
+    Route { method: "GET", path: "/v1/queue", needs: OneOf(&[Scope::Annotate]), handler: || get(queue::length) },
+    Route { method: "POST", path: "/v1/queue/next", needs: OneOf(&[Scope::Annotate]), handler: || post(queue::next) },
+    Route { method: "POST", path: "/v1/queue/{id}/release", needs: OneOf(&[Scope::Annotate]), handler: || post(queue::release) },
+    Route { method: "POST", path: "/v1/queue/{id}/skip", needs: OneOf(&[Scope::Annotate]), handler: || post(queue::skip) },
+    Route { method: "GET", path: "/v1/agreement", needs: OneOf(&[Scope::FeedbackRead]), handler: || get(queue::agreement) },
+    Route { method: "GET", path: "/v1/key", needs: AnyKey, handler: || get(auth::key) },
+    Route { method: "GET", path: "/v1/models", needs: AnyKey, handler: || get(info::models) },
+    Route { method: "GET", path: "/v1/models/{id}", needs: AnyKey, handler: || get(info::model) },
+    Route { method: "GET", path: "/admin/models", needs: Admin, handler: || get(admin::models) },
+    Route { method: "POST", path: "/admin/models/{id}/promote", needs: Admin, handler: || post(admin::promote) },
+    Route { method: "POST", path: "/admin/models/{id}/rollback", needs: Admin, handler: || post(admin::rollback) },
+    Route { method: "GET", path: "/health/live", needs: Open, handler: || get(info::live) },
+    Route { method: "GET", path: "/health/ready", needs: Open, handler: || get(info::ready) },
+    Route { method: "GET", path: "/health", needs: Open, handler: || get(info::health) },
+    Route { method: "GET", path: "/openapi.json", needs: Open, handler: || get(docs::openapi) },
+    Route { method: "GET", path: "/", needs: Open, handler: || get(ui::page) },
+    Route { method: "GET", path: "/docs", needs: Open, handler: || get(ui::docs) },
+    Route { method: "GET", path: "/ui/about.json", needs: Open, handler: || get(ui::about) },
+    Route { method: "GET", path: "/ui/{file}", needs: Open, handler: || get(ui::asset) },
 ];
 
 /// Beside the API, or alone on a listener of its own.
-pub const METRICS: &[Route] = &[Route { method: "GET", path: "/metrics", handler: || get(info::metrics) }];
+pub const METRICS: &[Route] = &[Route { method: "GET", path: "/metrics", needs: Metrics, handler: || get(info::metrics) }];
+
+/// Returns what a request needs: what its route does or, where there is none of this method, what belongs to that part of the API.
+pub(super) fn permission(method: &Method, route: Option<&str>, path: &str) -> Permission {
+    let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
+    match route.and_then(|route| needs(method, route)) {
+        Some(permission) => permission,
+        None if path.starts_with("/admin/") => Admin,
+        None if path.starts_with("/v1/") => AnyKey,
+        None => Open,
+    }
+}
+
+/// Returns what a request needs by the route of this method and path, if there is one.
+pub(super) fn needs(method: &str, path: &str) -> Option<Permission> {
+    ROUTES.iter().chain(METRICS).find(|route| route.path == path && route.method == method).map(|route| route.needs)
+}
 
 /// A router over some of them. What it does not have is answered in OpenAI's shape too.
 pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>) -> Router {

@@ -152,7 +152,7 @@ async fn change<'a>(app: &Arc<App>, kept: MutexGuard<'a, Kept>, id: Option<&str>
     let before = kept.before.as_ref().filter(|before| is(before) && before.engine.health().accepting);
     let next = match before {
         Some(before) => Arc::clone(before),
-        None => load(app, app.config.clone(), id, EngineMetrics::of(&app.metrics)).await?,
+        None => load(app, app.current_config(), id, EngineMetrics::of(&app.metrics)).await?,
     };
     Ok(Change { kept, next: Some(next) })
 }
@@ -171,7 +171,7 @@ async fn load(app: &Arc<App>, config: Config, id: Option<&str>, observer: Arc<dy
 
 /// Loads a version that answers one question at a time, for nobody to count.
 pub(super) async fn load_beside(app: &Arc<App>, id: &str) -> Result<Arc<Served>, String> {
-    let mut config = app.config.clone();
+    let mut config = app.current_config();
     (config.engine.max_batch, config.engine.max_waiting) = (1, 1);
     (config.images.cache_bytes, config.images.workers) = (0, Auto::Value(1));
     load(app, config, Some(id), Arc::new(())).await

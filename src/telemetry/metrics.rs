@@ -39,6 +39,7 @@ pub struct Metrics {
     queue_length: GaugeVec,
     receipts_dropped: IntCounter,
     config_reloads: IntCounterVec,
+    auth_failures: IntCounterVec,
     /// Of answers.
     pub(crate) answers: AnswerMetrics,
     /// Of HTTP requests.
@@ -112,6 +113,13 @@ impl Metrics {
             queue_length,
             feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
             config_reloads: counters(r, "config_reloads_total", "Configurations read again, by what became of them", "outcome", &RELOADS)?,
+            auth_failures: counters(
+                r,
+                "auth_failures_total",
+                "Requests refused for their key, by what is wrong with it",
+                "reason",
+                &DENIED,
+            )?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             answers: AnswerMetrics::new(r)?,
             http: HttpMetrics::new(r)?,
@@ -191,6 +199,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[outcome]).inc();
     }
 
+    /// Counts a request that was refused for its key; `reason` is one of the few that there are.
+    pub(crate) fn auth_failure(&self, reason: &'static str) {
+        self.auth_failures.with_label_values(&[reason]).inc();
+    }
+
     /// A completion was not remembered.
     pub fn receipt_dropped(&self) {
         self.receipts_dropped.inc();
@@ -259,6 +272,7 @@ pub(super) fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[
 const LABELS: [&str; 3] = ["bad", "good", "missing"];
 const FETCHED: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];
 const RELOADS: [&str; 2] = ["applied", "refused"];
+const DENIED: [&str; 4] = ["missing", "malformed", "unknown", "scope"];
 const QUEUE_STATES: [&str; 5] = ["open", "leased", "unassisted", "done", "skipped"];
 pub(super) const VERDICTS: [Verdict; 5] = [Verdict::Clean, Verdict::Flagged, Verdict::Repaired, Verdict::Blocked, Verdict::Unscored];
 const BETWEEN_TOKENS: [f64; 20] =
