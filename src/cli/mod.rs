@@ -10,6 +10,7 @@ mod cycle;
 mod doctor;
 mod eval;
 mod feedback;
+mod keys;
 mod lines;
 mod models;
 mod output;
@@ -48,6 +49,7 @@ enum Command {
     Cycle(cycle::Args),
     Feedback(feedback::Args),
     Models(models::Args),
+    Keys(keys::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     Completions(reference::CompletionsArgs),
@@ -165,6 +167,7 @@ pub fn run() -> ExitCode {
         Command::Cycle(args) => cycle::run(args),
         Command::Feedback(args) => feedback::run(args),
         Command::Models(args) => models::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => reference::completions(&args),

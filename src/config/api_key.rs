@@ -26,8 +26,7 @@ impl Config {
     pub fn add_api_key(&mut self, variable: Option<&OsStr>) -> Result<(), Problems> {
         let variable = variable.filter(|value| !value.is_empty());
         let file = Some(self.server.key_file.as_str()).filter(|file| *file != "off");
-        let fail =
-            |what: &str, origin: String| Err(Problems(vec![Problem { key: "server.key_file".to_owned(), what: what.to_owned(), origin }]));
+        let fail = |what: &str, origin: String| Err(Problems(vec![Problem { key: String::new(), what: what.to_owned(), origin }]));
         let (text, origin) = match (variable, file) {
             (None, None) => return Ok(()),
             (Some(_), Some(file)) => return fail("two keys are given; give one", format!("environment variable {API_KEY} and {file}")),

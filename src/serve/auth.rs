@@ -91,16 +91,20 @@ impl KnownKey {
         };
         Some(Self { digest: key.digest()?, caller })
     }
+
+    /// The key of `admin.key_sha256`, which nothing belongs to.
+    fn administrator(digest: [u8; 32], common: &Arc<Guard>) -> Self {
+        let caller = Caller { name: Some("admin".into()), scopes: Scopes::new([Scope::Admin]), ..Caller::anonymous(common) };
+        Self { digest, caller }
+    }
 }
 
 /// The keys in force, replaced as a whole when the configuration is read again.
 pub(crate) struct Access {
-    /// As the configuration has them.
+    /// As the configuration has them; none: everybody may ask, but for administration.
     pub(super) configured: Vec<Key>,
-    /// Those with a key; none: everybody may ask.
+    /// With the administrator's.
     keys: Vec<KnownKey>,
-    /// The key for what is under `/admin/` alone.
-    admin: Option<[u8; 32]>,
     /// Whether `/metrics` needs no key: other machines do not reach it, it has a listener of its own, or the whole API needs none.
     open_metrics: bool,
 }
@@ -108,19 +112,21 @@ pub(crate) struct Access {
 impl Access {
     /// The keys of a checked configuration.
     pub(crate) fn new(config: &Config) -> Self {
-        let keys: Vec<_> = config.keys.iter().filter_map(|key| KnownKey::new(key, &config.guard)).collect();
-        let open_metrics = keys.is_empty() || !config.is_exposed() || config.metrics.listen != Auto::Auto;
-        Self { configured: config.keys.clone(), keys, admin: config.admin.digest(), open_metrics }
+        let guard = Arc::new(config.guard.clone());
+        let administrator = config.admin.digest().map(|digest| KnownKey::administrator(digest, &guard));
+        let keys = config.keys.iter().filter_map(|key| KnownKey::new(key, &guard)).chain(administrator).collect();
+        let open_metrics = config.keys.is_empty() || !config.is_exposed() || config.metrics.listen != Auto::Auto;
+        Self { configured: config.keys.clone(), keys, open_metrics }
     }
 
     /// Returns `true` if `/v1/*` is for those with a key alone.
     pub(crate) fn needs_key(&self) -> bool {
-        !self.keys.is_empty()
+        !self.configured.is_empty()
     }
 
     /// Returns `true` if anybody may ask under `/admin/`.
     pub(crate) fn has_admin(&self) -> bool {
-        self.admin.is_some() || self.keys.iter().any(|key| key.caller.scopes.contains(Scope::Admin))
+        self.keys.iter().any(|key| key.caller.scopes.contains(Scope::Admin))
     }
 
     /// Returns `true` if a request that needs this is answered without a key.
@@ -134,19 +140,18 @@ impl Access {
         }
     }
 
-    /// Returns the caller whose key a request has, or `None` where that does not matter.
+    /// Returns the caller whose key a request has, or `None` where it needs none.
     fn admit(&self, needs: Permission, headers: &HeaderMap) -> Result<Option<&Caller>, Denied> {
         if self.is_open(needs) {
             return Ok(None);
         }
         let digest = digest(headers)?;
-        // Every key is compared, and whole, so that the time taken says nothing about them.
-        let known = self.keys.iter().fold(None, |found, key| if is_same(&key.digest, &digest) { Some(&key.caller) } else { found });
-        let is_administrator = self.admin.is_some_and(|admin| is_same(&admin, &digest));
         let scopes = needs.scopes();
-        match known {
-            Some(caller) if scopes.is_empty() || scopes.iter().any(|scope| caller.scopes.contains(*scope)) => Ok(Some(caller)),
-            _ if is_administrator && needs.is_administration() => Ok(None),
+        let may = |caller: &Caller| scopes.is_empty() || scopes.iter().any(|scope| caller.scopes.contains(*scope));
+        // Every key is compared, and whole, so that the time taken says nothing about them. A key may be the administrator's and another.
+        let known = self.keys.iter().filter(|key| is_same(&key.digest, &digest)).map(|key| &key.caller);
+        match known.reduce(|one, other| if may(other) { other } else { one }) {
+            Some(caller) if may(caller) => Ok(Some(caller)),
             Some(caller) => Err(Denied::Scope { key: caller.name.clone().unwrap_or_default(), scopes }),
             None => Err(Denied::Unknown),
         }
@@ -187,7 +192,7 @@ impl Denied {
         match self {
             Self::Missing => ApiError::unauthorized("this server needs an API key, in the header Authorization: Bearer KEY"),
             Self::Malformed => ApiError::unauthorized("the Authorization header must be: Bearer KEY"),
-            Self::Unknown if needs.is_administration() => {
+            Self::Unknown if needs.scopes() == [Scope::Admin] => {
                 ApiError::unauthorized("this needs the administrator's key (admin.key_sha256) or a key with the scope `admin`")
             }
             Self::Unknown => ApiError::unauthorized("the API key is not known to this server"),
@@ -273,19 +278,12 @@ mod tests {
 
     use super::*;
 
-    fn known(name: &str, key: &str) -> KnownKey {
-        let key = Key { name: name.to_owned(), key_sha256: format!("{:x}", Sha256::digest(key)), ..Key::default() };
-        KnownKey::new(&key, &Guard::default()).unwrap()
-    }
-
     fn access(keys: &[(&str, &str, &[Scope])], admin: Option<&str>) -> Access {
-        let keys = keys.iter().map(|&(name, secret, scopes)| {
-            let mut known = known(name, secret);
-            known.caller.scopes = Scopes::new(scopes.iter().copied());
-            known
-        });
-        let admin = admin.map(|secret| Sha256::digest(secret).into());
-        Access { configured: Vec::new(), keys: keys.collect(), admin, open_metrics: false }
+        let keys = keys.iter().map(|&(name, secret, scopes)| Key { scopes: Scopes::new(scopes.iter().copied()), ..Key::new(name, secret) });
+        let mut config = Config { keys: keys.collect(), ..Config::default() };
+        config.server.listen = "0.0.0.0:0".to_owned();
+        config.admin.key_sha256 = admin.map_or("off".to_owned(), |secret| Key::new("", secret).key_sha256);
+        Access::new(&config)
     }
 
     fn bearer(value: &str) -> HeaderMap {
@@ -313,12 +311,21 @@ mod tests {
         let may =
             |secret: &str, needs| access.admit(needs, &bearer(&format!("Bearer {secret}"))).map(|caller| caller.map(|c| c.name.clone()));
         assert!(may("w", READ).is_ok() && may("o", Permission::AnyKey).is_ok() && may("o", Permission::Admin).is_ok());
-        assert_eq!((may("root", Permission::Admin), may("root", Permission::Metrics)), (Ok(None), Ok(None)));
-        assert_eq!((may("root", READ), may("x", Permission::Metrics)), (Err(Denied::Unknown), Err(Denied::Unknown)));
+        assert!(may("root", Permission::Admin).is_ok() && may("root", Permission::Metrics).is_ok() && may("root", READ).is_err());
+        assert_eq!((may("x", READ), may("x", Permission::Metrics)), (Err(Denied::Unknown), Err(Denied::Unknown)));
         let error = may("o", READ).unwrap_err().error(READ);
         assert_eq!((error.status.as_u16(), error.body.error.code), (403, Some("insufficient_scope")));
         assert!(error.body.error.message.contains("`operator` lacks the scope `feedback:write` or `feedback:read`"), "{error:?}");
         let error = may("w", Permission::Admin).unwrap_err().error(Permission::Admin);
         assert!(error.status.as_u16() == 403 && error.body.error.message.contains("`admin`"), "{error:?}");
+    }
+    #[test]
+    fn a_secret_that_is_two_keys_does_what_either_may() {
+        let access = access(&[("app", "s", &[Scope::Complete])], Some("s"));
+        for needs in [Permission::Admin, Permission::OneOf(&[Scope::Complete]), Permission::AnyKey] {
+            assert!(access.admit(needs, &bearer("Bearer s")).is_ok(), "{needs:?}");
+        }
+        let open = super::Access::new(&Config::default());
+        assert!(!open.has_admin() && open.admit(Permission::OneOf(&[Scope::Complete]), &HeaderMap::new()).is_ok());
     }
 }

@@ -26,9 +26,4 @@ impl Permission {
             Self::Admin | Self::Metrics => &[Scope::Admin],
         }
     }
-
-    /// Returns `true` if the administrator's key opens it.
-    pub(crate) fn is_administration(self) -> bool {
-        matches!(self, Self::Admin | Self::Metrics)
-    }
 }

@@ -32,6 +32,7 @@ mod server_metrics;
 mod server_registry;
 mod server_reload;
 mod server_score;
+mod server_tenants;
 mod server_ui;
 mod server_words;
 mod store;

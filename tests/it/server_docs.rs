@@ -50,7 +50,7 @@ fn statuses_and_headers_of_a_completion_are_described() {
     let document = document(&Served::new());
     let responses = &document["paths"]["/v1/chat/completions"]["post"]["responses"];
     let statuses: Vec<_> = responses.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(statuses, ["200", "400", "401", "404", "408", "413", "415", "429", "500", "503"]);
+    assert_eq!(statuses, ["200", "400", "401", "403", "404", "408", "413", "415", "429", "500", "503"]);
     assert!(responses["429"]["headers"]["retry-after"].is_object());
     for header in ["x-candor-verdict", "x-candor-score", "x-candor-flagged-spans", "x-candor-warnings", "x-request-id"] {
         assert!(responses["200"]["headers"][header].is_object(), "{header}");

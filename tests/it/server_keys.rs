@@ -2,24 +2,18 @@
 
 use candor::config::{Auto, Key};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::{
     http::{self, JSON, Reply, exchange, get, request},
     served::{Served, and, ask},
 };
 
-fn key(name: &str, secret: &str) -> Key {
-    let key_sha256 = Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect();
-    Key { name: name.to_owned(), key_sha256, ..Key::default() }
-}
-
 fn served() -> Served {
     Served::with(|c| {
-        let strict = Key { threshold: Auto::Value(1.0), ..key("strict", "sk-strict") };
-        let quiet = Key { mode: Auto::Value(candor::guard::Mode::Score), target_fpr: Auto::Value(0.1), ..key("quiet", "sk-quiet") };
+        let strict = Key { threshold: Auto::Value(1.0), ..Key::new("strict", "sk-strict") };
+        let quiet = Key { mode: Auto::Value(candor::guard::Mode::Score), target_fpr: Auto::Value(0.1), ..Key::new("quiet", "sk-quiet") };
         c.guard.threshold = Auto::Value(0.25);
-        c.keys = vec![key("plain", "sk-plain"), strict, quiet];
+        c.keys = vec![Key::new("plain", "sk-plain"), strict, quiet];
     })
 }
 

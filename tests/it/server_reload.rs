@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
+use candor::config::Key;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::{
     cli::{Process, candor},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 fn key(name: &str, secret: &str) -> String {
-    let digest: String = Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = Key::new(name, secret).key_sha256;
     format!("[[keys]]\nname = '{name}'\nkey_sha256 = '{digest}'\n")
 }
 
@@ -48,8 +48,8 @@ fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
         key("new", "sk-new")
     ));
     server.signal("-HUP");
-    eventually("the new key is known", || models(&server, "sk-new") == 200);
-    assert_eq!((models(&server, "sk-one"), models(&server, "sk-two")), (401, 200));
+    eventually("it is read again", || reloads(&server, "applied") == 1.0);
+    assert_eq!((models(&server, "sk-one"), models(&server, "sk-two"), models(&server, "sk-new")), (401, 200, 200));
 
     // Each of these is refused as a whole: the keys stay.
     for broken in
@@ -67,7 +67,8 @@ fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
 
     write(format!("[log]\nformat = 'json'\nlevel = 'info'\n[admin]\nkey_sha256 = '{}'\n", "0".repeat(64)));
     server.signal("-HUP");
-    eventually("there are no keys", || models(&server, "sk-one") == 200);
+    eventually("there are no keys", || reloads(&server, "applied") == 2.0);
+    assert_eq!(models(&server, "sk-one"), 200);
     server.signal("-TERM");
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");

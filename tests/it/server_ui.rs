@@ -4,7 +4,6 @@ use std::{net::SocketAddr, path::Path, process::Command};
 
 use candor::config::{Auto, Config, Key};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::{
     cli::Process,
@@ -89,8 +88,7 @@ fn colors_follow_the_served_threshold() {
 }
 
 fn key() -> Key {
-    let key_sha256 = Sha256::digest("candor-page-test").iter().map(|byte| format!("{byte:02x}")).collect();
-    Key { name: "page".to_owned(), key_sha256, ..Key::default() }
+    Key::new("page", "candor-page-test")
 }
 
 #[test]
