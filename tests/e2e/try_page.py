@@ -161,6 +161,34 @@ def key(base):
         assert "cat.jpg" in kept and KEY not in kept
 
 
+def scopes(base, other):
+    """Whose key it is and what may be done with it is said; what may not is said where it would be done, and another key can be typed."""
+    with opened(base, state="waiting") as page:
+        page.get_by_role("textbox", name="API key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#whose")).to_have_text("Your key is “page” of the owner “readers”. It may describe photographs (complete).")
+        expect(page.locator("#try-lacks")).to_be_hidden()
+        photo(page)
+        describe(page)
+        page.goto(f"{base}#correct")
+        page.fill("#annotator", "A. Reader")
+        page.keyboard.press("Tab")
+        expect(page.locator("#correct-lacks")).to_contain_text("may not send corrections (feedback:write) or take answers from the server’s queue (annotate).")
+        page.get_by_role("button", name="All good").click()
+        expect(page.locator("#correct-problem")).to_contain_text("lacks the scope `feedback:write`")
+        look(page, "a key that lacks a scope")
+        page.goto(f"{base}#watch")
+        expect(page.locator("#watch-lacks")).to_contain_text("(feedback:read)")
+        page.get_by_role("button", name="Use another key").click()
+        page.get_by_role("textbox", name="API key").fill(other)
+        page.keyboard.press("Enter")
+        expect(page.locator("#watch-lacks")).to_be_hidden()
+        page.goto(f"{base}#correct")
+        expect(page.locator("#correct-lacks")).to_be_hidden()
+        page.get_by_role("button", name="All good").click()
+        expect(page.locator("#correct-said")).to_contain_text("Recorded.")
+
+
 def dropped(base):
     """A file is taken wherever it falls, and shown where it is asked about; other things that are dragged are left alone."""
     with opened(base) as page:
@@ -377,7 +405,7 @@ def enlarged(base):
 
 def kept(base, *expected):
     """What is kept, for how long and who sees it is said as this server is set up, before anything is sent."""
-    with opened(base, state="ready" if "key" not in " ".join(expected) else "waiting") as page:
+    with opened(base, state="ready" if "has a key" not in " ".join(expected) else "waiting") as page:
         for text in expected:
             expect(page.locator("#kept")).to_contain_text(text)
         assert page.locator("#kept").is_visible()

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
-use candor::config::{Auto, Config, Key};
+use candor::config::{Auto, Config, Key, Scope, Scopes};
 use serde_json::json;
 
 use crate::{
@@ -97,6 +97,16 @@ fn a_wrong_key_is_told() {
 }
 
 #[test]
+fn what_a_key_may_not_do_is_told() {
+    let served = Served::with(|config| {
+        let reader = Key { owner: Auto::Value("readers".to_owned()), scopes: Scopes::new([Scope::Complete]), ..key() };
+        let other = Key { owner: reader.owner.clone(), scopes: Scopes::new(Scope::ALL), ..Key::new("other", "candor-other-test") };
+        config.keys = vec![reader, other];
+    });
+    page("try_page", "scopes", served.at, &["candor-other-test"]);
+}
+
+#[test]
 fn what_is_kept_is_told() {
     page("try_page", "kept", Served::new().at, &["for 7 days", "everybody who can open this page", "until you take the correction back"]);
     let served = Served::with(|config| {
@@ -107,7 +117,7 @@ fn what_is_kept_is_told() {
     let served = Served::with(|config| config.receipts.retention = "0s".to_owned());
     page("try_page", "kept", served.at, &["forgets photograph and answer at once, unless you correct"]);
     page("try_page", "kept", Served::with(|config| config.feedback.store = "off".to_owned()).at, &["it takes no corrections"]);
-    page("try_page", "kept", Served::with(|config| config.keys = vec![key()]).at, &["everybody with a key"]);
+    page("try_page", "kept", Served::with(|config| config.keys = vec![key()]).at, &["whoever has a key of the same owner"]);
 }
 
 #[test]

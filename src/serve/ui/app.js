@@ -1,4 +1,5 @@
 // The page: which view is shown, which model answers, whether a key is needed.
+import { showAccess } from "./access.js";
 import { asked, call, hasKey } from "./api.js";
 import { fill } from "./ask.js";
 import { enter, startCorrect } from "./correct.js";
@@ -70,15 +71,19 @@ const { named, ask } = server();
 startKey(async () => {
   await ask();
   if (!hasKey()) return;
+  await showAccess();
   // What was refused for want of a key is asked for again.
   show($("try-problem"), null);
   if (!$("view-correct").hidden) enter();
+  if (!$("view-watch").hidden) watch(true);
 });
 const about = asked("ui/about.json");
 about.then(showAbout);
+const access = about.then((said) => said && (!said.keys || hasKey()) && showAccess());
 startCorrect();
 startWatch(about);
 startZoom();
 addEventListener("hashchange", () => view(true));
 await startTry(named);
+await access;
 view(false);

@@ -12,10 +12,11 @@ function duration(seconds) {
 /** A sentence or some from the server's own `about.json`. */
 function keptText({ feedback, retention_s: seconds, queue, keys }) {
   const said = ["It goes to this server and nowhere else."];
-  const readers = keys ? "everybody with a key, who may be asked to correct the answer," : "everybody who can open this page, where answers are offered for correction,";
+  const who = keys ? "whoever has a key of the same owner, or one that reads everybody’s" : "everybody who can open this page";
+  const readers = `${who}, ${keys ? "who may be asked to correct the answer," : "where answers are offered for correction,"}`;
   if (seconds > 0) said.push(`The server keeps photograph, question and answer for ${duration(seconds)}. They can be seen by ${queue ? `${readers} and by ` : ""}those who run the server.`);
   else said.push(`The server forgets photograph and answer at once${feedback ? ", unless you correct the answer" : "; it takes no corrections"}.`);
-  if (feedback) said.push("What you correct is kept with its photograph until you take the correction back.");
+  if (feedback) said.push(`What you correct is kept with its photograph until you take the correction back. It can be read by ${who}.`);
   return said.join(" ");
 }
 

@@ -13,6 +13,10 @@ export function startKey(retry) {
     // Who was not typing a key just now is left where they are.
     if (wasAsked) $("key-text").focus();
   });
+  $("other-key").addEventListener("click", () => {
+    $("key").hidden = false;
+    $("key-text").focus();
+  });
   $("key-text").addEventListener("input", accept);
   $("key").addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -1,4 +1,5 @@
 // What this person has sent, and how far the queue has come.
+import { may, mayRead } from "./access.js";
 import { asked } from "./api.js";
 import { $, el } from "./dom.js";
 import { recordItem } from "./records.js";
@@ -22,7 +23,7 @@ export function startMine(undo) {
 /** Lists the records of this annotator, and those that were sent here without a name. */
 export async function showMine(annotator) {
   name = annotator;
-  const page = annotator ? await read(annotator) : null;
+  const page = annotator && mayRead() ? await read(annotator) : null;
   // The name may have changed again meanwhile.
   if (name !== annotator) return;
   listed = page ?? { data: [], has_more: false };
@@ -65,7 +66,7 @@ function list() {
 
 /** Says how much of the server's queue is judged. */
 export async function showProgress() {
-  const queue = await asked("v1/queue");
+  const queue = may("annotate") ? await asked("v1/queue") : null;
   $("progress").hidden = !queue;
   if (!queue) return;
   const { done, open } = queue;

@@ -49,7 +49,7 @@ const FILES: &[File] = files! {
     // Those that the README tries; their licenses stand beside them and on the page.
     "../../../tests/fixtures/photos/" "image/jpeg": "astronaut.jpg" "cat.jpg" "coffee.jpg" "photographer.jpg";
     "" "text/javascript; charset=utf-8":
-        "answer.js" "api.js" "app.js" "ask.js" "cards.js" "chart.js" "chooser.js" "correct.js" "corrections.js" "curl.js" "docs.js" "dom.js"
+        "access.js" "answer.js" "api.js" "app.js" "ask.js" "cards.js" "chart.js" "chooser.js" "correct.js" "corrections.js" "curl.js" "docs.js" "dom.js"
         "earlier.js" "fix.js" "history.js" "judged.js" "kept.js" "key.js" "metrics.js" "mine.js" "photo.js" "prometheus.js" "queue.js"
         "records.js" "schema.js" "session.js" "speech.js" "sse.js" "storage.js" "try.js" "tryit.js" "watch.js" "wordcard.js" "wordlist.js"
         "words.js" "zoom.js";

@@ -1,5 +1,6 @@
 // The items that a person goes through, in the order seen: the answers of this browser first, then what the server's queue leases to this annotator.
 import { DESCRIBE } from "./ask.js";
+import { may } from "./access.js";
 import { call } from "./api.js";
 import { remembered, update } from "./session.js";
 import { codePoints, lettersBetween } from "./words.js";
@@ -64,7 +65,7 @@ export async function skip(item, annotator) {
 
 /** Adds an item that was not seen yet. */
 async function extend(annotator) {
-  const item = ownItem() ?? (annotator ? await lease(annotator) : null);
+  const item = ownItem() ?? (annotator && may("annotate") ? await lease(annotator) : null);
   if (item) seen.push(item);
   return item;
 }

@@ -1,4 +1,5 @@
 // The Watch page: what the server's own metrics say, every few seconds, over a time of one's choice.
+import { may, mayRead } from "./access.js";
 import { asked, call, hasKey } from "./api.js";
 import { cards } from "./cards.js";
 import { $, show } from "./dom.js";
@@ -31,11 +32,14 @@ async function look() {
     const text = await (await call("metrics")).text();
     show($("watch-problem"), null);
     // Without the key that is needed, asking would only add to the errors.
-    const [records, waiting] = about?.keys && !hasKey() ? [null, null] : [await judgedToday(), await asked("v1/queue")];
+    const known = !about?.keys || hasKey();
+    const [records, waiting] = [known && mayRead() ? await judgedToday() : null, known && may("annotate") ? await asked("v1/queue") : null];
     draw(text.split("\n").filter((line) => isRead(/^\w*/.exec(line)[0])).join("\n"), records, waiting);
   } catch (problem) {
     const elsewhere = problem.status === 404 ? "This server shows its metrics on another address (metrics.listen), not here." : problem.message;
     show($("watch-problem"), elsewhere);
+    // Another key is asked for anew.
+    if (problem.status === 403) clearInterval(timer);
   }
 }
 
