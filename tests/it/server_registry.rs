@@ -13,7 +13,10 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use candor::registry::{Facts, Registry};
+use candor::{
+    config::Key,
+    registry::{Facts, Registry},
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -302,6 +305,39 @@ fn administration_needs_its_own_key_and_is_off_without_one() {
         assert_eq!(admin(&off, method, path, "").error(404)["code"], "admin_disabled", "{path}");
     }
     assert_eq!(setting.registry.state().unwrap(), promoted);
+}
+
+/// A version without a scorer cannot serve a key whose mode needs one, until a reload gives the key another.
+#[test]
+fn versions_are_checked_by_the_keys_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::open(&folder.path().join("registry")).unwrap();
+    let scorerless = copied(folder.path(), "scorerless");
+    let mut config: Value = serde_json::from_slice(&fs::read(scorerless.join("config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("reward").unwrap();
+    fs::write(scorerless.join("config.json"), config.to_string()).unwrap();
+    let id = registry.register(&scorerless, Facts::default()).unwrap().id;
+    let (file, digest) = (folder.path().join("candor.toml"), Key::new("", "sk-operator").key_sha256);
+    let write = |mode: &str| {
+        let key = format!("[[keys]]\nname = 'operator'\nscopes = ['admin']\nkey_sha256 = '{digest}'\nmode = '{mode}'\n");
+        fs::write(&file, format!("[registry]\ndir = '{}'\n[guard]\nmode = 'off'\n{key}", registry.root().display())).unwrap();
+    };
+    write("flag");
+    let mut command = candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--config"]);
+    command.arg(&file);
+    let server = Process::start(command, &[]);
+    let promote = || {
+        let path = format!("/admin/models/{id}/promote");
+        exchange(server.at, &request("POST", &path, &[("authorization", "Bearer sk-operator")], b""))
+    };
+    let refused = promote().error(422);
+    assert!(refused["message"].as_str().unwrap().contains("keys.mode"), "{refused}");
+    write("off");
+    server.signal("-HUP");
+    let applied = "candor_config_reloads_total{outcome=\"applied\"} 1";
+    eventually("it is read again", || get(server.at, "/metrics").text().contains(applied));
+    let reply = promote();
+    assert_eq!((reply.status, &reply.json()["serving"]), (200, &json!(id)), "{}", reply.text());
 }
 
 #[test]
