@@ -13,10 +13,11 @@ RUN cargo build --release --locked && cp target/release/candor /candor
 
 FROM debian:bookworm-slim
 # New volumes at these places belong to the user too.
-RUN useradd --system --no-create-home candor && install -d -m 700 -o candor /data /keys
+RUN useradd --system --uid 999 --no-create-home candor && install -d -m 700 -o candor /data /keys
 COPY --from=build /candor /usr/local/bin/candor
 COPY config/candor.toml /etc/candor/candor.toml
-USER candor
+# By number, so that Kubernetes can tell that it is not root.
+USER 999
 # Corrections are kept here, in candor-data; all else may be read-only.
 WORKDIR /data
 VOLUME /data

@@ -77,6 +77,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, level: LogLevel) -> Result<(), Failure> {
     let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     let (model, version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
+    if config.keys.is_empty() && config.is_exposed() {
+        tracing::warn!("there are no keys: everybody who reaches this server may use it and see what it keeps (server.insecure)");
+    }
     let server = Server::start(config, first).await.map_err(Failure::failed)?;
     let address = server.address().map_err(Failure::failed)?;
     tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address, "listening");

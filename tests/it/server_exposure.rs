@@ -65,6 +65,9 @@ fn without_a_key_a_server_stays_on_its_own_machine() {
     for (args, envs) in [(&["--insecure"][..], &[][..]), (&[], &[("CANDOR_SERVER__INSECURE", "true")])] {
         let server = Process::start(candor(&[&EVERYWHERE[..], args].concat()), envs);
         assert_eq!([get(server.at, "/v1/models").status, get(server.at, "/metrics").status], [200, 200], "{args:?} {envs:?}");
+        server.signal("-TERM");
+        let (_, log) = server.end();
+        assert!(log.contains("everybody who reaches this server may use it"), "{log}");
     }
 }
 
@@ -289,5 +292,5 @@ fn compose_makes_a_key_once_and_the_server_takes_it() {
         assert!(compose.contains(line), "{line}");
     }
     let dockerfile = text("Dockerfile");
-    assert!(dockerfile.contains("install -d -m 700 -o candor /data /keys") && dockerfile.contains("\nUSER candor\n"));
+    assert!(dockerfile.contains("install -d -m 700 -o candor /data /keys") && dockerfile.contains("\nUSER 999\n"));
 }
