@@ -1,13 +1,17 @@
 //! Every metric, declared once. A name, once shipped, stays.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
 use super::{
-    answers::AnswerMetrics, engines::Loads, http::HttpMetrics, learning::LearningMetrics, models::ModelMetrics, process::ProcessMetrics,
+    answers::AnswerMetrics, connections::ConnectionMetrics, engines::Loads, http::HttpMetrics, learning::LearningMetrics,
+    models::ModelMetrics, process::ProcessMetrics,
 };
 use crate::{
     engine::Observer,
@@ -41,6 +45,8 @@ pub struct Metrics {
     config_reloads: IntCounterVec,
     /// Of answers.
     pub(crate) answers: AnswerMetrics,
+    /// Of connections.
+    pub(crate) connections: Arc<ConnectionMetrics>,
     /// Of HTTP requests.
     pub(crate) http: HttpMetrics,
     /// Of versions of models.
@@ -114,6 +120,7 @@ impl Metrics {
             config_reloads: counters(r, "config_reloads_total", "Configurations read again, by what became of them", "outcome", &RELOADS)?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             answers: AnswerMetrics::new(r)?,
+            connections: Arc::new(ConnectionMetrics::new(r)?),
             http: HttpMetrics::new(r)?,
             models: ModelMetrics::new(r)?,
             learning: LearningMetrics::new(r)?,
