@@ -306,3 +306,26 @@ impl Chunks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_taken_is_bounded_for_all_and_nobody_pays_for_others() {
+        let counted = Arc::new(Semaphore::new(100 * 1024));
+        let stream = || {
+            let (sender, queue) = mpsc::unbounded_channel();
+            let behind = Arc::<AtomicUsize>::default();
+            let events = Events { queue, behind: Arc::clone(&behind), half_closed: None };
+            (Outbox { sender, behind, counted: Arc::clone(&counted) }, events)
+        };
+        let fill = |outbox: &Outbox| (0..1000).take_while(|_| outbox.put((sse::Event::default(), 1024)).is_ok()).count();
+        let ((first, unread), (second, mut read)) = (stream(), stream());
+        assert_eq!((fill(&first), fill(&second)), (64 + 100, 64));
+        let taken = (0..64).filter(|_| read.next().now_or_never().is_some()).count();
+        assert_eq!((taken, fill(&second)), (64, 64));
+        drop(unread);
+        assert_eq!(fill(&second), 100);
+    }
+}
