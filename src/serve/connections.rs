@@ -128,6 +128,7 @@ impl ConnectionTable {
             answered: AtomicBool::new(true),
             interim: AtomicBool::new(false),
             modern: AtomicBool::new(false),
+            wants_body: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),
             half_closed: watch::Sender::new(false),
         }))
@@ -157,6 +158,7 @@ pub(crate) struct Connection {
     interim: AtomicBool,
     /// Whether the request is of HTTP/1.1, so that a client which has closed its side can be asked whether it is still there.
     modern: AtomicBool,
+    wants_body: AtomicBool,
     write_blocked: AtomicBool,
     /// Whether the client has closed its side, or its connection: which of them shows only when something is sent.
     half_closed: watch::Sender<bool>,
@@ -172,6 +174,7 @@ impl Connection {
     pub(crate) fn begin(&self, has_body: bool, modern: bool) -> bool {
         self.answered.store(false, Relaxed);
         self.modern.store(modern, Relaxed);
+        self.wants_body.store(false, Relaxed);
         self.interim.store(modern, Relaxed);
         self.enter(if has_body { Activity::Receiving } else { Activity::Answering })
     }
@@ -208,9 +211,24 @@ impl Connection {
         true
     }
 
-    /// Returns `true` from the request's last byte to the end of its response: a client that then sends no more may still be there.
-    pub(crate) fn awaits_answer(&self) -> bool {
-        self.is(Activity::Answering) && self.modern.load(Relaxed) && !self.answered.load(Relaxed)
+    /// Returns `true` from a request's head to the end of its response: a client that closes its side then may still be there.
+    pub(crate) fn is_exchanging(&self) -> bool {
+        self.modern.load(Relaxed) && !self.answered.load(Relaxed)
+    }
+
+    /// Returns `true` while a request is answered whose body has come.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.is(Activity::Answering)
+    }
+
+    /// Notes whether somebody waits for more of the request's body.
+    pub(crate) fn set_wants_body(&self, wants: bool) {
+        self.wants_body.store(wants, Relaxed);
+    }
+
+    /// Returns `true` while somebody waits for more of the request's body.
+    pub(crate) fn wants_body(&self) -> bool {
+        self.wants_body.load(Relaxed)
     }
 
     /// Returns whether an interim response may be sent now; from then on none may.

@@ -123,7 +123,18 @@ impl Door {
         http.timer(TokioTimer::new()).header_read_timeout(self.read_timeout).max_buf_size(HEADER_BYTES);
         let socket = Socket::new(stream, Arc::clone(&connection), self.write_pace.clone());
         let (router, exchange) = (self.router.clone(), Arc::clone(&connection));
-        let service = service_fn(move |request| answer(router.clone(), Arc::clone(&exchange), peer, request));
+        let service = service_fn(move |request: Request<Incoming>| {
+            // At once: the socket is read again before what is returned is polled.
+            let begun = exchange.begin(!request.body().is_end_stream(), request.version() >= Version::HTTP_11);
+            let (router, connection) = (router.clone(), Arc::clone(&exchange));
+            async move {
+                if !begun {
+                    // It is about to be closed.
+                    return pending().await;
+                }
+                answer(router, connection, peer, request).await
+            }
+        });
         async move {
             let mut served = pin!(http.serve_connection(TokioIo::new(socket), service));
             let ended = async {
@@ -160,10 +171,6 @@ async fn answer(
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    if !connection.begin(!request.body().is_end_stream(), request.version() >= Version::HTTP_11) {
-        // It is about to be closed.
-        return pending().await;
-    }
     let exchange = Exchange(Arc::clone(&connection));
     request.extensions_mut().insert(Peer(peer));
     request.extensions_mut().insert(connection.link());
@@ -194,6 +201,7 @@ struct RequestBody {
 impl RequestBody {
     fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true) {
+            self.connection.set_wants_body(false);
             self.connection.received();
         }
     }
@@ -212,6 +220,7 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.connection.set_wants_body(polled.is_pending());
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.end();
         }

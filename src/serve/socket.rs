@@ -32,29 +32,36 @@ pub(crate) struct Socket {
     write_timer: Option<Pin<Box<Sleep>>>,
     /// While a client that has closed its side is answered.
     look_timer: Option<Pin<Box<Sleep>>>,
+    /// Whether that client has been asked whether it is still there.
+    asked: bool,
 }
 
 impl Socket {
     /// With this much patience for writes.
     pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, pace: Pace) -> Self {
-        Self { stream, connection, pace, write_timer: None, look_timer: None }
+        Self { stream, connection, pace, write_timer: None, look_timer: None, asked: false }
     }
 
-    /// Whether the client that has closed its side has gone.
-    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if self.look_timer.is_none() {
-            if self.connection.take_interim() {
-                let _ = self.stream.try_write(INTERIM);
-            }
-            self.connection.set_half_closed();
-        }
+    /// Whether the client that has closed its side has gone: an error. Ready without one when the request is not complete and never will be.
+    fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let timer = self.look_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LOOK)));
         loop {
             if let Some(error) = self.stream.take_error()? {
                 return Poll::Ready(Err(error));
             }
+            // Most are answered before it is worth asking whether they are there.
             ready!(timer.as_mut().poll(context));
             timer.as_mut().reset(Instant::now() + LOOK);
+            if self.connection.wants_body() {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.asked && self.connection.is_answering() {
+                self.asked = true;
+                if self.connection.take_interim() {
+                    let _ = self.stream.try_write(INTERIM);
+                }
+                self.connection.set_half_closed();
+            }
         }
     }
 
@@ -87,10 +94,10 @@ impl AsyncRead for Socket {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let ended = buffer.filled().len() == before && buffer.remaining() > 0;
-        if !ended || !self.connection.awaits_answer() {
+        if !ended || !self.connection.is_exchanging() {
             return Poll::Ready(Ok(()));
         }
-        self.poll_gone(context)
+        self.poll_half_closed(context)
     }
 }
 
