@@ -153,7 +153,9 @@ fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route])
     let server = &app.config.server;
     // Where it does not say, it is taken for one beyond this machine.
     let ip = listener.local_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
-    let names = OwnNames::new(&server.allowed_hosts, address, ip);
+    // Scrapers of a listener beyond this machine call it by its address.
+    let allowed = if address == server.listen || ip.is_loopback() { &*server.allowed_hosts } else { &[] };
+    let names = OwnNames::new(allowed, address, ip);
     let per_address = server.max_connections_per_address.value().unwrap_or(server.max_connections.div_ceil(2));
     Door {
         router: routes::router(Arc::clone(app), routes.iter().copied(), Some(names)),

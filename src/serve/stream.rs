@@ -67,10 +67,7 @@ pub(super) fn respond(
     let behind = Arc::<AtomicUsize>::default();
     let outbox = Outbox { sender, behind: Arc::clone(&behind), counted: Arc::clone(&app.unread) };
     let timeout_s = app.config.server.request_timeout_s;
-    let write = async move {
-        write(chunks, answers, deadline, timeout_s, outbox).await;
-        drop((served, held));
-    };
+    let write = write(chunks, answers, deadline, timeout_s, outbox, (served, held));
     tokio::spawn(write.in_current_span());
     let half_closed = client.map(|client| client.half_closed().boxed());
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
@@ -78,9 +75,21 @@ pub(super) fn respond(
     (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
 }
 
-/// Writes the chunks of the answers as the engine brings them forth, until their end or the client's.
-async fn write(mut chunks: Chunks, mut answers: StreamMap<usize, Told>, deadline: Instant, timeout_s: u64, outbox: Outbox) {
+/// Writes the chunks of the answers as the engine brings them forth, until their end or the client's; until then it has what is `held`.
+async fn write(
+    mut chunks: Chunks,
+    mut answers: StreamMap<usize, Told>,
+    deadline: Instant,
+    timeout_s: u64,
+    outbox: Outbox,
+    held: impl Send + 'static,
+) {
+    let mut held = Some(held);
     loop {
+        if chunks.ended {
+            // Before the client knows, who may ask again at once.
+            drop(held.take());
+        }
         while let Some(event) = chunks.pending.pop_front() {
             if let Err(error) = outbox.put(event) {
                 chunks.fail(error);
