@@ -33,14 +33,24 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         metrics,
         log,
     } = config;
-    for (key, address) in [("server.listen", Some(&server.listen)), ("metrics.listen", metrics.listen.as_ref())] {
+    let addresses = [
+        ("server.listen", Some(&server.listen)),
+        ("server.operations_listen", server.operations_listen.as_ref()),
+        ("metrics.listen", metrics.listen.as_ref()),
+    ];
+    for (key, address) in addresses {
         must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
     }
+    let twice = server.operations_listen != Auto::Auto && metrics.listen != Auto::Auto;
+    must(!twice, "metrics.listen", &"is the older name of server.operations_listen: one of them is enough");
     let positive = [
         ("server.max_connections", server.max_connections as u64),
         ("server.max_concurrent", server.max_concurrent as u64),
         ("server.max_body_bytes", server.max_body_bytes as u64),
+        ("server.max_body_memory_bytes", server.max_body_memory_bytes as u64),
+        ("server.min_body_rate", server.min_body_rate),
         ("server.read_timeout_s", server.read_timeout_s),
+        ("server.write_timeout_s", server.write_timeout_s),
         ("server.request_timeout_s", server.request_timeout_s),
         ("engine.max_batch", engine.max_batch as u64),
         ("engine.max_prefills", engine.max_prefills as u64),
@@ -55,6 +65,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     ];
     positive.iter().for_each(|&(key, value)| must(value > 0, key, &"must be at least 1"));
     let positive_or_auto = [
+        ("server.max_connections_per_address", server.max_connections_per_address),
         ("model.threads", model.threads),
         ("engine.context_len", engine.context_len),
         ("generation.max_tokens", generation.max_tokens),
@@ -65,6 +76,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("server.max_connections", server.max_connections, 1 << 20),
         ("server.max_concurrent", server.max_concurrent, 1 << 16),
         ("server.max_body_bytes", server.max_body_bytes, 1 << 30),
+        ("server.max_body_memory_bytes", server.max_body_memory_bytes, 1 << 40),
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
         ("score.max_items", score.max_items, MOST_ITEMS),
@@ -81,6 +93,12 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         server.cors_origins.iter().all(|origin| is_origin(origin)),
         "server.cors_origins",
         &format_args!("`{odd}` is neither * nor an origin as browsers write it, such as https://app.example.org or http://localhost:5173"),
+    );
+    let odd = server.allowed_hosts.iter().find(|host| !is_host(host)).map_or("", String::as_str);
+    must(
+        server.allowed_hosts.iter().all(|host| is_host(host)),
+        "server.allowed_hosts",
+        &format_args!("`{odd}` is neither * nor the name or address of a host, without a port, such as candor.example.org"),
     );
     check_guard(guard, &mut must);
     let largest = largest_image(server.max_body_bytes);
@@ -148,6 +166,10 @@ fn is_origin(origin: &str) -> bool {
     let plain =
         |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"/?#@*,".contains(&b));
     origin == "*" || origin.split_once("://").is_some_and(|(scheme, host)| plain(scheme) && plain(host))
+}
+
+fn is_host(host: &str) -> bool {
+    host == "*" || host_port(&format!("{host}:80")).is_some()
 }
 
 fn is_address(address: &str) -> bool {

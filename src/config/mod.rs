@@ -86,20 +86,32 @@ pub struct Server {
     pub insecure: bool,
     /// A file with one key, beside [`Config::keys`], or `off`.
     pub key_file: String,
-    /// Open connections; more wait to be accepted.
+    /// Open connections. When there are so many, a new one takes the room of the one that has been idle longest.
     pub max_connections: usize,
-    /// Completions and requests for scores being received or answered at once; more get 429.
+    /// Of these, those of one address (IPv6: of one /64 network); auto: half of them.
+    pub max_connections_per_address: Auto<usize>,
+    /// Completions and requests for scores being answered at once; more get 429.
     pub max_concurrent: usize,
     /// Largest request body in bytes; larger ones get 413.
     pub max_body_bytes: usize,
-    /// Seconds that a client may take for its headers, and again for its body.
+    /// Memory in bytes for the bodies of requests and the images in them, at least twice `max_body_bytes`; requests wait for their share.
+    pub max_body_memory_bytes: usize,
+    /// Fewest bytes a second of a body, received or sent, once a client has used up its patience.
+    pub min_body_rate: u64,
+    /// Seconds that a client may take for its headers, again for its body, and between two requests.
     pub read_timeout_s: u64,
+    /// Seconds that a client may take no byte of its response.
+    pub write_timeout_s: u64,
     /// Seconds that an answer may take, from the request's last byte to the answer's.
     pub request_timeout_s: u64,
     /// Seconds that running answers have to finish after SIGTERM.
     pub drain_deadline_s: u64,
     /// Origins whose pages may ask from a browser: exact ones, or `*` for any.
     pub cors_origins: Vec<String>,
+    /// Names that requests may call this server by, beside those of this machine.
+    pub allowed_hosts: Vec<String>,
+    /// `HOST:PORT` for health and metrics alone, with connections of their own; auto: none.
+    pub operations_listen: Auto<String>,
     /// What is done about messages that the model cannot use.
     pub on_unsupported: OnUnsupported,
 }
@@ -122,14 +134,28 @@ impl Default for Server {
             insecure: false,
             key_file: "off".to_owned(),
             max_connections: 1024,
+            max_connections_per_address: Auto::Auto,
             max_concurrent: 128,
             max_body_bytes: 20 * 1024 * 1024 + BESIDE_IMAGE,
+            max_body_memory_bytes: 256 * 1024 * 1024,
+            min_body_rate: 1024,
             read_timeout_s: 30,
+            write_timeout_s: 30,
             request_timeout_s: 120,
             drain_deadline_s: 20,
             cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            operations_listen: Auto::Auto,
             on_unsupported: OnUnsupported::default(),
         }
+    }
+}
+
+impl Config {
+    /// Returns the option that asks for a listener of its own for health and metrics, and its address: `server.operations_listen`, or its older name.
+    pub fn operations_listen(&self) -> Option<(&'static str, &str)> {
+        let named = [("server.operations_listen", &self.server.operations_listen), ("metrics.listen", &self.metrics.listen)];
+        named.into_iter().find_map(|(key, address)| Some((key, address.as_ref()?.as_str())))
     }
 }
 
@@ -333,7 +359,7 @@ impl Default for Fetch {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// `HOST:PORT` for `/metrics` alone; auto: beside the API.
+    /// The older name of `server.operations_listen`.
     pub listen: Auto<String>,
 }
 

@@ -193,6 +193,6 @@ async fn promotion(app: &App, request: Request) -> Result<Promotion, ApiError> {
     if body.is_end_stream() {
         return Ok(Promotion::default());
     }
-    let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
-    read(&body, "a promotion")
+    let body = body::read_json(app, &parts.headers, body).await?;
+    read(&body.bytes, "a promotion")
 }

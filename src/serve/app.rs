@@ -16,6 +16,7 @@ use tracing::Span;
 
 use super::{
     auth::Access,
+    body_memory::BodyMemory,
     error::ApiError,
     fetch::Fetcher,
     openai::{check::guard_params, request::GuardRequest},
@@ -84,7 +85,14 @@ pub(crate) struct App {
     loaded: Mutex<Vec<Weak<Served>>>,
     draining: AtomicBool,
     places: Arc<Semaphore>,
+    /// What requests' bodies may take of the memory.
+    pub(crate) body_memory: Arc<BodyMemory>,
+    /// What streams may keep of the memory, in bytes, for clients that do not take them.
+    pub(crate) unread: Arc<Semaphore>,
 }
+
+/// Bytes of answers that may wait for clients which are far behind with their streams.
+const UNREAD_BYTES: usize = 32 << 20;
 
 impl App {
     /// With a bundle to begin with. Without a `registry` it is served to the end.
@@ -105,6 +113,12 @@ impl App {
             guard: Arc::new(config.guard.clone()),
             fetcher,
             places: Arc::new(Semaphore::new(config.server.max_concurrent)),
+            body_memory: BodyMemory::new(
+                config.server.max_body_memory_bytes,
+                config.server.max_body_bytes,
+                metrics.connections.body_memory.clone(),
+            ),
+            unread: Arc::new(Semaphore::new(UNREAD_BYTES)),
             switch: Switch::new(registry),
             shadow: Shadowing::default(),
             loaded: Mutex::new(vec![Arc::downgrade(&served)]),
@@ -161,7 +175,7 @@ impl App {
         futures_util::future::join_all(loaded.iter().map(|version| version.engine.drain(deadline))).await;
     }
 
-    /// A place among the completions that are being received or answered.
+    /// A place among the completions that are being answered.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let most = self.config.server.max_concurrent;

@@ -1,6 +1,12 @@
 //! API keys: who may ask, and with which guard where a request does not say. The server knows digests alone.
 
-use std::{convert::Infallible, hint::black_box, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -13,8 +19,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{app::App, body, error::ApiError, listen::Peer, permission::Permission, routes};
-use crate::config::{Auto, Config, Guard, Key, Scope, Scopes};
+use super::{app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission, routes};
+use crate::config::{Config, Guard, Key, Scope, Scopes};
 
 #[allow(dead_code)] // MERGE: to be removed
 /// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
@@ -45,7 +51,7 @@ impl Caller {
     /// Returns the identity that competes for the engine: the owner or, without a key, the client's address.
     pub(crate) fn competitor(&self) -> Arc<str> {
         match (&self.name, self.address) {
-            (None, Some(address)) => address.to_string().into(),
+            (None, Some(address)) => network(address).to_string().into(),
             _ => Arc::clone(&self.owner),
         }
     }
@@ -115,7 +121,7 @@ impl Access {
         let guard = Arc::new(config.guard.clone());
         let administrator = config.admin.digest().map(|digest| KnownKey::administrator(digest, &guard));
         let keys = config.keys.iter().filter_map(|key| KnownKey::new(key, &guard)).chain(administrator).collect();
-        let open_metrics = config.keys.is_empty() || !config.is_exposed() || config.metrics.listen != Auto::Auto;
+        let open_metrics = config.keys.is_empty() || !config.is_exposed() || config.operations_listen().is_some();
         Self { configured: config.keys.clone(), keys, open_metrics }
     }
 
@@ -204,6 +210,9 @@ impl Denied {
     }
 }
 
+/// How long the answer to a wrong key takes, where there were too many from its network.
+const GUESS_DELAY: Duration = Duration::from_secs(1);
+
 /// The middleware: where there are keys, a request needs one that may do what the route is for.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     if request.method() == Method::OPTIONS {
@@ -229,6 +238,9 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
             };
             // So that a client that sends its whole body first still reads the error.
             body::discard(request.into_body(), app.read_timeout());
+            if counted.is_err() {
+                tokio::time::sleep(GUESS_DELAY).await;
+            }
             let slow_down = |seconds| ApiError::busy(format!("too many wrong API keys from this address; retry in {seconds} s"), seconds);
             counted.map_or_else(slow_down, |()| denied.error(needs)).into_response()
         }

@@ -8,47 +8,84 @@ use axum::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::{ServiceExt, service_fn};
 use tower_http::decompression::{DecompressionBody, RequestDecompression};
 
-use super::error::ApiError;
+use super::{app::App, body_memory::MemoryShare, error::ApiError, pace::Pace};
 
 /// What is read and thrown away of a body that is too large, so that a client that sends all of it first still reads the error.
 const DISCARD_BYTES: usize = 256 << 20;
 
+/// How long a client that sends its body may pause.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The body of a request, and the memory that it has.
+#[derive(Debug)]
+pub(crate) struct ReceivedBody {
+    /// Its bytes, unpacked.
+    pub(crate) bytes: Vec<u8>,
+    /// Their share of the memory for bodies, to be held until they, and the image in them, are gone.
+    pub(crate) share: MemoryShare,
+}
+
+/// What a body is held to.
+#[derive(Clone)]
+struct Terms {
+    limit: usize,
+    patience: Duration,
+    deadline: Instant,
+    pace: Pace,
+}
+
+impl Terms {
+    fn of(app: &App) -> Self {
+        let patience = app.read_timeout();
+        let pace = Pace::new(PAUSE, app.config.server.min_body_rate);
+        Self { limit: app.config.server.max_body_bytes, patience, deadline: Instant::now() + patience, pace }
+    }
+
+    fn slow(&self) -> ApiError {
+        ApiError::slow_body(self.patience.as_secs(), self.pace.rate())
+    }
+}
+
 /// The whole body of a JSON request, unpacked.
 ///
 /// # Errors
-/// 415 for other types and encodings, 413 over `limit` bytes (by the announced length before anything is read, and by what is unpacked), 408 after
-/// `patience`, 400 when it breaks off.
-pub(crate) async fn read_json(headers: &HeaderMap, body: Body, limit: usize, patience: Duration) -> Result<Vec<u8>, ApiError> {
+/// 415 for other types and encodings, 413 over the configured size (by the announced length before anything is read, and by what is unpacked), 408 when it
+/// does not come in time or hardly moves, 429 when there is no memory for it in time, 400 when it breaks off.
+pub(crate) async fn read_json(app: &App, headers: &HeaderMap, body: Body) -> Result<ReceivedBody, ApiError> {
+    let terms = Terms::of(app);
     check_type(headers)?;
     let encoding = encoding(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit as u64) {
+    if announced.is_some_and(|length| length > terms.limit as u64) {
         // A client that asks first has sent nothing yet, and need not.
         if !headers.contains_key(header::EXPECT) {
-            discard(body, patience);
+            discard(body, terms.patience);
         }
-        return Err(ApiError::too_large(limit));
+        return Err(ApiError::too_large(terms.limit));
     }
-    let read = async {
-        match encoding {
-            None => collect(body, limit, patience, true).await,
-            // What is left of a body that unpacks to too much is not unpacked.
-            Some(encoding) => {
-                collect(unpack(body, &encoding).await, limit, patience, false).await.map_err(|error| match error.body.error.code {
-                    Some(BROKEN_OFF) => {
-                        let name = encoding.to_str().unwrap_or_default();
-                        ApiError::invalid("invalid_content_encoding", format!("the request's body is not valid {name}, or it broke off"))
-                    }
-                    _ => error,
-                })
-            }
+    let share = app.body_memory.share();
+    match encoding {
+        None => {
+            let mut bytes = Vec::new();
+            // What is announced is not touched before it comes, and then never copied. Where that cannot be had, it grows.
+            let _ = bytes.try_reserve_exact(announced.unwrap_or(0) as usize);
+            collect(body, bytes, share, terms, true).await
         }
-    };
-    timeout(patience, read).await.unwrap_or_else(|_| Err(ApiError::slow_body(patience.as_secs())))
+        // What is left of a body that unpacks to too much is not unpacked.
+        Some(encoding) => {
+            collect(unpack(body, &encoding).await, Vec::new(), share, terms, false).await.map_err(|error| match error.body.error.code {
+                Some(BROKEN_OFF) => {
+                    let name = encoding.to_str().unwrap_or_default();
+                    ApiError::invalid("invalid_content_encoding", format!("the request's body is not valid {name}, or it broke off"))
+                }
+                _ => error,
+            })
+        }
+    }
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -89,20 +126,34 @@ fn unpack(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
 /// The code of the error of a body that ends early.
 const BROKEN_OFF: &str = "incomplete_body";
 
-async fn collect(mut body: Body, limit: usize, patience: Duration, read_on: bool) -> Result<Vec<u8>, ApiError> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
+async fn collect(
+    mut body: Body,
+    mut bytes: Vec<u8>,
+    mut share: MemoryShare,
+    mut terms: Terms,
+    read_on: bool,
+) -> Result<ReceivedBody, ApiError> {
+    loop {
+        let until = terms.pace.wait_until(Instant::now()).min(terms.deadline);
+        let Some(frame) = timeout_at(until, body.frame()).await.map_err(|_| terms.slow())? else { break };
         let frame = frame.map_err(|_| ApiError::invalid(BROKEN_OFF, "the request's body broke off"))?;
         let Some(data) = frame.data_ref() else { continue };
-        if data.len() > limit - bytes.len() {
+        terms.pace.moved(data.len(), Instant::now());
+        if data.len() > terms.limit - bytes.len() {
             if read_on {
-                discard(body, patience);
+                discard(body, terms.patience);
             }
-            return Err(ApiError::too_large(limit));
+            return Err(ApiError::too_large(terms.limit));
+        }
+        if timeout_at(terms.deadline, share.grow(bytes.len() + data.len())).await.is_err() {
+            if read_on {
+                discard(body, terms.patience);
+            }
+            return Err(ApiError::busy("the server receives as many large requests as it has memory for; retry in 1 s", 1));
         }
         bytes.extend_from_slice(data);
     }
-    Ok(bytes)
+    Ok(ReceivedBody { bytes, share })
 }
 
 /// Reads on in the background, beside the answer.

@@ -14,7 +14,9 @@ use uuid::Uuid;
 
 use super::{
     app::{App, blocking, unix_time},
-    auth, body,
+    auth,
+    body::{self, ReceivedBody},
+    connections::ClientLink,
     error::ApiError,
     feedback::{Asked, Draft},
     fetch::Link,
@@ -44,17 +46,19 @@ use crate::{
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest, responses(Answer, Refusals))]
 pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response, ApiError> {
     let app = Arc::clone(&turn.app);
-    let place = app.admit()?;
     let (parts, body) = request.into_parts();
-    let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
+    let ReceivedBody { bytes, mut share } = body::read_json(&app, &parts.headers, body).await?;
+    let place = app.admit()?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt, warnings) = prepare(turn.clone(), auth::caller(&app, &parts.extensions).guard, body).await?;
+        let (completion, prompt, warnings) = prepare(turn.clone(), auth::caller(&app, &parts.extensions).guard, bytes).await?;
+        share.shrink(completion.image.file_bytes());
         let begun = begin(&turn, completion, prompt, true).await?;
         let headers = warning_headers(&warnings);
         let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
         let response = if begun.stream {
-            stream::respond(begun, meter, warnings, place, deadline, app.config.server.request_timeout_s)
+            let client = parts.extensions.get::<ClientLink>().cloned();
+            stream::respond(&app, begun, meter, warnings, (place, share), deadline, client)
         } else {
             finish(begun, meter, warnings, place).await?
         };

@@ -102,6 +102,12 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "insufficient_scope", message)
     }
 
+    /// 403: a request that calls the server by a name that is not its own.
+    pub fn unknown_host(host: &str) -> Self {
+        let message = format!("this server is not `{}`; names that it may be called by are set in server.allowed_hosts", excerpt(host));
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "host_not_allowed", message)
+    }
+
     /// 404: no such route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
         Self::new(
@@ -124,9 +130,9 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_supported", message)
     }
 
-    /// 408: the body did not arrive in time.
-    pub fn slow_body(seconds: u64) -> Self {
-        let message = format!("the request's body did not arrive within {seconds} s");
+    /// 408: the body did not arrive in time, or not at this many bytes a second.
+    pub fn slow_body(seconds: u64, rate: u64) -> Self {
+        let message = format!("the request's body did not arrive within {seconds} s, or at less than {rate} bytes a second");
         Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
     }
 

@@ -112,7 +112,7 @@ pub(crate) async fn health(app: State<Arc<App>>) -> Result<Response, ApiError> {
     ready(app).await
 }
 
-/// Metrics in Prometheus' text format; on another listener where `metrics.listen` is set.
+/// Metrics in Prometheus' text format; on another listener where `server.operations_listen` is set.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses(
     (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
     (status = 500, description = "They could not be written.", body = ErrorBody),

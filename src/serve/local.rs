@@ -34,7 +34,7 @@ impl Local {
         // Nobody comes from outside.
         config.keys.clear();
         let app = Arc::new(App::start(config, bundle.into(), None, None)?);
-        Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter()), app })
+        Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter(), None), app })
     }
 
     /// `POST /v1/chat/completions`: the response object.

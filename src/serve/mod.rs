@@ -4,11 +4,14 @@ mod admin;
 mod app;
 mod auth;
 mod body;
+mod body_memory;
 mod chat;
+mod connections;
 mod docs;
 pub mod error;
 mod feedback;
 pub mod fetch;
+mod hosts;
 mod info;
 mod learning;
 mod listen;
@@ -16,6 +19,7 @@ mod local;
 mod observe;
 pub mod openai;
 mod openapi;
+mod pace;
 mod permission;
 mod queue;
 mod reload;
@@ -24,13 +28,19 @@ mod routes;
 mod score;
 mod served;
 mod shadow;
+mod socket;
 mod stream;
 mod switch;
 mod ui;
 mod warm;
 mod wrong_keys;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, sync::watch};
 
@@ -41,12 +51,12 @@ pub use reload::Reloader;
 pub use routes::{METRICS, ROUTES, Route};
 pub use served::First;
 
-use crate::{
-    config::{Auto, Config},
-    telemetry::LogLevel,
-};
+use crate::{config::Config, telemetry::LogLevel};
 use app::App;
+use connections::ConnectionTable;
+use hosts::OwnNames;
 use listen::Door;
+use pace::Pace;
 
 /// A server that listens and has its model loaded.
 pub struct Server {
@@ -63,9 +73,9 @@ impl Server {
     pub async fn start(config: Config, first: impl Into<First>) -> Result<Self, StartError> {
         config.check_exposure().map_err(|error| StartError::Config { key: "server.listen", what: error.to_string() })?;
         let main = listen("server.listen", &config.server.listen).await?;
-        let metrics = match &config.metrics.listen {
-            Auto::Auto => None,
-            Auto::Value(address) => Some(listen("metrics.listen", address).await?),
+        let metrics = match config.operations_listen() {
+            None => None,
+            Some((key, address)) => Some(listen(key, address).await?),
         };
         let first = first.into();
         let corrections = feedback::open(&config, &first).await?;
@@ -82,7 +92,7 @@ impl Server {
         self.main.local_addr()
     }
 
-    /// Where `/metrics` is, when it has a listener of its own.
+    /// Where health and `/metrics` are, when they have a listener of their own.
     ///
     /// # Errors
     /// When the operating system does not say.
@@ -102,19 +112,17 @@ impl Server {
         let drain = Duration::from_secs(app.config.server.drain_deadline_s);
         // The engine fails at the deadline what it has not finished; the rest is for the clients to hear that.
         let patience = drain + Duration::from_secs(2);
-        let door = |listener, router| Door {
-            listener,
-            router,
-            max_connections: app.config.server.max_connections,
-            read_timeout: Duration::from_secs(app.config.server.read_timeout_s),
-        };
-        let beside = if metrics.is_some() { [].iter() } else { METRICS.iter() };
-        let main = tokio::spawn(door(main, routes::router(Arc::clone(&app), ROUTES.iter().chain(beside))).serve(watch.clone(), patience));
+        let door = |listener, address: &str, routes: &[&Route]| door(&app, listener, address, routes);
+        let operations = ROUTES.iter().filter(|route| route.path.starts_with("/health")).chain(METRICS);
         for route in ROUTES.iter().chain(METRICS) {
             app.metrics.http.declare_route(route.path, route.method);
         }
+        let beside = if metrics.is_some() { [].iter() } else { METRICS.iter() };
+        let routes: Vec<&Route> = ROUTES.iter().chain(beside).collect();
+        let main = tokio::spawn(door(main, &app.config.server.listen, &routes).serve(watch.clone(), patience));
         let metrics = metrics.map(|listener| {
-            tokio::spawn(door(listener, routes::router(Arc::clone(&app), METRICS.iter())).serve(watch, Duration::from_secs(1)))
+            let address = app.config.operations_listen().map_or("", |(_, address)| address);
+            tokio::spawn(door(listener, address, &operations.collect::<Vec<_>>()).serve(watch, Duration::from_secs(1)))
         });
         let warm = tokio::spawn(warm::warm(Arc::clone(&app)));
         let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
@@ -141,6 +149,24 @@ impl Server {
             corrections.close().await;
         }
         tracing::info!(given_up, "stopped");
+    }
+}
+
+/// The connections of a listener at `address`, and what is there.
+fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Door {
+    let server = &app.config.server;
+    // Where it does not say, it is taken for one beyond this machine.
+    let ip = listener.local_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
+    // Scrapers of a listener beyond this machine call it by its address.
+    let allowed = if address == server.listen || ip.is_loopback() { &*server.allowed_hosts } else { &[] };
+    let names = OwnNames::new(allowed, address, ip);
+    let per_address = server.max_connections_per_address.value().unwrap_or(server.max_connections.div_ceil(2));
+    Door {
+        router: routes::router(Arc::clone(app), routes.iter().copied(), Some(names)),
+        connections: ConnectionTable::new(server.max_connections, per_address, Arc::clone(&app.metrics.connections)),
+        read_timeout: Duration::from_secs(server.read_timeout_s),
+        write_pace: Pace::new(Duration::from_secs(server.write_timeout_s), server.min_body_rate),
+        listener,
     }
 }
 

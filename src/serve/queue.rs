@@ -50,8 +50,8 @@ pub(super) struct AgreementQuery {
 
 async fn who(app: &App, request: Request) -> Result<String, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
-    let Who { annotator } = read(&body, "an annotator")?;
+    let body = body::read_json(app, &parts.headers, body).await?;
+    let Who { annotator } = read(&body.bytes, "an annotator")?;
     check_name("annotator", &annotator)?;
     Ok(annotator)
 }
@@ -106,8 +106,8 @@ pub(super) async fn length(State(app): State<Arc<App>>, Parameters(query): Param
 ))]
 pub(super) async fn next(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let _place = app.admit()?;
     let annotator = who(&app, request).await?;
+    let _place = app.admit()?;
     match corrections.next(&annotator, unix_time()).await? {
         Some(item) => Ok(Json(item).into_response()),
         None => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -139,7 +139,6 @@ pub(super) async fn skip(State(app): State<Arc<App>>, Id(id): Id, request: Reque
 }
 
 async fn left(app: &App, id: &str, request: Request) -> Result<(Place, String), ApiError> {
-    let _place = app.admit()?;
     let annotator = who(app, request).await?;
     Ok((id.parse().map_err(|_| nothing())?, annotator))
 }

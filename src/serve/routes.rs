@@ -4,8 +4,9 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderName, HeaderValue, Method, StatusCode, Uri},
-    middleware::{from_fn, from_fn_with_state},
+    extract::Request,
+    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
@@ -24,7 +25,9 @@ use super::{
     auth::{self, authenticate},
     chat, docs,
     error::ApiError,
-    feedback, info,
+    feedback,
+    hosts::{self, OwnNames},
+    info,
     observe::observe,
     permission::Permission::{self, Admin, AnyKey, Metrics, OneOf, Open},
     queue, request_url, score, ui,
@@ -76,7 +79,7 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/ui/{file}", needs: Open, handler: || get(ui::asset) },
 ];
 
-/// Beside the API, or alone on a listener of its own.
+/// Beside the API, or on a listener of its own.
 pub const METRICS: &[Route] = &[Route { method: "GET", path: "/metrics", needs: Metrics, handler: || get(info::metrics) }];
 
 /// Returns what a request needs: what its route does or, where there is none of this method, what belongs to that part of the API.
@@ -96,7 +99,9 @@ pub(super) fn needs(method: &str, path: &str) -> Option<Permission> {
 }
 
 /// A router over some of them. What it does not have is answered in OpenAI's shape too.
-pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>) -> Router {
+///
+/// `names`: those that requests may call the server by; `None` where nobody comes from outside.
+pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>, names: Option<OwnNames>) -> Router {
     let known = routes
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .fallback(async |method: Method, uri: Uri| ApiError::unknown_route(method.as_str(), uri.path()))
@@ -104,7 +109,9 @@ pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(from_fn(request_url::check))
+        .layer(option_layer(names.map(|names| from_fn_with_state(names, hosts::check))))
         .layer(option_layer(cors(&app.config.server.cors_origins)))
+        .layer(from_fn(protect))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app);
     // Around the routes, because a layer of theirs comes when one was found.
@@ -118,6 +125,21 @@ async fn other_method(method: Method, uri: Uri) -> Response {
     } else {
         ApiError::method(method.as_str(), uri.path()).into_response()
     }
+}
+
+/// The middleware: tells browsers to take a response for what it says it is, to show none in a frame, and to keep nothing of what is somebody's.
+async fn protect(request: Request, next: Next) -> Response {
+    let is_private = ["/v1/", "/admin/"].iter().any(|prefix| request.uri().path().starts_with(prefix));
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Pages have policies of their own.
+    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(nothing);
+    if is_private {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
 }
 
 /// What browsers are told about pages of other origins; `None` where none may ask.

@@ -4,8 +4,11 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -16,21 +19,22 @@ use axum::{
         sse::{self, KeepAlive, Sse},
     },
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use serde::Serialize;
 use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep_until},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, sleep_until},
 };
 use tokio_stream::{Stream, StreamMap};
-use tracing::Span;
+use tracing::Instrument;
 
 use super::{
+    app::App,
     chat::{Begun, How, Whole, best, too_slow},
+    connections::ClientLink,
     error::ApiError,
     feedback::Draft,
     openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, Warning, finish_reason},
-    served::Served,
     shadow::Drawn,
 };
 use crate::{
@@ -41,29 +45,144 @@ use crate::{
 /// A comment after this long without an event, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// The response that streams `begun`; the place is held until its end, or until the client leaves, which cancels the answers.
+/// Bytes that a client may be behind with its stream before they are counted.
+const FREE_BYTES: usize = 64 * 1024;
+
+/// The response that streams `begun`. The answers are written whether or not the client takes them, and `held` until they are complete, their time is up
+/// or the client leaves, which cancels them.
 pub(super) fn respond(
+    app: &App,
     begun: Begun,
     meter: AnswerMeter,
     warnings: Vec<Warning>,
-    place: OwnedSemaphorePermit,
+    held: impl Send + 'static,
     deadline: Instant,
-    timeout_s: u64,
+    client: Option<ClientLink>,
 ) -> Response {
-    let Begun { held, head, answers, how, draft, drawn, .. } = begun;
+    let Begun { held: served, head, answers, how, draft, drawn, .. } = begun;
     let mut chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, meter, answers.len(), draft, drawn);
     chunks.warnings = warnings;
-    let events = Events {
-        chunks,
-        answers: answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect(),
-        deadline: Box::pin(sleep_until(deadline)),
-        timeout_s,
-        span: Span::current(),
-        _held: held,
-        _place: place,
-    };
+    let answers = answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect();
+    let (sender, queue) = mpsc::unbounded_channel();
+    let behind = Arc::<AtomicUsize>::default();
+    let outbox = Outbox { sender, behind: Arc::clone(&behind), counted: Arc::clone(&app.unread) };
+    let timeout_s = app.config.server.request_timeout_s;
+    let write = write(chunks, answers, deadline, timeout_s, outbox, (served, held));
+    tokio::spawn(write.in_current_span());
+    let half_closed = client.map(|client| client.half_closed().boxed());
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
+    let events = Events { queue, behind, half_closed };
     (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
+}
+
+/// Writes the chunks of the answers as the engine brings them forth, until their end or the client's; until then it has what is `held`.
+async fn write(
+    mut chunks: Chunks,
+    mut answers: StreamMap<usize, Told>,
+    deadline: Instant,
+    timeout_s: u64,
+    outbox: Outbox,
+    held: impl Send + 'static,
+) {
+    let mut held = Some(held);
+    loop {
+        if chunks.ended {
+            // Before the client knows, who may ask again at once.
+            drop(held.take());
+        }
+        while let Some(event) = chunks.pending.pop_front() {
+            if let Err(error) = outbox.put(event) {
+                chunks.fail(error);
+                if let Some(last) = chunks.pending.pop_back() {
+                    outbox.put_last(last);
+                }
+                return;
+            }
+        }
+        if chunks.ended {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = outbox.sender.closed() => return,
+            () = sleep_until(deadline) => chunks.fail(too_slow(timeout_s)),
+            next = answers.next() => match next {
+                Some((index, event)) => chunks.take(index, event),
+                // All channels closed and not all answers complete.
+                None => chunks.fail_engine(EngineError::ShuttingDown),
+            },
+        }
+    }
+}
+
+/// An event that waits for its client, with its size and, where that is counted, its share of the memory for such.
+struct Waiting {
+    event: sse::Event,
+    bytes: usize,
+    _counted: Option<OwnedSemaphorePermit>,
+}
+
+/// Where chunks wait for the client. It is bounded by its memory: what a client is far behind with is counted for all clients together, and so is the number
+/// of connections.
+struct Outbox {
+    sender: mpsc::UnboundedSender<Waiting>,
+    /// Bytes that wait.
+    behind: Arc<AtomicUsize>,
+    counted: Arc<Semaphore>,
+}
+
+impl Outbox {
+    /// # Errors
+    /// 503 when the client is far behind, and others are too.
+    fn put(&self, (event, bytes): (sse::Event, usize)) -> Result<(), ApiError> {
+        let counted = if self.behind.load(Relaxed) + bytes > FREE_BYTES {
+            let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+            let permit = Arc::clone(&self.counted).try_acquire_many_owned(size);
+            Some(permit.map_err(|_| ApiError::unavailable("slow_client", "the client is too far behind with the stream"))?)
+        } else {
+            None
+        };
+        self.send(event, bytes, counted);
+        Ok(())
+    }
+
+    /// The error that ends a stream.
+    fn put_last(&self, (event, bytes): (sse::Event, usize)) {
+        self.send(event, bytes, None);
+    }
+
+    fn send(&self, event: sse::Event, bytes: usize, counted: Option<OwnedSemaphorePermit>) {
+        self.behind.fetch_add(bytes, Relaxed);
+        // Whether the client is gone is looked at before the next event.
+        let _ = self.sender.send(Waiting { event, bytes, _counted: counted });
+    }
+}
+
+/// The events of a response, as its client takes them.
+struct Events {
+    queue: mpsc::UnboundedReceiver<Waiting>,
+    behind: Arc<AtomicUsize>,
+    half_closed: Option<BoxFuture<'static, ()>>,
+}
+
+impl Stream for Events {
+    type Item = Result<sse::Event, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Poll::Ready(next) = self.queue.poll_recv(cx) {
+            return Poll::Ready(next.map(|Waiting { event, bytes, _counted }| {
+                self.behind.fetch_sub(bytes, Relaxed);
+                Ok(event)
+            }));
+        }
+        if let Some(half_closed) = &mut self.half_closed {
+            ready!(half_closed.poll_unpin(cx));
+            self.half_closed = None;
+            // Whether the client has left shows when something is sent.
+            return Poll::Ready(Some(Ok(sse::Event::default().comment(""))));
+        }
+        Poll::Pending
+    }
 }
 
 type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
@@ -88,46 +207,6 @@ fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
     Box::pin(futures_util::stream::once(events).flat_map(futures_util::stream::iter))
 }
 
-/// The events of a response, as the engine brings them forth.
-struct Events {
-    chunks: Chunks,
-    answers: StreamMap<usize, Told>,
-    deadline: Pin<Box<Sleep>>,
-    timeout_s: u64,
-    span: Span,
-    /// Whoever writes the answers stays until they are complete.
-    _held: Arc<Served>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Stream for Events {
-    type Item = Result<sse::Event, Infallible>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        let _entered = this.span.enter();
-        loop {
-            if let Some(event) = this.chunks.pending.pop_front() {
-                return Poll::Ready(Some(Ok(event)));
-            }
-            if this.chunks.ended {
-                this.answers.clear();
-                return Poll::Ready(None);
-            }
-            if this.deadline.as_mut().poll(cx).is_ready() {
-                this.chunks.fail(too_slow(this.timeout_s));
-                continue;
-            }
-            match Pin::new(&mut this.answers).poll_next(cx) {
-                Poll::Ready(Some((index, event))) => this.chunks.take(index, event),
-                // All channels closed and not all answers complete.
-                Poll::Ready(None) => this.chunks.fail_engine(EngineError::ShuttingDown),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-}
-
 /// What was said, and what is to be said next.
 struct Chunks {
     head: Head,
@@ -139,7 +218,8 @@ struct Chunks {
     usage: Usage,
     /// Until they are said, with the end of the last answer.
     warnings: Vec<Warning>,
-    pending: VecDeque<sse::Event>,
+    /// With their sizes in bytes.
+    pending: VecDeque<(sse::Event, usize)>,
     ended: bool,
     draft: Option<Draft>,
     drawn: Option<Drawn>,
@@ -209,7 +289,7 @@ impl Chunks {
             let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)), warnings: Vec::new() };
             self.push(sse::Event::default(), &chunk);
         }
-        self.pending.push_back(sse::Event::default().data("[DONE]"));
+        self.pending.push_back((sse::Event::default().data("[DONE]"), 0));
         self.ended = true;
     }
 
@@ -226,12 +306,35 @@ impl Chunks {
     }
 
     fn push(&mut self, event: sse::Event, data: &impl Serialize) {
-        match event.json_data(data) {
-            Ok(event) => self.pending.push_back(event),
+        match serde_json::to_string(data) {
+            Ok(data) => self.pending.push_back((event.data(&data), data.len())),
             Err(error) => {
                 tracing::error!(%error, "a chunk could not be written");
                 self.ended = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_taken_is_bounded_for_all_and_nobody_pays_for_others() {
+        let counted = Arc::new(Semaphore::new(100 * 1024));
+        let stream = || {
+            let (sender, queue) = mpsc::unbounded_channel();
+            let behind = Arc::<AtomicUsize>::default();
+            let events = Events { queue, behind: Arc::clone(&behind), half_closed: None };
+            (Outbox { sender, behind, counted: Arc::clone(&counted) }, events)
+        };
+        let fill = |outbox: &Outbox| (0..1000).take_while(|_| outbox.put((sse::Event::default(), 1024)).is_ok()).count();
+        let ((first, unread), (second, mut read)) = (stream(), stream());
+        assert_eq!((fill(&first), fill(&second)), (64 + 100, 64));
+        let taken = (0..64).filter(|_| read.next().now_or_never().is_some()).count();
+        assert_eq!((taken, fill(&second)), (64, 64));
+        drop(unread);
+        assert_eq!(fill(&second), 100);
     }
 }

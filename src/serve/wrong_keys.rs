@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use super::connections::network;
 
 /// Wrong keys that a network may send at once.
 const BURST: u32 = 10;
@@ -13,8 +15,6 @@ const BURST: u32 = 10;
 const INTERVAL: Duration = Duration::from_secs(6);
 /// Most networks that are remembered.
 const MAX_NETWORKS: usize = 4096;
-/// The part of an IPv6 address that a provider gives to one customer.
-const SITE: u128 = !(u64::MAX as u128);
 
 /// When the wrong keys of each network will be forgotten, as though they had come one an [`INTERVAL`].
 #[derive(Debug, Default)]
@@ -43,14 +43,6 @@ impl WrongKeys {
         }
         networks.insert(network, forgotten);
         Ok(())
-    }
-}
-
-/// Returns the addresses that count as one: an IPv4 address, or the /64 of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & SITE).into(),
-        v4 => v4,
     }
 }
 

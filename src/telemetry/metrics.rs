@@ -1,13 +1,17 @@
 //! Every metric, declared once. A name, once shipped, stays.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
 use super::{
-    answers::AnswerMetrics, engines::Loads, http::HttpMetrics, learning::LearningMetrics, models::ModelMetrics, process::ProcessMetrics,
+    answers::AnswerMetrics, connections::ConnectionMetrics, engines::Loads, http::HttpMetrics, learning::LearningMetrics,
+    models::ModelMetrics, process::ProcessMetrics,
 };
 use crate::{
     engine::Observer,
@@ -42,6 +46,8 @@ pub struct Metrics {
     auth_failures: IntCounterVec,
     /// Of answers.
     pub(crate) answers: AnswerMetrics,
+    /// Of connections.
+    pub(crate) connections: Arc<ConnectionMetrics>,
     /// Of HTTP requests.
     pub(crate) http: HttpMetrics,
     /// Of versions of models.
@@ -122,6 +128,7 @@ impl Metrics {
             )?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             answers: AnswerMetrics::new(r)?,
+            connections: Arc::new(ConnectionMetrics::new(r)?),
             http: HttpMetrics::new(r)?,
             models: ModelMetrics::new(r)?,
             learning: LearningMetrics::new(r)?,

@@ -1,6 +1,7 @@
 //! What the server tells those who run it: metrics and logs.
 
 mod answers;
+mod connections;
 mod engines;
 mod http;
 mod learning;
@@ -10,6 +11,7 @@ mod models;
 mod process;
 
 pub(crate) use answers::{AnswerEnd, AnswerMeter};
+pub(crate) use connections::{ConnectionEnd, ConnectionMetrics};
 pub(crate) use engines::EngineMetrics;
 pub(crate) use http::HttpExchange;
 pub use logging::{LogLevel, init as init_logging};

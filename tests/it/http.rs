@@ -17,7 +17,9 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn parse(raw: &[u8]) -> Self {
+    /// The answer in `raw`, without the interim one that may stand before it.
+    pub fn parse(raw: &[u8]) -> Self {
+        let raw = raw.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(raw);
         let end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {:?}", String::from_utf8_lossy(raw)));
         let head = std::str::from_utf8(&raw[..end]).unwrap();
         let mut lines = head.split("\r\n");
@@ -136,7 +138,7 @@ pub fn read_until(stream: &mut TcpStream, what: &str) -> String {
 
 /// A request's bytes; the connection is closed after it.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut raw = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n").into_bytes();
+    let mut raw = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n").into_bytes();
     for (name, value) in headers {
         raw.extend(format!("{name}: {value}\r\n").into_bytes());
     }

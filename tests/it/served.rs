@@ -60,16 +60,7 @@ impl Served {
         config.server.drain_deadline_s = 1;
         config.model.device = candor::device::DeviceChoice::Cpu;
         change(&mut config);
-        let mut bundle = Bundle::load(&config.model.name, None, &Device::Cpu).unwrap();
-        let valve = Arc::new(Valve {
-            inner: bundle.vlm,
-            left: Mutex::new(None),
-            moved: Condvar::new(),
-            stands: AtomicBool::new(false),
-            fails: AtomicBool::new(false),
-            panics: AtomicBool::new(false),
-        });
-        bundle.vlm = Arc::clone(&valve) as _;
+        let (bundle, valve) = Valve::before(&config);
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
@@ -145,6 +136,21 @@ pub struct Valve {
 }
 
 impl Valve {
+    /// The bundle of a configuration, with a valve before its model.
+    pub fn before(config: &Config) -> (Bundle, Arc<Self>) {
+        let mut bundle = Bundle::load(&config.model.name, None, &Device::Cpu).unwrap();
+        let valve = Arc::new(Self {
+            inner: bundle.vlm,
+            left: Mutex::new(None),
+            moved: Condvar::new(),
+            stands: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
+        });
+        bundle.vlm = Arc::clone(&valve) as _;
+        (bundle, valve)
+    }
+
     /// Allows this many steps and no more.
     pub fn allow(&self, steps: usize) {
         *self.left.lock().unwrap() = Some(steps);

@@ -203,7 +203,9 @@ fn a_body_of_100_mb_is_refused_however_it_is_sent() {
     const SIZE: usize = 100_000_000;
     let served = Served::new();
     let head = |how: &str| {
-        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n{how}\r\n\r\n")
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n{how}\r\n\r\n"
+        )
     };
     // All of it, before the answer is read.
     let mut all = connect(served.at);

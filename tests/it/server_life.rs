@@ -108,13 +108,13 @@ fn an_answer_that_takes_too_long_is_given_up() {
 
 #[test]
 fn clients_that_dawdle_are_given_up() {
-    let served = Served::with(|c| (c.server.read_timeout_s, c.server.max_connections) = (1, 3));
+    let served = Served::with(|c| (c.server.read_timeout_s, c.server.max_connections) = (1, 8));
     // Headers that never end: closed, whatever is said.
     let mut slow: Vec<_> = (0..2).map(|_| connect(served.at)).collect();
-    slow.iter_mut().for_each(|s| s.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-a").unwrap());
+    slow.iter_mut().for_each(|s| s.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-a").unwrap());
     // A body that never ends.
     let mut body = connect(served.at);
-    body.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n{").unwrap();
+    body.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n{").unwrap();
     assert_eq!(read(&mut body).error(408)["code"], "request_timeout");
     for client in &mut slow {
         let mut said = Vec::new();
@@ -129,7 +129,7 @@ fn connections_are_kept_between_requests() {
     let served = Served::new();
     let mut client = connect(served.at);
     for _ in 0..3 {
-        client.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        client.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         assert!(read_until(&mut client, "{\"status\":\"ok\"}").starts_with("HTTP/1.1 200"));
     }
 }
@@ -174,7 +174,7 @@ fn stopping_lets_answers_finish() {
     read_until(&mut streamed, "\"role\":\"assistant\"");
     eventually("the answer is being written", || served.metric("candor_requests_running") == 1.0);
     let mut idle = connect(served.at);
-    idle.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    idle.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     read_until(&mut idle, "ok");
     served.stop();
     // Kept connections are closed, new ones refused; what runs goes on.

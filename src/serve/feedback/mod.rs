@@ -21,7 +21,9 @@ pub(super) use self::query::{Id, Parameters};
 pub(super) use self::receipts::{Asked, Draft};
 use super::{
     app::{App, StartError, blocking, unix_time},
-    auth, body, chat,
+    auth,
+    body::{self, ReceivedBody},
+    chat,
     error::{ApiError, ErrorBody},
     openai::{
         content::{Limits, picture},
@@ -126,7 +128,6 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
     ))]
 pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let _place = app.admit()?;
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
     // Keys of different callers are different.
@@ -134,8 +135,9 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
         Some(caller) => format!("{caller}\n{key}"),
         None => key,
     });
-    let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
-    let submission: Submission = read(&body, "feedback")?;
+    let ReceivedBody { bytes, share: _share } = body::read_json(&app, &parts.headers, body).await?;
+    let _place = app.admit()?;
+    let submission: Submission = read(&bytes, "feedback")?;
     let image = match &submission.image {
         Some(url) if submission.completion_id.is_none() => Some(image(&app, url).await?),
         _ => None,

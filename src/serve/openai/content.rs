@@ -33,6 +33,16 @@ pub enum Picture {
     },
 }
 
+impl Picture {
+    /// Returns the size of its file in bytes, where that is here.
+    pub(crate) fn file_bytes(&self) -> usize {
+        match self {
+            Self::File(file) => file.len(),
+            Self::Remote { .. } => 0,
+        }
+    }
+}
+
 /// What is taken for an image.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {

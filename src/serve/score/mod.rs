@@ -25,7 +25,8 @@ use self::{
 };
 use super::{
     app::{blocking, unix_time},
-    auth, body,
+    auth,
+    body::{self, ReceivedBody},
     chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
     error::ApiError,
     openai::{
@@ -50,9 +51,9 @@ const IMAGES_AT_ONCE: usize = 16;
 #[utoipa::path(post, path = "/v1/score", tag = "score", request_body = ScoreRequest, responses(Judged, Refusals))]
 pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiError> {
     let app = &turn.app;
-    let _place = app.admit()?;
     let (parts, body) = request.into_parts();
-    let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
+    let ReceivedBody { bytes, mut share } = body::read_json(app, &parts.headers, body).await?;
+    let _place = app.admit()?;
     if app.is_draining() {
         return Err(EngineError::ShuttingDown.into());
     }
@@ -60,7 +61,8 @@ pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiE
     let seconds = app.config.server.request_timeout_s;
     let answer = async {
         let task = turn.clone();
-        let (order, texts, warnings) = blocking(move || prepare(&task, &guard, &body)).await??;
+        let (order, texts, warnings) = blocking(move || prepare(&task, &guard, &bytes)).await??;
+        share.shrink(order.questions.iter().map(|question| question.image.file_bytes()).sum());
         respond(&turn, order, texts, warnings).await
     };
     tokio::time::timeout(app.request_timeout(), answer).await.unwrap_or_else(|_| Err(too_slow(seconds)))

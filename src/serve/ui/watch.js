@@ -36,7 +36,7 @@ async function look() {
     const [records, waiting] = [known && mayRead() ? await judgedToday() : null, known && may("annotate") ? await asked("v1/queue") : null];
     draw(text.split("\n").filter((line) => isRead(/^\w*/.exec(line)[0])).join("\n"), records, waiting);
   } catch (problem) {
-    const elsewhere = problem.status === 404 ? "This server shows its metrics on another address (metrics.listen), not here." : problem.message;
+    const elsewhere = problem.status === 404 ? "This server shows its metrics on another address (server.operations_listen), not here." : problem.message;
     show($("watch-problem"), elsewhere);
     // Another key is asked for anew.
     if (problem.status === 403) clearInterval(timer);

@@ -1,0 +1,354 @@
+//! The table of open connections: what each is doing, how many an address has, and which one makes room for a new one.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    },
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::telemetry::{ConnectionEnd, ConnectionMetrics};
+
+/// What a connection is doing. The lower one makes room for a new connection first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Activity {
+    /// No whole request head has come since it was opened, or since the last response.
+    Idle,
+    /// A request's body is on its way.
+    Receiving,
+    /// A request is answered.
+    Answering,
+}
+
+/// Why a connection cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// The address has all its connections, and all of them are being answered.
+    Address,
+    /// The server has all its connections, and all of them are being answered.
+    Server,
+}
+
+/// All connections of a listener.
+pub(crate) struct ConnectionTable {
+    table: Mutex<Table>,
+    /// Told when one has ended or makes room now.
+    changed: Notify,
+    metrics: Arc<ConnectionMetrics>,
+}
+
+struct Table {
+    most: usize,
+    most_per_network: usize,
+    next: u64,
+    open: HashMap<u64, Entry>,
+    per_network: HashMap<IpAddr, usize>,
+}
+
+struct Entry {
+    network: IpAddr,
+    activity: Activity,
+    since: Instant,
+    close: Arc<Notify>,
+}
+
+impl Table {
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.open.remove(&id)?;
+        if let Some(count) = self.per_network.get_mut(&entry.network) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_network.remove(&entry.network);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Closes the connection that has been idle longest or, where none is, the one that has been sending longest.
+    fn evict(&mut self, among: impl Fn(&Entry) -> bool) -> bool {
+        let can_go = self.open.iter().filter(|(_, entry)| entry.activity < Activity::Answering && among(entry));
+        let oldest = can_go.min_by_key(|(id, entry)| (entry.activity, entry.since, **id)).map(|(id, _)| *id);
+        let evicted = oldest.and_then(|id| self.remove(id));
+        if let Some(entry) = &evicted {
+            entry.close.notify_one();
+        }
+        evicted.is_some()
+    }
+}
+
+impl ConnectionTable {
+    /// For at most this many connections, and this many of one address.
+    pub(crate) fn new(most: usize, most_per_network: usize, metrics: Arc<ConnectionMetrics>) -> Arc<Self> {
+        let table = Table { most, most_per_network, next: 0, open: HashMap::new(), per_network: HashMap::new() };
+        Arc::new(Self { table: Mutex::new(table), changed: Notify::new(), metrics })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a connection from this address; another makes room for it where there is none.
+    ///
+    /// # Errors
+    /// When no other can.
+    pub(crate) fn open(self: &Arc<Self>, address: IpAddr) -> Result<Arc<Connection>, NoRoom> {
+        let network = network(address);
+        let mut table = self.lock();
+        let of_network = table.per_network.get(&network).copied().unwrap_or(0);
+        if of_network >= table.most_per_network {
+            if !table.evict(|entry| entry.network == network) {
+                self.metrics.count_end(ConnectionEnd::Address);
+                return Err(NoRoom::Address);
+            }
+            self.metrics.count_end(ConnectionEnd::Evicted);
+        } else if table.open.len() >= table.most {
+            if !table.evict(|_| true) {
+                return Err(NoRoom::Server);
+            }
+            self.metrics.count_end(ConnectionEnd::Evicted);
+        }
+        let (id, close) = (table.next, Arc::new(Notify::new()));
+        table.next += 1;
+        *table.per_network.entry(network).or_default() += 1;
+        table.open.insert(id, Entry { network, activity: Activity::Idle, since: Instant::now(), close: Arc::clone(&close) });
+        drop(table);
+        self.metrics.open.inc();
+        Ok(Arc::new(Connection {
+            id,
+            table: Arc::clone(self),
+            close,
+            activity: AtomicU8::new(Activity::Idle as u8),
+            answered: AtomicBool::new(true),
+            interim: AtomicBool::new(false),
+            modern: AtomicBool::new(false),
+            wants_body: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            half_closed: watch::Sender::new(false),
+        }))
+    }
+
+    /// Waits until a connection that could not be opened may find room.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The metrics of connections.
+    pub(crate) fn metrics(&self) -> &ConnectionMetrics {
+        &self.metrics
+    }
+}
+
+/// An open connection, as its socket, its requests and its responses share it. It leaves the table when the last of them is dropped.
+pub(crate) struct Connection {
+    id: u64,
+    table: Arc<ConnectionTable>,
+    close: Arc<Notify>,
+    /// As the table has it, to be read without its lock.
+    activity: AtomicU8,
+    /// Whether the last response is at its end.
+    answered: AtomicBool,
+    /// Whether an interim response may be sent: the client understands one, and the response itself has not begun.
+    interim: AtomicBool,
+    /// Whether the request is of HTTP/1.1, so that a client which has closed its side can be asked whether it is still there.
+    modern: AtomicBool,
+    wants_body: AtomicBool,
+    write_blocked: AtomicBool,
+    /// Whether the client has closed its side, or its connection: which of them shows only when something is sent.
+    half_closed: watch::Sender<bool>,
+}
+
+impl Connection {
+    /// Waits until it has to make room for another.
+    pub(crate) async fn evicted(&self) {
+        self.close.notified().await;
+    }
+
+    /// Begins the exchange of a request whose head has come, `modern` if of HTTP/1.1. `false`: the connection has been closed.
+    pub(crate) fn begin(&self, has_body: bool, modern: bool) -> bool {
+        self.answered.store(false, Relaxed);
+        self.modern.store(modern, Relaxed);
+        self.wants_body.store(false, Relaxed);
+        self.interim.store(modern, Relaxed);
+        self.enter(if has_body { Activity::Receiving } else { Activity::Answering })
+    }
+
+    /// The request's body has come.
+    pub(crate) fn received(&self) {
+        if self.is(Activity::Receiving) {
+            self.enter(Activity::Answering);
+        }
+    }
+
+    /// The response is at its end, though not all of it may be written yet.
+    pub(crate) fn answered(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Makes room for others from now on, if there is nothing to do.
+    pub(crate) fn rest(&self) {
+        if !self.is(Activity::Idle) && self.answered.load(Relaxed) && !self.write_blocked.load(Relaxed) {
+            self.enter(Activity::Idle);
+            self.table.changed.notify_one();
+        }
+    }
+
+    fn is(&self, activity: Activity) -> bool {
+        self.activity.load(Relaxed) == activity as u8
+    }
+
+    fn enter(&self, activity: Activity) -> bool {
+        let mut table = self.table.lock();
+        let Some(entry) = table.open.get_mut(&self.id) else { return false };
+        (entry.activity, entry.since) = (activity, Instant::now());
+        self.activity.store(activity as u8, Relaxed);
+        true
+    }
+
+    /// Returns `true` from a request's head to the end of its response: a client that closes its side then may still be there.
+    pub(crate) fn is_exchanging(&self) -> bool {
+        self.modern.load(Relaxed) && !self.answered.load(Relaxed)
+    }
+
+    /// Returns `true` while a request is answered whose body has come.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.is(Activity::Answering)
+    }
+
+    /// Notes whether somebody waits for more of the request's body.
+    pub(crate) fn set_wants_body(&self, wants: bool) {
+        self.wants_body.store(wants, Relaxed);
+    }
+
+    /// Returns `true` while somebody waits for more of the request's body.
+    pub(crate) fn wants_body(&self) -> bool {
+        self.wants_body.load(Relaxed)
+    }
+
+    /// Returns whether an interim response may be sent now; from then on none may.
+    pub(crate) fn take_interim(&self) -> bool {
+        self.interim.swap(false, Relaxed) && !self.write_blocked.load(Relaxed)
+    }
+
+    /// Notes whether the socket takes what is written.
+    pub(crate) fn set_write_blocked(&self, blocked: bool) {
+        self.write_blocked.store(blocked, Relaxed);
+    }
+
+    /// Notes that the client sends no more.
+    pub(crate) fn set_half_closed(&self) {
+        self.half_closed.send_replace(true);
+    }
+
+    /// Returns what a response may watch of its client.
+    pub(crate) fn link(&self) -> ClientLink {
+        ClientLink(self.half_closed.subscribe())
+    }
+
+    /// The table's metrics.
+    pub(crate) fn metrics(&self) -> &ConnectionMetrics {
+        self.table.metrics()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.table.lock().remove(self.id);
+        self.table.metrics.open.dec();
+        self.table.changed.notify_one();
+    }
+}
+
+/// What a response may watch of its client, in the extensions of the request.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientLink(watch::Receiver<bool>);
+
+impl ClientLink {
+    /// Waits until the client has closed its side, or its connection: which of them shows only when something is sent.
+    pub(crate) async fn half_closed(mut self) {
+        if self.0.wait_for(|closed| *closed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Returns the addresses that count as one client: an IPv4 address, or an IPv6 network of 64 bits, which one subscriber has.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn table(most: usize, per_network: usize) -> Arc<ConnectionTable> {
+        let metrics = ConnectionMetrics::new(&prometheus::Registry::new()).unwrap();
+        ConnectionTable::new(most, per_network, Arc::new(metrics))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn is_evicted(connection: &Connection) -> bool {
+        connection.evicted().now_or_never().is_some()
+    }
+
+    #[test]
+    fn the_oldest_idle_connection_makes_room_then_one_that_sends_and_never_one_that_is_answered() {
+        let table = table(3, 3);
+        let open = |host: &str| table.open(ip(host));
+        let [first, second, third] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|host| open(host).unwrap());
+        assert!(first.begin(true, true) && third.begin(false, true));
+        let fourth = open("10.0.0.4").unwrap();
+        assert!(is_evicted(&second) && !is_evicted(&first) && !is_evicted(&third));
+        assert!(!second.begin(false, true), "a request of a connection that was closed");
+        assert!(fourth.begin(false, true));
+        let fifth = open("10.0.0.5").unwrap();
+        assert!(is_evicted(&first));
+        fifth.begin(true, true);
+        fifth.received();
+        assert_eq!(open("10.0.0.6").err(), Some(NoRoom::Server));
+        // Answered, and not all of it written.
+        fifth.answered();
+        fifth.set_write_blocked(true);
+        fifth.rest();
+        assert_eq!(open("10.0.0.6").err(), Some(NoRoom::Server));
+        fifth.set_write_blocked(false);
+        fifth.rest();
+        assert!(open("10.0.0.6").is_ok() && is_evicted(&fifth));
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_others_keep_theirs() {
+        let table = table(4, 2);
+        let open = |host: &str| table.open(ip(host));
+        let other = open("10.0.0.2").unwrap();
+        let held = [open("10.0.0.1").unwrap(), open("::ffff:10.0.0.1").unwrap()];
+        let third = open("10.0.0.1").unwrap();
+        assert!(is_evicted(&held[0]) && !is_evicted(&held[1]) && !is_evicted(&other));
+        assert!(held[1].begin(false, true) && third.begin(false, true));
+        assert_eq!(open("10.0.0.1").err(), Some(NoRoom::Address));
+        assert!(open("10.0.0.3").is_ok());
+        drop((held, third));
+        assert!(open("10.0.0.1").is_ok());
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        assert_eq!(network(ip("2001:db8:1:2:3::4")), network(ip("2001:db8:1:2:ffff::")));
+        assert_ne!(network(ip("2001:db8:1:2::1")), network(ip("2001:db8:1:3::1")));
+        assert_eq!(network(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+    }
+}

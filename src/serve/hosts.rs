@@ -1,0 +1,115 @@
+//! The Host header: a request calls the server by one of its names, so that no page can reach it by a name of its own.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{Version, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use url::Host;
+
+use super::error::ApiError;
+use crate::config::host_port;
+
+/// The names of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnNames {
+    /// Those of the configuration; `None`: any.
+    names: Option<Arc<[Host]>>,
+}
+
+impl OwnNames {
+    /// The names that the configuration allows and the host of `listen`. Any name goes where some configured name is `*`, and where none is and the server
+    /// listens beyond loopback.
+    pub(crate) fn new(allowed: &[String], listen: &str, address: IpAddr) -> Self {
+        let any = allowed.iter().any(|name| name == "*") || (allowed.is_empty() && !address.is_loopback());
+        let own = listen.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let names = allowed.iter().chain(&own).filter_map(|name| Some(named(name)?.0)).collect();
+        Self { names: (!any).then_some(names) }
+    }
+
+    /// Returns `true` for a Host header that names this server, with any port.
+    fn know(&self, host: &str) -> bool {
+        let Some(names) = &self.names else { return true };
+        named(host).is_some_and(|(host, _)| is_this_machine(&host) || names.contains(&host))
+    }
+}
+
+/// The host of `HOST` or `HOST:PORT`.
+fn named(text: &str) -> Option<(Host, u16)> {
+    host_port(text).or_else(|| host_port(&format!("{text}:80")))
+}
+
+fn is_this_machine(host: &Host) -> bool {
+    match host {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+/// The middleware: refuses requests without a host or with several, and those that call the server by a name that is not its own. Probes may call it as they
+/// like.
+pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: Next) -> Response {
+    let mut given = request.headers().get_all(header::HOST).iter();
+    let (host, second) = (given.next(), given.next());
+    let refused = match host.map(|host| host.to_str().unwrap_or("?")) {
+        _ if second.is_some() => Some(ApiError::invalid("invalid_host", "the request has more than one Host header")),
+        None if request.version() >= Version::HTTP_11 => Some(ApiError::invalid("invalid_host", "the request has no Host header")),
+        host => {
+            // A URL with a host in it stands before the header.
+            let names = request.uri().authority().map(|authority| authority.as_str()).into_iter().chain(host);
+            let is_probe = request.uri().path().starts_with("/health");
+            names.filter(|_| !is_probe).find(|name| !own.know(name)).map(ApiError::unknown_host)
+        }
+    };
+    match refused {
+        Some(error) => error.into_response(),
+        None => next.run(request).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(allowed: &[&str], listen: &str) -> OwnNames {
+        let address = listen.rsplit_once(':').unwrap().0.trim_matches(['[', ']']).parse().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        OwnNames::new(&allowed.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), listen, address)
+    }
+
+    #[test]
+    fn on_loopback_a_server_has_the_names_of_its_machine() {
+        let names = own(&[], "dev.test:8080");
+        for host in ["localhost", "LOCALHOST:9", "localhost.", "127.0.0.1:8080", "127.9.9.9", "[::1]", "[::1]:80", "dev.test", "Dev.Test:1"]
+        {
+            assert!(names.know(host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "evil.localhost.",
+            "192.168.0.1",
+            "0.0.0.0",
+            "",
+            "?",
+            "a b",
+            "user@localhost",
+            "localhost:x",
+        ] {
+            assert!(!names.know(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn configured_names_go_too_and_beyond_loopback_they_alone() {
+        let names = own(&["candor.example.org", "10.0.0.7"], "127.0.0.1:8080");
+        assert!(names.know("candor.example.org:443") && names.know("10.0.0.7") && names.know("localhost") && !names.know("example.org"));
+        assert!(own(&[], "0.0.0.0:8080").know("evil.example"));
+        let public = own(&["candor.example.org"], "0.0.0.0:8080");
+        assert!(public.know("CANDOR.example.org.") && public.know("localhost") && !public.know("evil.example"));
+        assert!(own(&["*"], "127.0.0.1:8080").know("evil.example"));
+    }
+}

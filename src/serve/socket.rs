@@ -1,0 +1,126 @@
+//! A client's socket: one that takes nothing of what is written is given up, and one that has sent all it will may still be answered.
+
+use std::{
+    io::{Error, ErrorKind, IoSlice, Result},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{connections::Connection, pace::Pace};
+use crate::telemetry::ConnectionEnd;
+
+/// How often the socket of a client that has closed its side is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Clients skip it. To one that has closed its whole connection it shows that, because the answer to it is a reset.
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The socket of a connection.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    pace: Pace,
+    /// While a write waits.
+    write_timer: Option<Pin<Box<Sleep>>>,
+    /// While a client that has closed its side is answered.
+    look_timer: Option<Pin<Box<Sleep>>>,
+    /// Whether that client has been asked whether it is still there.
+    asked: bool,
+}
+
+impl Socket {
+    /// With this much patience for writes.
+    pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, pace: Pace) -> Self {
+        Self { stream, connection, pace, write_timer: None, look_timer: None, asked: false }
+    }
+
+    /// Whether the client that has closed its side has gone: an error. Ready without one when the request is not complete and never will be.
+    fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let timer = self.look_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LOOK)));
+        loop {
+            if let Some(error) = self.stream.take_error()? {
+                return Poll::Ready(Err(error));
+            }
+            // Most are answered before it is worth asking whether they are there.
+            ready!(timer.as_mut().poll(context));
+            timer.as_mut().reset(Instant::now() + LOOK);
+            if self.connection.wants_body() {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.asked && self.connection.is_answering() {
+                self.asked = true;
+                if self.connection.take_interim() {
+                    let _ = self.stream.try_write(INTERIM);
+                }
+                self.connection.set_half_closed();
+            }
+        }
+    }
+
+    fn note_write(&mut self, context: &mut Context<'_>, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
+        let now = Instant::now();
+        self.connection.set_write_blocked(written.is_pending());
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.write_timer = None;
+                self.pace.moved(bytes, now);
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                let until = self.pace.wait_until(now);
+                let timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                if timer.as_mut().poll(context).is_ready() {
+                    self.connection.metrics().count_end(ConnectionEnd::Slow);
+                    // What it has not taken goes with it.
+                    let _ = self.stream.set_zero_linger();
+                    return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not take its response")));
+                }
+            }
+        }
+        written
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let ended = buffer.filled().len() == before && buffer.remaining() > 0;
+        if !ended || !self.connection.is_exchanging() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_half_closed(context)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note_write(context, written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.note_write(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
