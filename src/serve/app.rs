@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::{Config, Guard},
-    engine::EngineError,
+    engine::{DecodeMemory, EngineError},
     feedback::Corrections,
     registry::Registry,
     telemetry::{EngineMetrics, Metrics},
@@ -82,6 +82,8 @@ pub(crate) struct App {
     loaded: Mutex<Vec<Weak<Served>>>,
     draining: AtomicBool,
     places: Arc<Semaphore>,
+    /// What images take while they are decoded, whoever sent them and wherever.
+    pub(crate) decode_memory: DecodeMemory,
 }
 
 impl App {
@@ -102,6 +104,7 @@ impl App {
             guard: Arc::new(config.guard.clone()),
             fetcher,
             places: Arc::new(Semaphore::new(config.server.max_concurrent)),
+            decode_memory: DecodeMemory::new(config.images.max_memory_bytes),
             switch: Switch::new(registry),
             shadow: Shadowing::default(),
             loaded: Mutex::new(vec![Arc::downgrade(&served)]),

@@ -119,7 +119,8 @@ fn webp_end(bytes: &[u8]) -> Option<usize> {
 
 /// Returns the bytes that decoding a WebP takes beside the picture in RGB or RGBA.
 pub(super) fn webp_memory(bytes: &[u8]) -> u64 {
-    let number = |content: &[u8], at: usize| content.get(at..at + 3).map_or(0, |n| u64::from(n[0]) | u64::from(n[1]) << 8 | u64::from(n[2]) << 16);
+    let number =
+        |content: &[u8], at: usize| content.get(at..at + 3).map_or(0, |n| u64::from(n[0]) | u64::from(n[1]) << 8 | u64::from(n[2]) << 16);
     let mut all = chunks(bytes, 12).peekable();
     let canvas = match all.peek() {
         Some((b"VP8X", content)) => Some((1 + number(content, 4), 1 + number(content, 7))),
@@ -183,7 +184,15 @@ mod tests {
 
     #[test]
     fn without_an_end_all_is_the_image() {
-        for bytes in [&b""[..], b"text", b"\xff\xd8\xff\xe0\0\x10JFIF", b"\x89PNG\r\n\x1a\n\0\0\0\x05IHDR", b"GIF89a\0\0", b"RIFF\x04\0\0\0WEBPVP8 ", b"BM\0\0"] {
+        for bytes in [
+            &b""[..],
+            b"text",
+            b"\xff\xd8\xff\xe0\0\x10JFIF",
+            b"\x89PNG\r\n\x1a\n\0\0\0\x05IHDR",
+            b"GIF89a\0\0",
+            b"RIFF\x04\0\0\0WEBPVP8 ",
+            b"BM\0\0",
+        ] {
             assert_eq!(image_length(bytes), bytes.len(), "{bytes:?}");
         }
     }

@@ -2,7 +2,9 @@
 
 use std::io::Cursor;
 
-use image::{ColorType, DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, metadata::Orientation::NoTransforms};
+use image::{
+    ColorType, DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, metadata::Orientation::NoTransforms,
+};
 
 use super::{
     decode::{Head, ImageError, ImageLimits, check_size, reason, side_too_long},
