@@ -2,7 +2,7 @@
 
 use image::ImageFormat;
 
-use super::{jpeg, sniff::sniff};
+use super::{jpeg, lossless::table_memory, sniff::sniff};
 
 /// Returns the number of bytes of a file that are the image's own: behind the end that its format marks, programs leave video, depth, padding or
 /// whatever they like. All of them, where there is no end, or no image.
@@ -117,42 +117,45 @@ fn webp_end(bytes: &[u8]) -> Option<usize> {
     has_picture.then_some(end)
 }
 
-/// Returns the bytes that decoding a WebP takes beside the picture in RGB or RGBA.
-pub(super) fn webp_memory(bytes: &[u8]) -> u64 {
+/// Returns the bytes that decoding a WebP takes beside the picture in RGB or RGBA; `None` where it breaks off or contradicts itself.
+pub(super) fn webp_memory(bytes: &[u8]) -> Option<u64> {
     let number =
-        |content: &[u8], at: usize| content.get(at..at + 3).map_or(0, |n| u64::from(n[0]) | u64::from(n[1]) << 8 | u64::from(n[2]) << 16);
-    let mut all = chunks(bytes, 12).peekable();
-    let canvas = match all.peek() {
-        Some((b"VP8X", content)) => Some((1 + number(content, 4), 1 + number(content, 7))),
-        _ => None,
-    };
-    let all: Vec<_> = all.take_while(|(kind, _)| *kind != b"ANMF").collect();
-    let animated = chunks(bytes, 12).find(|(kind, _)| *kind == b"ANMF").map(|(_, frame)| frame);
-    let parts: Vec<_> = match animated {
-        Some(frame) => chunks(frame, 16).take(2).collect(),
-        None => all,
+        |content: &[u8], at: usize| content.get(at..at + 3).map(|n| u64::from(n[0]) | u64::from(n[1]) << 8 | u64::from(n[2]) << 16);
+    let size = |content: &[u8], at: usize| Some((1 + number(content, at)?, 1 + number(content, at + 3)?));
+    let mut rest = chunks(bytes, 12);
+    let first = rest.next()?;
+    let canvas = if first.0 == b"VP8X" { size(first.1, 4)? } else { (0, 0) };
+    let all: Vec<_> = if first.0 == b"VP8X" { rest.collect() } else { vec![first] };
+    let animated = all.iter().find(|(kind, _)| *kind == b"ANMF").map(|(_, frame)| *frame);
+    let (parts, frame) = match animated {
+        Some(frame) => (chunks(frame, 16).take(2).collect(), size(frame, 6)?),
+        None => (all, canvas),
     };
     let part = |name: &[u8]| parts.iter().find(|(kind, _)| *kind == name).map(|(_, content)| *content);
-    let (lossy, lossless, alpha) = (part(b"VP8 "), part(b"VP8L"), part(b"ALPH"));
-    // Each of the two codings has its own size, which the decoder compares with the canvas or the frame after decoding, or not at all.
-    let lossy_size = lossy.map_or((0, 0), |content| (number(content, 6) & 0x3fff, number(content, 8) & 0x3fff));
-    let lossless_size = lossless.map_or((0, 0), |content| {
-        let bits = number(content, 1) | number(content, 4) << 24;
-        (1 + (bits & 0x3fff), 1 + (bits >> 14 & 0x3fff))
-    });
-    let frame_size = animated.map_or((0, 0), |frame| (1 + number(frame, 6), 1 + number(frame, 9)));
     let pixels = |(width, height): (u64, u64)| width * height;
-    let largest = [lossy_size, lossless_size, frame_size, canvas.filter(|_| animated.is_none()).unwrap_or_default()].map(pixels);
-    let frame = largest.into_iter().max().unwrap_or(0);
-    let whole = |(width, height): (u64, u64)| width.next_multiple_of(16) * height.next_multiple_of(16);
-    // Planes of brightness and color, of whole blocks, and notes about each block.
-    let planes = whole(lossy_size) * 7 / 4;
-    // The picture with alpha, its green channel, tables and transforms of a sixteenth.
-    let with_alpha = 5 * frame;
-    let shown = if lossless.is_some() || alpha.is_some() { with_alpha } else { 0 };
+    let mut memory = 2 * bytes.len() as u64;
     // An animation's frame is decoded by itself and drawn onto the canvas.
-    let drawn = if animated.is_some() { 4 * frame + 4 * canvas.map_or(0, pixels) } else { 0 };
-    2 * bytes.len() as u64 + planes + shown + drawn
+    if animated.is_some() {
+        memory += 4 * pixels(canvas) + 4 * pixels(frame);
+    }
+    // Each part has its own size, which the decoder compares with the canvas's or the frame's after decoding, or never.
+    if let Some(lossy) = part(b"VP8 ") {
+        let (width, height) = (number(lossy, 6)? & 0x3fff, number(lossy, 8)? & 0x3fff);
+        // Planes of brightness and color, of whole blocks, and notes about each block.
+        memory += width.next_multiple_of(16) * height.next_multiple_of(16) * 7 / 4;
+    }
+    // The picture with alpha, its green channel, transforms of a sixteenth.
+    if let Some(alpha) = part(b"ALPH") {
+        memory += 5 * pixels(frame);
+        if alpha.first()? & 3 == 1 {
+            memory += table_memory(&alpha[1..], Some(frame))?;
+        }
+    }
+    if let Some(lossless) = part(b"VP8L") {
+        let bits = number(lossless, 1)? | number(lossless, 4)? << 24;
+        memory += 5 * pixels((1 + (bits & 0x3fff), 1 + (bits >> 14 & 0x3fff))) + table_memory(lossless, None)?;
+    }
+    Some(memory)
 }
 
 fn bmp_end(bytes: &[u8]) -> Option<usize> {

@@ -10,6 +10,7 @@ use image::{RgbImage, metadata::Orientation::NoTransforms};
 mod decode;
 mod jpeg;
 mod layout;
+mod lossless;
 mod png;
 mod raster;
 mod repair;

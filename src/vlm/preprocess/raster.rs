@@ -21,7 +21,7 @@ pub(super) fn head(bytes: &[u8], format: ImageFormat, name: &'static str, limits
     let picture = decoder.total_bytes();
     let inner = match format {
         ImageFormat::Gif => gif_memory(bytes),
-        ImageFormat::WebP => webp_memory(bytes),
+        ImageFormat::WebP => webp_memory(bytes).ok_or_else(|| ImageError::Corrupt { format: name, reason: reason("").to_owned() })?,
         _ => 0,
     };
     let line = u64::from(width) * u64::from(decoder.color_type().bytes_per_pixel());

@@ -317,3 +317,105 @@ fn catmull_rom(x: f64) -> f64 {
         0.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use image::DynamicImage;
+    use proptest::prelude::*;
+    use rand::{RngCore, SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
+        let mut levels = vec![0; 3 * width as usize * height as usize];
+        SmallRng::seed_from_u64(seed).fill_bytes(&mut levels);
+        RgbImage::from_raw(width, height, levels).unwrap()
+    }
+
+    /// Both passes by `fast_image_resize`, each of the whole picture.
+    fn whole(image: &RgbImage, size: u32) -> Vec<u8> {
+        let source = images::ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).unwrap();
+        let mut narrow = images::Image::new(size, image.height(), PixelType::U8x3);
+        let mut target = images::Image::new(size, size, PixelType::U8x3);
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+        let mut convolution = Convolution::new();
+        convolution.resize(&source, &mut narrow, &options).unwrap();
+        convolution.resize(&narrow, &mut target, &options).unwrap();
+        target.into_vec()
+    }
+
+    fn in_bands(image: &RgbImage, orientation: Orientation, size: u32, rows: usize) -> Vec<u8> {
+        let mut resizer = RowResizer::new(image.width(), image.height(), orientation.into(), size);
+        image.as_raw().chunks(3 * image.width() as usize * rows).for_each(|band| resizer.push(band));
+        resizer.finish().unwrap().into_raw()
+    }
+
+    fn upright(image: &RgbImage, orientation: Orientation) -> RgbImage {
+        let mut image = DynamicImage::from(image.clone());
+        image.apply_orientation(orientation);
+        image.into_rgb8()
+    }
+
+    #[test]
+    fn bands_give_what_the_whole_picture_gives() {
+        let shapes =
+            [(1, 1), (1, 200), (200, 1), (3, 5), (224, 224), (223, 225), (224, 1000), (1000, 224), (3000, 15), (15, 3000), (1111, 777)];
+        for (width, height) in shapes {
+            let image = noise(width, height, 7);
+            for exif in 1..=8 {
+                let orientation = Orientation::from_exif(exif).unwrap();
+                let expected = whole(&upright(&image, orientation), 224);
+                assert!(in_bands(&image, orientation, 224, 16) == expected, "{width}x{height}, orientation {exif}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_of_more_than_a_band_is_the_same() {
+        // Several bands of rows, and columns that wait for theirs.
+        let image = noise(2500, 1200, 8);
+        for exif in [1, 6] {
+            let orientation = Orientation::from_exif(exif).unwrap();
+            assert!(in_bands(&image, orientation, 200, 1200) == whole(&upright(&image, orientation), 200), "{exif}");
+        }
+    }
+
+    #[test]
+    fn rows_land_where_the_orientation_has_them() {
+        let image = noise(5, 3, 9);
+        for exif in 1..=8 {
+            let orientation = Orientation::from_exif(exif).unwrap();
+            let (turn, expected) = (Turn::from(orientation), upright(&image, orientation));
+            let (width, height) = turn.upright(5, 3);
+            let mut placed = RgbImage::new(width, height);
+            image.as_raw().chunks(15).zip(0..).for_each(|(row, y)| turn.place(&mut placed, y, row));
+            assert_eq!(placed, expected, "{exif}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn any_shape_is_resized_as_the_whole_picture_is(
+            (width, height, size) in (1u32..300, 1u32..300, 1u32..100), exif in 1u8..=8, rows in 1usize..40, seed: u64,
+        ) {
+            let (image, orientation) = (noise(width, height, seed), Orientation::from_exif(exif).unwrap());
+            prop_assert!(in_bands(&image, orientation, size, rows) == whole(&upright(&image, orientation), size));
+        }
+
+        #[test]
+        fn no_more_sums_are_kept_than_counted((height, size) in (1u32..3000, 1u32..600), reversed: bool) {
+            let mut columns = ColumnPass::new(height, size, reversed);
+            let mut complete = vec![false; size as usize];
+            for _ in 0..height {
+                columns.push(&[9; 3], |row, levels| {
+                    assert_eq!(levels, [9; 3]);
+                    assert!(!std::mem::replace(&mut complete[row], true));
+                });
+                prop_assert!(columns.open.len() + columns.spare.len() <= (5 * size.div_ceil(height) + 2) as usize);
+            }
+            prop_assert!(complete.iter().all(|&complete| complete) && columns.open.is_empty());
+        }
+    }
+}
