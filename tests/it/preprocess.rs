@@ -8,7 +8,7 @@ use image::RgbImage;
 use proptest::prelude::*;
 
 const JPEGS: [&str; 6] = ["rgb.jpg", "rgb444.jpg", "progressive.jpg", "restart.jpg", "grey.jpg", "cmyk.jpg"];
-const LOSSLESS: [&str; 19] = [
+const LOSSLESS: [&str; 20] = [
     "rgba.png",
     "la.png",
     "grey.png",
@@ -21,6 +21,7 @@ const LOSSLESS: [&str; 19] = [
     "exif6.png",
     "rgb.bmp",
     "rgba.webp",
+    "groups.webp",
     "animated.gif",
     "animated.webp",
     "unfilled_alpha.bmp",
@@ -203,7 +204,7 @@ fn no_side_is_longer_than_65535() {
 #[test]
 fn a_decoded_file_is_resized_as_its_picture_is() {
     let names = JPEGS.into_iter().chain(LOSSLESS).map(str::to_owned).chain((1..=8).map(|n| format!("exif{n}.jpg")));
-    for name in names.chain(["photo.png".to_owned(), "lossy.webp".to_owned()]) {
+    for name in names.chain(["photo.png", "lossy.webp", "alpha_groups.webp"].map(str::to_owned)) {
         let (bytes, limits) = (read(&name), ImageLimits::default());
         let (header, whole) = (inspect(&bytes, &limits).unwrap(), decode(&bytes, &limits).unwrap());
         assert_eq!((header.width, header.height), whole.dimensions(), "{name}");

@@ -208,3 +208,34 @@ impl BitReader<'_> {
         Some(((2 + u64::from(symbol & 1)) << bits) + u64::from(self.bits(bits)?) + 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands in a WebP behind the head of its chunk of this kind.
+    fn chunk(name: &str, kind: &[u8]) -> Vec<u8> {
+        let file = std::fs::read(format!("{}/tests/fixtures/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let at = file.windows(4).position(|window| window == kind).unwrap();
+        file[at + 8..].to_vec()
+    }
+
+    #[test]
+    fn tables_are_found_behind_transforms_and_groups() {
+        // Four groups behind three transforms; five behind a palette, in a stream without a size. Tables have some kilobytes each.
+        let colors = table_memory(&chunk("groups.webp", b"VP8L"), None).unwrap();
+        assert!((45_000..60_000).contains(&colors), "{colors}");
+        let alpha = table_memory(&chunk("alpha_groups.webp", b"ALPH")[1..], Some((192, 128))).unwrap();
+        assert!((25_000..35_000).contains(&alpha), "{alpha}");
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_before_its_tables_has_none() {
+        let whole = chunk("rgba.webp", b"VP8L");
+        let known = table_memory(&whole, None).unwrap();
+        for len in 0..whole.len() {
+            assert!(table_memory(&whole[..len], None).is_none_or(|memory| memory == known), "{len}");
+        }
+        assert_eq!(table_memory(&whole[..5], None), None);
+    }
+}

@@ -19,6 +19,9 @@ const NAME: &str = "PNG";
 /// Bytes that unpacking takes beside what depends on the image: the window of 32 kB, tables and the buffers around them.
 const UNPACKING: u64 = 256 << 10;
 
+/// Times that a chunk may be in memory: in a buffer that grows by doubling, and as what was read from it.
+const CHUNK_COPIES: usize = 3;
+
 /// Bytes of rows that the decoder may hold: at eight bytes a pixel and 65,535 of them a row takes half a megabyte.
 const ROWS: usize = 4 << 20;
 
@@ -28,9 +31,9 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageErro
     let (info, (width, height)) = (reader.info(), reader.info().size());
     let exif = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
     let line = line_bytes(&reader, limits)? as u64;
-    // An interlaced picture is whole only at its end. Chunks that are read are there twice for a moment.
+    // An interlaced picture is whole only at its end.
     let picture = if info.interlaced { line * u64::from(height) } else { 0 };
-    let memory = picture + UNPACKING + 16 * line + 2 * bytes.len() as u64 + conversion_memory(line, height);
+    let memory = picture + UNPACKING + 16 * line + (CHUNK_COPIES * bytes.len()) as u64 + conversion_memory(line, height);
     Ok(Head { width, height, turn: exif.unwrap_or(NoTransforms).into(), memory })
 }
 
@@ -62,7 +65,7 @@ pub(super) fn rows(bytes: &[u8], limits: &ImageLimits, take: &mut dyn FnMut(&[u8
 
 /// The decoder, behind the header. Texts and color profiles, which may be packed a thousandfold, stay packed.
 fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<Reader<Cursor<&'a [u8]>>, ImageError> {
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: 2 * bytes.len() + ROWS });
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: CHUNK_COPIES * bytes.len() + ROWS });
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::EXPAND);
