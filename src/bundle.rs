@@ -254,12 +254,17 @@ impl Bundle {
         self.tokenizer.encode_text(&self.config.casing.apply(text)).map_err(|e| e.to_string())
     }
 
-    /// What the vision tower takes of an image, `(3, size, size)`.
+    /// Returns the width and height in pixels that images are resized to.
+    pub fn image_size(&self) -> u32 {
+        self.vlm.spec().image_size as u32
+    }
+
+    /// What the vision tower takes of an image, `(3, size, size)`; one that is resized already stays as it is.
     ///
     /// # Errors
     /// When the image has no pixels or a tensor operation fails.
     pub fn pixels(&self, image: &image::RgbImage) -> candle_core::Result<Tensor> {
-        preprocess::to_pixels(image, self.vlm.spec().image_size, PIXEL_MEAN, PIXEL_STD, &self.device)
+        preprocess::to_pixels(image, self.image_size() as usize, PIXEL_MEAN, PIXEL_STD, &self.device)
     }
 
     /// The configuration of the embedded bundle of that name or, where there is none, of the directory; its weights are not read.

@@ -125,8 +125,9 @@ async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) 
                         serial += 1;
                         let mut photo = photos[i % photos.len()].clone();
                         if fresh {
-                            // What stands behind a JPEG's end is no part of the picture, but of the file: the cache has not seen it.
-                            photo.extend(serial.to_le_bytes());
+                            // A comment behind a JPEG's first marker is no part of the picture, but of the file: the cache has not seen it.
+                            let behind = photo.len().min(2);
+                            photo.splice(behind..behind, [0xff, 0xfe, 0, 10].into_iter().chain(serial.to_le_bytes()));
                         }
                         let mut request = local.request(&photo, "");
                         request["guard"] = match guard.split_once('/') {

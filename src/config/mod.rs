@@ -311,7 +311,7 @@ pub struct Images {
     pub max_bytes: usize,
     /// Most pixels of an image (width times height), checked before it is decoded.
     pub max_pixels: u64,
-    /// Memory that one decoded image may take, in bytes.
+    /// Memory that decoding and resizing takes, of all images together, in bytes. An image that needs more is refused; others wait in turn.
     pub max_memory_bytes: u64,
     /// Encoded images remembered, in bytes; 0 remembers none.
     pub cache_bytes: u64,
@@ -324,7 +324,7 @@ impl Default for Images {
         Self {
             max_bytes: 15 * 1024 * 1024,
             max_pixels: 50_000_000,
-            max_memory_bytes: 256 * 1024 * 1024,
+            max_memory_bytes: 160 * 1024 * 1024,
             cache_bytes: 64 * 1024 * 1024,
             workers: Auto::Auto,
         }

@@ -5,7 +5,10 @@ use std::{future::Future, sync::Arc};
 use candle_core::Tensor;
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+};
 
 use crate::vlm::Vlm;
 
@@ -29,6 +32,31 @@ pub struct Encoded {
     pub hash: [u8; 32],
     /// Whether it was remembered, or being encoded for another request.
     pub hit: bool,
+}
+
+/// Memory that all images share that are being decoded. Who has to wait for some gets it in turn.
+#[derive(Debug, Clone)]
+pub struct DecodeMemory {
+    units: Arc<Semaphore>,
+    all: u32,
+}
+
+impl DecodeMemory {
+    /// Bytes that are reckoned with as one.
+    const UNIT: u64 = 4096;
+
+    /// Of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        let all = u32::try_from(bytes / Self::UNIT).unwrap_or(u32::MAX).max(1);
+        Self { units: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    /// Waits for so many bytes, or for all of them if there are fewer, and holds them until the permit is dropped. Refuse before what needs more than all.
+    pub async fn hold(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(Self::UNIT)).unwrap_or(u32::MAX).min(self.all);
+        // It is never closed.
+        Arc::clone(&self.units).acquire_many_owned(units).await.ok()
+    }
 }
 
 /// Encodes images off the async threads, a few at a time, each once while it is remembered.
@@ -98,6 +126,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use candle_core::Device;
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::engine::testing::Toy;
@@ -163,6 +192,45 @@ mod tests {
             cache.cache.run_pending_tasks().await;
         });
         assert!((8..=24).contains(&cache.used()), "{}", cache.used());
+    }
+
+    #[test]
+    fn memory_is_held_in_turn_and_never_more_than_there_is() {
+        let memory = DecodeMemory::new(10 * DecodeMemory::UNIT);
+        let (held, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        block_on(async {
+            let tasks: Vec<_> = (0..50u64)
+                .map(|i| {
+                    let (memory, held, most) = (memory.clone(), Arc::clone(&held), Arc::clone(&most));
+                    tokio::spawn(async move {
+                        let units = 1 + i % 7;
+                        let permit = memory.hold(units * DecodeMemory::UNIT - i % 2).await.unwrap();
+                        assert_eq!(permit.num_permits() as u64, units);
+                        most.fetch_max(held.fetch_add(units as usize, SeqCst) + units as usize, SeqCst);
+                        tokio::task::yield_now().await;
+                        held.fetch_sub(units as usize, SeqCst);
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+            assert!((7..=10).contains(&most.load(SeqCst)), "{most:?}");
+            // More than all is all; a small one behind a large one waits for it.
+            let small = memory.hold(1).await;
+            let large = tokio::spawn({
+                let memory = memory.clone();
+                async move { memory.hold(u64::MAX).await.unwrap().num_permits() }
+            });
+            while memory.units.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let mut next = Box::pin(memory.hold(1));
+            assert!((&mut next).now_or_never().is_none());
+            drop(small);
+            assert_eq!(large.await.unwrap(), 10);
+            assert!(next.await.is_some());
+        });
     }
 
     #[test]

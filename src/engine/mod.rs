@@ -30,7 +30,7 @@ mod types;
 use std::sync::Arc;
 
 pub use handle::{EngineHandle, EventStream, Health, Place};
-pub use images::{Encoded, ImageCache, ImageError};
+pub use images::{DecodeMemory, Encoded, ImageCache, ImageError};
 pub use observer::Observer;
 pub use scheduler::Engine;
 pub use types::{Alternative, EngineError, Event, FinishReason, GuardParams, Request, Sampling, Token};

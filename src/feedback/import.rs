@@ -7,6 +7,8 @@ use std::{
     path::{Component, Path},
 };
 
+use tokio::task::spawn_blocking;
+
 use super::{
     Corrections,
     corrections::SubmitError,
@@ -15,6 +17,7 @@ use super::{
     record::{Feedback, ImageHash},
     store::StoreError,
 };
+use crate::vlm::preprocess::{self, ImageLimits};
 
 /// What became of the rows of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,7 +111,10 @@ async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) 
             match (check(&record), file) {
                 (Err(why), _) => Ok(Err(why)),
                 (Ok(()), None) => Ok(Err(nowhere())),
-                (Ok(()), Some(file)) => Ok(Ok(Taken::of(corrections.keep(*record, &file).await?))),
+                (Ok(()), Some(file)) => match decodable(file).await {
+                    Ok(file) => Ok(Ok(Taken::of(corrections.keep(*record, &file).await?))),
+                    Err(why) => Ok(Err(why)),
+                },
             }
         }
         Incoming::Said(submission, picture) => {
@@ -123,6 +129,11 @@ async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) 
                     None => return Ok(Err(format!("its image `{}` is not in the folder of images", brief(&place)))),
                 },
             };
+            let mut file = match decodable(file).await {
+                Ok(file) => file,
+                Err(why) => return Ok(Err(why)),
+            };
+            file.truncate(preprocess::image_length(&file));
             let hash = ImageHash::of(&file);
             let said = serde_json::to_string(&submission).map_err(|e| StoreError::Failed(e.to_string()))?;
             let key = format!("import {}", ImageHash::of(format!("{hash} {said}").as_bytes()));
@@ -133,6 +144,12 @@ async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) 
             }
         }
     }
+}
+
+/// The image's file, if it is one that can be decoded within the limits.
+async fn decodable(file: Vec<u8>) -> Result<Vec<u8>, String> {
+    let check = move || preprocess::check(&file, &ImageLimits::default()).map(|()| file);
+    spawn_blocking(check).await.map_err(|e| e.to_string())?.map_err(|why| why.to_string())
 }
 
 async fn image(corrections: &Corrections, hash: ImageHash, folder: Option<&Path>) -> Result<Option<Vec<u8>>, StoreError> {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::{Config, Guard},
-    engine::EngineError,
+    engine::{DecodeMemory, EngineError},
     feedback::Corrections,
     registry::Registry,
     telemetry::{EngineMetrics, Metrics},
@@ -89,6 +89,8 @@ pub(crate) struct App {
     pub(crate) body_memory: Arc<BodyMemory>,
     /// What streams may keep of the memory, in bytes, for clients that do not take them.
     pub(crate) unread: Arc<Semaphore>,
+    /// What images take while they are decoded, whoever sent them and wherever.
+    pub(crate) decode_memory: DecodeMemory,
 }
 
 /// Bytes of answers that may wait for clients which are far behind with their streams.
@@ -119,6 +121,7 @@ impl App {
                 metrics.connections.body_memory.clone(),
             ),
             unread: Arc::new(Semaphore::new(UNREAD_BYTES)),
+            decode_memory: DecodeMemory::new(config.images.max_memory_bytes),
             switch: Switch::new(registry),
             shadow: Shadowing::default(),
             loaded: Mutex::new(vec![Arc::downgrade(&served)]),

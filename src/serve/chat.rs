@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::future::try_join_all;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
 use uuid::Uuid;
 
 use super::{
@@ -205,13 +205,14 @@ pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result
     Ok(encode_counted(turn, &file(&turn.app, picture).await?, field).await?.image)
 }
 
-/// The image's file, fetched where it is elsewhere.
+/// The image's file, fetched where it is elsewhere, without what programs leave behind the image's end: its hash, and what is kept, are the image's alone.
 pub(super) async fn file(app: &App, picture: Picture) -> Result<Arc<[u8]>, ApiError> {
-    Ok(match picture {
+    let mut file = match picture {
         Picture::File(file) => file,
         Picture::Remote { link, path } => fetch(app, link, &path).await?,
-    }
-    .into())
+    };
+    file.truncate(preprocess::image_length(&file));
+    Ok(file.into())
 }
 
 async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
@@ -246,9 +247,13 @@ enum Unreadable {
     Inner,
 }
 
+/// Runs on a blocking thread, which waits for the memory.
 fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
-    let image = preprocess::decode(file, &turn.app.image_limits()).map_err(Unreadable::File)?;
-    turn.served.bundle.pixels(&image).map_err(|error| {
+    let (limits, bundle) = (turn.app.image_limits(), &turn.served.bundle);
+    let header = preprocess::inspect(file, &limits).map_err(Unreadable::File)?;
+    let _held = Handle::current().block_on(turn.app.decode_memory.hold(header.memory(bundle.image_size())));
+    let image = preprocess::decode_resized(file, &limits, bundle.image_size()).map_err(Unreadable::File)?;
+    bundle.pixels(&image).map_err(|error| {
         tracing::error!(%error, "an image could not be resized");
         Unreadable::Inner
     })

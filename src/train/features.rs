@@ -163,9 +163,10 @@ fn encode(image: &Image, views: usize, tower: &EfficientNetLite, seed: u64) -> C
     let decoded = preprocess::decode(&bytes, &preprocess::ImageLimits::default()).map_err(candle_core::Error::wrap)?;
     let mut out = Vec::new();
     for view in 0..views {
-        let seen = if view < 2 { decoded.clone() } else { crop(&decoded, &mut SmallRng::seed_from_u64(seed)) };
-        let picture = if view % 2 == 0 { seen } else { image::imageops::flip_horizontal(&seen) };
-        let pixels = preprocess::to_pixels(&picture, tower.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
+        let cropped = (view >= 2).then(|| crop(&decoded, &mut SmallRng::seed_from_u64(seed)));
+        let seen = cropped.as_ref().unwrap_or(&decoded);
+        let flipped = (view % 2 == 1).then(|| image::imageops::flip_horizontal(seen));
+        let pixels = preprocess::to_pixels(flipped.as_ref().unwrap_or(seen), tower.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
         let features = tower.forward(&pixels.unsqueeze(0)?)?.flatten_all()?.to_vec1::<f32>()?;
         out.extend(features.into_iter().map(f16::from_f32));
     }

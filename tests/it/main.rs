@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod align;
+mod bombs;
 mod cli;
 mod cli_fuzz;
 mod cycle;

@@ -3,12 +3,12 @@
 use std::{fs, io::Read, path::PathBuf};
 
 use candle_core::Device;
-use candor::vlm::preprocess::{ImageError, ImageLimits, decode, to_pixels};
+use candor::vlm::preprocess::{ImageError, ImageLimits, check, decode, decode_resized, image_length, inspect, to_pixels};
 use image::RgbImage;
 use proptest::prelude::*;
 
 const JPEGS: [&str; 6] = ["rgb.jpg", "rgb444.jpg", "progressive.jpg", "restart.jpg", "grey.jpg", "cmyk.jpg"];
-const LOSSLESS: [&str; 19] = [
+const LOSSLESS: [&str; 20] = [
     "rgba.png",
     "la.png",
     "grey.png",
@@ -21,6 +21,7 @@ const LOSSLESS: [&str; 19] = [
     "exif6.png",
     "rgb.bmp",
     "rgba.webp",
+    "groups.webp",
     "animated.gif",
     "animated.webp",
     "unfilled_alpha.bmp",
@@ -201,6 +202,68 @@ fn no_side_is_longer_than_65535() {
 }
 
 #[test]
+fn a_decoded_file_is_resized_as_its_picture_is() {
+    let names = JPEGS.into_iter().chain(LOSSLESS).map(str::to_owned).chain((1..=8).map(|n| format!("exif{n}.jpg")));
+    for name in names.chain(["photo.png", "lossy.webp", "alpha_groups.webp"].map(str::to_owned)) {
+        let (bytes, limits) = (read(&name), ImageLimits::default());
+        let (header, whole) = (inspect(&bytes, &limits).unwrap(), decode(&bytes, &limits).unwrap());
+        assert_eq!((header.width, header.height), whole.dimensions(), "{name}");
+        check(&bytes, &limits).unwrap();
+        for size in [7, 224] {
+            let levels = |image: &RgbImage| to_pixels(image, size, [0.; 3], [1.; 3], &Device::Cpu).unwrap().flatten_all().unwrap();
+            let resized = decode_resized(&bytes, &limits, size as u32).unwrap();
+            assert_eq!(resized.dimensions(), (size as u32, size as u32), "{name}");
+            // What has the size already stays as it is.
+            assert!(levels(&resized).to_vec1::<f32>().unwrap() == levels(&whole).to_vec1::<f32>().unwrap(), "{name} to {size}");
+        }
+    }
+}
+
+#[test]
+fn an_image_ends_where_its_format_says() {
+    let names = JPEGS.into_iter().chain(LOSSLESS).chain(["lossy.webp", "exif6.jpg"]);
+    for name in names {
+        let file = read(name);
+        assert_eq!(image_length(&file), file.len(), "{name}");
+        for behind in [&b"\0"[..], b"a trailer", &read("rgb.jpg"), &read("rgba.png"), &[0xff; 100]] {
+            assert_eq!(image_length(&[&file[..], behind].concat()), file.len(), "{name}, {} bytes behind it", behind.len());
+        }
+    }
+    // A preview inside of a segment has an end of its own.
+    let (jpeg, preview) = (read("rgb.jpg"), read("grey.jpg"));
+    let mut segment = vec![0xff, 0xe2];
+    segment.extend((2 + preview.len() as u16).to_be_bytes());
+    let with_preview = [&jpeg[..2], &segment, &preview, &jpeg[2..]].concat();
+    assert_eq!(image_length(&[&with_preview[..], &preview].concat()), with_preview.len());
+    // Without an end there is nothing behind it; nor is there behind a size that is wrong.
+    let (png, gif, mut webp) = (read("rgba.png"), read("animated.gif"), read("lossy.webp"));
+    for cut in [&jpeg[..jpeg.len() - 2], &png[..png.len() - 12], &gif[..gif.len() - 1], &webp[..webp.len() - 20]] {
+        assert_eq!(image_length(cut), cut.len());
+    }
+    webp[4..8].copy_from_slice(&[12, 0, 0, 0]);
+    assert_eq!(image_length(&webp), webp.len());
+}
+
+#[test]
+fn no_side_is_longer_than_two_hundred_times_the_other() {
+    let file = |width: u32, height: u32, format| {
+        let mut file = std::io::Cursor::new(Vec::new());
+        RgbImage::from_pixel(width, height, image::Rgb([9, 99, 199])).write_to(&mut file, format).unwrap();
+        file.into_inner()
+    };
+    use image::ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
+    for format in [Bmp, Gif, Jpeg, Png, WebP] {
+        for (width, height) in [(1, 201), (201, 1), (3, 601), (4001, 20)] {
+            let error = inspect(&file(width, height, format), &ImageLimits::default()).unwrap_err();
+            assert_eq!(error, ImageError::TooThin { width, height, max: 200 }, "{format:?}");
+        }
+        for (width, height) in [(1, 200), (200, 1), (3, 600), (4000, 20)] {
+            assert!(decode_resized(&file(width, height, format), &ImageLimits::default(), 32).is_ok(), "{format:?}");
+        }
+    }
+}
+
+#[test]
 fn all_eight_exif_orientations_are_honoured() {
     for orientation in 1..=8 {
         let name = format!("exif{orientation}.jpg");
@@ -262,6 +325,11 @@ fn every_limit_counts() {
     for name in JPEGS.into_iter().chain(LOSSLESS) {
         let refused = decode(&read(name), &ImageLimits { max_alloc: 500, ..generous });
         assert_eq!(refused, Err(ImageError::TooMuchMemory { max: 500 }), "{name}");
+        // What resizing takes counts too.
+        let needed = inspect(&read(name), &generous).unwrap().memory(224);
+        let resized = |max_alloc| decode_resized(&read(name), &ImageLimits { max_alloc, ..generous }, 224);
+        assert!(resized(needed).is_ok(), "{name}");
+        assert_eq!(resized(needed - 1), Err(ImageError::TooMuchMemory { max: needed - 1 }), "{name}");
     }
 }
 

@@ -117,6 +117,20 @@ def lossless():
     save(picture(), "exif6.png", expected=picture().transpose(Image.Transpose.ROTATE_270), exif=exif)
 
 
+def grouped_webps():
+    """WebPs whose parts have tables of codes of their own: a photograph, a palette and noise beside each other, as colors and as transparency."""
+    photo = Image.open(OUT.parent / "photos" / "cat.jpg").convert("RGB").resize((96, 128))
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (128, 48, 3), dtype=np.uint8))
+    mixed = Image.new("RGB", (192, 128))
+    mixed.paste(photo, (0, 0))
+    mixed.paste(photo.crop((0, 0, 48, 128)).quantize(5).convert("RGB"), (96, 0))
+    mixed.paste(noise, (144, 0))
+    save(mixed, "groups.webp", lossless=True, quality=100, method=6)
+    seen = mixed.copy()
+    seen.putalpha(mixed.convert("L"))
+    save(seen, "alpha_groups.webp", quality=30, alpha_quality=100, method=6)
+
+
 def animations():
     second = Image.new("RGB", (W, H), (0, 255, 0))
     save(picture().quantize(32), "animated.gif", save_all=True, append_images=[second], duration=100)
@@ -175,5 +189,5 @@ def bomb():
 
 if __name__ == "__main__":
     EXPECTED.mkdir(parents=True, exist_ok=True)
-    for make in (jpegs, lossless, sixteen_bits, animations, bitmaps, resizes, bomb):
+    for make in (jpegs, lossless, grouped_webps, sixteen_bits, animations, bitmaps, resizes, bomb):
         make()

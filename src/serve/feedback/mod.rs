@@ -160,12 +160,13 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 /// The image's file, which is one.
 async fn image(app: &Arc<App>, url: &str) -> Result<Vec<u8>, ApiError> {
     let file = chat::file(app, picture(url, "image".to_owned(), Limits::of(&app.config))?).await?;
-    let app = Arc::clone(app);
-    blocking(move || match preprocess::decode(&file, &app.image_limits()) {
-        Ok(_) => Ok(file.to_vec()),
-        Err(why) => Err(ApiError::param("image", "invalid_image", format!("'image': {why}"))),
-    })
-    .await?
+    let (limits, bytes) = (app.image_limits(), Arc::clone(&file));
+    let refused = |why| ApiError::param("image", "invalid_image", format!("'image': {why}"));
+    let header = blocking(move || preprocess::inspect(&bytes, &limits)).await?.map_err(refused)?;
+    let _held = app.decode_memory.hold(header.memory(0)).await;
+    let bytes = Arc::clone(&file);
+    blocking(move || preprocess::check(&bytes, &limits)).await?.map_err(refused)?;
+    Ok(file.to_vec())
 }
 
 /// Some records.

@@ -145,7 +145,7 @@ async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>,
 async fn photograph(images: &Images, name: &str, dir: &Path) -> Result<Result<(), Reason>, TrainError> {
     let Ok(hash) = name.parse::<ImageHash>() else { return Ok(Err(Reason::NoImage)) };
     let Some(bytes) = images.get(hash).await.map_err(failed)? else { return Ok(Err(Reason::NoImage)) };
-    if ImageHash::of(&bytes) != hash || preprocess::decode(&bytes, &ImageLimits::default()).is_err() {
+    if ImageHash::of(&bytes) != hash || preprocess::check(&bytes, &ImageLimits::default()).is_err() {
         return Ok(Err(Reason::BadImage));
     }
     let file = dir.join(name);

@@ -1,21 +1,24 @@
 //! Files that nobody has vouched for, to upright RGB.
+//!
+//! All that decoding takes is known from the header and checked before anything is decoded; then rows are handed on as they come.
 
-use std::io::Cursor;
+use std::borrow::Cow;
 
-use image::{
-    DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
-    metadata::Orientation::{self, NoTransforms},
-};
+use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    jpeg::decode_jpeg,
+    jpeg, png, raster,
     repair::repair,
+    resize::{RowResizer, Turn},
     sniff::{READ, sniff},
 };
 
 /// Longest side of an image in pixels, whatever its format.
 const MAX_SIDE: u32 = 65_535;
+
+/// Most times that a side may be as long as the other.
+const MAX_ASPECT: u32 = 200;
 
 /// How much an image may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,14 +28,14 @@ pub struct ImageLimits {
     pub max_bytes: usize,
     /// Width times height.
     pub max_pixels: u64,
-    /// Memory in bytes that the decoded image may take; a pixel takes up to 8.
+    /// Memory in bytes that decoding and resizing may take, all buffers of the decoder counted.
     pub max_alloc: u64,
 }
 
 impl Default for ImageLimits {
-    /// A photograph of 48 megapixels passes.
+    /// A photograph of 50 megapixels passes, as a progressive JPEG with halved colors too.
     fn default() -> Self {
-        Self { max_bytes: 20 << 20, max_pixels: 50_000_000, max_alloc: 256 << 20 }
+        Self { max_bytes: 20 << 20, max_pixels: 50_000_000, max_alloc: 160 << 20 }
     }
 }
 
@@ -69,12 +72,25 @@ pub enum ImageError {
         /// The limit.
         max: u64,
     },
+    /// A side is more than 200 times as long as the other.
+    #[error("the image is {width}x{height}: one side is more than {max} times as long as the other")]
+    TooThin {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The limit.
+        max: u32,
+    },
     /// Decoding would take more than [`ImageLimits::max_alloc`].
     #[error("decoding the image takes more than the {max} bytes of memory allowed")]
     TooMuchMemory {
         /// The limit.
         max: u64,
     },
+    /// Its pixels cannot be resized.
+    #[error("the image cannot be resized: {0}")]
+    Resize(String),
     /// The file breaks off or contradicts itself.
     #[error("the {format} image is truncated or corrupt: {reason}")]
     Corrupt {
@@ -85,69 +101,155 @@ pub enum ImageError {
     },
 }
 
-/// Decodes the first frame to upright RGB with 8 bits a channel, transparency over white.
+/// What the header of an image says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageHeader {
+    /// The name of the format.
+    pub format: &'static str,
+    /// Width in pixels, upright.
+    pub width: u32,
+    /// Height in pixels, upright.
+    pub height: u32,
+    /// Bytes that the decoder takes.
+    decoder: u64,
+}
+
+impl ImageHeader {
+    /// Returns the most bytes that decoding and resizing to `size` x `size` take together, the file itself not counted.
+    pub fn memory(&self, size: u32) -> u64 {
+        self.decoder + RowResizer::memory(self.width.max(self.height), self.width.max(self.height), size)
+    }
+}
+
+/// Reads the header of an image and refuses what is over a limit. Nothing is decoded, and no memory is taken that depends on what the header says.
+///
+/// # Errors
+/// See [`ImageError`].
+pub fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<ImageHeader, ImageError> {
+    Ok(Source::open(bytes, limits)?.header())
+}
+
+/// Decodes the first frame and throws it away.
+///
+/// # Errors
+/// See [`ImageError`].
+pub fn check(bytes: &[u8], limits: &ImageLimits) -> Result<(), ImageError> {
+    Source::open(bytes, limits)?.read(&mut |_| ())
+}
+
+/// Decodes the first frame to upright RGB with 8 bits a channel, transparency over white. The result takes 3 bytes a pixel, which come on top of
+/// [`ImageLimits::max_alloc`].
 ///
 /// # Errors
 /// See [`ImageError`].
 pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
-    if bytes.len() > limits.max_bytes {
-        return Err(ImageError::TooManyBytes { bytes: bytes.len(), max: limits.max_bytes });
-    }
-    let (mut image, orientation) = match sniff(bytes)? {
-        (ImageFormat::Jpeg, _) => decode_jpeg(bytes, limits)?,
-        (format, name) => {
-            let whole = repair(bytes, format).map_err(|reason| ImageError::Corrupt { format: name, reason: reason.to_owned() })?;
-            decode_other(&whole, format, name, limits)?
+    let source = Source::open(bytes, limits)?;
+    let ImageHeader { width, height, .. } = source.header();
+    let (mut image, mut y) = (RgbImage::new(width, height), 0);
+    source.read(&mut |band| {
+        for row in band.chunks_exact(3 * source.head.width as usize) {
+            source.head.turn.place(&mut image, y, row);
+            y += 1;
         }
-    };
-    image.apply_orientation(orientation);
-    Ok(over_white(image))
+    })?;
+    Ok(image)
 }
 
-/// Refuses an image by what its header announces; `bytes` is the memory that decoding it takes.
-pub(super) fn check_size(width: u32, height: u32, bytes: u64, limits: &ImageLimits) -> Result<(), ImageError> {
-    if width.max(height) > MAX_SIDE {
+/// Decodes the first frame as [`decode`] does and resizes it to `size` x `size` as [`super::to_pixels`] does, without ever holding all of it.
+///
+/// # Errors
+/// See [`ImageError`].
+pub fn decode_resized(bytes: &[u8], limits: &ImageLimits, size: u32) -> Result<RgbImage, ImageError> {
+    let source = Source::open(bytes, limits)?;
+    check_memory(source.header().memory(size), limits)?;
+    if size == 0 {
+        return Err(ImageError::Resize("its new size is 0".to_owned()));
+    }
+    let mut resizer = RowResizer::new(source.head.width, source.head.height, source.head.turn, size);
+    source.read(&mut |band| resizer.push(band))?;
+    resizer.finish().map_err(ImageError::Resize)
+}
+
+/// An image as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    /// Width in pixels as it is stored.
+    pub(super) width: u32,
+    /// Height in pixels as it is stored.
+    pub(super) height: u32,
+    pub(super) turn: Turn,
+    /// Bytes that the decoder takes.
+    pub(super) memory: u64,
+}
+
+/// A file whose header is read and within the limits.
+struct Source<'a> {
+    bytes: Cow<'a, [u8]>,
+    format: ImageFormat,
+    name: &'static str,
+    head: Head,
+    limits: &'a ImageLimits,
+}
+
+impl<'a> Source<'a> {
+    fn open(bytes: &'a [u8], limits: &'a ImageLimits) -> Result<Self, ImageError> {
+        if bytes.len() > limits.max_bytes {
+            return Err(ImageError::TooManyBytes { bytes: bytes.len(), max: limits.max_bytes });
+        }
+        let (format, name) = sniff(bytes)?;
+        let bytes = repair(bytes, format).map_err(|reason| ImageError::Corrupt { format: name, reason: reason.to_owned() })?;
+        let mut head = match format {
+            ImageFormat::Jpeg => jpeg::head(&bytes, limits)?,
+            ImageFormat::Png => png::head(&bytes, limits)?,
+            _ => raster::head(&bytes, format, name, limits)?,
+        };
+        if let Cow::Owned(copy) = &bytes {
+            head.memory += copy.len() as u64;
+        }
+        check_memory(head.memory, limits)?;
+        Ok(Self { bytes, format, name, head, limits })
+    }
+
+    fn header(&self) -> ImageHeader {
+        let (width, height) = self.head.turn.upright(self.head.width, self.head.height);
+        ImageHeader { format: self.name, width, height, decoder: self.head.memory }
+    }
+
+    /// Hands out all rows as they are stored, in bands of whole rows, if no error says that some are missing.
+    fn read(&self, take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
+        match self.format {
+            ImageFormat::Jpeg => jpeg::rows(&self.bytes, take),
+            ImageFormat::Png => png::rows(&self.bytes, self.limits, take),
+            format => raster::rows(&self.bytes, format, self.name, self.limits, take),
+        }
+    }
+}
+
+/// Refuses an image by its width and height. Every format calls it before it takes memory that depends on them.
+pub(super) fn check_size(width: u32, height: u32, format: &'static str, limits: &ImageLimits) -> Result<(), ImageError> {
+    let (short, long) = (width.min(height), width.max(height));
+    if short == 0 {
+        return Err(ImageError::Corrupt { format, reason: "its width or height is 0".to_owned() });
+    }
+    if long > MAX_SIDE {
         return Err(ImageError::SideTooLong { max: MAX_SIDE });
     }
     if u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(ImageError::TooManyPixels { width, height, max: limits.max_pixels });
     }
-    if bytes > limits.max_alloc {
-        return Err(ImageError::TooMuchMemory { max: limits.max_alloc });
+    if u64::from(long) > u64::from(MAX_ASPECT) * u64::from(short) {
+        return Err(ImageError::TooThin { width, height, max: MAX_ASPECT });
     }
     Ok(())
 }
 
-fn decode_other(
-    bytes: &[u8],
-    format: ImageFormat,
-    name: &'static str,
-    limits: &ImageLimits,
-) -> Result<(DynamicImage, Orientation), ImageError> {
-    let refuse = |e: image::ImageError| match e {
-        image::ImageError::Limits(_) => ImageError::TooMuchMemory { max: limits.max_alloc },
-        image::ImageError::Unsupported(what) => ImageError::Unsupported(format!("{name} ({what})")),
-        other => match other.to_string() {
-            long if long.contains("too large") => ImageError::SideTooLong { max: MAX_SIDE },
-            found => ImageError::Corrupt { format: name, reason: reason(&found).to_owned() },
-        },
-    };
-    let mut bounds = Limits::no_limits();
-    bounds.max_alloc = Some(limits.max_alloc);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(bounds);
-    let mut decoder = reader.into_decoder().map_err(refuse)?;
-    let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err(ImageError::Corrupt { format: name, reason: "its width or height is 0".to_owned() });
-    }
-    check_size(width, height, decoder.total_bytes(), limits)?;
-    let orientation = decoder.orientation().unwrap_or(NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(refuse)?;
-    if format == ImageFormat::Bmp {
-        make_opaque(&mut image);
-    }
-    Ok((image, orientation))
+fn check_memory(bytes: u64, limits: &ImageLimits) -> Result<(), ImageError> {
+    if bytes > limits.max_alloc { Err(ImageError::TooMuchMemory { max: limits.max_alloc }) } else { Ok(()) }
+}
+
+/// The refusal of a side that the decoder itself finds too long.
+pub(super) fn side_too_long() -> ImageError {
+    ImageError::SideTooLong { max: MAX_SIDE }
 }
 
 /// Parts of what decoders say, and what that means for whoever sent the file.
@@ -164,34 +266,8 @@ const REASONS: [(&str, &str); 8] = [
 const BREAKS_OFF: &str = "its data break off";
 
 /// What a decoder found, without its own types and numbers.
-fn reason(found: &str) -> &'static str {
+pub(super) fn reason(found: &str) -> &'static str {
     REASONS.iter().find(|(part, _)| found.contains(part)).map_or("its data contradict each other", |(_, reason)| reason)
-}
-
-/// Takes an alpha channel that hides the whole image for one that was never filled, as browsers do: pictures from clipboards have such.
-fn make_opaque(image: &mut DynamicImage) {
-    if let DynamicImage::ImageRgba8(rgba) = image
-        && rgba.pixels().all(|pixel| pixel.0[3] == 0)
-    {
-        rgba.pixels_mut().for_each(|pixel| pixel.0[3] = 255);
-    }
-}
-
-fn over_white(image: DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.into_rgb8();
-    }
-    let image = image.into_rgba8();
-    let over = |channel: u8, alpha: u8| {
-        let (c, a) = (u32::from(channel), u32::from(alpha));
-        ((c * a + 255 * (255 - a) + 127) / 255) as u8
-    };
-    let mut out = RgbImage::new(image.width(), image.height());
-    for (to, from) in out.pixels_mut().zip(image.pixels()) {
-        let [r, g, b, a] = from.0;
-        to.0 = [over(r, a), over(g, a), over(b, a)];
-    }
-    out
 }
 
 #[cfg(test)]
@@ -219,13 +295,5 @@ mod tests {
     fn png_of_xcode_is_refused_by_name() {
         let png = b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI\x50\0\x20\x02";
         assert!(matches!(decode(png, &ImageLimits::default()), Err(ImageError::Unsupported(what)) if what.contains("CgBI")));
-    }
-
-    #[test]
-    fn transparency_shows_white() {
-        let mut image = image::RgbaImage::from_pixel(3, 1, image::Rgba([0, 100, 255, 0]));
-        image.get_pixel_mut(1, 0).0[3] = 255;
-        image.get_pixel_mut(2, 0).0[3] = 51;
-        assert_eq!(over_white(image.into()).into_raw(), [255, 255, 255, 0, 100, 255, 204, 224, 255]);
     }
 }

@@ -8,46 +8,93 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
-use image::{
-    DynamicImage, RgbImage,
-    metadata::Orientation::{self, NoTransforms},
-};
-use mozjpeg::{ColorSpace, Decompress, Marker};
+use image::metadata::Orientation::{self, NoTransforms};
+use mozjpeg::{ColorSpace, Decompress, decompress::DecompressStarted};
 use mozjpeg_sys::{self as sys, J_MESSAGE_CODE, jpeg_common_struct, jpeg_error_mgr};
 
-use super::decode::{ImageError, ImageLimits, check_size};
+use super::{
+    decode::{Head, ImageError, ImageLimits, check_size},
+    resize::{BAND_BYTES, band_rows},
+};
 
 /// Most scans of a file: progressive ones have about ten, and each costs a pass over the whole picture, however short it is.
 const MAX_SCANS: usize = 100;
 
-/// Decodes to RGB and reads how the picture is turned.
-pub(super) fn decode_jpeg(bytes: &[u8], limits: &ImageLimits) -> Result<(DynamicImage, Orientation), ImageError> {
-    check_scans(bytes)?;
-    // What the error handlers below are called for unwinds through the library, which is built for that, up to here.
-    match catch_unwind(AssertUnwindSafe(|| read(bytes, limits))) {
-        Ok(result) => result,
-        Err(payload) => Err(payload.downcast::<Stop>().map_or_else(|other| resume_unwind(other), |stop| error(*stop))),
+/// Most pixels that all scans together pass over: 16 scans of a picture of 50 megapixels, which take two seconds at worst.
+const MAX_SCANNED_PIXELS: u64 = 800_000_000;
+
+/// The marker that ends an image.
+const END: u8 = 0xd9;
+
+/// Bytes of the coefficients of a block.
+const BLOCK_BYTES: u64 = 128;
+
+/// Reads the header, and where the scans are.
+pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageError> {
+    let scans = scans(bytes)?;
+    let (width, height, channels, blocks) = guarded(|| {
+        let decoder = open(bytes)?;
+        let (width, height) = (decoder.width() as u32, decoder.height() as u32);
+        // Rows and columns of blocks are filled up to whole units of all components.
+        let whole = |count: u32, factor: i32| u64::from(count.next_multiple_of(factor.max(1) as u32));
+        let blocks: u64 = (decoder.components().iter())
+            .map(|c| whole(c.width_in_blocks, c.h_samp_factor) * whole(c.height_in_blocks, c.v_samp_factor))
+            .sum();
+        Ok((width, height, decoder.components().len() as u64, blocks))
+    })?;
+    check_size(width, height, "JPEG", limits)?;
+    let scanned = scans.count as u64 * u64::from(width) * u64::from(height);
+    if scanned > MAX_SCANNED_PIXELS {
+        return Err(ImageError::Unsupported(format!("JPEG (of {width}x{height} pixels in {} scans)", scans.count)));
     }
+    // Of several scans the library keeps all coefficients, as pixels come out with the last one.
+    let coefficients = if scans.several { BLOCK_BYTES * blocks } else { 0 };
+    let line = u64::from(width) * channels.max(3);
+    // Two rows of units of at most 32 pixels in the library, and the band with its copy in RGB.
+    let memory = coefficients + 64 * line + 2 * line.max(BAND_BYTES as u64).min(line * u64::from(height));
+    Ok(Head { width, height, turn: scans.orientation.into(), memory })
 }
 
-fn read(bytes: &[u8], limits: &ImageLimits) -> Result<(DynamicImage, Orientation), ImageError> {
-    let markers = [Marker::APP(1)];
-    let decoder = Decompress::builder().with_err(error_handlers()).with_markers(&markers).from_mem(bytes);
-    let decoder = decoder.map_err(|_| corrupt("there is no picture in it"))?;
-    let (width, height) = (decoder.width() as u32, decoder.height() as u32);
-    let four_inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
-    check_size(width, height, if four_inks { 7 } else { 3 } * u64::from(width) * u64::from(height), limits)?;
-    let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"));
-    let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(NoTransforms);
-    let space = if four_inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
-    let rows = decoder.to_colorspace(space).and_then(|mut decoder| decoder.read_scanlines::<u8>());
-    let mut pixels = rows.map_err(|_| corrupt("its data break off"))?;
-    if four_inks {
-        pixels = pixels.as_chunks::<4>().0.iter().flat_map(|inks| rgb(*inks)).collect();
-    }
-    match RgbImage::from_raw(width, height, pixels) {
-        Some(image) => Ok((image.into(), orientation)),
-        None => Err(corrupt("its data break off")),
+/// Hands out the rows in bands.
+pub(super) fn rows(bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
+    guarded(|| {
+        let decoder = open(bytes)?;
+        let four_inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
+        let space = if four_inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
+        let mut decoder = decoder.to_colorspace(space).map_err(|_| corrupt("its data break off"))?;
+        let (line, height) = (decoder.width() * if four_inks { 4 } else { 3 }, decoder.height());
+        let rows = band_rows(line).min(height);
+        let mut band = vec![0; line * rows];
+        let mut colors = Vec::new();
+        for first in (0..height).step_by(rows) {
+            let band = &mut band[..line * rows.min(height - first)];
+            read(&mut decoder, band)?;
+            if four_inks {
+                colors.clear();
+                colors.extend(band.as_chunks::<4>().0.iter().flat_map(|inks| rgb(*inks)));
+                take(&colors);
+            } else {
+                take(band);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn open(bytes: &[u8]) -> Result<Decompress<&[u8]>, ImageError> {
+    let decoder = Decompress::builder().with_err(error_handlers()).from_mem(bytes);
+    decoder.map_err(|_| corrupt("there is no picture in it"))
+}
+
+fn read(decoder: &mut DecompressStarted<&[u8]>, rows: &mut [u8]) -> Result<(), ImageError> {
+    decoder.read_scanlines_into(rows).map(|_| ()).map_err(|_| corrupt("its data break off"))
+}
+
+/// What the error handlers below are called for unwinds through the library, which is built for that, up to here.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(payload) => Err(payload.downcast::<Stop>().map_or_else(|other| resume_unwind(other), |stop| error(*stop))),
     }
 }
 
@@ -147,39 +194,35 @@ fn error(Stop(code, parameter): Stop) -> ImageError {
     }
 }
 
-/// Refuses what the library shows without a word: a file whose last scans are missing altogether, or one of too many scans.
+/// What is known of the scans before they are decoded.
+struct Scans {
+    count: usize,
+    /// Whether there is more than one, so that coefficients are kept until all have come.
+    several: bool,
+    orientation: Orientation,
+}
+
+/// Reads where the scans are, and refuses what the library shows without a word: a file whose last scans are missing altogether, or one of too many.
 ///
 /// The pixels of a component without a scan would be grey; those of a progressive file that stops early would be coarse, which is how it was meant
 /// only if an end marker says so.
-fn check_scans(bytes: &[u8]) -> Result<(), ImageError> {
-    let (mut scans, mut ended) = (0, false);
+fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
+    let (mut count, mut ended, mut orientation) = (0, false, None);
     // By component: its id, and a bit for each of the 64 coefficients that came and for each that is complete.
     let (mut components, mut progressive) = (Vec::<(u8, u64, u64)>::new(), false);
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    // In compressed data 0xff is followed by 0; several 0xff are padding.
-    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff)) {
-        rest = &rest[at..];
-        let segment = match rest {
-            [_, 0xd9, ..] => {
-                ended = true;
-                break;
-            }
-            // Markers that stand alone: start of image, restarts.
-            [_, 0x01 | 0xd0..=0xd8, ..] => &rest[..2],
-            [_, _, high, low, ..] => {
-                let len = 2 + usize::from(u16::from_be_bytes([*high, *low]));
-                &rest[..len.min(rest.len())]
-            }
-            _ => break,
-        };
+    for (_, segment) in segments(bytes) {
         match segment {
+            [_, END, ..] => ended = true,
             [_, kind @ 0xc0..=0xc2, _, _, _, _, _, _, _, _, ids @ ..] => {
                 progressive = *kind == 0xc2;
                 components = ids.as_chunks::<3>().0.iter().map(|[id, ..]| (*id, 0, 0)).collect();
             }
-            [_, 0xda, _, _, count, selected @ ..] => {
-                scans += 1;
-                let (ids, band) = selected.split_at_checked(2 * usize::from(*count)).unwrap_or_default();
+            [_, 0xe1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..] if count == 0 && orientation.is_none() => {
+                orientation = Some(Orientation::from_exif_chunk(exif).unwrap_or(NoTransforms));
+            }
+            [_, 0xda, _, _, selected_count, selected @ ..] => {
+                count += 1;
+                let (ids, band) = selected.split_at_checked(2 * usize::from(*selected_count)).unwrap_or_default();
                 let (came, complete) = match band {
                     [first @ 0..64, last @ 0..64, bits, ..] if progressive && first <= last => {
                         let band = (u64::MAX >> (63 - (last - first))) << first;
@@ -194,20 +237,45 @@ fn check_scans(bytes: &[u8]) -> Result<(), ImageError> {
                     }
                 }
                 // After a single scan with everything in it the library reads no further; after several it reads all that come.
-                if !progressive && scans == 1 && components.iter().all(|(_, _, done)| *done == u64::MAX) {
-                    return Ok(());
+                let is_whole = usize::from(*selected_count) == components.len() && components.iter().all(|(_, _, done)| *done == u64::MAX);
+                if !progressive && count == 1 && is_whole {
+                    return Ok(Scans { count, several: false, orientation: orientation.unwrap_or(NoTransforms) });
                 }
             }
             _ => {}
         }
-        rest = &rest[segment.len()..];
     }
-    if scans > MAX_SCANS {
+    if count > MAX_SCANS {
         return Err(ImageError::Unsupported(format!("JPEG (of more than {MAX_SCANS} scans)")));
     }
     let missing = |(_, seen, done): &(u8, u64, u64)| if ended { seen & 1 == 0 } else { *done != u64::MAX };
-    if scans > 0 && components.iter().any(missing) {
+    if count > 0 && components.iter().any(missing) {
         return Err(corrupt("a part of its data is missing"));
     }
-    Ok(())
+    Ok(Scans { count, several: true, orientation: orientation.unwrap_or(NoTransforms) })
+}
+
+/// The segments of a file, each from its marker to its end, with its offset, up to the one that ends the image. What is compressed is passed over.
+fn segments(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        // In compressed data 0xff is followed by 0; several 0xff are padding.
+        let at = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff))?;
+        rest = &rest[at..];
+        let offset = bytes.len() - rest.len();
+        let len = match rest {
+            // Markers that stand alone: start of image, restarts, end.
+            [_, 0x01 | 0xd0..=0xd9, ..] => 2,
+            [_, _, high, low, ..] => (2 + usize::from(u16::from_be_bytes([*high, *low]))).min(rest.len()),
+            _ => return None,
+        };
+        let (segment, behind) = rest.split_at(len);
+        rest = if segment[1] == END { &[] } else { behind };
+        Some((offset, segment))
+    })
+}
+
+/// Returns the number of bytes up to the end of the image, if it has one.
+pub(super) fn end(bytes: &[u8]) -> Option<usize> {
+    segments(bytes).last().filter(|(_, segment)| segment[1] == END).map(|(offset, _)| offset + 2)
 }

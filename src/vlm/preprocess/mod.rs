@@ -1,18 +1,26 @@
 //! Photographs as they come in, to what a vision tower takes.
 //!
-//! [`decode`] reads bytes that nobody has vouched for: sizes are checked from the header before anything is decoded, and half a picture is an
-//! error. [`to_pixels`] resizes as Pillow's `Image.resize(..., BICUBIC)` does, to one level in 255.
+//! [`decode_resized`] reads bytes that nobody has vouched for: sizes and memory are checked from the header before anything is decoded, and half a
+//! picture is an error. [`to_pixels`] resizes as Pillow's `Image.resize(..., BICUBIC)` does, to one level in 255. Neither ever holds a picture or one of
+//! the resize's passes whole, where the format does not force it to: what they hold is what [`ImageHeader::memory`] says.
 
 use candle_core::{Device, Error, Result as TensorResult, Tensor};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images};
-use image::RgbImage;
+use image::{RgbImage, metadata::Orientation::NoTransforms};
 
 mod decode;
 mod jpeg;
+mod layout;
+mod lossless;
+mod png;
+mod raster;
 mod repair;
+mod resize;
 mod sniff;
 
-pub use decode::{ImageError, ImageLimits, decode};
+pub use decode::{ImageError, ImageHeader, ImageLimits, check, decode, decode_resized, inspect};
+pub use layout::image_length;
+
+use resize::{RowResizer, band_rows};
 
 /// Resizes to `size` x `size` without keeping the aspect ratio, then `(level - mean) / std` with `mean` and `std` in levels (0 to 255) of red,
 /// green and blue: `(3, size, size)` in `f32`.
@@ -27,20 +35,15 @@ pub fn to_pixels(image: &RgbImage, size: usize, mean: [f32; 3], std: [f32; 3], d
 }
 
 /// Rows of RGB levels, `size * size * 3` of them.
-fn resize(image: &RgbImage, size: u32) -> TensorResult<Vec<u8>> {
-    if size == 0 || image.width() == 0 || image.height() == 0 {
-        return Err(Error::msg(format!("cannot resize {}x{} to {size}x{size}", image.width(), image.height())));
+fn resize(image: &RgbImage, size: u32) -> TensorResult<RgbImage> {
+    let (width, height) = image.dimensions();
+    if size == 0 || width == 0 || height == 0 {
+        return Err(Error::msg(format!("cannot resize {width}x{height} to {size}x{size}")));
     }
-    let source = images::ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).map_err(Error::wrap)?;
-    let mut narrow = images::Image::new(size, image.height(), PixelType::U8x3);
-    let mut target = images::Image::new(size, size, PixelType::U8x3);
-    // Catmull-Rom is the cubic that Pillow calls BICUBIC (a = -0.5). Pillow resizes rows first and clips to 0..=255 in between; the crate
-    // by itself would begin with the columns.
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    let mut resizer = Resizer::new();
-    resizer.resize(&source, &mut narrow, &options).map_err(Error::wrap)?;
-    resizer.resize(&narrow, &mut target, &options).map_err(Error::wrap)?;
-    Ok(target.into_vec())
+    let mut resizer = RowResizer::new(width, height, NoTransforms.into(), size);
+    let line = 3 * width as usize;
+    image.as_raw().chunks(line * band_rows(line)).for_each(|band| resizer.push(band));
+    resizer.finish().map_err(Error::msg)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use image::ImageFormat;
 
+use super::layout::{GifFrame, gif_number};
+
 /// The file, with an end where a PNG has none, with the right size where a WebP has a wrong one, and with a screen that holds the first frame of a GIF.
 ///
 /// # Errors
@@ -63,22 +65,13 @@ fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
 
 /// Widens the screen to its first frame, which browsers show whole.
 fn widen_gif(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let number = |at: usize| bytes.get(at..at + 2).map_or(0, |pair| usize::from(pair[0]) | usize::from(pair[1]) << 8);
-    let palette = |flags: u8| if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) };
-    let mut at = 13 + bytes.get(10).map_or(0, |flags| palette(*flags));
-    // Extensions: a label, then blocks up to an empty one.
-    while bytes.get(at) == Some(&0x21) {
-        at += 2;
-        while let Some(&len @ 1..) = bytes.get(at) {
-            at += 1 + usize::from(len);
-        }
-        at += 1;
-    }
-    let side = |screen: usize, offset: usize, len: usize| number(screen).max(number(at + offset) + number(at + len)).min(0xffff);
-    let (width, height) = (side(6, 1, 5), side(8, 3, 7));
-    if bytes.get(at) != Some(&0x2c) || (width, height) == (number(6), number(8)) {
+    let (width, height) = (gif_number(bytes, 6), gif_number(bytes, 8));
+    let Some(frame) = GifFrame::first(bytes) else { return Cow::Borrowed(bytes) };
+    let shown = (width.max(frame.x + frame.width).min(0xffff), height.max(frame.y + frame.height).min(0xffff));
+    if shown == (width, height) {
         return Cow::Borrowed(bytes);
     }
+    let (width, height) = shown;
     let mut wide = bytes.to_vec();
     wide[6..10].copy_from_slice(&[width as u8, (width >> 8) as u8, height as u8, (height >> 8) as u8]);
     Cow::Owned(wide)

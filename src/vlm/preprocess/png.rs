@@ -1,0 +1,105 @@
+//! PNG, a row at a time where rows come in order.
+
+use std::io::Cursor;
+
+use ::png::{BitDepth, ColorType as PngColor, Decoder, DecodingError, Limits, Reader, Transformations};
+use image::{
+    ColorType,
+    metadata::Orientation::{self, NoTransforms},
+};
+
+use super::{
+    decode::{Head, ImageError, ImageLimits, check_size, reason},
+    raster::{Samples, conversion_memory, hand_out},
+    resize::band_rows,
+};
+
+const NAME: &str = "PNG";
+
+/// Bytes that unpacking takes beside what depends on the image: the window of 32 kB, tables and the buffers around them.
+const UNPACKING: u64 = 256 << 10;
+
+/// Times that a chunk may be in memory: in a buffer that grows by doubling, and as what was read from it.
+const CHUNK_COPIES: usize = 3;
+
+/// Bytes of rows that the decoder may hold: at eight bytes a pixel and 65,535 of them a row takes half a megabyte.
+const ROWS: usize = 4 << 20;
+
+/// Reads all that stands before the picture.
+pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageError> {
+    let reader = open(bytes, limits)?;
+    let (info, (width, height)) = (reader.info(), reader.info().size());
+    let exif = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
+    let line = line_bytes(&reader, limits)? as u64;
+    // An interlaced picture is whole only at its end.
+    let picture = if info.interlaced { line * u64::from(height) } else { 0 };
+    let memory = picture + UNPACKING + 16 * line + (CHUNK_COPIES * bytes.len()) as u64 + conversion_memory(line, height);
+    Ok(Head { width, height, turn: exif.unwrap_or(NoTransforms).into(), memory })
+}
+
+/// Hands out the rows in bands.
+pub(super) fn rows(bytes: &[u8], limits: &ImageLimits, take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
+    let mut reader = open(bytes, limits)?;
+    let (width, height) = reader.info().size();
+    let (samples, line) = (samples(&reader)?, line_bytes(&reader, limits)?);
+    let refuse = |e| refusal(e, limits);
+    if reader.info().interlaced {
+        let mut picture = vec![0; line * height as usize];
+        reader.next_frame(&mut picture).map_err(refuse)?;
+        return hand_out(&picture, samples, width, NAME, take);
+    }
+    let mut band = Vec::new();
+    for y in 1..=height as usize {
+        let row = reader.next_row().map_err(refuse)?;
+        let row = row.filter(|row| row.data().len() == line);
+        band.extend_from_slice(row.ok_or_else(|| corrupt("rows are missing"))?.data());
+        if y % band_rows(line) == 0 || y == height as usize {
+            hand_out(&band, samples, width, NAME, take)?;
+            band.clear();
+        }
+    }
+    // The checksums of what stands behind the last row.
+    reader.next_row().map_err(refuse)?;
+    Ok(())
+}
+
+/// The decoder, behind the header. Texts and color profiles, which may be packed a thousandfold, stay packed.
+fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<Reader<Cursor<&'a [u8]>>, ImageError> {
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: CHUNK_COPIES * bytes.len() + ROWS });
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    decoder.set_transformations(Transformations::EXPAND);
+    let info = decoder.read_header_info().map_err(|e| refusal(e, limits))?;
+    check_size(info.width, info.height, NAME, limits)?;
+    decoder.read_info().map_err(|e| refusal(e, limits))
+}
+
+fn line_bytes(reader: &Reader<Cursor<&[u8]>>, limits: &ImageLimits) -> Result<usize, ImageError> {
+    reader.output_line_size(reader.info().width).ok_or(ImageError::TooMuchMemory { max: limits.max_alloc })
+}
+
+fn samples(reader: &Reader<Cursor<&[u8]>>) -> Result<Samples, ImageError> {
+    let color = match reader.output_color_type() {
+        (PngColor::Grayscale, BitDepth::Eight) => ColorType::L8,
+        (PngColor::Grayscale, BitDepth::Sixteen) => ColorType::L16,
+        (PngColor::GrayscaleAlpha, BitDepth::Eight) => ColorType::La8,
+        (PngColor::GrayscaleAlpha, BitDepth::Sixteen) => ColorType::La16,
+        (PngColor::Rgb, BitDepth::Eight) => ColorType::Rgb8,
+        (PngColor::Rgb, BitDepth::Sixteen) => ColorType::Rgb16,
+        (PngColor::Rgba, BitDepth::Eight) => ColorType::Rgba8,
+        (PngColor::Rgba, BitDepth::Sixteen) => ColorType::Rgba16,
+        (color, depth) => return Err(ImageError::Unsupported(format!("{NAME} ({color:?} of {} bits)", depth as u8))),
+    };
+    Ok(Samples { color, big_endian: true })
+}
+
+fn corrupt(reason: &str) -> ImageError {
+    ImageError::Corrupt { format: NAME, reason: reason.to_owned() }
+}
+
+fn refusal(error: DecodingError, limits: &ImageLimits) -> ImageError {
+    match error {
+        DecodingError::LimitsExceeded => ImageError::TooMuchMemory { max: limits.max_alloc },
+        other => corrupt(reason(&other.to_string())),
+    }
+}
