@@ -59,7 +59,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, level: LogLevel) -> Result<(), Failure> {
     let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     let (model, version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
-    let server = Server::start(config, first).await.map_err(Failure::failed)?;
+    let server = tokio::select! {
+        server = Server::start(config, first) => server.map_err(Failure::failed)?,
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    };
     let address = server.address().map_err(Failure::failed)?;
     tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address, "listening");
     let reloader = Arc::new(server.reloader(level));

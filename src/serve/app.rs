@@ -17,6 +17,7 @@ use tracing::Span;
 use super::{
     auth::Access,
     error::ApiError,
+    feedback::DAMAGED,
     fetch::Fetcher,
     openai::{check::guard_params, request::GuardRequest},
     served::{First, Served},
@@ -187,6 +188,9 @@ impl App {
         let stall = Duration::from_secs(self.config.engine.stall_after_s);
         if self.is_draining() {
             return Some("the server is shutting down".to_owned());
+        }
+        if self.corrections.as_ref().is_some_and(|corrections| corrections.store().damage().is_some()) {
+            return Some(DAMAGED.to_owned());
         }
         let served = self.served();
         match served.warmed.get() {

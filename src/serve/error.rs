@@ -97,6 +97,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
     }
 
+    /// 403: the key may not do this.
+    pub fn insufficient_scope(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "insufficient_scope", message)
+    }
+
     /// 404: no such route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
         Self::new(

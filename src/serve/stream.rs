@@ -16,7 +16,7 @@ use axum::{
         sse::{self, KeepAlive, Sse},
     },
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::BoxFuture};
 use serde::Serialize;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -110,6 +110,15 @@ impl Stream for Events {
             if let Some(event) = this.chunks.pending.pop_front() {
                 return Poll::Ready(Some(Ok(event)));
             }
+            if let Some(kept) = &mut this.chunks.kept {
+                if kept.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                this.chunks.kept = None;
+                this.chunks.pending.push_back(sse::Event::default().data("[DONE]"));
+                this.chunks.ended = true;
+                continue;
+            }
             if this.chunks.ended {
                 this.answers.clear();
                 return Poll::Ready(None);
@@ -142,6 +151,8 @@ struct Chunks {
     pending: VecDeque<sse::Event>,
     ended: bool,
     draft: Option<Draft>,
+    /// Set behind the last chunk: the end is said when the receipt is kept.
+    kept: Option<BoxFuture<'static, ()>>,
     drawn: Option<Drawn>,
 }
 
@@ -150,7 +161,7 @@ impl Chunks {
     fn new(head: Head, how: How, meter: AnswerMeter, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
         let texts = vec![String::new(); answers];
         let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
-        let mut chunks = Self { head, how, meter, texts, open: answers, usage, warnings, pending, ended: false, draft, drawn };
+        let mut chunks = Self { head, how, meter, texts, open: answers, usage, warnings, pending, ended: false, draft, kept: None, drawn };
         for index in 0..answers {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
             chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
@@ -199,9 +210,7 @@ impl Chunks {
     }
 
     fn end(&mut self) {
-        if let Some(draft) = self.draft.take() {
-            draft.keep();
-        }
+        self.kept = Some(self.draft.take().map_or_else(|| Box::pin(async {}) as BoxFuture<'static, ()>, Draft::keep));
         if let Some((drawn, text)) = self.drawn.take().zip(self.texts.first()) {
             drawn.answered(text);
         }
@@ -209,8 +218,6 @@ impl Chunks {
             let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)), warnings: Vec::new() };
             self.push(sse::Event::default(), &chunk);
         }
-        self.pending.push_back(sse::Event::default().data("[DONE]"));
-        self.ended = true;
     }
 
     fn fail_engine(&mut self, error: EngineError) {

@@ -26,6 +26,7 @@ fn tokenizer() -> &'static TextTokenizer {
 
 fn subject(response: &str) -> Subject {
     Subject {
+        owner: "shop".to_owned(),
         completion: None,
         image: ImageHash::of(b"image"),
         prompt: String::new(),
@@ -40,7 +41,7 @@ fn subject(response: &str) -> Subject {
 }
 
 fn derived(response: &str, submission: &Submission) -> Result<Feedback, Refused> {
-    let stamp = Stamp { id: "fb_1".to_owned(), created: 1 };
+    let stamp = Stamp { id: "fb_1".to_owned(), created: 1, annotator_owner: "studio".to_owned() };
     derive(subject(response), submission, stamp, |text, begins| vocabulary().encode(text, begins))
 }
 

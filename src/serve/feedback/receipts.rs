@@ -1,6 +1,8 @@
 //! What is remembered of completions, gathered while they are written.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
     engine,
@@ -12,6 +14,9 @@ use crate::{
     serve::{app::App, openai::response::Head, served::Turn},
     vlm::template::Message,
 };
+
+/// How long a response waits for its receipt; a store that is slower holds up no answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A receipt of a completion that is being written.
 pub(in crate::serve) struct Draft {
@@ -48,6 +53,7 @@ impl Draft {
         let receipt = Receipt {
             id: head.id.to_string(),
             created: head.created,
+            owner: String::new(),
             versions: Versions {
                 model: Some(head.model.to_string()),
                 policy: Some(version.to_string()),
@@ -55,6 +61,7 @@ impl Draft {
                 reward: scorer.map(|reward| format!("{} {version}", reward.kind())),
             },
             image: ImageHash::from(hash),
+            image_bytes: file.len() as u64,
             prompt: question.map(|message| message.content.clone()).unwrap_or_default(),
             user,
             unassisted: mode == Mode::Off,
@@ -62,6 +69,12 @@ impl Draft {
         };
         let new = || Self { turn: turn.clone(), file, receipt, written: vec![Vec::new(); choices], answers: vec![None; choices] };
         Self::wanted(&turn.app).then(new)
+    }
+
+    /// Gives it to the owner of the key that asked.
+    pub(in crate::serve) fn owned_by(mut self, owner: &str) -> Self {
+        owner.clone_into(&mut self.receipt.owner);
+        self
     }
 
     /// More of an answer was written.
@@ -88,13 +101,22 @@ impl Draft {
         });
     }
 
-    /// All answers are complete.
-    pub(in crate::serve) fn keep(mut self) {
-        let (Some(corrections), Some(choices)) = (&self.turn.app.corrections, self.answers.into_iter().collect()) else { return };
+    /// All answers are complete. Whoever ends the response waits for the result first: then the receipt is there for other servers on the same store too.
+    /// It is kept whether somebody waits or not.
+    pub(in crate::serve) fn keep(mut self) -> BoxFuture<'static, ()> {
+        let choices = self.answers.into_iter().collect();
+        let Some((corrections, choices)) = self.turn.app.corrections.as_ref().zip(choices) else { return async {}.boxed() };
         self.receipt.choices = choices;
-        if !corrections.remember(self.receipt, self.file) {
+        let kept = corrections.remember(self.receipt, self.file);
+        if kept.is_none() {
             tracing::warn!("a completion is not remembered: too many wait to be kept");
             self.turn.app.metrics.receipt_dropped();
         }
+        async move {
+            if let Some(kept) = kept {
+                let _ = tokio::time::timeout(PATIENCE, kept).await;
+            }
+        }
+        .boxed()
     }
 }
