@@ -412,8 +412,12 @@ fn submitted(record: Option<Feedback>, inserted: Inserted) -> Result<Submitted, 
 
 /// A name and the time. Names grow with the time, also within a millisecond and while the clock is set back; the time is the clock's.
 fn stamp(annotator_owner: String) -> Stamp {
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    Stamp { id: format!("fb_{}", Uuid::now_v7().simple()), created, annotator_owner }
+    Stamp { id: format!("fb_{}", Uuid::now_v7().simple()), created: unix_time(), annotator_owner }
+}
+
+/// Seconds since 1970, by the clock.
+pub(super) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Of what was said: the same whatever the JSON looked like.

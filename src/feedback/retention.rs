@@ -8,6 +8,7 @@ use std::sync::{
 use tokio::sync::Mutex;
 
 use super::{
+    corrections::unix_time,
     images::Images,
     store::{AnnotatorTarget, OwnerBytes, Removed, Store, StoreError, Target},
 };
@@ -52,6 +53,7 @@ impl Retention {
 
     /// Removes receipts that were made before this Unix time, and does again what was not finished before. Returns how many receipts that were.
     pub(super) async fn expire(&self, before: u64) -> Result<u64, StoreError> {
+        self.store.redate_receipts(unix_time()).await?;
         let removed = self.remove_rows(&Target::ReceiptsBefore(before, PIECE)).await?;
         self.clear().await?;
         self.measure().await?;

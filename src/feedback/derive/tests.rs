@@ -372,3 +372,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_record_is_the_owners_of_what_it_is_about() {
+    let good = Submission { label: Some(Judgement::Good), ..Submission::default() };
+    let unnamed = derived(DOG, &good).unwrap();
+    assert_eq!((unnamed.owner.as_str(), unnamed.annotator_owner.as_str()), ("shop", ""));
+    let named = derived(DOG, &Submission { annotator: Some("ann".to_owned()), ..good }).unwrap();
+    assert_eq!((named.owner.as_str(), named.annotator_owner.as_str()), ("shop", "studio"));
+}

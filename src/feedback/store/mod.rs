@@ -246,6 +246,9 @@ pub trait Store: QueueStore + Send + Sync {
     /// How much is kept of whom.
     fn stats<'a>(&'a self, owners: &'a Owners) -> Answer<'a, Stats>;
 
+    /// Gives receipts that were made after this Unix time, when the clock was ahead, that time: else they would be kept for longer than others.
+    fn redate_receipts(&self, now: u64) -> Answer<'_, ()>;
+
     /// How many bytes receipts take, by owner.
     fn receipt_bytes(&self) -> Answer<'_, Vec<OwnerBytes>>;
 

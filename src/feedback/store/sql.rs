@@ -155,6 +155,9 @@ async fn open_sqlite(file: &Path) -> Result<AnyConnectOptions, Box<dyn std::erro
         let mut name = file.as_os_str().to_owned();
         name.push(suffix);
         let file = PathBuf::from(name);
+        if file.is_dir() {
+            continue;
+        }
         match private_files::narrow(&file) {
             Ok(false) => {}
             Ok(true) => tracing::info!(file = %file.display(), "other users could read the file, and cannot any more"),
@@ -305,6 +308,13 @@ impl Store for SqlStore {
                 sources: sources.into_iter().collect(),
                 receipts: receipts.first().map_or(0, |(_, n)| *n),
             })
+        })
+    }
+
+    fn redate_receipts(&self, now: u64) -> Answer<'_, ()> {
+        self.answer(async move {
+            let query = sqlx::query("UPDATE receipts SET created = $1 WHERE created > $1").bind(now as i64);
+            query.execute(&self.pool).await.map(drop).map_err(failed)
         })
     }
 

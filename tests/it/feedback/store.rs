@@ -169,6 +169,14 @@ async fn receipts_expire_in_pieces(store: Arc<dyn Store>) {
     assert!(store.receipt("chatcmpl-6").await.unwrap().is_none() && store.receipt("chatcmpl-7").await.unwrap().is_some());
 }
 
+async fn receipts_of_a_clock_that_was_ahead_expire_with_others(store: Arc<dyn Store>) {
+    let rows = [("chatcmpl-1", 100), ("chatcmpl-2", 9_000)].map(|(id, created)| Row::Receipt(Box::new(receipt(id, created, b"image"))));
+    store.insert(&rows).await.unwrap();
+    store.redate_receipts(200).await.unwrap();
+    let remove = async |time| store.remove(&Target::ReceiptsBefore(time, 9)).await.unwrap().receipts;
+    assert_eq!((remove(200).await, remove(201).await), (1, 1));
+}
+
 async fn many_at_once_are_each_there_once(store: Arc<dyn Store>) {
     let writer = Writer::start(Arc::clone(&store));
     let client = |client: usize| {
@@ -196,6 +204,7 @@ async fn every_check(url: impl Fn() -> String) {
     pages_are_in_order_and_filtered(open().await).await;
     what_is_removed_dooms_its_image(open().await).await;
     receipts_expire_in_pieces(open().await).await;
+    receipts_of_a_clock_that_was_ahead_expire_with_others(open().await).await;
     many_at_once_are_each_there_once(open().await).await;
     owners::every_check(&open).await;
     queue::every_check(open).await;
