@@ -1,14 +1,21 @@
 //! The whole of it: records and receipts in a [`Store`], their images in [`Images`], and what happens to both.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::{StreamExt, future::try_join_all};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, try_join_all},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc, oneshot},
     task::{JoinHandle, spawn_blocking},
+    time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
@@ -32,6 +39,8 @@ use super::{
 /// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
 const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
+/// How long somebody waits for a receipt; a store that is slower than that, or cannot be reached, then holds up nobody until it has kept one again.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Receipts that are kept at once.
 const TOGETHER: usize = 16;
 /// Earlier records that are looked at for what they are about.
@@ -83,6 +92,8 @@ pub struct Corrections {
     keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     retention: Arc<Retention>,
+    /// Whether the last receipt that somebody waited for took too long.
+    slow: Arc<AtomicBool>,
     ranker: Arc<Ranker>,
     /// Until it is closed: the way to the task that keeps receipts, and the task.
     keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
@@ -100,6 +111,7 @@ impl Corrections {
         let (sender, waiting) = mpsc::channel(WAITING);
         let keeping = Arc::default();
         let retention = Arc::new(Retention::new(Arc::clone(&store), Arc::clone(&images)));
+        let slow = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             pending: Arc::clone(&pending),
             keeping: Arc::clone(&keeping),
@@ -107,6 +119,7 @@ impl Corrections {
             writer: writer.clone(),
             ranker: Arc::clone(&ranker),
             retention: Arc::clone(&retention),
+            slow: Arc::clone(&slow),
         };
         let keeper = tokio::spawn(keeper.keep(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
@@ -119,6 +132,7 @@ impl Corrections {
             keeping,
             room,
             retention,
+            slow,
             ranker,
             keeper: Mutex::new(Some((sender, keeper))),
         }
@@ -158,9 +172,9 @@ impl Corrections {
         self.retention.kept_bytes()
     }
 
-    /// Remembers a completion, soon; feedback about it can come to this process at once, and to others on the same store when the result is ready. `None`
-    /// where there is no room for it.
-    pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> Option<oneshot::Receiver<()>> {
+    /// Remembers a completion, soon; feedback about it can come to this process at once, and to others on the same store when the result is ready, which
+    /// takes two seconds at most. `None` where there is no room for it.
+    pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> Option<BoxFuture<'static, ()>> {
         let size = u32::try_from(image.len() / 1024 + 1).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return None };
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +186,14 @@ impl Corrections {
         if let Err(mpsc::error::TrySendError::Full((id, ..)) | mpsc::error::TrySendError::Closed((id, ..))) = &sent {
             self.pending.remove(id);
         }
-        sent.ok().map(|()| ready)
+        sent.ok()?;
+        let slow = Arc::clone(&self.slow);
+        let wait = async move {
+            if !slow.load(Relaxed) && timeout(PATIENCE, ready).await.is_err() {
+                slow.store(true, Relaxed);
+            }
+        };
+        Some(wait.boxed())
     }
 
     /// Makes a record of a submission and keeps it, durably when it returns. `image` is the file of a submission about an answer of another server.
@@ -358,6 +379,7 @@ struct Keeper {
     writer: Writer,
     ranker: Arc<Ranker>,
     retention: Arc<Retention>,
+    slow: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -367,11 +389,13 @@ impl Keeper {
             let keeper = &self;
             async move {
                 let _room = permit;
-                let bytes = keeper.keep_one(&id).await.unwrap_or_else(|error| {
-                    tracing::error!(completion = id, %error, "a receipt could not be kept");
-                    0
-                });
+                let bytes = keeper.keep_one(&id).await;
                 drop(kept);
+                let bytes = match bytes {
+                    Ok(bytes) => bytes,
+                    Err(error) => return tracing::error!(completion = id, %error, "a receipt could not be kept"),
+                };
+                keeper.slow.store(false, Relaxed);
                 if let Err(error) = keeper.retention.count(bytes).await {
                     tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be removed");
                 }

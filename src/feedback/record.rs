@@ -418,6 +418,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_same_answer_of_two_owners_is_two() {
+        let image = ImageHash::of(b"image");
+        let of = |owner| item_digest(owner, image, "What?", "A dog.");
+        assert_eq!(of("").len(), 64);
+        let all: std::collections::BTreeSet<String> = ["", "a", "b", "a ", "1 a"].map(of).into();
+        assert_eq!(all.len(), 5);
+        // As earlier versions knew it.
+        assert_eq!(of(""), ImageHash::of(format!("{image} 5 What?A dog.").as_bytes()).to_string());
+    }
+
+    #[test]
     fn hashes_are_read_as_they_are_written() {
         let hash = ImageHash::of(b"abc");
         assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

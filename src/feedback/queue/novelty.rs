@@ -32,3 +32,24 @@ impl Novelty {
         1.0 / (1.0 + f64::from(seen)).sqrt()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_one_owner_has_corrected_is_new_to_others() {
+        let record: Feedback = from_value(json!({
+            "id": "fb_1", "created": 1, "owner": "a", "image": "0".repeat(64), "prompt": "", "response": "A dog.", "tokens": [], "kind": "good",
+            "versions": {}
+        }))
+        .unwrap();
+        let dog = Lexicon::shared().mentions("A dog.").into_iter().next().unwrap().concept;
+        let mut novelty = Novelty::default();
+        novelty.learn(&record);
+        assert!(novelty.of("a", dog) < 1.0);
+        assert_eq!((novelty.of("b", dog), novelty.of("", dog)), (1.0, 1.0));
+    }
+}

@@ -1,6 +1,6 @@
 //! What is remembered of completions, gathered while they are written.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
 
@@ -14,9 +14,6 @@ use crate::{
     serve::{app::App, openai::response::Head, served::Turn},
     vlm::template::Message,
 };
-
-/// How long a response waits for its receipt; a store that is slower holds up no answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A receipt of a completion that is being written.
 pub(in crate::serve) struct Draft {
@@ -41,7 +38,8 @@ pub(in crate::serve) struct Asked<'a> {
 impl Draft {
     /// Whether completions are remembered.
     pub(in crate::serve) fn wanted(app: &App) -> bool {
-        app.corrections.is_some() && !app.config.receipts.retention().is_zero()
+        let sound = app.corrections.as_ref().is_some_and(|corrections| corrections.store().damage().is_none());
+        sound && !app.config.receipts.retention().is_zero()
     }
 
     /// Begins one, where they are.
@@ -112,11 +110,6 @@ impl Draft {
             tracing::warn!("a completion is not remembered: too many wait to be kept");
             self.turn.app.metrics.receipt_dropped();
         }
-        async move {
-            if let Some(kept) = kept {
-                let _ = tokio::time::timeout(PATIENCE, kept).await;
-            }
-        }
-        .boxed()
+        kept.unwrap_or_else(|| async {}.boxed())
     }
 }
