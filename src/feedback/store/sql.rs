@@ -76,25 +76,18 @@ impl SqlStore {
             Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, Cow::Borrowed(sql), false)
         });
         let migrator = Migrator { migrations: migrations.collect(), ..Migrator::DEFAULT };
-        migrator.run(&pool).await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        let store = Self { pool, is_sqlite: sqlite.is_some(), damage: OnceLock::new() };
-        if store.is_sqlite
-            && let Err(error) = store.overwrite_free_pages().await
+        let mut first = pool.acquire().await.map_err(fail)?;
+        if sqlite.is_some() {
+            first.execute(SHORT_LOG).await.map_err(fail)?;
+        }
+        migrator.run(&mut *first).await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        if sqlite.is_some()
+            && let Err(error) = overwrite_free_pages(&mut first).await
         {
             tracing::warn!(%error, "what was deleted before may still be in free pages of the database; the next start tries again to overwrite it");
         }
-        Ok(store)
-    }
-
-    /// Earlier versions left what was deleted in free pages. Once a database: `user_version` tells.
-    async fn overwrite_free_pages(&self) -> Result<(), sqlx::Error> {
-        let version: i64 = sqlx::query("PRAGMA user_version").fetch_one(&self.pool).await?.try_get(0)?;
-        if version < SCRUBBED {
-            self.pool.execute("VACUUM").await?;
-            self.pool.execute(&*format!("PRAGMA user_version = {SCRUBBED}")).await?;
-            self.pool.execute(CHECKPOINT).await?;
-        }
-        Ok(())
+        first.close().await.map_err(fail)?;
+        Ok(Self { pool, is_sqlite: sqlite.is_some(), damage: OnceLock::new() })
     }
 
     /// Closes all connections.
@@ -173,6 +166,17 @@ async fn open_sqlite(file: &Path) -> Result<AnyConnectOptions, Box<dyn std::erro
     Ok(options)
 }
 
+/// Earlier versions left what was deleted in free pages. Once a database: `user_version` tells.
+async fn overwrite_free_pages(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    let version: i64 = sqlx::query("PRAGMA user_version").fetch_one(&mut *connection).await?.try_get(0)?;
+    if version < SCRUBBED {
+        connection.execute("VACUUM").await?;
+        connection.execute(&*format!("PRAGMA user_version = {SCRUBBED}")).await?;
+        connection.execute(CHECKPOINT).await?;
+    }
+    Ok(())
+}
+
 /// The condition that a column has an owner that is admitted, who is the parameter of this number; empty where all are.
 pub(super) fn owner_condition(owners: &Owners, column: &str, parameter: usize) -> String {
     owners.name().map_or_else(String::new, |_| format!(" AND {column} = ${parameter}"))
@@ -206,6 +210,8 @@ impl Drop for Unit {
 
 /// A transaction is on the disk when it has ended; readers do not wait for writers; what is deleted is overwritten.
 const DURABLE_SQLITE: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON";
+/// While the tables are brought up to date, the log is taken over again and again: it takes little of a disk that has little room.
+const SHORT_LOG: &str = "PRAGMA wal_autocheckpoint = 16";
 /// Takes what is in the log over into the database, and empties the log.
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 /// The `user_version` of a database whose free pages have nothing in them.
