@@ -7,8 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use clap::{Args as ClapArgs, Subcommand};
-use futures_util::TryStreamExt;
+use clap::{ArgGroup, Args as ClapArgs, Subcommand};
+use futures_util::{Stream, TryStreamExt};
 
 use super::{
     Failure,
@@ -23,7 +23,8 @@ use crate::{
         export::{Format, export},
         images::Images,
         import::import,
-        store::{Filter, Page, Store, sql::SqlStore},
+        record::ShownNames,
+        store::{AnnotatorTarget, Filter, Owners, Page, Removed, Store, StoreError, Target, sql::SqlStore},
     },
 };
 
@@ -59,6 +60,9 @@ enum What {
         /// Name annotators
         #[arg(long)]
         annotators: bool,
+        /// Only records of this owner of keys; '' has what was made without keys [default: all]
+        #[arg(long, value_name = "NAME")]
+        owner: Option<String>,
         /// Folder for the images, each by its SHA-256
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
@@ -76,6 +80,9 @@ enum What {
         /// Folder with the images that are not kept yet
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
+        /// Owner of keys that the records are to belong to [default: whose the file says; '' is nobody]
+        #[arg(long, value_name = "NAME")]
+        owner: Option<String>,
     },
     /// How many there are
     #[command(after_help = "Example:\n  candor feedback stats --json")]
@@ -83,7 +90,37 @@ enum What {
         /// As one JSON object
         #[arg(long)]
         json: bool,
+        /// Only records of this owner of keys; '' has what was made without keys [default: all]
+        #[arg(long, value_name = "NAME")]
+        owner: Option<String>,
     },
+    /// Remove what belongs to a user, or the name of an annotator
+    ///
+    /// A user's records and receipts go, with the images that nobody else refers to. An annotator's records stay without the name, unless --records says
+    /// that they go too.
+    #[command(
+        group = ArgGroup::new("person").args(["user", "annotator"]).required(true),
+        after_help = "Examples:\n  candor feedback forget --user 4711\n  candor feedback forget --annotator ann --records"
+    )]
+    Forget {
+        /// The user, as requests named them
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// The annotator, as feedback named them
+        #[arg(long, value_name = "NAME")]
+        annotator: Option<String>,
+        /// Remove the annotator's records too
+        #[arg(long, conflicts_with = "user")]
+        records: bool,
+        /// Only what belongs to this owner of keys; '' has what was made without keys [default: all]
+        #[arg(long, value_name = "NAME")]
+        owner: Option<String>,
+    },
+}
+
+/// Whose records a command is about.
+fn owners(owner: Option<String>) -> Owners {
+    owner.map_or(Owners::All, Owners::One)
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -98,35 +135,48 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let store = Arc::new(SqlStore::open(&config.feedback.store).await.map_err(Failure::failed)?);
         let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
         match args.what {
-            What::Export { format, out, overwrite: _, annotators, images: folder } => {
+            What::Export { format, out, overwrite: _, annotators, images: folder, owner } => {
                 let images = Arc::new(images);
-                write_records(Arc::clone(&store), Arc::clone(&images), format, out.as_deref(), annotators).await?;
+                let filter = Filter { owners: owners(owner), ..Filter::default() };
+                let shown = ShownNames { annotators, owners: true };
+                let pieces = export(Arc::clone(&store) as _, Arc::clone(&images), filter.clone(), format, shown);
+                write_pieces(pieces, out.as_deref()).await?;
                 match folder {
-                    Some(folder) => write_images(&store, &images, &folder).await,
+                    Some(folder) => write_images(&store, &images, filter, &folder).await,
                     None => Ok(()),
                 }
             }
-            What::Import { file, format, images: folder } => {
+            What::Import { file, format, images: folder, owner } => {
                 let vocabulary = Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
-                take(&Corrections::start(store, images, vocabulary, config.queue.clone()), &file, format, folder.as_deref()).await
+                let corrections = Corrections::start(store, images, vocabulary, config.queue.clone());
+                take(&corrections, &file, format, folder.as_deref(), owner.as_deref()).await
             }
-            What::Stats { json } => stats(&store, json).await,
+            What::Stats { json, owner } => stats(&store, &owners(owner), json).await,
+            What::Forget { user, annotator, records, owner } => {
+                let (owners, limit) = (owners(owner), FORGOTTEN_AT_ONCE);
+                let user = user.map(|user| Target::User(user, owners.clone()));
+                let annotator = annotator.map(|name| Target::Annotator(AnnotatorTarget { name, owners, records, limit }));
+                let Some(target) = user.or(annotator) else { return Ok(()) };
+                let vocabulary = Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
+                let corrections = Corrections::start(store, images, vocabulary, config.queue.clone());
+                let Removed { feedback, receipts, unnamed } = corrections.remove(target).await.map_err(Failure::failed)?;
+                print(format_args!(
+                    "removed {feedback} records and {receipts} receipts; {unnamed} records stay without the annotator's name"
+                ))
+            }
         }
     })
 }
 
-async fn write_records(
-    store: Arc<SqlStore>,
-    images: Arc<Images>,
-    format: Format,
-    out: Option<&Path>,
-    annotators: bool,
-) -> Result<(), Failure> {
+/// Records that are changed in one transaction.
+const FORGOTTEN_AT_ONCE: u32 = 512;
+
+async fn write_pieces(pieces: impl Stream<Item = Result<Vec<u8>, StoreError>>, out: Option<&Path>) -> Result<(), Failure> {
     let mut file = match out.filter(|out| !is_stdio(out)) {
         Some(out) => Some((out, Replacement::create(out).map_err(named(out))?)),
         None => None,
     };
-    let mut pieces = Box::pin(export(store, images, Filter::default(), format, annotators));
+    let mut pieces = Box::pin(pieces);
     while let Some(piece) = pieces.try_next().await.map_err(Failure::failed)? {
         match &mut file {
             Some((out, file)) => file.write_all(&piece).map_err(named(out))?,
@@ -137,9 +187,9 @@ async fn write_records(
 }
 
 /// The images of all records, each in a file that has its hash for a name.
-async fn write_images(store: &SqlStore, images: &Images, folder: &Path) -> Result<(), Failure> {
+async fn write_images(store: &SqlStore, images: &Images, filter: Filter, folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(named(folder))?;
-    let mut page = Page { limit: 256, ..Page::default() };
+    let mut page = Page { filter, limit: 256, ..Page::default() };
     loop {
         let records = store.page(&page).await.map_err(Failure::failed)?;
         for record in &records {
@@ -163,11 +213,11 @@ fn stdin_file() -> io::Result<File> {
     Ok(file)
 }
 
-async fn take(corrections: &Corrections, file: &Path, format: Format, images: Option<&Path>) -> Result<(), Failure> {
+async fn take(corrections: &Corrections, file: &Path, format: Format, images: Option<&Path>, owner: Option<&str>) -> Result<(), Failure> {
     let name = shown_path(file);
     let open = if is_stdio(file) { tokio::task::spawn_blocking(stdin_file).await.map_err(Failure::failed)? } else { File::open(file) };
     let rows = open.map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
-    let summary = import(corrections, rows, format, images).await.map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
+    let summary = import(corrections, rows, format, images, owner).await.map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
     summary.refused.iter().for_each(|(line, why)| note(format_args!("{name}:{line}: {why}")));
     summary.left_out.iter().for_each(|(what, rows)| note(format_args!("{name}: left out {what} ({rows} times)")));
     let skipped = if summary.skipped > 0 { format!(", skipped {}", summary.skipped) } else { String::new() };
@@ -175,8 +225,8 @@ async fn take(corrections: &Corrections, file: &Path, format: Format, images: Op
     if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every row was taken".to_owned())) }
 }
 
-async fn stats(store: &SqlStore, json: bool) -> Result<(), Failure> {
-    let stats = store.stats().await.map_err(Failure::failed)?;
+async fn stats(store: &SqlStore, owners: &Owners, json: bool) -> Result<(), Failure> {
+    let stats = store.stats(owners).await.map_err(Failure::failed)?;
     if json {
         return print(serde_json::to_string(&stats).map_err(Failure::failed)?);
     }

@@ -80,7 +80,11 @@ async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, lev
     if config.keys.is_empty() && config.is_exposed() {
         tracing::warn!("there are no keys: everybody who reaches this server may use it and see what it keeps (server.insecure)");
     }
-    let server = Server::start(config, first).await.map_err(Failure::failed)?;
+    let server = tokio::select! {
+        server = Server::start(config, first) => server.map_err(Failure::failed)?,
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    };
     let address = server.address().map_err(Failure::failed)?;
     tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address, "listening");
     let reloader = Arc::new(server.reloader(level));

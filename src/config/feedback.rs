@@ -33,6 +33,8 @@ impl Default for Feedback {
 pub struct Receipts {
     /// How long: `7d`, `12h`; `0s`: nothing is remembered.
     pub retention: String,
+    /// Most bytes of receipts and their images.
+    pub max_bytes: u64,
 }
 
 impl Receipts {
@@ -44,6 +46,6 @@ impl Receipts {
 
 impl Default for Receipts {
     fn default() -> Self {
-        Self { retention: "7d".to_owned() }
+        Self { retention: "7d".to_owned(), max_bytes: 4 << 30 }
     }
 }

@@ -1,11 +1,21 @@
 //! The whole of it: records and receipts in a [`Store`], their images in [`Images`], and what happens to both.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use futures_util::{StreamExt, future::try_join_all};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, try_join_all},
+};
 use tokio::{
-    sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc, oneshot},
     task::{JoinHandle, spawn_blocking},
+    time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
@@ -16,7 +26,12 @@ use super::{
     pending::{Pending, Remembered},
     queue::{Queue, Ranker},
     record::{Feedback, ImageHash, Queued, Receipt, Versions},
-    store::{Idempotency, Inserted, Page, Removed, Row, Store, StoreError, Target, queue::Place, writer::Writer},
+    retention::{PIECE, Retention},
+    store::{
+        Idempotency, Inserted, Owners, Page, Removed, Row, Store, StoreError, Target,
+        queue::{AnnotatorId, Place},
+        writer::Writer,
+    },
     submission::Submission,
     tokens::{Vocabularies, Vocabulary},
 };
@@ -24,12 +39,12 @@ use super::{
 /// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
 const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
+/// How long somebody waits for a receipt; a store that is slower than that, or cannot be reached, then holds up nobody until it has kept one again.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Receipts that are kept at once.
 const TOGETHER: usize = 16;
 /// Earlier records that are looked at for what they are about.
 const LEARNT: u32 = 20 * PIECE;
-/// Receipts that are removed in one transaction, and images that are looked at in one go.
-const PIECE: u32 = 512;
 
 /// Why a submission made no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +72,15 @@ pub struct Submitted {
     pub before: bool,
 }
 
+/// Who hands in a submission.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Submitter {
+    /// The owner of their key; empty without keys.
+    pub owner: String,
+    /// Whose completions they may correct.
+    pub owners: Owners,
+}
+
 /// Records, receipts and images.
 pub struct Corrections {
     store: Arc<dyn Store>,
@@ -67,13 +91,16 @@ pub struct Corrections {
     /// Held while a receipt is being kept, and alone by who removes what may be among them.
     keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
+    retention: Arc<Retention>,
+    /// Whether the last receipt that somebody waited for took too long.
+    slow: Arc<AtomicBool>,
     ranker: Arc<Ranker>,
     /// Until it is closed: the way to the task that keeps receipts, and the task.
     keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
 }
 
-/// A receipt's id, and its share of the room.
-type Waiting = (String, OwnedSemaphorePermit);
+/// A receipt's id, its share of the room, and who waits until it is kept.
+type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
 
 impl Corrections {
     /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts that were written elsewhere.
@@ -83,12 +110,16 @@ impl Corrections {
         let (writer, images, pending) = (Writer::start(Arc::clone(&store)), Arc::new(images), Arc::new(Pending::default()));
         let (sender, waiting) = mpsc::channel(WAITING);
         let keeping = Arc::default();
+        let retention = Arc::new(Retention::new(Arc::clone(&store), Arc::clone(&images)));
+        let slow = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             pending: Arc::clone(&pending),
             keeping: Arc::clone(&keeping),
             images: Arc::clone(&images),
             writer: writer.clone(),
             ranker: Arc::clone(&ranker),
+            retention: Arc::clone(&retention),
+            slow: Arc::clone(&slow),
         };
         let keeper = tokio::spawn(keeper.keep(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
@@ -100,6 +131,8 @@ impl Corrections {
             pending,
             keeping,
             room,
+            retention,
+            slow,
             ranker,
             keeper: Mutex::new(Some((sender, keeper))),
         }
@@ -129,27 +162,55 @@ impl Corrections {
         &self.images
     }
 
-    /// Remembers a completion, soon; feedback about it can come at once. Returns whether there was room for it.
-    pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> bool {
+    /// Bounds the bytes of receipts and their images; where there are too many, the oldest go, of the owners that hold most.
+    pub fn limit_receipts(&self, max_bytes: u64) {
+        self.retention.set_max_bytes(max_bytes);
+    }
+
+    /// Returns how many bytes receipts and their images take, about.
+    pub fn receipt_bytes(&self) -> u64 {
+        self.retention.kept_bytes()
+    }
+
+    /// Remembers a completion, soon; feedback about it can come to this process at once, and to others on the same store when the result is ready, which
+    /// takes two seconds at most. `None` where there is no room for it.
+    pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> Option<BoxFuture<'static, ()>> {
         let size = u32::try_from(image.len() / 1024 + 1).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return false };
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return None };
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((sender, _)) = &*keeper else { return false };
+        let (sender, _) = keeper.as_ref()?;
         let id = receipt.id.clone();
         self.pending.insert(receipt, image);
-        let sent = sender.try_send((id, permit));
-        if let Err(mpsc::error::TrySendError::Full((id, _)) | mpsc::error::TrySendError::Closed((id, _))) = &sent {
+        let (kept, ready) = oneshot::channel();
+        let sent = sender.try_send((id, permit, kept));
+        if let Err(mpsc::error::TrySendError::Full((id, ..)) | mpsc::error::TrySendError::Closed((id, ..))) = &sent {
             self.pending.remove(id);
         }
-        sent.is_ok()
+        sent.ok()?;
+        let slow = Arc::clone(&self.slow);
+        let wait = async move {
+            if !slow.load(Relaxed) && timeout(PATIENCE, ready).await.is_err() {
+                slow.store(true, Relaxed);
+            }
+        };
+        Some(wait.boxed())
     }
 
     /// Makes a record of a submission and keeps it, durably when it returns. `image` is the file of a submission about an answer of another server.
     ///
+    /// The same key of two owners is two.
+    ///
     /// # Errors
     /// What is wrong with the submission, or the store's.
-    pub async fn submit(&self, submission: Submission, image: Option<Vec<u8>>, key: Option<String>) -> Result<Submitted, SubmitError> {
-        let key = key.map(|key| Idempotency { digest: digest(&submission, image.as_deref()), key });
+    pub async fn submit(
+        &self,
+        submission: Submission,
+        image: Option<Vec<u8>>,
+        key: Option<String>,
+        by: &Submitter,
+    ) -> Result<Submitted, SubmitError> {
+        let owned = |key: String| if by.owner.is_empty() { key } else { format!("{}\n{key}", by.owner) };
+        let key = key.map(|key| Idempotency { digest: digest(&submission, image.as_deref()), key: owned(key) });
         if let Some(key) = &key
             && let Some(inserted) = self.store.by_key(key).await?
         {
@@ -157,12 +218,13 @@ impl Corrections {
         }
         // Until the record refers to the image, nobody removes it.
         let (mut subject, _guard) = match &submission.completion_id {
-            Some(id) => self.of_completion(id, &submission).await?,
-            None => self.of_text(&submission, image).await?,
+            Some(id) => self.of_completion(id, &submission, by).await?,
+            None => self.of_text(&submission, image, by).await?,
         };
-        self.queued(&mut subject, submission.annotator.as_deref()).await?;
+        self.queued(&mut subject, submission.annotator.as_deref(), by).await?;
         let vocabulary = self.vocabularies().of(subject.versions.policy.as_deref());
-        let derived = spawn_blocking(move || derive(subject, &submission, stamp(), |text, begins| vocabulary.encode(text, begins)));
+        let stamp = stamp(by.owner.clone());
+        let derived = spawn_blocking(move || derive(subject, &submission, stamp, |text, begins| vocabulary.encode(text, begins)));
         let record = derived.await.map_err(|e| StoreError::Failed(e.to_string()))??;
         let inserted = self.writer.insert(Row::Feedback(Box::new(record.clone()), key)).await?;
         if inserted == Inserted::New {
@@ -172,10 +234,11 @@ impl Corrections {
     }
 
     /// Whether the queue gave the answer to this annotator, and how.
-    async fn queued(&self, subject: &mut Subject, annotator: Option<&str>) -> Result<(), StoreError> {
+    async fn queued(&self, subject: &mut Subject, annotator: Option<&str>, by: &Submitter) -> Result<(), StoreError> {
         let (Some((completion_id, choice)), Some(annotator)) = (&subject.completion, annotator) else { return Ok(()) };
         let place = Place { completion_id: completion_id.clone(), choice: *choice };
-        if let Some(lease) = self.store.lease(&place, annotator).await? {
+        let annotator = AnnotatorId { owner: by.owner.clone(), name: annotator.to_owned() };
+        if let Some(lease) = self.store.lease(&place, &annotator).await? {
             subject.unassisted = lease.unassisted;
             subject.queued = Some(Queued { overlap: lease.overlap });
         }
@@ -191,7 +254,12 @@ impl Corrections {
         Ok(self.writer.insert(Row::Feedback(Box::new(record), None)).await? == Inserted::New)
     }
 
-    async fn of_completion(&self, id: &str, submission: &Submission) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
+    async fn of_completion(
+        &self,
+        id: &str,
+        submission: &Submission,
+        by: &Submitter,
+    ) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
         let Submission { choice, image, prompt, response, model, .. } = submission;
         let own = [("image", image), ("prompt", prompt), ("response", response), ("model", model)];
         if let Some((field, _)) = own.iter().find(|(_, given)| given.is_some()) {
@@ -199,7 +267,9 @@ impl Corrections {
         }
         check_name("completion_id", id)?;
         let unknown = || SubmitError::UnknownCompletion(id.chars().take(64).collect());
-        let Remembered { receipt, image } = self.receipt(id).await?.ok_or_else(unknown)?;
+        let found = self.receipt(id).await?;
+        let seen = found.filter(|remembered| by.owners.contain(&remembered.receipt.owner));
+        let Remembered { receipt, image } = seen.ok_or_else(unknown)?;
         let subject = Subject::of(receipt, choice.unwrap_or(0))?;
         let guard = match &image {
             Some(file) => self.images.put(file, subject.image).await?,
@@ -220,7 +290,12 @@ impl Corrections {
         }
     }
 
-    async fn of_text(&self, submission: &Submission, image: Option<Vec<u8>>) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
+    async fn of_text(
+        &self,
+        submission: &Submission,
+        image: Option<Vec<u8>>,
+        by: &Submitter,
+    ) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
         let missing = |field| Refused::new(field, "missing_required_parameter", "is missing; without 'completion_id' it is needed");
         if submission.choice.is_some() {
             return Err(Refused::new("choice", "invalid_value", "goes with 'completion_id'").into());
@@ -234,6 +309,7 @@ impl Corrections {
         let hash = ImageHash::of(&image);
         let guard = self.images.put(&image, hash).await?;
         let subject = Subject {
+            owner: by.owner.clone(),
             completion: None,
             image: hash,
             prompt: submission.prompt.clone().unwrap_or_default(),
@@ -253,53 +329,21 @@ impl Corrections {
     /// # Errors
     /// The store's. What was not done is done by the next [`Self::sweep`].
     pub async fn remove(&self, target: Target) -> Result<Removed, StoreError> {
-        match &target {
-            Target::Feedback(id) => {
-                // An annotator's judgment is taken back: its answer stays.
-                let record = self.store.feedback(id).await?.filter(|record| record.annotator.is_none() || !self.queue().enabled);
-                record.and_then(|record| record.completion_id).iter().for_each(|id| self.pending.remove(id));
-            }
-            Target::User(user) => self.pending.remove_user(user),
-            Target::ReceiptsBefore(..) => {}
+        if let Target::User(user, owners) = &target {
+            self.pending.remove_user(user, owners);
         }
         // Receipts that are being kept are there after this, and removed with the others.
         drop(self.keeping.write().await);
-        let removed = self.store.remove(&target).await?;
-        self.clear_images().await?;
-        Ok(removed)
+        self.retention.remove(&target).await
     }
 
-    /// Removes receipts that were made before this Unix time, and images that nobody refers to any more. Returns how many receipts that were.
+    /// Removes receipts that were made before this Unix time or take too many bytes, and images that nobody refers to any more. Returns how many receipts
+    /// were too old.
     ///
     /// # Errors
     /// The store's.
     pub async fn sweep(&self, before: u64) -> Result<u64, StoreError> {
-        let mut expired = 0;
-        loop {
-            let removed = self.store.remove(&Target::ReceiptsBefore(before, PIECE)).await?.receipts;
-            expired += removed;
-            if removed < PIECE.into() {
-                break;
-            }
-        }
-        self.clear_images().await?;
-        Ok(expired)
-    }
-
-    async fn clear_images(&self) -> Result<(), StoreError> {
-        loop {
-            let doomed = self.store.doomed(PIECE).await?;
-            for &image in &doomed {
-                let _nobody_refers_meanwhile = self.images.hold(image).await;
-                if !self.store.refers(image).await? {
-                    self.images.remove(image).await?;
-                }
-                self.store.spare(image).await?;
-            }
-            if doomed.len() < PIECE as usize {
-                return Ok(());
-            }
-        }
+        self.retention.expire(before).await
     }
 
     /// Keeps the receipts that wait, and takes no more.
@@ -334,31 +378,51 @@ struct Keeper {
     images: Arc<Images>,
     writer: Writer,
     ranker: Arc<Ranker>,
+    retention: Arc<Retention>,
+    slow: Arc<AtomicBool>,
 }
 
 impl Keeper {
     /// Keeps them, some at once, until no more can come.
     async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
-        let keep_one = |(id, _permit): Waiting| {
+        let keep_one = |(id, permit, kept): Waiting| {
             let keeper = &self;
             async move {
-                let _keeping = keeper.keeping.read().await;
-                if let Some(Remembered { receipt, image: Some(file) }) = keeper.pending.get(&id)
-                    && let Err(error) = keeper.write(receipt, &file).await
-                {
-                    tracing::error!(completion = id, %error, "a receipt could not be kept");
+                let _room = permit;
+                let bytes = keeper.keep_one(&id).await;
+                drop(kept);
+                let bytes = match bytes {
+                    Ok(bytes) => bytes,
+                    Err(error) => return tracing::error!(completion = id, %error, "a receipt could not be kept"),
+                };
+                keeper.slow.store(false, Relaxed);
+                if let Err(error) = keeper.retention.count(bytes).await {
+                    tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be removed");
                 }
-                keeper.pending.remove(&id);
             }
         };
         ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
     }
 
-    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<(), StoreError> {
+    /// Returns how many bytes it takes; nothing where it was removed meanwhile.
+    async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
+        let _keeping = self.keeping.read().await;
+        let written = match self.pending.get(id) {
+            Some(Remembered { receipt, image: Some(file) }) => self.write(receipt, &file).await,
+            _ => Ok(0),
+        };
+        self.pending.remove(id);
+        written
+    }
+
+    /// Returns how many bytes it takes.
+    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<u64, StoreError> {
         let _guard = self.images.put(file, receipt.image).await?;
         let entries = self.ranker.entries(&receipt);
+        let bytes = (file.len() + serde_json::to_vec(&receipt).map_or(0, |body| body.len())) as u64;
         self.writer.insert(Row::Receipt(Box::new(receipt))).await?;
-        try_join_all(entries.into_iter().map(|entry| self.writer.insert(Row::Queue(Box::new(entry))))).await.map(drop)
+        try_join_all(entries.into_iter().map(|entry| self.writer.insert(Row::Queue(Box::new(entry))))).await?;
+        Ok(bytes)
     }
 }
 
@@ -370,11 +434,14 @@ fn submitted(record: Option<Feedback>, inserted: Inserted) -> Result<Submitted, 
     }
 }
 
-/// A name and the time. Names grow with the time, also within a millisecond.
-fn stamp() -> Stamp {
-    let id = Uuid::now_v7();
-    let created = id.get_timestamp().map_or(0, |time| time.to_unix().0);
-    Stamp { id: format!("fb_{}", id.simple()), created }
+/// A name and the time. Names grow with the time, also within a millisecond and while the clock is set back; the time is the clock's.
+fn stamp(annotator_owner: String) -> Stamp {
+    Stamp { id: format!("fb_{}", Uuid::now_v7().simple()), created: unix_time(), annotator_owner }
+}
+
+/// Seconds since 1970, by the clock.
+pub(super) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Of what was said: the same whatever the JSON looked like.

@@ -8,7 +8,7 @@ pub use super::interchange::Format;
 use super::{
     images::Images,
     interchange::Write,
-    record::Feedback,
+    record::{Feedback, ShownNames},
     store::{Filter, Page, Store, StoreError},
 };
 
@@ -21,7 +21,7 @@ const PIECE: usize = 64 * 1024;
 struct File {
     store: Arc<dyn Store>,
     images: Option<Arc<Images>>,
-    annotators: bool,
+    shown: ShownNames,
     writer: Box<dyn Write>,
     /// The next page; `None` after the last.
     page: Option<Page>,
@@ -36,7 +36,7 @@ impl File {
         while out.len() < PIECE && !self.ended {
             match self.records.pop_front() {
                 Some(mut record) => {
-                    record.annotator = record.annotator.filter(|_| self.annotators);
+                    record.hide_names(self.shown);
                     let image = match &self.images {
                         Some(images) => images.get(record.image).await?,
                         None => None,
@@ -63,17 +63,17 @@ impl File {
     }
 }
 
-/// Some records, oldest first, in pieces of a file. Annotators are not named unless `annotators` asks for it.
+/// Some records, oldest first, in pieces of a file. Those names are in it that are `shown`.
 pub fn export(
     store: Arc<dyn Store>,
     images: Arc<Images>,
     filter: Filter,
     format: Format,
-    annotators: bool,
+    shown: ShownNames,
 ) -> impl Stream<Item = Result<Vec<u8>, StoreError>> + Send {
     let page = Some(Page { filter, after: None, limit: PAGE, newest_first: false });
     let images = format.has_images().then_some(images);
-    let begun = move |writer| File { store, images, annotators, writer, page, records: VecDeque::new(), ended: false };
+    let begun = move |writer| File { store, images, shown, writer, page, records: VecDeque::new(), ended: false };
     let file = format.write().map(begun);
     try_unfold(Some(file), |file| async move {
         let Some(file) = file else { return Ok(None) };

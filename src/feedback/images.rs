@@ -1,11 +1,18 @@
 //! Images by their content: a folder, or a bucket of an S3-compatible store.
 
-use std::{ffi::OsString, fs::File, io, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use object_store::{Error, ObjectStore, PutPayload, local::LocalFileSystem, parse_url_opts, path::Path};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{record::ImageHash, store::StoreError};
+use crate::private_files;
 
 /// Images that are put and removed at the same time share this many locks.
 const LOCKS: usize = 64;
@@ -37,8 +44,15 @@ impl Images {
             return Ok(Self { store: store.into(), prefix, folder: None, locks });
         }
         let folder = PathBuf::from(place);
-        std::fs::create_dir_all(&folder).map_err(|e| fail(&e))?;
+        private_files::create_dir(&folder).map_err(|e| fail(&e))?;
         let folder = folder.canonicalize().map_err(|e| fail(&e))?;
+        match narrow_all(&folder) {
+            Ok(0) => {}
+            Ok(narrowed) => tracing::info!(folder = %folder.display(), narrowed, "other users could read photographs, and cannot any more"),
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "other users can read photographs, and their mode cannot be changed")
+            }
+        }
         let store = LocalFileSystem::new_with_prefix(&folder).map_err(|e| fail(&e))?;
         Ok(Self { store: Arc::new(store), prefix: Path::default(), folder: Some(folder), locks })
     }
@@ -60,7 +74,7 @@ impl Images {
         if let Some(folder) = &self.folder {
             let file = folder.join(path.as_ref());
             // Even if it was there: whoever wrote it may not have come this far.
-            tokio::task::spawn_blocking(move || sync(file)).await.map_err(|e| StoreError::of(&e))?.map_err(|e| StoreError::of(&e))?;
+            tokio::task::spawn_blocking(move || settle(file)).await.map_err(|e| StoreError::of(&e))?.map_err(|e| StoreError::of(&e))?;
         }
         Ok(guard)
     }
@@ -108,8 +122,34 @@ impl Images {
     }
 }
 
-/// Waits until a file and its name are on the disk.
-fn sync(file: PathBuf) -> io::Result<()> {
+/// Makes a file this user's alone, and waits until it and its name are on the disk.
+fn settle(file: PathBuf) -> io::Result<()> {
+    // Some file systems have no modes, and what another user's server wrote is that user's.
+    let narrow =
+        |path| private_files::narrow(path).inspect_err(|error| tracing::debug!(%error, "the mode of a photograph cannot be changed"));
+    let _ = narrow(&file);
     File::open(&file)?.sync_all()?;
-    file.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    let Some(folder) = file.parent() else { return Ok(()) };
+    let _ = narrow(folder);
+    File::open(folder)?.sync_all()
+}
+
+/// Makes this user's alone what earlier versions left for others to read; returns how many files and folders those were. A folder comes after what is in
+/// it, so that what was interrupted is done again, and what is done costs a look at 256 folders.
+fn narrow_all(folder: &std::path::Path) -> io::Result<usize> {
+    let named = |entry: &fs::DirEntry, letters| {
+        let name = entry.file_name();
+        name.len() == letters && name.to_string_lossy().bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let mut narrowed = 0;
+    for folder in fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?.iter().filter(|folder| named(folder, 2)) {
+        if private_files::is_wide(&folder.path())? {
+            for file in fs::read_dir(folder.path())? {
+                let file = file?;
+                narrowed += usize::from(named(&file, 64) && private_files::narrow(&file.path())?);
+            }
+            narrowed += usize::from(private_files::narrow(&folder.path())?);
+        }
+    }
+    Ok(narrowed + usize::from(private_files::narrow(folder)?))
 }

@@ -11,11 +11,11 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Corrections,
-    corrections::SubmitError,
+    corrections::{SubmitError, Submitter},
     derive::{brief, check_name},
     interchange::{Format, Incoming, incoming::Picture},
     record::{Feedback, ImageHash},
-    store::StoreError,
+    store::{Owners, StoreError},
 };
 use crate::vlm::preprocess::{self, ImageLimits};
 
@@ -55,11 +55,17 @@ pub enum ImportError {
 }
 
 /// Takes the rows of a file. Images that are neither in it nor kept come from the folder `images`, by their hash. What foreign rows say becomes records as
-/// if it were submitted; the same row a second time makes nothing new.
+/// if it were submitted; the same row a second time makes nothing new. Records are the `owner`'s; where none is given, whose they say or nobody's.
 ///
 /// # Errors
 /// When the file cannot be read, or the records cannot be kept.
-pub async fn import(corrections: &Corrections, file: File, format: Format, images: Option<&Path>) -> Result<Summary, ImportError> {
+pub async fn import(
+    corrections: &Corrections,
+    file: File,
+    format: Format,
+    images: Option<&Path>,
+    owner: Option<&str>,
+) -> Result<Summary, ImportError> {
     let mut summary = Summary::default();
     for row in format.read(file).map_err(ImportError::Form)? {
         let (number, row) = row.map_err(|e| ImportError::Read(summary.rows(), e))?;
@@ -71,7 +77,7 @@ pub async fn import(corrections: &Corrections, file: File, format: Format, image
             }
         };
         for item in items {
-            match take(corrections, item, images).await? {
+            match take(corrections, item, images, owner).await? {
                 Ok(Taken::New) => summary.taken += 1,
                 Ok(Taken::Known) => summary.known += 1,
                 Ok(Taken::Skipped) => summary.skipped += 1,
@@ -98,12 +104,20 @@ impl Taken {
 }
 
 /// What became of it, or why it cannot be taken.
-async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) -> Result<Result<Taken, String>, StoreError> {
+async fn take(
+    corrections: &Corrections,
+    item: Incoming,
+    images: Option<&Path>,
+    owner: Option<&str>,
+) -> Result<Result<Taken, String>, StoreError> {
     let nowhere = || "its image is neither kept nor in the folder of images".to_owned();
     match item {
         Incoming::Skipped => Ok(Ok(Taken::Skipped)),
         Incoming::LeftOut(what) => Ok(Ok(Taken::LeftOut(what))),
-        Incoming::Record(record, file) => {
+        Incoming::Record(mut record, file) => {
+            if let Some(owner) = owner {
+                owner.clone_into(&mut record.owner);
+            }
             let file = match file.filter(|file| ImageHash::of(file) == record.image) {
                 Some(file) => Some(file),
                 None => image(corrections, record.image, images).await?,
@@ -137,7 +151,8 @@ async fn take(corrections: &Corrections, item: Incoming, images: Option<&Path>) 
             let hash = ImageHash::of(&file);
             let said = serde_json::to_string(&submission).map_err(|e| StoreError::Failed(e.to_string()))?;
             let key = format!("import {}", ImageHash::of(format!("{hash} {said}").as_bytes()));
-            match corrections.submit(*submission, Some(file), Some(key)).await {
+            let by = Submitter { owner: owner.unwrap_or_default().to_owned(), owners: Owners::All };
+            match corrections.submit(*submission, Some(file), Some(key), &by).await {
                 Ok(submitted) => Ok(Ok(Taken::of(!submitted.before))),
                 Err(SubmitError::Store(error)) => Err(error),
                 Err(error) => Ok(Err(error.to_string())),
@@ -170,8 +185,10 @@ fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
 /// Whether the offsets of a record are of its text, and its names such as others can be called.
 fn check(record: &Feedback) -> Result<(), String> {
     let names = [("annotator", &record.annotator), ("user", &record.user), ("completion_id", &record.completion_id)];
-    for (field, name) in names {
-        name.as_deref().map_or(Ok(()), |name| check_name(field, name)).map_err(|refused| refused.message)?;
+    let names = names.map(|(field, name)| (field, name.as_deref()));
+    let owners = [("owner", &record.owner), ("annotator_owner", &record.annotator_owner)].map(|(field, name)| (field, Some(name.as_str())));
+    for (field, name) in names.into_iter().chain(owners.into_iter().filter(|(_, name)| name.is_some_and(|name| !name.is_empty()))) {
+        name.map_or(Ok(()), |name| check_name(field, name)).map_err(|refused| refused.message)?;
     }
     let text: Vec<char> = record.response.chars().collect();
     let reads = |start: usize, end: usize, as_it: &str| text.get(start..end).is_some_and(|part| part.iter().copied().eq(as_it.chars()));

@@ -145,6 +145,7 @@ mod tests {
         Feedback {
             id: "fb_1".into(),
             created: 0,
+            owner: String::new(),
             completion_id: None,
             choice: None,
             image: ImageHash::of(b""),
@@ -160,6 +161,7 @@ mod tests {
             unassisted: false,
             queued: None,
             annotator: None,
+            annotator_owner: String::new(),
             user: None,
             comment: None,
             source: Source::Human,

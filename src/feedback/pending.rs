@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::record::Receipt;
+use super::{record::Receipt, store::Owners};
 
 /// A receipt, and its image where that is at hand.
 #[derive(Debug, Clone)]
@@ -31,9 +31,10 @@ impl Pending {
         self.map().remove(id);
     }
 
-    /// Forgets a user's.
-    pub(super) fn remove_user(&self, user: &str) {
-        self.map().retain(|_, remembered| remembered.receipt.user.as_deref() != Some(user));
+    /// Forgets a user's of some owners.
+    pub(super) fn remove_user(&self, user: &str, owners: &Owners) {
+        let of_user = |receipt: &Receipt| receipt.user.as_deref() == Some(user) && owners.contain(&receipt.owner);
+        self.map().retain(|_, remembered| !of_user(&remembered.receipt));
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {

@@ -80,9 +80,12 @@ impl From<ImageHash> for String {
     }
 }
 
-/// Returns what an answer to a prompt about an image is known by, whichever completion gave it: a SHA-256 in hexadecimal.
-pub fn item_digest(image: ImageHash, prompt: &str, response: &str) -> String {
-    ImageHash::of(format!("{image} {} {prompt}{response}", prompt.len()).as_bytes()).to_string()
+/// Returns what an owner's answer to a prompt about an image is known by, whichever completion gave it: a SHA-256 in hexadecimal. The same answer of two
+/// owners is two.
+pub fn item_digest(owner: &str, image: ImageHash, prompt: &str, response: &str) -> String {
+    // Without an owner, as versions wrote it that knew none.
+    let owner = if owner.is_empty() { String::new() } else { format!("owner {} {owner} ", owner.len()) };
+    ImageHash::of(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes()).to_string()
 }
 
 /// What wrote an answer and what scored it.
@@ -159,10 +162,16 @@ pub struct Receipt {
     pub id: String,
     /// Unix time in seconds.
     pub created: u64,
+    /// The tenant whose key asked; empty without keys.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
     /// What wrote and scored it.
     pub versions: Versions,
     /// The image.
     pub image: ImageHash,
+    /// Bytes of the image's file.
+    #[serde(default)]
+    pub image_bytes: u64,
     /// What was asked: the text of the last user message.
     pub prompt: String,
     /// The request's `user`.
@@ -279,6 +288,10 @@ pub struct Feedback {
     pub id: String,
     /// Unix time in seconds.
     pub created: u64,
+    /// The tenant that it belongs to: that of the completion or, without one, of the key that handed it in. Absent without keys, and where the reader has
+    /// not the scope `feedback:read`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
     /// The completion that it is about, when it was one of this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_id: Option<String>,
@@ -318,6 +331,9 @@ pub struct Feedback {
     /// Who judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotator: Option<String>,
+    /// The tenant with whose key they judged. Absent as `owner` is, and where annotators are not named.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub annotator_owner: String,
     /// The end user whom it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -329,7 +345,35 @@ pub struct Feedback {
     pub source: Source,
 }
 
+/// Which names of a record its reader sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShownNames {
+    /// Those of annotators.
+    pub annotators: bool,
+    /// Those of owners.
+    pub owners: bool,
+}
+
 impl Feedback {
+    /// Takes away the names that are not shown.
+    pub fn hide_names(&mut self, shown: ShownNames) {
+        if !shown.annotators {
+            self.annotator = None;
+        }
+        if !shown.owners {
+            self.owner.clear();
+        }
+        if !(shown.annotators && shown.owners) {
+            self.annotator_owner.clear();
+        }
+    }
+
+    /// Takes away who judged, for good.
+    pub fn forget_annotator(&mut self) {
+        self.annotator = None;
+        self.annotator_owner.clear();
+    }
+
     /// The response with its errors corrected; `None` where nobody said how.
     pub fn corrected(&self) -> Option<String> {
         let response: Vec<char> = self.response.chars().collect();
@@ -372,6 +416,17 @@ fn close_gap(text: &mut String, rest: &[char]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_answer_of_two_owners_is_two() {
+        let image = ImageHash::of(b"image");
+        let of = |owner| item_digest(owner, image, "What?", "A dog.");
+        assert_eq!(of("").len(), 64);
+        let all: std::collections::BTreeSet<String> = ["", "a", "b", "a ", "1 a"].map(of).into();
+        assert_eq!(all.len(), 5);
+        // As earlier versions knew it.
+        assert_eq!(of(""), ImageHash::of(format!("{image} 5 What?A dog.").as_bytes()).to_string());
+    }
 
     #[test]
     fn hashes_are_read_as_they_are_written() {

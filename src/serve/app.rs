@@ -18,6 +18,7 @@ use super::{
     auth::Access,
     body_memory::BodyMemory,
     error::ApiError,
+    feedback::DAMAGED,
     fetch::Fetcher,
     openai::{check::guard_params, request::GuardRequest},
     served::{First, Served},
@@ -212,6 +213,9 @@ impl App {
         let stall = Duration::from_secs(self.config.engine.stall_after_s);
         if self.is_draining() {
             return Some("the server is shutting down".to_owned());
+        }
+        if self.corrections.as_ref().is_some_and(|corrections| corrections.store().damage().is_some()) {
+            return Some(DAMAGED.to_owned());
         }
         let served = self.served();
         match served.warmed.get() {

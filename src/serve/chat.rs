@@ -51,9 +51,11 @@ pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response
     let place = app.admit()?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
-        let (completion, prompt, warnings) = prepare(turn.clone(), auth::caller(&app, &parts.extensions).guard, bytes).await?;
+        let caller = auth::caller(&app, &parts.extensions);
+        let (completion, prompt, warnings) = prepare(turn.clone(), Arc::clone(&caller.guard), bytes).await?;
         share.shrink(completion.image.file_bytes());
-        let begun = begin(&turn, completion, prompt, true).await?;
+        let mut begun = begin(&turn, completion, prompt, true).await?;
+        begun.draft = begun.draft.map(|draft| draft.owned_by(&caller.owner));
         let headers = warning_headers(&warnings);
         let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
         let response = if begun.stream {
@@ -280,7 +282,7 @@ async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _p
         choices.push(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
     }
     if let Some(draft) = draft {
-        draft.keep();
+        draft.keep().await;
     }
     if let Some((drawn, first)) = drawn.zip(choices.first()) {
         drawn.answered(&first.message.content);

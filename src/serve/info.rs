@@ -118,6 +118,9 @@ pub(crate) async fn health(app: State<Arc<App>>) -> Result<Response, ApiError> {
     (status = 500, description = "They could not be written.", body = ErrorBody),
 ))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    if let Some(corrections) = &app.corrections {
+        app.metrics.set_receipt_bytes(corrections.receipt_bytes());
+    }
     let text = app.metrics.text().map_err(|error| {
         tracing::error!(%error, "the metrics could not be written");
         ApiError::internal()

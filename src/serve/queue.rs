@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     app::{App, unix_time},
+    auth::{self, Caller},
     body,
     error::{ApiError, ErrorBody},
     feedback::{Id, Parameters, corrections},
@@ -23,8 +24,8 @@ use crate::feedback::{
     derive::check_name,
     queue::{Item, ratings::Agreement},
     store::{
-        StoreError,
-        queue::{AnnotatorProgress, Length, Place},
+        Owners, StoreError,
+        queue::{AnnotatorId, AnnotatorProgress, Length, Place},
     },
 };
 
@@ -48,12 +49,14 @@ pub(super) struct AgreementQuery {
     annotators: Option<bool>,
 }
 
-async fn who(app: &App, request: Request) -> Result<String, ApiError> {
+async fn who(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiError> {
     let (parts, body) = request.into_parts();
     let body = body::read_json(app, &parts.headers, body).await?;
     let Who { annotator } = read(&body.bytes, "an annotator")?;
     check_name("annotator", &annotator)?;
-    Ok(annotator)
+    let caller = auth::caller(app, &parts.extensions);
+    let annotator = caller.annotator(annotator);
+    Ok((caller, annotator))
 }
 
 /// Whose progress is asked for.
@@ -82,17 +85,23 @@ struct QueueState {
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
-pub(super) async fn length(State(app): State<Arc<App>>, Parameters(query): Parameters<QueueQuery>) -> Result<Response, ApiError> {
+pub(super) async fn length(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(query): Parameters<QueueQuery>,
+) -> Result<Response, ApiError> {
     let (corrections, now) = (corrections(&app)?, unix_time());
-    let annotator = match &query.annotator {
+    let annotator = match query.annotator {
         Some(annotator) => {
-            check_name("annotator", annotator)?;
-            Some(corrections.annotator_progress(annotator, now).await?)
+            check_name("annotator", &annotator)?;
+            Some(corrections.annotator_progress(&caller.annotator(annotator), now).await?)
         }
         None => None,
     };
-    let length = corrections.queue_length(now).await?;
-    app.metrics.queue(&length);
+    let length = corrections.queue_length(&caller.owners(), now).await?;
+    if caller.reads_all() {
+        app.metrics.queue(&length);
+    }
     Ok(Json(QueueState { length, annotator }).into_response())
 }
 
@@ -106,9 +115,9 @@ pub(super) async fn length(State(app): State<Arc<App>>, Parameters(query): Param
 ))]
 pub(super) async fn next(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let annotator = who(&app, request).await?;
+    let (caller, annotator) = who(&app, request).await?;
     let _place = app.admit()?;
-    match corrections.next(&annotator, unix_time()).await? {
+    match corrections.next(&annotator, &caller.owners(), unix_time()).await? {
         Some(item) => Ok(Json(item).into_response()),
         None => Ok(StatusCode::NO_CONTENT.into_response()),
     }
@@ -138,8 +147,8 @@ pub(super) async fn skip(State(app): State<Arc<App>>, Id(id): Id, request: Reque
     done(corrections.skip(&place, &annotator).await)
 }
 
-async fn left(app: &App, id: &str, request: Request) -> Result<(Place, String), ApiError> {
-    let annotator = who(app, request).await?;
+async fn left(app: &App, id: &str, request: Request) -> Result<(Place, AnnotatorId), ApiError> {
+    let (_, annotator) = who(app, request).await?;
     Ok((id.parse().map_err(|_| nothing())?, annotator))
 }
 
@@ -159,9 +168,15 @@ fn nothing() -> ApiError {
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
-pub(super) async fn agreement(State(app): State<Arc<App>>, Parameters(query): Parameters<AgreementQuery>) -> Result<Response, ApiError> {
-    let agreement = corrections(&app)?.agreement(query.annotators.unwrap_or(false)).await?;
-    app.metrics.agreement(&agreement);
+pub(super) async fn agreement(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(query): Parameters<AgreementQuery>,
+) -> Result<Response, ApiError> {
+    let agreement = corrections(&app)?.agreement(&caller.owners(), query.annotators.unwrap_or(false)).await?;
+    if caller.reads_all() {
+        app.metrics.agreement(&agreement);
+    }
     Ok(Json(agreement).into_response())
 }
 
@@ -172,8 +187,8 @@ pub(super) async fn watch(app: Arc<App>) {
     loop {
         times.tick().await;
         let told = async {
-            app.metrics.queue(&corrections.queue_length(unix_time()).await?);
-            app.metrics.agreement(&corrections.agreement(false).await?);
+            app.metrics.queue(&corrections.queue_length(&Owners::All, unix_time()).await?);
+            app.metrics.agreement(&corrections.agreement(&Owners::All, false).await?);
             Ok::<_, StoreError>(())
         };
         if let Err(error) = told.await {

@@ -102,6 +102,12 @@ async fn write(
         if chunks.ended {
             return;
         }
+        if let Some(kept) = chunks.kept.take() {
+            kept.await;
+            chunks.pending.push_back((sse::Event::default().data("[DONE]"), 0));
+            chunks.ended = true;
+            continue;
+        }
         tokio::select! {
             biased;
             () = outbox.sender.closed() => return,
@@ -222,6 +228,8 @@ struct Chunks {
     pending: VecDeque<(sse::Event, usize)>,
     ended: bool,
     draft: Option<Draft>,
+    /// Set behind the last chunk: the end is said when the receipt is kept.
+    kept: Option<BoxFuture<'static, ()>>,
     drawn: Option<Drawn>,
 }
 
@@ -230,7 +238,7 @@ impl Chunks {
     fn new(head: Head, how: How, meter: AnswerMeter, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
         let texts = vec![String::new(); answers];
         let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
-        let mut chunks = Self { head, how, meter, texts, open: answers, usage, warnings, pending, ended: false, draft, drawn };
+        let mut chunks = Self { head, how, meter, texts, open: answers, usage, warnings, pending, ended: false, draft, kept: None, drawn };
         for index in 0..answers {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
             chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
@@ -279,9 +287,7 @@ impl Chunks {
     }
 
     fn end(&mut self) {
-        if let Some(draft) = self.draft.take() {
-            draft.keep();
-        }
+        self.kept = Some(self.draft.take().map_or_else(|| async {}.boxed(), Draft::keep));
         if let Some((drawn, text)) = self.drawn.take().zip(self.texts.first()) {
             drawn.answered(text);
         }
@@ -289,8 +295,6 @@ impl Chunks {
             let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)), warnings: Vec::new() };
             self.push(sse::Event::default(), &chunk);
         }
-        self.pending.push_back((sse::Event::default().data("[DONE]"), 0));
-        self.ended = true;
     }
 
     fn fail_engine(&mut self, error: EngineError) {

@@ -42,6 +42,7 @@ pub struct Metrics {
     feedback_agreement: GaugeVec,
     queue_length: GaugeVec,
     receipts_dropped: IntCounter,
+    receipts_kept_bytes: IntGauge,
     config_reloads: IntCounterVec,
     auth_failures: IntCounterVec,
     /// Of answers.
@@ -127,6 +128,7 @@ impl Metrics {
                 &DENIED,
             )?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
+            receipts_kept_bytes: add(r, IntGauge::new("receipts_kept_bytes", "Bytes of remembered completions with their images, about")?)?,
             answers: AnswerMetrics::new(r)?,
             connections: Arc::new(ConnectionMetrics::new(r)?),
             http: HttpMetrics::new(r)?,
@@ -214,6 +216,11 @@ impl Metrics {
     /// A completion was not remembered.
     pub fn receipt_dropped(&self) {
         self.receipts_dropped.inc();
+    }
+
+    /// How many bytes receipts take, with their images.
+    pub(crate) fn set_receipt_bytes(&self, bytes: u64) {
+        self.receipts_kept_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.

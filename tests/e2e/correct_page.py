@@ -209,7 +209,6 @@ def undone(base):
             raise AssertionError("the record is still there")
         except urllib.error.HTTPError as error:
             assert error.code == 404
-        # The server has forgotten the answer with the record; so the photograph goes along.
         page.get_by_role("button", name="Send all").click()
         expect(page.locator("#records > li")).to_have_count(1)
         second = record(page)

@@ -14,10 +14,11 @@ use candor::{
     bundle::Bundle,
     feedback::{
         Corrections,
+        corrections::Submitter,
         images::Images,
         queue::Queue,
         record::{Answer, Extent, Feedback, ImageHash, Kind, Label, Receipt, Token, Versions},
-        store::{Row, Store, sql::SqlStore},
+        store::{Owners, Row, Store, sql::SqlStore},
         submission::{Judgement, Place, Submission},
     },
     guard::Verdict,
@@ -54,8 +55,9 @@ async fn correct(home: &Path) {
     let images = Images::open(home.join("images").to_str().unwrap(), std::env::vars_os()).unwrap();
     let corrections = Corrections::start(store, images, Bundle::vocabulary_of(MODEL).unwrap(), Queue::default());
     let photos = photographs(12);
+    let by = Submitter::default();
     let keep =
-        async |submission: Submission, photo: usize| corrections.submit(submission, Some(photos[photo].clone()), None).await.unwrap();
+        async |submission: Submission, photo: usize| corrections.submit(submission, Some(photos[photo].clone()), None, &by).await.unwrap();
     for photo in 0..9 {
         let edit = Some("A black dog runs through the grass.".to_owned());
         keep(Submission { edit, ..said("A black dog runs through the snow with a frisbee.") }, photo).await;
@@ -265,7 +267,7 @@ fn a_snapshot_is_the_same_whenever_it_is_taken_and_leaves_nothing_out_in_silence
         assert_eq!(serde_json::to_value(&none.facts.left_out).unwrap(), json!({ "other_source": 13 }));
         fs::write(home.join("a/corrections.jsonl"), "").unwrap();
         assert!(Snapshot::open(&home.join("a")).unwrap_err().to_string().contains("not those that it was made with"));
-        assert_eq!(store.stats().await.unwrap().feedback.values().sum::<u64>(), 13);
+        assert_eq!(store.stats(&Owners::All).await.unwrap().feedback.values().sum::<u64>(), 13);
     });
 }
 

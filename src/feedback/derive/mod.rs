@@ -19,6 +19,8 @@ pub(super) use check::{brief, check_notes};
 /// What a submission is about.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
+    /// The tenant that it belongs to.
+    pub owner: String,
     /// The completion and which of its answers, when it was one of this server.
     pub completion: Option<(String, usize)>,
     /// The image.
@@ -47,7 +49,7 @@ impl Subject {
     /// # Errors
     /// When it has no such answer.
     pub fn of(receipt: Receipt, choice: usize) -> Result<Self, Refused> {
-        let Receipt { id, versions, image, prompt, user, unassisted, mut choices, .. } = receipt;
+        let Receipt { id, owner, versions, image, prompt, user, unassisted, mut choices, .. } = receipt;
         if choice >= choices.len() {
             return refuse(
                 "choice",
@@ -59,7 +61,7 @@ impl Subject {
         let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| Extent { start: span.start, end: span.end }).collect();
         let doubted = (verdict != Verdict::Unscored).then_some(doubted);
         let completion = Some((id, choice));
-        Ok(Self { completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
+        Ok(Self { owner, completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
     }
 }
 
@@ -70,6 +72,8 @@ pub struct Stamp {
     pub id: String,
     /// Unix time in seconds.
     pub created: u64,
+    /// The tenant with whose key it is handed in.
+    pub annotator_owner: String,
 }
 
 /// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins with it; `None` where it cannot.
@@ -114,6 +118,7 @@ pub fn derive(
     Ok(Feedback {
         id: stamp.id,
         created: stamp.created,
+        owner: subject.owner,
         completion_id,
         choice,
         image: subject.image,
@@ -128,6 +133,7 @@ pub fn derive(
         unassisted: subject.unassisted,
         queued: subject.queued,
         doubted: subject.doubted,
+        annotator_owner: submission.annotator.as_ref().map(|_| stamp.annotator_owner).unwrap_or_default(),
         annotator: submission.annotator.clone(),
         user: submission.user.clone().or(subject.user),
         comment: submission.comment.clone(),

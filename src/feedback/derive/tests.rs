@@ -26,6 +26,7 @@ fn tokenizer() -> &'static TextTokenizer {
 
 fn subject(response: &str) -> Subject {
     Subject {
+        owner: "shop".to_owned(),
         completion: None,
         image: ImageHash::of(b"image"),
         prompt: String::new(),
@@ -40,7 +41,7 @@ fn subject(response: &str) -> Subject {
 }
 
 fn derived(response: &str, submission: &Submission) -> Result<Feedback, Refused> {
-    let stamp = Stamp { id: "fb_1".to_owned(), created: 1 };
+    let stamp = Stamp { id: "fb_1".to_owned(), created: 1, annotator_owner: "studio".to_owned() };
     derive(subject(response), submission, stamp, |text, begins| vocabulary().encode(text, begins))
 }
 
@@ -370,4 +371,13 @@ proptest! {
             prop_assert!(pair[0].end <= pair[1].start);
         }
     }
+}
+
+#[test]
+fn a_record_is_the_owners_of_what_it_is_about() {
+    let good = Submission { label: Some(Judgement::Good), ..Submission::default() };
+    let unnamed = derived(DOG, &good).unwrap();
+    assert_eq!((unnamed.owner.as_str(), unnamed.annotator_owner.as_str()), ("shop", ""));
+    let named = derived(DOG, &Submission { annotator: Some("ann".to_owned()), ..good }).unwrap();
+    assert_eq!((named.owner.as_str(), named.annotator_owner.as_str()), ("shop", "studio"));
 }

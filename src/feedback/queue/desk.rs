@@ -8,8 +8,8 @@ use crate::feedback::{
     Corrections,
     record::Receipt,
     store::{
-        StoreError,
-        queue::{AnnotatorProgress, Lease, Leave, Length, Place, Sample, Wish},
+        Owners, StoreError,
+        queue::{AnnotatorId, AnnotatorProgress, Lease, Leave, Length, Place, Sample, Wish},
     },
 };
 
@@ -19,14 +19,15 @@ const SAMPLE: u32 = 5000;
 const GONE: usize = 16;
 
 impl Corrections {
-    /// The next answer for an annotator at this Unix time; `None` when there is none. They have it until the lease ends, and get the same one until then.
+    /// The next of some owners' answers for an annotator at this Unix time; `None` when there is none. They have it until the lease ends, and get the same one until then.
     ///
     /// # Errors
     /// The store's.
-    pub async fn next(&self, annotator: &str, now: u64) -> Result<Option<Item>, StoreError> {
+    pub async fn next(&self, annotator: &AnnotatorId, owners: &Owners, now: u64) -> Result<Option<Item>, StoreError> {
         let queue = self.queue();
         let unassisted = rand::random::<f64>() < queue.unassisted_share;
-        let wish = Wish { annotator: annotator.to_owned(), now, until: now.saturating_add(queue.lease_s), unassisted };
+        let until = now.saturating_add(queue.lease_s);
+        let wish = Wish { annotator: annotator.clone(), owners: owners.clone(), now, until, unassisted };
         for _ in 0..GONE {
             let Some(lease) = self.store().next(&wish).await? else { return Ok(None) };
             if let Some(item) = self.item(&lease).await? {
@@ -55,7 +56,7 @@ impl Corrections {
     ///
     /// # Errors
     /// The store's.
-    pub async fn release(&self, place: &Place, annotator: &str) -> Result<bool, StoreError> {
+    pub async fn release(&self, place: &Place, annotator: &AnnotatorId) -> Result<bool, StoreError> {
         self.store().leave(place, annotator, Leave::Release).await
     }
 
@@ -63,33 +64,33 @@ impl Corrections {
     ///
     /// # Errors
     /// The store's.
-    pub async fn skip(&self, place: &Place, annotator: &str) -> Result<bool, StoreError> {
+    pub async fn skip(&self, place: &Place, annotator: &AnnotatorId) -> Result<bool, StoreError> {
         self.store().leave(place, annotator, Leave::Skip(self.queue().max_skips)).await
     }
 
-    /// How much there is to do at this Unix time.
+    /// How much there is to do of some owners' answers at this Unix time.
     ///
     /// # Errors
     /// The store's.
-    pub async fn queue_length(&self, now: u64) -> Result<Length, StoreError> {
-        self.store().length(now).await
+    pub async fn queue_length(&self, owners: &Owners, now: u64) -> Result<Length, StoreError> {
+        self.store().length(owners, now).await
     }
 
     /// How much an annotator has done by this Unix time.
     ///
     /// # Errors
     /// The store's.
-    pub async fn annotator_progress(&self, annotator: &str, now: u64) -> Result<AnnotatorProgress, StoreError> {
+    pub async fn annotator_progress(&self, annotator: &AnnotatorId, now: u64) -> Result<AnnotatorProgress, StoreError> {
         self.store().progress(annotator, now).await
     }
 
-    /// How far annotators agree, and what the guard finds, by the newest records. `names` says whether annotators are named.
+    /// How far annotators agree, and what the guard finds, by the newest records of some owners. `names` says whether annotators are named.
     ///
     /// # Errors
     /// The store's.
-    pub async fn agreement(&self, names: bool) -> Result<Agreement, StoreError> {
-        let overlapping = self.store().sample(Sample::Overlapping, SAMPLE).await?;
-        let unassisted = self.store().sample(Sample::Unassisted, SAMPLE).await?;
+    pub async fn agreement(&self, owners: &Owners, names: bool) -> Result<Agreement, StoreError> {
+        let overlapping = self.store().sample(Sample::Overlapping, owners, SAMPLE).await?;
+        let unassisted = self.store().sample(Sample::Unassisted, owners, SAMPLE).await?;
         let figures = spawn_blocking(move || agreement(&overlapping, &unassisted, names));
         figures.await.map_err(|e| StoreError::Failed(e.to_string()))
     }

@@ -77,9 +77,14 @@ impl Ranker {
         let entry = |(choice, answer): (usize, &super::record::Answer)| {
             let draws = draws(&receipt.id, choice);
             let unassisted = draws.unassisted < self.queue.unassisted_share;
-            let rank = if unassisted { draws.rank } else { priority::priority(answer, &self.queue.weights, |thing| novelty.of(thing)) };
-            let digest = item_digest(receipt.image, &receipt.prompt, &answer.response);
-            Entry { completion_id: receipt.id.clone(), choice, unassisted, overlap: draws.overlap < self.queue.overlap_share, rank, digest }
+            let rank = if unassisted {
+                draws.rank
+            } else {
+                priority::priority(answer, &self.queue.weights, |thing| novelty.of(&receipt.owner, thing))
+            };
+            let digest = item_digest(&receipt.owner, receipt.image, &receipt.prompt, &answer.response);
+            let overlap = draws.overlap < self.queue.overlap_share;
+            Entry { completion_id: receipt.id.clone(), choice, unassisted, overlap, rank, digest }
         };
         let written = receipt.choices.iter().enumerate().filter(|(_, answer)| !answer.response.trim().is_empty());
         written.map(entry).collect()

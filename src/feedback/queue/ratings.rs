@@ -82,18 +82,21 @@ struct Unit {
     said: BTreeMap<usize, bool>,
 }
 
+/// An annotator's name, and the owner within which it is theirs.
+type Judge<'a> = (&'a str, &'a str);
+
 /// The figures of records about overlapping answers (any order), and of records about unassisted ones. `names` says whether annotators are named.
 pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool) -> Agreement {
-    let mut answers: BTreeMap<(&str, usize), BTreeMap<&str, Vec<&Feedback>>> = BTreeMap::new();
+    let mut answers: BTreeMap<(&str, usize), BTreeMap<Judge<'_>, Vec<&Feedback>>> = BTreeMap::new();
     for record in overlapping {
         let (Some(completion), Some(choice), Some(annotator)) = (&record.completion_id, record.choice, &record.annotator) else { continue };
-        answers.entry((completion, choice)).or_default().entry(annotator).or_default().push(record);
+        answers.entry((completion, choice)).or_default().entry((annotator, &record.annotator_owner)).or_default().push(record);
     }
     answers.retain(|_, by| by.len() > 1);
-    let who: BTreeSet<&str> = answers.values().flat_map(|by| by.keys().copied()).collect();
-    let index: BTreeMap<&str, usize> = who.iter().enumerate().map(|(i, name)| (*name, i)).collect();
+    let who: BTreeSet<Judge<'_>> = answers.values().flat_map(|by| by.keys().copied()).collect();
+    let index: BTreeMap<Judge<'_>, usize> = who.iter().enumerate().map(|(i, judge)| (*judge, i)).collect();
     let called: Vec<String> =
-        who.iter().enumerate().map(|(i, name)| if names { (*name).to_owned() } else { format!("annotator {}", i + 1) }).collect();
+        who.iter().enumerate().map(|(i, (name, _))| if names { (*name).to_owned() } else { format!("annotator {}", i + 1) }).collect();
     let units: Vec<Unit> = answers.values().flat_map(|by| units(by, &index)).collect();
     let words: Vec<&Unit> = units.iter().filter(|unit| unit.kind != "missing").collect();
     let of_kind = |kind| (kind, over_all(units.iter().filter(|unit| unit.kind == kind)));
@@ -145,7 +148,7 @@ fn pairs(units: &[&Unit], called: &[String]) -> Vec<PairFigures> {
 }
 
 /// The words of an answer that claim something, and whether something is left out.
-fn units(by: &BTreeMap<&str, Vec<&Feedback>>, index: &BTreeMap<&str, usize>) -> Vec<Unit> {
+fn units(by: &BTreeMap<Judge<'_>, Vec<&Feedback>>, index: &BTreeMap<Judge<'_>, usize>) -> Vec<Unit> {
     let Some(any) = by.values().flatten().next() else { return Vec::new() };
     let kinds = kinds(&any.response);
     let words = token_words(&any.response, &any.tokens).into_iter().filter(|word| !word.function);
@@ -240,6 +243,7 @@ mod tests {
         Feedback {
             id: format!("fb_{item}"),
             created: 0,
+            owner: String::new(),
             completion_id: Some(format!("c{item}")),
             choice: Some(0),
             image: ImageHash::of(b""),
@@ -255,6 +259,7 @@ mod tests {
             unassisted: true,
             queued: None,
             annotator: Some(annotator.to_owned()),
+            annotator_owner: String::new(),
             user: None,
             comment: None,
             source: Source::Human,

@@ -6,9 +6,10 @@
 pub mod queue;
 pub mod sql;
 mod sql_queue;
+mod sql_remove;
 pub mod writer;
 
-use std::{collections::BTreeMap, error::Error, io};
+use std::{collections::BTreeMap, error::Error, io, ops::AddAssign};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -26,6 +27,9 @@ pub enum StoreError {
     /// More is waiting to be written than may wait.
     #[error("more feedback is waiting to be written than may wait; retry in 1 s")]
     Busy,
+    /// What it has written cannot be read: trying again does not help.
+    #[error("the store of feedback is damaged: {0}")]
+    Damaged(String),
     /// The store cannot be reached; trying again later may help.
     #[error("the store of feedback cannot be reached: {0}")]
     Unavailable(String),
@@ -81,9 +85,36 @@ pub enum Inserted {
     Conflict,
 }
 
+/// The tenants whose receipts, records and items somebody may see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Owners {
+    /// Every one.
+    #[default]
+    All,
+    /// One alone; `""` has what was made without keys.
+    One(String),
+}
+
+impl Owners {
+    /// Returns whether `owner` is among them.
+    pub fn contain(&self, owner: &str) -> bool {
+        self.name().is_none_or(|name| name == owner)
+    }
+
+    /// Returns the one, where it is not all.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::All => None,
+            Self::One(owner) => Some(owner),
+        }
+    }
+}
+
 /// Which records; all that are given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// Whose they are.
+    pub owners: Owners,
     /// What they say.
     pub kind: Option<Kind>,
     /// Where they come from.
@@ -112,12 +143,30 @@ pub struct Page {
 /// What is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A record, and the receipt of its completion.
-    Feedback(String),
+    /// A record.
+    Feedback(String, Owners),
     /// All records and receipts of a user.
-    User(String),
+    User(String, Owners),
+    /// An annotator.
+    Annotator(AnnotatorTarget),
     /// At most this many of the receipts that were made before this Unix time, the oldest first.
     ReceiptsBefore(u64, u32),
+    /// The oldest of an owner's receipts, until they held so many bytes, and at most [`OLDEST`](sql::OLDEST) of them. Those that somebody judges or has
+    /// judged go when there are no others.
+    OldestReceipts(String, u64),
+}
+
+/// An annotator who is to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnnotatorTarget {
+    /// Their name.
+    pub name: String,
+    /// Whose records and items.
+    pub owners: Owners,
+    /// Whether their records go; else these stay without the name.
+    pub records: bool,
+    /// Most records at once.
+    pub limit: u32,
 }
 
 /// How much was removed.
@@ -127,6 +176,25 @@ pub struct Removed {
     pub feedback: u64,
     /// Receipts.
     pub receipts: u64,
+    /// Records that stay without their annotator's name.
+    pub unnamed: u64,
+}
+
+impl AddAssign for Removed {
+    fn add_assign(&mut self, more: Self) {
+        self.feedback += more.feedback;
+        self.receipts += more.receipts;
+        self.unnamed += more.unnamed;
+    }
+}
+
+/// Bytes of an owner's receipts with the images that they refer to, each image once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerBytes {
+    /// The owner.
+    pub owner: String,
+    /// The bytes.
+    pub bytes: u64,
 }
 
 /// How much is kept.
@@ -175,6 +243,18 @@ pub trait Store: QueueStore + Send + Sync {
     /// Takes the image off the list of the doomed.
     fn spare(&self, image: ImageHash) -> Answer<'_, ()>;
 
-    /// How much is kept.
-    fn stats(&self) -> Answer<'_, Stats>;
+    /// How much is kept of whom.
+    fn stats<'a>(&'a self, owners: &'a Owners) -> Answer<'a, Stats>;
+
+    /// Gives receipts that were made after this Unix time, when the clock was ahead, that time: else they would be kept for longer than others.
+    fn redate_receipts(&self, now: u64) -> Answer<'_, ()>;
+
+    /// How many bytes receipts take, by owner.
+    fn receipt_bytes(&self) -> Answer<'_, Vec<OwnerBytes>>;
+
+    /// Overwrites what removed rows have left in the store's files, as far as those are the store's to write.
+    fn scrub(&self) -> Answer<'_, ()>;
+
+    /// Returns why the store is not to be relied on, since some answer showed it; `None` while all is well.
+    fn damage(&self) -> Option<String>;
 }

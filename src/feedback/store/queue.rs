@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Answer;
+use super::{Answer, Owners};
 use crate::feedback::record::Feedback;
 
 /// An answer of a completion; written `COMPLETION.CHOICE`.
@@ -40,7 +40,7 @@ impl FromStr for Place {
 /// An answer that waits for annotators.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The completion; its receipt is there already, and the entry goes with it.
+    /// The completion; its receipt is there already, which says whose the entry is, and the entry goes with it.
     pub completion_id: String,
     /// Which of its answers.
     pub choice: usize,
@@ -52,6 +52,15 @@ pub struct Entry {
     pub rank: f64,
     /// What it shares with the same answer of other completions: [`item_digest`](crate::feedback::record::item_digest).
     pub digest: String,
+}
+
+/// Somebody who judges: a name within the owner of the key that they work with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AnnotatorId {
+    /// The owner.
+    pub owner: String,
+    /// The name.
+    pub name: String,
 }
 
 /// What an annotator has.
@@ -71,7 +80,9 @@ pub struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     /// Who.
-    pub annotator: String,
+    pub annotator: AnnotatorId,
+    /// Whose answers they may see.
+    pub owners: Owners,
     /// The Unix time.
     pub now: u64,
     /// Until when the lease is to last.
@@ -123,24 +134,24 @@ pub enum Sample {
     Unassisted,
 }
 
-/// Keeps the queue. The same answer of several completions is one item: whoever has judged one has judged all. Entries come with [`super::Row::Queue`]; a record that is [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
+/// Keeps the queue. The same answer of several completions of one owner is one item: whoever has judged one has judged all. Entries come with [`super::Row::Queue`]; a record that is [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
 pub trait QueueStore {
     /// Leases the next answer: the one that the annotator has already, or the first that they have neither judged nor skipped and that not enough others
     /// have. `None` when there is none.
     fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>>;
 
     /// What the annotator was given, also when the time is over and when they have judged it already.
-    fn lease<'a>(&'a self, place: &'a Place, annotator: &'a str) -> Answer<'a, Option<Lease>>;
+    fn lease<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId) -> Answer<'a, Option<Lease>>;
 
     /// Ends a lease. Whether there was one.
-    fn leave<'a>(&'a self, place: &'a Place, annotator: &'a str, how: Leave) -> Answer<'a, bool>;
+    fn leave<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId, how: Leave) -> Answer<'a, bool>;
 
-    /// How much there is at this Unix time.
-    fn length(&self, now: u64) -> Answer<'_, Length>;
+    /// How much there is of whom at this Unix time.
+    fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> Answer<'a, Length>;
 
     /// How much an annotator has done by this Unix time.
-    fn progress<'a>(&'a self, annotator: &'a str, now: u64) -> Answer<'a, AnnotatorProgress>;
+    fn progress<'a>(&'a self, annotator: &'a AnnotatorId, now: u64) -> Answer<'a, AnnotatorProgress>;
 
     /// The newest records of a sample.
-    fn sample(&self, sample: Sample, limit: u32) -> Answer<'_, Vec<Feedback>>;
+    fn sample<'a>(&'a self, sample: Sample, owners: &'a Owners, limit: u32) -> Answer<'a, Vec<Feedback>>;
 }

@@ -1,12 +1,11 @@
 //! The annotation queue in SQLite and PostgreSQL.
 
-use futures_util::FutureExt;
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
 use super::{
-    Answer, StoreError,
-    queue::{AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
-    sql::{SqlStore, failed, read},
+    Answer, Owners, StoreError,
+    queue::{AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+    sql::{SqlQuery, SqlStore, bind_owner, failed, owner_condition, read},
 };
 use crate::feedback::record::{Feedback, item_digest};
 
@@ -17,7 +16,7 @@ const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
 
 impl QueueStore for SqlStore {
     fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>> {
-        self.within(async move |mut unit| {
+        self.answer(self.within(async move |mut unit| {
             sqlx::query("UPDATE queue_turn SET turn = turn + 1").execute(&mut *unit.connection).await.map_err(failed)?;
             let mut lease = running(&mut unit.connection, wish).await?;
             for unassisted in [wish.unassisted, !wish.unassisted] {
@@ -26,31 +25,30 @@ impl QueueStore for SqlStore {
                 }
             }
             if let Some(lease) = &lease {
-                let sql = "INSERT INTO leases (completion_id, choice, annotator, state, expires) VALUES ($1, $2, $3, 'leased', $4) \
-                           ON CONFLICT (completion_id, choice, annotator) DO UPDATE SET expires = excluded.expires";
-                let query = sqlx::query(sql).bind(&lease.place.completion_id).bind(lease.place.choice as i64);
-                query.bind(&wish.annotator).bind(wish.until as i64).execute(&mut *unit.connection).await.map_err(failed)?;
+                let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, expires) \
+                           VALUES ($1, $2, $3, $4, 'leased', $5) \
+                           ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO UPDATE SET expires = excluded.expires";
+                let query = of_annotator(sqlx::query(sql), &lease.place, &wish.annotator).bind(wish.until as i64);
+                query.execute(&mut *unit.connection).await.map_err(failed)?;
             }
             Ok((lease, unit))
-        })
-        .boxed()
+        }))
     }
 
-    fn lease<'a>(&'a self, place: &'a Place, annotator: &'a str) -> Answer<'a, Option<Lease>> {
-        async move {
+    fn lease<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId) -> Answer<'a, Option<Lease>> {
+        self.answer(async move {
             let sql = format!(
                 "SELECT {LEASED}, l.expires FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND q.choice = l.choice \
-                 WHERE l.completion_id = $1 AND l.choice = $2 AND l.annotator = $3 AND l.state IN ('leased', 'done')"
+                 WHERE l.completion_id = $1 AND l.choice = $2 AND l.annotator = $3 AND l.annotator_owner = $4 AND l.state IN ('leased', 'done')"
             );
-            let query = sqlx::query(&sql).bind(&place.completion_id).bind(place.choice as i64).bind(annotator);
+            let query = of_annotator(sqlx::query(&sql), place, annotator);
             let row = query.fetch_optional(self.pool()).await.map_err(failed)?;
             row.map(|row| leased(&row, row.try_get::<i64, _>(4)? as u64)).transpose().map_err(failed)
-        }
-        .boxed()
+        })
     }
 
-    fn leave<'a>(&'a self, place: &'a Place, annotator: &'a str, how: Leave) -> Answer<'a, bool> {
-        self.within(async move |mut unit| {
+    fn leave<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId, how: Leave) -> Answer<'a, bool> {
+        self.answer(self.within(async move |mut unit| {
             let what = match how {
                 Leave::Release => "DELETE FROM leases",
                 Leave::Skip(_) => "UPDATE leases SET state = 'skipped'",
@@ -63,62 +61,67 @@ impl QueueStore for SqlStore {
                 query.execute(&mut *unit.connection).await.map_err(failed)?;
             }
             Ok((left, unit))
-        })
-        .boxed()
+        }))
     }
 
-    fn length(&self, now: u64) -> Answer<'_, Length> {
-        async move {
+    fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> Answer<'a, Length> {
+        self.answer(async move {
+            let of = owner_condition(owners, "q.owner", 1);
             let sql = format!(
-                "SELECT 'open', count(*) FROM queue WHERE wanted > 0 AND unassisted = 0 \
-                 UNION ALL SELECT 'unassisted', count(*) FROM queue WHERE wanted > 0 AND unassisted = 1 \
-                 UNION ALL SELECT 'leased', count(*) FROM leases WHERE state = 'leased' AND expires > {now} \
-                 UNION ALL SELECT 'done', count(*) FROM queue WHERE wanted <= 0 AND wanted = 0 \
-                 UNION ALL SELECT 'skipped', count(*) FROM queue WHERE wanted <= 0 AND wanted = -1"
+                "SELECT 'open', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = 0{of} \
+                 UNION ALL SELECT 'unassisted', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = 1{of} \
+                 UNION ALL SELECT 'leased', count(*) FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND q.choice = l.choice \
+                 WHERE l.state = 'leased' AND l.expires > {now}{of} \
+                 UNION ALL SELECT 'done', count(*) FROM queue q WHERE q.wanted <= 0 AND q.wanted = 0{of} \
+                 UNION ALL SELECT 'skipped', count(*) FROM queue q WHERE q.wanted <= 0 AND q.wanted = -1{of}"
             );
-            let counts = self.counts(&sql).await?;
+            let counts = self.counts(&sql, owners).await?;
             let of = |name: &str| counts.iter().find(|(n, _)| n == name).map_or(0, |(_, count)| *count);
             let unassisted = of("unassisted");
             Ok(Length { open: of("open") + unassisted, leased: of("leased"), unassisted, done: of("done"), skipped: of("skipped") })
-        }
-        .boxed()
+        })
     }
 
-    fn progress<'a>(&'a self, annotator: &'a str, now: u64) -> Answer<'a, AnnotatorProgress> {
-        async move {
-            // Ids begin with the time in milliseconds: the index alone tells.
-            let midnight = format!("fb_{:012x}", now / DAY_S * DAY_S * 1000);
-            let sql = "SELECT count(*), count(CASE WHEN id >= $2 THEN 1 END) FROM feedback WHERE annotator = $1";
-            let row = sqlx::query(sql).bind(annotator).bind(&midnight).fetch_one(self.pool()).await.map_err(failed)?;
+    fn progress<'a>(&'a self, annotator: &'a AnnotatorId, now: u64) -> Answer<'a, AnnotatorProgress> {
+        self.answer(async move {
+            let midnight = now / DAY_S * DAY_S;
+            let sql =
+                "SELECT count(*), count(CASE WHEN created >= $3 THEN 1 END) FROM feedback WHERE annotator = $1 AND annotator_owner = $2";
+            let query = sqlx::query(sql).bind(&annotator.name).bind(&annotator.owner).bind(midnight as i64);
+            let row = query.fetch_one(self.pool()).await.map_err(failed)?;
             let count = |column| row.try_get::<i64, _>(column).map(|n| n as u64).map_err(failed);
             Ok(AnnotatorProgress { total: count(0)?, today: count(1)? })
-        }
-        .boxed()
+        })
     }
 
-    fn sample(&self, sample: Sample, limit: u32) -> Answer<'_, Vec<Feedback>> {
-        async move {
+    fn sample<'a>(&'a self, sample: Sample, owners: &'a Owners, limit: u32) -> Answer<'a, Vec<Feedback>> {
+        self.answer(async move {
             let column = match sample {
                 Sample::Overlapping => "overlapping",
                 Sample::Unassisted => "unassisted",
             };
-            let sql = format!("SELECT body FROM feedback WHERE {column} = 1 ORDER BY id DESC LIMIT {limit}");
-            let rows = sqlx::query(&sql).fetch_all(self.pool()).await.map_err(failed)?;
+            let of = owner_condition(owners, "owner", 1);
+            let sql = format!("SELECT body FROM feedback WHERE {column} = 1{of} ORDER BY id DESC LIMIT {limit}");
+            let rows = bind_owner(sqlx::query(&sql), owners).fetch_all(self.pool()).await.map_err(failed)?;
             rows.iter().map(read).collect()
-        }
-        .boxed()
+        })
     }
+}
+
+/// Binds an answer and an annotator, as parameters 1 to 4.
+fn of_annotator<'q>(query: SqlQuery<'q>, place: &'q Place, annotator: &'q AnnotatorId) -> SqlQuery<'q> {
+    query.bind(&place.completion_id).bind(place.choice as i64).bind(&annotator.name).bind(&annotator.owner)
 }
 
 /// The answer that the annotator has already.
 async fn running(connection: &mut AnyConnection, wish: &Wish) -> Result<Option<Lease>, StoreError> {
     let sql = format!(
         "SELECT {LEASED} FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND q.choice = l.choice \
-         WHERE l.annotator = $1 AND l.state = 'leased' AND l.expires > $2 AND q.wanted > 0 ORDER BY l.expires LIMIT 1"
+         WHERE l.annotator = $1 AND l.annotator_owner = $2 AND l.state = 'leased' AND l.expires > $3 AND q.wanted > 0{} \
+         ORDER BY l.expires LIMIT 1",
+        owner_condition(&wish.owners, "q.owner", 4)
     );
-    let query = sqlx::query(&sql).bind(&wish.annotator).bind(wish.now as i64);
-    let row = query.fetch_optional(&mut *connection).await.map_err(failed)?;
-    row.map(|row| leased(&row, wish.until)).transpose().map_err(failed)
+    wished(connection, &sql, wish).await
 }
 
 /// The first of a queue that the annotator has not done with and that still has room. What is passed over on the way there is leased, or was skipped or
@@ -126,13 +129,19 @@ async fn running(connection: &mut AnyConnection, wish: &Wish) -> Result<Option<L
 async fn first(connection: &mut AnyConnection, wish: &Wish, unassisted: bool) -> Result<Option<Lease>, StoreError> {
     let of_item = of_item("q");
     let sql = format!(
-        "SELECT {LEASED} FROM queue q WHERE q.wanted > 0 AND q.unassisted = {} \
-         AND q.wanted > (SELECT count(*) {of_item} l.state = 'leased' AND l.expires > $2) \
-         AND NOT EXISTS (SELECT 1 {of_item} l.annotator = $1 AND l.state <> 'leased') ORDER BY q.rank DESC LIMIT 1",
-        i64::from(unassisted)
+        "SELECT {LEASED} FROM queue q WHERE q.wanted > 0 AND q.unassisted = {}{} \
+         AND q.wanted > (SELECT count(*) {of_item} l.state = 'leased' AND l.expires > $3) \
+         AND NOT EXISTS (SELECT 1 {of_item} l.annotator = $1 AND l.annotator_owner = $2 AND l.state <> 'leased') ORDER BY q.rank DESC LIMIT 1",
+        i64::from(unassisted),
+        owner_condition(&wish.owners, "q.owner", 4)
     );
-    let query = sqlx::query(&sql).bind(&wish.annotator).bind(wish.now as i64);
-    let row = query.fetch_optional(&mut *connection).await.map_err(failed)?;
+    wished(connection, &sql, wish).await
+}
+
+/// What a query finds whose parameters are the annotator's name and owner, the time and, where that is one, the owner whose answers they may see.
+async fn wished(connection: &mut AnyConnection, sql: &str, wish: &Wish) -> Result<Option<Lease>, StoreError> {
+    let query = sqlx::query(sql).bind(&wish.annotator.name).bind(&wish.annotator.owner).bind(wish.now as i64);
+    let row = bind_owner(query, &wish.owners).fetch_optional(&mut *connection).await.map_err(failed)?;
     row.map(|row| leased(&row, wish.until)).transpose().map_err(failed)
 }
 
@@ -150,22 +159,22 @@ fn of_item(queue: &str) -> String {
     format!("FROM leases l WHERE l.completion_id = {queue}.completion_id AND l.choice = {queue}.choice AND")
 }
 
-async fn end_lease(connection: &mut AnyConnection, what: &str, place: &Place, annotator: &str) -> Result<bool, StoreError> {
-    let sql = format!("{what} WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND state = 'leased'");
-    let query = sqlx::query(&sql).bind(&place.completion_id).bind(place.choice as i64).bind(annotator);
+async fn end_lease(connection: &mut AnyConnection, what: &str, place: &Place, annotator: &AnnotatorId) -> Result<bool, StoreError> {
+    let sql = format!("{what} WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND annotator_owner = $4 AND state = 'leased'");
+    let query = of_annotator(sqlx::query(&sql), place, annotator);
     Ok(query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0)
 }
 
 /// What the queue knows a record's answer by.
 pub(super) fn digest(record: &Feedback) -> String {
-    item_digest(record.image, &record.prompt, &record.response)
+    item_digest(&record.owner, record.image, &record.prompt, &record.response)
 }
 
 /// Puts an answer in the queue, unless it is there; behind the same answer of another completion, where there is one.
 pub(super) async fn enqueue(connection: &mut AnyConnection, entry: &Entry) -> Result<(), StoreError> {
     // A receipt that is gone again takes no place.
-    let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, wanted) \
-               SELECT id, $2, $3, $4, $5, $6, CASE WHEN EXISTS (SELECT 1 FROM queue WHERE digest = $6 AND wanted > -2) THEN -2 ELSE $7 END \
+    let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, wanted, owner) SELECT id, $2, $3, $4, $5, $6, \
+               CASE WHEN EXISTS (SELECT 1 FROM queue WHERE digest = $6 AND wanted > -2) THEN -2 ELSE $7 END, owner \
                FROM receipts WHERE id = $1 ON CONFLICT DO NOTHING";
     let query = sqlx::query(sql).bind(&entry.completion_id).bind(entry.choice as i64).bind(i64::from(entry.unassisted));
     let query = query.bind(i64::from(entry.overlap)).bind(entry.rank).bind(&entry.digest).bind(1 + i64::from(entry.overlap));
@@ -178,8 +187,8 @@ pub(super) async fn enqueue(connection: &mut AnyConnection, entry: &Entry) -> Re
 
 /// Notes at a head who has said something about its answer before, and how many are wanted still.
 async fn remember_judges(connection: &mut AnyConnection, head: &Place) -> Result<(), StoreError> {
-    let sql = "INSERT INTO leases (completion_id, choice, annotator, state, expires) \
-               SELECT DISTINCT q.completion_id, q.choice, f.annotator, 'outside', 0 FROM queue q JOIN feedback f ON f.digest = q.digest \
+    let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, expires) \
+               SELECT DISTINCT q.completion_id, q.choice, f.annotator, f.annotator_owner, 'outside', 0 FROM queue q JOIN feedback f ON f.digest = q.digest \
                WHERE q.completion_id = $1 AND q.choice = $2 AND q.wanted > -2 AND f.annotator IS NOT NULL ON CONFLICT DO NOTHING";
     let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64);
     if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
@@ -212,34 +221,46 @@ async fn head(connection: &mut AnyConnection, record: &Feedback) -> Result<Optio
 /// Counts a judgement by a named annotator, whether the queue gave out the answer or not; a second one by the same changes nothing. What the queue did not
 /// give out is `outside`: it is no part of the samples that agreement and recall are estimated from.
 pub(super) async fn judged(connection: &mut AnyConnection, record: &Feedback) -> Result<(), StoreError> {
-    let Some(annotator) = &record.annotator else { return Ok(()) };
+    let Some(annotator) = annotator_of(record) else { return Ok(()) };
     let Some(head) = head(connection, record).await? else { return Ok(()) };
-    let sql = "INSERT INTO leases (completion_id, choice, annotator, state, expires) VALUES ($1, $2, $3, 'outside', 0) \
-               ON CONFLICT (completion_id, choice, annotator) DO UPDATE SET state = CASE leases.state WHEN 'leased' THEN 'done' ELSE 'outside' END \
+    let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, expires) VALUES ($1, $2, $3, $4, 'outside', 0) \
+               ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO UPDATE SET state = CASE leases.state WHEN 'leased' THEN 'done' ELSE 'outside' END \
                WHERE leases.state IN ('leased', 'skipped')";
-    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64).bind(annotator);
+    let query = of_annotator(sqlx::query(sql), &head, &annotator);
     if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
         count_judges(connection, &head).await?;
     }
     Ok(())
 }
 
-/// Takes back a judgment whose record was removed: its item waits again, for its annotator too, unless enough others have judged it. Returns whether the
-/// record had closed an item for its annotator.
-pub(super) async fn reopen(connection: &mut AnyConnection, record: &Feedback) -> Result<bool, StoreError> {
-    let Some(annotator) = &record.annotator else { return Ok(false) };
-    let Some(head) = head(connection, record).await? else { return Ok(false) };
-    let sql = "SELECT 1 FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND state IN ('done', 'outside')";
-    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64).bind(annotator);
-    let closed = query.fetch_optional(&mut *connection).await.map_err(failed)?.is_some();
+/// Who has made a record, where they are named.
+fn annotator_of(record: &Feedback) -> Option<AnnotatorId> {
+    Some(AnnotatorId { owner: record.annotator_owner.clone(), name: record.annotator.clone()? })
+}
+
+/// Takes back a judgment whose record was removed: its item waits again, for its annotator too, unless enough others have judged it.
+pub(super) async fn reopen(connection: &mut AnyConnection, record: &Feedback) -> Result<(), StoreError> {
+    let Some(annotator) = annotator_of(record) else { return Ok(()) };
+    let Some(head) = head(connection, record).await? else { return Ok(()) };
     // Another record of theirs about the same answer judges it still.
-    let sql = "DELETE FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND state IN ('done', 'outside') \
-               AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.digest = $4 AND f.annotator = $3)";
-    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64).bind(annotator).bind(digest(record));
+    let sql = "DELETE FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND annotator_owner = $4 \
+               AND state IN ('done', 'outside') \
+               AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.digest = $5 AND f.annotator = $3 AND f.annotator_owner = $4)";
+    let query = of_annotator(sqlx::query(sql), &head, &annotator).bind(digest(record));
     if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
         count_judges(connection, &head).await?;
     }
-    Ok(closed)
+    Ok(())
+}
+
+/// Forgets what the annotators of a name have or had of some owners' answers. What they have in work is free again; what they have judged stays judged.
+pub(super) async fn dismiss(connection: &mut AnyConnection, annotator: &str, owners: &Owners) -> Result<(), StoreError> {
+    let sql = format!(
+        "DELETE FROM leases WHERE annotator = $1 AND EXISTS (SELECT 1 FROM queue q \
+         WHERE q.completion_id = leases.completion_id AND q.choice = leases.choice{})",
+        owner_condition(owners, "q.owner", 2)
+    );
+    bind_owner(sqlx::query(&sql).bind(annotator), owners).execute(&mut *connection).await.map(drop).map_err(failed)
 }
 
 /// An item whose place in the queue goes while the same answer of another completion waits behind it.
@@ -253,13 +274,14 @@ pub(super) struct LeavingHead {
 pub(super) async fn heads_with_repeats(
     connection: &mut AnyConnection,
     condition: &str,
-    value: &str,
+    values: &[&str],
 ) -> Result<Vec<LeavingHead>, StoreError> {
     let sql = format!(
         "SELECT q.digest, q.wanted, q.overlap FROM queue q WHERE q.completion_id IN (SELECT id FROM receipts WHERE {condition}) AND q.wanted > -2 \
          AND EXISTS (SELECT 1 FROM queue behind WHERE behind.digest = q.digest AND behind.wanted = -2)"
     );
-    let rows = sqlx::query(&sql).bind(value).fetch_all(&mut *connection).await.map_err(failed)?;
+    let query = values.iter().fold(sqlx::query(&sql), |query, value| query.bind(*value));
+    let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
     let head = |row: &AnyRow| Ok(LeavingHead { digest: row.try_get(0)?, wanted: row.try_get(1)?, overlap: row.try_get(2)? });
     rows.iter().map(head).collect::<Result<_, _>>().map_err(failed)
 }

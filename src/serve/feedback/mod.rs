@@ -14,14 +14,15 @@ use axum::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 use utoipa::ToSchema;
 
-use self::query::{ExportQuery, ListQuery, UserQuery};
+use self::query::{ExportQuery, ListQuery, PersonQuery};
 pub(super) use self::query::{Id, Parameters};
 pub(super) use self::receipts::{Asked, Draft};
 use super::{
     app::{App, StartError, blocking, unix_time},
-    auth,
+    auth::{self, Caller},
     body::{self, ReceivedBody},
     chat,
     error::{ApiError, ErrorBody},
@@ -37,7 +38,7 @@ use crate::{
     feedback::{
         Corrections,
         corrections::{SubmitError, Submitted},
-        derive::{Refused, check_name},
+        derive::Refused,
         export as files,
         images::Images,
         record::Feedback,
@@ -47,8 +48,12 @@ use crate::{
     vlm::preprocess,
 };
 
-/// How often receipts are looked through for what has expired.
+/// How often receipts are looked through for what has expired, at least; else ten times in the time that they are kept.
 const SWEEP: Duration = Duration::from_secs(600);
+/// And at most.
+const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
+/// Why no feedback is taken, and the server is not ready, since the store was found to be damaged.
+pub(super) const DAMAGED: &str = "the store of feedback is damaged; answers go on, and the server's log has the details";
 /// Longest idempotency key.
 const KEY_BYTES: usize = 255;
 
@@ -61,6 +66,7 @@ pub(super) async fn open(config: &Config, first: &First) -> Result<Option<Correc
     let store = SqlStore::open(&config.feedback.store).await.map_err(fail("feedback.store"))?;
     let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(fail("feedback.images"))?;
     let corrections = Corrections::start(Arc::new(store), images, first.bundle.vocabulary(), config.queue.clone());
+    corrections.limit_receipts(config.receipts.max_bytes);
     // Its answers can be corrected while another version is served.
     corrections.serves(first.version(), first.bundle.vocabulary());
     Ok(Some(corrections))
@@ -69,16 +75,22 @@ pub(super) async fn open(config: &Config, first: &First) -> Result<Option<Correc
 /// Removes what has expired, now and then.
 pub(super) async fn sweep(app: Arc<App>) {
     let Some(corrections) = &app.corrections else { return };
-    let retention = app.config.receipts.retention().as_secs();
-    let mut times = tokio::time::interval(SWEEP);
+    let retention = app.config.receipts.retention();
+    let mut times = tokio::time::interval(sweep_interval(retention));
+    times.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         times.tick().await;
-        match corrections.sweep(unix_time().saturating_sub(retention)).await {
+        match corrections.sweep(unix_time().saturating_sub(retention.as_secs())).await {
             Ok(0) => {}
             Ok(receipts) => tracing::info!(receipts, "receipts have expired"),
             Err(error) => tracing::warn!(%error, "receipts that have expired could not be removed"),
         }
     }
+}
+
+/// How often what is kept so long is looked through.
+fn sweep_interval(retention: Duration) -> Duration {
+    (retention / 10).clamp(SWEEP_AT_MOST, SWEEP)
 }
 
 impl From<StoreError> for ApiError {
@@ -88,6 +100,7 @@ impl From<StoreError> for ApiError {
             StoreError::Full => Self::storage_full("no space is left to keep it; nothing that was acknowledged is lost"),
             StoreError::Busy => Self::busy(error.to_string(), 1),
             // Where the store is, is for the log.
+            StoreError::Damaged(_) => Self::unavailable("store_damaged", DAMAGED),
             StoreError::Unavailable(_) => Self::unavailable("store_unavailable", "the store of feedback cannot be reached; try again"),
             StoreError::Failed(_) => Self::internal(),
         }
@@ -113,7 +126,13 @@ impl From<SubmitError> for ApiError {
 }
 
 pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
-    app.corrections.as_ref().ok_or_else(|| ApiError::not_found("feedback_disabled", "feedback is off on this server"))
+    let corrections = app.corrections.as_ref();
+    let corrections = corrections.ok_or_else(|| ApiError::not_found("feedback_disabled", "feedback is off on this server"))?;
+    match corrections.store().damage() {
+        // Writing on would damage more.
+        Some(why) => Err(StoreError::Damaged(why).into()),
+        None => Ok(corrections),
+    }
 }
 
 /// Says what is right or wrong in an answer; the record that is made of it comes back, and is kept.
@@ -130,11 +149,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
     let corrections = corrections(&app)?;
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
-    // Keys of different callers are different.
-    let key = key.map(|key| match auth::caller(&app, &parts.extensions).name {
-        Some(caller) => format!("{caller}\n{key}"),
-        None => key,
-    });
+    let caller = auth::caller(&app, &parts.extensions);
     let ReceivedBody { bytes, share: _share } = body::read_json(&app, &parts.headers, body).await?;
     let _place = app.admit()?;
     let submission: Submission = read(&bytes, "feedback")?;
@@ -142,7 +157,8 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
         Some(url) if submission.completion_id.is_none() => Some(image(&app, url).await?),
         _ => None,
     };
-    let Submitted { record, before } = corrections.submit(submission, image, key).await?;
+    let Submitted { mut record, before } = corrections.submit(submission, image, key, &caller.submitter()).await?;
+    record.hide_names(caller.shown_names(Some(true)));
     if before {
         return Ok((StatusCode::CREATED, [(HeaderName::from_static("idempotent-replayed"), "true")], Json(record)).into_response());
     }
@@ -192,23 +208,21 @@ struct FeedbackList {
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
-pub(super) async fn list(State(app): State<Arc<App>>, Parameters(query): Parameters<ListQuery>) -> Result<Response, ApiError> {
-    let (mut page, annotators) = query.page()?;
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(query): Parameters<ListQuery>,
+) -> Result<Response, ApiError> {
+    let (mut page, shown) = query.page(&caller)?;
     let limit = page.limit as usize;
     page.limit += 1;
     let mut data = corrections(&app)?.store().page(&page).await?;
     let has_more = data.len() > limit;
     data.truncate(limit);
-    data.iter_mut().for_each(|record| unname(record, annotators));
+    data.iter_mut().for_each(|record| record.hide_names(shown));
     let id = |record: Option<&Feedback>| record.map(|record| record.id.clone());
     let (first_id, last_id) = (id(data.first()), id(data.last()));
     Ok(Json(FeedbackList { object: "list", data, first_id, last_id, has_more }).into_response())
-}
-
-fn unname(record: &mut Feedback, annotators: bool) {
-    if !annotators {
-        record.annotator = None;
-    }
 }
 
 /// A record.
@@ -221,11 +235,13 @@ fn unname(record: &mut Feedback, annotators: bool) {
 ))]
 pub(super) async fn one(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Id(id): Id,
     Parameters(query): Parameters<query::OneQuery>,
 ) -> Result<Response, ApiError> {
-    let mut record = corrections(&app)?.store().feedback(&id).await?.ok_or_else(unknown)?;
-    unname(&mut record, query.annotators.unwrap_or(false));
+    let record = corrections(&app)?.store().feedback(&id).await?;
+    let mut record = record.filter(|record| caller.owners().contain(&record.owner)).ok_or_else(unknown)?;
+    record.hide_names(caller.shown_names(query.annotators));
     Ok(Json(record).into_response())
 }
 
@@ -249,8 +265,8 @@ fn deleted(removed: Removed) -> Response {
     Json(Deleted { object: "feedback.deleted", deleted: true, removed }).into_response()
 }
 
-/// Removes a record. Where it had closed an item of the annotation queue, that waits again, unless enough others have judged it; where not, the receipt
-/// of its completion goes too, and the image unless somebody else refers to it.
+/// Removes a record, and its image unless something else refers to that. Where it had closed an item of the annotation queue, that waits again, unless
+/// enough others have judged it. The receipt of its completion stays as long as others do.
 #[utoipa::path(delete, path = "/v1/feedback/{id}", tag = "feedback", params(("id" = String, Path, description = "Its id.")), responses(
     (status = 200, description = "It is removed.", body = Deleted),
     (status = 400, description = "The id is none.", body = ErrorBody),
@@ -258,28 +274,29 @@ fn deleted(removed: Removed) -> Response {
     (status = 404, description = "There is none; or feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
-pub(super) async fn remove(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
-    match corrections(&app)?.remove(Target::Feedback(id)).await? {
+pub(super) async fn remove(State(app): State<Arc<App>>, caller: Caller, Id(id): Id) -> Result<Response, ApiError> {
+    match corrections(&app)?.remove(Target::Feedback(id, caller.owners())).await? {
         Removed { feedback: 0, .. } => Err(unknown()),
         removed => Ok(deleted(removed)),
     }
 }
 
-/// Removes all records and receipts of a user, and the images that nobody else refers to.
-#[utoipa::path(delete, path = "/v1/feedback", tag = "feedback", params(UserQuery), responses(
-    (status = 200, description = "They are removed, if there were any.", body = Deleted),
-    (status = 400, description = "The user is not named.", body = ErrorBody),
+/// Forgets a person: all records and receipts of a user, and the images that nobody else refers to; or the name of an annotator, whose records stay
+/// without it unless `records` says that they go too.
+#[utoipa::path(delete, path = "/v1/feedback", tag = "feedback", params(PersonQuery), responses(
+    (status = 200, description = "They are forgotten, if there was anything.", body = Deleted),
+    (status = 400, description = "Nobody is named, or a user and an annotator.", body = ErrorBody),
     (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn remove_user(
     State(app): State<Arc<App>>,
-    Parameters(UserQuery { user }): Parameters<UserQuery>,
+    caller: Caller,
+    Parameters(query): Parameters<PersonQuery>,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    check_name("user", &user)?;
-    Ok(deleted(corrections.remove(Target::User(user)).await?))
+    Ok(deleted(corrections.remove(query.target(&caller)?).await?))
 }
 
 /// Writes records out as a file, oldest first.
@@ -290,14 +307,31 @@ pub(super) async fn remove_user(
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
-pub(super) async fn export(State(app): State<Arc<App>>, Parameters(query): Parameters<ExportQuery>) -> Result<Response, ApiError> {
+pub(super) async fn export(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(query): Parameters<ExportQuery>,
+) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
     let (store, images) = (Arc::clone(corrections.store()), Arc::clone(corrections.images()));
     let format = query.format.as_deref().unwrap_or("jsonl").parse::<files::Format>();
     let format = format.map_err(|why| ApiError::param("format", "invalid_value", format!("'format': {why}")))?;
-    let mut pieces = Box::pin(files::export(store, images, query.filter()?, format, query.annotators.unwrap_or(false)));
+    let (filter, shown) = (query.filter(&caller)?, caller.shown_names(query.annotators));
+    let mut pieces = Box::pin(files::export(store, images, filter, format, shown));
     // What goes wrong at once is an error; what goes wrong later breaks the file off.
     let first = pieces.try_next().await?;
     let body = Body::from_stream(stream::iter(first.map(Ok)).chain(pieces));
     Ok(([(header::CONTENT_TYPE, format.media_type())], body).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_a_moment_is_looked_through_often() {
+        for (retention, interval) in [(0, 1), (5, 1), (60, 6), (3600, 360), (6000, 600), (7 * 86400, 600)] {
+            assert_eq!(sweep_interval(Duration::from_secs(retention)), Duration::from_secs(interval), "{retention}");
+        }
+    }
 }

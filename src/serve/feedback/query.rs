@@ -8,12 +8,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    config::Scope,
     feedback::{
+        corrections::Submitter,
         derive::check_name,
-        record::{Kind, Source},
-        store::{Filter, Page},
+        record::{Kind, ShownNames, Source},
+        store::{AnnotatorTarget, Filter, Owners, Page, Target, queue::AnnotatorId},
     },
-    serve::{error::ApiError, openai::wording::query_error},
+    serve::{auth::Caller, error::ApiError, openai::wording::query_error},
 };
 
 /// Records of a page, where nobody says, and at most.
@@ -43,6 +45,51 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
             Path::<String>::from_request_parts(parts, state).await.map_err(|e| ApiError::param("id", "invalid_value", e.body_text()))?;
         check_name("id", &id)?;
         Ok(Self(id))
+    }
+}
+
+impl Caller {
+    /// Returns whether the caller sees what belongs to others.
+    pub(in crate::serve) fn reads_all(&self) -> bool {
+        self.scopes.contains(Scope::FeedbackRead)
+    }
+
+    /// Returns whose receipts, records and items of the queue the caller sees.
+    pub(in crate::serve) fn owners(&self) -> Owners {
+        if self.reads_all() { Owners::All } else { Owners::One(self.owner.to_string()) }
+    }
+
+    /// Returns whose a request is about that may name one owner.
+    ///
+    /// # Errors
+    /// 403 where that is another one than the caller sees.
+    fn owners_among(&self, owner: Option<String>) -> Result<Owners, ApiError> {
+        let owner =
+            owner.map(|owner| if owner.is_empty() { Ok(owner) } else { check_name("owner", &owner).map(|()| owner) }).transpose()?;
+        match (self.owners(), owner) {
+            (owners, None) => Ok(owners),
+            (owners, Some(owner)) if owners.contain(&owner) => Ok(Owners::One(owner)),
+            _ => Err(ApiError::insufficient_scope(format!(
+                "the key's owner is another one than 'owner', whose records need the scope `{}`",
+                Scope::FeedbackRead.name()
+            ))
+            .at("owner")),
+        }
+    }
+
+    /// Returns which names of records the caller sees, who may ask for those of annotators.
+    pub(super) fn shown_names(&self, annotators: Option<bool>) -> ShownNames {
+        ShownNames { annotators: annotators.unwrap_or(false), owners: self.reads_all() }
+    }
+
+    /// Returns who it is that hands in feedback.
+    pub(super) fn submitter(&self) -> Submitter {
+        Submitter { owner: self.owner.to_string(), owners: self.owners() }
+    }
+
+    /// Returns the annotator whom the caller calls so.
+    pub(in crate::serve) fn annotator(&self, name: String) -> AnnotatorId {
+        AnnotatorId { owner: self.owner.to_string(), name }
     }
 }
 
@@ -79,22 +126,25 @@ pub(crate) struct ListQuery {
     annotator: Option<String>,
     /// Only those about this completion.
     completion_id: Option<String>,
+    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own; empty: those made without keys.
+    owner: Option<String>,
     /// Whether annotators are named.
     annotators: Option<bool>,
 }
 
 impl ListQuery {
-    /// The page, and whether annotators are named on it.
-    pub(super) fn page(self) -> Result<(Page, bool), ApiError> {
-        let Self { limit, after, order, kind, source, user, annotator, completion_id, annotators } = self;
+    /// The page for a caller, and which names are on it.
+    pub(super) fn page(self, caller: &Caller) -> Result<(Page, ShownNames), ApiError> {
+        let Self { limit, after, order, kind, source, user, annotator, completion_id, owner, annotators } = self;
         let limit = limit.unwrap_or(PAGE);
         if !(1..=LARGEST_PAGE).contains(&limit) {
             let message = format!("'limit' is {limit}; it must be between 1 and {LARGEST_PAGE}");
             return Err(ApiError::param("limit", "out_of_range", message));
         }
         check_names([("after", &after)])?;
-        let filter = checked(Filter { kind, source, user, annotator, completion_id })?;
-        Ok((Page { filter, after, limit, newest_first: order.unwrap_or_default() == Order::Desc }, annotators.unwrap_or(false)))
+        let filter = checked(Filter { owners: caller.owners_among(owner)?, kind, source, user, annotator, completion_id })?;
+        let newest_first = order.unwrap_or_default() == Order::Desc;
+        Ok((Page { filter, after, limit, newest_first }, caller.shown_names(annotators)))
     }
 }
 
@@ -106,12 +156,47 @@ pub(crate) struct OneQuery {
     pub(super) annotators: Option<bool>,
 }
 
-/// Whose.
+/// Who is forgotten: a user or an annotator.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct UserQuery {
-    /// The user, as `user` of completions or feedback named them.
-    pub(super) user: String,
+pub(crate) struct PersonQuery {
+    /// The user, as `user` of completions or feedback named them: what belongs to them goes.
+    user: Option<String>,
+    /// The annotator, as `annotator` of feedback or the queue named them: their records stay without the name.
+    annotator: Option<String>,
+    /// Whether the annotator's records go too.
+    records: Option<bool>,
+    /// Only what belongs to this owner, which needs the scope `feedback:read` unless it is the key's own; empty: what was made without keys.
+    owner: Option<String>,
+}
+
+/// Records that are changed in one transaction.
+const AT_ONCE: u32 = 512;
+
+impl PersonQuery {
+    /// What goes, of what the caller may remove.
+    pub(super) fn target(self, caller: &Caller) -> Result<Target, ApiError> {
+        let Self { user, annotator, records, owner } = self;
+        let owners = caller.owners_among(owner)?;
+        match (user, annotator) {
+            (Some(user), None) => {
+                check_name("user", &user)?;
+                if records.is_some() {
+                    let message = "'records' goes with 'annotator'; with 'user' all that belongs to them is removed";
+                    return Err(ApiError::param("records", "invalid_value", message));
+                }
+                Ok(Target::User(user, owners))
+            }
+            (None, Some(name)) => {
+                check_name("annotator", &name)?;
+                Ok(Target::Annotator(AnnotatorTarget { name, owners, records: records.unwrap_or(false), limit: AT_ONCE }))
+            }
+            (Some(_), Some(_)) => Err(ApiError::param("annotator", "invalid_value", "'annotator' cannot be given together with 'user'")),
+            (None, None) => {
+                Err(ApiError::param("user", "missing_required_parameter", "'user' or 'annotator' is needed: who is to be forgotten?"))
+            }
+        }
+    }
 }
 
 /// Which file.
@@ -128,13 +213,16 @@ pub(crate) struct ExportQuery {
     user: Option<String>,
     /// Only those by this annotator.
     annotator: Option<String>,
+    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own; empty: those made without keys.
+    owner: Option<String>,
     /// Whether annotators are named.
     pub(super) annotators: Option<bool>,
 }
 
 impl ExportQuery {
-    pub(super) fn filter(&self) -> Result<Filter, ApiError> {
+    pub(super) fn filter(&self, caller: &Caller) -> Result<Filter, ApiError> {
         checked(Filter {
+            owners: caller.owners_among(self.owner.clone())?,
             kind: self.kind,
             source: self.source,
             user: self.user.clone(),

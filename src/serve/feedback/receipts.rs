@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::{FutureExt, future::BoxFuture};
+
 use crate::{
     engine,
     feedback::{
@@ -36,7 +38,8 @@ pub(in crate::serve) struct Asked<'a> {
 impl Draft {
     /// Whether completions are remembered.
     pub(in crate::serve) fn wanted(app: &App) -> bool {
-        app.corrections.is_some() && !app.config.receipts.retention().is_zero()
+        let sound = app.corrections.as_ref().is_some_and(|corrections| corrections.store().damage().is_none());
+        sound && !app.config.receipts.retention().is_zero()
     }
 
     /// Begins one, where they are.
@@ -48,6 +51,7 @@ impl Draft {
         let receipt = Receipt {
             id: head.id.to_string(),
             created: head.created,
+            owner: String::new(),
             versions: Versions {
                 model: Some(head.model.to_string()),
                 policy: Some(version.to_string()),
@@ -55,6 +59,7 @@ impl Draft {
                 reward: scorer.map(|reward| format!("{} {version}", reward.kind())),
             },
             image: ImageHash::from(hash),
+            image_bytes: file.len() as u64,
             prompt: question.map(|message| message.content.clone()).unwrap_or_default(),
             user,
             unassisted: mode == Mode::Off,
@@ -62,6 +67,12 @@ impl Draft {
         };
         let new = || Self { turn: turn.clone(), file, receipt, written: vec![Vec::new(); choices], answers: vec![None; choices] };
         Self::wanted(&turn.app).then(new)
+    }
+
+    /// Gives it to the owner of the key that asked.
+    pub(in crate::serve) fn owned_by(mut self, owner: &str) -> Self {
+        owner.clone_into(&mut self.receipt.owner);
+        self
     }
 
     /// More of an answer was written.
@@ -88,13 +99,17 @@ impl Draft {
         });
     }
 
-    /// All answers are complete.
-    pub(in crate::serve) fn keep(mut self) {
-        let (Some(corrections), Some(choices)) = (&self.turn.app.corrections, self.answers.into_iter().collect()) else { return };
+    /// All answers are complete. Whoever ends the response waits for the result first: then the receipt is there for other servers on the same store too.
+    /// It is kept whether somebody waits or not.
+    pub(in crate::serve) fn keep(mut self) -> BoxFuture<'static, ()> {
+        let choices = self.answers.into_iter().collect();
+        let Some((corrections, choices)) = self.turn.app.corrections.as_ref().zip(choices) else { return async {}.boxed() };
         self.receipt.choices = choices;
-        if !corrections.remember(self.receipt, self.file) {
+        let kept = corrections.remember(self.receipt, self.file);
+        if kept.is_none() {
             tracing::warn!("a completion is not remembered: too many wait to be kept");
             self.turn.app.metrics.receipt_dropped();
         }
+        kept.unwrap_or_else(|| async {}.boxed())
     }
 }

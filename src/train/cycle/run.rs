@@ -22,7 +22,7 @@ use crate::{
         images::Images,
         monitor,
         record::ImageHash,
-        store::{Store, StoreError},
+        store::{Owners, Store, StoreError},
     },
     registry::{
         Facts, Registry, RegistryError,
@@ -83,7 +83,7 @@ fn text(path: &Path) -> Result<&str, TrainError> {
 /// # Errors
 /// When the store or a state cannot be read.
 pub fn waiting(place: &Place<'_>) -> Result<(usize, bool), TrainError> {
-    let stats = place.runtime.block_on(place.store.stats()).map_err(store)?;
+    let stats = place.runtime.block_on(place.store.stats(&Owners::All)).map_err(store)?;
     let total: u64 = stats.feedback.values().sum();
     let under_way = place.cycles.newest()?.is_some_and(|state| state.outcome.is_none());
     Ok(((total as usize).saturating_sub(Last::read(place.cycles.dir())?.records), under_way))

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::config::Recipe;
 use crate::{
+    private_files,
     registry::gate::{Figures, Verdict},
     train::{TrainError, export::now},
 };
@@ -206,7 +207,13 @@ impl Cycles {
     /// # Errors
     /// When another process holds it: the error says which.
     pub fn hold(dir: &Path) -> Result<Self, TrainError> {
-        fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
+        private_files::create_dir(dir).map_err(TrainError::io(dir))?;
+        // Snapshots in it have photographs and what people said of them.
+        match private_files::narrow(dir) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(dir = %dir.display(), "other users could read the folder, and cannot any more"),
+            Err(error) => tracing::warn!(dir = %dir.display(), %error, "other users can read the folder, and its mode cannot be changed"),
+        }
         // Trainings name files in it, and a cycle goes on wherever the program is started.
         let dir = dir.canonicalize().map_err(TrainError::io(dir))?;
         let file = dir.join("lock");

@@ -149,6 +149,7 @@ mod tests {
         Feedback {
             id: "fb_1".into(),
             created: 1,
+            owner: String::new(),
             completion_id: None,
             choice: None,
             image: ImageHash::of(b"image"),
@@ -164,6 +165,7 @@ mod tests {
             unassisted: false,
             queued: None,
             annotator: None,
+            annotator_owner: String::new(),
             user: None,
             comment: None,
             source: Source::Human,

@@ -17,8 +17,9 @@ use crate::{
     feedback::{
         images::Images,
         record::{Feedback, ImageHash, Source},
-        store::{Page, Store, StoreError},
+        store::{Owners, Page, Store, StoreError},
     },
+    private_files,
     train::{
         TrainError,
         corrections::{self, Correction},
@@ -62,9 +63,9 @@ impl Snapshot {
             fs::remove_dir_all(&fresh).map_err(TrainError::io(&fresh))?;
         }
         let photographs = fresh.join(PHOTOGRAPHS);
-        fs::create_dir_all(&photographs).map_err(TrainError::io(&photographs))?;
+        private_files::create_dir(&photographs).map_err(TrainError::io(&photographs))?;
         let mut left_out = BTreeMap::new();
-        let sources = store.stats().await.map_err(failed)?.sources;
+        let sources = store.stats(&Owners::All).await.map_err(failed)?.sources;
         let of = |source: &Source| sources.get(source.name()).map_or(0, |n| *n as usize);
         let (total, wanted): (usize, usize) = (sources.values().sum::<u64>() as usize, config.sources.iter().map(of).sum());
         let records = newest(store, config).await.map_err(failed)?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::api::post;
 use crate::{
     cli::candor,
-    served::{Served, ask},
+    served::{Served, and, ask},
 };
 
 /// Runs it on what is kept in `folder`.
@@ -62,8 +62,48 @@ fn what_is_written_out_can_be_taken_in() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{format}: {}", String::from_utf8_lossy(&output.stderr));
     }
+    // Whose they are says the file or the command, and one owner's can be had alone.
+    let owned = tempfile::tempdir().unwrap();
+    fs::write(owned.path().join("in.jsonl"), written.replacen("{\"id\"", "{\"owner\":\"shop\",\"id\"", 1)).unwrap();
+    assert!(feedback(owned.path(), &["import", "in.jsonl", "--images", photos.to_str().unwrap()]).status.success());
+    let count = |owner: &str| {
+        let stats: Value = serde_json::from_slice(&feedback(owned.path(), &["stats", "--json", "--owner", owner]).stdout).unwrap();
+        stats["feedback"]["missing"].as_u64().unwrap_or(0)
+    };
+    assert_eq!((count("shop"), count(""), count("other")), (1, 1, 0));
+    let of_shop = String::from_utf8(feedback(owned.path(), &["export", "--owner", "shop"]).stdout).unwrap();
+    assert!(of_shop.lines().count() == 1 && of_shop.contains("\"owner\":\"shop\""), "{of_shop}");
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("in.jsonl"), &of_shop).unwrap();
+    let args = ["import", "in.jsonl", "--owner", "other", "--images", photos.to_str().unwrap()];
+    assert!(feedback(other.path(), &args).status.success());
+    assert!(String::from_utf8(feedback(other.path(), &["export"]).stdout).unwrap().contains("\"owner\":\"other\""));
     let empty = tempfile::tempdir().unwrap();
     fs::write(empty.path().join("in.jsonl"), &written).unwrap();
     let without = feedback(empty.path(), &["import", "in.jsonl"]);
     assert!(String::from_utf8(without.stderr).unwrap().contains("in.jsonl:2: its image"));
+}
+
+#[test]
+fn people_are_forgotten() {
+    let served = Served::new();
+    for (n, annotator) in [(0, "ann"), (1, "bob")] {
+        let completion = served.chat(&and(ask(n, ""), json!({ "user": "4711" }))).json();
+        let body = json!({ "completion_id": completion["id"], "missing": "a child", "annotator": annotator });
+        assert_eq!(post(&served, &body, &[]).status, 201);
+    }
+    let folder = served.folder.path();
+    let said = |args: &[&str]| String::from_utf8(feedback(folder, &[&["forget"], args].concat()).stdout).unwrap();
+    assert_eq!(said(&["--annotator", "ann"]), "removed 0 records and 0 receipts; 1 records stay without the annotator's name\n");
+    let exported = String::from_utf8(feedback(folder, &["export", "--annotators"]).stdout).unwrap();
+    assert!(exported.contains("bob") && !exported.contains("ann\""), "{exported}");
+    assert_eq!(
+        said(&["--user", "4711", "--owner", "shop"]),
+        "removed 0 records and 0 receipts; 0 records stay without the annotator's name\n"
+    );
+    assert_eq!(said(&["--user", "4711"]), "removed 2 records and 2 receipts; 0 records stay without the annotator's name\n");
+    assert_eq!(fs::read_dir(folder.join("images")).unwrap().flat_map(|inner| fs::read_dir(inner.unwrap().path()).unwrap()).count(), 0);
+    for args in [&["forget"][..], &["forget", "--user", "x", "--annotator", "y"], &["forget", "--user", "x", "--records"]] {
+        assert_eq!(feedback(folder, args).status.code(), Some(2), "{args:?}");
+    }
 }

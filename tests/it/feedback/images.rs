@@ -13,10 +13,11 @@ use candor::{
     bundle::Bundle,
     feedback::{
         Corrections,
+        corrections::Submitter,
         images::Images,
         queue::Queue,
         record::ImageHash,
-        store::{Target, sql::SqlStore},
+        store::{Owners, Target, sql::SqlStore},
         submission::{Judgement, Submission},
     },
 };
@@ -97,7 +98,7 @@ impl Drop for Moto {
 }
 
 /// The files in a folder, by their names.
-fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
+pub(super) fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
     let below = entries.map(|path| match path.is_dir() {
         true => files(&path),
@@ -107,7 +108,7 @@ fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
 }
 
 /// Corrections in a folder of their own.
-async fn corrections(folder: &Path) -> Corrections {
+pub(super) async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
     let images = Images::open(folder.join("images").to_str().unwrap(), NO_ENV).unwrap();
     Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap(), Queue::default())
@@ -119,31 +120,32 @@ fn an_image_stays_as_long_as_somebody_refers_to_it() {
     let left = || files(&folder.path().join("images")).len();
     Runtime::new().unwrap().block_on(async {
         let corrections = corrections(folder.path()).await;
+        let by = Submitter::default();
         let good = |id: Option<&str>| Submission {
             completion_id: id.map(str::to_owned),
             response: id.is_none().then(|| "A dog.".to_owned()),
             label: Some(Judgement::Good),
             ..Submission::default()
         };
-        assert!(corrections.remember(receipt("chatcmpl-1", 100, b"one"), b"one"[..].into()));
-        assert!(corrections.remember(receipt("chatcmpl-2", 200, b"two"), b"two"[..].into()));
+        assert!(corrections.remember(receipt("chatcmpl-1", 100, b"one"), b"one"[..].into()).is_some());
+        assert!(corrections.remember(receipt("chatcmpl-2", 200, b"two"), b"two"[..].into()).is_some());
         // At once, whether the receipt was kept yet or not.
-        let first = corrections.submit(good(Some("chatcmpl-1")), None, None).await.unwrap().record;
-        let second = corrections.submit(good(None), Some(b"one".to_vec()), None).await.unwrap().record;
+        let first = corrections.submit(good(Some("chatcmpl-1")), None, None, &by).await.unwrap().record;
+        let second = corrections.submit(good(None), Some(b"one".to_vec()), None, &by).await.unwrap().record;
         corrections.close().await;
-        assert!(!corrections.remember(receipt("chatcmpl-3", 100, b"three"), b"three"[..].into()), "it is closed");
+        assert!(corrections.remember(receipt("chatcmpl-3", 100, b"three"), b"three"[..].into()).is_none(), "it is closed");
         assert_eq!(left(), 2);
         assert_eq!(corrections.images().get(first.image).await.unwrap().unwrap(), b"one");
         // Receipts expire; what records refer to stays.
         assert_eq!(corrections.sweep(150).await.unwrap(), 1);
         assert_eq!((left(), corrections.sweep(150).await.unwrap()), (2, 0));
-        let unknown = corrections.submit(good(Some("chatcmpl-1")), None, None).await.unwrap_err();
+        let unknown = corrections.submit(good(Some("chatcmpl-1")), None, None, &by).await.unwrap_err();
         assert!(unknown.to_string().contains("chatcmpl-1"), "{unknown}");
         assert_eq!(corrections.sweep(250).await.unwrap(), 1);
         assert_eq!(left(), 1);
-        corrections.remove(Target::Feedback(first.id)).await.unwrap();
+        corrections.remove(Target::Feedback(first.id, Owners::All)).await.unwrap();
         assert_eq!(left(), 1);
-        corrections.remove(Target::Feedback(second.id)).await.unwrap();
+        corrections.remove(Target::Feedback(second.id, Owners::All)).await.unwrap();
         assert_eq!(left(), 0);
     });
 }

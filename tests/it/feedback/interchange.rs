@@ -6,11 +6,12 @@ use candor::{
     bundle::Bundle,
     feedback::{
         Corrections,
+        corrections::Submitter,
         export::{Format, export},
         images::Images,
         import::{Summary, import},
         queue::Queue,
-        record::Feedback,
+        record::{Feedback, ShownNames},
         store::{Filter, Page, sql::SqlStore},
         submission::{Judgement, Place, Submission},
     },
@@ -50,20 +51,21 @@ async fn some(corrections: &Corrections) {
         Submission { missing: vec!["a child".to_owned()], ..about() },
     ];
     for (n, submission) in all.into_iter().enumerate() {
-        corrections.submit(submission, Some(picture(n as u32, ImageFormat::Png)), None).await.unwrap();
+        corrections.submit(submission, Some(picture(n as u32, ImageFormat::Png)), None, &Submitter::default()).await.unwrap();
     }
 }
 
 async fn written(corrections: &Corrections, format: Format) -> Vec<u8> {
     let (store, images) = (Arc::clone(corrections.store()), Arc::clone(corrections.images()));
-    let pieces: Vec<Vec<u8>> = export(store, images, Filter::default(), format, true).try_collect().await.unwrap();
+    let pieces: Vec<Vec<u8>> =
+        export(store, images, Filter::default(), format, ShownNames { annotators: true, owners: true }).try_collect().await.unwrap();
     pieces.concat()
 }
 
 pub(super) async fn taken(corrections: &Corrections, file: &[u8], format: Format, images: Option<&Path>) -> Summary {
     let mut named = tempfile::NamedTempFile::new().unwrap();
     named.write_all(file).unwrap();
-    import(corrections, File::open(named.path()).unwrap(), format, images).await.unwrap()
+    import(corrections, File::open(named.path()).unwrap(), format, images, None).await.unwrap()
 }
 
 pub(super) async fn all(corrections: &Corrections) -> Vec<Feedback> {
@@ -145,7 +147,7 @@ fn bad_rows_are_named_and_stop_nothing() {
         assert_eq!(summary.refused.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [2, 3]);
         let mut named = tempfile::NamedTempFile::new().unwrap();
         named.write_all(b"no table").unwrap();
-        assert!(import(&to, File::open(named.path()).unwrap(), Format::Parquet, None).await.is_err());
+        assert!(import(&to, File::open(named.path()).unwrap(), Format::Parquet, None, None).await.is_err());
     });
 }
 

@@ -6,6 +6,8 @@ mod durable;
 mod foreign;
 mod images;
 mod interchange;
+mod owners;
 mod postgres;
 mod queue;
+mod retention;
 pub(crate) mod store;

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use candor::feedback::{
     queue::agreement::alpha,
-    record::{Feedback, Queued, item_digest},
+    record::{Feedback, Queued, Receipt, item_digest},
     store::{
-        Inserted, Removed, Row, Store, Target,
-        queue::{AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+        Inserted, Owners, Removed, Row, Store, Target,
+        queue::{AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
         sql::SqlStore,
     },
 };
@@ -40,13 +40,23 @@ async fn fill(store: &dyn Store, ranks: &[f64], overlap: &[usize], unassisted: &
 /// A completion's receipt and its place in the queue. Completions of the same photograph give the same answer.
 fn answer(n: usize, photograph: usize, rank: f64, overlap: bool, unassisted: bool) -> [Row; 2] {
     let receipt = receipt(&format!("c{n}"), 1 + n as u64, &photograph.to_le_bytes());
-    let digest = item_digest(receipt.image, &receipt.prompt, &receipt.choices[0].response);
+    queued(receipt, rank, overlap, unassisted)
+}
+
+/// A receipt and the place of its answer in the queue.
+pub(super) fn queued(receipt: Receipt, rank: f64, overlap: bool, unassisted: bool) -> [Row; 2] {
+    let digest = item_digest(&receipt.owner, receipt.image, &receipt.prompt, &receipt.choices[0].response);
     let entry = Entry { completion_id: receipt.id.clone(), choice: 0, unassisted, overlap, rank, digest };
     [Row::Receipt(Box::new(receipt)), Row::Queue(Box::new(entry))]
 }
 
+/// An annotator without a key.
+fn named(name: &str) -> AnnotatorId {
+    AnnotatorId { owner: String::new(), name: name.to_owned() }
+}
+
 fn wish(annotator: &str, now: u64, unassisted: bool) -> Wish {
-    Wish { annotator: annotator.to_owned(), now, until: now + 10, unassisted }
+    Wish { annotator: named(annotator), owners: Owners::All, now, until: now + 10, unassisted }
 }
 
 async fn next(store: &dyn Store, annotator: &str, now: u64) -> Option<usize> {
@@ -61,7 +71,7 @@ async fn judge(store: &dyn Store, id: usize, n: usize, annotator: &str) {
 
 /// Judges the answer of a completion about a photograph.
 async fn judge_repeat(store: &dyn Store, id: usize, n: usize, photograph: usize, annotator: &str) {
-    let lease = store.lease(&place(n), annotator).await.unwrap();
+    let lease = store.lease(&place(n), &named(annotator)).await.unwrap();
     let receipt = receipt("", 1, &photograph.to_le_bytes());
     let judged = Feedback {
         completion_id: Some(format!("c{n}")),
@@ -85,36 +95,36 @@ async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
     assert_eq!(next(&*store, "ann", NOW + 5).await, Some(1));
     assert_eq!(next(&*store, "eve", NOW).await, Some(0));
     assert_eq!(next(&*store, "joe", NOW).await, None);
-    assert_eq!(store.length(NOW).await.unwrap(), Length { open: 3, leased: 3, ..Length::default() });
+    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length { open: 3, leased: 3, ..Length::default() });
     // Bob's time is over and ann's is not; what he says then still counts.
     assert_eq!(next(&*store, "joe", NOW + 11).await, Some(2));
     judge(&*store, 1, 2, "bob").await;
-    assert_eq!(store.length(NOW + 11).await.unwrap(), Length { open: 2, leased: 2, done: 1, ..Length::default() });
+    assert_eq!(store.length(&Owners::All, NOW + 11).await.unwrap(), Length { open: 2, leased: 2, done: 1, ..Length::default() });
     judge(&*store, 2, 1, "ann").await;
     assert_eq!(next(&*store, "ann", NOW + 12).await, Some(0));
-    assert_eq!(store.length(NOW + 99).await.unwrap(), Length { open: 1, leased: 0, done: 2, ..Length::default() });
+    assert_eq!(store.length(&Owners::All, NOW + 99).await.unwrap(), Length { open: 1, leased: 0, done: 2, ..Length::default() });
 }
 
 async fn what_is_left_comes_to_others(store: Arc<dyn Store>) {
     fill(&*store, &[0.9, 0.5], &[], &[]).await;
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
-    assert!(!store.leave(&place(0), "bob", Leave::Release).await.unwrap());
-    assert!(store.leave(&place(0), "ann", Leave::Release).await.unwrap());
-    assert!(!store.leave(&place(0), "ann", Leave::Release).await.unwrap());
+    assert!(!store.leave(&place(0), &named("bob"), Leave::Release).await.unwrap());
+    assert!(store.leave(&place(0), &named("ann"), Leave::Release).await.unwrap());
+    assert!(!store.leave(&place(0), &named("ann"), Leave::Release).await.unwrap());
     assert_eq!(next(&*store, "bob", NOW).await, Some(0));
-    assert!(store.leave(&place(0), "bob", Leave::Skip(2)).await.unwrap());
-    assert_eq!(store.lease(&place(0), "bob").await.unwrap(), None);
+    assert!(store.leave(&place(0), &named("bob"), Leave::Skip(2)).await.unwrap());
+    assert_eq!(store.lease(&place(0), &named("bob")).await.unwrap(), None);
     assert_eq!(next(&*store, "bob", NOW).await, Some(1));
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
-    assert!(store.leave(&place(0), "ann", Leave::Skip(2)).await.unwrap());
+    assert!(store.leave(&place(0), &named("ann"), Leave::Skip(2)).await.unwrap());
     assert_eq!(next(&*store, "eve", NOW).await, None);
-    assert_eq!(store.length(NOW).await.unwrap(), Length { open: 1, leased: 1, skipped: 1, ..Length::default() });
+    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length { open: 1, leased: 1, skipped: 1, ..Length::default() });
     // With the receipt go its answers and who has them.
     store.remove(&Target::ReceiptsBefore(NOW, 9)).await.unwrap();
-    assert_eq!(store.length(NOW).await.unwrap(), Length::default());
+    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length::default());
     let [_, entry] = answer(7, 7, 1.0, false, false);
     assert_eq!(store.insert(&[entry]).await.unwrap(), [Inserted::New]);
-    assert_eq!(store.length(NOW).await.unwrap(), Length::default());
+    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length::default());
 }
 
 async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
@@ -130,13 +140,13 @@ async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
     // A second record of the same person closes nothing more.
     judge(&*store, 5, 0, "ann").await;
     let ids = async |sample| {
-        let records = store.sample(sample, 9).await.unwrap();
+        let records = store.sample(sample, &Owners::All, 9).await.unwrap();
         records.into_iter().map(|r| r.id).collect::<BTreeSet<_>>()
     };
     assert_eq!(ids(Sample::Overlapping).await, [1, 2, 5].map(|n| record(n).id).into());
     assert_eq!(ids(Sample::Unassisted).await, [record(3).id].into());
-    assert_eq!(store.sample(Sample::Overlapping, 1).await.unwrap()[0].id, record(5).id);
-    assert_eq!(store.length(NOW).await.unwrap(), Length { done: 3, ..Length::default() });
+    assert_eq!(store.sample(Sample::Overlapping, &Owners::All, 1).await.unwrap()[0].id, record(5).id);
+    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length { done: 3, ..Length::default() });
     assert_eq!(next(&*store, "ann", NOW).await, None);
 }
 
@@ -156,7 +166,7 @@ async fn nobody_gets_what_another_has(store: Arc<dyn Store>) {
 
 async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>) {
     let add = async |n, photograph, rank, overlap| drop(store.insert(&answer(n, photograph, rank, overlap, false)).await.unwrap());
-    let length = async || store.length(NOW).await.unwrap();
+    let length = async || store.length(&Owners::All, NOW).await.unwrap();
     for (n, rank) in [(0, 0.9), (1, 0.8), (2, 0.95)] {
         add(n, 100, rank, false).await;
     }
@@ -189,15 +199,15 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
 
 async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     fill(&*store, &[0.9, 0.5], &[1], &[]).await;
-    let remove = async |id| store.remove(&Target::Feedback(record(id).id)).await.unwrap();
-    let length = async || store.length(NOW).await.unwrap();
+    let remove = async |id| store.remove(&Target::Feedback(record(id).id, Owners::All)).await.unwrap();
+    let length = async || store.length(&Owners::All, NOW).await.unwrap();
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     judge(&*store, 1, 0, "ann").await;
     judge(&*store, 2, 0, "ann").await;
     // Another record of hers says something of it still.
-    assert_eq!(remove(2).await, Removed { feedback: 1, receipts: 0 });
+    assert_eq!(remove(2).await, Removed { feedback: 1, ..Removed::default() });
     assert_eq!(length().await, Length { open: 1, done: 1, ..Length::default() });
-    assert_eq!(remove(1).await, Removed { feedback: 1, receipts: 0 });
+    assert_eq!(remove(1).await, Removed { feedback: 1, ..Removed::default() });
     assert_eq!(length().await, Length { open: 2, ..Length::default() });
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     judge(&*store, 3, 0, "ann").await;
@@ -216,11 +226,13 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
 
 async fn progress_is_told(store: Arc<dyn Store>) {
     let day = 24 * 60 * 60;
-    let judged = |at: u64| Feedback { id: format!("fb_{:012x}{at:020x}", at * 1000), annotator: Some("ann".to_owned()), ..record(0) };
+    // Ids are those of a clock that was ahead.
+    let judged =
+        |at: u64| Feedback { id: format!("fb_{:012x}{at:020x}", at * 9000), created: at, annotator: Some("ann".to_owned()), ..record(0) };
     let rows: Vec<Row> = [day, 2 * day - 1, 2 * day, 2 * day + 9].map(|at| Row::Feedback(Box::new(judged(at)), None)).into();
     store.insert(&rows).await.unwrap();
-    assert_eq!(store.progress("ann", 2 * day + 100).await.unwrap(), AnnotatorProgress { total: 4, today: 2 });
-    assert_eq!(store.progress("bob", 2 * day).await.unwrap(), AnnotatorProgress::default());
+    assert_eq!(store.progress(&named("ann"), 2 * day + 100).await.unwrap(), AnnotatorProgress { total: 4, today: 2 });
+    assert_eq!(store.progress(&named("bob"), 2 * day).await.unwrap(), AnnotatorProgress::default());
 }
 
 /// Of every store.
@@ -345,7 +357,7 @@ fn a_million_answers_wait() {
         }
         for _ in 0..20 {
             let begun = Instant::now();
-            assert_eq!(store.length(NOW).await.unwrap().open, 1_000_000);
+            assert_eq!(store.length(&Owners::All, NOW).await.unwrap().open, 1_000_000);
             lengths.push(begun.elapsed());
         }
         for (what, mut times) in [("next", nexts), ("length", lengths)] {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use candor::{
     feedback::{
         record::{Answer, Feedback, ImageHash, Kind, Label, Receipt, Source, Token, Versions},
-        store::{Filter, Idempotency, Inserted, Page, Removed, Row, Store, StoreError, Target, sql::SqlStore, writer::Writer},
+        store::{Filter, Idempotency, Inserted, Owners, Page, Removed, Row, Store, StoreError, Target, sql::SqlStore, writer::Writer},
     },
     guard::Verdict,
 };
@@ -13,7 +13,7 @@ use sqlx::{AnyConnection, Connection, Executor};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::{postgres::Postgres, queue};
+use super::{owners, postgres::Postgres, queue};
 
 /// A record whose texts are not easy.
 pub(crate) fn record(n: usize) -> Feedback {
@@ -21,6 +21,7 @@ pub(crate) fn record(n: usize) -> Feedback {
     Feedback {
         id: format!("fb_{n:032x}"),
         created: 1_000 + n as u64,
+        owner: String::new(),
         completion_id: None,
         choice: None,
         image: ImageHash::of(b"image"),
@@ -36,6 +37,7 @@ pub(crate) fn record(n: usize) -> Feedback {
         queued: None,
         unassisted: false,
         annotator: None,
+        annotator_owner: String::new(),
         user: None,
         comment: Some("\u{0}\u{1F469}\u{200D}\u{1F680}".to_owned()),
         source: Source::Human,
@@ -48,7 +50,9 @@ pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
         id: id.to_owned(),
         created,
         versions: Versions { model: Some("candor-mini".to_owned()), ..Versions::default() },
+        owner: String::new(),
         image: ImageHash::of(image),
+        image_bytes: image.len() as u64,
         prompt: String::new(),
         user: None,
         unassisted: true,
@@ -56,7 +60,7 @@ pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
     }
 }
 
-fn plain(record: Feedback) -> Row {
+pub(super) fn plain(record: Feedback) -> Row {
     Row::Feedback(Box::new(record), None)
 }
 
@@ -64,7 +68,7 @@ fn keyed(record: Feedback, key: &str, digest: &str) -> Row {
     Row::Feedback(Box::new(record), Some(Idempotency { key: key.to_owned(), digest: digest.to_owned() }))
 }
 
-async fn ids(store: &dyn Store, page: Page) -> Vec<usize> {
+pub(super) async fn ids(store: &dyn Store, page: Page) -> Vec<usize> {
     let records = store.page(&page).await.unwrap();
     records.iter().map(|r| usize::from_str_radix(r.id.trim_start_matches("fb_"), 16).unwrap()).collect()
 }
@@ -80,7 +84,7 @@ async fn what_is_kept_comes_back(store: Arc<dyn Store>) {
     assert_eq!(store.insert(&[]).await.unwrap(), []);
     // A record is never overwritten.
     assert_eq!(store.insert(&rows[..1]).await.unwrap(), [Inserted::Conflict]);
-    let stats = store.stats().await.unwrap();
+    let stats = store.stats(&Owners::All).await.unwrap();
     assert_eq!((stats.feedback["bad"], stats.sources["human"], stats.receipts), (1, 1, 1));
 }
 
@@ -140,13 +144,15 @@ async fn what_is_removed_dooms_its_image(store: Arc<dyn Store>) {
     ];
     store.insert(&rows).await.unwrap();
     let remove = async |target| store.remove(&target).await.unwrap();
-    assert_eq!(remove(Target::Feedback(record(9).id)).await, Removed::default());
+    assert_eq!(remove(Target::Feedback(record(9).id, Owners::All)).await, Removed::default());
     assert_eq!(store.doomed(9).await.unwrap(), []);
-    assert_eq!(remove(Target::Feedback(record(1).id)).await, Removed { feedback: 1, receipts: 1 });
-    assert_eq!(store.receipt("chatcmpl-1").await.unwrap(), None);
+    assert_eq!(remove(Target::Feedback(record(1).id, Owners::All)).await, Removed { feedback: 1, ..Removed::default() });
+    assert!(store.receipt("chatcmpl-1").await.unwrap().is_some(), "another may say something of the answer");
     assert_eq!(store.doomed(9).await.unwrap(), [shared]);
     assert!(store.refers(shared).await.unwrap());
-    assert_eq!(remove(Target::User("ann".to_owned())).await, Removed { feedback: 2, receipts: 1 });
+    assert_eq!(remove(Target::User("ann".to_owned(), Owners::All)).await, Removed { feedback: 2, receipts: 1, unnamed: 0 });
+    assert!(store.refers(shared).await.unwrap() && !store.refers(alone).await.unwrap());
+    assert_eq!(remove(Target::ReceiptsBefore(2, 9)).await.receipts, 1);
     assert!(!store.refers(shared).await.unwrap() && !store.refers(alone).await.unwrap());
     assert_eq!(store.doomed(9).await.unwrap().into_iter().collect::<BTreeSet<_>>(), [shared, alone].into());
     store.spare(shared).await.unwrap();
@@ -161,6 +167,14 @@ async fn receipts_expire_in_pieces(store: Arc<dyn Store>) {
     assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 3);
     assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 0);
     assert!(store.receipt("chatcmpl-6").await.unwrap().is_none() && store.receipt("chatcmpl-7").await.unwrap().is_some());
+}
+
+async fn receipts_of_a_clock_that_was_ahead_expire_with_others(store: Arc<dyn Store>) {
+    let rows = [("chatcmpl-1", 100), ("chatcmpl-2", 9_000)].map(|(id, created)| Row::Receipt(Box::new(receipt(id, created, b"image"))));
+    store.insert(&rows).await.unwrap();
+    store.redate_receipts(200).await.unwrap();
+    let remove = async |time| store.remove(&Target::ReceiptsBefore(time, 9)).await.unwrap().receipts;
+    assert_eq!((remove(200).await, remove(201).await), (1, 1));
 }
 
 async fn many_at_once_are_each_there_once(store: Arc<dyn Store>) {
@@ -180,7 +194,7 @@ async fn many_at_once_are_each_there_once(store: Arc<dyn Store>) {
     for client in clients {
         client.await.unwrap();
     }
-    assert_eq!(store.stats().await.unwrap().feedback["bad"], 32 * 40);
+    assert_eq!(store.stats(&Owners::All).await.unwrap().feedback["bad"], 32 * 40);
 }
 
 async fn every_check(url: impl Fn() -> String) {
@@ -190,7 +204,9 @@ async fn every_check(url: impl Fn() -> String) {
     pages_are_in_order_and_filtered(open().await).await;
     what_is_removed_dooms_its_image(open().await).await;
     receipts_expire_in_pieces(open().await).await;
+    receipts_of_a_clock_that_was_ahead_expire_with_others(open().await).await;
     many_at_once_are_each_there_once(open().await).await;
+    owners::every_check(&open).await;
     queue::every_check(open).await;
     it_is_there_when_opened_again(&url()).await;
 }
@@ -237,6 +253,9 @@ fn a_store_that_cannot_be_opened_says_why() {
         open("postgres://candor@127.0.0.1:1/none"),
         open("mongodb://x"),
     ];
+    // At once, and not that nobody answered in time.
+    let (name, why) = (file.path().to_str().unwrap(), messages[0].to_string());
+    assert!(why.contains(name) && why.contains("not a database"), "{why}");
     for error in messages {
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     }

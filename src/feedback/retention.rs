@@ -1,0 +1,173 @@
+//! What goes again: what somebody removes, receipts that are old or too many, and the images that lose their last reference by it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use tokio::sync::Mutex;
+
+use super::{
+    corrections::unix_time,
+    images::Images,
+    store::{AnnotatorTarget, OwnerBytes, Removed, Store, StoreError, Target},
+};
+
+/// Receipts or records that are removed in one transaction, and images that are looked at in one go.
+pub(super) const PIECE: u32 = 512;
+
+/// Removes, and bounds the bytes of receipts.
+pub(super) struct Retention {
+    store: Arc<dyn Store>,
+    images: Arc<Images>,
+    max_bytes: AtomicU64,
+    /// Bytes of receipts and their images: what the store said, and what was written since. An image counts with every receipt that was written.
+    kept_bytes: AtomicU64,
+    trimming: Mutex<()>,
+}
+
+impl Retention {
+    /// Without a bound.
+    pub(super) fn new(store: Arc<dyn Store>, images: Arc<Images>) -> Self {
+        Self { store, images, max_bytes: AtomicU64::new(u64::MAX), kept_bytes: AtomicU64::new(0), trimming: Mutex::default() }
+    }
+
+    /// Bounds the bytes of receipts and their images.
+    pub(super) fn set_max_bytes(&self, bytes: u64) {
+        self.max_bytes.store(bytes, Relaxed);
+    }
+
+    /// Returns how many bytes receipts and their images take, about.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept_bytes.load(Relaxed)
+    }
+
+    /// Removes what `target` says, piece by piece, and images that nobody refers to any more; then nothing of it is left in the store's files.
+    pub(super) async fn remove(&self, target: &Target) -> Result<Removed, StoreError> {
+        let removed = self.remove_rows(target).await?;
+        if removed != Removed::default() {
+            self.clear().await?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes receipts that were made before this Unix time, and does again what was not finished before. Returns how many receipts that were.
+    pub(super) async fn expire(&self, before: u64) -> Result<u64, StoreError> {
+        self.store.redate_receipts(unix_time()).await?;
+        let removed = self.remove_rows(&Target::ReceiptsBefore(before, PIECE)).await?;
+        self.clear().await?;
+        self.measure().await?;
+        self.trim().await?;
+        Ok(removed.receipts)
+    }
+
+    async fn remove_rows(&self, target: &Target) -> Result<Removed, StoreError> {
+        let mut all = Removed::default();
+        loop {
+            let removed = self.store.remove(target).await?;
+            all += removed;
+            let more = match target {
+                Target::ReceiptsBefore(_, limit) => removed.receipts >= (*limit).into(),
+                Target::Annotator(AnnotatorTarget { limit, .. }) => removed.feedback + removed.unnamed >= (*limit).into(),
+                _ => false,
+            };
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn clear(&self) -> Result<(), StoreError> {
+        loop {
+            let doomed = self.store.doomed(PIECE).await?;
+            for &image in &doomed {
+                let _nobody_refers_meanwhile = self.images.hold(image).await;
+                if !self.store.refers(image).await? {
+                    self.images.remove(image).await?;
+                }
+                self.store.spare(image).await?;
+            }
+            if doomed.len() < PIECE as usize {
+                return self.store.scrub().await;
+            }
+        }
+    }
+
+    /// Counts a receipt that was written, with its image, and removes the oldest where there are too many bytes. Whoever calls holds no image: it may have
+    /// to go.
+    pub(super) async fn count(&self, bytes: u64) -> Result<(), StoreError> {
+        self.kept_bytes.fetch_add(bytes, Relaxed);
+        self.trim().await
+    }
+
+    async fn measure(&self) -> Result<Vec<OwnerBytes>, StoreError> {
+        let held = self.store.receipt_bytes().await?;
+        self.kept_bytes.store(total(&held), Relaxed);
+        Ok(held)
+    }
+
+    /// Removes the oldest receipts, of the owners that hold most, where there are too many bytes; more than needed, so that this is seldom.
+    async fn trim(&self) -> Result<(), StoreError> {
+        let max = self.max_bytes.load(Relaxed);
+        if self.kept_bytes() <= max {
+            return Ok(());
+        }
+        let _alone = self.trimming.lock().await;
+        if self.kept_bytes() <= max {
+            return Ok(());
+        }
+        let (mut held, mut receipts) = (self.measure().await?, 0);
+        // Where images are shared there is less than was counted. What is near the bound is trimmed even so: it would be measured again and again.
+        if total(&held) > max - max / 20 {
+            while let Some((owner, bytes)) = excess(&held, max - max / 10) {
+                match self.store.remove(&Target::OldestReceipts(owner.to_owned(), bytes)).await?.receipts {
+                    0 => break,
+                    removed => receipts += removed,
+                }
+                held = self.measure().await?;
+            }
+        }
+        if receipts > 0 {
+            tracing::info!(receipts, "receipts were removed before their time: they took more than receipts.max_bytes");
+            self.clear().await?;
+        }
+        Ok(())
+    }
+}
+
+fn total(held: &[OwnerBytes]) -> u64 {
+    held.iter().map(|owner| owner.bytes).sum()
+}
+
+/// Of whom how many bytes are to go next until all hold at most `goal`: of who holds most, down to who comes next.
+fn excess(held: &[OwnerBytes], goal: u64) -> Option<(&str, u64)> {
+    let excess = total(held).checked_sub(goal).filter(|&excess| excess > 0)?;
+    let most = held.iter().max_by_key(|owner| owner.bytes)?;
+    let next = held.iter().filter(|owner| owner.owner != most.owner).map(|owner| owner.bytes).max().unwrap_or(0);
+    // Of those that hold alike, each gives some at a time.
+    Some((&most.owner, excess.min((most.bytes - next).max(excess / 8).max(1))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(owners: &[(&str, u64)]) -> Vec<OwnerBytes> {
+        owners.iter().map(|(owner, bytes)| OwnerBytes { owner: (*owner).to_owned(), bytes: *bytes }).collect()
+    }
+
+    #[test]
+    fn who_holds_most_gives_first() {
+        for (owners, goal, gives) in [
+            (&[("a", 100), ("b", 900)][..], 1000, None),
+            (&[("a", 100), ("b", 900)], 900, Some(("b", 100))),
+            (&[("a", 400), ("b", 900)], 100, Some(("b", 500))),
+            (&[("a", 400), ("b", 400)], 0, Some(("b", 100))),
+            (&[("a", 800)], 0, Some(("a", 800))),
+            (&[("a", 1), ("b", 1)], 1, Some(("b", 1))),
+            (&[], 0, None),
+        ] {
+            assert_eq!(excess(&held(owners), goal), gives, "{owners:?} {goal}");
+        }
+    }
+}
