@@ -76,12 +76,12 @@ fn a_waiting_request_whose_client_left_never_runs() {
 #[test]
 fn a_place_counts_until_it_is_given_back() {
     let handle = engine(EngineConfig { max_batch: 1, max_waiting: 0, ..EngineConfig::default() });
-    let place = handle.reserve().unwrap();
+    let place = handle.reserve(&Share::default()).unwrap();
     assert_eq!(handle.health().waiting, 1);
     assert!(matches!(handle.submit(request(1.0, &[5])), Err(EngineError::QueueFull { .. })));
     let bad = Request { prompt: Vec::new(), ..request(1.0, &[5]) };
     assert!(matches!(place.submit(bad), Err(EngineError::Invalid(_))));
-    listen(handle.reserve().unwrap().submit(request(1.0, &[5])).unwrap()).end.unwrap();
+    listen(handle.reserve(&Share::default()).unwrap().submit(request(1.0, &[5])).unwrap()).end.unwrap();
 }
 
 #[test]

@@ -215,6 +215,8 @@ impl TokenReward for ToyReward {
 /// A greedy request in mode `flag` about the image that is all `image`.
 pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
     Request {
+        share: Share::default(),
+        rank: 0,
         id: "test".into(),
         image: Tensor::full(image, (IMAGE_TOKENS, 1), &Device::Cpu).unwrap(),
         prompt: prompt.to_vec(),

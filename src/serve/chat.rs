@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::future::try_join_all;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     error::ApiError,
     feedback::{Asked, Draft},
     fetch::Link,
+    limits::{Admission, admit, cost::Answers},
     openai::{
         check::{Completion, Served, check},
         content::Picture,
@@ -50,13 +51,16 @@ pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
         let (completion, prompt, warnings) = prepare(turn.clone(), auth::caller(&app, &parts.extensions).guard, body).await?;
+        let turn = turn.salted(completion.cache_salt.clone());
+        let mut admission = admit(&turn, place, answers(&turn, &completion, &prompt).cost())?;
         let begun = begin(&turn, completion, prompt, true).await?;
+        admission.begin();
         let headers = warning_headers(&warnings);
         let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
         let response = if begun.stream {
-            stream::respond(begun, meter, warnings, place, deadline, app.config.server.request_timeout_s)
+            stream::respond(begun, meter, warnings, admission, deadline, app.config.server.request_timeout_s)
         } else {
-            finish(begun, meter, warnings, place).await?
+            finish(begun, meter, warnings, admission).await?
         };
         Ok((headers, response).into_response())
     };
@@ -67,11 +71,19 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
     ApiError::unavailable("request_timeout", format!("the answer was not complete within {seconds} s"))
 }
 
+/// What a completion has written.
+fn answers(turn: &Turn, completion: &Completion, prompt: &[u32]) -> Answers {
+    let engine = &turn.served.engine;
+    let prompt = turn.served.bundle.vlm.spec().image_tokens + prompt.len();
+    let Completion { max_tokens, n, candidates, .. } = *completion;
+    Answers { context: engine.context_len(), prompt, max_tokens, choices: n, candidates }
+}
+
 /// Parses and checks the request, and tokenizes its prompt; warns of what has no place in it.
 async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let Turn { app, served } = &turn;
+        let Turn { app, served, .. } = &turn;
         let asked = Served { model: &served.model, config: &app.config, guard: &guard, calibration: served.bundle.calibration.as_ref() };
         let completion = check(request, asked)?;
         let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
@@ -151,12 +163,12 @@ impl How {
 
 /// Takes places in the queue, gets and encodes the image and hands the answers in. Where `for_user`, the shadow may be asked too.
 pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>, for_user: bool) -> Result<Begun, ApiError> {
-    let Turn { app, served } = turn;
+    let Turn { app, served, share, .. } = turn;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
-    let places = (0..completion.n * candidates).map(|_| served.engine.reserve()).collect::<Result<Vec<_>, _>>();
+    let places = (0..completion.n * candidates).map(|_| served.engine.reserve(share)).collect::<Result<Vec<_>, _>>();
     let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, completion.image).await?;
     let Encoded { image, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
@@ -176,6 +188,8 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
         let Some(choice) = answers.last_mut() else { continue };
         let submitted = place.submit(engine::Request {
             id: Arc::clone(&id),
+            share: share.clone(),
+            rank: i,
             image: image.clone(),
             prompt: prompt.clone(),
             max_tokens: completion.max_tokens,
@@ -189,7 +203,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
     let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } = completion;
-    let asked = || shadow::Asked { file: Arc::clone(&file), messages: messages.clone(), max_tokens, stop };
+    let asked = || shadow::Asked { file: Arc::clone(&file), scope: turn.scope.clone(), messages: messages.clone(), max_tokens, stop };
     let drawn = if for_user { app.shadow.draw(app, served, asked) } else { None };
     let draft = Draft::new(turn, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
     let how = How { guard, render, logprobs: top_logprobs.is_some(), include_usage };
@@ -226,7 +240,7 @@ async fn encode_counted(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<En
 /// The encoding of an image's file; `field` is what errors call it.
 pub(super) async fn encode_file(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
     let (task, bytes) = (turn.clone(), Arc::clone(file));
-    turn.served.images.get(file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
+    turn.served.images.get(file, &turn.scope, &turn.share, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
         ImageError::Pixels(Unreadable::File(why)) => ApiError::param(field, "invalid_image", format!("'{field}': {why}")),
         ImageError::Pixels(Unreadable::Inner) => ApiError::internal(),
         ImageError::Model(what) => {
@@ -251,7 +265,7 @@ fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 }
 
 /// Waits for all answers.
-async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
+async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, mut admission: Admission) -> Result<Response, ApiError> {
     let Begun { held: _held, head, answers, how, mut draft, drawn, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, how))).await;
@@ -270,6 +284,7 @@ async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _p
         let logprobs = how.logprobs.then(|| Logprobs::of(tokens));
         choices.push(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
     }
+    admission.settle(usage.total_tokens);
     if let Some(draft) = draft {
         draft.keep();
     }

@@ -11,6 +11,7 @@ mod feedback;
 pub mod fetch;
 mod info;
 mod learning;
+mod limits;
 mod listen;
 mod local;
 mod observe;

@@ -19,7 +19,8 @@ use tower_http::{
 };
 
 use super::{
-    admin, app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, observe::observe, queue, request_url, score, ui,
+    admin, app::App, auth::authenticate, chat, docs, error::ApiError, feedback, info, limits::limit_rates, observe::observe, queue,
+    request_url, score, ui,
 };
 
 /// One route.
@@ -71,6 +72,7 @@ pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>)
         .fallback(async |method: Method, uri: Uri| ApiError::unknown_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&app), limit_rates))
         .layer(from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(from_fn(request_url::check))
         .layer(option_layer(cors(&app.config.server.cors_origins)))
@@ -104,7 +106,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 }
 
 /// Headers of responses that pages of other origins may read.
-const EXPOSED: [&str; 7] = [
+const EXPOSED: [&str; 13] = [
     "x-request-id",
     "x-candor-verdict",
     "x-candor-score",
@@ -112,6 +114,12 @@ const EXPOSED: [&str; 7] = [
     "x-candor-warnings",
     "idempotent-replayed",
     "retry-after",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
 ];
 
 /// How long a browser need not ask again before a request.

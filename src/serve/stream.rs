@@ -18,10 +18,7 @@ use axum::{
 };
 use futures_util::StreamExt;
 use serde::Serialize;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::{Stream, StreamMap};
 use tracing::Span;
 
@@ -29,6 +26,7 @@ use super::{
     chat::{Begun, How, Whole, best, too_slow},
     error::ApiError,
     feedback::Draft,
+    limits::Admission,
     openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, Warning, finish_reason},
     served::Served,
     shadow::Drawn,
@@ -46,7 +44,7 @@ pub(super) fn respond(
     begun: Begun,
     meter: AnswerMeter,
     warnings: Vec<Warning>,
-    place: OwnedSemaphorePermit,
+    place: Admission,
     deadline: Instant,
     timeout_s: u64,
 ) -> Response {
@@ -60,7 +58,7 @@ pub(super) fn respond(
         timeout_s,
         span: Span::current(),
         _held: held,
-        _place: place,
+        place,
     };
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
     (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
@@ -97,7 +95,7 @@ struct Events {
     span: Span,
     /// Whoever writes the answers stays until they are complete.
     _held: Arc<Served>,
-    _place: OwnedSemaphorePermit,
+    place: Admission,
 }
 
 impl Stream for Events {
@@ -119,7 +117,12 @@ impl Stream for Events {
                 continue;
             }
             match Pin::new(&mut this.answers).poll_next(cx) {
-                Poll::Ready(Some((index, event))) => this.chunks.take(index, event),
+                Poll::Ready(Some((index, event))) => {
+                    this.chunks.take(index, event);
+                    if this.chunks.ended {
+                        this.place.settle(this.chunks.usage.total_tokens);
+                    }
+                }
                 // All channels closed and not all answers complete.
                 Poll::Ready(None) => this.chunks.fail_engine(EngineError::ShuttingDown),
                 Poll::Pending => return Poll::Pending,

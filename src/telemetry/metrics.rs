@@ -39,6 +39,7 @@ pub struct Metrics {
     queue_length: GaugeVec,
     receipts_dropped: IntCounter,
     config_reloads: IntCounterVec,
+    limited_requests: IntCounterVec,
     /// Of answers.
     pub(crate) answers: AnswerMetrics,
     /// Of HTTP requests.
@@ -112,6 +113,13 @@ impl Metrics {
             queue_length,
             feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
             config_reloads: counters(r, "config_reloads_total", "Configurations read again, by what became of them", "outcome", &RELOADS)?,
+            limited_requests: counters(
+                r,
+                "limited_requests_total",
+                "Requests refused with 429, by the limit that they were above",
+                "limit",
+                &LIMITS,
+            )?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             answers: AnswerMetrics::new(r)?,
             http: HttpMetrics::new(r)?,
@@ -191,6 +199,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[outcome]).inc();
     }
 
+    /// Counts a request that was above a limit, one of the few that there are.
+    pub(crate) fn count_limited(&self, limit: &'static str) {
+        self.limited_requests.with_label_values(&[limit]).inc();
+    }
+
     /// A completion was not remembered.
     pub fn receipt_dropped(&self) {
         self.receipts_dropped.inc();
@@ -258,6 +271,7 @@ pub(super) fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[
 
 const LABELS: [&str; 3] = ["bad", "good", "missing"];
 const FETCHED: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];
+const LIMITS: [&str; 4] = ["requests", "tokens", "concurrency", "work"];
 const RELOADS: [&str; 2] = ["applied", "refused"];
 const QUEUE_STATES: [&str; 5] = ["open", "leased", "unassisted", "done", "skipped"];
 pub(super) const VERDICTS: [Verdict; 5] = [Verdict::Clean, Verdict::Flagged, Verdict::Repaired, Verdict::Blocked, Verdict::Unscored];

@@ -23,6 +23,7 @@ use super::{
     app::{App, StartError, blocking, unix_time},
     auth, body, chat,
     error::{ApiError, ErrorBody},
+    limits::{cost::IMAGE, share},
     openai::{
         content::{Limits, picture},
         request::read,
@@ -32,6 +33,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    engine::fair::Share,
     feedback::{
         Corrections,
         corrections::{SubmitError, Submitted},
@@ -137,7 +139,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
     let body = body::read_json(&parts.headers, body, app.config.server.max_body_bytes, app.read_timeout()).await?;
     let submission: Submission = read(&body, "feedback")?;
     let image = match &submission.image {
-        Some(url) if submission.completion_id.is_none() => Some(image(&app, url).await?),
+        Some(url) if submission.completion_id.is_none() => Some(image(&app, &share(&auth::caller(&app, &parts.extensions)), url).await?),
         _ => None,
     };
     let Submitted { record, before } = corrections.submit(submission, image, key).await?;
@@ -156,12 +158,17 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 /// The image's file, which is one.
-async fn image(app: &Arc<App>, url: &str) -> Result<Vec<u8>, ApiError> {
+async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
+    let _held = app.limits.hold(share, IMAGE)?;
     let file = chat::file(app, picture(url, "image".to_owned(), Limits::of(&app.config))?).await?;
-    let app = Arc::clone(app);
-    blocking(move || match preprocess::decode(&file, &app.image_limits()) {
-        Ok(_) => Ok(file.to_vec()),
-        Err(why) => Err(ApiError::param("image", "invalid_image", format!("'image': {why}"))),
+    let (app, turn) = (Arc::clone(app), app.served().images.turn(share).await);
+    blocking(move || {
+        // Held until the work ends, also when nobody waits for it any more.
+        let _turn = turn;
+        match preprocess::decode(&file, &app.image_limits()) {
+            Ok(_) => Ok(file.to_vec()),
+            Err(why) => Err(ApiError::param("image", "invalid_image", format!("'image': {why}"))),
+        }
     })
     .await?
 }
