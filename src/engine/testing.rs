@@ -13,6 +13,7 @@ use std::{
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
+use super::fair::Share;
 use super::{Engine, EngineConfig, EngineError, EngineHandle, Event, EventStream, FinishReason, GuardParams, Request, Sampling, Token};
 use crate::{
     guard::{Mode, Report, Span},

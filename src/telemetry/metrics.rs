@@ -40,6 +40,7 @@ pub struct Metrics {
     receipts_dropped: IntCounter,
     config_reloads: IntCounterVec,
     limited_requests: IntCounterVec,
+    admitted_requests: IntGauge,
     /// Of answers.
     pub(crate) answers: AnswerMetrics,
     /// Of HTTP requests.
@@ -113,6 +114,7 @@ impl Metrics {
             queue_length,
             feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
             config_reloads: counters(r, "config_reloads_total", "Configurations read again, by what became of them", "outcome", &RELOADS)?,
+            admitted_requests: add(r, IntGauge::new("admitted_requests", "Requests with work that were let in and are not answered")?)?,
             limited_requests: counters(
                 r,
                 "limited_requests_total",
@@ -197,6 +199,11 @@ impl Metrics {
     /// Counts a configuration that was read again; `outcome` is `applied` or `refused`.
     pub(crate) fn count_reload(&self, outcome: &'static str) {
         self.config_reloads.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts a request that was let in (1) or is answered (-1).
+    pub(crate) fn count_admitted(&self, change: i64) {
+        self.admitted_requests.add(change);
     }
 
     /// Counts a request that was above a limit, one of the few that there are.

@@ -22,6 +22,7 @@ mod server_api;
 mod server_bad;
 mod server_clients;
 mod server_docs;
+mod server_fair;
 mod server_fetch;
 mod server_guard;
 mod server_http;

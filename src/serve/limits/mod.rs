@@ -81,8 +81,8 @@ impl Limits {
     /// As configured; an answer of the model takes `answer` work at most.
     pub(super) fn new(config: &Config, answer: u64, metrics: &Arc<Metrics>) -> Self {
         let max_concurrent = config.server.max_concurrent;
-        // As much as the engine holds; half as much again for competitors that have less than their share.
-        let work = (config.engine.max_batch + config.engine.max_waiting) as u64 * answer;
+        // As much as the engine may hold, with its places for those who have less than their share; half as much again for such competitors.
+        let work = (2 * config.engine.max_batch + config.engine.max_waiting) as u64 * answer;
         let mut meter = Meter { by_key: HashMap::new(), common: Rates::default(), table: Table::default() };
         meter.set(config);
         Self {
@@ -133,7 +133,7 @@ impl Limits {
     }
 
     /// Lets work in for a competitor.
-    pub(super) fn hold(&self, share: &Share, work: u64) -> Result<[PoolPermit; 2], ApiError> {
+    pub(super) fn hold(&self, share: &Share, work: u64) -> Result<WorkPermit, ApiError> {
         let busy = |limit, message| {
             self.metrics.count_limited(limit);
             ApiError::busy(message, 1)
@@ -149,7 +149,8 @@ impl Limits {
                 "the server is at capacity (images, candidates and tokens of the requests in progress); retry in 1 s, or send smaller ones";
             busy("work", message.to_owned())
         })?;
-        Ok([place, work])
+        self.metrics.count_admitted(1);
+        Ok(WorkPermit { _held: [place, work], metrics: Arc::clone(&self.metrics) })
     }
 }
 
@@ -163,6 +164,18 @@ pub(super) fn admit(turn: &Turn, place: OwnedSemaphorePermit, cost: Cost) -> Res
     Ok(Admission { turn: turn.clone(), charged, stays: 0, _held: held, _place: place })
 }
 
+/// Work that is in progress until this is dropped.
+pub(super) struct WorkPermit {
+    _held: [PoolPermit; 2],
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for WorkPermit {
+    fn drop(&mut self) {
+        self.metrics.count_admitted(-1);
+    }
+}
+
 /// A request that was let in, until it is answered.
 pub(crate) struct Admission {
     turn: Turn,
@@ -170,7 +183,7 @@ pub(crate) struct Admission {
     charged: u64,
     /// Those that stay taken when this is dropped.
     stays: u64,
-    _held: [PoolPermit; 2],
+    _held: WorkPermit,
     _place: OwnedSemaphorePermit,
 }
 
@@ -192,5 +205,47 @@ impl Drop for Admission {
         let mut meter = limits.meter();
         let rates = meter.rates(&self.turn.account);
         meter.table.correct(&self.turn.account, rates, Kind::Tokens, self.charged, self.stays, limits.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Auto, Key};
+
+    fn key(name: &str, requests_per_minute: Auto<u64>) -> Key {
+        Key { name: name.to_owned(), requests_per_minute, ..Key::default() }
+    }
+
+    #[test]
+    fn other_rates_take_effect_and_what_was_used_stays_used() {
+        let mut config = Config { keys: vec![key("a", Auto::Value(1)), key("b", Auto::Auto)], ..Config::default() };
+        let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
+        let count = |name: &str| limits.count_request(&name.into()).is_ok();
+        assert_eq!((count("a"), count("a"), count("b"), count("b")), (true, false, true, true));
+        config.limits.requests_per_minute = 1;
+        config.keys.push(key("c", Auto::Value(0)));
+        limits.set_rates(&config);
+        assert_eq!((count("a"), count("b"), count("b"), count("c"), count("c")), (false, true, false, true, true));
+        config.keys[0].requests_per_minute = Auto::Value(0);
+        limits.set_rates(&config);
+        assert!(count("a") && count("a"));
+    }
+
+    #[test]
+    fn work_in_progress_is_bounded_and_nobody_takes_it_all_from_others() {
+        let mut config = Config::default();
+        (config.engine.max_batch, config.engine.max_waiting, config.server.max_concurrent) = (4, 0, 4);
+        let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
+        let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
+        let large = limits.hold(&greedy, 1 << 40).unwrap();
+        let refused = limits.hold(&greedy, 10).err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.retry_after_s), (429, Some(1)));
+        let beside = limits.hold(&polite, 500).unwrap();
+        drop((large, beside));
+        let many: Vec<_> = (0..4).map(|_| limits.hold(&greedy, 1).unwrap()).collect();
+        assert!(limits.hold(&greedy, 1).is_err() && limits.hold(&polite, 1).is_ok());
+        drop(many);
+        assert!(limits.hold(&greedy, 1 << 40).is_ok());
     }
 }
