@@ -81,13 +81,13 @@ impl ImageCache {
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
         let hash: [u8; 32] = Sha256::digest(file).into();
-        let entry = self.cache.entry(scope.key(&hash)).or_try_insert_with(self.encode(share.clone(), pixels)).await?;
+        let entry = self.cache.entry(scope.key(&hash)).or_try_insert_with(self.encode(share.clone(), decoding(file.len()), pixels)).await?;
         Ok(Encoded { hit: !entry.is_fresh(), hash, image: entry.into_value() })
     }
 
-    /// Waits for a turn to decode an image that is not encoded.
-    pub async fn turn(&self, share: &Share) -> Turn {
-        self.turns.take(share, 1).await
+    /// Waits for a turn to decode a file of so many bytes that is not encoded.
+    pub async fn turn(&self, share: &Share, bytes: usize) -> Turn {
+        self.turns.take(share, decoding(bytes)).await
     }
 
     /// Bytes of encodings that are remembered.
@@ -95,14 +95,14 @@ impl ImageCache {
         self.cache.weighted_size()
     }
 
-    fn encode<E, F>(&self, share: Share, pixels: F) -> impl Future<Output = Result<Tensor, ImageError<E>>> + use<E, F>
+    fn encode<E, F>(&self, share: Share, work: u64, pixels: F) -> impl Future<Output = Result<Tensor, ImageError<E>>> + use<E, F>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
         let (vlm, turns) = (Arc::clone(&self.vlm), self.turns.clone());
         async move {
-            let turn = turns.take(&share, 1).await;
+            let turn = turns.take(&share, work).await;
             let work = move || {
                 // The turn ends with the work, even when nobody waits for it any more.
                 let _turn = turn;
@@ -112,6 +112,11 @@ impl ImageCache {
             spawn_blocking(work).await.unwrap_or_else(|e| Err(ImageError::Model(e.to_string())))
         }
     }
+}
+
+/// The work of decoding and encoding a file: the encoder takes about as long as decoding 64 KiB.
+fn decoding(bytes: usize) -> u64 {
+    1 + (bytes >> 16) as u64
 }
 
 fn encode_one(vlm: &dyn Vlm, pixels: &Tensor) -> candle_core::Result<Tensor> {

@@ -85,17 +85,17 @@ fn a_place_counts_until_it_is_given_back() {
     listen(handle.reserve(&Share::default()).unwrap().submit(request(1.0, &[5])).unwrap()).end.unwrap();
 }
 
-/// A competitor's requests with answers of at least so many tokens.
-fn lasting(who: &str, tokens: usize) -> impl Iterator<Item = Request> {
+/// A competitor's requests with this prompt whose answers have at least so many tokens.
+fn lasting(who: &str, prompt: u32, tokens: usize) -> impl Iterator<Item = Request> {
     let (handle, share) = (engine(EngineConfig::default()), Share::new(who, 1));
-    let asked = (0..500).map(move |image| Request { share: share.clone(), ..request(image as f32, &[5]) });
+    let asked = (0..500).map(move |image| Request { share: share.clone(), ..request(image as f32, &[prompt]) });
     asked.filter(move |request| listen(handle.submit(request.clone()).unwrap()).tokens.len() >= tokens)
 }
 
 #[test]
 fn whoever_comes_late_to_a_full_engine_comes_in_is_next_and_waits_for_no_step() {
     let (handle, toy, gate) = gated(EngineConfig { max_batch: 2, max_waiting: 3, ..EngineConfig::default() });
-    let mut asked = lasting("greedy", 9);
+    let mut asked = lasting("greedy", 5, 9);
     let mut submit = || handle.submit(asked.next().unwrap());
     let mut greedy = vec![submit().unwrap()];
     until(|| handle.health().running == 1);
@@ -103,7 +103,7 @@ fn whoever_comes_late_to_a_full_engine_comes_in_is_next_and_waits_for_no_step() 
     go(&toy, &gate, 1);
     until(|| handle.health().running == 2);
     assert!(matches!(submit(), Err(EngineError::QueueFull { waiting: 3, .. })));
-    let late = Request { prompt: vec![6], ..lasting("late", 9).next().unwrap() };
+    let late = lasting("late", 6, 9).next().unwrap();
     let alone = listen(engine(EngineConfig::default()).submit(late.clone()).unwrap());
     let late = handle.submit(late).unwrap();
     go(&toy, &gate, 1);

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     config::{Guard, OnUnsupported},
-    engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
+    engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token, fair::Share},
     guard::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
@@ -170,7 +170,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let candidates = completion.candidates;
     let places = (0..completion.n * candidates).map(|_| served.engine.reserve(share)).collect::<Result<Vec<_>, _>>();
     let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
-    let file = file(app, completion.image).await?;
+    let file = file(app, share, completion.image).await?;
     let Encoded { image, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
@@ -212,21 +212,21 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
 
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
 pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
-    Ok(encode_counted(turn, &file(&turn.app, picture).await?, field).await?.image)
+    Ok(encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await?.image)
 }
 
 /// The image's file, fetched where it is elsewhere.
-pub(super) async fn file(app: &App, picture: Picture) -> Result<Arc<[u8]>, ApiError> {
+pub(super) async fn file(app: &App, share: &Share, picture: Picture) -> Result<Arc<[u8]>, ApiError> {
     Ok(match picture {
         Picture::File(file) => file,
-        Picture::Remote { link, path } => fetch(app, link, &path).await?,
+        Picture::Remote { link, path } => fetch(app, share, link, &path).await?,
     }
     .into())
 }
 
-async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
+async fn fetch(app: &App, share: &Share, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
     let Some(fetcher) = &app.fetcher else { return Err(ApiError::fetch_disabled(path)) };
-    let fetched = fetcher.fetch(link).await;
+    let fetched = fetcher.fetch(share, link).await;
     app.metrics.fetch(fetched.as_ref().map_or_else(|error| error.outcome(), |_| "fetched"));
     fetched.map_err(|error| error.at(path))
 }

@@ -41,7 +41,7 @@ impl Pool {
     }
 
     /// Returns `true` if [`Self::take`] would give it.
-    fn may_take(&self, share: &Share, amount: u64) -> bool {
+    pub(super) fn may_take(&self, share: &Share, amount: u64) -> bool {
         !self.closed && (self.used + amount <= self.capacity || self.is_owed(share, amount))
     }
 
@@ -67,7 +67,8 @@ impl Pool {
         self.used + amount <= self.capacity + self.reserve && (own == 0 || own + amount <= fair)
     }
 
-    fn put_back(&mut self, competitor: &Arc<str>, amount: u64) {
+    /// Takes an amount back.
+    pub(super) fn put_back(&mut self, competitor: &Arc<str>, amount: u64) {
         self.used -= amount.min(self.used);
         if let Some(holding) = self.held.get_mut(competitor) {
             holding.amount -= amount.min(holding.amount);

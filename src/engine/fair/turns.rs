@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::{Ledger, Share};
+use super::{Ledger, Pool, Share};
 
 /// A semaphore whose waiters are served by fair shares, and in order where they are of one competitor.
 ///
@@ -14,7 +14,8 @@ pub struct Turns(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    most: usize,
+    /// Of turns.
+    pool: Pool,
     running: Vec<(u64, Share)>,
     waiting: Vec<Waiter>,
     ledger: Ledger,
@@ -32,8 +33,14 @@ struct Waiter {
 impl Turns {
     /// At most so many turns at once, at least one.
     pub fn new(most: usize) -> Self {
+        Self::with_reserve(most, 0)
+    }
+
+    /// At most so many turns at once, and a reserve for competitors that have less than their share of them: right where turns are long.
+    pub fn with_reserve(most: usize, reserve: usize) -> Self {
+        let pool = Pool::new(most.max(1) as u64, reserve as u64);
         let (running, waiting, ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        Self(Arc::new(Mutex::new(State { most: most.max(1), running, waiting, ledger, arrivals: 0 })))
+        Self(Arc::new(Mutex::new(State { pool, running, waiting, ledger, arrivals: 0 })))
     }
 
     /// Waits for a turn for so much work.
@@ -72,16 +79,21 @@ impl State {
     /// The next waiter, whose turn it is from now on; `None` where none waits or no turn is free.
     fn pop(&mut self) -> Option<Waiter> {
         self.waiting.retain(|waiter| !waiter.granted.is_closed());
-        let Self { running, waiting, ledger, most, .. } = self;
+        let Self { pool, running, waiting, ledger, .. } = self;
         ledger.meet(running.iter().map(|(_, share)| share).chain(waiting.iter().map(|waiter| &waiter.share)));
-        if running.len() >= *most {
-            return None;
-        }
-        let next = ledger.next(waiting.iter().map(|waiter| (&waiter.share, waiter.number)))?;
-        let waiter = waiting.remove(next);
+        let open: Vec<usize> = (0..waiting.len()).filter(|&i| pool.may_take(&waiting[i].share, 1)).collect();
+        let next = ledger.next(open.iter().map(|&i| (&waiting[i].share, waiting[i].number)))?;
+        let waiter = waiting.remove(open[next]);
+        pool.take(&waiter.share, 1).ok()?;
         ledger.charge(&waiter.share, waiter.work);
         running.push((waiter.number, waiter.share.clone()));
         Some(waiter)
+    }
+
+    fn end(&mut self, number: u64) {
+        let Some(ended) = self.running.iter().position(|(running, _)| *running == number) else { return };
+        let (_, share) = self.running.swap_remove(ended);
+        self.pool.put_back(&share.competitor, 1);
     }
 }
 
@@ -95,7 +107,7 @@ pub struct Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(turns) = self.turns.take() {
-            turns.lock().running.retain(|(number, _)| *number != self.number);
+            turns.lock().end(self.number);
             turns.grant();
         }
     }
@@ -147,6 +159,19 @@ mod tests {
         drop(granted);
         assert!(turns.take(&share, 1).now_or_never().is_some());
         assert!(turns.lock().running.is_empty());
+    }
+
+    #[test]
+    fn long_turns_of_one_leave_the_reserve_to_others() {
+        let turns = Turns::with_reserve(2, 1);
+        let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
+        let _held = [(); 2].map(|()| turns.take(&greedy, 1).now_or_never().unwrap());
+        let mut third = Box::pin(turns.take(&greedy, 1));
+        assert!(third.as_mut().now_or_never().is_none());
+        let other = turns.take(&polite, 1).now_or_never().unwrap();
+        assert!(turns.take(&polite, 1).now_or_never().is_none());
+        drop(other);
+        assert!(third.as_mut().now_or_never().is_none(), "the reserve is not for who has enough");
     }
 
     #[test]

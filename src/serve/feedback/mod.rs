@@ -160,8 +160,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 /// The image's file, which is one.
 async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
     let _held = app.limits.hold(share, IMAGE)?;
-    let file = chat::file(app, picture(url, "image".to_owned(), Limits::of(&app.config))?).await?;
-    let (app, turn) = (Arc::clone(app), app.served().images.turn(share).await);
+    let file = chat::file(app, share, picture(url, "image".to_owned(), Limits::of(&app.config))?).await?;
+    let (app, turn) = (Arc::clone(app), app.served().images.turn(share, file.len()).await);
     blocking(move || {
         // Held until the work ends, also when nobody waits for it any more.
         let _turn = turn;

@@ -51,8 +51,8 @@ use crate::{
     reward::scorer::{Given, Scored},
 };
 
-/// Images of a request that are waited for at once.
-const IMAGES_AT_ONCE: usize = 16;
+/// Images of a request that are waited for at once: others of the same competitor wait for so many at most.
+const IMAGES_AT_ONCE: usize = 8;
 
 /// Scores texts that others wrote.
 #[utoipa::path(post, path = "/v1/score", tag = "score", request_body = ScoreRequest, responses(Judged, Refusals))]
