@@ -54,9 +54,9 @@ pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response
         let turn = turn.salted(completion.cache_salt.clone());
         let mut admission = admit(&turn, place, answers(&turn, &completion, &prompt).cost())?;
         let begun = begin(&turn, completion, prompt, true).await?;
-        admission.begin();
         let headers = warning_headers(&warnings);
         let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
+        admission.begin(meter.used());
         let response = if begun.stream {
             stream::respond(begun, meter, warnings, admission, deadline, app.config.server.request_timeout_s)
         } else {
@@ -265,7 +265,7 @@ fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 }
 
 /// Waits for all answers.
-async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, mut admission: Admission) -> Result<Response, ApiError> {
+async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _admission: Admission) -> Result<Response, ApiError> {
     let Begun { held: _held, head, answers, how, mut draft, drawn, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, how))).await;
@@ -284,7 +284,6 @@ async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, mu
         let logprobs = how.logprobs.then(|| Logprobs::of(tokens));
         choices.push(Choice { index, message, logprobs, finish_reason: finish_reason(reason), guard });
     }
-    admission.settle(usage.total_tokens);
     if let Some(draft) = draft {
         draft.keep();
     }

@@ -58,7 +58,7 @@ pub(super) fn respond(
         timeout_s,
         span: Span::current(),
         _held: held,
-        place,
+        _place: place,
     };
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
     (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
@@ -95,7 +95,7 @@ struct Events {
     span: Span,
     /// Whoever writes the answers stays until they are complete.
     _held: Arc<Served>,
-    place: Admission,
+    _place: Admission,
 }
 
 impl Stream for Events {
@@ -117,12 +117,7 @@ impl Stream for Events {
                 continue;
             }
             match Pin::new(&mut this.answers).poll_next(cx) {
-                Poll::Ready(Some((index, event))) => {
-                    this.chunks.take(index, event);
-                    if this.chunks.ended {
-                        this.place.settle(this.chunks.usage.total_tokens);
-                    }
-                }
+                Poll::Ready(Some((index, event))) => this.chunks.take(index, event),
                 // All channels closed and not all answers complete.
                 Poll::Ready(None) => this.chunks.fail_engine(EngineError::ShuttingDown),
                 Poll::Pending => return Poll::Pending,

@@ -11,7 +11,10 @@ mod rate;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -161,7 +164,7 @@ impl Limits {
 pub(super) fn admit(turn: &Turn, place: OwnedSemaphorePermit, cost: Cost) -> Result<Admission, ApiError> {
     let held = turn.app.limits.hold(&turn.share, cost.work)?;
     let charged = turn.app.limits.charge(&turn.account, Kind::Tokens, cost.tokens)?;
-    Ok(Admission { turn: turn.clone(), charged, stays: 0, _held: held, _place: place })
+    Ok(Admission { turn: turn.clone(), charged, used: None, _held: held, _place: place })
 }
 
 /// Work that is in progress until this is dropped.
@@ -181,30 +184,30 @@ pub(crate) struct Admission {
     turn: Turn,
     /// Tokens taken in advance.
     charged: u64,
-    /// Those that stay taken when this is dropped.
-    stays: u64,
+    /// Those that it was, once that is known; `None` before the work has begun.
+    used: Option<Arc<AtomicU64>>,
     _held: WorkPermit,
     _place: OwnedSemaphorePermit,
 }
 
 impl Admission {
-    /// The work has begun: what was taken in advance stays taken, unless it turns out how much it was.
-    pub(crate) fn begin(&mut self) {
-        self.stays = self.charged;
-    }
-
-    /// It was so many tokens.
-    pub(crate) fn settle(&mut self, tokens: usize) {
-        self.stays = tokens as u64;
+    /// Notes that the work has begun: from now on what was taken in advance stays taken, until `used` says how many tokens it was.
+    pub(crate) fn begin(&mut self, used: Arc<AtomicU64>) {
+        self.used = Some(used);
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         let limits = &self.turn.app.limits;
+        let stays = match self.used.as_ref().map(|used| used.load(Relaxed)) {
+            None => 0,
+            Some(0) => self.charged,
+            Some(used) => used,
+        };
         let mut meter = limits.meter();
         let rates = meter.rates(&self.turn.account);
-        meter.table.correct(&self.turn.account, rates, Kind::Tokens, self.charged, self.stays, limits.now());
+        meter.table.correct(&self.turn.account, rates, Kind::Tokens, self.charged, stays, limits.now());
     }
 }
 

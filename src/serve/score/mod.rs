@@ -9,7 +9,10 @@ mod windows;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use axum::{
@@ -153,7 +156,8 @@ async fn respond(
     tracing::Span::current().record("completion", &*id);
     let Turn { app, served, .. } = turn;
     let images = images(turn, &order.questions).await?;
-    admission.begin();
+    let used = Arc::<AtomicU64>::default();
+    admission.begin(Arc::clone(&used));
     let texts: Arc<[(Tensor, Text)]> = images.into_iter().zip(texts).collect();
     let scored = compute(turn, order.author, &texts).await?;
     let mut usage = Usage::default();
@@ -172,7 +176,7 @@ async fn respond(
         results.push(ItemScores { index, response, guard, windows, tokens });
     }
     usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
-    admission.settle(usage.total_tokens);
+    used.store(usage.total_tokens as u64, Relaxed);
     let headers = guard_headers(results.iter().map(|result| &result.guard));
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "score", created: unix_time(), model, system_fingerprint };
