@@ -36,8 +36,11 @@ impl Ledger {
         if present.is_empty() {
             return self.accounts.clear();
         }
-        let staying = self.accounts.iter().filter(|(name, account)| account.present && present.contains(name));
-        self.floor = staying.map(|(_, account)| account.virtual_work).min().unwrap_or(0).max(self.floor);
+        let were_there = || self.accounts.iter().filter(|(_, account)| account.present);
+        let staying = were_there().filter(|(name, _)| present.contains(name)).map(|(_, account)| account.virtual_work).min();
+        // Where nobody stays, the last who were there say how far it got.
+        let last = || were_there().map(|(_, account)| account.virtual_work).min();
+        self.floor = staying.or_else(last).unwrap_or(0).max(self.floor);
         self.accounts.iter_mut().for_each(|(name, account)| account.present &= present.contains(name));
         for name in present {
             let account = self.accounts.entry(Arc::clone(name)).or_default();
@@ -172,6 +175,19 @@ mod tests {
         ledger.meet([&b].into_iter());
         ledger.meet([&a, &b].into_iter());
         assert_eq!(ledger.next([(&a, 0), (&b, 1)].into_iter()), Some(1));
+    }
+
+    #[test]
+    fn competitors_that_never_meet_leave_nothing_to_catch_up_for_a_third() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| Share::new(name, 1));
+        let mut ledger = Ledger::default();
+        for turn in [&a, &b].into_iter().cycle().take(100) {
+            ledger.meet([turn].into_iter());
+            ledger.charge(turn, 10);
+        }
+        ledger.meet([&a, &c].into_iter());
+        ledger.charge(&c, 11);
+        assert_eq!(ledger.next([(&c, 0), (&a, 1)].into_iter()), Some(1));
     }
 
     #[test]
