@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt::Display};
 
 use crate::{feedback::queue::Weights, guard::ByClass};
 
-use super::{Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys, largest_image};
+use super::{
+    Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys, largest_image,
+    limits::{MAX_CHOICES, MAX_RATE},
+};
 
 /// The keys whose values make no sense, and why.
 pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
@@ -17,6 +20,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     let Config {
         keys,
         server,
+        limits,
         model,
         registry,
         admin,
@@ -52,6 +56,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("server.read_timeout_s", server.read_timeout_s),
         ("server.write_timeout_s", server.write_timeout_s),
         ("server.request_timeout_s", server.request_timeout_s),
+        ("limits.max_choices", limits.max_choices as u64),
         ("engine.max_batch", engine.max_batch as u64),
         ("engine.max_prefills", engine.max_prefills as u64),
         ("engine.stall_after_s", engine.stall_after_s),
@@ -77,6 +82,9 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("server.max_concurrent", server.max_concurrent, 1 << 16),
         ("server.max_body_bytes", server.max_body_bytes, 1 << 30),
         ("server.max_body_memory_bytes", server.max_body_memory_bytes, 1 << 40),
+        ("limits.max_choices", limits.max_choices, MAX_CHOICES),
+        ("limits.requests_per_minute", limits.requests_per_minute as usize, MAX_RATE as usize),
+        ("limits.tokens_per_minute", limits.tokens_per_minute as usize, MAX_RATE as usize),
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
         ("score.max_items", score.max_items, MOST_ITEMS),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Auto, ByClass, Guard};
+use super::{Auto, ByClass, Guard, limits::MAX_RATE};
 use crate::guard::{self, Mode};
 
 /// Largest [`Key::weight`].
@@ -23,6 +23,10 @@ pub struct Key {
     pub scopes: Scopes,
     /// Share of the engine where owners compete, relative to other keys'.
     pub weight: u32,
+    /// `POST` requests a minute; auto: `limits.requests_per_minute`; 0: any number.
+    pub requests_per_minute: Auto<u64>,
+    /// Tokens a minute, read and written; auto: `limits.tokens_per_minute`; 0: any number.
+    pub tokens_per_minute: Auto<u64>,
     /// SHA-256 of the key in hex digits; the key itself stands nowhere.
     pub key_sha256: String,
     /// In place of `guard.mode`; auto: that.
@@ -42,6 +46,8 @@ impl Default for Key {
             owner: Auto::Auto,
             scopes: Scopes::default(),
             weight: 1,
+            requests_per_minute: Auto::Auto,
+            tokens_per_minute: Auto::Auto,
             key_sha256: String::new(),
             mode: Auto::Auto,
             threshold: Auto::Auto,
@@ -177,6 +183,9 @@ pub(super) fn check(keys: &[Key]) -> Vec<(String, String)> {
         must(!key.owner().is_empty() || key.name.is_empty(), "owner", "must not be empty");
         must(!key.scopes.is_empty(), "scopes", "must name at least one");
         must((1..=MAX_WEIGHT).contains(&key.weight), "weight", "must be between 1 and 1000");
+        for (option, rate) in [("requests_per_minute", key.requests_per_minute), ("tokens_per_minute", key.tokens_per_minute)] {
+            must(rate.value().is_none_or(|rate| rate <= MAX_RATE), option, "must be at most 1000000000");
+        }
         must(keys[..i].iter().all(|other| other.name != key.name), "name", "must not be that of another key");
         must(key.digest().is_some(), "key_sha256", "must be the 64 hex digits of the key's SHA-256");
         let known = key.digest().is_some_and(|own| keys[..i].iter().any(|other| other.digest() == Some(own)));

@@ -387,6 +387,21 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_bounded_and_keys_may_have_their_own() {
+        let found = problems("[limits]\nmax_choices = 129\ntokens_per_minute = 1000000001\n", &[]);
+        let expected = ["limits.max_choices: must be at most 128 (FILE)", "limits.tokens_per_minute: must be at most 1000000000 (FILE)"];
+        assert_eq!(found, expected);
+        assert_eq!(problems("[limits]\nmax_choices = 0\n", &[]), ["limits.max_choices: must be at least 1 (FILE)"]);
+        let key = format!("[[keys]]\nname = 'a'\nkey_sha256 = '{}'\n", "ab".repeat(32));
+        let own = file(&format!("{key}requests_per_minute = 60\n"));
+        let config = load(Some(own.path()), env(&[("CANDOR_LIMITS__TOKENS_PER_MINUTE", "500")]), &[]).unwrap();
+        assert_eq!((config.keys[0].requests_per_minute, config.keys[0].tokens_per_minute), (Auto::Value(60), Auto::Auto));
+        assert_eq!((config.limits.requests_per_minute, config.limits.tokens_per_minute), (0, 500));
+        let wrong = problems(&format!("{key}tokens_per_minute = 1000000001\n"), &[]);
+        assert_eq!(wrong, ["keys[0].tokens_per_minute: must be at most 1000000000 (key `a`) (FILE)"]);
+    }
+
+    #[test]
     fn two_thresholds_are_refused() {
         let found = problems("[guard]\nthreshold = 0.5\ntarget_fpr = 0.05\n", &[]);
         assert_eq!(found.len(), 1, "{found:?}");

@@ -11,6 +11,7 @@ mod exposure;
 mod feedback;
 mod host_port;
 mod keys;
+mod limits;
 mod load;
 mod registry;
 
@@ -24,6 +25,7 @@ pub use feedback::{Feedback, Receipts};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
 pub use keys::{Key, Scope, Scopes};
+pub use limits::Limits;
 pub(crate) use load::nearest;
 pub use load::{Flag, Problem, Problems, load};
 pub use registry::{Admin, Registry};
@@ -44,6 +46,8 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// The HTTP server and its bounds.
     pub server: Server,
+    /// Bounds on what one client may ask for.
+    pub limits: Limits,
     /// Which model, and where it computes.
     pub model: Model,
     /// Versions of models.

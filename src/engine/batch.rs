@@ -1,6 +1,7 @@
 //! The running batch: the caches, the sequences in them, and the step that moves them all.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,6 +10,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::{
     EngineError, Observer, OnError,
+    fair::{Ledger, Share},
     handle::Shared,
     repair::Branch,
     sequence::{Job, Next, Sequence, Vocabulary},
@@ -26,6 +28,12 @@ pub(crate) struct Networks {
     pub(crate) reward: Option<Arc<dyn TokenReward>>,
     pub(crate) vocabulary: Vocabulary,
 }
+
+/// Work of a written token, where that of a token that is only read is 1: on a CPU a decoded row takes about as long as eight positions of a prompt.
+pub(crate) const WRITTEN: u64 = 8;
+
+/// Rows by weight are compared in parts as small as this.
+const ROWS_SCALE: u64 = 1000;
 
 /// Images whose keys and values are remembered for the next question about them.
 const IMAGES: usize = 64;
@@ -68,6 +76,7 @@ pub(crate) struct Batch {
     free: Vec<Vec<usize>>,
     weights: Weights,
     on_error: OnError,
+    takes_turns: bool,
     observer: Arc<dyn Observer>,
 }
 
@@ -80,13 +89,14 @@ impl Batch {
         capacity: usize,
         weights: Weights,
         on_error: OnError,
+        takes_turns: bool,
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
         // Versions of an answer that are tried have slots of their own, which nobody else can take: what is tried depends on no neighbour.
         let each = if networks.reward.is_some() { 1 + weights.candidates } else { 1 };
         let caches = Caches::new(&networks, most * each, capacity)?;
         let free = (0..most).rev().map(|i| std::iter::once(i).chain((1..each).map(|j| most * j + i)).collect()).collect();
-        Ok(Self { networks, caches, running: Vec::with_capacity(most), free, weights, on_error, observer })
+        Ok(Self { networks, caches, running: Vec::with_capacity(most), free, weights, on_error, takes_turns, observer })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -95,6 +105,11 @@ impl Batch {
 
     pub(crate) fn has_room(&self) -> bool {
         !self.free.is_empty()
+    }
+
+    /// Returns who competes with what runs.
+    pub(crate) fn shares(&self) -> impl Iterator<Item = &Share> {
+        self.running.iter().map(|s| &s.job.request.share)
     }
 
     pub(crate) fn kv_usage(&self) -> f64 {
@@ -151,17 +166,45 @@ impl Batch {
         });
     }
 
-    /// One step of every running sequence: new ones read their prompt, the others their last token.
+    /// Decides which sequences the next step computes, and notes the work that this is.
     ///
-    /// An error of the model ends the sequences that joined in this step, if any did, else all of them.
-    pub(crate) fn step(&mut self, shared: &Shared) {
+    /// Where competitors take turns, it is the turn of the one that had the least, and whoever has no more rows by weight is computed with it: those of
+    /// like demands share their steps, and a single answer does not wait for the many of another competitor.
+    fn choose(&mut self, ledger: &mut Ledger) {
+        self.running.iter_mut().for_each(|s| s.pauses = false);
+        if self.takes_turns {
+            let mut rows: HashMap<Arc<str>, u64> = HashMap::new();
+            for s in &self.running {
+                *rows.entry(Arc::clone(&s.job.request.share.competitor)).or_default() += s.tracks().count() as u64;
+            }
+            let share_of = |s: &Sequence| {
+                let share = &s.job.request.share;
+                rows.get(&share.competitor).copied().unwrap_or(0) * ROWS_SCALE / u64::from(share.weight)
+            };
+            let shares: Vec<u64> = self.running.iter().map(share_of).collect();
+            let first = ledger.next(self.shares().zip(shares.iter().copied()));
+            let most = first.and_then(|i| shares.get(i)).copied().unwrap_or(u64::MAX);
+            self.running.iter_mut().zip(shares).for_each(|(s, share)| s.pauses = share > most);
+        }
+        for s in &self.running {
+            // Prompts were noted when they were let in.
+            let rows = s.tracks().filter(|track| !track.is_new()).count();
+            ledger.charge(&s.job.request.share, WRITTEN * rows as u64);
+        }
+    }
+
+    /// One step of the running sequences whose turn it is: new ones read their prompt, the others their last token.
+    ///
+    /// An error of the model ends the sequences that joined in this step, if any did, else all that it computed.
+    pub(crate) fn step(&mut self, shared: &Shared, ledger: &mut Ledger) {
+        self.choose(ledger);
         let rows: Vec<Row<'_>> = self.running.iter().flat_map(Sequence::rows).collect();
         let computed = forward(&self.networks, &rows, &mut self.caches.policy);
         let (mut logits, hidden) = match computed {
             Ok(computed) => computed,
             Err(error) => {
-                let any_new = self.running.iter().any(Sequence::is_new);
-                return self.fail(&model_error(&error), |s| s.is_new() == any_new);
+                let any_new = self.running.iter().any(|s| !s.pauses && s.is_new());
+                return self.fail(&model_error(&error), |s| !s.pauses && s.is_new() == any_new);
             }
         };
         // As it was when the rows were gathered: a scorer that fails ends versions.
@@ -174,7 +217,7 @@ impl Batch {
     fn score(&mut self, hidden: &Tensor) -> Vec<Option<f32>> {
         let rows = self.running.iter().flat_map(Sequence::tracks).count();
         let Some(reward) = self.networks.reward.clone() else { return vec![None; rows] };
-        if !self.running.iter().any(|s| s.answer.is_scored()) {
+        if !self.running.iter().any(|s| !s.pauses && s.answer.is_scored()) {
             return vec![None; rows];
         }
         let began = Instant::now();
@@ -199,7 +242,7 @@ impl Batch {
     /// `guard.on_error`: ends what was to be scored, or goes on with it unscored.
     fn scorer_failed(&mut self, error: &str) {
         tracing::error!(error, "the scorer failed");
-        for s in self.running.iter_mut().filter(|s| s.answer.is_scored()) {
+        for s in self.running.iter_mut().filter(|s| !s.pauses && s.answer.is_scored()) {
             if let Some(cache) = &mut self.caches.scorer {
                 s.slots.iter().for_each(|&slot| cache.truncate(slot, 0));
             }
@@ -218,6 +261,9 @@ impl Batch {
         running.retain_mut(|s| {
             let slots: Vec<usize> = s.tracks().map(|track| track.slot).collect();
             let own: Vec<_> = results.by_ref().take(counts.next().copied().unwrap_or(0)).collect();
+            if s.pauses {
+                return true;
+            }
             let computed = own.into_iter().zip(&slots);
             let computed = computed.map(|((logits, &reward), &slot)| Computed { reward, logits, fed: caches.policy.len(slot) });
             let next = match s.failed.take() {

@@ -10,10 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 
-use super::{EngineError, Event, Request, sequence::Job};
+use super::{
+    EngineError, Event, Request,
+    fair::{Pool, PoolError, PoolPermit, Share, SharedPool},
+    sequence::Job,
+};
 use crate::{guard::policy, vlm::Spec};
 
 /// What handles tell the engine's thread.
@@ -30,9 +34,8 @@ pub(crate) struct Shared {
     pub(crate) context: usize,
     pub(crate) scores: bool,
     pub(crate) slots: usize,
-    /// One permit for each request that may run or wait.
-    pub(crate) places: Arc<Semaphore>,
-    pub(crate) capacity: usize,
+    /// One for each request that may run or wait.
+    pub(crate) places: SharedPool,
     pub(crate) running: AtomicUsize,
     pub(crate) kv_usage: AtomicU64,
     pub(crate) idle: AtomicBool,
@@ -45,14 +48,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(spec: Spec, context: usize, scores: bool, slots: usize, max_waiting: usize) -> Self {
-        let capacity = slots + max_waiting;
+        // As many as run at once may come in above the bound, of competitors that have less than their share.
+        let places = Pool::new((slots + max_waiting) as u64, slots as u64);
         Self {
             spec,
             context,
             scores,
             slots,
-            places: Arc::new(Semaphore::new(capacity)),
-            capacity,
+            places: SharedPool::new(places),
             running: AtomicUsize::new(0),
             kv_usage: AtomicU64::new(0),
             idle: AtomicBool::new(true),
@@ -73,7 +76,7 @@ impl Shared {
     }
 
     fn waiting(&self) -> usize {
-        (self.capacity - self.places.available_permits()).saturating_sub(self.running.load(Relaxed))
+        (self.places.used() as usize).saturating_sub(self.running.load(Relaxed))
     }
 
     /// When one of the requests that now wait will have left the queue, going by how long requests took.
@@ -123,19 +126,19 @@ impl EngineHandle {
     /// [`EngineError::QueueFull`] and [`EngineError::ShuttingDown`] at once; [`EngineError::Invalid`] and [`EngineError::PromptTooLong`] for
     /// requests that could never run.
     pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
-        self.reserve()?.submit(request)
+        self.reserve(&request.share)?.submit(request)
     }
 
-    /// A place in the queue, to be had before work is put into a request (its image decoded and encoded). Counts as waiting; dropping it gives
+    /// A place in the queue for a competitor, to be had before work is put into a request (its image decoded and encoded). Counts as waiting; dropping it gives
     /// it back.
     ///
     /// # Errors
     /// [`EngineError::QueueFull`], [`EngineError::ShuttingDown`].
-    pub fn reserve(&self) -> Result<Place, EngineError> {
-        match Arc::clone(&self.shared.places).try_acquire_owned() {
+    pub fn reserve(&self, share: &Share) -> Result<Place, EngineError> {
+        match self.shared.places.take(share, 1) {
             Ok(permit) => Ok(Place { permit, handle: self.clone() }),
-            Err(TryAcquireError::NoPermits) => Err(self.shared.queue_full()),
-            Err(TryAcquireError::Closed) => Err(EngineError::ShuttingDown),
+            Err(PoolError::Full) => Err(self.shared.queue_full()),
+            Err(PoolError::Closed) => Err(EngineError::ShuttingDown),
         }
     }
 
@@ -177,7 +180,7 @@ impl EngineHandle {
 
 /// A place in the queue.
 pub struct Place {
-    permit: OwnedSemaphorePermit,
+    permit: PoolPermit,
     handle: EngineHandle,
 }
 
@@ -197,7 +200,7 @@ impl Place {
         let budget = request.max_tokens.min(room);
         // A delta a token at most, one when it ends, and the end itself.
         let (events, stream) = mpsc::channel(budget + 2);
-        let job = Job { request, prompt_tokens, budget, events, _place: self.permit };
+        let job = Job { request, prompt_tokens, budget, events, order: 0, slot: None, _place: self.permit };
         match self.handle.commands.try_send(Command::Submit(Box::new(job))) {
             Ok(()) => Ok(EventStream(stream)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(shared.queue_full()),

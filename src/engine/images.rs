@@ -10,6 +10,7 @@ use tokio::{
     task::spawn_blocking,
 };
 
+use super::fair::{Share, Turn, Turns};
 use crate::vlm::Vlm;
 
 /// An image that could not be encoded.
@@ -32,6 +33,26 @@ pub struct Encoded {
     pub hash: [u8; 32],
     /// Whether it was remembered, or being encoded for another request.
     pub hit: bool,
+}
+
+/// Whose encodings a request may find: what one tenant sent must not be told by how soon another's answer comes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CacheScope {
+    /// Those of requests with the same salt, which the client chose.
+    Salt(Arc<str>),
+    /// Those of requests of the same owner that have no salt; the owner without a name is everybody on a server without keys.
+    Owner(Arc<str>),
+}
+
+impl CacheScope {
+    /// The key of a file. Salts and owners never meet, whatever they are called.
+    fn key(&self, hash: &[u8; 32]) -> [u8; 32] {
+        let (kind, name) = match self {
+            Self::Salt(salt) => (1u8, salt),
+            Self::Owner(owner) => (0u8, owner),
+        };
+        Sha256::new().chain_update([kind]).chain_update(hash).chain_update(name.as_bytes()).finalize().into()
+    }
 }
 
 /// Memory that all images share that are being decoded. Who has to wait for some gets it in turn.
@@ -59,14 +80,14 @@ impl DecodeMemory {
     }
 }
 
-/// Encodes images off the async threads, a few at a time, each once while it is remembered.
+/// Encodes images off the async threads, a few at a time and by fair shares, each once while it is remembered in its [`CacheScope`].
 ///
 /// Requests wait here for their turn without a bound of its own: hold an [`super::Place`] first, then the engine's bound holds here too.
 #[derive(Clone)]
 pub struct ImageCache {
     vlm: Arc<dyn Vlm>,
     cache: Cache<[u8; 32], Tensor>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl ImageCache {
@@ -74,22 +95,27 @@ impl ImageCache {
     pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
         let weight = |_: &[u8; 32], t: &Tensor| u32::try_from(t.elem_count() * t.dtype().size_in_bytes()).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(budget).weigher(weight).build();
-        Self { vlm, cache, turns: Arc::new(Semaphore::new(concurrent.max(1))) }
+        Self { vlm, cache, turns: Turns::new(concurrent) }
     }
 
     /// The encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or `(3, size, size)`; it runs on a blocking thread and only
-    /// when the image is not remembered. Requests for the same image wait for the first of them; errors are not remembered.
+    /// when the image is not remembered. Requests of one scope for the same image wait for the first of them; errors are not remembered.
     ///
     /// # Errors
     /// What `pixels` said, or the model.
-    pub async fn get<E, F>(&self, file: &[u8], pixels: F) -> Result<Encoded, Arc<ImageError<E>>>
+    pub async fn get<E, F>(&self, file: &[u8], scope: &CacheScope, share: &Share, pixels: F) -> Result<Encoded, Arc<ImageError<E>>>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
         let hash: [u8; 32] = Sha256::digest(file).into();
-        let entry = self.cache.entry(hash).or_try_insert_with(self.encode(pixels)).await?;
+        let entry = self.cache.entry(scope.key(&hash)).or_try_insert_with(self.encode(share.clone(), decoding(file.len()), pixels)).await?;
         Ok(Encoded { hit: !entry.is_fresh(), hash, image: entry.into_value() })
+    }
+
+    /// Waits for a turn to decode a file of so many bytes that is not encoded.
+    pub async fn turn(&self, share: &Share, bytes: usize) -> Turn {
+        self.turns.take(share, decoding(bytes)).await
     }
 
     /// Bytes of encodings that are remembered.
@@ -97,14 +123,14 @@ impl ImageCache {
         self.cache.weighted_size()
     }
 
-    fn encode<E, F>(&self, pixels: F) -> impl Future<Output = Result<Tensor, ImageError<E>>> + use<E, F>
+    fn encode<E, F>(&self, share: Share, work: u64, pixels: F) -> impl Future<Output = Result<Tensor, ImageError<E>>> + use<E, F>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
-        let (vlm, turns) = (Arc::clone(&self.vlm), Arc::clone(&self.turns));
+        let (vlm, turns) = (Arc::clone(&self.vlm), self.turns.clone());
         async move {
-            let turn = turns.acquire_owned().await.map_err(|e| ImageError::Model(e.to_string()))?;
+            let turn = turns.take(&share, work).await;
             let work = move || {
                 // The turn ends with the work, even when nobody waits for it any more.
                 let _turn = turn;
@@ -114,6 +140,11 @@ impl ImageCache {
             spawn_blocking(work).await.unwrap_or_else(|e| Err(ImageError::Model(e.to_string())))
         }
     }
+}
+
+/// The work of decoding and encoding a file: the encoder takes about as long as decoding 64 KiB.
+fn decoding(bytes: usize) -> u64 {
+    1 + (bytes >> 16) as u64
 }
 
 fn encode_one(vlm: &dyn Vlm, pixels: &Tensor) -> candle_core::Result<Tensor> {
@@ -135,6 +166,37 @@ mod tests {
         Tensor::full(value, (3, 2, 2), &Device::Cpu).map_err(|e| e.to_string())
     }
 
+    async fn get<F>(cache: &ImageCache, file: &[u8], pixels: F) -> Result<Encoded, Arc<ImageError<String>>>
+    where
+        F: FnOnce() -> Result<Tensor, String> + Send + 'static,
+    {
+        cache.get(file, &CacheScope::Owner("".into()), &Share::default(), pixels).await
+    }
+
+    #[test]
+    fn equal_images_of_different_scopes_share_nothing() {
+        let toy = Toy::new();
+        let cache = ImageCache::new(toy.clone(), 1 << 20, 2);
+        let scopes = [
+            CacheScope::Owner("".into()),
+            CacheScope::Owner("a".into()),
+            CacheScope::Owner("b".into()),
+            CacheScope::Salt("".into()),
+            CacheScope::Salt("a".into()),
+        ];
+        block_on(async {
+            for expected in [false, true] {
+                let found = scopes.iter().map(|scope| async {
+                    let encoded = cache.get(b"one", scope, &Share::default(), || pixels(1.0)).await.unwrap();
+                    (encoded.hit, encoded.hash)
+                });
+                let content = <[u8; 32]>::from(Sha256::digest(b"one"));
+                assert_eq!(futures_util::future::join_all(found).await, [(expected, content); 5]);
+            }
+        });
+        assert_eq!(toy.encodes.load(SeqCst), 5);
+    }
+
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(future)
     }
@@ -145,23 +207,23 @@ mod tests {
         let cache = ImageCache::new(toy.clone(), 1 << 20, 2);
         let decoded = Arc::new(AtomicUsize::new(0));
         block_on(async {
-            let get = |value: f32| {
-                let decoded = Arc::clone(&decoded);
-                cache.get(b"one", move || {
+            let one = |value: f32| {
+                let (cache, decoded) = (&cache, Arc::clone(&decoded));
+                get(cache, b"one", move || {
                     decoded.fetch_add(1, SeqCst);
                     pixels(value)
                 })
             };
-            let (a, b) = tokio::join!(get(1.0), get(2.0));
+            let (a, b) = tokio::join!(one(1.0), one(2.0));
             let (a, b) = (a.unwrap(), b.unwrap());
             assert_eq!((a.hit, b.hit), (false, true));
-            let again = get(3.0).await.unwrap();
+            let again = one(3.0).await.unwrap();
             assert!(again.hit);
             for encoded in [a, b, again] {
                 assert_eq!(encoded.image.to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
                 assert_eq!(encoded.hash, <[u8; 32]>::from(Sha256::digest(b"one")));
             }
-            let other = cache.get(b"two", || pixels(2.0)).await.unwrap();
+            let other = get(&cache, b"two", || pixels(2.0)).await.unwrap();
             assert_eq!((other.hit, other.image.to_vec2::<f32>().unwrap()), (false, vec![vec![2.0], vec![2.0]]));
         });
         assert_eq!((decoded.load(SeqCst), toy.encodes.load(SeqCst)), (1, 2));
@@ -171,14 +233,14 @@ mod tests {
     fn errors_and_panics_are_told_and_not_remembered() {
         let cache = ImageCache::new(Toy::new(), 1 << 20, 1);
         block_on(async {
-            let error = cache.get(b"x", || Err("not an image".to_owned())).await.unwrap_err();
+            let error = get(&cache, b"x", || Err("not an image".to_owned())).await.unwrap_err();
             assert_eq!(error.to_string(), "not an image");
-            let error = cache.get(b"x", || -> Result<Tensor, String> { panic!("in the decoder") }).await.unwrap_err();
+            let error = get(&cache, b"x", || -> Result<Tensor, String> { panic!("in the decoder") }).await.unwrap_err();
             assert!(matches!(*error, ImageError::Model(_)), "{error}");
             let wrong = || Tensor::zeros((3, 5), candle_core::DType::F32, &Device::Cpu).map_err(|e| e.to_string());
-            let error = cache.get(b"x", wrong).await.unwrap_err();
+            let error = get(&cache, b"x", wrong).await.unwrap_err();
             assert!(error.to_string().starts_with("the image encoder failed"), "{error}");
-            assert!(!cache.get(b"x", || pixels(1.0)).await.unwrap().hit);
+            assert!(!get(&cache, b"x", || pixels(1.0)).await.unwrap().hit);
         });
     }
 
@@ -187,7 +249,7 @@ mod tests {
         let cache = ImageCache::new(Toy::new(), 24, 1);
         block_on(async {
             for i in 0..20u8 {
-                cache.get(&[i], move || pixels(f32::from(i))).await.unwrap();
+                get(&cache, &[i], move || pixels(f32::from(i))).await.unwrap();
             }
             cache.cache.run_pending_tasks().await;
         });
@@ -248,7 +310,7 @@ mod tests {
                             now.fetch_sub(1, SeqCst);
                             pixels(f32::from(i))
                         };
-                        cache.get(&[i], work).await.map(|e| e.hit)
+                        get(&cache, &[i], work).await.map(|e| e.hit)
                     })
                 })
                 .collect();

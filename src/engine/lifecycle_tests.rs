@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use super::fair::Share;
 use super::testing::{ANY, Told, Toy, ToyReward, engine, listen, request, start};
 use super::*;
 use crate::guard::{Mode, Verdict};
@@ -76,12 +77,62 @@ fn a_waiting_request_whose_client_left_never_runs() {
 #[test]
 fn a_place_counts_until_it_is_given_back() {
     let handle = engine(EngineConfig { max_batch: 1, max_waiting: 0, ..EngineConfig::default() });
-    let place = handle.reserve().unwrap();
+    let place = handle.reserve(&Share::default()).unwrap();
     assert_eq!(handle.health().waiting, 1);
     assert!(matches!(handle.submit(request(1.0, &[5])), Err(EngineError::QueueFull { .. })));
     let bad = Request { prompt: Vec::new(), ..request(1.0, &[5]) };
     assert!(matches!(place.submit(bad), Err(EngineError::Invalid(_))));
-    listen(handle.reserve().unwrap().submit(request(1.0, &[5])).unwrap()).end.unwrap();
+    listen(handle.reserve(&Share::default()).unwrap().submit(request(1.0, &[5])).unwrap()).end.unwrap();
+}
+
+/// A competitor's requests with this prompt whose answers have at least so many tokens.
+fn lasting(who: &str, prompt: u32, tokens: usize) -> impl Iterator<Item = Request> {
+    let (handle, share) = (engine(EngineConfig::default()), Share::new(who, 1));
+    let asked = (0..500).map(move |image| Request { share: share.clone(), ..request(image as f32, &[prompt]) });
+    asked.filter(move |request| listen(handle.submit(request.clone()).unwrap()).tokens.len() >= tokens)
+}
+
+#[test]
+fn whoever_comes_late_to_a_full_engine_comes_in_is_next_and_waits_for_no_step() {
+    let (handle, toy, gate) = gated(EngineConfig { max_batch: 2, max_waiting: 3, ..EngineConfig::default() });
+    let mut asked = lasting("greedy", 5, 9);
+    let mut submit = || handle.submit(asked.next().unwrap());
+    let mut greedy = vec![submit().unwrap()];
+    until(|| handle.health().running == 1);
+    greedy.extend((0..4).map(|_| submit().unwrap()));
+    go(&toy, &gate, 1);
+    until(|| handle.health().running == 2);
+    assert!(matches!(submit(), Err(EngineError::QueueFull { waiting: 3, .. })));
+    let late = lasting("late", 6, 9).next().unwrap();
+    let alone = listen(engine(EngineConfig::default()).submit(late.clone()).unwrap());
+    let late = handle.submit(late).unwrap();
+    go(&toy, &gate, 1);
+    until(|| handle.health().running == 3);
+    drop(gate);
+    assert_eq!(listen(late), alone);
+    greedy.into_iter().for_each(|stream| listen(stream).end.map(|_| ()).unwrap());
+    let log = toy.log.lock().unwrap();
+    let joined = log.iter().position(|rows| rows.iter().any(|row| row.1 == 0 && row.2 == [6])).unwrap();
+    assert_eq!(joined, 2, "the first step after it came: {log:?}");
+    let slot = log[joined].iter().find(|row| row.2 == [6]).unwrap().0;
+    let steps: Vec<usize> = (joined..log.len()).filter(|&i| log[i].iter().any(|row| row.0 == slot)).take(alone.tokens.len()).collect();
+    assert_eq!(steps, (joined..joined + steps.len()).collect::<Vec<_>>(), "it is computed in every step");
+    assert!(steps.iter().any(|&i| log[i].len() == 1), "and some steps are its own: {log:?}");
+}
+
+#[test]
+fn a_completion_of_many_answers_does_not_keep_the_next_waiting_for_all() {
+    let (handle, toy, gate) = gated(EngineConfig { max_batch: 1, max_prefills: 1, ..EngineConfig::default() });
+    let many = |rank: usize| handle.submit(Request { rank, max_tokens: 1, ..request(rank as f32, &[7]) }).unwrap();
+    let mut streams = vec![many(0)];
+    until(|| handle.health().running == 1);
+    streams.extend((1..12).map(many));
+    streams.push(handle.submit(Request { max_tokens: 1, ..request(1.0, &[8]) }).unwrap());
+    drop(gate);
+    streams.into_iter().for_each(|stream| listen(stream).end.map(|_| ()).unwrap());
+    let prompts: Vec<u32> = toy.log.lock().unwrap().iter().flatten().filter(|row| row.1 == 0).map(|row| row.2[0]).collect();
+    assert_eq!(prompts.len(), 13);
+    assert_eq!(prompts.iter().position(|&prompt| prompt == 8), Some(3), "{prompts:?}");
 }
 
 #[test]

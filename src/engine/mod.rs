@@ -10,6 +10,7 @@
 mod answer;
 mod batch;
 mod draft;
+pub mod fair;
 mod handle;
 mod images;
 #[cfg(test)]
@@ -29,8 +30,9 @@ mod types;
 
 use std::sync::Arc;
 
+pub(crate) use batch::WRITTEN;
 pub use handle::{EngineHandle, EventStream, Health, Place};
-pub use images::{DecodeMemory, Encoded, ImageCache, ImageError};
+pub use images::{CacheScope, DecodeMemory, Encoded, ImageCache, ImageError};
 pub use observer::Observer;
 pub use scheduler::Engine;
 pub use types::{Alternative, EngineError, Event, FinishReason, GuardParams, Request, Sampling, Token};
@@ -49,9 +51,9 @@ pub enum OnError {
 /// The engine's bounds.
 #[derive(Clone)]
 pub struct EngineConfig {
-    /// Sequences that run at once.
+    /// Sequences that run at once. An eighth as many again may, of competitors that have less than their share of them.
     pub max_batch: usize,
-    /// Requests that may wait for a place in the batch.
+    /// Requests that may wait for a place in the batch. [`Self::max_batch`] more may, of competitors that have less than their share of the places.
     pub max_waiting: usize,
     /// Positions that a sequence can have, image included; at most the model's own.
     pub context_len: usize,
@@ -61,6 +63,9 @@ pub struct EngineConfig {
     pub repair: crate::guard::repair::Weights,
     /// What happens to an answer whose scorer fails.
     pub on_error: OnError,
+    /// Whether competitors of unlike demands take turns of steps, and do not share each. Right where a step's time grows with its rows (a CPU): the
+    /// answer of one then does not wait for the many of another.
+    pub takes_turns: bool,
     /// Who counts.
     pub observer: Arc<dyn Observer>,
 }
@@ -74,6 +79,7 @@ impl Default for EngineConfig {
             max_prefills: 4,
             repair: crate::guard::repair::Weights::default(),
             on_error: OnError::FailClosed,
+            takes_turns: true,
             observer: Arc::new(()),
         }
     }

@@ -60,7 +60,9 @@ impl Sampler {
             Some(random) => {
                 let floor = logits[best as usize] - (NEGLIGIBLE * self.temperature) as f32;
                 let likely = logits.iter().zip(0u32..).filter(|(l, _)| **l >= floor);
-                let (kept, ids): (Vec<f32>, Vec<u32>) = likely.map(|(&l, id)| (l, id)).unzip();
+                // Measured from the best, so that no temperature makes them infinite.
+                let top = logits[best as usize];
+                let (kept, ids): (Vec<f32>, Vec<u32>) = likely.map(|(&l, id)| (l - top, id)).unzip();
                 let count = kept.len();
                 ids[random.sample(&Tensor::from_vec(kept, count, &Device::Cpu)?)? as usize]
             }
@@ -70,11 +72,15 @@ impl Sampler {
     }
 }
 
+/// A `top_p` below this is reached by the likeliest token of any vocabulary alone. candle, which adds probabilities up in `f32`, would keep no token at all
+/// of a set that is smaller than it can tell from 0.
+const LEAST_TOP_P: f64 = f32::EPSILON as f64;
+
 /// candle's name for the strategy; `None` is greedy, which needs neither a softmax nor a sort.
 fn strategy(params: &Sampling) -> Option<Strategy> {
     let (temperature, p) = (params.temperature, params.top_p);
     let top_k = params.top_k.filter(|&k| k > 0);
-    if temperature < 1e-7 || p <= 0.0 || top_k == Some(1) {
+    if temperature < 1e-7 || p < LEAST_TOP_P || top_k == Some(1) {
         return None;
     }
     Some(match (top_k, p < 1.0) {
@@ -195,7 +201,32 @@ mod tests {
         assert_eq!(drawn, [1, 3, 5]);
     }
 
+    #[test]
+    fn a_top_p_near_nothing_takes_the_best() {
+        for top_p in [0.0, 5e-324, 1e-320, 1e-46, 1e-45, f64::from(f32::MIN_POSITIVE), 1e-30, 1e-12, 1e-8] {
+            let params = Sampling { temperature: 2.0, top_p, ..Sampling::default() };
+            assert_eq!(draw(&params, &[0.0, 3.0, 2.9, 3.0], &[], 40), [1; 40], "{top_p}");
+            assert_eq!(draw(&Sampling { top_k: Some(3), ..params }, &[0.0, 3.0, 2.9, 3.0], &[], 40), [1; 40], "{top_p}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_parameter_gives_a_token_that_may_be_chosen(
+            temperature in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-30), Just(1e-7), Just(1.5e-7), 0.0..2.0f64, Just(2.0)],
+            top_p in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-38), Just(1e-7), 0.0..1.0f64, Just(1.0 - 1e-16), Just(1.0)],
+            top_k in prop_oneof![Just(None), Just(Some(0)), Just(Some(1)), Just(Some(2)), Just(Some(7)), Just(Some(u32::MAX as usize))],
+            penalties in (-2.0f32..2.0, -2.0f32..2.0), seed in any::<u64>(), first in -1e30f32..1e30,
+            more in proptest::collection::vec(prop_oneof![-30.0f32..30.0, -1e30f32..1e30, Just(f32::NEG_INFINITY), Just(f32::NAN)], 0..40),
+        ) {
+            let (presence_penalty, frequency_penalty) = penalties;
+            let params = Sampling { temperature, top_p, top_k, seed, presence_penalty, frequency_penalty };
+            let logits: Vec<f32> = more.into_iter().chain([first]).collect();
+            for id in draw(&params, &logits, &[], 8) {
+                prop_assert!(logits[id as usize].is_finite(), "{:?} of {:?}", id, logits);
+            }
+        }
+
         #[test]
         fn log_probabilities_sum_to_one_and_the_top_is_sorted(logits in proptest::collection::vec(-30.0f32..30.0, 1..50), k in 0usize..8) {
             let lse = log_sum_exp(&logits);

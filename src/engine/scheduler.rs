@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
@@ -17,6 +16,7 @@ use tokio::sync::{
 use super::{
     EngineConfig, EngineError, EngineHandle, Observer,
     batch::{Batch, Networks},
+    fair::{Ledger, Pool, SharedPool},
     handle::{Command, Shared},
     sequence::{Job, Vocabulary},
 };
@@ -25,12 +25,21 @@ use crate::{
     vlm::{Vlm, tokenizer::TextTokenizer},
 };
 
+/// Arrivals by which each further sequence of a completion stands behind the one before it, so that a completion of many answers does not keep those of
+/// the same competitor that come after it waiting for all of them.
+const APART: u64 = 4;
+
 /// The state of the engine's thread.
 pub struct Engine {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
-    waiting: VecDeque<Box<Job>>,
+    waiting: Vec<Job>,
     batch: Batch,
+    /// What each competitor had.
+    ledger: Ledger,
+    /// Sequences that run.
+    slots: SharedPool,
+    arrivals: u64,
     max_prefills: usize,
     observer: Arc<dyn Observer>,
     /// No requests are taken any more; the batch runs until then.
@@ -51,7 +60,7 @@ impl Engine {
         tokenizer: Arc<TextTokenizer>,
         config: EngineConfig,
     ) -> Result<EngineHandle, EngineError> {
-        let EngineConfig { max_batch, max_waiting, context_len, max_prefills, repair, on_error, observer } = config;
+        let EngineConfig { max_batch, max_waiting, context_len, max_prefills, repair, on_error, takes_turns, observer } = config;
         let spec = vlm.spec();
         let context = context_len.min(spec.context_len);
         if max_batch == 0 || max_prefills == 0 || context <= spec.image_tokens {
@@ -62,15 +71,19 @@ impl Engine {
         }
         let shared = Arc::new(Shared::new(spec, context, reward.is_some(), max_batch, max_waiting));
         let networks = Networks { vlm, reward, vocabulary: Vocabulary::new(tokenizer, spec.vocab_size) };
-        let batch = Batch::new(networks, max_batch, context, repair, on_error, Arc::clone(&observer))
+        let more = max_batch.div_ceil(8);
+        let batch = Batch::new(networks, max_batch + more, context, repair, on_error, takes_turns, Arc::clone(&observer))
             .map_err(|e| EngineError::Model(e.to_string()))?;
         // Jobs are bounded by their places; the rest is for drains.
-        let (sender, commands) = mpsc::channel(max_batch + max_waiting + 4);
+        let (sender, commands) = mpsc::channel(2 * max_batch + max_waiting + 4);
         let engine = Self {
             shared: Arc::clone(&shared),
             commands,
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             batch,
+            ledger: Ledger::default(),
+            slots: SharedPool::new(Pool::new(max_batch as u64, more as u64)),
+            arrivals: 0,
             max_prefills,
             observer,
             deadline: None,
@@ -109,7 +122,11 @@ impl Engine {
                 }
             };
             match command {
-                Some(Command::Submit(job)) => self.waiting.push_back(job),
+                Some(Command::Submit(mut job)) => {
+                    job.order = self.arrivals + APART * job.request.rank as u64;
+                    self.arrivals += 1;
+                    self.waiting.push(*job);
+                }
                 Some(Command::Drain(until, done)) => {
                     self.deadline = Some(self.deadline.map_or(until, |d| d.min(until)));
                     self.drained.push(done);
@@ -132,20 +149,29 @@ impl Engine {
     }
 
     fn admit(&mut self) {
+        let waiting = self.waiting.iter().map(|job| &job.request.share);
+        self.ledger.meet(waiting.chain(self.batch.shares()));
         for _ in 0..self.max_prefills {
-            if !self.batch.has_room() {
-                break;
-            }
-            let Some(job) = self.waiting.pop_front() else { break };
-            self.batch.admit(*job);
+            let Some(mut job) = self.next() else { break };
+            self.ledger.charge(&job.request.share, job.prompt_tokens as u64);
+            job.slot = self.slots.take(&job.request.share, 1).ok();
+            self.batch.admit(job);
         }
+    }
+
+    /// Takes the waiting job that is next out of the queue; `None` where none waits, or no slot is free that its competitor may have.
+    fn next(&mut self) -> Option<Job> {
+        let free = |job: &Job| self.batch.has_room() && self.slots.may_take(&job.request.share, 1);
+        let open: Vec<usize> = (0..self.waiting.len()).filter(|&i| free(&self.waiting[i])).collect();
+        let next = self.ledger.next(open.iter().map(|&i| (&self.waiting[i].request.share, self.waiting[i].order)))?;
+        Some(self.waiting.remove(open[next]))
     }
 
     /// One step. A panic in it ends what runs, not the engine.
     fn step(&mut self) {
         self.shared.idle.store(false, Relaxed);
         self.tell_load();
-        let stepped = catch_unwind(AssertUnwindSafe(|| self.batch.step(&self.shared)));
+        let stepped = catch_unwind(AssertUnwindSafe(|| self.batch.step(&self.shared, &mut self.ledger)));
         if let Err(panic) = stepped {
             let what = message(panic.as_ref());
             tracing::error!(panic = what, "a step panicked; its requests fail and the caches are built anew");

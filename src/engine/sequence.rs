@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::{
     Alternative, EngineError, Event, FinishReason, Observer, Request,
     answer::{Answer, Cost, Summary},
     draft::Draft,
+    fair::PoolPermit,
     repair::{Branch, Repairs},
     stop::StopStrings,
     track::{Computed, Context, Track},
@@ -26,8 +27,12 @@ pub(crate) struct Job {
     /// Most tokens to write: what the request and the context allow.
     pub(crate) budget: usize,
     pub(crate) events: mpsc::Sender<Event>,
+    /// Its place among the jobs of its competitor: the least is next.
+    pub(crate) order: u64,
+    /// Counts against the sequences that run, from when it is one of them.
+    pub(crate) slot: Option<PoolPermit>,
     /// Counts against the bound until the job is dropped.
-    pub(crate) _place: OwnedSemaphorePermit,
+    pub(crate) _place: PoolPermit,
 }
 
 impl Job {
@@ -86,6 +91,8 @@ pub(crate) struct Sequence {
     pub(crate) joined: Instant,
     /// What ends this sequence after the present step.
     pub(crate) failed: Option<EngineError>,
+    /// Whether the present step computes nothing of it, because it is another competitor's turn.
+    pub(crate) pauses: bool,
     /// The version that will be the answer.
     lead: Track,
     /// Where doubted words are written again.
@@ -106,14 +113,14 @@ impl Sequence {
         let lead = Track::new(slot, Draft::new(guard.thresholds, stop), &job.request.sampling);
         let repairs = policy::repairs(guard.mode).then(|| Repairs::new(guard.mode, guard.max_attempts, weights, spare));
         let (answer, joined) = (Answer::new(guard), Instant::now());
-        Self { job, slots, answer, joined, failed: None, lead, repairs, stale: false, counted: 0, last_at: None }
+        Self { job, slots, answer, joined, failed: None, pauses: false, lead, repairs, stale: false, counted: 0, last_at: None }
     }
 
-    /// The versions that the next step computes.
+    /// The versions that the next step computes; none where the sequence pauses.
     pub(crate) fn tracks(&self) -> impl Iterator<Item = &Track> {
         let tried = self.repairs.iter().flat_map(Repairs::active);
         let lead = self.is_led().then_some(&self.lead);
-        tried.chain(lead)
+        tried.chain(lead).filter(|_| !self.pauses)
     }
 
     /// Whether the answer itself goes on in the next step, and not versions that are tried.

@@ -13,6 +13,7 @@ use std::{
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
+use super::fair::Share;
 use super::{Engine, EngineConfig, EngineError, EngineHandle, Event, EventStream, FinishReason, GuardParams, Request, Sampling, Token};
 use crate::{
     guard::{Mode, Report, Span},
@@ -215,6 +216,8 @@ impl TokenReward for ToyReward {
 /// A greedy request in mode `flag` about the image that is all `image`.
 pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
     Request {
+        share: Share::default(),
+        rank: 0,
         id: "test".into(),
         image: Tensor::full(image, (IMAGE_TOKENS, 1), &Device::Cpu).unwrap(),
         prompt: prompt.to_vec(),

@@ -72,6 +72,26 @@ fn answers_are_those_of_the_model_alone() {
 }
 
 #[test]
+fn competitors_change_nothing_about_answers() {
+    let alone = engine(EngineConfig { max_batch: 1, ..EngineConfig::default() });
+    for takes_turns in [true, false] {
+        let together = engine(EngineConfig { max_batch: 4, takes_turns, ..EngineConfig::default() });
+        let modes = [Mode::Regenerate, Mode::Off, Mode::Flag, Mode::Block];
+        let ask = |i: usize| Request {
+            share: fair::Share::new(["a", "b", "c"][i * i % 7 % 3], 1 + i as u32 % 3),
+            rank: i % 4,
+            guard: GuardParams::new(modes[i % 4], 0.4),
+            max_tokens: 5 + i % 20,
+            ..request(i as f32, &[5, 6])
+        };
+        let streams: Vec<EventStream> = (0..48).map(|i| together.submit(ask(i)).unwrap()).collect();
+        for (i, stream) in streams.into_iter().enumerate() {
+            assert_eq!(listen(stream), listen(alone.submit(ask(i)).unwrap()), "{i}");
+        }
+    }
+}
+
+#[test]
 fn scored_text_comes_in_whole_words() {
     let handle = engine(EngineConfig::default());
     let mut deltas = 0;

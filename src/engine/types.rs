@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use utoipa::ToSchema;
 
+use super::fair::Share;
 use crate::guard;
 
 /// How to choose the next token. Field names and ranges are OpenAI's.
@@ -69,6 +70,10 @@ impl GuardParams {
 pub struct Request {
     /// The completion's id, for logs.
     pub id: Arc<str>,
+    /// Who competes for the engine with it.
+    pub share: Share,
+    /// Its number among the sequences of its completion: others of the same competitor go before all but the first few.
+    pub rank: usize,
     /// Encoded image, `(image_tokens, channels)`.
     pub image: Tensor,
     /// The prompt's tokens, template applied.

@@ -20,6 +20,7 @@ use super::{
     error::ApiError,
     feedback::DAMAGED,
     fetch::Fetcher,
+    limits::{Limits, cost::longest_answer},
     openai::{check::guard_params, request::GuardRequest},
     served::{First, Served},
     shadow::Shadowing,
@@ -64,6 +65,9 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
+/// Requests that may be read and checked for each that may be in progress.
+const ALSO_READ: usize = 8;
+
 /// The server's state.
 pub(crate) struct App {
     pub(crate) config: Config,
@@ -85,6 +89,8 @@ pub(crate) struct App {
     /// All that may still have requests.
     loaded: Mutex<Vec<Weak<Served>>>,
     draining: AtomicBool,
+    /// What bounds requests that are in order.
+    pub(crate) limits: Limits,
     places: Arc<Semaphore>,
     /// What requests' bodies may take of the memory.
     pub(crate) body_memory: Arc<BodyMemory>,
@@ -115,7 +121,8 @@ impl App {
             wrong_keys: WrongKeys::default(),
             guard: Arc::new(config.guard.clone()),
             fetcher,
-            places: Arc::new(Semaphore::new(config.server.max_concurrent)),
+            limits: Limits::new(&config, longest_answer(served.bundle.vlm.spec(), served.engine.context_len()), &metrics),
+            places: Arc::new(Semaphore::new(ALSO_READ * config.server.max_concurrent)),
             body_memory: BodyMemory::new(
                 config.server.max_body_memory_bytes,
                 config.server.max_body_bytes,
@@ -179,12 +186,12 @@ impl App {
         futures_util::future::join_all(loaded.iter().map(|version| version.engine.drain(deadline))).await;
     }
 
-    /// A place among the completions that are being answered.
+    /// A place among the requests that are being read and checked, or answered. How many are answered is bounded by [`Limits`], once it is known what
+    /// they ask for.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            let most = self.config.server.max_concurrent;
-            ApiError::busy(format!("the server is at capacity ({most} completions at once); retry in 1 s"), 1)
-        })
+        Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::busy("the server is at capacity: too many requests are being read at once; retry in 1 s", 1))
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

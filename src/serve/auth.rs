@@ -22,7 +22,6 @@ use utoipa::ToSchema;
 use super::{app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission, routes};
 use crate::config::{Config, Guard, Key, Scope, Scopes};
 
-#[allow(dead_code)] // MERGE: to be removed
 /// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
@@ -40,7 +39,6 @@ pub(crate) struct Caller {
     pub(crate) address: Option<IpAddr>,
 }
 
-#[allow(dead_code)] // MERGE: to be removed
 impl Caller {
     /// Anybody, on a server without keys. There is nobody to be kept apart from, but administration needs its own key.
     fn anonymous(guard: &Arc<Guard>) -> Self {

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::future::try_join_all;
-use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     error::ApiError,
     feedback::{Asked, Draft},
     fetch::Link,
+    limits::{Admission, admit, cost::Answers},
     openai::{
         check::{Completion, Served, check},
         content::Picture,
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     config::{Guard, OnUnsupported},
-    engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token},
+    engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token, fair::Share},
     guard::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
@@ -54,15 +55,18 @@ pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response
         let caller = auth::caller(&app, &parts.extensions);
         let (completion, prompt, warnings) = prepare(turn.clone(), Arc::clone(&caller.guard), bytes).await?;
         share.shrink(completion.image.file_bytes());
+        let turn = turn.salted(completion.cache_salt.clone());
+        let mut admission = admit(&turn, place, answers(&turn, &completion, &prompt).cost())?;
         let mut begun = begin(&turn, completion, prompt, true).await?;
         begun.draft = begun.draft.map(|draft| draft.owned_by(&caller.owner));
         let headers = warning_headers(&warnings);
         let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
+        admission.begin(meter.used());
         let response = if begun.stream {
             let client = parts.extensions.get::<ClientLink>().cloned();
-            stream::respond(&app, begun, meter, warnings, (place, share), deadline, client)
+            stream::respond(&app, begun, meter, warnings, (admission, share), deadline, client)
         } else {
-            finish(begun, meter, warnings, place).await?
+            finish(begun, meter, warnings, admission).await?
         };
         Ok((headers, response).into_response())
     };
@@ -73,11 +77,19 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
     ApiError::unavailable("request_timeout", format!("the answer was not complete within {seconds} s"))
 }
 
+/// What a completion has written.
+fn answers(turn: &Turn, completion: &Completion, prompt: &[u32]) -> Answers {
+    let engine = &turn.served.engine;
+    let prompt = turn.served.bundle.vlm.spec().image_tokens + prompt.len();
+    let Completion { max_tokens, n, candidates, .. } = *completion;
+    Answers { context: engine.context_len(), prompt, max_tokens, choices: n, candidates }
+}
+
 /// Parses and checks the request, and tokenizes its prompt; warns of what has no place in it.
 async fn prepare(turn: Turn, guard: Arc<Guard>, body: Vec<u8>) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let Turn { app, served } = &turn;
+        let Turn { app, served, .. } = &turn;
         let asked = Served { model: &served.model, config: &app.config, guard: &guard, calibration: served.bundle.calibration.as_ref() };
         let completion = check(request, asked)?;
         let refused = |why| ApiError::param("messages", "invalid_value", format!("'messages' do not make a prompt: {why}"));
@@ -157,14 +169,14 @@ impl How {
 
 /// Takes places in the queue, gets and encodes the image and hands the answers in. Where `for_user`, the shadow may be asked too.
 pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>, for_user: bool) -> Result<Begun, ApiError> {
-    let Turn { app, served } = turn;
+    let Turn { app, served, share, .. } = turn;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     // Before the work on the image, so that the engine's bound holds for it too.
     let candidates = completion.candidates;
-    let places = (0..completion.n * candidates).map(|_| served.engine.reserve()).collect::<Result<Vec<_>, _>>();
+    let places = (0..completion.n * candidates).map(|_| served.engine.reserve(share)).collect::<Result<Vec<_>, _>>();
     let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
-    let file = file(app, completion.image).await?;
+    let file = file(app, share, completion.image).await?;
     let Encoded { image, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
@@ -182,6 +194,8 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
         let Some(choice) = answers.last_mut() else { continue };
         let submitted = place.submit(engine::Request {
             id: Arc::clone(&id),
+            share: share.clone(),
+            rank: i,
             image: image.clone(),
             prompt: prompt.clone(),
             max_tokens: completion.max_tokens,
@@ -195,7 +209,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
     let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } = completion;
-    let asked = || shadow::Asked { file: Arc::clone(&file), messages: messages.clone(), max_tokens, stop };
+    let asked = || shadow::Asked { file: Arc::clone(&file), scope: turn.scope.clone(), messages: messages.clone(), max_tokens, stop };
     let drawn = if for_user { app.shadow.draw(app, served, asked) } else { None };
     let draft = Draft::new(turn, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
     let how = How { guard, render, logprobs: top_logprobs.is_some(), include_usage };
@@ -204,22 +218,22 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
 
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
 pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
-    Ok(encode_counted(turn, &file(&turn.app, picture).await?, field).await?.image)
+    Ok(encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await?.image)
 }
 
 /// The image's file, fetched where it is elsewhere, without what programs leave behind the image's end: its hash, and what is kept, are the image's alone.
-pub(super) async fn file(app: &App, picture: Picture) -> Result<Arc<[u8]>, ApiError> {
+pub(super) async fn file(app: &App, share: &Share, picture: Picture) -> Result<Arc<[u8]>, ApiError> {
     let mut file = match picture {
         Picture::File(file) => file,
-        Picture::Remote { link, path } => fetch(app, link, &path).await?,
+        Picture::Remote { link, path } => fetch(app, share, link, &path).await?,
     };
     file.truncate(preprocess::image_length(&file));
     Ok(file.into())
 }
 
-async fn fetch(app: &App, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
+async fn fetch(app: &App, share: &Share, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
     let Some(fetcher) = &app.fetcher else { return Err(ApiError::fetch_disabled(path)) };
-    let fetched = fetcher.fetch(link).await;
+    let fetched = fetcher.fetch(share, link).await;
     app.metrics.fetch(fetched.as_ref().map_or_else(|error| error.outcome(), |_| "fetched"));
     fetched.map_err(|error| error.at(path))
 }
@@ -233,7 +247,7 @@ async fn encode_counted(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<En
 /// The encoding of an image's file; `field` is what errors call it.
 pub(super) async fn encode_file(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
     let (task, bytes) = (turn.clone(), Arc::clone(file));
-    turn.served.images.get(file, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
+    turn.served.images.get(file, &turn.scope, &turn.share, move || pixels(&task, &bytes)).await.map_err(|error| match &*error {
         ImageError::Pixels(Unreadable::File(why)) => ApiError::param(field, "invalid_image", format!("'{field}': {why}")),
         ImageError::Pixels(Unreadable::Inner) => ApiError::internal(),
         ImageError::Model(what) => {
@@ -262,7 +276,7 @@ fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 }
 
 /// Waits for all answers.
-async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
+async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _admission: Admission) -> Result<Response, ApiError> {
     let Begun { held: _held, head, answers, how, mut draft, drawn, .. } = begun;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
     let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, how))).await;

@@ -14,6 +14,7 @@ pub mod fetch;
 mod hosts;
 mod info;
 mod learning;
+mod limits;
 mod listen;
 mod local;
 mod observe;

@@ -77,7 +77,7 @@ const REFUSALS: &[(u16, &str)] = &[
     (408, "The body did not arrive in time."),
     (413, "The body is larger than the configuration allows."),
     (415, "The body is not `application/json`, or compressed in a way that is not known."),
-    (429, "The server is at capacity."),
+    (429, "The server is at capacity, or the rate of the key is used up."),
     (500, "A fault of the server; its log has the details."),
     (503, "The answer took too long, the scorer failed, or the server is shutting down."),
 ];
@@ -91,6 +91,7 @@ impl IntoResponses for Refusals {
             let mut response = ResponseBuilder::new().description(when).content("application/json", schema_of::<ErrorBody>());
             if status == 429 {
                 response = response.header("retry-after", header("Seconds after which it is worth trying again.", kind(Type::Integer)));
+                response = rated(response);
             }
             (status.to_string(), response.build().into())
         };
@@ -128,7 +129,20 @@ fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefO
         .header("x-candor-score", header("The lowest score of all answers, where one was scored.", kind(Type::Number)))
         .header("x-candor-warnings", header("The number of `warnings`, where there are any; also of streams.", kind(Type::Integer)))
         .header("x-candor-flagged-spans", header("The number of flagged spans of all answers together.", kind(Type::Integer)));
-    [("200".to_owned(), response.build().into())].into()
+    [("200".to_owned(), rated(response).build().into())].into()
+}
+
+/// The response with the headers of rates.
+fn rated(response: ResponseBuilder) -> ResponseBuilder {
+    let headers = [
+        ("x-ratelimit-limit-requests", "Requests a minute, where they are limited.", Type::Integer),
+        ("x-ratelimit-remaining-requests", "How many of them are left.", Type::Integer),
+        ("x-ratelimit-reset-requests", "When all of them are there again, such as `20ms`, `1s` or `6m0s`.", Type::String),
+        ("x-ratelimit-limit-tokens", "Tokens a minute, where they are limited.", Type::Integer),
+        ("x-ratelimit-remaining-tokens", "How many of them are left.", Type::Integer),
+        ("x-ratelimit-reset-tokens", "When all of them are there again.", Type::String),
+    ];
+    headers.into_iter().fold(response, |response, (name, description, of)| response.header(name, header(description, kind(of))))
 }
 
 /// One event of a stream. OpenAPI 3.1 has no word for that; tools take the schema of such a type for one of an event's fields.

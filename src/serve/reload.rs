@@ -1,4 +1,4 @@
-//! Changes of the configuration while the server runs: the keys, and which lines are logged.
+//! Changes of the configuration while the server runs: the keys, the rates, and which lines are logged.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{app::App, auth::Access, served::check_guards};
 use crate::{
-    config::{Config, Key, Log, Problems},
+    config::{Config, Key, Limits, Log, Problems},
     telemetry::LogLevel,
 };
 
@@ -26,7 +26,8 @@ impl Reloader {
         Self { app: Arc::clone(app), level, current: Mutex::new(app.config.clone()) }
     }
 
-    /// Puts the keys and the log level of `read` in force, unless everybody could then use a server that other machines reach, and logs what has changed and what would need a restart. Where `read` cannot be used, that is
+    /// Puts the keys, the rates and the log level of `read` in force, unless everybody could then use a server that other machines reach, and logs what
+    /// has changed and what would need a restart. Where `read` cannot be used, that is
     /// logged, and all stays as it is.
     pub fn reload(&self, read: Result<Config, Problems>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +39,8 @@ impl Reloader {
             }
         };
         let log = Log { level: new.log.level.clone(), ..current.log.clone() };
-        let mut next = Config { keys: new.keys.clone(), admin: new.admin.clone(), log, ..current.clone() };
+        let limits = Limits { max_choices: current.limits.max_choices, ..new.limits.clone() };
+        let mut next = Config { keys: new.keys.clone(), admin: new.admin.clone(), limits, log, ..current.clone() };
         (next.server.insecure, next.server.key_file) = (new.server.insecure, new.server.key_file.clone());
         if let Err(error) = next.check_exposure() {
             return self.refuse(&error.to_string());
@@ -70,6 +72,7 @@ impl Reloader {
             tell();
         }
         self.app.set_access(Access::new(&next));
+        self.app.limits.set_rates(&next);
         if let Err(error) = self.level.set(&next.log.level) {
             tracing::error!(error, "the log level cannot be changed");
         }

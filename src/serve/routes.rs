@@ -28,6 +28,7 @@ use super::{
     feedback,
     hosts::{self, OwnNames},
     info,
+    limits::limit_rates,
     observe::observe,
     permission::Permission::{self, Admin, AnyKey, Metrics, OneOf, Open},
     queue, request_url, score, ui,
@@ -107,6 +108,7 @@ pub(crate) fn router<'a>(app: Arc<App>, routes: impl Iterator<Item = &'a Route>,
         .fallback(async |method: Method, uri: Uri| ApiError::unknown_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&app), limit_rates))
         .layer(from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(from_fn(request_url::check))
         .layer(option_layer(names.map(|names| from_fn_with_state(names, hosts::check))))
@@ -157,7 +159,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 }
 
 /// Headers of responses that pages of other origins may read.
-const EXPOSED: [&str; 7] = [
+const EXPOSED: [&str; 13] = [
     "x-request-id",
     "x-candor-verdict",
     "x-candor-score",
@@ -165,6 +167,12 @@ const EXPOSED: [&str; 7] = [
     "x-candor-warnings",
     "idempotent-replayed",
     "retry-after",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
 ];
 
 /// How long a browser need not ask again before a request.

@@ -6,19 +6,24 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use axum::{extract::FromRequestParts, http::request::Parts};
-use candle_core::Device;
-use tokio::sync::Semaphore;
-
-use super::app::{App, StartError};
+use super::{
+    app::{App, StartError},
+    auth,
+    limits::{account, share},
+};
 use crate::{
     bundle::{Bundle, BundleError},
     config::{Auto, Config, Guard},
-    engine::{Engine, EngineConfig, EngineHandle, ImageCache, Observer},
+    engine::{
+        CacheScope, Engine, EngineConfig, EngineHandle, ImageCache, Observer,
+        fair::{Share, Turns},
+    },
     guard::{policy, repair::Weights},
     registry::{Registry, RegistryError, State},
     reward::scorer::Scorer,
 };
+use axum::{extract::FromRequestParts, http::request::Parts};
+use candle_core::Device;
 
 /// Most texts that are scored in one step.
 const SCORED_AT_ONCE: usize = 16;
@@ -33,7 +38,7 @@ pub(crate) struct Served {
     /// What scores texts that others wrote.
     pub(crate) reader: Option<Arc<Scorer>>,
     /// One request's texts are scored at a time.
-    pub(crate) scoring: Arc<Semaphore>,
+    pub(crate) scoring: Turns,
     /// The model's name.
     pub(crate) model: Arc<str>,
     /// The version as receipts and metrics have it: the registry's, else the bundle's own.
@@ -58,6 +63,7 @@ impl Served {
             max_prefills: config.engine.max_prefills,
             repair: Weights::default(),
             on_error: config.guard.on_error,
+            takes_turns: bundle.device.is_cpu(),
             observer,
         };
         let engine = Engine::start(Arc::clone(&bundle.vlm), bundle.reward.clone(), Arc::clone(&bundle.tokenizer), bounds)?;
@@ -70,7 +76,7 @@ impl Served {
         Ok(Self {
             own_scorer: bundle.reward.clone().map(scorer),
             reader: bundle.reader.clone().map(|(reward, _)| scorer(reward)),
-            scoring: Arc::new(Semaphore::new(1)),
+            scoring: Turns::new(1),
             images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers),
             model: bundle.config.name.as_str().into(),
             fingerprint: format!("fp_{version}").into(),
@@ -88,20 +94,39 @@ impl Served {
 pub(crate) struct Turn {
     pub(crate) app: Arc<App>,
     pub(crate) served: Arc<Served>,
+    /// Who competes with it.
+    pub(crate) share: Share,
+    /// Whose rates count it.
+    pub(crate) account: Arc<str>,
+    /// Whose images are remembered for it.
+    pub(crate) scope: CacheScope,
 }
 
 impl Turn {
-    /// With the version that is served now.
+    /// Of the server itself, with the version that is served now.
     pub(crate) fn of(app: &Arc<App>) -> Self {
-        Self { served: app.served(), app: Arc::clone(app) }
+        Self::with(app, app.served())
+    }
+
+    /// Of the server itself, with this version.
+    pub(crate) fn with(app: &Arc<App>, served: Arc<Served>) -> Self {
+        Self { served, app: Arc::clone(app), share: Share::default(), account: "".into(), scope: CacheScope::Owner("".into()) }
+    }
+
+    /// With the images that are remembered for requests with this salt, where there is one.
+    pub(crate) fn salted(mut self, salt: Option<Arc<str>>) -> Self {
+        self.scope = salt.map_or(self.scope, CacheScope::Salt);
+        self
     }
 }
 
 impl FromRequestParts<Arc<App>> for Turn {
     type Rejection = Infallible;
 
-    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
-        Ok(Self::of(app))
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
+        let caller = auth::caller(app, &parts.extensions);
+        let (account, scope) = (account(&caller), CacheScope::Owner(Arc::clone(&caller.owner)));
+        Ok(Self { share: share(&caller), account, scope, ..Self::of(app) })
     }
 }
 

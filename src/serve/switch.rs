@@ -163,7 +163,7 @@ async fn load(app: &Arc<App>, config: Config, id: Option<&str>, observer: Arc<dy
     let served = spawn_blocking(move || open(&task, &config, id.as_deref(), observer)).await.map_err(|e| e.to_string())?;
     let served = Arc::new(served.map_err(|e| e.to_string())?);
     app.watch(&served);
-    let tried = warm::try_out(&Turn { app: Arc::clone(app), served: Arc::clone(&served) }).await;
+    let tried = warm::try_out(&Turn::with(app, Arc::clone(&served))).await;
     tried.map_err(|why| format!("its first answer failed: {why}"))?;
     let _ = served.warmed.set(Ok(()));
     Ok(served)

@@ -57,6 +57,7 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
         guard: GuardParams::new(if scores { Mode::Flag } else { Mode::Off }, 0.5),
         candidates: 1,
         render: Style::Plain,
+        cache_salt: None,
         stream: false,
         include_usage: false,
     };

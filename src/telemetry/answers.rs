@@ -1,6 +1,12 @@
 //! Metrics of answers as clients are shown them, streamed or whole. What the engine decodes beside them (repairs, other candidates) has series of its own.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use prometheus::{Error, Histogram, IntCounter, IntCounterVec, Registry};
 
@@ -93,6 +99,9 @@ pub(crate) struct AnswerMeter {
     submitted: Instant,
     answers: Vec<ShownPart>,
     has_prompt: bool,
+    /// Tokens of the answers that are complete.
+    completion_tokens: usize,
+    used: Arc<AtomicU64>,
 }
 
 /// The part of an answer that was shown.
@@ -107,7 +116,13 @@ impl AnswerMeter {
     /// A meter of `answers` answers that are submitted now.
     pub(crate) fn new(metrics: &Arc<Metrics>, answers: usize) -> Self {
         let answers = vec![ShownPart::default(); answers];
-        Self { metrics: Arc::clone(metrics), submitted: Instant::now(), answers, has_prompt: false }
+        let (submitted, used) = (Instant::now(), Arc::default());
+        Self { metrics: Arc::clone(metrics), submitted, answers, has_prompt: false, completion_tokens: 0, used }
+    }
+
+    /// Returns where the completion's tokens will stand, as `usage` counts them; 0 until all answers are complete.
+    pub(crate) fn used(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.used)
     }
 
     /// Counts a part of an answer; `at` is when it could be shown.
@@ -132,6 +147,7 @@ impl AnswerMeter {
         let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else { return };
         let AnswerEnd { reason, prompt_tokens, completion_tokens, guard } = end;
         shown.ended = true;
+        self.completion_tokens += completion_tokens;
         let reason = match reason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
@@ -145,6 +161,9 @@ impl AnswerMeter {
             of.prompt_tokens.inc_by(prompt_tokens as u64);
         }
         let candidates = completion_tokens.saturating_sub(shown.tokens) as u64;
+        if self.answers.iter().all(|answer| answer.ended) {
+            self.used.store((prompt_tokens + self.completion_tokens) as u64, Relaxed);
+        }
         of.candidate_tokens.inc_by(candidates);
         of.repair_extra_tokens.inc_by(u64::from(guard.extra_tokens).saturating_sub(candidates));
         // A span that is hedged or left out has an original too, which no repair replaced.

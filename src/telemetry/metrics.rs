@@ -45,6 +45,8 @@ pub struct Metrics {
     receipts_kept_bytes: IntGauge,
     config_reloads: IntCounterVec,
     auth_failures: IntCounterVec,
+    limited_requests: IntCounterVec,
+    admitted_requests: IntGauge,
     /// Of answers.
     pub(crate) answers: AnswerMetrics,
     /// Of connections.
@@ -126,6 +128,14 @@ impl Metrics {
                 "Requests refused for their key, by what is wrong with it",
                 "reason",
                 &DENIED,
+            )?,
+            admitted_requests: add(r, IntGauge::new("admitted_requests", "Requests with work that were let in and are not answered")?)?,
+            limited_requests: counters(
+                r,
+                "limited_requests_total",
+                "Requests refused with 429, by the limit that they were above",
+                "limit",
+                &LIMITS,
             )?,
             receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
             receipts_kept_bytes: add(r, IntGauge::new("receipts_kept_bytes", "Bytes of remembered completions with their images, about")?)?,
@@ -213,6 +223,16 @@ impl Metrics {
         self.auth_failures.with_label_values(&[reason]).inc();
     }
 
+    /// Counts a request that was let in (1) or is answered (-1).
+    pub(crate) fn count_admitted(&self, change: i64) {
+        self.admitted_requests.add(change);
+    }
+
+    /// Counts a request that was above a limit, one of the few that there are.
+    pub(crate) fn count_limited(&self, limit: &'static str) {
+        self.limited_requests.with_label_values(&[limit]).inc();
+    }
+
     /// A completion was not remembered.
     pub fn receipt_dropped(&self) {
         self.receipts_dropped.inc();
@@ -285,6 +305,7 @@ pub(super) fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[
 
 const LABELS: [&str; 3] = ["bad", "good", "missing"];
 const FETCHED: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];
+const LIMITS: [&str; 4] = ["requests", "tokens", "concurrency", "work"];
 const RELOADS: [&str; 2] = ["applied", "refused"];
 const DENIED: [&str; 4] = ["missing", "malformed", "unknown", "scope"];
 const QUEUE_STATES: [&str; 5] = ["open", "leased", "unassisted", "done", "skipped"];

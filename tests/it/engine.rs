@@ -4,7 +4,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use candle_core::Tensor;
 use candor::{
-    engine::{Engine, EngineConfig, EngineHandle, Event, EventStream, FinishReason, GuardParams, ImageCache, Request, Sampling, Token},
+    engine::{
+        CacheScope, Engine, EngineConfig, EngineHandle, Event, EventStream, FinishReason, GuardParams, ImageCache, Request, Sampling,
+        Token, fair::Share,
+    },
     guard::{Mode, Report},
     vlm::{Row, Vlm, Want},
 };
@@ -37,6 +40,8 @@ impl House {
         let prompt = tokenizer.encode(&format!("<user>{}?<assistant>", "what ".repeat(1 + seed as usize % 3))).unwrap();
         Request {
             id: format!("request-{seed}").into(),
+            share: Share::new(["a", "b", "c"][seed as usize % 5 % 3], 1 + seed as u32 % 2),
+            rank: seed as usize % 3,
             image: self.image(seed),
             prompt,
             max_tokens: 5 + seed as usize % 20,
@@ -129,7 +134,8 @@ async fn an_image_from_the_cache_gives_the_same_answer() {
     let (handle, images) = (house.engine(2), ImageCache::new(house.vlm.clone(), 1 << 20, 1));
     let mut answers = Vec::new();
     for expected_hit in [false, true] {
-        let encoded = images.get(b"the file's bytes", || Ok::<_, Infallible>(pixels(7))).await.unwrap();
+        let scope = CacheScope::Owner("a".into());
+        let encoded = images.get(b"the file's bytes", &scope, &Share::default(), || Ok::<_, Infallible>(pixels(7))).await.unwrap();
         assert_eq!(encoded.hit, expected_hit);
         answers.push(listen(handle.submit(Request { image: encoded.image, ..house.request(7) }).unwrap()).await);
     }

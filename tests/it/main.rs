@@ -25,6 +25,7 @@ mod server_clients;
 mod server_connections;
 mod server_docs;
 mod server_exposure;
+mod server_fair;
 mod server_fetch;
 mod server_guard;
 mod server_hosts;

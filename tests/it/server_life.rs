@@ -33,9 +33,11 @@ fn a_client_that_leaves_frees_its_slot() {
             read_until(&mut client, "\"role\":\"assistant\"");
         }
         eventually("the answer is being written", || served.metric("candor_requests_running") == 1.0);
-        assert_eq!(served.chat(&json!({})).error(429)["code"], "rate_limit_exceeded");
+        // In order, but with a question that is longer than the model's context, which is found out when it has been let in.
+        let long = ask(2, &"dog ".repeat(400));
+        assert_eq!(served.chat(&long).error(429)["code"], "rate_limit_exceeded");
         drop(client);
-        eventually("the place is free", || served.chat(&json!({})).status == 400);
+        eventually("the place is free", || served.chat(&long).status == 400);
         served.valve.open();
         eventually("the slot is free", || served.metric("candor_requests_running") == 0.0);
         let aborted = || served.metric("candor_request_success_total{finished_reason=\"abort\"}");

@@ -26,6 +26,7 @@ use super::{
     body::{self, ReceivedBody},
     chat,
     error::{ApiError, ErrorBody},
+    limits::{cost::IMAGE, share},
     openai::{
         content::{Limits, picture},
         request::read,
@@ -35,6 +36,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    engine::fair::Share,
     feedback::{
         Corrections,
         corrections::{SubmitError, Submitted},
@@ -154,7 +156,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
     let _place = app.admit()?;
     let submission: Submission = read(&bytes, "feedback")?;
     let image = match &submission.image {
-        Some(url) if submission.completion_id.is_none() => Some(image(&app, url).await?),
+        Some(url) if submission.completion_id.is_none() => Some(image(&app, &share(&auth::caller(&app, &parts.extensions)), url).await?),
         _ => None,
     };
     let Submitted { mut record, before } = corrections.submit(submission, image, key, &caller.submitter()).await?;
@@ -174,14 +176,21 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 /// The image's file, which is one.
-async fn image(app: &Arc<App>, url: &str) -> Result<Vec<u8>, ApiError> {
-    let file = chat::file(app, picture(url, "image".to_owned(), Limits::of(&app.config))?).await?;
+async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
+    let _admitted = app.limits.hold(share, IMAGE)?;
+    let file = chat::file(app, share, picture(url, "image".to_owned(), Limits::of(&app.config))?).await?;
     let (limits, bytes) = (app.image_limits(), Arc::clone(&file));
     let refused = |why| ApiError::param("image", "invalid_image", format!("'image': {why}"));
     let header = blocking(move || preprocess::inspect(&bytes, &limits)).await?.map_err(refused)?;
-    let _held = app.decode_memory.hold(header.memory(0)).await;
+    let turn = app.served().images.turn(share, file.len()).await;
+    let memory = app.decode_memory.hold(header.memory(0)).await;
     let bytes = Arc::clone(&file);
-    blocking(move || preprocess::check(&bytes, &limits)).await?.map_err(refused)?;
+    let checked = blocking(move || {
+        // Held until the work ends, also when nobody waits for it any more.
+        let _held = (turn, memory);
+        preprocess::check(&bytes, &limits)
+    });
+    checked.await?.map_err(refused)?;
     Ok(file.to_vec())
 }
 

@@ -11,17 +11,17 @@ mod link;
 
 use std::time::Duration;
 
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::Host;
 
 pub use link::Link;
 
 use super::error::ApiError;
-use crate::config::{Config, host_port};
+use crate::{
+    config::{Config, host_port},
+    engine::fair::{Share, Turns},
+};
 use exchange::Answer;
 
 /// Fetches images.
@@ -31,7 +31,7 @@ pub(crate) struct Fetcher {
     max_redirects: usize,
     max_bytes: usize,
     timeout_s: u64,
-    places: Semaphore,
+    turns: Turns,
 }
 
 /// Why an image was not fetched.
@@ -62,14 +62,14 @@ impl Fetcher {
             max_redirects: fetch.max_redirects,
             max_bytes: config.images.max_bytes,
             timeout_s: fetch.timeout_s,
-            places: Semaphore::new(fetch.max_concurrent),
+            turns: Turns::with_reserve(fetch.max_concurrent, fetch.max_concurrent.div_ceil(8)),
         })
     }
 
     /// The file at `link`. Waits for others where there are too many; who waits holds a place among the admitted requests, so that those are a
     /// bounded number too.
-    pub(crate) async fn fetch(&self, link: Link) -> Result<Vec<u8>, FetchError> {
-        let Ok(_place) = self.places.acquire().await else { return Err(FetchError::Failed("the server is shutting down")) };
+    pub(crate) async fn fetch(&self, share: &Share, link: Link) -> Result<Vec<u8>, FetchError> {
+        let _turn = self.turns.take(share, 1).await;
         let deadline = Instant::now() + Duration::from_secs(self.timeout_s);
         timeout_at(deadline, self.follow(link, deadline)).await.unwrap_or(Err(FetchError::TooSlow(self.timeout_s)))
     }

@@ -1,6 +1,6 @@
 //! What a request means: ranges as OpenAI's, defaults filled in, nothing unsupported in it.
 
-use std::{fmt::Display, ops::RangeInclusive};
+use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 
 use super::{
     content::{Limits, Picture, flatten},
@@ -48,6 +48,8 @@ pub struct Completion {
     pub guard: GuardParams,
     /// Answers that are written for each that is given, which is the one with the best rewards.
     pub candidates: usize,
+    /// What the image is remembered with, where it is not its owner.
+    pub cache_salt: Option<Arc<str>>,
     /// How `guard.alt_text` is said.
     pub render: Style,
     /// Whether the answer is streamed.
@@ -100,7 +102,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let config = served.config;
     let candidates = within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
     let most_answers = most_answers(config);
-    let n = within("n", request.n, 1..=most_answers)?.unwrap_or(1) as usize;
+    let n = within("n", request.n, 1..=most_answers).map_err(|error| bounded(error, config))?.unwrap_or(1) as usize;
     let sampling = Sampling {
         temperature: within("temperature", request.temperature, 0.0..=2.0)?.unwrap_or(config.generation.temperature),
         top_p: within("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
@@ -117,6 +119,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     let user = request.user.filter(|user| !user.is_empty());
     // What is kept of a user must be found by that name again.
     user.as_deref().map_or(Ok(()), |user| check_name("user", user))?;
+    let cache_salt = cache_salt(request.cache_salt)?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
@@ -129,7 +132,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     }
     if (n * candidates) as i64 > most_answers {
         let message = format!("'guard.candidates' times 'n' is {}; at most {most_answers} answers are written at once", n * candidates);
-        return Err(ApiError::param("guard.candidates", "out_of_range", message));
+        return Err(bounded(ApiError::param("guard.candidates", "out_of_range", message), config));
     }
     // Last, because an image is much to decode.
     let (messages, image, image_field) = flatten(messages.0, Limits::of(config))?;
@@ -145,15 +148,40 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         top_logprobs,
         guard: params,
         candidates,
+        cache_salt,
         render: guard.render.unwrap_or_default(),
         stream,
         include_usage: request.stream_options.and_then(|Object(o)| o.include_usage).unwrap_or(false),
     })
 }
 
-/// Most answers of a request: what the engine can hold.
+/// Most answers of a request: what is allowed, and what the engine can hold.
 pub(crate) fn most_answers(config: &Config) -> i64 {
-    (config.engine.max_batch + config.engine.max_waiting).min(128) as i64
+    (config.engine.max_batch + config.engine.max_waiting).min(config.limits.max_choices) as i64
+}
+
+/// The error, with the option that sets the bound.
+fn bounded(mut error: ApiError, config: &Config) -> ApiError {
+    if most_answers(config) == config.limits.max_choices as i64 {
+        error.body.error.message += " (limits.max_choices)";
+    }
+    error
+}
+
+/// Longest cache salt in characters.
+const SALT_CHARS: usize = 256;
+
+/// Checks what an image is to be remembered with.
+///
+/// # Errors
+/// 400 for an empty one, as in vLLM, and for one that is too long.
+pub(crate) fn cache_salt(salt: Option<String>) -> Result<Option<Arc<str>>, ApiError> {
+    let Some(salt) = salt else { return Ok(None) };
+    if !(1..=SALT_CHARS).contains(&salt.chars().count()) {
+        let message = format!("'cache_salt' must have 1 to {SALT_CHARS} characters");
+        return Err(ApiError::param("cache_salt", "invalid_value", message));
+    }
+    Ok(Some(salt.into()))
 }
 
 fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInclusive<T>) -> Result<Option<T>, ApiError> {

@@ -83,6 +83,9 @@ pub struct ChatRequest<'a> {
     pub(crate) stream_options: Option<Object<StreamOptions>>,
     /// Who asks, as the client calls them: what is remembered of the completion can be removed by it.
     pub(crate) user: Option<String>,
+    /// The image's encoding is remembered for requests with the same salt alone; without one, for those of the key's owner. As in vLLM.
+    #[schema(min_length = 1, max_length = 256)]
+    pub(crate) cache_salt: Option<String>,
     /// What the guard does; an extension of OpenAI's API.
     #[schema(value_type = Option<GuardRequest>)]
     pub(crate) guard: Option<Object<GuardRequest>>,

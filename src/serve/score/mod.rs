@@ -7,7 +7,13 @@ pub(crate) mod request;
 pub(crate) mod response;
 mod windows;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use axum::{
     Json,
@@ -29,8 +35,13 @@ use super::{
     body::{self, ReceivedBody},
     chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
     error::ApiError,
+    limits::{
+        Admission, admit,
+        cost::{Cost, reading},
+    },
     openai::{
         check::Served,
+        content::Picture,
         request::read_supported,
         response::{Head, Usage, Warning},
     },
@@ -44,8 +55,8 @@ use crate::{
     reward::scorer::{Given, Scored},
 };
 
-/// Images of a request that are waited for at once.
-const IMAGES_AT_ONCE: usize = 16;
+/// Images of a request that are waited for at once: others of the same competitor wait for so many at most.
+const IMAGES_AT_ONCE: usize = 8;
 
 /// Scores texts that others wrote.
 #[utoipa::path(post, path = "/v1/score", tag = "score", request_body = ScoreRequest, responses(Judged, Refusals))]
@@ -53,7 +64,7 @@ pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiE
     let app = &turn.app;
     let (parts, body) = request.into_parts();
     let ReceivedBody { bytes, mut share } = body::read_json(app, &parts.headers, body).await?;
-    let _place = app.admit()?;
+    let place = app.admit()?;
     if app.is_draining() {
         return Err(EngineError::ShuttingDown.into());
     }
@@ -61,9 +72,11 @@ pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiE
     let seconds = app.config.server.request_timeout_s;
     let answer = async {
         let task = turn.clone();
-        let (order, texts, warnings) = blocking(move || prepare(&task, &guard, &bytes)).await??;
+        let (order, texts, cost, warnings) = blocking(move || prepare(&task, &guard, &bytes)).await??;
         share.shrink(order.questions.iter().map(|question| question.image.file_bytes()).sum());
-        respond(&turn, order, texts, warnings).await
+        let turn = turn.clone().salted(order.cache_salt.clone());
+        let admission = admit(&turn, place, cost)?;
+        respond(&turn, order, texts, warnings, admission).await
     };
     tokio::time::timeout(app.request_timeout(), answer).await.unwrap_or_else(|_| Err(too_slow(seconds)))
 }
@@ -78,8 +91,8 @@ struct Text {
 }
 
 /// Parses and checks the request, and tokenizes its items; warns of messages that have no place in the prompts.
-fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>, Vec<Warning>), ApiError> {
-    let Turn { app, served } = turn;
+fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>, Cost, Vec<Warning>), ApiError> {
+    let Turn { app, served, .. } = turn;
     let asked = Served { model: &served.model, config: &app.config, guard, calibration: served.bundle.calibration.as_ref() };
     let order =
         check(read_supported(body, "a request for scores")?, asked, served.bundle.reader.as_ref().map(|(_, calibration)| calibration))?;
@@ -101,7 +114,9 @@ fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>,
         let unused = unused_messages(turn, &question.messages).map_err(|e| question.refuse(e))?;
         warnings.extend(unused.into_iter().map(|warning| warning.within(question.path.as_deref())));
     }
-    Ok((order, texts, warnings))
+    let images: HashSet<&Picture> = order.questions.iter().map(|question| &question.image).collect();
+    let cost = reading(images.len(), positions);
+    Ok((order, texts, cost, warnings))
 }
 
 fn tokenize(served: &served::Served, question: &Question, most: usize) -> Result<Text, ApiError> {
@@ -132,11 +147,19 @@ fn tokenize(served: &served::Served, question: &Question, most: usize) -> Result
     Ok(Text { prompt, response })
 }
 
-async fn respond(turn: &Turn, order: Order, texts: Vec<Text>, warnings: Vec<Warning>) -> Result<Response, ApiError> {
+async fn respond(
+    turn: &Turn,
+    order: Order,
+    texts: Vec<Text>,
+    warnings: Vec<Warning>,
+    mut admission: Admission,
+) -> Result<Response, ApiError> {
     let id: Arc<str> = format!("score-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
-    let Turn { app, served } = turn;
+    let Turn { app, served, .. } = turn;
     let images = images(turn, &order.questions).await?;
+    let used = Arc::<AtomicU64>::default();
+    admission.begin(Arc::clone(&used));
     let texts: Arc<[(Tensor, Text)]> = images.into_iter().zip(texts).collect();
     let scored = compute(turn, order.author, &texts).await?;
     let mut usage = Usage::default();
@@ -155,6 +178,7 @@ async fn respond(turn: &Turn, order: Order, texts: Vec<Text>, warnings: Vec<Warn
         results.push(ItemScores { index, response, guard, windows, tokens });
     }
     usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
+    used.store(usage.total_tokens as u64, Relaxed);
     let headers = guard_headers(results.iter().map(|result| &result.guard));
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "score", created: unix_time(), model, system_fingerprint };
@@ -192,7 +216,7 @@ async fn compute(turn: &Turn, author: Author, texts: &Arc<[(Tensor, Text)]>) -> 
     let lengths: Vec<usize> = places.iter().map(length).collect();
     let mut all: Vec<Scored> = texts.iter().map(|_| Scored { rewards: Vec::new(), log_probabilities: Vec::new() }).collect();
     for group in scorer.groups(&lengths) {
-        let place = Arc::clone(&turn.served.scoring).acquire_owned().await.map_err(|_| EngineError::ShuttingDown)?;
+        let place = turn.served.scoring.take(&turn.share, lengths[group.clone()].iter().map(|&length| length as u64).sum()).await;
         let (scorer, shared, these) = (Arc::clone(scorer), Arc::clone(texts), Arc::clone(&places));
         let range = group.clone();
         let work = move || {

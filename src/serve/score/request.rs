@@ -1,5 +1,7 @@
 //! A request for scores as it comes in, and what it means.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use utoipa::{
@@ -18,7 +20,7 @@ use crate::{
     serve::{
         error::ApiError,
         openai::{
-            check::{Served, guard_params},
+            check::{Served, cache_salt, guard_params},
             content::{Limits, Picture, flatten, picture},
             lenient::{Asks, AtMost, Object, word},
             request::{GuardRequest, ImageField, ImageUrl, MESSAGES, Message},
@@ -37,6 +39,9 @@ pub(crate) struct ScoreRequest<'a> {
     /// The served model's name.
     #[schema(required, nullable = false)]
     model: Option<String>,
+    /// The images' encodings are remembered for requests with the same salt alone, as in a chat completion request.
+    #[schema(min_length = 1, max_length = 256)]
+    cache_salt: Option<String>,
     /// Who wrote the texts.
     #[serde(default, deserialize_with = "word")]
     author: Option<Author>,
@@ -110,6 +115,7 @@ fn link() -> Schema {
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) author: Author,
+    pub(super) cache_salt: Option<Arc<str>>,
     pub(super) guard: GuardParams,
     pub(super) render: Style,
     pub(super) questions: Vec<Question>,
@@ -141,6 +147,7 @@ impl Question {
 pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Option<&Calibration>) -> Result<Order, ApiError> {
     served.check_model(request.model.as_deref())?;
     let author = request.author.unwrap_or_default();
+    let cache_salt = cache_salt(request.cache_salt)?;
     let Object(mut guard) = request.guard.unwrap_or_default();
     guard.mode = Some(mode(guard.mode, served.guard.mode)?);
     if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
@@ -171,7 +178,7 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Op
         let message = format!("the request has more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::invalid("context_length_exceeded", message));
     }
-    Ok(Order { author, guard: params, render: guard.render.unwrap_or_default(), questions })
+    Ok(Order { author, cache_salt, guard: params, render: guard.render.unwrap_or_default(), questions })
 }
 
 /// Scores are what this route gives, and what was written is not repaired.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Guard,
-    engine::{self, GuardParams, Sampling},
+    engine::{self, GuardParams, Sampling, fair::Share},
     guard::{Mode, Thresholds, render::Style, report::report},
     reward::scorer::{Given, Scorer},
     serve::{
@@ -30,13 +30,15 @@ pub(super) async fn compare(app: &Arc<App>, candidate: &Arc<Served>, sample: Sam
     let versions: Of<&Arc<Served>> = [&served, candidate];
     let mut images = Vec::with_capacity(versions.len());
     for version in versions {
-        let turn = Turn { app: Arc::clone(app), served: Arc::clone(version) };
+        let turn = Turn { scope: asked.scope.clone(), ..Turn::with(app, Arc::clone(version)) };
         images.push(encode_file(&turn, &asked.file, "messages").await.map_err(said)?.image);
     }
     let prompt = candidate.bundle.prompt(&asked.messages)?;
     let guard = GuardParams::new(if candidate.bundle.reward.is_some() { Mode::Score } else { Mode::Off }, 0.5);
     let request = engine::Request {
         id: format!("shadow-{}", Uuid::new_v4().simple()).into(),
+        share: Share::default(),
+        rank: 0,
         image: images[CANDIDATE].clone(),
         prompt,
         max_tokens: asked.max_tokens,

@@ -18,7 +18,7 @@ use tokio::{
 pub(crate) use self::totals::{Comparison, Progress};
 use self::{compare::compare, totals::Totals};
 use super::{app::App, served::Served, switch::load_beside};
-use crate::{registry::Shadow, vlm::template::Message};
+use crate::{engine::CacheScope, registry::Shadow, vlm::template::Message};
 
 /// Answers that may wait to be compared; more are dropped.
 const WAITING: usize = 32;
@@ -67,6 +67,8 @@ struct Sample {
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) file: Arc<[u8]>,
+    /// Whose images are remembered for it.
+    pub(crate) scope: CacheScope,
     pub(crate) messages: Vec<Message>,
     pub(crate) max_tokens: usize,
     pub(crate) stop: Vec<String>,

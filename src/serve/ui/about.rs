@@ -37,7 +37,7 @@ struct About<'a> {
 
 /// What this server keeps, for how long, and whether a key is needed.
 #[utoipa::path(get, path = "/ui/about.json", tag = "page", responses((status = 200, description = "What the page says of this server.", body = About)))]
-pub(crate) async fn about(Turn { app, served }: Turn) -> Response {
+pub(crate) async fn about(Turn { app, served, .. }: Turn) -> Response {
     let config = &app.config;
     let feedback = config.feedback.enabled();
     let retention_s = if feedback { config.receipts.retention().as_secs() } else { 0 };

@@ -1,0 +1,205 @@
+//! Who is next: weighted fair queuing by work done (the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models", 2024).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::Share;
+
+/// Virtual work is work times this by weight, so that whole numbers are fine enough.
+const SCALE: u64 = 1000;
+
+/// Most competitors that are remembered while they have nothing to do.
+const REMEMBERED: usize = 4096;
+
+#[derive(Debug, Default)]
+struct Account {
+    /// Work done by weight.
+    virtual_work: u64,
+    present: bool,
+}
+
+/// The work that was done for each competitor, by weight. Whoever has had the least is next. A competitor that comes back is put level with the least of
+/// those who are there: nobody saves up a share that they did not use, and nobody is freed of what they had too much by leaving for a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    accounts: HashMap<Arc<str>, Account>,
+    /// The least virtual work of those who were there, as far as it got.
+    floor: u64,
+}
+
+impl Ledger {
+    /// Notes who has something that waits or runs; to be called when that has changed, before anybody is chosen.
+    pub(crate) fn meet<'a>(&mut self, present: impl Iterator<Item = &'a Share>) {
+        let present: HashSet<&Arc<str>> = present.map(|share| &share.competitor).collect();
+        if present.is_empty() {
+            return self.accounts.clear();
+        }
+        let were_there = || self.accounts.iter().filter(|(_, account)| account.present);
+        let staying = were_there().filter(|(name, _)| present.contains(name)).map(|(_, account)| account.virtual_work).min();
+        // Where nobody stays, the last who were there say how far it got.
+        let last = || were_there().map(|(_, account)| account.virtual_work).min();
+        self.floor = staying.or_else(last).unwrap_or(0).max(self.floor);
+        self.accounts.iter_mut().for_each(|(name, account)| account.present &= present.contains(name));
+        for name in present {
+            let account = self.accounts.entry(Arc::clone(name)).or_default();
+            if !account.present {
+                *account = Account { virtual_work: account.virtual_work.max(self.floor), present: true };
+            }
+        }
+        let floor = self.floor;
+        self.accounts.retain(|_, account| account.present || account.virtual_work > floor);
+        if self.accounts.len() > REMEMBERED {
+            self.accounts.retain(|_, account| account.present);
+        }
+    }
+
+    /// Notes work that is done for a competitor.
+    pub(crate) fn charge(&mut self, share: &Share, work: u64) {
+        if let Some(account) = self.accounts.get_mut(&share.competitor) {
+            let by_weight = work.saturating_mul(SCALE) / u64::from(share.weight.max(1));
+            account.virtual_work = account.virtual_work.saturating_add(by_weight);
+        }
+    }
+
+    /// Returns the index of the entry that is next: that of the competitor with the least work by weight, and of its entries the one with the least key.
+    pub(crate) fn next<'a>(&self, waiting: impl Iterator<Item = (&'a Share, u64)>) -> Option<usize> {
+        let had = |share: &Share| self.accounts.get(&share.competitor).map_or(self.floor, |account| account.virtual_work);
+        let rank = |(share, key)| (had(share), key);
+        waiting.map(rank).enumerate().min_by(|(_, a), (_, b)| a.cmp(b)).map(|(index, _)| index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The most work of one item.
+    const MOST: u64 = 40;
+
+    /// A server of one thing at a time: what it did, in order, of `(time of arrival, competitor, work)`.
+    fn serve(weights: &[u32], arrivals: &[(u64, usize, u64)]) -> Vec<(u64, usize, u64)> {
+        let share = |who: usize| Share::new(format!("{who}"), weights[who]);
+        let (mut ledger, mut done, mut now, mut came) = (Ledger::default(), Vec::new(), 0, 0);
+        let mut coming: Vec<(usize, (u64, usize, u64))> = arrivals.iter().copied().enumerate().collect();
+        coming.sort_by_key(|(i, (at, ..))| (*at, *i));
+        let mut coming = coming.into_iter().peekable();
+        let mut waiting: Vec<(Share, u64, (u64, usize, u64))> = Vec::new();
+        loop {
+            while let Some((_, job)) = coming.next_if(|(_, (at, ..))| *at <= now) {
+                came += 1;
+                waiting.push((share(job.1), came, job));
+            }
+            ledger.meet(waiting.iter().map(|(share, ..)| share));
+            let Some(next) = ledger.next(waiting.iter().map(|(share, i, _)| (share, *i))) else {
+                match coming.peek() {
+                    Some((_, (at, ..))) => now = *at,
+                    None => return done,
+                }
+                continue;
+            };
+            let (share, _, job) = waiting.remove(next);
+            ledger.meet(waiting.iter().map(|(share, ..)| share).chain([&share]));
+            ledger.charge(&share, job.2);
+            done.push((now, job.1, job.2));
+            now += job.2;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_is_served_in_order_and_nobody_who_waits_falls_behind(
+            weights in proptest::collection::vec(1u32..5, 2..5), mut arrivals in proptest::collection::vec((0u64..300, 0usize..4, 1..=MOST), 1..80),
+        ) {
+            arrivals.iter_mut().for_each(|job| job.1 %= weights.len());
+            let done = serve(&weights, &arrivals);
+            for who in 0..weights.len() {
+                let mut own: Vec<(u64, u64)> = arrivals.iter().filter(|job| job.1 == who).map(|job| (job.0, job.2)).collect();
+                own.sort_by_key(|job| job.0);
+                let served: Vec<u64> = done.iter().filter(|job| job.1 == who).map(|job| job.2).collect();
+                prop_assert_eq!(served, own.iter().map(|job| job.1).collect::<Vec<_>>());
+                // From when they have to wait until nothing of theirs does, what each other had by weight is at most two items more than what they had.
+                let (mut had, mut served) = (vec![0.0; weights.len()], 0);
+                for &(at, of, work) in &done {
+                    if own.iter().filter(|job| job.0 <= at).count() == served {
+                        had.fill(0.0);
+                    } else {
+                        had[of] += work as f64 / f64::from(weights[of]);
+                        let most = had.iter().fold(0.0f64, |most, &had| most.max(had));
+                        prop_assert!(most - had[who] <= 2.0 * MOST as f64 + 1.0, "{} of {:?}", who, had);
+                    }
+                    served += usize::from(of == who);
+                }
+            }
+            // The server is never idle while something waits.
+            let mut free = 0;
+            for &(at, _, work) in &done {
+                let arrived: u64 = arrivals.iter().filter(|job| job.0 < at).map(|job| job.2).sum();
+                let begun: u64 = done.iter().filter(|job| job.0 < at).map(|job| job.2).sum();
+                prop_assert!(at == free || arrived <= begun);
+                free = at + work;
+            }
+        }
+
+        #[test]
+        fn whoever_always_waits_gets_a_share_by_weight(
+            weights in proptest::collection::vec(1u32..6, 2..5), works in proptest::collection::vec(1..=MOST, 200),
+        ) {
+            // Everybody has more than is ever served.
+            let arrivals: Vec<(u64, usize, u64)> =
+                (0..weights.len()).flat_map(|who| works.iter().map(move |&work| (0, who, work))).collect();
+            let done = serve(&weights, &arrivals);
+            let mut had = vec![0.0; weights.len()];
+            for (_, who, work) in done.iter().take(works.len()) {
+                had[*who] += *work as f64 / f64::from(weights[*who]);
+                let (least, most) = had.iter().fold((f64::MAX, 0.0f64), |(least, most), &had| (least.min(had), most.max(had)));
+                prop_assert!(most - least <= MOST as f64 + 0.5, "{:?}", had);
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_comes_back_has_saved_nothing_up_and_owes_what_they_had() {
+        let (a, b) = (Share::new("a", 1), Share::new("b", 1));
+        let mut ledger = Ledger::default();
+        ledger.meet([&a].into_iter());
+        ledger.charge(&a, 1000);
+        ledger.meet([&a, &b].into_iter());
+        ledger.charge(&b, 1);
+        assert_eq!(ledger.next([(&b, 0), (&a, 1)].into_iter()), Some(1), "b does not have 1000 in advance");
+        ledger.charge(&a, 50);
+        // It leaves for a moment, and still has had more.
+        ledger.meet([&b].into_iter());
+        ledger.meet([&a, &b].into_iter());
+        assert_eq!(ledger.next([(&a, 0), (&b, 1)].into_iter()), Some(1));
+    }
+
+    #[test]
+    fn competitors_that_never_meet_leave_nothing_to_catch_up_for_a_third() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| Share::new(name, 1));
+        let mut ledger = Ledger::default();
+        for turn in [&a, &b].into_iter().cycle().take(100) {
+            ledger.meet([turn].into_iter());
+            ledger.charge(turn, 10);
+        }
+        ledger.meet([&a, &c].into_iter());
+        ledger.charge(&c, 11);
+        assert_eq!(ledger.next([(&c, 0), (&a, 1)].into_iter()), Some(1));
+    }
+
+    #[test]
+    fn few_are_remembered_who_have_nothing_to_do() {
+        let (mut ledger, stays) = (Ledger::default(), Share::new("stays", 1));
+        for i in 0..3 * REMEMBERED {
+            let passing = Share::new(i.to_string(), 1);
+            ledger.meet([&stays, &passing].into_iter());
+            ledger.charge(&passing, 5);
+        }
+        assert!(ledger.accounts.len() <= REMEMBERED + 2);
+        ledger.meet([].into_iter());
+        assert!(ledger.accounts.is_empty());
+    }
+}

@@ -1,0 +1,186 @@
+//! Turns of async tasks, in the order of the ledger.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::{Ledger, Pool, Share};
+
+/// A semaphore whose waiters are served by fair shares, and in order where they are of one competitor.
+///
+/// Waiters have no bound of their own: whoever waits holds a place among what was admitted.
+#[derive(Debug, Clone)]
+pub struct Turns(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// Of turns.
+    pool: Pool,
+    running: Vec<(u64, Share)>,
+    waiting: Vec<Waiter>,
+    ledger: Ledger,
+    arrivals: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    share: Share,
+    work: u64,
+    granted: oneshot::Sender<Turn>,
+}
+
+impl Turns {
+    /// At most so many turns at once, at least one.
+    pub fn new(most: usize) -> Self {
+        Self::with_reserve(most, 0)
+    }
+
+    /// At most so many turns at once, and a reserve for competitors that have less than their share of them: right where turns are long.
+    pub fn with_reserve(most: usize, reserve: usize) -> Self {
+        let pool = Pool::new(most.max(1) as u64, reserve as u64);
+        let (running, waiting, ledger) = (Vec::new(), Vec::new(), Ledger::default());
+        Self(Arc::new(Mutex::new(State { pool, running, waiting, ledger, arrivals: 0 })))
+    }
+
+    /// Waits for a turn for so much work.
+    pub async fn take(&self, share: &Share, work: u64) -> Turn {
+        let (granted, turn) = oneshot::channel();
+        self.lock().push(share.clone(), work, granted);
+        self.grant();
+        match turn.await {
+            Ok(turn) => turn,
+            // A waiter is dropped by nobody but its own task.
+            Err(_) => Turn { turns: None, number: 0 },
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands out turns that are free.
+    fn grant(&self) {
+        loop {
+            let next = self.lock().pop();
+            let Some(Waiter { number, granted, .. }) = next else { return };
+            // Where nobody waits for it any more, the turn comes back and is dropped, outside of the lock, which frees it.
+            let _ = granted.send(Turn { turns: Some(self.clone()), number });
+        }
+    }
+}
+
+impl State {
+    fn push(&mut self, share: Share, work: u64, granted: oneshot::Sender<Turn>) {
+        self.arrivals += 1;
+        self.waiting.push(Waiter { number: self.arrivals, share, work, granted });
+    }
+
+    /// The next waiter, whose turn it is from now on; `None` where none waits or no turn is free.
+    fn pop(&mut self) -> Option<Waiter> {
+        self.waiting.retain(|waiter| !waiter.granted.is_closed());
+        let Self { pool, running, waiting, ledger, .. } = self;
+        ledger.meet(running.iter().map(|(_, share)| share).chain(waiting.iter().map(|waiter| &waiter.share)));
+        let open: Vec<usize> = (0..waiting.len()).filter(|&i| pool.may_take(&waiting[i].share, 1)).collect();
+        let next = ledger.next(open.iter().map(|&i| (&waiting[i].share, waiting[i].number)))?;
+        let waiter = waiting.remove(open[next]);
+        pool.take(&waiter.share, 1).ok()?;
+        ledger.charge(&waiter.share, waiter.work);
+        running.push((waiter.number, waiter.share.clone()));
+        Some(waiter)
+    }
+
+    fn end(&mut self, number: u64) {
+        let Some(ended) = self.running.iter().position(|(running, _)| *running == number) else { return };
+        let (_, share) = self.running.swap_remove(ended);
+        self.pool.put_back(&share.competitor, 1);
+    }
+}
+
+/// A turn, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    turns: Option<Turns>,
+    number: u64,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(turns) = self.turns.take() {
+            turns.lock().end(self.number);
+            turns.grant();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Takes turns until all have had theirs, one after the other; who had them.
+    fn order(turns: &Turns, asks: &[(&'static str, u64)]) -> Vec<&'static str> {
+        let first = turns.take(&Share::new("first", 1), 1).now_or_never().unwrap();
+        let mut waiting: Vec<_> =
+            asks.iter().map(|&(who, work)| (who, Box::pin(async move { turns.take(&Share::new(who, 1), work).await }))).collect();
+        waiting.iter_mut().for_each(|(_, turn)| assert!(turn.as_mut().now_or_never().is_none()));
+        let (mut held, mut served) = (Some(first), Vec::new());
+        while !waiting.is_empty() {
+            drop(held.take());
+            let found = waiting.iter_mut().enumerate().find_map(|(i, (_, turn))| Some((i, turn.as_mut().now_or_never()?)));
+            let (i, turn) = found.expect("whoever is next has the turn");
+            served.push(waiting.remove(i).0);
+            held = Some(turn);
+        }
+        served
+    }
+
+    #[test]
+    fn who_asks_for_much_waits_for_who_asks_for_little() {
+        let asks = [("a", 10), ("a", 10), ("a", 10), ("b", 10), ("c", 10), ("b", 10)];
+        assert_eq!(order(&Turns::new(1), &asks), ["a", "b", "c", "a", "b", "a"]);
+        let asks = [("a", 30), ("a", 30), ("b", 10), ("b", 10), ("b", 10), ("b", 10)];
+        assert_eq!(order(&Turns::new(1), &asks), ["a", "b", "b", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn whoever_stops_waiting_takes_no_turn_with_them() {
+        let turns = Turns::new(1);
+        let share = Share::default();
+        let held = turns.take(&share, 1).now_or_never().unwrap();
+        let mut gone = Box::pin(turns.take(&share, 1));
+        assert!(gone.as_mut().now_or_never().is_none());
+        let mut granted = Box::pin(turns.take(&share, 1));
+        assert!(granted.as_mut().now_or_never().is_none());
+        drop(gone);
+        drop(held);
+        // The second has been granted the turn and goes without having looked.
+        drop(granted);
+        assert!(turns.take(&share, 1).now_or_never().is_some());
+        assert!(turns.lock().running.is_empty());
+    }
+
+    #[test]
+    fn long_turns_of_one_leave_the_reserve_to_others() {
+        let turns = Turns::with_reserve(2, 1);
+        let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
+        let _held = [(); 2].map(|()| turns.take(&greedy, 1).now_or_never().unwrap());
+        let mut third = Box::pin(turns.take(&greedy, 1));
+        assert!(third.as_mut().now_or_never().is_none());
+        let other = turns.take(&polite, 1).now_or_never().unwrap();
+        assert!(turns.take(&polite, 1).now_or_never().is_none());
+        drop(other);
+        assert!(third.as_mut().now_or_never().is_none(), "the reserve is not for who has enough");
+    }
+
+    #[test]
+    fn so_many_have_a_turn_at_once() {
+        let (turns, share) = (Turns::new(2), Share::default());
+        let [_one, two] = [(); 2].map(|()| turns.take(&share, 1).now_or_never().unwrap());
+        let mut third = Box::pin(turns.take(&share, 1));
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(two);
+        assert!(third.as_mut().now_or_never().is_some());
+    }
+}

@@ -1,0 +1,254 @@
+//! Who may ask how much: bounds on what is in progress, shared fairly, and rates.
+//!
+//! A request is let in once it has arrived and is known to be in order, by the work that it is: see [`cost`]. What is in progress is bounded for all
+//! together, and one competitor cannot use that up for the others. Rates are those of a key, or of an address on a server without keys. All of it is in
+//! this process's memory: another server counts anew, and so does this one after a restart.
+
+pub(super) mod cost;
+mod duration;
+mod layer;
+mod rate;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::http::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
+
+use self::{
+    cost::Cost,
+    rate::{Kind, Rates, Table},
+};
+use super::{auth::Caller, error::ApiError, served::Turn};
+use crate::{
+    config::Config,
+    engine::fair::{Pool, PoolPermit, Share, SharedPool},
+    telemetry::Metrics,
+};
+
+pub(super) use layer::limit_rates;
+
+/// Returns who competes with a caller's requests.
+pub(super) fn share(caller: &Caller) -> Share {
+    Share::new(caller.competitor(), caller.weight)
+}
+
+/// Returns whose rates count a caller's requests: the key's or, on a server without keys, the address's.
+pub(super) fn account(caller: &Caller) -> Arc<str> {
+    caller.name.clone().unwrap_or_else(|| caller.competitor())
+}
+
+/// What bounds requests.
+pub(crate) struct Limits {
+    /// Requests in progress.
+    requests: SharedPool,
+    max_concurrent: usize,
+    /// Work in progress.
+    work: SharedPool,
+    meter: Mutex<Meter>,
+    began: Instant,
+    metrics: Arc<Metrics>,
+}
+
+/// Rates, and how far they are used up.
+struct Meter {
+    by_key: HashMap<Arc<str>, Rates>,
+    /// Of those that have none of their own.
+    common: Rates,
+    table: Table,
+}
+
+impl Meter {
+    fn rates(&self, account: &str) -> Rates {
+        self.by_key.get(account).copied().unwrap_or(self.common)
+    }
+
+    fn set(&mut self, config: &Config) {
+        let common = Rates { requests: config.limits.requests_per_minute, tokens: config.limits.tokens_per_minute };
+        let of = |key: &crate::config::Key| Rates {
+            requests: key.requests_per_minute.value().unwrap_or(common.requests),
+            tokens: key.tokens_per_minute.value().unwrap_or(common.tokens),
+        };
+        self.by_key = config.keys.iter().map(|key| (Arc::from(key.name.as_str()), of(key))).collect();
+        self.common = common;
+    }
+}
+
+impl Limits {
+    /// As configured; an answer of the model takes `answer` work at most.
+    pub(super) fn new(config: &Config, answer: u64, metrics: &Arc<Metrics>) -> Self {
+        let max_concurrent = config.server.max_concurrent;
+        // As much as the engine may hold, with its places for those who have less than their share; half as much again for such competitors.
+        let work = (2 * config.engine.max_batch + config.engine.max_waiting) as u64 * answer;
+        let mut meter = Meter { by_key: HashMap::new(), common: Rates::default(), table: Table::default() };
+        meter.set(config);
+        Self {
+            requests: SharedPool::new(Pool::new(max_concurrent as u64, max_concurrent.div_ceil(4) as u64)),
+            max_concurrent,
+            work: SharedPool::new(Pool::new(work, work / 2)),
+            meter: Mutex::new(meter),
+            began: Instant::now(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Puts other rates in force. What was used up stays so.
+    pub(super) fn set_rates(&self, config: &Config) {
+        self.meter().set(config);
+    }
+
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// 429 above the rate.
+    fn count_request(&self, account: &Arc<str>) -> Result<(), ApiError> {
+        self.charge(account, Kind::Requests, 1).map(|_| ())
+    }
+
+    /// Takes some of a rate; returns how much that was: nothing counts for more than all of it.
+    fn charge(&self, account: &Arc<str>, kind: Kind, amount: u64) -> Result<u64, ApiError> {
+        let mut meter = self.meter();
+        let rates = meter.rates(account);
+        meter.table.take(account, rates, kind, amount, self.now()).map_err(|exceeded| {
+            self.metrics.count_limited(kind.name());
+            exceeded.into()
+        })
+    }
+
+    /// Writes how far the rates of an account are used up.
+    fn show(&self, account: &str, headers: &mut HeaderMap) {
+        let meter = self.meter();
+        meter.table.show(account, meter.rates(account), self.now(), headers);
+    }
+
+    /// Lets work in for a competitor.
+    pub(super) fn hold(&self, share: &Share, work: u64) -> Result<WorkPermit, ApiError> {
+        let busy = |limit, message| {
+            self.metrics.count_limited(limit);
+            ApiError::busy(message, 1)
+        };
+        let place = self.requests.take(share, 1);
+        let place = place.map_err(|_| {
+            let most = self.max_concurrent;
+            busy("concurrency", format!("the server is at capacity ({most} requests at once, shared by all who ask); retry in 1 s"))
+        })?;
+        let work = self.work.take(share, work);
+        let work = work.map_err(|_| {
+            let message =
+                "the server is at capacity (images, candidates and tokens of the requests in progress); retry in 1 s, or send smaller ones";
+            busy("work", message.to_owned())
+        })?;
+        self.metrics.count_admitted(1);
+        Ok(WorkPermit { _held: [place, work], metrics: Arc::clone(&self.metrics) })
+    }
+}
+
+/// Lets a request in that has arrived and is in order; `place` is the one that it holds among those that are read and checked.
+///
+/// # Errors
+/// 429 where too much is in progress, or the tokens of a minute are used up.
+pub(super) fn admit(turn: &Turn, place: OwnedSemaphorePermit, cost: Cost) -> Result<Admission, ApiError> {
+    let held = turn.app.limits.hold(&turn.share, cost.work)?;
+    let charged = turn.app.limits.charge(&turn.account, Kind::Tokens, cost.tokens)?;
+    Ok(Admission { turn: turn.clone(), charged, used: None, _held: held, _place: place })
+}
+
+/// Work that is in progress until this is dropped.
+pub(super) struct WorkPermit {
+    _held: [PoolPermit; 2],
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for WorkPermit {
+    fn drop(&mut self) {
+        self.metrics.count_admitted(-1);
+    }
+}
+
+/// A request that was let in, until it is answered.
+pub(crate) struct Admission {
+    turn: Turn,
+    /// Tokens taken in advance.
+    charged: u64,
+    /// Those that it was, once that is known; `None` before the work has begun.
+    used: Option<Arc<AtomicU64>>,
+    _held: WorkPermit,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// Notes that the work has begun: from now on what was taken in advance stays taken, until `used` says how many tokens it was.
+    pub(crate) fn begin(&mut self, used: Arc<AtomicU64>) {
+        self.used = Some(used);
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let limits = &self.turn.app.limits;
+        let stays = match self.used.as_ref().map(|used| used.load(Relaxed)) {
+            None => 0,
+            Some(0) => self.charged,
+            Some(used) => used,
+        };
+        let mut meter = limits.meter();
+        let rates = meter.rates(&self.turn.account);
+        meter.table.correct(&self.turn.account, rates, Kind::Tokens, self.charged, stays, limits.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Auto, Key};
+
+    fn key(name: &str, requests_per_minute: Auto<u64>) -> Key {
+        Key { name: name.to_owned(), requests_per_minute, ..Key::default() }
+    }
+
+    #[test]
+    fn other_rates_take_effect_and_what_was_used_stays_used() {
+        let mut config = Config { keys: vec![key("a", Auto::Value(1)), key("b", Auto::Auto)], ..Config::default() };
+        let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
+        let count = |name: &str| limits.count_request(&name.into()).is_ok();
+        assert_eq!((count("a"), count("a"), count("b"), count("b")), (true, false, true, true));
+        config.limits.requests_per_minute = 1;
+        config.keys.push(key("c", Auto::Value(0)));
+        limits.set_rates(&config);
+        assert_eq!((count("a"), count("b"), count("b"), count("c"), count("c")), (false, true, false, true, true));
+        config.keys[0].requests_per_minute = Auto::Value(0);
+        limits.set_rates(&config);
+        assert!(count("a") && count("a"));
+    }
+
+    #[test]
+    fn work_in_progress_is_bounded_and_nobody_takes_it_all_from_others() {
+        let mut config = Config::default();
+        (config.engine.max_batch, config.engine.max_waiting, config.server.max_concurrent) = (4, 0, 4);
+        let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
+        let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
+        let large = limits.hold(&greedy, 1 << 40).unwrap();
+        let refused = limits.hold(&greedy, 10).err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.retry_after_s), (429, Some(1)));
+        let beside = limits.hold(&polite, 500).unwrap();
+        drop((large, beside));
+        let many: Vec<_> = (0..4).map(|_| limits.hold(&greedy, 1).unwrap()).collect();
+        assert!(limits.hold(&greedy, 1).is_err() && limits.hold(&polite, 1).is_ok());
+        drop(many);
+        assert!(limits.hold(&greedy, 1 << 40).is_ok());
+    }
+}
