@@ -102,6 +102,7 @@ bars! {
     Bars FamiliarityCoco "familiarity: flickr8k against coco-mini, AUROC" AtLeast(0.80), None;
     Bars FamiliarityDaquar "familiarity: flickr8k against daquar, AUROC" AtLeast(0.90), None;
     Bars FamiliarityRad "familiarity: flickr8k against vqa-rad, AUROC" AtLeast(0.99), None;
+    Bars FamiliarityMoves "familiarity: moved by re-encoding (JPEG 75 at 224 x 224), coco-mini" AtMost(0.10), None;
     Bars FamiliarityInvents "familiarity: the caption invents an object, AUROC" AtLeast(0.75), Some(0.85);
 
     Conditions RightFlaggedFlickr "right object words flagged, flickr8k" AtMost(0.15), None;
@@ -115,6 +116,7 @@ bars! {
     Conditions PixelsAnswersFlickr "AUROC lost with another photograph's pixels: answers, flickr8k" AtLeast(0.05), None;
     Conditions PixelsAnswersDaquar "AUROC lost with another photograph's pixels: answers, daquar" AtLeast(0.05), None;
 
+    Others FamiliarityReencoded "familiarity: flickr8k against re-encoded coco-mini, AUROC" Nothing, None;
     Others InventedCoco "photographs without people that get some, coco-mini" Nothing, None;
     Others InventedDaquar "photographs without people that get some, daquar" Nothing, None;
     Others InventedFlickr "photographs without people that get some, flickr8k" Nothing, None;

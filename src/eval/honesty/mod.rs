@@ -34,11 +34,14 @@ pub enum Origin {
     Documents,
     /// Line drawings, made here.
     Drawings,
+    /// Some of coco-mini's photographs as a thrifty web page would have them, made here.
+    Reencoded,
 }
 
 impl Origin {
     /// All, in the order of reports.
-    pub const ALL: [Self; 6] = [Self::Flickr8k, Self::CocoMini, Self::Daquar, Self::VqaRad, Self::Documents, Self::Drawings];
+    pub const ALL: [Self; 7] =
+        [Self::Flickr8k, Self::CocoMini, Self::Daquar, Self::VqaRad, Self::Documents, Self::Drawings, Self::Reencoded];
 
     /// The name in reports; of photographs that are read, also of their folder.
     pub fn name(self) -> &'static str {
@@ -49,12 +52,13 @@ impl Origin {
             Self::VqaRad => "vqa-rad",
             Self::Documents => "documents",
             Self::Drawings => "drawings",
+            Self::Reencoded => "re-encoded",
         }
     }
 
     /// Whether its pictures are made here.
     pub fn is_made(self) -> bool {
-        matches!(self, Self::Documents | Self::Drawings)
+        matches!(self, Self::Documents | Self::Drawings | Self::Reencoded)
     }
 }
 

@@ -1,6 +1,10 @@
-//! Pictures that are no photographs: pages of text and line drawings, made from a seed.
+//! Pictures that are made for the measurement: pages of text and line drawings from a seed, and photographs in fewer bytes.
 
-use image::{Rgb, RgbImage};
+use image::{
+    ColorType, ImageResult, Rgb, RgbImage,
+    codecs::jpeg::JpegEncoder,
+    imageops::{FilterType, resize},
+};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 /// Width and height.
@@ -214,6 +218,21 @@ pub fn drawing(seed: u64) -> RgbImage {
     sheet.image
 }
 
+/// Side of a re-encoded photograph, and the quality of its JPEG, of 100.
+const REENCODED: (u32, u8) = (224, 75);
+
+/// Returns a photograph as a small square JPEG, its sides not kept in proportion: what is in it stays, how it was stored does not.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub fn reencoded(photograph: &RgbImage) -> ImageResult<Vec<u8>> {
+    let (side, quality) = REENCODED;
+    let small = resize(photograph, side, side, FilterType::CatmullRom);
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode(&small, side, side, ColorType::Rgb8.into())?;
+    Ok(bytes)
+}
+
 /// Draws something of a size around a point, with lines of so many dots.
 type Shape = fn(&mut Canvas, (f32, f32), f32, i32);
 
@@ -296,6 +315,17 @@ mod tests {
                 assert_eq!(image.dimensions(), SIZE);
                 assert!((0.001..0.4).contains(&ink(&image)), "{seed}: {}", ink(&image));
             }
+        }
+    }
+
+    #[test]
+    fn a_reencoded_photograph_shows_the_same_in_fewer_bytes() {
+        let photograph = RgbImage::from_fn(600, 300, |x, y| Rgb([(x / 3) as u8, (y / 2) as u8, if x < 300 { 200 } else { 40 }]));
+        let small = image::load_from_memory(&reencoded(&photograph).unwrap()).unwrap().to_rgb8();
+        assert_eq!(small.dimensions(), (224, 224));
+        for (x, y) in [(30, 30), (80, 200), (200, 100)] {
+            let (then, now) = (photograph.get_pixel(x * 600 / 224, y * 300 / 224).0, small.get_pixel(x, y).0);
+            assert!(then.iter().zip(now).all(|(then, now)| then.abs_diff(now) < 12), "{then:?} {now:?}");
         }
     }
 

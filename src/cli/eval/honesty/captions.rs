@@ -19,6 +19,7 @@ use crate::{
         honesty::{
             Origin, Outcome, Resampling, auroc, auroc_lost,
             bars::{Finding, Found, Measure},
+            mean,
             people::{PersonMentions, person_mentions, shows_people},
             risk::Fate,
             share,
@@ -175,7 +176,7 @@ fn judged(
     // How much is said.
     let counted = judge(&texts[0]);
     let rows: Vec<(usize, f64)> = numbers.iter().zip(&counted).map(|(&number, count)| (number, count.0 as f64)).collect();
-    let a_caption = crate::eval::honesty::mean(&rows, resampling);
+    let a_caption = mean(&rows, resampling);
     findings.push(Finding::new(measures.count, a_caption, numbers.len(), numbers.len(), "captions"));
     findings.push(match before(measures.count) {
         Some(known) => {
@@ -231,10 +232,8 @@ fn judged(
                 Some(Outcome { photograph, score: reply.familiarity?, is_right: wrong == 0 })
             });
         let rows: Vec<Outcome> = rows.collect();
-        if !rows.is_empty() {
-            let figure = auroc(&rows, resampling);
-            results.findings.push(Finding::new(Measure::FamiliarityInvents, figure, rows.len(), rows.len(), "captions"));
-        }
+        let figure = || Finding::new(Measure::FamiliarityInvents, auroc(&rows, resampling), rows.len(), rows.len(), "captions");
+        results.findings.push(if rows.is_empty() { unfamiliar(Measure::FamiliarityInvents) } else { figure() });
     }
 }
 
@@ -325,31 +324,46 @@ fn cautious(material: &Material, answers: &Answers<'_>, origin: Origin, resampli
     }
 }
 
-/// How well familiarity tells the origins apart from Flickr8k, where the model has one.
+/// How well familiarity tells the origins apart from Flickr8k, and how little it depends on how a photograph is stored, where the model has one.
 pub(super) fn familiarity(material: &Material, answers: &Answers<'_>, resampling: Resampling) -> Vec<Finding> {
     let of = |origin: Origin| {
-        let known = |(number, _): (usize, &Annotated)| Some((number, answers.of(&Ask::answer(number, Manner::Flag, ""))?.familiarity?));
-        material.of(origin).filter_map(known).collect::<Vec<(usize, f64)>>()
+        let known = |(number, image): (usize, &Annotated)| {
+            Some((number, image.name().to_owned(), answers.of(&Ask::answer(number, Manner::Flag, ""))?.familiarity?))
+        };
+        material.of(origin).filter_map(known).collect::<Vec<(usize, String, f64)>>()
     };
     let near = of(Origin::Flickr8k);
     let pairs = [
         (Measure::FamiliarityCoco, Origin::CocoMini),
         (Measure::FamiliarityDaquar, Origin::Daquar),
         (Measure::FamiliarityRad, Origin::VqaRad),
+        (Measure::FamiliarityReencoded, Origin::Reencoded),
     ];
     let finding = |(measure, origin): (Measure, Origin)| {
         let far = of(origin);
-        let outcome = |is_right: bool| move |&(photograph, score): &(usize, f64)| Outcome { photograph, score, is_right };
-        let rows: Vec<Outcome> = near.iter().map(outcome(true)).chain(far.iter().map(outcome(false))).collect();
-        match near.is_empty() || far.is_empty() {
-            true => Finding {
-                measure,
-                found: Found::NotMeasured("the model reports no familiarity".into()),
-                photographs: 0,
-                counted: String::new(),
-            },
-            false => Finding::new(measure, auroc(&rows, resampling), rows.len(), rows.len(), "photographs"),
+        if near.is_empty() || far.is_empty() {
+            return unfamiliar(measure);
         }
+        let outcome = |is_right: bool| {
+            move |(photograph, _, score): &(usize, String, f64)| Outcome { photograph: *photograph, score: *score, is_right }
+        };
+        let rows: Vec<Outcome> = near.iter().map(outcome(true)).chain(far.iter().map(outcome(false))).collect();
+        Finding::new(measure, auroc(&rows, resampling), rows.len(), rows.len(), "photographs")
     };
-    pairs.into_iter().map(finding).collect()
+    let mut findings: Vec<Finding> = pairs.into_iter().map(finding).collect();
+    let originals = of(Origin::CocoMini);
+    let moved = |(number, name, now): (usize, String, f64)| {
+        originals.iter().find(|(_, original, _)| *original == name).map(|(.., then)| (number, (now - then).abs()))
+    };
+    let rows: Vec<(usize, f64)> = of(Origin::Reencoded).into_iter().filter_map(moved).collect();
+    findings.push(match rows.is_empty() {
+        true => unfamiliar(Measure::FamiliarityMoves),
+        false => Finding::new(Measure::FamiliarityMoves, mean(&rows, resampling), rows.len(), rows.len(), "photographs, mean distance"),
+    });
+    findings
+}
+
+/// What is said of a model without familiarity.
+fn unfamiliar(measure: Measure) -> Finding {
+    Finding { measure, found: Found::NotMeasured("the model reports no familiarity".into()), photographs: 0, counted: String::new() }
 }

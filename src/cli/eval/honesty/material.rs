@@ -31,6 +31,7 @@ use crate::{
         vqa::is_right,
     },
     train::judged::Half,
+    vlm::preprocess::{ImageLimits, decode},
 };
 
 /// Questions that no photograph answers, or that this sort of model has no business to answer; asked in turn.
@@ -138,10 +139,12 @@ impl Material {
                     material.notes.push(note);
                 }
                 Origin::Flickr8k => material.flickr8k(args, &data)?,
-                Origin::CocoMini => material.coco(args, &data)?,
+                Origin::CocoMini => material.coco(args, &data, folder)?,
                 Origin::Daquar | Origin::VqaRad => material.people(args, origin, &data)?,
                 Origin::Documents => material.made(args, origin, folder, pictures::document)?,
                 Origin::Drawings => material.made(args, origin, folder, pictures::drawing)?,
+                // Made with those that they are of.
+                Origin::Reencoded => {}
             }
         }
         Ok(material)
@@ -189,7 +192,7 @@ impl Material {
         Ok(())
     }
 
-    fn coco(&mut self, args: &Args, data: &Path) -> Result<(), Failure> {
+    fn coco(&mut self, args: &Args, data: &Path, folder: &Path) -> Result<(), Failure> {
         let references = References::open(data, None).map_err(Failure::misused)?;
         self.notes.extend(references.notes().iter().map(|note| format!("{}: {note}", Origin::CocoMini.name())));
         let images: Vec<&Annotated> = chosen(references.images().len(), args).into_iter().map(|i| &references.images()[i]).collect();
@@ -198,6 +201,9 @@ impl Material {
             let number = self.add(Origin::CocoMini, (*image).clone())?;
             self.ask_out_of_scope(number);
             numbers.insert(image.name(), number);
+        }
+        for (i, image) in images.iter().enumerate().take(if args.is_wanted(Origin::Reencoded) { args.made } else { 0 }) {
+            self.reencode(image, &folder.join(format!("re-encoded-{i}.jpg")))?;
         }
         let objects: Vec<_> = images.iter().filter_map(|image| Some((image.name(), image.objects.as_ref()?))).collect();
         // A question of each is present, and one absent.
@@ -208,6 +214,16 @@ impl Material {
             self.ask(photograph, questions.plain.clone(), Truth::OneOf(vec![right.to_owned()]));
             self.objects.push(AskedObject { photograph, is_present: question.present, questions });
         }
+        Ok(())
+    }
+
+    /// Adds a photograph in another encoding, under the same name.
+    fn reencode(&mut self, image: &Annotated, file: &Path) -> Result<(), Failure> {
+        let Some(photo) = image.photo.as_deref() else { return Ok(()) };
+        let failed = |e: &dyn std::fmt::Display| Failure::Failed(format!("{}: {e}", photo.display()));
+        let decoded = decode(&fs::read(photo).map_err(named(photo))?, &ImageLimits::default()).map_err(|e| failed(&e))?;
+        fs::write(file, pictures::reencoded(&decoded).map_err(|e| failed(&e))?).map_err(named(file))?;
+        self.add(Origin::Reencoded, Annotated { photo: Some(file.to_owned()), ..image.clone() })?;
         Ok(())
     }
 

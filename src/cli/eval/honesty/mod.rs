@@ -55,7 +55,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Only these origins: flickr8k, coco-mini, daquar, vqa-rad, documents, drawings [default: all]
+    /// Only these origins: flickr8k, coco-mini, daquar, vqa-rad, documents, drawings, re-encoded [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = origin)]
     origins: Vec<Origin>,
 
@@ -67,7 +67,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 4)]
     per_image: usize,
 
-    /// Documents and drawings that are made, of each
+    /// Documents, drawings and re-encoded photographs that are made, of each
     #[arg(long, value_name = "N", default_value_t = 60)]
     made: usize,
 
@@ -167,14 +167,6 @@ fn report(args: &Args, material: &Material, answers: &Answers<'_>, before: Optio
     let (of_texts, of_scores) = scored::measure(material, answers, resampling);
     findings.extend(of_answers);
     findings.extend(of_texts);
-    if !findings.iter().any(|finding| finding.measure == Measure::FamiliarityInvents) {
-        findings.push(Finding {
-            measure: Measure::FamiliarityInvents,
-            found: Found::NotMeasured("the model reports no familiarity".into()),
-            photographs: 0,
-            counted: String::new(),
-        });
-    }
     findings.extend(captions::familiarity(material, answers, resampling));
     let (calibration, errors) = calibration(&mentions, &scores, resampling);
     findings.extend(errors);
