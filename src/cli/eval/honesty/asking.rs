@@ -122,7 +122,7 @@ impl<'a> Answers<'a> {
         for fold in 0..self.models.len() {
             let several = self.models.len() > 1;
             let part: Vec<Ask> =
-                open.iter().filter(|ask| !several || self.material.photographs[ask.photograph].fold == fold).cloned().collect();
+                open.iter().filter(|ask| !several || self.material.photographs[ask.photograph].fold() == fold).cloned().collect();
             if !part.is_empty() {
                 self.ask_of(fold, &part)?;
             }
@@ -178,10 +178,10 @@ impl<'a> Answers<'a> {
         Ok((bundle.name, bundle.version))
     }
 
-    /// A photograph's name among those of all origins.
+    /// A photograph's name among those of all origins; another file is another photograph.
     fn name(&self, photograph: usize) -> String {
         let found = &self.material.photographs[photograph];
-        format!("{}/{}", found.origin.name(), found.image.name())
+        format!("{}/{} {:016x}", found.origin.name(), found.image.name(), found.digest)
     }
 
     fn model_args(&self, fold: usize) -> crate::cli::common::ModelArgs {

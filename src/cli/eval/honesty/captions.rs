@@ -96,13 +96,12 @@ pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
 }
 
 fn pixel_pairs(material: &Material, answers: &Answers<'_>, origin: Origin) -> Vec<[Ask; 2]> {
-    let numbers: Vec<usize> = material.of(origin).map(|(number, _)| number).collect();
-    let pair = |(i, &number): (usize, &usize)| {
-        let caption = answers.of(&Ask::answer(number, Manner::Off, ""))?;
-        let other = numbers[(i + 1) % numbers.len()];
-        (other != number && !caption.text.trim().is_empty()).then(|| [number, other].map(|shown| Ask::score(shown, "", &caption.text)))
+    let neighbors = material.neighbors(origin);
+    let pair = |(number, _): (usize, &Annotated)| {
+        let (caption, other) = (answers.of(&Ask::answer(number, Manner::Off, ""))?, *neighbors.get(&number)?);
+        (!caption.text.trim().is_empty()).then(|| [number, other].map(|shown| Ask::score(shown, "", &caption.text)))
     };
-    numbers.iter().enumerate().filter_map(pair).collect()
+    material.of(origin).filter_map(pair).collect()
 }
 
 /// Measures the captions of all origins.

@@ -24,7 +24,7 @@ use crate::{
         honesty::{
             Origin,
             consistency::{self, ObjectQuestions},
-            folds::fold_of,
+            folds::{digest_of, fold_of},
             pictures,
         },
         pope,
@@ -59,8 +59,15 @@ const OF_PICTURES: [&str; 4] =
 pub(super) struct Photograph {
     pub(super) origin: Origin,
     pub(super) image: Annotated,
-    /// Its part, by which networks are chosen that have not seen it.
-    pub(super) fold: usize,
+    /// What its file is known by, and by which its part is chosen.
+    pub(super) digest: u64,
+}
+
+impl Photograph {
+    /// The part by which networks are chosen that have not seen it.
+    pub(super) fn fold(&self) -> usize {
+        fold_of(self.digest)
+    }
 }
 
 /// How an answer is judged.
@@ -119,12 +126,14 @@ pub(super) struct Material {
     pub(super) questions: Vec<Question>,
     pub(super) objects: Vec<AskedObject>,
     pub(super) notes: Vec<String>,
+    /// Whether each part is asked of a network of its own.
+    has_parts: bool,
 }
 
 impl Material {
     /// Reads the origins that `--data` has and makes the pictures, into `folder`.
     pub(super) fn open(args: &Args, folder: &Path) -> Result<Self, Failure> {
-        let mut material = Self::default();
+        let mut material = Self { has_parts: args.folds.is_some(), ..Self::default() };
         let wanted: Vec<Origin> = Origin::ALL.into_iter().filter(|&origin| args.is_wanted(origin)).collect();
         let read: Vec<&str> = wanted.iter().filter(|origin| !origin.is_made()).map(|origin| origin.name()).collect();
         if !read.is_empty() && !read.iter().any(|name| args.data.join(name).is_dir()) {
@@ -155,13 +164,25 @@ impl Material {
         self.photographs.iter().enumerate().filter(move |(_, photograph)| photograph.origin == origin).map(|(i, p)| (i, &p.image))
     }
 
+    /// For each photograph of an origin the next one, in whose place it can be shown: of the same part where parts have networks of their own.
+    pub(super) fn neighbors(&self, origin: Origin) -> HashMap<usize, usize> {
+        let mut parts: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (number, _) in self.of(origin) {
+            let part = if self.has_parts { self.photographs[number].fold() } else { 0 };
+            parts.entry(part).or_default().push(number);
+        }
+        let pairs =
+            |part: Vec<usize>| (0..part.len()).map(move |i| (part[i], part[(i + 1) % part.len()])).filter(|(one, other)| one != other);
+        parts.into_values().flat_map(pairs).collect()
+    }
+
     fn add(&mut self, origin: Origin, image: Annotated) -> Result<usize, Failure> {
         let photo = image
             .photo
             .as_deref()
             .ok_or_else(|| Failure::Misused(format!("{}: there is no photograph for '{}'", origin.name(), image.name())))?;
-        let fold = fold_of(&fs::read(photo).map_err(named(photo))?);
-        self.photographs.push(Photograph { origin, image, fold });
+        let digest = digest_of(&fs::read(photo).map_err(named(photo))?);
+        self.photographs.push(Photograph { origin, image, digest });
         Ok(self.photographs.len() - 1)
     }
 
@@ -290,6 +311,17 @@ mod tests {
         assert_eq!(some, sample(100, 10, 1));
         assert_ne!(some, sample(100, 10, 2));
         assert_eq!(sample(0, 10, 1), [0usize; 0]);
+    }
+
+    #[test]
+    fn neighbors_are_of_the_same_origin_and_of_the_same_part_where_parts_matter() {
+        let photograph = |(origin, digest)| Photograph { origin, image: Annotated::default(), digest };
+        let of = [(Origin::CocoMini, 0), (Origin::Daquar, 0), (Origin::CocoMini, 5), (Origin::CocoMini, 1), (Origin::CocoMini, 10)];
+        let mut material = Material { photographs: of.map(photograph).into(), ..Material::default() };
+        assert_eq!(material.neighbors(Origin::CocoMini), HashMap::from([(0, 2), (2, 3), (3, 4), (4, 0)]));
+        assert!(material.neighbors(Origin::Daquar).is_empty(), "there is no other");
+        material.has_parts = true;
+        assert_eq!(material.neighbors(Origin::CocoMini), HashMap::from([(0, 2), (2, 4), (4, 0)]));
     }
 
     #[test]

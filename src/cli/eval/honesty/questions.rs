@@ -58,13 +58,12 @@ pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
 }
 
 fn pixel_pairs<'m>(material: &'m Material, answers: &Answers<'_>, origin: Origin) -> Vec<(&'m Question, [Ask; 2])> {
-    let numbers: Vec<usize> = material.of(origin).map(|(number, _)| number).collect();
-    let places = Numbers::of(numbers.iter().copied());
+    let neighbors = material.neighbors(origin);
     let pair = |question: &'m Question| {
         let answer = answers.of(&Ask::answer(question.photograph, Manner::Score, &question.text))?;
-        let other = numbers[(places.get(question.photograph) + 1) % numbers.len()];
+        let other = *neighbors.get(&question.photograph)?;
         let asks = [question.photograph, other].map(|shown| Ask::score(shown, &question.text, &answer.text));
-        (other != question.photograph && !answer.text.trim().is_empty()).then_some((question, asks))
+        (!answer.text.trim().is_empty()).then_some((question, asks))
     };
     judged_questions(material, origin).filter_map(pair).collect()
 }
