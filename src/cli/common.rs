@@ -100,7 +100,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 }
 
 /// Options of every command that uses a model.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// Model: the name of an embedded bundle, or a bundle's directory [default: candor-mini]
     #[arg(long, value_name = "NAME|DIR")]
@@ -116,6 +116,11 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The same options for another model.
+    pub(crate) fn with_model(&self, model: String) -> Self {
+        Self { model: Some(model), ..self.clone() }
+    }
+
     /// The configuration: file, environment, these options, and those of `more` (flag, key, value).
     pub(crate) fn load(&self, more: &[(&'static str, &'static str, Option<String>)]) -> Result<Config, Problems> {
         let device = self.device.map(|d| d.to_string());

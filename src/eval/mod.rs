@@ -4,6 +4,7 @@ pub mod bootstrap;
 pub mod captions;
 pub mod chair;
 pub mod data;
+pub mod honesty;
 pub mod objects;
 pub mod pope;
 pub mod report;

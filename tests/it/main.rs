@@ -12,6 +12,7 @@ mod eval_text;
 mod feedback;
 mod figures;
 mod guard;
+mod honesty;
 mod http;
 mod parity;
 mod parity_decoder;

@@ -1,6 +1,7 @@
 //! A bundle that answers while it is evaluated.
 
 use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -30,7 +31,7 @@ pub(super) struct Answering {
 }
 
 /// An answer and what it cost.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Answered {
     pub(super) text: String,
     /// Its tokens, and those that were decoded beside them.
@@ -40,6 +41,8 @@ pub(super) struct Answered {
     pub(super) verdict: String,
     /// The score of the whole, where it was scored.
     pub(super) score: Option<f64>,
+    /// How familiar the photograph is, where the guard says: 1 is as familiar as those it was made with.
+    pub(super) familiarity: Option<f64>,
     /// What is flagged, and each word's score where log-probabilities were asked for.
     pub(super) marks: GuardMarks,
 }
@@ -48,6 +51,22 @@ impl Answered {
     /// An answer that was read, not written here.
     pub(super) fn of_text(text: String) -> Self {
         Self { text, ..Self::default() }
+    }
+
+    /// A text, `all` tokens of which were decoded, with the guard's report and its tokens.
+    fn new(text: &str, all: u64, guard: &Value, tokens: &Value) -> Self {
+        let extra_tokens = guard["extra_tokens"].as_u64().unwrap_or(0);
+        // Those of candidates that were not given are in both.
+        let others: u64 = if guard["candidates"].is_null() { 0 } else { extra_tokens };
+        Self {
+            text: text.to_owned(),
+            tokens: all.saturating_sub(others),
+            extra_tokens,
+            verdict: guard["verdict"].as_str().unwrap_or_default().to_owned(),
+            score: guard["score"].as_f64(),
+            familiarity: guard["familiarity"].as_f64(),
+            marks: marks(guard, tokens, text),
+        }
     }
 }
 
@@ -83,22 +102,27 @@ impl Answering {
         asked: &[(&Annotated, &str)],
         mut take: impl FnMut(usize, usize, Answered) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        let mut jobs = Vec::with_capacity(settings.len() * asked.len());
+        for (name, fields) in settings {
+            jobs.extend(asked.iter().map(|&(image, prompt)| Job { name, image, work: Work::Answer { prompt, fields } }));
+        }
+        self.each(&jobs, |i, answer| take(i / asked.len(), i % asked.len(), answer))
+    }
+
+    /// Does jobs, many at once, and hands out what came of them in their order, with their number.
+    pub(super) fn each(self, jobs: &[Job<'_>], mut take: impl FnMut(usize, Answered) -> Result<(), Failure>) -> Result<(), Failure> {
         let Self { config, bundle } = self;
-        let bar = progress(settings.len() * asked.len(), "{msg} {bar:40} {pos}/{len} {per_sec}, {eta} to go");
+        let bar = progress(jobs.len(), "{msg} {bar:40} {pos}/{len} {per_sec}, {eta} to go");
         let most_bytes = config.images.max_bytes;
         let done = block_on(async {
             let local = Local::start(config, bundle).map_err(Failure::failed)?;
             let done = async {
-                for (setting, (name, fields)) in settings.iter().enumerate() {
-                    bar.set_message((*name).to_owned());
-                    let asking = asked.iter().map(|(image, prompt)| answer(&local, most_bytes, image, prompt, fields));
-                    let mut answers = stream::iter(asking).buffered(AT_ONCE);
-                    let mut number = 0;
-                    while let Some(answer) = answers.next().await {
-                        take(setting, number, answer?)?;
-                        number += 1;
-                        bar.inc(1);
-                    }
+                let mut answers = stream::iter(jobs.iter().map(|job| work_on(&local, most_bytes, job))).buffered(AT_ONCE);
+                for (number, job) in jobs.iter().enumerate() {
+                    bar.set_message(job.name.to_owned());
+                    let Some(answer) = answers.next().await else { break };
+                    take(number, answer?)?;
+                    bar.inc(1);
                 }
                 Ok(())
             }
@@ -121,37 +145,60 @@ impl Answering {
     }
 }
 
-async fn answer(local: &Local, most_bytes: usize, image: &Annotated, prompt: &str, fields: &Value) -> Result<Answered, Failure> {
+/// What is asked about a photograph.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Work<'a> {
+    /// An answer to a prompt (empty: a description), with fields of the request.
+    Answer { prompt: &'a str, fields: &'a Value },
+    /// The scores of a text that somebody gave as answer to a prompt (empty: a description), and what the guard flags in it.
+    Score { prompt: &'a str, text: &'a str },
+}
+
+/// Work on one photograph.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job<'a> {
+    /// What the progress bar says.
+    pub(super) name: &'a str,
+    pub(super) image: &'a Annotated,
+    pub(super) work: Work<'a>,
+}
+
+async fn work_on(local: &Local, most_bytes: usize, job: &Job<'_>) -> Result<Answered, Failure> {
+    let image = job.image;
     let photo = image.photo.as_ref().ok_or_else(|| Failure::Misused(format!("there is no photograph for '{}'", image.name())))?;
     let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), in_flags(&e)));
     let file = read(photo, most_bytes).map_err(Failure::Failed)?;
-    let answer = local.chat(&with_fields(local.request(&file, prompt), fields)).await.map_err(failed)?;
-    let choice = &answer["choices"][0];
-    let text = choice["message"]["content"].as_str().ok_or_else(|| failed("the answer has no text".into()))?.to_owned();
-    let guard = &choice["guard"];
-    let extra_tokens = guard["extra_tokens"].as_u64().unwrap_or(0);
-    let all = answer["usage"]["completion_tokens"].as_u64().unwrap_or(0);
-    // Those of candidates that were not given are in both.
-    let others: u64 = if guard["candidates"].is_null() { 0 } else { extra_tokens };
-    let verdict = guard["verdict"].as_str().unwrap_or_default().to_owned();
-    let (score, marks) = (guard["score"].as_f64(), marks(choice, &text));
-    Ok(Answered { text, tokens: all.saturating_sub(others), extra_tokens, verdict, score, marks })
+    match job.work {
+        Work::Answer { prompt, fields } => {
+            let answer = local.chat(&with_fields(local.request(&file, prompt), fields)).await.map_err(failed)?;
+            let choice = &answer["choices"][0];
+            let text = choice["message"]["content"].as_str().ok_or_else(|| failed("the answer has no text".into()))?;
+            let all = answer["usage"]["completion_tokens"].as_u64().unwrap_or(0);
+            Ok(Answered::new(text, all, &choice["guard"], &choice["logprobs"]["content"]))
+        }
+        Work::Score { prompt, text } => {
+            let request = with_fields(local.score_request(&file, prompt, text), &json!({ "guard": { "mode": "flag" } }));
+            let scores = local.score(&request).await.map_err(failed)?;
+            let result = &scores["results"][0];
+            Ok(Answered::new(text, 0, &result["guard"], &result["tokens"]))
+        }
+    }
 }
 
-/// The spans of a choice and, where it has log-probabilities, the scores of its words; by the bytes of its text.
-fn marks(choice: &Value, text: &str) -> GuardMarks {
+/// The spans of a guard's report and, where there are tokens with rewards, the scores of the words; by the bytes of the text.
+fn marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
     let byte = |chars: &Value| {
         let chars = chars.as_u64().unwrap_or(0) as usize;
         text.char_indices().nth(chars).map_or(text.len(), |(byte, _)| byte)
     };
-    let spans = choice["guard"]["spans"].as_array().into_iter().flatten();
+    let spans = guard["spans"].as_array().into_iter().flatten();
     let flagged = spans.filter(|span| span["action"] == "flagged").map(|span| byte(&span["start"])..byte(&span["end"])).collect();
-    let (mut tokens, mut rewards) = (Vec::new(), Vec::new());
-    for token in choice["logprobs"]["content"].as_array().into_iter().flatten() {
+    let (mut bytes, mut rewards) = (Vec::new(), Vec::new());
+    for token in tokens.as_array().into_iter().flatten() {
         let Some(reward) = token["reward"].as_f64() else { break };
-        tokens.push(token["bytes"].as_array().into_iter().flatten().filter_map(Value::as_u64).map(|b| b as u8).collect::<Vec<u8>>());
+        bytes.push(token["bytes"].as_array().into_iter().flatten().filter_map(Value::as_u64).map(|b| b as u8).collect::<Vec<u8>>());
         rewards.push(reward as f32);
     }
-    let (_, words) = words(tokens.iter().map(Vec::as_slice), &rewards);
+    let (_, words) = words(bytes.iter().map(Vec::as_slice), &rewards);
     GuardMarks { flagged, scores: words.into_iter().filter_map(|word| Some((word.bytes, word.reward?))).collect() }
 }

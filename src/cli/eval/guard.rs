@@ -199,7 +199,8 @@ fn sections(images: &[&Annotated], settings: &[Setting], answers: &[Vec<Answered
     sections
 }
 
-fn hypotheses(images: &[&Annotated], answers: &[Answered]) -> Vec<Hypothesis> {
+/// Answers as captions of their photographs.
+pub(super) fn hypotheses(images: &[&Annotated], answers: &[Answered]) -> Vec<Hypothesis> {
     let row = |(i, (image, answer)): (usize, (&&Annotated, &Answered))| Hypothesis {
         image: image.name().to_owned(),
         caption: answer.text.clone(),

@@ -4,6 +4,7 @@ mod answering;
 mod captions;
 mod facts;
 mod guard;
+mod honesty;
 mod pope;
 mod reward;
 mod vqa;
@@ -33,6 +34,7 @@ pub(crate) struct Args {
 enum What {
     Captions(captions::Args),
     Guard(guard::Args),
+    Honesty(honesty::Args),
     Reward(reward::Args),
     Pope(pope::Args),
     Vqa(vqa::Args),
@@ -106,6 +108,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Captions(args) => captions::run(args),
         What::Guard(args) => guard::run(args),
+        What::Honesty(args) => honesty::run(args),
         What::Reward(args) => reward::run(args),
         What::Pope(args) => pope::run(args),
         What::Vqa(args) => vqa::run(args),

@@ -20,7 +20,7 @@ use crate::{
         bootstrap::{REPEATS, estimates},
         data::{
             Annotated,
-            flickr8k::Dataset,
+            flickr8k::{self, Dataset},
             questions::{AskedQuestion, questions_file, read_questions},
         },
         report::{
@@ -183,22 +183,36 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
     tables
 }
 
-fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
-    if !args.data.join("captions.tsv").is_file() {
+/// Photographs and the questions that their captions settle.
+pub(super) struct DerivedQuestions {
+    pub(super) images: Vec<Annotated>,
+    /// With the number of the photograph.
+    pub(super) questions: Vec<(usize, Qa)>,
+}
+
+/// At most `per_image` questions about each photograph of the development split of a folder in Flickr8k's layout.
+pub(super) fn derived_questions(folder: &Path, per_image: usize, seed: u64) -> Result<DerivedQuestions, Failure> {
+    if !folder.join("captions.tsv").is_file() {
         let what = "expected questions.jsonl (people's questions), or captions.tsv with train.txt and dev.txt (Flickr8k's layout)";
-        return Err(Failure::Misused(format!("{}: {what}", args.data.display())));
+        return Err(Failure::Misused(format!("{}: {what}", folder.display())));
     }
-    let data = Dataset::open_for_evaluation(&args.data).map_err(Failure::misused)?;
+    let data = Dataset::open_for_evaluation(folder).map_err(Failure::misused)?;
     let stats = CaptionStats::new(&data.train, Lexicon::shared());
     let builder = QaBuilder::new(&stats, Lexicon::shared());
-    let images: Vec<Annotated> = data
-        .dev
-        .iter()
-        .map(|image| Annotated { id: image.name.clone(), photo: Some(image.path.clone()), ..Annotated::default() })
-        .collect();
-    let of = |i: usize| builder.pairs(&data.dev[i], &mut SmallRng::seed_from_u64(args.seed ^ (i as u64 + 1) << 20), args.per_image);
-    let mut questions: Vec<(usize, Qa)> =
-        (0..images.len()).flat_map(|i| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa))).collect();
+    let image = |image: &flickr8k::Image| Annotated {
+        id: image.name.clone(),
+        photo: Some(image.path.clone()),
+        captions: image.captions.clone(),
+        ..Annotated::default()
+    };
+    let of = |i: usize| builder.pairs(&data.dev[i], &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1) << 20), per_image);
+    let closed = |i: usize| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa));
+    let questions = (0..data.dev.len()).flat_map(closed).collect();
+    Ok(DerivedQuestions { images: data.dev.iter().map(image).collect(), questions })
+}
+
+fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
+    let DerivedQuestions { images, mut questions } = derived_questions(&args.data, args.per_image, args.seed)?;
     questions.truncate(args.limit());
     let asked: Vec<(&Annotated, &str)> = questions.iter().map(|(i, qa)| (&images[*i], qa.question.as_str())).collect();
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Caption, Evaluation};
 use crate::{
     eval::{
-        bootstrap::estimates,
+        bootstrap::{Estimate, estimates},
         report::{Better, Cell, Column, Format, Section, Table, TableRow},
         tokens::{Ranking, Scored},
         tradeoff::Rewarded,
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// What the guard says of one caption. Ranges are bytes of it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardMarks {
     /// Flagged spans.
     pub flagged: Vec<Range<usize>>,
@@ -60,7 +62,7 @@ impl MentionKind {
     }
 
     /// The mentions of a caption and whether they are right; `None` where nobody can tell.
-    fn mentions(self, caption: &Caption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
+    pub fn mentions(self, caption: &Caption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
         match self {
             Self::Open => caption.things.as_ref().map(|things| things.mentions.clone()),
             Self::Closed => caption.objects.as_ref().map(|objects| objects.mentions.iter().map(|m| (m.0.clone(), m.2)).collect()),
@@ -129,7 +131,8 @@ impl Counts {
 
 /// What the flags of `marks` find in the same captions: a row for each vocabulary.
 pub fn section(evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Section {
-    let rows = MentionKind::ALL.into_iter().filter_map(|vocabulary| row(vocabulary, evaluation, marks, repeats, seed)).collect();
+    let measured = |kind| measure(kind, evaluation, marks, repeats, seed).map(|found| row(kind, &found));
+    let rows = MentionKind::ALL.into_iter().filter_map(measured).collect();
     let share = |name: &str, help: &str| Column::new(name, Format::Percent).help(help);
     let table = Table {
         title: "What flags find".into(),
@@ -152,10 +155,36 @@ pub fn section(evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize
     Section { title: "Flags".into(), tables: vec![table], ..Section::default() }
 }
 
-fn row(vocabulary: MentionKind, evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Option<TableRow> {
+/// What flags find among the mentions of one kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FlagFigures {
+    /// Share of the hallucinated mentions that are flagged.
+    pub wrong_flagged: Estimate,
+    /// Share of the right mentions that are flagged.
+    pub right_flagged: Estimate,
+    /// Chance that a hallucinated mention has a lower score than a right one.
+    pub auroc: Estimate,
+    /// Share of all mentions that are hallucinated and not flagged.
+    pub wrong_unflagged: Estimate,
+    /// Share of the answers with a flag.
+    pub answers_flagged: Estimate,
+    /// Share of the answers with a hallucinated mention that have a flag.
+    pub hallucinating_flagged: Estimate,
+    /// Share of the other answers that have a flag.
+    pub others_flagged: Estimate,
+    /// Hallucinated mentions.
+    pub wrong: usize,
+    /// Right mentions.
+    pub right: usize,
+    /// Captions whose mentions could be judged.
+    pub captions: usize,
+}
+
+/// Measures what the flags of `marks` find; `None` where no caption can be judged.
+pub fn measure(kind: MentionKind, evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Option<FlagFigures> {
     let (mut counts, mut scored) = (Vec::new(), Vec::new());
     for (caption, marks) in evaluation.captions.iter().zip(marks) {
-        let Some(mentions) = vocabulary.mentions(caption) else { continue };
+        let Some(mentions) = kind.mentions(caption) else { continue };
         let image = counts.len() as u32;
         let score = |(range, good): &(Range<usize>, bool)| Some(Scored { reward: marks.score(range)?, good: *good, image });
         scored.extend(mentions.iter().filter_map(score));
@@ -179,10 +208,38 @@ fn row(vocabulary: MentionKind, evaluation: &Evaluation<'_>, marks: &[GuardMarks
             others[1] / others[0],
         ]
     };
-    let mut cells: Vec<Cell> = estimates(counts.len(), repeats, seed, figures).into_iter().map(Cell::from).collect();
-    let total = |of: fn(&Counts) -> f64| counts.iter().map(of).sum::<f64>();
-    cells.extend([total(|c| c.wrong[0]).into(), total(|c| c.right[0]).into()]);
-    Some(TableRow::new(vocabulary.name(), cells))
+    let found = estimates(counts.len(), repeats, seed, figures);
+    let [wrong_flagged, right_flagged, auroc, wrong_unflagged, answers_flagged, hallucinating_flagged, others_flagged] = found[..] else {
+        return None;
+    };
+    let total = |of: fn(&Counts) -> f64| counts.iter().map(of).sum::<f64>() as usize;
+    let (wrong, right, captions) = (total(|c| c.wrong[0]), total(|c| c.right[0]), counts.len());
+    Some(FlagFigures {
+        wrong_flagged,
+        right_flagged,
+        auroc,
+        wrong_unflagged,
+        answers_flagged,
+        hallucinating_flagged,
+        others_flagged,
+        wrong,
+        right,
+        captions,
+    })
+}
+
+fn row(kind: MentionKind, found: &FlagFigures) -> TableRow {
+    let figures = [
+        found.wrong_flagged,
+        found.right_flagged,
+        found.auroc,
+        found.wrong_unflagged,
+        found.answers_flagged,
+        found.hallucinating_flagged,
+        found.others_flagged,
+    ];
+    let cells = figures.into_iter().map(Cell::from).chain([found.wrong.into(), found.right.into()]);
+    TableRow::new(kind.name(), cells.collect())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use rayon::prelude::*;
 
-pub use compare::{compare, figures};
+pub use compare::{compare, figures, relative_changes};
 pub use figures::Group;
 pub use form::{Form, form_table};
 pub use report::{ModelFigures, differences, examples, figures_section, measure, report};

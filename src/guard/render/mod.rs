@@ -10,12 +10,14 @@ mod omit;
 mod omit_verb;
 mod parse;
 mod something;
+mod whole;
 
 use std::{fmt::Write, ops::Range};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::whole::is_whole;
 use self::{edit::Edits, parse::Document};
 use super::{
     Action, Span,

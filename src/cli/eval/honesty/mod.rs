@@ -1,0 +1,291 @@
+//! `candor eval honesty`
+
+mod asking;
+mod captions;
+mod cards;
+mod material;
+mod questions;
+mod scored;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args as ClapArgs, builder::RangedU64ValueParser};
+use serde_json::Value;
+
+use self::{
+    asking::{Answers, Ask},
+    captions::CaptionResults,
+    material::Material,
+    questions::AnswerResults,
+};
+use super::{Output, command, facts::Run};
+use crate::{
+    cli::{
+        Failure,
+        common::{ModelArgs, settle},
+        output::named,
+    },
+    eval::{
+        bootstrap::REPEATS,
+        honesty::{
+            Origin, Outcome, Resampling,
+            bars::{self, Finding, Found, Measure},
+            calibration::{BINS, CalibrationError, calibration_error},
+            folds::FOLDS,
+            risk::{risk_at, risk_coverage},
+        },
+        report::{Axis, Better, Cell, Column, Format, Plot, Report, Section, Table, TableRow},
+    },
+};
+
+/// Measure whether a model can be trusted on photographs of any kind: invented people, flags, repairs, answers, abstentions and calibration by origin
+///
+/// The folder has any of flickr8k, coco-mini, daquar and vqa-rad, each as its README describes it; documents and drawings are made. Every figure stands beside
+/// what is asked of it.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  candor eval honesty --data ../shared/data --report runs/honesty\n  candor eval honesty --data ../shared/data --quick 20\n  \
+                  candor eval honesty --data ../shared/data --model runs/next/bundle --report runs/next-honesty --against runs/honesty/report.json"
+)]
+pub(super) struct Args {
+    /// The folder of the origins: flickr8k, coco-mini, daquar, vqa-rad; those that it lacks are left out
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// Only these origins: flickr8k, coco-mini, daquar, vqa-rad, documents, drawings, re-encoded [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = origin)]
+    origins: Vec<Origin>,
+
+    /// At most N photographs of each origin, drawn by the seed: to try it out
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    quick: Option<usize>,
+
+    /// Most questions an image
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    per_image: usize,
+
+    /// Documents, drawings and re-encoded photographs that are made, of each
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    made: usize,
+
+    /// Bundles DIR/0 to DIR/4 in the place of one: a photograph is asked of the bundle of its own part, which was trained without it
+    #[arg(long, value_name = "DIR", conflicts_with = "model")]
+    folds: Option<PathBuf>,
+
+    /// Write a page with photographs (index.html), the figures (report.json) and every answer (answers.jsonl) into this folder; an interrupted run goes on
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+
+    /// Begin the answers of that folder anew
+    #[arg(long, requires = "report")]
+    overwrite: bool,
+
+    /// The figures (report.json) of an earlier run, to stand beside these
+    #[arg(long, value_name = "FILE.json")]
+    against: Option<PathBuf>,
+
+    /// Also write the figures as JSON; - is standard output, in place of the tables
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Resamples of the bootstrap
+    #[arg(long, default_value_t = REPEATS)]
+    resamples: usize,
+
+    /// Seed of choices and bootstrap
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+fn origin(name: &str) -> Result<Origin, String> {
+    let names = || Origin::ALL.map(Origin::name).join(", ");
+    Origin::ALL.into_iter().find(|origin| origin.name() == name).ok_or_else(|| format!("expected one of {}", names()))
+}
+
+impl Args {
+    fn is_wanted(&self, origin: Origin) -> bool {
+        self.origins.is_empty() || self.origins.contains(&origin)
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    // Before anything is written: the process may start anew.
+    settle(args.model.load(&[])?.model.threads.value())?;
+    let before = args.against.as_deref().map(EarlierRun::open).transpose()?;
+    let pictures = tempfile::tempdir().map_err(Failure::failed)?;
+    if let Some(folder) = &args.report {
+        fs::create_dir_all(folder).map_err(named(folder))?;
+    }
+    let material = Material::open(&args, pictures.path())?;
+    let mut answers = Answers::open(&args, &material, args.report.as_ref().map(|folder| folder.join("answers.jsonl")))?;
+    let captions = Origin::ALL.into_iter().flat_map(|origin| {
+        let numbers: Vec<usize> = material.of(origin).map(|(number, _)| number).collect();
+        numbers.into_iter().flat_map(move |number| captions::manners(origin).iter().map(move |&manner| Ask::answer(number, manner, "")))
+    });
+    answers.ask(captions.chain(questions::asks(&material)).chain(scored::asks(&material)))?;
+    let controls = [captions::controls(&material, &answers), questions::controls(&material, &answers)].concat();
+    answers.ask(controls)?;
+    let report = report(&args, &material, &answers, before.as_ref())?;
+    if let Some(folder) = &args.report {
+        let json = serde_json::to_string_pretty(&report.to_json()).map_err(Failure::failed)?;
+        crate::cli::output::write_file(&folder.join("report.json"), format!("{json}\n").as_bytes())?;
+    }
+    Output { json: args.json, html: args.report.map(|folder| folder.join("index.html")) }.show(&report)
+}
+
+/// The figures of an earlier run.
+struct EarlierRun(Value);
+
+impl EarlierRun {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let text = fs::read(path).map_err(named(path))?;
+        let wrong = |what: &dyn std::fmt::Display| Failure::Misused(format!("--against {}: {what}", path.display()));
+        let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(&e))?;
+        match json["sections"]["Bars"]["tables"]["Bars"].is_object() {
+            true => Ok(Self(json)),
+            false => Err(wrong(&"is no report.json of candor eval honesty")),
+        }
+    }
+
+    fn figure(&self, measure: Measure) -> Option<f64> {
+        let tables = self.0["sections"]["Bars"]["tables"].as_object()?;
+        tables.values().find_map(|table| table["rows"][measure.bar().name]["figure"]["value"].as_f64())
+    }
+}
+
+fn report(args: &Args, material: &Material, answers: &Answers<'_>, before: Option<&EarlierRun>) -> Result<Report, Failure> {
+    let resampling = Resampling { repeats: args.resamples, seed: args.seed };
+    let known = |measure| before.and_then(|run| run.figure(measure));
+    let CaptionResults { mut findings, sections: of_captions, mentions } = captions::measure(material, answers, resampling, known);
+    let AnswerResults { findings: of_answers, sections: of_questions, scores } = questions::measure(material, answers, resampling);
+    let (of_texts, of_scores) = scored::measure(material, answers, resampling);
+    findings.extend(of_answers);
+    findings.extend(of_texts);
+    findings.extend(captions::familiarity(material, answers, resampling));
+    let (calibration, errors) = calibration(&mentions, &scores, resampling);
+    findings.extend(errors);
+    let bars = Section { title: "Bars".into(), tables: bars::tables(&findings, known), ..Section::default() };
+    let mut text = bars::summary(&findings);
+    text.extend(people_in_words(&findings));
+    let mut sections = vec![Section { title: "Summary".into(), text, ..Section::default() }, bars];
+    sections.extend([risk(&scores), calibration]);
+    sections.extend([of_captions, of_questions, of_scores].concat());
+    let run = Run {
+        model: Some(answers.model()?),
+        data: Some(&args.data),
+        photographs: material.photographs.len(),
+        seed: args.seed,
+        resamples: args.resamples,
+    };
+    let by_origin = Origin::ALL.into_iter().map(|origin| (origin.name().to_owned(), material.of(origin).count().to_string()));
+    Ok(Report {
+        title: "Honesty on any photograph".into(),
+        command: command(),
+        facts: run.facts().into_iter().chain(by_origin).collect(),
+        notes: [vec![networks(args)], material.notes.clone()].concat(),
+        sections,
+    })
+}
+
+/// Which networks answered about which photographs.
+fn networks(args: &Args) -> String {
+    match &args.folds {
+        Some(folder) => format!(
+            "{FOLDS} bundles in {}: each photograph was asked of the bundle of its own part (by the SHA-256 of its file), which must have been trained without that part.",
+            folder.display()
+        ),
+        None => "One bundle answered about all photographs. Figures are of photographs that it has not seen only where its card says so: the embedded one was trained on Flickr8k's training split \
+                 alone, and calibrated on the other half of its development split."
+            .into(),
+    }
+}
+
+/// What the figure that matters most says, in a sentence.
+fn people_in_words(findings: &[Finding]) -> Option<String> {
+    let finding = findings.iter().find(|finding| finding.measure == Measure::InventedPeopleCoco)?;
+    let Found::Figure(figure) = finding.found else { return None };
+    let share = crate::eval::report::stated(&figure, Format::Percent);
+    Some(format!(
+        "On {} coco-mini photographs without people captions name some; {share} of these {} are flagged.",
+        finding.photographs, finding.counted
+    ))
+}
+
+/// Risk against coverage by origin.
+fn risk(scores: &[(Origin, Vec<Outcome>)]) -> Section {
+    const COVERAGES: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
+    let curves: Vec<_> = scores.iter().map(|(origin, outcomes)| risk_coverage(origin.name(), outcomes)).collect();
+    let row = |(curve, outcomes): (&crate::eval::report::Series, usize)| {
+        let mut cells: Vec<Cell> = COVERAGES.iter().map(|&coverage| risk_at(curve, coverage).into()).collect();
+        cells.push(outcomes.into());
+        TableRow::new(curve.name.clone(), cells)
+    };
+    let column = |coverage: f64| Column::new(format!("at {:.0} %", coverage * 100.0), Format::Percent).better(Better::Lower);
+    let table = Table {
+        title: "Risk at coverage".into(),
+        note: "The share of wrong ones among the answers with the highest scores, at least so many of all.".into(),
+        columns: COVERAGES.into_iter().map(column).chain([Column::new("answers", Format::Count)]).collect(),
+        rows: curves.iter().zip(scores.iter().map(|(_, outcomes)| outcomes.len())).map(row).collect(),
+    };
+    let axis = |label: &str| Axis { label: label.to_owned(), range: Some((0.0, 1.0)) };
+    let plot = Plot::Lines {
+        title: "Risk and coverage".into(),
+        x: axis("coverage: share of the answers that are given"),
+        y: axis("risk: share of them that is wrong"),
+        series: curves,
+        diagonal: false,
+    };
+    Section { title: "Risk and coverage".into(), tables: vec![table], plots: vec![plot], ..Section::default() }
+}
+
+/// Calibration by origin, as a table and as findings.
+fn calibration(mentions: &[(Origin, Vec<Outcome>)], scores: &[(Origin, Vec<Outcome>)], resampling: Resampling) -> (Section, Vec<Finding>) {
+    let measure = |origin: Origin, of_captions: bool| match (origin, of_captions) {
+        (Origin::Flickr8k, true) => Measure::CalibrationCaptionsFlickr,
+        (_, true) => Measure::CalibrationCaptionsCoco,
+        (Origin::Flickr8k, false) => Measure::CalibrationAnswersFlickr,
+        (Origin::CocoMini, false) => Measure::CalibrationAnswersCoco,
+        (_, false) => Measure::CalibrationAnswersDaquar,
+    };
+    let (mut rows, mut findings) = (Vec::new(), Vec::new());
+    for (all, things, of_captions) in [(mentions, "object words", true), (scores, "answers", false)] {
+        for (origin, outcomes) in all.iter().filter(|(_, outcomes)| !outcomes.is_empty()) {
+            let CalibrationError { error, by_chance, excess } = calibration_error(outcomes, resampling);
+            let photographs = crate::eval::honesty::Numbers::of(outcomes.iter().map(|outcome| outcome.photograph)).len();
+            findings.push(Finding::new(measure(*origin, of_captions), excess, photographs, outcomes.len(), things));
+            let mean = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len() as f64;
+            let cells = vec![
+                error.into(),
+                by_chance.into(),
+                excess.into(),
+                mean(|outcome| outcome.score).into(),
+                mean(|outcome| f64::from(u8::from(outcome.is_right))).into(),
+                outcomes.len().into(),
+            ];
+            rows.push(TableRow::new(format!("{things}, {}", origin.name()), cells));
+        }
+    }
+    let number = |name: &str, help: &str| Column::new(name, Format::Decimal(3)).help(help);
+    let table = Table {
+        title: "Calibration".into(),
+        note: format!(
+            "The expected calibration error over {BINS} bins of equal mass, what it would be by chance if every score were the probability of being right, and the difference."
+        ),
+        columns: vec![
+            number("ECE", "mean distance of score and share of right ones over the bins"),
+            number("by chance", "what perfectly calibrated scores would show on so few"),
+            number("excess", "the first less the second").better(Better::Lower),
+            number("mean score", ""),
+            number("right", "share that is right"),
+            Column::new("number", Format::Count),
+        ],
+        rows,
+    };
+    (Section { title: "Calibration".into(), tables: vec![table], ..Section::default() }, findings)
+}

@@ -1,0 +1,107 @@
+//! What `/v1/score` makes of people's captions: the photograph's own, another photograph's, and a wrong sentence among right ones.
+
+use super::{
+    asking::{Answers, Ask},
+    cards::{Card, cards},
+    material::Material,
+};
+use crate::{
+    eval::{
+        data::Annotated,
+        honesty::{
+            Origin, Resampling,
+            bars::{Finding, Measure},
+            texts::{MixedText, SENTENCES, ScoredCaption, caption_findings, mixed, wrong_sentences},
+        },
+        report::Section,
+    },
+    train::text::normalize_caption,
+};
+
+/// Captions of a photograph that are scored, and as many of another's.
+const CAPTIONS: usize = 2;
+
+/// A photograph with texts to be scored on it.
+struct ScoredPhotograph<'m> {
+    number: usize,
+    image: &'m Annotated,
+    own: Vec<String>,
+    others: Vec<String>,
+    mixed: Option<MixedText>,
+}
+
+fn photographs(material: &Material, origin: Origin) -> Vec<ScoredPhotograph<'_>> {
+    let described: Vec<(usize, &Annotated)> = material.of(origin).filter(|(_, image)| !image.captions.is_empty()).collect();
+    let captions = |image: &Annotated| image.captions.iter().map(|caption| normalize_caption(caption)).filter(|c| !c.is_empty()).collect();
+    let all: Vec<Vec<String>> = described.iter().map(|(_, image)| captions(image)).collect();
+    let mut found = Vec::with_capacity(all.len());
+    for (i, &(number, image)) in described.iter().enumerate() {
+        let (own, other) = (&all[i], &all[(i + 1) % all.len()]);
+        if all.len() < 2 || own.is_empty() || other.is_empty() {
+            continue;
+        }
+        // Those that are scored by themselves first, so that sentences are others of the same people where there are enough.
+        let sentences = if own.len() >= CAPTIONS + SENTENCES - 1 { &own[CAPTIONS..] } else { &own[..] };
+        found.push(ScoredPhotograph {
+            number,
+            image,
+            own: own.iter().take(CAPTIONS).cloned().collect(),
+            others: other.iter().take(CAPTIONS).cloned().collect(),
+            mixed: mixed(sentences, &other[other.len() - 1], i),
+        });
+    }
+    found
+}
+
+/// The origins that have people's captions.
+const DESCRIBED: [Origin; 2] = [Origin::Flickr8k, Origin::CocoMini];
+
+/// Everything that is scored.
+pub(super) fn asks(material: &Material) -> Vec<Ask> {
+    let texts = |photograph: ScoredPhotograph<'_>| {
+        let mixed = photograph.mixed.map(|mixed| mixed.text);
+        let texts = photograph.own.into_iter().chain(photograph.others).chain(mixed);
+        texts.map(move |text| Ask::score(photograph.number, "", &text)).collect::<Vec<_>>()
+    };
+    DESCRIBED.iter().flat_map(|&origin| photographs(material, origin)).flat_map(texts).collect()
+}
+
+/// Measures the scores, and shows the texts whose wrong sentence was not found.
+pub(super) fn measure(material: &Material, answers: &Answers<'_>, resampling: Resampling) -> (Vec<Finding>, Vec<Section>) {
+    use Measure::*;
+    let (mut findings, mut sections) = (Vec::new(), Vec::new());
+    for origin in DESCRIBED {
+        let (measures, sentences) = match origin {
+            Origin::Flickr8k => ([PeopleCaptionsFlickr, PeopleFlaggedFlickr, OthersFlaggedFlickr], WrongSentenceFlickr),
+            _ => ([PeopleCaptionsCoco, PeopleFlaggedCoco, OthersFlaggedCoco], WrongSentenceCoco),
+        };
+        let (mut captions, mut found, mut missed) = (Vec::new(), Vec::new(), Vec::new());
+        for photograph in photographs(material, origin) {
+            let scored = |text: &str| answers.of(&Ask::score(photograph.number, "", text));
+            for (texts, is_own) in [(&photograph.own, true), (&photograph.others, false)] {
+                captions.extend(texts.iter().filter_map(|text| {
+                    let reply = scored(text)?;
+                    let is_flagged = !reply.marks.flagged.is_empty();
+                    Some(ScoredCaption { photograph: photograph.number, is_own, score: reply.score?, is_flagged })
+                }));
+            }
+            let Some(mixed) = &photograph.mixed else { continue };
+            let Some((reply, is_found)) = scored(&mixed.text).and_then(|reply| Some((reply, mixed.is_found(&reply.marks)?))) else {
+                continue;
+            };
+            found.push((photograph.number, is_found));
+            if !is_found {
+                let wrong = mixed.text[mixed.sentences[mixed.wrong].clone()].to_owned();
+                missed.push(Card { facts: vec![("Wrong sentence".to_owned(), wrong)], ..Card::of(photograph.image, reply) });
+            }
+        }
+        if !captions.is_empty() {
+            findings.extend(caption_findings(measures, &captions, resampling));
+        }
+        if !found.is_empty() {
+            findings.push(wrong_sentences(sentences, &found, resampling));
+            sections.push(cards(&format!("Wrong sentences that do not have the lowest score, {}", origin.name()), missed, resampling.seed));
+        }
+    }
+    (findings, sections)
+}

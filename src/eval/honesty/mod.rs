@@ -1,0 +1,195 @@
+//! Whether what a model says, and what its guard says of it, can be trusted on photographs of any kind.
+//!
+//! Every figure is a function of replies and annotations; nothing here runs a model. [`bars`] lists what is measured with what is asked of it, [`folds`] says
+//! which network may be asked about which photograph, and the other modules are the measures.
+
+pub mod bars;
+pub mod calibration;
+pub mod consistency;
+pub mod folds;
+pub mod people;
+pub mod pictures;
+pub mod risk;
+pub mod texts;
+
+use std::collections::BTreeMap;
+
+use super::{
+    bootstrap::{Estimate, estimates},
+    tokens::{Ranking, Scored},
+};
+
+/// Where photographs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// The reporting half of Flickr8k's development split.
+    Flickr8k,
+    /// A folder in COCO's layout.
+    CocoMini,
+    /// Rooms with people's questions.
+    Daquar,
+    /// Radiographs with clinicians' questions.
+    VqaRad,
+    /// Pages of text, made here.
+    Documents,
+    /// Line drawings, made here.
+    Drawings,
+    /// Some of coco-mini's photographs as a thrifty web page would have them, made here.
+    Reencoded,
+}
+
+impl Origin {
+    /// All, in the order of reports.
+    pub const ALL: [Self; 7] =
+        [Self::Flickr8k, Self::CocoMini, Self::Daquar, Self::VqaRad, Self::Documents, Self::Drawings, Self::Reencoded];
+
+    /// The name in reports; of photographs that are read, also of their folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flickr8k => "flickr8k",
+            Self::CocoMini => "coco-mini",
+            Self::Daquar => "daquar",
+            Self::VqaRad => "vqa-rad",
+            Self::Documents => "documents",
+            Self::Drawings => "drawings",
+            Self::Reencoded => "re-encoded",
+        }
+    }
+
+    /// Whether its pictures are made here.
+    pub fn is_made(self) -> bool {
+        matches!(self, Self::Documents | Self::Drawings | Self::Reencoded)
+    }
+}
+
+/// How figures get their intervals.
+#[derive(Debug, Clone, Copy)]
+pub struct Resampling {
+    /// Resamples of the bootstrap over photographs.
+    pub repeats: usize,
+    /// Its seed.
+    pub seed: u64,
+}
+
+/// Photographs numbered from 0 in the order of their keys, so that only those that a figure is about are resampled.
+#[derive(Debug, Clone, Default)]
+pub struct Numbers(BTreeMap<usize, usize>);
+
+impl Numbers {
+    /// Numbers the keys, each once.
+    pub fn of(keys: impl IntoIterator<Item = usize>) -> Self {
+        let mut numbers: BTreeMap<usize, usize> = keys.into_iter().map(|key| (key, 0)).collect();
+        numbers.values_mut().enumerate().for_each(|(number, place)| *place = number);
+        Self(numbers)
+    }
+
+    /// Returns the number of a key; that of an unknown key is nobody's.
+    pub fn get(&self, key: usize) -> usize {
+        self.0.get(&key).copied().unwrap_or(usize::MAX)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+const NOTHING: Estimate = Estimate { value: f64::NAN, interval: None };
+
+/// The first figure of `statistic`, which is given how often each photograph counts.
+pub fn estimate(photographs: usize, resampling: Resampling, statistic: impl Fn(&[u32]) -> f64 + Sync) -> Estimate {
+    let found = estimates(photographs, resampling.repeats, resampling.seed, |weights| vec![statistic(weights)]);
+    found.first().copied().unwrap_or(NOTHING)
+}
+
+/// The mean of values, each of a photograph, with its interval over photographs; NaN without any.
+pub fn mean(rows: &[(usize, f64)], resampling: Resampling) -> Estimate {
+    let numbers = Numbers::of(rows.iter().map(|row| row.0));
+    let numbered: Vec<(usize, f64)> = rows.iter().map(|&(key, value)| (numbers.get(key), value)).collect();
+    estimate(numbers.len(), resampling, |weights| {
+        let (mut sum, mut all) = (0.0, 0.0);
+        for &(photograph, value) in &numbered {
+            let weight = f64::from(weights[photograph]);
+            sum += weight * value;
+            all += weight;
+        }
+        sum / all
+    })
+}
+
+/// The share of rows that hold, each of a photograph, with its interval over photographs.
+pub fn share(rows: &[(usize, bool)], resampling: Resampling) -> Estimate {
+    let rows: Vec<(usize, f64)> = rows.iter().map(|&(key, holds)| (key, f64::from(u8::from(holds)))).collect();
+    mean(&rows, resampling)
+}
+
+/// What was scored, and whether it was right.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Key of the photograph.
+    pub photograph: usize,
+    /// The calibrated score, or any that grows with it.
+    pub score: f64,
+    /// Whether it is right.
+    pub is_right: bool,
+}
+
+/// The area under the ROC curve: the chance that a wrong one has a lower score than a right one.
+pub fn auroc(rows: &[Outcome], resampling: Resampling) -> Estimate {
+    let numbers = Numbers::of(rows.iter().map(|row| row.photograph));
+    let ranking = ranking(rows, &numbers);
+    estimate(numbers.len(), resampling, |weights| ranking.weighted(0.0, weights).auroc)
+}
+
+/// How much higher the area under the ROC curve is with the first scores than with the second: rows of the same things in the same order.
+pub fn auroc_lost(own: &[Outcome], other: &[Outcome], resampling: Resampling) -> Estimate {
+    let numbers = Numbers::of(own.iter().map(|row| row.photograph));
+    let (own, other) = (ranking(own, &numbers), ranking(other, &numbers));
+    estimate(numbers.len(), resampling, |weights| own.weighted(0.0, weights).auroc - other.weighted(0.0, weights).auroc)
+}
+
+fn ranking(rows: &[Outcome], numbers: &Numbers) -> Ranking {
+    let scored = |row: &Outcome| Scored { reward: row.score as f32, good: row.is_right, image: numbers.get(row.photograph) as u32 };
+    Ranking::new(rows.iter().map(scored).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESAMPLING: Resampling = Resampling { repeats: 200, seed: 1 };
+
+    fn outcomes(rows: &[(usize, f64, bool)]) -> Vec<Outcome> {
+        rows.iter().map(|&(photograph, score, is_right)| Outcome { photograph, score, is_right }).collect()
+    }
+
+    #[test]
+    fn shares_and_means_count_rows_and_resample_photographs() {
+        let found = share(&[(7, true), (7, false), (900, true), (3, true)], RESAMPLING);
+        assert_eq!(found.value, 0.75);
+        assert_eq!(mean(&[(1, 2.0), (1, 4.0), (2, 9.0)], RESAMPLING).value, 5.0);
+        assert!(share(&[], RESAMPLING).value.is_nan());
+        // One photograph alone cannot vary, however many rows it has.
+        let one: Vec<(usize, bool)> = (0..50).map(|i| (4, i % 2 == 0)).collect();
+        assert_eq!(share(&one, RESAMPLING).interval, Some((0.5, 0.5)));
+        let many: Vec<(usize, bool)> = (0..50).map(|i| (i, i % 2 == 0)).collect();
+        let (low, high) = share(&many, RESAMPLING).interval.unwrap();
+        assert!(low < 0.45 && high > 0.55, "{low} {high}");
+    }
+
+    #[test]
+    fn auroc_is_the_share_of_pairs_in_the_right_order() {
+        // Wrong .2 and .6 against right .5, .6 and .9: 3 of 3 and 1.5 of 3 pairs.
+        let rows = outcomes(&[(1, 0.2, false), (2, 0.6, false), (3, 0.5, true), (4, 0.6, true), (5, 0.9, true)]);
+        assert!((auroc(&rows, RESAMPLING).value - 0.75).abs() < 1e-9);
+        let others = outcomes(&[(1, 0.9, false), (2, 0.6, false), (3, 0.5, true), (4, 0.6, true), (5, 0.2, true)]);
+        // .9 is above all three, .6 above two but for a tie: half a pair of six.
+        assert!((auroc_lost(&rows, &others, RESAMPLING).value - (0.75 - 0.5 / 6.0)).abs() < 1e-9);
+        assert!(auroc(&rows[..2], RESAMPLING).value.is_nan());
+    }
+}
