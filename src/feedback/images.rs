@@ -2,8 +2,9 @@
 
 use std::{ffi::OsString, fs::File, io, path::PathBuf, sync::Arc};
 
-use object_store::{Error, ObjectStore, PutPayload, local::LocalFileSystem, parse_url_opts, path::Path};
+use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutPayload, local::LocalFileSystem, parse_url_opts, path::Path};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio_rustls::rustls::crypto::ring;
 
 use super::{record::ImageHash, store::StoreError};
 
@@ -33,6 +34,8 @@ impl Images {
             let text = |(name, value): (_, _)| Some((OsString::into_string(name).ok()?, OsString::into_string(value).ok()?));
             let env = env.into_iter().filter_map(|(name, value)| text((name.into(), value.into())));
             let options = env.filter(|(name, _)| name.starts_with("AWS_")).map(|(name, value)| (name.to_lowercase(), value));
+            // The store's client takes the process's provider of cryptography; there may be one already.
+            let _ = ring::default_provider().install_default();
             let (store, prefix) = parse_url_opts(&url, options).map_err(|e| fail(&e))?;
             return Ok(Self { store: store.into(), prefix, folder: None, locks });
         }
@@ -100,7 +103,7 @@ impl Images {
 
     fn path(&self, hash: ImageHash) -> Path {
         let name = hash.to_string();
-        self.prefix.child(&name[..2]).child(name.as_str())
+        self.prefix.clone().join(&name[..2]).join(name.as_str())
     }
 
     fn lock(&self, hash: ImageHash) -> &RwLock<()> {
