@@ -36,6 +36,7 @@ pub use app::StartError;
 pub use local::Local;
 pub use reload::Reloader;
 pub use routes::{METRICS, ROUTES, Route};
+pub use score::check_score_request;
 pub use served::First;
 
 use crate::{

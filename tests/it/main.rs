@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod align;
+mod attack;
 mod cli;
 mod cli_fuzz;
 mod cycle;
@@ -10,6 +11,7 @@ mod eval;
 mod eval_text;
 mod feedback;
 mod figures;
+mod fuzz_corpus;
 mod guard;
 mod http;
 mod parity;

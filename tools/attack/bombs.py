@@ -84,7 +84,8 @@ def jpeg_progressive(width, height, components, scans):
     blocks = ((width + 7) // 8) * ((height + 7) // 8)
     ids = b"".join(bytes([c + 1, 0]) for c in range(components))
     # The code is a 0 bit for every block of every component.
-    parts.append(_segment(0xDA, bytes([components]) + ids + b"\0\0\0") + bytes(blocks * components // 8) + b"\x7f"[: blocks * components % 8 and 1])
+    whole, rest = divmod(blocks * components, 8)
+    parts.append(_segment(0xDA, bytes([components]) + ids + b"\0\0\0") + bytes(whole) + (bytes([0xFF >> rest]) if rest else b""))
     bits, left = _Bits(), blocks
     while left > 0:
         run = min(max(left, 1 << 14), (1 << 15) - 1)

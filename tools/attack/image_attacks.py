@@ -38,7 +38,7 @@ def image_bombs(target):
 @attack(variants=BOTH)
 def thin_crowd(target):
     """Twelve thin images at once, again and again."""
-    image = bombs.png(1, 1_000_000)
+    image = bombs.png(64, 65_535)
     said = wire.repeat(target.seconds, lambda: wire.crowd(12, lambda _: ask(target, image, "image/png").status))
     seen = [status for round_ in said for status in round_]
     return set(seen) <= {400, 429}, wire.count(seen)

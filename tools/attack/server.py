@@ -75,7 +75,11 @@ class Server:
         return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith(name)), 0)
 
     def alive(self):
-        return self.process.poll() is None
+        """Whether the process runs; also for processes that did not start it."""
+        try:
+            return pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:
+            return False
 
     def kill(self):
         self.process.kill()

@@ -66,6 +66,8 @@ def connect(address, source=None, timeout=10, receive_buffer=None):
     made = socket.socket()
     if receive_buffer:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        # Small segments keep the sender's buffer small too.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
     made.settimeout(timeout)
     if source:
         made.bind((source, 0))
