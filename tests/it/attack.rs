@@ -20,7 +20,7 @@ fn withstands(names: &[&str]) {
         .args(["--quick", "--candor", env!("CARGO_BIN_EXE_candor"), "--json"])
         .arg(&report)
         .args(names)
-        .env("TMPDIR", folder.path())
+        .envs([("PYTHONDONTWRITEBYTECODE", "1".as_ref()), ("TMPDIR", folder.path().as_os_str())])
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
