@@ -59,11 +59,11 @@ def stage(name, variant, arguments):
     """Runs one attack against a fresh server; a row of the table."""
     attack = ATTACKS[name]
     row = {"attack": f"{name}/{variant}" if len(attack.variants) > 1 else name}
-    server = Server(arguments.candor, attack.config, keys=variant == "keys") if attack.watched else None
-    target = Target(
-        server, server and server.keys["attacker"], 6 if arguments.quick else 15, random.Random(arguments.seed), arguments.quick, arguments.candor
-    )
+    seconds, rng, server = 6 if arguments.quick else 15, random.Random(arguments.seed), None
     try:
+        if attack.watched:
+            server = Server(arguments.candor, attack.config, keys=variant == "keys")
+        target = Target(server, server and server.keys["attacker"], seconds, rng, arguments.quick, arguments.candor)
         if not attack.watched:
             row["expected"], row["outcome"] = bounded(attack, target)
             return row

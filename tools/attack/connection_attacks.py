@@ -96,10 +96,10 @@ def slow_bodies(target):
 
 @attack(variants=BOTH)
 def large_bodies(target):
-    """60 bodies of 15 MB at once."""
+    """60 bodies of 15 MB at once, again and again."""
     body = json.dumps(wire.chat("data:image/jpeg;base64," + "QUJD" * (15_000_000 // 4))).encode()
     send = lambda _: wire.request(target.server.address, "POST", CHAT, body, key=target.key, source=ATTACKER, timeout=60).status
-    seen = wire.crowd(60, send)
+    seen = [status for round_ in wire.repeat(target.seconds, lambda: wire.crowd(60, send)) for status in round_]
     # A server that refuses early closes before everything is sent, which a client may see as 0.
     return set(seen) <= {0, 400, 413, 429, 503}, wire.count(seen)
 
