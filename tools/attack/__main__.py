@@ -83,7 +83,7 @@ def stage(name, variant, arguments):
         row["polite_failed"] = sum(status != 200 for _, status in under)
         row["polite"] = len(under)
         row["quiet_p99_s"], row["p99_s"] = percentile(quiet, 0.99), percentile([seconds for seconds, _ in under], 0.99)
-        row["health_worst_s"] = max((seconds if status == 200 else 10.0 for start, seconds, status in health if start >= begun), default=0.0)
+        row["health_worst_s"] = max((seconds if status == 200 else 10.0 for start, seconds, status in health if start + seconds >= begun), default=0.0)
         row["peak_mib"] = max(peak, server.memory("VmHWM"))
         if not server.alive():
             row["expected"], row["outcome"] = False, f"THE SERVER ENDED ({server.process.poll()}); {row['outcome']}"
