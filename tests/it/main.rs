@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod align;
+mod attack;
 mod bombs;
 mod cli;
 mod cli_fuzz;
@@ -11,6 +12,7 @@ mod eval;
 mod eval_text;
 mod feedback;
 mod figures;
+mod fuzz_corpus;
 mod guard;
 mod honesty;
 mod http;

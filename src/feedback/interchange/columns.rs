@@ -1,6 +1,11 @@
 //! Parquet, through the `parquet` crate's own rows and columns, without Arrow.
 
-use std::{fs::File, io, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use parquet::{
     basic::Compression,
@@ -147,18 +152,19 @@ pub(super) fn read(
     parse: fn(&ParquetRow) -> Result<Vec<Incoming>, String>,
     known: &'static [&'static str],
 ) -> Result<Rows, String> {
-    let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    let reader = unwinding(|| SerializedFileReader::new(file))?.map_err(|e| e.to_string())?;
     let mut codecs = reader.metadata().row_groups().iter().flat_map(|group| group.columns()).map(|column| column.compression());
     if codecs.any(|codec| codec == Compression::LZO) {
         return Err("its columns are compressed with LZO; brotli, gzip, lz4, snappy, zstd and none are read".to_owned());
     }
-    let rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>).with_batch_size(READ_ROWS);
+    let mut rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>).with_batch_size(READ_ROWS);
+    let next = move || unwinding(|| rows.next()).unwrap_or_else(|damage| Some(Err(ParquetError::General(damage))));
     let left_out = |row: &ParquetRow| {
         let others = row.get_column_iter().filter(|(name, field)| !known.contains(&name.as_str()) && **field != Field::Null);
         others.map(|(name, _)| Incoming::LeftOut(format!("column '{name}'"))).collect::<Vec<_>>()
     };
     let mut ended = false;
-    let rows = rows.enumerate().map_while(move |(i, row)| {
+    let rows = std::iter::from_fn(next).enumerate().map_while(move |(i, row)| {
         if ended {
             return None;
         }
@@ -171,6 +177,14 @@ pub(super) fn read(
         })
     });
     Ok(Box::new(rows))
+}
+
+/// What the library returns, or what it panics with where a file contradicts itself; then nothing of it may be used any more.
+fn unwinding<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let said = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        format!("the file is damaged: {}", said.unwrap_or("it contradicts itself"))
+    })
 }
 
 /// A column of a row by its name.

@@ -90,6 +90,14 @@ struct Text {
     response: Windows,
 }
 
+/// Checks the body of a request for scores alone, as the route does before it does anything else.
+///
+/// # Errors
+/// What the route answers: 404 for another model, 400 for everything else.
+pub fn check_score_request(body: &[u8], served: Served<'_>) -> Result<(), ApiError> {
+    check(read_supported(body, "a request for scores")?, served, served.calibration).map(drop)
+}
+
 /// Parses and checks the request, and tokenizes its items; warns of messages that have no place in the prompts.
 fn prepare(turn: &Turn, guard: &Guard, body: &[u8]) -> Result<(Order, Vec<Text>, Cost, Vec<Warning>), ApiError> {
     let Turn { app, served, .. } = turn;
