@@ -734,6 +734,8 @@ fn exit_statuses_are_those_of_the_documentation() {
         ("feedback export", 2, vec!["--out", "c.jsonl"]),
         ("feedback import", 1, vec!["absent.jsonl"]),
         ("feedback import", 2, vec!["--format", "odd", "x"]),
+        ("feedback forget", 0, vec!["--user", "somebody"]),
+        ("feedback forget", 2, vec![]),
         ("feedback stats", 0, vec![]),
         ("feedback stats", 2, vec!["--config", "absent.toml"]),
         ("models", 2, vec![]),

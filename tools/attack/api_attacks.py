@@ -177,7 +177,7 @@ def tenants(target):
         said = mine("GET", path)
         if any(word.encode() in said.body for word in (secret, record, completion, "victim")):
             wrong.append(f"{path} shows the other's record")
-    expect("the export", mine("GET", "/v1/feedback/export?format=jsonl"), 403)
+    expect("the export", mine("GET", "/v1/feedback/export?format=jsonl"), 200)
     expect("the queue", mine("POST", "/v1/queue/next", {"annotator": "eve"}), 403)
     expect("administration", mine("POST", "/admin/models/rollback", {}), 401, 403, 404)
     listed = server.ask("GET", "/v1/feedback")

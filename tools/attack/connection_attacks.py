@@ -154,7 +154,8 @@ def shapes(target):
     refused, answered = [[400], []], [[200]]
     return [
         ("a request", whole, False, answered),
-        ("half-closed", whole, True, answered),
+        # The server finds out by a word in between whether the client has left.
+        ("half-closed", whole, True, [*answered, [100, 200]]),
         ("chunked", ask(Transfer_Encoding="chunked", Connection="close") + chunked, False, answered),
         ("three pipelined", get(f"Host: {host}\r\n").replace(b"Connection: close\r\n", b"") * 2 + get(f"Host: {host}\r\n"), False, [[200] * 3]),
         ("a length and chunks", ask(Transfer_Encoding="chunked", Content_Length=4) + b"0\r\n\r\n" + smuggled, False, refused),
