@@ -214,8 +214,8 @@ def undone(base):
         second = record(page)
         assert second["id"] != first["id"] and second["image"] == first["image"] and second["response"] == text
         assert [(e["text"], e["correction"]) for e in second["errors"]] == [(e["text"], e["correction"]) for e in first["errors"]]
-        # The message goes with the item that it was about.
-        expect(page.locator("#correct-said")).to_contain_text("Recorded")
+        # The message goes with the item that it was about; it is complete when that is shown.
+        expect(page.locator("#correct-said")).to_contain_text("Here is the next one")
         page.get_by_role("button", name="Next").click()
         expect(page.locator("#correct-said")).to_have_text("")
         expect(page.locator("#item-judged")).to_contain_text("→ thing")
