@@ -314,7 +314,7 @@ fn health_and_metrics_can_have_a_listener_of_their_own() {
     let operations = served.metrics_at.unwrap();
     served.valve.allow(1);
     let body = ask(1, "").to_string();
-    let _answered: Vec<_> = (0..6).map(|_| begin(&served, body.len(), body.as_bytes())).collect();
+    let _answered: Vec<_> = (0..4).map(|_| begin(&served, body.len(), body.as_bytes())).collect();
     for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
         assert_eq!(get(operations, path).status, 200, "{path}");
     }
