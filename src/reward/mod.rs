@@ -7,9 +7,12 @@ pub mod calibration;
 pub mod calibrator;
 pub mod detached;
 pub mod drift;
+pub mod evidence;
+pub mod familiarity;
 pub mod logistic;
 pub mod probe;
 pub mod scorer;
+mod stored;
 
 use candle_core::{Result, Tensor};
 
