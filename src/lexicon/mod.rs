@@ -128,7 +128,12 @@ impl Lexicon {
         let concepts = rows
             .into_iter()
             .enumerate()
-            .map(|(i, (words, kind, _))| Concept { words, kind, parents: parents[i].clone(), ancestors: ancestors(ConceptId(i as u32), &parents) })
+            .map(|(i, (words, kind, _))| Concept {
+                words,
+                kind,
+                parents: parents[i].clone(),
+                ancestors: ancestors(ConceptId(i as u32), &parents),
+            })
             .collect();
         let classes = Classes::parse(include_str!("words.txt"));
         let verbs = VerbTable::new(classes.verbs());

@@ -9,6 +9,7 @@ pub mod detached;
 pub mod drift;
 pub mod evidence;
 pub mod familiarity;
+pub mod finish;
 pub mod logistic;
 pub mod probe;
 pub mod scorer;
