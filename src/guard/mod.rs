@@ -6,6 +6,7 @@
 
 pub mod markup;
 pub mod policy;
+pub mod question;
 pub mod render;
 pub mod repair;
 pub mod report;
