@@ -150,6 +150,7 @@ pub(super) struct Begun {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct How {
     pub(super) guard: GuardParams,
+    pub(super) show_withheld: bool,
     pub(super) render: Style,
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
@@ -159,6 +160,7 @@ impl How {
     /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says that nobody looked.
     pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
         let mut report = report.unwrap_or_else(|| Report::new(self.guard.mode, self.guard.thresholds));
+        report.withheld = report.withheld.filter(|_| self.show_withheld);
         if report.alt_text.is_some() && self.render != Style::Hedged {
             let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_unsaid()).cloned().collect();
             report.alt_text = Some(alt_text(text, &doubted, self.render));
@@ -203,16 +205,32 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
             sampling,
             top_logprobs,
             guard: completion.guard,
+            unanswerable: completion.unanswerable,
+            gate: None,
         });
         choice.push(submitted.inspect_err(|error| app.metrics.answers.count_failure(error))?);
     }
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
-    let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } = completion;
+    let Completion {
+        messages,
+        user,
+        guard,
+        unanswerable,
+        show_withheld,
+        render,
+        top_logprobs,
+        include_usage,
+        stream,
+        n,
+        max_tokens,
+        stop,
+        ..
+    } = completion;
     let asked = || shadow::Asked { file: Arc::clone(&file), scope: turn.scope.clone(), messages: messages.clone(), max_tokens, stop };
-    let drawn = if for_user { app.shadow.draw(app, served, asked) } else { None };
+    let drawn = if for_user && unanswerable.is_none() { app.shadow.draw(app, served, asked) } else { None };
     let draft = Draft::new(turn, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
-    let how = How { guard, render, logprobs: top_logprobs.is_some(), include_usage };
+    let how = How { guard, show_withheld, render, logprobs: top_logprobs.is_some(), include_usage };
     Ok(Begun { held: Arc::clone(served), head, answers, how, stream, draft, drawn })
 }
 
@@ -339,6 +357,10 @@ pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, E
         best.guard.extra_tokens += other.guard.extra_tokens + other.completion_tokens as u32;
         best.prompt_tokens += other.prompt_tokens;
         best.completion_tokens += other.completion_tokens;
+        // What is withheld is no candidate, nor is what is said in its place.
+        if other.guard.verdict == Verdict::Abstained {
+            continue;
+        }
         best.guard.candidates.push(Candidate { text: other.text, score: other.guard.mean_score });
     }
     Ok(best)
@@ -379,9 +401,10 @@ pub(super) fn guard_headers<'a>(reports: impl Iterator<Item = &'a Report> + Clon
     let severity = |v: Verdict| match v {
         Verdict::Clean => 0,
         Verdict::Repaired => 1,
-        Verdict::Unscored => 2,
-        Verdict::Flagged => 3,
-        Verdict::Blocked => 4,
+        Verdict::Abstained => 2,
+        Verdict::Unscored => 3,
+        Verdict::Flagged => 4,
+        Verdict::Blocked => 5,
     };
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, value: String| {
