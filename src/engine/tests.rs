@@ -204,6 +204,7 @@ fn check_report(told: &super::testing::Told, report: &crate::guard::Report, requ
             assert!(report.spans.iter().all(|span| matches!(span.action, Action::Regenerated | Action::Omitted)))
         }
         Verdict::Flagged | Verdict::Unscored => {}
+        Verdict::Abstained => panic!("nothing was to be withheld"),
     }
 }
 
