@@ -6,7 +6,10 @@ use candle_core::Tensor;
 use utoipa::ToSchema;
 
 use super::fair::Share;
-use crate::guard::{self, abstain::AnswerGate, question::Unanswerable};
+use crate::{
+    guard::{self, abstain::AnswerGate, question::Unanswerable},
+    reward::finish::Finisher,
+};
 
 /// How to choose the next token. Field names and ranges are OpenAI's.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +49,8 @@ pub struct GuardParams {
     pub on_exhausted: guard::OnExhausted,
     /// What is done about questions that cannot be answered.
     pub on_unanswerable: guard::OnUnanswerable,
+    /// Probability of being right below which a short answer is withheld.
+    pub abstain_below: f32,
 }
 
 impl GuardParams {
@@ -64,6 +69,7 @@ impl GuardParams {
             window: usize::MAX,
             on_exhausted: guard::OnExhausted::Flag,
             on_unanswerable: guard::OnUnanswerable::Answer,
+            abstain_below: 0.5,
         }
     }
 }
@@ -79,6 +85,8 @@ pub struct Request {
     pub rank: usize,
     /// Encoded image, `(image_tokens, channels)`.
     pub image: Tensor,
+    /// What finishes the rewards of its answer, where the model has evidence of what the image shows.
+    pub finisher: Option<Arc<Finisher>>,
     /// The prompt's tokens, template applied.
     pub prompt: Vec<u32>,
     /// Most tokens to write.

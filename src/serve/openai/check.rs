@@ -286,6 +286,7 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
         },
         on_exhausted: if acts { asked.on_exhausted.unwrap_or(defaults.on_exhausted) } else { OnExhausted::Flag },
         on_unanswerable,
+        abstain_below: defaults.abstain_below,
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
         // The same whether the answer is streamed or not, so that the answer is.
         window: asked_window.unwrap_or(defaults.window),
