@@ -273,9 +273,16 @@ impl Repairs {
         self.settled = words.last().map_or(0, |word| word.tokens.end);
         if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned()) {
             self.blocked = Some(word.reward.unwrap_or(0.0));
-            let at = word.tokens.start.max(answer.shown());
-            self.cut = lead.draft.tokens().len().saturating_sub(at);
-            return lead.block(at, answer.shown());
+            let (written, shown) = (lead.draft.tokens().len(), answer.shown());
+            let mut at = word.tokens.start.max(shown);
+            lead.block(at, shown);
+            // Without what followed it a word may name something else, which is doubted.
+            while let Some(word) = first_doubted(lead, shown).and_then(|i| lead.draft.words().get(i)).filter(|_| at > shown) {
+                at = word.tokens.start.max(shown);
+                lead.block(at, shown);
+            }
+            self.cut = written.saturating_sub(at);
+            return;
         }
         let Some((at, byte)) = place.origin else { return };
         let version = version(lead, at, &[]);

@@ -165,3 +165,75 @@ fn next<F>(written: &Written<'_, F>, at: usize) -> Next {
         (Some(_), Some(_)) => Next::None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::testing::finisher;
+
+    /// Evidence of a dog, none of people, little of a fire hydrant; as reckoned by hand for a map.
+    const LOGITS: [f32; 3] = [1.899_789, -0.654_269, 1.054_058];
+
+    fn finished(finisher: &Finisher, tokens: &[(&str, f32, f32)]) -> Vec<f32> {
+        let mut scored = Scored { rewards: tokens.iter().map(|t| t.1).collect(), log_probabilities: tokens.iter().map(|t| t.2).collect() };
+        finisher.finish_scored(tokens.iter().map(|t| t.0.as_bytes()), &mut scored);
+        assert_eq!(scored.log_probabilities, tokens.iter().map(|t| t.2).collect::<Vec<_>>());
+        scored.rewards
+    }
+
+    #[track_caller]
+    fn near(found: &[f32], expected: &[f32]) {
+        assert!(found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    }
+
+    #[test]
+    fn rewards_of_mentions_are_those_reckoned_by_hand_and_all_others_stay() {
+        let own = finisher(LOGITS, WrittenBy::Policy);
+        let tokens =
+            [("A", 0.9, -0.1), (" black", 0.7, -0.2), (" do", 0.8, -0.6), ("g", 0.95, -0.4), (" near", 0.5, -1.0), (" a", 0.5, -1.0)];
+        // The lowest reward of its tokens and all of their log-probability.
+        near(&finished(&own, &tokens), &[0.9, 0.7, 0.811_603, 0.811_603, 0.5, 0.5]);
+        near(&finished(&own, &[("A", 0.9, -0.1), (" man", 0.6, -1.0), (".", 0.3, 0.0)]), &[0.9, 0.463_864, 0.3]);
+        // Nothing is known of cars, and "walking" names nothing.
+        near(&finished(&own, &[("A", 0.9, -0.1), (" car", 0.6, -1.0), (" walking", 0.3, 0.0)]), &[0.9, 0.6, 0.3]);
+        // Without the scorer and the policy.
+        near(&finished(&finisher(LOGITS, WrittenBy::Others), &tokens)[2..4], &[0.883_637; 2]);
+    }
+
+    #[test]
+    fn names_of_several_words_have_one_reward() {
+        let own = finisher(LOGITS, WrittenBy::Policy);
+        let with = |last: &str| finished(&own, &[("a", 0.9, -0.1), (" fire", 0.6, -0.2), (last, 0.8, -0.6), (".", 0.9, 0.0)]);
+        let hydrant = with(" hydrant");
+        assert!(hydrant[1] == hydrant[2] && hydrant[1] != 0.6 && (hydrant[0], hydrant[3]) == (0.9, 0.9), "{hydrant:?}");
+        assert_eq!(with(" engine")[0], 0.9);
+        // In the plural and in any case, and not where it only qualifies another thing.
+        for (text, is_named) in [("Dogs", true), ("DOG", true), ("dogs", true), ("cats", false)] {
+            let found = finished(&own, &[("Two ", 0.9, -0.1), (text, 0.6, -0.2), (" run.", 0.5, -0.3)]);
+            assert_eq!(found[1] != 0.6, is_named, "{text}: {found:?}");
+        }
+        let qualifying = finished(&own, &[("a", 0.9, -0.1), (" dog", 0.6, -0.2), (" bowl", 0.8, -0.6), (" is", 0.8, -0.1)]);
+        assert_eq!(qualifying[1], 0.6);
+    }
+
+    #[test]
+    fn a_word_is_open_until_the_next_one_has_closed() {
+        let own = finisher(LOGITS, WrittenBy::Policy);
+        let at = |text: &str, whole: bool, at: usize| {
+            let mut transcript = crate::guard::words::Transcript::default();
+            transcript.push(text.as_bytes());
+            if whole {
+                transcript.close(None);
+            }
+            let words: Vec<Word> = std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
+            own.finish(&Written { text, whole, words: &words, rewards: &[0.6], log_probability: |_| -1.0 }, at)
+        };
+        assert_eq!(at("a dog is", false, 1), Finish::Open);
+        assert!(matches!(at("a dog is running", false, 1), Finish::Reward(_)));
+        assert!(matches!(at("a dog. ", false, 1), Finish::Reward(_)));
+        assert!(matches!(at("a dog", true, 1), Finish::Reward(_)));
+        assert_eq!(at("a dog", true, 0), Finish::Unchanged);
+        assert_eq!(at("a red dog is", false, 1), Finish::Unchanged);
+        assert_eq!(at("a dog", true, 7), Finish::Unchanged);
+    }
+}

@@ -15,6 +15,8 @@ pub mod logistic;
 pub mod probe;
 pub mod scorer;
 mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use candle_core::{Result, Tensor};
 
