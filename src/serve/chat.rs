@@ -337,7 +337,9 @@ async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _a
     if let Some(draft) = draft {
         draft.keep().await;
     }
-    if let Some((drawn, first)) = drawn.zip(choices.first()) {
+    // What stands for an answer that is withheld is not the policy's.
+    let given = choices.first().filter(|choice| choice.guard.verdict != Verdict::Abstained);
+    if let Some((drawn, first)) = drawn.zip(given) {
         drawn.answered(&first.message.content);
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
