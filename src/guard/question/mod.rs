@@ -199,7 +199,13 @@ impl Rules {
         let count = |list: &[&str]| words.iter().filter(|word| list.contains(word)).count();
         let (english, foreign) = (count(&self.english), count(&self.foreign));
         let known = words.iter().filter(|word| is_known(word)).count();
-        (foreign > english && (foreign > 1 || known == 0)) || (words.len() > 2 && english == 0 && known * 2 < words.len())
+        // Other languages have a few of English's short words too.
+        let is_strange = match words.len() {
+            0..=2 => false,
+            3 => english == 0 && known < 2,
+            all => english * 4 <= all && known * 2 <= all,
+        };
+        is_strange || (foreign > english && (foreign > 1 || known == 0))
     }
 }
 
@@ -211,13 +217,18 @@ fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static 
     })
 }
 
-/// Whether the lexicon has a word.
+/// Whether a word ends as many English ones do and few of other languages.
+fn is_english_form(word: &str) -> bool {
+    word.len() > 4 && ["ing", "ed", "tion", "ly", "ous", "ness", "ity", "ful", "less"].iter().any(|end| word.ends_with(end))
+}
+
+/// Whether the lexicon has a word, or it looks English.
 fn is_known(word: &str) -> bool {
     let lexicon = Lexicon::shared();
     let classes = lexicon.classes();
     let is_of_class = classes.is_function(word) || classes.is_adjective(word) || classes.is_determiner(word) || classes.is_relation(word);
     let is_listed = classes.colour(word).or(classes.count(word)).or(classes.size(word)).or(classes.material(word)).is_some();
-    is_of_class || is_listed || lexicon.concept(word).is_some() || lexicon.verbs().analyze(word).is_some()
+    is_english_form(word) || is_of_class || is_listed || !lexicon.all_mentions(word).is_empty() || lexicon.verbs().analyze(word).is_some()
 }
 
 /// The words of a sentence, contractions written out.

@@ -96,6 +96,16 @@ fn negations_that_turn_the_answer_round_are_told_from_those_that_do_not() {
 }
 
 #[test]
+fn words_without_grammar_are_english_where_the_lexicon_has_them() {
+    for text in ["dogs cats birds", "red cars, wooden houses", "cat", "zebramarker", "X1"] {
+        assert_eq!(out_of_scope(text), None, "{text}");
+    }
+    for text in ["ile osób jest", "missä koira on nyt", "hol van a kutya"] {
+        assert_eq!(out_of_scope(text), Some(Unanswerable::Language), "{text}");
+    }
+}
+
+#[test]
 fn long_texts_are_read_in_bounds() {
     let long = "is there a dog and what ".repeat(200_000);
     assert_eq!(out_of_scope(&long), None);
