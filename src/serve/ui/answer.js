@@ -77,7 +77,7 @@ export class Answer {
       const unlike = guard.familiarity < 0.5 ? ", unlike those that the model learnt from" : "";
       numbers.push(`photograph ${percent(guard.familiarity)} familiar${unlike}`);
     }
-    if (guard.extra_tokens > 0) numbers.push(`${guard.attempts} other ${guard.attempts === 1 ? "wording" : "wordings"} tried`);
+    if (guard.attempts > 0) numbers.push(`${guard.attempts} other ${guard.attempts === 1 ? "wording" : "wordings"} tried`);
     numbers.push(`${Math.round(took)}\u00a0ms`);
     this.find(".numbers").textContent = numbers.join(" · ");
     if (!text) this.find(".numbers").prepend("Nothing was left to say. ");
