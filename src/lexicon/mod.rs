@@ -128,7 +128,12 @@ impl Lexicon {
         let concepts = rows
             .into_iter()
             .enumerate()
-            .map(|(i, (words, kind, _))| Concept { words, kind, parents: parents[i].clone(), ancestors: ancestors(ConceptId(i as u32), &parents) })
+            .map(|(i, (words, kind, _))| Concept {
+                words,
+                kind,
+                parents: parents[i].clone(),
+                ancestors: ancestors(ConceptId(i as u32), &parents),
+            })
             .collect();
         let classes = Classes::parse(include_str!("words.txt"));
         let verbs = VerbTable::new(classes.verbs());
@@ -167,6 +172,11 @@ impl Lexicon {
     /// What sort of thing a concept is.
     pub fn kind(&self, concept: ConceptId) -> Kind {
         self.concepts[concept.0 as usize].kind
+    }
+
+    /// Everything more general than a concept, in the order of the table.
+    pub fn ancestors(&self, concept: ConceptId) -> &[ConceptId] {
+        &self.concepts[concept.0 as usize].ancestors
     }
 
     /// Whether `upper` is the same as `lower` or more general.

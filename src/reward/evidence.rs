@@ -210,7 +210,14 @@ impl MentionFeatures {
 
     /// Of a mention with output `concept` of a photograph. `reward` is the lowest reward of its tokens by the scorer's own calibration, `log_probability` the
     /// sum of theirs. `None` for an output that there is not.
-    pub fn new(evidence: &Evidence, image: &ImageEvidence, concept: usize, reward: f32, log_probability: f32, is_person: bool) -> Option<Self> {
+    pub fn new(
+        evidence: &Evidence,
+        image: &ImageEvidence,
+        concept: usize,
+        reward: f32,
+        log_probability: f32,
+        is_person: bool,
+    ) -> Option<Self> {
         let (logit, prior) = (f64::from(*image.logits.get(concept)?), f64::from(*evidence.prior.get(concept)?));
         let reward = f64::from(reward).clamp(1e-4, 1.0 - 1e-4);
         Some(Self {
