@@ -110,18 +110,6 @@ impl Head {
         let hidden = linear(&drop(inputs, |c| c.input_dropout, 0)?, &self.first)?.gelu_erf()?;
         linear(&drop(&hidden, |c| c.hidden_dropout, 0x5bd1_e995)?, &self.second)
     }
-
-    /// Logits of rows of standardized features.
-    ///
-    /// # Errors
-    /// When a tensor operation fails.
-    pub(super) fn evidence(&self, rows: &[&[f32]]) -> Result<Vec<Vec<f32>>> {
-        let width = rows.first().map_or(0, |row| row.len());
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.logits(&Tensor::from_vec(rows.concat(), (rows.len(), width), &Device::Cpu)?, None)?.to_vec2()
-    }
 }
 
 fn linear(x: &Tensor, (weight, bias): &(Tensor, Tensor)) -> Result<Tensor> {
@@ -145,6 +133,21 @@ impl Batch {
     pub(super) fn loss(&self, head: &Head, config: HeadConfig, photographs: usize) -> Result<Tensor> {
         let logits = head.logits(&self.inputs, Some((config, self.seed)))?;
         binary_cross_entropy(&logits, &self.labels, &self.weights)? / photographs as f64
+    }
+}
+
+#[cfg(test)]
+impl Head {
+    /// Logits of rows of standardized features.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub(super) fn evidence(&self, rows: &[&[f32]]) -> Result<Vec<Vec<f32>>> {
+        let width = rows.first().map_or(0, |row| row.len());
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.logits(&Tensor::from_vec(rows.concat(), (rows.len(), width), &Device::Cpu)?, None)?.to_vec2()
     }
 }
 

@@ -114,10 +114,12 @@ pub(super) fn labels(
 ) -> (Vec<f32>, Vec<f32>) {
     let lexicon = Lexicon::shared();
     let references = References::new(lexicon, &photograph.texts);
-    let label = |&concept: &ConceptId| match (shown.contains(&concept), references.support(concept)) {
-        (true, _) => (1.0, 1.0),
-        (false, Support::None) => (0.0, absence.weight(lexicon, photograph, concept)),
-        (false, _) => (0.0, 0.0),
+    let label = |&concept: &ConceptId| {
+        if shown.contains(&concept) {
+            return (1.0, 1.0);
+        }
+        let is_unknown = references.support(concept) != Support::None;
+        (0.0, if is_unknown { 0.0 } else { absence.weight(lexicon, photograph, concept) })
     };
     concepts.iter().map(label).unzip()
 }

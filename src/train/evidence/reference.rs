@@ -132,7 +132,7 @@ pub(super) mod tests {
         ];
         assert!(reference.center.iter().zip(center).all(|(ours, theirs)| (ours - theirs).abs() < 1e-5));
         for (ours, theirs) in reference.basis.iter().zip(components) {
-            let sign = ours[0].signum() * theirs[0].signum();
+            let sign = if (ours[0] > 0.0) == (theirs[0] > 0.0) { 1.0 } else { -1.0 };
             assert!(ours.iter().zip(theirs).all(|(a, b)| (sign * a - b).abs() < 1e-3), "{ours:?}");
         }
         assert_eq!((reference.points.len(), reference.scale.len()), (12, 2));
