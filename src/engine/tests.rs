@@ -9,10 +9,13 @@ use proptest::prelude::*;
 
 use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
 use super::*;
-use crate::guard::{
-    Action, Mode, OnExhausted, Verdict,
-    spans::spans,
-    words::{doubting, words},
+use crate::{
+    guard::{
+        Action, Mode, OnExhausted, Verdict,
+        spans::spans,
+        words::{doubting, words},
+    },
+    reward::{finish::WrittenBy, scorer::Scored, testing::finisher},
 };
 
 /// Greedy decoding without engine, batch or cache: ids, rewards, and whether it ended by itself.
@@ -69,6 +72,82 @@ fn answers_are_those_of_the_model_alone() {
         }
         assert!(mode == Mode::Off || (seen.0 > 0 && seen.1 > 0 && seen.2 > 0), "{seen:?}");
     }
+}
+
+/// What is finished while it is written is what is finished of the whole text, repairs and stop strings or not.
+#[test]
+fn rewards_are_finished_as_those_of_the_whole_text() {
+    let handle = engine(EngineConfig::default());
+    let finisher = finisher([1.0, -1.0, 0.0], WrittenBy::Policy);
+    let (mut finished, mut repaired, mut moved) = (0, 0, 0);
+    for image in 0..40 {
+        let modes =
+            [(Mode::Score, 0, "never"), (Mode::Flag, 0, "s"), (Mode::Regenerate, usize::MAX, "never"), (Mode::Block, usize::MAX, "never")];
+        for (mode, window, stop) in modes {
+            let guard = GuardParams { window, ..GuardParams::new(mode, 0.6) };
+            let plain = Request { guard, max_tokens: 20, stop: vec![stop.to_owned()], ..request(image as f32, &[5, 6]) };
+            let request = Request { finisher: Some(Arc::clone(&finisher)), ..plain.clone() };
+            let told = listen(handle.submit(request.clone()).unwrap());
+            let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
+            context.extend(request.prompt.iter().map(|&t| t as f32));
+            let mut scorer = |id: u32| {
+                context.push(id as f32);
+                continuation(&context).1
+            };
+            let rewards: Vec<f32> = told.ids().into_iter().map(&mut scorer).collect();
+            let log_probabilities = told.tokens.iter().map(|token| token.token.logprob).collect();
+            let mut scored = Scored { rewards: rewards.clone(), log_probabilities };
+            let (text, mut pieces) = (told.text(), bytes(&told.ids()));
+            if String::from_utf8_lossy(&pieces.concat()) != text {
+                // A stop string has ended the text within a token.
+                if text.contains(char::REPLACEMENT_CHARACTER) {
+                    continue;
+                }
+                let mut left = text.len();
+                for piece in &mut pieces {
+                    piece.truncate(left);
+                    left -= piece.len();
+                }
+            }
+            finisher.finish_scored(pieces.iter().map(Vec::as_slice), &mut scored);
+            assert_eq!(told.rewards(), scored.rewards, "{text:?} in {mode:?}");
+            let report = told.report();
+            check_report(&told, &report, &request);
+            assert_eq!(told.spans, report.spans);
+            assert_eq!(listen(handle.submit(request).unwrap()), told, "the same again");
+            finished += usize::from(scored.rewards != rewards);
+            repaired += usize::from(report.verdict == Verdict::Repaired);
+            moved += usize::from(mode == Mode::Score && listen(handle.submit(plain).unwrap()).report().score != report.score);
+        }
+    }
+    assert!(finished > 10 && repaired > 0 && moved > 0, "{finished} finished, {repaired} repaired, {moved} scores moved");
+}
+
+/// Words that went out keep their rewards, whatever is then written in the place of what followed them.
+#[test]
+fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
+    let handle = engine(EngineConfig::default());
+    let finisher = finisher([1.0, -1.0, 0.0], WrittenBy::Policy);
+    let mut repaired = 0;
+    for image in 0..60 {
+        for window in [0, 1, 2] {
+            let guard = GuardParams { window, ..GuardParams::new(Mode::Regenerate, 0.6) };
+            let request = Request { guard, max_tokens: 20, finisher: Some(Arc::clone(&finisher)), ..request(image as f32, &[5, 6]) };
+            let told = listen(handle.submit(request.clone()).unwrap());
+            let report = told.report();
+            check_report(&told, &report, &request);
+            assert_eq!(told.spans, report.spans);
+            assert_eq!(told.rewards().len(), told.tokens.len());
+            // The verdict is of the rewards that were told.
+            let pieces = bytes(&told.ids());
+            let (text, words) = words(pieces.iter().map(Vec::as_slice), &told.rewards());
+            assert_eq!(text, told.text());
+            let low = doubting(words, 0.6).iter().any(crate::guard::words::Word::doubted);
+            assert_eq!(low, report.verdict == Verdict::Flagged, "{text:?} {report:?}");
+            repaired += usize::from(report.verdict == Verdict::Repaired);
+        }
+    }
+    assert!(repaired > 5, "{repaired}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use utoipa::ToSchema;
 
 use super::fair::Share;
-use crate::guard;
+use crate::{guard, reward::finish::Finisher};
 
 /// How to choose the next token. Field names and ranges are OpenAI's.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +76,8 @@ pub struct Request {
     pub rank: usize,
     /// Encoded image, `(image_tokens, channels)`.
     pub image: Tensor,
+    /// What finishes the rewards of its answer, where the model has evidence of what the image shows.
+    pub finisher: Option<Arc<Finisher>>,
     /// The prompt's tokens, template applied.
     pub prompt: Vec<u32>,
     /// Most tokens to write.

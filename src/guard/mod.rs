@@ -154,6 +154,10 @@ pub struct Report {
     /// Geometric mean of its words' rewards, function words left out where there are others: what answers of different lengths are compared by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_score: Option<f32>,
+    /// How close the photograph is to those that the model learnt from: 1 is familiar, 0 is not. Absent where the model cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
+    pub familiarity: Option<f32>,
     /// The threshold that was in force.
     pub threshold: f32,
     /// Those of classes of words that have one of their own.
@@ -181,6 +185,7 @@ impl Report {
             verdict: Verdict::Unscored,
             score: None,
             mean_score: None,
+            familiarity: None,
             threshold: thresholds.common,
             thresholds: (thresholds.by_class != ByClass::default()).then_some(thresholds.by_class),
             spans: Vec::new(),

@@ -385,3 +385,92 @@ fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, EvidenceErr
     }
     Ok(outputs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::testing::{Array, arrays, config, evidence, f32s, file};
+    use serde_json::{Value, json};
+
+    fn map(cells: &[[f32; 2]]) -> Tensor {
+        Tensor::from_vec(cells.concat(), (cells.len(), 2), &Device::Cpu).unwrap()
+    }
+
+    fn near(found: &[f32], expected: &[f32]) {
+        assert!(found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    }
+
+    #[test]
+    fn evidence_and_familiarity_are_those_reckoned_by_hand() {
+        let found = evidence().of(&map(&[[3.0, 1.0], [5.0, 3.0]])).unwrap();
+        near(&found.logits, &[1.899_789, -0.654_269, 1.054_058]);
+        near(&[found.familiarity], &[0.683_710]);
+        // Far channels are clipped.
+        near(&evidence().of(&map(&[[1000.0, -1000.0]])).unwrap().logits, &[6.5, -1.0, 6.0]);
+        assert!(evidence().of(&Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_kind_of_thing_has_the_output_of_the_nearest_above_it() {
+        let evidence = evidence();
+        let output = |word: &str| evidence.concept_of(Lexicon::shared().concept(word).unwrap());
+        let found = ["dog", "poodle", "man", "firefighter", "fire hydrant", "car"].map(output);
+        assert_eq!(found, [Some(0), Some(0), Some(1), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn files_that_do_not_fit_are_refused_by_their_key() {
+        let load = |config: &Value, arrays: &HashMap<&'static str, Array>| {
+            let error = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(arrays))).unwrap_err();
+            (error.file, error.to_string())
+        };
+        let with_config = |pointer: &str, value: Value| {
+            let mut config = config();
+            *config.pointer_mut(pointer).unwrap() = value;
+            load(&config, &arrays())
+        };
+        for (pointer, value, expected) in [
+            ("/format", json!(2), "format: is 2; this version reads 1"),
+            ("/k", json!(0), "k: is 0"),
+            ("/concepts/1", json!("unicorn-thing.n"), "concepts[1]: 'unicorn-thing' is no noun of the lexicon"),
+            ("/concepts/1", json!("puppy"), "concepts[1]: 'puppy' does not end with the letter"),
+            ("/concepts/2", json!("woman.n"), "concepts[2]: 'woman.n' and 'person.n' (concepts[1]) are one concept"),
+            ("/familiarity/slope", json!(-1.0), "familiarity: 'slope' must be positive"),
+            ("/familiarity", json!({"slope": 1.0}), "familiarity: missing field `offset`"),
+            ("/calibration/own/mean", json!([1.0]), "calibration.own.mean: has 1 numbers for 5 features"),
+            ("/calibration/others/scale/0", json!(0.0), "calibration.others.scale: must be positive"),
+            ("/calibration/others/features/0", json!("color"), "calibration.others.features: 'color' is no feature of a mention"),
+            ("/calibration/own/thresholds/default", json!(2.0), "calibration.own.thresholds: must lie between 0 and 1"),
+            ("/calibration/own/thresholds/by_fpr/0/threshold", json!(0.9), "calibration.own.thresholds: must rise"),
+        ] {
+            let (file, error) = with_config(pointer, value);
+            assert!(file == CONFIG_FILE && error.starts_with(expected), "{pointer}: {file}: {error}");
+        }
+        let with_array = |name: &'static str, array: Option<Array>| {
+            let mut arrays = arrays();
+            match array {
+                Some(array) => drop(arrays.insert(name, array)),
+                None => drop(arrays.remove(name)),
+            }
+            load(&config(), &arrays)
+        };
+        for (name, array, expected) in [
+            ("prior", None, "prior: is missing"),
+            ("prior", Some(f32s(&[1.0; 4], &[4])), "prior: has shape [4]; [3] is expected"),
+            ("fc2.bias", Some(f32s(&[1.0; 2], &[2])), "fc2.bias: has shape [2]; [3] is expected"),
+            ("fc1.weight", Some(f32s(&[f32::NAN; 4], &[2, 2])), "fc1.weight: has a number that is not finite"),
+            ("scale", Some(f32s(&[0.0; 2], &[2])), "scale: must be positive"),
+            ("reference.points", Some(f32s(&[1.0; 6], &[3, 2])), "reference.points: is of type F32; I8 is expected"),
+            ("reference.points", Some((vec![1, 2], safetensors::Dtype::I8, vec![1, 2])), "reference.points: has 1 photographs; k"),
+            ("reference.basis", Some(f32s(&[1.0; 6], &[2, 3])), "reference.basis: is of 3 channels; the map has 2"),
+        ] {
+            let (file, error) = with_array(name, array);
+            assert!(file == WEIGHTS_FILE && error.starts_with(expected), "{name}: {file}: {error}");
+        }
+        let config = config().to_string();
+        assert!(Evidence::from_files(None, None).unwrap().is_none());
+        assert_eq!(Evidence::from_files(Some(config.as_bytes()), None).unwrap_err().file, WEIGHTS_FILE);
+        assert_eq!(Evidence::from_files(None, Some(b"")).unwrap_err().file, CONFIG_FILE);
+        assert_eq!(Evidence::from_files(Some(config.as_bytes()), Some(b"no tensors")).unwrap_err().file, WEIGHTS_FILE);
+    }
+}

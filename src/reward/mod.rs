@@ -9,10 +9,13 @@ pub mod detached;
 pub mod drift;
 pub mod evidence;
 pub mod familiarity;
+pub mod finish;
 pub mod logistic;
 pub mod probe;
 pub mod scorer;
 mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use candle_core::{Result, Tensor};
 

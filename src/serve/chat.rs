@@ -39,6 +39,7 @@ use crate::{
         Action, Candidate, Report, Span, Verdict,
         render::{Style, alt_text},
     },
+    reward::finish::WrittenBy,
     telemetry::{AnswerEnd, AnswerMeter, verdict_name},
     vlm::{preprocess, template::Message},
 };
@@ -153,12 +154,15 @@ pub(super) struct How {
     pub(super) render: Style,
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
+    /// Of the photograph, where the model can tell.
+    pub(super) familiarity: Option<f32>,
 }
 
 impl How {
     /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says that nobody looked.
     pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
         let mut report = report.unwrap_or_else(|| Report::new(self.guard.mode, self.guard.thresholds));
+        report.familiarity = self.familiarity;
         if report.alt_text.is_some() && self.render != Style::Hedged {
             let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_unsaid()).cloned().collect();
             report.alt_text = Some(alt_text(text, &doubted, self.render));
@@ -177,7 +181,8 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let places = (0..completion.n * candidates).map(|_| served.engine.reserve(share)).collect::<Result<Vec<_>, _>>();
     let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, share, completion.image).await?;
-    let Encoded { image, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
+    let Encoded { image, evidence, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
+    let finisher = served.bundle.finisher(evidence.as_ref(), WrittenBy::Policy);
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
@@ -197,6 +202,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
             share: share.clone(),
             rank: i,
             image: image.clone(),
+            finisher: finisher.clone(),
             prompt: prompt.clone(),
             max_tokens: completion.max_tokens,
             stop: completion.stop.clone(),
@@ -212,13 +218,14 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let asked = || shadow::Asked { file: Arc::clone(&file), scope: turn.scope.clone(), messages: messages.clone(), max_tokens, stop };
     let drawn = if for_user { app.shadow.draw(app, served, asked) } else { None };
     let draft = Draft::new(turn, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
-    let how = How { guard, render, logprobs: top_logprobs.is_some(), include_usage };
+    let familiarity = evidence.map(|evidence| evidence.familiarity);
+    let how = How { guard, render, logprobs: top_logprobs.is_some(), include_usage, familiarity };
     Ok(Begun { held: Arc::clone(served), head, answers, how, stream, draft, drawn })
 }
 
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
-pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
-    Ok(encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await?.image)
+pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result<Encoded, ApiError> {
+    encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await
 }
 
 /// The image's file, fetched where it is elsewhere, without what programs leave behind the image's end: its hash, and what is kept, are the image's alone.

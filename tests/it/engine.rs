@@ -43,6 +43,7 @@ impl House {
             share: Share::new(["a", "b", "c"][seed as usize % 5 % 3], 1 + seed as u32 % 2),
             rank: seed as usize % 3,
             image: self.image(seed),
+            finisher: None,
             prompt,
             max_tokens: 5 + seed as usize % 20,
             stop: Vec::new(),
