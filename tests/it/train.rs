@@ -257,6 +257,9 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     let own: Vec<&str> = config.calibration.own.features.iter().map(String::as_str).collect();
     assert_eq!(own, candor::reward::evidence::MentionFeatures::NAMES);
     assert!(!config.calibration.others.features.contains(&"log_probability".to_owned()));
+    let answers = config.calibration.answers.as_ref().unwrap();
+    assert!(answers.features.iter().any(|name| name.contains('>')) && answers.features.contains(&"asked_evidence_claimed".to_owned()));
+    assert!(config.abstain_below_familiarity.is_some_and(|line| (0.0..1.0).contains(&line)));
     let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     let labels = &report["sections"]["Labels"]["tables"]["Labels by class of word"]["rows"];
     for origin in ["flickr8k", "coco-mini", "daquar", "vqa-rad"] {

@@ -120,7 +120,8 @@ mod tests {
     fn what_is_written_is_read_and_gives_the_cosines_of_numpy() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let reference = Reference::fit(&rows, ReferenceConfig { components: 2, photographs: 12, nearest: 3 }, 5).unwrap();
+        let reference =
+            Reference::fit(&rows, ReferenceConfig { components: 2, photographs: 12, nearest: 3, unanswered_share: 0.01 }, 5).unwrap();
         let common = Common { standard: Standard::of(&rows), prior: vec![-1.0], reference };
         let vars = initial(5, 3, &common.prior, 1).unwrap();
         let head: Tensors = named_vars(&vars).into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();

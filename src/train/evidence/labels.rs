@@ -155,7 +155,7 @@ mod tests {
     fn photograph(origin: Origin, captions: &[&str], texts: &[&str]) -> Photograph {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let image = Image { name: "a.jpg".into(), path: PathBuf::from("a.jpg"), captions: owned(captions) };
-        Photograph { origin, image, texts: owned(texts), fold: 0 }
+        Photograph { origin, image, texts: owned(texts), objects: None, fold: 0 }
     }
 
     fn concept(word: &str) -> ConceptId {

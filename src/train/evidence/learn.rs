@@ -15,6 +15,7 @@ use super::{
         progress,
     },
     head::{Batch, Head, HeadConfig},
+    origins::origin_named,
 };
 use crate::eval::honesty::Origin;
 
@@ -58,16 +59,12 @@ impl Rows {
 
 /// How many photographs of each origin a step has, with the numbers of those that it may have.
 pub(super) fn shares(stage: &StageConfig, of: impl Fn(Origin) -> Vec<usize>) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
-    let origin = |name: &String| {
-        let known = Origin::ALL.into_iter().find(|origin| !origin.is_made() && origin.name() == name);
-        known.ok_or_else(|| TrainError::Run(format!("shares: there is no origin '{name}'")))
-    };
     let mut all = Vec::new();
     for (name, &share) in &stage.shares {
         if !(share > 0.0 && share.is_finite()) {
             return Err(TrainError::Run(format!("shares: {name} has {share}, which is no share")));
         }
-        let photographs = of(origin(name)?);
+        let photographs = of(origin_named("shares", name)?);
         if !photographs.is_empty() {
             all.push((photographs, share));
         }

@@ -5,6 +5,7 @@
 //! learns from the others, and one that learns from the parts that the configuration names and is shipped. Calibrations are fitted on evidence of
 //! networks that did not see the photograph: a network is surer of its own.
 
+mod answers;
 mod calibrate;
 mod figures;
 mod files;
@@ -15,14 +16,17 @@ mod mentions;
 mod origins;
 mod reference;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, reference::ReferenceConfig};
 use self::{
+    answers::Answered,
     calibrate::{Fitted, Row},
     figures::Judged,
     files::Common,
@@ -30,9 +34,10 @@ use self::{
     labels::Absence,
     learn::Rows,
     mentions::{Author, BundleScorer, Judge, JudgedMention},
-    origins::{OTHERS, Photographs},
+    origins::{OTHERS, Photographs, origin_named},
     reference::Reference,
 };
+pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, reference::ReferenceConfig};
 use super::{
     Tensors, TrainError,
     checkpoint::{RunDir, write_atomically},
@@ -122,6 +127,17 @@ impl EvidenceTraining {
         if recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
             return Err(TrainError::Run("head.hidden, reference.nearest and reference.components must be at least 1".into()));
         }
+        if !(0.0..1.0).contains(&recipe.reference.unanswered_share) {
+            return Err(TrainError::Run("reference.unanswered_share must be from 0 to below 1".into()));
+        }
+        let names = [
+            ("first.shares", &recipe.first.shares),
+            ("second.shares", &recipe.second.shares),
+            ("calibration.origins", &recipe.calibration.origins),
+        ];
+        for (key, name) in names.into_iter().flat_map(|(key, of)| of.keys().map(move |name| (key, name))) {
+            origin_named(key, name)?;
+        }
         let setup = Setup::open(&recipe.data.join(Origin::Flickr8k.name()), &recipe.policy, recipe.workers)?;
         let photographs = Photographs::open(&recipe.data, &setup.data)?;
         let run = RunDir::open(out, &recipe, resume)?;
@@ -203,6 +219,8 @@ impl EvidenceTraining {
             let place = if fitted_on == OWN { &mut config.calibration.own } else { &mut config.calibration.others };
             *place = fitted.calibration;
         }
+        sections.extend(self.answers(&judge, &parts, &common, &seen, &mut config)?);
+        config.abstain_below_familiarity = self.unfamiliar(&seen);
         common.write(&self.run.file(""), &shipped, &config)?;
         self.report(sections, &config)
     }
@@ -314,10 +332,61 @@ impl EvidenceTraining {
         }
     }
 
+    /// Calibrates short answers, where the policy gave some, with the finished calibrations of words.
+    fn answers(
+        &self,
+        judge: &Judge<'_>,
+        parts: &[Tensors],
+        common: &Common,
+        seen: &Seen,
+        config: &mut EvidenceConfig,
+    ) -> Result<Option<Section>, TrainError> {
+        tell("the policy answers questions, and the answers are scored");
+        let answered = judge.answers(&judge.questions(self.recipe.seed))?;
+        if answered.is_empty() {
+            return Ok(None);
+        }
+        let evidence = parts.iter().map(|head| common.served(head, config).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let names = answers::names(&answered);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let row = |answered: &Answered| {
+            let photograph = answered.asked.photograph;
+            let fold = self.photographs.all[photograph].fold;
+            let known = judge.features(answered, &evidence[fold], &seen.images[photograph - self.photographs.train]);
+            let features = names.iter().map(|name| known.value(name).unwrap_or(0.0)).collect();
+            self.row(photograph, features, answered.is_right())
+        };
+        let rows: Vec<Row> = answered.iter().map(row).collect();
+        let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, ANSWERS_FITTED_ON)?;
+        let of = rows.iter().zip(&answered).zip(&fitted.out_of_fold).filter(|((row, _), _)| is_reported(row));
+        let judged: Vec<Judged> = of
+            .map(|((row, answered), &score)| Judged {
+                origin: row.origin,
+                outcome: Outcome { photograph: row.photograph, score, is_right: row.is_right },
+                scorer: f64::from(answered.scorer()),
+                is_person: false,
+            })
+            .collect();
+        let table = figures::figures("Answers", NOTE, &judged, f64::from(fitted.calibration.thresholds.default), self.resampling());
+        let text = vec![calibrate::described(&fitted.calibration)];
+        config.calibration.answers = Some(fitted.calibration);
+        Ok(Some(Section { title: "Short answers".into(), text, tables: vec![table], ..Section::default() }))
+    }
+
+    /// The familiarity below which lies the configured share of the development split's tuning half.
+    fn unfamiliar(&self, seen: &Seen) -> Option<f32> {
+        let tuning = seen.images.iter().take(self.photographs.dev).enumerate().filter(|(i, _)| Half::of(*i) == Half::Tune);
+        let mut known: Vec<f32> = tuning.map(|(_, image)| image.familiarity).collect();
+        known.sort_by(f32::total_cmp);
+        known.get((self.recipe.reference.unanswered_share * known.len() as f64) as usize).copied()
+    }
+
+    fn resampling(&self) -> Resampling {
+        Resampling { repeats: REPEATS, seed: self.recipe.seed }
+    }
+
     /// Figures of mentions that no calibration was fitted on, or none of their part.
     fn section(&self, title: &str, mentions: &[(JudgedMention, Row)], fitted: &Fitted) -> Section {
-        let resampling = Resampling { repeats: REPEATS, seed: self.recipe.seed };
-        let is_report = |row: &Row| row.origin != Origin::Flickr8k || !row.is_tuning;
         let judged = |(mention, row): &(JudgedMention, Row), score: f64, is_right: bool| Judged {
             origin: row.origin,
             outcome: Outcome { photograph: row.photograph, score, is_right },
@@ -325,18 +394,17 @@ impl EvidenceTraining {
             is_person: mention.is_person(),
         };
         let reported =
-            || mentions.iter().zip(&fitted.out_of_fold).filter(|((mention, row), _)| is_report(row) && mention.author != Author::Sampled);
+            || mentions.iter().zip(&fitted.out_of_fold).filter(|((mention, row), _)| is_reported(row) && mention.author != Author::Sampled);
         let open: Vec<Judged> = reported().map(|(mention, &score)| judged(mention, score, mention.1.is_right)).collect();
         let coco: Vec<Judged> = reported().filter_map(|(mention, &score)| Some(judged(mention, score, mention.0.coco?))).collect();
         let threshold = f64::from(fitted.calibration.thresholds.default);
-        let note = "Out of fold; of Flickr8k the reporting half of the development split. Words below .5 are flagged.";
         let classes: Vec<_> = mentions.iter().map(|(mention, row)| (labels::class_of(mention.concept), row)).collect();
         Section {
             title: title.into(),
             text: vec![calibrate::described(&fitted.calibration)],
             tables: vec![
-                figures::figures("Things", note, &open, threshold, resampling),
-                figures::figures("COCO's objects", note, &coco, threshold, resampling),
+                figures::figures("Things", NOTE, &open, threshold, self.resampling()),
+                figures::figures("COCO's objects", NOTE, &coco, threshold, self.resampling()),
                 figures::mention_table("Mentions that the calibration is fitted on", &classes),
             ],
             ..Section::default()
@@ -387,6 +455,17 @@ const OWN: &str = "things named in the policy's own captions of photographs of a
 const OTHERS_FITTED_ON: &str =
     "things named in people's captions of their photographs and of others, and in the policy's own, with evidence out of fold";
 
+/// What that of short answers is fitted on.
+const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions about photographs of all origins, with evidence out of fold";
+
+/// What a reader of figures must know.
+const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
+
+/// Whether figures are of a row: of Flickr8k's only those that nothing was fitted on.
+fn is_reported(row: &Row) -> bool {
+    row.origin != Origin::Flickr8k || !row.is_tuning
+}
+
 /// A scale on which familiarity stands for the cosine itself.
 const UNFITTED: FamiliarityScale = FamiliarityScale { slope: 1.0, offset: 0.0 };
 
@@ -407,6 +486,7 @@ fn unfitted(concepts: &[ConceptId], nearest: usize) -> EvidenceConfig {
         concepts: concepts.iter().map(|&concept| format!("{}.n", Lexicon::shared().name(concept))).collect(),
         k: nearest,
         familiarity: UNFITTED,
+        abstain_below_familiarity: None,
         calibration: EvidenceCalibrations { own: nothing(), others: nothing(), answers: None },
     }
 }

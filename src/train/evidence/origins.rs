@@ -1,6 +1,10 @@
 //! Photographs of every origin, and what is known of them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use super::super::{TrainError, tell, text::normalize_caption};
 use crate::eval::{
@@ -21,6 +25,18 @@ pub(super) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daquar, Origin
 /// COCO's names of objects that mean another thing in captions.
 const OTHER_NAMES: [(&str, &str); 2] = [("mouse", "computer mouse"), ("toaster", "toaster oven")];
 
+/// The origin of a name in the configuration; `key` is where it stands.
+///
+/// # Errors
+/// Where no origin with photographs has that name.
+pub(super) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> {
+    let known = || std::iter::once(Origin::Flickr8k).chain(OTHERS);
+    known().find(|origin| origin.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = known().map(Origin::name).collect();
+        TrainError::Run(format!("{key}: there is no origin '{name}', only {}", names.join(", ")))
+    })
+}
+
 /// A photograph with what is known of it.
 #[derive(Debug, Clone)]
 pub(super) struct Photograph {
@@ -29,6 +45,8 @@ pub(super) struct Photograph {
     pub(super) image: Image,
     /// Texts whose things it shows: captions, objects, questions with their answers.
     pub(super) texts: Vec<String>,
+    /// Names of COCO's objects on it, where somebody looked for them.
+    pub(super) objects: Option<BTreeSet<String>>,
     /// Its part of the five.
     pub(super) fold: usize,
 }
@@ -82,7 +100,7 @@ impl Photographs {
             let objects = annotated.objects.iter().flatten().map(|object| object_text(object));
             let texts = captions.iter().cloned().chain(objects).collect();
             let image = Image { name: annotated.name().to_owned(), path, captions };
-            self.all.push(photograph(Origin::CocoMini, image, texts)?);
+            self.all.push(Photograph { objects: annotated.objects.clone(), ..photograph(Origin::CocoMini, image, texts)? });
         }
         Ok(())
     }
@@ -106,7 +124,7 @@ impl Photographs {
 
 fn photograph(origin: Origin, image: Image, texts: Vec<String>) -> Result<Photograph, TrainError> {
     let file = fs::read(&image.path).map_err(TrainError::io(&image.path))?;
-    Ok(Photograph { origin, image, texts, fold: fold_of(digest_of(&file)) })
+    Ok(Photograph { origin, image, texts, objects: None, fold: fold_of(digest_of(&file)) })
 }
 
 fn unusable(error: impl std::fmt::Display) -> TrainError {

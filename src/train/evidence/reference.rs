@@ -14,7 +14,7 @@ const ROUNDS: usize = 50;
 const LARGEST: f32 = 127.0;
 
 /// Size of the reference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceConfig {
     /// Principal components.
@@ -23,6 +23,8 @@ pub struct ReferenceConfig {
     pub photographs: usize,
     /// How many of the nearest are averaged.
     pub nearest: usize,
+    /// Share of Flickr8k's held-out photographs that lie below the line of familiarity under which no question is answered.
+    pub unanswered_share: f64,
 }
 
 /// The reference as a bundle stores it.
@@ -122,7 +124,7 @@ pub(super) mod tests {
     fn components_are_those_of_numpy() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let config = ReferenceConfig { components: 2, photographs: 12, nearest: 3 };
+        let config = ReferenceConfig { components: 2, photographs: 12, nearest: 3, unanswered_share: 0.01 };
         let reference = Reference::fit(&rows, config, 5).unwrap();
         // numpy: rows.mean(0), and numpy.linalg.svd(rows - rows.mean(0))[2][:2]
         let center = [-0.028_998_5, 0.131_387_2, -0.133_341, -0.007_409_7, 0.072_932_5];
