@@ -89,11 +89,12 @@ fn is_change(span: &Span) -> bool {
 
 /// The API's message in the command line's words: flags in the place of fields, and nothing of messages and parts that nobody wrote.
 pub(super) fn in_flags(message: &str) -> String {
-    const FLAGS: [(&str, &str); 11] = [
+    const FLAGS: [(&str, &str); 12] = [
         ("guard.mode", "--guard"),
         ("guard.threshold", "--threshold"),
         ("guard.target_fpr", "--target-fpr"),
         ("guard.render", "--render"),
+        ("guard.on_unanswerable", "--on-unanswerable"),
         ("max_tokens", "--max-tokens"),
         ("max_completion_tokens", "--max-tokens"),
         ("temperature", "--temperature"),

@@ -227,6 +227,8 @@ pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
         sampling: Sampling::default(),
         top_logprobs: Some(2),
         guard: GuardParams::new(Mode::Flag, 0.4),
+        unanswerable: None,
+        gate: None,
     }
 }
 

@@ -11,7 +11,9 @@ use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine
 use super::*;
 use crate::{
     guard::{
-        Action, Mode, OnExhausted, Verdict,
+        self, Action, Mode, OnExhausted, Verdict,
+        abstain::{AnswerGate, SHORT_ANSWER},
+        question::Unanswerable,
         spans::spans,
         words::{doubting, words},
     },
@@ -283,6 +285,7 @@ fn check_report(told: &super::testing::Told, report: &crate::guard::Report, requ
             assert!(report.spans.iter().all(|span| matches!(span.action, Action::Regenerated | Action::Omitted)))
         }
         Verdict::Flagged | Verdict::Unscored => {}
+        Verdict::Abstained => panic!("nothing was to be withheld"),
     }
 }
 
@@ -298,6 +301,72 @@ fn check_tokens(request: &Request, told: &super::testing::Told) {
         context.push(token.token.id as f32);
         assert!(token.reward.is_none_or(|reward| reward == continuation(&context).1));
     }
+}
+
+/// A gate that lets no answer through says how likely each was and what is withheld; one that lets all through changes nothing but that.
+#[test]
+fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
+    let handle = engine(EngineConfig::default());
+    let (mut withheld, mut long, mut held_back) = (0, 0, 0);
+    for image in 0..40 {
+        for mode in [Mode::Flag, Mode::Regenerate] {
+            let plain = Request { guard: GuardParams::new(mode, 0.4), max_tokens: 20, ..request(image as f32, &[5, 6]) };
+            let with = |below: f32| {
+                let gate = AnswerGate::new(below, |answer| {
+                    assert!(answer.log_probability < 0.0 && !answer.text.is_empty());
+                    0.5
+                });
+                listen(handle.submit(Request { gate: Some(Arc::new(gate)), ..plain.clone() }).unwrap())
+            };
+            let (answer, closed, open) = (listen(handle.submit(plain.clone()).unwrap()), with(0.75), with(0.5));
+            assert_eq!((open.text(), &open.tokens, open.flagged_tokens), (answer.text(), &answer.tokens, answer.flagged_tokens));
+            let is_judged = open.report().answer_probability == Some(0.5);
+            assert_eq!(guard::Report { answer_probability: None, ..open.report() }, answer.report());
+            if answer.tokens.is_empty() || answer.tokens.len() > SHORT_ANSWER {
+                assert_eq!((closed.text(), closed.report(), is_judged), (answer.text(), answer.report(), false));
+                long += usize::from(!answer.tokens.is_empty());
+                continue;
+            }
+            if !is_judged {
+                // A repair made it short after its beginning had been shown.
+                assert_eq!(closed.report(), answer.report());
+                continue;
+            }
+            assert!(open.deltas.len() == 1, "nothing is shown before it is decided: {open:?}");
+            held_back += usize::from(answer.deltas.len() > 1);
+            let report = closed.report();
+            assert_eq!(
+                (closed.deltas.as_slice(), &closed.tokens, &closed.spans),
+                (&[Unanswerable::Unsure.wording().to_owned()][..], &vec![], &vec![])
+            );
+            assert_eq!((report.verdict, report.reason, report.score), (Verdict::Abstained, Some(Unanswerable::Unsure), None));
+            assert_eq!((report.withheld, report.answer_probability), (Some(answer.text()), Some(0.5)));
+            let extra = answer.report().extra_tokens as usize + answer.tokens.len();
+            assert_eq!((report.extra_tokens as usize, report.attempts), (extra, answer.report().attempts));
+            let (reason, prompt_tokens, completion_tokens, _) = closed.end.unwrap();
+            assert_eq!((reason, prompt_tokens, completion_tokens), (FinishReason::Stop, IMAGE_TOKENS + 2, 0));
+            withheld += 1;
+        }
+    }
+    assert!(withheld > 10 && long > 3 && held_back > 3, "{withheld} withheld, {long} long, {held_back} held back");
+}
+
+/// What is not to be answered never reaches the model.
+#[test]
+fn an_abstention_takes_no_step() {
+    let toy = Toy::new();
+    let handle = start(&toy, &Arc::default(), EngineConfig::default());
+    let told = listen(handle.submit(Request { unanswerable: Some(Unanswerable::Time), ..request(1.0, &[5, 6]) }).unwrap());
+    assert_eq!((told.text().as_str(), told.tokens.len(), toy.steps()), (Unanswerable::Time.wording(), 0, 0));
+    let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
+    assert_eq!((reason, prompt_tokens, completion_tokens), (FinishReason::Stop, IMAGE_TOKENS + 2, 0));
+    assert_eq!(
+        report.map(|report| (report.verdict, report.reason, report.withheld)),
+        Some((Verdict::Abstained, Some(Unanswerable::Time), None))
+    );
+    let long = Request { unanswerable: Some(Unanswerable::Time), ..request(1.0, &[5; CONTEXT]) };
+    assert!(matches!(handle.submit(long), Err(EngineError::PromptTooLong { .. })), "what could never run is an error as before");
+    assert_eq!(handle.health().waiting, 0);
 }
 
 /// A scorer that fails while versions are tried leaves the answer as it stood, and it goes on from there.

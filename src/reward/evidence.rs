@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    answers::AnswerFeatures,
     calibration::FprThreshold,
     drift::Histogram,
     familiarity::{Familiarity, FamiliarityScale},
@@ -43,6 +44,9 @@ pub struct EvidenceConfig {
     pub familiarity: FamiliarityScale,
     /// From features of a mention to its reward.
     pub calibration: EvidenceCalibrations,
+    /// Familiarity below which questions about a photograph get no answer; absent: all are answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abstain_below_familiarity: Option<f32>,
 }
 
 /// The calibrations in `evidence.json`.
@@ -131,6 +135,9 @@ impl EvidenceConfig {
         if !self.familiarity.is_rising() {
             return Err(EvidenceError::config("familiarity", "'slope' must be positive and 'offset' a finite number"));
         }
+        if self.abstain_below_familiarity.is_some_and(|line| !(0.0..=1.0).contains(&line)) {
+            return Err(EvidenceError::config("abstain_below_familiarity", "must lie between 0 and 1"));
+        }
         let EvidenceCalibrations { own, others, answers } = &self.calibration;
         for (name, calibration) in [("own", Some(own)), ("others", Some(others)), ("answers", answers.as_ref())] {
             let key = |at: &str| format!("calibration.{name}.{at}");
@@ -142,6 +149,12 @@ impl EvidenceConfig {
                 let why = format!("'{unknown}' is no feature of a mention; these are {known}");
                 return Err(EvidenceError::config(format!("calibration.{name}.features"), why));
             }
+        }
+        let features = answers.iter().flat_map(|answers| &answers.features);
+        if let Some(unknown) = features.into_iter().find(|feature| !AnswerFeatures::is_known(feature)) {
+            let known = AnswerFeatures::NAMES.join(", ");
+            let why = format!("'{unknown}' is no feature of an answer; these are {known}, and pairs of kinds such as count>thing");
+            return Err(EvidenceError::config("calibration.answers.features", why));
         }
         Ok(())
     }

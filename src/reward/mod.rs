@@ -3,6 +3,7 @@
 //! `r_t` in `[0, 1]` is the calibrated probability that response token `t` is supported by the image, given image, prompt and the response up
 //! to and including `t`. 1 is good.
 
+pub mod answers;
 pub mod calibration;
 pub mod calibrator;
 pub mod detached;

@@ -50,6 +50,8 @@ impl House {
             sampling: Sampling { temperature: [0.0, 0.8][seed as usize % 2], seed, ..Sampling::default() },
             top_logprobs: Some(2),
             guard: GuardParams::new([Mode::Flag, Mode::Off, Mode::Score][seed as usize % 3], 0.5),
+            unanswerable: None,
+            gate: None,
         }
     }
 }

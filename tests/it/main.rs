@@ -22,6 +22,7 @@ mod parity_vision;
 mod preprocess;
 mod reports;
 mod served;
+mod server_abstain;
 mod server_api;
 mod server_bad;
 mod server_clients;

@@ -49,8 +49,10 @@ pub(super) async fn compare(app: &Arc<App>, candidate: &Arc<Served>, sample: Sam
         sampling: Sampling::default(),
         top_logprobs: None,
         guard,
+        unanswerable: None,
+        gate: None,
     };
-    let how = How { guard, render: Style::Plain, logprobs: false, include_usage: false, familiarity: None };
+    let how = How { guard, show_withheld: false, render: Style::Plain, logprobs: false, include_usage: false, familiarity: None };
     let stream = candidate.engine.submit(request).map_err(|e| e.to_string())?;
     let other = collect(stream, how).await.map_err(|e| e.to_string())?.text;
     let texts: Of<String> = [answer, other];
