@@ -71,16 +71,23 @@ pub(super) fn class_of(concept: ConceptId) -> WordClass {
     }
 }
 
-/// The concepts of COCO's 80 objects.
-fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
-    let objects = Vocabulary::coco80().names();
-    objects.iter().filter_map(|object| lexicon.all_mentions(&object_text(object)).last().map(|mention| mention.concept)).collect()
+/// The concept of one of COCO's objects: what the parser takes it for, or else the noun or its last word as it stands.
+fn object_concept(lexicon: &Lexicon, object: &str) -> Option<ConceptId> {
+    let parsed = lexicon.all_mentions(&object_text(object)).last().map(|mention| mention.concept);
+    let last = || object.rsplit_once(' ').and_then(|(_, last)| lexicon.concept(last));
+    parsed.or_else(|| lexicon.concept(object)).or_else(last)
 }
 
-/// The things that a photograph's texts name, with everything above them.
+/// The concepts of COCO's 80 objects.
+fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
+    Vocabulary::coco80().names().iter().filter_map(|object| object_concept(lexicon, object)).collect()
+}
+
+/// The things that a photograph's texts name and its objects are, with everything above them.
 fn shown(lexicon: &Lexicon, photograph: &Photograph) -> BTreeSet<ConceptId> {
-    let mentions = photograph.texts.iter().flat_map(|text| lexicon.all_mentions(text));
-    mentions.flat_map(|mention| lexicon.ancestors(mention.concept).iter().copied().chain([mention.concept])).collect()
+    let named = photograph.texts.iter().flat_map(|text| lexicon.all_mentions(text)).map(|mention| mention.concept);
+    let objects = photograph.objects.iter().flatten().filter_map(|object| object_concept(lexicon, object));
+    named.chain(objects).flat_map(|concept| lexicon.ancestors(concept).iter().copied().chain([concept])).collect()
 }
 
 /// What every photograph's texts name.
@@ -187,7 +194,9 @@ mod tests {
 
     #[test]
     fn without_captions_only_objects_that_were_looked_for_are_absent() {
-        let boxes = photograph(Origin::CocoMini, &[], &["the pizza"]);
+        let objects = BTreeSet::from(["pizza".to_owned(), "potted plant".to_owned(), "skis".to_owned()]);
+        let boxes = Photograph { objects: Some(objects), ..photograph(Origin::CocoMini, &[], &["the pizza"]) };
+        assert_eq!(labelled(&boxes, &["plant", "ski"]), [PRESENT, PRESENT]);
         // A jeep is a car, which COCO's annotators would have marked; nobody looked for lakes.
         assert_eq!(labelled(&boxes, &["pizza", "cat", "person", "jeep", "lake"]), [PRESENT, ABSENT, ABSENT, ABSENT, UNKNOWN]);
     }

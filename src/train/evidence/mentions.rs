@@ -173,12 +173,64 @@ fn rewards(scored: &ScoredText, mention: &Mention, calibration: &Calibration) ->
 
 /// Whether a photograph with COCO's objects shows the one that a mention names: it was marked, or a person's caption names it.
 fn coco_truth(photograph: &Photograph, text: &str, mention: &Mention) -> Option<bool> {
-    if photograph.origin != Origin::CocoMini {
-        return None;
-    }
+    photograph.objects.as_ref()?;
     let vocabulary = Vocabulary::coco80();
     let overlaps = |range: &std::ops::Range<usize>| range.start < mention.range.end && mention.range.start < range.end;
     let named = vocabulary.mentions(text);
     let object = named.iter().find(|named| overlaps(&named.range)).map(|named| &named.object)?;
-    Some(photograph.texts.iter().any(|text| vocabulary.mentions(text).iter().any(|shown| shown.object == *object)))
+    let is_named = |caption: &String| vocabulary.mentions(caption).iter().any(|shown| shown.object == *object);
+    Some(photograph.objects.iter().flatten().any(|own| own == object) || photograph.image.captions.iter().any(is_named))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn objects_are_there_where_they_were_marked_or_named() {
+        let marked = |objects: Option<&[&str]>, captions: &[&str]| Photograph {
+            origin: Origin::CocoMini,
+            image: Image {
+                name: "a.jpg".into(),
+                path: "a.jpg".into(),
+                captions: captions.iter().map(|&caption| caption.to_owned()).collect(),
+            },
+            texts: Vec::new(),
+            objects: objects.map(|objects| objects.iter().map(|&object| object.to_owned()).collect::<BTreeSet<_>>()),
+            fold: 0,
+        };
+        let text = "A man with a pizza and a puppy near a fountain.";
+        let truths = |photograph: &Photograph| {
+            let mentions = Lexicon::shared().mentions(text);
+            mentions.iter().map(|mention| coco_truth(photograph, text, mention)).collect::<Vec<_>>()
+        };
+        let found = truths(&marked(Some(&["pizza"]), &["A dog sits."]));
+        assert_eq!(found, [Some(false), Some(true), Some(true), None], "a puppy is a dog, and a fountain is no object of theirs");
+        assert_eq!(truths(&marked(None, &["A dog sits."])), [None; 4], "nobody looked for objects");
+    }
+
+    #[test]
+    fn a_mention_has_the_lowest_reward_and_all_log_probabilities_of_its_tokens() {
+        let text = LabelledText { text: "A fire hydrant.".into(), ranges: Vec::new(), rest: None };
+        let scored = ScoredText {
+            image: 0,
+            question: None,
+            kind: None,
+            tokens: vec![0..1, 2..6, 7..9, 9..14, 14..15],
+            labels: vec![None; 5],
+            log_probabilities: vec![-0.1, -0.5, -1.0, -0.25, -9.0],
+            scores: vec![vec![9.0, 1.0, -1.0, 2.0, -9.0]],
+            text,
+        };
+        let calibration: Calibration = serde_json::from_value(serde_json::json!({
+            "slope": 1.0, "offset": 0.0, "default_threshold": 0.5, "thresholds": [], "fitted_on": "a test", "tokens": 1
+        }))
+        .unwrap();
+        let mention = &Lexicon::shared().mentions(&scored.text.text)[0];
+        let (reward, log_probability) = rewards(&scored, mention, &calibration).unwrap();
+        assert!((reward - 1.0 / (1.0 + 1f32.exp())).abs() < 1e-6, "{reward}");
+        assert!((log_probability + 1.75).abs() < 1e-6, "{log_probability}");
+    }
 }

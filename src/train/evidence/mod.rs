@@ -490,3 +490,35 @@ fn unfitted(concepts: &[ConceptId], nearest: usize) -> EvidenceConfig {
         calibration: EvidenceCalibrations { own: nothing(), others: nothing(), answers: None },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipe_can_be_read_and_names_origins_that_there_are() {
+        let recipe: EvidenceRecipe = toml::from_str(include_str!("../../../config/evidence.toml")).unwrap();
+        let names = [&recipe.first.shares, &recipe.second.shares, &recipe.calibration.origins].into_iter().flat_map(|of| of.keys());
+        names.for_each(|name| _ = origin_named("shares", name).unwrap());
+        assert!(recipe.parts.iter().all(|&part| part < FOLDS));
+        let error = origin_named("first.shares", "flickr").unwrap_err().to_string();
+        assert!(error.contains("first.shares") && error.contains("'flickr'") && error.contains("flickr8k"), "{error}");
+    }
+
+    #[test]
+    fn a_mistake_in_the_recipe_is_named_before_anything_is_read() {
+        let text = include_str!("../../../config/evidence.toml");
+        for (from, to, want) in [
+            ("parts = [0, 1, 2]", "parts = [5]", "parts"),
+            ("parts = [0, 1, 2]", "parts = []", "parts"),
+            ("hidden = 384", "hidden = 0", "head.hidden"),
+            ("unanswered_share = 0.01", "unanswered_share = 1.0", "unanswered_share"),
+            ("daquar = 0.15", "documents = 0.15", "second.shares"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let recipe = EvidenceRecipe { data: "no such folder".into(), ..toml::from_str(&text.replace(from, to)).unwrap() };
+            let error = EvidenceTraining::prepare(recipe, Path::new("nowhere"), false).err().unwrap().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+}

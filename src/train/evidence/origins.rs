@@ -22,8 +22,9 @@ use crate::eval::{
 /// The origins beside Flickr8k, in the order of features and tables.
 pub(super) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daquar, Origin::VqaRad];
 
-/// COCO's names of objects that mean another thing in captions.
-const OTHER_NAMES: [(&str, &str); 2] = [("mouse", "computer mouse"), ("toaster", "toaster oven")];
+/// COCO's names of objects that mean another thing, or nothing, in the lexicon.
+const OTHER_NAMES: [(&str, &str); 4] =
+    [("microwave", "microwave oven"), ("mouse", "computer mouse"), ("remote", "remote control"), ("toaster", "toaster oven")];
 
 /// The origin of a name in the configuration; `key` is where it stands.
 ///
