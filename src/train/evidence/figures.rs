@@ -32,6 +32,8 @@ pub(super) fn label_counts(photographs: &Photographs, rows: &Rows, concepts: &[C
     let classes: Vec<WordClass> = concepts.iter().map(|&concept| class_of(concept)).collect();
     let learned = (0..photographs.all.len()).filter(|i| !(photographs.train..photographs.train + photographs.dev).contains(i));
     for i in learned {
+        // A row that stays empty is seen.
+        CLASSES.iter().for_each(|&class| _ = counts.entry((class, photographs.all[i].origin)).or_default());
         let of = classes.iter().zip(rows.labels[i].iter().zip(&rows.weights[i]));
         for (&class, (&label, _)) in of.filter(|(_, (_, weight))| **weight > 0.0) {
             let count = counts.entry((class, photographs.all[i].origin)).or_default();
@@ -64,6 +66,7 @@ pub(super) fn label_table(counts: &BTreeMap<(WordClass, Origin), LabelCounts>) -
 pub(super) fn mention_table(title: &str, rows: &[(WordClass, &Row)]) -> Table {
     let mut counts: BTreeMap<(WordClass, Origin), [usize; 2]> = BTreeMap::new();
     for (class, row) in rows.iter().filter(|(_, row)| row.is_shipped) {
+        CLASSES.iter().for_each(|&class| _ = counts.entry((class, row.origin)).or_default());
         counts.entry((*class, row.origin)).or_default()[usize::from(!row.is_right)] += 1;
     }
     let row = |((class, origin), [right, wrong]): (&(WordClass, Origin), &[usize; 2])| {

@@ -7,68 +7,46 @@
 
 mod answers;
 mod calibrate;
+mod conclude;
 mod figures;
 mod files;
 mod head;
 mod labels;
 mod learn;
 mod mentions;
+mod networks;
 mod origins;
 mod reference;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, reference::ReferenceConfig};
 use self::{
-    answers::Answered,
-    calibrate::{Fitted, Row},
-    figures::Judged,
+    calibrate::Row,
     files::Common,
     head::Standard,
-    labels::Absence,
-    learn::Rows,
-    mentions::{Author, BundleScorer, Judge, JudgedMention},
-    origins::{OTHERS, Photographs, origin_named},
+    mentions::{BundleScorer, Judge, JudgedMention},
+    origins::{Photographs, origin_named},
     reference::Reference,
 };
-pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, reference::ReferenceConfig};
-use super::{
-    Tensors, TrainError,
-    checkpoint::{RunDir, write_atomically},
-    export::{read_weights, write_json},
-    features::Features,
-    judged::{Half, dev_features},
-    setup::Setup,
-    tell,
-};
+use super::{TrainError, checkpoint::RunDir, judged::Half, setup::Setup, tell};
 use crate::{
     eval::{
-        data::flickr8k::Image,
-        honesty::{Origin, Outcome, Resampling, folds::FOLDS},
+        honesty::{Origin, folds::FOLDS},
         report::{Report, Section},
     },
     lexicon::{ConceptId, Lexicon},
     reward::{
         evidence::{EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FeatureCalibration, ImageEvidence, MentionFeatures},
         familiarity::FamiliarityScale,
-        logistic::ridge_regression,
     },
 };
 
-/// Photographs whose features are read at once.
-const AT_ONCE: usize = 64;
-
 /// Temperature of the captions beside the likeliest ones.
 const TEMPERATURE: f32 = 1.0;
-
-/// Resamples of the report's intervals.
-const REPEATS: usize = 300;
 
 /// `candor train evidence --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -225,80 +203,6 @@ impl EvidenceTraining {
         self.report(sections, &config)
     }
 
-    /// Pooled features of all photographs, and the features of those behind the training split.
-    fn features(&self) -> Result<(Vec<Vec<f32>>, Features), TrainError> {
-        let (setup, folder) = (&self.setup, &self.recipe.features);
-        let train = setup.features(&setup.data.train, 1, &folder.join("train-plain.f16"))?;
-        let mut rest = dev_features(setup, folder)?;
-        for origin in OTHERS {
-            let images: Vec<Image> = self.photographs.of(origin).map(|i| self.photographs.all[i].image.clone()).collect();
-            if !images.is_empty() {
-                rest.append(setup.features(&images, 1, &folder.join(format!("{}.f16", origin.name())))?)?;
-            }
-        }
-        let mut pooled = Vec::with_capacity(self.photographs.all.len());
-        for features in [&train, &rest] {
-            let numbers: Vec<usize> = (0..features.len()).collect();
-            let chunks: Vec<&[usize]> = numbers.chunks(AT_ONCE).collect();
-            let means = setup.workers.map(&chunks, |chunk| {
-                let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
-                features.batch(&views)?.mean(1)?.to_vec2::<f32>()
-            })?;
-            pooled.extend(means.into_iter().flatten());
-        }
-        Ok((pooled, rest))
-    }
-
-    /// The outputs, and what networks learn from.
-    fn rows(&self, pooled: &[Vec<f32>], standard: &Standard) -> (Vec<ConceptId>, Rows) {
-        let shown = labels::all_shown(&self.photographs);
-        let concepts = labels::choose(&self.photographs, &shown, self.recipe.vocabulary);
-        let absence = Absence::new(Lexicon::shared());
-        let labelled: Vec<(Vec<f32>, Vec<f32>)> = self
-            .photographs
-            .all
-            .par_iter()
-            .zip(&shown)
-            .map(|(photograph, shown)| labels::labels(photograph, shown, &concepts, &absence))
-            .collect();
-        let (labels, weights) = labelled.into_iter().unzip();
-        (concepts, Rows { inputs: pooled.iter().map(|row| standard.apply(row)).collect(), labels, weights })
-    }
-
-    /// The networks of the five parts, each of which did not learn from its part, and the shipped one.
-    fn networks(&self, rows: &Rows, prior: &[f32]) -> Result<(Vec<Tensors>, Tensors), TrainError> {
-        let EvidenceRecipe { seed, head, first, second, .. } = &self.recipe;
-        let inputs = rows.inputs.first().map_or(0, Vec::len);
-        let vars = head::initial(inputs, head.hidden, prior, *seed)?;
-        let flickr8k = || (0..self.photographs.train).collect::<Vec<usize>>();
-        let stage = |name: &str, begin: Option<&Tensors>, config: &StageConfig, seed: u64, takes: &dyn Fn(usize) -> bool| {
-            let file = self.run.file(&format!("{name}.safetensors"));
-            if file.exists() {
-                return read_weights(&file);
-            }
-            begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
-            let learned = |origin: Origin| match origin {
-                Origin::Flickr8k => flickr8k(),
-                _ => self.photographs.of(origin).filter(|&i| takes(self.photographs.all[i].fold)).collect(),
-            };
-            let shares = learn::shares(config, learned)?;
-            learn::train(&vars, rows, &shares, (config, *head, seed), (&self.setup.workers, name))?;
-            let weights = learn::weights_of(&vars)?;
-            let fresh = self.run.file(&format!("{name}.new"));
-            candle_core::safetensors::save(&weights, &fresh)?;
-            std::fs::rename(&fresh, &file).map_err(TrainError::io(&file))?;
-            Ok(weights)
-        };
-        let begun = stage("first", None, first, *seed, &|_| false)?;
-        let part = |part: usize| {
-            let seed = seed.wrapping_add(1 + part as u64);
-            stage(&format!("part-{part}"), Some(&begun), second, seed, &|fold| fold != part)
-        };
-        let parts = (0..FOLDS).map(part).collect::<Result<_, _>>()?;
-        let shipped = stage("shipped", Some(&begun), second, seed.wrapping_add(100), &|fold| self.recipe.parts.contains(&fold))?;
-        Ok((parts, shipped))
-    }
-
     /// A row for a calibration about a photograph behind the training split.
     fn row(&self, photograph: usize, features: Vec<f64>, is_right: bool) -> Row {
         let Photographs { all, train, dev, .. } = &self.photographs;
@@ -308,144 +212,6 @@ impl EvidenceTraining {
         let is_shipped = is_tuning && (is_dev || self.recipe.parts.contains(&fold));
         Row { origin: all[photograph].origin, photograph, fold, is_tuning, is_shipped, features, is_right }
     }
-
-    /// From cosines to the probability that the policy's likeliest caption invents nothing.
-    fn familiarity(&self, own: &[JudgedMention], cosines: &[f64]) -> FamiliarityScale {
-        let mut honest: Vec<Option<bool>> = vec![None; cosines.len()];
-        for mention in own.iter().filter(|mention| mention.author == Author::Greedy) {
-            let place = &mut honest[mention.photograph - self.photographs.train];
-            *place = mention.truth.map_or(*place, |right| Some(place.unwrap_or(true) && right));
-        }
-        let known = honest.iter().zip(cosines).enumerate();
-        let rows: Vec<Row> =
-            known.filter_map(|(i, (honest, &cosine))| Some(self.row(self.photographs.train + i, vec![cosine], (*honest)?))).collect();
-        let rows: Vec<&Row> = rows.iter().filter(|row| row.is_shipped).collect();
-        let features: Vec<&[f64]> = rows.iter().map(|row| row.features.as_slice()).collect();
-        let targets: Vec<f64> = rows.iter().map(|row| f64::from(u8::from(row.is_right))).collect();
-        let fitted = ridge_regression(&features, &targets, &calibrate::importance(&rows, &self.recipe.calibration), 0.0);
-        match fitted.as_ref().and_then(|fitted| Some((*fitted.weights.first()?, fitted.offset))) {
-            Some((slope, offset)) if slope > 0.0 => FamiliarityScale { slope, offset },
-            _ => {
-                tell("captions of familiar photographs are no more often right: familiarity stays on the scale of cosines");
-                UNFITTED
-            }
-        }
-    }
-
-    /// Calibrates short answers, where the policy gave some, with the finished calibrations of words.
-    fn answers(
-        &self,
-        judge: &Judge<'_>,
-        parts: &[Tensors],
-        common: &Common,
-        seen: &Seen,
-        config: &mut EvidenceConfig,
-    ) -> Result<Option<Section>, TrainError> {
-        tell("the policy answers questions, and the answers are scored");
-        let answered = judge.answers(&judge.questions(self.recipe.seed))?;
-        if answered.is_empty() {
-            return Ok(None);
-        }
-        let evidence = parts.iter().map(|head| common.served(head, config).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-        let names = answers::names(&answered);
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let row = |answered: &Answered| {
-            let photograph = answered.asked.photograph;
-            let fold = self.photographs.all[photograph].fold;
-            let known = judge.features(answered, &evidence[fold], &seen.images[photograph - self.photographs.train]);
-            let features = names.iter().map(|name| known.value(name).unwrap_or(0.0)).collect();
-            self.row(photograph, features, answered.is_right())
-        };
-        let rows: Vec<Row> = answered.iter().map(row).collect();
-        let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, ANSWERS_FITTED_ON)?;
-        let of = rows.iter().zip(&answered).zip(&fitted.out_of_fold).filter(|((row, _), _)| is_reported(row));
-        let judged: Vec<Judged> = of
-            .map(|((row, answered), &score)| Judged {
-                origin: row.origin,
-                outcome: Outcome { photograph: row.photograph, score, is_right: row.is_right },
-                scorer: f64::from(answered.scorer()),
-                is_person: false,
-            })
-            .collect();
-        let table = figures::figures("Answers", NOTE, &judged, f64::from(fitted.calibration.thresholds.default), self.resampling());
-        let text = vec![calibrate::described(&fitted.calibration)];
-        config.calibration.answers = Some(fitted.calibration);
-        Ok(Some(Section { title: "Short answers".into(), text, tables: vec![table], ..Section::default() }))
-    }
-
-    /// The familiarity below which lies the configured share of the development split's tuning half.
-    fn unfamiliar(&self, seen: &Seen) -> Option<f32> {
-        let tuning = seen.images.iter().take(self.photographs.dev).enumerate().filter(|(i, _)| Half::of(*i) == Half::Tune);
-        let mut known: Vec<f32> = tuning.map(|(_, image)| image.familiarity).collect();
-        known.sort_by(f32::total_cmp);
-        known.get((self.recipe.reference.unanswered_share * known.len() as f64) as usize).copied()
-    }
-
-    fn resampling(&self) -> Resampling {
-        Resampling { repeats: REPEATS, seed: self.recipe.seed }
-    }
-
-    /// Figures of mentions that no calibration was fitted on, or none of their part.
-    fn section(&self, title: &str, mentions: &[(JudgedMention, Row)], fitted: &Fitted) -> Section {
-        let judged = |(mention, row): &(JudgedMention, Row), score: f64, is_right: bool| Judged {
-            origin: row.origin,
-            outcome: Outcome { photograph: row.photograph, score, is_right },
-            scorer: f64::from(mention.reward),
-            is_person: mention.is_person(),
-        };
-        let reported =
-            || mentions.iter().zip(&fitted.out_of_fold).filter(|((mention, row), _)| is_reported(row) && mention.author != Author::Sampled);
-        let open: Vec<Judged> = reported().map(|(mention, &score)| judged(mention, score, mention.1.is_right)).collect();
-        let coco: Vec<Judged> = reported().filter_map(|(mention, &score)| Some(judged(mention, score, mention.0.coco?))).collect();
-        let threshold = f64::from(fitted.calibration.thresholds.default);
-        let classes: Vec<_> = mentions.iter().map(|(mention, row)| (labels::class_of(mention.concept), row)).collect();
-        Section {
-            title: title.into(),
-            text: vec![calibrate::described(&fitted.calibration)],
-            tables: vec![
-                figures::figures("Things", NOTE, &open, threshold, self.resampling()),
-                figures::figures("COCO's objects", NOTE, &coco, threshold, self.resampling()),
-                figures::mention_table("Mentions that the calibration is fitted on", &classes),
-            ],
-            ..Section::default()
-        }
-    }
-
-    fn report(&self, sections: Vec<Section>, config: &EvidenceConfig) -> Result<Report, TrainError> {
-        let policy = &self.setup.policy;
-        let parts: Vec<String> = self.recipe.parts.iter().map(usize::to_string).collect();
-        let of = |origin: Origin| format!("{} {}", self.photographs.of(origin).count(), origin.name());
-        let facts = [
-            ("bundle", policy.name.clone()),
-            (
-                "photographs",
-                format!(
-                    "{} to learn from, {} held out of flickr8k; {}",
-                    self.photographs.train,
-                    self.photographs.dev,
-                    OTHERS.map(of).join(", ")
-                ),
-            ),
-            ("outputs", config.concepts.len().to_string()),
-            ("parts of the shipped network", parts.join(", ")),
-            ("familiarity", format!("1 / (1 + exp(-({:.3} cosine {:+.3})))", config.familiarity.slope, config.familiarity.offset)),
-            ("seed", self.recipe.seed.to_string()),
-        ];
-        let report = Report {
-            title: format!("Evidence for the words of {} {}", policy.config.name, policy.config.version),
-            command: "candor train evidence".into(),
-            facts: facts.map(|(name, value)| (name.to_owned(), value)).into(),
-            notes: vec![
-                "The network of a part did not learn from it, and its probabilities are from calibrations that were fitted without it. The shipped network learned from fewer parts."
-                    .into(),
-            ],
-            sections,
-        };
-        write_json(&self.run.file("report.json"), &report.to_json())?;
-        let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
-        write_atomically(&self.run.file("report.html"), html.as_bytes())?;
-        Ok(report)
-    }
 }
 
 /// What the calibration of the policy's own texts is fitted on, in words.
@@ -454,17 +220,6 @@ const OWN: &str = "things named in the policy's own captions of photographs of a
 /// What that of texts by others is fitted on.
 const OTHERS_FITTED_ON: &str =
     "things named in people's captions of their photographs and of others, and in the policy's own, with evidence out of fold";
-
-/// What that of short answers is fitted on.
-const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions about photographs of all origins, with evidence out of fold";
-
-/// What a reader of figures must know.
-const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
-
-/// Whether figures are of a row: of Flickr8k's only those that nothing was fitted on.
-fn is_reported(row: &Row) -> bool {
-    row.origin != Origin::Flickr8k || !row.is_tuning
-}
 
 /// A scale on which familiarity stands for the cosine itself.
 const UNFITTED: FamiliarityScale = FamiliarityScale { slope: 1.0, offset: 0.0 };
