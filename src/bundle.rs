@@ -323,6 +323,16 @@ impl Bundle {
         Ok(Vocabulary { tokenizer: Arc::new(source.tokenizer(&config)?), casing: config.casing })
     }
 
+    /// What the bundle of that name or in that directory knows of images, where it has a network for that; its other weights are not read.
+    ///
+    /// # Errors
+    /// When there is no such bundle, or its files do not fit.
+    pub fn evidence_of(name: &str) -> Result<Option<Evidence>, BundleError> {
+        let source = Source::find(name)?;
+        let config: BundleConfig = source.json("config.json")?;
+        source.evidence(config.model.language.connector.in_features)
+    }
+
     /// The policy's tokens.
     pub fn vocabulary(&self) -> Vocabulary {
         Vocabulary { tokenizer: Arc::clone(&self.tokenizer), casing: self.config.casing }

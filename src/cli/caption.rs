@@ -14,7 +14,7 @@ use super::{
     common::{GuardArgs, ModelArgs, Render, between, block_on, given, open_bundle, settle, with_fields},
     lines::{LineFile, settings},
     output::{command_line, is_stdio, note, one_stdin, print, progress},
-    photo::{in_flags, of_folder, read, shown, shown_path},
+    photo::{in_flags, note_unfamiliar, of_folder, read, shown, shown_path},
 };
 use crate::{config::Config, guard::Mode, serve::Local};
 
@@ -186,6 +186,7 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
                 Ok(object) if args.json => print(object)?,
                 Ok(object) => {
                     let choice = &object["choices"][0];
+                    note_unfamiliar(photo, choice);
                     let text = shown(choice["message"]["content"].as_str().unwrap_or_default(), choice, args.judged.render);
                     match photos {
                         [_] => print(text)?,

@@ -18,6 +18,9 @@ use crate::{
     guard::{Action, Report, Span, render},
 };
 
+/// Familiarity below which people are told that a photograph is unlike those that the model learnt from.
+const UNFAMILIAR: f64 = 0.5;
+
 /// The file of a photograph; `-` is standard input.
 ///
 /// # Errors
@@ -79,6 +82,14 @@ pub(super) fn shown(text: &str, holder: &Value, how: Render) -> String {
         Render::Hedged | Render::Omitted => render::plain_marked(alt_text.unwrap_or(text), &[]),
         Render::Marked if console::colors_enabled() => render::ansi(text, &spans),
         Render::Marked => render::plain_marked(text, &spans),
+    }
+}
+
+/// Says of a photograph that it is unlike those that the model learnt from, where its report says so. `holder` is what has the `guard` report.
+pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
+    if let Some(familiarity) = holder["guard"]["familiarity"].as_f64().filter(|&familiarity| familiarity < UNFAMILIAR) {
+        let what = "is unlike the photographs that the model learnt from; trust what it says less";
+        note(format_args!("candor: {} {what} (familiarity {familiarity:.2})", shown_path(photo)));
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Draft {
     words: Vec<Word>,
     /// How many of them have rewards that are final.
     finished: usize,
+    /// Whether the next one waits for the word after it.
+    waits: bool,
     /// Words of the version that this one began with which were shown: their rewards are final whatever follows.
     shown: Vec<Word>,
 }
@@ -53,6 +55,7 @@ impl Draft {
             rewards: Vec::new(),
             words: Vec::new(),
             finished: 0,
+            waits: false,
             shown: Vec::new(),
         }
     }
@@ -98,27 +101,28 @@ impl Draft {
 
     /// Finishes the first word that is not; false where there is none, or what it names is open.
     fn finish_word(&mut self, whole: bool) -> bool {
-        let finish = self.finish(whole);
-        let Some(word) = self.words.get_mut(self.finished).filter(|_| finish != Finish::Open) else { return false };
-        if let Some(shown) = self.shown.get(self.finished).filter(|shown| shown.bytes == word.bytes) {
-            word.clone_from(shown);
-        } else {
-            if let Finish::Reward(reward) = finish {
-                word.reward = Some(reward);
-                self.tokens.iter_mut().take(word.tokens.end).skip(word.tokens.start).for_each(|token| token.reward = Some(reward));
-            }
-            word.threshold = self.thresholds.of(self.transcript.text(), word);
+        let at = self.finished;
+        let Some(word) = self.words.get(at) else { return false };
+        let shown = self.shown.get(at).filter(|shown| shown.bytes == word.bytes).cloned();
+        let finish = if shown.is_some() { Finish::Unchanged } else { self.finish(whole) };
+        self.waits = finish == Finish::Open;
+        let Some(word) = self.words.get_mut(at).filter(|_| finish != Finish::Open) else { return false };
+        if let Finish::Reward(reward) = finish {
+            word.reward = Some(reward);
+            self.tokens.iter_mut().take(word.tokens.end).skip(word.tokens.start).for_each(|token| token.reward = Some(reward));
         }
+        word.threshold = self.thresholds.of(self.transcript.text(), word);
+        word.reward = shown.map_or(word.reward, |shown| shown.reward);
         self.finished += 1;
         true
     }
 
     /// What becomes of the reward of the first word that is not finished.
     fn finish(&self, whole: bool) -> Finish {
-        let Some(finisher) = self.finisher.as_ref().filter(|_| self.finished >= self.shown.len()) else { return Finish::Unchanged };
+        let Some(finisher) = &self.finisher else { return Finish::Unchanged };
         let log_probability = |token: usize| self.tokens.get(token).map_or(0.0, |token| token.token.logprob);
         let (text, words, rewards) = (self.transcript.text(), &self.words[..], &self.rewards[..]);
-        finisher.finish(&Written { text, whole, words, rewards, log_probability }, self.finished)
+        finisher.finish(&Written { text, whole, words, rewards, log_probability }, self.finished, self.waits)
     }
 
     /// The version as it was when it had `len` tokens, all of them with rewards; the first `shown` of them have been shown.

@@ -97,14 +97,18 @@ pub struct EvidenceThresholds {
 
 /// Evidence files that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: {message}")]
+#[error("{}{message}", prefix(.key))]
 pub struct EvidenceError {
     /// The file.
     pub file: &'static str,
-    /// The key in it.
+    /// The key in it; empty where it is the file as a whole.
     pub key: String,
     /// What is wrong.
     pub message: String,
+}
+
+fn prefix(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
 }
 
 impl EvidenceError {
@@ -296,7 +300,7 @@ impl Evidence {
     pub fn load(dir: &Path) -> Result<Option<Self>, EvidenceError> {
         let read = |file: &'static str| {
             let path = dir.join(file);
-            let failed = |e: std::io::Error| EvidenceError { file, key: path.display().to_string(), message: e.to_string() };
+            let failed = |e: std::io::Error| EvidenceError { file, key: String::new(), message: e.to_string() };
             path.exists().then(|| fs::read(&path).map_err(failed)).transpose()
         };
         Self::from_files(read(CONFIG_FILE)?.as_deref(), read(WEIGHTS_FILE)?.as_deref())
@@ -307,7 +311,7 @@ impl Evidence {
     /// # Errors
     /// When one of them is missing or does not fit.
     pub fn from_files(config: Option<&[u8]>, weights: Option<&[u8]>) -> Result<Option<Self>, EvidenceError> {
-        let missing = |file, other: &str| EvidenceError { file, key: file.into(), message: format!("is missing, and there is a {other}") };
+        let missing = |file, other: &str| EvidenceError { file, key: String::new(), message: format!("is missing beside {other}") };
         match (config, weights) {
             (None, None) => Ok(None),
             (Some(config), Some(weights)) => Self::new(EvidenceConfig::parse(config)?, weights).map(Some),

@@ -67,20 +67,19 @@ impl Finisher {
         Self { evidence, image, writer }
     }
 
-    /// What becomes of the reward of word `at`.
-    pub fn finish(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize) -> Finish {
+    /// What becomes of the reward of word `at`; `waits` where it was [`Finish::Open`] before.
+    pub fn finish(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize, waits: bool) -> Finish {
         let Written { text, words, .. } = *written;
-        let Some(word) = words.get(at).filter(|word| word.reward.is_some()) else { return Finish::Unchanged };
-        let from = context(text, words, at);
-        let mut named = mention(text, from, word, word.bytes.end);
-        if named.is_none() && !begins_compound(&text[word.bytes.clone()]) {
+        let Some(word) = words.get(at).filter(|word| word.reward.is_some() && !word.function) else { return Finish::Unchanged };
+        let (next, from) = (next(written, at), context(text, words, at));
+        if !waits && mention(text, from, word, word.bytes.end).is_none() && !begins_compound(&text[word.bytes.clone()]) {
             return Finish::Unchanged;
         }
-        match next(written, at) {
+        let named = match next {
             Next::Open => return Finish::Open,
-            Next::None => {}
-            Next::Word(end) => named = mention(text, from, word, end),
-        }
+            Next::None => mention(text, from, word, word.bytes.end),
+            Next::Word(end) => mention(text, from, word, end),
+        };
         let reward = named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept));
         reward.map_or(Finish::Unchanged, Finish::Reward)
     }
@@ -92,7 +91,8 @@ impl Finisher {
         let log_probability = |token: usize| scored.log_probabilities.get(token).copied().unwrap_or(0.0);
         let written = Written { text: &text, whole: true, words: &words, rewards: &rewards, log_probability };
         for (at, word) in words.iter().enumerate() {
-            if let (Finish::Reward(reward), Some(tokens)) = (self.finish(&written, at), scored.rewards.get_mut(word.tokens.clone())) {
+            if let (Finish::Reward(reward), Some(tokens)) = (self.finish(&written, at, false), scored.rewards.get_mut(word.tokens.clone()))
+            {
                 tokens.fill(reward);
             }
         }
@@ -226,7 +226,7 @@ mod tests {
                 transcript.close(None);
             }
             let words: Vec<Word> = std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
-            own.finish(&Written { text, whole, words: &words, rewards: &[0.6], log_probability: |_| -1.0 }, at)
+            own.finish(&Written { text, whole, words: &words, rewards: &[0.6], log_probability: |_| -1.0 }, at, false)
         };
         assert_eq!(at("a dog is", false, 1), Finish::Open);
         assert!(matches!(at("a dog is running", false, 1), Finish::Reward(_)));

@@ -14,7 +14,7 @@ pub(super) struct Stored<'a> {
 impl<'a> Stored<'a> {
     /// Opens the contents of a file; `file` is what errors call it.
     pub(super) fn parse(file: &'static str, bytes: &'a [u8]) -> Result<Self, EvidenceError> {
-        let failed = |e: safetensors::SafeTensorError| EvidenceError { file, key: "header".into(), message: e.to_string() };
+        let failed = |e: safetensors::SafeTensorError| EvidenceError { file, key: String::new(), message: e.to_string() };
         Ok(Self { file, tensors: SafeTensors::deserialize(bytes).map_err(failed)? })
     }
 

@@ -28,6 +28,7 @@ mod server_bad;
 mod server_clients;
 mod server_connections;
 mod server_docs;
+mod server_evidence;
 mod server_exposure;
 mod server_fair;
 mod server_fetch;

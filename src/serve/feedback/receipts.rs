@@ -95,6 +95,7 @@ impl Draft {
             verdict: report.verdict,
             threshold: report.threshold,
             spans: report.spans.clone(),
+            familiarity: report.familiarity,
         });
     }
 

@@ -58,6 +58,10 @@ export class Answer {
     this.verdict(guard.verdict);
     const numbers = [];
     if (guard.score !== undefined) numbers.push(`score ${percent(guard.score)}, its lowest reward`, `flagged below ${percent(guard.threshold)}`);
+    if (guard.familiarity !== undefined) {
+      const unlike = guard.familiarity < 0.5 ? ", unlike those that the model learnt from" : "";
+      numbers.push(`photograph ${percent(guard.familiarity)} familiar${unlike}`);
+    }
     if (guard.extra_tokens > 0) numbers.push(`${guard.attempts} other ${guard.attempts === 1 ? "wording" : "wordings"} tried`);
     numbers.push(`${Math.round(took)}\u00a0ms`);
     this.find(".numbers").textContent = numbers.join(" · ");
