@@ -106,7 +106,7 @@ impl Answer {
     /// What may be shown of `draft` now and was not: up to the open word where words are scored, as many words less as the window says, and never
     /// what could begin a stop string.
     pub(crate) fn release(&mut self, draft: &Draft) -> Option<Event> {
-        let may_be_withheld = self.gate.is_some() && draft.tokens().len() <= SHORT_ANSWER;
+        let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
         if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
             return None;
         }
@@ -153,10 +153,16 @@ impl Answer {
         (delta, Summary { completion_tokens: tokens, guard })
     }
 
-    /// How likely a short answer of which nothing went out is right, and whether it is given.
+    fn may_withhold(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.may_withhold())
+    }
+
+    /// How likely a short answer is right, and whether it is given. One of which something went out is not judged where it might be withheld.
     fn judge(&self, draft: &Draft) -> Option<(f32, bool)> {
         let tokens = draft.contributing();
-        let gate = self.gate.as_ref().filter(|_| self.sent == (0, 0) && (1..=SHORT_ANSWER).contains(&tokens) && self.is_scored())?;
+        let is_open = self.sent == (0, 0) || !self.may_withhold();
+        let is_short = (1..=SHORT_ANSWER).contains(&tokens);
+        let gate = self.gate.as_ref().filter(|_| is_open && is_short && self.is_scored())?;
         let (_, score) = policy::judge(self.params.mode, draft.words(), draft.rewarded() >= tokens);
         let log_probability = draft.tokens().iter().take(tokens).map(|token| token.token.logprob).sum();
         Some(gate.judge(&WrittenAnswer { text: draft.text(), score, log_probability }))

@@ -318,8 +318,11 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
                 });
                 listen(handle.submit(Request { gate: Some(Arc::new(gate)), ..plain.clone() }).unwrap())
             };
+            let told = with(0.0);
             let (answer, closed, open) = (listen(handle.submit(plain.clone()).unwrap()), with(0.75), with(0.5));
             assert_eq!((open.text(), &open.tokens, open.flagged_tokens), (answer.text(), &answer.tokens, answer.flagged_tokens));
+            assert_eq!(told.deltas, answer.deltas, "what is never withheld is shown as ever");
+            assert_eq!(told.report().answer_probability.is_some(), (1..=SHORT_ANSWER).contains(&answer.tokens.len()));
             let is_judged = open.report().answer_probability == Some(0.5);
             assert_eq!(guard::Report { answer_probability: None, ..open.report() }, answer.report());
             if answer.tokens.is_empty() || answer.tokens.len() > SHORT_ANSWER {

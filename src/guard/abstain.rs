@@ -59,6 +59,11 @@ impl AnswerGate {
         Self { below, estimate: Box::new(estimate) }
     }
 
+    /// Returns whether it may withhold an answer; else it only says how likely each is right.
+    pub fn may_withhold(&self) -> bool {
+        self.below > 0.0
+    }
+
     /// Returns the probability that an answer is right, and whether it is given.
     pub fn judge(&self, answer: &WrittenAnswer<'_>) -> (f32, bool) {
         let probability = (self.estimate)(answer);
@@ -103,5 +108,6 @@ mod tests {
         let gate = AnswerGate::new(0.5, |answer| answer.score.unwrap_or(0.0));
         let of = |score| gate.judge(&WrittenAnswer { text: "Red.", score, log_probability: -1.0 });
         assert_eq!((of(Some(0.5)), of(Some(0.25)), of(None)), ((0.5, true), (0.25, false), (0.0, false)));
+        assert!(gate.may_withhold() && !AnswerGate::new(0.0, |_| 0.0).may_withhold());
     }
 }

@@ -178,7 +178,7 @@ pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::testing, *};
 
     #[test]
     fn answers_are_told_by_what_they_say() {
@@ -208,5 +208,65 @@ mod tests {
         for name in ["", ">", "count", "count>", "count>dog", "evidence"] {
             assert!(!AnswerFeatures::is_known(name), "{name}");
         }
+    }
+
+    /// Evidence of a dog, of people and of a fire hydrant.
+    const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
+
+    fn image() -> ImageEvidence {
+        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68 }
+    }
+
+    fn written(text: &str) -> WrittenAnswer<'_> {
+        WrittenAnswer { text, score: Some(0.5), log_probability: -0.25 }
+    }
+
+    #[test]
+    fn features_say_what_evidence_there_is_for_what_is_asked_and_answered() {
+        let names = ["asked_evidence", "asked_evidence_claimed", "asked_unknown", "answered_evidence", "answered_unknown"];
+        for (question, answer, values) in [
+            ("Is there a dog?", "Yes.", [1.5, 1.5, 0.0, 0.0, 1.0]),
+            ("Is there a dog in the picture?", "No.", [1.5, -1.5, 0.0, 0.0, 1.0]),
+            ("Is there no dog?", "Yes.", [1.5, -1.5, 0.0, 0.0, 1.0]),
+            ("Is there a man?", "No.", [-8.0, 8.0, 0.0, 0.0, 1.0]),
+            ("Is the man with a dog?", "Yes.", [-8.0, -8.0, 0.0, 0.0, 1.0]),
+            ("What is this?", "A fire hydrant.", [0.0, 0.0, 1.0, 0.25, 0.0]),
+            ("What color is the ball?", "Red.", [0.0, 0.0, 1.0, 0.0, 1.0]),
+        ] {
+            let features = AnswerFeatures::new(&testing::evidence(), &image(), question, &written(answer));
+            assert_eq!(names.map(|name| features.value(name).unwrap()), values, "{question} {answer}");
+            assert_eq!((features.value("reward_logit"), features.value("log_probability")), (Some(0.0), Some(-0.25)));
+        }
+        let features = AnswerFeatures::new(&testing::evidence(), &image(), "How many dogs are there?", &written("Two."));
+        assert_eq!((features.value("count>count"), features.value("count>thing"), features.value("dog")), (Some(1.0), Some(0.0), None));
+    }
+
+    #[test]
+    fn a_gate_is_of_questions_and_needs_a_calibration() {
+        let mut config = testing::config();
+        let of = |config: &serde_json::Value| {
+            let weights = testing::file(&testing::arrays());
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights)).map(|evidence| Arc::new(evidence.unwrap()))
+        };
+        let plain = of(&config).unwrap();
+        assert!(answer_gate(&plain, &image(), "Is there a dog?", 0.5).is_none());
+        assert!(!is_too_unfamiliar(&plain, &image(), "Is there a dog?"));
+        config["abstain_below_familiarity"] = 0.7.into();
+        config["calibration"]["answers"] = serde_json::json!({
+            "features": ["asked_evidence_claimed", "presence>yes_no"], "mean": [0.5, 0.0], "scale": [2.0, 1.0], "weights": [1.0, -1.0],
+            "offset": 0.25, "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
+        });
+        let calibrated = of(&config).unwrap();
+        let (probability, is_given) = answer_gate(&calibrated, &image(), "Is there a dog?", 0.5).unwrap().judge(&written("Yes."));
+        // (1.5 - .5) / 2 - 1 + .25 = -.25
+        assert!((probability - 1.0 / (1.0 + 0.25f32.exp())).abs() < 1e-6 && !is_given, "{probability}");
+        assert!(answer_gate(&calibrated, &image(), "Describe it.", 0.5).is_none());
+        assert!(is_too_unfamiliar(&calibrated, &image(), "Is there a dog?") && !is_too_unfamiliar(&calibrated, &image(), ""));
+        config["calibration"]["answers"]["features"][0] = "asked".into();
+        let error = of(&config).unwrap_err();
+        assert_eq!((error.key.as_str(), error.message.starts_with("'asked' is no feature")), ("calibration.answers.features", true));
+        config["calibration"]["answers"] = serde_json::Value::Null;
+        config["abstain_below_familiarity"] = 1.5.into();
+        assert_eq!(of(&config).unwrap_err().key, "abstain_below_familiarity");
     }
 }

@@ -38,6 +38,7 @@ use crate::{
     guard::{
         Action, Candidate, Report, Span, Verdict,
         abstain::AnswerGate,
+        policy,
         question::Unanswerable,
         render::{Style, alt_text},
     },
@@ -239,7 +240,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     Ok(Begun { held: Arc::clone(served), head, answers, how, stream, draft, drawn })
 }
 
-/// Why a photograph is not asked about, and what decides whether a short answer about it is given; both where the guard may abstain.
+/// Why a photograph is not asked about, where the guard may abstain; and what says how likely a short answer about it is right and decides whether it is given.
 fn doubts(
     served: &served::Served,
     guard: GuardParams,
@@ -247,10 +248,11 @@ fn doubts(
     image: Option<&ImageEvidence>,
 ) -> (Option<Unanswerable>, Option<Arc<AnswerGate>>) {
     let abstains = guard.on_unanswerable.abstains(guard.mode);
-    let Some((evidence, image)) = served.bundle.evidence.as_ref().zip(image).filter(|_| abstains) else { return (None, None) };
+    let scores = policy::scores(guard.mode);
+    let Some((evidence, image)) = served.bundle.evidence.as_ref().zip(image).filter(|_| scores) else { return (None, None) };
     let question = question(messages).unwrap_or_default();
-    let unfamiliar = is_too_unfamiliar(evidence, image, question).then_some(Unanswerable::Unfamiliar);
-    (unfamiliar, answer_gate(evidence, image, question, guard.abstain_below))
+    let unfamiliar = (abstains && is_too_unfamiliar(evidence, image, question)).then_some(Unanswerable::Unfamiliar);
+    (unfamiliar, answer_gate(evidence, image, question, if abstains { guard.abstain_below } else { 0.0 }))
 }
 
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.

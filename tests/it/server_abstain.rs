@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{JSON, exchange, get, request},
-    served::{Served, and, ask, eventually},
+    served::{Served, about, and, ask, eventually},
+    server_evidence::{EVIDENCE, config, copy_with_evidence, photo, sigmoid},
 };
 
 const QUESTION: &str = "What does the sign say?";
@@ -199,5 +200,103 @@ fn the_description_of_the_api_has_the_verdict_its_reasons_and_the_fields() {
     }
     for field in ["reason", "withheld", "answer_probability"] {
         assert!(schemas["Report"]["properties"][field].is_object(), "{field}");
+    }
+}
+
+/// A server whose model calibrates short answers by the evidence for what they claim, withheld below a probability.
+fn calibrated(dir: &std::path::Path, below: f32) -> Served {
+    let mut evidence = config();
+    evidence["calibration"]["answers"] = json!({
+        "features": ["asked_evidence_claimed"], "mean": [0.0], "scale": [1.0], "weights": [1.0], "offset": 0.0,
+        "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
+    });
+    copy_with_evidence(dir, &evidence);
+    Served::with(|c| {
+        c.model.name = dir.display().to_string();
+        c.guard.abstain_below = below;
+    })
+}
+
+#[test]
+fn short_answers_that_are_likely_wrong_are_withheld_and_shown_to_who_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = calibrated(dir.path(), 0.5);
+    let strict_dir = tempfile::tempdir().unwrap();
+    let strict = calibrated(strict_dir.path(), 1.0);
+    let [dog, person] = EVIDENCE.map(f64::from);
+    for (question, evidence) in [
+        ("Is there a dog in the picture?", dog),
+        ("Is there no dog in the picture?", -dog),
+        ("Is there a man in the picture?", person),
+        ("Are there no people in the picture?", -person),
+    ] {
+        let body = and(about(&photo("cat.jpg"), question), json!({"logprobs": true}));
+        let of = |served: &Served, guard: Value| served.chat(&and(body.clone(), json!({"guard": guard}))).json();
+        let raw = of(&served, json!({"mode": "score"}));
+        let text = first(&raw)["message"]["content"].as_str().unwrap().to_owned();
+        let claim = match text.as_str() {
+            "Yes." => 1.0,
+            "No." => -1.0,
+            _ => panic!("{question}: {text}"),
+        };
+        let probability = first(&raw)["guard"]["answer_probability"].as_f64().unwrap();
+        assert!((probability - sigmoid(claim * evidence)).abs() < 1e-5, "{question} {text}: {probability}");
+        let given = of(&served, json!({}));
+        assert_eq!(first(&given)["guard"]["answer_probability"], first(&raw)["guard"]["answer_probability"], "{question}");
+        let is_withheld = probability < 0.5;
+        assert_eq!(first(&given)["guard"]["verdict"] == "abstained", is_withheld, "{question}");
+        if !is_withheld {
+            assert_eq!(first(&given)["message"]["content"], text);
+        }
+        // Nothing is sure enough for this server.
+        let reply = strict.chat(&and(body.clone(), json!({"guard": {"show_withheld": true}})));
+        let whole = reply.json();
+        let choice = first(&whole);
+        assert_eq!(
+            (&choice["message"]["content"], &choice["finish_reason"]),
+            (&json!("I cannot tell from this photograph."), &json!("stop"))
+        );
+        let guard = &choice["guard"];
+        assert_eq!((&guard["verdict"], &guard["reason"], &guard["withheld"]), (&json!("abstained"), &json!("unsure"), &json!(text)));
+        assert_eq!((reply.header("x-candor-verdict"), &choice["logprobs"]["content"]), (Some("abstained"), &json!([])));
+        assert_eq!((&guard["extra_tokens"], &whole["usage"]["completion_tokens"]), (&raw["usage"]["completion_tokens"], &json!(0)));
+        let (last, texts) = streamed(&strict, &and(body.clone(), json!({"guard": {"show_withheld": true}})));
+        assert_eq!((texts.len(), &last["guard"], &last["finish_reason"]), (1, guard, &json!("stop")));
+        assert!(first(&of(&strict, json!({})))["guard"]["withheld"].is_null(), "only where it is asked for");
+        let answered = of(&strict, json!({"on_unanswerable": "answer"}));
+        assert_eq!((&first(&answered)["message"]["content"], first(&answered)["guard"]["withheld"].is_null()), (&json!(text), true));
+        // The same of an answer that is given to be scored.
+        let scored =
+            json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "prompt": question, "response": text, "author": "model"});
+        let scores = exchange(served.at, &request("POST", "/v1/score", &[JSON], scored.to_string().as_bytes())).json();
+        let of_scored = scores["results"][0]["guard"]["answer_probability"].as_f64().unwrap();
+        assert!((of_scored - probability).abs() < 1e-5, "{of_scored}");
+    }
+    // A description is no answer to a question.
+    let caption = strict.chat(&about(&photo("cat.jpg"), "")).json();
+    assert!(first(&caption)["guard"]["verdict"] != "abstained" && first(&caption)["guard"]["answer_probability"].is_null());
+}
+
+#[test]
+fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut evidence = config();
+    evidence["abstain_below_familiarity"] = json!(1.0);
+    copy_with_evidence(dir.path(), &evidence);
+    let served = Served::with(|c| c.model.name = dir.path().display().to_string());
+    let of = |question: &str, guard: Value| {
+        first(&served.chat(&and(about(&photo("cat.jpg"), question), json!({"guard": guard}))).json())["guard"].clone()
+    };
+    let question = of("Is there a dog?", json!({}));
+    assert_eq!((&question["verdict"], &question["reason"]), (&json!("abstained"), &json!("unfamiliar")));
+    assert!(question["familiarity"].as_f64() < Some(1.0), "{question}");
+    assert_eq!(of("What time is it?", json!({}))["reason"], "time", "what the question says comes first");
+    for (question, guard) in [
+        ("", json!({})),
+        ("Describe it.", json!({})),
+        ("Is there a dog?", json!({"on_unanswerable": "answer"})),
+        ("Is there a dog?", json!({"mode": "score"})),
+    ] {
+        assert_ne!(of(question, guard)["verdict"], "abstained", "{question}");
     }
 }

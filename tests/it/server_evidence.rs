@@ -16,10 +16,10 @@ use crate::{
 const CHANNELS: usize = 1728;
 
 /// Evidence of dogs and of people, and how likely each is.
-const EVIDENCE: [f32; 2] = [-4.0, 3.0];
+pub(crate) const EVIDENCE: [f32; 2] = [-4.0, 3.0];
 const PRIOR: [f32; 2] = [-1.0, -1.0];
 
-fn config() -> Value {
+pub(crate) fn config() -> Value {
     let thresholds = json!({"default": 0.3, "by_fpr": [{"fpr": 0.05, "threshold": 0.2}, {"fpr": 0.1, "threshold": 0.6}]});
     json!({
         "format": 1, "concepts": ["dog.n", "person.n"], "k": 1, "familiarity": {"slope": 1.0, "offset": 0.0},
@@ -55,6 +55,13 @@ fn weights() -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
+/// A copy of the embedded bundle in a directory, with evidence that a configuration of its own says what to make of.
+pub(crate) fn copy_with_evidence(dir: &Path, config: &Value) {
+    copy_to(dir);
+    fs::write(dir.join("evidence.json"), config.to_string()).unwrap();
+    fs::write(dir.join("evidence.safetensors"), weights()).unwrap();
+}
+
 /// A copy of the embedded bundle in a directory.
 fn copy_to(dir: &Path) {
     for file in Bundle::files("candor-mini").unwrap() {
@@ -64,7 +71,7 @@ fn copy_to(dir: &Path) {
     }
 }
 
-fn photo(name: &str) -> String {
+pub(crate) fn photo(name: &str) -> String {
     data_url("image/jpeg", &fs::read(format!("{}/tests/fixtures/photos/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap())
 }
 
@@ -75,7 +82,7 @@ fn tokens(choice: &Value) -> Vec<(String, f64, f64)> {
     tokens.iter().map(|t| (t["token"].as_str().unwrap().to_owned(), number(t, "reward"), number(t, "logprob"))).collect()
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
@@ -90,9 +97,7 @@ fn words_without_evidence_in_the_photograph_lose_their_reward_wherever_it_is_tol
     copy_to(dir.path());
     let without = Served::with(|c| c.model.name = dir.path().display().to_string());
     let seeing = tempfile::tempdir().unwrap();
-    copy_to(seeing.path());
-    fs::write(seeing.path().join("evidence.json"), config().to_string()).unwrap();
-    fs::write(seeing.path().join("evidence.safetensors"), weights()).unwrap();
+    copy_with_evidence(seeing.path(), &config());
     let with = Served::with(|c| c.model.name = seeing.path().display().to_string());
 
     let ask = and(about(&photo("cat.jpg"), ""), json!({"logprobs": true, "seed": 7, "guard": {"mode": "flag"}}));

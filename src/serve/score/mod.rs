@@ -50,11 +50,16 @@ use super::{
 use crate::{
     config::Guard,
     engine::{Encoded, EngineError},
-    guard::report::report,
+    guard::{
+        abstain::{SHORT_ANSWER, WrittenAnswer},
+        report::report,
+    },
     reward::{
+        answers::answer_gate,
         finish::WrittenBy,
         scorer::{Given, Scored},
     },
+    vlm::template,
 };
 
 /// Images of a request that are waited for at once: others of the same competitor wait for so many at most.
@@ -184,6 +189,18 @@ async fn respond(
         }
         let mut guard = report(pieces, &scored.rewards, order.guard.mode, order.guard.thresholds, order.render);
         guard.familiarity = image.evidence.as_ref().map(|evidence| evidence.familiarity);
+        if (1..=SHORT_ANSWER).contains(&places.len()) {
+            let answer = WrittenAnswer {
+                text: &response,
+                score: guard.score,
+                log_probability: scored.log_probabilities.iter().take(places.len()).sum(),
+            };
+            let gate = served.bundle.evidence.as_ref().zip(image.evidence.as_ref());
+            let gate = gate.and_then(|(evidence, image)| {
+                answer_gate(evidence, image, template::question(&question.messages).unwrap_or_default(), 0.0)
+            });
+            guard.answer_probability = gate.map(|gate| gate.judge(&answer).0);
+        }
         app.metrics.scored_text(guard.verdict);
         let before = served.bundle.vlm.spec().image_tokens + text.prompt.len();
         usage.prompt_tokens += windows.iter().map(|window| before + window.response.len() - window.scored).sum::<usize>();
