@@ -35,8 +35,6 @@ use crate::{
     reward::{
         answers::{AnswerFeatures, AnswerKind},
         evidence::{Evidence, ImageEvidence},
-        finish::{Finisher, WrittenBy},
-        scorer::Scored,
     },
 };
 
@@ -62,20 +60,14 @@ pub(super) struct Asked {
 pub(super) struct Answered {
     pub(super) asked: Asked,
     pub(super) answer: String,
-    /// The bundle's rewards of its tokens, and the policy's log-probabilities.
-    scored: Scored,
-    tokens: Vec<u32>,
+    /// The bundle's raw scores of its tokens, and the policy's log-probabilities.
+    scored: ScoredText,
 }
 
 impl Answered {
     /// Whether it is right.
     pub(super) fn is_right(&self) -> bool {
         is_right(&self.answer, &self.asked.right)
-    }
-
-    /// The lowest reward of a word by the scorer alone.
-    pub(super) fn scorer(&self) -> f32 {
-        self.scored.rewards.iter().copied().reduce(f32::min).unwrap_or(0.0)
     }
 }
 
@@ -145,37 +137,38 @@ impl Judge<'_> {
             })
             .collect();
         let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
-        let answered = |(scored, (asked, answer)): (&ScoredText, &(&Asked, String))| {
-            Ok(Answered {
-                asked: (*asked).clone(),
-                tokens: policy.tokenizer.encode(answer).map_err(|e| TrainError::Run(e.to_string()))?,
-                scored: self.rewards(scored),
-                answer: answer.clone(),
-            })
+        let answered = |(scored, (asked, answer)): (ScoredText, &(&Asked, String))| Answered {
+            asked: (*asked).clone(),
+            answer: answer.clone(),
+            scored,
         };
-        scored.iter().zip(by_photograph.iter().flatten()).map(answered).collect()
+        Ok(scored.into_iter().zip(by_photograph.iter().flatten()).map(answered).collect())
     }
 
-    /// Rewards of an answer's tokens, a yes or no by the calibration of its own.
-    fn rewards(&self, text: &ScoredText) -> Scored {
-        let scores = text.scores.first().into_iter().flatten().zip(&text.log_probabilities).enumerate();
-        let reward = |(i, (score, lp)): (usize, (&f32, &f32))| self.scorer.calibration.of(text.is_yes_or_no(i)).reward(*score, *lp);
-        Scored { rewards: scores.map(reward).collect(), log_probabilities: text.log_probabilities.clone() }
+    /// The lowest reward of an answer's tokens by the scorer alone.
+    pub(super) fn lowest(&self, answered: &Answered) -> f32 {
+        self.rewards(&answered.scored).rewards.into_iter().reduce(f32::min).unwrap_or(0.0)
     }
 
-    /// What a calibration reads of an answer, as it is served: words that name things have the rewards that evidence gives them.
-    pub(super) fn features(&self, answered: &Answered, evidence: &Arc<Evidence>, image: &ImageEvidence) -> AnswerFeatures {
-        let tokenizer = &self.setup.policy.tokenizer;
-        let bytes = || answered.tokens.iter().map(|&token| tokenizer.bytes(token));
-        let mut scored = Scored { rewards: answered.scored.rewards.clone(), log_probabilities: answered.scored.log_probabilities.clone() };
-        Finisher::new(Arc::clone(evidence), image.clone(), WrittenBy::Policy).finish_scored(bytes(), &mut scored);
-        let (_, words) = words(bytes(), &scored.rewards);
+    /// What a calibration reads of an answer, as it is served.
+    ///
+    /// # Errors
+    /// When the answer cannot be cut into tokens.
+    pub(super) fn answer_features(
+        &self,
+        answered: &Answered,
+        evidence: &Arc<Evidence>,
+        image: &ImageEvidence,
+    ) -> Result<AnswerFeatures, TrainError> {
+        let (tokens, scored) = self.served(&answered.scored, evidence, image)?;
+        let bytes = tokens.iter().map(|&token| self.setup.policy.tokenizer.bytes(token));
+        let (_, words) = words(bytes, &scored.rewards);
         let written = WrittenAnswer {
             text: &answered.answer,
             score: words.iter().filter_map(|word| word.reward).reduce(f32::min),
             log_probability: scored.log_probabilities.iter().sum(),
         };
-        AnswerFeatures::new(evidence, image, &answered.asked.question, &written)
+        Ok(AnswerFeatures::new(evidence, image, &answered.asked.question, &written))
     }
 }
 

@@ -3,22 +3,32 @@
 use std::sync::Arc;
 
 use super::{
-    super::{Tensors, TrainError, checkpoint::write_atomically, export::write_json, judged::Half, tell},
+    super::{
+        TrainError,
+        checkpoint::write_atomically,
+        export::write_json,
+        judged::{Half, ScoredText},
+        tell,
+    },
     EvidenceTraining, Seen, UNFITTED,
     answers::{self, Answered},
     calibrate::{self, Fitted, Row},
     figures::{self, Judged},
-    files::Common,
     labels,
-    mentions::{Author, Judge, JudgedMention},
-    origins::OTHERS,
+    mentions::{Author, Judge, JudgedMention, Written},
+    origins::{OTHERS, Photographs},
 };
 use crate::{
     eval::{
         honesty::{Origin, Outcome, Resampling},
         report::{Report, Section},
     },
-    reward::{evidence::EvidenceConfig, familiarity::FamiliarityScale, logistic::ridge_regression},
+    reward::{
+        drift::Histogram,
+        evidence::{Evidence, EvidenceConfig},
+        familiarity::FamiliarityScale,
+        logistic::ridge_regression,
+    },
 };
 
 /// Resamples of the report's intervals.
@@ -63,8 +73,7 @@ impl EvidenceTraining {
     pub(super) fn answers(
         &self,
         judge: &Judge<'_>,
-        parts: &[Tensors],
-        common: &Common,
+        evidence: &[Arc<Evidence>],
         seen: &Seen,
         config: &mut EvidenceConfig,
     ) -> Result<Option<Section>, TrainError> {
@@ -73,24 +82,23 @@ impl EvidenceTraining {
         if answered.is_empty() {
             return Ok(None);
         }
-        let evidence = parts.iter().map(|head| common.served(head, config).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let names = answers::names(&answered);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let row = |answered: &Answered| {
             let photograph = answered.asked.photograph;
             let fold = self.photographs.all[photograph].fold;
-            let known = judge.features(answered, &evidence[fold], &seen.images[photograph - self.photographs.train]);
+            let known = judge.answer_features(answered, &evidence[fold], &seen.images[photograph - self.photographs.train])?;
             let features = names.iter().map(|name| known.value(name).unwrap_or(0.0)).collect();
-            self.row(photograph, features, answered.is_right())
+            Ok(self.row(photograph, features, answered.is_right()))
         };
-        let rows: Vec<Row> = answered.iter().map(row).collect();
+        let rows: Vec<Row> = answered.iter().map(row).collect::<Result<_, TrainError>>()?;
         let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, ANSWERS_FITTED_ON)?;
         let of = rows.iter().zip(&answered).zip(&fitted.out_of_fold).filter(|((row, _), _)| is_reported(row));
         let judged: Vec<Judged> = of
             .map(|((row, answered), &score)| Judged {
                 origin: row.origin,
                 outcome: Outcome { photograph: row.photograph, score, is_right: row.is_right },
-                scorer: f64::from(answered.scorer()),
+                scorer: f64::from(judge.lowest(answered)),
                 is_person: false,
             })
             .collect();
@@ -98,6 +106,23 @@ impl EvidenceTraining {
         let text = vec![calibrate::described(&fitted.calibration)];
         config.calibration.answers = Some(fitted.calibration);
         Ok(Some(Section { title: "Short answers".into(), text, tables: vec![table], ..Section::default() }))
+    }
+
+    /// How the rewards of the policy's likeliest captions of the development split's tuning half are distributed, as they are served.
+    pub(super) fn rewards(
+        &self,
+        judge: &Judge<'_>,
+        captions: &[(Written, ScoredText)],
+        evidence: &[Arc<Evidence>],
+        seen: &Seen,
+    ) -> Result<Histogram, TrainError> {
+        let Photographs { all, train, dev, .. } = &self.photographs;
+        let is_tuning = |written: &Written| written.photograph < train + dev && Half::of(written.photograph - train) == Half::Tune;
+        let rewards = captions.iter().filter(|(written, _)| is_tuning(written)).map(|(written, scored)| {
+            let (evidence, image) = (&evidence[all[written.photograph].fold], &seen.images[written.photograph - train]);
+            judge.served(scored, evidence, image).map(|(_, scored)| scored.rewards)
+        });
+        Ok(Histogram::of(rewards.collect::<Result<Vec<_>, _>>()?.concat()))
     }
 
     /// The familiarity below which lies the configured share of the development split's tuning half.

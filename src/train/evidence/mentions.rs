@@ -1,5 +1,7 @@
 //! Things that texts mention, with their rewards and whether they are there: what calibrations are fitted on.
 
+use std::sync::Arc;
+
 use super::{
     super::{
         TrainError,
@@ -18,7 +20,12 @@ use super::{
 use crate::{
     eval::{chair::Vocabulary, data::flickr8k::Image, honesty::Origin},
     lexicon::{ConceptId, Lexicon, Mention, References},
-    reward::{calibration::Calibration, evidence::Evidence},
+    reward::{
+        calibration::Calibration,
+        evidence::{Evidence, ImageEvidence},
+        finish::{Finisher, WrittenBy},
+        scorer::Scored,
+    },
 };
 
 /// Origins with people's captions; how many of a photograph are scored, and as many of another's.
@@ -126,23 +133,28 @@ impl Judge<'_> {
         PEOPLES.into_iter().flat_map(of).collect()
     }
 
-    /// Scores texts and judges what they mention, by `calibration`.
+    /// Scores texts that say something; those of a photograph stand behind one another then.
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub(super) fn mentions(&self, texts: &[Written], calibration: &Calibration) -> Result<Vec<JudgedMention>, TrainError> {
+    pub(super) fn scored(&self, mut texts: Vec<Written>) -> Result<Vec<(Written, ScoredText)>, TrainError> {
+        texts.retain(|written| !written.text.is_empty());
+        texts.sort_by_key(|written| written.photograph);
+        let mut said = vec![Vec::new(); self.photographs.all.len() - self.photographs.train];
+        for written in &texts {
+            let text = LabelledText { text: written.text.clone(), ranges: Vec::new(), rest: None };
+            said[written.photograph - self.photographs.train].push((Said::from(text), None));
+        }
+        let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
+        Ok(texts.into_iter().zip(scored).collect())
+    }
+
+    /// Judges what texts mention, with rewards by `calibration`.
+    pub(super) fn mentions(&self, texts: &[(Written, ScoredText)], calibration: &Calibration) -> Vec<JudgedMention> {
         let lexicon = Lexicon::shared();
         let absence = Absence::new(lexicon);
-        let mut by_photograph: Vec<Vec<&Written>> = vec![Vec::new(); self.photographs.all.len() - self.photographs.train];
-        texts.iter().for_each(|text| by_photograph[text.photograph - self.photographs.train].push(text));
-        let bare = |written: &&Written| {
-            let text = LabelledText { text: written.text.clone(), ranges: Vec::new(), rest: None };
-            (Said::from(text), None)
-        };
-        let said: Vec<_> = by_photograph.iter().map(|of| of.iter().map(bare).collect()).collect();
-        let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
         let mut found = Vec::new();
-        for (scored, written) in scored.iter().zip(by_photograph.iter().flatten()) {
+        for (written, scored) in texts {
             let photograph = &self.photographs.all[written.photograph];
             let references = References::new(lexicon, &photograph.texts);
             for mention in lexicon.mentions(&written.text) {
@@ -158,7 +170,32 @@ impl Judge<'_> {
                 });
             }
         }
-        Ok(found)
+        found
+    }
+
+    /// Rewards of a text's tokens by the scorer, a yes or no that answers by the calibration of its own.
+    pub(super) fn rewards(&self, text: &ScoredText) -> Scored {
+        let scores = text.scores.first().into_iter().flatten().zip(&text.log_probabilities).enumerate();
+        let reward = |(i, (score, lp)): (usize, (&f32, &f32))| self.scorer.calibration.of(text.is_yes_or_no(i)).reward(*score, *lp);
+        Scored { rewards: scores.map(reward).collect(), log_probabilities: text.log_probabilities.clone() }
+    }
+
+    /// The rewards of a text of the policy as they are served: words that name things have those that evidence gives them.
+    ///
+    /// # Errors
+    /// When the text cannot be cut into tokens.
+    pub(super) fn served(
+        &self,
+        text: &ScoredText,
+        evidence: &Arc<Evidence>,
+        image: &ImageEvidence,
+    ) -> Result<(Vec<u32>, Scored), TrainError> {
+        let tokenizer = &self.setup.policy.tokenizer;
+        let tokens = tokenizer.encode(&text.text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+        let mut scored = self.rewards(text);
+        let finisher = Finisher::new(Arc::clone(evidence), image.clone(), WrittenBy::Policy);
+        finisher.finish_scored(tokens.iter().map(|&token| tokenizer.bytes(token)), &mut scored);
+        Ok((tokens, scored))
     }
 }
 

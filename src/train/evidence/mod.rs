@@ -18,7 +18,10 @@ mod networks;
 mod origins;
 mod reference;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -152,13 +155,12 @@ impl EvidenceTraining {
         let everyone: Vec<usize> = (train..all.len()).collect();
         let often: Vec<usize> = everyone.iter().copied().filter(|&i| matches!(all[i].origin, Origin::CocoMini | Origin::Daquar)).collect();
         tell("the policy writes captions, and they are scored");
-        let greedy = judge.captions(&everyone, 0.0, self.recipe.seed)?;
-        let sampled = judge.captions(&often, TEMPERATURE, self.recipe.seed.wrapping_add(1_000_003))?;
-        let peoples: Vec<_> = judge.peoples(&everyone);
-        let own = judge.mentions(&greedy, &scorer.calibration)?;
-        let own = [own, judge.mentions(&sampled, &scorer.calibration)?].concat();
-        let of_others = scorer.calibration.of_others();
-        let others = [judge.mentions(&peoples, of_others)?, judge.mentions(&greedy, of_others)?].concat();
+        let greedy = judge.scored(judge.captions(&everyone, 0.0, self.recipe.seed)?)?;
+        let sampled = judge.scored(judge.captions(&often, TEMPERATURE, self.recipe.seed.wrapping_add(1_000_003))?)?;
+        let peoples = judge.scored(judge.peoples(&everyone))?;
+        let (calibration, of_others) = (&scorer.calibration, scorer.calibration.of_others());
+        let own = [judge.mentions(&greedy, calibration), judge.mentions(&sampled, calibration)].concat();
+        let others = [judge.mentions(&peoples, of_others), judge.mentions(&greedy, of_others)].concat();
 
         let mut seen = Seen { images: Vec::new(), cosines: Vec::new() };
         for &i in &everyone {
@@ -197,7 +199,9 @@ impl EvidenceTraining {
             let place = if fitted_on == OWN { &mut config.calibration.own } else { &mut config.calibration.others };
             *place = fitted.calibration;
         }
-        sections.extend(self.answers(&judge, &parts, &common, &seen, &mut config)?);
+        let finished = parts.iter().map(|head| common.served(head, &config).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        config.calibration.own.rewards = Some(self.rewards(&judge, &greedy, &finished, &seen)?);
+        sections.extend(self.answers(&judge, &finished, &seen, &mut config)?);
         config.abstain_below_familiarity = self.unfamiliar(&seen);
         common.write(&self.run.file(""), &shipped, &config)?;
         self.report(sections, &config)
