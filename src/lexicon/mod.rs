@@ -174,6 +174,11 @@ impl Lexicon {
         self.concepts[concept.0 as usize].kind
     }
 
+    /// Everything more general than a concept, in the order of the table.
+    pub fn ancestors(&self, concept: ConceptId) -> &[ConceptId] {
+        &self.concepts[concept.0 as usize].ancestors
+    }
+
     /// Whether `upper` is the same as `lower` or more general.
     pub fn is_a(&self, lower: ConceptId, upper: ConceptId) -> bool {
         lower == upper || self.concepts[lower.0 as usize].ancestors.binary_search(&upper).is_ok()

@@ -729,6 +729,7 @@ fn exit_statuses_are_those_of_the_documentation() {
         ("train", 2, vec![]),
         ("train sft", 2, vec!["--config", "absent.toml", "--out", "run"]),
         ("train reward", 2, vec!["--config", "empty.toml", "--out", "run"]),
+        ("train evidence", 2, vec!["--config", "absent.toml", "--out", "run"]),
         ("train ppo", 2, vec!["--config", "empty.toml", "--out", "run"]),
         ("train sequence-ppo", 2, vec!["--config", "empty.toml", "--out", "run"]),
         ("train dpo", 2, vec!["--config", "empty.toml", "--out", "run"]),
