@@ -1,6 +1,7 @@
 //! What all handlers share.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,7 +16,7 @@ use tokio::{
 use tracing::Span;
 
 use super::{
-    auth::Access,
+    auth::{self, Access},
     body_memory::BodyMemory,
     error::ApiError,
     feedback::DAMAGED,
@@ -24,8 +25,8 @@ use super::{
     openai::{check::guard_params, request::GuardRequest},
     served::{First, Served},
     shadow::Shadowing,
+    strikes::Strikes,
     switch::Switch,
-    wrong_keys::WrongKeys,
 };
 use crate::{
     config::{Config, Guard},
@@ -75,7 +76,7 @@ pub(crate) struct App {
     pub(crate) fetcher: Option<Fetcher>,
     pub(crate) metrics: Arc<Metrics>,
     access: RwLock<Arc<Access>>,
-    pub(crate) wrong_keys: WrongKeys,
+    pub(crate) wrong_keys: Strikes<IpAddr>,
     /// The guard's defaults for those without one.
     pub(crate) guard: Arc<Guard>,
     /// `None` when corrections are not taken.
@@ -118,7 +119,7 @@ impl App {
         show_served(&metrics, &config.guard, &served);
         Ok(Self {
             access: RwLock::new(Arc::new(Access::new(&config))),
-            wrong_keys: WrongKeys::default(),
+            wrong_keys: auth::wrong_keys(),
             guard: Arc::new(config.guard.clone()),
             fetcher,
             limits: Limits::new(&config, longest_answer(served.bundle.vlm.spec(), served.engine.context_len()), &metrics),

@@ -19,7 +19,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission, routes};
+use super::{app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission, routes, strikes::Strikes};
 use crate::config::{Config, Guard, Key, Scope, Scopes};
 
 /// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
@@ -208,6 +208,11 @@ impl Denied {
     }
 }
 
+/// Wrong keys of late by network: ten at once, and ten a minute. Known keys are never held up.
+pub(crate) fn wrong_keys() -> Strikes<IpAddr> {
+    Strikes::new(10, Duration::from_secs(6))
+}
+
 /// How long the answer to a wrong key takes, where there were too many from its network.
 const GUESS_DELAY: Duration = Duration::from_secs(1);
 
@@ -231,7 +236,7 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
         Err(denied) => {
             app.metrics.auth_failure(denied.reason());
             let counted = match (&denied, address(request.extensions())) {
-                (Denied::Unknown, Some(address)) => app.wrong_keys.count(address, Instant::now()),
+                (Denied::Unknown, Some(address)) => app.wrong_keys.count(network(address), Instant::now()),
                 _ => Ok(()),
             };
             // So that a client that sends its whole body first still reads the error.

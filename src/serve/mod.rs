@@ -31,10 +31,10 @@ mod served;
 mod shadow;
 mod socket;
 mod stream;
+mod strikes;
 mod switch;
 mod ui;
 mod warm;
-mod wrong_keys;
 
 use std::{
     future::Future,

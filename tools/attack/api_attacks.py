@@ -111,8 +111,8 @@ def client_crowd(target):
 
 @attack(variants=BOTH)
 def regenerate_crowd(target):
-    """80 answers that are written again and again, asked for at once."""
-    body = wire.chat(photo("astronaut"), n=80, temperature=1.5, guard={"mode": "regenerate", "threshold": 0.99})
+    """As many answers as a request may ask for, that are written again and again."""
+    body = wire.chat(photo("astronaut"), n=16, temperature=1.5, guard={"mode": "regenerate", "threshold": 0.99})
     seen = wire.repeat(target.seconds, lambda: ask(target, body, timeout=target.seconds).status)
     return set(seen) <= {0, 200, 400, 429}, wire.count(seen)
 

@@ -25,7 +25,7 @@ use self::{
     cost::Cost,
     rate::{Kind, Rates, Table},
 };
-use super::{auth::Caller, error::ApiError, served::Turn};
+use super::{auth::Caller, error::ApiError, served::Turn, strikes::Strikes};
 use crate::{
     config::Config,
     engine::fair::{Pool, PoolPermit, Share, SharedPool},
@@ -44,6 +44,11 @@ pub(super) fn account(caller: &Caller) -> Arc<str> {
     caller.name.clone().unwrap_or_else(|| caller.competitor())
 }
 
+/// Refusals that an account gets at once, before they take their time.
+const REFUSALS: u32 = 20;
+/// Time after which it gets another one so.
+const REFUSAL_INTERVAL: Duration = Duration::from_millis(250);
+
 /// What bounds requests.
 pub(crate) struct Limits {
     /// Requests in progress.
@@ -52,6 +57,8 @@ pub(crate) struct Limits {
     /// Work in progress.
     work: SharedPool,
     meter: Mutex<Meter>,
+    /// Refused requests of late, by account.
+    refused: Strikes<Arc<str>>,
     began: Instant,
     metrics: Arc<Metrics>,
 }
@@ -93,6 +100,7 @@ impl Limits {
             max_concurrent,
             work: SharedPool::new(Pool::new(work, work / 2)),
             meter: Mutex::new(meter),
+            refused: Strikes::new(REFUSALS, REFUSAL_INTERVAL),
             began: Instant::now(),
             metrics: Arc::clone(metrics),
         }
@@ -117,6 +125,11 @@ impl Limits {
     /// 429 above the rate.
     fn count_request(&self, account: &Arc<str>) -> Result<(), ApiError> {
         self.charge(account, Kind::Requests, 1).map(|_| ())
+    }
+
+    /// Counts a refused request; returns `true` if the account has had too many of late.
+    fn is_pressing(&self, account: &Arc<str>) -> bool {
+        self.refused.count(Arc::clone(account), Instant::now()).is_err()
     }
 
     /// Takes some of a rate; returns how much that was: nothing counts for more than all of it.
