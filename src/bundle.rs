@@ -1,7 +1,7 @@
 //! A bundle: one servable model, from a directory or from the binary itself.
 //!
 //! Files: `config.json` ([`BundleConfig`]), `tokenizer.json`, `model.safetensors`, `reward.safetensors`, `calibration.json` (one calibration a
-//! scorer) and `card.md`. Weights are stored in f16 and computed in f32.
+//! scorer) and `card.md`; where the bundle has evidence of what images show, also `evidence.safetensors` and `evidence.json` ([`Evidence`]). Weights are stored in f16 and computed in f32.
 
 use std::{
     borrow::Cow,
@@ -22,6 +22,8 @@ use crate::{
         calibration::Calibration,
         calibrator::Calibrator,
         detached::{Detached, DetachedNet},
+        evidence::{self, Evidence, FeatureCalibration, ImageEvidence},
+        finish::{Finisher, WrittenBy},
         probe::{Probe, ProbeConfig, ProbeNet},
     },
     vlm::{
@@ -140,6 +142,8 @@ pub struct Bundle {
     pub calibration: Option<Calibration>,
     /// The scorer of texts that the policy did not write, and what its numbers mean.
     pub reader: Option<(Arc<dyn TokenReward>, Calibration)>,
+    /// What its images show, where it has a network for that.
+    pub evidence: Option<Arc<Evidence>>,
     template: ChatTemplate,
 }
 
@@ -184,6 +188,27 @@ impl Source {
         tensors.into_iter().map(|(k, t)| Ok((k, load(t)?))).collect::<candle_core::Result<_>>().map_err(|e| self.fail(file, e))
     }
 
+    /// What it knows of images; `None` where it has neither file for that.
+    fn evidence(&self, channels: usize) -> Result<Option<Evidence>, BundleError> {
+        let read = |file| self.has(file).then(|| self.read(file)).transpose();
+        let (config, weights) = (read(evidence::CONFIG_FILE)?, read(evidence::WEIGHTS_FILE)?);
+        let found = Evidence::from_files(config.as_deref(), weights.as_deref()).map_err(|e| self.fail(e.file, &e))?;
+        match &found {
+            Some(evidence) if evidence.channels() != channels => {
+                let message = format!("mean: has {} numbers; the tower of config.json has {channels} channels", evidence.channels());
+                Err(self.fail(evidence::WEIGHTS_FILE, message))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn has(&self, file: &str) -> bool {
+        match self {
+            Self::Dir(dir) => dir.join(file).exists(),
+            Self::Embedded(name) => embedded::file(name, file).is_some(),
+        }
+    }
+
     fn tokenizer(&self, config: &BundleConfig) -> Result<TextTokenizer, BundleError> {
         TextTokenizer::from_bytes(&self.read("tokenizer.json")?, &config.eos).map_err(|e| self.fail("tokenizer.json", e))
     }
@@ -215,8 +240,14 @@ impl Bundle {
         if let (None, Some(kind)) = (&scorer, reward) {
             return Err(BundleError::NoReward { bundle: source.name(), kind: kind.name() });
         }
-        let (own, reader) = scorer.unzip();
-        let (reward, calibration) = own.unzip();
+        let (own, mut reader) = scorer.unzip();
+        let (reward, mut calibration) = own.unzip();
+        let evidence = source.evidence(config.model.language.connector.in_features)?.map(Arc::new);
+        if let Some(evidence) = &evidence {
+            let calibrations = &evidence.config().calibration;
+            calibration.iter_mut().for_each(|calibration| serve_thresholds(calibration, &calibrations.own));
+            reader.iter_mut().for_each(|(_, calibration)| serve_thresholds(calibration, &calibrations.others));
+        }
         Ok(Self {
             device: device.clone(),
             tokenizer: Arc::new(tokenizer),
@@ -224,9 +255,16 @@ impl Bundle {
             reward,
             calibration,
             reader,
+            evidence,
             template,
             config,
         })
+    }
+
+    /// What finishes the rewards of texts of `writer` about an image with this evidence.
+    pub fn finisher(&self, image: Option<&ImageEvidence>, writer: WrittenBy) -> Option<Arc<Finisher>> {
+        let (evidence, image) = self.evidence.as_ref().zip(image)?;
+        Some(Arc::new(Finisher::new(Arc::clone(evidence), image.clone(), writer)))
     }
 
     /// Tokens of a conversation, up to where the answer begins; the image stands before them.
@@ -285,6 +323,16 @@ impl Bundle {
         Ok(Vocabulary { tokenizer: Arc::new(source.tokenizer(&config)?), casing: config.casing })
     }
 
+    /// What the bundle of that name or in that directory knows of images, where it has a network for that; its other weights are not read.
+    ///
+    /// # Errors
+    /// When there is no such bundle, or its files do not fit.
+    pub fn evidence_of(name: &str) -> Result<Option<Evidence>, BundleError> {
+        let source = Source::find(name)?;
+        let config: BundleConfig = source.json("config.json")?;
+        source.evidence(config.model.language.connector.in_features)
+    }
+
     /// The policy's tokens.
     pub fn vocabulary(&self) -> Vocabulary {
         Vocabulary { tokenizer: Arc::clone(&self.tokenizer), casing: self.config.casing }
@@ -324,6 +372,13 @@ impl Bundle {
     pub fn embedded() -> &'static [&'static str] {
         embedded::NAMES
     }
+}
+
+/// Has a calibration give the thresholds of rewards that are finished with evidence.
+fn serve_thresholds(calibration: &mut Calibration, finished: &FeatureCalibration) {
+    calibration.default_threshold = finished.thresholds.default;
+    calibration.thresholds.clone_from(&finished.thresholds.by_fpr);
+    calibration.rewards.clone_from(&finished.rewards);
 }
 
 /// A scorer of what the policy writes, and one of what others wrote, which is the same network with another calibration.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, builder::PossibleValuesParser};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use super::{
     common::{GuardArgs, ModelArgs, Render, between, block_on, given, open_bundle, settle, with_fields},
     lines::{LineFile, settings},
     output::{command_line, is_stdio, note, one_stdin, print, progress},
-    photo::{in_flags, of_folder, read, shown, shown_path},
+    photo::{in_flags, note_unfamiliar, of_folder, read, shown, shown_path},
 };
 use crate::{config::Config, guard::Mode, serve::Local};
 
@@ -52,7 +52,9 @@ pub(crate) struct CaptionArgs {
 
 /// Ask a question about a photograph
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  candor ask photo.jpg \"What is the dog doing?\"")]
+#[command(
+    after_help = "Examples:\n  candor ask photo.jpg \"What is the dog doing?\"\n  candor ask photo.jpg \"What does the sign say?\" --on-unanswerable answer"
+)]
 pub(crate) struct AskArgs {
     /// The photograph; - is standard input
     #[arg(value_name = "PHOTO")]
@@ -60,6 +62,11 @@ pub(crate) struct AskArgs {
 
     /// The question
     question: String,
+
+    /// What is done about questions that no photograph answers (text in it, times, names, advice) and answers that are likely wrong: abstain or answer
+    /// [default: abstain]
+    #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(["abstain", "answer"]), hide_possible_values = true)]
+    on_unanswerable: Option<String>,
 
     #[command(flatten)]
     answer: AnswerArgs,
@@ -128,7 +135,7 @@ pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
     }
     let inputs: Vec<(&str, Option<&PathBuf>)> = args.photos.iter().map(|photo| ("a PHOTO", Some(photo))).collect();
     one_stdin(&inputs)?;
-    each(&args.photos, "", &args.answer)
+    each(&args.photos, "", args.answer.fields(), &args.answer)
 }
 
 pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
@@ -138,7 +145,11 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     if args.photo.is_dir() {
         return Err(Failure::Misused(format!("{} is a folder; a question is about one photograph", args.photo.display())));
     }
-    each(std::slice::from_ref(&args.photo), &args.question, &args.answer)
+    let mut fields = args.answer.fields();
+    if let Some(what) = args.on_unanswerable {
+        fields["guard"]["on_unanswerable"] = what.into();
+    }
+    each(std::slice::from_ref(&args.photo), &args.question, fields, &args.answer)
 }
 
 /// A model with its handlers, and what every request of a command has in common.
@@ -166,8 +177,8 @@ impl<'a> Answering<'a> {
 }
 
 /// One answer a photograph; a photograph that cannot be answered is reported and does not stop the others.
-fn each(photos: &[PathBuf], prompt: &str, args: &AnswerArgs) -> Result<(), Failure> {
-    let answering = Answering::start(args.config()?, prompt, args.fields())?;
+fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> Result<(), Failure> {
+    let answering = Answering::start(args.config()?, prompt, fields)?;
     let failed = block_on(async {
         let mut failed = 0;
         for photo in photos {
@@ -175,10 +186,14 @@ fn each(photos: &[PathBuf], prompt: &str, args: &AnswerArgs) -> Result<(), Failu
                 Ok(object) if args.json => print(object)?,
                 Ok(object) => {
                     let choice = &object["choices"][0];
+                    note_unfamiliar(photo, choice);
                     let text = shown(choice["message"]["content"].as_str().unwrap_or_default(), choice, args.judged.render);
                     match photos {
                         [_] => print(text)?,
                         _ => print(format_args!("{}: {text}", shown_path(photo)))?,
+                    }
+                    if choice["guard"]["verdict"] == "abstained" {
+                        note("candor: this is no answer; --on-unanswerable answer gives one all the same");
                     }
                 }
                 Err(message) if photos.len() == 1 => return Err(Failure::Failed(message)),

@@ -18,6 +18,9 @@ use crate::{
     guard::{Action, Report, Span, render},
 };
 
+/// Familiarity below which people are told that a photograph is unlike those that the model learnt from.
+const UNFAMILIAR: f64 = 0.5;
+
 /// The file of a photograph; `-` is standard input.
 ///
 /// # Errors
@@ -82,6 +85,14 @@ pub(super) fn shown(text: &str, holder: &Value, how: Render) -> String {
     }
 }
 
+/// Says of a photograph that it is unlike those that the model learnt from, where its report says so. `holder` is what has the `guard` report.
+pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
+    if let Some(familiarity) = holder["guard"]["familiarity"].as_f64().filter(|&familiarity| familiarity < UNFAMILIAR) {
+        let what = "is unlike the photographs that the model learnt from; trust what it says less";
+        note(format_args!("candor: {} {what} (familiarity {familiarity:.2})", shown_path(photo)));
+    }
+}
+
 /// Returns whether a repair put something else in the place of a span.
 fn is_change(span: &Span) -> bool {
     span.action == Action::Regenerated && span.original.as_ref().is_some_and(|original| *original != span.text)
@@ -89,11 +100,12 @@ fn is_change(span: &Span) -> bool {
 
 /// The API's message in the command line's words: flags in the place of fields, and nothing of messages and parts that nobody wrote.
 pub(super) fn in_flags(message: &str) -> String {
-    const FLAGS: [(&str, &str); 11] = [
+    const FLAGS: [(&str, &str); 12] = [
         ("guard.mode", "--guard"),
         ("guard.threshold", "--threshold"),
         ("guard.target_fpr", "--target-fpr"),
         ("guard.render", "--render"),
+        ("guard.on_unanswerable", "--on-unanswerable"),
         ("max_tokens", "--max-tokens"),
         ("max_completion_tokens", "--max-tokens"),
         ("temperature", "--temperature"),

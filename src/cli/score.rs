@@ -9,7 +9,7 @@ use super::{
     Failure,
     common::{GuardArgs, ModelArgs, Render, block_on, open_bundle, settle, with_fields},
     output::{is_stdio, print},
-    photo::{in_flags, read, shown, shown_path},
+    photo::{in_flags, note_unfamiliar, read, shown, shown_path},
 };
 use crate::{guard::Mode, serve::Local};
 
@@ -82,7 +82,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Ok(scores)
     })?;
     let scores = scores.map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), in_flags(&e))))?;
-    if args.json { print(scores) } else { print(shown(&text, &scores["results"][0], args.judged.render)) }
+    if args.json {
+        return print(scores);
+    }
+    let result = &scores["results"][0];
+    note_unfamiliar(&args.photo, result);
+    print(shown(&text, result, args.judged.render))
 }
 
 /// A text without its byte order mark and the end of its last line.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::train::{
     align::{AlignConfig, Alignment, Method},
+    evidence::{EvidenceRecipe, EvidenceTraining},
     reward::{RewardConfig, RewardTraining},
     sft::{Sft, SftConfig},
 };
@@ -35,6 +36,9 @@ enum What {
     /// Train the per-token scorers of a captioner, calibrate them and write a bundle
     #[command(after_help = "Example:\n  candor train reward --config config/reward.toml --out runs/reward")]
     Reward(Reward),
+    /// Train what a photograph's features say of words: evidence, familiarity, and their calibrations with the scorer
+    #[command(after_help = "Example:\n  candor train evidence --config config/evidence.toml --out runs/evidence")]
+    Evidence(Training),
     /// Align a captioner with corrections: token-wise PPO, a reward a word
     #[command(after_help = "Example:\n  candor train ppo --config config/align.toml --out runs/ppo")]
     Ppo(Run),
@@ -67,6 +71,20 @@ struct Reward {
 
 #[derive(Debug, ClapArgs)]
 struct Run {
+    #[command(flatten)]
+    training: Training,
+
+    /// Name of the bundle that the run writes
+    #[arg(long, default_value = "candor-mini")]
+    name: String,
+
+    /// Its version
+    #[arg(long, default_value = "0.1.0")]
+    version: String,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Training {
     /// What to train on, and how
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -82,26 +100,20 @@ struct Run {
     /// Go on where the run directory's last checkpoint stands
     #[arg(long)]
     resume: bool,
-
-    /// Name of the bundle that the run writes
-    #[arg(long, default_value = "candor-mini")]
-    name: String,
-
-    /// Its version
-    #[arg(long, default_value = "0.1.0")]
-    version: String,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     settle(None)?;
     match args.what {
         What::Sft(run) => {
-            let config: SftConfig = run.config()?;
-            Sft::prepare(config, &run.out, run.resume).and_then(|sft| sft.train(&run.name, &run.version)).map_err(Failure::failed)
+            let config: SftConfig = run.training.config()?;
+            Sft::prepare(config, &run.training.out, run.training.resume)
+                .and_then(|sft| sft.train(&run.name, &run.version))
+                .map_err(Failure::failed)
         }
         What::Reward(Reward { run, data_only }) => {
-            let config: RewardConfig = run.config()?;
-            let training = RewardTraining::prepare(config, &run.out, run.resume).map_err(Failure::failed)?;
+            let config: RewardConfig = run.training.config()?;
+            let training = RewardTraining::prepare(config, &run.training.out, run.training.resume).map_err(Failure::failed)?;
             if data_only {
                 return training.look_at_data().map_err(Failure::failed);
             }
@@ -111,6 +123,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             }
             let report = training.finish(&run.name, &run.version).map_err(Failure::failed)?;
             print(shown(&report))
+        }
+        What::Evidence(run) => {
+            let recipe: EvidenceRecipe = run.config()?;
+            let training = EvidenceTraining::prepare(recipe, &run.out, run.resume).map_err(Failure::failed)?;
+            print(shown(&training.train().map_err(Failure::failed)?))
         }
         What::Ppo(run) => align(Method::Ppo, &run),
         What::SequencePpo(run) => align(Method::SequencePpo, &run),
@@ -122,12 +139,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn align(method: Method, run: &Run) -> Result<(), Failure> {
-    let config: AlignConfig = run.config()?;
-    let alignment = Alignment::prepare(method, config, &run.out, run.resume).map_err(Failure::failed)?;
+    let config: AlignConfig = run.training.config()?;
+    let alignment = Alignment::prepare(method, config, &run.training.out, run.training.resume).map_err(Failure::failed)?;
     alignment.train(&run.name, &run.version).map_err(Failure::failed)
 }
 
-impl Run {
+impl Training {
     /// The configuration of the file, with what `--set` changes.
     fn config<C: DeserializeOwned>(&self) -> Result<C, Failure> {
         let misused = |e: &dyn std::fmt::Display| Failure::Misused(format!("{}: {}", self.config.display(), e.to_string().trim_end()));

@@ -158,6 +158,7 @@ fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Dis
     }
     let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
     must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");
+    must((0.0..=1.0).contains(&guard.abstain_below), "guard.abstain_below", &"must be between 0 and 1");
     must(guard.max_attempts <= 1_000_000, "guard.max_attempts", &"must be at most 1000000");
 }
 

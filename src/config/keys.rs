@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Auto, ByClass, Guard, limits::MAX_RATE};
-use crate::guard::{self, Mode};
+use crate::guard::{self, Mode, OnUnanswerable};
 
 /// Largest [`Key::weight`].
 const MAX_WEIGHT: u32 = 1000;
@@ -35,6 +35,8 @@ pub struct Key {
     pub threshold: Auto<f32>,
     /// In place of `guard.threshold` and `guard.target_fpr`; auto: those.
     pub target_fpr: Auto<f32>,
+    /// In place of `guard.on_unanswerable`; auto: that.
+    pub on_unanswerable: Auto<OnUnanswerable>,
     /// In place of `guard.thresholds`, where this table has any threshold.
     pub thresholds: ByClass,
 }
@@ -52,6 +54,7 @@ impl Default for Key {
             mode: Auto::Auto,
             threshold: Auto::Auto,
             target_fpr: Auto::Auto,
+            on_unanswerable: Auto::Auto,
             thresholds: ByClass::default(),
         }
     }
@@ -159,7 +162,8 @@ impl Key {
         let own = self.threshold != Auto::Auto || self.target_fpr != Auto::Auto;
         let (threshold, target_fpr) = if own { (self.threshold, self.target_fpr) } else { (common.threshold, common.target_fpr) };
         let thresholds = if own || self.thresholds != ByClass::default() { self.thresholds } else { common.thresholds };
-        Guard { mode: self.mode.value().unwrap_or(common.mode), threshold, target_fpr, thresholds, ..common.clone() }
+        let on_unanswerable = self.on_unanswerable.value().unwrap_or(common.on_unanswerable);
+        Guard { mode: self.mode.value().unwrap_or(common.mode), threshold, target_fpr, thresholds, on_unanswerable, ..common.clone() }
     }
 }
 

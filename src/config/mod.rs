@@ -35,7 +35,7 @@ use crate::{
     device::DeviceChoice,
     engine::{GuardParams, OnError},
     feedback::queue::Queue,
-    guard::{self, Mode, OnExhausted},
+    guard::{self, Mode, OnExhausted, OnUnanswerable},
 };
 
 /// The whole configuration.
@@ -265,6 +265,10 @@ pub struct Guard {
     pub thresholds: ByClass,
     /// What is done about words whose reward stays low.
     pub on_exhausted: OnExhausted,
+    /// What is done about questions that no photograph answers, and about short answers that are too likely wrong.
+    pub on_unanswerable: OnUnanswerable,
+    /// Probability of being right below which a short answer is withheld, where the bundle has a calibration of answers.
+    pub abstain_below: f32,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
     /// Words that are held back beside the open one where words are repaired, for repairs to reach.
@@ -281,6 +285,8 @@ impl Default for Guard {
             target_fpr: Auto::Auto,
             thresholds: ByClass::default(),
             on_exhausted: OnExhausted::default(),
+            on_unanswerable: OnUnanswerable::default(),
+            abstain_below: 0.5,
             max_attempts: GuardParams::MAX_ATTEMPTS,
             window: GuardParams::WINDOW,
             on_error: OnError::default(),

@@ -1,10 +1,13 @@
 //! What the client is shown of an answer while it is written, and what is concluded in the end. Knows no networks.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{Event, GuardParams, Token, draft::Draft};
 use crate::guard::{
-    Action, Candidate, Mode, Report, Span, Verdict, policy,
+    Action, Candidate, Mode, Report, Span, Verdict,
+    abstain::{AnswerGate, SHORT_ANSWER, WrittenAnswer},
+    policy,
+    question::Unanswerable,
     render::{Style, alt_text, render},
     spans::Joiner,
     words::Word,
@@ -36,6 +39,7 @@ pub(crate) struct Edit {
 #[derive(Debug)]
 pub(crate) struct Answer {
     params: GuardParams,
+    gate: Option<Arc<AnswerGate>>,
     scoring: Scoring,
     joiner: Option<Joiner>,
     /// Words that the joiner has seen.
@@ -60,9 +64,10 @@ pub(crate) struct Cost {
 }
 
 impl Answer {
-    pub(crate) fn new(params: GuardParams) -> Self {
+    pub(crate) fn new(params: GuardParams, gate: Option<Arc<AnswerGate>>) -> Self {
         Self {
             params,
+            gate,
             scoring: if policy::scores(params.mode) { Scoring::On } else { Scoring::Off },
             joiner: policy::action(params.mode).map(Joiner::new),
             joined: 0,
@@ -101,7 +106,8 @@ impl Answer {
     /// What may be shown of `draft` now and was not: up to the open word where words are scored, as many words less as the window says, and never
     /// what could begin a stop string.
     pub(crate) fn release(&mut self, draft: &Draft) -> Option<Event> {
-        if self.params.on_exhausted.rewrites().is_some() {
+        let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
+        if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
             return None;
         }
         let words = draft.words();
@@ -120,6 +126,10 @@ impl Answer {
     /// Ends the answer: the last delta, where anything is left to say, and the summary. `draft` is closed. `blocked` is the score of what was cut off.
     pub(crate) fn finish(&mut self, draft: &Draft, cost: Cost, blocked: Option<f32>) -> (Option<Event>, Summary) {
         let text = draft.text();
+        let probability = if blocked.is_none() { self.judge(draft) } else { None };
+        if let Some((probability, false)) = probability {
+            return self.withhold(draft, cost, probability);
+        }
         if self.scoring != Scoring::Off {
             self.join(text, draft.words(), usize::MAX);
         }
@@ -136,8 +146,41 @@ impl Answer {
         let tokens = draft.contributing().max(self.sent.0);
         let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
         let delta = rest.then(|| self.delta(draft, text, tokens, text.len()));
-        let guard = (self.scoring != Scoring::Off).then(|| self.report(draft, text, tokens, cost, blocked));
+        let guard = (self.scoring != Scoring::Off).then(|| {
+            let report = self.report(draft, text, tokens, cost, blocked);
+            Report { answer_probability: probability.map(|(probability, _)| probability), ..report }
+        });
         (delta, Summary { completion_tokens: tokens, guard })
+    }
+
+    fn may_withhold(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.may_withhold())
+    }
+
+    /// How likely a short answer is right, and whether it is given. One of which something went out is not judged where it might be withheld.
+    fn judge(&self, draft: &Draft) -> Option<(f32, bool)> {
+        let tokens = draft.contributing();
+        let is_open = self.sent == (0, 0) || !self.may_withhold();
+        let is_short = (1..=SHORT_ANSWER).contains(&tokens);
+        let gate = self.gate.as_ref().filter(|_| is_open && is_short && self.is_scored())?;
+        let (_, score) = policy::judge(self.params.mode, draft.words(), draft.rewarded() >= tokens);
+        let log_probability = draft.tokens().iter().take(tokens).map(|token| token.token.logprob).sum();
+        Some(gate.judge(&WrittenAnswer { text: draft.text(), score, log_probability }))
+    }
+
+    /// Says that it cannot be told, in place of an answer.
+    fn withhold(&mut self, draft: &Draft, cost: Cost, probability: f32) -> (Option<Event>, Summary) {
+        let GuardParams { mode, thresholds, .. } = self.params;
+        let reason = Unanswerable::Unsure;
+        let delta = Event::Delta { text: reason.wording().to_owned(), tokens: Vec::new(), spans: Vec::new(), flagged_tokens: 0 };
+        let guard = Report {
+            withheld: Some(draft.text().to_owned()),
+            answer_probability: Some(probability),
+            attempts: cost.attempts,
+            extra_tokens: cost.extra_tokens + draft.contributing() as u32,
+            ..Report::of_abstention(mode, thresholds, reason)
+        };
+        (Some(delta), Summary { completion_tokens: 0, guard: Some(guard) })
     }
 
     fn join(&mut self, text: &str, words: &[Word], limit: usize) {

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use super::{Token, stop::StopStrings};
-use crate::guard::{
-    Thresholds,
-    words::{Transcript, Word},
+use crate::{
+    guard::{
+        Thresholds,
+        words::{Transcript, Word},
+    },
+    reward::finish::{Finish, Finisher, Written},
 };
 
 /// What could have been written in place of a token.
@@ -21,27 +24,39 @@ pub(crate) struct Menu {
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     thresholds: Thresholds,
+    /// What finishes rewards; without it they are the scorer's.
+    finisher: Option<Arc<Finisher>>,
     transcript: Transcript,
     stop: StopStrings,
     tokens: Vec<Token>,
     /// One a token where repairs are possible.
     menus: Vec<Arc<Menu>>,
-    /// Rewards of the leading tokens.
+    /// The scorer's rewards of the leading tokens.
     rewards: Vec<f32>,
     /// Words that closed and have their rewards.
     words: Vec<Word>,
+    /// How many of them have rewards that are final.
+    finished: usize,
+    /// Whether the next one waits for the word after it.
+    waits: bool,
+    /// Words of the version that this one began with which were shown: their rewards are final whatever follows.
+    shown: Vec<Word>,
 }
 
 impl Draft {
-    pub(crate) fn new(thresholds: Thresholds, stop: StopStrings) -> Self {
+    pub(crate) fn new(thresholds: Thresholds, stop: StopStrings, finisher: Option<Arc<Finisher>>) -> Self {
         Self {
             thresholds,
+            finisher,
             transcript: Transcript::default(),
             stop,
             tokens: Vec::new(),
             menus: Vec::new(),
             rewards: Vec::new(),
             words: Vec::new(),
+            finished: 0,
+            waits: false,
+            shown: Vec::new(),
         }
     }
 
@@ -57,7 +72,7 @@ impl Draft {
         cut.is_some()
     }
 
-    /// Takes the reward of the first token that has none.
+    /// Takes the scorer's reward of the first token that has none.
     pub(crate) fn reward(&mut self, reward: f32) {
         if let Some(token) = self.tokens.get_mut(self.rewards.len()) {
             token.reward = Some(reward);
@@ -78,19 +93,50 @@ impl Draft {
     }
 
     fn read_within(&mut self, within: Option<usize>) {
-        while let Some(mut word) = self.transcript.next_word(&self.rewards, within) {
-            word.threshold = self.thresholds.of(self.transcript.text(), &word);
+        while let Some(word) = self.transcript.next_word(&self.rewards, within) {
             self.words.push(word);
         }
+        while self.finish_word(within.is_none()) {}
     }
 
-    /// The version as it was when it had `len` tokens, all of them with rewards.
-    pub(crate) fn cut(&self, len: usize) -> Self {
-        let mut cut = Self::new(self.thresholds, self.stop.afresh());
+    /// Finishes the first word that is not; false where there is none, or what it names is open.
+    fn finish_word(&mut self, whole: bool) -> bool {
+        let at = self.finished;
+        let Some(word) = self.words.get(at) else { return false };
+        let shown = self.shown.get(at).filter(|shown| shown.bytes == word.bytes).cloned();
+        let finish = if shown.is_some() { Finish::Unchanged } else { self.finish(whole) };
+        self.waits = finish == Finish::Open;
+        let Some(word) = self.words.get_mut(at).filter(|_| finish != Finish::Open) else { return false };
+        if let Finish::Reward(reward) = finish {
+            word.reward = Some(reward);
+            self.tokens.iter_mut().take(word.tokens.end).skip(word.tokens.start).for_each(|token| token.reward = Some(reward));
+        }
+        word.threshold = self.thresholds.of(self.transcript.text(), word);
+        word.reward = shown.map_or(word.reward, |shown| shown.reward);
+        self.finished += 1;
+        true
+    }
+
+    /// What becomes of the reward of the first word that is not finished.
+    fn finish(&self, whole: bool) -> Finish {
+        let Some(finisher) = &self.finisher else { return Finish::Unchanged };
+        let log_probability = |token: usize| self.tokens.get(token).map_or(0.0, |token| token.token.logprob);
+        let (text, words, rewards) = (self.transcript.text(), &self.words[..], &self.rewards[..]);
+        finisher.finish(&Written { text, whole, words, rewards, log_probability }, self.finished, self.waits)
+    }
+
+    /// The version as it was when it had `len` tokens, all of them with rewards; the first `shown` of them have been shown.
+    pub(crate) fn cut(&self, len: usize, shown: usize) -> Self {
+        let mut cut = Self::new(self.thresholds, self.stop.afresh(), self.finisher.clone());
         for (i, token) in self.tokens.iter().take(len).enumerate() {
-            cut.push(token.clone(), self.menus.get(i).cloned());
+            // What finished its reward may not be there any more.
+            let reward = if i < shown { token.reward } else { self.rewards.get(i).copied() };
+            cut.push(Token { reward, ..token.clone() }, self.menus.get(i).cloned());
         }
         cut.rewards.extend(self.rewards.iter().take(len));
+        if self.finisher.is_some() {
+            cut.shown = self.words().iter().take_while(|word| word.tokens.end <= shown).cloned().collect();
+        }
         cut.read();
         cut
     }
@@ -101,11 +147,12 @@ impl Draft {
         text.len() - self.stop.held(text)
     }
 
-    /// The most tokens, all with rewards where `scored`, that end within `limit` bytes of settled text; and where they end.
+    /// The most tokens, all with final rewards where `scored`, that end within `limit` bytes of settled text; and where they end.
     pub(crate) fn boundary(&self, scored: bool, limit: usize) -> (usize, usize) {
         let limit = limit.min(self.safe());
         if scored {
-            self.transcript.boundary(self.rewards.len(), limit.min(self.transcript.settled()))
+            let open = self.words.get(self.finished).map_or(usize::MAX, |word| word.bytes.start);
+            self.transcript.boundary(self.rewards.len(), limit.min(self.transcript.settled()).min(open))
         } else {
             self.transcript.boundary(self.tokens.len(), limit)
         }
@@ -115,8 +162,9 @@ impl Draft {
         self.transcript.text()
     }
 
+    /// Words whose rewards are final.
     pub(crate) fn words(&self) -> &[Word] {
-        &self.words
+        self.words.get(..self.finished).unwrap_or(&self.words)
     }
 
     /// Tokens written, those of a stop string included.

@@ -14,11 +14,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 
 use super::{
-    EngineError, Event, Request,
+    EngineError, Event, FinishReason, Request,
     fair::{Pool, PoolError, PoolPermit, Share, SharedPool},
     sequence::Job,
 };
-use crate::{guard::policy, vlm::Spec};
+use crate::{
+    guard::{Report, policy, question::Unanswerable},
+    vlm::Spec,
+};
 
 /// What handles tell the engine's thread.
 pub(crate) enum Command {
@@ -197,6 +200,9 @@ impl Place {
         if room == 0 {
             return Err(EngineError::PromptTooLong { prompt_tokens, context_len: shared.context });
         }
+        if let Some(reason) = request.unanswerable {
+            return Ok(EventStream::of_abstention(&request, prompt_tokens, reason));
+        }
         let budget = request.max_tokens.min(room);
         // A delta a token at most, one when it ends, and the end itself.
         let (events, stream) = mpsc::channel(budget + 2);
@@ -233,6 +239,17 @@ fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
 pub struct EventStream(mpsc::Receiver<Event>);
 
 impl EventStream {
+    /// What is said about a request for which nothing is written.
+    fn of_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
+        let guard = Some(Report::of_abstention(request.guard.mode, request.guard.thresholds, reason));
+        let text = Event::Delta { text: reason.wording().to_owned(), tokens: Vec::new(), spans: Vec::new(), flagged_tokens: 0 };
+        let end = Event::Finished { reason: FinishReason::Stop, prompt_tokens, completion_tokens: 0, guard };
+        let (events, stream) = mpsc::channel(2);
+        // There is room for both.
+        [text, end].into_iter().for_each(|event| drop(events.try_send(event)));
+        Self(stream)
+    }
+
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await

@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use super::fair::{Share, Turn, Turns};
-use crate::vlm::Vlm;
+use crate::{
+    reward::evidence::{Evidence, ImageEvidence},
+    vlm::Vlm,
+};
 
 /// An image that could not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,8 @@ pub enum ImageError<E> {
 pub struct Encoded {
     /// `(image_tokens, channels)`, for [`super::Request::image`].
     pub image: Tensor,
+    /// What it shows, where the model has evidence of that.
+    pub evidence: Option<ImageEvidence>,
     /// SHA-256 of the file.
     pub hash: [u8; 32],
     /// Whether it was remembered, or being encoded for another request.
@@ -86,16 +91,30 @@ impl DecodeMemory {
 #[derive(Clone)]
 pub struct ImageCache {
     vlm: Arc<dyn Vlm>,
-    cache: Cache<[u8; 32], Tensor>,
+    evidence: Option<Arc<Evidence>>,
+    cache: Cache<[u8; 32], Encoding>,
     turns: Turns,
+}
+
+/// What is remembered of an image.
+type Encoding = (Tensor, Option<ImageEvidence>);
+
+/// Bytes that an encoding takes.
+fn weight((image, evidence): &Encoding) -> u32 {
+    let numbers = evidence.as_ref().map_or(0, |evidence| size_of_val(&*evidence.logits));
+    u32::try_from(image.elem_count() * image.dtype().size_in_bytes() + numbers).unwrap_or(u32::MAX)
 }
 
 impl ImageCache {
     /// Remembers encodings of up to `budget` bytes together, and encodes at most `concurrent` images at once.
     pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
-        let weight = |_: &[u8; 32], t: &Tensor| u32::try_from(t.elem_count() * t.dtype().size_in_bytes()).unwrap_or(u32::MAX);
-        let cache = Cache::builder().max_capacity(budget).weigher(weight).build();
-        Self { vlm, cache, turns: Turns::new(concurrent) }
+        let cache = Cache::builder().max_capacity(budget).weigher(|_, encoding| weight(encoding)).build();
+        Self { vlm, evidence: None, cache, turns: Turns::new(concurrent) }
+    }
+
+    /// Has the evidence of images computed with their encodings.
+    pub fn with_evidence(self, evidence: Option<Arc<Evidence>>) -> Self {
+        Self { evidence, ..self }
     }
 
     /// The encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or `(3, size, size)`; it runs on a blocking thread and only
@@ -110,7 +129,9 @@ impl ImageCache {
     {
         let hash: [u8; 32] = Sha256::digest(file).into();
         let entry = self.cache.entry(scope.key(&hash)).or_try_insert_with(self.encode(share.clone(), decoding(file.len()), pixels)).await?;
-        Ok(Encoded { hit: !entry.is_fresh(), hash, image: entry.into_value() })
+        let hit = !entry.is_fresh();
+        let (image, evidence) = entry.into_value();
+        Ok(Encoded { hit, hash, image, evidence })
     }
 
     /// Waits for a turn to decode a file of so many bytes that is not encoded.
@@ -123,19 +144,19 @@ impl ImageCache {
         self.cache.weighted_size()
     }
 
-    fn encode<E, F>(&self, share: Share, work: u64, pixels: F) -> impl Future<Output = Result<Tensor, ImageError<E>>> + use<E, F>
+    fn encode<E, F>(&self, share: Share, work: u64, pixels: F) -> impl Future<Output = Result<Encoding, ImageError<E>>> + use<E, F>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
-        let (vlm, turns) = (Arc::clone(&self.vlm), self.turns.clone());
+        let (vlm, evidence, turns) = (Arc::clone(&self.vlm), self.evidence.clone(), self.turns.clone());
         async move {
             let turn = turns.take(&share, work).await;
             let work = move || {
                 // The turn ends with the work, even when nobody waits for it any more.
                 let _turn = turn;
                 let pixels = pixels().map_err(ImageError::Pixels)?;
-                encode_one(vlm.as_ref(), &pixels).map_err(|e| ImageError::Model(e.to_string()))
+                encode_one(vlm.as_ref(), evidence.as_deref(), &pixels).map_err(|e| ImageError::Model(e.to_string()))
             };
             spawn_blocking(work).await.unwrap_or_else(|e| Err(ImageError::Model(e.to_string())))
         }
@@ -147,9 +168,11 @@ fn decoding(bytes: usize) -> u64 {
     1 + (bytes >> 16) as u64
 }
 
-fn encode_one(vlm: &dyn Vlm, pixels: &Tensor) -> candle_core::Result<Tensor> {
+fn encode_one(vlm: &dyn Vlm, evidence: Option<&Evidence>, pixels: &Tensor) -> candle_core::Result<Encoding> {
     let batch = if pixels.rank() == 3 { pixels.unsqueeze(0)? } else { pixels.clone() };
-    vlm.encode_images(&batch)?.squeeze(0)
+    let image = vlm.encode_images(&batch)?.squeeze(0)?;
+    let evidence = evidence.map(|evidence| evidence.of(&image)).transpose()?;
+    Ok((image, evidence))
 }
 
 #[cfg(test)]

@@ -176,14 +176,21 @@ impl Repairs {
             let origin = (words[from].tokens.start, words[from].bytes.start);
             // Versions are compared from the earliest place on.
             place.origin = Some(place.origin.map_or(origin, |earlier| earlier.min(origin)));
-            if self.branch(lead, rung, origin, context)? {
+            if self.branch(lead, rung, origin, shown, context)? {
                 return Ok(true);
             }
         }
     }
 
     /// Begins versions at `origin`, as many as slots and budget allow.
-    fn branch(&mut self, lead: &Track, rung: Rung, origin: (usize, usize), context: Context<'_>) -> candle_core::Result<bool> {
+    fn branch(
+        &mut self,
+        lead: &Track,
+        rung: Rung,
+        origin: (usize, usize),
+        shown: usize,
+        context: Context<'_>,
+    ) -> candle_core::Result<bool> {
         let (at, _) = origin;
         // A version that ends at once decodes nothing: attempts have the same bound of their own.
         let most = self.weights.candidates.min(self.spare.len()).min(self.left()).min(self.budget.saturating_sub(self.attempts as usize));
@@ -208,7 +215,7 @@ impl Repairs {
             }
             let Some(slot) = self.spare.pop() else { break };
             let sampling = warmed(&context.request.sampling, opening.is_none().then_some(number), self.attempts);
-            let mut fork = lead.fork(at, slot, &sampling);
+            let mut fork = lead.fork(at, shown, slot, &sampling);
             let id = match opening {
                 Some((id, _)) => id,
                 None => fork.draw(&menu, context.vocabulary.size)?,
@@ -266,9 +273,16 @@ impl Repairs {
         self.settled = words.last().map_or(0, |word| word.tokens.end);
         if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned()) {
             self.blocked = Some(word.reward.unwrap_or(0.0));
-            let at = word.tokens.start.max(answer.shown());
-            self.cut = lead.draft.tokens().len().saturating_sub(at);
-            return lead.block(at);
+            let (written, shown) = (lead.draft.tokens().len(), answer.shown());
+            let mut at = word.tokens.start.max(shown);
+            lead.block(at, shown);
+            // Without what followed it a word may name something else, which is doubted.
+            while let Some(word) = first_doubted(lead, shown).and_then(|i| lead.draft.words().get(i)).filter(|_| at > shown) {
+                at = word.tokens.start.max(shown);
+                lead.block(at, shown);
+            }
+            self.cut = written.saturating_sub(at);
+            return;
         }
         let Some((at, byte)) = place.origin else { return };
         let version = version(lead, at, &[]);

@@ -14,7 +14,7 @@ use super::{
     track::{Computed, Context, Track},
 };
 use crate::{
-    guard::{policy, repair::Weights},
+    guard::{Verdict, policy, repair::Weights},
     vlm::{Row, tokenizer::TextTokenizer},
 };
 
@@ -110,9 +110,9 @@ impl Sequence {
         let guard = job.request.guard;
         let stop = StopStrings::new(std::mem::take(&mut job.request.stop));
         let (slot, spare) = slots.split_first().map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
-        let lead = Track::new(slot, Draft::new(guard.thresholds, stop), &job.request.sampling);
+        let lead = Track::new(slot, Draft::new(guard.thresholds, stop, job.request.finisher.clone()), &job.request.sampling);
         let repairs = policy::repairs(guard.mode).then(|| Repairs::new(guard.mode, guard.max_attempts, weights, spare));
-        let (answer, joined) = (Answer::new(guard), Instant::now());
+        let (answer, joined) = (Answer::new(guard, job.request.gate.clone()), Instant::now());
         Self { job, slots, answer, joined, failed: None, pauses: false, lead, repairs, stale: false, counted: 0, last_at: None }
     }
 
@@ -217,6 +217,9 @@ impl Sequence {
         let (delta, summary) = self.answer.finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
         self.show(delta);
         let Summary { completion_tokens, guard } = summary;
+        // An abstention is whole, whatever ended the answer that it stands for.
+        let is_withheld = guard.as_ref().is_some_and(|guard| guard.verdict == Verdict::Abstained);
+        let reason = if is_withheld { FinishReason::Stop } else { reason };
         let prompt_tokens = self.job.prompt_tokens;
         self.job.send(Event::Finished { reason, prompt_tokens, completion_tokens, guard });
     }

@@ -220,12 +220,15 @@ pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
         rank: 0,
         id: "test".into(),
         image: Tensor::full(image, (IMAGE_TOKENS, 1), &Device::Cpu).unwrap(),
+        finisher: None,
         prompt: prompt.to_vec(),
         max_tokens: 12,
         stop: Vec::new(),
         sampling: Sampling::default(),
         top_logprobs: Some(2),
         guard: GuardParams::new(Mode::Flag, 0.4),
+        unanswerable: None,
+        gate: None,
     }
 }
 

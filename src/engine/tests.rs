@@ -9,10 +9,15 @@ use proptest::prelude::*;
 
 use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
 use super::*;
-use crate::guard::{
-    Action, Mode, OnExhausted, Verdict,
-    spans::spans,
-    words::{doubting, words},
+use crate::{
+    guard::{
+        self, Action, Mode, OnExhausted, Verdict,
+        abstain::{AnswerGate, SHORT_ANSWER},
+        question::Unanswerable,
+        spans::spans,
+        words::{doubting, words},
+    },
+    reward::{finish::WrittenBy, scorer::Scored, testing::finisher},
 };
 
 /// Greedy decoding without engine, batch or cache: ids, rewards, and whether it ended by itself.
@@ -69,6 +74,82 @@ fn answers_are_those_of_the_model_alone() {
         }
         assert!(mode == Mode::Off || (seen.0 > 0 && seen.1 > 0 && seen.2 > 0), "{seen:?}");
     }
+}
+
+/// What is finished while it is written is what is finished of the whole text, repairs and stop strings or not.
+#[test]
+fn rewards_are_finished_as_those_of_the_whole_text() {
+    let handle = engine(EngineConfig::default());
+    let finisher = finisher([1.0, -1.0, 0.0], WrittenBy::Policy);
+    let (mut finished, mut repaired, mut moved) = (0, 0, 0);
+    for image in 0..40 {
+        let modes =
+            [(Mode::Score, 0, "never"), (Mode::Flag, 0, "s"), (Mode::Regenerate, usize::MAX, "never"), (Mode::Block, usize::MAX, "never")];
+        for (mode, window, stop) in modes {
+            let guard = GuardParams { window, ..GuardParams::new(mode, 0.6) };
+            let plain = Request { guard, max_tokens: 20, stop: vec![stop.to_owned()], ..request(image as f32, &[5, 6]) };
+            let request = Request { finisher: Some(Arc::clone(&finisher)), ..plain.clone() };
+            let told = listen(handle.submit(request.clone()).unwrap());
+            let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
+            context.extend(request.prompt.iter().map(|&t| t as f32));
+            let mut scorer = |id: u32| {
+                context.push(id as f32);
+                continuation(&context).1
+            };
+            let rewards: Vec<f32> = told.ids().into_iter().map(&mut scorer).collect();
+            let log_probabilities = told.tokens.iter().map(|token| token.token.logprob).collect();
+            let mut scored = Scored { rewards: rewards.clone(), log_probabilities };
+            let (text, mut pieces) = (told.text(), bytes(&told.ids()));
+            if String::from_utf8_lossy(&pieces.concat()) != text {
+                // A stop string has ended the text within a token.
+                if text.contains(char::REPLACEMENT_CHARACTER) {
+                    continue;
+                }
+                let mut left = text.len();
+                for piece in &mut pieces {
+                    piece.truncate(left);
+                    left -= piece.len();
+                }
+            }
+            finisher.finish_scored(pieces.iter().map(Vec::as_slice), &mut scored);
+            assert_eq!(told.rewards(), scored.rewards, "{text:?} in {mode:?}");
+            let report = told.report();
+            check_report(&told, &report, &request);
+            assert_eq!(told.spans, report.spans);
+            assert_eq!(listen(handle.submit(request).unwrap()), told, "the same again");
+            finished += usize::from(scored.rewards != rewards);
+            repaired += usize::from(report.verdict == Verdict::Repaired);
+            moved += usize::from(mode == Mode::Score && listen(handle.submit(plain).unwrap()).report().score != report.score);
+        }
+    }
+    assert!(finished > 10 && repaired > 0 && moved > 0, "{finished} finished, {repaired} repaired, {moved} scores moved");
+}
+
+/// Words that went out keep their rewards, whatever is then written in the place of what followed them.
+#[test]
+fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
+    let handle = engine(EngineConfig::default());
+    let finisher = finisher([1.0, -1.0, 0.0], WrittenBy::Policy);
+    let mut repaired = 0;
+    for image in 0..60 {
+        for window in [0, 1, 2] {
+            let guard = GuardParams { window, ..GuardParams::new(Mode::Regenerate, 0.6) };
+            let request = Request { guard, max_tokens: 20, finisher: Some(Arc::clone(&finisher)), ..request(image as f32, &[5, 6]) };
+            let told = listen(handle.submit(request.clone()).unwrap());
+            let report = told.report();
+            check_report(&told, &report, &request);
+            assert_eq!(told.spans, report.spans);
+            assert_eq!(told.rewards().len(), told.tokens.len());
+            // The verdict is of the rewards that were told.
+            let pieces = bytes(&told.ids());
+            let (text, words) = words(pieces.iter().map(Vec::as_slice), &told.rewards());
+            assert_eq!(text, told.text());
+            let low = doubting(words, 0.6).iter().any(crate::guard::words::Word::doubted);
+            assert_eq!(low, report.verdict == Verdict::Flagged, "{text:?} {report:?}");
+            repaired += usize::from(report.verdict == Verdict::Repaired);
+        }
+    }
+    assert!(repaired > 5, "{repaired}");
 }
 
 #[test]
@@ -204,6 +285,7 @@ fn check_report(told: &super::testing::Told, report: &crate::guard::Report, requ
             assert!(report.spans.iter().all(|span| matches!(span.action, Action::Regenerated | Action::Omitted)))
         }
         Verdict::Flagged | Verdict::Unscored => {}
+        Verdict::Abstained => panic!("nothing was to be withheld"),
     }
 }
 
@@ -219,6 +301,75 @@ fn check_tokens(request: &Request, told: &super::testing::Told) {
         context.push(token.token.id as f32);
         assert!(token.reward.is_none_or(|reward| reward == continuation(&context).1));
     }
+}
+
+/// A gate that lets no answer through says how likely each was and what is withheld; one that lets all through changes nothing but that.
+#[test]
+fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
+    let handle = engine(EngineConfig::default());
+    let (mut withheld, mut long, mut held_back) = (0, 0, 0);
+    for image in 0..40 {
+        for mode in [Mode::Flag, Mode::Regenerate] {
+            let plain = Request { guard: GuardParams::new(mode, 0.4), max_tokens: 20, ..request(image as f32, &[5, 6]) };
+            let with = |below: f32| {
+                let gate = AnswerGate::new(below, |answer| {
+                    assert!(answer.log_probability < 0.0 && !answer.text.is_empty());
+                    0.5
+                });
+                listen(handle.submit(Request { gate: Some(Arc::new(gate)), ..plain.clone() }).unwrap())
+            };
+            let told = with(0.0);
+            let (answer, closed, open) = (listen(handle.submit(plain.clone()).unwrap()), with(0.75), with(0.5));
+            assert_eq!((open.text(), &open.tokens, open.flagged_tokens), (answer.text(), &answer.tokens, answer.flagged_tokens));
+            assert_eq!(told.deltas, answer.deltas, "what is never withheld is shown as ever");
+            assert_eq!(told.report().answer_probability.is_some(), (1..=SHORT_ANSWER).contains(&answer.tokens.len()));
+            let is_judged = open.report().answer_probability == Some(0.5);
+            assert_eq!(guard::Report { answer_probability: None, ..open.report() }, answer.report());
+            if answer.tokens.is_empty() || answer.tokens.len() > SHORT_ANSWER {
+                assert_eq!((closed.text(), closed.report(), is_judged), (answer.text(), answer.report(), false));
+                long += usize::from(!answer.tokens.is_empty());
+                continue;
+            }
+            if !is_judged {
+                // A repair made it short after its beginning had been shown.
+                assert_eq!(closed.report(), answer.report());
+                continue;
+            }
+            assert!(open.deltas.len() == 1, "nothing is shown before it is decided: {open:?}");
+            held_back += usize::from(answer.deltas.len() > 1);
+            let report = closed.report();
+            assert_eq!(
+                (closed.deltas.as_slice(), &closed.tokens, &closed.spans),
+                (&[Unanswerable::Unsure.wording().to_owned()][..], &vec![], &vec![])
+            );
+            assert_eq!((report.verdict, report.reason, report.score), (Verdict::Abstained, Some(Unanswerable::Unsure), None));
+            assert_eq!((report.withheld, report.answer_probability), (Some(answer.text()), Some(0.5)));
+            let extra = answer.report().extra_tokens as usize + answer.tokens.len();
+            assert_eq!((report.extra_tokens as usize, report.attempts), (extra, answer.report().attempts));
+            let (reason, prompt_tokens, completion_tokens, _) = closed.end.unwrap();
+            assert_eq!((reason, prompt_tokens, completion_tokens), (FinishReason::Stop, IMAGE_TOKENS + 2, 0));
+            withheld += 1;
+        }
+    }
+    assert!(withheld > 10 && long > 3 && held_back > 3, "{withheld} withheld, {long} long, {held_back} held back");
+}
+
+/// What is not to be answered never reaches the model.
+#[test]
+fn an_abstention_takes_no_step() {
+    let toy = Toy::new();
+    let handle = start(&toy, &Arc::default(), EngineConfig::default());
+    let told = listen(handle.submit(Request { unanswerable: Some(Unanswerable::Time), ..request(1.0, &[5, 6]) }).unwrap());
+    assert_eq!((told.text().as_str(), told.tokens.len(), toy.steps()), (Unanswerable::Time.wording(), 0, 0));
+    let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
+    assert_eq!((reason, prompt_tokens, completion_tokens), (FinishReason::Stop, IMAGE_TOKENS + 2, 0));
+    assert_eq!(
+        report.map(|report| (report.verdict, report.reason, report.withheld)),
+        Some((Verdict::Abstained, Some(Unanswerable::Time), None))
+    );
+    let long = Request { unanswerable: Some(Unanswerable::Time), ..request(1.0, &[5; CONTEXT]) };
+    assert!(matches!(handle.submit(long), Err(EngineError::PromptTooLong { .. })), "what could never run is an error as before");
+    assert_eq!(handle.health().waiting, 0);
 }
 
 /// A scorer that fails while versions are tried leaves the answer as it stood, and it goes on from there.

@@ -59,9 +59,10 @@ impl Track {
         Self { slot, draft, sampler, fed: 0, prompt: 0, last: None, log_probability: 0.0, end: None, complete: false }
     }
 
-    /// Another version that begins with the first `at` tokens of this one. Its slot must become a copy of this one's, [`Self::position`] long.
-    pub(crate) fn fork(&self, at: usize, slot: usize, sampling: &Sampling) -> Self {
-        let draft = self.draft.cut(at);
+    /// Another version that begins with the first `at` tokens of this one, `shown` of which were. Its slot must become a copy of this one's,
+    /// [`Self::position`] long.
+    pub(crate) fn fork(&self, at: usize, shown: usize, slot: usize, sampling: &Sampling) -> Self {
+        let draft = self.draft.cut(at, shown);
         let sampler = Sampler::after(sampling, draft.tokens().iter().map(|t| t.token.id));
         Self {
             slot,
@@ -136,9 +137,9 @@ impl Track {
         }
     }
 
-    /// Ends the answer before token `at`: the guard does not let more through.
-    pub(crate) fn block(&mut self, at: usize) {
-        self.draft = self.draft.cut(at);
+    /// Ends the answer before token `at`: the guard does not let more through than that, and the first `shown` went out.
+    pub(crate) fn block(&mut self, at: usize, shown: usize) {
+        self.draft = self.draft.cut(at, shown);
         self.end = Some(FinishReason::ContentFilter);
         self.conclude();
     }

@@ -6,7 +6,10 @@ use candle_core::Tensor;
 use utoipa::ToSchema;
 
 use super::fair::Share;
-use crate::guard;
+use crate::{
+    guard::{self, abstain::AnswerGate, question::Unanswerable},
+    reward::finish::Finisher,
+};
 
 /// How to choose the next token. Field names and ranges are OpenAI's.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +47,10 @@ pub struct GuardParams {
     pub window: usize,
     /// What is done about words that stay doubted; nothing is shown before the end where that may change the answer.
     pub on_exhausted: guard::OnExhausted,
+    /// What is done about questions that cannot be answered.
+    pub on_unanswerable: guard::OnUnanswerable,
+    /// Probability of being right below which a short answer is withheld.
+    pub abstain_below: f32,
 }
 
 impl GuardParams {
@@ -61,6 +68,8 @@ impl GuardParams {
             max_attempts: Self::MAX_ATTEMPTS,
             window: usize::MAX,
             on_exhausted: guard::OnExhausted::Flag,
+            on_unanswerable: guard::OnUnanswerable::Answer,
+            abstain_below: 0.5,
         }
     }
 }
@@ -76,6 +85,8 @@ pub struct Request {
     pub rank: usize,
     /// Encoded image, `(image_tokens, channels)`.
     pub image: Tensor,
+    /// What finishes the rewards of its answer, where the model has evidence of what the image shows.
+    pub finisher: Option<Arc<Finisher>>,
     /// The prompt's tokens, template applied.
     pub prompt: Vec<u32>,
     /// Most tokens to write.
@@ -88,6 +99,10 @@ pub struct Request {
     pub top_logprobs: Option<usize>,
     /// The guard.
     pub guard: GuardParams,
+    /// Why nothing is to be written: the answer is that it cannot be told.
+    pub unanswerable: Option<Unanswerable>,
+    /// What decides whether a short answer is given, where that is not certain.
+    pub gate: Option<Arc<AnswerGate>>,
 }
 
 /// A token with its log-probability under the untempered distribution.

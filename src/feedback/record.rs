@@ -153,6 +153,9 @@ pub struct Answer {
     pub threshold: f32,
     /// The spans that the guard doubted.
     pub spans: Vec<Span>,
+    /// How familiar the photograph is; absent where the model cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub familiarity: Option<f32>,
 }
 
 /// What is remembered of a completion for a while, so that feedback about it needs only its id.

@@ -1,11 +1,13 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
 //! [`markup`] says what of a text is no text, [`words`] cuts a response into words and gives each its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
-//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people, [`report`]
-//! puts all of it together for a text that is there as a whole.
+//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people, [`question`] tells what a question asks for and
+//! [`abstain`] when it gets no answer, [`report`] puts all of it together for a text that is there as a whole.
 
+pub mod abstain;
 pub mod markup;
 pub mod policy;
+pub mod question;
 pub mod render;
 pub mod repair;
 pub mod report;
@@ -18,6 +20,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use abstain::OnUnanswerable;
 pub use thresholds::{ByClass, Thresholds};
 
 /// What the guard does with low-reward words.
@@ -75,6 +78,8 @@ pub enum Verdict {
     Blocked,
     /// Not (wholly) scored: the mode does not ask for it, or the scorer failed.
     Unscored,
+    /// No answer: it cannot be told, or was too likely wrong.
+    Abstained,
 }
 
 /// What was done about one span.
@@ -148,12 +153,25 @@ pub struct Report {
     pub mode: Mode,
     /// The conclusion.
     pub verdict: Verdict,
+    /// Why there is no answer, where the verdict is `abstained`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<question::Unanswerable>,
+    /// The answer that is not given, where one was written and the request asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
+    /// Probability that a short answer is right as a whole, where the model has a calibration of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_probability: Option<f32>,
     /// Lowest word reward of the answer, function words left out where there are others; absent when nothing was scored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
     /// Geometric mean of its words' rewards, function words left out where there are others: what answers of different lengths are compared by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_score: Option<f32>,
+    /// How close the photograph is to those that the model learnt from: 1 is familiar, 0 is not. Absent where the model cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
+    pub familiarity: Option<f32>,
     /// The threshold that was in force.
     pub threshold: f32,
     /// Those of classes of words that have one of their own.
@@ -179,8 +197,12 @@ impl Report {
         Self {
             mode,
             verdict: Verdict::Unscored,
+            reason: None,
+            withheld: None,
+            answer_probability: None,
             score: None,
             mean_score: None,
+            familiarity: None,
             threshold: thresholds.common,
             thresholds: (thresholds.by_class != ByClass::default()).then_some(thresholds.by_class),
             spans: Vec::new(),

@@ -97,7 +97,7 @@ mod tests {
                 Verdict::Flagged => prop_assert!(complete && !spans.is_empty() && score < Some(threshold)),
                 Verdict::Clean => prop_assert!(complete && spans.is_empty() && score.is_some()),
                 Verdict::Unscored => prop_assert!(!complete || words.is_empty()),
-                Verdict::Repaired | Verdict::Blocked => prop_assert!(false, "nothing was repaired or blocked"),
+                Verdict::Repaired | Verdict::Blocked | Verdict::Abstained => prop_assert!(false, "nothing was repaired, blocked or withheld"),
             }
             let lowest = spans.iter().map(|s| s.score).reduce(f32::min);
             prop_assert!(lowest.is_none() || lowest == score);

@@ -78,6 +78,8 @@ impl Kind {
 struct Concept {
     words: Vec<&'static str>,
     kind: Kind,
+    /// The concepts right above this one, in the table's order.
+    parents: Vec<ConceptId>,
     /// Every concept above this one, itself left out; sorted.
     ancestors: Vec<ConceptId>,
 }
@@ -126,7 +128,12 @@ impl Lexicon {
         let concepts = rows
             .into_iter()
             .enumerate()
-            .map(|(i, (words, kind, _))| Concept { words, kind, ancestors: ancestors(ConceptId(i as u32), &parents) })
+            .map(|(i, (words, kind, _))| Concept {
+                words,
+                kind,
+                parents: parents[i].clone(),
+                ancestors: ancestors(ConceptId(i as u32), &parents),
+            })
             .collect();
         let classes = Classes::parse(include_str!("words.txt"));
         let verbs = VerbTable::new(classes.verbs());
@@ -167,9 +174,37 @@ impl Lexicon {
         self.concepts[concept.0 as usize].kind
     }
 
+    /// Everything more general than a concept, in the order of the table.
+    pub fn ancestors(&self, concept: ConceptId) -> &[ConceptId] {
+        &self.concepts[concept.0 as usize].ancestors
+    }
+
     /// Whether `upper` is the same as `lower` or more general.
     pub fn is_a(&self, lower: ConceptId, upper: ConceptId) -> bool {
         lower == upper || self.concepts[lower.0 as usize].ancestors.binary_search(&upper).is_ok()
+    }
+
+    /// The first answer of `found`, asked of a concept, then of those right above it, and so on upwards.
+    pub fn nearest<T>(&self, concept: ConceptId, found: impl Fn(ConceptId) -> Option<T>) -> Option<T> {
+        let mut asked = vec![concept];
+        let mut next = 0;
+        while let Some(&concept) = asked.get(next) {
+            if let Some(answer) = found(concept) {
+                return Some(answer);
+            }
+            for &parent in &self.concepts[concept.0 as usize].parents {
+                if !asked.contains(&parent) {
+                    asked.push(parent);
+                }
+            }
+            next += 1;
+        }
+        None
+    }
+
+    /// Whether a word, in lower case, may be the first of a compound noun (`hot dog`).
+    pub fn begins_compound(&self, word: &str) -> bool {
+        self.compound_starts.contains(word)
     }
 
     /// Whether one of the two is the other, or more general than the other.
@@ -237,6 +272,18 @@ mod tests {
         }
         assert_eq!(concept("man"), concept("firefighter"));
         assert_eq!(concept("sofa"), concept("couch"));
+    }
+
+    #[test]
+    fn the_nearest_concept_above_is_found_first() {
+        let lexicon = Lexicon::shared();
+        let among = |word: &str, known: &[&str]| {
+            lexicon.nearest(concept(word), |id| known.iter().find(|known| concept(known) == id).map(|known| (*known).to_owned()))
+        };
+        assert_eq!(among("poodle", &["animal", "dog"]).as_deref(), Some("dog"));
+        assert_eq!(among("poodle", &["poodle", "dog"]).as_deref(), Some("poodle"));
+        assert_eq!(among("firefighter", &["person"]).as_deref(), Some("person"));
+        assert_eq!(among("cat", &["dog", "car"]), None);
     }
 
     #[test]

@@ -3,13 +3,20 @@
 //! `r_t` in `[0, 1]` is the calibrated probability that response token `t` is supported by the image, given image, prompt and the response up
 //! to and including `t`. 1 is good.
 
+pub mod answers;
 pub mod calibration;
 pub mod calibrator;
 pub mod detached;
 pub mod drift;
+pub mod evidence;
+pub mod familiarity;
+pub mod finish;
 pub mod logistic;
 pub mod probe;
 pub mod scorer;
+mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use candle_core::{Result, Tensor};
 

@@ -37,10 +37,21 @@ use crate::{
     engine::{self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError, Token, fair::Share},
     guard::{
         Action, Candidate, Report, Span, Verdict,
+        abstain::AnswerGate,
+        policy,
+        question::Unanswerable,
         render::{Style, alt_text},
     },
+    reward::{
+        answers::{answer_gate, is_too_unfamiliar},
+        evidence::ImageEvidence,
+        finish::WrittenBy,
+    },
     telemetry::{AnswerEnd, AnswerMeter, verdict_name},
-    vlm::{preprocess, template::Message},
+    vlm::{
+        preprocess,
+        template::{Message, question},
+    },
 };
 
 /// Describes a photograph or answers a question about it.
@@ -150,15 +161,20 @@ pub(super) struct Begun {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct How {
     pub(super) guard: GuardParams,
+    pub(super) show_withheld: bool,
     pub(super) render: Style,
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
+    /// Of the photograph, where the model can tell.
+    pub(super) familiarity: Option<f32>,
 }
 
 impl How {
     /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says that nobody looked.
     pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
         let mut report = report.unwrap_or_else(|| Report::new(self.guard.mode, self.guard.thresholds));
+        report.withheld = report.withheld.filter(|_| self.show_withheld);
+        report.familiarity = self.familiarity;
         if report.alt_text.is_some() && self.render != Style::Hedged {
             let doubted: Vec<Span> = report.spans.iter().filter(|span| span.is_unsaid()).cloned().collect();
             report.alt_text = Some(alt_text(text, &doubted, self.render));
@@ -177,7 +193,10 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let places = (0..completion.n * candidates).map(|_| served.engine.reserve(share)).collect::<Result<Vec<_>, _>>();
     let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, share, completion.image).await?;
-    let Encoded { image, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
+    let Encoded { image, evidence, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
+    let finisher = served.bundle.finisher(evidence.as_ref(), WrittenBy::Policy);
+    let (unfamiliar, gate) = doubts(served, completion.guard, &completion.messages, evidence.as_ref());
+    let unanswerable = completion.unanswerable.or(unfamiliar);
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
@@ -191,34 +210,54 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
         if i % candidates == 0 {
             answers.push(Vec::with_capacity(candidates));
         }
-        let Some(choice) = answers.last_mut() else { continue };
+        let Some(choice) = answers.last_mut().filter(|choice| unanswerable.is_none() || choice.is_empty()) else { continue };
         let submitted = place.submit(engine::Request {
             id: Arc::clone(&id),
             share: share.clone(),
             rank: i,
             image: image.clone(),
+            finisher: finisher.clone(),
             prompt: prompt.clone(),
             max_tokens: completion.max_tokens,
             stop: completion.stop.clone(),
             sampling,
             top_logprobs,
             guard: completion.guard,
+            unanswerable,
+            gate: gate.clone(),
         });
         choice.push(submitted.inspect_err(|error| app.metrics.answers.count_failure(error))?);
     }
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
-    let Completion { messages, user, guard, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } = completion;
+    let Completion { messages, user, guard, show_withheld, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } =
+        completion;
     let asked = || shadow::Asked { file: Arc::clone(&file), scope: turn.scope.clone(), messages: messages.clone(), max_tokens, stop };
-    let drawn = if for_user { app.shadow.draw(app, served, asked) } else { None };
+    let drawn = if for_user && unanswerable.is_none() { app.shadow.draw(app, served, asked) } else { None };
     let draft = Draft::new(turn, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });
-    let how = How { guard, render, logprobs: top_logprobs.is_some(), include_usage };
+    let familiarity = evidence.map(|evidence| evidence.familiarity);
+    let how = How { guard, show_withheld, render, logprobs: top_logprobs.is_some(), include_usage, familiarity };
     Ok(Begun { held: Arc::clone(served), head, answers, how, stream, draft, drawn })
 }
 
+/// Why a photograph is not asked about, where the guard may abstain; and what says how likely a short answer about it is right and decides whether it is given.
+fn doubts(
+    served: &served::Served,
+    guard: GuardParams,
+    messages: &[Message],
+    image: Option<&ImageEvidence>,
+) -> (Option<Unanswerable>, Option<Arc<AnswerGate>>) {
+    let abstains = guard.on_unanswerable.abstains(guard.mode);
+    let scores = policy::scores(guard.mode);
+    let Some((evidence, image)) = served.bundle.evidence.as_ref().zip(image).filter(|_| scores) else { return (None, None) };
+    let question = question(messages).unwrap_or_default();
+    let unfamiliar = (abstains && is_too_unfamiliar(evidence, image, question)).then_some(Unanswerable::Unfamiliar);
+    (unfamiliar, answer_gate(evidence, image, question, if abstains { guard.abstain_below } else { 0.0 }))
+}
+
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
-pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result<candle_core::Tensor, ApiError> {
-    Ok(encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await?.image)
+pub(super) async fn encode(turn: &Turn, picture: Picture, field: &str) -> Result<Encoded, ApiError> {
+    encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await
 }
 
 /// The image's file, fetched where it is elsewhere, without what programs leave behind the image's end: its hash, and what is kept, are the image's alone.
@@ -298,7 +337,9 @@ async fn finish(begun: Begun, mut meter: AnswerMeter, warnings: Vec<Warning>, _a
     if let Some(draft) = draft {
         draft.keep().await;
     }
-    if let Some((drawn, first)) = drawn.zip(choices.first()) {
+    // What stands for an answer that is withheld is not the policy's.
+    let given = choices.first().filter(|choice| choice.guard.verdict != Verdict::Abstained);
+    if let Some((drawn, first)) = drawn.zip(given) {
         drawn.answered(&first.message.content);
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
@@ -339,6 +380,10 @@ pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, E
         best.guard.extra_tokens += other.guard.extra_tokens + other.completion_tokens as u32;
         best.prompt_tokens += other.prompt_tokens;
         best.completion_tokens += other.completion_tokens;
+        // What is withheld is no candidate, nor is what is said in its place.
+        if other.guard.verdict == Verdict::Abstained {
+            continue;
+        }
         best.guard.candidates.push(Candidate { text: other.text, score: other.guard.mean_score });
     }
     Ok(best)
@@ -379,9 +424,10 @@ pub(super) fn guard_headers<'a>(reports: impl Iterator<Item = &'a Report> + Clon
     let severity = |v: Verdict| match v {
         Verdict::Clean => 0,
         Verdict::Repaired => 1,
-        Verdict::Unscored => 2,
-        Verdict::Flagged => 3,
-        Verdict::Blocked => 4,
+        Verdict::Abstained => 2,
+        Verdict::Unscored => 3,
+        Verdict::Flagged => 4,
+        Verdict::Blocked => 5,
     };
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, value: String| {

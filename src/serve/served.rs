@@ -77,7 +77,7 @@ impl Served {
             own_scorer: bundle.reward.clone().map(scorer),
             reader: bundle.reader.clone().map(|(reward, _)| scorer(reward)),
             scoring: Turns::new(1),
-            images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers),
+            images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers).with_evidence(bundle.evidence.clone()),
             model: bundle.config.name.as_str().into(),
             fingerprint: format!("fp_{version}").into(),
             version,

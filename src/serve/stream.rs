@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     engine::{EngineError, Event, EventStream},
+    guard::Verdict,
     telemetry::{AnswerEnd, AnswerMeter},
 };
 
@@ -265,6 +266,10 @@ impl Chunks {
                 self.meter.count_end(index, std::time::Instant::now(), end);
                 if let Some(draft) = &mut self.draft {
                     draft.complete(index, &self.texts[index], &report);
+                }
+                // What stands for an answer that is withheld is not the policy's.
+                if index == 0 && report.verdict == Verdict::Abstained {
+                    self.drawn = None;
                 }
                 let guard = Some(ChunkGuard::Summary(report));
                 let finish_reason = Some(finish_reason(reason));

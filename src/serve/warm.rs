@@ -56,6 +56,8 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
         top_logprobs: Some(0),
         guard: GuardParams::new(if scores { Mode::Flag } else { Mode::Off }, 0.5),
         candidates: 1,
+        unanswerable: None,
+        show_withheld: false,
         render: Style::Plain,
         cache_salt: None,
         stream: false,

@@ -28,6 +28,7 @@ pub(crate) struct AnswerMetrics {
     prompt_tokens: IntCounter,
     generation_tokens: IntCounter,
     token_reward: Histogram,
+    familiarity: Histogram,
     scored_tokens: IntCounter,
     flagged_tokens: IntCounter,
     flagged_spans: IntCounterVec,
@@ -58,6 +59,12 @@ impl AnswerMetrics {
             prompt_tokens: counter(r, "prompt_tokens_total", "Tokens of the prompts of complete answers, image positions included")?,
             generation_tokens: counter(r, "generation_tokens_total", "Tokens of the answers that were shown")?,
             token_reward: histogram(r, "token_reward", "Calibrated rewards of the tokens that were shown, 0 to 1", &REWARDS)?,
+            familiarity: histogram(
+                r,
+                "familiarity",
+                "Familiarity of the photographs of answered completions, 0 to 1; low: unlike those that the model learnt from",
+                &FAMILIARITY,
+            )?,
             scored_tokens: counter(r, "scored_tokens_total", "Tokens that were shown and have a reward")?,
             flagged_tokens: counter(r, "flagged_tokens_total", "Tokens of low-reward words in answers that were shown")?,
             flagged_spans: counters(
@@ -159,6 +166,7 @@ impl AnswerMeter {
         // As in `usage`: the answers of a completion share their prompt.
         if !std::mem::replace(&mut self.has_prompt, true) {
             of.prompt_tokens.inc_by(prompt_tokens as u64);
+            guard.familiarity.iter().for_each(|&familiarity| of.familiarity.observe(familiarity.into()));
         }
         let candidates = completion_tokens.saturating_sub(shown.tokens) as u64;
         if self.answers.iter().all(|answer| answer.ended) {
@@ -207,6 +215,7 @@ fn action_name(action: Action) -> &'static str {
     }
 }
 
+const FAMILIARITY: [f64; 10] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 const ENDINGS: [&str; 4] = ["stop", "length", "content_filter", "abort"];
 const FAILURES: [&str; 5] = ["queue_full", "invalid", "shutting_down", "scorer", "model"];
 const ACTIONS: [Action; 5] = [Action::Flagged, Action::Regenerated, Action::Hedged, Action::Omitted, Action::Blocked];

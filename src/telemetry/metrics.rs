@@ -280,6 +280,7 @@ pub(crate) fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Repaired => "repaired",
         Verdict::Blocked => "blocked",
         Verdict::Unscored => "unscored",
+        Verdict::Abstained => "abstained",
     }
 }
 
@@ -309,7 +310,8 @@ const LIMITS: [&str; 4] = ["requests", "tokens", "concurrency", "work"];
 const RELOADS: [&str; 2] = ["applied", "refused"];
 const DENIED: [&str; 4] = ["missing", "malformed", "unknown", "scope"];
 const QUEUE_STATES: [&str; 5] = ["open", "leased", "unassisted", "done", "skipped"];
-pub(super) const VERDICTS: [Verdict; 5] = [Verdict::Clean, Verdict::Flagged, Verdict::Repaired, Verdict::Blocked, Verdict::Unscored];
+pub(super) const VERDICTS: [Verdict; 6] =
+    [Verdict::Clean, Verdict::Flagged, Verdict::Repaired, Verdict::Blocked, Verdict::Unscored, Verdict::Abstained];
 const BETWEEN_TOKENS: [f64; 20] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 pub(super) const REWARDS: [f64; 14] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0];

@@ -10,7 +10,8 @@ use candle_core::{DType, Device};
 
 use super::{Tensors, TrainError, checkpoint::write_atomically, corpus::END, tower::Tower};
 use crate::{
-    bundle::BundleConfig,
+    bundle::{Bundle, BundleConfig, BundleError},
+    reward::evidence::{CONFIG_FILE, WEIGHTS_FILE},
     vlm::{casing::Casing, llava::LlavaConfig},
 };
 
@@ -42,6 +43,19 @@ pub fn write_weights(file: &Path, tensors: Tensors) -> Result<(), TrainError> {
 pub fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<(), TrainError> {
     let json = serde_json::to_vec_pretty(value).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
     write_atomically(file, &json)
+}
+
+/// Copies what a bundle knows of images into `dir`, where it has a network for that: it reads the tower alone, which no training changes.
+///
+/// # Errors
+/// When there is no such bundle, or a file cannot be written.
+pub fn copy_evidence(bundle: &str, dir: &Path) -> Result<(), TrainError> {
+    let failed = |e: BundleError| TrainError::Run(e.to_string());
+    let files = Bundle::files(bundle).map_err(failed)?;
+    for file in [WEIGHTS_FILE, CONFIG_FILE].into_iter().filter(|file| files.iter().any(|name| name == file)) {
+        write_atomically(&dir.join(file), &Bundle::file(bundle, file).map_err(failed)?)?;
+    }
+    Ok(())
 }
 
 /// Writes a bundle without scorers: `tower` as a weights file of its own or a bundle's has it, `language` the projector's and decoder's weights.

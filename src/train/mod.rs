@@ -10,6 +10,7 @@ pub mod corrections;
 pub mod curve;
 pub mod cycle;
 mod error;
+pub mod evidence;
 pub mod export;
 pub mod features;
 pub mod gae;

@@ -9,6 +9,7 @@ use super::{
     corpus::{Corpus, asks_for_description},
     corrections::Correction,
     labels::LabelledText,
+    losses::binary::binary_cross_entropy,
     perturb::{Kind, Perturber, Tally},
     policy::Policy,
     qa::{Qa, QaBuilder},
@@ -49,9 +50,7 @@ impl Example {
         let n = self.labels.len();
         let labels = Tensor::from_slice(&self.labels, n, &Device::Cpu)?;
         let weights = Tensor::from_vec(self.weights.iter().map(|w| w / total).collect::<Vec<_>>(), n, &Device::Cpu)?;
-        // softplus(x) - x·y, with softplus in its stable form.
-        let softplus = (logits.relu()? + (logits.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
-        ((softplus - (logits * labels)?)? * weights)?.sum_all()
+        binary_cross_entropy(logits, &labels, &weights)
     }
 }
 

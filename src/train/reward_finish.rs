@@ -6,7 +6,7 @@ use super::{
     TrainError, calibrate,
     checkpoint::write_atomically,
     contenders::{self, Contender},
-    export::{now, write_json, write_weights},
+    export::{copy_evidence, now, write_json, write_weights},
     judged::{Half, Judged, dev_features},
     reward::{RewardTraining, WEIGHTS},
     reward_report::Evidence,
@@ -88,6 +88,7 @@ impl RewardTraining {
             let bytes = Bundle::file(&policy.name, file).map_err(|e| TrainError::Run(e.to_string()))?;
             write_atomically(&dir.join(file), &bytes)?;
         }
+        copy_evidence(&policy.name, &dir)?;
         let served = |key: &str| calibrations.keys().any(|kind| key.strip_prefix(kind.name()).is_some_and(|rest| rest.starts_with('.')));
         let weights = super::export::read_weights(&self.run.file(WEIGHTS))?.into_iter().filter(|(key, _)| served(key)).collect();
         write_weights(&dir.join("reward.safetensors"), weights)?;

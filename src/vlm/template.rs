@@ -12,6 +12,11 @@ pub struct Message {
     pub content: String,
 }
 
+/// The text of the last message of the user: what is asked now.
+pub fn question(messages: &[Message]) -> Option<&str> {
+    messages.iter().rev().find(|message| message.role == "user").map(|message| message.content.as_str())
+}
+
 /// A template that cannot be parsed or rendered.
 #[derive(Debug, thiserror::Error)]
 #[error("chat template: {0}")]

@@ -57,6 +57,19 @@ def question(base):
         assert json.loads(sent) == {key: request[key] for key in ["model", "messages", "guard"]}
 
 
+def abstained(base):
+    """A question that no photograph answers gets a sentence that says so, with the reason, and nothing to correct."""
+    with opened(base) as page:
+        photo(page)
+        page.fill("#question", "What does the sign say?")
+        describe(page)
+        expect(page.locator(".answer .verdict")).to_have_text("no answer")
+        assert page.locator(".answer .words").inner_text() == "I cannot read text in photographs."
+        expect(page.locator(".answer .numbers")).to_contain_text("No answer: it asks for text in the picture")
+        expect(page.locator(".answer .fixit")).to_be_hidden()
+        expect(page.locator("#try-said")).to_contain_text("no answer: I cannot read text in photographs.")
+
+
 def curl(base):
     """The command, run as it is shown, gives what the page gives."""
     with opened(base) as page:

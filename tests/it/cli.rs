@@ -190,6 +190,14 @@ fn questions_are_answered_and_json_is_the_apis_object() {
     assert_eq!((&object["object"], &object["model"]), (&"chat.completion".into(), &"candor-mini".into()));
     assert!(["Yes.", "No."].contains(&object["choices"][0]["message"]["content"].as_str().unwrap()), "{object}");
     assert!(object["choices"][0]["guard"]["score"].is_number());
+    let (output, out, err) = run(&["ask", &cat, "What does the sign say?"]);
+    assert_eq!((output.status.code(), out.as_str()), (Some(0), "I cannot read text in photographs.\n"), "{err}");
+    assert!(err.contains("--on-unanswerable answer"), "{err}");
+    let (output, out, err) = run(&["ask", &cat, "What does the sign say?", "--on-unanswerable", "answer"]);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(!out.contains("I cannot") && !err.contains("on-unanswerable"), "{out}{err}");
+    let (output, _, err) = run(&["ask", &cat, "What does the sign say?", "--on-unanswerable", "abstain", "--guard", "off"]);
+    assert!(output.status.code() != Some(0) && err.contains("--on-unanswerable: only the modes"), "{err}");
     let (output, _, err) = run(&["ask", &cat, " "]);
     assert_eq!(output.status.code(), Some(2), "{err}");
     let (output, _, err) = run(&["ask", &cat, "Is it?", "--guard", "repair"]);
@@ -721,6 +729,7 @@ fn exit_statuses_are_those_of_the_documentation() {
         ("train", 2, vec![]),
         ("train sft", 2, vec!["--config", "absent.toml", "--out", "run"]),
         ("train reward", 2, vec!["--config", "empty.toml", "--out", "run"]),
+        ("train evidence", 2, vec!["--config", "absent.toml", "--out", "run"]),
         ("train ppo", 2, vec!["--config", "empty.toml", "--out", "run"]),
         ("train sequence-ppo", 2, vec!["--config", "empty.toml", "--out", "run"]),
         ("train dpo", 2, vec!["--config", "empty.toml", "--out", "run"]),

@@ -296,6 +296,7 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
             verdict: Verdict::Clean,
             threshold: 0.5,
             spans: Vec::new(),
+            familiarity: None,
         };
         let receipt = Receipt { versions: versions(), choices: vec![answer], ..receipt(&format!("chatcmpl-{n}"), u64::MAX >> 2, b"image") };
         [Row::Receipt(Box::new(receipt)), Row::Feedback(Box::new(record), None)]

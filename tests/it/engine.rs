@@ -43,12 +43,15 @@ impl House {
             share: Share::new(["a", "b", "c"][seed as usize % 5 % 3], 1 + seed as u32 % 2),
             rank: seed as usize % 3,
             image: self.image(seed),
+            finisher: None,
             prompt,
             max_tokens: 5 + seed as usize % 20,
             stop: Vec::new(),
             sampling: Sampling { temperature: [0.0, 0.8][seed as usize % 2], seed, ..Sampling::default() },
             top_logprobs: Some(2),
             guard: GuardParams::new([Mode::Flag, Mode::Off, Mode::Score][seed as usize % 3], 0.5),
+            unanswerable: None,
+            gate: None,
         }
     }
 }

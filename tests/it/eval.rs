@@ -194,6 +194,12 @@ fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
     let asked: Vec<Value> = fs::read_to_string(&questions).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let yes = asked.iter().filter(|q| q["label"] == "yes").count();
     assert_eq!(2 * yes, asked.len());
+    let forms = measured(&[&args[..], &["--forms"]].concat(), dir.path());
+    assert_eq!(figure(&forms, "Answers", "POPE", "all", "accuracy"), figure(&own, "Answers", "POPE", "all", "accuracy"));
+    for row in ["is there no X: the opposite of is there X", "the same question in other words: the same answer"] {
+        assert!((0.0..=1.0).contains(&figure(&forms, "Answers", "Consistency", row, "share")), "{row}");
+    }
+    assert!(own["sections"]["Answers"]["tables"]["Consistency"].is_null());
     // A model that always agrees is right half of the time, and POPE's yes-rate shows why. Of it nothing but questions and answers is needed.
     let agree = |q: &Value| serde_json::json!({ "question_id": q["question_id"], "answer": "Yes, there is. No doubt." }).to_string() + "\n";
     fs::write(&answers, asked.iter().map(agree).collect::<String>()).unwrap();

@@ -323,8 +323,8 @@ fn every_label_is_there_before_the_first_request_and_the_first_caption_is_no_ans
     let served = Served::new();
     let samples = scrape(&served);
     let labels = [
-        ("responses_total", "verdict", &["clean", "flagged", "repaired", "blocked", "unscored"][..]),
-        ("scored_texts_total", "verdict", &["clean", "flagged", "repaired", "blocked", "unscored"]),
+        ("responses_total", "verdict", &["clean", "flagged", "repaired", "blocked", "unscored", "abstained"][..]),
+        ("scored_texts_total", "verdict", &["clean", "flagged", "repaired", "blocked", "unscored", "abstained"]),
         ("flagged_spans_total", "action", &["flagged", "regenerated", "hedged", "omitted", "blocked"]),
         ("request_success_total", "finished_reason", &["stop", "length", "content_filter", "abort"]),
         ("request_failure_total", "reason", &["queue_full", "invalid", "shutting_down", "scorer", "model"]),

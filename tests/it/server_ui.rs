@@ -45,7 +45,7 @@ macro_rules! pages {
 }
 
 pages! {
-    try_page: caption question curl compare dropped examples shared spoken reloaded another bounded enlarged;
+    try_page: caption question abstained curl compare dropped examples shared spoken reloaded another bounded enlarged;
     correct_page: keyboard correct judge undone returned neighbors mine;
     watch_page: watch span;
     views: light dark narrow calm ring;

@@ -210,3 +210,74 @@ fn a_mistake_in_the_configuration_is_named() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("vocabulary") && said.contains("sft.toml"), "{said}");
 }
+
+/// The first `n` photographs' questions of an origin, with its photographs in place.
+fn some_questions(origin: &Path, to: &Path, n: usize) {
+    fs::create_dir_all(to).unwrap();
+    std::os::unix::fs::symlink(origin.join("images"), to.join("images")).unwrap();
+    let questions = fs::read_to_string(origin.join("questions.jsonl")).unwrap();
+    let image = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["image"].as_str().unwrap().to_owned();
+    let mut images: Vec<String> = questions.lines().map(image).collect();
+    images.sort();
+    images.dedup();
+    images.truncate(n);
+    let kept: Vec<&str> = questions.lines().filter(|line| images.contains(&image(line))).collect();
+    fs::write(to.join("questions.jsonl"), kept.join("\n") + "\n").unwrap();
+}
+
+#[test]
+fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, shared) = (dir.path().join("data"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"));
+    if !small_dataset(&data.join("flickr8k"), 40, 60) {
+        return;
+    }
+    std::os::unix::fs::symlink(fs::canonicalize(shared.join("coco-mini")).unwrap(), data.join("coco-mini")).unwrap();
+    for origin in ["daquar", "vqa-rad"] {
+        some_questions(&fs::canonicalize(shared.join(origin)).unwrap(), &data.join(origin), 30);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let recipe = fs::read_to_string(root.join("config/evidence.toml")).unwrap();
+    let mut recipe: toml::Table = recipe.parse().unwrap();
+    recipe["data"] = data.to_str().unwrap().into();
+    recipe["policy"] = root.join("models/candor-mini").to_str().unwrap().into();
+    recipe["features"] = dir.path().join("features").to_str().unwrap().into();
+    recipe["vocabulary"]["flickr8k"] = 3.into();
+    for (stage, steps) in [("first", 30), ("second", 12)] {
+        recipe[stage]["steps"] = steps.into();
+    }
+    recipe["reference"]["photographs"] = 30.into();
+    let (file, out) = (dir.path().join("evidence.toml"), dir.path().join("out"));
+    fs::write(&file, recipe.to_string()).unwrap();
+    assert!(train("evidence", &file, &out, false).wait().unwrap().success());
+
+    let evidence = candor::reward::evidence::Evidence::load(&out).unwrap().unwrap();
+    let config = evidence.config();
+    assert!(config.concepts.len() > 80 && config.concepts.contains(&"person.n".to_owned()), "{:?}", config.concepts);
+    let own: Vec<&str> = config.calibration.own.features.iter().map(String::as_str).collect();
+    assert_eq!(own, candor::reward::evidence::MentionFeatures::NAMES);
+    assert!(!config.calibration.others.features.contains(&"log_probability".to_owned()));
+    let answers = config.calibration.answers.as_ref().unwrap();
+    assert!(answers.features.iter().any(|name| name.contains('>')) && answers.features.contains(&"asked_evidence_claimed".to_owned()));
+    assert!(config.abstain_below_familiarity.is_some_and(|line| (0.0..1.0).contains(&line)));
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    let labels = &report["sections"]["Labels"]["tables"]["Labels by class of word"]["rows"];
+    for origin in ["flickr8k", "coco-mini", "daquar", "vqa-rad"] {
+        for class in ["person", "animal", "other thing"] {
+            let absent = labels[format!("{class}, {origin}")]["absent"]["value"].as_f64();
+            assert!(absent.is_some_and(|absent| absent > 0.0), "{class}, {origin}: {labels:#}");
+        }
+    }
+    let figures = &report["sections"]["The policy's own captions"]["tables"]["Things"]["rows"]["coco-mini"];
+    let auroc = figures["AUROC"]["value"].as_f64().unwrap_or_else(|| panic!("{figures:#}"));
+    assert!((0.0..=1.0).contains(&auroc), "{auroc}");
+
+    let files = ["evidence.safetensors", "evidence.json", "report.json"].map(|name| (name, fs::read(out.join(name)).unwrap()));
+    fs::remove_file(out.join("part-3.safetensors")).unwrap();
+    fs::remove_file(out.join("shipped.safetensors")).unwrap();
+    files.iter().for_each(|(name, _)| fs::remove_file(out.join(name)).unwrap());
+    assert!(train("evidence", &file, &out, true).wait().unwrap().success());
+    for (name, bytes) in &files {
+        assert!(&fs::read(out.join(name)).unwrap() == bytes, "{name} differs");
+    }
+}

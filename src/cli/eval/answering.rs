@@ -39,7 +39,7 @@ pub(super) struct Answered {
     pub(super) extra_tokens: u64,
     /// The guard's verdict.
     pub(super) verdict: String,
-    /// The score of the whole, where it was scored.
+    /// How likely the whole is right, where that is calibrated; else its score, where it was scored.
     pub(super) score: Option<f64>,
     /// How familiar the photograph is, where the guard says: 1 is as familiar as those it was made with.
     pub(super) familiarity: Option<f64>,
@@ -48,6 +48,11 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// Whether it says that it cannot be told.
+    pub(super) fn is_abstention(&self) -> bool {
+        self.verdict == "abstained"
+    }
+
     /// An answer that was read, not written here.
     pub(super) fn of_text(text: String) -> Self {
         Self { text, ..Self::default() }
@@ -63,7 +68,7 @@ impl Answered {
             tokens: all.saturating_sub(others),
             extra_tokens,
             verdict: guard["verdict"].as_str().unwrap_or_default().to_owned(),
-            score: guard["score"].as_f64(),
+            score: guard["answer_probability"].as_f64().or(guard["score"].as_f64()),
             familiarity: guard["familiarity"].as_f64(),
             marks: marks(guard, tokens, text),
         }

@@ -1,7 +1,7 @@
 //! `candor eval pope`
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +23,10 @@ use crate::{
     eval::{
         bootstrap::{REPEATS, estimates},
         data::{Annotated, References},
+        honesty::{
+            Resampling,
+            consistency::{self, ObjectAnswers, ObjectQuestions},
+        },
         pope::{self, Question, Scores, Setting},
         report::{
             Better, Cell, Column, Format, Report, Section, Table, TableRow,
@@ -37,7 +41,8 @@ use crate::{
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval pope --data ../shared/data/coco-mini --questions pope.jsonl   # writes them when the file is not there\n  \
-                  candor eval pope --questions pope.jsonl --answers answers.jsonl   # another model's"
+                  candor eval pope --questions pope.jsonl --answers answers.jsonl   # another model's\n  \
+                  candor eval pope --data ../shared/data/coco-mini --forms   # \"Is there no cat?\" and paraphrases"
 )]
 pub(super) struct Args {
     /// Images with annotated objects; another model's answers need none
@@ -56,6 +61,10 @@ pub(super) struct Args {
     #[arg(long, default_value_t = pope::PER_IMAGE)]
     per_image: usize,
 
+    /// Ask each question denied ("Is there no cat?") and in two other forms too, and report how consistent the answers are
+    #[arg(long, conflicts_with = "answers")]
+    forms: bool,
+
     /// Seed of questions and bootstrap
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -72,7 +81,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     one_stdin(&[("--data", args.data.as_ref()), ("--questions", args.questions.as_ref()), ("--answers", args.answers.as_ref())])?;
-    let Gathered { questions, answers, references, notes, model } = match &args.answers {
+    let Gathered { questions, answers, forms, references, mut notes, model } = match &args.answers {
         Some(file) => Gathered::read(&args, file)?,
         None => Gathered::ask(&args)?,
     };
@@ -84,10 +93,15 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let judged: Vec<(usize, Option<Setting>, Scores)> = questions
         .iter()
         .zip(&answers)
+        .filter(|(_, answer)| !answer.is_abstention())
         .map(|(question, answer)| {
             (images[question.image.as_str()], question.setting, Scores::of(question.present, pope::parse(&answer.text)))
         })
         .collect();
+    let abstentions = answers.iter().filter(|answer| answer.is_abstention()).count();
+    if abstentions > 0 {
+        notes.push(format!("Abstentions, which POPE's figures leave out: {abstentions} of {} answers.", answers.len()));
+    }
     let asked: Vec<AnsweredQuestion> =
         questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer, references.as_ref())).collect();
     let AnswerSections { summary, details } = answers::sections(&asked, args.seed);
@@ -110,6 +124,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         ],
         rows: rows.collect(),
     };
+    let resampling = Resampling { repeats: REPEATS, seed: args.seed };
+    let consistency = (!forms.is_empty())
+        .then(|| consistency::table(&consistency::findings(&agreeing(&questions, &answers, &forms, &images), resampling)));
+    let tables = std::iter::once(table).chain(consistency).collect();
     let who = args.answers.as_ref().map_or_else(|| "the bundle".to_owned(), |file| file.display().to_string());
     let report = Report {
         title: "POPE: is it there?".into(),
@@ -128,7 +146,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         ]
         .concat(),
         notes,
-        sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
+        sections: [vec![summary, Section { title: "Answers".into(), tables, ..Section::default() }], details].concat(),
     };
     args.output.show(&report)
 }
@@ -137,6 +155,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 struct Gathered {
     questions: Vec<Question>,
     answers: Vec<Answered>,
+    /// The answers to the other forms of questions, with the place of each question.
+    forms: Vec<(usize, [Answered; 3])>,
     /// Where the photographs are; another model's answers need none.
     references: Option<References>,
     notes: Vec<String>,
@@ -153,7 +173,7 @@ impl Gathered {
         let (questions, notes) = questions(args, None)?;
         let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
         let answers = answers.into_iter().map(Answered::of_text).collect();
-        Ok(Self { questions, answers, references: None, notes, model: None })
+        Ok(Self { questions, answers, forms: Vec::new(), references: None, notes, model: None })
     }
 
     /// Has the bundle answer.
@@ -162,9 +182,44 @@ impl Gathered {
         let references = references(args)?;
         let (questions, notes) = questions(args, Some(&references))?;
         let (model, mode) = (answering.model(), args.guard.mode(&answering).to_owned());
-        let answers = answering.all(&mode, &about(&references, &questions)?)?;
-        Ok(Self { questions, answers, references: Some(references), notes, model: Some(model) })
+        let reworded = if args.forms { reworded(&questions)? } else { Vec::new() };
+        let mut asked = about(&references, &questions)?;
+        for (place, forms) in &reworded {
+            let (image, _) = asked[*place];
+            asked.extend(forms.forms().map(|text| (image, text)));
+        }
+        let mut answers = answering.all(&mode, &asked)?;
+        let mut others = answers.split_off(questions.len()).into_iter();
+        let forms = reworded.iter().map_while(|(place, _)| Some((*place, [others.next()?, others.next()?, others.next()?]))).collect();
+        Ok(Self { questions, answers, forms, references: Some(references), notes, model: Some(model) })
     }
+}
+
+/// The other forms of the questions, each object of an image once, with the place of the question.
+fn reworded(questions: &[Question]) -> Result<Vec<(usize, ObjectQuestions)>, Failure> {
+    let mut seen = HashSet::new();
+    let fresh = questions.iter().enumerate().filter(|(_, question)| seen.insert((&question.image, &question.text)));
+    let forms = |(place, question): (usize, &Question)| {
+        let missing = || format!("--forms: question {} has no 'object', by which it could be asked otherwise", question.id);
+        let object = question.object.as_deref().ok_or_else(|| Failure::Misused(missing()))?;
+        Ok((place, consistency::questions(object)))
+    };
+    fresh.map(forms).collect()
+}
+
+/// The answers about each object in all forms.
+fn agreeing(
+    questions: &[Question],
+    answers: &[Answered],
+    forms: &[(usize, [Answered; 3])],
+    images: &HashMap<&str, usize>,
+) -> Vec<ObjectAnswers> {
+    let of = |(place, others): &(usize, [Answered; 3])| {
+        let question = &questions[*place];
+        let others = others.each_ref().map(|answer| answer.text.as_str());
+        ObjectAnswers::of(images[question.image.as_str()], question.present, &answers[*place].text, others)
+    };
+    forms.iter().map(of).collect()
 }
 
 /// A question with its answer, as pages show it.
@@ -177,8 +232,8 @@ fn answered(question: &Question, answer: &Answered, references: Option<&Referenc
         question: question.text.clone(),
         right_answers: vec![if question.present { "yes" } else { "no" }.to_owned()],
         answer: answer.text.clone(),
-        is_right: yes == question.present,
-        yes: Some((question.present, Some(yes))),
+        is_right: !answer.is_abstention() && yes == question.present,
+        yes: Some((question.present, Some(yes).filter(|_| !answer.is_abstention()))),
         ..AnsweredQuestion::default()
     };
     with_guard(row, answer)

@@ -2,10 +2,13 @@
 
 use super::{
     Resampling,
-    bars::{Finding, Measure},
+    bars::{Finding, Found, Measure},
     share,
 };
-use crate::eval::{pope, report::answers::yes_or_no};
+use crate::eval::{
+    pope,
+    report::{Cell, Column, Format, Table, TableRow, answers::yes_or_no},
+};
 
 /// Questions about one object, which are all answered by whether it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,14 @@ pub struct ObjectQuestions {
     pub negated: String,
     /// The plain one in other words.
     pub paraphrases: [String; 2],
+}
+
+impl ObjectQuestions {
+    /// Those beside the plain one, in the order of [`ObjectAnswers::of`].
+    pub fn forms(&self) -> [&str; 3] {
+        let [first, second] = &self.paraphrases;
+        [&self.negated, first, second]
+    }
 }
 
 /// The questions about an object.
@@ -50,6 +61,13 @@ pub struct ObjectAnswers {
     pub paraphrases: [Option<bool>; 2],
 }
 
+impl ObjectAnswers {
+    /// From the texts of the answers to the plain question and to its [`ObjectQuestions::forms`].
+    pub fn of(photograph: usize, is_present: bool, plain: &str, [negated, first, second]: [&str; 3]) -> Self {
+        Self { photograph, is_present, plain: said(plain), negated: said(negated), paraphrases: [said(first), said(second)] }
+    }
+}
+
 /// How consistent the answers are. An answer that is neither yes nor no agrees with nothing.
 pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Finding> {
     let photographs = super::Numbers::of(answers.iter().map(|answer| answer.photograph)).len();
@@ -67,6 +85,20 @@ pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Findin
         of(Measure::NegatedRight, answers.iter().map(right).collect(), "questions"),
         of(Measure::ParaphrasedSame, answers.iter().flat_map(same).collect(), "pairs of questions"),
     ]
+}
+
+/// The table of [`findings`].
+pub fn table(findings: &[Finding]) -> Table {
+    let row = |finding: &Finding| {
+        let figure = if let Found::Figure(figure) = &finding.found { Some(*figure) } else { None };
+        TableRow::new(finding.measure.bar().name, vec![Cell::from(figure), finding.counted.as_str().into()])
+    };
+    Table {
+        title: "Consistency".into(),
+        note: "Each question once, denied and in two other forms. An answer that is neither yes nor no agrees with nothing.".into(),
+        columns: vec![Column::new("share", Format::Percent), Column::new("of", Format::Text)],
+        rows: findings.iter().map(row).collect(),
+    }
 }
 
 /// An answer before and after the guard repaired it.
@@ -123,6 +155,16 @@ mod tests {
         assert_eq!((cat.plain.as_str(), cat.negated.as_str()), ("Is there a cat in the image?", "Is there no cat in the image?"));
         assert_eq!(cat.paraphrases, ["Can you see a cat in this photograph?", "Does the image show a cat?"]);
         assert_eq!(questions("orange").paraphrases[1], "Does the image show an orange?");
+    }
+
+    #[test]
+    fn texts_of_answers_are_read_in_the_order_of_their_questions() {
+        let cat = questions("cat");
+        assert_eq!(cat.forms(), [cat.negated.as_str(), cat.paraphrases[0].as_str(), cat.paraphrases[1].as_str()]);
+        let answers = ObjectAnswers::of(3, true, "Yes.", ["No.", "Yes, there is.", "I cannot tell from this photograph."]);
+        assert_eq!((answers.plain, answers.negated, answers.paraphrases), (Some(true), Some(false), [Some(true), None]));
+        let table = table(&findings(&[answers], RESAMPLING));
+        assert_eq!((table.rows.len(), table.columns.len()), (3, 2));
     }
 
     #[test]

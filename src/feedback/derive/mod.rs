@@ -59,7 +59,7 @@ impl Subject {
         }
         let Answer { response, tokens, verdict, spans, .. } = choices.swap_remove(choice);
         let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| Extent { start: span.start, end: span.end }).collect();
-        let doubted = (verdict != Verdict::Unscored).then_some(doubted);
+        let doubted = (!matches!(verdict, Verdict::Unscored | Verdict::Abstained)).then_some(doubted);
         let completion = Some((id, choice));
         Ok(Self { owner, completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
     }

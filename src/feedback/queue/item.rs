@@ -63,7 +63,7 @@ pub struct Item {
 impl Item {
     /// What `lease` shows of an answer.
     pub fn new(lease: &Lease, created: u64, prompt: String, answer: Answer, image: String) -> Self {
-        let Answer { response, tokens, verdict, threshold, spans } = answer;
+        let Answer { response, tokens, verdict, threshold, spans, .. } = answer;
         let shown = !lease.unassisted;
         let in_span = |start, end| spans.iter().any(|span| span.is_doubted() && span.start < end && start < span.end);
         let letters: Vec<char> = response.chars().collect();

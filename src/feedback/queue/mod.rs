@@ -25,6 +25,7 @@ use super::{
     record::{Feedback, Receipt, item_digest},
     store::queue::Entry,
 };
+use crate::guard::Verdict;
 
 /// How the queue is filled and worked on: `[queue]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,7 +69,7 @@ impl Ranker {
         self.novelty().learn(record);
     }
 
-    /// The places of a receipt's answers in the queue; empty answers have none.
+    /// The places of a receipt's answers in the queue; empty answers and abstentions, which say nothing of the photograph, have none.
     pub fn entries(&self, receipt: &Receipt) -> Vec<Entry> {
         if !self.queue.enabled {
             return Vec::new();
@@ -86,7 +87,8 @@ impl Ranker {
             let overlap = draws.overlap < self.queue.overlap_share;
             Entry { completion_id: receipt.id.clone(), choice, unassisted, overlap, rank, digest }
         };
-        let written = receipt.choices.iter().enumerate().filter(|(_, answer)| !answer.response.trim().is_empty());
+        let says_something = |answer: &super::record::Answer| answer.verdict != Verdict::Abstained && !answer.response.trim().is_empty();
+        let written = receipt.choices.iter().enumerate().filter(|(_, answer)| says_something(answer));
         written.map(entry).collect()
     }
 

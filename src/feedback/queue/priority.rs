@@ -82,7 +82,7 @@ mod tests {
             Token { id: 0, text: word.to_owned(), start, end, logprob: Some(p.ln()), reward: Some(reward), label: Label::None }
         };
         let tokens = words.iter().map(&mut token).collect();
-        Answer { response, tokens, verdict: Verdict::Clean, threshold: 0.4, spans: Vec::new() }
+        Answer { response, tokens, verdict: Verdict::Clean, threshold: 0.4, spans: Vec::new(), familiarity: None }
     }
 
     fn only(closeness: f64, disagreement: f64, novelty: f64) -> Weights {

@@ -12,7 +12,7 @@ use crate::{
     },
     guard::{Mode, Report},
     serve::{app::App, openai::response::Head, served::Turn},
-    vlm::template::Message,
+    vlm::template::{Message, question},
 };
 
 /// A receipt of a completion that is being written.
@@ -47,7 +47,6 @@ impl Draft {
         let Asked { head, messages, user, mode, file, hash, choices } = asked;
         let version = &turn.served.version;
         let scorer = turn.served.bundle.reward.as_ref().filter(|_| mode != Mode::Off);
-        let question = messages.iter().rev().find(|message| message.role == "user");
         let receipt = Receipt {
             id: head.id.to_string(),
             created: head.created,
@@ -60,7 +59,7 @@ impl Draft {
             },
             image: ImageHash::from(hash),
             image_bytes: file.len() as u64,
-            prompt: question.map(|message| message.content.clone()).unwrap_or_default(),
+            prompt: question(messages).unwrap_or_default().to_owned(),
             user,
             unassisted: mode == Mode::Off,
             choices: Vec::new(),
@@ -96,6 +95,7 @@ impl Draft {
             verdict: report.verdict,
             threshold: report.threshold,
             spans: report.spans.clone(),
+            familiarity: report.familiarity,
         });
     }
 

@@ -11,7 +11,11 @@ use crate::{
     config::{Config, Guard},
     engine::{GuardParams, Sampling},
     feedback::derive::check_name,
-    guard::{Mode, OnExhausted, Thresholds, policy, render::Style},
+    guard::{
+        Mode, OnExhausted, OnUnanswerable, Thresholds, policy,
+        question::{Unanswerable, out_of_scope},
+        render::Style,
+    },
     reward::calibration::Calibration,
     serve::error::{ApiError, excerpt},
     vlm::template,
@@ -50,6 +54,10 @@ pub struct Completion {
     pub candidates: usize,
     /// What the image is remembered with, where it is not its owner.
     pub cache_salt: Option<Arc<str>>,
+    /// Why the question is not answered, where its text alone says so.
+    pub unanswerable: Option<Unanswerable>,
+    /// Whether the report has the answer that is withheld.
+    pub show_withheld: bool,
     /// How `guard.alt_text` is said.
     pub render: Style,
     /// Whether the answer is streamed.
@@ -136,6 +144,8 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
     }
     // Last, because an image is much to decode.
     let (messages, image, image_field) = flatten(messages.0, Limits::of(config))?;
+    let abstains = params.on_unanswerable.abstains(params.mode);
+    let unanswerable = template::question(&messages).filter(|_| abstains).and_then(out_of_scope);
     Ok(Completion {
         messages,
         user,
@@ -147,8 +157,11 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         stop,
         top_logprobs,
         guard: params,
-        candidates,
+        // All would be the same.
+        candidates: if unanswerable.is_some() { 1 } else { candidates },
         cache_salt,
+        unanswerable,
+        show_withheld: guard.show_withheld.unwrap_or(false),
         render: guard.render.unwrap_or_default(),
         stream,
         include_usage: request.stream_options.and_then(|Object(o)| o.include_usage).unwrap_or(false),
@@ -244,6 +257,11 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
         let message = "'guard.on_exhausted': only the modes flag and regenerate leave flagged words to hedge or leave out";
         return Err(ApiError::param("guard.on_exhausted", "invalid_value", message));
     }
+    let on_unanswerable = asked.on_unanswerable.unwrap_or(defaults.on_unanswerable);
+    if asked.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::is_possible(mode) {
+        let message = "'guard.on_unanswerable': only the modes flag, regenerate and block change what is answered";
+        return Err(ApiError::param("guard.on_unanswerable", "invalid_value", message));
+    }
     let max_attempts = within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
     let asked_window = within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
     for (class, threshold) in asked.thresholds.unwrap_or_default().each() {
@@ -267,6 +285,8 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
             by_class: if own { by_class } else { by_class.or(defaults.thresholds.into()) },
         },
         on_exhausted: if acts { asked.on_exhausted.unwrap_or(defaults.on_exhausted) } else { OnExhausted::Flag },
+        on_unanswerable,
+        abstain_below: defaults.abstain_below,
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
         // The same whether the answer is streamed or not, so that the answer is.
         window: asked_window.unwrap_or(defaults.window),

@@ -17,7 +17,7 @@ use super::{
     wording::{Mistake, mistake},
 };
 use crate::{
-    guard::{ByClass, Mode, OnExhausted, render::Style},
+    guard::{ByClass, Mode, OnExhausted, OnUnanswerable, render::Style},
     serve::error::{ApiError, cut, excerpt},
 };
 
@@ -217,6 +217,12 @@ pub(crate) struct GuardRequest {
     #[schema(minimum = 1, maximum = 16)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) candidates: Option<i64>,
+    /// What is done about questions that no photograph answers and about short answers that are more likely wrong than right, where `mode` is `flag`, `regenerate`
+    /// or `block`. A short answer is shown when it is complete, also in a stream, where it may be withheld.
+    #[serde(default, deserialize_with = "word")]
+    pub(crate) on_unanswerable: Option<OnUnanswerable>,
+    /// Whether `guard.withheld` has the answer that an abstention stands for.
+    pub(crate) show_withheld: Option<bool>,
     /// How `guard.alt_text` says flagged words.
     #[serde(default, deserialize_with = "word")]
     pub(crate) render: Option<Style>,

@@ -20,7 +20,6 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use candle_core::Tensor;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
@@ -50,9 +49,17 @@ use super::{
 };
 use crate::{
     config::Guard,
-    engine::EngineError,
-    guard::report::report,
-    reward::scorer::{Given, Scored},
+    engine::{Encoded, EngineError},
+    guard::{
+        abstain::{SHORT_ANSWER, WrittenAnswer},
+        report::report,
+    },
+    reward::{
+        answers::answer_gate,
+        finish::WrittenBy,
+        scorer::{Given, Scored},
+    },
+    vlm::template,
 };
 
 /// Images of a request that are waited for at once: others of the same competitor wait for so many at most.
@@ -168,20 +175,37 @@ async fn respond(
     let images = images(turn, &order.questions).await?;
     let used = Arc::<AtomicU64>::default();
     admission.begin(Arc::clone(&used));
-    let texts: Arc<[(Tensor, Text)]> = images.into_iter().zip(texts).collect();
+    let texts: Arc<[(Encoded, Text)]> = images.into_iter().zip(texts).collect();
     let scored = compute(turn, order.author, &texts).await?;
+    let writer = if order.author == Author::Model { WrittenBy::Policy } else { WrittenBy::Others };
     let mut usage = Usage::default();
     let mut results = Vec::with_capacity(scored.len());
-    for (index, ((question, (_, text)), scored)) in order.questions.into_iter().zip(texts.iter()).zip(&scored).enumerate() {
+    for (index, ((question, (image, text)), mut scored)) in order.questions.into_iter().zip(texts.iter()).zip(scored).enumerate() {
         let response = question.response;
         let Windows { windows, places } = &text.response;
         let pieces = places.iter().map(|place| &response.as_bytes()[place.clone()]);
-        let guard = report(pieces, &scored.rewards, order.guard.mode, order.guard.thresholds, order.render);
+        if let Some(finisher) = served.bundle.finisher(image.evidence.as_ref(), writer) {
+            finisher.finish_scored(pieces.clone(), &mut scored);
+        }
+        let mut guard = report(pieces, &scored.rewards, order.guard.mode, order.guard.thresholds, order.render);
+        guard.familiarity = image.evidence.as_ref().map(|evidence| evidence.familiarity);
+        if (1..=SHORT_ANSWER).contains(&places.len()) {
+            let answer = WrittenAnswer {
+                text: &response,
+                score: guard.score,
+                log_probability: scored.log_probabilities.iter().take(places.len()).sum(),
+            };
+            let gate = served.bundle.evidence.as_ref().zip(image.evidence.as_ref());
+            let gate = gate.and_then(|(evidence, image)| {
+                answer_gate(evidence, image, template::question(&question.messages).unwrap_or_default(), 0.0)
+            });
+            guard.answer_probability = gate.map(|gate| gate.judge(&answer).0);
+        }
         app.metrics.scored_text(guard.verdict);
         let before = served.bundle.vlm.spec().image_tokens + text.prompt.len();
         usage.prompt_tokens += windows.iter().map(|window| before + window.response.len() - window.scored).sum::<usize>();
         usage.completion_tokens += places.len();
-        let tokens = token_scores(&response, places, scored);
+        let tokens = token_scores(&response, places, &scored);
         let windows = Some(windows.len()).filter(|&windows| windows > 1);
         results.push(ItemScores { index, response, guard, windows, tokens });
     }
@@ -194,7 +218,7 @@ async fn respond(
 }
 
 /// The encoded image of every question; one that several have is encoded once.
-async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Tensor>, ApiError> {
+async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Encoded>, ApiError> {
     let mut first = HashMap::new();
     let firsts: Vec<usize> = questions.iter().enumerate().map(|(i, q)| *first.entry(&q.image).or_insert(i)).collect();
     let distinct: Vec<usize> = firsts.iter().enumerate().filter_map(|(i, &first)| (i == first).then_some(i)).collect();
@@ -203,19 +227,19 @@ async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Tensor>, ApiE
         let image = encode(turn, question.image.clone(), &question.image_field).await.map_err(|e| question.refuse(e))?;
         Ok::<_, ApiError>((i, image))
     });
-    let encoded: HashMap<usize, Tensor> = encoding.buffered(IMAGES_AT_ONCE).try_collect().await?;
+    let encoded: HashMap<usize, Encoded> = encoding.buffered(IMAGES_AT_ONCE).try_collect().await?;
     // Every first one is there.
     Ok(firsts.iter().filter_map(|first| encoded.get(first).cloned()).collect())
 }
 
 /// Scores all texts, a group of windows at a time: when the client has left, no further group is begun, and others have their turn between two.
-async fn compute(turn: &Turn, author: Author, texts: &Arc<[(Tensor, Text)]>) -> Result<Vec<Scored>, ApiError> {
+async fn compute(turn: &Turn, author: Author, texts: &Arc<[(Encoded, Text)]>) -> Result<Vec<Scored>, ApiError> {
     let scorer = match author {
         Author::Model => &turn.served.own_scorer,
         Author::Other => &turn.served.reader,
     };
     let Some(scorer) = scorer else { return Err(ApiError::internal()) };
-    let numbered = |(i, (_, text)): (usize, &(Tensor, Text))| (0..text.response.windows.len()).map(move |number| (i, number));
+    let numbered = |(i, (_, text)): (usize, &(Encoded, Text))| (0..text.response.windows.len()).map(move |number| (i, number));
     let places: Arc<[(usize, usize)]> = texts.iter().enumerate().flat_map(numbered).collect();
     let length = |&(text, number): &(usize, usize)| {
         let text = &texts[text].1;
@@ -231,10 +255,10 @@ async fn compute(turn: &Turn, author: Author, texts: &Arc<[(Tensor, Text)]>) -> 
             // Held until the work ends, also when nobody waits for it any more.
             let _place = place;
             let windows = these[range].iter().map(|&(text, number)| {
-                let (image, text) = &shared[text];
+                let (Encoded { image, .. }, text) = &shared[text];
                 (image, text.prompt.len(), [&text.prompt[..], &text.response.windows[number].response].concat())
             });
-            let windows: Vec<(&Tensor, usize, Vec<u32>)> = windows.collect();
+            let windows: Vec<_> = windows.collect();
             let given: Vec<Given<'_>> = windows.iter().map(|(image, prompt, tokens)| Given { image, tokens, prompt: *prompt }).collect();
             scorer.score(&given)
         };

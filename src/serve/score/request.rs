@@ -15,7 +15,7 @@ use utoipa::{
 use crate::{
     config::MOST_ITEMS,
     engine::GuardParams,
-    guard::{Mode, OnExhausted, render::Style},
+    guard::{Mode, OnExhausted, OnUnanswerable, render::Style},
     reward::calibration::Calibration,
     serve::{
         error::ApiError,
@@ -158,6 +158,13 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Op
     }
     if guard.candidates.is_some() {
         return Err(ApiError::unsupported("guard.candidates", "'guard.candidates': nothing is written here that could be chosen from"));
+    }
+    let withholds = [
+        ("guard.on_unanswerable", guard.on_unanswerable.is_some_and(|o| o != OnUnanswerable::Answer)),
+        ("guard.show_withheld", guard.show_withheld == Some(true)),
+    ];
+    if let Some((field, _)) = withholds.into_iter().find(|(_, is_asked)| *is_asked) {
+        return Err(ApiError::unsupported(field, format!("'{field}': a text that is there already is scored, and never withheld")));
     }
     let params = guard_params(&guard, served.guard, if author == Author::Model { served.calibration } else { of_others })?;
     let alone = Item {

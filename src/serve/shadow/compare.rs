@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use uuid::Uuid;
 
 use super::{
@@ -11,9 +10,12 @@ use super::{
 };
 use crate::{
     config::Guard,
-    engine::{self, GuardParams, Sampling, fair::Share},
+    engine::{self, Encoded, GuardParams, Sampling, fair::Share},
     guard::{Mode, Thresholds, render::Style, report::report},
-    reward::scorer::{Given, Scorer},
+    reward::{
+        finish::WrittenBy,
+        scorer::{Given, Scorer},
+    },
     serve::{
         app::{App, blocking},
         chat::{How, collect, encode_file},
@@ -31,7 +33,7 @@ pub(super) async fn compare(app: &Arc<App>, candidate: &Arc<Served>, sample: Sam
     let mut images = Vec::with_capacity(versions.len());
     for version in versions {
         let turn = Turn { scope: asked.scope.clone(), ..Turn::with(app, Arc::clone(version)) };
-        images.push(encode_file(&turn, &asked.file, "messages").await.map_err(said)?.image);
+        images.push(encode_file(&turn, &asked.file, "messages").await.map_err(said)?);
     }
     let prompt = candidate.bundle.prompt(&asked.messages)?;
     let guard = GuardParams::new(if candidate.bundle.reward.is_some() { Mode::Score } else { Mode::Off }, 0.5);
@@ -39,15 +41,18 @@ pub(super) async fn compare(app: &Arc<App>, candidate: &Arc<Served>, sample: Sam
         id: format!("shadow-{}", Uuid::new_v4().simple()).into(),
         share: Share::default(),
         rank: 0,
-        image: images[CANDIDATE].clone(),
+        image: images[CANDIDATE].image.clone(),
+        finisher: candidate.bundle.finisher(images[CANDIDATE].evidence.as_ref(), WrittenBy::Policy),
         prompt,
         max_tokens: asked.max_tokens,
         stop: asked.stop,
         sampling: Sampling::default(),
         top_logprobs: None,
         guard,
+        unanswerable: None,
+        gate: None,
     };
-    let how = How { guard, render: Style::Plain, logprobs: false, include_usage: false };
+    let how = How { guard, show_withheld: false, render: Style::Plain, logprobs: false, include_usage: false, familiarity: None };
     let stream = candidate.engine.submit(request).map_err(|e| e.to_string())?;
     let other = collect(stream, how).await.map_err(|e| e.to_string())?.text;
     let texts: Of<String> = [answer, other];
@@ -55,7 +60,7 @@ pub(super) async fn compare(app: &Arc<App>, candidate: &Arc<Served>, sample: Sam
     let equal = texts[SERVED] == texts[CANDIDATE];
     let (guard, candidate) = (Guard { mode: Mode::Flag, ..app.config.guard.clone() }, Arc::clone(candidate));
     let judged = blocking(move || {
-        let by = |scorer: &Served, image: &Tensor| judge(scorer, &guard, image, &asked.messages, &texts);
+        let by = |scorer: &Served, image: &Encoded| judge(scorer, &guard, image, &asked.messages, &texts);
         Ok::<_, String>([by(&served, &images[SERVED])?, by(&candidate, &images[CANDIDATE])?])
     });
     let [by_served, by_candidate] = judged.await.map_err(said)??;
@@ -68,7 +73,7 @@ fn said(error: ApiError) -> String {
 }
 
 /// What a version's scorer says about both answers.
-fn judge(version: &Served, guard: &Guard, image: &Tensor, messages: &[Message], texts: &Of<String>) -> Result<Of<Option<Judged>>, String> {
+fn judge(version: &Served, guard: &Guard, image: &Encoded, messages: &[Message], texts: &Of<String>) -> Result<Of<Option<Judged>>, String> {
     let Some(reward) = &version.bundle.reward else { return Ok([None; 2]) };
     let params = guard_params(&GuardRequest::default(), guard, version.bundle.calibration.as_ref()).map_err(said)?;
     // With caches of its own: users' texts do not wait for it.
@@ -83,7 +88,7 @@ fn judge_one(
     version: &Served,
     scorer: &Scorer,
     thresholds: Thresholds,
-    image: &Tensor,
+    image: &Encoded,
     messages: &[Message],
     text: &str,
 ) -> Result<Option<Judged>, String> {
@@ -94,9 +99,12 @@ fn judge_one(
         return Ok(None);
     }
     tokens.extend(&response);
-    let (scored, _) = scorer.score(&[Given { image, tokens: &tokens, prompt }]).map_err(|e| e.to_string())?;
-    let rewards = scored.into_iter().next().map(|scored| scored.rewards).unwrap_or_default();
+    let (scored, _) = scorer.score(&[Given { image: &image.image, tokens: &tokens, prompt }]).map_err(|e| e.to_string())?;
+    let Some(mut scored) = scored.into_iter().next() else { return Ok(None) };
     let pieces = response.iter().map(|&id| version.bundle.tokenizer.bytes(id));
-    let report = report(pieces, &rewards, Mode::Flag, thresholds, Style::Plain);
+    if let Some(finisher) = version.bundle.finisher(image.evidence.as_ref(), WrittenBy::Policy) {
+        finisher.finish_scored(pieces.clone(), &mut scored);
+    }
+    let report = report(pieces, &scored.rewards, Mode::Flag, thresholds, Style::Plain);
     Ok(report.mean_score.map(|reward| Judged { reward: reward.into(), flagged: report.spans.len() }))
 }

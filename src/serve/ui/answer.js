@@ -12,6 +12,19 @@ import { parts, TokenReader } from "./words.js";
 export const MODES = { off: "Not checked", flag: "Flagged", regenerate: "Repaired", block: "Stopped early" };
 export const VERDICTS = { clean: "clean", flagged: "flagged", repaired: "repaired", blocked: "stopped early", unscored: "not checked", abstained: "no answer" };
 
+/** What a question asks for that gets no answer, and why short answers are withheld. */
+const REASONS = {
+  text: "it asks for text in the picture",
+  time: "it asks for a time or a date",
+  identity: "it asks for names, ages or places",
+  advice: "it asks for advice",
+  price: "it asks for a price",
+  language: "it is not in English",
+  beyond: "it asks for what no photograph shows",
+  unfamiliar: "the photograph is unlike those the model knows",
+  unsure: "the answer was more likely wrong than right",
+};
+
 export class Answer {
   constructor(mode) {
     this.mode = mode;
@@ -57,8 +70,14 @@ export class Answer {
     this.words.show(parts);
     this.verdict(guard.verdict);
     const numbers = [];
+    const abstained = guard.verdict === "abstained";
+    if (abstained) numbers.push(`No answer: ${REASONS[guard.reason] ?? guard.reason}`);
     if (guard.score !== undefined) numbers.push(`score ${percent(guard.score)}, its lowest reward`, `flagged below ${percent(guard.threshold)}`);
-    if (guard.extra_tokens > 0) numbers.push(`${guard.attempts} other ${guard.attempts === 1 ? "wording" : "wordings"} tried`);
+    if (guard.familiarity !== undefined) {
+      const unlike = guard.familiarity < 0.5 ? ", unlike those that the model learnt from" : "";
+      numbers.push(`photograph ${percent(guard.familiarity)} familiar${unlike}`);
+    }
+    if (guard.attempts > 0) numbers.push(`${guard.attempts} other ${guard.attempts === 1 ? "wording" : "wordings"} tried`);
     numbers.push(`${Math.round(took)}\u00a0ms`);
     this.find(".numbers").textContent = numbers.join(" · ");
     if (!text) this.find(".numbers").prepend("Nothing was left to say. ");
@@ -68,6 +87,7 @@ export class Answer {
     this.find(".copy").hidden = !guard.alt_text;
     this.find(".copy").onclick = (event) => copy(event.target, guard.alt_text);
     speakButton(this.find(".speak"), guard.alt_text ?? text);
+    this.find(".fixit").hidden = abstained;
     this.find(".fixit").onclick = () => dispatchEvent(new CustomEvent("candor:correct", { detail: id }));
   }
 

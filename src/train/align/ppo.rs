@@ -104,19 +104,21 @@ impl Alignment {
             }
             let mut first = 0;
             let mut out = Vec::new();
-            for group in *chunk {
+            for (i, group) in chunk.iter().enumerate() {
+                let finisher = self.judge.finisher(&shard.clear.get(i)?)?;
                 for tokens in &group.answers {
                     let at = first..first + tokens.len();
                     first = at.end;
                     let text = policy.tokenizer.decode(tokens);
                     let labelled = LabelledText::all_good(text.clone());
                     let places: Vec<_> = labelled.token_ranges(&policy.tokenizer, tokens).collect();
+                    let rewards = judged.rewards(at.clone(), tokens, &policy.tokenizer, finisher.as_ref());
                     let of = |values: &[f32]| values.get(at.clone()).map(<[f32]>::to_vec).unwrap_or_default();
                     out.push(Assessed {
                         log_probs: of(&log_probs),
                         values: of(&values),
                         reference: of(&judged.reference),
-                        claims: scored(&claims(&text), &places, &judged.rewards[at.clone()]),
+                        claims: scored(&claims(&text), &places, &rewards),
                         text,
                         image: group.image,
                         tokens: tokens.len(),

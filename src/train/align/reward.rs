@@ -1,37 +1,57 @@
 //! What answers earn: rewards of a frozen scorer on the words that claim something, and what an answer earns as a whole.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 
 use super::{answers::Shard, config::RewardShape};
 use crate::{
-    bundle::RewardKind,
+    bundle::{Bundle, RewardKind},
     eval::objects,
     lexicon::{ConceptId, Lexicon, Reading, Support},
-    reward::calibration::Calibration,
+    reward::{
+        calibration::Calibration,
+        evidence::Evidence,
+        finish::{Finisher, WrittenBy},
+        scorer,
+    },
     train::{
         TrainError,
         contenders::{self, Scorer},
         policy::Policy,
         scorers::{Net, Pass},
     },
-    vlm::{decoder::llama::Regular, ops},
+    vlm::{decoder::llama::Regular, ops, tokenizer::TextTokenizer},
 };
 
 /// The frozen side of a run: the reference policy, and the scorer, which never learns.
 pub(super) struct Judge {
     net: Net,
     calibration: Calibration,
+    evidence: Option<Arc<Evidence>>,
 }
 
 /// What the frozen side says of some tokens.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Judged {
     /// Rewards of the scorer, 0 to 1.
-    pub(super) rewards: Vec<f32>,
+    rewards: Vec<f32>,
     /// Log-probabilities under the reference at the policy's temperature.
     pub(super) reference: Vec<f32>,
+    /// Log-probabilities under the reference itself, which the rewards know.
+    plain: Vec<f32>,
+}
+
+impl Judged {
+    /// The rewards of one answer, whose tokens are `at` of all: those that a server would give.
+    pub(super) fn rewards(&self, at: Range<usize>, tokens: &[u32], tokenizer: &TextTokenizer, finisher: Option<&Finisher>) -> Vec<f32> {
+        let of = |values: &[f32]| values.get(at.clone()).map(<[f32]>::to_vec).unwrap_or_default();
+        let mut scored = scorer::Scored { rewards: of(&self.rewards), log_probabilities: of(&self.plain) };
+        if let Some(finisher) = finisher {
+            finisher.finish_scored(tokens.iter().map(|&id| tokenizer.bytes(id)), &mut scored);
+        }
+        scored.rewards
+    }
 }
 
 impl Judge {
@@ -41,9 +61,18 @@ impl Judge {
         let calibration = contenders::calibrations(policy)?.remove(&RewardKind::Detached).ok_or_else(missing)?;
         let scorer = contenders::of_bundle(policy)?.into_iter().find(|c| c.name == RewardKind::Detached.name()).ok_or_else(missing)?;
         match scorer.scorer {
-            Scorer::Net(net) => Ok(Self { net: *net, calibration }),
+            Scorer::Net(net) => {
+                let evidence = Bundle::evidence_of(&policy.name).map_err(|e| TrainError::Run(e.to_string()))?.map(Arc::new);
+                Ok(Self { net: *net, calibration, evidence })
+            }
             _ => Err(missing()),
         }
+    }
+
+    /// What finishes the rewards of answers about an image, `(image_tokens, channels)`, where the bundle has evidence of what images show.
+    pub(super) fn finisher(&self, image: &Tensor) -> CandleResult<Option<Finisher>> {
+        let of = |evidence: &Arc<Evidence>| Ok(Finisher::new(Arc::clone(evidence), evidence.of(image)?, WrittenBy::Policy));
+        self.evidence.as_ref().map(of).transpose()
     }
 
     /// Judges the answers of a shard, token by token.
@@ -62,6 +91,7 @@ impl Judge {
         Ok(Judged {
             rewards: scores.to_vec1::<f32>()?.into_iter().zip(&plain).map(|(score, lp)| self.calibration.reward(score, *lp)).collect(),
             reference,
+            plain,
         })
     }
 }

@@ -25,7 +25,7 @@ use crate::{
         Tensors, TrainError,
         checkpoint::{RunDir, write_atomically},
         corrections,
-        export::{now, write_json, write_weights},
+        export::{copy_evidence, now, write_json, write_weights},
         features::{Features, VIEWS},
         judged::dev_features,
         losses::kl::AdaptiveKl,
@@ -252,6 +252,7 @@ impl Alignment {
         model.extend(weights);
         write_weights(&dir.join("model.safetensors"), model)?;
         write_atomically(&dir.join("tokenizer.json"), &read("tokenizer.json")?)?;
+        copy_evidence(&policy.name, &dir)?;
         let (kind, stored) = (RewardKind::Detached, candle_core::safetensors::load_buffer(&read("reward.safetensors")?, &Device::Cpu)?);
         let scorer = stored.into_iter().filter(|(k, _)| k.starts_with(&format!("{}.", kind.name()))).collect();
         write_weights(&dir.join("reward.safetensors"), scorer)?;

@@ -49,17 +49,19 @@ impl Watch<'_> {
             let shard = Shard::new(self.features, &groups.iter().collect::<Vec<_>>(), &[], policy.config.model.language.connector.tokens)?;
             let judged = self.judge.judge(policy, &shard, 1.0)?;
             let mut first = 0;
-            let seen = groups.iter().map(|group| {
+            let seen = groups.iter().enumerate().map(|(i, group)| {
                 let at = first..first + group.len();
                 first = at.end;
                 let tokens = &group.answers[0];
                 let text = policy.tokenizer.decode(tokens);
                 let labelled = LabelledText::all_good(text.clone());
                 let places: Vec<_> = labelled.token_ranges(&policy.tokenizer, tokens).collect();
-                let things = scored(&claims(&text), &places, &judged.rewards[at]).into_iter().filter(|c| c.thing);
-                Seen { rewards: things.map(|c| c.reward).collect(), ended: tokens.last() == Some(&policy.tokenizer.eos()), text }
+                let finisher = self.judge.finisher(&shard.clear.get(i)?)?;
+                let rewards = judged.rewards(at, tokens, &policy.tokenizer, finisher.as_ref());
+                let things = scored(&claims(&text), &places, &rewards).into_iter().filter(|c| c.thing);
+                Ok(Seen { rewards: things.map(|c| c.reward).collect(), ended: tokens.last() == Some(&policy.tokenizer.eos()), text })
             });
-            Ok(seen.collect::<Vec<_>>())
+            seen.collect::<candle_core::Result<Vec<_>>>()
         })?;
         Ok(self.metrics(&images, &seen.into_iter().flatten().collect::<Vec<_>>()))
     }

@@ -1,7 +1,8 @@
-//! The objectives that policies are aligned with, as functions of the log-probabilities of tokens.
+//! The objectives of trainings: those that policies are aligned with, as functions of the log-probabilities of tokens, and that of labels.
 //!
 //! Tokens of many answers lie flat behind one another, without padding; a weight of 0 leaves a token out.
 
+pub mod binary;
 pub mod filter;
 pub mod kl;
 pub mod policy;

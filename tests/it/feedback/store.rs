@@ -45,7 +45,14 @@ pub(crate) fn record(n: usize) -> Feedback {
 }
 
 pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
-    let answer = Answer { response: "A dog.".to_owned(), tokens: Vec::new(), verdict: Verdict::Clean, threshold: 0.5, spans: Vec::new() };
+    let answer = Answer {
+        response: "A dog.".to_owned(),
+        tokens: Vec::new(),
+        verdict: Verdict::Clean,
+        threshold: 0.5,
+        spans: Vec::new(),
+        familiarity: None,
+    };
     Receipt {
         id: id.to_owned(),
         created,

@@ -47,6 +47,8 @@ impl Manner {
     fn fields(self, seed: u64) -> Value {
         let guard = match self {
             Self::Flag => json!({ "mode": "flag", "on_exhausted": "flag" }),
+            // What a repair changes shows in the answers that are given.
+            Self::Regenerate => json!({ "mode": "regenerate", "on_unanswerable": "answer" }),
             _ => json!({ "mode": self.name() }),
         };
         let mut fields = json!({ "guard": guard, "seed": seed });

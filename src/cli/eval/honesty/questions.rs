@@ -45,8 +45,7 @@ pub(super) fn asks(material: &Material) -> Vec<Ask> {
         asks.extend(manners.iter().map(|&manner| Ask::answer(question.photograph, manner, &question.text)));
     }
     for object in &material.objects {
-        let [first, second] = &object.questions.paraphrases;
-        let texts = [&object.questions.plain, &object.questions.negated, first, second];
+        let texts = std::iter::once(object.questions.plain.as_str()).chain(object.questions.forms());
         asks.extend(texts.map(|text| Ask::answer(object.photograph, Manner::Score, text)));
     }
     asks
@@ -263,16 +262,11 @@ fn cautious(
 }
 
 fn consistent(material: &Material, answers: &Answers<'_>, resampling: Resampling, results: &mut AnswerResults) {
-    let of = |photograph, text: &str| Some(said(&answers.of(&Ask::answer(photograph, Manner::Score, text))?.text));
+    let of = |photograph, text: &str| Some(answers.of(&Ask::answer(photograph, Manner::Score, text))?.text.as_str());
     let object = |asked: &super::material::AskedObject| {
-        let [first, second] = &asked.questions.paraphrases;
-        Some(ObjectAnswers {
-            photograph: asked.photograph,
-            is_present: asked.is_present,
-            plain: of(asked.photograph, &asked.questions.plain)?,
-            negated: of(asked.photograph, &asked.questions.negated)?,
-            paraphrases: [of(asked.photograph, first)?, of(asked.photograph, second)?],
-        })
+        let [negated, first, second] = asked.questions.forms().map(|text| of(asked.photograph, text));
+        let plain = of(asked.photograph, &asked.questions.plain)?;
+        Some(ObjectAnswers::of(asked.photograph, asked.is_present, plain, [negated?, first?, second?]))
     };
     let found: Vec<ObjectAnswers> = material.objects.iter().filter_map(object).collect();
     if !found.is_empty() {

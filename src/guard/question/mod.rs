@@ -1,0 +1,316 @@
+//! What a question asks for, and whether it is one that no photograph answers. The rules are data: `patterns.txt`.
+
+mod pattern;
+
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use self::pattern::Pattern;
+use crate::lexicon::{Lexicon, words};
+
+/// What a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuestionKind {
+    /// A description of the photograph.
+    Caption,
+    /// A number.
+    Count,
+    /// A color.
+    Color,
+    /// One of several, which the question may name.
+    Choice,
+    /// What somebody does.
+    Activity,
+    /// What somebody wears.
+    Clothing,
+    /// Where something is.
+    Place,
+    /// Whether something is there.
+    Presence,
+    /// Yes or no to anything else.
+    YesNo,
+    /// Anything else.
+    Open,
+}
+
+impl QuestionKind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Caption,
+        Self::Count,
+        Self::Color,
+        Self::Choice,
+        Self::Activity,
+        Self::Clothing,
+        Self::Place,
+        Self::Presence,
+        Self::YesNo,
+        Self::Open,
+    ];
+
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Caption => "caption",
+            Self::Count => "count",
+            Self::Color => "color",
+            Self::Choice => "choice",
+            Self::Activity => "activity",
+            Self::Clothing => "clothing",
+            Self::Place => "place",
+            Self::Presence => "presence",
+            Self::YesNo => "yes_no",
+            Self::Open => "open",
+        }
+    }
+
+    /// Whether yes and no are its answers.
+    pub fn is_yes_no(self) -> bool {
+        matches!(self, Self::Presence | Self::YesNo)
+    }
+}
+
+/// Why a question is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unanswerable {
+    /// It asks for text in the picture.
+    Text,
+    /// It asks for a time or a date.
+    Time,
+    /// It asks who somebody is, or for what else of people and places no photograph shows: names, age, relations.
+    Identity,
+    /// It asks what is safe, healthy, legal or to be done.
+    Advice,
+    /// It asks what something costs.
+    Price,
+    /// It is not in English.
+    Language,
+    /// It asks for nothing that a photograph shows.
+    Beyond,
+    /// The photograph is unlike those that the model knows.
+    Unfamiliar,
+    /// The answer that was written is more likely wrong than right.
+    Unsure,
+}
+
+impl Unanswerable {
+    /// What is said in place of an answer.
+    pub fn wording(self) -> &'static str {
+        match self {
+            Self::Text => "I cannot read text in photographs.",
+            Self::Time => "I cannot tell times and dates from a photograph.",
+            Self::Identity => "I cannot tell who or what place this is.",
+            Self::Advice => "I cannot give advice, or tell what is safe, healthy or legal.",
+            Self::Price => "I cannot tell prices from a photograph.",
+            Self::Language => "I can only answer questions in English.",
+            Self::Beyond => "I can only answer questions about what the photograph shows.",
+            Self::Unfamiliar => "I cannot tell: this photograph is unlike those that I know.",
+            Self::Unsure => "I cannot tell from this photograph.",
+        }
+    }
+
+    /// Those that a question's text alone gives, by the names of their sections.
+    const IN_TEXT: [(&'static str, Self); 6] = [
+        ("text", Self::Text),
+        ("time", Self::Time),
+        ("identity", Self::Identity),
+        ("advice", Self::Advice),
+        ("price", Self::Price),
+        ("beyond", Self::Beyond),
+    ];
+}
+
+/// Patterns, and those of exceptions to them.
+#[derive(Debug, Default)]
+struct Section {
+    patterns: Vec<Pattern>,
+    exceptions: Vec<Pattern>,
+}
+
+impl Section {
+    fn parse(text: &'static str) -> Self {
+        let mut section = Self::default();
+        for line in text.lines() {
+            match line.strip_prefix("! ") {
+                Some(exception) => section.exceptions.push(Pattern::parse(exception)),
+                None => section.patterns.push(Pattern::parse(line)),
+            }
+        }
+        section
+    }
+
+    fn is_in(&self, words: &[String]) -> bool {
+        let found = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.is_in(words));
+        found(&self.patterns) && !found(&self.exceptions)
+    }
+}
+
+/// The rules of `patterns.txt`.
+struct Rules {
+    lead: Section,
+    greeting: Section,
+    kinds: Vec<(QuestionKind, Section)>,
+    scope: Vec<(Unanswerable, Section)>,
+    english: Vec<&'static str>,
+    foreign: Vec<&'static str>,
+}
+
+/// Words of a text that are looked at: no prompt holds more.
+const MOST_WORDS: usize = 1024;
+
+static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::parse(include_str!("patterns.txt")));
+
+impl Rules {
+    /// Reads the rules. They are part of the program; a test checks that no section has another name.
+    fn parse(text: &'static str) -> Self {
+        let section = |name: &str| sections(text).find(|(found, _)| *found == name).map_or("", |(_, body)| body);
+        let list = |name: &str| section(name).split_whitespace().collect::<Vec<_>>();
+        let english = list("english");
+        Self {
+            lead: Section::parse(section("lead")),
+            greeting: Section::parse(section("greeting")),
+            kinds: QuestionKind::ALL.map(|kind| (kind, Section::parse(section(&format!("kind {}", kind.name()))))).into(),
+            scope: Unanswerable::IN_TEXT.map(|(name, why)| (why, Section::parse(section(&format!("scope {name}"))))).into(),
+            foreign: list("foreign").into_iter().filter(|word| !english.contains(word)).collect(),
+            english,
+        }
+    }
+
+    /// A sentence without what stands before the question.
+    fn without_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
+        while let Some(taken) = self.lead.patterns.iter().find_map(|pattern| pattern.prefix(words)) {
+            words = &words[taken..];
+        }
+        words
+    }
+
+    fn is_foreign(&self, text: &str, words: &[&str]) -> bool {
+        let (latin, other) = text.chars().filter(|c| c.is_alphabetic()).fold((0, 0), |(latin, other), c| match c {
+            '\0'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}' => (latin + 1, other),
+            _ => (latin, other + 1),
+        });
+        if other > latin {
+            return true;
+        }
+        let count = |list: &[&str]| words.iter().filter(|word| list.contains(word)).count();
+        let (english, foreign) = (count(&self.english), count(&self.foreign));
+        let known = words.iter().filter(|word| is_known(word)).count();
+        // Other languages have a few of English's short words too.
+        let is_strange = match words.len() {
+            0..=2 => false,
+            3 => english == 0 && known < 2,
+            all => english * 4 <= all && known * 2 <= all,
+        };
+        is_strange || (foreign > english && (foreign > 1 || known == 0))
+    }
+}
+
+/// The sections of a file of rules, with their lines that are no comments.
+fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    text.split("\n[").skip(1).filter_map(|section| {
+        let (name, body) = section.split_once("]\n")?;
+        Some((name, body.split("\n#").next().unwrap_or(body).trim_end()))
+    })
+}
+
+/// Whether a word ends as many English ones do and few of other languages.
+fn is_english_form(word: &str) -> bool {
+    word.len() > 4 && ["ing", "ed", "tion", "ly", "ous", "ness", "ity", "ful", "less"].iter().any(|end| word.ends_with(end))
+}
+
+/// Whether the lexicon has a word, or it looks English.
+fn is_known(word: &str) -> bool {
+    let lexicon = Lexicon::shared();
+    let classes = lexicon.classes();
+    let is_of_class = classes.is_function(word) || classes.is_adjective(word) || classes.is_determiner(word) || classes.is_relation(word);
+    let is_listed = classes.colour(word).or(classes.count(word)).or(classes.size(word)).or(classes.material(word)).is_some();
+    is_english_form(word) || is_of_class || is_listed || !lexicon.all_mentions(word).is_empty() || lexicon.verbs().analyze(word).is_some()
+}
+
+/// The words of a sentence, contractions written out.
+fn spoken(sentence: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for word in words(sentence).into_iter().take(MOST_WORDS).map(|word| word.text) {
+        let is_asked = |before: &String| {
+            ["what", "who", "where", "when", "how", "which", "why", "that", "it", "there", "here", "he", "she"].contains(&before.as_str())
+        };
+        let parts = match word.as_str() {
+            "'s" if found.last().is_some_and(is_asked) => vec!["is"],
+            "whats" => vec!["what", "is"],
+            "whos" => vec!["who", "is"],
+            "wheres" => vec!["where", "is"],
+            "can't" | "cannot" => vec!["can", "not"],
+            "won't" => vec!["will", "not"],
+            word => match (word.strip_suffix("n't"), word.strip_suffix("'re")) {
+                (Some(verb), _) if !verb.is_empty() => vec![verb, "not"],
+                (_, Some(subject)) if !subject.is_empty() => vec![subject, "are"],
+                _ => vec![word],
+            },
+        };
+        found.extend(parts.into_iter().map(str::to_owned));
+    }
+    found
+}
+
+/// The words of each sentence that has any, and whether it ends in a question mark.
+fn read(text: &str) -> Vec<(Vec<String>, bool)> {
+    let pieces = text.split_inclusive(['.', '?', '!', ';', '\n']);
+    let mut left = MOST_WORDS;
+    pieces
+        .map(|piece| (spoken(piece), piece.ends_with('?')))
+        .filter(|(words, _)| !words.is_empty())
+        .take_while(|(words, _)| {
+            let has_room = left > 0;
+            left = left.saturating_sub(words.len());
+            has_room
+        })
+        .collect()
+}
+
+/// What a text asks for: its first question, or its first sentence where there is none. No text asks for a caption.
+pub fn kind(text: &str) -> QuestionKind {
+    let sentences = read(text);
+    let question = sentences.iter().find(|(_, is_question)| *is_question).or(sentences.first());
+    let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
+    RULES.kinds.iter().find(|(_, section)| section.is_in(words)).map_or(QuestionKind::Open, |(kind, _)| *kind)
+}
+
+/// Whether a question of yes or no contains its answer's opposite, as "Is there no cat?" does: yes says then what no says otherwise. "Isn't there a cat?" asks as
+/// "Is there a cat?" does.
+pub fn is_negated(text: &str) -> bool {
+    let sentences = read(text);
+    let question = sentences.iter().find(|(_, is_question)| *is_question).or(sentences.first());
+    let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
+    let asks = |at: usize| at == 1 || (at == 2 && matches!(words[1].as_str(), "there" | "you" | "i" | "we" | "one"));
+    words.iter().enumerate().any(|(at, word)| match word.as_str() {
+        "no" | "nobody" | "nothing" | "none" | "never" | "neither" | "without" => at > 0 && words[at - 1] != "or",
+        "not" => at > 0 && !asks(at) && words[at - 1] != "or",
+        _ => false,
+    })
+}
+
+/// Why no photograph answers a question; `None` where one may.
+pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
+    let sentences = read(text);
+    let words: Vec<&str> = sentences.iter().flat_map(|(words, _)| words).map(String::as_str).filter(|word| is_word(word)).collect();
+    if RULES.is_foreign(text, &words) {
+        return Some(Unanswerable::Language);
+    }
+    let questions = || sentences.iter().map(|(words, _)| words.as_slice()).filter(|words| !RULES.greeting.is_in(words));
+    if questions().next().is_none() && !sentences.is_empty() {
+        return Some(Unanswerable::Beyond);
+    }
+    let found = |words: &[String]| RULES.scope.iter().find(|(_, section)| section.is_in(words)).map(|(why, _)| *why);
+    questions().find_map(|words| found(words).or_else(|| found(RULES.without_lead(words))))
+}
+
+fn is_word(text: &str) -> bool {
+    text.chars().any(char::is_alphabetic)
+}
+
+#[cfg(test)]
+mod tests;

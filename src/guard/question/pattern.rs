@@ -1,0 +1,167 @@
+//! Patterns of words, as they stand in `patterns.txt`.
+
+use crate::lexicon::{Lexicon, VerbForm};
+
+/// What one place of a pattern takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Item {
+    /// One of these words, each with whether longer words that begin with it count too.
+    Words(Vec<(&'static str, bool)>),
+    /// Any word.
+    Any,
+    /// Any number of words.
+    Gap,
+    /// A word that ends as forms in -ing do.
+    Ing,
+    /// A verb of the lexicon, not in the form in -ing.
+    Verb,
+    /// A word that says where something is.
+    Relation,
+    /// A noun of the lexicon.
+    Thing,
+    /// Digits.
+    Number,
+}
+
+impl Item {
+    fn takes(&self, word: &str) -> bool {
+        let lexicon = Lexicon::shared();
+        match self {
+            Self::Words(words) => words.iter().any(|(text, begins)| if *begins { word.starts_with(text) } else { word == *text }),
+            Self::Any | Self::Gap => true,
+            Self::Ing => word.len() > 4 && word.ends_with("ing"),
+            Self::Verb => lexicon.verbs().analyze(word).is_some_and(|(_, form)| form != VerbForm::Ing),
+            Self::Relation => lexicon.classes().is_relation(word),
+            Self::Thing => lexicon.concept(word).is_some(),
+            Self::Number => word.bytes().all(|byte| byte.is_ascii_digit()),
+        }
+    }
+}
+
+/// A pattern of words in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pattern {
+    /// With whether each may be missing.
+    items: Vec<(Item, bool)>,
+    /// Whether it stands at the beginning of a sentence, and at the end.
+    from_start: bool,
+    to_end: bool,
+}
+
+impl Pattern {
+    pub(super) fn parse(line: &'static str) -> Self {
+        let mut pattern = Self { items: Vec::new(), from_start: false, to_end: false };
+        for text in line.split_whitespace() {
+            let (text, is_optional) = text.strip_suffix('?').map_or((text, false), |text| (text, true));
+            let item = match text {
+                "^" => {
+                    pattern.from_start = true;
+                    continue;
+                }
+                "$" => {
+                    pattern.to_end = true;
+                    continue;
+                }
+                "..." => Item::Gap,
+                "_" => Item::Any,
+                "{ing}" => Item::Ing,
+                "{verb}" => Item::Verb,
+                "{relation}" => Item::Relation,
+                "{thing}" => Item::Thing,
+                "{number}" => Item::Number,
+                words => {
+                    Item::Words(words.split('|').map(|word| word.strip_suffix('*').map_or((word, false), |stem| (stem, true))).collect())
+                }
+            };
+            pattern.items.push((item, is_optional));
+        }
+        pattern
+    }
+
+    /// The words that it takes at the beginning, as many as it can; `None` where it takes none.
+    pub(super) fn prefix(&self, words: &[String]) -> Option<usize> {
+        let mut longest = None;
+        self.run(words, true, |taken| longest = Some(taken).filter(|taken| *taken > 0).or(longest));
+        longest
+    }
+
+    /// Whether it is found in a sentence.
+    pub(super) fn is_in(&self, words: &[String]) -> bool {
+        let mut is_found = false;
+        self.run(words, self.from_start, |taken| is_found |= !self.to_end || taken == words.len());
+        is_found
+    }
+
+    /// Tells of every number of words behind which it can be complete. The time is that of words times items: all places that can be reached are followed at once.
+    fn run(&self, words: &[String], from_start: bool, mut complete: impl FnMut(usize)) {
+        let last = self.items.len();
+        let mut reached = vec![false; last + 1];
+        reached[0] = true;
+        for taken in 0..=words.len() {
+            for (at, (item, is_optional)) in self.items.iter().enumerate() {
+                reached[at + 1] |= reached[at] && (*is_optional || *item == Item::Gap);
+            }
+            if reached[last] {
+                complete(taken);
+            }
+            let Some(word) = words.get(taken) else { break };
+            let mut next = vec![false; last + 1];
+            next[0] = !from_start;
+            for (at, (item, _)) in self.items.iter().enumerate().filter(|(at, _)| reached[*at]) {
+                if item.takes(word) {
+                    next[if *item == Item::Gap { at } else { at + 1 }] = true;
+                }
+            }
+            reached = next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn patterns_take_words_in_order() {
+        for (pattern, text, found) in [
+            ("a b", "x a b y", true),
+            ("a b", "a x b", false),
+            ("a ... b", "a x y b", true),
+            ("a ... b", "b a", false),
+            ("a _ b", "a x b", true),
+            ("a _ b", "a b", false),
+            ("a x|y? b", "a b", true),
+            ("a x|y? b", "a y b", true),
+            ("a x|y? b", "a z b", false),
+            ("^ a", "x a", false),
+            ("a $", "a x", false),
+            ("a $", "x a a", true),
+            ("^ $", "", true),
+            ("^ $", "a", false),
+            ("a ... b $", "a b x b", true),
+            ("dia*", "the diagnosis", true),
+            ("^ who is {ing}", "who is running", true),
+            ("^ who is {ing}", "who is king", false),
+            ("{relation}", "behind", true),
+            ("^ who {verb}", "who runs", true),
+            ("^ who {verb}", "who owns", false),
+            ("safety {thing}", "safety vest", true),
+            ("{number} {number}", "2 22", true),
+            ("{number}", "2nd", false),
+        ] {
+            assert_eq!(Pattern::parse(pattern).is_in(&words(text)), found, "{pattern} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_as_long_as_can_be() {
+        let lead = Pattern::parse("please? tell me|us?");
+        assert_eq!(lead.prefix(&words("please tell me what")), Some(3));
+        assert_eq!(lead.prefix(&words("tell what")), Some(1));
+        assert_eq!(lead.prefix(&words("what")), None);
+    }
+}

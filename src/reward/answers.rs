@@ -1,0 +1,272 @@
+//! How likely a short answer is right: what calibrations read of a question and its answer.
+
+use std::sync::Arc;
+
+use super::evidence::{Evidence, ImageEvidence};
+use crate::{
+    guard::{
+        abstain::{AnswerGate, WrittenAnswer},
+        question::{self, QuestionKind},
+    },
+    lexicon::{Lexicon, words},
+};
+
+/// What sort of thing an answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// Yes or no.
+    YesNo,
+    /// A number.
+    Count,
+    /// A color.
+    Color,
+    /// A thing or a person.
+    Thing,
+    /// Anything else.
+    Other,
+}
+
+impl AnswerKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::YesNo, Self::Count, Self::Color, Self::Thing, Self::Other];
+
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::YesNo => "yes_no",
+            Self::Count => "count",
+            Self::Color => "color",
+            Self::Thing => "thing",
+            Self::Other => "other",
+        }
+    }
+
+    /// What an answer says first, by the words that decide: yes and no, else what it names, else numbers and colors.
+    pub fn of(answer: &str) -> Self {
+        let (lexicon, words) = (Lexicon::shared(), words(answer));
+        if said(answer).is_some() {
+            return Self::YesNo;
+        }
+        if !lexicon.mentions(answer).is_empty() {
+            return Self::Thing;
+        }
+        let has = |is: &dyn Fn(&str) -> bool| words.iter().any(|word| is(&word.text));
+        match () {
+            () if has(&|word| lexicon.classes().colour(word).is_some()) => Self::Color,
+            () if has(&|word| lexicon.classes().count(word).is_some() || word.bytes().all(|byte| byte.is_ascii_digit())) => Self::Count,
+            () => Self::Other,
+        }
+    }
+}
+
+/// Returns what an answer says to a question of yes or no.
+fn said(answer: &str) -> Option<bool> {
+    match words(answer).first()?.text.as_str() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// Nouns by which a question calls the photograph.
+const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
+
+/// What calibrations read of a question about a photograph and a short answer to it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnswerFeatures {
+    question: QuestionKind,
+    answer: AnswerKind,
+    /// Lowest evidence of a thing that the question names.
+    asked: Option<f64>,
+    /// 1 where the answer says that what the question names is there, -1 where it denies that, 0 where it says neither.
+    claim: f64,
+    /// Lowest evidence of a thing that the answer names.
+    answered: Option<f64>,
+    familiarity: f64,
+    reward_logit: f64,
+    log_probability: f64,
+}
+
+impl AnswerFeatures {
+    /// Those that are no pair of a kind of question and a kind of answer; such a pair is `count>thing`: 1 where both are of these kinds, else 0.
+    pub const NAMES: [&str; 8] = [
+        "asked_evidence",
+        "asked_evidence_claimed",
+        "asked_unknown",
+        "answered_evidence",
+        "answered_unknown",
+        "familiarity",
+        "reward_logit",
+        "log_probability",
+    ];
+
+    /// Of a written answer. Evidence that there is not of a thing counts as unknown.
+    pub fn new(evidence: &Evidence, image: &ImageEvidence, question: &str, answer: &WrittenAnswer<'_>) -> Self {
+        let lowest = |text: &str| {
+            let mentions = Lexicon::shared().mentions(text);
+            let things = mentions.iter().filter(|mention| !PHOTOGRAPH.contains(&mention.lemma));
+            let logits = things.filter_map(|mention| image.logits.get(evidence.concept_of(mention.concept)?).copied());
+            logits.reduce(f32::min).map(|logit| f64::from(logit).clamp(-8.0, 8.0))
+        };
+        let claim = |yes: bool| if yes == question::is_negated(question) { -1.0 } else { 1.0 };
+        let reward = f64::from(answer.score.unwrap_or(0.5)).clamp(1e-4, 1.0 - 1e-4);
+        Self {
+            question: question::kind(question),
+            answer: AnswerKind::of(answer.text),
+            asked: lowest(question),
+            claim: said(answer.text).map_or(0.0, claim),
+            answered: lowest(answer.text),
+            familiarity: image.familiarity.into(),
+            reward_logit: (reward / (1.0 - reward)).ln(),
+            log_probability: f64::from(answer.log_probability).clamp(-12.0, 0.0),
+        }
+    }
+
+    /// The value of the feature of that name.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        let unknown = |evidence: Option<f64>| f64::from(u8::from(evidence.is_none()));
+        Some(match name {
+            "asked_evidence" => self.asked.unwrap_or(0.0),
+            "asked_evidence_claimed" => self.claim * self.asked.unwrap_or(0.0),
+            "asked_unknown" => unknown(self.asked),
+            "answered_evidence" => self.answered.unwrap_or(0.0),
+            "answered_unknown" => unknown(self.answered),
+            "familiarity" => self.familiarity,
+            "reward_logit" => self.reward_logit,
+            "log_probability" => self.log_probability,
+            pair => {
+                let (question, answer) = kinds(pair)?;
+                f64::from(u8::from((self.question, self.answer) == (question, answer)))
+            }
+        })
+    }
+
+    /// Whether there is a feature of that name.
+    pub fn is_known(name: &str) -> bool {
+        Self::NAMES.contains(&name) || kinds(name).is_some()
+    }
+}
+
+/// The kinds of question and answer of a feature such as `count>thing`.
+fn kinds(name: &str) -> Option<(QuestionKind, AnswerKind)> {
+    let (question, answer) = name.split_once('>')?;
+    let question = QuestionKind::ALL.into_iter().find(|kind| kind.name() == question)?;
+    Some((question, AnswerKind::ALL.into_iter().find(|kind| kind.name() == answer)?))
+}
+
+/// Returns what decides whether a short answer to `question` about a photograph is given: those that are right with a lower probability than `below` are not.
+/// `None` where there is no calibration of answers, and for captions.
+pub fn answer_gate(evidence: &Arc<Evidence>, image: &ImageEvidence, question: &str, below: f32) -> Option<Arc<AnswerGate>> {
+    evidence.config().calibration.answers.as_ref()?;
+    if question::kind(question) == QuestionKind::Caption {
+        return None;
+    }
+    let (evidence, image, question) = (Arc::clone(evidence), image.clone(), question.to_owned());
+    let estimate = move |answer: &WrittenAnswer<'_>| {
+        let features = AnswerFeatures::new(&evidence, &image, &question, answer);
+        let calibration = evidence.config().calibration.answers.as_ref();
+        calibration.map_or(1.0, |calibration| calibration.probability(|name| features.value(name)))
+    };
+    Some(Arc::new(AnswerGate::new(below, estimate)))
+}
+
+/// Whether a photograph is so unlike those that the model learnt from that no question about it is answered.
+pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &str) -> bool {
+    let line = evidence.config().abstain_below_familiarity;
+    line.is_some_and(|line| image.familiarity < line) && question::kind(question) != QuestionKind::Caption
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing, *};
+
+    #[test]
+    fn answers_are_told_by_what_they_say() {
+        for (answer, kind) in [
+            ("Yes.", AnswerKind::YesNo),
+            ("no", AnswerKind::YesNo),
+            ("No, there is no dog.", AnswerKind::YesNo),
+            ("Two.", AnswerKind::Count),
+            ("3", AnswerKind::Count),
+            ("Red.", AnswerKind::Color),
+            ("Light blue.", AnswerKind::Color),
+            ("A dog.", AnswerKind::Thing),
+            ("Two dogs.", AnswerKind::Thing),
+            ("A red ball.", AnswerKind::Thing),
+            ("Running.", AnswerKind::Other),
+            ("", AnswerKind::Other),
+        ] {
+            assert_eq!(AnswerKind::of(answer), kind, "{answer}");
+        }
+    }
+
+    #[test]
+    fn features_have_names() {
+        for name in AnswerFeatures::NAMES.into_iter().chain(["count>thing", "yes_no>yes_no", "presence>other"]) {
+            assert!(AnswerFeatures::is_known(name), "{name}");
+        }
+        for name in ["", ">", "count", "count>", "count>dog", "evidence"] {
+            assert!(!AnswerFeatures::is_known(name), "{name}");
+        }
+    }
+
+    /// Evidence of a dog, of people and of a fire hydrant.
+    const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
+
+    fn image() -> ImageEvidence {
+        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68 }
+    }
+
+    fn written(text: &str) -> WrittenAnswer<'_> {
+        WrittenAnswer { text, score: Some(0.5), log_probability: -0.25 }
+    }
+
+    #[test]
+    fn features_say_what_evidence_there_is_for_what_is_asked_and_answered() {
+        let names = ["asked_evidence", "asked_evidence_claimed", "asked_unknown", "answered_evidence", "answered_unknown"];
+        for (question, answer, values) in [
+            ("Is there a dog?", "Yes.", [1.5, 1.5, 0.0, 0.0, 1.0]),
+            ("Is there a dog in the picture?", "No.", [1.5, -1.5, 0.0, 0.0, 1.0]),
+            ("Is there no dog?", "Yes.", [1.5, -1.5, 0.0, 0.0, 1.0]),
+            ("Is there a man?", "No.", [-8.0, 8.0, 0.0, 0.0, 1.0]),
+            ("Is the man with a dog?", "Yes.", [-8.0, -8.0, 0.0, 0.0, 1.0]),
+            ("What is this?", "A fire hydrant.", [0.0, 0.0, 1.0, 0.25, 0.0]),
+            ("What color is the ball?", "Red.", [0.0, 0.0, 1.0, 0.0, 1.0]),
+        ] {
+            let features = AnswerFeatures::new(&testing::evidence(), &image(), question, &written(answer));
+            assert_eq!(names.map(|name| features.value(name).unwrap()), values, "{question} {answer}");
+            assert_eq!((features.value("reward_logit"), features.value("log_probability")), (Some(0.0), Some(-0.25)));
+        }
+        let features = AnswerFeatures::new(&testing::evidence(), &image(), "How many dogs are there?", &written("Two."));
+        assert_eq!((features.value("count>count"), features.value("count>thing"), features.value("dog")), (Some(1.0), Some(0.0), None));
+    }
+
+    #[test]
+    fn a_gate_is_of_questions_and_needs_a_calibration() {
+        let mut config = testing::config();
+        let of = |config: &serde_json::Value| {
+            let weights = testing::file(&testing::arrays());
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights)).map(|evidence| Arc::new(evidence.unwrap()))
+        };
+        let plain = of(&config).unwrap();
+        assert!(answer_gate(&plain, &image(), "Is there a dog?", 0.5).is_none());
+        assert!(!is_too_unfamiliar(&plain, &image(), "Is there a dog?"));
+        config["abstain_below_familiarity"] = 0.7.into();
+        config["calibration"]["answers"] = serde_json::json!({
+            "features": ["asked_evidence_claimed", "presence>yes_no"], "mean": [0.5, 0.0], "scale": [2.0, 1.0], "weights": [1.0, -1.0],
+            "offset": 0.25, "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
+        });
+        let calibrated = of(&config).unwrap();
+        let (probability, is_given) = answer_gate(&calibrated, &image(), "Is there a dog?", 0.5).unwrap().judge(&written("Yes."));
+        // (1.5 - .5) / 2 - 1 + .25 = -.25
+        assert!((probability - 1.0 / (1.0 + 0.25f32.exp())).abs() < 1e-6 && !is_given, "{probability}");
+        assert!(answer_gate(&calibrated, &image(), "Describe it.", 0.5).is_none());
+        assert!(is_too_unfamiliar(&calibrated, &image(), "Is there a dog?") && !is_too_unfamiliar(&calibrated, &image(), ""));
+        config["calibration"]["answers"]["features"][0] = "asked".into();
+        let error = of(&config).unwrap_err();
+        assert_eq!((error.key.as_str(), error.message.starts_with("'asked' is no feature")), ("calibration.answers.features", true));
+        config["calibration"]["answers"] = serde_json::Value::Null;
+        config["abstain_below_familiarity"] = 1.5.into();
+        assert_eq!(of(&config).unwrap_err().key, "abstain_below_familiarity");
+    }
+}

@@ -1,0 +1,493 @@
+//! Word evidence: which kinds of things a photograph shows, read off the vision tower's map once a photograph.
+//!
+//! A small network of its own turns the pooled map into one logit a concept, and [`Familiarity`] says how close the photograph is to those that the model
+//! learnt from. Together with the scorer's reward they make the calibrated reward of a word that names a thing (see [`super::finish`]). Two files of a bundle
+//! hold all of it, `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]); a bundle without them has rewards by its scorer alone.
+
+use std::{collections::HashMap, fs, path::Path, sync::Arc};
+
+use candle_core::{DType, Device, Result as CandleResult, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    answers::AnswerFeatures,
+    calibration::FprThreshold,
+    drift::Histogram,
+    familiarity::{Familiarity, FamiliarityScale},
+    stored::Stored,
+};
+use crate::lexicon::{ConceptId, Kind, Lexicon};
+
+/// Name of the file with the numbers.
+pub const WEIGHTS_FILE: &str = "evidence.safetensors";
+
+/// Name of the file that says what they mean.
+pub const CONFIG_FILE: &str = "evidence.json";
+
+/// Version of [`EvidenceConfig`] that is read and written.
+pub const FORMAT: u32 = 1;
+
+/// What standardized channels are clipped to.
+const CLIP: f64 = 6.0;
+
+/// `evidence.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceConfig {
+    /// Version of this format: [`FORMAT`].
+    pub format: u32,
+    /// One name an output: a noun of the lexicon with `.n` behind it (`dog.n`), or another word with its own letter (`red.a`, `run.v`).
+    pub concepts: Vec<String>,
+    /// How many of the nearest reference photographs familiarity is the mean of.
+    pub k: usize,
+    /// From their mean cosine to familiarity.
+    pub familiarity: FamiliarityScale,
+    /// From features of a mention to its reward.
+    pub calibration: EvidenceCalibrations,
+    /// Familiarity below which questions about a photograph get no answer; absent: all are answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abstain_below_familiarity: Option<f32>,
+}
+
+/// The calibrations in `evidence.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceCalibrations {
+    /// Of mentions in what the policy wrote.
+    pub own: FeatureCalibration,
+    /// Of mentions in what others wrote.
+    pub others: FeatureCalibration,
+    /// Of short answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<FeatureCalibration>,
+}
+
+/// A logistic regression on standardized features: `sigmoid(offset + Σ weight (feature - mean) / scale)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureCalibration {
+    /// Names of the features; those of mentions are [`MentionFeatures::NAMES`].
+    pub features: Vec<String>,
+    /// Mean of each.
+    pub mean: Vec<f64>,
+    /// Standard deviation of each, positive.
+    pub scale: Vec<f64>,
+    /// Weight of each.
+    pub weights: Vec<f64>,
+    /// Added to the weighted sum.
+    pub offset: f64,
+    /// Measured on the same words.
+    pub thresholds: EvidenceThresholds,
+    /// What it was fitted on, in words.
+    pub fitted_on: String,
+    /// How the rewards of the policy's own captions were distributed then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Histogram>,
+}
+
+/// Thresholds on calibrated rewards, which replace those of `calibration.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceThresholds {
+    /// The threshold served where nothing else is asked for.
+    pub default: f32,
+    /// Thresholds by false-positive rate, rising.
+    pub by_fpr: Vec<FprThreshold>,
+}
+
+/// Evidence files that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{message}", prefix(.key))]
+pub struct EvidenceError {
+    /// The file.
+    pub file: &'static str,
+    /// The key in it; empty where it is the file as a whole.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+fn prefix(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
+impl EvidenceError {
+    fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { file: CONFIG_FILE, key: key.into(), message: message.into() }
+    }
+}
+
+impl EvidenceConfig {
+    /// Reads and checks `evidence.json`.
+    ///
+    /// # Errors
+    /// What is wrong, and at which key.
+    pub fn parse(json: &[u8]) -> Result<Self, EvidenceError> {
+        let read = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
+        let config: Self = read.map_err(|e| EvidenceError::config(e.path().to_string(), e.inner().to_string()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), EvidenceError> {
+        if self.format != FORMAT {
+            return Err(EvidenceError::config("format", format!("is {}; this version reads {FORMAT}", self.format)));
+        }
+        if self.k == 0 {
+            return Err(EvidenceError::config("k", "is 0; at least one photograph must be compared with"));
+        }
+        if !self.familiarity.is_rising() {
+            return Err(EvidenceError::config("familiarity", "'slope' must be positive and 'offset' a finite number"));
+        }
+        if self.abstain_below_familiarity.is_some_and(|line| !(0.0..=1.0).contains(&line)) {
+            return Err(EvidenceError::config("abstain_below_familiarity", "must lie between 0 and 1"));
+        }
+        let EvidenceCalibrations { own, others, answers } = &self.calibration;
+        for (name, calibration) in [("own", Some(own)), ("others", Some(others)), ("answers", answers.as_ref())] {
+            let key = |at: &str| format!("calibration.{name}.{at}");
+            calibration.map_or(Ok(()), FeatureCalibration::validate).map_err(|(at, why)| EvidenceError::config(key(at), why))?;
+        }
+        for (name, calibration) in [("own", own), ("others", others)] {
+            if let Some(unknown) = calibration.features.iter().find(|feature| !MentionFeatures::NAMES.contains(&feature.as_str())) {
+                let known = MentionFeatures::NAMES.join(", ");
+                let why = format!("'{unknown}' is no feature of a mention; these are {known}");
+                return Err(EvidenceError::config(format!("calibration.{name}.features"), why));
+            }
+        }
+        let features = answers.iter().flat_map(|answers| &answers.features);
+        if let Some(unknown) = features.into_iter().find(|feature| !AnswerFeatures::is_known(feature)) {
+            let known = AnswerFeatures::NAMES.join(", ");
+            let why = format!("'{unknown}' is no feature of an answer; these are {known}, and pairs of kinds such as count>thing");
+            return Err(EvidenceError::config("calibration.answers.features", why));
+        }
+        Ok(())
+    }
+}
+
+impl FeatureCalibration {
+    /// The probability that belongs to features, which `value` gives by name; one that it does not know counts as its mean.
+    pub fn probability(&self, value: impl Fn(&str) -> Option<f64>) -> f32 {
+        let parameters = self.features.iter().zip(&self.mean).zip(&self.scale).zip(&self.weights);
+        let terms = parameters.map(|(((name, mean), scale), weight)| value(name).map_or(0.0, |x| weight * (x - mean) / scale));
+        (1.0 / (1.0 + (-(self.offset + terms.sum::<f64>())).exp())) as f32
+    }
+
+    /// What is wrong, and at which of its keys.
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        let n = self.features.len();
+        for (key, values) in [("mean", &self.mean), ("scale", &self.scale), ("weights", &self.weights)] {
+            if values.len() != n {
+                return Err((key, format!("has {} numbers for {n} features", values.len())));
+            }
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err((key, "has a number that is not finite".into()));
+            }
+        }
+        if self.scale.iter().any(|&scale| scale <= 0.0) {
+            return Err(("scale", "must be positive".into()));
+        }
+        if !self.offset.is_finite() {
+            return Err(("offset", "must be a finite number".into()));
+        }
+        let EvidenceThresholds { default, by_fpr } = &self.thresholds;
+        let is_share = |x: f32| (0.0..=1.0).contains(&x);
+        if !is_share(*default) || by_fpr.iter().any(|t| !is_share(t.threshold) || !(0.0..=1.0).contains(&t.fpr)) {
+            return Err(("thresholds", "must lie between 0 and 1".into()));
+        }
+        if !by_fpr.windows(2).all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold) {
+            return Err(("thresholds", "must rise with their false-positive rates".into()));
+        }
+        Ok(())
+    }
+}
+
+/// What calibrations read of a mention of a thing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MentionFeatures {
+    evidence: f64,
+    evidence_minus_prior: f64,
+    familiarity: f64,
+    reward_logit: f64,
+    log_probability: f64,
+    is_person: bool,
+}
+
+impl MentionFeatures {
+    /// All of them, in the order of [`Self::value`].
+    pub const NAMES: [&str; 8] = [
+        "evidence",
+        "evidence_minus_prior",
+        "familiarity",
+        "reward_logit",
+        "log_probability",
+        "is_person",
+        "person_evidence",
+        "person_reward",
+    ];
+
+    /// Of a mention with output `concept` of a photograph. `reward` is the lowest reward of its tokens by the scorer's own calibration, `log_probability` the
+    /// sum of theirs. `None` for an output that there is not.
+    pub fn new(
+        evidence: &Evidence,
+        image: &ImageEvidence,
+        concept: usize,
+        reward: f32,
+        log_probability: f32,
+        is_person: bool,
+    ) -> Option<Self> {
+        let (logit, prior) = (f64::from(*image.logits.get(concept)?), f64::from(*evidence.prior.get(concept)?));
+        let reward = f64::from(reward).clamp(1e-4, 1.0 - 1e-4);
+        Some(Self {
+            evidence: logit.clamp(-8.0, 8.0),
+            evidence_minus_prior: (logit - prior).clamp(-8.0, 8.0),
+            familiarity: image.familiarity.into(),
+            reward_logit: (reward / (1.0 - reward)).ln(),
+            log_probability: f64::from(log_probability).clamp(-12.0, 0.0),
+            is_person,
+        })
+    }
+
+    /// The value of the feature of that name.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        let person = f64::from(u8::from(self.is_person));
+        Some(match name {
+            "evidence" => self.evidence,
+            "evidence_minus_prior" => self.evidence_minus_prior,
+            "familiarity" => self.familiarity,
+            "reward_logit" => self.reward_logit,
+            "log_probability" => self.log_probability,
+            "is_person" => person,
+            "person_evidence" => person * self.evidence,
+            "person_reward" => person * self.reward_logit,
+            _ => return None,
+        })
+    }
+}
+
+/// What the tower's map says of one photograph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageEvidence {
+    /// One logit a concept, in the order of [`EvidenceConfig::concepts`].
+    pub logits: Arc<[f32]>,
+    /// How close the photograph is to those that the model learnt from: 1 is familiar, 0 is not.
+    pub familiarity: f32,
+}
+
+/// The loaded network, its concepts and its calibrations.
+pub struct Evidence {
+    config: EvidenceConfig,
+    /// Of the pooled channels: mean and scale, `(1, channels)`.
+    standardize: (Tensor, Tensor),
+    fc1: (Tensor, Tensor),
+    fc2: (Tensor, Tensor),
+    /// Log-odds of each concept where the model learnt.
+    prior: Vec<f32>,
+    outputs: HashMap<ConceptId, usize>,
+    familiarity: Familiarity,
+}
+
+impl std::fmt::Debug for Evidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Evidence").field("concepts", &self.config.concepts.len()).finish_non_exhaustive()
+    }
+}
+
+impl Evidence {
+    /// Loads both files of a bundle's directory; `None` where there are none.
+    ///
+    /// # Errors
+    /// When one of them is missing or does not fit.
+    pub fn load(dir: &Path) -> Result<Option<Self>, EvidenceError> {
+        let read = |file: &'static str| {
+            let path = dir.join(file);
+            let failed = |e: std::io::Error| EvidenceError { file, key: String::new(), message: e.to_string() };
+            path.exists().then(|| fs::read(&path).map_err(failed)).transpose()
+        };
+        Self::from_files(read(CONFIG_FILE)?.as_deref(), read(WEIGHTS_FILE)?.as_deref())
+    }
+
+    /// From the contents of both files; `None` where there are none.
+    ///
+    /// # Errors
+    /// When one of them is missing or does not fit.
+    pub fn from_files(config: Option<&[u8]>, weights: Option<&[u8]>) -> Result<Option<Self>, EvidenceError> {
+        let missing = |file, other: &str| EvidenceError { file, key: String::new(), message: format!("is missing beside {other}") };
+        match (config, weights) {
+            (None, None) => Ok(None),
+            (Some(config), Some(weights)) => Self::new(EvidenceConfig::parse(config)?, weights).map(Some),
+            (None, Some(_)) => Err(missing(CONFIG_FILE, WEIGHTS_FILE)),
+            (Some(_), None) => Err(missing(WEIGHTS_FILE, CONFIG_FILE)),
+        }
+    }
+
+    fn new(config: EvidenceConfig, weights: &[u8]) -> Result<Self, EvidenceError> {
+        let stored = Stored::parse(WEIGHTS_FILE, weights)?;
+        let (channels, hidden, concepts) = (stored.length("mean")?, stored.length("fc1.bias")?, config.concepts.len());
+        let tensor = |name: &str, shape: &[usize]| {
+            let values = stored.floats(name, shape)?;
+            Tensor::from_vec(values, shape, &Device::Cpu).map_err(|e| stored.error(name, e.to_string()))
+        };
+        let standardize = (tensor("mean", &[channels])?, tensor("scale", &[channels])?);
+        if stored.floats("scale", &[channels])?.iter().any(|&scale| scale <= 0.0) {
+            return Err(stored.error("scale", "must be positive"));
+        }
+        let fc1 = (tensor("fc1.weight", &[hidden, channels])?, tensor("fc1.bias", &[hidden])?);
+        let fc2 = (tensor("fc2.weight", &[concepts, hidden])?, tensor("fc2.bias", &[concepts])?);
+        let prior = stored.floats("prior", &[concepts])?;
+        let familiarity = Familiarity::load(&stored, channels, config.k, config.familiarity)?;
+        let outputs = outputs(&config.concepts)?;
+        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity })
+    }
+
+    /// What `evidence.json` says.
+    pub fn config(&self) -> &EvidenceConfig {
+        &self.config
+    }
+
+    /// Channels of the tower's map.
+    pub fn channels(&self) -> usize {
+        self.standardize.0.elem_count()
+    }
+
+    /// Log-odds of each concept in the captions that the model learnt from.
+    pub fn prior(&self) -> &[f32] {
+        &self.prior
+    }
+
+    /// The evidence of a photograph by the tower's map of it, `(cells, channels)`.
+    ///
+    /// # Errors
+    /// When the map has another shape or a tensor operation fails.
+    pub fn of(&self, features: &Tensor) -> CandleResult<ImageEvidence> {
+        let (_, channels) = features.dims2()?;
+        if channels != self.channels() {
+            bail!("the evidence is of {} channels, and the tower has {channels}", self.channels());
+        }
+        let pooled = features.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.mean_keepdim(0)?;
+        let (mean, scale) = &self.standardize;
+        let x = pooled.broadcast_sub(mean)?.broadcast_div(scale)?.clamp(-CLIP, CLIP)?;
+        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
+        let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
+        let familiarity = self.familiarity.of(&pooled.flatten_all()?.to_vec1::<f32>()?);
+        Ok(ImageEvidence { logits: logits.into(), familiarity })
+    }
+
+    /// The output for a concept: its own, or that of the nearest concept above it that has one. All people are one concept.
+    pub fn concept_of(&self, concept: ConceptId) -> Option<usize> {
+        Lexicon::shared().nearest(concept, |concept| self.outputs.get(&concept).copied())
+    }
+
+    /// Whether a concept is people.
+    pub fn is_person(concept: ConceptId) -> bool {
+        Lexicon::shared().kind(concept) == Kind::Person
+    }
+}
+
+/// Nouns with their outputs.
+fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, EvidenceError> {
+    let mut outputs = HashMap::new();
+    for (i, name) in concepts.iter().enumerate() {
+        let error = |why: String| EvidenceError::config(format!("concepts[{i}]"), why);
+        let Some(noun) = name.strip_suffix(".n") else {
+            let class = name.rsplit_once('.').map(|(_, class)| class);
+            if class.is_some_and(|class| class.len() == 1) {
+                continue;
+            }
+            return Err(error(format!("'{name}' does not end with the letter of its class, as 'dog.n' does")));
+        };
+        let concept = Lexicon::shared().concept(noun).ok_or_else(|| error(format!("'{noun}' is no noun of the lexicon")))?;
+        if let Some(other) = outputs.insert(concept, i) {
+            return Err(error(format!("'{name}' and '{}' (concepts[{other}]) are one concept", concepts[other])));
+        }
+    }
+    Ok(outputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::testing::{Array, arrays, config, evidence, f32s, file};
+    use serde_json::{Value, json};
+
+    fn map(cells: &[[f32; 2]]) -> Tensor {
+        Tensor::from_vec(cells.concat(), (cells.len(), 2), &Device::Cpu).unwrap()
+    }
+
+    fn near(found: &[f32], expected: &[f32]) {
+        assert!(found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    }
+
+    #[test]
+    fn evidence_and_familiarity_are_those_reckoned_by_hand() {
+        let found = evidence().of(&map(&[[3.0, 1.0], [5.0, 3.0]])).unwrap();
+        near(&found.logits, &[1.899_789, -0.654_269, 1.054_058]);
+        near(&[found.familiarity], &[0.683_710]);
+        // Far channels are clipped.
+        near(&evidence().of(&map(&[[1000.0, -1000.0]])).unwrap().logits, &[6.5, -1.0, 6.0]);
+        assert!(evidence().of(&Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_kind_of_thing_has_the_output_of_the_nearest_above_it() {
+        let evidence = evidence();
+        let output = |word: &str| evidence.concept_of(Lexicon::shared().concept(word).unwrap());
+        let found = ["dog", "poodle", "man", "firefighter", "fire hydrant", "car"].map(output);
+        assert_eq!(found, [Some(0), Some(0), Some(1), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn files_that_do_not_fit_are_refused_by_their_key() {
+        let load = |config: &Value, arrays: &HashMap<&'static str, Array>| {
+            let error = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(arrays))).unwrap_err();
+            (error.file, error.to_string())
+        };
+        let with_config = |pointer: &str, value: Value| {
+            let mut config = config();
+            *config.pointer_mut(pointer).unwrap() = value;
+            load(&config, &arrays())
+        };
+        for (pointer, value, expected) in [
+            ("/format", json!(2), "format: is 2; this version reads 1"),
+            ("/k", json!(0), "k: is 0"),
+            ("/concepts/1", json!("unicorn-thing.n"), "concepts[1]: 'unicorn-thing' is no noun of the lexicon"),
+            ("/concepts/1", json!("puppy"), "concepts[1]: 'puppy' does not end with the letter"),
+            ("/concepts/2", json!("woman.n"), "concepts[2]: 'woman.n' and 'person.n' (concepts[1]) are one concept"),
+            ("/familiarity/slope", json!(-1.0), "familiarity: 'slope' must be positive"),
+            ("/familiarity", json!({"slope": 1.0}), "familiarity: missing field `offset`"),
+            ("/calibration/own/mean", json!([1.0]), "calibration.own.mean: has 1 numbers for 5 features"),
+            ("/calibration/others/scale/0", json!(0.0), "calibration.others.scale: must be positive"),
+            ("/calibration/others/features/0", json!("color"), "calibration.others.features: 'color' is no feature of a mention"),
+            ("/calibration/own/thresholds/default", json!(2.0), "calibration.own.thresholds: must lie between 0 and 1"),
+            ("/calibration/own/thresholds/by_fpr/0/threshold", json!(0.9), "calibration.own.thresholds: must rise"),
+        ] {
+            let (file, error) = with_config(pointer, value);
+            assert!(file == CONFIG_FILE && error.starts_with(expected), "{pointer}: {file}: {error}");
+        }
+        let with_array = |name: &'static str, array: Option<Array>| {
+            let mut arrays = arrays();
+            match array {
+                Some(array) => drop(arrays.insert(name, array)),
+                None => drop(arrays.remove(name)),
+            }
+            load(&config(), &arrays)
+        };
+        for (name, array, expected) in [
+            ("prior", None, "prior: is missing"),
+            ("prior", Some(f32s(&[1.0; 4], &[4])), "prior: has shape [4]; [3] is expected"),
+            ("fc2.bias", Some(f32s(&[1.0; 2], &[2])), "fc2.bias: has shape [2]; [3] is expected"),
+            ("fc1.weight", Some(f32s(&[f32::NAN; 4], &[2, 2])), "fc1.weight: has a number that is not finite"),
+            ("scale", Some(f32s(&[0.0; 2], &[2])), "scale: must be positive"),
+            ("reference.points", Some(f32s(&[1.0; 6], &[3, 2])), "reference.points: is of type F32; I8 is expected"),
+            ("reference.points", Some((vec![1, 2], safetensors::Dtype::I8, vec![1, 2])), "reference.points: has 1 photographs; k"),
+            ("reference.basis", Some(f32s(&[1.0; 6], &[2, 3])), "reference.basis: is of 3 channels; the map has 2"),
+        ] {
+            let (file, error) = with_array(name, array);
+            assert!(file == WEIGHTS_FILE && error.starts_with(expected), "{name}: {file}: {error}");
+        }
+        let config = config().to_string();
+        assert!(Evidence::from_files(None, None).unwrap().is_none());
+        assert_eq!(Evidence::from_files(Some(config.as_bytes()), None).unwrap_err().file, WEIGHTS_FILE);
+        assert_eq!(Evidence::from_files(None, Some(b"")).unwrap_err().file, CONFIG_FILE);
+        assert_eq!(Evidence::from_files(Some(config.as_bytes()), Some(b"no tensors")).unwrap_err().file, WEIGHTS_FILE);
+    }
+}

@@ -1,0 +1,83 @@
+//! Familiarity: how close a photograph is to those that the model learnt from.
+//!
+//! The pooled channels of the tower's head, centered, are compared with those of reference photographs by their cosine, in the coordinates of a few principal
+//! components. Both are divided by the norm of all their channels: what lies outside of the components makes a photograph less like any reference.
+
+use serde::{Deserialize, Serialize};
+
+use super::{evidence::EvidenceError, stored::Stored};
+
+/// From the mean cosine of the nearest references to familiarity: a logistic function.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamiliarityScale {
+    /// Factor on the mean cosine, positive.
+    pub slope: f64,
+    /// Added to it.
+    pub offset: f64,
+}
+
+impl FamiliarityScale {
+    /// Whether it is a function that rises.
+    pub(super) fn is_rising(self) -> bool {
+        self.slope.is_finite() && self.slope > 0.0 && self.offset.is_finite()
+    }
+
+    /// The familiarity that belongs to a mean cosine: the probability that a caption invents nothing.
+    pub fn familiarity(self, cosine: f64) -> f32 {
+        (1.0 / (1.0 + (-(self.slope * cosine + self.offset)).exp())) as f32
+    }
+}
+
+/// Reference photographs, and the coordinates in which they are compared.
+pub(super) struct Familiarity {
+    center: Vec<f32>,
+    /// One line a component.
+    basis: Vec<f32>,
+    /// Coordinates of the references, one line each, in units of `units`.
+    points: Vec<i8>,
+    units: Vec<f32>,
+    k: usize,
+    scale: FamiliarityScale,
+}
+
+impl Familiarity {
+    /// Loads `reference.center`, `reference.basis`, `reference.points` and `reference.scale`; `channels` are those of the tower's map.
+    pub(super) fn load(stored: &Stored<'_>, channels: usize, k: usize, scale: FamiliarityScale) -> Result<Self, EvidenceError> {
+        let ((components, width), (points, _)) = (stored.sides("reference.basis")?, stored.sides("reference.points")?);
+        if width > channels {
+            return Err(stored.error("reference.basis", format!("is of {width} channels; the map has {channels}")));
+        }
+        if points < k {
+            return Err(stored.error("reference.points", format!("has {points} photographs; k in evidence.json is {k}")));
+        }
+        Ok(Self {
+            center: stored.floats("reference.center", &[width])?,
+            basis: stored.floats("reference.basis", &[components, width])?,
+            points: stored.bytes("reference.points", &[points, components])?,
+            units: stored.floats("reference.scale", &[components])?,
+            k,
+            scale,
+        })
+    }
+
+    /// The familiarity of a photograph by its pooled channels, of which the first are compared.
+    pub(super) fn of(&self, pooled: &[f32]) -> f32 {
+        self.scale.familiarity(self.mean_cosine(pooled))
+    }
+
+    /// The mean cosine of the nearest references.
+    fn mean_cosine(&self, pooled: &[f32]) -> f64 {
+        let centered: Vec<f32> = pooled.iter().zip(&self.center).map(|(x, center)| x - center).collect();
+        let norm = centered.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        let dot = |line: &[f32]| line.iter().zip(&centered).map(|(a, b)| a * b).sum::<f32>();
+        // The units go into the query, so that references stay bytes.
+        let lines = self.basis.chunks_exact(self.center.len());
+        let query: Vec<f32> = lines.zip(&self.units).map(|(line, unit)| dot(line) / norm * unit).collect();
+        let cosine = |point: &[i8]| point.iter().zip(&query).map(|(&a, b)| f32::from(a) * b).sum::<f32>();
+        let mut cosines: Vec<f32> = self.points.chunks_exact(query.len()).map(cosine).collect();
+        let k = self.k.min(cosines.len());
+        cosines.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        cosines[..k].iter().map(|&cosine| f64::from(cosine)).sum::<f64>() / k as f64
+    }
+}

@@ -1,0 +1,239 @@
+//! The last step of a reward: words that name a thing the photograph has evidence of get the calibrated probability that the thing is there.
+//!
+//! One pure function for texts that are being written and for texts that are there: a word's reward depends on the text up to its end and on the one word
+//! after it (`fire` names nothing before `hydrant`), so that whoever sees the text grow finishes a word as soon as that one has closed, and gets what the
+//! whole text would have given. Words without an output of [`Evidence`] keep the scorer's reward.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{
+    evidence::{Evidence, FeatureCalibration, ImageEvidence, MentionFeatures},
+    scorer::Scored,
+};
+use crate::{
+    guard::words::{Word, words},
+    lexicon::{ConceptId, Lexicon},
+};
+
+/// Words before a word that say what sort of word it is: as many as are read with it, and none of another sentence.
+const CONTEXT: usize = 12;
+
+/// Who wrote a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrittenBy {
+    /// The policy: how likely it found its words counts.
+    Policy,
+    /// Somebody else.
+    Others,
+}
+
+/// What becomes of a word's reward.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Finish {
+    /// The word after it has not closed, and may change what it names.
+    Open,
+    /// The scorer's reward stays.
+    Unchanged,
+    /// The reward of all its tokens.
+    Reward(f32),
+}
+
+/// A text with its closed words, and what the scorer and the policy said of its tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a, F> {
+    /// The text so far.
+    pub text: &'a str,
+    /// Whether nothing follows.
+    pub whole: bool,
+    /// Its words that have closed.
+    pub words: &'a [Word],
+    /// The scorer's rewards of the leading tokens.
+    pub rewards: &'a [f32],
+    /// How likely the policy found each token: natural logarithms.
+    pub log_probability: F,
+}
+
+/// Finishes the rewards of texts about one photograph.
+#[derive(Debug)]
+pub struct Finisher {
+    evidence: Arc<Evidence>,
+    image: ImageEvidence,
+    writer: WrittenBy,
+}
+
+impl Finisher {
+    /// For texts of `writer` about the photograph of `image`.
+    pub fn new(evidence: Arc<Evidence>, image: ImageEvidence, writer: WrittenBy) -> Self {
+        Self { evidence, image, writer }
+    }
+
+    /// What becomes of the reward of word `at`; `waits` where it was [`Finish::Open`] before.
+    pub fn finish(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize, waits: bool) -> Finish {
+        let Written { text, words, .. } = *written;
+        let Some(word) = words.get(at).filter(|word| word.reward.is_some() && !word.function) else { return Finish::Unchanged };
+        let (next, from) = (next(written, at), context(text, words, at));
+        if !waits && mention(text, from, word, word.bytes.end).is_none() && !begins_compound(&text[word.bytes.clone()]) {
+            return Finish::Unchanged;
+        }
+        let named = match next {
+            Next::Open => return Finish::Open,
+            Next::None => mention(text, from, word, word.bytes.end),
+            Next::Word(end) => mention(text, from, word, end),
+        };
+        let reward = named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept));
+        reward.map_or(Finish::Unchanged, Finish::Reward)
+    }
+
+    /// Finishes what was scored of a whole text, whose tokens have the bytes `tokens`.
+    pub fn finish_scored<'a>(&self, tokens: impl IntoIterator<Item = &'a [u8]>, scored: &mut Scored) {
+        let (text, words) = words(tokens, &scored.rewards);
+        let rewards = scored.rewards.clone();
+        let log_probability = |token: usize| scored.log_probabilities.get(token).copied().unwrap_or(0.0);
+        let written = Written { text: &text, whole: true, words: &words, rewards: &rewards, log_probability };
+        for (at, word) in words.iter().enumerate() {
+            if let (Finish::Reward(reward), Some(tokens)) = (self.finish(&written, at, false), scored.rewards.get_mut(word.tokens.clone()))
+            {
+                tokens.fill(reward);
+            }
+        }
+    }
+
+    /// The reward of the tokens that write a mention; `None` where there is no evidence of what it names.
+    fn reward(&self, written: &Written<'_, impl Fn(usize) -> f32>, bytes: &Range<usize>, concept: ConceptId) -> Option<f32> {
+        let output = self.evidence.concept_of(concept)?;
+        let mut its = written.words.iter().filter(|word| overlap(&word.bytes, bytes));
+        let first = its.next()?;
+        let tokens = first.tokens.start..its.next_back().unwrap_or(first).tokens.end;
+        let reward = written.rewards.get(tokens.clone())?.iter().copied().reduce(f32::min)?;
+        let log_probability = tokens.map(&written.log_probability).sum();
+        let person = Evidence::is_person(concept);
+        let features = MentionFeatures::new(&self.evidence, &self.image, output, reward, log_probability, person)?;
+        Some(self.calibration().probability(|name| features.value(name)))
+    }
+
+    fn calibration(&self) -> &FeatureCalibration {
+        let calibrations = &self.evidence.config().calibration;
+        match self.writer {
+            WrittenBy::Policy => &calibrations.own,
+            WrittenBy::Others => &calibrations.others,
+        }
+    }
+}
+
+/// The byte from which on word `at` is read.
+fn context(text: &str, words: &[Word], at: usize) -> usize {
+    let first = words[at.saturating_sub(CONTEXT)].bytes.start;
+    let before = &text[first..words[at].bytes.start];
+    before.rfind(['.', '!', '?', '\n']).map_or(first, |end| first + end + 1)
+}
+
+/// The thing that a word names, or is part of the name of, in a text that is read up to byte `end`: its bytes, and what it is.
+fn mention(text: &str, from: usize, word: &Word, end: usize) -> Option<(Range<usize>, ConceptId)> {
+    let mentions = Lexicon::shared().mentions(&text[from..end]);
+    let mut places = mentions.iter().map(|mention| (from + mention.range.start..from + mention.range.end, mention.concept));
+    places.find(|(bytes, _)| overlap(bytes, &word.bytes))
+}
+
+fn begins_compound(word: &str) -> bool {
+    Lexicon::shared().begins_compound(&word.to_lowercase())
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// What follows a word, with nothing but white space before it.
+enum Next {
+    /// A word that may still grow, or nothing yet.
+    Open,
+    /// No word.
+    None,
+    /// A word that ends at this byte.
+    Word(usize),
+}
+
+fn next<F>(written: &Written<'_, F>, at: usize) -> Next {
+    let Written { text, whole, words, .. } = written;
+    let end = words[at].bytes.end;
+    let open = if *whole { Next::None } else { Next::Open };
+    match (text[end..].chars().find(|c| !c.is_whitespace()), words.get(at + 1)) {
+        (None, _) => open,
+        (Some(c), _) if !c.is_alphanumeric() => Next::None,
+        (Some(_), None) => open,
+        (Some(_), Some(next)) if text[end..next.bytes.start].trim().is_empty() => Next::Word(next.bytes.end),
+        // What follows is part of markup.
+        (Some(_), Some(_)) => Next::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::testing::finisher;
+
+    /// Evidence of a dog, none of people, little of a fire hydrant; as reckoned by hand for a map.
+    const LOGITS: [f32; 3] = [1.899_789, -0.654_269, 1.054_058];
+
+    fn finished(finisher: &Finisher, tokens: &[(&str, f32, f32)]) -> Vec<f32> {
+        let mut scored = Scored { rewards: tokens.iter().map(|t| t.1).collect(), log_probabilities: tokens.iter().map(|t| t.2).collect() };
+        finisher.finish_scored(tokens.iter().map(|t| t.0.as_bytes()), &mut scored);
+        assert_eq!(scored.log_probabilities, tokens.iter().map(|t| t.2).collect::<Vec<_>>());
+        scored.rewards
+    }
+
+    #[track_caller]
+    fn near(found: &[f32], expected: &[f32]) {
+        assert!(found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    }
+
+    #[test]
+    fn rewards_of_mentions_are_those_reckoned_by_hand_and_all_others_stay() {
+        let own = finisher(LOGITS, WrittenBy::Policy);
+        let tokens =
+            [("A", 0.9, -0.1), (" black", 0.7, -0.2), (" do", 0.8, -0.6), ("g", 0.95, -0.4), (" near", 0.5, -1.0), (" a", 0.5, -1.0)];
+        // The lowest reward of its tokens and all of their log-probability.
+        near(&finished(&own, &tokens), &[0.9, 0.7, 0.811_603, 0.811_603, 0.5, 0.5]);
+        near(&finished(&own, &[("A", 0.9, -0.1), (" man", 0.6, -1.0), (".", 0.3, 0.0)]), &[0.9, 0.463_864, 0.3]);
+        // Nothing is known of cars, and "walking" names nothing.
+        near(&finished(&own, &[("A", 0.9, -0.1), (" car", 0.6, -1.0), (" walking", 0.3, 0.0)]), &[0.9, 0.6, 0.3]);
+        // Without the scorer and the policy.
+        near(&finished(&finisher(LOGITS, WrittenBy::Others), &tokens)[2..4], &[0.883_637; 2]);
+    }
+
+    #[test]
+    fn names_of_several_words_have_one_reward() {
+        let own = finisher(LOGITS, WrittenBy::Policy);
+        let with = |last: &str| finished(&own, &[("a", 0.9, -0.1), (" fire", 0.6, -0.2), (last, 0.8, -0.6), (".", 0.9, 0.0)]);
+        let hydrant = with(" hydrant");
+        assert!(hydrant[1] == hydrant[2] && hydrant[1] != 0.6 && (hydrant[0], hydrant[3]) == (0.9, 0.9), "{hydrant:?}");
+        assert_eq!(with(" engine")[0], 0.9);
+        // In the plural and in any case, and not where it only qualifies another thing.
+        for (text, is_named) in [("Dogs", true), ("DOG", true), ("dogs", true), ("cats", false)] {
+            let found = finished(&own, &[("Two ", 0.9, -0.1), (text, 0.6, -0.2), (" run.", 0.5, -0.3)]);
+            assert_eq!(found[1] != 0.6, is_named, "{text}: {found:?}");
+        }
+        let qualifying = finished(&own, &[("a", 0.9, -0.1), (" dog", 0.6, -0.2), (" bowl", 0.8, -0.6), (" is", 0.8, -0.1)]);
+        assert_eq!(qualifying[1], 0.6);
+    }
+
+    #[test]
+    fn a_word_is_open_until_the_next_one_has_closed() {
+        let own = finisher(LOGITS, WrittenBy::Policy);
+        let at = |text: &str, whole: bool, at: usize| {
+            let mut transcript = crate::guard::words::Transcript::default();
+            transcript.push(text.as_bytes());
+            if whole {
+                transcript.close(None);
+            }
+            let words: Vec<Word> = std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
+            own.finish(&Written { text, whole, words: &words, rewards: &[0.6], log_probability: |_| -1.0 }, at, false)
+        };
+        assert_eq!(at("a dog is", false, 1), Finish::Open);
+        assert!(matches!(at("a dog is running", false, 1), Finish::Reward(_)));
+        assert!(matches!(at("a dog. ", false, 1), Finish::Reward(_)));
+        assert!(matches!(at("a dog", true, 1), Finish::Reward(_)));
+        assert_eq!(at("a dog", true, 0), Finish::Unchanged);
+        assert_eq!(at("a red dog is", false, 1), Finish::Unchanged);
+        assert_eq!(at("a dog", true, 7), Finish::Unchanged);
+    }
+}

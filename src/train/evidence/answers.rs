@@ -1,0 +1,184 @@
+//! Short answers of the policy, right and wrong, and what calibrations read of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
+
+use super::{
+    super::{
+        TrainError,
+        answers::Said,
+        corpus::Corpus,
+        judged::{ScoredText, score},
+        labels::LabelledText,
+        qa::QaBuilder,
+        rollout::{RolloutConfig, samples},
+        stats::CaptionStats,
+    },
+    mentions::Judge,
+};
+use crate::{
+    eval::{
+        honesty::{Origin, consistency},
+        pope,
+        vqa::is_right,
+    },
+    guard::{
+        abstain::{SHORT_ANSWER, WrittenAnswer},
+        question::{self, QuestionKind},
+        words::words,
+    },
+    lexicon::Lexicon,
+    reward::{
+        answers::{AnswerFeatures, AnswerKind},
+        evidence::{Evidence, ImageEvidence},
+    },
+};
+
+/// Questions asked of a photograph.
+const PER_PHOTOGRAPH: usize = 3;
+
+/// Answers written at once.
+const AT_ONCE: usize = 16;
+
+/// How often a kind of question must have a kind of answer for the pair to be a feature.
+const LEAST_PAIRS: usize = 10;
+
+/// A question with its right answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Number of the photograph.
+    pub(super) photograph: usize,
+    pub(super) question: String,
+    pub(super) right: Vec<String>,
+}
+
+/// What the policy answered.
+pub(super) struct Answered {
+    pub(super) asked: Asked,
+    pub(super) answer: String,
+    /// The bundle's raw scores of its tokens, and the policy's log-probabilities.
+    scored: ScoredText,
+}
+
+impl Answered {
+    /// Whether it is right.
+    pub(super) fn is_right(&self) -> bool {
+        is_right(&self.answer, &self.asked.right)
+    }
+}
+
+impl Judge<'_> {
+    /// Questions about photographs behind the training split: those that captions and COCO's objects settle, and people's.
+    pub(super) fn questions(&self, seed: u64) -> Vec<Asked> {
+        let photographs = self.photographs;
+        let mut asked = Vec::new();
+        let stats = CaptionStats::new(&self.setup.data.train, Lexicon::shared());
+        let builder = QaBuilder::new(&stats, Lexicon::shared());
+        for i in photographs.of(Origin::Flickr8k) {
+            let pairs = builder.pairs(&photographs.all[i].image, &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1)), PER_PHOTOGRAPH);
+            let closed = pairs.into_iter().filter(|qa| qa.kind.is_closed());
+            asked.extend(closed.map(|qa| Asked { photograph: i, question: qa.question, right: vec![qa.answer] }));
+        }
+        let numbers: BTreeMap<&str, usize> =
+            photographs.of(Origin::CocoMini).map(|i| (photographs.all[i].image.name.as_str(), i)).collect();
+        let objects: Vec<(&str, &BTreeSet<String>)> = photographs
+            .of(Origin::CocoMini)
+            .filter_map(|i| Some((photographs.all[i].image.name.as_str(), photographs.all[i].objects.as_ref()?)))
+            .collect();
+        for built in pope::build(&objects, pope::Setting::Random, 1, seed) {
+            let (Some(&photograph), Some(object)) = (numbers.get(built.image.as_str()), &built.object) else { continue };
+            let right = vec![if built.present { "yes" } else { "no" }.to_owned()];
+            asked.push(Asked { photograph, question: consistency::questions(object).plain, right });
+        }
+        let mut of_people: BTreeMap<usize, Vec<Asked>> = BTreeMap::new();
+        for (photograph, question) in &photographs.questions {
+            let one = Asked { photograph: *photograph, question: question.question.clone(), right: question.answers.clone() };
+            of_people.entry(*photograph).or_default().push(one);
+        }
+        for (photograph, mut questions) in of_people {
+            questions.shuffle(&mut SmallRng::seed_from_u64(seed ^ (photograph as u64 + 1)));
+            asked.extend(questions.into_iter().take(PER_PHOTOGRAPH));
+        }
+        asked.retain(|asked| question::kind(&asked.question) != QuestionKind::Caption);
+        asked.sort_by_key(|asked| asked.photograph);
+        asked
+    }
+
+    /// Lets the policy answer, and scores the answers; those that are too long to be withheld are left out.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub(super) fn answers(&self, asked: &[Asked]) -> Result<Vec<Answered>, TrainError> {
+        let (policy, train) = (&self.setup.policy, self.photographs.train);
+        let chunks: Vec<&[Asked]> = asked.chunks(AT_ONCE).collect();
+        let config = RolloutConfig { temperature: 0.0, seed: 0, max_tokens: SHORT_ANSWER + 1, eos: policy.tokenizer.eos() };
+        let written = self.setup.workers.map(&chunks, |chunk| {
+            let views: Vec<(usize, usize)> = chunk.iter().map(|asked| (asked.photograph - train, 0)).collect();
+            let prompt =
+                |asked: &Asked| Corpus::prompt(&policy.tokenizer, &policy.template, &asked.question).map_err(candle_core::Error::wrap);
+            let prompts = chunk.iter().map(prompt).collect::<candle_core::Result<Vec<_>>>()?;
+            samples(&policy.model, &self.features.batch(&views)?, &prompts, 1, config)
+        })?;
+        let mut by_photograph: Vec<Vec<(&Asked, String)>> = vec![Vec::new(); self.photographs.all.len() - train];
+        let written = asked.iter().zip(written.into_iter().flatten()).filter(|(_, tokens)| (1..=SHORT_ANSWER).contains(&tokens.len()));
+        written.for_each(|(asked, tokens)| by_photograph[asked.photograph - train].push((asked, policy.tokenizer.decode(&tokens))));
+        let said: Vec<Vec<_>> = by_photograph
+            .iter()
+            .map(|of| {
+                let bare = |(asked, answer): &(&Asked, String)| {
+                    let text = LabelledText { text: answer.clone(), ranges: Vec::new(), rest: None };
+                    (Said { question: Some(asked.question.clone()), text, ends: false }, None)
+                };
+                of.iter().map(bare).collect()
+            })
+            .collect();
+        let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
+        let answered = |(scored, (asked, answer)): (ScoredText, &(&Asked, String))| Answered {
+            asked: (*asked).clone(),
+            answer: answer.clone(),
+            scored,
+        };
+        Ok(scored.into_iter().zip(by_photograph.iter().flatten()).map(answered).collect())
+    }
+
+    /// The lowest reward of an answer's tokens by the scorer alone.
+    pub(super) fn lowest(&self, answered: &Answered) -> f32 {
+        self.rewards(&answered.scored).rewards.into_iter().reduce(f32::min).unwrap_or(0.0)
+    }
+
+    /// What a calibration reads of an answer, as it is served.
+    ///
+    /// # Errors
+    /// When the answer cannot be cut into tokens.
+    pub(super) fn answer_features(
+        &self,
+        answered: &Answered,
+        evidence: &Arc<Evidence>,
+        image: &ImageEvidence,
+    ) -> Result<AnswerFeatures, TrainError> {
+        let (tokens, scored) = self.served(&answered.scored, evidence, image)?;
+        let bytes = tokens.iter().map(|&token| self.setup.policy.tokenizer.bytes(token));
+        let (_, words) = words(bytes, &scored.rewards);
+        let written = WrittenAnswer {
+            text: &answered.answer,
+            score: words.iter().filter_map(|word| word.reward).reduce(f32::min),
+            log_probability: scored.log_probabilities.iter().sum(),
+        };
+        Ok(AnswerFeatures::new(evidence, image, &answered.asked.question, &written))
+    }
+}
+
+/// Names of the features of answers: those that always are, and the pairs of a kind of question and a kind of answer that occur often enough.
+pub(super) fn names(answered: &[Answered]) -> Vec<String> {
+    let mut pairs: BTreeMap<String, usize> = BTreeMap::new();
+    for Answered { asked, answer, .. } in answered {
+        let pair = format!("{}>{}", question::kind(&asked.question).name(), AnswerKind::of(answer).name());
+        *pairs.entry(pair).or_default() += 1;
+    }
+    let often = pairs.into_iter().filter(|&(_, count)| count >= LEAST_PAIRS).map(|(pair, _)| pair);
+    AnswerFeatures::NAMES.into_iter().map(str::to_owned).chain(often).collect()
+}

@@ -1,0 +1,142 @@
+//! The two files of a bundle: what [`Evidence`] reads.
+
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+use half::f16;
+use safetensors::{Dtype, View};
+
+use super::{
+    super::{Tensors, TrainError, checkpoint::write_atomically, export::write_json},
+    head::Standard,
+    reference::Reference,
+};
+use crate::reward::evidence::{CONFIG_FILE, Evidence, EvidenceConfig, WEIGHTS_FILE};
+
+/// An array of a file.
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    fn f32(shape: &[usize], values: &[f32]) -> Self {
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes: values.iter().flat_map(|x| x.to_le_bytes()).collect() }
+    }
+
+    fn f16(shape: &[usize], values: &[f32]) -> Self {
+        Self { dtype: Dtype::F16, shape: shape.to_vec(), bytes: values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect() }
+    }
+
+    fn i8(shape: &[usize], values: &[i8]) -> Self {
+        Self { dtype: Dtype::I8, shape: shape.to_vec(), bytes: values.iter().flat_map(|x| x.to_le_bytes()).collect() }
+    }
+}
+
+impl View for &Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// What all networks of a run share.
+pub(super) struct Common {
+    pub(super) standard: Standard,
+    /// Log-odds of every output in the training captions.
+    pub(super) prior: Vec<f32>,
+    pub(super) reference: Reference,
+}
+
+impl Common {
+    /// The contents of `evidence.safetensors` with the weights of a network.
+    ///
+    /// # Errors
+    /// When a weight is missing.
+    pub(super) fn weights_file(&self, head: &Tensors) -> Result<Vec<u8>, TrainError> {
+        let Reference { center, basis, points, scale } = &self.reference;
+        let mut stored = BTreeMap::from([
+            ("mean", Stored::f32(&[self.standard.mean.len()], &self.standard.mean)),
+            ("scale", Stored::f32(&[self.standard.scale.len()], &self.standard.scale)),
+            ("prior", Stored::f32(&[self.prior.len()], &self.prior)),
+            ("reference.center", Stored::f32(&[center.len()], center)),
+            ("reference.basis", Stored::f16(&[basis.len(), center.len()], &basis.concat())),
+            ("reference.points", Stored::i8(&[points.len(), scale.len()], &points.concat())),
+            ("reference.scale", Stored::f32(&[scale.len()], scale)),
+        ]);
+        for name in ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"] {
+            let tensor = head.get(name).ok_or_else(|| TrainError::Run(format!("the network has no {name}")))?;
+            stored.insert(name, Stored::f16(tensor.dims(), &tensor.flatten_all()?.to_vec1::<f32>()?));
+        }
+        safetensors::serialize(&stored, None).map_err(|e| TrainError::Run(format!("{WEIGHTS_FILE}: {e}")))
+    }
+
+    /// A network as it is served.
+    ///
+    /// # Errors
+    /// When the parts do not fit.
+    pub(super) fn served(&self, head: &Tensors, config: &EvidenceConfig) -> Result<Evidence, TrainError> {
+        let json = serde_json::to_vec(config).map_err(|e| TrainError::Run(e.to_string()))?;
+        let read = Evidence::from_files(Some(&json), Some(&self.weights_file(head)?)).map_err(|e| TrainError::Run(e.to_string()))?;
+        read.ok_or_else(|| TrainError::Run("there is no evidence in its own files".into()))
+    }
+
+    /// Writes both files.
+    ///
+    /// # Errors
+    /// When one of them cannot be written.
+    pub(super) fn write(&self, dir: &Path, head: &Tensors, config: &EvidenceConfig) -> Result<(), TrainError> {
+        write_atomically(&dir.join(WEIGHTS_FILE), &self.weights_file(head)?)?;
+        write_json(&dir.join(CONFIG_FILE), config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::{
+        super::{
+            head::initial,
+            reference::{ReferenceConfig, tests::photographs},
+            unfitted,
+        },
+        *,
+    };
+    use crate::{lexicon::Lexicon, train::optim::named_vars};
+
+    #[test]
+    fn what_is_written_is_read_and_gives_the_cosines_of_numpy() {
+        let rows = photographs();
+        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        let reference =
+            Reference::fit(&rows, ReferenceConfig { components: 2, photographs: 12, nearest: 3, unanswered_share: 0.01 }, 5).unwrap();
+        let common = Common { standard: Standard::of(&rows), prior: vec![-1.0], reference };
+        let vars = initial(5, 3, &common.prior, 1).unwrap();
+        let head: Tensors = named_vars(&vars).into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
+        let config = unfitted(&[Lexicon::shared().concept("dog").unwrap()], 3);
+        let dir = tempfile::tempdir().unwrap();
+        common.write(dir.path(), &head, &config).unwrap();
+        let evidence = Evidence::load(dir.path()).unwrap().unwrap();
+        // numpy: the mean of the three largest of points @ (q - center) @ basis.T / norm(q - center), in full precision.
+        for (i, want) in [0.329_191_1, 0.065_280_7, 0.505_954_1].into_iter().enumerate() {
+            let photograph: Vec<f32> =
+                (0..5).map(|j| ((2.3 * i as f64 + 0.4 * f64::from(j)).cos() * (5.0 - f64::from(j))) as f32).collect();
+            let found = evidence.of(&Tensor::from_vec(photograph, (1, 5), &Device::Cpu).unwrap()).unwrap();
+            assert_eq!(found.logits.len(), 1);
+            let cosine = (f64::from(found.familiarity) / (1.0 - f64::from(found.familiarity))).ln();
+            assert!((cosine - want).abs() < 0.01, "{i}: {cosine}");
+        }
+    }
+}

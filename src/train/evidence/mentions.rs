@@ -1,0 +1,273 @@
+//! Things that texts mention, with their rewards and whether they are there: what calibrations are fitted on.
+
+use std::sync::Arc;
+
+use super::{
+    super::{
+        TrainError,
+        answers::Said,
+        contenders::{self, Contender},
+        features::Features,
+        judged::{ScoredText, score},
+        labels::LabelledText,
+        reward_data::own_captions,
+        setup::Setup,
+        text::normalize_caption,
+    },
+    labels::{Absence, truth},
+    origins::{Photograph, Photographs},
+};
+use crate::{
+    eval::{chair::Vocabulary, data::flickr8k::Image, honesty::Origin},
+    lexicon::{ConceptId, Lexicon, Mention, References},
+    reward::{
+        calibration::Calibration,
+        evidence::{Evidence, ImageEvidence},
+        finish::{Finisher, WrittenBy},
+        scorer::Scored,
+    },
+};
+
+/// Origins with people's captions; how many of a photograph are scored, and as many of another's.
+const PEOPLES: [(Origin, usize); 2] = [(Origin::Flickr8k, 2), (Origin::CocoMini, 5)];
+
+/// Who wrote a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Author {
+    /// The policy: its likeliest caption.
+    Greedy,
+    /// The policy: a sample.
+    Sampled,
+    /// A person.
+    Person,
+}
+
+/// A thing that a text mentions.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct JudgedMention {
+    /// Number of the photograph.
+    pub(super) photograph: usize,
+    pub(super) author: Author,
+    pub(super) concept: ConceptId,
+    /// Whether it is there, where that is known.
+    pub(super) truth: Option<bool>,
+    /// The same by COCO's objects, where it names one and they are known.
+    pub(super) coco: Option<bool>,
+    /// Lowest reward of its tokens.
+    pub(super) reward: f32,
+    /// Sum of the policy's log-probabilities of its tokens.
+    pub(super) log_probability: f32,
+}
+
+impl JudgedMention {
+    /// Whether it names people.
+    pub(super) fn is_person(&self) -> bool {
+        Evidence::is_person(self.concept)
+    }
+}
+
+/// A text about a photograph.
+pub(super) struct Written {
+    pub(super) photograph: usize,
+    pub(super) author: Author,
+    pub(super) text: String,
+}
+
+/// The bundle's scorer, and what its numbers mean.
+pub(super) struct BundleScorer {
+    pub(super) contender: [Contender; 1],
+    pub(super) calibration: Calibration,
+}
+
+impl BundleScorer {
+    /// That which a bundle serves by default.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub(super) fn open(setup: &Setup) -> Result<Self, TrainError> {
+        let policy = &setup.policy;
+        let missing = || TrainError::Run(format!("policy {}: it has no scorer, train one first with candor train reward", policy.name));
+        let kind = policy.config.reward.as_ref().ok_or_else(missing)?.default;
+        let contender = contenders::of_bundle(policy)?.into_iter().find(|c| c.name == kind.name()).ok_or_else(missing)?;
+        let calibration = contenders::calibrations(policy)?.remove(&kind).ok_or_else(missing)?;
+        Ok(Self { contender: [contender], calibration })
+    }
+}
+
+/// Photographs that nobody learned from, their features as they are, and who judges what is said of them.
+pub(super) struct Judge<'a> {
+    pub(super) setup: &'a Setup,
+    pub(super) photographs: &'a Photographs,
+    /// Of all photographs behind the training split.
+    pub(super) features: &'a Features,
+    pub(super) scorer: &'a BundleScorer,
+}
+
+impl Judge<'_> {
+    /// Lets the policy caption photographs, by their numbers.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub(super) fn captions(&self, numbers: &[usize], temperature: f32, seed: u64) -> Result<Vec<Written>, TrainError> {
+        let images: Vec<Image> = numbers.iter().map(|&i| self.photographs.all[i].image.clone()).collect();
+        let places: Vec<usize> = numbers.iter().map(|i| i - self.photographs.train).collect();
+        let texts = own_captions(self.setup, &images, &self.features.plain(&places), temperature, seed)?;
+        let author = if temperature > 0.0 { Author::Sampled } else { Author::Greedy };
+        Ok(numbers.iter().zip(texts).map(|(&photograph, (_, text))| Written { photograph, author, text: text.text }).collect())
+    }
+
+    /// People's captions of photographs, and those of the next photograph of the same origin.
+    pub(super) fn peoples(&self, numbers: &[usize]) -> Vec<Written> {
+        let of = |(origin, most): (Origin, usize)| {
+            let captions = |i: usize| self.photographs.all[i].image.captions.iter().take(most);
+            let is_captioned = |i: &usize| self.photographs.all[*i].origin == origin && captions(*i).len() > 0;
+            let captioned: Vec<usize> = numbers.iter().copied().filter(is_captioned).collect();
+            let mut written = Vec::new();
+            for (i, &photograph) in captioned.iter().enumerate() {
+                let other = captioned[(i + 1) % captioned.len()];
+                let texts = captions(photograph).chain(captions(other).filter(|_| other != photograph));
+                written.extend(texts.map(|text| Written { photograph, author: Author::Person, text: normalize_caption(text) }));
+            }
+            written
+        };
+        PEOPLES.into_iter().flat_map(of).collect()
+    }
+
+    /// Scores texts that say something; those of a photograph stand behind one another then.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub(super) fn scored(&self, mut texts: Vec<Written>) -> Result<Vec<(Written, ScoredText)>, TrainError> {
+        texts.retain(|written| !written.text.is_empty());
+        texts.sort_by_key(|written| written.photograph);
+        let mut said = vec![Vec::new(); self.photographs.all.len() - self.photographs.train];
+        for written in &texts {
+            let text = LabelledText { text: written.text.clone(), ranges: Vec::new(), rest: None };
+            said[written.photograph - self.photographs.train].push((Said::from(text), None));
+        }
+        let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
+        Ok(texts.into_iter().zip(scored).collect())
+    }
+
+    /// Judges what texts mention, with rewards by `calibration`.
+    pub(super) fn mentions(&self, texts: &[(Written, ScoredText)], calibration: &Calibration) -> Vec<JudgedMention> {
+        let lexicon = Lexicon::shared();
+        let absence = Absence::new(lexicon);
+        let mut found = Vec::new();
+        for (written, scored) in texts {
+            let photograph = &self.photographs.all[written.photograph];
+            let references = References::new(lexicon, &photograph.texts);
+            for mention in lexicon.mentions(&written.text) {
+                let Some((reward, log_probability)) = rewards(scored, &mention, calibration) else { continue };
+                found.push(JudgedMention {
+                    photograph: written.photograph,
+                    author: written.author,
+                    concept: mention.concept,
+                    truth: truth(photograph, &references, &mention, &absence),
+                    coco: coco_truth(photograph, &written.text, &mention),
+                    reward,
+                    log_probability,
+                });
+            }
+        }
+        found
+    }
+
+    /// Rewards of a text's tokens by the scorer, a yes or no that answers by the calibration of its own.
+    pub(super) fn rewards(&self, text: &ScoredText) -> Scored {
+        let scores = text.scores.first().into_iter().flatten().zip(&text.log_probabilities).enumerate();
+        let reward = |(i, (score, lp)): (usize, (&f32, &f32))| self.scorer.calibration.of(text.is_yes_or_no(i)).reward(*score, *lp);
+        Scored { rewards: scores.map(reward).collect(), log_probabilities: text.log_probabilities.clone() }
+    }
+
+    /// The rewards of a text of the policy as they are served: words that name things have those that evidence gives them.
+    ///
+    /// # Errors
+    /// When the text cannot be cut into tokens.
+    pub(super) fn served(
+        &self,
+        text: &ScoredText,
+        evidence: &Arc<Evidence>,
+        image: &ImageEvidence,
+    ) -> Result<(Vec<u32>, Scored), TrainError> {
+        let tokenizer = &self.setup.policy.tokenizer;
+        let tokens = tokenizer.encode(&text.text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+        let mut scored = self.rewards(text);
+        let finisher = Finisher::new(Arc::clone(evidence), image.clone(), WrittenBy::Policy);
+        finisher.finish_scored(tokens.iter().map(|&token| tokenizer.bytes(token)), &mut scored);
+        Ok((tokens, scored))
+    }
+}
+
+/// The lowest reward of a mention's tokens, and the sum of their log-probabilities.
+fn rewards(scored: &ScoredText, mention: &Mention, calibration: &Calibration) -> Option<(f32, f32)> {
+    let scores = scored.tokens.iter().zip(scored.scores.first()?).zip(&scored.log_probabilities);
+    let own = scores.filter(|((token, _), _)| token.start < mention.range.end && mention.range.start < token.end);
+    let rewards: Vec<(f32, f32)> = own.map(|((_, score), lp)| (calibration.reward(*score, *lp), *lp)).collect();
+    let lowest = rewards.iter().map(|(reward, _)| *reward).min_by(f32::total_cmp)?;
+    Some((lowest, rewards.iter().map(|(_, lp)| lp).sum()))
+}
+
+/// Whether a photograph with COCO's objects shows the one that a mention names: it was marked, or a person's caption names it.
+fn coco_truth(photograph: &Photograph, text: &str, mention: &Mention) -> Option<bool> {
+    photograph.objects.as_ref()?;
+    let vocabulary = Vocabulary::coco80();
+    let overlaps = |range: &std::ops::Range<usize>| range.start < mention.range.end && mention.range.start < range.end;
+    let named = vocabulary.mentions(text);
+    let object = named.iter().find(|named| overlaps(&named.range)).map(|named| &named.object)?;
+    let is_named = |caption: &String| vocabulary.mentions(caption).iter().any(|shown| shown.object == *object);
+    Some(photograph.objects.iter().flatten().any(|own| own == object) || photograph.image.captions.iter().any(is_named))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn objects_are_there_where_they_were_marked_or_named() {
+        let marked = |objects: Option<&[&str]>, captions: &[&str]| Photograph {
+            origin: Origin::CocoMini,
+            image: Image {
+                name: "a.jpg".into(),
+                path: "a.jpg".into(),
+                captions: captions.iter().map(|&caption| caption.to_owned()).collect(),
+            },
+            texts: Vec::new(),
+            objects: objects.map(|objects| objects.iter().map(|&object| object.to_owned()).collect::<BTreeSet<_>>()),
+            fold: 0,
+        };
+        let text = "A man with a pizza and a puppy near a fountain.";
+        let truths = |photograph: &Photograph| {
+            let mentions = Lexicon::shared().mentions(text);
+            mentions.iter().map(|mention| coco_truth(photograph, text, mention)).collect::<Vec<_>>()
+        };
+        let found = truths(&marked(Some(&["pizza"]), &["A dog sits."]));
+        assert_eq!(found, [Some(false), Some(true), Some(true), None], "a puppy is a dog, and a fountain is no object of theirs");
+        assert_eq!(truths(&marked(None, &["A dog sits."])), [None; 4], "nobody looked for objects");
+    }
+
+    #[test]
+    fn a_mention_has_the_lowest_reward_and_all_log_probabilities_of_its_tokens() {
+        let text = LabelledText { text: "A fire hydrant.".into(), ranges: Vec::new(), rest: None };
+        let scored = ScoredText {
+            image: 0,
+            question: None,
+            kind: None,
+            tokens: vec![0..1, 2..6, 7..9, 9..14, 14..15],
+            labels: vec![None; 5],
+            log_probabilities: vec![-0.1, -0.5, -1.0, -0.25, -9.0],
+            scores: vec![vec![9.0, 1.0, -1.0, 2.0, -9.0]],
+            text,
+        };
+        let calibration: Calibration = serde_json::from_value(serde_json::json!({
+            "slope": 1.0, "offset": 0.0, "default_threshold": 0.5, "thresholds": [], "fitted_on": "a test", "tokens": 1
+        }))
+        .unwrap();
+        let mention = &Lexicon::shared().mentions(&scored.text.text)[0];
+        let (reward, log_probability) = rewards(&scored, mention, &calibration).unwrap();
+        assert!((reward - 1.0 / (1.0 + 1f32.exp())).abs() < 1e-6, "{reward}");
+        assert!((log_probability + 1.75).abs() < 1e-6, "{log_probability}");
+    }
+}

@@ -1,0 +1,283 @@
+//! Training of the evidence for words (`candor train evidence`): a small network over the tower's features, the reference of familiarity, and what
+//! evidence and rewards together mean.
+//!
+//! Networks first learn from Flickr8k alone, then from all origins. Of the second stage there are a network for each of the [five parts](crate::eval::honesty::folds), which
+//! learns from the others, and one that learns from the parts that the configuration names and is shipped. Calibrations are fitted on evidence of
+//! networks that did not see the photograph: a network is surer of its own.
+
+mod answers;
+mod calibrate;
+mod conclude;
+mod figures;
+mod files;
+mod head;
+mod labels;
+mod learn;
+mod mentions;
+mod networks;
+mod origins;
+mod reference;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, reference::ReferenceConfig};
+use self::{
+    calibrate::Row,
+    files::Common,
+    head::Standard,
+    mentions::{BundleScorer, Judge, JudgedMention},
+    origins::{Photographs, origin_named},
+    reference::Reference,
+};
+use super::{TrainError, checkpoint::RunDir, judged::Half, setup::Setup, tell};
+use crate::{
+    eval::{
+        honesty::{Origin, folds::FOLDS},
+        report::{Report, Section},
+    },
+    lexicon::{ConceptId, Lexicon},
+    reward::{
+        evidence::{EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FeatureCalibration, ImageEvidence, MentionFeatures},
+        familiarity::FamiliarityScale,
+    },
+};
+
+/// Temperature of the captions beside the likeliest ones.
+const TEMPERATURE: f32 = 1.0;
+
+/// `candor train evidence --config FILE`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceRecipe {
+    /// Folder with the origins: `flickr8k`, and those of `coco-mini`, `daquar` and `vqa-rad` that there are.
+    pub data: PathBuf,
+    /// The bundle with the policy and the scorer: its directory, or the name of an embedded one.
+    pub policy: String,
+    /// Folder for the photographs' features, which several runs can share.
+    pub features: PathBuf,
+    /// Parts of the small origins that the shipped network and its calibrations learn from, 0 to 4.
+    pub parts: Vec<usize>,
+    /// Seed of everything that is drawn.
+    pub seed: u64,
+    /// Worker threads; 0 takes every core.
+    pub workers: usize,
+    /// Which things have outputs.
+    pub vocabulary: VocabularyConfig,
+    /// The network.
+    pub head: HeadConfig,
+    /// The first stage.
+    pub first: StageConfig,
+    /// The second stage.
+    pub second: StageConfig,
+    /// The photographs that familiarity compares with.
+    pub reference: ReferenceConfig,
+    /// The calibrations.
+    pub calibration: CalibrationConfig,
+}
+
+/// A training of evidence that is ready to run, or to go on.
+pub struct EvidenceTraining {
+    recipe: EvidenceRecipe,
+    run: RunDir,
+    setup: Setup,
+    photographs: Photographs,
+}
+
+/// A trained network's answer for every photograph behind the training split.
+struct Seen {
+    images: Vec<ImageEvidence>,
+    /// Mean cosine of the nearest reference photographs.
+    cosines: Vec<f64>,
+}
+
+impl EvidenceTraining {
+    /// Reads policy and data.
+    ///
+    /// # Errors
+    /// When the configuration, the data, the policy or the run directory is not usable.
+    pub fn prepare(recipe: EvidenceRecipe, out: &Path, resume: bool) -> Result<Self, TrainError> {
+        if recipe.parts.is_empty() || recipe.parts.iter().any(|&part| part >= FOLDS) {
+            return Err(TrainError::Run(format!("parts: expected some of 0 to {}", FOLDS - 1)));
+        }
+        if recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
+            return Err(TrainError::Run("head.hidden, reference.nearest and reference.components must be at least 1".into()));
+        }
+        if !(0.0..1.0).contains(&recipe.reference.unanswered_share) {
+            return Err(TrainError::Run("reference.unanswered_share must be from 0 to below 1".into()));
+        }
+        let names = [
+            ("first.shares", &recipe.first.shares),
+            ("second.shares", &recipe.second.shares),
+            ("calibration.origins", &recipe.calibration.origins),
+        ];
+        for (key, name) in names.into_iter().flat_map(|(key, of)| of.keys().map(move |name| (key, name))) {
+            origin_named(key, name)?;
+        }
+        let setup = Setup::open(&recipe.data.join(Origin::Flickr8k.name()), &recipe.policy, recipe.workers)?;
+        let photographs = Photographs::open(&recipe.data, &setup.data)?;
+        let run = RunDir::open(out, &recipe, resume)?;
+        Ok(Self { recipe, run, setup, photographs })
+    }
+
+    /// Trains, calibrates and writes `evidence.safetensors`, `evidence.json`, `report.json` and `report.html` into the run directory. Stages that an earlier run
+    /// finished are not repeated.
+    ///
+    /// # Errors
+    /// When the loss stops being a number, there is nothing to calibrate on, or a file cannot be written.
+    pub fn train(&self) -> Result<Report, TrainError> {
+        let scorer = BundleScorer::open(&self.setup)?;
+        let (pooled, features) = self.features()?;
+        let (train, all) = (self.photographs.train, &self.photographs.all);
+        let of_train: Vec<&[f32]> = pooled[..train].iter().map(Vec::as_slice).collect();
+        let standard = Standard::of(&of_train);
+        let (concepts, rows) = self.rows(&pooled, &standard);
+        let counts = figures::label_counts(&self.photographs, &rows, &concepts);
+        if let Some(class) = figures::class_without_negatives(&counts) {
+            return Err(TrainError::Run(format!("no photograph is known to lack any {class}: the network could not learn it")));
+        }
+        let prior = labels::prior(&rows.labels[..train], &rows.weights[..train]);
+        let (parts, shipped) = self.networks(&rows, &prior)?;
+        let channels = self.setup.policy.config.model.vision.head;
+        let heads: Vec<&[f32]> = of_train.iter().map(|row| &row[..channels.min(row.len())]).collect();
+        let reference = Reference::fit(&heads, self.recipe.reference, self.recipe.seed)?;
+        let common = Common { standard, prior, reference };
+        let nearest = self.recipe.reference.nearest.min(common.reference.points.len());
+        let mut config = unfitted(&concepts, nearest);
+        let evidence = parts.iter().map(|head| common.served(head, &config)).collect::<Result<Vec<_>, _>>()?;
+
+        let judge = Judge { setup: &self.setup, photographs: &self.photographs, features: &features, scorer: &scorer };
+        let everyone: Vec<usize> = (train..all.len()).collect();
+        let often: Vec<usize> = everyone.iter().copied().filter(|&i| matches!(all[i].origin, Origin::CocoMini | Origin::Daquar)).collect();
+        tell("the policy writes captions, and they are scored");
+        let greedy = judge.scored(judge.captions(&everyone, 0.0, self.recipe.seed)?)?;
+        let sampled = judge.scored(judge.captions(&often, TEMPERATURE, self.recipe.seed.wrapping_add(1_000_003))?)?;
+        let peoples = judge.scored(judge.peoples(&everyone))?;
+        let (calibration, of_others) = (&scorer.calibration, scorer.calibration.of_others());
+        let own = [judge.mentions(&greedy, calibration), judge.mentions(&sampled, calibration)].concat();
+        let others = [judge.mentions(&peoples, of_others), judge.mentions(&greedy, of_others)].concat();
+
+        let mut seen = Seen { images: Vec::new(), cosines: Vec::new() };
+        for &i in &everyone {
+            let row = Tensor::from_slice(&pooled[i], (1, pooled[i].len()), &Device::Cpu)?;
+            let image = evidence[all[i].fold].of(&row)?;
+            let familiarity = f64::from(image.familiarity);
+            seen.cosines.push((familiarity / (1.0 - familiarity)).ln());
+            seen.images.push(image);
+        }
+        config.familiarity = self.familiarity(&own, &seen.cosines);
+        for (image, &cosine) in seen.images.iter_mut().zip(&seen.cosines) {
+            image.familiarity = config.familiarity.familiarity(cosine);
+        }
+
+        let first = evidence.first().ok_or_else(|| TrainError::Run("there is no network".into()))?;
+        let rows_of = |mentions: &[JudgedMention], names: &[&str]| -> Vec<(JudgedMention, Row)> {
+            let row = |mention: &JudgedMention| {
+                let image = &seen.images[mention.photograph - train];
+                let (output, is_person) = (first.concept_of(mention.concept)?, mention.is_person());
+                let known = MentionFeatures::new(first, image, output, mention.reward, mention.log_probability, is_person)?;
+                let features = names.iter().map(|name| known.value(name)).collect::<Option<_>>()?;
+                Some((mention.clone(), self.row(mention.photograph, features, mention.truth?)))
+            };
+            mentions.iter().filter_map(row).collect()
+        };
+        let without_policy: Vec<&str> = MentionFeatures::NAMES.into_iter().filter(|&name| name != "log_probability").collect();
+        let mut sections = vec![Section { title: "Labels".into(), tables: vec![figures::label_table(&counts)], ..Section::default() }];
+        for (title, mentions, names, fitted_on) in [
+            ("The policy's own captions", &own, &MentionFeatures::NAMES[..], OWN),
+            ("Captions by others", &others, &without_policy[..], OTHERS_FITTED_ON),
+        ] {
+            let mentions = rows_of(mentions, names);
+            let rows: Vec<Row> = mentions.iter().map(|(_, row)| row.clone()).collect();
+            let fitted = calibrate::fit(&rows, names, &self.recipe.calibration, fitted_on)?;
+            sections.push(self.section(title, &mentions, &fitted));
+            let place = if fitted_on == OWN { &mut config.calibration.own } else { &mut config.calibration.others };
+            *place = fitted.calibration;
+        }
+        let finished = parts.iter().map(|head| common.served(head, &config).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        config.calibration.own.rewards = Some(self.rewards(&judge, &greedy, &finished, &seen)?);
+        sections.extend(self.answers(&judge, &finished, &seen, &mut config)?);
+        config.abstain_below_familiarity = self.unfamiliar(&seen);
+        common.write(&self.run.file(""), &shipped, &config)?;
+        self.report(sections, &config)
+    }
+
+    /// A row for a calibration about a photograph behind the training split.
+    fn row(&self, photograph: usize, features: Vec<f64>, is_right: bool) -> Row {
+        let Photographs { all, train, dev, .. } = &self.photographs;
+        let fold = all[photograph].fold;
+        let is_dev = photograph < train + dev;
+        let is_tuning = !is_dev || Half::of(photograph - train) == Half::Tune;
+        let is_shipped = is_tuning && (is_dev || self.recipe.parts.contains(&fold));
+        Row { origin: all[photograph].origin, photograph, fold, is_tuning, is_shipped, features, is_right }
+    }
+}
+
+/// What the calibration of the policy's own texts is fitted on, in words.
+const OWN: &str = "things named in the policy's own captions of photographs of all origins, with evidence out of fold";
+
+/// What that of texts by others is fitted on.
+const OTHERS_FITTED_ON: &str =
+    "things named in people's captions of their photographs and of others, and in the policy's own, with evidence out of fold";
+
+/// A scale on which familiarity stands for the cosine itself.
+const UNFITTED: FamiliarityScale = FamiliarityScale { slope: 1.0, offset: 0.0 };
+
+/// A configuration before anything is calibrated.
+fn unfitted(concepts: &[ConceptId], nearest: usize) -> EvidenceConfig {
+    let nothing = || FeatureCalibration {
+        features: Vec::new(),
+        mean: Vec::new(),
+        scale: Vec::new(),
+        weights: Vec::new(),
+        offset: 0.0,
+        thresholds: EvidenceThresholds { default: 0.5, by_fpr: Vec::new() },
+        fitted_on: "nothing".into(),
+        rewards: None,
+    };
+    EvidenceConfig {
+        format: FORMAT,
+        concepts: concepts.iter().map(|&concept| format!("{}.n", Lexicon::shared().name(concept))).collect(),
+        k: nearest,
+        familiarity: UNFITTED,
+        abstain_below_familiarity: None,
+        calibration: EvidenceCalibrations { own: nothing(), others: nothing(), answers: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipe_can_be_read_and_names_origins_that_there_are() {
+        let recipe: EvidenceRecipe = toml::from_str(include_str!("../../../config/evidence.toml")).unwrap();
+        let names = [&recipe.first.shares, &recipe.second.shares, &recipe.calibration.origins].into_iter().flat_map(|of| of.keys());
+        names.for_each(|name| _ = origin_named("shares", name).unwrap());
+        assert!(recipe.parts.iter().all(|&part| part < FOLDS));
+        let error = origin_named("first.shares", "flickr").unwrap_err().to_string();
+        assert!(error.contains("first.shares") && error.contains("'flickr'") && error.contains("flickr8k"), "{error}");
+    }
+
+    #[test]
+    fn a_mistake_in_the_recipe_is_named_before_anything_is_read() {
+        let text = include_str!("../../../config/evidence.toml");
+        for (from, to, want) in [
+            ("parts = [0, 1, 2]", "parts = [5]", "parts"),
+            ("parts = [0, 1, 2]", "parts = []", "parts"),
+            ("hidden = 384", "hidden = 0", "head.hidden"),
+            ("unanswered_share = 0.01", "unanswered_share = 1.0", "unanswered_share"),
+            ("daquar = 0.15", "documents = 0.15", "second.shares"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let recipe = EvidenceRecipe { data: "no such folder".into(), ..toml::from_str(&text.replace(from, to)).unwrap() };
+            let error = EvidenceTraining::prepare(recipe, Path::new("nowhere"), false).err().unwrap().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+}

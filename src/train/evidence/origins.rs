@@ -1,0 +1,145 @@
+//! Photographs of every origin, and what is known of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use super::super::{TrainError, tell, text::normalize_caption};
+use crate::eval::{
+    data::{
+        References,
+        flickr8k::{Dataset, Image},
+        questions::{AskedQuestion, questions_file, read_questions},
+    },
+    honesty::{
+        Origin,
+        folds::{digest_of, fold_of},
+    },
+};
+
+/// The origins beside Flickr8k, in the order of features and tables.
+pub(super) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daquar, Origin::VqaRad];
+
+/// COCO's names of objects that mean another thing, or nothing, in the lexicon.
+const OTHER_NAMES: [(&str, &str); 4] =
+    [("microwave", "microwave oven"), ("mouse", "computer mouse"), ("remote", "remote control"), ("toaster", "toaster oven")];
+
+/// The origin of a name in the configuration; `key` is where it stands.
+///
+/// # Errors
+/// Where no origin with photographs has that name.
+pub(super) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> {
+    let known = || std::iter::once(Origin::Flickr8k).chain(OTHERS);
+    known().find(|origin| origin.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = known().map(Origin::name).collect();
+        TrainError::Run(format!("{key}: there is no origin '{name}', only {}", names.join(", ")))
+    })
+}
+
+/// A photograph with what is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Photograph {
+    pub(super) origin: Origin,
+    /// Its file, and people's captions of it.
+    pub(super) image: Image,
+    /// Texts whose things it shows: captions, objects, questions with their answers.
+    pub(super) texts: Vec<String>,
+    /// Names of COCO's objects on it, where somebody looked for them.
+    pub(super) objects: Option<BTreeSet<String>>,
+    /// Its part of the five.
+    pub(super) fold: usize,
+}
+
+/// The photographs of all origins in one list: Flickr8k's training split, its development split, then the [others](OTHERS).
+#[derive(Debug, Clone)]
+pub(super) struct Photographs {
+    pub(super) all: Vec<Photograph>,
+    /// How many the training split has.
+    pub(super) train: usize,
+    /// How many the development split has.
+    pub(super) dev: usize,
+    /// People's questions with the numbers of their photographs.
+    pub(super) questions: Vec<(usize, AskedQuestion)>,
+}
+
+impl Photographs {
+    /// Reads the folders `coco-mini`, `daquar` and `vqa-rad` in `data`, and takes Flickr8k's. One that is not there is left out.
+    ///
+    /// # Errors
+    /// When a folder cannot be read or a photograph is missing.
+    pub(super) fn open(data: &Path, flickr8k: &Dataset) -> Result<Self, TrainError> {
+        let captioned = |image: &Image| {
+            let texts = image.captions.iter().map(|caption| normalize_caption(caption)).collect();
+            photograph(Origin::Flickr8k, image.clone(), texts)
+        };
+        let all = flickr8k.train.iter().chain(&flickr8k.dev).map(captioned).collect::<Result<_, _>>()?;
+        let mut this = Self { all, train: flickr8k.train.len(), dev: flickr8k.dev.len(), questions: Vec::new() };
+        for origin in OTHERS {
+            let folder = data.join(origin.name());
+            match origin {
+                _ if !folder.is_dir() => tell(format_args!("there is no folder {}: nothing is learned from it", folder.display())),
+                Origin::CocoMini => this.add_annotated(&folder)?,
+                _ => this.add_asked(origin, &folder)?,
+            }
+        }
+        Ok(this)
+    }
+
+    /// The numbers of the photographs of an origin; of Flickr8k, those of the development split.
+    pub(super) fn of(&self, origin: Origin) -> impl Iterator<Item = usize> {
+        (self.train..self.all.len()).filter(move |&i| self.all[i].origin == origin)
+    }
+
+    fn add_annotated(&mut self, folder: &Path) -> Result<(), TrainError> {
+        let references = References::open(folder, None).map_err(unusable)?;
+        for annotated in references.images() {
+            let missing = || TrainError::Run(format!("{}: there is no photograph for '{}'", folder.display(), annotated.name()));
+            let path = annotated.photo.clone().ok_or_else(missing)?;
+            let captions: Vec<String> = annotated.captions.iter().map(|caption| normalize_caption(caption)).collect();
+            let objects = annotated.objects.iter().flatten().map(|object| object_text(object));
+            let texts = captions.iter().cloned().chain(objects).collect();
+            let image = Image { name: annotated.name().to_owned(), path, captions };
+            self.all.push(Photograph { objects: annotated.objects.clone(), ..photograph(Origin::CocoMini, image, texts)? });
+        }
+        Ok(())
+    }
+
+    fn add_asked(&mut self, origin: Origin, folder: &Path) -> Result<(), TrainError> {
+        let missing = || TrainError::Run(format!("{}: there is no questions.jsonl", folder.display()));
+        let questions = read_questions(&questions_file(folder).ok_or_else(missing)?).map_err(unusable)?;
+        let mut by_image: BTreeMap<String, Vec<AskedQuestion>> = BTreeMap::new();
+        questions.into_iter().for_each(|question| by_image.entry(question.image.clone()).or_default().push(question));
+        for (name, questions) in by_image {
+            let Some(first) = questions.first() else { continue };
+            let texts = if origin == Origin::Daquar { questions.iter().flat_map(asked_texts).collect() } else { Vec::new() };
+            let image = Image { name, path: first.photo.clone(), captions: Vec::new() };
+            let number = self.all.len();
+            self.all.push(photograph(origin, image, texts)?);
+            self.questions.extend(questions.into_iter().map(|question| (number, question)));
+        }
+        Ok(())
+    }
+}
+
+fn photograph(origin: Origin, image: Image, texts: Vec<String>) -> Result<Photograph, TrainError> {
+    let file = fs::read(&image.path).map_err(TrainError::io(&image.path))?;
+    Ok(Photograph { origin, image, texts, objects: None, fold: fold_of(digest_of(&file)) })
+}
+
+fn unusable(error: impl std::fmt::Display) -> TrainError {
+    TrainError::Run(error.to_string())
+}
+
+/// An annotated object as a text that names it.
+pub(super) fn object_text(object: &str) -> String {
+    let name = OTHER_NAMES.iter().find(|(name, _)| *name == object).map_or(object, |(_, other)| other);
+    format!("the {name}")
+}
+
+/// A question and its answers as texts: what they name is there.
+fn asked_texts(question: &AskedQuestion) -> Vec<String> {
+    let answers = question.answers.iter().map(|answer| format!("the {}", answer.replace('_', " ")));
+    std::iter::once(question.question.clone()).chain(answers).collect()
+}
