@@ -234,7 +234,9 @@ fn is_known(word: &str) -> bool {
 /// The words of a sentence, contractions written out.
 fn spoken(sentence: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
-    for word in words(sentence).into_iter().take(MOST_WORDS).map(|word| word.text) {
+    // First, because contractions are told apart in small letters.
+    let sentence = sentence.to_lowercase();
+    for word in words(&sentence).into_iter().take(MOST_WORDS).map(|word| word.text) {
         let is_asked = |before: &String| {
             ["what", "who", "where", "when", "how", "which", "why", "that", "it", "there", "here", "he", "she"].contains(&before.as_str())
         };
