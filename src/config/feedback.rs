@@ -15,7 +15,7 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// Whether corrections are taken.
+    /// Returns `true` if corrections are taken.
     pub fn enabled(&self) -> bool {
         self.store != "off"
     }

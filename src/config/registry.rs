@@ -42,7 +42,7 @@ impl Admin {
         digest(&self.key_sha256)
     }
 
-    /// Whether it makes sense.
+    /// Returns `true` if it makes sense.
     pub(super) fn is_sound(&self) -> bool {
         self.key_sha256 == "off" || self.digest().is_some()
     }

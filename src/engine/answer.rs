@@ -79,7 +79,7 @@ impl Answer {
         }
     }
 
-    /// Whether the scorer is to see this sequence.
+    /// Returns `true` if the scorer is to see this sequence.
     pub(crate) fn is_scored(&self) -> bool {
         self.scoring == Scoring::On
     }

@@ -186,7 +186,7 @@ impl Draft {
         self.rewards.len()
     }
 
-    /// Whether a token that contributes to the text still waits for its reward.
+    /// Returns `true` if a token that contributes to the text still waits for its reward.
     pub(crate) fn awaits_reward(&self) -> bool {
         self.rewards.len() < self.contributing()
     }

@@ -109,7 +109,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether requests are taken and the batch, if there is one, moved within `limit`.
+    /// Returns `true` if requests are taken and the batch, if there is one, moved within `limit`.
     pub fn is_ready(&self, limit: Duration) -> bool {
         self.accepting && (self.idle || self.last_step.elapsed() < limit)
     }
@@ -175,7 +175,7 @@ impl EngineHandle {
         self.shared.context
     }
 
-    /// Whether modes other than `off` are possible.
+    /// Returns `true` if modes other than `off` are possible.
     pub fn scores(&self) -> bool {
         self.shared.scores
     }

@@ -111,7 +111,7 @@ impl Repairs {
         self.place = None;
     }
 
-    /// Whether a version need not go on to be judged.
+    /// Returns `true` if a version need not go on to be judged.
     fn is_done(&self, fork: &Track) -> bool {
         let at = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
         let version = version(fork, at, &[]);

@@ -36,7 +36,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Whether nobody listens any more.
+    /// Returns `true` if nobody listens any more.
     pub(crate) fn is_left(&self) -> bool {
         self.events.is_closed()
     }
@@ -123,7 +123,7 @@ impl Sequence {
         tried.chain(lead).filter(|_| !self.pauses)
     }
 
-    /// Whether the answer itself goes on in the next step, and not versions that are tried.
+    /// Returns `true` if the answer itself goes on in the next step, and not versions that are tried.
     fn is_led(&self) -> bool {
         self.repairs.as_ref().is_none_or(|repairs| repairs.active().next().is_none())
     }
@@ -133,7 +133,7 @@ impl Sequence {
         self.tracks().map(|track| track.row(&self.job.request))
     }
 
-    /// Whether the prompt was not fed yet.
+    /// Returns `true` if the prompt was not fed yet.
     pub(crate) fn is_new(&self) -> bool {
         self.lead.is_new()
     }

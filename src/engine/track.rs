@@ -87,7 +87,7 @@ impl Track {
         self.prompt + at
     }
 
-    /// Whether the prompt was not fed yet.
+    /// Returns `true` if the prompt was not fed yet.
     pub(crate) fn is_new(&self) -> bool {
         self.last.is_none()
     }

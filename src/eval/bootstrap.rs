@@ -29,7 +29,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Whether the difference is significant at 5 %.
+    /// Returns `true` if the difference is significant at 5 %.
     pub fn is_significant(&self) -> bool {
         self.p < 0.05
     }

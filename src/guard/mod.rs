@@ -130,12 +130,12 @@ pub struct Candidate {
 }
 
 impl Span {
-    /// Whether what it says stands in the answer and is doubted: not what was written again and passes, nor what was left out or cut off.
+    /// Returns `true` if what it says stands in the answer and is doubted: not what was written again and passes, nor what was left out or cut off.
     pub fn is_doubted(&self) -> bool {
         matches!(self.action, Action::Flagged | Action::Hedged) && self.start < self.end
     }
 
-    /// Whether it is doubted and the answer does not say so.
+    /// Returns `true` if it is doubted and the answer does not say so.
     pub fn is_unsaid(&self) -> bool {
         self.action == Action::Flagged && self.start < self.end
     }

@@ -2,12 +2,12 @@
 
 use super::{Action, Mode, Verdict, words::Word};
 
-/// Whether `mode` writes doubted words again.
+/// Returns `true` if `mode` writes doubted words again.
 pub fn repairs(mode: Mode) -> bool {
     matches!(mode, Mode::Regenerate | Mode::Block)
 }
 
-/// Whether `mode` needs rewards.
+/// Returns `true` if `mode` needs rewards.
 pub fn scores(mode: Mode) -> bool {
     mode != Mode::Off
 }

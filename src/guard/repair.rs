@@ -123,12 +123,12 @@ impl Version<'_> {
         self.claims().count()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether none of them is doubted.
+    /// Returns `true` if none of them is doubted.
     pub fn passes(&self) -> bool {
         !self.claims().any(Word::doubted)
     }

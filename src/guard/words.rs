@@ -30,7 +30,7 @@ pub struct Word {
 }
 
 impl Word {
-    /// Whether the word claims something and its reward is below its threshold.
+    /// Returns `true` if the word claims something and its reward is below its threshold.
     pub fn doubted(&self) -> bool {
         !self.function && self.reward.is_some_and(|reward| reward < self.threshold)
     }
@@ -97,7 +97,7 @@ impl Transcript {
         self.tokens.len()
     }
 
-    /// Whether there are no tokens.
+    /// Returns `true` if there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
@@ -238,12 +238,12 @@ fn joined(mut rest: UWordBoundIndices<'_>, mut end: usize, whole: bool) -> Optio
     }
 }
 
-/// Whether a segment of UAX #29 is a word.
+/// Returns `true` if a segment of UAX #29 is a word.
 fn is_word(segment: &str) -> bool {
     segment.chars().any(char::is_alphanumeric)
 }
 
-/// Whether `word` holds the sentence together and claims nothing about the image.
+/// Returns `true` if `word` holds the sentence together and claims nothing about the image.
 pub fn is_function_word(word: &str) -> bool {
     let lower = word.to_lowercase();
     FUNCTION_WORDS.binary_search(&lower.as_str()).is_ok()

@@ -66,7 +66,7 @@ impl Lexicon {
             .collect()
     }
 
-    /// Whether the word after a noun is the noun that it qualifies.
+    /// Returns `true` if the word after a noun is the noun that it qualifies.
     fn qualifies_next(&self, words: &[Word], span: &Range<usize>, noun: Noun, after: Option<&(Range<usize>, Noun)>) -> bool {
         let Some(next) = words.get(span.end).filter(|next| next.joined) else { return false };
         if after.is_some_and(|(after, _)| after.start == span.end) {
@@ -124,7 +124,7 @@ impl Lexicon {
         }
     }
 
-    /// Whether an article or the like opens the phrase that ends at `at`.
+    /// Returns `true` if an article or the like opens the phrase that ends at `at`.
     fn has_determiner(&self, words: &[Word], at: usize) -> bool {
         let mut i = at;
         while i > 0 && words[i].joined {
@@ -140,7 +140,7 @@ impl Lexicon {
         false
     }
 
-    /// Whether a word that can be both is a verb here.
+    /// Returns `true` if a word that can be both is a verb here.
     fn is_verb(&self, words: &[Word], at: usize, form: VerbForm, before: Option<&(Range<usize>, Noun)>) -> bool {
         let next_opens_phrase = || self.opens_phrase(words.get(at + 1));
         let Some(previous) = at.checked_sub(1).map(|i| &words[i]).filter(|_| words[at].joined) else {
@@ -160,18 +160,18 @@ impl Lexicon {
         }
     }
 
-    /// Whether a verb of seeing or helping shortly before takes the subject with its verb.
+    /// Returns `true` if a verb of seeing or helping shortly before takes the subject with its verb.
     fn is_seen_acting(&self, words: &[Word], subject: &Range<usize>) -> bool {
         let before = &words[subject.start.saturating_sub(4)..subject.start];
         before.iter().any(|w| self.verbs.analyze(&w.text).is_some_and(|(base, _)| ["watch", "help", "make", "see", "let"].contains(&base)))
     }
 
-    /// Whether a concept can act.
+    /// Returns `true` if a concept can act.
     fn is_alive(&self, concept: ConceptId) -> bool {
         matches!(self.kind(concept), Kind::Person | Kind::Animal)
     }
 
-    /// Whether a word begins what may follow a verb, and no noun: an article, `on`, `with`.
+    /// Returns `true` if a word begins what may follow a verb, and no noun: an article, `on`, `with`.
     fn opens_phrase(&self, word: Option<&Word>) -> bool {
         let opens = |text: &str| {
             let classes = &self.classes;
@@ -182,7 +182,7 @@ impl Lexicon {
         word.is_some_and(|w| w.joined && opens(&w.text))
     }
 
-    /// Whether a form agrees as a verb with the noun right before it: `dogs race`, `the dog races`, but `a dog bowl`, `ski boots`.
+    /// Returns `true` if a form agrees as a verb with the noun right before it: `dogs race`, `the dog races`, but `a dog bowl`, `ski boots`.
     fn follows_as_verb(&self, words: &[Word], subject: &Range<usize>, noun: Noun, form: VerbForm) -> bool {
         if !self.is_alive(noun.concept) {
             // "a boy in a green shirt swings on a pole"

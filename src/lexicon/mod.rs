@@ -179,7 +179,7 @@ impl Lexicon {
         &self.concepts[concept.0 as usize].ancestors
     }
 
-    /// Whether `upper` is the same as `lower` or more general.
+    /// Returns `true` if `upper` is the same as `lower` or more general.
     pub fn is_a(&self, lower: ConceptId, upper: ConceptId) -> bool {
         lower == upper || self.concepts[lower.0 as usize].ancestors.binary_search(&upper).is_ok()
     }
@@ -202,12 +202,12 @@ impl Lexicon {
         None
     }
 
-    /// Whether a word, in lower case, may be the first of a compound noun (`hot dog`).
+    /// Returns `true` if a word, in lower case, may be the first of a compound noun (`hot dog`).
     pub fn begins_compound(&self, word: &str) -> bool {
         self.compound_starts.contains(word)
     }
 
-    /// Whether one of the two is the other, or more general than the other.
+    /// Returns `true` if one of the two is the other, or more general than the other.
     pub fn related(&self, a: ConceptId, b: ConceptId) -> bool {
         self.is_a(a, b) || self.is_a(b, a)
     }
@@ -217,7 +217,7 @@ impl Lexicon {
         self.nouns.len()
     }
 
-    /// Whether the table is empty: never.
+    /// Returns `true` if the table is empty: never.
     pub fn is_empty(&self) -> bool {
         self.nouns.is_empty()
     }

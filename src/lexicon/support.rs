@@ -111,7 +111,7 @@ impl<'a> References<'a> {
         if self.has_word(mention.lemma) { Support::Named } else { self.support(mention.concept) }
     }
 
-    /// Whether a text has the word in some form.
+    /// Returns `true` if a text has the word in some form.
     pub fn has_word(&self, word: &str) -> bool {
         self.readings().any(|r| r.has_word(word))
     }

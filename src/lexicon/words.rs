@@ -122,7 +122,7 @@ impl Classes {
         self.group("count", word).map(|line| line + 1)
     }
 
-    /// Whether a word counts without saying how many.
+    /// Returns `true` if a word counts without saying how many.
     pub fn is_vague_count(&self, word: &str) -> bool {
         self.group("vague count", word).is_some()
     }
@@ -137,54 +137,54 @@ impl Classes {
         self.group("material", word)
     }
 
-    /// Whether a word may stand between an article and its noun.
+    /// Returns `true` if a word may stand between an article and its noun.
     pub fn is_adjective(&self, word: &str) -> bool {
         ["adjective", "colour", "colour modifier", "size", "material"]
             .iter()
             .any(|class| self.group(class, word).is_some() && word != "and")
     }
 
-    /// Whether a noun phrase may begin with the word.
+    /// Returns `true` if a noun phrase may begin with the word.
     pub fn is_determiner(&self, word: &str) -> bool {
         self.group("determiner", word).is_some() || self.group("count", word).is_some()
     }
 
-    /// Whether a word (or `next to` and the like) says where things are to each other.
+    /// Returns `true` if a word (or `next to` and the like) says where things are to each other.
     pub fn is_relation(&self, phrase: &str) -> bool {
         self.has_phrase("relation", phrase)
     }
 
-    /// Whether a noun names something small: worn, held or lying about.
+    /// Returns `true` if a noun names something small: worn, held or lying about.
     pub fn is_small_thing(&self, noun: &str) -> bool {
         self.group("small thing", noun).is_some()
     }
 
-    /// Whether a word only holds a sentence together.
+    /// Returns `true` if a word only holds a sentence together.
     pub fn is_function(&self, word: &str) -> bool {
         self.group("function", word).is_some()
     }
 
-    /// Whether a phrase looks like a thing and is none (`the top`).
+    /// Returns `true` if a phrase looks like a thing and is none (`the top`).
     pub(super) fn is_no_thing(&self, phrase: &str) -> bool {
         self.has_phrase("not things", phrase)
     }
 
-    /// Whether such a phrase may begin with the word.
+    /// Returns `true` if such a phrase may begin with the word.
     pub(super) fn starts_no_thing(&self, word: &str) -> bool {
         self.group("not things", word).is_some()
     }
 
-    /// Whether a word without an article is a game (`plays football`).
+    /// Returns `true` if a word without an article is a game (`plays football`).
     pub(super) fn is_game(&self, word: &str) -> bool {
         self.group("game", word).is_some()
     }
 
-    /// Whether a word that can be both is a verb unless an article or adjective says otherwise.
+    /// Returns `true` if a word that can be both is a verb unless an article or adjective says otherwise.
     pub(super) fn is_mostly_verb(&self, word: &str) -> bool {
         self.group("mostly verb", word).is_some()
     }
 
-    /// Whether a word is a noun that names no thing and may follow one that does (`a tennis match`).
+    /// Returns `true` if a word is a noun that names no thing and may follow one that does (`a tennis match`).
     pub(super) fn is_other_noun(&self, word: &str) -> bool {
         self.group("other noun", word).is_some()
     }

@@ -141,7 +141,7 @@ impl AnswerFeatures {
         })
     }
 
-    /// Whether there is a feature of that name.
+    /// Returns `true` if there is a feature of that name.
     pub fn is_known(name: &str) -> bool {
         Self::NAMES.contains(&name) || kinds(name).is_some()
     }
@@ -170,7 +170,7 @@ pub fn answer_gate(evidence: &Arc<Evidence>, image: &ImageEvidence, question: &s
     Some(Arc::new(AnswerGate::new(below, estimate)))
 }
 
-/// Whether a photograph is so unlike those that the model learnt from that no question about it is answered.
+/// Returns `true` if a photograph is so unlike those that the model learnt from that no question about it is answered.
 pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &str) -> bool {
     let line = evidence.config().abstain_below_familiarity;
     line.is_some_and(|line| image.familiarity < line) && question::kind(question) != QuestionKind::Caption

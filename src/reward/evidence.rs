@@ -377,7 +377,7 @@ impl Evidence {
         Lexicon::shared().nearest(concept, |concept| self.outputs.get(&concept).copied())
     }
 
-    /// Whether a concept is people.
+    /// Returns `true` if a concept is people.
     pub fn is_person(concept: ConceptId) -> bool {
         Lexicon::shared().kind(concept) == Kind::Person
     }

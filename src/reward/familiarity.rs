@@ -18,7 +18,7 @@ pub struct FamiliarityScale {
 }
 
 impl FamiliarityScale {
-    /// Whether it is a function that rises.
+    /// Returns `true` if it is a function that rises.
     pub(super) fn is_rising(self) -> bool {
         self.slope.is_finite() && self.slope > 0.0 && self.offset.is_finite()
     }

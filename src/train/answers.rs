@@ -50,7 +50,7 @@ impl Said {
     }
 }
 
-/// Whether an answer is the captions' own.
+/// Returns `true` if an answer is the captions' own.
 pub(super) fn is_right(answer: &str, qa: &Qa) -> bool {
     answer.eq_ignore_ascii_case(&qa.answer)
 }

@@ -39,7 +39,7 @@ pub fn prompt_phrases() -> impl Iterator<Item = &'static str> {
     CAPTION_PROMPTS.lines().chain(QUESTION_PHRASES.lines())
 }
 
-/// Whether a prompt is one of those that ask for a description of the whole image, or none at all, which asks for one too.
+/// Returns `true` if a prompt is one of those that ask for a description of the whole image, or none at all, which asks for one too.
 pub fn asks_for_description(prompt: &str) -> bool {
     let bare = |text: &str| text.trim().trim_end_matches(['.', '?', '!']).to_lowercase();
     let prompt = bare(prompt);

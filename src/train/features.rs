@@ -95,7 +95,7 @@ impl Features {
         self.views
     }
 
-    /// Whether there are no images.
+    /// Returns `true` if there are no images.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }

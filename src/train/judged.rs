@@ -65,7 +65,7 @@ pub struct ScoredText {
 }
 
 impl ScoredText {
-    /// Whether token number `token` is a yes or no that answers a question.
+    /// Returns `true` if token number `token` is a yes or no that answers a question.
     pub fn is_yes_or_no(&self, token: usize) -> bool {
         let said = self.tokens.get(token).and_then(|range| self.text.text.get(range.clone()));
         token == 0 && self.question.is_some() && said.is_some_and(|said| ["yes", "no"].iter().any(|word| said.eq_ignore_ascii_case(word)))

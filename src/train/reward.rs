@@ -241,7 +241,7 @@ impl RewardTraining {
         write_atomically(&self.run.file("samples.html"), html.as_bytes())
     }
 
-    /// Whether no report is asked for: [`Self::calibrate`] then ends the run, and otherwise [`Self::finish`].
+    /// Returns `true` if no report is asked for: [`Self::calibrate`] then ends the run, and otherwise [`Self::finish`].
     pub fn is_quiet(&self) -> bool {
         self.config.quiet
     }

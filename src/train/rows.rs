@@ -31,7 +31,7 @@ impl TextRow {
         self.prompt.len() + self.branches.iter().map(|b| b.tokens.len()).sum::<usize>()
     }
 
-    /// Whether the row says nothing.
+    /// Returns `true` if the row says nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -105,12 +105,12 @@ impl CaptionStats {
         self.nouns.get(noun).map_or(0.0, |n| n.echoed as f64 / n.echoes.max(1) as f64)
     }
 
-    /// Whether a noun is used without an article in the singular (`snow`).
+    /// Returns `true` if a noun is used without an article in the singular (`snow`).
     pub fn is_mass(&self, noun: &str) -> bool {
         self.nouns.get(noun).is_some_and(|n| n.bare > 2 * n.counted && n.bare > n.plural)
     }
 
-    /// Whether a noun is seen with `a`, so that `a dog` is right.
+    /// Returns `true` if a noun is seen with `a`, so that `a dog` is right.
     pub fn is_countable(&self, noun: &str) -> bool {
         self.nouns.get(noun).is_some_and(|n| n.counted > n.bare && n.counted > n.definite / 4)
     }

@@ -3,7 +3,7 @@
 /// Words that are written to the one before them.
 const CLITICS: [&str; 6] = ["'s", "n't", "'re", "'ve", "'ll", "'d"];
 
-/// Whether a token is punctuation that follows a word.
+/// Returns `true` if a token is punctuation that follows a word.
 fn is_punctuation(token: &str) -> bool {
     token.chars().all(|c| ",.!?;:".contains(c))
 }
@@ -67,7 +67,7 @@ fn joined(tokens: &[&str]) -> String {
     out
 }
 
-/// Whether the text ends in a word of one letter, as in `t - shirt`.
+/// Returns `true` if the text ends in a word of one letter, as in `t - shirt`.
 fn ends_in_lone_letter(text: &str) -> bool {
     let mut last = text.chars().rev();
     last.next().is_some_and(char::is_alphabetic) && last.next().is_none_or(char::is_whitespace)

@@ -15,7 +15,7 @@ pub enum Casing {
 }
 
 impl Casing {
-    /// Whether it is the one that a bundle need not name.
+    /// Returns `true` if it is the one that a bundle need not name.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -48,7 +48,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// Whether it says that it cannot be told.
+    /// Returns `true` if it says that it cannot be told.
     pub(super) fn is_abstention(&self) -> bool {
         self.verdict == "abstained"
     }
@@ -95,7 +95,7 @@ impl Answering {
         &self.config
     }
 
-    /// Whether it can score what it writes.
+    /// Returns `true` if it can score what it writes.
     pub(super) fn has_scorer(&self) -> bool {
         self.bundle.reward.is_some()
     }

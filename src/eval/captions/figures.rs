@@ -119,7 +119,7 @@ impl Figure {
         self.name
     }
 
-    /// Whether a planned comparison tests it: the others say the same in other words, or describe.
+    /// Returns `true` if a planned comparison tests it: the others say the same in other words, or describe.
     pub(super) fn is_tested(&self) -> bool {
         match self.group {
             Group::Open | Group::Closed => matches!(self.name, "CHAIR_i" | "CHAIR_s" | "recall"),

@@ -29,7 +29,7 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 }
 
 impl GuardMarks {
-    /// Whether some of a range is flagged.
+    /// Returns `true` if some of a range is flagged.
     pub fn flags(&self, range: &Range<usize>) -> bool {
         self.flagged.iter().any(|span| overlap(span, range))
     }

@@ -50,7 +50,7 @@ impl Form {
         Self { is_short: words.len() <= FEW_WORDS, is_unfinished, is_loop: repeats(&words) }
     }
 
-    /// Whether it is less than a sentence.
+    /// Returns `true` if it is less than a sentence.
     pub fn is_fragment(self) -> bool {
         self.is_short || self.is_unfinished
     }
@@ -64,7 +64,7 @@ fn is_verb(word: &str) -> bool {
     AUXILIARIES.contains(&word) || lexicon.verbs().analyze(word).is_some() || inflected("ing") || inflected("ed")
 }
 
-/// Whether words stand twice in a row, a linking word between them or none, or a long run of them stands anywhere twice.
+/// Returns `true` if words stand twice in a row, a linking word between them or none, or a long run of them stands anywhere twice.
 fn repeats(words: &[&str]) -> bool {
     let linked = |at: usize, n: usize| {
         let first = &words[at..at + n];

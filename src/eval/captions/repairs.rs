@@ -70,7 +70,7 @@ fn named<'a>(caption: &'a Caption<'_>) -> Vec<(&'a str, bool)> {
     }
 }
 
-/// Whether two nouns speak of one thing: the same, or one more general than the other.
+/// Returns `true` if two nouns speak of one thing: the same, or one more general than the other.
 fn are_related(first: &str, second: &str) -> bool {
     let lexicon = Lexicon::shared();
     let concepts = lexicon.concept(first).zip(lexicon.concept(second));

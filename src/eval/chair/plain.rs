@@ -146,7 +146,7 @@ impl Reader<'_> {
         self.nouns.get(after).filter(|noun| noun.range.start < bytes.end)
     }
 
-    /// Whether a participle with its complement follows (`a vase filled with flowers`), which the lexicon takes for a noun.
+    /// Returns `true` if a participle with its complement follows (`a vase filled with flowers`), which the lexicon takes for a noun.
     fn is_before_participle(&self, at: usize) -> bool {
         let is_participle = |word: &Word| word.joined && (word.text.ends_with("ed") || word.text.ends_with("ing"));
         self.words.get(at).is_some_and(is_participle)
@@ -174,12 +174,12 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether a word can be a verb, and the lexicon does not see a thing there.
+    /// Returns `true` if a word can be a verb, and the lexicon does not see a thing there.
     fn is_verb(&self, at: usize) -> bool {
         self.lexicon.verbs().analyze(&self.words[at].text).is_some() && self.noun_at(&(at..at + 1)).is_none()
     }
 
-    /// Whether a word opens a phrase or holds a sentence together.
+    /// Returns `true` if a word opens a phrase or holds a sentence together.
     fn is_closed(&self, word: &str) -> bool {
         let classes = self.lexicon.classes();
         classes.is_function(word) || classes.is_relation(word) || classes.is_determiner(word)

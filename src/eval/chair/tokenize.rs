@@ -65,7 +65,7 @@ fn alone(rest: &str, before: Option<char>, after_separator: &mut bool) -> usize 
     }
 }
 
-/// Whether an apostrophe between `before` and `rest` opens a quotation.
+/// Returns `true` if an apostrophe between `before` and `rest` opens a quotation.
 fn opens_quotation(rest: &str, before: Option<char>) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let word = &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())];

@@ -234,7 +234,7 @@ fn flickr8k(dir: &Path, split: Option<&str>) -> Result<Set, DataError> {
     Ok(set)
 }
 
-/// Whether a file holds a row a line (or a list of rows); one in COCO's format is a single object, over many lines or in one.
+/// Returns `true` if a file holds a row a line (or a list of rows); one in COCO's format is a single object, over many lines or in one.
 fn has_rows(path: &Path, text: &str) -> bool {
     #[derive(Deserialize)]
     #[serde(expecting = "an object")]

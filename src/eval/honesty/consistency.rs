@@ -117,7 +117,7 @@ pub struct RepairedAnswer {
 }
 
 impl RepairedAnswer {
-    /// Whether a yes became a no, or a no a yes.
+    /// Returns `true` if a yes became a no, or a no a yes.
     pub fn is_flipped(&self) -> bool {
         self.before.zip(self.after).is_some_and(|(before, after)| before != after)
     }

@@ -56,7 +56,7 @@ impl Origin {
         }
     }
 
-    /// Whether its pictures are made here.
+    /// Returns `true` if its pictures are made here.
     pub fn is_made(self) -> bool {
         matches!(self, Self::Documents | Self::Drawings | Self::Reencoded)
     }
@@ -93,7 +93,7 @@ impl Numbers {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Question;
 use crate::eval::data::{Any, DataError, Place, Problems, read, rows};
 
-/// Whether an answer means yes, by the rule of POPE's code: no when a word up to the first full stop is `No`, `no` or `not`, or else yes.
+/// Returns `true` if an answer means yes, by the rule of POPE's code: no when a word up to the first full stop is `No`, `no` or `not`, or else yes.
 ///
 /// That rule is crude (`NO`, `no!` and an empty answer are yes) and published figures depend on it.
 pub fn parse(answer: &str) -> bool {

@@ -51,7 +51,7 @@ pub(super) fn rect(a: (f64, f64), b: (f64, f64), class: &str, tip: &str) -> Stri
     format!(r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" class="{class}">{tip}</rect>"#)
 }
 
-/// Whether a value can be drawn.
+/// Returns `true` if a value can be drawn.
 pub(super) fn drawable(value: f64) -> bool {
     value.abs() < LARGEST
 }
@@ -116,7 +116,7 @@ impl Scale {
         self.pixels.0 + share.clamp(-9.0, 10.0) * (self.pixels.1 - self.pixels.0)
     }
 
-    /// Whether a value lies in the range.
+    /// Returns `true` if a value lies in the range.
     pub(super) fn holds(&self, value: f64) -> bool {
         (self.range.0..=self.range.1).contains(&value)
     }

@@ -238,7 +238,7 @@ fn check_correction(field: &str, correction: Option<&str>, remove: bool) -> Resu
     Ok(Some(trimmed.to_owned()))
 }
 
-/// Whether no character as people see it goes across this offset; what nobody sees may follow it.
+/// Returns `true` if no character as people see it goes across this offset; what nobody sees may follow it.
 fn is_boundary(text: &str, offset: usize) -> bool {
     let mut at = 0;
     for grapheme in text.graphemes(true) {

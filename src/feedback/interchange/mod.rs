@@ -61,7 +61,7 @@ impl Format {
         }
     }
 
-    /// Whether the images are in the file.
+    /// Returns `true` if the images are in the file.
     pub fn has_images(self) -> bool {
         !matches!(self, Self::Jsonl | Self::TrlPrm)
     }

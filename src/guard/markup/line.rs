@@ -24,7 +24,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Whether the end of this line ends what is said.
+    /// Returns `true` if the end of this line ends what is said.
     pub(super) fn is_marked(&self) -> bool {
         self.marked
     }
@@ -81,7 +81,7 @@ fn fence(rest: &str, mark: char, whole: bool) -> Match {
     name.map_or(if whole { Match::Len(rest.len()) } else { Match::Open }, |end| Match::Len(marks + end))
 }
 
-/// Whether a marker opens a fence of something that is no text.
+/// Returns `true` if a marker opens a fence of something that is no text.
 pub(super) fn opens_code(rest: &str, marker: usize) -> bool {
     let (marker, behind) = rest.split_at(marker);
     let name = marker.trim_start_matches(['`', '~']);

@@ -135,7 +135,7 @@ pub(super) fn numbered(entity: &str) -> Option<char> {
     char::from_u32(code?)
 }
 
-/// Whether an entity stands for a letter.
+/// Returns `true` if an entity stands for a letter.
 fn is_letter(entity: &str) -> bool {
     let name = entity.trim_matches(['&', ';']);
     let accents = ["acute", "grave", "circ", "uml", "tilde", "cedil", "ring", "slash", "lig", "caron"];

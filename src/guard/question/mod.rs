@@ -67,7 +67,7 @@ impl QuestionKind {
         }
     }
 
-    /// Whether yes and no are its answers.
+    /// Returns `true` if yes and no are its answers.
     pub fn is_yes_no(self) -> bool {
         matches!(self, Self::Presence | Self::YesNo)
     }
@@ -217,12 +217,12 @@ fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static 
     })
 }
 
-/// Whether a word ends as many English ones do and few of other languages.
+/// Returns `true` if a word ends as many English ones do and few of other languages.
 fn is_english_form(word: &str) -> bool {
     word.len() > 4 && ["ing", "ed", "tion", "ly", "ous", "ness", "ity", "ful", "less"].iter().any(|end| word.ends_with(end))
 }
 
-/// Whether the lexicon has a word, or it looks English.
+/// Returns `true` if the lexicon has a word, or it looks English.
 fn is_known(word: &str) -> bool {
     let lexicon = Lexicon::shared();
     let classes = lexicon.classes();

@@ -85,7 +85,7 @@ impl Pattern {
         longest
     }
 
-    /// Whether it is found in a sentence.
+    /// Returns `true` if it is found in a sentence.
     pub(super) fn is_in(&self, words: &[String]) -> bool {
         let mut is_found = false;
         self.run(words, self.from_start, |taken| is_found |= !self.to_end || taken == words.len());

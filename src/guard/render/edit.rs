@@ -63,7 +63,7 @@ impl Edits {
         self.deleted[token]
     }
 
-    /// Whether nothing stands in the place of a token any more.
+    /// Returns `true` if nothing stands in the place of a token any more.
     pub(super) fn is_gone(&self, token: usize) -> bool {
         self.deleted[token] && self.before[token].is_empty()
     }
@@ -79,7 +79,7 @@ impl Edits {
         self.keeps_markup(doc).then(|| self.write(doc, spans))
     }
 
-    /// Whether all markup stays, and what it stands around is not left empty.
+    /// Returns `true` if all markup stays, and what it stands around is not left empty.
     fn keeps_markup(&self, doc: &Document<'_>) -> bool {
         let kept = |(i, token): (usize, &Token<'_>)| {
             let changed = token.atom && (self.deleted[i] || self.new[i].is_some());

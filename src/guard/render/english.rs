@@ -36,7 +36,7 @@ fn read(text: &'static str) -> Words {
     words
 }
 
-/// Whether `english.txt` lists a word, in lower case, in a class.
+/// Returns `true` if `english.txt` lists a word, in lower case, in a class.
 pub(super) fn is(class: &str, word: &str) -> bool {
     WORDS.classes.get(word).is_some_and(|classes| classes.contains(&class))
 }
@@ -47,7 +47,7 @@ pub(super) fn phrase(class: &str, starts: impl Fn(usize, &str) -> bool) -> Optio
     phrases.iter().filter(|words| words.iter().enumerate().all(|(i, word)| starts(i, word))).map(Vec::len).max()
 }
 
-/// Whether a word is a verb as a plural or a singular subject has it: `run`, `runs`.
+/// Returns `true` if a word is a verb as a plural or a singular subject has it: `run`, `runs`.
 pub(super) fn is_finite_verb(word: &str) -> bool {
     WORDS.verbs.contains(word)
 }
@@ -61,18 +61,18 @@ fn third_person(base: &str) -> String {
     }
 }
 
-/// Whether a noun in lower case is plural, as far as its form tells.
+/// Returns `true` if a noun in lower case is plural, as far as its form tells.
 pub(super) fn is_plural(noun: &str) -> bool {
     let form = noun.ends_with('s') && !["ss", "us", "is", "as"].iter().any(|end| noun.ends_with(end)) && noun.len() > 3;
     is("plural", noun) || form && !is("singular", noun) || noun.ends_with("men") && noun != "specimen"
 }
 
-/// Whether a noun in lower case names a particular sort of people.
+/// Returns `true` if a noun in lower case names a particular sort of people.
 pub(super) fn is_person(noun: &str) -> bool {
     of_class("person", noun)
 }
 
-/// Whether a noun in lower case names animals.
+/// Returns `true` if a noun in lower case names animals.
 pub(super) fn is_animal(noun: &str) -> bool {
     of_class("animal", noun)
 }

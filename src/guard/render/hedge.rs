@@ -72,7 +72,7 @@ impl Hedger<'_, '_> {
         sentence.clone().take_while(|&c| c < chunk).all(|c| self.doc.word(c) == Some(Tag::Mark))
     }
 
-    /// Whether the sentence is no more than chunks `from..=chunk`: an answer.
+    /// Returns `true` if the sentence is no more than chunks `from..=chunk`: an answer.
     fn is_answer(&self, from: usize, chunk: usize, sentence: &std::ops::Range<usize>) -> bool {
         sentence.clone().filter(|c| !(from..=chunk).contains(c)).all(|c| self.doc.word(c) == Some(Tag::Mark))
     }

@@ -33,7 +33,7 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
     stand.iter().all(|&stands| stands)
 }
 
-/// Whether a word is left in a sentence that claims something and is not doubted; a sentence without doubt stands as it is.
+/// Returns `true` if a word is left in a sentence that claims something and is not doubted; a sentence without doubt stands as it is.
 fn says_something(doc: &Document<'_>, edits: &Edits, sentence: Range<usize>) -> bool {
     let states = doc.has(sentence.clone(), &[Tag::Be, Tag::Verb]);
     let tokens = tokens(doc, sentence);
@@ -341,7 +341,7 @@ impl Omitter<'_, '_> {
         self.delete_of(chunk);
     }
 
-    /// Whether no verb stands before a chunk: it is part of the subject, or the sentence has no verb.
+    /// Returns `true` if no verb stands before a chunk: it is part of the subject, or the sentence has no verb.
     fn subject_before(&self, chunk: usize) -> bool {
         !self.doc.has(self.sentence.start..chunk, &[Tag::Be, Tag::Verb]) || english::is_person(self.doc.head(chunk))
     }

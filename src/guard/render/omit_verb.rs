@@ -152,7 +152,7 @@ impl Verb<'_, '_> {
     }
 }
 
-/// Whether a preposition of several words says where something is.
+/// Returns `true` if a preposition of several words says where something is.
 fn is_place_phrase(preposition: &str) -> bool {
     preposition.contains(' ')
         && !preposition.starts_with("because")

@@ -151,7 +151,7 @@ impl<'a> Document<'a> {
         self.chunks.get(chunk).and_then(|c| self.tokens[c.head].span)
     }
 
-    /// Whether a sentence has a chunk of this sort, from chunk `from` on.
+    /// Returns `true` if a sentence has a chunk of this sort, from chunk `from` on.
     pub(super) fn has(&self, chunks: Range<usize>, tags: &[Tag]) -> bool {
         chunks.into_iter().any(|c| self.word(c).is_some_and(|tag| tags.contains(&tag)))
     }
@@ -245,7 +245,7 @@ fn number(text: &str) -> Option<usize> {
     Some(if len > 0 && !apart { end + space + len } else { end })
 }
 
-/// Whether a character between two letters belongs to the word.
+/// Returns `true` if a character between two letters belongs to the word.
 fn joins(c: char) -> bool {
     // Marks that change the letter before them, and joiners, belong to a word as well.
     matches!(c, '-' | '\'' | '’' | '.' | '\u{2010}' | '\u{2011}' | '\u{200D}' | '\u{300}'..='\u{36F}')

@@ -111,7 +111,7 @@ impl Omitter<'_, '_> {
         self.kind_of_things(first, span, false);
     }
 
-    /// Whether a noun measures another: "a group of people".
+    /// Returns `true` if a noun measures another: "a group of people".
     pub(super) fn measured(&self, chunk: usize) -> bool {
         let of = self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of";
         of && self.is_noun(chunk + 2) && is("partitive", self.doc.head(chunk)) && self.doc.head_span(chunk + 2).is_none()

@@ -17,7 +17,7 @@ pub fn is_whole(text: &str) -> bool {
     is_ended && sentences.peek().is_some() && sentences.all(|sentence| is_clause(&doc, sentence.clone()))
 }
 
-/// Whether the chunks of a sentence have a subject, a predicate behind it, and an end that asks for nothing more.
+/// Returns `true` if the chunks of a sentence have a subject, a predicate behind it, and an end that asks for nothing more.
 fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
     let words: Vec<usize> = sentence.filter(|&chunk| doc.word(chunk) != Some(Tag::Mark)).collect();
     let is_subject = |chunk: usize| doc.is_noun(chunk) || doc.word(chunk) == Some(Tag::Pronoun);
@@ -35,14 +35,14 @@ fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
     has_predicate && words.last().is_some_and(|&chunk| !asks_for_more(doc, chunk))
 }
 
-/// Whether a chunk says something of a subject behind a form of "be" or an auxiliary.
+/// Returns `true` if a chunk says something of a subject behind a form of "be" or an auxiliary.
 fn completes(doc: &Document<'_>, chunk: usize) -> bool {
     doc.is_noun(chunk)
         || doc.chunks.get(chunk).is_some_and(|chunk| chunk.kind == Kind::Adjective)
         || doc.word(chunk).is_some_and(|tag| matches!(tag, Tag::Verb | Tag::Adverb | Tag::Pronoun | Tag::Preposition))
 }
 
-/// Whether a noun phrase with another one right behind it ends in a verb that the parser does not know: "The photograph shows a dog."
+/// Returns `true` if a noun phrase with another one right behind it ends in a verb that the parser does not know: "The photograph shows a dog."
 fn ends_in_verb(doc: &Document<'_>, chunk: usize) -> bool {
     let found = &doc.chunks[chunk];
     let mut nouns = doc.tokens[found.tokens.clone()].iter().filter(|token| token.tag == Tag::Noun);
@@ -50,7 +50,7 @@ fn ends_in_verb(doc: &Document<'_>, chunk: usize) -> bool {
     doc.is_noun(chunk) && doc.is_noun(chunk + 1) && last && nouns.next_back().is_some()
 }
 
-/// Whether a chunk cannot be the last of a sentence.
+/// Returns `true` if a chunk cannot be the last of a sentence.
 fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
     // Of prepositions those that are adverbs as well may end one: "A dog looks up."
     const ADVERBS: [&str; 16] = [
@@ -66,7 +66,7 @@ fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
     }
 }
 
-/// Whether a noun phrase has an article and an adjective but no noun: "A brown."
+/// Returns `true` if a noun phrase has an article and an adjective but no noun: "A brown."
 fn is_bare(doc: &Document<'_>, chunk: usize) -> bool {
     let found = &doc.chunks[chunk];
     let (first, last) = (&doc.tokens[found.tokens.start], &doc.tokens[found.tokens.end - 1]);

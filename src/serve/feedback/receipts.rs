@@ -36,7 +36,7 @@ pub(in crate::serve) struct Asked<'a> {
 }
 
 impl Draft {
-    /// Whether completions are remembered.
+    /// Returns `true` if completions are remembered.
     pub(in crate::serve) fn wanted(app: &App) -> bool {
         let sound = app.corrections.as_ref().is_some_and(|corrections| corrections.store().damage().is_none());
         sound && !app.config.receipts.retention().is_zero()

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is one that the whole internet can reach. What is not certain to be is not.
+/// Returns `true` if an address is one that the whole internet can reach. What is not certain to be is not.
 pub(super) fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !V4_REFUSED.iter().any(|&(network, bits)| within(address.to_bits(), network.to_bits(), 32 - bits)),
@@ -13,7 +13,7 @@ pub(super) fn is_global(address: IpAddr) -> bool {
     }
 }
 
-/// Whether the two agree in all but their last bits.
+/// Returns `true` if the two agree in all but their last bits.
 fn within<T: std::ops::BitXor<Output = T> + std::ops::Shr<u32, Output = T> + Default + PartialEq>(a: T, b: T, last: u32) -> bool {
     (a ^ b) >> last == T::default()
 }

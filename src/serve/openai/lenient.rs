@@ -118,7 +118,7 @@ impl<'de> Deserialize<'de> for Asks {
     }
 }
 
-/// Whether a value says nothing.
+/// Returns `true` if a value says nothing.
 pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,

@@ -190,7 +190,7 @@ impl UnsupportedField {
     }
 }
 
-/// Whether a name was meant to be `guard`: in another case or spelling, or with something behind it.
+/// Returns `true` if a name was meant to be `guard`: in another case or spelling, or with something behind it.
 fn is_almost_guard(name: &str) -> bool {
     if name == "guard" || name.len() > 32 {
         return false;

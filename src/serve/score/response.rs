@@ -88,7 +88,7 @@ pub(super) fn token_scores(text: &str, places: &[Range<usize>], scored: &Scored)
     places.iter().zip(numbers).map(token).collect()
 }
 
-/// Whether a byte of UTF-8 is not the first of its code point.
+/// Returns `true` if a byte of UTF-8 is not the first of its code point.
 fn is_continuation(byte: u8) -> bool {
     byte & 0xC0 == 0x80
 }

@@ -65,7 +65,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// Whether it is right.
+    /// Returns `true` if it is right.
     pub(super) fn is_right(&self) -> bool {
         is_right(&self.answer, &self.asked.right)
     }

@@ -40,7 +40,7 @@ const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions abo
 /// What a reader of figures must know.
 const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
 
-/// Whether figures are of a row: of Flickr8k's only those that nothing was fitted on.
+/// Returns `true` if figures are of a row: of Flickr8k's only those that nothing was fitted on.
 fn is_reported(row: &Row) -> bool {
     row.origin != Origin::Flickr8k || !row.is_tuning
 }

@@ -60,7 +60,7 @@ pub(super) struct JudgedMention {
 }
 
 impl JudgedMention {
-    /// Whether it names people.
+    /// Returns `true` if it names people.
     pub(super) fn is_person(&self) -> bool {
         Evidence::is_person(self.concept)
     }

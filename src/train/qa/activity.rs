@@ -135,7 +135,7 @@ impl Reader<'_> {
         Some(format!("{ing}{}", &self.caption[self.words[verb].range.end..self.words[end - 1].range.end]))
     }
 
-    /// Whether a phrase cannot end with this word.
+    /// Returns `true` if a phrase cannot end with this word.
     fn is_dangling(&self, at: usize) -> bool {
         let word = self.text(at);
         ["the", "a", "an", "and", "of", "to", "with", "from", "for", "his", "her", "its", "their", "being", "is", "are", "'s"]

@@ -44,7 +44,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether the captions settle the whole answer, so that any other is wrong.
+    /// Returns `true` if the captions settle the whole answer, so that any other is wrong.
     pub fn is_closed(self) -> bool {
         matches!(self, Self::Presence | Self::Color | Self::IsColor | Self::Count)
     }
@@ -84,7 +84,7 @@ impl Draft {
         Self { qa: Qa { question, answer, kind }, topic: topic.to_owned() }
     }
 
-    /// Whether two questions ask for the same in other words, or one gives the other away.
+    /// Returns `true` if two questions ask for the same in other words, or one gives the other away.
     fn repeats(&self, other: &Self) -> bool {
         let colour = |kind| matches!(kind, Kind::Color | Kind::IsColor);
         self.topic == other.topic && (self.qa.kind == other.qa.kind || colour(self.qa.kind) && colour(other.qa.kind))

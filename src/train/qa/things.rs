@@ -79,7 +79,7 @@ impl<'a> Scene<'a> {
         counts
     }
 
-    /// Whether most captions that name it do so in the plural.
+    /// Returns `true` if most captions that name it do so in the plural.
     fn is_plural(&self, lemma: &str) -> bool {
         let uses: Vec<bool> = self.about(lemma).iter().flatten().map(|(_, p)| p.mention.plural).collect();
         2 * uses.iter().filter(|&&plural| plural).count() > uses.len()
@@ -139,7 +139,7 @@ impl<'a> Scene<'a> {
         Some(self.ask_presence(lemma, plural, false, templates, rng))
     }
 
-    /// Whether no caption names a noun, anything like it, or anything that lets one expect it.
+    /// Returns `true` if no caption names a noun, anything like it, or anything that lets one expect it.
     fn is_absent(&self, lemma: &str) -> bool {
         let Some(concept) = self.lexicon.concept(lemma) else { return false };
         if self.lexicon.kind(concept) == lexicon::Kind::Person {
@@ -210,7 +210,7 @@ impl<'a> Scene<'a> {
         agree.then_some((joined, coloured.len(), plural))
     }
 
-    /// Whether a caption names a related thing by another noun, so that "the dog" may be the other one.
+    /// Returns `true` if a caption names a related thing by another noun, so that "the dog" may be the other one.
     fn has_another(&self, lemma: &str, concept: lexicon::ConceptId) -> bool {
         let both = |c: &Vec<Phrase>| {
             let of = |same: bool| c.iter().any(|p| (p.mention.lemma == lemma) == same && self.lexicon.related(p.mention.concept, concept));
@@ -247,7 +247,7 @@ impl<'a> Scene<'a> {
         found
     }
 
-    /// Whether one expects that there may be several of a thing.
+    /// Returns `true` if one expects that there may be several of a thing.
     fn is_worth_counting(&self, lemma: &str) -> bool {
         let Some(concept) = self.lexicon.concept(lemma) else { return false };
         let is_a = |other: &str| self.lexicon.concept(other).is_some_and(|id| self.lexicon.is_a(concept, id));
@@ -312,7 +312,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Whether most captions that name a thing name more than one.
+    /// Returns `true` if most captions that name a thing name more than one.
     fn is_several(&self, lemma: &str) -> bool {
         let about = self.about(lemma);
         let several = |uses: &&Vec<(usize, &Phrase)>| uses.len() > 1 || uses.iter().any(|(_, p)| p.mention.plural);
@@ -335,7 +335,7 @@ pub(super) fn askable(lexicon: &Lexicon, stats: &CaptionStats) -> BTreeSet<&'sta
     stats.nouns().filter(sure).collect()
 }
 
-/// Whether a noun has no singular (`pants`).
+/// Returns `true` if a noun has no singular (`pants`).
 fn lexicon_plural(lemma: &str) -> bool {
     lexicon::is_always_plural(lemma)
 }

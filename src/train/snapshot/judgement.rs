@@ -81,7 +81,7 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    /// Whether two say the same: of all errors, or, where one of them looked no further, of the first.
+    /// Returns `true` if two say the same: of all errors, or, where one of them looked no further, of the first.
     fn agrees(&self, other: &Self) -> bool {
         let (a, b) = (&self.correction, &other.correction);
         match (a.scope, b.scope) {

@@ -154,7 +154,7 @@ async fn photograph(images: &Images, name: &str, dir: &Path) -> Result<Result<()
     Ok(Ok(()))
 }
 
-/// Whether an image is held out: by its name alone, so that it is so in every snapshot.
+/// Returns `true` if an image is held out: by its name alone, so that it is so in every snapshot.
 fn is_held_out(image: &str, share: f64) -> bool {
     let digest = Sha256::digest(format!("held out: {image}"));
     let draw = digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));

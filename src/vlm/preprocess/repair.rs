@@ -77,7 +77,7 @@ fn widen_gif(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(wide)
 }
 
-/// Whether a BMP's pixels would be read from its header: noise that nobody would notice.
+/// Returns `true` if a BMP's pixels would be read from its header: noise that nobody would notice.
 fn begins_in_header(bytes: &[u8]) -> bool {
     let number = |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |four| u64::from(u32::from_le_bytes(*four)));
     number(10) < 14 + number(14)

@@ -112,7 +112,7 @@ fn text(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     Err(ImageError::NotAnImage(what))
 }
 
-/// Whether it is UTF-8, but for a character that the cut behind it may have split.
+/// Returns `true` if it is UTF-8, but for a character that the cut behind it may have split.
 fn is_utf8(head: &[u8]) -> bool {
     std::str::from_utf8(head).err().is_none_or(|e| e.error_len().is_none())
 }

@@ -133,7 +133,7 @@ impl AnswerMeasures {
     }
 }
 
-/// Whether an answer to a question is right. On coco-mini yes and no are all that is asked for: what begins with the right one is right.
+/// Returns `true` if an answer to a question is right. On coco-mini yes and no are all that is asked for: what begins with the right one is right.
 fn is_right(origin: Origin, truth: &Truth, answer: &str) -> bool {
     match truth {
         Truth::OneOf(right) if origin == Origin::CocoMini => {
