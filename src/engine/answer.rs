@@ -98,18 +98,13 @@ impl Answer {
         self.edits.push(edit);
     }
 
-    /// What may be shown of `draft` now and was not: up to the open word where words are scored, as many words less as the window says, and never
-    /// what could begin a stop string.
-    pub(crate) fn release(&mut self, draft: &Draft) -> Option<Event> {
+    /// What may be shown of `draft` now and was not: up to the open word where words are scored, no further than `limit`, and never what could begin
+    /// a stop string.
+    pub(crate) fn release(&mut self, draft: &Draft, limit: usize) -> Option<Event> {
         if self.params.on_exhausted.rewrites().is_some() {
             return None;
         }
         let words = draft.words();
-        let limit = match self.params.window {
-            _ if !policy::repairs(self.params.mode) || !self.is_scored() => usize::MAX,
-            0 => usize::MAX,
-            window => words.len().checked_sub(window).and_then(|i| words.get(i)).map_or(0, |word| word.bytes.start),
-        };
         let (tokens, end) = draft.boundary(self.is_scored(), limit);
         if self.scoring != Scoring::Off {
             self.join(draft.text(), words, limit);

@@ -1,10 +1,11 @@
 //! The text side of one version of an answer: tokens and rewards in, words out. Knows no networks and nothing of who reads it.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::{Token, stop::StopStrings};
 use crate::guard::{
     Thresholds,
+    repair::unselected,
     words::{Transcript, Word},
 };
 
@@ -30,6 +31,10 @@ pub(crate) struct Draft {
     rewards: Vec<f32>,
     /// Words that closed and have their rewards.
     words: Vec<Word>,
+    /// Tokens that were chosen among others for their rewards, and among how many.
+    chosen: Vec<(Range<usize>, usize)>,
+    /// What selection adds to the logits of such rewards.
+    optimism: f32,
 }
 
 impl Draft {
@@ -42,6 +47,8 @@ impl Draft {
             menus: Vec::new(),
             rewards: Vec::new(),
             words: Vec::new(),
+            chosen: Vec::new(),
+            optimism: 0.0,
         }
     }
 
@@ -80,8 +87,27 @@ impl Draft {
     fn read_within(&mut self, within: Option<usize>) {
         while let Some(mut word) = self.transcript.next_word(&self.rewards, within) {
             word.threshold = self.thresholds.of(self.transcript.text(), &word);
+            word.reward = word.reward.map(|reward| unselected(reward, self.optimism, self.choices(&word.tokens)));
             self.words.push(word);
         }
+    }
+
+    /// Notes that the tokens from `from` on were chosen among `tried` versions for their rewards: those of their words lose what that added.
+    pub(crate) fn choose(&mut self, from: usize, tried: usize, optimism: f32) {
+        self.chosen.push((from..self.tokens.len(), tried));
+        self.optimism = optimism;
+        let mut words = std::mem::take(&mut self.words);
+        for word in words.iter_mut().filter(|word| word.tokens.end > from) {
+            let lowest = self.rewards.get(word.tokens.clone()).map(|rewards| rewards.iter().copied().fold(f32::INFINITY, f32::min));
+            word.reward = lowest.map(|reward| unselected(reward, optimism, self.choices(&word.tokens)));
+        }
+        self.words = words;
+    }
+
+    /// Among how many versions a word of these tokens was chosen.
+    fn choices(&self, tokens: &Range<usize>) -> usize {
+        let within = self.chosen.iter().filter(|(chosen, _)| chosen.start < tokens.end && tokens.start < chosen.end);
+        within.map(|(_, tried)| *tried).max().unwrap_or(1)
     }
 
     /// The version as it was when it had `len` tokens, all of them with rewards.
@@ -91,6 +117,10 @@ impl Draft {
             cut.push(token.clone(), self.menus.get(i).cloned());
         }
         cut.rewards.extend(self.rewards.iter().take(len));
+        cut.chosen.extend(
+            self.chosen.iter().filter(|(tokens, _)| tokens.start < len).map(|(tokens, tried)| (tokens.start..tokens.end.min(len), *tried)),
+        );
+        cut.optimism = self.optimism;
         cut.read();
         cut
     }

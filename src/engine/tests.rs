@@ -11,6 +11,8 @@ use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine
 use super::*;
 use crate::guard::{
     Action, Mode, OnExhausted, Verdict,
+    render::is_whole,
+    repetition::repeats,
     spans::spans,
     words::{doubting, words},
 };
@@ -226,11 +228,11 @@ fn check_tokens(request: &Request, told: &super::testing::Told) {
 fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
     let mut in_repair = 0;
     for image in 0..12 {
-        for fails_after in 3..24 {
+        for fails_after in 3..40 {
             let (toy, reward) = (Toy::new(), Arc::new(ToyReward::default()));
             reward.fails_after.store(fails_after, SeqCst);
             let handle = start(&toy, &reward, EngineConfig { on_error: OnError::FailOpen, ..EngineConfig::default() });
-            let request = Request { guard: GuardParams::new(Mode::Regenerate, 0.7), max_tokens: 20, ..request(image as f32, &[5, 6]) };
+            let request = Request { guard: GuardParams::new(Mode::Regenerate, 0.7), max_tokens: 8, ..request(image as f32, &[5, 6]) };
             let told = listen(handle.submit(request.clone()).unwrap());
             check_tokens(&request, &told);
             if told.report().verdict == Verdict::Unscored {
@@ -244,30 +246,80 @@ fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
     assert!(in_repair > 10, "{in_repair}");
 }
 
-/// What is told after repairs is what the model says of that text: rollback leaves nothing behind in any cache.
+/// What is told after repairs is what the model says of that text: rollback leaves nothing behind in any cache. And a sentence takes the place of the first one only
+/// where nothing speaks against it.
 #[test]
 fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
     let handle = engine(EngineConfig::default());
-    let (mut repaired, mut blocked) = (0, 0);
+    let (mut repaired, mut blocked, mut restored) = (0, 0, 0);
     for image in 0..60 {
         for (mode, window) in [(Mode::Regenerate, usize::MAX), (Mode::Regenerate, 0), (Mode::Regenerate, 2), (Mode::Block, usize::MAX)] {
-            // What is blocked are places that no version clears: there are more of them where more is doubted.
-            let threshold = if mode == Mode::Block { 0.9 } else { 0.6 };
-            let guard = GuardParams { window, ..GuardParams::new(mode, threshold) };
-            let request = Request { guard, max_tokens: 20, ..request(image as f32, &[5, 6]) };
-            let told = listen(handle.submit(request.clone()).unwrap());
-            check_tokens(&request, &told);
-            assert_eq!(told.rewards().len(), told.tokens.len());
-            let report = told.report();
-            check_report(&told, &report, &request);
-            assert_eq!(told.spans, report.spans);
-            repaired += usize::from(report.verdict == Verdict::Repaired);
-            blocked += usize::from(report.verdict == Verdict::Blocked);
-            let again = listen(handle.submit(request).unwrap());
-            assert_eq!(again, told, "the same again");
+            for max_tokens in [2, 4, 20] {
+                // What is blocked are places that no version clears: there are more of them where more is doubted.
+                let threshold = if mode == Mode::Block { 0.9 } else { 0.6 };
+                let guard = GuardParams { window, ..GuardParams::new(mode, threshold) };
+                let request = Request { guard, max_tokens, ..request(image as f32, &[5, 6]) };
+                let told = listen(handle.submit(request.clone()).unwrap());
+                check_tokens(&request, &told);
+                assert_eq!(told.rewards().len(), told.tokens.len());
+                let report = told.report();
+                check_report(&told, &report, &request);
+                assert_eq!(told.spans, report.spans);
+                repaired += usize::from(report.verdict == Verdict::Repaired);
+                blocked += usize::from(report.verdict == Verdict::Blocked);
+                let first = listen(handle.submit(Request { guard: GuardParams::new(Mode::Flag, threshold), ..request.clone() }).unwrap());
+                if mode == Mode::Regenerate {
+                    restored += usize::from(report.attempts > 0 && told.text() == first.text());
+                    assert!(!is_whole(&first.text()) || is_whole(&told.text()), "{} → {}", first.text(), told.text());
+                    let is_one = |text: &str| !text.contains(['.', '\n']);
+                    if is_one(&first.text()) && is_one(&told.text()) && told.text() != first.text() {
+                        assert!(!repeats(&told.text()) || repeats(&first.text()), "{} → {}", first.text(), told.text());
+                    }
+                }
+                let again = listen(handle.submit(request).unwrap());
+                assert_eq!(again, told, "the same again");
+            }
         }
     }
-    assert!(repaired > 20 && blocked > 10, "{repaired} repaired, {blocked} blocked");
+    assert!(repaired > 10 && blocked > 10 && restored > 10, "{repaired} repaired, {blocked} blocked, {restored} restored");
+}
+
+/// What is blocked ends with a whole sentence or before the first: nothing of the sentence with the low word is shown, in whatever pieces the answer comes.
+#[test]
+fn blocked_answers_end_with_whole_sentences() {
+    let handle = engine(EngineConfig::default());
+    let mut blocked = 0;
+    for image in 0..60 {
+        for window in [0, 3, usize::MAX] {
+            let guard = GuardParams { window, ..GuardParams::new(Mode::Block, 0.8) };
+            let told = listen(handle.submit(Request { guard, max_tokens: 12, ..request(image as f32, &[5, 6]) }).unwrap());
+            if told.report().verdict == Verdict::Blocked {
+                let text = told.text();
+                let ends = text.trim_end_matches(' ');
+                assert!(ends.is_empty() || ends.ends_with(['.', '\n']), "{text:?}");
+                blocked += 1;
+            }
+        }
+    }
+    assert!(blocked > 20, "{blocked}");
+}
+
+/// A stream with a window says in the end what the same request says that is not read as a stream: the window alone decides.
+#[test]
+fn the_pieces_of_a_repaired_answer_are_the_answer() {
+    let handle = engine(EngineConfig::default());
+    let mut pieces = 0;
+    for image in 0..60 {
+        for on_exhausted in [OnExhausted::Flag, OnExhausted::Omit] {
+            let guard = GuardParams { window: 1, on_exhausted, ..GuardParams::new(Mode::Regenerate, 0.5) };
+            let told = listen(handle.submit(Request { guard, max_tokens: 20, ..request(image as f32, &[5, 6]) }).unwrap());
+            let report = told.report();
+            let last: usize = told.spans.iter().map(|span| span.end).max().unwrap_or(0);
+            assert!(last <= told.text().chars().count() && told.spans == report.spans, "{told:?}");
+            pieces += told.deltas.len();
+        }
+    }
+    assert!(pieces > 120, "{pieces}");
 }
 
 fn any_request() -> impl Strategy<Value = Request> {

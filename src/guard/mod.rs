@@ -1,14 +1,16 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
 //! [`markup`] says what of a text is no text, [`words`] cuts a response into words and gives each its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
-//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people, [`report`]
+//! they are written again, [`sentence`] what a sentence that was written again is held to, and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people, [`report`]
 //! puts all of it together for a text that is there as a whole.
 
 pub mod markup;
 pub mod policy;
 pub mod render;
 pub mod repair;
+pub mod repetition;
 pub mod report;
+pub mod sentence;
 pub mod spans;
 pub mod thresholds;
 pub mod words;
