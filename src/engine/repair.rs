@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Sampling, Token,
+    FinishReason, Sampling, Token,
     answer::{Answer, Cost, Edit},
     draft::Menu,
     track::{Computed, Context, Track},
@@ -245,6 +245,10 @@ impl Repairs {
         let Some(first) = &self.first else { return };
         let ended = sentence(lead, first.place.sentence);
         let pending = first_doubted(lead, self.settled).and_then(|at| lead.draft.words().get(at)).map(|word| word.bytes.start);
+        let next =
+            ended.and_then(|ended| lead.draft.words().iter().find(|word| word.bytes.start >= ended.end())).map(|word| word.tokens.start);
+        let was_last = first.track.end == Some(FinishReason::Stop)
+            && sentence(&first.track, first.place.sentence).is_some_and(|old| old.end() >= first.track.draft.text().trim_end().len());
         let keeps = match (sentence(&first.track, first.place.sentence), ended) {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
@@ -259,6 +263,11 @@ impl Repairs {
         let Some(First { track, mut place, settled, edits }) = self.first.take() else { return };
         if keeps {
             edits.into_iter().for_each(|edit| answer.edit(edit));
+            // The answer ended with this sentence: no other follows it now.
+            if let (Some(next), true) = (next, was_last) {
+                self.cut += lead.draft.tokens().len().saturating_sub(next);
+                lead.end_at(next, FinishReason::Stop);
+            }
             self.spare.push(track.slot);
             return;
         }
@@ -395,7 +404,7 @@ impl Repairs {
             self.blocked = Some(word.reward.unwrap_or(0.0));
             let at = block_at(lead, place.sentence).max(answer.shown());
             self.cut = lead.draft.tokens().len().saturating_sub(at);
-            return lead.block(at);
+            return lead.end_at(at, FinishReason::ContentFilter);
         }
         let Some((at, byte)) = place.origin else { return };
         let version = version(lead, at, &[]);

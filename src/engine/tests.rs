@@ -7,7 +7,7 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::testing::{CONTEXT, IMAGE_TOKENS, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
+use super::testing::{CONTEXT, IMAGE_TOKENS, SPEAK, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
 use super::*;
 use crate::guard::{
     Action, Mode, OnExhausted, Verdict,
@@ -246,12 +246,11 @@ fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
     assert!(in_repair > 10, "{in_repair}");
 }
 
-/// What is told after repairs is what the model says of that text: rollback leaves nothing behind in any cache. And a sentence takes the place of the first one only
-/// where nothing speaks against it.
+/// What is told after repairs is what the model says of that text: rollback leaves nothing behind in any cache.
 #[test]
 fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
     let handle = engine(EngineConfig::default());
-    let (mut repaired, mut blocked, mut restored) = (0, 0, 0);
+    let (mut repaired, mut blocked) = (0, 0);
     for image in 0..60 {
         for (mode, window) in [(Mode::Regenerate, usize::MAX), (Mode::Regenerate, 0), (Mode::Regenerate, 2), (Mode::Block, usize::MAX)] {
             for max_tokens in [2, 4, 20] {
@@ -267,21 +266,49 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
                 assert_eq!(told.spans, report.spans);
                 repaired += usize::from(report.verdict == Verdict::Repaired);
                 blocked += usize::from(report.verdict == Verdict::Blocked);
-                let first = listen(handle.submit(Request { guard: GuardParams::new(Mode::Flag, threshold), ..request.clone() }).unwrap());
-                if mode == Mode::Regenerate {
-                    restored += usize::from(report.attempts > 0 && told.text() == first.text());
-                    assert!(!is_whole(&first.text()) || is_whole(&told.text()), "{} → {}", first.text(), told.text());
-                    let is_one = |text: &str| !text.contains(['.', '\n']);
-                    if is_one(&first.text()) && is_one(&told.text()) && told.text() != first.text() {
-                        assert!(!repeats(&told.text()) || repeats(&first.text()), "{} → {}", first.text(), told.text());
-                    }
-                }
                 let again = listen(handle.submit(request).unwrap());
                 assert_eq!(again, told, "the same again");
             }
         }
     }
-    assert!(repaired > 10 && blocked > 10 && restored > 10, "{repaired} repaired, {blocked} blocked, {restored} restored");
+    assert!(repaired > 10 && blocked > 10, "{repaired} repaired, {blocked} blocked");
+}
+
+/// A sentence takes the place of the first one only where it is as whole, does not repeat itself, and still names what was not low.
+#[test]
+fn repaired_sentences_are_whole_and_lose_nothing() {
+    let handle = start(&Toy::speaking(), &Arc::default(), EngineConfig::default());
+    let (mut whole, mut repaired, mut restored) = (0, 0, 0);
+    for image in 0..120 {
+        for window in [0, 2, usize::MAX] {
+            let ask = |mode| {
+                let guard = GuardParams { window, ..GuardParams::new(mode, 0.6) };
+                listen(handle.submit(Request { guard, max_tokens: 24, ..request(image as f32, &SPEAK) }).unwrap())
+            };
+            let (first, told) = (ask(Mode::Flag), ask(Mode::Regenerate));
+            let (before, after) = (first.text(), told.text());
+            check_report(
+                &told,
+                &told.report(),
+                &Request { guard: GuardParams::new(Mode::Regenerate, 0.6), ..request(image as f32, &SPEAK) },
+            );
+            if first.end.clone().unwrap().0 != FinishReason::Stop || before.matches('.').count() != 1 || before == after {
+                restored += usize::from(before == after && told.report().attempts > 0);
+                continue;
+            }
+            assert!(!is_whole(&before) || is_whole(&after), "{before} → {after}");
+            assert!(!repeats(&after) || repeats(&before), "{before} → {after}");
+            let pieces: Vec<Vec<u8>> = first.tokens.iter().map(|t| t.token.bytes.clone()).collect();
+            let (text, words) = words(pieces.iter().map(Vec::as_slice), &first.rewards());
+            for word in doubting(words, 0.6).iter().filter(|word| !word.doubted()) {
+                let name = &text[word.bytes.clone()];
+                assert!(!["dog", "cat", "grass"].contains(&name) || after.contains(name), "{before} → {after}");
+            }
+            whole += usize::from(is_whole(&before));
+            repaired += usize::from(told.report().verdict == Verdict::Repaired);
+        }
+    }
+    assert!(whole > 5 && repaired > 5 && restored > 5, "{whole} whole, {repaired} repaired, {restored} left as they were");
 }
 
 /// What is blocked ends with a whole sentence or before the first: nothing of the sentence with the low word is shown, in whatever pieces the answer comes.
@@ -295,31 +322,13 @@ fn blocked_answers_end_with_whole_sentences() {
             let told = listen(handle.submit(Request { guard, max_tokens: 12, ..request(image as f32, &[5, 6]) }).unwrap());
             if told.report().verdict == Verdict::Blocked {
                 let text = told.text();
-                let ends = text.trim_end_matches(' ');
-                assert!(ends.is_empty() || ends.ends_with(['.', '\n']), "{text:?}");
+                let rest = text.rsplit(char::is_alphanumeric).next().unwrap_or_default();
+                assert!(rest.contains(['.', '\n']) || rest == text, "{text:?}");
                 blocked += 1;
             }
         }
     }
     assert!(blocked > 20, "{blocked}");
-}
-
-/// A stream with a window says in the end what the same request says that is not read as a stream: the window alone decides.
-#[test]
-fn the_pieces_of_a_repaired_answer_are_the_answer() {
-    let handle = engine(EngineConfig::default());
-    let mut pieces = 0;
-    for image in 0..60 {
-        for on_exhausted in [OnExhausted::Flag, OnExhausted::Omit] {
-            let guard = GuardParams { window: 1, on_exhausted, ..GuardParams::new(Mode::Regenerate, 0.5) };
-            let told = listen(handle.submit(Request { guard, max_tokens: 20, ..request(image as f32, &[5, 6]) }).unwrap());
-            let report = told.report();
-            let last: usize = told.spans.iter().map(|span| span.end).max().unwrap_or(0);
-            assert!(last <= told.text().chars().count() && told.spans == report.spans, "{told:?}");
-            pieces += told.deltas.len();
-        }
-    }
-    assert!(pieces > 120, "{pieces}");
 }
 
 fn any_request() -> impl Strategy<Value = Request> {

@@ -136,10 +136,10 @@ impl Track {
         }
     }
 
-    /// Ends the answer before token `at`: the guard does not let more through.
-    pub(crate) fn block(&mut self, at: usize) {
+    /// Ends the answer before token `at`.
+    pub(crate) fn end_at(&mut self, at: usize, reason: FinishReason) {
         self.draft = self.draft.cut(at);
-        self.end = Some(FinishReason::ContentFilter);
+        self.end = Some(reason);
         self.conclude();
     }
 
