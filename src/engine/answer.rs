@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Event, GuardParams, Token, draft::Draft};
 use crate::guard::{
     Action, Candidate, Mode, Report, Span, Verdict, policy,
-    render::{Style, alt_text, render},
+    render::{Style, alt_text, render, unfamiliar},
     spans::Joiner,
     words::Word,
 };
@@ -176,7 +176,7 @@ impl Answer {
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = render(text, &unsaid, style);
+        let rendered = unfamiliar(text, &unsaid, style).unwrap_or_else(|| render(text, &unsaid, style));
         let mut places = rendered.spans.iter().cloned();
         for span in &mut self.spans {
             let place = match span.is_unsaid() {
