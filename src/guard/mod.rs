@@ -71,7 +71,7 @@ pub enum Verdict {
     Clean,
     /// At least one word is below the threshold.
     Flagged,
-    /// Doubted words were rewritten and the answer now passes.
+    /// Doubted words were rewritten or left out, and the answer now passes; what was rewritten and is still low makes it [`Self::Flagged`].
     Repaired,
     /// The answer was cut off.
     Blocked,

@@ -1,6 +1,9 @@
 //! What became of captions that were repaired: the same photographs before and after.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use similar::{Algorithm, DiffTag, capture_diff_slices};
 
@@ -12,6 +15,7 @@ use crate::{
     },
     guard::words::is_function_word,
     lexicon::{Lexicon, words},
+    reward::calibration::{ChosenWord, Selection},
 };
 
 /// Photographs shown of each outcome.
@@ -193,6 +197,7 @@ pub fn sections(before: &Evaluation<'_>, after: &Evaluation<'_>, repeats: usize,
             outcome_table(&repairs, repeats, seed),
             word_table(&repairs, WordChange::Removed),
             word_table(&repairs, WordChange::Added),
+            phrase_table(&repairs),
         ],
         ..Section::default()
     }];
@@ -243,6 +248,90 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
             .into(),
         columns: vec![Column::new("share", Format::Percent), Column::new("photographs", Format::Count)],
         rows: outcomes.iter().zip(found).map(row).collect(),
+    }
+}
+
+/// The words that repairs put in together, most often first, beside what stood in their place.
+fn phrase_table(repairs: &[Repair<'_>]) -> Table {
+    let mut added: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for repair in repairs.iter().filter(|r| r.has_changed()) {
+        let [old, new] =
+            [repair.before, repair.after].map(|caption| words(caption.text).into_iter().map(|word| word.text).collect::<Vec<_>>());
+        for op in capture_diff_slices(Algorithm::Myers, &old, &new) {
+            let (before, after) = (old[op.old_range()].join(" "), new[op.new_range()].join(" "));
+            if op.tag() != DiffTag::Equal && !after.is_empty() {
+                *added.entry(after).or_default().entry(before).or_default() += 1;
+            }
+        }
+    }
+    let mut rows: Vec<_> = added
+        .into_iter()
+        .map(|(phrase, replaced)| {
+            let mut replaced: Vec<(String, usize)> = replaced.into_iter().collect();
+            replaced.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+            (replaced.iter().map(|r| r.1).sum::<usize>(), phrase, replaced)
+        })
+        .collect();
+    rows.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    let shown = |replaced: &[(String, usize)]| {
+        let name = |(before, count): &(String, usize)| {
+            let before = if before.is_empty() { "nothing" } else { before };
+            if *count > 1 { format!("{before} ({count})") } else { before.to_owned() }
+        };
+        replaced.iter().take(5).map(name).collect::<Vec<_>>().join(", ")
+    };
+    Table {
+        title: "Phrases that repairs add most often".into(),
+        note: "Words that were put in together, and what stood in their place, most often first: a phrase that takes the place of many things says nothing of any.".into(),
+        columns: vec![
+            Column::new("times", Format::Count),
+            Column::new("replaced", Format::Count).help("how many different phrases it took the place of"),
+            Column::new("in place of", Format::Text),
+        ],
+        rows: rows
+            .into_iter()
+            .take(LISTED)
+            .map(|(count, phrase, replaced)| TableRow::new(phrase, vec![count.into(), replaced.len().into(), Cell::Text(shown(&replaced))]))
+            .collect(),
+    }
+}
+
+/// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many versions it was chosen.
+pub type Written = (Range<usize>, f32, usize);
+
+/// What the rewards of chosen words look better than they are: those that name things, against the references.
+pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<Written>]) -> Table {
+    let chosen = |(caption, written): (&Caption<'_>, &Vec<Written>)| {
+        let mentions = caption.things.as_ref().map(|things| things.mentions.clone()).unwrap_or_default();
+        let of = |(range, reward, tried): &Written| {
+            let named: Vec<bool> = mentions.iter().filter(|(m, _)| m.start < range.end && range.start < m.end).map(|m| m.1).collect();
+            (!named.is_empty()).then(|| ChosenWord { reward: *reward, tried: *tried, is_right: named.iter().all(|right| *right) })
+        };
+        written.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let chosen: Vec<ChosenWord> = after.captions.iter().zip(written).flat_map(chosen).collect();
+    let mean = |of: fn(&ChosenWord) -> f64| chosen.iter().map(of).sum::<f64>() / chosen.len().max(1) as f64;
+    let fitted = Selection::fit(&chosen);
+    let cells = vec![
+        chosen.len().into(),
+        mean(|word| word.tried as f64).into(),
+        mean(|word| f64::from(word.reward)).into(),
+        mean(|word| f64::from(u8::from(word.is_right))).into(),
+        fitted.map_or(Cell::Absent, |selection| f64::from(selection.offset).into()),
+    ];
+    Table {
+        title: "What selection adds to rewards".into(),
+        note: "Things that repairs wrote, which were chosen as the best of several. The offset is what `repaired` in the bundle's calibration.json is to have beside \
+               what it has now: logits of chosen words lose it times the logarithm of the number of versions. Fit it on the tuning half alone."
+            .into(),
+        columns: vec![
+            Column::new("things", Format::Count),
+            Column::new("versions", Format::Decimal(1)),
+            Column::new("mean reward", Format::Decimal(3)),
+            Column::new("right", Format::Percent),
+            Column::new("offset", Format::Decimal(3)).help("absent where fewer than 50 things are known, or fewer than 10 right or wrong ones"),
+        ],
+        rows: vec![TableRow::new("things that repairs wrote", cells)],
     }
 }
 
@@ -333,6 +422,8 @@ mod tests {
                 assert_eq!(counted[0], ("caption changed".to_owned(), 1usize.into()));
                 assert_eq!(counted[1], ("a hallucination removed".to_owned(), 1usize.into()));
                 assert_eq!(counted[2], ("a right thing lost".to_owned(), 0usize.into()));
+                let phrases = &sections[0].tables[3].rows;
+                assert_eq!((phrases.len(), phrases[0].name.as_str(), &phrases[0].cells[2]), (1, "ball", &Cell::Text("frisbee".into())));
                 assert_eq!(numbers(&sections[0].tables[1]), [("frisbee".to_owned(), 1usize.into())]);
                 assert_eq!(numbers(&sections[0].tables[2]), [("ball".to_owned(), 0usize.into())]);
                 let cards: usize = sections.iter().map(|s| s.cards.len()).sum();
@@ -343,6 +434,21 @@ mod tests {
                 assert_eq!(card.facts, [("Hallucination removed".to_owned(), "frisbee".to_owned())]);
                 assert_eq!(card.references, REFERENCES);
             });
+        });
+    }
+
+    #[test]
+    fn things_that_repairs_wrote_are_held_against_the_references() {
+        let (right, wrong) = ("A dog with a ball runs on the grass.", "A dog with a hat runs on the grass.");
+        let texts: Vec<&str> = (0..80).map(|i| if i % 2 == 0 { right } else { wrong }).collect();
+        let written: Vec<Vec<Written>> =
+            texts.iter().map(|text| vec![(13..text.find(" runs").unwrap(), 0.9, 5), (17..21, 0.9, 5)]).collect();
+        evaluated(&photograph(), &texts, |after| {
+            let row = &selection_table(after, &written).rows[0];
+            assert_eq!((&row.cells[0], &row.cells[3]), (&80usize.into(), &0.5.into()));
+            let Cell::Value(offset) = &row.cells[4] else { panic!("{row:?}") };
+            // Half of them are right: the logit of 0.9 is what the logarithm of 5 takes away.
+            assert!((offset.value - 9f64.ln() / 5f64.ln()).abs() < 0.01, "{row:?}");
         });
     }
 }
