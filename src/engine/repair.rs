@@ -410,7 +410,10 @@ impl Repairs {
         let version = version(lead, at, &[]);
         // As what stood there ends with its doubted claim, so does what stands there now with its first.
         let rest = &words[version.from..];
-        let claim = rest.iter().position(|word| !word.function);
+        let claim = match doubted.filter(|_| !place.is_changed()) {
+            Some(at) => at.checked_sub(version.from),
+            None => rest.iter().position(|word| !word.function),
+        };
         let behind = words[..version.from].last().map_or(0, |word| word.bytes.end);
         let bytes = span_of(claim.map_or(rest, |claim| &rest[..=claim]), behind.min(byte));
         let score = claim.and_then(|claim| rest[claim].reward);

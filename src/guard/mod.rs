@@ -46,9 +46,9 @@ pub enum OnExhausted {
     /// They are marked.
     #[default]
     Flag,
-    /// The answer says that they may be wrong.
+    /// The answer says that they may be wrong; where most of a caption is low, that the photograph is unfamiliar as well.
     Hedge,
-    /// The answer leaves them out.
+    /// The answer leaves them out; where most of a caption is low, it says that the photograph is unfamiliar and names what is likely.
     Omit,
 }
 
@@ -71,7 +71,7 @@ pub enum Verdict {
     Clean,
     /// At least one word is below the threshold.
     Flagged,
-    /// Doubted words were rewritten or left out, and the answer now passes; what was rewritten and is still low makes it [`Self::Flagged`].
+    /// Doubted words were rewritten or left out, and the answer now passes; what was rewritten and is still low makes it `flagged`.
     Repaired,
     /// The answer was cut off.
     Blocked,

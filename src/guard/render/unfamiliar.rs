@@ -22,11 +22,12 @@ pub fn unfamiliar(text: &str, spans: &[Span], style: Style) -> Option<Rendered> 
     }
     if style == Style::Hedged {
         let rest = render(text, spans, style);
-        let shift = STATEMENT.chars().count() + 1;
+        let gap = if rest.text.starts_with(char::is_whitespace) { "" } else { " " };
+        let shift = STATEMENT.chars().count() + gap.len();
         let shifted = |range: std::ops::Range<usize>| range.start + shift..range.end + shift;
         let moved = rest.moved.into_iter().map(|(old, new)| (old, shifted(new)));
         return Some(Rendered {
-            text: format!("{STATEMENT} {}", rest.text.trim_start()),
+            text: format!("{STATEMENT}{gap}{}", rest.text),
             spans: rest.spans.into_iter().map(shifted).collect(),
             moved: moved.collect(),
         });
