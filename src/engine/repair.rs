@@ -1,20 +1,16 @@
 //! Repairs of one answer: where a word is doubted, other versions are written side by side in slots of their own, and the best goes on.
 
-use std::ops::Range;
-
 use super::{
     FinishReason, Sampling, Token,
     answer::{Answer, Cost, Edit},
-    draft::Menu,
     track::{Computed, Context, Track},
+    versions::{block_at, candidate, first_doubted, first_word, is_hopeless, log_probability, sentence, span_of, version, warmed},
 };
 use crate::guard::{
     Candidate, Mode,
     render::is_whole,
-    repair::{How, LADDER, Reach, Rung, Version, Weights, begins_sentence, start, temperature},
-    repetition::repeats,
-    sentence::{Sentence, contradicts, fault},
-    words::Word,
+    repair::{How, LADDER, Reach, Rung, Version, Weights, start},
+    sentence::fault,
 };
 
 /// What a cache must do before the next step: make a slot a copy of the first positions of another.
@@ -174,7 +170,7 @@ impl Repairs {
         fork.complete
             || version.len() >= self.weights.horizon
             || !version.passes()
-            || self.place.as_ref().is_some_and(|place| is_hopeless(place, fork))
+            || self.place.as_ref().is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
     }
 
     /// Judges versions that are ready, and begins others where a word of the lead is doubted. When it returns and nothing is [`Self::active`], the lead
@@ -252,7 +248,7 @@ impl Repairs {
         let keeps = match (sentence(&first.track, first.place.sentence), ended) {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
-            (_, None) if !is_hopeless(&first.place, lead) => {
+            (_, None) if !is_hopeless(&first.place.first_text, first.place.sentence, lead) => {
                 if self.decoded < self.budget + first.track.draft.tokens().len() {
                     return;
                 }
@@ -363,7 +359,8 @@ impl Repairs {
         let before = sentence(original, place.sentence);
         let is_sound = |fork: &Track| {
             let ended = before.as_ref().zip(sentence(fork, place.sentence));
-            !is_hopeless(&place, fork) && ended.is_none_or(|(old, new)| fault(old, &new, self.weights.gain).is_none())
+            !is_hopeless(&place.first_text, place.sentence, fork)
+                && ended.is_none_or(|(old, new)| fault(old, &new, self.weights.gain).is_none())
         };
         let mut best: Option<(usize, (bool, f32))> = None;
         for (i, fork) in self.forks.iter().enumerate().filter(|(_, fork)| is_sound(fork)) {
@@ -428,66 +425,4 @@ impl Repairs {
             (None, None) => answer.edit(edit),
         }
     }
-}
-
-/// The token before which a blocked answer ends: the last whole sentence, or line, before the one with word `sentence` ends there.
-fn block_at(lead: &Track, sentence: usize) -> usize {
-    let (text, words) = (lead.draft.text(), lead.draft.words());
-    let stands = |before: &str| before.trim_end_matches(' ').ends_with('\n') || is_whole(before);
-    let starts = (1..=sentence.min(words.len().saturating_sub(1))).rev().filter(|&i| begins_sentence(text, words, i));
-    let last = starts.filter_map(|i| words.get(i)).find(|word| stands(&text[..word.bytes.start]));
-    last.map_or(0, |word| word.tokens.start)
-}
-
-/// The sentence of a version with word `at`; `None` where it may go on.
-fn sentence(track: &Track, at: usize) -> Option<Sentence<'_>> {
-    Sentence::around(track.draft.text(), track.draft.words(), at, track.complete)
-}
-
-/// Whether whatever a version says next, its sentence repeats itself or says the opposite of the first one.
-fn is_hopeless(place: &Place, version: &Track) -> bool {
-    let (text, words) = (version.draft.text(), version.draft.words());
-    let begun = words.get(place.sentence).zip(words.last()).and_then(|(first, last)| text.get(first.bytes.start..last.bytes.end));
-    let own = sentence(version, place.sentence).map(|sentence| sentence.text).or(begun).unwrap_or_default();
-    repeats(own) && !repeats(&place.first_text) || contradicts(&place.first_text, own)
-}
-
-/// What a version says from some token and byte on, with its lowest reward; `None` where it claims nothing.
-fn candidate(track: &Track, (at, byte): (usize, usize)) -> Option<Candidate> {
-    let claims = version(track, at, &[]);
-    let text = track.draft.text().get(byte..).unwrap_or_default().trim().to_owned();
-    (!text.is_empty() && !claims.is_empty()).then(|| Candidate { text, score: claims.score() })
-}
-
-/// The bytes of words, or those behind what stands before them where there are none.
-fn span_of(words: &[Word], behind: usize) -> Range<usize> {
-    words.first().zip(words.last()).map_or(behind..behind, |(first, last)| first.bytes.start..last.bytes.end)
-}
-
-/// A track from token `at` on. Its first word may begin before: a hyphen makes one word of two.
-fn version<'a>(track: &'a Track, at: usize, log_probabilities: &'a [f32]) -> Version<'a> {
-    let words = track.draft.words();
-    Version { words, from: first_word(words, at), log_probabilities }
-}
-
-/// The first word that token `at` or a later one writes.
-fn first_word(words: &[Word], at: usize) -> usize {
-    words.partition_point(|word| word.tokens.end <= at)
-}
-
-/// The first doubted word that token `at` or a later one writes.
-fn first_doubted(track: &Track, at: usize) -> Option<usize> {
-    track.draft.words().iter().position(|word| word.tokens.end > at && word.doubted())
-}
-
-fn log_probability(menu: &Menu, id: u32) -> f32 {
-    let found = menu.likely.iter().chain(&menu.ending).find(|(likely, _)| *likely == id);
-    found.map_or(f32::NEG_INFINITY, |(_, logprob)| *logprob)
-}
-
-/// How a version is sampled: as the answer is, or warmer, from a seed that no other version has.
-fn warmed(sampling: &Sampling, number: Option<usize>, attempt: u32) -> Sampling {
-    let temperature = number.map_or(sampling.temperature, |number| temperature(sampling.temperature, number));
-    let seed = sampling.seed ^ (u64::from(attempt) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    Sampling { temperature, seed, ..sampling.clone() }
 }
