@@ -66,7 +66,7 @@ fn rewritten(span: &Span) -> Option<String> {
     span.original
         .as_deref()
         .filter(|_| matches!(span.action, Action::Regenerated | Action::Flagged))
-        .map(|original| original.chars().filter(printable).collect())
+        .map(|original| original.trim().chars().filter(printable).collect())
 }
 
 fn printable(c: &char) -> bool {

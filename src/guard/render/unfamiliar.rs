@@ -38,7 +38,8 @@ pub fn unfamiliar(text: &str, spans: &[Span], style: Style) -> Option<Rendered> 
         [one] => format!("{STATEMENT} It may show {one}."),
         [more @ .., last] => format!("{STATEMENT} It may show {} and {last}.", more.join(", ")),
     };
-    let end = said.chars().count();
+    // What is left out stands before the full stop.
+    let end = said.chars().count() - 1;
     Some(Rendered { text: said, spans: vec![end..end; spans.len()], moved: vec![(0..0, end..end)] })
 }
 
