@@ -61,11 +61,11 @@ pub fn ansi(text: &str, spans: &[Span]) -> String {
     })
 }
 
-/// What stood in the place of a span that was written again, whether it passes now or is still low.
+/// What stood in the place of a span that was left out, or written again, whether it passes now or is still low.
 fn rewritten(span: &Span) -> Option<String> {
     span.original
         .as_deref()
-        .filter(|_| matches!(span.action, Action::Regenerated | Action::Flagged))
+        .filter(|_| matches!(span.action, Action::Regenerated | Action::Flagged | Action::Omitted))
         .map(|original| original.trim().chars().filter(printable).collect())
 }
 
