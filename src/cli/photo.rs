@@ -93,9 +93,9 @@ pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
     }
 }
 
-/// Returns whether a repair put something else in the place of a span.
+/// Returns whether something else stands in the place of a span now, or nothing.
 fn is_change(span: &Span) -> bool {
-    span.action == Action::Regenerated && span.original.as_ref().is_some_and(|original| *original != span.text)
+    matches!(span.action, Action::Regenerated | Action::Omitted) && span.original.as_ref().is_some_and(|original| *original != span.text)
 }
 
 /// The API's message in the command line's words: flags in the place of fields, and nothing of messages and parts that nobody wrote.
@@ -178,7 +178,7 @@ mod tests {
             "alt_text": "A cat with what may be a hat.",
             "spans": [span(2, 5, "cat", "regenerated", Some("dog")), span(11, 16, "a hat", "flagged", None), span(16, 16, "", "regenerated", Some(" in a car"))] } });
         let text = "A cat with a hat.";
-        assert_eq!(shown(text, &holder, Render::Marked), "A [dog → cat] with [a hat?0.25][ in a car → ].");
+        assert_eq!(shown(text, &holder, Render::Marked), "A [dog → cat] with [a hat?0.25] [in a car → ].");
         assert_eq!(shown(text, &holder, Render::Plain), text);
         assert_eq!(shown(text, &holder, Render::Hedged), "A cat with what may be a hat.");
         assert_eq!(shown(text, &json!({}), Render::Hedged), text);

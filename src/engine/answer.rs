@@ -8,7 +8,7 @@ use crate::guard::{
     abstain::{AnswerGate, SHORT_ANSWER, WrittenAnswer},
     policy,
     question::Unanswerable,
-    render::{Style, alt_text, render},
+    render::{Style, alt_text, render, unfamiliar},
     spans::Joiner,
     words::Word,
 };
@@ -103,19 +103,14 @@ impl Answer {
         self.edits.push(edit);
     }
 
-    /// What may be shown of `draft` now and was not: up to the open word where words are scored, as many words less as the window says, and never
-    /// what could begin a stop string.
-    pub(crate) fn release(&mut self, draft: &Draft) -> Option<Event> {
+    /// What may be shown of `draft` now and was not: up to the open word where words are scored, no further than `limit`, and never what could begin
+    /// a stop string.
+    pub(crate) fn release(&mut self, draft: &Draft, limit: usize) -> Option<Event> {
         let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
         if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
             return None;
         }
         let words = draft.words();
-        let limit = match self.params.window {
-            _ if !policy::repairs(self.params.mode) || !self.is_scored() => usize::MAX,
-            0 => usize::MAX,
-            window => words.len().checked_sub(window).and_then(|i| words.get(i)).map_or(0, |word| word.bytes.start),
-        };
         let (tokens, end) = draft.boundary(self.is_scored(), limit);
         if self.scoring != Scoring::Off {
             self.join(draft.text(), words, limit);
@@ -224,7 +219,7 @@ impl Answer {
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = render(text, &unsaid, style);
+        let rendered = unfamiliar(text, &unsaid, style).unwrap_or_else(|| render(text, &unsaid, style));
         let mut places = rendered.spans.iter().cloned();
         for span in &mut self.spans {
             let place = match span.is_unsaid() {

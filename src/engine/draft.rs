@@ -1,11 +1,12 @@
 //! The text side of one version of an answer: tokens and rewards in, words out. Knows no networks and nothing of who reads it.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::{Token, stop::StopStrings};
 use crate::{
     guard::{
         Thresholds,
+        repair::unselected,
         words::{Transcript, Word},
     },
     reward::finish::{Finish, Finisher, Written},
@@ -41,6 +42,10 @@ pub(crate) struct Draft {
     waits: bool,
     /// Words of the version that this one began with which were shown: their rewards are final whatever follows.
     shown: Vec<Word>,
+    /// Tokens that were chosen among others for their rewards, and among how many.
+    chosen: Vec<(Range<usize>, usize)>,
+    /// What selection adds to the logits of such rewards.
+    optimism: f32,
 }
 
 impl Draft {
@@ -57,6 +62,8 @@ impl Draft {
             finished: 0,
             waits: false,
             shown: Vec::new(),
+            chosen: Vec::new(),
+            optimism: 0.0,
         }
     }
 
@@ -103,6 +110,7 @@ impl Draft {
     fn finish_word(&mut self, whole: bool) -> bool {
         let at = self.finished;
         let Some(word) = self.words.get(at) else { return false };
+        let tried = self.choices(&word.tokens);
         let shown = self.shown.get(at).filter(|shown| shown.bytes == word.bytes).cloned();
         let finish = if shown.is_some() { Finish::Unchanged } else { self.finish(whole) };
         self.waits = finish == Finish::Open;
@@ -112,7 +120,10 @@ impl Draft {
             self.tokens.iter_mut().take(word.tokens.end).skip(word.tokens.start).for_each(|token| token.reward = Some(reward));
         }
         word.threshold = self.thresholds.of(self.transcript.text(), word);
-        word.reward = shown.map_or(word.reward, |shown| shown.reward);
+        word.reward = match shown {
+            Some(shown) => shown.reward,
+            None => word.reward.map(|reward| unselected(reward, self.optimism, tried)),
+        };
         self.finished += 1;
         true
     }
@@ -123,6 +134,29 @@ impl Draft {
         let log_probability = |token: usize| self.tokens.get(token).map_or(0.0, |token| token.token.logprob);
         let (text, words, rewards) = (self.transcript.text(), &self.words[..], &self.rewards[..]);
         finisher.finish(&Written { text, whole, words, rewards, log_probability }, self.finished, self.waits)
+    }
+
+    /// Notes that the tokens from `from` on were chosen among `tried` versions for their rewards: those of their words lose what that added.
+    pub(crate) fn choose(&mut self, from: usize, tried: usize, optimism: f32) {
+        self.chosen.push((from..self.tokens.len(), tried));
+        self.optimism = optimism;
+        let lowest = |tokens: &Range<usize>| self.tokens.get(tokens.clone())?.iter().filter_map(|token| token.reward).reduce(f32::min);
+        let rewards: Vec<Option<f32>> = (self.words.iter().take(self.finished))
+            .map(|word| {
+                lowest(&word.tokens)
+                    .filter(|_| word.tokens.end > from)
+                    .map(|reward| unselected(reward, optimism, self.choices(&word.tokens)))
+            })
+            .collect();
+        for (word, reward) in self.words.iter_mut().zip(rewards) {
+            word.reward = reward.or(word.reward);
+        }
+    }
+
+    /// Among how many versions a word of these tokens was chosen.
+    fn choices(&self, tokens: &Range<usize>) -> usize {
+        let within = self.chosen.iter().filter(|(chosen, _)| chosen.start < tokens.end && tokens.start < chosen.end);
+        within.map(|(_, tried)| *tried).max().unwrap_or(1)
     }
 
     /// The version as it was when it had `len` tokens, all of them with rewards; the first `shown` of them have been shown.
@@ -137,6 +171,10 @@ impl Draft {
         if self.finisher.is_some() {
             cut.shown = self.words().iter().take_while(|word| word.tokens.end <= shown).cloned().collect();
         }
+        cut.chosen.extend(
+            self.chosen.iter().filter(|(tokens, _)| tokens.start < len).map(|(tokens, tried)| (tokens.start..tokens.end.min(len), *tried)),
+        );
+        cut.optimism = self.optimism;
         cut.read();
         cut
     }

@@ -27,6 +27,7 @@ mod testing;
 mod tests;
 mod track;
 mod types;
+mod versions;
 
 use std::sync::Arc;
 

@@ -1,17 +1,16 @@
 //! Repairs of one answer: where a word is doubted, other versions are written side by side in slots of their own, and the best goes on.
 
-use std::ops::Range;
-
 use super::{
-    Sampling, Token,
+    FinishReason, Sampling, Token,
     answer::{Answer, Cost, Edit},
-    draft::Menu,
     track::{Computed, Context, Track},
+    versions::{block_at, candidate, first_doubted, first_word, is_hopeless, log_probability, sentence, span_of, version, warmed},
 };
 use crate::guard::{
     Candidate, Mode,
-    repair::{How, LADDER, Reach, Rung, Version, Weights, start, temperature},
-    words::Word,
+    render::is_whole,
+    repair::{How, LADDER, Reach, Rung, Version, Weights, start},
+    sentence::fault,
 };
 
 /// What a cache must do before the next step: make a slot a copy of the first positions of another.
@@ -26,14 +25,38 @@ pub(crate) struct Branch {
 struct Place {
     /// What stood there first, up to the doubted word's end.
     text: String,
+    /// The token behind the doubted word.
+    end: usize,
+    /// The number of the first word of its sentence.
+    sentence: usize,
+    /// That sentence as it was first written.
+    first_text: String,
     /// The next rung of the ladder.
     rung: usize,
     /// Where versions begin to differ: token and byte.
     origin: Option<(usize, usize)>,
-    changed: bool,
+    /// What led before another version did.
+    replaced: Option<Track>,
     /// First tokens that were tried, with their places.
     tried: Vec<(usize, u32)>,
     alternatives: Vec<Candidate>,
+}
+
+impl Place {
+    fn is_changed(&self) -> bool {
+        self.replaced.is_some()
+    }
+}
+
+/// A sentence as it was first written, while another version of it leads: that stays only if it ends as well.
+struct First {
+    track: Track,
+    /// Where it was written again; if the other version is given up, what was not tried there yet is.
+    place: Place,
+    /// Tokens whose words were not looked at again.
+    settled: usize,
+    /// What was noted about the version that leads.
+    edits: Vec<Edit>,
 }
 
 /// The repairs of one answer.
@@ -48,6 +71,7 @@ pub(crate) struct Repairs {
     /// Tokens of the lead whose words are not looked at again.
     settled: usize,
     place: Option<Place>,
+    first: Option<First>,
     forks: Vec<Track>,
     spare: Vec<usize>,
     branches: Vec<Branch>,
@@ -67,6 +91,7 @@ impl Repairs {
             attempts: 0,
             settled: 0,
             place: None,
+            first: None,
             forks: Vec::new(),
             spare,
             branches: Vec::new(),
@@ -104,22 +129,52 @@ impl Repairs {
         Ok(())
     }
 
-    /// Drops what is being tried, for an answer that goes on without its scorer.
-    pub(crate) fn give_up(&mut self) {
-        self.spare.extend(self.forks.drain(..).map(|fork| fork.slot));
+    /// Drops what is being tried, for an answer that goes on without its scorer. Returns whether `lead` is another track now: the sentence as it was first
+    /// written, where the one that led was not at its end.
+    pub(crate) fn give_up(&mut self, lead: &mut Track) -> bool {
+        let replaced = self.place.take().and_then(|place| place.replaced);
+        let original = self.first.take().map(|first| first.track).or(replaced);
+        self.forks.clear();
         self.branches.clear();
-        self.place = None;
+        let is_other = original.is_some();
+        original.into_iter().for_each(|original| *lead = original);
+        is_other
+    }
+
+    /// Whether words of the lead may still be written again.
+    pub(crate) fn may_change(&self, lead: &Track) -> bool {
+        self.first.is_some() || self.place.is_some() || first_doubted(lead, self.settled).is_some()
+    }
+
+    /// The bytes of the lead that may be shown: neither what may still be written again, nor the last `window` words, which are to stay within reach of what
+    /// comes after them; and in mode `block` whole sentences only.
+    pub(crate) fn limit(&self, lead: &Track, window: usize) -> usize {
+        if self.first.is_some() || self.place.is_some() {
+            return 0;
+        }
+        let words = lead.draft.words();
+        let doubted = first_doubted(lead, self.settled);
+        let (end, held) = doubted.map_or((words.len(), window), |i| (i + 1, window.max(1)));
+        let open = end.checked_sub(held).map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start)).unwrap_or(0);
+        if self.mode != Mode::Block {
+            return open;
+        }
+        let last = words.len().checked_sub(1).and_then(|last| words.get(start(Reach::Sentence, lead.draft.text(), words, last)));
+        open.min(last.map_or(0, |word| word.bytes.start))
     }
 
     /// Returns `true` if a version need not go on to be judged.
     fn is_done(&self, fork: &Track) -> bool {
         let at = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
         let version = version(fork, at, &[]);
-        fork.complete || version.len() >= self.weights.horizon || !version.passes()
+        fork.complete
+            || version.len() >= self.weights.horizon
+            || !version.passes()
+            || self.place.as_ref().is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
     }
 
     /// Judges versions that are ready, and begins others where a word of the lead is doubted. When it returns and nothing is [`Self::active`], the lead
-    /// may go on, and what it has written stays.
+    /// may go on, and what it has written stays unless [`Self::may_change`].
     pub(crate) fn settle(&mut self, lead: &mut Track, answer: &mut Answer, context: Context<'_>) -> candle_core::Result<()> {
         loop {
             if !self.forks.is_empty() {
@@ -128,6 +183,9 @@ impl Repairs {
                     return Ok(());
                 }
                 self.judge(lead, &context.request.sampling);
+            }
+            if self.place.is_none() {
+                self.check(lead, answer);
             }
             if !self.open_place(lead) {
                 return Ok(());
@@ -144,23 +202,76 @@ impl Repairs {
     /// Tokens that may still be decoded for versions which may be dropped.
     fn left(&self) -> usize {
         let kept = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
+        let kept = self.first.as_ref().map_or(kept, |first| kept.min(first.track.draft.tokens().len()));
         (self.budget + kept).saturating_sub(self.decoded)
     }
 
-    /// Finds the first doubted word, unless a place is open already. False when nothing is doubted.
+    /// Finds the first doubted word, unless a place is open already. False when nothing is doubted, or its sentence may go on: as it was first written, a
+    /// sentence is known to its end before any of it is written again.
     fn open_place(&mut self, lead: &Track) -> bool {
         if self.place.is_some() {
             return true;
         }
-        let Some(word) = first_doubted(lead, self.settled).and_then(|i| lead.draft.words().get(i)) else { return false };
-        let text = lead.draft.text()[..word.bytes.end].to_owned();
-        self.place = Some(Place { text, rung: 0, origin: None, changed: false, tried: Vec::new(), alternatives: Vec::new() });
+        let (text, words) = (lead.draft.text(), lead.draft.words());
+        let Some(at) = first_doubted(lead, self.settled) else { return false };
+        let first = self.first.as_ref().map(|first| first.place.first_text.clone());
+        let Some(first_text) = first.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned())) else { return false };
+        self.place = Some(Place {
+            text: text[..words[at].bytes.end].to_owned(),
+            end: words[at].tokens.end,
+            sentence: start(Reach::Sentence, text, words, at),
+            first_text,
+            rung: 0,
+            origin: None,
+            replaced: None,
+            tried: Vec::new(),
+            alternatives: Vec::new(),
+        });
         true
     }
 
     /// The doubted word of the open place, if the lead still has one there.
     fn doubted(&self, lead: &Track) -> Option<usize> {
-        first_doubted(lead, self.place.as_ref().and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
+        let changed = self.place.as_ref().filter(|place| place.is_changed());
+        first_doubted(lead, changed.and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
+    }
+
+    /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to the first when it cannot any more.
+    fn check(&mut self, lead: &mut Track, answer: &mut Answer) {
+        let Some(first) = &self.first else { return };
+        let ended = sentence(lead, first.place.sentence);
+        let pending = first_doubted(lead, self.settled).and_then(|at| lead.draft.words().get(at)).map(|word| word.bytes.start);
+        let next =
+            ended.and_then(|ended| lead.draft.words().iter().find(|word| word.bytes.start >= ended.end())).map(|word| word.tokens.start);
+        let was_last = first.track.end == Some(FinishReason::Stop)
+            && sentence(&first.track, first.place.sentence).is_some_and(|old| old.end() >= first.track.draft.text().trim_end().len());
+        let keeps = match (sentence(&first.track, first.place.sentence), ended) {
+            (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
+            (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
+            (_, None) if !is_hopeless(&first.place.first_text, first.place.sentence, lead) => {
+                if self.decoded < self.budget + first.track.draft.tokens().len() {
+                    return;
+                }
+                false
+            }
+            _ => false,
+        };
+        let Some(First { track, mut place, settled, edits }) = self.first.take() else { return };
+        if keeps {
+            edits.into_iter().for_each(|edit| answer.edit(edit));
+            // The answer ended with this sentence: no other follows it now.
+            if let (Some(next), true) = (next, was_last) {
+                self.cut += lead.draft.tokens().len().saturating_sub(next);
+                lead.end_at(next, answer.shown(), FinishReason::Stop);
+            }
+            self.spare.push(track.slot);
+            return;
+        }
+        let dropped = std::mem::replace(lead, track);
+        self.spare.push(dropped.slot);
+        self.settled = settled;
+        place.alternatives.extend(place.origin.and_then(|origin| candidate(&dropped, origin)));
+        self.place = Some(place);
     }
 
     /// Begins the versions of the next rung that has any. False when the place is settled or there is nothing left to try.
@@ -191,13 +302,20 @@ impl Repairs {
         shown: usize,
         context: Context<'_>,
     ) -> candle_core::Result<bool> {
-        let (at, _) = origin;
+        let (at, byte) = origin;
         // A version that ends at once decodes nothing: attempts have the same bound of their own.
         let most = self.weights.candidates.min(self.spare.len()).min(self.left()).min(self.budget.saturating_sub(self.attempts as usize));
         let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else { return Ok(false) };
         let written = &lead.draft.tokens()[at];
         let mut openings = Vec::new();
-        if rung.reach != Reach::Word && lead.draft.words().iter().any(|word| word.tokens.end <= at && !word.function) {
+        let (text, words) = (lead.draft.text(), lead.draft.words());
+        let begins = words.get(place.sentence).map_or(0, |word| word.bytes.start).min(byte);
+        let is_short = !is_whole(&place.first_text);
+        let leaves = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
+        if rung.reach != Reach::Word
+            && words.iter().skip(place.sentence).any(|word| word.tokens.end <= at && !word.function)
+            && leaves(&text[begins..byte])
+        {
             openings.extend(menu.ending.filter(|&(id, _)| id != written.token.id).map(|opening| (Some(opening), 0)));
         }
         match rung.how {
@@ -234,52 +352,68 @@ impl Repairs {
 
     /// Makes the best version the lead.
     fn judge(&mut self, lead: &mut Track, sampling: &Sampling) {
-        let Some(place) = &mut self.place else { return };
+        let Some(mut place) = self.place.take() else { return };
         let (at, byte) = place.origin.unwrap_or_default();
-        let value = |track: &Track| {
-            let likely: Vec<f32> = track.draft.tokens()[at.min(track.draft.tokens().len())..].iter().map(|t| t.token.logprob).collect();
-            let version = version(track, at, &likely);
+        let value = |track: &Track, end: usize| {
+            let (words, tokens) = (track.draft.words(), track.draft.tokens());
+            let end = end.min(tokens.len());
+            let likely: Vec<f32> = tokens[at.min(end)..end].iter().map(|t| t.token.logprob).collect();
+            let words = &words[..words.partition_point(|word| word.tokens.start < end)];
+            let version = Version { words, from: first_word(words, at), log_probabilities: &likely };
             (version.passes(), version.value(&self.weights))
         };
+        let original = self.first.as_ref().map(|first| &first.track).or(place.replaced.as_ref()).unwrap_or(lead);
+        let before = sentence(original, place.sentence);
+        let is_sound = |fork: &Track| {
+            let ended = before.as_ref().zip(sentence(fork, place.sentence));
+            !is_hopeless(&place.first_text, place.sentence, fork)
+                && ended.is_none_or(|(old, new)| fault(old, &new, self.weights.gain).is_none())
+        };
         let mut best: Option<(usize, (bool, f32))> = None;
-        for (i, fork) in self.forks.iter().enumerate() {
-            let worth = value(fork);
+        for (i, fork) in self.forks.iter().enumerate().filter(|(_, fork)| is_sound(fork)) {
+            let worth = value(fork, usize::MAX);
             if best.is_none_or(|(_, old)| (worth.0, worth.1) > old) {
                 best = Some((i, worth));
             }
         }
+        // Of a sentence that is there to its end, what was written beside the versions is compared with them.
+        let end = if place.is_changed() { usize::MAX } else { place.end };
         if let Some((winner, (passes, worth))) = best
-            && (passes || worth > value(lead).1)
+            && (passes || worth > value(lead, end).1)
         {
-            std::mem::swap(lead, &mut self.forks[winner]);
-            lead.sample_as(sampling);
-            place.changed = true;
+            let mut fork = self.forks.swap_remove(winner);
+            fork.sample_as(sampling);
+            fork.draft.choose(at, 1 + place.tried.len(), self.weights.optimism);
+            let old = std::mem::replace(lead, fork);
+            match place.replaced {
+                Some(_) => self.spare.push(old.slot),
+                None => place.replaced = Some(old),
+            }
         }
         for fork in self.forks.drain(..) {
-            let claims = version(&fork, at, &[]);
-            let text = fork.draft.text().get(byte..).unwrap_or_default().trim().to_owned();
-            if !text.is_empty() && claims.words.len() > claims.from {
-                place.alternatives.push(Candidate { text, score: claims.score() });
-            }
+            place.alternatives.extend(candidate(&fork, (at, byte)));
             self.spare.push(fork.slot);
         }
+        self.place = Some(place);
     }
 
     /// The place is settled, for better or worse.
     fn close_place(&mut self, lead: &mut Track, answer: &mut Answer) {
         let doubted = self.doubted(lead);
-        let Some(place) = self.place.take() else { return };
+        let Some(mut place) = self.place.take() else { return };
         let words = lead.draft.words();
-        self.settled = words.last().map_or(0, |word| word.tokens.end);
+        let settled = self.settled;
+        self.settled = if place.is_changed() { words.last().map_or(0, |word| word.tokens.end) } else { settled.max(place.end) };
         if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned()) {
             self.blocked = Some(word.reward.unwrap_or(0.0));
             let (written, shown) = (lead.draft.tokens().len(), answer.shown());
-            let mut at = word.tokens.start.max(shown);
-            lead.block(at, shown);
+            let mut at = block_at(lead, place.sentence).max(shown);
+            lead.end_at(at, shown, FinishReason::ContentFilter);
             // Without what followed it a word may name something else, which is doubted.
-            while let Some(word) = first_doubted(lead, shown).and_then(|i| lead.draft.words().get(i)).filter(|_| at > shown) {
-                at = word.tokens.start.max(shown);
-                lead.block(at, shown);
+            while let Some(word) = first_doubted(lead, shown).filter(|_| at > shown) {
+                let sentence = start(Reach::Sentence, lead.draft.text(), lead.draft.words(), word);
+                at = block_at(lead, sentence).max(shown);
+                lead.end_at(at, shown, FinishReason::ContentFilter);
             }
             self.cut = written.saturating_sub(at);
             return;
@@ -288,38 +422,22 @@ impl Repairs {
         let version = version(lead, at, &[]);
         // As what stood there ends with its doubted claim, so does what stands there now with its first.
         let rest = &words[version.from..];
-        let claim = rest.iter().position(|word| !word.function);
-        let bytes = span_of(lead.draft.text(), claim.map_or(rest, |claim| &rest[..=claim]), byte);
+        let claim = match doubted.filter(|_| !place.is_changed()) {
+            Some(at) => at.checked_sub(version.from),
+            None => rest.iter().position(|word| !word.function),
+        };
+        let behind = words[..version.from].last().map_or(0, |word| word.bytes.end);
+        let bytes = span_of(claim.map_or(rest, |claim| &rest[..=claim]), behind.min(byte));
         let score = claim.and_then(|claim| rest[claim].reward);
-        let original = place.changed.then(|| place.text.get(byte..).unwrap_or_default().to_owned());
-        answer.edit(Edit { bytes, original, score, alternatives: place.alternatives });
+        let original = place.is_changed().then(|| place.text.get(byte..).unwrap_or_default().to_owned());
+        let edit = Edit { bytes, original, score, alternatives: place.alternatives.clone() };
+        match (&mut self.first, place.replaced.take()) {
+            (Some(first), replaced) => {
+                first.edits.push(edit);
+                self.spare.extend(replaced.map(|track| track.slot));
+            }
+            (None, Some(track)) => self.first = Some(First { track, place, settled, edits: vec![edit] }),
+            (None, None) => answer.edit(edit),
+        }
     }
-}
-
-fn span_of(text: &str, words: &[Word], byte: usize) -> Range<usize> {
-    let at = byte.min(text.len());
-    words.first().zip(words.last()).map_or(at..at, |(first, last)| first.bytes.start..last.bytes.end)
-}
-
-/// A track from token `at` on. Its first word may begin before: a hyphen makes one word of two.
-fn version<'a>(track: &'a Track, at: usize, log_probabilities: &'a [f32]) -> Version<'a> {
-    let words = track.draft.words();
-    Version { words, from: words.partition_point(|word| word.tokens.end <= at), log_probabilities }
-}
-
-/// The first doubted word that token `at` or a later one writes.
-fn first_doubted(track: &Track, at: usize) -> Option<usize> {
-    track.draft.words().iter().position(|word| word.tokens.end > at && word.doubted())
-}
-
-fn log_probability(menu: &Menu, id: u32) -> f32 {
-    let found = menu.likely.iter().chain(&menu.ending).find(|(likely, _)| *likely == id);
-    found.map_or(f32::NEG_INFINITY, |(_, logprob)| *logprob)
-}
-
-/// How a version is sampled: as the answer is, or warmer, from a seed that no other version has.
-fn warmed(sampling: &Sampling, number: Option<usize>, attempt: u32) -> Sampling {
-    let temperature = number.map_or(sampling.temperature, |number| temperature(sampling.temperature, number));
-    let seed = sampling.seed ^ (u64::from(attempt) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    Sampling { temperature, seed, ..sampling.clone() }
 }

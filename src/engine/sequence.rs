@@ -147,7 +147,9 @@ impl Sequence {
     pub(crate) fn lose_scorer(&mut self) {
         self.stale = !self.is_led();
         self.answer.lose_scorer();
-        self.repairs.iter_mut().for_each(Repairs::give_up);
+        if let Some(repairs) = &mut self.repairs {
+            self.stale |= repairs.give_up(&mut self.lead);
+        }
     }
 
     /// Takes what the step computed for [`Self::rows`], in their order.
@@ -163,12 +165,18 @@ impl Sequence {
         if !self.is_led() {
             return Ok(Next::Go);
         }
-        self.count(observer);
+        let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
+        if self.lead.complete || repairs.is_none_or(|repairs| !repairs.may_change(&self.lead)) {
+            self.count(observer);
+        }
         if let (true, Some(reason)) = (self.lead.complete, self.lead.end) {
             self.finish(reason);
             return Ok(Next::Done);
         }
-        let delta = self.answer.release(&self.lead.draft);
+        let window = self.job.request.guard.window;
+        let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
+        let limit = repairs.map_or(usize::MAX, |repairs| repairs.limit(&self.lead, window));
+        let delta = self.answer.release(&self.lead.draft, limit);
         self.show(delta);
         Ok(Next::Go)
     }

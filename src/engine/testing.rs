@@ -81,6 +81,24 @@ pub(crate) fn continuation(context: &[f32]) -> (Vec<f32>, f32) {
     (logits, rng.random_range(0.0f32..1.0).sqrt())
 }
 
+/// A prompt after which [`Toy::speaking`] begins a sentence: "of".
+pub(crate) const SPEAK: [u32; 1] = [9];
+
+/// The pieces that may follow another in "a red dog runs on the grass." and its like.
+fn followers(piece: usize) -> &'static [usize] {
+    match piece {
+        9 => &[3, 4],
+        3 | 4 => &[5, 6, 7, 22],
+        22 => &[5, 6, 7, 12],
+        5..=7 | 25 => &[26, 27, 8, 24, 12],
+        26 => &[22, 8, 24],
+        27 => &[8, 24, 12],
+        8 | 24 => &[3, 4, 25],
+        12 => &[0],
+        _ => &[],
+    }
+}
+
 /// Slot, start and tokens of a row.
 pub(crate) type Seen = (usize, usize, Vec<u32>);
 
@@ -94,9 +112,16 @@ pub(crate) struct Toy {
     pub(crate) fails_on: AtomicUsize,
     pub(crate) panics: AtomicBool,
     pub(crate) encodes: AtomicUsize,
+    /// Whether it mostly writes sentences of a small grammar.
+    speaks: bool,
 }
 
 impl Toy {
+    /// A model that mostly writes sentences, after the prompt [`SPEAK`].
+    pub(crate) fn speaking() -> Arc<Self> {
+        Arc::new(Self { fails_on: AtomicUsize::new(usize::MAX), speaks: true, ..Self::default() })
+    }
+
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { fails_on: AtomicUsize::new(usize::MAX), ..Self::default() })
     }
@@ -156,7 +181,10 @@ impl Vlm for Toy {
             for i in row.start + image.len()..context.len() {
                 hidden.extend([continuation(&context[..=i]).1, context[i]]);
             }
-            logits.extend(continuation(&context).0);
+            let mut next = continuation(&context).0;
+            let last = context.last().filter(|_| self.speaks).map_or(usize::MAX, |&piece| piece as usize);
+            followers(last).iter().for_each(|&piece| next[piece] += 9.0);
+            logits.extend(next);
         }
         Ok(StepOutput {
             logits: Some(Tensor::from_vec(logits, (rows.len(), PIECES.len()), &Device::Cpu)?),

@@ -137,10 +137,10 @@ impl Track {
         }
     }
 
-    /// Ends the answer before token `at`: the guard does not let more through than that, and the first `shown` went out.
-    pub(crate) fn block(&mut self, at: usize, shown: usize) {
+    /// Ends the answer before token `at`; the first `shown` went out.
+    pub(crate) fn end_at(&mut self, at: usize, shown: usize, reason: FinishReason) {
         self.draft = self.draft.cut(at, shown);
-        self.end = Some(FinishReason::ContentFilter);
+        self.end = Some(reason);
         self.conclude();
     }
 

@@ -1,8 +1,8 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
 //! [`markup`] says what of a text is no text, [`words`] cuts a response into words and gives each its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
-//! they are written again and [`policy`] what is concluded (both pure: rewards in, actions out), [`render`] writes the result for people, [`question`] tells what a question asks for and
-//! [`abstain`] when it gets no answer, [`report`] puts all of it together for a text that is there as a whole.
+//! they are written again, [`sentence`] what a sentence that was written again is held to and [`policy`] what is concluded (all pure: rewards in, actions out), [`render`] writes the result for people,
+//! [`question`] tells what a question asks for and [`abstain`] when it gets no answer, [`report`] puts all of it together for a text that is there as a whole.
 
 pub mod abstain;
 pub mod markup;
@@ -10,7 +10,9 @@ pub mod policy;
 pub mod question;
 pub mod render;
 pub mod repair;
+pub mod repetition;
 pub mod report;
+pub mod sentence;
 pub mod spans;
 pub mod thresholds;
 pub mod words;
@@ -47,9 +49,9 @@ pub enum OnExhausted {
     /// They are marked.
     #[default]
     Flag,
-    /// The answer says that they may be wrong.
+    /// The answer says that they may be wrong; where most of a caption is low, that the photograph is unfamiliar as well.
     Hedge,
-    /// The answer leaves them out.
+    /// The answer leaves them out; where most of a caption is low, it says that the photograph is unfamiliar and names what is likely.
     Omit,
 }
 
@@ -72,7 +74,7 @@ pub enum Verdict {
     Clean,
     /// At least one word is below the threshold.
     Flagged,
-    /// Doubted words were rewritten and the answer now passes.
+    /// Doubted words were rewritten or left out, and the answer now passes; what was rewritten and is still low makes it `flagged`.
     Repaired,
     /// The answer was cut off.
     Blocked,

@@ -46,6 +46,64 @@ pub struct Calibration {
     /// That of the yes or no that answers a question, whose truth is another matter than a thing's being there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes_no: Option<Box<Calibration>>,
+    /// What the best of several versions of a word looks better than it is; nothing where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<Selection>,
+}
+
+/// What selection adds to rewards: a word that was chosen as the best of `n` has, in truth, the reward whose logit is lower by `offset` times the logarithm of `n`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// The factor; 0 or more.
+    pub offset: f32,
+    /// How many words of repairs it was fitted on.
+    pub words: usize,
+}
+
+/// A word that a repair wrote.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChosenWord {
+    /// Its reward.
+    pub reward: f32,
+    /// Among how many versions it was chosen.
+    pub tried: usize,
+    /// Whether it is right.
+    pub is_right: bool,
+}
+
+impl Selection {
+    /// The fewest words, and the fewest of them right and wrong each, that an offset is fitted on.
+    const LEAST: (usize, usize) = (50, 10);
+
+    /// Fits the offset on the cross-entropy of the corrected rewards; `None` where too few words are known. The rewards are those of a scorer without a correction.
+    pub fn fit(words: &[ChosenWord]) -> Option<Self> {
+        let right = words.iter().filter(|word| word.is_right).count();
+        if words.len() < Self::LEAST.0 || right.min(words.len() - right) < Self::LEAST.1 {
+            return None;
+        }
+        let logit = |p: f32| {
+            let p = f64::from(p.clamp(1e-4, 1.0 - 1e-4));
+            (p / (1.0 - p)).ln()
+        };
+        // The cross-entropy is convex in the offset: its slope falls through 0 once.
+        let slope = |offset: f64| {
+            let of = |word: &ChosenWord| {
+                let weight = (word.tried.max(1) as f64).ln();
+                weight * (f64::from(u8::from(word.is_right)) - sigmoid(logit(word.reward) - offset * weight))
+            };
+            words.iter().map(of).sum::<f64>()
+        };
+        let (mut low, mut high) = (0.0, 5.0);
+        if slope(low) >= 0.0 {
+            return Some(Self { offset: 0.0, words: words.len() });
+        }
+        for _ in 0..50 {
+            let middle = (low + high) / 2.0;
+            *(if slope(middle) < 0.0 { &mut low } else { &mut high }) = middle;
+        }
+        Some(Self { offset: low as f32, words: words.len() })
+    }
 }
 
 /// False-positive rates whose thresholds are stored.
@@ -77,6 +135,7 @@ impl Calibration {
             rewards: None,
             others: None,
             yes_no: None,
+            repaired: None,
         };
         let scored: Vec<Scored> =
             logits.iter().zip(good).map(|(&l, &good)| Scored { reward: fitted.probability(l), good, image: 0 }).collect();
@@ -131,6 +190,9 @@ impl Calibration {
         let finite = [self.slope, upper_slope, self.log_probability, self.offset, self.default_threshold].iter().all(|x| x.is_finite());
         if !finite || self.slope <= 0.0 || upper_slope <= 0.0 {
             return Err(format!("slopes {}, {upper_slope} and offset {} must be finite, the slopes positive", self.slope, self.offset));
+        }
+        if let Some(Selection { offset, .. }) = self.repaired.filter(|selection| !(0.0..=10.0).contains(&selection.offset)) {
+            return Err(format!("repaired: offset {offset} must be between 0 and 10"));
         }
         for (name, special) in [("others", &self.others), ("yes_no", &self.yes_no)] {
             special.as_ref().map_or(Ok(()), |own| own.validate()).map_err(|what| format!("{name}: {what}"))?;
@@ -220,6 +282,29 @@ mod tests {
         let worst = (-50..=50).map(|i| i as f32 / 10.0).map(|l| (f64::from(fitted.probability(l)) - truth(l)).abs()).fold(0.0, f64::max);
         assert!(worst < 0.02, "{worst}: {fitted:?}");
         assert!((-100..100).all(|i| fitted.probability(i as f32 / 10.0) <= fitted.probability((i + 1) as f32 / 10.0)), "rewards rise");
+    }
+
+    #[test]
+    fn recovers_what_selection_added() {
+        let mut state = 7u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / f64::from(1u32 << 31)
+        };
+        let mut chosen = |offset: f64, n: usize| {
+            let word = |i: usize| {
+                let (tried, logit) = (1 + i % 12, uniform() * 6.0 - 3.0);
+                let truth = sigmoid(logit - offset * (tried as f64).ln());
+                ChosenWord { reward: sigmoid(logit) as f32, tried, is_right: uniform() < truth }
+            };
+            (0..n).map(word).collect::<Vec<_>>()
+        };
+        let fitted = Selection::fit(&chosen(0.6, 20_000)).unwrap();
+        assert!((fitted.offset - 0.6).abs() < 0.05 && fitted.words == 20_000, "{fitted:?}");
+        // A chosen word is never made better.
+        assert_eq!(Selection::fit(&chosen(-0.5, 20_000)).unwrap().offset, 0.0);
+        assert_eq!(Selection::fit(&chosen(0.6, 40)), None);
+        assert_eq!(Selection::fit(&[ChosenWord { reward: 0.6, tried: 4, is_right: true }; 100]), None);
     }
 
     #[test]

@@ -61,7 +61,14 @@ impl Served {
             max_waiting: config.engine.max_waiting,
             context_len: config.engine.context_len.value().unwrap_or(usize::MAX),
             max_prefills: config.engine.max_prefills,
-            repair: Weights::default(),
+            repair: Weights {
+                optimism: bundle
+                    .calibration
+                    .as_ref()
+                    .and_then(|calibration| calibration.repaired)
+                    .map_or(0.0, |selection| selection.offset),
+                ..Weights::default()
+            },
             on_error: config.guard.on_error,
             takes_turns: bundle.device.is_cpu(),
             observer,

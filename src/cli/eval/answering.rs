@@ -1,5 +1,7 @@
 //! A bundle that answers while it is evaluated.
 
+use std::ops::Range;
+
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -45,6 +47,8 @@ pub(super) struct Answered {
     pub(super) familiarity: Option<f64>,
     /// What is flagged, and each word's score where log-probabilities were asked for.
     pub(super) marks: GuardMarks,
+    /// What repairs wrote: its bytes, its score, and among how many versions it was chosen.
+    pub(super) chosen: Vec<(Range<usize>, f32, usize)>,
 }
 
 impl Answered {
@@ -71,6 +75,7 @@ impl Answered {
             score: guard["answer_probability"].as_f64().or(guard["score"].as_f64()),
             familiarity: guard["familiarity"].as_f64(),
             marks: marks(guard, tokens, text),
+            chosen: chosen(guard, text),
         }
     }
 }
@@ -190,14 +195,27 @@ async fn work_on(local: &Local, most_bytes: usize, job: &Job<'_>) -> Result<Answ
     }
 }
 
-/// The spans of a guard's report and, where there are tokens with rewards, the scores of the words; by the bytes of the text.
-fn marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
+/// The bytes of a span of a text.
+fn bytes_of(span: &Value, text: &str) -> Range<usize> {
     let byte = |chars: &Value| {
         let chars = chars.as_u64().unwrap_or(0) as usize;
         text.char_indices().nth(chars).map_or(text.len(), |(byte, _)| byte)
     };
+    byte(&span["start"])..byte(&span["end"])
+}
+
+/// The spans that were written again, those that are still low among them.
+fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
     let spans = guard["spans"].as_array().into_iter().flatten();
-    let flagged = spans.filter(|span| span["action"] == "flagged").map(|span| byte(&span["start"])..byte(&span["end"])).collect();
+    let written = spans.filter(|span| span["original"].is_string() && matches!(span["action"].as_str(), Some("regenerated" | "flagged")));
+    let tried = |span: &Value| 2 + span["alternatives"].as_array().map_or(0, Vec::len);
+    written.filter_map(|span| Some((bytes_of(span, text), span["score"].as_f64()? as f32, tried(span)))).collect()
+}
+
+/// The spans of a guard's report and, where there are tokens with rewards, the scores of the words; by the bytes of the text.
+fn marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
+    let spans = guard["spans"].as_array().into_iter().flatten();
+    let flagged = spans.filter(|span| span["action"] == "flagged").map(|span| bytes_of(span, text)).collect();
     let (mut bytes, mut rewards) = (Vec::new(), Vec::new());
     for token in tokens.as_array().into_iter().flatten() {
         let Some(reward) = token["reward"].as_f64() else { break };

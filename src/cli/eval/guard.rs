@@ -23,7 +23,7 @@ use crate::{
             flags::{self, GuardMarks, MentionKind},
             form_table,
             operating::{self, OperatingPoint, PointFamily, Rates},
-            repairs,
+            repairs, selection,
         },
         chair::Vocabulary,
         data::{Annotated, Hypothesis, Place, References},
@@ -195,6 +195,9 @@ fn sections(images: &[&Annotated], settings: &[Setting], answers: &[Vec<Answered
         Section { title: "Fragments and loops".into(), tables: vec![forms], ..Section::default() },
     ];
     sections.extend(repairs::sections(off.1, regenerate.1, resamples, seed));
+    let written: Vec<Vec<selection::Written>> = answers[2].iter().map(|answer| answer.chosen.clone()).collect();
+    let selection = selection::selection_table(regenerate.1, &written);
+    sections.push(Section { title: "What selection adds".into(), tables: vec![selection], ..Section::default() });
     sections.push(Section { title: "Most hallucinated things".into(), plots: most.plots, ..Section::default() });
     sections
 }

@@ -9,6 +9,7 @@ mod form;
 pub mod operating;
 pub mod repairs;
 mod report;
+pub mod selection;
 
 use std::{collections::BTreeSet, ops::Range};
 

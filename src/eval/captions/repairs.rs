@@ -193,6 +193,7 @@ pub fn sections(before: &Evaluation<'_>, after: &Evaluation<'_>, repeats: usize,
             outcome_table(&repairs, repeats, seed),
             word_table(&repairs, WordChange::Removed),
             word_table(&repairs, WordChange::Added),
+            phrase_table(&repairs),
         ],
         ..Section::default()
     }];
@@ -243,6 +244,51 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
             .into(),
         columns: vec![Column::new("share", Format::Percent), Column::new("photographs", Format::Count)],
         rows: outcomes.iter().zip(found).map(row).collect(),
+    }
+}
+
+/// The words that repairs put in together, most often first, beside what stood in their place.
+fn phrase_table(repairs: &[Repair<'_>]) -> Table {
+    let mut added: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for repair in repairs.iter().filter(|r| r.has_changed()) {
+        let [old, new] =
+            [repair.before, repair.after].map(|caption| words(caption.text).into_iter().map(|word| word.text).collect::<Vec<_>>());
+        for op in capture_diff_slices(Algorithm::Myers, &old, &new) {
+            let (before, after) = (old[op.old_range()].join(" "), new[op.new_range()].join(" "));
+            if op.tag() != DiffTag::Equal && !after.is_empty() {
+                *added.entry(after).or_default().entry(before).or_default() += 1;
+            }
+        }
+    }
+    let mut rows: Vec<_> = added
+        .into_iter()
+        .map(|(phrase, replaced)| {
+            let mut replaced: Vec<(String, usize)> = replaced.into_iter().collect();
+            replaced.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+            (replaced.iter().map(|r| r.1).sum::<usize>(), phrase, replaced)
+        })
+        .collect();
+    rows.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    let shown = |replaced: &[(String, usize)]| {
+        let name = |(before, count): &(String, usize)| {
+            let before = if before.is_empty() { "nothing" } else { before };
+            if *count > 1 { format!("{before} ({count})") } else { before.to_owned() }
+        };
+        replaced.iter().take(5).map(name).collect::<Vec<_>>().join(", ")
+    };
+    Table {
+        title: "Phrases that repairs add most often".into(),
+        note: "Words that were put in together, and what stood in their place, most often first: a phrase that takes the place of many things says nothing of any.".into(),
+        columns: vec![
+            Column::new("times", Format::Count),
+            Column::new("replaced", Format::Count).help("how many different phrases it took the place of"),
+            Column::new("in place of", Format::Text),
+        ],
+        rows: rows
+            .into_iter()
+            .take(LISTED)
+            .map(|(count, phrase, replaced)| TableRow::new(phrase, vec![count.into(), replaced.len().into(), Cell::Text(shown(&replaced))]))
+            .collect(),
     }
 }
 
@@ -333,6 +379,8 @@ mod tests {
                 assert_eq!(counted[0], ("caption changed".to_owned(), 1usize.into()));
                 assert_eq!(counted[1], ("a hallucination removed".to_owned(), 1usize.into()));
                 assert_eq!(counted[2], ("a right thing lost".to_owned(), 0usize.into()));
+                let phrases = &sections[0].tables[3].rows;
+                assert_eq!((phrases.len(), phrases[0].name.as_str(), &phrases[0].cells[2]), (1, "ball", &Cell::Text("frisbee".into())));
                 assert_eq!(numbers(&sections[0].tables[1]), [("frisbee".to_owned(), 1usize.into())]);
                 assert_eq!(numbers(&sections[0].tables[2]), [("ball".to_owned(), 0usize.into())]);
                 let cards: usize = sections.iter().map(|s| s.cards.len()).sum();

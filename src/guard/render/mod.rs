@@ -10,6 +10,7 @@ mod omit;
 mod omit_verb;
 mod parse;
 mod something;
+mod unfamiliar;
 mod whole;
 
 use std::{fmt::Write, ops::Range};
@@ -17,8 +18,8 @@ use std::{fmt::Write, ops::Range};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use self::whole::is_whole;
 use self::{edit::Edits, parse::Document};
+pub use self::{unfamiliar::unfamiliar, whole::is_whole};
 use super::{
     Action, Span,
     markup::{Kind, Markup, markup},
@@ -38,9 +39,11 @@ pub enum Style {
     Omitted,
 }
 
-/// Every span as `[text?score]`, or `[before → now]` where it was written again: `A dog catches a [frisbee?0.23].`
+/// Every span as `[text?score]`, or `[before → now]` where it was written again (`[before → now?score]` where that is low as well): `A dog catches a
+/// [frisbee?0.23].`
 pub fn plain_marked(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
+        Some(before) if span.action == Action::Flagged => write!(out, "[{before} → {piece}?{:.2}]", span.score),
         Some(before) => write!(out, "[{before} → {piece}]"),
         None => write!(out, "[{piece}?{:.2}]", span.score),
     })
@@ -50,14 +53,20 @@ pub fn plain_marked(text: &str, spans: &[Span]) -> String {
 /// escape codes of ECMA-48. Control characters of the text are left out, so that an answer cannot command the terminal.
 pub fn ansi(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
+        Some(before) if span.action == Action::Flagged => {
+            write!(out, "\x1b[2;9m{before}\x1b[0m → \x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m", span.score)
+        }
         Some(before) => write!(out, "\x1b[2;9m{before}\x1b[0m → \x1b[1;32m{piece}\x1b[0m"),
         None => write!(out, "\x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m", span.score),
     })
 }
 
-/// What stood in the place of a span that was written again.
+/// What stood in the place of a span that was left out, or written again, whether it passes now or is still low.
 fn rewritten(span: &Span) -> Option<String> {
-    span.original.as_deref().filter(|_| span.action == Action::Regenerated).map(|original| original.chars().filter(printable).collect())
+    span.original
+        .as_deref()
+        .filter(|_| matches!(span.action, Action::Regenerated | Action::Flagged | Action::Omitted))
+        .map(|original| original.trim().chars().filter(printable).collect())
 }
 
 fn printable(c: &char) -> bool {
@@ -73,9 +82,17 @@ fn marked(text: &str, spans: &[Span], mark: impl Fn(&mut String, &str, &Span) ->
         let fits = (at..=span.end).contains(&span.start) && span.end <= chars.len();
         if fits && (span.start < span.end || rewritten(span).is_some()) {
             out.push_str(&piece(at..span.start));
+            // What was taken out stood between words, with a space on either side.
+            let gap = span.start == span.end;
+            if gap && out.ends_with(|c: char| !c.is_whitespace()) {
+                out.push(' ');
+            }
             // Writing to a string cannot fail.
             mark(&mut out, &piece(span.start..span.end), span).unwrap_or_default();
             at = span.end;
+            if gap && chars.get(at).is_some_and(|c| c.is_alphanumeric()) {
+                out.push(' ');
+            }
         }
     }
     out + &piece(at..chars.len())

@@ -33,6 +33,19 @@ fn marks_and_colours() {
 }
 
 #[test]
+fn what_was_taken_out_is_marked_where_it_stood() {
+    let taken = |text: &str, at: usize, original: &str| {
+        let span = Span { original: Some(original.into()), ..Span::new(at..at, "", 0.9, Action::Regenerated) };
+        plain_marked(text, &[span])
+    };
+    assert_eq!(taken("A man is standing.", 17, "next to a dog"), "A man is standing [next to a dog → ].");
+    assert_eq!(taken("A man runs here.", 10, "fast"), "A man runs [fast → ] here.");
+    assert_eq!(taken("Dogs run.", 0, "Two"), "[Two → ] Dogs run.");
+    let still_low = Span { original: Some("frisbee".into()), ..Span::new(6..9, "cup", 0.2, Action::Flagged) };
+    assert_eq!(plain_marked("Holds cup.", &[still_low]), "Holds [frisbee → cup?0.20].");
+}
+
+#[test]
 fn alt_text_reads_as_english() {
     let file = include_str!("../../../tests/fixtures/alt_text.tsv");
     let (mut cases, mut wrong) = (0, Vec::new());
@@ -364,4 +377,29 @@ proptest! {
             prop_assert!(kept(&text).is_empty() || kept(&new) == kept(&text), "{}", new);
         }
     }
+}
+
+#[test]
+fn a_caption_of_which_most_is_low_is_told_as_a_photograph_that_is_unfamiliar() {
+    let file = include_str!("../../../tests/fixtures/unfamiliar.tsv");
+    let (mut cases, mut wrong) = (0, Vec::new());
+    for line in file.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [marked, hedged, omitted] = columns[..] else { panic!("three columns: {line}") };
+        let (text, spans) = example(marked);
+        cases += 1;
+        for (style, expected) in [(Style::Hedged, hedged), (Style::Omitted, omitted), (Style::Plain, "-")] {
+            let found = unfamiliar(&text, &spans, style);
+            let whole = format!("This photograph is unlike those I know. {}", alt_text(&text, &spans, style));
+            let expected = if expected == "*" { &whole } else { expected };
+            if found.as_ref().map_or("-", |rendered| &rendered.text) != expected {
+                wrong.push(format!("{marked}\n  expected {expected}\n  found    {found:?}"));
+            }
+            let Some(Rendered { text: new, spans: places, .. }) = &found else { continue };
+            let ends: Vec<usize> = places.iter().flat_map(|place| [place.start, place.end]).collect();
+            assert!(places.len() == spans.len() && ends.is_sorted() && ends.last() <= Some(&new.chars().count()), "{found:?}");
+            assert!(places.iter().all(|place| place.is_empty() == (style == Style::Omitted)), "{found:?}");
+        }
+    }
+    assert!(wrong.is_empty() && cases > 10, "{} of {cases}\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -1,0 +1,72 @@
+//! What is said of a photograph of whose caption most is low: that it is unfamiliar, and what of the caption is likely.
+
+use super::{
+    Rendered, Style, english,
+    parse::{Document, Kind, Tag},
+    render, whole,
+};
+use crate::{
+    guard::{Span, markup::markup, words::words},
+    lexicon::Lexicon,
+};
+
+/// What stands before the rest.
+const STATEMENT: &str = "This photograph is unlike those I know.";
+
+/// Returns what is to be said in the place of a caption in sentences of which more than half of the content words are in spans; `None` of any other text.
+///
+/// [`Style::Hedged`] still says all of it, with its doubt; [`Style::Omitted`] names only the things that no span touches.
+pub fn unfamiliar(text: &str, spans: &[Span], style: Style) -> Option<Rendered> {
+    if style == Style::Plain || !markup(text).is_empty() || !whole::is_whole(text) || !is_mostly_low(text, spans) {
+        return None;
+    }
+    if style == Style::Hedged {
+        let rest = render(text, spans, style);
+        let gap = if rest.text.starts_with(char::is_whitespace) { "" } else { " " };
+        let shift = STATEMENT.chars().count() + gap.len();
+        let shifted = |range: std::ops::Range<usize>| range.start + shift..range.end + shift;
+        let moved = rest.moved.into_iter().map(|(old, new)| (old, shifted(new)));
+        return Some(Rendered {
+            text: format!("{STATEMENT}{gap}{}", rest.text),
+            spans: rest.spans.into_iter().map(shifted).collect(),
+            moved: moved.collect(),
+        });
+    }
+    let likely = likely_things(&Document::new(text, &[], spans));
+    let said = match &likely[..] {
+        [] => STATEMENT.to_owned(),
+        [one] => format!("{STATEMENT} It may show {one}."),
+        [more @ .., last] => format!("{STATEMENT} It may show {} and {last}.", more.join(", ")),
+    };
+    // What is left out stands before the full stop.
+    let end = said.chars().count() - 1;
+    Some(Rendered { text: said, spans: vec![end..end; spans.len()], moved: vec![(0..0, end..end)] })
+}
+
+/// Whether more than half of the words of a text that claim something are in spans.
+fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
+    let found = words([text.as_bytes()], &[1.0]).1;
+    let claims = found.iter().filter(|word| !word.function);
+    let low = |chars: &std::ops::Range<usize>| spans.iter().any(|span| span.start < chars.end && chars.start < span.end);
+    let (low, all) = claims.fold((0, 0), |(n, all), word| (n + usize::from(low(&word.chars)), all + 1));
+    2 * low > all
+}
+
+/// The things that a text names in phrases without a doubted word, each once: "a man", "grass".
+fn likely_things(doc: &Document<'_>) -> Vec<String> {
+    let mut likely: Vec<String> = Vec::new();
+    for (i, chunk) in doc.chunks.iter().enumerate().filter(|(_, chunk)| chunk.kind == Kind::Noun) {
+        let tokens = &doc.tokens[chunk.tokens.clone()];
+        let names = !Lexicon::shared().mentions(doc.head(i)).is_empty();
+        let starts = tokens.first().is_some_and(|token| token.tag != Tag::Owner);
+        if tokens.iter().any(|token| token.span.is_some() || token.atom) || !names || !starts {
+            continue;
+        }
+        let words: Vec<&str> = tokens.iter().map(|token| token.text).collect();
+        let phrase = english::uncapitalised(&words.join(" "));
+        if !likely.contains(&phrase) {
+            likely.push(phrase);
+        }
+    }
+    likely
+}

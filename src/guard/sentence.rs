@@ -1,0 +1,252 @@
+//! What a sentence that was written again is held to before it takes the place of the first: it must be no worse a sentence, say no less that is trusted,
+//! and not say the opposite. Pure: texts, words and rewards in, a fault out.
+
+use std::ops::Range;
+
+use super::{
+    render::is_whole,
+    repair::{Reach, begins_sentence, connects, start},
+    repetition::repeats,
+    words::Word,
+};
+use crate::lexicon::{Lexicon, WordClass};
+
+/// What captions say of any photograph: where a repair puts nothing else in the place of a flagged word, it says nothing.
+const STOCK: [&str; 15] = [
+    "background",
+    "camera",
+    "foreground",
+    "image",
+    "photo",
+    "photograph",
+    "picture",
+    "pose",
+    "posing",
+    "scene",
+    "shot",
+    "somebody",
+    "someone",
+    "something",
+    "thing",
+];
+
+/// A sentence of an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Sentence<'a> {
+    /// Its text, without the white space behind it.
+    pub text: &'a str,
+    /// Its words.
+    pub words: &'a [Word],
+    /// Where it begins in the answer, in bytes.
+    start: usize,
+}
+
+/// Why a sentence must not take the place of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It repeats itself.
+    Loop,
+    /// It says yes where the other said no, or denies what the other did not.
+    Flip,
+    /// It is no whole sentence.
+    Fragment,
+    /// It does not name a thing that the other named and that was not low, or says less beside.
+    Loss,
+    /// Nothing is new in it but what captions say of any photograph.
+    Stock,
+    /// The other is a short answer, and its reward is not surely lower.
+    NoGain,
+}
+
+impl<'a> Sentence<'a> {
+    /// Returns the sentence of an answer that word `at` is in, or would be in if it were there; `None` where it may go on, as no other follows and the answer is not `complete`.
+    pub fn around(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
+        let first = start(Reach::Sentence, text, words, at.min(words.len().saturating_sub(1)));
+        if at >= words.len() {
+            let end = words.last().map_or(0, |word| word.bytes.end);
+            return complete.then_some(Self { text: text.get(end..).unwrap_or_default().trim(), words: &[], start: end });
+        }
+        let next = (at + 1..words.len()).find(|&i| begins_sentence(text, words, i));
+        let end = next.or(complete.then_some(words.len()))?;
+        let bytes = words[first].bytes.start..words.get(end).map_or(text.len(), |word| word.bytes.start);
+        Some(Self { text: text[bytes.clone()].trim_end(), words: &words[first..end], start: bytes.start })
+    }
+
+    /// Returns where it ends in the answer, in bytes.
+    pub fn end(&self) -> usize {
+        self.start + self.text.len()
+    }
+
+    /// Returns the lowest reward of its words, function words left out where there are others.
+    pub fn score(&self) -> Option<f32> {
+        super::policy::judge(super::Mode::Score, self.words, true).1
+    }
+
+    /// The words at these bytes of its own text.
+    fn words_at(&self, range: &Range<usize>) -> impl Iterator<Item = &Word> {
+        let bytes = range.start + self.start..range.end + self.start;
+        self.words.iter().filter(move |word| word.bytes.start < bytes.end && bytes.start < word.bytes.end)
+    }
+
+    fn text_of(&self, word: &Word) -> String {
+        self.text.get(word.bytes.start - self.start..word.bytes.end - self.start).unwrap_or_default().to_lowercase()
+    }
+
+    /// The things that it names: those whose words are all trusted, or all.
+    fn things(&self, trusted: bool) -> Vec<crate::lexicon::Mention> {
+        let is_low = |range: &Range<usize>| self.words_at(range).any(Word::doubted);
+        let mut things = Lexicon::shared().mentions(self.text);
+        things.retain(|thing| !(is_stock(thing.lemma) || trusted && is_low(&thing.range)));
+        things
+    }
+
+    /// How many trusted words it has beside those that name things: what they do, how many they are and what they are like. What only describes a flagged
+    /// thing stands and falls with it, and so does where it is.
+    fn trusted_beside_things(&self) -> usize {
+        let things = Lexicon::shared().mentions(self.text);
+        let classes = Lexicon::shared().word_classes(self.text);
+        let counts = |(i, (range, class)): (usize, &(Range<usize>, WordClass))| {
+            let is_thing = things.iter().any(|thing| thing.range.start < range.end && range.start < thing.range.end);
+            let is_claim = self.words_at(range).next().is_some_and(|word| !word.function && !word.doubted());
+            let describes = matches!(class, WordClass::Attribute | WordClass::Count | WordClass::Other);
+            let rest = classes[i + 1..].iter().map_while(|(range, class)| {
+                let next = self.words_at(range).next()?;
+                (next.doubted() || matches!(class, WordClass::Attribute | WordClass::Count) && !next.function).then_some(next)
+            });
+            let falls = describes && rest.into_iter().any(Word::doubted);
+            let text = &self.text[range.clone()];
+            let connects = *class == WordClass::Relation || connects(&text.to_lowercase());
+            is_claim && !is_thing && !connects && !falls && !is_stock(text)
+        };
+        classes.iter().enumerate().filter(|&counted| counts(counted)).count()
+    }
+
+    /// The base forms of its words that claim something.
+    fn claims(&self) -> Vec<String> {
+        self.words.iter().filter(|word| !word.function).map(|word| base(&self.text_of(word))).collect()
+    }
+}
+
+/// Returns what keeps a sentence from taking the place of another; `gain` is what the reward of a short answer must rise by.
+pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<Fault> {
+    let is_short = !is_whole(before.text);
+    let gains = || after.score().zip(before.score()).is_some_and(|(new, old)| new - old >= gain);
+    if repeats(after.text) && !repeats(before.text) {
+        Some(Fault::Loop)
+    } else if flips(before.text, after.text) {
+        Some(Fault::Flip)
+    } else if !is_short && !is_whole(after.text) {
+        Some(Fault::Fragment)
+    } else if loses(before, after) {
+        Some(Fault::Loss)
+    } else if is_stock_only(before, after) {
+        Some(Fault::Stock)
+    } else {
+        (is_short && !gains()).then_some(Fault::NoGain)
+    }
+}
+
+/// Returns whether two sentences say the opposite: one yes and the other no, or one denies something and the other nothing.
+pub fn flips(before: &str, after: &str) -> bool {
+    contradicts(before, after) || denies(before) && !denies(after)
+}
+
+/// Returns whether the beginning of a sentence already says the opposite of another: not the same yes or no, or it denies what the other does not.
+pub fn contradicts(before: &str, beginning: &str) -> bool {
+    let first = |text: &str| text.split(|c: char| !c.is_alphabetic()).find(|word| !word.is_empty()).map(str::to_lowercase);
+    let answer = first(before).filter(|word| matches!(word.as_str(), "yes" | "no"));
+    answer.zip(first(beginning)).is_some_and(|(answer, other)| answer != other) || denies(beginning) && !denies(before)
+}
+
+fn denies(text: &str) -> bool {
+    const DENIALS: [&str; 8] = ["cannot", "never", "no", "nobody", "none", "not", "nothing", "without"];
+    let lower = text.to_lowercase();
+    let mut words = lower.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '’');
+    words.any(|word| DENIALS.contains(&word) || word.ends_with("n't") || word.ends_with("n’t"))
+}
+
+/// Whether a sentence leaves out what another named or said and what was not low.
+fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
+    let (named, all) = (before.things(true), after.things(false));
+    let lexicon = Lexicon::shared();
+    let is_lost = |concept| !all.iter().any(|other| other.concept == concept || lexicon.related(other.concept, concept));
+    named.iter().any(|thing| is_lost(thing.concept)) || after.trusted_beside_things() < before.trusted_beside_things()
+}
+
+/// Whether all that is new in a sentence are words that captions have for any photograph.
+fn is_stock_only(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
+    let old = before.claims();
+    let mut new = after.claims().into_iter().filter(|word| !old.contains(word)).peekable();
+    new.peek().is_some() && new.all(|word| is_stock(&word))
+}
+
+fn is_stock(word: &str) -> bool {
+    STOCK.contains(&base(word).as_str())
+}
+
+/// A verb in its base form, a noun without the "s" of the plural; in lower case.
+fn base(word: &str) -> String {
+    let lower = word.to_lowercase();
+    let verb = Lexicon::shared().verbs().analyze(&lower).map(|(base, _)| base.to_owned());
+    verb.unwrap_or_else(|| lower.strip_suffix('s').filter(|stem| !stem.ends_with('s')).unwrap_or(&lower).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::words::{doubting, words};
+
+    /// Reads "A man [0.2] runs." as a text whose words have reward 0.9, but for the ones before brackets.
+    fn read(marked: &str) -> (String, Vec<Word>) {
+        let mut tokens: Vec<(String, f32)> = Vec::new();
+        for piece in marked.split_inclusive(' ') {
+            match piece.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+                Some((reward, rest)) => {
+                    if let Some(last) = tokens.last_mut() {
+                        let reward = reward.parse().unwrap();
+                        last.1 = reward;
+                        last.0 = format!("{}{rest}{}", last.0.trim_end(), if piece.ends_with(' ') { " " } else { "" });
+                    }
+                }
+                None => tokens.push((piece.to_owned(), 0.9)),
+            }
+        }
+        let rewards: Vec<f32> = tokens.iter().map(|token| token.1).collect();
+        let (text, found) = words(tokens.iter().map(|token| token.0.as_bytes()), &rewards);
+        (text, doubting(found, 0.5))
+    }
+
+    #[test]
+    fn sentences_that_were_written_again_have_these_faults() {
+        let file = include_str!("../../tests/fixtures/repairs.tsv");
+        let mut wrong = Vec::new();
+        let lines = file.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let count = lines.clone().count();
+        for line in lines {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let [before, after, expected] = columns[..] else { panic!("three columns: {line}") };
+            let (old, new) = (read(before), read(after));
+            let whole = |of: &(String, Vec<Word>)| Sentence::around(&of.0, &of.1, 0, true).map(|s| (s.text.to_owned(), s.words.len()));
+            assert_eq!(whole(&old), Some((old.0.clone(), old.1.len())));
+            let sentences = Sentence::around(&old.0, &old.1, 0, true).zip(Sentence::around(&new.0, &new.1, 0, true));
+            let found = sentences.and_then(|(before, after)| fault(&before, &after, 0.15));
+            let found = found.map_or("-".to_owned(), |fault| format!("{fault:?}"));
+            if found != expected {
+                wrong.push(format!("{before} → {after}: expected {expected}, found {found}"));
+            }
+        }
+        assert!(wrong.is_empty() && count > 25, "{} of {count}\n{}", wrong.len(), wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_sentence_ends_where_another_begins_or_the_answer_does() {
+        let (text, found) = read("It rains. A dog runs. It");
+        let of = |at: usize, complete: bool| Sentence::around(&text, &found, at, complete).map(|s| s.text.to_owned());
+        assert_eq!(of(1, false).as_deref(), Some("It rains."));
+        assert_eq!(of(3, false).as_deref(), Some("A dog runs."));
+        assert_eq!(of(5, false), None);
+        assert_eq!(of(5, true).as_deref(), Some("It"));
+        assert_eq!(of(9, false), None);
+        assert_eq!(of(9, true).as_deref(), Some(""));
+    }
+}
