@@ -41,6 +41,8 @@ pub struct GuardParams {
     pub mode: guard::Mode,
     /// Words with a reward below theirs are doubted.
     pub thresholds: guard::Thresholds,
+    /// The share of right words that they are to flag, where that was asked for: thresholds follow from it once the photograph is known.
+    pub target_fpr: Option<f32>,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
     /// Words that are held back beside the open one, for repairs to reach.
@@ -65,12 +67,20 @@ impl GuardParams {
         Self {
             mode,
             thresholds: threshold.into(),
+            target_fpr: None,
             max_attempts: Self::MAX_ATTEMPTS,
             window: usize::MAX,
             on_exhausted: guard::OnExhausted::Flag,
             on_unanswerable: guard::OnUnanswerable::Answer,
             abstain_below: 0.5,
         }
+    }
+
+    /// Returns these with the threshold that flags the wanted share of right words about a photograph, where one was measured for its familiarity.
+    pub fn about(mut self, photograph: Option<&Finisher>) -> Self {
+        let measured = photograph.zip(self.target_fpr).and_then(|(finisher, target)| finisher.threshold_for_fpr(target.into()));
+        self.thresholds.common = measured.unwrap_or(self.thresholds.common);
+        self
     }
 }
 

@@ -14,6 +14,20 @@ pub struct FprThreshold {
     pub threshold: f32,
 }
 
+/// Returns the threshold that flags a share `target` of good words: interpolated between `measured` ones, which rise, and constant outside them. `None` where
+/// nothing was measured.
+pub fn threshold_for_fpr(measured: &[FprThreshold], target: f64) -> Option<f32> {
+    let last = measured.last()?;
+    Some(match measured.iter().position(|t| t.fpr >= target) {
+        None => last.threshold,
+        Some(0) => measured[0].threshold,
+        Some(i) => {
+            let (a, b) = (measured[i - 1], measured[i]);
+            a.threshold + ((target - a.fpr) / (b.fpr - a.fpr)) as f32 * (b.threshold - a.threshold)
+        }
+    })
+}
+
 /// One scorer's entry in `calibration.json`: beta calibration (Kull et al., AISTATS 2017) of its logit, helped by how likely the policy found the token, and
 /// thresholds measured on the same tokens. With both slopes the same it is Platt scaling (Platt, 1999).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -168,17 +182,7 @@ impl Calibration {
 
     /// The threshold that flags a share `target` of the good tokens, interpolated between the stored rates and constant outside them.
     pub fn threshold_for_fpr(&self, target: f64) -> f32 {
-        let after = self.thresholds.iter().position(|t| t.fpr >= target);
-        match (after, self.thresholds.last()) {
-            (Some(0), _) => self.thresholds[0].threshold,
-            (Some(i), _) => {
-                let (a, b) = (self.thresholds[i - 1], self.thresholds[i]);
-                let share = ((target - a.fpr) / (b.fpr - a.fpr)) as f32;
-                a.threshold + share * (b.threshold - a.threshold)
-            }
-            (None, Some(last)) => last.threshold,
-            (None, None) => self.default_threshold,
-        }
+        threshold_for_fpr(&self.thresholds, target).unwrap_or(self.default_threshold)
     }
 
     /// What is wrong with a calibration read from a file.

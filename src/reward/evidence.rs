@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     answers::AnswerFeatures,
-    calibration::FprThreshold,
+    calibration::{FprThreshold, threshold_for_fpr},
     drift::Histogram,
     familiarity::{Familiarity, FamiliarityScale},
     stored::Stored,
@@ -93,6 +93,50 @@ pub struct EvidenceThresholds {
     pub default: f32,
     /// Thresholds by false-positive rate, rising.
     pub by_fpr: Vec<FprThreshold>,
+    /// The same within photographs that are as familiar as one another, the least familiar first; empty: [`Self::by_fpr`] for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_familiarity: Vec<FamiliarityThresholds>,
+}
+
+/// Thresholds measured on words about photographs of a range of familiarity, which begins where the one before ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamiliarityThresholds {
+    /// The familiarity at which the range ends; the last range has no end.
+    pub below: f32,
+    /// Thresholds by false-positive rate, rising.
+    pub by_fpr: Vec<FprThreshold>,
+}
+
+impl EvidenceThresholds {
+    /// Returns `default` and nothing measured.
+    pub fn unmeasured(default: f32) -> Self {
+        Self { default, by_fpr: Vec::new(), by_familiarity: Vec::new() }
+    }
+
+    /// Returns the threshold that flags a share `target` of the right words about photographs as familiar as this one.
+    pub fn for_fpr(&self, target: f64, familiarity: f32) -> Option<f32> {
+        let ranges = &self.by_familiarity;
+        let range = ranges.iter().find(|range| familiarity < range.below).or(ranges.last());
+        threshold_for_fpr(range.map_or(&self.by_fpr, |range| &range.by_fpr), target)
+    }
+
+    /// Says what is wrong.
+    fn validate(&self) -> Result<(), String> {
+        let is_share = |x: f32| (0.0..=1.0).contains(&x);
+        let all = || std::iter::once(&self.by_fpr).chain(self.by_familiarity.iter().map(|range| &range.by_fpr));
+        if !is_share(self.default) || all().flatten().any(|t| !is_share(t.threshold) || !(0.0..=1.0).contains(&t.fpr)) {
+            return Err("must lie between 0 and 1".into());
+        }
+        let rises = |by_fpr: &[FprThreshold]| by_fpr.windows(2).all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold);
+        if !all().all(|by_fpr| rises(by_fpr)) {
+            return Err("must rise with their false-positive rates".into());
+        }
+        if !self.by_familiarity.windows(2).all(|w| w[0].below < w[1].below) {
+            return Err("must have ranges of familiarity that follow one another".into());
+        }
+        Ok(())
+    }
 }
 
 /// Evidence files that cannot be used.
@@ -189,15 +233,7 @@ impl FeatureCalibration {
         if !self.offset.is_finite() {
             return Err(("offset", "must be a finite number".into()));
         }
-        let EvidenceThresholds { default, by_fpr } = &self.thresholds;
-        let is_share = |x: f32| (0.0..=1.0).contains(&x);
-        if !is_share(*default) || by_fpr.iter().any(|t| !is_share(t.threshold) || !(0.0..=1.0).contains(&t.fpr)) {
-            return Err(("thresholds", "must lie between 0 and 1".into()));
-        }
-        if !by_fpr.windows(2).all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold) {
-            return Err(("thresholds", "must rise with their false-positive rates".into()));
-        }
-        Ok(())
+        self.thresholds.validate().map_err(|why| ("thresholds", why))
     }
 }
 
@@ -433,6 +469,24 @@ mod tests {
         let output = |word: &str| evidence.concept_of(Lexicon::shared().concept(word).unwrap());
         let found = ["dog", "poodle", "man", "firefighter", "fire hydrant", "car"].map(output);
         assert_eq!(found, [Some(0), Some(0), Some(1), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn a_rate_has_the_threshold_of_photographs_as_familiar() {
+        let by_fpr = |threshold: f32| vec![FprThreshold { fpr: 0.1, threshold }, FprThreshold { fpr: 0.3, threshold: threshold + 0.2 }];
+        let range = |below: f32, threshold: f32| FamiliarityThresholds { below, by_fpr: by_fpr(threshold) };
+        let by_familiarity = vec![range(0.25, 0.1), range(0.5, 0.3), range(1.0, 0.5)];
+        let thresholds = EvidenceThresholds { by_fpr: by_fpr(0.4), ..EvidenceThresholds::unmeasured(0.5) };
+        let near = |found: Option<f32>, expected: f32| assert!((found.unwrap() - expected).abs() < 1e-6, "{found:?} {expected}");
+        near(thresholds.for_fpr(0.2, 0.1), 0.5);
+        let ranged = EvidenceThresholds { by_familiarity, ..thresholds };
+        assert_eq!(ranged.validate(), Ok(()));
+        for (familiarity, expected) in [(0.0, 0.2), (0.25, 0.4), (0.6, 0.6), (1.0, 0.6)] {
+            near(ranged.for_fpr(0.2, familiarity), expected);
+        }
+        assert_eq!(EvidenceThresholds::unmeasured(0.5).for_fpr(0.1, 0.5), None);
+        let turned = EvidenceThresholds { by_familiarity: vec![range(0.5, 0.1), range(0.25, 0.3)], ..ranged };
+        assert!(turned.validate().unwrap_err().contains("follow one another"));
     }
 
     #[test]

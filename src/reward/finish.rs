@@ -98,6 +98,11 @@ impl Finisher {
         }
     }
 
+    /// The threshold that flags a share `target` of the right words about a photograph as familiar as this one; `None` where nothing was measured.
+    pub fn threshold_for_fpr(&self, target: f64) -> Option<f32> {
+        self.calibration().thresholds.for_fpr(target, self.image.familiarity)
+    }
+
     /// The reward of the tokens that write a mention; `None` where there is no evidence of what it names.
     fn reward(&self, written: &Written<'_, impl Fn(usize) -> f32>, bytes: &Range<usize>, concept: ConceptId) -> Option<f32> {
         let output = self.evidence.concept_of(concept)?;

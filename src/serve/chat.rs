@@ -195,7 +195,8 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     let file = file(app, share, completion.image).await?;
     let Encoded { image, evidence, hash, .. } = encode_counted(turn, &file, &completion.image_field).await?;
     let finisher = served.bundle.finisher(evidence.as_ref(), WrittenBy::Policy);
-    let (unfamiliar, gate) = doubts(served, completion.guard, &completion.messages, evidence.as_ref());
+    let guard = completion.guard.about(finisher.as_deref());
+    let (unfamiliar, gate) = doubts(served, guard, &completion.messages, evidence.as_ref());
     let unanswerable = completion.unanswerable.or(unfamiliar);
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion.top_logprobs.or_else(|| Draft::wanted(app).then_some(0));
@@ -222,7 +223,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
             stop: completion.stop.clone(),
             sampling,
             top_logprobs,
-            guard: completion.guard,
+            guard,
             unanswerable,
             gate: gate.clone(),
         });
@@ -230,8 +231,7 @@ pub(super) async fn begin(turn: &Turn, completion: Completion, prompt: Vec<u32>,
     }
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
     let head = Head { id, object: "chat.completion", created: unix_time(), model, system_fingerprint };
-    let Completion { messages, user, guard, show_withheld, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } =
-        completion;
+    let Completion { messages, user, show_withheld, render, top_logprobs, include_usage, stream, n, max_tokens, stop, .. } = completion;
     let asked = || shadow::Asked { file: Arc::clone(&file), scope: turn.scope.clone(), messages: messages.clone(), max_tokens, stop };
     let drawn = if for_user && unanswerable.is_none() { app.shadow.draw(app, served, asked) } else { None };
     let draft = Draft::new(turn, Asked { head: &head, messages: &messages, user, mode: guard.mode, file, hash, choices: n });

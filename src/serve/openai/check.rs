@@ -277,6 +277,7 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
     let (threshold, target_fpr) = if own { (threshold, target_fpr) } else { (defaults.threshold.value(), defaults.target_fpr.value()) };
     let of = |c: &Calibration| threshold.or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr)))).unwrap_or(c.default_threshold);
     let by_class = asked.thresholds.unwrap_or_default();
+    let target_fpr = target_fpr.filter(|_| threshold.is_none());
     Ok(GuardParams {
         mode,
         thresholds: Thresholds {
@@ -284,6 +285,7 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
             yes_no: calibration.and_then(|c| c.yes_no.as_deref()).map(of),
             by_class: if own { by_class } else { by_class.or(defaults.thresholds.into()) },
         },
+        target_fpr,
         on_exhausted: if acts { asked.on_exhausted.unwrap_or(defaults.on_exhausted) } else { OnExhausted::Flag },
         on_unanswerable,
         abstain_below: defaults.abstain_below,

@@ -184,10 +184,12 @@ async fn respond(
         let response = question.response;
         let Windows { windows, places } = &text.response;
         let pieces = places.iter().map(|place| &response.as_bytes()[place.clone()]);
-        if let Some(finisher) = served.bundle.finisher(image.evidence.as_ref(), writer) {
+        let finisher = served.bundle.finisher(image.evidence.as_ref(), writer);
+        if let Some(finisher) = &finisher {
             finisher.finish_scored(pieces.clone(), &mut scored);
         }
-        let mut guard = report(pieces, &scored.rewards, order.guard.mode, order.guard.thresholds, order.render);
+        let thresholds = order.guard.about(finisher.as_deref()).thresholds;
+        let mut guard = report(pieces, &scored.rewards, order.guard.mode, thresholds, order.render);
         guard.familiarity = image.evidence.as_ref().map(|evidence| evidence.familiarity);
         if (1..=SHORT_ANSWER).contains(&places.len()) {
             let answer = WrittenAnswer {

@@ -12,7 +12,7 @@ use crate::{
     },
     reward::{
         calibration::FprThreshold,
-        evidence::{EvidenceThresholds, FeatureCalibration},
+        evidence::{EvidenceThresholds, FamiliarityThresholds, FeatureCalibration},
         logistic::ridge_regression,
     },
 };
@@ -22,6 +22,12 @@ const RATES: [f64; 7] = [0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.30];
 
 /// What is flagged where nothing else is asked for: what is rather wrong than right.
 const DEFAULT_THRESHOLD: f32 = 0.5;
+
+/// Ranges of familiarity that have thresholds of their own.
+const RANGES: usize = 3;
+
+/// Right rows of each without which there are none.
+const FEWEST_IN_RANGE: usize = 50;
 
 /// Added to every standard deviation.
 const LEAST_SCALE: f64 = 1e-6;
@@ -72,11 +78,38 @@ pub(super) fn fit(rows: &[Row], names: &[&str], config: &CalibrationConfig, fitt
     let parts: Vec<FeatureCalibration> =
         (0..FOLDS).map(|fold| of(&|row: &Row| row.is_tuning && row.fold != fold)).collect::<Result<_, _>>()?;
     let out_of_fold: Vec<f64> = rows.iter().map(|row| probability(&parts[row.fold], &row.features)).collect();
-    let scored = rows.iter().zip(&out_of_fold).filter(|(row, _)| row.is_shipped);
-    let scored: Vec<Scored> = scored.map(|(row, p)| Scored { reward: *p as f32, good: row.is_right, image: 0 }).collect();
     let mut calibration = of(&|row: &Row| row.is_shipped)?;
-    calibration.thresholds.by_fpr = RATES.map(|fpr| FprThreshold { fpr, threshold: threshold_at_fpr(&scored, fpr).min(1.0) }).to_vec();
+    let shipped: Vec<(&Row, f64)> = rows.iter().zip(out_of_fold.iter().copied()).filter(|(row, _)| row.is_shipped).collect();
+    calibration.thresholds.by_fpr = thresholds(shipped.iter().copied());
+    if let Some(column) = names.iter().position(|&name| name == "familiarity") {
+        calibration.thresholds.by_familiarity = by_familiarity(&shipped, column);
+    }
     Ok(Fitted { calibration, out_of_fold })
+}
+
+/// The thresholds of [`RATES`] on rows with their probabilities.
+fn thresholds<'r>(rows: impl Iterator<Item = (&'r Row, f64)>) -> Vec<FprThreshold> {
+    let scored: Vec<Scored> = rows.map(|(row, p)| Scored { reward: p as f32, good: row.is_right, image: 0 }).collect();
+    RATES.map(|fpr| FprThreshold { fpr, threshold: threshold_at_fpr(&scored, fpr).min(1.0) }).to_vec()
+}
+
+/// The thresholds within ranges of familiarity, which is in this column of features. Each range has as many right rows; none where these are too few.
+fn by_familiarity(rows: &[(&Row, f64)], column: usize) -> Vec<FamiliarityThresholds> {
+    let of = |row: &Row| row.features[column] as f32;
+    let mut right: Vec<f32> = rows.iter().filter(|(row, _)| row.is_right).map(|(row, _)| of(row)).collect();
+    right.sort_by(f32::total_cmp);
+    if right.len() < RANGES * FEWEST_IN_RANGE {
+        return Vec::new();
+    }
+    let mut ends: Vec<f32> = (1..RANGES).map(|i| right[right.len() * i / RANGES]).collect();
+    ends.push(1.0);
+    ends.dedup();
+    let range = |(i, &below): (usize, &f32)| {
+        let (from, is_last) = (if i == 0 { f32::NEG_INFINITY } else { ends[i - 1] }, i + 1 == ends.len());
+        let within = rows.iter().copied().filter(|(row, _)| of(row) >= from && (is_last || of(row) < below));
+        FamiliarityThresholds { below, by_fpr: thresholds(within) }
+    };
+    ends.iter().enumerate().map(range).collect()
 }
 
 /// The probability of features in the calibration's order.
@@ -114,7 +147,7 @@ fn regression(rows: &[&Row], names: &[&str], config: &CalibrationConfig, fitted_
         scale,
         weights: fitted.weights,
         offset: fitted.offset,
-        thresholds: EvidenceThresholds { default: DEFAULT_THRESHOLD, by_fpr: Vec::new() },
+        thresholds: EvidenceThresholds::unmeasured(DEFAULT_THRESHOLD),
         fitted_on: fitted_on.to_owned(),
         rewards: None,
     })
@@ -171,6 +204,27 @@ mod tests {
         let right = rows().iter().zip(&fitted.out_of_fold).filter(|(row, _)| row.is_right).map(|(_, p)| *p).collect::<Vec<_>>();
         let flagged = right.iter().filter(|&&p| p < threshold).count() as f64 / right.len() as f64;
         assert!((0.07..=0.1).contains(&flagged), "{flagged}");
+    }
+
+    #[test]
+    fn rates_hold_within_ranges_of_familiarity() {
+        // The less familiar, the lower the probabilities of right rows.
+        let rows: Vec<Row> = (0..900).map(|i| row(i, Origin::Flickr8k, vec![(i / 3) as f64 / 300.0], i % 10 < 7)).collect();
+        let scored: Vec<(&Row, f64)> = rows.iter().map(|row| (row, row.features[0] * 0.5 + (row.photograph % 7) as f64 * 0.05)).collect();
+        let found = by_familiarity(&scored, 0);
+        assert_eq!(found.len(), 3);
+        assert!(found.windows(2).all(|w| w[0].below < w[1].below) && found[2].below == 1.0, "{found:?}");
+        for (i, range) in found.iter().enumerate() {
+            let from = if i == 0 { 0.0 } else { f64::from(found[i - 1].below) };
+            let right =
+                scored.iter().filter(|(row, _)| row.is_right && row.features[0] >= from && row.features[0] < f64::from(range.below));
+            let right: Vec<f64> = right.map(|(_, p)| *p).collect();
+            let FprThreshold { fpr, threshold } = range.by_fpr[4];
+            let flagged = right.iter().filter(|&&p| p < f64::from(threshold)).count() as f64 / right.len() as f64;
+            assert!(right.len() > 150 && (flagged - fpr).abs() < 0.03, "range {i}: {flagged} of {}", right.len());
+        }
+        assert!(found[0].by_fpr[4].threshold < found[2].by_fpr[4].threshold);
+        assert_eq!(by_familiarity(&scored[..100], 0), []);
     }
 
     #[test]

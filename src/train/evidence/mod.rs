@@ -236,7 +236,7 @@ fn unfitted(concepts: &[ConceptId], nearest: usize) -> EvidenceConfig {
         scale: Vec::new(),
         weights: Vec::new(),
         offset: 0.0,
-        thresholds: EvidenceThresholds { default: 0.5, by_fpr: Vec::new() },
+        thresholds: EvidenceThresholds::unmeasured(0.5),
         fitted_on: "nothing".into(),
         rewards: None,
     };
