@@ -32,6 +32,15 @@ impl Lexicon {
         RULES.iter().find_map(|(end, replacement)| found(&rejoin(&format!("{}{replacement}", last.strip_suffix(end)?)), true))
     }
 
+    /// Returns the verb, or else the noun, that a word in lower case is a form of, in its base form; the word itself where it is none.
+    pub fn base_form<'w>(&self, word: &'w str) -> &'w str
+    where
+        Self: 'w,
+    {
+        let verb = self.verbs.analyze(word).map(|(base, _)| base);
+        verb.or_else(|| self.noun(word).map(|noun| noun.lemma)).unwrap_or(word)
+    }
+
     /// The plural of a noun of the table.
     pub fn plural(&self, lemma: &str) -> String {
         if is_always_plural(lemma) || is_unchanging(lemma) {
@@ -108,6 +117,12 @@ mod tests {
         }
         assert_eq!(lexicon.noun("this"), None);
         assert_eq!(lexicon.noun("has"), None);
+    }
+
+    #[test]
+    fn words_have_a_base_form() {
+        let forms = ["running", "waves", "dogs", "red", "sat", "fire hydrants"];
+        assert_eq!(forms.map(|word| Lexicon::shared().base_form(word)), ["run", "wave", "dog", "red", "sat", "fire hydrant"]);
     }
 
     #[test]

@@ -214,7 +214,7 @@ mod tests {
     const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
 
     fn image() -> ImageEvidence {
-        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68 }
+        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68, place: None }
     }
 
     fn written(text: &str) -> WrittenAnswer<'_> {

@@ -14,7 +14,9 @@ use super::{
     calibration::{FprThreshold, threshold_for_fpr},
     drift::Histogram,
     familiarity::{Familiarity, FamiliarityScale},
+    matching::{MatchConfig, Matcher},
     stored::Stored,
+    word_features::{SentenceFeatures, WordFeatures},
 };
 use crate::lexicon::{ConceptId, Kind, Lexicon};
 
@@ -47,6 +49,9 @@ pub struct EvidenceConfig {
     /// Familiarity below which questions about a photograph get no answer; absent: all are answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abstain_below_familiarity: Option<f32>,
+    /// How texts are compared with a photograph as a whole; absent: they are not.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<MatchConfig>,
 }
 
 /// The calibrations in `evidence.json`.
@@ -60,13 +65,19 @@ pub struct EvidenceCalibrations {
     /// Of short answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<FeatureCalibration>,
+    /// Of words without an output in what the policy wrote, of the classes that it names as features; absent: they have the scorer's reward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_words: Option<FeatureCalibration>,
+    /// The same in what others wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_words: Option<FeatureCalibration>,
 }
 
 /// A logistic regression on standardized features: `sigmoid(offset + Σ weight (feature - mean) / scale)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureCalibration {
-    /// Names of the features; those of mentions are [`MentionFeatures::NAMES`].
+    /// Names of the features; those of mentions are [`MentionFeatures::NAMES`] and, in texts by others, [`SentenceFeatures::NAMES`].
     pub features: Vec<String>,
     /// Mean of each.
     pub mean: Vec<f64>,
@@ -156,7 +167,7 @@ fn prefix(key: &str) -> String {
 }
 
 impl EvidenceError {
-    fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { file: CONFIG_FILE, key: key.into(), message: message.into() }
     }
 }
@@ -186,15 +197,24 @@ impl EvidenceConfig {
         if self.abstain_below_familiarity.is_some_and(|line| !(0.0..=1.0).contains(&line)) {
             return Err(EvidenceError::config("abstain_below_familiarity", "must lie between 0 and 1"));
         }
-        let EvidenceCalibrations { own, others, answers } = &self.calibration;
-        for (name, calibration) in [("own", Some(own)), ("others", Some(others)), ("answers", answers.as_ref())] {
+        let EvidenceCalibrations { own, others, answers, own_words, other_words } = &self.calibration;
+        let optional = [("answers", answers), ("own_words", own_words), ("other_words", other_words)];
+        let all = [("own", Some(own)), ("others", Some(others))].into_iter().chain(optional.map(|(name, of)| (name, of.as_ref())));
+        for (name, calibration) in all {
             let key = |at: &str| format!("calibration.{name}.{at}");
             calibration.map_or(Ok(()), FeatureCalibration::validate).map_err(|(at, why)| EvidenceError::config(key(at), why))?;
         }
-        for (name, calibration) in [("own", own), ("others", others)] {
-            if let Some(unknown) = calibration.features.iter().find(|feature| !MentionFeatures::NAMES.contains(&feature.as_str())) {
-                let known = MentionFeatures::NAMES.join(", ");
-                let why = format!("'{unknown}' is no feature of a mention; these are {known}");
+        let mentions = [&MentionFeatures::NAMES[..], &SentenceFeatures::NAMES].concat();
+        let words: Vec<&str> = WordFeatures::names().collect();
+        for (name, calibration, things, known) in [
+            ("own", Some(own), "a mention", &mentions),
+            ("others", Some(others), "a mention", &mentions),
+            ("own_words", own_words.as_ref(), "a word", &words),
+            ("other_words", other_words.as_ref(), "a word", &words),
+        ] {
+            let mut features = calibration.into_iter().flat_map(|calibration| &calibration.features);
+            if let Some(unknown) = features.find(|feature| !known.contains(&feature.as_str())) {
+                let why = format!("'{unknown}' is no feature of {things}; these are {}", known.join(", "));
                 return Err(EvidenceError::config(format!("calibration.{name}.features"), why));
             }
         }
@@ -246,6 +266,7 @@ pub struct MentionFeatures {
     reward_logit: f64,
     log_probability: f64,
     is_person: bool,
+    sentence: SentenceFeatures,
 }
 
 impl MentionFeatures {
@@ -272,15 +293,20 @@ impl MentionFeatures {
         is_person: bool,
     ) -> Option<Self> {
         let (logit, prior) = (f64::from(*image.logits.get(concept)?), f64::from(*evidence.prior.get(concept)?));
-        let reward = f64::from(reward).clamp(1e-4, 1.0 - 1e-4);
         Some(Self {
             evidence: logit.clamp(-8.0, 8.0),
             evidence_minus_prior: (logit - prior).clamp(-8.0, 8.0),
             familiarity: image.familiarity.into(),
-            reward_logit: (reward / (1.0 - reward)).ln(),
-            log_probability: f64::from(log_probability).clamp(-12.0, 0.0),
+            reward_logit: reward_logit(reward),
+            log_probability: bounded(log_probability),
             is_person,
+            sentence: SentenceFeatures::default(),
         })
+    }
+
+    /// Returns those of the same mention in a sentence that has been read as a whole.
+    pub fn within(self, sentence: SentenceFeatures) -> Self {
+        Self { sentence, ..self }
     }
 
     /// The value of the feature of that name.
@@ -295,9 +321,20 @@ impl MentionFeatures {
             "is_person" => person,
             "person_evidence" => person * self.evidence,
             "person_reward" => person * self.reward_logit,
-            _ => return None,
+            _ => return self.sentence.value(name),
         })
     }
+}
+
+/// A reward as calibrations read it: its log-odds, within bounds.
+pub(super) fn reward_logit(reward: f32) -> f64 {
+    let reward = f64::from(reward).clamp(1e-4, 1.0 - 1e-4);
+    (reward / (1.0 - reward)).ln()
+}
+
+/// A log-probability as calibrations read it.
+pub(super) fn bounded(log_probability: f32) -> f64 {
+    f64::from(log_probability).clamp(-12.0, 0.0)
 }
 
 /// What the tower's map says of one photograph.
@@ -307,6 +344,8 @@ pub struct ImageEvidence {
     pub logits: Arc<[f32]>,
     /// How close the photograph is to those that the model learnt from: 1 is familiar, 0 is not.
     pub familiarity: f32,
+    /// Its place among texts, where these are compared with it.
+    pub place: Option<Arc<[f32]>>,
 }
 
 /// The loaded network, its concepts and its calibrations.
@@ -320,6 +359,7 @@ pub struct Evidence {
     prior: Vec<f32>,
     outputs: HashMap<ConceptId, usize>,
     familiarity: Familiarity,
+    matcher: Option<Matcher>,
 }
 
 impl std::fmt::Debug for Evidence {
@@ -371,8 +411,9 @@ impl Evidence {
         let fc2 = (tensor("fc2.weight", &[concepts, hidden])?, tensor("fc2.bias", &[concepts])?);
         let prior = stored.floats("prior", &[concepts])?;
         let familiarity = Familiarity::load(&stored, channels, config.k, config.familiarity)?;
+        let matcher = config.matching.as_ref().map(|words| Matcher::load(&stored, words, channels, concepts)).transpose()?;
         let outputs = outputs(&config.concepts)?;
-        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity })
+        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity, matcher })
     }
 
     /// What `evidence.json` says.
@@ -405,7 +446,13 @@ impl Evidence {
         let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
         let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
         let familiarity = self.familiarity.of(&pooled.flatten_all()?.to_vec1::<f32>()?);
-        Ok(ImageEvidence { logits: logits.into(), familiarity })
+        let place = self.matcher.as_ref().map(|matcher| matcher.photograph(&x)).transpose()?;
+        Ok(ImageEvidence { logits: logits.into(), familiarity, place })
+    }
+
+    /// Returns how well a text fits a photograph, as a cosine; `None` where that is not known.
+    pub fn cosine(&self, image: &ImageEvidence, text: &str) -> Option<f64> {
+        self.matcher.as_ref()?.cosine(image.place.as_ref()?, text, |concept| self.concept_of(concept))
     }
 
     /// The output for a concept: its own, or that of the nearest concept above it that has one. All people are one concept.
@@ -442,7 +489,7 @@ fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, EvidenceErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reward::testing::{Array, arrays, config, evidence, f32s, file};
+    use crate::reward::testing::{Array, arrays, config, evidence, f32s, file, matching};
     use serde_json::{Value, json};
 
     fn map(cells: &[[f32; 2]]) -> Tensor {
@@ -517,6 +564,10 @@ mod tests {
             let (file, error) = with_config(pointer, value);
             assert!(file == CONFIG_FILE && error.starts_with(expected), "{pointer}: {file}: {error}");
         }
+        let (arrays_of_match, mut config_of_match) = matching();
+        config_of_match["calibration"]["other_words"]["features"][0] = json!("evidence");
+        let (_, error) = load(&config_of_match, &arrays_of_match);
+        assert!(error.starts_with("calibration.other_words.features: 'evidence' is no feature of a word; these are familiarity"), "{error}");
         let with_array = |name: &'static str, array: Option<Array>| {
             let mut arrays = arrays();
             match array {

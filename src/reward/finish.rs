@@ -2,21 +2,27 @@
 //!
 //! One pure function for texts that are being written and for texts that are there: a word's reward depends on the text up to its end and on the one word
 //! after it (`fire` names nothing before `hydrant`), so that whoever sees the text grow finishes a word as soon as that one has closed, and gets what the
-//! whole text would have given. Words without an output of [`Evidence`] keep the scorer's reward.
+//! whole text would have given. Words without an output of [`Evidence`] that claim something have a calibration of their own, by their class, so that one
+//! threshold means the same for all of a text; where there is none they keep the scorer's reward. Texts by others are there as a whole: how well the sentence
+//! around a word fits the photograph counts too.
 
 use std::{ops::Range, sync::Arc};
 
 use super::{
     evidence::{Evidence, FeatureCalibration, ImageEvidence, MentionFeatures},
     scorer::Scored,
+    word_features::{SentenceFeatures, WordFeatures},
 };
 use crate::{
     guard::words::{Word, words},
-    lexicon::{ConceptId, Lexicon},
+    lexicon::{ConceptId, Lexicon, WordClass},
 };
 
 /// Words before a word that say what sort of word it is: as many as are read with it, and none of another sentence.
 const CONTEXT: usize = 12;
+
+/// What ends a sentence.
+const ENDS: [char; 4] = ['.', '!', '?', '\n'];
 
 /// Who wrote a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,19 +75,29 @@ impl Finisher {
 
     /// What becomes of the reward of word `at`; `waits` where it was [`Finish::Open`] before.
     pub fn finish(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize, waits: bool) -> Finish {
+        self.finish_within(written, at, waits, SentenceFeatures::default())
+    }
+
+    fn finish_within(
+        &self,
+        written: &Written<'_, impl Fn(usize) -> f32>,
+        at: usize,
+        waits: bool,
+        sentence: SentenceFeatures,
+    ) -> Finish {
         let Written { text, words, .. } = *written;
         let Some(word) = words.get(at).filter(|word| word.reward.is_some() && !word.function) else { return Finish::Unchanged };
         let (next, from) = (next(written, at), context(text, words, at));
-        if !waits && mention(text, from, word, word.bytes.end).is_none() && !begins_compound(&text[word.bytes.clone()]) {
-            return Finish::Unchanged;
-        }
-        let named = match next {
+        let names_nothing = !waits && mention(text, from, word, word.bytes.end).is_none() && !begins_compound(&text[word.bytes.clone()]);
+        let end = match next {
+            _ if names_nothing => word.bytes.end,
             Next::Open => return Finish::Open,
-            Next::None => mention(text, from, word, word.bytes.end),
-            Next::Word(end) => mention(text, from, word, end),
+            Next::None => word.bytes.end,
+            Next::Word(end) => end,
         };
-        let reward = named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept));
-        reward.map_or(Finish::Unchanged, Finish::Reward)
+        let named = if names_nothing { None } else { mention(text, from, word, end) };
+        let reward = named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept, sentence));
+        reward.or_else(|| self.word_reward(written, word, class(text, from, word, end), sentence)).map_or(Finish::Unchanged, Finish::Reward)
     }
 
     /// Finishes what was scored of a whole text, whose tokens have the bytes `tokens`.
@@ -90,9 +106,14 @@ impl Finisher {
         let rewards = scored.rewards.clone();
         let log_probability = |token: usize| scored.log_probabilities.get(token).copied().unwrap_or(0.0);
         let written = Written { text: &text, whole: true, words: &words, rewards: &rewards, log_probability };
+        let mut sentence = (0..0, SentenceFeatures::default());
         for (at, word) in words.iter().enumerate() {
-            if let (Finish::Reward(reward), Some(tokens)) = (self.finish(&written, at, false), scored.rewards.get_mut(word.tokens.clone()))
-            {
+            if self.writer == WrittenBy::Others && word.bytes.start >= sentence.0.end {
+                let bytes = sentence_around(&text, word.bytes.start);
+                sentence = (bytes.clone(), SentenceFeatures::new(&self.evidence, &self.image, &text[bytes]));
+            }
+            let finish = self.finish_within(&written, at, false, sentence.1);
+            if let (Finish::Reward(reward), Some(tokens)) = (finish, scored.rewards.get_mut(word.tokens.clone())) {
                 tokens.fill(reward);
             }
         }
@@ -104,7 +125,13 @@ impl Finisher {
     }
 
     /// The reward of the tokens that write a mention; `None` where there is no evidence of what it names.
-    fn reward(&self, written: &Written<'_, impl Fn(usize) -> f32>, bytes: &Range<usize>, concept: ConceptId) -> Option<f32> {
+    fn reward(
+        &self,
+        written: &Written<'_, impl Fn(usize) -> f32>,
+        bytes: &Range<usize>,
+        concept: ConceptId,
+        sentence: SentenceFeatures,
+    ) -> Option<f32> {
         let output = self.evidence.concept_of(concept)?;
         let mut its = written.words.iter().filter(|word| overlap(&word.bytes, bytes));
         let first = its.next()?;
@@ -112,8 +139,29 @@ impl Finisher {
         let reward = written.rewards.get(tokens.clone())?.iter().copied().reduce(f32::min)?;
         let log_probability = tokens.map(&written.log_probability).sum();
         let person = Evidence::is_person(concept);
-        let features = MentionFeatures::new(&self.evidence, &self.image, output, reward, log_probability, person)?;
+        let features = MentionFeatures::new(&self.evidence, &self.image, output, reward, log_probability, person)?.within(sentence);
         Some(self.calibration().probability(|name| features.value(name)))
+    }
+
+    /// The reward of a word of a class without evidence; `None` where nothing is known of the class.
+    fn word_reward(
+        &self,
+        written: &Written<'_, impl Fn(usize) -> f32>,
+        word: &Word,
+        class: WordClass,
+        sentence: SentenceFeatures,
+    ) -> Option<f32> {
+        let calibrations = &self.evidence.config().calibration;
+        let calibration = match self.writer {
+            WrittenBy::Policy => &calibrations.own_words,
+            WrittenBy::Others => &calibrations.other_words,
+        };
+        let calibration = calibration.as_ref()?;
+        calibration.features.iter().find(|name| *name == WordFeatures::of_class(class))?;
+        let reward = written.rewards.get(word.tokens.clone())?.iter().copied().reduce(f32::min)?;
+        let log_probability = word.tokens.clone().map(&written.log_probability).sum();
+        let features = WordFeatures::new(class, &self.image, reward, log_probability, sentence);
+        Some(calibration.probability(|name| features.value(name)))
     }
 
     fn calibration(&self) -> &FeatureCalibration {
@@ -129,7 +177,20 @@ impl Finisher {
 fn context(text: &str, words: &[Word], at: usize) -> usize {
     let first = words[at.saturating_sub(CONTEXT)].bytes.start;
     let before = &text[first..words[at].bytes.start];
-    before.rfind(['.', '!', '?', '\n']).map_or(first, |end| first + end + 1)
+    before.rfind(ENDS).map_or(first, |end| first + end + 1)
+}
+
+/// The bytes of the sentence that byte `at` of a whole text is in.
+pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
+    let start = text[..at].rfind(ENDS).map_or(0, |end| end + 1);
+    start..text[at..].find(ENDS).map_or(text.len(), |end| at + end + 1)
+}
+
+/// The class of a word in a text that is read up to byte `end`.
+fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
+    let classes = Lexicon::shared().word_classes(&text[from..end]);
+    let own = classes.into_iter().find(|(bytes, _)| overlap(&(from + bytes.start..from + bytes.end), &word.bytes));
+    own.map_or(WordClass::Other, |(_, class)| class)
 }
 
 /// The thing that a word names, or is part of the name of, in a text that is read up to byte `end`: its bytes, and what it is.
@@ -174,7 +235,7 @@ fn next<F>(written: &Written<'_, F>, at: usize) -> Next {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reward::testing::finisher;
+    use crate::reward::testing::{file, finisher, matching};
 
     /// Evidence of a dog, none of people, little of a fire hydrant; as reckoned by hand for a map.
     const LOGITS: [f32; 3] = [1.899_789, -0.654_269, 1.054_058];
@@ -219,6 +280,32 @@ mod tests {
         }
         let qualifying = finished(&own, &[("a", 0.9, -0.1), (" dog", 0.6, -0.2), (" bowl", 0.8, -0.6), (" is", 0.8, -0.1)]);
         assert_eq!(qualifying[1], 0.6);
+    }
+
+    #[test]
+    fn sentences_and_words_without_evidence_count_as_reckoned_by_hand() {
+        let (arrays, config) = matching();
+        let evidence = Arc::new(Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap());
+        let image = ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: Some([0.799_957, 0.600_058].into()) };
+        let others = Finisher::new(Arc::clone(&evidence), image.clone(), WrittenBy::Others);
+        let text = [("A", 0.9, 0.0), (" dog", 0.8, 0.0), (" runs", 0.7, 0.0), (".", 0.6, 0.0), (" A", 0.5, 0.0), (" man", 0.4, 0.0)];
+        let found = finished(&others, &[&text[..], &[(" in", 0.3, 0.0), (" red", 0.2, 0.0), ("!", 0.1, 0.0)]].concat());
+        near(&found[..5], &[0.9, 0.968_795, 0.650_373, 0.6, 0.5]);
+        near(&found[5..6], &[0.501_710]);
+        assert_eq!(found[6..], [0.3, 0.2, 0.1], "nothing is known of colors in texts by others");
+        near(&finished(&others, &[&text[4..], &[(".", 0.6, 0.0)]].concat()), &[0.5, 0.124_446, 0.6]);
+        // What the policy writes is not there as a whole.
+        let own = Finisher::new(evidence, image, WrittenBy::Policy);
+        let found = finished(&own, &[("A", 0.9, 0.0), (" red", 0.7, -0.2), (" dog", 0.8, -1.0), (" runs", 0.6, -1.0)]);
+        near(&[found[1], found[3]], &[0.783_070, 0.6]);
+        near(&[found[2]], &finished(&finisher(LOGITS, WrittenBy::Policy), &[(" dog", 0.8, -1.0)]));
+    }
+
+    #[test]
+    fn a_sentence_ends_where_its_mark_does() {
+        let text = "A dog. A cat runs!\nA man";
+        let found = [0, 2, 7, 13, 19, 21].map(|at| &text[sentence_around(text, at)]);
+        assert_eq!(found, ["A dog.", "A dog.", " A cat runs!", " A cat runs!", "A man", "A man"]);
     }
 
     #[test]

@@ -12,11 +12,13 @@ pub mod evidence;
 pub mod familiarity;
 pub mod finish;
 pub mod logistic;
+pub mod matching;
 pub mod probe;
 pub mod scorer;
 mod stored;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod word_features;
 
 use candle_core::{Result, Tensor};
 

@@ -62,6 +62,38 @@ pub(crate) fn config() -> Value {
     })
 }
 
+/// Arrays and `evidence.json` of one that also compares texts with photographs and knows of words without an output.
+pub(crate) fn matching() -> (HashMap<&'static str, Array>, Value) {
+    let (mut arrays, mut config) = (arrays(), config());
+    arrays.extend([
+        ("match.fc1.weight", f16s(&[1.0, 0.0, 0.0, 1.0], &[2, 2])),
+        ("match.fc1.bias", f32s(&[0.0, 0.0], &[2])),
+        ("match.fc2.weight", f16s(&[1.0, 0.0, 0.0, 1.0], &[2, 2])),
+        ("match.fc2.bias", f32s(&[0.0, 1.05], &[2])),
+        // Of the words, then of the outputs: dogs, people, fire hydrants.
+        ("match.vectors", f32s(&[1.0, 0.0, 0.0, 1.0, 0.6, 0.8, 1.0, 0.0, -1.0, 0.0, 0.0, -1.0], &[6, 2])),
+        ("match.gates", f32s(&[0.5, 0.0, 0.0, 0.0, 0.0, 0.0], &[6])),
+    ]);
+    config["match"] = json!({"words": ["dog", "run", "red"]});
+    let thresholds = json!({"default": 0.5, "by_fpr": []});
+    config["calibration"]["others"] = json!({
+        "features": ["evidence_minus_prior", "familiarity", "match", "sentence_evidence"],
+        "mean": [0.0, 0.5, 0.5, 0.0], "scale": [2.0, 0.25, 0.5, 2.0], "weights": [0.8, 0.5, 1.0, 0.25],
+        "offset": 0.1, "thresholds": thresholds, "fitted_on": "nothing",
+    });
+    config["calibration"]["own_words"] = json!({
+        "features": ["reward_logit", "log_probability", "is_attribute"],
+        "mean": [0.0, -2.0, 0.5], "scale": [4.0, 1.5, 0.5], "weights": [2.0, 0.3, 0.4],
+        "offset": 0.1, "thresholds": thresholds, "fitted_on": "nothing",
+    });
+    config["calibration"]["other_words"] = json!({
+        "features": ["match", "is_action"],
+        "mean": [0.5, 0.5], "scale": [0.5, 0.5], "weights": [1.0, -0.5],
+        "offset": 0.2, "thresholds": thresholds, "fitted_on": "nothing",
+    });
+    (arrays, config)
+}
+
 /// A safetensors file.
 pub(crate) fn file(arrays: &HashMap<&'static str, Array>) -> Vec<u8> {
     let views = arrays.iter().map(|(name, (bytes, dtype, shape))| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
@@ -76,6 +108,6 @@ pub(crate) fn evidence() -> Arc<Evidence> {
 
 /// What finishes texts about a photograph with these logits of dog, person and fire hydrant.
 pub(crate) fn finisher(logits: [f32; 3], writer: WrittenBy) -> Arc<Finisher> {
-    let image = ImageEvidence { logits: logits.into(), familiarity: 0.68371 };
+    let image = ImageEvidence { logits: logits.into(), familiarity: 0.68371, place: None };
     Arc::new(Finisher::new(evidence(), image, writer))
 }

@@ -21,7 +21,7 @@ use crate::{
 const RATES: [f64; 7] = [0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.30];
 
 /// What is flagged where nothing else is asked for: what is rather wrong than right.
-const DEFAULT_THRESHOLD: f32 = 0.5;
+pub(super) const DEFAULT_THRESHOLD: f32 = 0.5;
 
 /// Ranges of familiarity that have thresholds of their own.
 const RANGES: usize = 3;
@@ -62,6 +62,8 @@ pub(super) struct Row {
 #[derive(Debug, Clone)]
 pub(super) struct Fitted {
     pub(super) calibration: FeatureCalibration,
+    /// Those that were fitted without each part.
+    pub(super) parts: Vec<FeatureCalibration>,
     pub(super) out_of_fold: Vec<f64>,
 }
 
@@ -84,7 +86,7 @@ pub(super) fn fit(rows: &[Row], names: &[&str], config: &CalibrationConfig, fitt
     if let Some(column) = names.iter().position(|&name| name == "familiarity") {
         calibration.thresholds.by_familiarity = by_familiarity(&shipped, column);
     }
-    Ok(Fitted { calibration, out_of_fold })
+    Ok(Fitted { calibration, parts, out_of_fold })
 }
 
 /// The thresholds of [`RATES`] on rows with their probabilities.

@@ -38,10 +38,10 @@ const REPEATS: usize = 300;
 const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions about photographs of all origins, with evidence out of fold";
 
 /// What a reader of figures must know.
-const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
+pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
 
 /// Returns `true` if figures are of a row: of Flickr8k's only those that nothing was fitted on.
-fn is_reported(row: &Row) -> bool {
+pub(super) fn is_reported(row: &Row) -> bool {
     row.origin != Origin::Flickr8k || !row.is_tuning
 }
 
@@ -133,7 +133,7 @@ impl EvidenceTraining {
         known.get((self.recipe.reference.unanswered_share * known.len() as f64) as usize).copied()
     }
 
-    fn resampling(&self) -> Resampling {
+    pub(super) fn resampling(&self) -> Resampling {
         Resampling { repeats: REPEATS, seed: self.recipe.seed }
     }
 

@@ -103,8 +103,15 @@ pub(super) fn figures(title: &str, note: &str, judged: &[Judged], threshold: f64
             }
         }
     }
+    Table { title: title.into(), note: note.into(), columns: columns(), rows }
+}
+
+/// Which column says what the scorer alone would do.
+const BY_SCORER: usize = 3;
+
+fn columns() -> Vec<Column> {
     let percent = |name: &str| Column::new(name, Format::Percent);
-    let columns = vec![
+    vec![
         Column::new("n", Format::Count),
         percent("wrong"),
         Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
@@ -113,8 +120,27 @@ pub(super) fn figures(title: &str, note: &str, judged: &[Judged], threshold: f64
         percent("right flagged").better(Better::Lower),
         percent("wrong flagged").better(Better::Higher),
         percent("wrong unflagged").better(Better::Lower).help("As a share of all."),
-    ];
-    Table { title: title.into(), note: note.into(), columns, rows }
+    ]
+}
+
+/// A word without an output: its class, its photograph's origin, and its probability out of fold.
+pub(super) type JudgedClass = (WordClass, Origin, Outcome);
+
+/// A table of figures by class of word and origin, with words below `threshold` flagged.
+pub(super) fn class_table(judged: &[JudgedClass], threshold: f64, resampling: Resampling) -> Table {
+    let mut by_class: BTreeMap<(WordClass, Origin), Vec<Judged>> = BTreeMap::new();
+    for &(class, origin, outcome) in judged {
+        by_class.entry((class, origin)).or_default().push(Judged { origin, outcome, scorer: 0.0, is_person: false });
+    }
+    let row = |((class, origin), of): (&(WordClass, Origin), &Vec<Judged>)| {
+        let mut cells = cells(&of.iter().collect::<Vec<_>>(), threshold, resampling);
+        cells.remove(BY_SCORER);
+        TableRow::new(format!("{class}, {}", origin.name()), cells)
+    };
+    let mut columns = columns();
+    columns.remove(BY_SCORER);
+    let note = "Out of fold; of Flickr8k the reporting half of the development split.".into();
+    Table { title: "Words by class".into(), note, columns, rows: by_class.iter().map(row).collect() }
 }
 
 fn cells(judged: &[&Judged], threshold: f64, resampling: Resampling) -> Vec<Cell> {

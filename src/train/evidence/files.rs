@@ -60,13 +60,13 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// The contents of `evidence.safetensors` with the weights of a network.
+    /// The contents of `evidence.safetensors` with the weights of the networks.
     ///
     /// # Errors
-    /// When a weight is missing.
-    pub(super) fn weights_file(&self, head: &Tensors) -> Result<Vec<u8>, TrainError> {
+    /// When a tensor operation fails.
+    pub(super) fn weights_file(&self, networks: &Tensors) -> Result<Vec<u8>, TrainError> {
         let Reference { center, basis, points, scale } = &self.reference;
-        let mut stored = BTreeMap::from([
+        let named = [
             ("mean", Stored::f32(&[self.standard.mean.len()], &self.standard.mean)),
             ("scale", Stored::f32(&[self.standard.scale.len()], &self.standard.scale)),
             ("prior", Stored::f32(&[self.prior.len()], &self.prior)),
@@ -74,21 +74,21 @@ impl Common {
             ("reference.basis", Stored::f16(&[basis.len(), center.len()], &basis.concat())),
             ("reference.points", Stored::i8(&[points.len(), scale.len()], &points.concat())),
             ("reference.scale", Stored::f32(&[scale.len()], scale)),
-        ]);
-        for name in ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"] {
-            let tensor = head.get(name).ok_or_else(|| TrainError::Run(format!("the network has no {name}")))?;
-            stored.insert(name, Stored::f16(tensor.dims(), &tensor.flatten_all()?.to_vec1::<f32>()?));
+        ];
+        let mut stored: BTreeMap<String, Stored> = named.map(|(name, array)| (name.to_owned(), array)).into();
+        for (name, tensor) in networks {
+            stored.insert(name.clone(), Stored::f16(tensor.dims(), &tensor.flatten_all()?.to_vec1::<f32>()?));
         }
         safetensors::serialize(&stored, None).map_err(|e| TrainError::Run(format!("{WEIGHTS_FILE}: {e}")))
     }
 
-    /// A network as it is served.
+    /// Networks as they are served.
     ///
     /// # Errors
     /// When the parts do not fit.
-    pub(super) fn served(&self, head: &Tensors, config: &EvidenceConfig) -> Result<Evidence, TrainError> {
+    pub(super) fn served(&self, networks: &Tensors, config: &EvidenceConfig) -> Result<Evidence, TrainError> {
         let json = serde_json::to_vec(config).map_err(|e| TrainError::Run(e.to_string()))?;
-        let read = Evidence::from_files(Some(&json), Some(&self.weights_file(head)?)).map_err(|e| TrainError::Run(e.to_string()))?;
+        let read = Evidence::from_files(Some(&json), Some(&self.weights_file(networks)?)).map_err(|e| TrainError::Run(e.to_string()))?;
         read.ok_or_else(|| TrainError::Run("there is no evidence in its own files".into()))
     }
 
@@ -96,8 +96,8 @@ impl Common {
     ///
     /// # Errors
     /// When one of them cannot be written.
-    pub(super) fn write(&self, dir: &Path, head: &Tensors, config: &EvidenceConfig) -> Result<(), TrainError> {
-        write_atomically(&dir.join(WEIGHTS_FILE), &self.weights_file(head)?)?;
+    pub(super) fn write(&self, dir: &Path, networks: &Tensors, config: &EvidenceConfig) -> Result<(), TrainError> {
+        write_atomically(&dir.join(WEIGHTS_FILE), &self.weights_file(networks)?)?;
         write_json(&dir.join(CONFIG_FILE), config)
     }
 }

@@ -1,6 +1,6 @@
 //! Things that texts mention, with their rewards and whether they are there: what calibrations are fitted on.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
     super::{
@@ -18,18 +18,28 @@ use super::{
     origins::{Photograph, Photographs},
 };
 use crate::{
-    eval::{chair::Vocabulary, data::flickr8k::Image, honesty::Origin},
+    eval::{
+        chair::Vocabulary,
+        data::flickr8k::Image,
+        honesty::{
+            Origin,
+            texts::{MixedText, SENTENCES, mixed},
+        },
+    },
     lexicon::{ConceptId, Lexicon, Mention, References},
     reward::{
         calibration::Calibration,
         evidence::{Evidence, ImageEvidence},
-        finish::{Finisher, WrittenBy},
+        finish::{Finisher, WrittenBy, sentence_around},
         scorer::Scored,
     },
 };
 
 /// Origins with people's captions; how many of a photograph are scored, and as many of another's.
 const PEOPLES: [(Origin, usize); 2] = [(Origin::Flickr8k, 2), (Origin::CocoMini, 5)];
+
+/// Most tokens of a text of several captions.
+const MOST_TOKENS: usize = 64;
 
 /// Who wrote a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +67,8 @@ pub(super) struct JudgedMention {
     pub(super) reward: f32,
     /// Sum of the policy's log-probabilities of its tokens.
     pub(super) log_probability: f32,
+    /// The sentence that it is in.
+    pub(super) sentence: String,
 }
 
 impl JudgedMention {
@@ -69,6 +81,8 @@ impl JudgedMention {
 /// A text about a photograph.
 pub(super) struct Written {
     pub(super) photograph: usize,
+    /// Number of the photograph that it was written of.
+    pub(super) source: usize,
     pub(super) author: Author,
     pub(super) text: String,
 }
@@ -113,24 +127,57 @@ impl Judge<'_> {
         let places: Vec<usize> = numbers.iter().map(|i| i - self.photographs.train).collect();
         let texts = own_captions(self.setup, &images, &self.features.plain(&places), temperature, seed)?;
         let author = if temperature > 0.0 { Author::Sampled } else { Author::Greedy };
-        Ok(numbers.iter().zip(texts).map(|(&photograph, (_, text))| Written { photograph, author, text: text.text }).collect())
+        Ok(numbers.iter().zip(texts).map(|(&photograph, (_, text))| Written { photograph, source: photograph, author, text: text.text }).collect())
+    }
+
+    /// Photographs of an origin with captions, each with the next one, whose captions are wrong about it.
+    fn captioned(&self, numbers: &[usize], origin: Origin) -> Vec<(usize, usize)> {
+        let of = |i: &usize| self.photographs.all[*i].origin == origin && !self.photographs.all[*i].image.captions.is_empty();
+        let captioned: Vec<usize> = numbers.iter().copied().filter(of).collect();
+        let next = captioned.iter().copied().cycle().skip(1);
+        captioned.iter().copied().zip(next).collect()
+    }
+
+    /// A photograph's first captions as they are scored.
+    fn captions_of(&self, photograph: usize, most: usize) -> Vec<String> {
+        let captions = self.photographs.all[photograph].image.captions.iter().take(most);
+        captions.map(|caption| normalize_caption(caption)).filter(|caption| !caption.is_empty()).collect()
     }
 
     /// People's captions of photographs, and those of the next photograph of the same origin.
     pub(super) fn peoples(&self, numbers: &[usize]) -> Vec<Written> {
-        let of = |(origin, most): (Origin, usize)| {
-            let captions = |i: usize| self.photographs.all[i].image.captions.iter().take(most);
-            let is_captioned = |i: &usize| self.photographs.all[*i].origin == origin && captions(*i).len() > 0;
-            let captioned: Vec<usize> = numbers.iter().copied().filter(is_captioned).collect();
-            let mut written = Vec::new();
-            for (i, &photograph) in captioned.iter().enumerate() {
-                let other = captioned[(i + 1) % captioned.len()];
-                let texts = captions(photograph).chain(captions(other).filter(|_| other != photograph));
-                written.extend(texts.map(|text| Written { photograph, author: Author::Person, text: normalize_caption(text) }));
+        let mut written = Vec::new();
+        for (origin, most) in PEOPLES {
+            for (photograph, other) in self.captioned(numbers, origin) {
+                let sources = if other == photograph { vec![photograph] } else { vec![photograph, other] };
+                for source in sources {
+                    let texts = self.captions_of(source, most).into_iter();
+                    written.extend(texts.map(|text| Written { photograph, source, author: Author::Person, text }));
+                }
             }
-            written
-        };
-        PEOPLES.into_iter().flat_map(of).collect()
+        }
+        written
+    }
+
+    /// Texts of several captions of a photograph, one of which is of another; each with its photograph. Those that are too long to be scored at once are left out.
+    ///
+    /// # Errors
+    /// When a text cannot be cut into tokens.
+    pub(super) fn mixed(&self, numbers: &[usize]) -> Result<BTreeMap<usize, MixedText>, TrainError> {
+        let mut found = BTreeMap::new();
+        for (origin, _) in PEOPLES {
+            for (turn, (photograph, other)) in self.captioned(numbers, origin).into_iter().enumerate() {
+                let (own, others) = (self.captions_of(photograph, usize::MAX), self.captions_of(other, usize::MAX));
+                // The last ones: those that calibrations are fitted on are the first.
+                let text = others.last().filter(|_| other != photograph);
+                let Some(text) = text.and_then(|wrong| mixed(&own[own.len().saturating_sub(SENTENCES - 1)..], wrong, turn)) else { continue };
+                let tokens = self.setup.policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+                if tokens.len() <= MOST_TOKENS {
+                    found.insert(photograph, text);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Scores texts that say something; those of a photograph stand behind one another then.
@@ -158,7 +205,7 @@ impl Judge<'_> {
             let photograph = &self.photographs.all[written.photograph];
             let references = References::new(lexicon, &photograph.texts);
             for mention in lexicon.mentions(&written.text) {
-                let Some((reward, log_probability)) = rewards(scored, &mention, calibration) else { continue };
+                let Some((reward, log_probability)) = rewards(scored, &mention.range, calibration) else { continue };
                 found.push(JudgedMention {
                     photograph: written.photograph,
                     author: written.author,
@@ -167,6 +214,7 @@ impl Judge<'_> {
                     coco: coco_truth(photograph, &written.text, &mention),
                     reward,
                     log_probability,
+                    sentence: written.text[sentence_around(&written.text, mention.range.start)].to_owned(),
                 });
             }
         }
@@ -175,8 +223,12 @@ impl Judge<'_> {
 
     /// Rewards of a text's tokens by the scorer, a yes or no that answers by the calibration of its own.
     pub(super) fn rewards(&self, text: &ScoredText) -> Scored {
+        self.rewards_by(text, &self.scorer.calibration)
+    }
+
+    fn rewards_by(&self, text: &ScoredText, calibration: &Calibration) -> Scored {
         let scores = text.scores.first().into_iter().flatten().zip(&text.log_probabilities).enumerate();
-        let reward = |(i, (score, lp)): (usize, (&f32, &f32))| self.scorer.calibration.of(text.is_yes_or_no(i)).reward(*score, *lp);
+        let reward = |(i, (score, lp)): (usize, (&f32, &f32))| calibration.of(text.is_yes_or_no(i)).reward(*score, *lp);
         Scored { rewards: scores.map(reward).collect(), log_probabilities: text.log_probabilities.clone() }
     }
 
@@ -190,19 +242,37 @@ impl Judge<'_> {
         evidence: &Arc<Evidence>,
         image: &ImageEvidence,
     ) -> Result<(Vec<u32>, Scored), TrainError> {
+        self.served_by(WrittenBy::Policy, text, evidence, image)
+    }
+
+    /// The same of a text of `writer`.
+    ///
+    /// # Errors
+    /// As [`Self::served`].
+    pub(super) fn served_by(
+        &self,
+        writer: WrittenBy,
+        text: &ScoredText,
+        evidence: &Arc<Evidence>,
+        image: &ImageEvidence,
+    ) -> Result<(Vec<u32>, Scored), TrainError> {
+        let calibration = match writer {
+            WrittenBy::Policy => &self.scorer.calibration,
+            WrittenBy::Others => self.scorer.calibration.of_others(),
+        };
         let tokenizer = &self.setup.policy.tokenizer;
         let tokens = tokenizer.encode(&text.text.text).map_err(|e| TrainError::Run(e.to_string()))?;
-        let mut scored = self.rewards(text);
-        let finisher = Finisher::new(Arc::clone(evidence), image.clone(), WrittenBy::Policy);
+        let mut scored = self.rewards_by(text, calibration);
+        let finisher = Finisher::new(Arc::clone(evidence), image.clone(), writer);
         finisher.finish_scored(tokens.iter().map(|&token| tokenizer.bytes(token)), &mut scored);
         Ok((tokens, scored))
     }
 }
 
-/// The lowest reward of a mention's tokens, and the sum of their log-probabilities.
-fn rewards(scored: &ScoredText, mention: &Mention, calibration: &Calibration) -> Option<(f32, f32)> {
+/// The lowest reward of the tokens of a range, and the sum of their log-probabilities.
+pub(super) fn rewards(scored: &ScoredText, range: &Range<usize>, calibration: &Calibration) -> Option<(f32, f32)> {
     let scores = scored.tokens.iter().zip(scored.scores.first()?).zip(&scored.log_probabilities);
-    let own = scores.filter(|((token, _), _)| token.start < mention.range.end && mention.range.start < token.end);
+    let own = scores.filter(|((token, _), _)| token.start < range.end && range.start < token.end);
     let rewards: Vec<(f32, f32)> = own.map(|((_, score), lp)| (calibration.reward(*score, *lp), *lp)).collect();
     let lowest = rewards.iter().map(|(reward, _)| *reward).min_by(f32::total_cmp)?;
     Some((lowest, rewards.iter().map(|(_, lp)| lp).sum()))
@@ -212,7 +282,7 @@ fn rewards(scored: &ScoredText, mention: &Mention, calibration: &Calibration) ->
 fn coco_truth(photograph: &Photograph, text: &str, mention: &Mention) -> Option<bool> {
     photograph.objects.as_ref()?;
     let vocabulary = Vocabulary::coco80();
-    let overlaps = |range: &std::ops::Range<usize>| range.start < mention.range.end && mention.range.start < range.end;
+    let overlaps = |range: &Range<usize>| range.start < mention.range.end && mention.range.start < range.end;
     let named = vocabulary.mentions(text);
     let object = named.iter().find(|named| overlaps(&named.range)).map(|named| &named.object)?;
     let is_named = |caption: &String| vocabulary.mentions(caption).iter().any(|shown| shown.object == *object);
@@ -266,7 +336,7 @@ mod tests {
         }))
         .unwrap();
         let mention = &Lexicon::shared().mentions(&scored.text.text)[0];
-        let (reward, log_probability) = rewards(&scored, mention, &calibration).unwrap();
+        let (reward, log_probability) = rewards(&scored, &mention.range, &calibration).unwrap();
         assert!((reward - 1.0 / (1.0 + 1f32.exp())).abs() < 1e-6, "{reward}");
         assert!((log_probability + 1.75).abs() < 1e-6, "{log_probability}");
     }

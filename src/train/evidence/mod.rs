@@ -13,10 +13,13 @@ mod files;
 mod head;
 mod labels;
 mod learn;
+mod matching;
 mod mentions;
 mod networks;
 mod origins;
 mod reference;
+mod texts;
+mod words;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,25 +29,28 @@ use std::{
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, reference::ReferenceConfig};
+pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, matching::MatchingConfig, reference::ReferenceConfig};
 use self::{
     calibrate::Row,
     files::Common,
     head::Standard,
-    mentions::{BundleScorer, Judge, JudgedMention},
+    mentions::{Author, BundleScorer, Judge, JudgedMention, Written},
     origins::{Photographs, origin_named},
     reference::Reference,
 };
 use super::{TrainError, checkpoint::RunDir, judged::Half, setup::Setup, tell};
 use crate::{
     eval::{
-        honesty::{Origin, folds::FOLDS},
+        honesty::{Origin, folds::FOLDS, texts::MixedText},
         report::{Report, Section},
     },
     lexicon::{ConceptId, Lexicon},
     reward::{
         evidence::{EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FeatureCalibration, ImageEvidence, MentionFeatures},
         familiarity::FamiliarityScale,
+        finish::WrittenBy,
+        matching::MatchConfig,
+        word_features::SentenceFeatures,
     },
 };
 
@@ -75,6 +81,9 @@ pub struct EvidenceRecipe {
     pub first: StageConfig,
     /// The second stage.
     pub second: StageConfig,
+    /// The networks that compare texts with photographs.
+    #[serde(rename = "match")]
+    pub matching: MatchingConfig,
     /// The photographs that familiarity compares with.
     pub reference: ReferenceConfig,
     /// The calibrations.
@@ -108,12 +117,20 @@ impl EvidenceTraining {
         if recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
             return Err(TrainError::Run("head.hidden, reference.nearest and reference.components must be at least 1".into()));
         }
+        if recipe.matching.head.hidden == 0 || recipe.matching.width == 0 {
+            return Err(TrainError::Run("match.head.hidden and match.width must be at least 1".into()));
+        }
+        if !(0.0..=1.0).contains(&recipe.matching.right_flagged) {
+            return Err(TrainError::Run("match.right_flagged must be from 0 to 1".into()));
+        }
         if !(0.0..1.0).contains(&recipe.reference.unanswered_share) {
             return Err(TrainError::Run("reference.unanswered_share must be from 0 to below 1".into()));
         }
         let names = [
             ("first.shares", &recipe.first.shares),
             ("second.shares", &recipe.second.shares),
+            ("match.first.shares", &recipe.matching.first.shares),
+            ("match.second.shares", &recipe.matching.second.shares),
             ("calibration.origins", &recipe.calibration.origins),
         ];
         for (key, name) in names.into_iter().flat_map(|(key, of)| of.keys().map(move |name| (key, name))) {
@@ -142,13 +159,16 @@ impl EvidenceTraining {
             return Err(TrainError::Run(format!("no photograph is known to lack any {class}: the network could not learn it")));
         }
         let prior = labels::prior(&rows.labels[..train], &rows.weights[..train]);
-        let (parts, shipped) = self.networks(&rows, &prior)?;
+        let (mut parts, mut shipped) = self.networks(&rows, &prior)?;
+        let matching = self.matching(&pooled, &standard, &concepts)?;
+        parts.iter_mut().zip(matching.parts).for_each(|(part, weights)| part.extend(weights));
+        shipped.extend(matching.shipped);
         let channels = self.setup.policy.config.model.vision.head;
         let heads: Vec<&[f32]> = of_train.iter().map(|row| &row[..channels.min(row.len())]).collect();
         let reference = Reference::fit(&heads, self.recipe.reference, self.recipe.seed)?;
         let common = Common { standard, prior, reference };
         let nearest = self.recipe.reference.nearest.min(common.reference.points.len());
-        let mut config = unfitted(&concepts, nearest);
+        let mut config = EvidenceConfig { matching: Some(MatchConfig { words: matching.words }), ..unfitted(&concepts, nearest) };
         let evidence = parts.iter().map(|head| common.served(head, &config)).collect::<Result<Vec<_>, _>>()?;
 
         let judge = Judge { setup: &self.setup, photographs: &self.photographs, features: &features, scorer: &scorer };
@@ -158,6 +178,16 @@ impl EvidenceTraining {
         let greedy = judge.scored(judge.captions(&everyone, 0.0, self.recipe.seed)?)?;
         let sampled = judge.scored(judge.captions(&often, TEMPERATURE, self.recipe.seed.wrapping_add(1_000_003))?)?;
         let peoples = judge.scored(judge.peoples(&everyone))?;
+        let reported: Vec<usize> =
+            everyone.iter().copied().filter(|&i| all[i].origin != Origin::Flickr8k || Half::of(i - train) == Half::Report).collect();
+        let mixed = judge.mixed(&reported)?;
+        let written = |(&photograph, text): (&usize, &MixedText)| Written {
+            photograph,
+            source: photograph,
+            author: Author::Person,
+            text: text.text.clone(),
+        };
+        let texts = judge.scored(mixed.iter().map(written).collect())?;
         let (calibration, of_others) = (&scorer.calibration, scorer.calibration.of_others());
         let own = [judge.mentions(&greedy, calibration), judge.mentions(&sampled, calibration)].concat();
         let others = [judge.mentions(&peoples, of_others), judge.mentions(&greedy, of_others)].concat();
@@ -178,27 +208,50 @@ impl EvidenceTraining {
         let first = evidence.first().ok_or_else(|| TrainError::Run("there is no network".into()))?;
         let rows_of = |mentions: &[JudgedMention], names: &[&str]| -> Vec<(JudgedMention, Row)> {
             let row = |mention: &JudgedMention| {
-                let image = &seen.images[mention.photograph - train];
-                let (output, is_person) = (first.concept_of(mention.concept)?, mention.is_person());
-                let known = MentionFeatures::new(first, image, output, mention.reward, mention.log_probability, is_person)?;
+                let (image, evidence) = (&seen.images[mention.photograph - train], &evidence[all[mention.photograph].fold]);
+                let (output, is_person) = (evidence.concept_of(mention.concept)?, mention.is_person());
+                let known = MentionFeatures::new(evidence, image, output, mention.reward, mention.log_probability, is_person)?
+                    .within(SentenceFeatures::new(evidence, image, &mention.sentence));
                 let features = names.iter().map(|name| known.value(name)).collect::<Option<_>>()?;
                 Some((mention.clone(), self.row(mention.photograph, features, mention.truth?)))
             };
             mentions.iter().filter_map(row).collect()
         };
-        let without_policy: Vec<&str> = MentionFeatures::NAMES.into_iter().filter(|&name| name != "log_probability").collect();
+        let without_policy = MentionFeatures::NAMES.into_iter().filter(|&name| name != "log_probability");
+        let without_policy: Vec<&str> = without_policy.chain(SentenceFeatures::NAMES).collect();
         let mut sections = vec![Section { title: "Labels".into(), tables: vec![figures::label_table(&counts)], ..Section::default() }];
-        for (title, mentions, names, fitted_on) in [
-            ("The policy's own captions", &own, &MentionFeatures::NAMES[..], OWN),
-            ("Captions by others", &others, &without_policy[..], OTHERS_FITTED_ON),
-        ] {
+        let mut calibrated = |title: &str, mentions: &[JudgedMention], names: &[&str], fitted_on: &str| {
             let mentions = rows_of(mentions, names);
             let rows: Vec<Row> = mentions.iter().map(|(_, row)| row.clone()).collect();
             let fitted = calibrate::fit(&rows, names, &self.recipe.calibration, fitted_on)?;
             sections.push(self.section(title, &mentions, &fitted));
-            let place = if fitted_on == OWN { &mut config.calibration.own } else { &mut config.calibration.others };
-            *place = fitted.calibration;
-        }
+            Ok::<_, TrainError>(fitted)
+        };
+        let own = calibrated("The policy's own captions", &own, &MentionFeatures::NAMES, OWN)?;
+        let mut others = calibrated("Captions by others", &others, &without_policy, OTHERS_FITTED_ON)?;
+
+        let has_output = |concept| first.concept_of(concept).is_some();
+        let own_words = [judge.words(&greedy, calibration, has_output), judge.words(&sampled, calibration, has_output)].concat();
+        let other_words = [judge.words(&peoples, of_others, has_output), judge.words(&greedy, of_others, has_output)].concat();
+        let by = (&evidence[..], &seen);
+        let own_words = self.word_calibration(&own_words, WrittenBy::Policy, by, OWN_WORDS)?.unzip();
+        let other_words = self.word_calibration(&other_words, WrittenBy::Others, by, OTHER_WORDS)?.unzip();
+        sections.extend(own_words.1.into_iter().chain(other_words.1));
+        let without = |part: usize| {
+            let mut config = config.clone();
+            config.calibration.others = others.parts[part].clone();
+            config.calibration.other_words = other_words.0.as_ref().map(|words| words.parts[part].clone());
+            common.served(&parts[part], &config).map(Arc::new)
+        };
+        let without = (0..FOLDS).map(without).collect::<Result<Vec<_>, _>>()?;
+        let captions = self.scored_captions(&judge, &peoples, (&without, &seen))?;
+        let threshold = self.text_threshold(&captions);
+        sections.push(self.texts(&judge, &captions, (&mixed, &texts), (&without, &seen), threshold.into())?);
+        others.calibration.thresholds.default = threshold;
+        config.calibration.own = own.calibration;
+        config.calibration.others = others.calibration;
+        config.calibration.own_words = own_words.0.map(|words| words.calibration);
+        config.calibration.other_words = other_words.0.map(|words| words.calibration);
         let finished = parts.iter().map(|head| common.served(head, &config).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         config.calibration.own.rewards = Some(self.rewards(&judge, &greedy, &finished, &seen)?);
         sections.extend(self.answers(&judge, &finished, &seen, &mut config)?);
@@ -225,6 +278,12 @@ const OWN: &str = "things named in the policy's own captions of photographs of a
 const OTHERS_FITTED_ON: &str =
     "things named in people's captions of their photographs and of others, and in the policy's own, with evidence out of fold";
 
+/// What that of words without an output is fitted on.
+const OWN_WORDS: &str = "words without an output in the policy's own captions, as far as people's captions say whether they are right";
+
+/// What that of such words in texts by others is fitted on.
+const OTHER_WORDS: &str = "words without an output in people's captions of their photographs and of others, and in the policy's own";
+
 /// A scale on which familiarity stands for the cosine itself.
 const UNFITTED: FamiliarityScale = FamiliarityScale { slope: 1.0, offset: 0.0 };
 
@@ -246,7 +305,8 @@ fn unfitted(concepts: &[ConceptId], nearest: usize) -> EvidenceConfig {
         k: nearest,
         familiarity: UNFITTED,
         abstain_below_familiarity: None,
-        calibration: EvidenceCalibrations { own: nothing(), others: nothing(), answers: None },
+        matching: None,
+        calibration: EvidenceCalibrations { own: nothing(), others: nothing(), answers: None, own_words: None, other_words: None },
     }
 }
 
@@ -257,7 +317,8 @@ mod tests {
     #[test]
     fn the_recipe_can_be_read_and_names_origins_that_there_are() {
         let recipe: EvidenceRecipe = toml::from_str(include_str!("../../../config/evidence.toml")).unwrap();
-        let names = [&recipe.first.shares, &recipe.second.shares, &recipe.calibration.origins].into_iter().flat_map(|of| of.keys());
+        let MatchingConfig { first, second, .. } = &recipe.matching;
+        let names = [&recipe.first.shares, &recipe.second.shares, &first.shares, &second.shares, &recipe.calibration.origins].into_iter().flat_map(|of| of.keys());
         names.for_each(|name| _ = origin_named("shares", name).unwrap());
         assert!(recipe.parts.iter().all(|&part| part < FOLDS));
         let error = origin_named("first.shares", "flickr").unwrap_err().to_string();
@@ -271,6 +332,9 @@ mod tests {
             ("parts = [0, 1, 2]", "parts = [5]", "parts"),
             ("parts = [0, 1, 2]", "parts = []", "parts"),
             ("hidden = 384", "hidden = 0", "head.hidden"),
+            ("width = 128", "width = 0", "match.width"),
+            ("right_flagged = 0.12", "right_flagged = -1", "match.right_flagged"),
+            ("coco-mini = 0.4", "documents = 0.4", "match.second.shares"),
             ("unanswered_share = 0.01", "unanswered_share = 1.0", "unanswered_share"),
             ("daquar = 0.15", "documents = 0.15", "second.shares"),
         ] {

@@ -62,6 +62,19 @@ impl EvidenceTraining {
         (concepts, Rows { inputs: pooled.iter().map(|row| standard.apply(row)).collect(), labels, weights })
     }
 
+    /// The weights of a stage: those that an earlier run left, or else what `train` gives, which is kept for the next.
+    pub(super) fn saved(&self, name: &str, train: impl FnOnce() -> Result<Tensors, TrainError>) -> Result<Tensors, TrainError> {
+        let file = self.run.file(&format!("{name}.safetensors"));
+        if file.exists() {
+            return read_weights(&file);
+        }
+        let weights = train()?;
+        let fresh = self.run.file(&format!("{name}.new"));
+        candle_core::safetensors::save(&weights, &fresh)?;
+        std::fs::rename(&fresh, &file).map_err(TrainError::io(&file))?;
+        Ok(weights)
+    }
+
     /// The networks of the five parts, each of which did not learn from its part, and the shipped one.
     pub(super) fn networks(&self, rows: &Rows, prior: &[f32]) -> Result<(Vec<Tensors>, Tensors), TrainError> {
         let EvidenceRecipe { seed, head, first, second, .. } = &self.recipe;
@@ -69,22 +82,16 @@ impl EvidenceTraining {
         let vars = head::initial(inputs, head.hidden, prior, *seed)?;
         let flickr8k = || (0..self.photographs.train).collect::<Vec<usize>>();
         let stage = |name: &str, begin: Option<&Tensors>, config: &StageConfig, seed: u64, takes: &dyn Fn(usize) -> bool| {
-            let file = self.run.file(&format!("{name}.safetensors"));
-            if file.exists() {
-                return read_weights(&file);
-            }
-            begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
-            let learned = |origin: Origin| match origin {
-                Origin::Flickr8k => flickr8k(),
-                _ => self.photographs.of(origin).filter(|&i| takes(self.photographs.all[i].fold)).collect(),
-            };
-            let shares = learn::shares(config, learned)?;
-            learn::train(&vars, rows, &shares, (config, *head, seed), (&self.setup.workers, name))?;
-            let weights = learn::weights_of(&vars)?;
-            let fresh = self.run.file(&format!("{name}.new"));
-            candle_core::safetensors::save(&weights, &fresh)?;
-            std::fs::rename(&fresh, &file).map_err(TrainError::io(&file))?;
-            Ok(weights)
+            self.saved(name, || {
+                begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
+                let learned = |origin: Origin| match origin {
+                    Origin::Flickr8k => flickr8k(),
+                    _ => self.photographs.of(origin).filter(|&i| takes(self.photographs.all[i].fold)).collect(),
+                };
+                let shares = learn::shares(config, learned)?;
+                learn::train(&vars, rows, &shares, (config, *head, seed), (&self.setup.workers, name))?;
+                Ok(learn::weights_of(&vars)?)
+            })
         };
         let begun = stage("first", None, first, *seed, &|_| false)?;
         let part = |part: usize| {

@@ -1,0 +1,149 @@
+//! How well a text matches a photograph as a whole: its words and the photograph's features are led into one space, in which their cosine says how well they
+//! fit.
+//!
+//! A photograph has its place by a small network over the same standardized features as the evidence; a text has that of the mean of its words' vectors, each
+//! weighed by a gate of its own. Beside words, in their base form, stand the outputs of the evidence: a thing that the text mentions counts once more as what
+//! it is. The cosine is a feature of the calibrations of texts by others (see [`super::evidence`]).
+
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::{Device, Result as CandleResult, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::{evidence::EvidenceError, stored::Stored};
+use crate::lexicon::{ConceptId, Lexicon, words};
+
+/// `match` in `evidence.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatchConfig {
+    /// Words with vectors, in their base form and in lower case; behind them there is one vector for each output of the evidence.
+    pub words: Vec<String>,
+}
+
+/// The numbers of vectors by word.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Vocabulary(HashMap<String, usize>);
+
+impl Vocabulary {
+    /// Numbers words in their order.
+    pub(crate) fn new(words: &[String]) -> Self {
+        Self(words.iter().enumerate().map(|(i, word)| (word.clone(), i)).collect())
+    }
+
+    /// The vectors of a text: those of its words, and those of the outputs that `output` gives the things which it mentions. What has none is passed over.
+    pub(crate) fn entries(&self, text: &str, output: impl Fn(ConceptId) -> Option<usize>) -> Vec<usize> {
+        let lexicon = Lexicon::shared();
+        let base = words(text).into_iter().filter_map(|word| self.0.get(lexicon.base_form(&word.text)).copied());
+        let things = lexicon.all_mentions(text).into_iter().filter_map(|mention| Some(self.0.len() + output(mention.concept)?));
+        base.chain(things).collect()
+    }
+}
+
+/// Both networks, loaded.
+pub(super) struct Matcher {
+    vocabulary: Vocabulary,
+    fc1: (Tensor, Tensor),
+    fc2: (Tensor, Tensor),
+    /// Length of a vector.
+    width: usize,
+    /// Vectors of words, then of outputs, one behind another.
+    vectors: Vec<f32>,
+    /// Logarithms of their weights.
+    gates: Vec<f32>,
+}
+
+impl Matcher {
+    /// Reads the arrays `match.*` beside an evidence of so many channels and outputs.
+    pub(super) fn load(stored: &Stored<'_>, config: &MatchConfig, channels: usize, outputs: usize) -> Result<Self, EvidenceError> {
+        let (hidden, width) = (stored.length("match.fc1.bias")?, stored.length("match.fc2.bias")?);
+        let tensor = |name: &str, shape: &[usize]| {
+            Tensor::from_vec(stored.floats(name, shape)?, shape, &Device::Cpu).map_err(|e| stored.error(name, e.to_string()))
+        };
+        let vocabulary = Vocabulary::new(&config.words);
+        if vocabulary.0.len() != config.words.len() {
+            return Err(EvidenceError::config("match.words", "names a word twice"));
+        }
+        let entries = config.words.len() + outputs;
+        Ok(Self {
+            vocabulary,
+            fc1: (tensor("match.fc1.weight", &[hidden, channels])?, tensor("match.fc1.bias", &[hidden])?),
+            fc2: (tensor("match.fc2.weight", &[width, hidden])?, tensor("match.fc2.bias", &[width])?),
+            width,
+            vectors: stored.floats("match.vectors", &[entries, width])?,
+            gates: stored.floats("match.gates", &[entries])?,
+        })
+    }
+
+    /// The place of a photograph with these standardized features `(1, channels)`: a vector of length 1.
+    pub(super) fn photograph(&self, features: &Tensor) -> CandleResult<Arc<[f32]>> {
+        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
+        let place = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
+        let norm = norm(&place);
+        Ok(place.iter().map(|x| x / norm).collect())
+    }
+
+    /// The cosine between a text and the place of a photograph; `None` where the text has no word that is known.
+    pub(super) fn cosine(&self, photograph: &[f32], text: &str, output: impl Fn(ConceptId) -> Option<usize>) -> Option<f64> {
+        let entries = self.vocabulary.entries(text, output);
+        let mut place = vec![0f32; self.width];
+        for &entry in &entries {
+            let (vector, gate) = (self.vectors.get(entry * self.width..(entry + 1) * self.width)?, self.gates.get(entry)?.exp());
+            place.iter_mut().zip(vector).for_each(|(sum, x)| *sum += gate * x);
+        }
+        let product: f32 = place.iter().zip(photograph).map(|(a, b)| a * b).sum();
+        let cosine = f64::from(product / norm(&place));
+        (!entries.is_empty() && cosine.is_finite()).then_some(cosine)
+    }
+}
+
+fn norm(vector: &[f32]) -> f32 {
+    vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::{
+        evidence::Evidence,
+        testing::{f32s, file, matching},
+    };
+
+    #[test]
+    fn cosines_are_those_reckoned_by_hand() {
+        let (arrays, config) = matching();
+        let evidence = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap();
+        // Standardized, the mean of the two cells is (1.5, 0).
+        let map = Tensor::from_vec(vec![3.0f32, 1.0, 5.0, 3.0], (2, 2), &Device::Cpu).unwrap();
+        let image = evidence.of(&map).unwrap();
+        let place = image.place.clone().unwrap();
+        assert!((place[0] - 0.799_957).abs() < 1e-5 && (place[1] - 0.600_058).abs() < 1e-5, "{place:?}");
+        for (text, expected) in [("A dog runs.", 0.960_340), ("Dogs are running!", 0.960_340), ("the men", -0.799_957), ("RED DOG", 0.920_231)] {
+            let cosine = evidence.cosine(&image, text).unwrap();
+            assert!((cosine - expected).abs() < 1e-5, "{text}: {cosine}");
+        }
+        for text in ["", "It is.", "?!"] {
+            assert_eq!(evidence.cosine(&image, text), None, "{text}");
+        }
+        let without = crate::reward::testing::evidence();
+        let image = without.of(&map).unwrap();
+        assert_eq!((image.place.clone(), without.cosine(&image, "A dog runs.")), (None, None));
+    }
+
+    #[test]
+    fn arrays_and_words_must_fit() {
+        let error = |words: serde_json::Value, name: Option<(&'static str, &[usize])>| {
+            let (mut arrays, mut config) = matching();
+            config["match"]["words"] = words;
+            if let Some((name, shape)) = name {
+                arrays.insert(name, f32s(&vec![1.0; shape.iter().product()], shape));
+            }
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap_err().to_string()
+        };
+        let words = serde_json::json!(["dog", "run", "red"]);
+        assert!(error(serde_json::json!(["dog", "dog", "red"]), None).starts_with("match.words: names a word twice"));
+        assert!(error(serde_json::json!(["dog"]), None).starts_with("match.vectors: has shape [6, 2]; [4, 2] is expected"));
+        assert!(error(words.clone(), Some(("match.gates", &[5]))).starts_with("match.gates: has shape [5]; [6] is expected"));
+        assert!(error(words, Some(("match.fc1.weight", &[2, 3]))).starts_with("match.fc1.weight: has shape [2, 3]; [2, 2] is expected"));
+    }
+}

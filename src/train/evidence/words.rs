@@ -1,0 +1,134 @@
+//! Words that claim something and name nothing that has an output, with their rewards and whether they are right: what calibrations of words are fitted on.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{
+    super::judged::ScoredText,
+    labels::{Absence, truth},
+    mentions::{Author, Judge, Written, rewards},
+};
+use crate::{
+    eval::objects::judge,
+    guard::words::is_function_word,
+    lexicon::{ConceptId, Lexicon, Mention, References, WordClass},
+    reward::{calibration::Calibration, finish::sentence_around},
+};
+
+/// How many right and how many wrong words a class must have to be calibrated.
+const LEAST: usize = 30;
+
+/// A word without an output.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct JudgedWord {
+    /// Number of the photograph.
+    pub(super) photograph: usize,
+    pub(super) author: Author,
+    pub(super) class: WordClass,
+    /// Whether it is right, where that is known.
+    pub(super) truth: Option<bool>,
+    /// Lowest reward of its tokens.
+    pub(super) reward: f32,
+    /// Sum of the policy's log-probabilities of its tokens.
+    pub(super) log_probability: f32,
+    /// The sentence that it is in.
+    pub(super) sentence: String,
+}
+
+/// What is known of a photograph that a text is about.
+struct Known<'a> {
+    lexicon: &'a Lexicon,
+    references: &'a References<'a>,
+    /// Whether the things that the text mentions are there.
+    mentions: Vec<(Option<bool>, Mention)>,
+    /// Its colors and counts of which the captions say whether they are right.
+    properties: Vec<(Range<usize>, bool)>,
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+impl Known<'_> {
+    /// The truth of a mention that a range is part of.
+    fn mentioned(&self, range: &Range<usize>) -> Option<Option<bool>> {
+        self.mentions.iter().find(|(_, mention)| overlap(&mention.range, range)).map(|(truth, _)| *truth)
+    }
+
+    /// Whether the captions have a word in some form.
+    fn has(&self, word: &str) -> bool {
+        self.references.has_word(self.lexicon.base_form(&word.to_lowercase()))
+    }
+
+    /// Of a word in a caption of another photograph: wrong unless this one's captions have it too.
+    fn in_foreign(&self, range: &Range<usize>, word: &str) -> Option<bool> {
+        self.mentioned(range).unwrap_or_else(|| Some(self.has(word)))
+    }
+
+    /// Of a word in what the policy wrote. What is said of a thing that is not there is wrong; of other words only those that the captions have, and the colors
+    /// and counts of which they speak, are known.
+    fn in_own(&self, range: &Range<usize>, word: &str, class: WordClass) -> Option<bool> {
+        if let Some(truth) = self.mentioned(range) {
+            return truth;
+        }
+        if let Some((_, right)) = self.properties.iter().find(|(own, _)| overlap(own, range)) {
+            return Some(*right);
+        }
+        let describes = matches!(class, WordClass::Attribute | WordClass::Count);
+        if !describes && self.has(word) {
+            return Some(true);
+        }
+        let before = self.mentions.iter().rev().find(|(_, mention)| mention.range.end <= range.start);
+        let after = self.mentions.iter().find(|(_, mention)| mention.range.start >= range.end);
+        let (truth, _) = if describes { after } else { before.or(after) }?;
+        truth.filter(|right| !right)
+    }
+}
+
+impl Judge<'_> {
+    /// Judges the words of texts that claim something, with rewards by `calibration`; those that name something for which `has_output` are left out.
+    pub(super) fn words(
+        &self,
+        texts: &[(Written, ScoredText)],
+        calibration: &Calibration,
+        has_output: impl Fn(ConceptId) -> bool,
+    ) -> Vec<JudgedWord> {
+        let lexicon = Lexicon::shared();
+        let absence = Absence::new(lexicon);
+        let mut found = Vec::new();
+        for (Written { photograph, source, author, text }, scored) in texts {
+            let about = &self.photographs.all[*photograph];
+            let references = References::new(lexicon, &about.texts);
+            let judged = |mention: Mention| (truth(about, &references, &mention, &absence), mention);
+            let properties = judge(lexicon, text, &about.image.captions);
+            let known = Known {
+                lexicon,
+                references: &references,
+                mentions: lexicon.mentions(text).into_iter().map(judged).collect(),
+                properties: [properties.colours, properties.counts].concat(),
+            };
+            for (range, class) in lexicon.word_classes(text) {
+                let word = &text[range.clone()];
+                let has_evidence = known.mentions.iter().any(|(_, m)| overlap(&m.range, &range) && has_output(m.concept));
+                if !word.starts_with(char::is_alphanumeric) || is_function_word(word) || has_evidence {
+                    continue;
+                }
+                let Some((reward, log_probability)) = rewards(scored, &range, calibration) else { continue };
+                let truth = match author {
+                    Author::Person if source == photograph => Some(true),
+                    Author::Person => known.in_foreign(&range, word),
+                    Author::Greedy | Author::Sampled => known.in_own(&range, word, class),
+                };
+                let sentence = text[sentence_around(text, range.start)].to_owned();
+                found.push(JudgedWord { photograph: *photograph, author: *author, class, truth, reward, log_probability, sentence });
+            }
+        }
+        found
+    }
+}
+
+/// The classes that have enough words of which `counts` says that they are right, and that they are wrong.
+pub(super) fn calibrated_classes<'w>(counts: impl Iterator<Item = (&'w JudgedWord, bool)>) -> Vec<WordClass> {
+    let mut by_class: BTreeMap<WordClass, [usize; 2]> = BTreeMap::new();
+    counts.for_each(|(word, is_right)| by_class.entry(word.class).or_default()[usize::from(is_right)] += 1);
+    by_class.into_iter().filter(|(_, counts)| counts.iter().all(|&count| count >= LEAST)).map(|(class, _)| class).collect()
+}
