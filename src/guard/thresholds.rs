@@ -119,7 +119,7 @@ impl Thresholds {
 }
 
 /// Returns `true` if `word` is a yes or no that `text` begins with.
-fn is_yes_or_no(text: &str, word: &Word) -> bool {
+pub(crate) fn is_yes_or_no(text: &str, word: &Word) -> bool {
     let (before, said) = (text.get(..word.bytes.start), text.get(word.bytes.clone()).unwrap_or_default());
     before.is_some_and(|before| before.trim().is_empty()) && ["yes", "no"].iter().any(|answer| said.eq_ignore_ascii_case(answer))
 }

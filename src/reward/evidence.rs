@@ -567,7 +567,10 @@ mod tests {
         let (arrays_of_match, mut config_of_match) = matching();
         config_of_match["calibration"]["other_words"]["features"][0] = json!("evidence");
         let (_, error) = load(&config_of_match, &arrays_of_match);
-        assert!(error.starts_with("calibration.other_words.features: 'evidence' is no feature of a word; these are familiarity"), "{error}");
+        assert!(
+            error.starts_with("calibration.other_words.features: 'evidence' is no feature of a word; these are familiarity"),
+            "{error}"
+        );
         let with_array = |name: &'static str, array: Option<Array>| {
             let mut arrays = arrays();
             match array {

@@ -14,7 +14,10 @@ use super::{
     word_features::{SentenceFeatures, WordFeatures},
 };
 use crate::{
-    guard::words::{Word, words},
+    guard::{
+        thresholds::is_yes_or_no,
+        words::{Word, words},
+    },
     lexicon::{ConceptId, Lexicon, WordClass},
 };
 
@@ -78,26 +81,25 @@ impl Finisher {
         self.finish_within(written, at, waits, SentenceFeatures::default())
     }
 
-    fn finish_within(
-        &self,
-        written: &Written<'_, impl Fn(usize) -> f32>,
-        at: usize,
-        waits: bool,
-        sentence: SentenceFeatures,
-    ) -> Finish {
+    fn finish_within(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize, waits: bool, sentence: SentenceFeatures) -> Finish {
         let Written { text, words, .. } = *written;
         let Some(word) = words.get(at).filter(|word| word.reward.is_some() && !word.function) else { return Finish::Unchanged };
         let (next, from) = (next(written, at), context(text, words, at));
-        let names_nothing = !waits && mention(text, from, word, word.bytes.end).is_none() && !begins_compound(&text[word.bytes.clone()]);
+        let begins = self.word_calibration().is_some() && text[..word.bytes.start].trim().is_empty();
+        let names_nothing =
+            !waits && !begins && mention(text, from, word, word.bytes.end).is_none() && !begins_compound(&text[word.bytes.clone()]);
         let end = match next {
             _ if names_nothing => word.bytes.end,
             Next::Open => return Finish::Open,
             Next::None => word.bytes.end,
             Next::Word(end) => end,
         };
+        // "Yes." and "Two." answer a question; calibrations of words are of descriptions.
+        let answers = begins && (matches!(next, Next::None) || is_yes_or_no(text, word));
         let named = if names_nothing { None } else { mention(text, from, word, end) };
         let reward = named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept, sentence));
-        reward.or_else(|| self.word_reward(written, word, class(text, from, word, end), sentence)).map_or(Finish::Unchanged, Finish::Reward)
+        let of_word = || (!answers).then(|| self.word_reward(written, word, class(text, from, word, end), sentence))?;
+        reward.or_else(of_word).map_or(Finish::Unchanged, Finish::Reward)
     }
 
     /// Finishes what was scored of a whole text, whose tokens have the bytes `tokens`.
@@ -143,6 +145,14 @@ impl Finisher {
         Some(self.calibration().probability(|name| features.value(name)))
     }
 
+    fn word_calibration(&self) -> Option<&FeatureCalibration> {
+        let calibrations = &self.evidence.config().calibration;
+        match self.writer {
+            WrittenBy::Policy => calibrations.own_words.as_ref(),
+            WrittenBy::Others => calibrations.other_words.as_ref(),
+        }
+    }
+
     /// The reward of a word of a class without evidence; `None` where nothing is known of the class.
     fn word_reward(
         &self,
@@ -151,12 +161,7 @@ impl Finisher {
         class: WordClass,
         sentence: SentenceFeatures,
     ) -> Option<f32> {
-        let calibrations = &self.evidence.config().calibration;
-        let calibration = match self.writer {
-            WrittenBy::Policy => &calibrations.own_words,
-            WrittenBy::Others => &calibrations.other_words,
-        };
-        let calibration = calibration.as_ref()?;
+        let calibration = self.word_calibration()?;
         calibration.features.iter().find(|name| *name == WordFeatures::of_class(class))?;
         let reward = written.rewards.get(word.tokens.clone())?.iter().copied().reduce(f32::min)?;
         let log_probability = word.tokens.clone().map(&written.log_probability).sum();
@@ -286,7 +291,8 @@ mod tests {
     fn sentences_and_words_without_evidence_count_as_reckoned_by_hand() {
         let (arrays, config) = matching();
         let evidence = Arc::new(Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap());
-        let image = ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: Some([0.799_957, 0.600_058].into()) };
+        let image =
+            ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: Some([0.799_957, 0.600_058, 0.799_957, 0.600_058].into()) };
         let others = Finisher::new(Arc::clone(&evidence), image.clone(), WrittenBy::Others);
         let text = [("A", 0.9, 0.0), (" dog", 0.8, 0.0), (" runs", 0.7, 0.0), (".", 0.6, 0.0), (" A", 0.5, 0.0), (" man", 0.4, 0.0)];
         let found = finished(&others, &[&text[..], &[(" in", 0.3, 0.0), (" red", 0.2, 0.0), ("!", 0.1, 0.0)]].concat());
@@ -299,6 +305,28 @@ mod tests {
         let found = finished(&own, &[("A", 0.9, 0.0), (" red", 0.7, -0.2), (" dog", 0.8, -1.0), (" runs", 0.6, -1.0)]);
         near(&[found[1], found[3]], &[0.783_070, 0.6]);
         near(&[found[2]], &finished(&finisher(LOGITS, WrittenBy::Policy), &[(" dog", 0.8, -1.0)]));
+    }
+
+    #[test]
+    fn a_word_that_answers_is_no_description() {
+        let (arrays, config) = matching();
+        let evidence = Arc::new(Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap());
+        let image = ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: None };
+        let own = Finisher::new(evidence, image, WrittenBy::Policy);
+        let is_finished = |tokens: &[&str], at: usize| {
+            let tokens: Vec<(&str, f32, f32)> = tokens.iter().map(|&token| (token, 0.6, -0.5)).collect();
+            finished(&own, &tokens)[at] != 0.6
+        };
+        assert!(!is_finished(&["Red", "."], 0) && !is_finished(&["Red", ", it is."], 0) && !is_finished(&["Red"], 0));
+        assert!(is_finished(&["Red", " cars", "."], 0) && is_finished(&["It is", " red", "."], 1));
+        let open = |text: &str| {
+            let mut transcript = crate::guard::words::Transcript::default();
+            transcript.push(text.as_bytes());
+            let words: Vec<Word> = std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
+            own.finish(&Written { text, whole: false, words: &words, rewards: &[0.6], log_probability: |_| -0.5 }, 0, false)
+        };
+        assert_eq!((open("Red ca"), open("Red. ")), (Finish::Open, Finish::Unchanged));
+        assert!(matches!(open("Red cars "), Finish::Reward(_)));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::lexicon::{ConceptId, Lexicon, words};
 pub struct MatchConfig {
     /// Words with vectors, in their base form and in lower case; behind them there is one vector for each output of the evidence.
     pub words: Vec<String>,
+    /// How many pairs of networks there are; the mean of their cosines counts.
+    pub members: usize,
 }
 
 /// The numbers of vectors by word.
@@ -40,9 +42,14 @@ impl Vocabulary {
     }
 }
 
-/// Both networks, loaded.
+/// All networks, loaded.
 pub(super) struct Matcher {
     vocabulary: Vocabulary,
+    members: Vec<Member>,
+}
+
+/// A photographs' network and a texts'.
+struct Member {
     fc1: (Tensor, Tensor),
     fc2: (Tensor, Tensor),
     /// Length of a vector.
@@ -56,44 +63,70 @@ pub(super) struct Matcher {
 impl Matcher {
     /// Reads the arrays `match.*` beside an evidence of so many channels and outputs.
     pub(super) fn load(stored: &Stored<'_>, config: &MatchConfig, channels: usize, outputs: usize) -> Result<Self, EvidenceError> {
-        let (hidden, width) = (stored.length("match.fc1.bias")?, stored.length("match.fc2.bias")?);
-        let tensor = |name: &str, shape: &[usize]| {
-            Tensor::from_vec(stored.floats(name, shape)?, shape, &Device::Cpu).map_err(|e| stored.error(name, e.to_string()))
-        };
         let vocabulary = Vocabulary::new(&config.words);
         if vocabulary.0.len() != config.words.len() {
             return Err(EvidenceError::config("match.words", "names a word twice"));
         }
+        if config.members == 0 {
+            return Err(EvidenceError::config("match.members", "is 0; there must be at least one"));
+        }
         let entries = config.words.len() + outputs;
+        let members = (0..config.members).map(|member| Member::load(stored, &format!("match.{member}"), channels, entries));
+        Ok(Self { members: members.collect::<Result<_, _>>()?, vocabulary })
+    }
+
+    /// The places of a photograph with these standardized features `(1, channels)`, a vector of length 1 of each member.
+    pub(super) fn photograph(&self, features: &Tensor) -> CandleResult<Arc<[f32]>> {
+        let places = self.members.iter().map(|member| member.photograph(features));
+        Ok(places.collect::<CandleResult<Vec<_>>>()?.concat().into())
+    }
+
+    /// The mean cosine between a text and the places of a photograph; `None` where the text has no word that is known.
+    pub(super) fn cosine(&self, photograph: &[f32], text: &str, output: impl Fn(ConceptId) -> Option<usize>) -> Option<f64> {
+        let entries = self.vocabulary.entries(text, output);
+        let (mut rest, mut sum) = (photograph, 0.0);
+        for member in &self.members {
+            let (place, after) = rest.split_at_checked(member.width)?;
+            sum += member.cosine(place, &entries)?;
+            rest = after;
+        }
+        let mean = sum / self.members.len() as f64;
+        (!entries.is_empty() && mean.is_finite()).then_some(mean)
+    }
+}
+
+impl Member {
+    fn load(stored: &Stored<'_>, prefix: &str, channels: usize, entries: usize) -> Result<Self, EvidenceError> {
+        let name = |name: &str| format!("{prefix}.{name}");
+        let (hidden, width) = (stored.length(&name("fc1.bias"))?, stored.length(&name("fc2.bias"))?);
+        let tensor = |key: &str, shape: &[usize]| {
+            let key = name(key);
+            Tensor::from_vec(stored.floats(&key, shape)?, shape, &Device::Cpu).map_err(|e| stored.error(&key, e.to_string()))
+        };
         Ok(Self {
-            vocabulary,
-            fc1: (tensor("match.fc1.weight", &[hidden, channels])?, tensor("match.fc1.bias", &[hidden])?),
-            fc2: (tensor("match.fc2.weight", &[width, hidden])?, tensor("match.fc2.bias", &[width])?),
+            fc1: (tensor("fc1.weight", &[hidden, channels])?, tensor("fc1.bias", &[hidden])?),
+            fc2: (tensor("fc2.weight", &[width, hidden])?, tensor("fc2.bias", &[width])?),
             width,
-            vectors: stored.floats("match.vectors", &[entries, width])?,
-            gates: stored.floats("match.gates", &[entries])?,
+            vectors: stored.floats(&name("vectors"), &[entries, width])?,
+            gates: stored.floats(&name("gates"), &[entries])?,
         })
     }
 
-    /// The place of a photograph with these standardized features `(1, channels)`: a vector of length 1.
-    pub(super) fn photograph(&self, features: &Tensor) -> CandleResult<Arc<[f32]>> {
+    fn photograph(&self, features: &Tensor) -> CandleResult<Vec<f32>> {
         let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
         let place = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
         let norm = norm(&place);
         Ok(place.iter().map(|x| x / norm).collect())
     }
 
-    /// The cosine between a text and the place of a photograph; `None` where the text has no word that is known.
-    pub(super) fn cosine(&self, photograph: &[f32], text: &str, output: impl Fn(ConceptId) -> Option<usize>) -> Option<f64> {
-        let entries = self.vocabulary.entries(text, output);
+    fn cosine(&self, photograph: &[f32], entries: &[usize]) -> Option<f64> {
         let mut place = vec![0f32; self.width];
-        for &entry in &entries {
+        for &entry in entries {
             let (vector, gate) = (self.vectors.get(entry * self.width..(entry + 1) * self.width)?, self.gates.get(entry)?.exp());
             place.iter_mut().zip(vector).for_each(|(sum, x)| *sum += gate * x);
         }
         let product: f32 = place.iter().zip(photograph).map(|(a, b)| a * b).sum();
-        let cosine = f64::from(product / norm(&place));
-        (!entries.is_empty() && cosine.is_finite()).then_some(cosine)
+        Some(f64::from(product / norm(&place)))
     }
 }
 
@@ -118,7 +151,9 @@ mod tests {
         let image = evidence.of(&map).unwrap();
         let place = image.place.clone().unwrap();
         assert!((place[0] - 0.799_957).abs() < 1e-5 && (place[1] - 0.600_058).abs() < 1e-5, "{place:?}");
-        for (text, expected) in [("A dog runs.", 0.960_340), ("Dogs are running!", 0.960_340), ("the men", -0.799_957), ("RED DOG", 0.920_231)] {
+        for (text, expected) in
+            [("A dog runs.", 0.960_340), ("Dogs are running!", 0.960_340), ("the men", -0.799_957), ("RED DOG", 0.920_231)]
+        {
             let cosine = evidence.cosine(&image, text).unwrap();
             assert!((cosine - expected).abs() < 1e-5, "{text}: {cosine}");
         }
@@ -141,9 +176,15 @@ mod tests {
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap_err().to_string()
         };
         let words = serde_json::json!(["dog", "run", "red"]);
+        let (arrays, mut config) = matching();
+        config["match"]["members"] = 0.into();
+        let none = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap_err();
+        assert!(none.to_string().starts_with("match.members: is 0"));
         assert!(error(serde_json::json!(["dog", "dog", "red"]), None).starts_with("match.words: names a word twice"));
-        assert!(error(serde_json::json!(["dog"]), None).starts_with("match.vectors: has shape [6, 2]; [4, 2] is expected"));
-        assert!(error(words.clone(), Some(("match.gates", &[5]))).starts_with("match.gates: has shape [5]; [6] is expected"));
-        assert!(error(words, Some(("match.fc1.weight", &[2, 3]))).starts_with("match.fc1.weight: has shape [2, 3]; [2, 2] is expected"));
+        assert!(error(serde_json::json!(["dog"]), None).starts_with("match.0.vectors: has shape [6, 2]; [4, 2] is expected"));
+        assert!(error(words.clone(), Some(("match.0.gates", &[5]))).starts_with("match.0.gates: has shape [5]; [6] is expected"));
+        assert!(
+            error(words, Some(("match.0.fc1.weight", &[2, 3]))).starts_with("match.0.fc1.weight: has shape [2, 3]; [2, 2] is expected")
+        );
     }
 }

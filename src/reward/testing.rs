@@ -65,16 +65,23 @@ pub(crate) fn config() -> Value {
 /// Arrays and `evidence.json` of one that also compares texts with photographs and knows of words without an output.
 pub(crate) fn matching() -> (HashMap<&'static str, Array>, Value) {
     let (mut arrays, mut config) = (arrays(), config());
-    arrays.extend([
-        ("match.fc1.weight", f16s(&[1.0, 0.0, 0.0, 1.0], &[2, 2])),
-        ("match.fc1.bias", f32s(&[0.0, 0.0], &[2])),
-        ("match.fc2.weight", f16s(&[1.0, 0.0, 0.0, 1.0], &[2, 2])),
-        ("match.fc2.bias", f32s(&[0.0, 1.05], &[2])),
-        // Of the words, then of the outputs: dogs, people, fire hydrants.
-        ("match.vectors", f32s(&[1.0, 0.0, 0.0, 1.0, 0.6, 0.8, 1.0, 0.0, -1.0, 0.0, 0.0, -1.0], &[6, 2])),
-        ("match.gates", f32s(&[0.5, 0.0, 0.0, 0.0, 0.0, 0.0], &[6])),
-    ]);
-    config["match"] = json!({"words": ["dog", "run", "red"]});
+    // Of the words, then of the outputs: dogs, people, fire hydrants.
+    let vectors = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8, 1.0, 0.0, -1.0, 0.0, 0.0, -1.0];
+    // Two that agree: the mean is that of each.
+    for [fc1, bias1, fc2, bias2, all, gates] in [
+        ["match.0.fc1.weight", "match.0.fc1.bias", "match.0.fc2.weight", "match.0.fc2.bias", "match.0.vectors", "match.0.gates"],
+        ["match.1.fc1.weight", "match.1.fc1.bias", "match.1.fc2.weight", "match.1.fc2.bias", "match.1.vectors", "match.1.gates"],
+    ] {
+        arrays.extend([
+            (fc1, f16s(&[1.0, 0.0, 0.0, 1.0], &[2, 2])),
+            (bias1, f32s(&[0.0, 0.0], &[2])),
+            (fc2, f16s(&[1.0, 0.0, 0.0, 1.0], &[2, 2])),
+            (bias2, f32s(&[0.0, 1.05], &[2])),
+            (all, f32s(&vectors, &[6, 2])),
+            (gates, f32s(&[0.5, 0.0, 0.0, 0.0, 0.0, 0.0], &[6])),
+        ]);
+    }
+    config["match"] = json!({"words": ["dog", "run", "red"], "members": 2});
     let thresholds = json!({"default": 0.5, "by_fpr": []});
     config["calibration"]["others"] = json!({
         "features": ["evidence_minus_prior", "familiarity", "match", "sentence_evidence"],

@@ -246,6 +246,9 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     for (stage, steps) in [("first", 30), ("second", 12)] {
         recipe[stage]["steps"] = steps.into();
     }
+    for (stage, steps) in [("first", 10), ("second", 4)] {
+        recipe["match"][stage]["steps"] = steps.into();
+    }
     recipe["reference"]["photographs"] = 30.into();
     let (file, out) = (dir.path().join("evidence.toml"), dir.path().join("out"));
     fs::write(&file, recipe.to_string()).unwrap();
@@ -257,6 +260,11 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     let own: Vec<&str> = config.calibration.own.features.iter().map(String::as_str).collect();
     assert_eq!(own, candor::reward::evidence::MentionFeatures::NAMES);
     assert!(!config.calibration.others.features.contains(&"log_probability".to_owned()));
+    assert!(config.calibration.others.features.contains(&"match".to_owned()));
+    let words = &config.matching.as_ref().unwrap().words;
+    assert!(words.contains(&"run".to_owned()) && !words.contains(&"running".to_owned()), "{words:?}");
+    let other_words = config.calibration.other_words.as_ref().unwrap();
+    assert!(other_words.features.contains(&"is_action".to_owned()), "{:?}", other_words.features);
     let answers = config.calibration.answers.as_ref().unwrap();
     assert!(answers.features.iter().any(|name| name.contains('>')) && answers.features.contains(&"asked_evidence_claimed".to_owned()));
     assert!(config.abstain_below_familiarity.is_some_and(|line| (0.0..1.0).contains(&line)));
@@ -271,10 +279,18 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     let figures = &report["sections"]["The policy's own captions"]["tables"]["Things"]["rows"]["coco-mini"];
     let auroc = figures["AUROC"]["value"].as_f64().unwrap_or_else(|| panic!("{figures:#}"));
     assert!((0.0..=1.0).contains(&auroc), "{auroc}");
+    let figures = &report["sections"]["Texts by others"]["tables"]["People's captions, half of them another photograph's"]["rows"];
+    for origin in ["flickr8k", "coco-mini"] {
+        for column in ["AUROC", "right flagged", "wrong flagged", "wrong sentence is lowest"] {
+            let share = figures[origin][column]["value"].as_f64();
+            assert!(share.is_some_and(|share| (0.0..=1.0).contains(&share)), "{origin}, {column}: {figures:#}");
+        }
+    }
 
     let files = ["evidence.safetensors", "evidence.json", "report.json"].map(|name| (name, fs::read(out.join(name)).unwrap()));
-    fs::remove_file(out.join("part-3.safetensors")).unwrap();
-    fs::remove_file(out.join("shipped.safetensors")).unwrap();
+    for lost in ["part-3", "shipped", "match-1-part-2", "match-2-shipped"] {
+        fs::remove_file(out.join(format!("{lost}.safetensors"))).unwrap();
+    }
     files.iter().for_each(|(name, _)| fs::remove_file(out.join(name)).unwrap());
     assert!(train("evidence", &file, &out, true).wait().unwrap().success());
     for (name, bytes) in &files {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, Device, Result, Tensor, Var};
+use candle_core::{D, Device, Result as CandleResult, Tensor, Var};
 use candle_nn::VarMap;
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::index};
 use rayon::prelude::*;
@@ -12,12 +12,13 @@ use super::{
     super::{
         Tensors, TrainError,
         optim::{AdamW, named_vars},
+        parallel::Workers,
         progress,
     },
     EvidenceTraining,
     head::{Head, HeadConfig, Standard},
     learn::{self, StageConfig},
-    origins::{Photograph, Photographs, object_text},
+    origins::{Photograph, object_text},
 };
 use crate::{
     eval::honesty::{Origin, folds::FOLDS},
@@ -41,6 +42,8 @@ const LEAST_LENGTH: f64 = 1e-12;
 pub struct MatchingConfig {
     /// In how many of Flickr8k's training captions a word must stand for a vector of its own.
     pub least: usize,
+    /// How many pairs of networks are trained, which differ in what was drawn; the mean of their cosines counts.
+    pub members: usize,
     /// Length of the vectors.
     pub width: usize,
     /// Share of the right captions that the default threshold for texts by others may flag, on each origin; at .5 where that flags fewer.
@@ -53,7 +56,7 @@ pub struct MatchingConfig {
     pub second: StageConfig,
 }
 
-/// The words with vectors, the networks of the parts, each of which did not learn from its part, and the shipped one.
+/// The words with vectors, the networks of the parts, which did not learn from their part, and the shipped ones.
 pub(super) struct Matching {
     pub(super) words: Vec<String>,
     pub(super) parts: Vec<Tensors>,
@@ -78,7 +81,7 @@ struct Batch {
 
 impl Pairs {
     /// Draws photographs, none of them twice, and a text of each.
-    fn draw(&self, shares: &[(Vec<usize>, usize)], rng: &mut SmallRng) -> Result<Batch> {
+    fn draw(&self, shares: &[(Vec<usize>, usize)], rng: &mut SmallRng) -> CandleResult<Batch> {
         let (mut inputs, mut entries, mut owners, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (photographs, wanted) in shares {
             for place in index::sample(rng, photographs.len(), (*wanted).min(photographs.len())) {
@@ -98,7 +101,7 @@ impl Pairs {
 
 impl Batch {
     /// The mean cross-entropy of finding the text of each photograph and the photograph of each text.
-    fn loss(&self, weights: &Tensors, head: HeadConfig) -> Result<Tensor> {
+    fn loss(&self, weights: &Tensors, head: HeadConfig) -> CandleResult<Tensor> {
         let get = |name: &str| weights.get(name).map_or_else(|| candle_core::bail!("there is no {name}"), |weight| Ok(weight.clone()));
         let photographs = normalized(&Head::of(weights)?.logits(&self.inputs, Some((head, self.seed)))?)?;
         let (entries, owners) = &self.entries;
@@ -112,12 +115,12 @@ impl Batch {
     }
 }
 
-fn normalized(rows: &Tensor) -> Result<Tensor> {
+fn normalized(rows: &Tensor) -> CandleResult<Tensor> {
     rows.broadcast_div(&(rows.sqr()?.sum_keepdim(D::Minus1)? + LEAST_LENGTH)?.sqrt()?)
 }
 
 /// Fresh weights, a function of the seed.
-fn initial(inputs: usize, entries: usize, config: &MatchingConfig, seed: u64) -> Result<VarMap> {
+fn initial(inputs: usize, entries: usize, config: &MatchingConfig, seed: u64) -> CandleResult<VarMap> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut uniform = |shape: &[usize], bound: f32| {
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-bound..bound)).collect();
@@ -141,6 +144,35 @@ fn initial(inputs: usize, entries: usize, config: &MatchingConfig, seed: u64) ->
     Ok(vars)
 }
 
+/// Trains the networks of `vars` for a stage; a function of the seed. `shares` says what a step has.
+fn train(
+    vars: &VarMap,
+    pairs: &Pairs,
+    shares: &[(Vec<usize>, usize)],
+    (stage, head, seed): (&StageConfig, HeadConfig, u64),
+    (workers, name): (&Workers, &str),
+) -> Result<(), TrainError> {
+    let mut optim = AdamW::new(vars, stage.optim)?;
+    let (named, bar) = (named_vars(vars), progress(stage.steps, 0));
+    bar.set_message(name.to_owned());
+    for step in 0..stage.steps {
+        let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64));
+        // Every pair is compared with every other: a batch is one shard.
+        let batch = [pairs.draw(shares, &mut rng)?];
+        let (loss, gradients) = workers.gradients(&batch, &optim.vars(), |batch| {
+            let weights: Tensors = named.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+            batch.loss(&weights, head)
+        })?;
+        if !loss.is_finite() {
+            return Err(TrainError::Diverged { step, loss });
+        }
+        optim.step(gradients, step, stage.steps)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
 /// The words, in their base form, of at least `least` of these captions.
 fn often<'c>(captions: impl Iterator<Item = &'c String>, least: usize) -> Vec<String> {
     let lexicon = Lexicon::shared();
@@ -160,75 +192,132 @@ fn texts(photograph: &Photograph) -> Vec<String> {
     if photograph.image.captions.is_empty() { vec![objects.join(" and ")] } else { photograph.image.captions.clone() }
 }
 
-/// Weights by the names that bundles give them, those that only training needs left out.
-fn stored(weights: Tensors) -> Tensors {
-    weights.into_iter().filter(|(name, _)| name != "temperature").map(|(name, weight)| (format!("match.{name}"), weight)).collect()
+/// Weights of a member by the names that bundles give them, those that only training needs left out.
+fn stored(member: usize, weights: Tensors) -> impl Iterator<Item = (String, Tensor)> {
+    weights.into_iter().filter(|(name, _)| name != "temperature").map(move |(name, weight)| (format!("match.{member}.{name}"), weight))
 }
 
 impl EvidenceTraining {
     /// Trains the networks that compare texts with photographs.
-    pub(super) fn matching(&self, pooled: &[Vec<f32>], standard: &Standard, concepts: &[ConceptId]) -> std::result::Result<Matching, TrainError> {
+    pub(super) fn matching(&self, pooled: &[Vec<f32>], standard: &Standard, concepts: &[ConceptId]) -> Result<Matching, TrainError> {
         let (config, seed) = (&self.recipe.matching, self.recipe.seed.wrapping_add(200));
-        let Photographs { all, train, .. } = &self.photographs;
-        let words = often(all[..*train].iter().flat_map(|photograph| &photograph.image.captions), config.least);
+        let (all, learned_from) = (&self.photographs.all, self.photographs.train);
+        let words = often(all[..learned_from].iter().flat_map(|photograph| &photograph.image.captions), config.least);
         let (vocabulary, lexicon) = (Vocabulary::new(&words), Lexicon::shared());
         let outputs: BTreeMap<ConceptId, usize> = concepts.iter().enumerate().map(|(i, &concept)| (concept, i)).collect();
         let output = |concept: ConceptId| lexicon.nearest(concept, |concept| outputs.get(&concept).copied());
         let entries = |text: &String| vocabulary.entries(text, output).into_iter().map(|entry| entry as u32).collect::<Vec<_>>();
         let of = |photograph: &Photograph| texts(photograph).iter().map(entries).filter(|text| !text.is_empty()).collect();
         let pairs = Pairs { inputs: pooled.iter().map(|row| standard.apply(row)).collect(), texts: all.par_iter().map(of).collect() };
-        let vars = initial(pooled.first().map_or(0, Vec::len), words.len() + concepts.len(), config, seed)?;
-        let stage = |name: &str, begin: Option<&Tensors>, stage: &StageConfig, seed: u64, takes: &dyn Fn(usize) -> bool| {
-            self.saved(name, || {
-                begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
-                let learned = |origin: Origin| -> Vec<usize> {
-                    let known = |i: &usize| !pairs.texts[*i].is_empty();
-                    match origin {
-                        Origin::Flickr8k => (0..*train).filter(known).collect(),
-                        _ => self.photographs.of(origin).filter(|&i| takes(all[i].fold)).filter(known).collect(),
-                    }
-                };
-                self.learn_pairs(&vars, &pairs, &learn::shares(stage, learned)?, (stage, seed), name)?;
-                Ok(learn::weights_of(&vars)?)
-            })
+        let mut matching = Matching { words, parts: vec![Tensors::new(); FOLDS], shipped: Tensors::new() };
+        for member in 0..config.members {
+            let seed = seed.wrapping_add(1000 * member as u64);
+            let entries = matching.words.len() + concepts.len();
+            let vars = initial(pooled.first().map_or(0, Vec::len), entries, config, seed)?;
+            let stage = |name: &str, begin: Option<&Tensors>, stage: &StageConfig, seed: u64, takes: &dyn Fn(usize) -> bool| {
+                let name = format!("match-{member}-{name}");
+                self.saved(&name, || {
+                    begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
+                    let learned = |origin: Origin| -> Vec<usize> {
+                        let known = |i: &usize| !pairs.texts[*i].is_empty();
+                        match origin {
+                            Origin::Flickr8k => (0..learned_from).filter(known).collect(),
+                            _ => self.photographs.of(origin).filter(|&i| takes(all[i].fold)).filter(known).collect(),
+                        }
+                    };
+                    let by = (&self.setup.workers, name.as_str());
+                    train(&vars, &pairs, &learn::shares(stage, learned)?, (stage, config.head, seed), by)?;
+                    Ok(learn::weights_of(&vars)?)
+                })
+            };
+            let begun = stage("first", None, &config.first, seed, &|_| false)?;
+            for (part, weights) in matching.parts.iter_mut().enumerate() {
+                let seed = seed.wrapping_add(1 + part as u64);
+                weights.extend(stored(member, stage(&format!("part-{part}"), Some(&begun), &config.second, seed, &|fold| fold != part)?));
+            }
+            let is_shipped = |fold: usize| self.recipe.parts.contains(&fold);
+            let weights = stage("shipped", Some(&begun), &config.second, seed.wrapping_add(100), &is_shipped)?;
+            matching.shipped.extend(stored(member, weights));
+        }
+        Ok(matching)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::optim::OptimConfig, *};
+
+    fn config(steps: usize) -> MatchingConfig {
+        let optim = OptimConfig {
+            learning_rate: 2e-2,
+            warmup_steps: 5,
+            final_share: 0.0,
+            weight_decay: 0.01,
+            beta1: 0.9,
+            beta2: 0.98,
+            clip_norm: 5.0,
+            ema_decay: 0.0,
         };
-        let begun = stage("match-first", None, &config.first, seed, &|_| false)?;
-        let part = |part: usize| {
-            stage(&format!("match-part-{part}"), Some(&begun), &config.second, seed.wrapping_add(1 + part as u64), &|fold| fold != part)
-        };
-        let parts = (0..FOLDS).map(|fold| part(fold).map(stored)).collect::<std::result::Result<_, _>>()?;
-        let is_shipped = |fold: usize| self.recipe.parts.contains(&fold);
-        let shipped = stage("match-shipped", Some(&begun), &config.second, seed.wrapping_add(100), &is_shipped)?;
-        Ok(Matching { words, parts, shipped: stored(shipped) })
+        let stage = StageConfig { steps, batch: 8, shares: BTreeMap::new(), optim };
+        let head = HeadConfig { hidden: 6, input_dropout: 0.0, hidden_dropout: 0.0 };
+        MatchingConfig { least: 2, members: 1, width: 4, right_flagged: 0.1, head, first: stage.clone(), second: stage }
     }
 
-    /// Trains the networks of `vars` for a stage; a function of the seed.
-    fn learn_pairs(
-        &self,
-        vars: &VarMap,
-        pairs: &Pairs,
-        shares: &[(Vec<usize>, usize)],
-        (stage, seed): (&StageConfig, u64),
-        name: &str,
-    ) -> std::result::Result<(), TrainError> {
-        let mut optim = AdamW::new(vars, stage.optim)?;
-        let (named, bar) = (named_vars(vars), progress(stage.steps, 0));
-        bar.set_message(name.to_owned());
-        for step in 0..stage.steps {
-            let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64));
-            // Every pair is compared with every other: a batch is one shard.
-            let batch = [pairs.draw(shares, &mut rng)?];
-            let (loss, gradients) = self.setup.workers.gradients(&batch, &optim.vars(), |batch| {
-                let weights: Tensors = named.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-                batch.loss(&weights, self.recipe.matching.head)
-            })?;
-            if !loss.is_finite() {
-                return Err(TrainError::Diverged { step, loss });
+    /// Photographs of four kinds, of which texts speak with one word and one that stands everywhere.
+    fn pairs() -> Pairs {
+        let inputs = (0..8).map(|i| (0..4).map(|j| if i % 4 == j { 1.0 } else { -0.3 } + i as f32 * 0.01).collect()).collect();
+        Pairs { inputs, texts: (0..8).map(|i| vec![vec![i % 4, 4], vec![4, i % 4, i % 4]]).collect() }
+    }
+
+    fn weights(vars: &VarMap) -> Tensors {
+        named_vars(vars).into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect()
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() {
+        let config = config(1);
+        let vars = initial(4, 5, &config, 3).unwrap();
+        let batch = pairs().draw(&[((0..4).collect(), 4)], &mut SmallRng::seed_from_u64(1)).unwrap();
+        let loss = || batch.loss(&weights(&vars), config.head).unwrap();
+        let mut gradients = loss().backward().unwrap();
+        for (name, var) in named_vars(&vars) {
+            let gradient = gradients.remove(&var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(gradient.iter().any(|g| g.abs() > 1e-5), "{name} takes part");
+            let start = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for i in 0..start.len() {
+                let at = |step: f32| {
+                    let mut moved = start.clone();
+                    moved[i] += step;
+                    var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                    loss().to_scalar::<f32>().unwrap()
+                };
+                let difference = (at(2e-3) - at(-2e-3)) / 4e-3;
+                at(0.0);
+                assert!((difference - gradient[i]).abs() < 5e-3 + 5e-2 * gradient[i].abs(), "{name}[{i}]: {difference} {}", gradient[i]);
             }
-            optim.step(gradients, step, stage.steps)?;
-            bar.inc(1);
         }
-        bar.finish_and_clear();
-        Ok(())
+    }
+
+    #[test]
+    fn texts_find_their_photographs_whatever_the_cores() {
+        let (config, pairs) = (config(200), pairs());
+        // One photograph of each kind a step.
+        let shares: Vec<(Vec<usize>, usize)> = (0..4).map(|kind| (vec![kind, kind + 4], 1)).collect();
+        let learned = |cores: usize| {
+            let vars = initial(4, 5, &config, 3).unwrap();
+            train(&vars, &pairs, &shares, (&config.first, config.head, 7), (&Workers::new(cores).unwrap(), "test")).unwrap();
+            let batch = pairs.draw(&shares, &mut SmallRng::seed_from_u64(5)).unwrap();
+            batch.loss(&weights(&vars), config.head).unwrap().to_scalar::<f32>().unwrap()
+        };
+        let loss = learned(1);
+        // By chance it is the logarithm of four.
+        assert!(loss < 0.2, "{loss}");
+        assert_eq!(learned(2), loss);
+    }
+
+    #[test]
+    fn words_that_stand_often_enough_have_vectors_in_their_base_form() {
+        let captions = ["A dog runs.", "Dogs running, dogs!", "A cat."].map(str::to_owned);
+        assert_eq!(often(captions.iter(), 2), ["a", "dog", "run"]);
     }
 }

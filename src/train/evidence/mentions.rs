@@ -127,7 +127,11 @@ impl Judge<'_> {
         let places: Vec<usize> = numbers.iter().map(|i| i - self.photographs.train).collect();
         let texts = own_captions(self.setup, &images, &self.features.plain(&places), temperature, seed)?;
         let author = if temperature > 0.0 { Author::Sampled } else { Author::Greedy };
-        Ok(numbers.iter().zip(texts).map(|(&photograph, (_, text))| Written { photograph, source: photograph, author, text: text.text }).collect())
+        Ok(numbers
+            .iter()
+            .zip(texts)
+            .map(|(&photograph, (_, text))| Written { photograph, source: photograph, author, text: text.text })
+            .collect())
     }
 
     /// Photographs of an origin with captions, each with the next one, whose captions are wrong about it.
@@ -170,7 +174,9 @@ impl Judge<'_> {
                 let (own, others) = (self.captions_of(photograph, usize::MAX), self.captions_of(other, usize::MAX));
                 // The last ones: those that calibrations are fitted on are the first.
                 let text = others.last().filter(|_| other != photograph);
-                let Some(text) = text.and_then(|wrong| mixed(&own[own.len().saturating_sub(SENTENCES - 1)..], wrong, turn)) else { continue };
+                let Some(text) = text.and_then(|wrong| mixed(&own[own.len().saturating_sub(SENTENCES - 1)..], wrong, turn)) else {
+                    continue;
+                };
                 let tokens = self.setup.policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
                 if tokens.len() <= MOST_TOKENS {
                     found.insert(photograph, text);

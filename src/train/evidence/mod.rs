@@ -29,7 +29,10 @@ use std::{
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, matching::MatchingConfig, reference::ReferenceConfig};
+pub use self::{
+    calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, matching::MatchingConfig,
+    reference::ReferenceConfig,
+};
 use self::{
     calibrate::Row,
     files::Common,
@@ -117,8 +120,8 @@ impl EvidenceTraining {
         if recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
             return Err(TrainError::Run("head.hidden, reference.nearest and reference.components must be at least 1".into()));
         }
-        if recipe.matching.head.hidden == 0 || recipe.matching.width == 0 {
-            return Err(TrainError::Run("match.head.hidden and match.width must be at least 1".into()));
+        if recipe.matching.head.hidden == 0 || recipe.matching.width == 0 || recipe.matching.members == 0 {
+            return Err(TrainError::Run("match.members, match.head.hidden and match.width must be at least 1".into()));
         }
         if !(0.0..=1.0).contains(&recipe.matching.right_flagged) {
             return Err(TrainError::Run("match.right_flagged must be from 0 to 1".into()));
@@ -168,7 +171,10 @@ impl EvidenceTraining {
         let reference = Reference::fit(&heads, self.recipe.reference, self.recipe.seed)?;
         let common = Common { standard, prior, reference };
         let nearest = self.recipe.reference.nearest.min(common.reference.points.len());
-        let mut config = EvidenceConfig { matching: Some(MatchConfig { words: matching.words }), ..unfitted(&concepts, nearest) };
+        let mut config = EvidenceConfig {
+            matching: Some(MatchConfig { words: matching.words, members: self.recipe.matching.members }),
+            ..unfitted(&concepts, nearest)
+        };
         let evidence = parts.iter().map(|head| common.served(head, &config)).collect::<Result<Vec<_>, _>>()?;
 
         let judge = Judge { setup: &self.setup, photographs: &self.photographs, features: &features, scorer: &scorer };
@@ -318,7 +324,9 @@ mod tests {
     fn the_recipe_can_be_read_and_names_origins_that_there_are() {
         let recipe: EvidenceRecipe = toml::from_str(include_str!("../../../config/evidence.toml")).unwrap();
         let MatchingConfig { first, second, .. } = &recipe.matching;
-        let names = [&recipe.first.shares, &recipe.second.shares, &first.shares, &second.shares, &recipe.calibration.origins].into_iter().flat_map(|of| of.keys());
+        let names = [&recipe.first.shares, &recipe.second.shares, &first.shares, &second.shares, &recipe.calibration.origins]
+            .into_iter()
+            .flat_map(|of| of.keys());
         names.for_each(|name| _ = origin_named("shares", name).unwrap());
         assert!(recipe.parts.iter().all(|&part| part < FOLDS));
         let error = origin_named("first.shares", "flickr").unwrap_err().to_string();
@@ -332,9 +340,10 @@ mod tests {
             ("parts = [0, 1, 2]", "parts = [5]", "parts"),
             ("parts = [0, 1, 2]", "parts = []", "parts"),
             ("hidden = 384", "hidden = 0", "head.hidden"),
-            ("width = 128", "width = 0", "match.width"),
-            ("right_flagged = 0.12", "right_flagged = -1", "match.right_flagged"),
-            ("coco-mini = 0.4", "documents = 0.4", "match.second.shares"),
+            ("width = 64", "width = 0", "match.width"),
+            ("members = 3", "members = 0", "match.members"),
+            ("right_flagged = 0.12", "right_flagged = -1.0", "match.right_flagged"),
+            ("coco-mini = 0.5", "documents = 0.5", "match.second.shares"),
             ("unanswered_share = 0.01", "unanswered_share = 1.0", "unanswered_share"),
             ("daquar = 0.15", "documents = 0.15", "second.shares"),
         ] {

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    super::{
-        TrainError,
-        judged::ScoredText,
-    },
+    super::{TrainError, judged::ScoredText},
     EvidenceTraining, Seen,
     calibrate::{self, Fitted, Row},
     conclude::{NOTE, is_reported},
@@ -21,7 +18,10 @@ use crate::{
         report::{Better, Column, Format, Section, Table, TableRow},
         tokens::{Scored, threshold_at_fpr},
     },
-    guard::{Mode, policy, words::{Word, words}},
+    guard::{
+        Mode, policy,
+        words::{Word, words},
+    },
     reward::{
         evidence::{Evidence, ImageEvidence},
         finish::WrittenBy,
@@ -46,10 +46,8 @@ impl EvidenceTraining {
         (evidence, seen): (&[Evidence], &Seen),
         fitted_on: &str,
     ) -> Result<Option<(Fitted, Section)>, TrainError> {
-        let known: Vec<(&JudgedWord, Row)> = words
-            .iter()
-            .filter_map(|word| Some((word, self.row(word.photograph, Vec::new(), word.truth?))))
-            .collect();
+        let known: Vec<(&JudgedWord, Row)> =
+            words.iter().filter_map(|word| Some((word, self.row(word.photograph, Vec::new(), word.truth?)))).collect();
         let classes = calibrated_classes(known.iter().filter(|(_, row)| row.is_shipped).map(|(word, row)| (*word, row.is_right)));
         if classes.is_empty() {
             return Ok(None);
@@ -139,7 +137,11 @@ impl EvidenceTraining {
             if own.is_empty() {
                 continue;
             }
-            let outcome = |ScoredCaption { row, score }: &ScoredCaption| Outcome { photograph: row.photograph, score: *score, is_right: row.is_right };
+            let outcome = |ScoredCaption { row, score }: &ScoredCaption| Outcome {
+                photograph: row.photograph,
+                score: *score,
+                is_right: row.is_right,
+            };
             let outcomes: Vec<Outcome> = own.iter().map(|caption| outcome(caption)).collect();
             let flagged = |right: bool| {
                 let of = outcomes.iter().filter(|outcome| outcome.is_right == right);
@@ -160,7 +162,9 @@ impl EvidenceTraining {
         let percent = |name: &str| Column::new(name, Format::Percent);
         let table = Table {
             title: "People's captions, half of them another photograph's".into(),
-            note: format!("{NOTE} The score of a caption is the lowest reward of its words; it is flagged where that is below {threshold:.3}."),
+            note: format!(
+                "{NOTE} The score of a caption is the lowest reward of its words; it is flagged where that is below {threshold:.3}."
+            ),
             columns: vec![
                 Column::new("captions", Format::Count),
                 Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
@@ -177,12 +181,7 @@ impl EvidenceTraining {
 
 impl Judge<'_> {
     /// The words of a text by others, with the rewards that they are served with.
-    fn words_by_others(
-        &self,
-        text: &ScoredText,
-        evidence: &Arc<Evidence>,
-        image: &ImageEvidence,
-    ) -> Result<Vec<Word>, TrainError> {
+    fn words_by_others(&self, text: &ScoredText, evidence: &Arc<Evidence>, image: &ImageEvidence) -> Result<Vec<Word>, TrainError> {
         let (tokens, scored) = self.served_by(WrittenBy::Others, text, evidence, image)?;
         let bytes = tokens.iter().map(|&token| self.setup.policy.tokenizer.bytes(token));
         Ok(words(bytes, &scored.rewards).1)

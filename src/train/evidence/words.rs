@@ -132,3 +132,69 @@ pub(super) fn calibrated_classes<'w>(counts: impl Iterator<Item = (&'w JudgedWor
     counts.for_each(|(word, is_right)| by_class.entry(word.class).or_default()[usize::from(is_right)] += 1);
     by_class.into_iter().filter(|(_, counts)| counts.iter().all(|&count| count >= LEAST)).map(|(class, _)| class).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lexicon::Support;
+
+    /// Every word of a text that claims something, with what captions say of it.
+    fn judged(text: &str, is_own: bool) -> Vec<(String, Option<bool>)> {
+        let captions = ["A man in a red shirt is riding a bike.", "Somebody rides."];
+        let lexicon = Lexicon::shared();
+        let references = References::new(lexicon, captions);
+        let properties = judge(lexicon, text, &captions);
+        let mentions = lexicon.mentions(text).into_iter().map(|mention| (Some(references.supports(&mention) == Support::Named), mention));
+        let known = Known {
+            lexicon,
+            references: &references,
+            mentions: mentions.collect(),
+            properties: [properties.colours, properties.counts].concat(),
+        };
+        let claims = lexicon.word_classes(text).into_iter().filter(|(range, _)| !is_function_word(&text[range.clone()]));
+        let truth = |(range, class): (Range<usize>, WordClass)| {
+            let word = &text[range.clone()];
+            let truth = if is_own { known.in_own(&range, word, class) } else { known.in_foreign(&range, word) };
+            (word.to_owned(), truth)
+        };
+        claims.map(truth).collect()
+    }
+
+    fn said(words: &[(&str, Option<bool>)]) -> Vec<(String, Option<bool>)> {
+        words.iter().map(|&(word, truth)| (word.to_owned(), truth)).collect()
+    }
+
+    #[test]
+    fn what_is_said_of_absent_things_is_wrong_and_much_is_unknown() {
+        let (right, wrong) = (Some(true), Some(false));
+        assert_eq!(judged("A man rides.", true), said(&[("man", right), ("rides", right)]));
+        assert_eq!(judged("A man jumps.", true), said(&[("man", right), ("jumps", None)]));
+        assert_eq!(judged("A dog jumps.", true), said(&[("dog", wrong), ("jumps", wrong)]));
+        assert_eq!(judged("A blue shirt.", true), said(&[("blue", wrong), ("shirt", right)]));
+        assert_eq!(judged("A red bike.", true), said(&[("red", None), ("bike", right)]));
+        assert_eq!(judged("Three dogs.", true), said(&[("Three", wrong), ("dogs", wrong)]));
+    }
+
+    #[test]
+    fn captions_of_another_photograph_are_wrong_but_for_words_that_fit_too() {
+        let (right, wrong) = (Some(true), Some(false));
+        assert_eq!(judged("A man jumps.", false), said(&[("man", right), ("jumps", wrong)]));
+        assert_eq!(judged("A red dog rides.", false), said(&[("red", right), ("dog", wrong), ("rides", right)]));
+    }
+
+    #[test]
+    fn classes_need_right_and_wrong_words() {
+        let word = |class| JudgedWord {
+            photograph: 0,
+            author: Author::Person,
+            class,
+            truth: None,
+            reward: 0.5,
+            log_probability: 0.0,
+            sentence: String::new(),
+        };
+        let (action, count) = (word(WordClass::Action), word(WordClass::Count));
+        let all = (0..2 * LEAST).flat_map(|i| [(&action, i % 2 == 0), (&count, i > 0)]);
+        assert_eq!(calibrated_classes(all), [WordClass::Action]);
+    }
+}
