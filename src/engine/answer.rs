@@ -136,7 +136,7 @@ impl Answer {
             let end = text.chars().count();
             self.spans.push(Span::new(end..end, "", score, Action::Blocked));
         }
-        let rewritten = self.rewrite(text);
+        let rewritten = self.rewrite(text, &draft.likely_things());
         let text = rewritten.as_deref().unwrap_or(text);
         let tokens = draft.contributing().max(self.sent.0);
         let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
@@ -213,13 +213,13 @@ impl Answer {
     }
 
     /// The answer with its doubted words hedged or left out, where that is asked for and there are any; its spans move with it.
-    fn rewrite(&mut self, text: &str) -> Option<String> {
+    fn rewrite(&mut self, text: &str, likely: &[&str]) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
         let unsaid = self.unsaid_spans();
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = unfamiliar(text, &unsaid, style).unwrap_or_else(|| render(text, &unsaid, style));
+        let rendered = unfamiliar(text, &unsaid, style, likely).unwrap_or_else(|| render(text, &unsaid, style));
         let mut places = rendered.spans.iter().cloned();
         for span in &mut self.spans {
             let place = match span.is_unsaid() {

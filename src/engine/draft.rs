@@ -210,6 +210,11 @@ impl Draft {
         &self.tokens
     }
 
+    /// Names of what the photograph has evidence of, the likeliest first.
+    pub(crate) fn likely_things(&self) -> Vec<&'static str> {
+        self.finisher.as_ref().map(|finisher| finisher.likely_things()).unwrap_or_default()
+    }
+
     pub(crate) fn menu(&self, at: usize) -> Option<&Arc<Menu>> {
         self.menus.get(at)
     }

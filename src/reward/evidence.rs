@@ -27,6 +27,12 @@ pub const CONFIG_FILE: &str = "evidence.json";
 /// Version of [`EvidenceConfig`] that is read and written.
 pub const FORMAT: u32 = 1;
 
+/// From which probability on a thing is named as likely.
+pub const LIKELY: f32 = 0.7;
+
+/// Most things that are named as likely.
+pub const MOST_LIKELY: usize = 3;
+
 /// What standardized channels are clipped to.
 const CLIP: f64 = 6.0;
 
@@ -385,6 +391,24 @@ impl Evidence {
         self.standardize.0.elem_count()
     }
 
+    /// Returns the names of the things that a photograph shows with a probability of at least [`LIKELY`], the likeliest first: at most [`MOST_LIKELY`], and none
+    /// beside a kind of it.
+    pub fn likely_things(&self, image: &ImageEvidence) -> Vec<&'static str> {
+        let lexicon = Lexicon::shared();
+        let line = (LIKELY / (1.0 - LIKELY)).ln();
+        let logit = |output: usize| image.logits.get(output).copied().unwrap_or(f32::NEG_INFINITY);
+        let mut likely: Vec<(ConceptId, f32)> =
+            self.outputs.iter().map(|(&concept, &output)| (concept, logit(output))).filter(|(_, logit)| *logit >= line).collect();
+        likely.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| lexicon.name(a.0).cmp(lexicon.name(b.0))));
+        let mut named: Vec<ConceptId> = Vec::new();
+        for (concept, _) in likely {
+            if named.len() < MOST_LIKELY && !named.iter().any(|&other| lexicon.related(other, concept)) {
+                named.push(concept);
+            }
+        }
+        named.into_iter().map(|concept| lexicon.name(concept)).collect()
+    }
+
     /// Log-odds of each concept in the captions that the model learnt from.
     pub fn prior(&self) -> &[f32] {
         &self.prior
@@ -469,6 +493,14 @@ mod tests {
         let output = |word: &str| evidence.concept_of(Lexicon::shared().concept(word).unwrap());
         let found = ["dog", "poodle", "man", "firefighter", "fire hydrant", "car"].map(output);
         assert_eq!(found, [Some(0), Some(0), Some(1), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn likely_things_are_named_by_their_evidence() {
+        let named = |logits: [f32; 3]| evidence().likely_things(&ImageEvidence { logits: logits.into(), familiarity: 0.5 });
+        assert_eq!(named([0.9, 2.0, 1.0]), ["person", "fire hydrant", "dog"]);
+        assert_eq!(named([1.5, -9.0, 0.25]), ["dog"], "0.56 is not likely enough");
+        assert_eq!(named([-1.0, -1.0, 0.8]), [""; 0]);
     }
 
     #[test]

@@ -103,6 +103,11 @@ impl Finisher {
         self.calibration().thresholds.for_fpr(target, self.image.familiarity)
     }
 
+    /// Returns the names of what the photograph has evidence of, the likeliest first.
+    pub fn likely_things(&self) -> Vec<&'static str> {
+        self.evidence.likely_things(&self.image)
+    }
+
     /// The reward of the tokens that write a mention; `None` where there is no evidence of what it names.
     fn reward(&self, written: &Written<'_, impl Fn(usize) -> f32>, bytes: &Range<usize>, concept: ConceptId) -> Option<f32> {
         let output = self.evidence.concept_of(concept)?;
