@@ -170,10 +170,10 @@ pub fn answer_gate(evidence: &Arc<Evidence>, image: &ImageEvidence, question: &s
     Some(Arc::new(AnswerGate::new(below, estimate)))
 }
 
-/// Returns `true` if a photograph is so unlike those that the model learnt from that no question about it is answered.
+/// Returns `true` if a photograph is of a kind so unlike all that was learned from that no question about it is answered.
 pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &str) -> bool {
-    let line = evidence.config().abstain_below_familiarity;
-    line.is_some_and(|line| image.familiarity < line) && question::kind(question) != QuestionKind::Caption
+    let line = evidence.config().scope.zip(image.scope);
+    line.is_some_and(|(scope, cosine)| cosine < scope.abstain_below) && question::kind(question) != QuestionKind::Caption
 }
 
 #[cfg(test)]
@@ -214,7 +214,7 @@ mod tests {
     const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
 
     fn image() -> ImageEvidence {
-        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68 }
+        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68, scope: Some(0.2) }
     }
 
     fn written(text: &str) -> WrittenAnswer<'_> {
@@ -245,13 +245,22 @@ mod tests {
     fn a_gate_is_of_questions_and_needs_a_calibration() {
         let mut config = testing::config();
         let of = |config: &serde_json::Value| {
-            let weights = testing::file(&testing::arrays());
+            let mut arrays = testing::arrays();
+            for (scope, reference) in [
+                ("scope.center", "reference.center"),
+                ("scope.basis", "reference.basis"),
+                ("scope.points", "reference.points"),
+                ("scope.scale", "reference.scale"),
+            ] {
+                arrays.insert(scope, arrays[reference].clone());
+            }
+            let weights = testing::file(&arrays);
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights)).map(|evidence| Arc::new(evidence.unwrap()))
         };
         let plain = of(&config).unwrap();
         assert!(answer_gate(&plain, &image(), "Is there a dog?", 0.5).is_none());
         assert!(!is_too_unfamiliar(&plain, &image(), "Is there a dog?"));
-        config["abstain_below_familiarity"] = 0.7.into();
+        config["scope"] = serde_json::json!({"k": 2, "abstain_below": 0.25});
         config["calibration"]["answers"] = serde_json::json!({
             "features": ["asked_evidence_claimed", "presence>yes_no"], "mean": [0.5, 0.0], "scale": [2.0, 1.0], "weights": [1.0, -1.0],
             "offset": 0.25, "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
@@ -266,7 +275,9 @@ mod tests {
         let error = of(&config).unwrap_err();
         assert_eq!((error.key.as_str(), error.message.starts_with("'asked' is no feature")), ("calibration.answers.features", true));
         config["calibration"]["answers"] = serde_json::Value::Null;
-        config["abstain_below_familiarity"] = 1.5.into();
-        assert_eq!(of(&config).unwrap_err().key, "abstain_below_familiarity");
+        config["scope"]["abstain_below"] = 1.5.into();
+        assert_eq!(of(&config).unwrap_err().key, "scope.abstain_below");
+        config["scope"] = serde_json::json!({"k": 0, "abstain_below": 0.25});
+        assert_eq!(of(&config).unwrap_err().key, "scope.k");
     }
 }

@@ -1,6 +1,6 @@
 //! Word evidence: which kinds of things a photograph shows, read off the vision tower's map once a photograph.
 //!
-//! A small network of its own turns the pooled map into one logit a concept, and [`Familiarity`] says how close the photograph is to those that the model
+//! A small network of its own turns the pooled map into one logit a concept, and [familiarity](super::familiarity) says how close the photograph is to those that the model
 //! learnt from. Together with the scorer's reward they make the calibrated reward of a word that names a thing (see [`super::finish`]). Two files of a bundle
 //! hold all of it, `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]); a bundle without them has rewards by its scorer alone.
 
@@ -13,7 +13,7 @@ use super::{
     answers::AnswerFeatures,
     calibration::{FprThreshold, threshold_for_fpr},
     drift::Histogram,
-    familiarity::{Familiarity, FamiliarityScale},
+    familiarity::{FamiliarityScale, References},
     stored::Stored,
 };
 use crate::lexicon::{ConceptId, Kind, Lexicon};
@@ -50,9 +50,19 @@ pub struct EvidenceConfig {
     pub familiarity: FamiliarityScale,
     /// From features of a mention to its reward.
     pub calibration: EvidenceCalibrations,
-    /// Familiarity below which questions about a photograph get no answer; absent: all are answered.
+    /// Which photographs are of a kind that no question is answered about; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub abstain_below_familiarity: Option<f32>,
+    pub scope: Option<ScopeConfig>,
+}
+
+/// Which photographs are of a kind that nothing was learned from: those less like the nearest photographs of all origins than a line.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeConfig {
+    /// How many of the nearest are averaged.
+    pub k: usize,
+    /// Mean cosine below which questions about a photograph get no answer.
+    pub abstain_below: f32,
 }
 
 /// The calibrations in `evidence.json`.
@@ -189,8 +199,11 @@ impl EvidenceConfig {
         if !self.familiarity.is_rising() {
             return Err(EvidenceError::config("familiarity", "'slope' must be positive and 'offset' a finite number"));
         }
-        if self.abstain_below_familiarity.is_some_and(|line| !(0.0..=1.0).contains(&line)) {
-            return Err(EvidenceError::config("abstain_below_familiarity", "must lie between 0 and 1"));
+        if self.scope.is_some_and(|scope| scope.k == 0) {
+            return Err(EvidenceError::config("scope.k", "is 0; at least one photograph must be compared with"));
+        }
+        if self.scope.is_some_and(|scope| !(-1.0..=1.0).contains(&scope.abstain_below)) {
+            return Err(EvidenceError::config("scope.abstain_below", "must lie between -1 and 1"));
         }
         let EvidenceCalibrations { own, others, answers } = &self.calibration;
         for (name, calibration) in [("own", Some(own)), ("others", Some(others)), ("answers", answers.as_ref())] {
@@ -313,6 +326,8 @@ pub struct ImageEvidence {
     pub logits: Arc<[f32]>,
     /// How close the photograph is to those that the model learnt from: 1 is familiar, 0 is not.
     pub familiarity: f32,
+    /// Mean cosine to the nearest photographs of all origins, where a bundle has these.
+    pub scope: Option<f32>,
 }
 
 /// The loaded network, its concepts and its calibrations.
@@ -325,7 +340,8 @@ pub struct Evidence {
     /// Log-odds of each concept where the model learnt.
     prior: Vec<f32>,
     outputs: HashMap<ConceptId, usize>,
-    familiarity: Familiarity,
+    familiarity: References,
+    scope: Option<References>,
 }
 
 impl std::fmt::Debug for Evidence {
@@ -376,9 +392,10 @@ impl Evidence {
         let fc1 = (tensor("fc1.weight", &[hidden, channels])?, tensor("fc1.bias", &[hidden])?);
         let fc2 = (tensor("fc2.weight", &[concepts, hidden])?, tensor("fc2.bias", &[concepts])?);
         let prior = stored.floats("prior", &[concepts])?;
-        let familiarity = Familiarity::load(&stored, channels, config.k, config.familiarity)?;
+        let familiarity = References::load(&stored, "reference", channels, config.k)?;
+        let scope = config.scope.map(|scope| References::load(&stored, "scope", channels, scope.k)).transpose()?;
         let outputs = outputs(&config.concepts)?;
-        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity })
+        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity, scope })
     }
 
     /// What `evidence.json` says.
@@ -428,8 +445,10 @@ impl Evidence {
         let x = pooled.broadcast_sub(mean)?.broadcast_div(scale)?.clamp(-CLIP, CLIP)?;
         let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
         let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
-        let familiarity = self.familiarity.of(&pooled.flatten_all()?.to_vec1::<f32>()?);
-        Ok(ImageEvidence { logits: logits.into(), familiarity })
+        let pooled = pooled.flatten_all()?.to_vec1::<f32>()?;
+        let familiarity = self.config.familiarity.familiarity(self.familiarity.mean_cosine(&pooled));
+        let scope = self.scope.as_ref().map(|scope| scope.mean_cosine(&pooled) as f32);
+        Ok(ImageEvidence { logits: logits.into(), familiarity, scope })
     }
 
     /// The output for a concept: its own, or that of the nearest concept above it that has one. All people are one concept.
@@ -497,7 +516,7 @@ mod tests {
 
     #[test]
     fn likely_things_are_named_by_their_evidence() {
-        let named = |logits: [f32; 3]| evidence().likely_things(&ImageEvidence { logits: logits.into(), familiarity: 0.5 });
+        let named = |logits: [f32; 3]| evidence().likely_things(&ImageEvidence { logits: logits.into(), familiarity: 0.5, scope: None });
         assert_eq!(named([0.9, 2.0, 1.0]), ["person", "fire hydrant", "dog"]);
         assert_eq!(named([1.5, -9.0, 0.25]), ["dog"], "0.56 is not likely enough");
         assert_eq!(named([-1.0, -1.0, 0.8]), [""; 0]);

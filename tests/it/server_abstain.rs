@@ -281,7 +281,7 @@ fn short_answers_that_are_likely_wrong_are_withheld_and_shown_to_who_asks() {
 fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_given() {
     let dir = tempfile::tempdir().unwrap();
     let mut evidence = config();
-    evidence["abstain_below_familiarity"] = json!(1.0);
+    evidence["scope"] = json!({"k": 1, "abstain_below": 1.0});
     copy_with_evidence(dir.path(), &evidence);
     let served = Served::with(|c| c.model.name = dir.path().display().to_string());
     let of = |question: &str, guard: Value| {

@@ -247,6 +247,7 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
         recipe[stage]["steps"] = steps.into();
     }
     recipe["reference"]["photographs"] = 30.into();
+    recipe["scope"]["photographs"] = 10.into();
     let (file, out) = (dir.path().join("evidence.toml"), dir.path().join("out"));
     fs::write(&file, recipe.to_string()).unwrap();
     assert!(train("evidence", &file, &out, false).wait().unwrap().success());
@@ -259,7 +260,7 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     assert!(!config.calibration.others.features.contains(&"log_probability".to_owned()));
     let answers = config.calibration.answers.as_ref().unwrap();
     assert!(answers.features.iter().any(|name| name.contains('>')) && answers.features.contains(&"asked_evidence_claimed".to_owned()));
-    assert!(config.abstain_below_familiarity.is_some_and(|line| (0.0..1.0).contains(&line)));
+    assert!(config.scope.is_some_and(|scope| (-1.0..1.0).contains(&scope.abstain_below)), "{:?}", config.scope);
     let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     let labels = &report["sections"]["Labels"]["tables"]["Labels by class of word"]["rows"];
     for origin in ["flickr8k", "coco-mini", "daquar", "vqa-rad"] {

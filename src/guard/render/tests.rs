@@ -5,7 +5,7 @@ use crate::guard::Action;
 use proptest::prelude::*;
 
 /// Reads "a [frisbee] here" as a text with a span of reward 0.23.
-fn example(marked: &str) -> (String, Vec<Span>) {
+pub(super) fn example(marked: &str) -> (String, Vec<Span>) {
     scored(marked, 0.23)
 }
 

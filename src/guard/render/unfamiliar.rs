@@ -36,7 +36,7 @@ pub fn unfamiliar(text: &str, spans: &[Span], style: Style, likely: &[&str]) -> 
             moved: moved.collect(),
         });
     }
-    let trusted = likely_things(&Document::new(text, &[], spans));
+    let trusted = trusted_phrases(&Document::new(text, &[], spans));
     let said = match &trusted[..] {
         [] => STATEMENT.to_owned(),
         [one] => format!("{STATEMENT} It may show {one}."),
@@ -69,7 +69,7 @@ fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
 }
 
 /// The things that a text names in phrases without a doubted word, each once: "a man", "grass".
-fn likely_things(doc: &Document<'_>) -> Vec<String> {
+pub(super) fn trusted_phrases(doc: &Document<'_>) -> Vec<String> {
     let mut likely: Vec<String> = Vec::new();
     for (i, chunk) in doc.chunks.iter().enumerate().filter(|(_, chunk)| chunk.kind == Kind::Noun) {
         let tokens = &doc.tokens[chunk.tokens.clone()];

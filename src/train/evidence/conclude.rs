@@ -1,6 +1,8 @@
 //! What a run concludes from its networks: the scale of familiarity, the calibration of short answers, and the report.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+
+use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
 use super::{
     super::{
@@ -17,6 +19,7 @@ use super::{
     labels,
     mentions::{Author, Judge, JudgedMention, Written},
     origins::{OTHERS, Photographs},
+    reference::Reference,
 };
 use crate::{
     eval::{
@@ -39,6 +42,18 @@ const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions abo
 
 /// What a reader of figures must know.
 const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
+
+/// Returns `true` if photographs of an origin are of everyday life, as what people ask about is.
+fn is_everyday(origin: Origin) -> bool {
+    matches!(origin, Origin::Flickr8k | Origin::CocoMini | Origin::Daquar)
+}
+
+/// Weights that add up to 1, those of each origin to the same.
+fn equal_shares(origins: impl Iterator<Item = Origin> + Clone) -> Vec<f64> {
+    let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
+    origins.clone().for_each(|origin| *counts.entry(origin).or_default() += 1);
+    origins.map(|origin| 1.0 / (counts.len() * counts[&origin]) as f64).collect()
+}
 
 /// Returns `true` if figures are of a row: of Flickr8k's only those that nothing was fitted on.
 fn is_reported(row: &Row) -> bool {
@@ -125,12 +140,38 @@ impl EvidenceTraining {
         Ok(Histogram::of(rewards.collect::<Result<Vec<_>, _>>()?.concat()))
     }
 
-    /// The familiarity below which lies the configured share of the development split's tuning half.
-    pub(super) fn unfamiliar(&self, seen: &Seen) -> Option<f32> {
-        let tuning = seen.images.iter().take(self.photographs.dev).enumerate().filter(|(i, _)| Half::of(*i) == Half::Tune);
-        let mut known: Vec<f32> = tuning.map(|(_, image)| image.familiarity).collect();
-        known.sort_by(f32::total_cmp);
-        known.get((self.recipe.reference.unanswered_share * known.len() as f64) as usize).copied()
+    /// The photographs of all origins, in equal parts: of Flickr8k's training split some, of the others those that the shipped network learns from. What holds
+    /// nothing of everyday life is none of them.
+    pub(super) fn scope(&self, pooled: &[Vec<f32>], channels: usize) -> Result<Reference, TrainError> {
+        let (Photographs { all, train, .. }, config) = (&self.photographs, self.recipe.scope);
+        let mut drawn: Vec<usize> = (0..*train).collect();
+        drawn.shuffle(&mut SmallRng::seed_from_u64(self.recipe.seed));
+        drawn.truncate(config.photographs);
+        let is_learned = |i: &usize| is_everyday(all[*i].origin) && self.recipe.parts.contains(&all[*i].fold);
+        drawn.extend((*train..all.len()).filter(|i| all[*i].origin != Origin::Flickr8k).filter(is_learned));
+        let rows: Vec<&[f32]> = drawn.iter().map(|&i| &pooled[i][..channels.min(pooled[i].len())]).collect();
+        let weights = equal_shares(drawn.iter().map(|&i| all[i].origin));
+        Ok(Reference::weighted(&rows, &weights, self.recipe.reference.components, rows.len(), self.recipe.seed)?)
+    }
+
+    /// The line below which lies the configured share of held-out photographs of everyday life, whose origins count alike.
+    pub(super) fn out_of_scope(&self, seen: &Seen) -> Option<f32> {
+        let Photographs { all, train, dev, .. } = &self.photographs;
+        let is_held_out = |i: usize| match all[i].origin {
+            Origin::Flickr8k => i < train + dev && Half::of(i - train) == Half::Tune,
+            origin => is_everyday(origin) && !self.recipe.parts.contains(&all[i].fold),
+        };
+        let held_out: Vec<usize> = (*train..all.len()).filter(|&i| is_held_out(i)).collect();
+        let shares = equal_shares(held_out.iter().map(|&i| all[i].origin));
+        let mut known: Vec<(f32, f64)> =
+            held_out.iter().zip(shares).filter_map(|(&i, share)| Some((seen.images[i - train].scope?, share))).collect();
+        known.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut below = 0.0;
+        let at = known.iter().find(|(_, share)| {
+            below += share;
+            below > self.recipe.scope.unanswered_share
+        });
+        at.map(|(cosine, _)| *cosine)
     }
 
     fn resampling(&self) -> Resampling {
