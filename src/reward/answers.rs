@@ -68,9 +68,6 @@ fn said(answer: &str) -> Option<bool> {
     }
 }
 
-/// Nouns by which a question calls the photograph.
-const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
-
 /// What the network says of a thing: its logit, and that less the log-odds that the thing has where the model learnt.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct ThingEvidence {
@@ -82,7 +79,7 @@ impl ThingEvidence {
     /// The lowest of each kind among the things that a text names; `None` where there is evidence of none.
     fn lowest(evidence: &Evidence, image: &ImageEvidence, text: &str) -> Option<Self> {
         let mentions = Lexicon::shared().mentions(text);
-        let things = mentions.iter().filter(|mention| !PHOTOGRAPH.contains(&mention.lemma));
+        let things = mentions.iter().filter(|mention| !question::PHOTOGRAPH.contains(&mention.lemma));
         let of = |output: usize| Some((*image.logits.get(output)?, *evidence.prior().get(output)?));
         let clamped = |x: f32| f64::from(x).clamp(-8.0, 8.0);
         things
