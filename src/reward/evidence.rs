@@ -220,7 +220,9 @@ impl EvidenceConfig {
         let features = answers.iter().flat_map(|answers| &answers.features);
         if let Some(unknown) = features.into_iter().find(|feature| !AnswerFeatures::is_known(feature)) {
             let known = AnswerFeatures::NAMES.join(", ");
-            let why = format!("'{unknown}' is no feature of an answer; these are {known}, and pairs of kinds such as count>thing");
+            let why = format!(
+                "'{unknown}' is no feature of an answer; these are {known}, those of one kind of question such as presence:claim, and pairs of kinds such as count>thing"
+            );
             return Err(EvidenceError::config("calibration.answers.features", why));
         }
         Ok(())

@@ -273,6 +273,10 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     let auroc = figures["AUROC"]["value"].as_f64().unwrap_or_else(|| panic!("{figures:#}"));
     assert!((0.0..=1.0).contains(&auroc), "{auroc}");
 
+    let by_kind = &report["sections"]["Short answers"]["tables"]["Answers by kind of question"]["rows"];
+    assert_eq!(by_kind["vqa-rad"]["right"]["value"].as_f64(), Some(0.0), "{by_kind:#}");
+    assert!(by_kind["coco-mini: presence"]["coverage"]["value"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{by_kind:#}");
+
     let files = ["evidence.safetensors", "evidence.json", "report.json"].map(|name| (name, fs::read(out.join(name)).unwrap()));
     fs::remove_file(out.join("part-3.safetensors")).unwrap();
     fs::remove_file(out.join("shipped.safetensors")).unwrap();

@@ -26,6 +26,7 @@ use crate::{
         honesty::{Origin, Outcome, Resampling},
         report::{Report, Section},
     },
+    guard::question::QuestionKind,
     reward::{
         drift::Histogram,
         evidence::{Evidence, EvidenceConfig},
@@ -54,6 +55,8 @@ fn equal_shares(origins: impl Iterator<Item = Origin> + Clone) -> Vec<f64> {
     origins.clone().for_each(|origin| *counts.entry(origin).or_default() += 1);
     origins.map(|origin| 1.0 / (counts.len() * counts[&origin]) as f64).collect()
 }
+/// What a reader of figures of answers must know beside it.
+const RADIOGRAPHS: &str = "No answer about a radiograph counts as right.";
 
 /// Returns `true` if figures are of a row: of Flickr8k's only those that nothing was fitted on.
 fn is_reported(row: &Row) -> bool {
@@ -97,30 +100,33 @@ impl EvidenceTraining {
         if answered.is_empty() {
             return Ok(None);
         }
-        let names = answers::names(&answered);
+        let names = answers::names(answered.iter().map(|answered| (answered.kind(), answered.answer.as_str())));
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let row = |answered: &Answered| {
             let photograph = answered.asked.photograph;
             let fold = self.photographs.all[photograph].fold;
             let known = judge.answer_features(answered, &evidence[fold], &seen.images[photograph - self.photographs.train])?;
             let features = names.iter().map(|name| known.value(name).unwrap_or(0.0)).collect();
-            Ok(self.row(photograph, features, answered.is_right()))
+            Ok(self.row(photograph, features, answered.is_right(self.photographs.all[photograph].origin)))
         };
         let rows: Vec<Row> = answered.iter().map(row).collect::<Result<_, TrainError>>()?;
         let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, ANSWERS_FITTED_ON)?;
         let of = rows.iter().zip(&answered).zip(&fitted.out_of_fold).filter(|((row, _), _)| is_reported(row));
-        let judged: Vec<Judged> = of
-            .map(|((row, answered), &score)| Judged {
-                origin: row.origin,
-                outcome: Outcome { photograph: row.photograph, score, is_right: row.is_right },
-                scorer: f64::from(judge.lowest(answered)),
-                is_person: false,
+        let (kinds, judged): (Vec<QuestionKind>, Vec<Judged>) = of
+            .map(|((row, answered), &score)| {
+                let outcome = Outcome { photograph: row.photograph, score, is_right: row.is_right };
+                let scorer = f64::from(judge.lowest(answered));
+                (answered.kind(), Judged { origin: row.origin, outcome, scorer, is_person: false })
             })
-            .collect();
-        let table = figures::figures("Answers", NOTE, &judged, f64::from(fitted.calibration.thresholds.default), self.resampling());
+            .unzip();
+        let threshold = f64::from(fitted.calibration.thresholds.default);
+        let tables = vec![
+            figures::figures("Answers", &format!("{NOTE} {RADIOGRAPHS}"), &judged, threshold, self.resampling()),
+            figures::answers_by_kind(&kinds, &judged, threshold, self.resampling()),
+        ];
         let text = vec![calibrate::described(&fitted.calibration)];
         config.calibration.answers = Some(fitted.calibration);
-        Ok(Some(Section { title: "Short answers".into(), text, tables: vec![table], ..Section::default() }))
+        Ok(Some(Section { title: "Short answers".into(), text, tables, ..Section::default() }))
     }
 
     /// How the rewards of the policy's likeliest captions of the development split's tuning half are distributed, as they are served.
