@@ -165,7 +165,7 @@ impl Judged {
             .enumerate()
             .map(|(i, image)| {
                 let mut rng = SmallRng::seed_from_u64(seed ^ (which[i] as u64 + 1));
-                let wrong = perturber.perturb(image, &mut rng, &mut Tally::default());
+                let wrong = perturber.perturb(image, &[], &mut rng, &mut Tally::default());
                 let first = image.captions.first().map(|c| LabelledText::all_good(normalize_caption(c)));
                 let mut texts: Vec<(Said, Option<Kind>)> = first.into_iter().map(|text| (text.into(), None)).collect();
                 texts.extend(wrong.map(|p| (LabelledText::from(p.clone()).into(), Some(p.kind))));

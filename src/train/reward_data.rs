@@ -116,7 +116,7 @@ impl<'a> Examples<'a> {
             out.push((Origin::True, Said { ends: true, ..said }));
         }
         for _ in 0..config.perturbed_captions {
-            let perturbed = self.perturber.perturb(image, rng, tally);
+            let perturbed = self.perturber.perturb(image, &[], rng, tally);
             out.extend(perturbed.map(|p| (Origin::Perturbed(p.kind), LabelledText::from(p).into())));
         }
         for _ in 0..config.foreign_captions {
