@@ -18,6 +18,7 @@ pub mod judged;
 pub mod labels;
 pub mod losses;
 pub mod optim;
+pub mod origins;
 pub mod parallel;
 pub mod perturb;
 pub mod policy;

@@ -17,21 +17,8 @@ const PERSON: [&str; 6] = ["man", "woman", "boy", "girl", "child", "person"];
 const PEOPLE: [&str; 6] = ["men", "women", "boys", "girls", "children", "people"];
 
 /// Words that let people be expected where none is named: somebody holds the leash that the dog is on.
-const TRACES: [&str; 13] = [
-    "someone",
-    "somebody",
-    "everyone",
-    "everybody",
-    "he",
-    "she",
-    "him",
-    "who",
-    "hand",
-    "arm",
-    "finger",
-    "lap",
-    "shoulder",
-];
+const TRACES: [&str; 13] =
+    ["someone", "somebody", "everyone", "everybody", "he", "she", "him", "who", "hand", "arm", "finger", "lap", "shoulder"];
 
 /// What somebody does who comes in at the end.
 const BESIDE: [&str; 4] = ["with", "near", "next to", "behind"];
@@ -60,7 +47,9 @@ impl Perturber {
     /// Something that nobody knows of in the place of a person.
     fn no_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let is_person = |p: &&Phrase| {
-            self.lexicon.kind(p.mention.concept) == lexicon::Kind::Person && !COLLECTIVE.contains(&p.mention.lemma) && self.is_plural(p).is_some()
+            self.lexicon.kind(p.mention.concept) == lexicon::Kind::Person
+                && !COLLECTIVE.contains(&p.mention.lemma)
+                && self.is_plural(p).is_some()
         };
         let people: Vec<&Phrase> = source.phrases.iter().filter(is_person).collect();
         let phrase = people.choose(rng)?;
@@ -240,7 +229,8 @@ mod tests {
             for found in &found {
                 holds(found, &tokenizer);
                 let mentions = lexicon.mentions(&found.text[found.bad[0].clone()]);
-                let is_wrong = |m: &lexicon::Mention| lexicon.kind(m.concept) != lexicon::Kind::Person && references.supports(m) == Support::None;
+                let is_wrong =
+                    |m: &lexicon::Mention| lexicon.kind(m.concept) != lexicon::Kind::Person && references.supports(m) == Support::None;
                 assert!(mentions.len() == 1 && mentions.iter().all(is_wrong), "{found:?}");
             }
         }

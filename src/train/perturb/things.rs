@@ -21,9 +21,8 @@ impl Perturber {
             |noun: &str| if counted { self.stats.is_countable(noun) } else { phrase.determiner.is_some() || self.stats.is_mass(noun) };
         // What stands behind "on" must be something that things are on.
         let place = relation_before(source.text, phrase.start);
-        let fits = |noun: &str| {
-            is_small(noun) == small && fits(noun) && place.as_ref().is_none_or(|(r, _)| self.relations.contains(&(*r, noun)))
-        };
+        let fits =
+            |noun: &str| is_small(noun) == small && fits(noun) && place.as_ref().is_none_or(|(r, _)| self.relations.contains(&(*r, noun)));
         let noun = self.unsupported(lexicon.kind(mention.concept), source, phrase, fits, rng)?;
         let noun = if mention.plural { lexicon.plural(noun) } else { noun.to_owned() };
         Some(vec![Edit::wrong(mention.range.clone(), noun)])
