@@ -13,6 +13,7 @@ mod error;
 pub mod evidence;
 pub mod export;
 pub mod features;
+pub mod finishers;
 pub mod gae;
 pub mod judged;
 pub mod labels;
