@@ -2,21 +2,31 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use rand::{
+    Rng,
+    seq::{IndexedRandom, IteratorRandom},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
     TrainError,
+    answers::Said,
     evidence::{
         labels::{Absence, truth},
         origins::{OTHERS, Photograph, Photographs, origin_named},
     },
     labels::LabelledText,
+    text::capitalized,
 };
 use crate::{
     eval::{
-        data::flickr8k::{Dataset, Image},
+        data::{
+            flickr8k::{Dataset, Image},
+            questions::AskedQuestion,
+        },
         honesty::{Origin, folds::FOLDS},
         objects,
+        vqa::is_right,
     },
     lexicon::{Lexicon, References},
 };
@@ -50,6 +60,8 @@ impl OriginsConfig {
 /// The photographs of other origins that a training learns from.
 pub(super) struct Others {
     pub(super) photographs: Vec<Photograph>,
+    /// People's questions about each; none about radiographs, which are negatives and nothing to learn answers from.
+    asked: Vec<Vec<AskedQuestion>>,
     absence: Absence,
 }
 
@@ -59,15 +71,43 @@ impl Others {
     /// # Errors
     /// When the configuration names what there is not, or a folder cannot be read.
     pub(super) fn open(config: Option<&OriginsConfig>) -> Result<Self, TrainError> {
-        let mut photographs = Vec::new();
-        if let Some(config) = config {
-            config.check()?;
-            if OTHERS.iter().any(|&origin| config.passes(origin) > 0) {
-                photographs = Photographs::open(&config.data, &Dataset { train: Vec::new(), dev: Vec::new() })?.all;
-                photographs.retain(|photograph| config.parts.contains(&photograph.fold) && config.passes(photograph.origin) > 0);
+        let mut this = Self { photographs: Vec::new(), asked: Vec::new(), absence: Absence::new(Lexicon::shared()) };
+        let Some(config) = config else { return Ok(this) };
+        config.check()?;
+        if OTHERS.iter().all(|&origin| config.passes(origin) == 0) {
+            return Ok(this);
+        }
+        let Photographs { all, questions, .. } = Photographs::open(&config.data, &Dataset { train: Vec::new(), dev: Vec::new() })?;
+        let mut asked: BTreeMap<usize, Vec<AskedQuestion>> = BTreeMap::new();
+        questions.into_iter().for_each(|(number, question)| asked.entry(number).or_default().push(question));
+        for (number, photograph) in all.into_iter().enumerate() {
+            if config.parts.contains(&photograph.fold) && config.passes(photograph.origin) > 0 {
+                let questions = asked.remove(&number).filter(|_| photograph.origin == Origin::Daquar);
+                this.asked.push(questions.unwrap_or_default());
+                this.photographs.push(photograph);
             }
         }
-        Ok(Self { photographs, absence: Absence::new(Lexicon::shared()) })
+        Ok(this)
+    }
+
+    /// At most `n` of people's questions about a photograph, by its number among these.
+    pub(super) fn questions(&self, number: usize, n: usize, rng: &mut impl Rng) -> Vec<&AskedQuestion> {
+        self.asked.get(number).into_iter().flatten().choose_multiple(rng, n)
+    }
+
+    /// Answers to at most `n` of them, half of them people's and half of them people's to other questions.
+    pub(super) fn answers(&self, number: usize, n: usize, rng: &mut impl Rng) -> Vec<Said> {
+        let mut said = Vec::new();
+        for asked in self.questions(number, n, rng) {
+            let right = rng.random_bool(0.5);
+            let other =
+                if right { Some(asked) } else { self.asked.iter().filter(|of| !of.is_empty()).choose(rng).and_then(|of| of.choose(rng)) };
+            let answer = other.and_then(|other| other.answers.choose(rng));
+            let fits = |answer: &&String| is_right(answer, &asked.answers) == right;
+            let text = answer.filter(fits).map(|answer| capitalized(&format!("{}.", answer.replace('_', " "))));
+            said.extend(text.map(|text| Said::answer(asked.question.clone(), text, right)));
+        }
+        said
     }
 
     /// A text about a photograph, judged by what is known of that: things and, where people described it, colors and numbers.
@@ -93,6 +133,8 @@ pub(super) fn questioned(photograph: &Photograph) -> Option<Image> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use rand::{SeedableRng, rngs::SmallRng};
 
     use super::*;
 
@@ -124,6 +166,29 @@ mod tests {
         assert_eq!(judged(&room, text), named(&[("man", false), ("dog", false), ("lamp", true)]));
         let radiograph = photograph(Origin::VqaRad, &[], &[]);
         assert_eq!(judged(&radiograph, text), named(&[("man", false), ("dog", false), ("lamp", false)]));
+    }
+
+    #[test]
+    fn half_of_the_answers_to_peoples_questions_are_wrong() {
+        let asked = |question: &str, answers: &[&str]| AskedQuestion {
+            image: "a.jpg".into(),
+            photo: "a.jpg".into(),
+            question: question.into(),
+            answers: answers.iter().map(|&answer| answer.to_owned()).collect(),
+            kind: None,
+            answer_type: None,
+        };
+        let questions =
+            vec![vec![asked("what is on the desk?", &["garbage_bin", "book"])], vec![asked("what is red?", &["chair"])], Vec::new()];
+        let others = Others { asked: questions, ..Others::open(None).unwrap() };
+        let mut rng = SmallRng::seed_from_u64(3);
+        let said: BTreeSet<(String, bool)> = (0..200)
+            .flat_map(|_| others.answers(0, 2, &mut rng))
+            .map(|said| (said.text.text.clone(), said.text.ranges == [(0..said.text.text.len() - 1, Some(true))]))
+            .collect();
+        let want = [("Book.", true), ("Chair.", false), ("Garbage bin.", true)].map(|(text, right)| (text.to_owned(), right));
+        assert_eq!(said, BTreeSet::from(want));
+        assert_eq!((others.answers(2, 2, &mut rng), others.answers(7, 2, &mut rng)), (Vec::new(), Vec::new()));
     }
 
     #[test]

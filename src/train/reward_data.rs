@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     TrainError,
-    answers::{Answers, Asking, Said, is_right, own_answers},
+    answers::{Answers, Asking, Said, answers_to, is_right, own_answers},
     corpus::{Corpus, asks_for_description},
     corrections::Correction,
     labels::LabelledText,
@@ -20,8 +20,10 @@ use super::{
     text::normalize_caption,
 };
 use crate::{
-    eval::data::flickr8k::Image,
-    eval::objects,
+    eval::{
+        data::{flickr8k::Image, questions::AskedQuestion},
+        objects, vqa,
+    },
     lexicon::{Lexicon, References},
     vlm::casing::Casing,
 };
@@ -89,6 +91,17 @@ impl<'a> Examples<'a> {
         };
         let mut own_answers = vec![Vec::new(); training.train_features.len()];
         asked.iter().zip(answered).for_each(|(&i, of)| own_answers[i] = of.into_iter().map(said).collect());
+        let others: Vec<usize> = split.iter().copied().filter(|&i| i >= setup.data.train.len()).collect();
+        let questions = |i: usize, rng: &mut SmallRng| {
+            let asked = training.others.questions(others[i] - setup.data.train.len(), config.own_answers, rng);
+            asked.into_iter().map(|asked| (asked.question.clone(), asked)).collect()
+        };
+        let answered = answers_to(setup, &training.train_features.plain(&others), config.temperature, ask.seed, questions)?;
+        let said = |(answer, asked): (String, &AskedQuestion)| {
+            let right = vqa::is_right(&answer, &asked.answers);
+            Said::answer(asked.question.clone(), answer, right)
+        };
+        others.iter().zip(answered).for_each(|(&i, of)| own_answers[i].extend(of.into_iter().map(said)));
         Ok(Self { training, perturber, answers, own, own_answers })
     }
 
@@ -139,6 +152,9 @@ impl<'a> Examples<'a> {
         let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
         if let Some(image) = self.training.questioned(i) {
             out.extend(self.answers.of(&questions, &image, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
+        }
+        if let Some(number) = i.checked_sub(train.len()) {
+            out.extend(self.training.others.answers(number, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
         }
         out
     }
