@@ -115,11 +115,8 @@ impl Others {
         let lexicon = Lexicon::shared();
         let references = References::new(lexicon, &photograph.texts);
         let known = LabelledText::by_mention(text, lexicon, |mention| truth(photograph, &references, mention, &self.absence));
-        let captions = &photograph.image.captions;
-        if captions.is_empty() {
-            return known;
-        }
-        let properties = objects::judge(lexicon, &known.text, captions);
+        // Where nobody described it, there is nothing to compare colors and numbers with.
+        let properties = objects::judge(lexicon, &known.text, &photograph.image.captions);
         known.with_properties(&properties)
     }
 }

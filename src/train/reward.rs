@@ -439,7 +439,16 @@ fn strip(tensors: &Tensors, prefix: &str) -> Tensors {
 
 #[cfg(test)]
 mod tests {
-    use super::corrected_images;
+    use super::{OriginsConfig, Others, RewardConfig, corrected_images};
+
+    #[test]
+    fn the_recipe_can_be_read_and_names_origins_that_there_are() {
+        let recipe: RewardConfig = toml::from_str(include_str!("../../config/reward.toml")).unwrap();
+        let nowhere = OriginsConfig { data: "nowhere".into(), ..recipe.origins.unwrap() };
+        assert!(Others::open(Some(&nowhere)).unwrap().photographs.is_empty());
+        let without: RewardConfig = toml::from_str(include_str!("../../config/ablation.toml")).unwrap();
+        assert_eq!(without.origins, None, "Flickr8k's photographs alone");
+    }
 
     #[test]
     fn people_come_first_and_are_not_learnt_by_heart() {

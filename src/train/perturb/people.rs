@@ -33,12 +33,13 @@ impl Perturber {
     /// Somebody where nobody is, or something else in the place of a person.
     pub(super) fn person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         if !self.names_nobody(source) {
-            return self.no_person(source, rng);
+            return self.replace_person(source, rng);
         }
         if TRACES.iter().any(|word| source.references.has_word(word)) {
             return None;
         }
-        let mut ways: [fn(&Self, &Source<'_>, &mut _) -> Option<Edit>; 3] = [Self::for_a_thing, Self::with_a_thing, Self::at_the_end];
+        let mut ways: [fn(&Self, &Source<'_>, &mut _) -> Option<Edit>; 3] =
+            [Self::replace_thing, Self::accompany_thing, Self::append_person];
         ways.shuffle(rng);
         ways.into_iter().find_map(|way| way(self, source, rng)).map(|edit| vec![edit])
     }
@@ -49,7 +50,7 @@ impl Perturber {
     }
 
     /// Something that nobody knows of in the place of a person.
-    fn no_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
+    fn replace_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let is_person = |p: &&Phrase| {
             self.lexicon.kind(p.mention.concept) == lexicon::Kind::Person
                 && !COLLECTIVE.contains(&p.mention.lemma)
@@ -64,11 +65,11 @@ impl Perturber {
         let fits = |noun: &str| self.stats.is_countable(noun) && !is_always_plural(noun) && !self.lexicon.classes().is_small_thing(noun);
         let noun = kinds.into_iter().find_map(|kind| self.unsupported(kind, source, phrase, fits, rng))?;
         let noun = if self.is_plural(phrase)? { self.lexicon.plural(noun) } else { noun.to_owned() };
-        Some(vec![Edit::wrong(described(source.text, phrase), noun)])
+        Some(vec![Edit::wrong(described_noun(source.text, phrase), noun)])
     }
 
     /// A person in the place of an animal, or of what a caption begins with.
-    fn for_a_thing(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
+    fn replace_thing(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
         let is_alive = |p: &&Phrase| self.lexicon.kind(p.mention.concept) == lexicon::Kind::Animal;
         let alive: Vec<&Phrase> = source.phrases.iter().filter(is_alive).collect();
         let phrase = match alive.choose(rng) {
@@ -77,11 +78,11 @@ impl Perturber {
             None => source.phrases.first().filter(|p| p.start == 0 && (p.determiner.is_some() || p.mention.plural))?,
         };
         let person = somebody(self.is_plural(phrase)?, rng)?;
-        Some(Edit::wrong(described(source.text, phrase), person))
+        Some(Edit::wrong(described_noun(source.text, phrase), person))
     }
 
     /// A person who is with what a caption begins with, as many as that is: the verb stays right.
-    fn with_a_thing(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
+    fn accompany_thing(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
         let phrase = source.phrases.first().filter(|p| p.start == 0)?;
         let plural = self.is_plural(phrase)?;
         let (article, person) = (if plural { "" } else { "a " }, somebody(plural, rng)?);
@@ -92,7 +93,7 @@ impl Perturber {
     }
 
     /// A person behind the last word.
-    fn at_the_end(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
+    fn append_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
         let body = source.text.strip_suffix('.').filter(|body| body.ends_with(char::is_alphanumeric) && !body.contains(['.', '"']))?;
         let plural = rng.random_bool(0.3);
         let (article, person, beside) = (if plural { "" } else { "a " }, somebody(plural, rng)?, BESIDE.choose(rng)?);
@@ -121,7 +122,7 @@ fn somebody(plural: bool, rng: &mut impl Rng) -> Option<&'static str> {
 }
 
 /// The noun of a phrase with what describes it: all but its article and its number.
-fn described(text: &str, phrase: &Phrase) -> Range<usize> {
+fn described_noun(text: &str, phrase: &Phrase) -> Range<usize> {
     let article = phrase.determiner.as_ref().map_or(phrase.start, |word| phrase.start + word.len());
     let start = phrase.count.as_ref().map_or(article, |count| article.max(count.range.end));
     let end = phrase.mention.range.end;
@@ -249,7 +250,7 @@ mod tests {
             ("A single bird stands.", "bird"),
             ("Dogs run.", "Dogs"),
         ] {
-            assert_eq!(&text[described(text, &Lexicon::shared().phrases(text)[0])], want);
+            assert_eq!(&text[described_noun(text, &Lexicon::shared().phrases(text)[0])], want);
         }
     }
 
