@@ -11,11 +11,11 @@ mod conclude;
 mod figures;
 mod files;
 mod head;
-mod labels;
+pub(super) mod labels;
 mod learn;
 mod mentions;
 mod networks;
-mod origins;
+pub(super) mod origins;
 mod reference;
 
 use std::{
