@@ -151,9 +151,17 @@ impl Repairs {
         is_other
     }
 
+    /// The first word from token `at` on that is to be written again: one that is flagged, or with which its sentence repeats itself.
+    fn first_flaw(&self, lead: &Track, at: usize) -> Option<usize> {
+        let words = lead.draft.words();
+        let repeated = lead.draft.loop_at().filter(|_| self.mode == Mode::Regenerate);
+        let repeated = repeated.filter(|&i| words.get(i).is_some_and(|word| word.tokens.end > at));
+        first_doubted(lead, at).into_iter().chain(repeated).min()
+    }
+
     /// Whether words of the lead may still be written again.
     pub(crate) fn may_change(&self, lead: &Track) -> bool {
-        self.first.is_some() || self.place.is_some() || first_doubted(lead, self.settled).is_some()
+        self.first.is_some() || self.place.is_some() || self.first_flaw(lead, self.settled).is_some()
     }
 
     /// The bytes of the lead that may be shown: neither what may still be written again, nor the last `window` words, which are to stay within reach of what
@@ -163,7 +171,7 @@ impl Repairs {
             return 0;
         }
         let words = lead.draft.words();
-        let doubted = first_doubted(lead, self.settled);
+        let doubted = self.first_flaw(lead, self.settled);
         let (end, held) = doubted.map_or((words.len(), window), |i| (i + 1, window.max(1)));
         let open = end.checked_sub(held).map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start)).unwrap_or(0);
         if self.mode != Mode::Block {
@@ -225,7 +233,7 @@ impl Repairs {
             return true;
         }
         let (text, words) = (lead.draft.text(), lead.draft.words());
-        let Some(at) = first_doubted(lead, self.settled) else { return false };
+        let Some(at) = self.first_flaw(lead, self.settled) else { return false };
         let first = self.first.as_ref().map(|first| first.place.first_text.clone());
         let Some(first_text) = first.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned())) else { return false };
         self.place = Some(Place {
@@ -245,14 +253,14 @@ impl Repairs {
     /// The doubted word of the open place, if the lead still has one there.
     fn doubted(&self, lead: &Track) -> Option<usize> {
         let changed = self.place.as_ref().filter(|place| place.is_changed());
-        first_doubted(lead, changed.and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
+        self.first_flaw(lead, changed.and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
     }
 
     /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to the first when it cannot any more.
     fn check(&mut self, lead: &mut Track, answer: &mut Answer) {
         let Some(first) = &self.first else { return };
         let ended = sentence(lead, first.place.sentence);
-        let pending = first_doubted(lead, self.settled).and_then(|at| lead.draft.words().get(at)).map(|word| word.bytes.start);
+        let pending = self.first_flaw(lead, self.settled).and_then(|at| lead.draft.words().get(at)).map(|word| word.bytes.start);
         let next =
             ended.and_then(|ended| lead.draft.words().iter().find(|word| word.bytes.start >= ended.end())).map(|word| word.tokens.start);
         let was_last = first.track.end == Some(FinishReason::Stop)

@@ -141,7 +141,7 @@ impl<'a> Sentence<'a> {
 pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<Fault> {
     let is_short = !is_whole(before.text);
     let gains = || after.score().zip(before.score()).is_some_and(|(new, old)| new - old >= gain);
-    if repeats(after.text) && !repeats(before.text) {
+    if repeats(after.text) {
         Some(Fault::Loop)
     } else if flips(before.text, after.text) {
         Some(Fault::Flip)
