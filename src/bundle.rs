@@ -375,7 +375,7 @@ impl Bundle {
 }
 
 /// Has a calibration give the thresholds of rewards that are finished with evidence.
-fn serve_thresholds(calibration: &mut Calibration, finished: &FeatureCalibration) {
+pub(crate) fn serve_thresholds(calibration: &mut Calibration, finished: &FeatureCalibration) {
     calibration.default_threshold = finished.thresholds.default;
     calibration.thresholds.clone_from(&finished.thresholds.by_fpr);
     calibration.rewards.clone_from(&finished.rewards);

@@ -1,6 +1,6 @@
 //! What the client is shown of an answer while it is written, and what is concluded in the end. Knows no networks.
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use super::{Event, GuardParams, Token, draft::Draft};
 use crate::guard::{
@@ -41,6 +41,8 @@ pub(crate) struct Answer {
     params: GuardParams,
     gate: Option<Arc<AnswerGate>>,
     scoring: Scoring,
+    /// How likely a short answer is right, where that and not the rewards of its words says whether it is flagged.
+    probability: Option<f32>,
     joiner: Option<Joiner>,
     /// Words that the joiner has seen.
     joined: usize,
@@ -69,6 +71,7 @@ impl Answer {
             params,
             gate,
             scoring: if policy::scores(params.mode) { Scoring::On } else { Scoring::Off },
+            probability: None,
             joiner: policy::action(params.mode).map(Joiner::new),
             joined: 0,
             spans: Vec::new(),
@@ -125,8 +128,11 @@ impl Answer {
         if let Some((probability, false)) = probability {
             return self.withhold(draft, cost, probability);
         }
+        // What may be withheld and is given has been judged as a whole.
+        let decides = self.may_withhold() && self.joined == 0 && self.params.mode != Mode::Block;
+        self.probability = probability.filter(|_| decides).map(|(probability, _)| probability);
         if self.scoring != Scoring::Off {
-            self.join(text, draft.words(), usize::MAX);
+            self.join(text, &self.words(draft), usize::MAX);
         }
         if let Some(joiner) = &mut self.joiner {
             self.spans.extend(joiner.finish(text));
@@ -136,7 +142,7 @@ impl Answer {
             let end = text.chars().count();
             self.spans.push(Span::new(end..end, "", score, Action::Blocked));
         }
-        let rewritten = self.rewrite(text);
+        let rewritten = self.rewrite(text, &draft.likely_things());
         let text = rewritten.as_deref().unwrap_or(text);
         let tokens = draft.contributing().max(self.sent.0);
         let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
@@ -146,6 +152,13 @@ impl Answer {
             Report { answer_probability: probability.map(|(probability, _)| probability), ..report }
         });
         (delta, Summary { completion_tokens: tokens, guard })
+    }
+
+    /// The words of a draft. Where the probability of the whole is what counts, it is the reward of each.
+    fn words<'d>(&self, draft: &'d Draft) -> Cow<'d, [Word]> {
+        let Some(probability) = self.probability else { return Cow::Borrowed(draft.words()) };
+        let judged = |word: &Word| Word { reward: word.reward.map(|_| probability), ..word.clone() };
+        Cow::Owned(draft.words().iter().map(judged).collect())
     }
 
     fn may_withhold(&self) -> bool {
@@ -213,13 +226,13 @@ impl Answer {
     }
 
     /// The answer with its doubted words hedged or left out, where that is asked for and there are any; its spans move with it.
-    fn rewrite(&mut self, text: &str) -> Option<String> {
+    fn rewrite(&mut self, text: &str, likely: &[&str]) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
         let unsaid = self.unsaid_spans();
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = unfamiliar(text, &unsaid, style).unwrap_or_else(|| render(text, &unsaid, style));
+        let rendered = unfamiliar(text, &unsaid, style, likely).unwrap_or_else(|| render(text, &unsaid, style));
         let mut places = rendered.spans.iter().cloned();
         for span in &mut self.spans {
             let place = match span.is_unsaid() {
@@ -261,14 +274,15 @@ impl Answer {
         let out: Vec<Token> = draft.tokens()[first..tokens].to_vec();
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
-        let flagged_tokens = self.flagged_tokens(draft.words(), first..tokens);
+        let flagged_tokens = self.flagged_tokens(&self.words(draft), first..tokens);
         Event::Delta { text: text[start..end].to_owned(), tokens: out, spans, flagged_tokens }
     }
 
     fn report(&self, draft: &Draft, text: &str, tokens: usize, cost: Cost, blocked: Option<f32>) -> Report {
         let GuardParams { mode, thresholds, .. } = self.params;
+        let words = self.words(draft);
         let complete = self.is_scored() && draft.rewarded() >= tokens;
-        let (verdict, score) = policy::judge(mode, draft.words(), complete);
+        let (verdict, score) = policy::judge(mode, &words, complete);
         let (verdict, score) = match (verdict, blocked) {
             (_, Some(low)) => (Verdict::Blocked, Some(score.map_or(low, |score| score.min(low)))),
             (Verdict::Clean, None) if self.repaired => (Verdict::Repaired, score),
@@ -280,12 +294,12 @@ impl Answer {
         Report {
             verdict,
             score,
-            mean_score: policy::mean_score(draft.words()),
+            mean_score: policy::mean_score(&words),
             spans: self.spans.clone(),
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens,
             alt_text,
-            threshold: thresholds.of_answer(draft.text(), draft.words()),
+            threshold: thresholds.of_answer(draft.text(), &words),
             ..Report::new(mode, thresholds)
         }
     }

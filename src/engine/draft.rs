@@ -6,7 +6,8 @@ use super::{Token, stop::StopStrings};
 use crate::{
     guard::{
         Thresholds,
-        repair::unselected,
+        repair::{Reach, start, unselected},
+        repetition::repeats,
         words::{Transcript, Word},
     },
     reward::finish::{Finish, Finisher, Written},
@@ -42,6 +43,8 @@ pub(crate) struct Draft {
     waits: bool,
     /// Words of the version that this one began with which were shown: their rewards are final whatever follows.
     shown: Vec<Word>,
+    /// The first word with which a sentence repeats itself, where repairs are possible.
+    loop_at: Option<usize>,
     /// Tokens that were chosen among others for their rewards, and among how many.
     chosen: Vec<(Range<usize>, usize)>,
     /// What selection adds to the logits of such rewards.
@@ -62,6 +65,7 @@ impl Draft {
             finished: 0,
             waits: false,
             shown: Vec::new(),
+            loop_at: None,
             chosen: Vec::new(),
             optimism: 0.0,
         }
@@ -125,6 +129,11 @@ impl Draft {
             None => word.reward.map(|reward| unselected(reward, self.optimism, tried)),
         };
         self.finished += 1;
+        if !self.menus.is_empty() && self.loop_at.is_none() {
+            let (text, words) = (self.transcript.text(), &self.words[..self.finished]);
+            let sentence = words[start(Reach::Sentence, text, words, at)].bytes.start..words[at].bytes.end;
+            self.loop_at = text.get(sentence).is_some_and(repeats).then_some(at);
+        }
         true
     }
 
@@ -200,6 +209,11 @@ impl Draft {
         self.transcript.text()
     }
 
+    /// The first word with which a sentence repeats itself.
+    pub(crate) fn loop_at(&self) -> Option<usize> {
+        self.loop_at
+    }
+
     /// Words whose rewards are final.
     pub(crate) fn words(&self) -> &[Word] {
         self.words.get(..self.finished).unwrap_or(&self.words)
@@ -208,6 +222,11 @@ impl Draft {
     /// Tokens written, those of a stop string included.
     pub(crate) fn tokens(&self) -> &[Token] {
         &self.tokens
+    }
+
+    /// Names of what the photograph has evidence of, the likeliest first.
+    pub(crate) fn likely_things(&self) -> Vec<&'static str> {
+        self.finisher.as_ref().map(|finisher| finisher.likely_things()).unwrap_or_default()
     }
 
     pub(crate) fn menu(&self, at: usize) -> Option<&Arc<Menu>> {

@@ -1,5 +1,7 @@
 //! Repairs of one answer: where a word is doubted, other versions are written side by side in slots of their own, and the best goes on.
 
+use std::collections::VecDeque;
+
 use super::{
     FinishReason, Sampling, Token,
     answer::{Answer, Cost, Edit},
@@ -9,7 +11,7 @@ use super::{
 use crate::guard::{
     Candidate, Mode,
     render::is_whole,
-    repair::{How, LADDER, Reach, Rung, Version, Weights, start},
+    repair::{How, LADDER, Reach, Rung, STATEMENT, Version, Weights, start},
     sentence::fault,
 };
 
@@ -65,6 +67,8 @@ pub(crate) struct Repairs {
     weights: Weights,
     /// Most tokens to decode beyond the answer's own.
     budget: usize,
+    /// Tokens of it that are kept for a statement of what there is.
+    kept: usize,
     /// Tokens decoded for all versions.
     decoded: usize,
     attempts: u32,
@@ -87,6 +91,7 @@ impl Repairs {
             mode,
             weights,
             budget,
+            kept: 0,
             decoded: 0,
             attempts: 0,
             settled: 0,
@@ -98,6 +103,11 @@ impl Repairs {
             blocked: None,
             cut: 0,
         }
+    }
+
+    /// Keeps a part of the budget for a statement of what there is, where the photograph may have evidence of something.
+    pub(crate) fn stating(self, states: bool) -> Self {
+        Self { kept: if states { STATEMENT.min(self.budget / 3) } else { 0 }, ..self }
     }
 
     /// Versions that the next step computes in place of the lead.
@@ -141,9 +151,17 @@ impl Repairs {
         is_other
     }
 
+    /// The first word from token `at` on that is to be written again: one that is flagged, or with which its sentence repeats itself.
+    fn first_flaw(&self, lead: &Track, at: usize) -> Option<usize> {
+        let words = lead.draft.words();
+        let repeated = lead.draft.loop_at().filter(|_| self.mode == Mode::Regenerate);
+        let repeated = repeated.filter(|&i| words.get(i).is_some_and(|word| word.tokens.end > at));
+        first_doubted(lead, at).into_iter().chain(repeated).min()
+    }
+
     /// Whether words of the lead may still be written again.
     pub(crate) fn may_change(&self, lead: &Track) -> bool {
-        self.first.is_some() || self.place.is_some() || first_doubted(lead, self.settled).is_some()
+        self.first.is_some() || self.place.is_some() || self.first_flaw(lead, self.settled).is_some()
     }
 
     /// The bytes of the lead that may be shown: neither what may still be written again, nor the last `window` words, which are to stay within reach of what
@@ -153,7 +171,7 @@ impl Repairs {
             return 0;
         }
         let words = lead.draft.words();
-        let doubted = first_doubted(lead, self.settled);
+        let doubted = self.first_flaw(lead, self.settled);
         let (end, held) = doubted.map_or((words.len(), window), |i| (i + 1, window.max(1)));
         let open = end.checked_sub(held).map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start)).unwrap_or(0);
         if self.mode != Mode::Block {
@@ -168,7 +186,7 @@ impl Repairs {
         let at = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
         let version = version(fork, at, &[]);
         fork.complete
-            || version.len() >= self.weights.horizon
+            || version.len() >= self.weights.horizon && !fork.is_scripted()
             || !version.passes()
             || self.place.as_ref().is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
     }
@@ -203,7 +221,9 @@ impl Repairs {
     fn left(&self) -> usize {
         let kept = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
         let kept = self.first.as_ref().map_or(kept, |first| kept.min(first.track.draft.tokens().len()));
-        (self.budget + kept).saturating_sub(self.decoded)
+        let is_stating = self.place.as_ref().is_none_or(|place| place.rung == LADDER.len());
+        let held_back = if is_stating { 0 } else { self.kept };
+        (self.budget + kept).saturating_sub(self.decoded + held_back)
     }
 
     /// Finds the first doubted word, unless a place is open already. False when nothing is doubted, or its sentence may go on: as it was first written, a
@@ -213,7 +233,7 @@ impl Repairs {
             return true;
         }
         let (text, words) = (lead.draft.text(), lead.draft.words());
-        let Some(at) = first_doubted(lead, self.settled) else { return false };
+        let Some(at) = self.first_flaw(lead, self.settled) else { return false };
         let first = self.first.as_ref().map(|first| first.place.first_text.clone());
         let Some(first_text) = first.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned())) else { return false };
         self.place = Some(Place {
@@ -233,14 +253,14 @@ impl Repairs {
     /// The doubted word of the open place, if the lead still has one there.
     fn doubted(&self, lead: &Track) -> Option<usize> {
         let changed = self.place.as_ref().filter(|place| place.is_changed());
-        first_doubted(lead, changed.and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
+        self.first_flaw(lead, changed.and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
     }
 
     /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to the first when it cannot any more.
     fn check(&mut self, lead: &mut Track, answer: &mut Answer) {
         let Some(first) = &self.first else { return };
         let ended = sentence(lead, first.place.sentence);
-        let pending = first_doubted(lead, self.settled).and_then(|at| lead.draft.words().get(at)).map(|word| word.bytes.start);
+        let pending = self.first_flaw(lead, self.settled).and_then(|at| lead.draft.words().get(at)).map(|word| word.bytes.start);
         let next =
             ended.and_then(|ended| lead.draft.words().iter().find(|word| word.bytes.start >= ended.end())).map(|word| word.tokens.start);
         let was_last = first.track.end == Some(FinishReason::Stop)
@@ -304,10 +324,12 @@ impl Repairs {
     ) -> candle_core::Result<bool> {
         let (at, byte) = origin;
         // A version that ends at once decodes nothing: attempts have the same bound of their own.
-        let most = self.weights.candidates.min(self.spare.len()).min(self.left()).min(self.budget.saturating_sub(self.attempts as usize));
+        let left = self.left();
+        let most = self.weights.candidates.min(self.spare.len()).min(left).min(self.budget.saturating_sub(self.attempts as usize));
         let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else { return Ok(false) };
         let written = &lead.draft.tokens()[at];
         let mut openings = Vec::new();
+        let mut script = VecDeque::new();
         let (text, words) = (lead.draft.text(), lead.draft.words());
         let begins = words.get(place.sentence).map_or(0, |word| word.bytes.start).min(byte);
         let is_short = !is_whole(&place.first_text);
@@ -321,6 +343,15 @@ impl Repairs {
         match rung.how {
             How::Sampled => openings.extend((0..most).map(|number| (None, number))),
             How::NextBest => openings.extend(menu.likely.iter().map(|&opening| (Some(opening), 0))),
+            How::Stated => {
+                let original = self.first.as_ref().map(|first| &first.track).or(place.replaced.as_ref()).unwrap_or(lead);
+                let likely = lead.draft.likely_things();
+                let said = sentence(original, place.sentence).filter(|_| !is_short).and_then(|sentence| sentence.statement(&likely));
+                let space = if byte > 0 && written.token.bytes.starts_with(b" ") { " " } else { "" };
+                let tokens = said.and_then(|said| context.vocabulary.tokenizer.encode_text(&format!("{space}{said}")).ok());
+                script = tokens.filter(|tokens| tokens.len() <= left).unwrap_or_default().into();
+                openings = script.pop_front().map(|id| (Some((id, log_probability(&menu, id))), 0)).into_iter().collect();
+            }
         }
         let mut begun = 0;
         for (opening, number) in openings {
@@ -328,7 +359,10 @@ impl Repairs {
                 break;
             }
             let tried = |id: u32| id == written.token.id || place.tried.contains(&(at, id));
-            if opening.is_some_and(|(id, logprob)| tried(id) || (logprob < self.weights.floor && Some((id, logprob)) != menu.ending)) {
+            let is_scripted = rung.how == How::Stated;
+            if opening.is_some_and(|(id, logprob)| {
+                !is_scripted && (tried(id) || logprob < self.weights.floor && Some((id, logprob)) != menu.ending)
+            }) {
                 continue;
             }
             let Some(slot) = self.spare.pop() else { break };
@@ -342,6 +376,7 @@ impl Repairs {
             let token =
                 Token { token: context.vocabulary.alternative(id, log_probability(&menu, id)), top: written.top.clone(), reward: None };
             fork.write(token, Some(menu.clone()), context);
+            fork.follow(std::mem::take(&mut script));
             self.branches.push(Branch { from: lead.slot, to: slot, len: lead.position(at) });
             self.forks.push(fork);
             self.attempts += 1;

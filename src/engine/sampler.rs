@@ -40,7 +40,8 @@ impl Sampler {
         sampler
     }
 
-    fn note(&mut self, id: u32) {
+    /// Notes a token that was written.
+    pub(crate) fn note(&mut self, id: u32) {
         if self.presence != 0.0 || self.frequency != 0.0 {
             *self.written.entry(id).or_default() += 1;
         }

@@ -111,7 +111,10 @@ impl Sequence {
         let stop = StopStrings::new(std::mem::take(&mut job.request.stop));
         let (slot, spare) = slots.split_first().map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
         let lead = Track::new(slot, Draft::new(guard.thresholds, stop, job.request.finisher.clone()), &job.request.sampling);
-        let repairs = policy::repairs(guard.mode).then(|| Repairs::new(guard.mode, guard.max_attempts, weights, spare));
+        let repairs = policy::repairs(guard.mode).then(|| {
+            let states = job.request.finisher.is_some();
+            Repairs::new(guard.mode, guard.max_attempts, weights, spare).stating(states)
+        });
         let (answer, joined) = (Answer::new(guard, job.request.gate.clone()), Instant::now());
         Self { job, slots, answer, joined, failed: None, pauses: false, lead, repairs, stale: false, counted: 0, last_at: None }
     }

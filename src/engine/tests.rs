@@ -305,11 +305,12 @@ fn check_tokens(request: &Request, told: &super::testing::Told) {
     }
 }
 
-/// A gate that lets no answer through says how likely each was and what is withheld; one that lets all through changes nothing but that.
+/// A gate that lets no answer through says how likely each was and what is withheld. One that lets all through decides what is flagged, or, where it withholds
+/// nothing, changes nothing but that.
 #[test]
 fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
     let handle = engine(EngineConfig::default());
-    let (mut withheld, mut long, mut held_back) = (0, 0, 0);
+    let (mut withheld, mut long, mut held_back, mut unflagged) = (0, 0, 0, 0);
     for image in 0..40 {
         for mode in [Mode::Flag, Mode::Regenerate] {
             let plain = Request { guard: GuardParams::new(mode, 0.4), max_tokens: 20, ..request(image as f32, &[5, 6]) };
@@ -322,11 +323,21 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
             };
             let told = with(0.0);
             let (answer, closed, open) = (listen(handle.submit(plain.clone()).unwrap()), with(0.75), with(0.5));
-            assert_eq!((open.text(), &open.tokens, open.flagged_tokens), (answer.text(), &answer.tokens, answer.flagged_tokens));
+            assert_eq!((open.text(), &open.tokens), (answer.text(), &answer.tokens));
             assert_eq!(told.deltas, answer.deltas, "what is never withheld is shown as ever");
             assert_eq!(told.report().answer_probability.is_some(), (1..=SHORT_ANSWER).contains(&answer.tokens.len()));
+            assert_eq!(guard::Report { answer_probability: None, ..told.report() }, answer.report());
             let is_judged = open.report().answer_probability == Some(0.5);
-            assert_eq!(guard::Report { answer_probability: None, ..open.report() }, answer.report());
+            if is_judged {
+                // It is likelier right than the threshold asks for, whatever its words' rewards are; with a higher one it is not.
+                let (given, written) = (open.report(), answer.report());
+                assert_eq!((given.score.is_some(), open.flagged_tokens), (written.score.is_some(), 0));
+                assert!(given.score.is_none_or(|score| score == 0.5), "{given:?}");
+                assert!(!matches!(given.verdict, Verdict::Flagged) && given.spans.iter().all(|span| !span.is_unsaid()), "{given:?}");
+                unflagged += usize::from(written.verdict == Verdict::Flagged);
+            } else {
+                assert_eq!((open.report(), open.flagged_tokens), (answer.report(), answer.flagged_tokens));
+            }
             if answer.tokens.is_empty() || answer.tokens.len() > SHORT_ANSWER {
                 assert_eq!((closed.text(), closed.report(), is_judged), (answer.text(), answer.report(), false));
                 long += usize::from(!answer.tokens.is_empty());
@@ -354,6 +365,32 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
         }
     }
     assert!(withheld > 10 && long > 3 && held_back > 3, "{withheld} withheld, {long} long, {held_back} held back");
+    assert!(unflagged > 0, "no answer had a word of low reward");
+}
+
+/// A short answer that is given although it is less likely right than a word has to be is flagged as a whole.
+#[test]
+fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
+    let handle = engine(EngineConfig::default());
+    let mut flagged = 0;
+    for image in 0..40 {
+        let gate = |below: f32| Some(Arc::new(AnswerGate::new(below, |_| 0.6)));
+        let with = |threshold: f32, below: f32| {
+            let guard = GuardParams::new(Mode::Flag, threshold);
+            listen(handle.submit(Request { guard, gate: gate(below), max_tokens: 6, ..request(image as f32, &[5, 6]) }).unwrap())
+        };
+        let (low, high) = (with(0.0, 0.5), with(0.7, 0.5));
+        let claims = high.report().spans.iter().all(|span| span.score == 0.6 && span.action == guard::Action::Flagged);
+        assert!(claims && low.report().spans.is_empty(), "{high:?}");
+        if let Some(score) = high.report().score.filter(|_| high.report().verdict != Verdict::Unscored) {
+            // Function words alone claim nothing.
+            assert_eq!((score, high.report().verdict == Verdict::Flagged), (0.6, !high.report().spans.is_empty()));
+            assert_eq!(low.report().verdict, Verdict::Clean);
+            flagged += usize::from(high.flagged_tokens > 0);
+        }
+        assert_eq!(high.report().answer_probability, low.report().answer_probability);
+    }
+    assert!(flagged > 10, "{flagged}");
 }
 
 /// What is not to be answered never reaches the model.

@@ -1,6 +1,6 @@
 //! One version of an answer on its way through the networks: its slot in the caches, its generator and its draft.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Alternative, FinishReason, Request, Sampling, Token,
@@ -39,6 +39,8 @@ pub(crate) struct Track {
     pub(crate) slot: usize,
     pub(crate) draft: Draft,
     sampler: Sampler,
+    /// Tokens that are written next, whatever the policy would write.
+    script: VecDeque<u32>,
     /// Positions in the cache.
     fed: usize,
     /// Positions of the prompt.
@@ -56,7 +58,18 @@ pub(crate) struct Track {
 impl Track {
     pub(crate) fn new(slot: usize, draft: Draft, sampling: &Sampling) -> Self {
         let sampler = Sampler::new(sampling);
-        Self { slot, draft, sampler, fed: 0, prompt: 0, last: None, log_probability: 0.0, end: None, complete: false }
+        Self {
+            slot,
+            draft,
+            sampler,
+            script: VecDeque::new(),
+            fed: 0,
+            prompt: 0,
+            last: None,
+            log_probability: 0.0,
+            end: None,
+            complete: false,
+        }
     }
 
     /// Another version that begins with the first `at` tokens of this one, `shown` of which were. Its slot must become a copy of this one's,
@@ -68,6 +81,7 @@ impl Track {
             slot,
             draft,
             sampler,
+            script: VecDeque::new(),
             fed: self.position(at),
             prompt: self.prompt,
             last: None,
@@ -80,6 +94,16 @@ impl Track {
     /// Goes on with another generator.
     pub(crate) fn sample_as(&mut self, sampling: &Sampling) {
         self.sampler = Sampler::after(sampling, self.draft.tokens().iter().map(|t| t.token.id));
+    }
+
+    /// Has these tokens written next.
+    pub(crate) fn follow(&mut self, script: impl IntoIterator<Item = u32>) {
+        self.script = script.into_iter().collect();
+    }
+
+    /// Returns `true` if the next token is given.
+    pub(crate) fn is_scripted(&self) -> bool {
+        !self.script.is_empty()
     }
 
     /// Positions before token `at` of the answer.
@@ -156,15 +180,25 @@ impl Track {
         self.sampler.choose(&mut logits, &[])
     }
 
+    fn next_token(&mut self, logits: &mut [f32], vocabulary: &Vocabulary) -> candle_core::Result<u32> {
+        match self.script.pop_front() {
+            Some(given) => {
+                self.sampler.note(given);
+                Ok(given)
+            }
+            None => self.sampler.choose(logits, &vocabulary.masked),
+        }
+    }
+
     fn choose(&mut self, logits: &mut [f32], context: Context<'_>) -> candle_core::Result<(Token, Option<Arc<Menu>>)> {
         let Context { request, vocabulary, scored, repairs, .. } = context;
         if request.top_logprobs.is_none() && !scored {
-            let id = self.sampler.choose(logits, &vocabulary.masked)?;
+            let id = self.next_token(logits, vocabulary)?;
             return Ok((Token { token: vocabulary.alternative(id, f32::NAN), top: Vec::new(), reward: None }, None));
         }
         // Of the model's own distribution: before masks, penalties and temperature.
         let plain = logits.to_vec();
-        let id = self.sampler.choose(logits, &vocabulary.masked)?;
+        let id = self.next_token(logits, vocabulary)?;
         let total = sampler::log_sum_exp(&plain);
         let logprob = |id: u32| plain[id as usize] - total;
         let k = request.top_logprobs.unwrap_or(0);

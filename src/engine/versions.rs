@@ -31,7 +31,7 @@ pub(super) fn is_hopeless(first_text: &str, at: usize, version: &Track) -> bool 
     let (text, words) = (version.draft.text(), version.draft.words());
     let begun = words.get(at).zip(words.last()).and_then(|(first, last)| text.get(first.bytes.start..last.bytes.end));
     let own = sentence(version, at).map(|sentence| sentence.text).or(begun).unwrap_or_default();
-    repeats(own) && !repeats(first_text) || contradicts(first_text, own)
+    repeats(own) || contradicts(first_text, own)
 }
 
 /// What a version says from some token and byte on, with its lowest reward; `None` where it claims nothing.

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{
-    derive::{Refused, Stamp, Subject, check_name, derive},
+    derive::{Refused, Stamp, Subject, abstained, check_name, derive},
     images::Images,
     pending::{Pending, Remembered},
     queue::{Queue, Ranker},
@@ -35,6 +35,7 @@ use super::{
     submission::Submission,
     tokens::{Vocabularies, Vocabulary},
 };
+use crate::guard::question::Unanswerable;
 
 /// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
 const WAITING: usize = 1024;
@@ -302,6 +303,9 @@ impl Corrections {
         }
         let image = image.ok_or_else(|| missing("image"))?;
         let response = submission.response.clone().ok_or_else(|| missing("response"))?;
+        if Unanswerable::is_wording(&response) {
+            return Err(abstained("response").into());
+        }
         super::derive::check_notes(submission)?;
         let (vocabulary, text) = (self.vocabularies().of(None), response.clone());
         let tokens = spawn_blocking(move || vocabulary.tokenize(&text)).await.map_err(|e| StoreError::Failed(e.to_string()))?;

@@ -20,6 +20,8 @@ pub enum How {
     NextBest,
     /// Sampled, each at a tenth more than the one before.
     Sampled,
+    /// With a sentence that says what is trusted and what the photograph has evidence of, where it has any.
+    Stated,
 }
 
 /// One attempt at a place: several candidates, written side by side.
@@ -32,11 +34,15 @@ pub struct Rung {
 }
 
 /// What is tried at one place, in order, until a candidate passes.
-pub const LADDER: [Rung; 3] = [
+pub const LADDER: [Rung; 4] = [
     Rung { reach: Reach::Word, how: How::NextBest },
     Rung { reach: Reach::Phrase, how: How::NextBest },
     Rung { reach: Reach::Sentence, how: How::Sampled },
+    Rung { reach: Reach::Sentence, how: How::Stated },
 ];
+
+/// Tokens that are kept for a statement, of those that repairs may decode.
+pub const STATEMENT: usize = 14;
 
 /// How much sampling is warmed a candidate, and at most.
 const WARMER: (f64, f64) = (0.1, 0.5);

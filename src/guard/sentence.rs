@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::{
-    render::is_whole,
+    Action, Span,
+    render::{is_whole, statement},
     repair::{Reach, begins_sentence, connects, start},
     repetition::repeats,
     words::Word,
@@ -72,6 +73,15 @@ impl<'a> Sentence<'a> {
         Some(Self { text: text[bytes.clone()].trim_end(), words: &words[first..end], start: bytes.start })
     }
 
+    /// Returns the sentence that names what is trusted in this one, and of `likely` what it does not name; `None` where there is nothing to name.
+    pub fn statement(&self, likely: &[&str]) -> Option<String> {
+        let chars = |byte: usize| self.text.get(..byte.saturating_sub(self.start)).unwrap_or(self.text).chars().count();
+        let flagged = self.words.iter().filter(|word| word.doubted());
+        let spans: Vec<Span> =
+            flagged.map(|word| Span::new(chars(word.bytes.start)..chars(word.bytes.end), "", 0.0, Action::Flagged)).collect();
+        statement(self.text, &spans, likely)
+    }
+
     /// Returns where it ends in the answer, in bytes.
     pub fn end(&self) -> usize {
         self.start + self.text.len()
@@ -131,7 +141,7 @@ impl<'a> Sentence<'a> {
 pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<Fault> {
     let is_short = !is_whole(before.text);
     let gains = || after.score().zip(before.score()).is_some_and(|(new, old)| new - old >= gain);
-    if repeats(after.text) && !repeats(before.text) {
+    if repeats(after.text) {
         Some(Fault::Loop)
     } else if flips(before.text, after.text) {
         Some(Fault::Flip)
@@ -170,7 +180,14 @@ fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let (named, all) = (before.things(true), after.things(false));
     let lexicon = Lexicon::shared();
     let is_lost = |concept| !all.iter().any(|other| other.concept == concept || lexicon.related(other.concept, concept));
-    named.iter().any(|thing| is_lost(thing.concept)) || after.trusted_beside_things() < before.trusted_beside_things()
+    // A sentence that only says what there is leaves out what is said of it.
+    let says_less = !is_existential(after.text) && after.trusted_beside_things() < before.trusted_beside_things();
+    named.iter().any(|thing| is_lost(thing.concept)) || says_less
+}
+
+/// Returns whether a sentence begins as one that says what there is.
+fn is_existential(sentence: &str) -> bool {
+    ["There is ", "There are "].iter().any(|start| sentence.starts_with(start))
 }
 
 /// Whether all that is new in a sentence are words that captions have for any photograph.

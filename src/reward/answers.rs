@@ -68,8 +68,26 @@ fn said(answer: &str) -> Option<bool> {
     }
 }
 
-/// Nouns by which a question calls the photograph.
-const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
+/// What the network says of a thing: its logit, and that less the log-odds that the thing has where the model learnt.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct ThingEvidence {
+    logit: f64,
+    minus_prior: f64,
+}
+
+impl ThingEvidence {
+    /// The lowest of each kind among the things that a text names; `None` where there is evidence of none.
+    fn lowest(evidence: &Evidence, image: &ImageEvidence, text: &str) -> Option<Self> {
+        let mentions = Lexicon::shared().mentions(text);
+        let things = mentions.iter().filter(|mention| !question::PHOTOGRAPH.contains(&mention.lemma));
+        let of = |output: usize| Some((*image.logits.get(output)?, *evidence.prior().get(output)?));
+        let clamped = |x: f32| f64::from(x).clamp(-8.0, 8.0);
+        things
+            .filter_map(|mention| of(evidence.concept_of(mention.concept)?))
+            .map(|(logit, prior)| Self { logit: clamped(logit), minus_prior: clamped(logit - prior) })
+            .reduce(|a, b| Self { logit: a.logit.min(b.logit), minus_prior: a.minus_prior.min(b.minus_prior) })
+    }
+}
 
 /// What calibrations read of a question about a photograph and a short answer to it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,45 +95,47 @@ pub struct AnswerFeatures {
     question: QuestionKind,
     answer: AnswerKind,
     /// Lowest evidence of a thing that the question names.
-    asked: Option<f64>,
+    asked: Option<ThingEvidence>,
     /// 1 where the answer says that what the question names is there, -1 where it denies that, 0 where it says neither.
     claim: f64,
     /// Lowest evidence of a thing that the answer names.
-    answered: Option<f64>,
+    answered: Option<ThingEvidence>,
     familiarity: f64,
     reward_logit: f64,
     log_probability: f64,
 }
 
 impl AnswerFeatures {
-    /// Those that are no pair of a kind of question and a kind of answer; such a pair is `count>thing`: 1 where both are of these kinds, else 0.
-    pub const NAMES: [&str; 8] = [
+    /// Those of every question and answer. Others are `kind:feature`, one of these where the question is of that kind, else 0 (`presence:claim`), and
+    /// `kind>kind`, 1 where question and answer are of these kinds, else 0 (`count>thing`).
+    pub const NAMES: [&str; 11] = [
         "asked_evidence",
         "asked_evidence_claimed",
+        "asked_evidence_minus_prior_claimed",
         "asked_unknown",
+        "claim",
         "answered_evidence",
+        "answered_evidence_minus_prior",
         "answered_unknown",
         "familiarity",
         "reward_logit",
         "log_probability",
     ];
 
+    /// Those that say what an answer of yes or no claims. What they mean depends on the kind of question: evidence of a dog says whether there is one, and not
+    /// whether it is black.
+    pub const CLAIMS: [&str; 3] = ["asked_evidence_claimed", "asked_evidence_minus_prior_claimed", "claim"];
+
     /// Of a written answer. Evidence that there is not of a thing counts as unknown.
     pub fn new(evidence: &Evidence, image: &ImageEvidence, question: &str, answer: &WrittenAnswer<'_>) -> Self {
-        let lowest = |text: &str| {
-            let mentions = Lexicon::shared().mentions(text);
-            let things = mentions.iter().filter(|mention| !PHOTOGRAPH.contains(&mention.lemma));
-            let logits = things.filter_map(|mention| image.logits.get(evidence.concept_of(mention.concept)?).copied());
-            logits.reduce(f32::min).map(|logit| f64::from(logit).clamp(-8.0, 8.0))
-        };
         let claim = |yes: bool| if yes == question::is_negated(question) { -1.0 } else { 1.0 };
         let reward = f64::from(answer.score.unwrap_or(0.5)).clamp(1e-4, 1.0 - 1e-4);
         Self {
             question: question::kind(question),
             answer: AnswerKind::of(answer.text),
-            asked: lowest(question),
+            asked: ThingEvidence::lowest(evidence, image, question),
             claim: said(answer.text).map_or(0.0, claim),
-            answered: lowest(answer.text),
+            answered: ThingEvidence::lowest(evidence, image, answer.text),
             familiarity: image.familiarity.into(),
             reward_logit: (reward / (1.0 - reward)).ln(),
             log_probability: f64::from(answer.log_probability).clamp(-12.0, 0.0),
@@ -124,27 +144,46 @@ impl AnswerFeatures {
 
     /// The value of the feature of that name.
     pub fn value(&self, name: &str) -> Option<f64> {
-        let unknown = |evidence: Option<f64>| f64::from(u8::from(evidence.is_none()));
+        if let Some((question, answer)) = kinds(name) {
+            return Some(f64::from(u8::from((self.question, self.answer) == (question, answer))));
+        }
+        if let Some((kind, feature)) = scoped(name) {
+            return self.plain(feature).map(|value| if self.question == kind { value } else { 0.0 });
+        }
+        self.plain(name)
+    }
+
+    /// The value of one of [`Self::NAMES`].
+    fn plain(&self, name: &str) -> Option<f64> {
+        let unknown = |evidence: Option<ThingEvidence>| f64::from(u8::from(evidence.is_none()));
+        let (asked, answered) = (self.asked.unwrap_or_default(), self.answered.unwrap_or_default());
         Some(match name {
-            "asked_evidence" => self.asked.unwrap_or(0.0),
-            "asked_evidence_claimed" => self.claim * self.asked.unwrap_or(0.0),
+            "asked_evidence" => asked.logit,
+            "asked_evidence_claimed" => self.claim * asked.logit,
+            "asked_evidence_minus_prior_claimed" => self.claim * asked.minus_prior,
             "asked_unknown" => unknown(self.asked),
-            "answered_evidence" => self.answered.unwrap_or(0.0),
+            "claim" => self.claim,
+            "answered_evidence" => answered.logit,
+            "answered_evidence_minus_prior" => answered.minus_prior,
             "answered_unknown" => unknown(self.answered),
             "familiarity" => self.familiarity,
             "reward_logit" => self.reward_logit,
             "log_probability" => self.log_probability,
-            pair => {
-                let (question, answer) = kinds(pair)?;
-                f64::from(u8::from((self.question, self.answer) == (question, answer)))
-            }
+            _ => return None,
         })
     }
 
     /// Returns `true` if there is a feature of that name.
     pub fn is_known(name: &str) -> bool {
-        Self::NAMES.contains(&name) || kinds(name).is_some()
+        Self::NAMES.contains(&name) || kinds(name).is_some() || scoped(name).is_some()
     }
+}
+
+/// The kind of question and the feature of a name such as `presence:claim`.
+fn scoped(name: &str) -> Option<(QuestionKind, &str)> {
+    let (kind, feature) = name.split_once(':')?;
+    let kind = QuestionKind::ALL.into_iter().find(|own| own.name() == kind)?;
+    AnswerFeatures::NAMES.contains(&feature).then_some((kind, feature))
 }
 
 /// The kinds of question and answer of a feature such as `count>thing`.
@@ -170,10 +209,10 @@ pub fn answer_gate(evidence: &Arc<Evidence>, image: &ImageEvidence, question: &s
     Some(Arc::new(AnswerGate::new(below, estimate)))
 }
 
-/// Returns `true` if a photograph is so unlike those that the model learnt from that no question about it is answered.
+/// Returns `true` if a photograph is of a kind so unlike all that was learned from that no question about it is answered.
 pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &str) -> bool {
-    let line = evidence.config().abstain_below_familiarity;
-    line.is_some_and(|line| image.familiarity < line) && question::kind(question) != QuestionKind::Caption
+    let line = evidence.config().scope.zip(image.scope);
+    line.is_some_and(|(scope, cosine)| cosine < scope.abstain_below) && question::kind(question) != QuestionKind::Caption
 }
 
 #[cfg(test)]
@@ -202,10 +241,29 @@ mod tests {
 
     #[test]
     fn features_have_names() {
-        for name in AnswerFeatures::NAMES.into_iter().chain(["count>thing", "yes_no>yes_no", "presence>other"]) {
+        for name in AnswerFeatures::NAMES.into_iter().chain([
+            "count>thing",
+            "yes_no>yes_no",
+            "presence>other",
+            "presence:claim",
+            "color:reward_logit",
+        ]) {
             assert!(AnswerFeatures::is_known(name), "{name}");
         }
-        for name in ["", ">", "count", "count>", "count>dog", "evidence"] {
+        assert!(AnswerFeatures::CLAIMS.iter().all(|name| AnswerFeatures::NAMES.contains(name)));
+        for name in [
+            "",
+            ">",
+            ":",
+            "count",
+            "count>",
+            "count>dog",
+            "evidence",
+            "dog:claim",
+            "presence:",
+            "presence:presence:claim",
+            "presence:count>thing",
+        ] {
             assert!(!AnswerFeatures::is_known(name), "{name}");
         }
     }
@@ -214,7 +272,7 @@ mod tests {
     const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
 
     fn image() -> ImageEvidence {
-        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68, place: None }
+        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68, place: None, scope: Some(0.2) }
     }
 
     fn written(text: &str) -> WrittenAnswer<'_> {
@@ -242,16 +300,45 @@ mod tests {
     }
 
     #[test]
+    fn a_feature_of_a_kind_of_question_is_nothing_elsewhere() {
+        // The prior of a dog is -2: its logit of 1.5 lies 3.5 above.
+        let names = ["claim", "presence:claim", "yes_no:claim", "presence:asked_evidence_claimed", "asked_evidence_minus_prior_claimed"];
+        for (question, answer, values) in [
+            ("Is there a dog?", "Yes.", [1.0, 1.0, 0.0, 1.5, 3.5]),
+            ("Can you see any dogs?", "No.", [-1.0, -1.0, 0.0, -1.5, -3.5]),
+            ("Is there no dog?", "No.", [1.0, 1.0, 0.0, 1.5, 3.5]),
+            ("Is the dog black?", "No.", [-1.0, 0.0, -1.0, 0.0, -3.5]),
+            ("What is this?", "A dog.", [0.0; 5]),
+        ] {
+            let features = AnswerFeatures::new(&testing::evidence(), &image(), question, &written(answer));
+            let found = names.map(|name| features.value(name).unwrap());
+            assert!(found.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-6), "{question} {answer}: {found:?}");
+        }
+        let features = AnswerFeatures::new(&testing::evidence(), &image(), "What is this?", &written("A dog."));
+        assert!((features.value("answered_evidence_minus_prior").unwrap() - 3.5).abs() < 1e-6);
+        assert_eq!((features.value("open:answered_evidence"), features.value("open:dog")), (Some(1.5), None));
+    }
+
+    #[test]
     fn a_gate_is_of_questions_and_needs_a_calibration() {
         let mut config = testing::config();
         let of = |config: &serde_json::Value| {
-            let weights = testing::file(&testing::arrays());
+            let mut arrays = testing::arrays();
+            for (scope, reference) in [
+                ("scope.center", "reference.center"),
+                ("scope.basis", "reference.basis"),
+                ("scope.points", "reference.points"),
+                ("scope.scale", "reference.scale"),
+            ] {
+                arrays.insert(scope, arrays[reference].clone());
+            }
+            let weights = testing::file(&arrays);
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights)).map(|evidence| Arc::new(evidence.unwrap()))
         };
         let plain = of(&config).unwrap();
         assert!(answer_gate(&plain, &image(), "Is there a dog?", 0.5).is_none());
         assert!(!is_too_unfamiliar(&plain, &image(), "Is there a dog?"));
-        config["abstain_below_familiarity"] = 0.7.into();
+        config["scope"] = serde_json::json!({"k": 2, "abstain_below": 0.25});
         config["calibration"]["answers"] = serde_json::json!({
             "features": ["asked_evidence_claimed", "presence>yes_no"], "mean": [0.5, 0.0], "scale": [2.0, 1.0], "weights": [1.0, -1.0],
             "offset": 0.25, "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
@@ -266,7 +353,9 @@ mod tests {
         let error = of(&config).unwrap_err();
         assert_eq!((error.key.as_str(), error.message.starts_with("'asked' is no feature")), ("calibration.answers.features", true));
         config["calibration"]["answers"] = serde_json::Value::Null;
-        config["abstain_below_familiarity"] = 1.5.into();
-        assert_eq!(of(&config).unwrap_err().key, "abstain_below_familiarity");
+        config["scope"]["abstain_below"] = 1.5.into();
+        assert_eq!(of(&config).unwrap_err().key, "scope.abstain_below");
+        config["scope"] = serde_json::json!({"k": 0, "abstain_below": 0.25});
+        assert_eq!(of(&config).unwrap_err().key, "scope.k");
     }
 }

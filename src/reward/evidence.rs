@@ -1,6 +1,6 @@
 //! Word evidence: which kinds of things a photograph shows, read off the vision tower's map once a photograph.
 //!
-//! A small network of its own turns the pooled map into one logit a concept, and [`Familiarity`] says how close the photograph is to those that the model
+//! A small network of its own turns the pooled map into one logit a concept, and [familiarity](super::familiarity) says how close the photograph is to those that the model
 //! learnt from. Together with the scorer's reward they make the calibrated reward of a word that names a thing (see [`super::finish`]). Two files of a bundle
 //! hold all of it, `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]); a bundle without them has rewards by its scorer alone.
 
@@ -13,7 +13,7 @@ use super::{
     answers::AnswerFeatures,
     calibration::{FprThreshold, threshold_for_fpr},
     drift::Histogram,
-    familiarity::{Familiarity, FamiliarityScale},
+    familiarity::{FamiliarityScale, References},
     matching::{MatchConfig, Matcher},
     stored::Stored,
     word_features::{SentenceFeatures, WordFeatures},
@@ -28,6 +28,12 @@ pub const CONFIG_FILE: &str = "evidence.json";
 
 /// Version of [`EvidenceConfig`] that is read and written.
 pub const FORMAT: u32 = 1;
+
+/// From which probability on a thing is named as likely.
+pub const LIKELY: f32 = 0.7;
+
+/// Most things that are named as likely.
+pub const MOST_LIKELY: usize = 3;
 
 /// What standardized channels are clipped to.
 const CLIP: f64 = 6.0;
@@ -46,12 +52,22 @@ pub struct EvidenceConfig {
     pub familiarity: FamiliarityScale,
     /// From features of a mention to its reward.
     pub calibration: EvidenceCalibrations,
-    /// Familiarity below which questions about a photograph get no answer; absent: all are answered.
+    /// Which photographs are of a kind that no question is answered about; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub abstain_below_familiarity: Option<f32>,
+    pub scope: Option<ScopeConfig>,
     /// How texts are compared with a photograph as a whole; absent: they are not.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matching: Option<MatchConfig>,
+}
+
+/// Which photographs are of a kind that nothing was learned from: those less like the nearest photographs of all origins than a line.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeConfig {
+    /// How many of the nearest are averaged.
+    pub k: usize,
+    /// Mean cosine below which questions about a photograph get no answer.
+    pub abstain_below: f32,
 }
 
 /// The calibrations in `evidence.json`.
@@ -194,8 +210,11 @@ impl EvidenceConfig {
         if !self.familiarity.is_rising() {
             return Err(EvidenceError::config("familiarity", "'slope' must be positive and 'offset' a finite number"));
         }
-        if self.abstain_below_familiarity.is_some_and(|line| !(0.0..=1.0).contains(&line)) {
-            return Err(EvidenceError::config("abstain_below_familiarity", "must lie between 0 and 1"));
+        if self.scope.is_some_and(|scope| scope.k == 0) {
+            return Err(EvidenceError::config("scope.k", "is 0; at least one photograph must be compared with"));
+        }
+        if self.scope.is_some_and(|scope| !(-1.0..=1.0).contains(&scope.abstain_below)) {
+            return Err(EvidenceError::config("scope.abstain_below", "must lie between -1 and 1"));
         }
         let EvidenceCalibrations { own, others, answers, own_words, other_words } = &self.calibration;
         let optional = [("answers", answers), ("own_words", own_words), ("other_words", other_words)];
@@ -221,7 +240,9 @@ impl EvidenceConfig {
         let features = answers.iter().flat_map(|answers| &answers.features);
         if let Some(unknown) = features.into_iter().find(|feature| !AnswerFeatures::is_known(feature)) {
             let known = AnswerFeatures::NAMES.join(", ");
-            let why = format!("'{unknown}' is no feature of an answer; these are {known}, and pairs of kinds such as count>thing");
+            let why = format!(
+                "'{unknown}' is no feature of an answer; these are {known}, those of one kind of question such as presence:claim, and pairs of kinds such as count>thing"
+            );
             return Err(EvidenceError::config("calibration.answers.features", why));
         }
         Ok(())
@@ -346,6 +367,8 @@ pub struct ImageEvidence {
     pub familiarity: f32,
     /// Its place among texts, where these are compared with it.
     pub place: Option<Arc<[f32]>>,
+    /// Mean cosine to the nearest photographs of all origins, where a bundle has these.
+    pub scope: Option<f32>,
 }
 
 /// The loaded network, its concepts and its calibrations.
@@ -358,7 +381,8 @@ pub struct Evidence {
     /// Log-odds of each concept where the model learnt.
     prior: Vec<f32>,
     outputs: HashMap<ConceptId, usize>,
-    familiarity: Familiarity,
+    familiarity: References,
+    scope: Option<References>,
     matcher: Option<Matcher>,
 }
 
@@ -410,10 +434,11 @@ impl Evidence {
         let fc1 = (tensor("fc1.weight", &[hidden, channels])?, tensor("fc1.bias", &[hidden])?);
         let fc2 = (tensor("fc2.weight", &[concepts, hidden])?, tensor("fc2.bias", &[concepts])?);
         let prior = stored.floats("prior", &[concepts])?;
-        let familiarity = Familiarity::load(&stored, channels, config.k, config.familiarity)?;
+        let familiarity = References::load(&stored, "reference", channels, config.k)?;
+        let scope = config.scope.map(|scope| References::load(&stored, "scope", channels, scope.k)).transpose()?;
         let matcher = config.matching.as_ref().map(|words| Matcher::load(&stored, words, channels, concepts)).transpose()?;
         let outputs = outputs(&config.concepts)?;
-        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity, matcher })
+        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity, scope, matcher })
     }
 
     /// What `evidence.json` says.
@@ -424,6 +449,24 @@ impl Evidence {
     /// Channels of the tower's map.
     pub fn channels(&self) -> usize {
         self.standardize.0.elem_count()
+    }
+
+    /// Returns the names of the things that a photograph shows with a probability of at least [`LIKELY`], the likeliest first: at most [`MOST_LIKELY`], and none
+    /// beside a kind of it.
+    pub fn likely_things(&self, image: &ImageEvidence) -> Vec<&'static str> {
+        let lexicon = Lexicon::shared();
+        let line = (LIKELY / (1.0 - LIKELY)).ln();
+        let logit = |output: usize| image.logits.get(output).copied().unwrap_or(f32::NEG_INFINITY);
+        let mut likely: Vec<(ConceptId, f32)> =
+            self.outputs.iter().map(|(&concept, &output)| (concept, logit(output))).filter(|(_, logit)| *logit >= line).collect();
+        likely.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| lexicon.name(a.0).cmp(lexicon.name(b.0))));
+        let mut named: Vec<ConceptId> = Vec::new();
+        for (concept, _) in likely {
+            if named.len() < MOST_LIKELY && !named.iter().any(|&other| lexicon.related(other, concept)) {
+                named.push(concept);
+            }
+        }
+        named.into_iter().map(|concept| lexicon.name(concept)).collect()
     }
 
     /// Log-odds of each concept in the captions that the model learnt from.
@@ -445,9 +488,11 @@ impl Evidence {
         let x = pooled.broadcast_sub(mean)?.broadcast_div(scale)?.clamp(-CLIP, CLIP)?;
         let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
         let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
-        let familiarity = self.familiarity.of(&pooled.flatten_all()?.to_vec1::<f32>()?);
         let place = self.matcher.as_ref().map(|matcher| matcher.photograph(&x)).transpose()?;
-        Ok(ImageEvidence { logits: logits.into(), familiarity, place })
+        let pooled = pooled.flatten_all()?.to_vec1::<f32>()?;
+        let familiarity = self.config.familiarity.familiarity(self.familiarity.mean_cosine(&pooled));
+        let scope = self.scope.as_ref().map(|scope| scope.mean_cosine(&pooled) as f32);
+        Ok(ImageEvidence { logits: logits.into(), familiarity, place, scope })
     }
 
     /// Returns how well a text fits a photograph, as a cosine; `None` where that is not known.
@@ -516,6 +561,16 @@ mod tests {
         let output = |word: &str| evidence.concept_of(Lexicon::shared().concept(word).unwrap());
         let found = ["dog", "poodle", "man", "firefighter", "fire hydrant", "car"].map(output);
         assert_eq!(found, [Some(0), Some(0), Some(1), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn likely_things_are_named_by_their_evidence() {
+        let named = |logits: [f32; 3]| {
+            evidence().likely_things(&ImageEvidence { logits: logits.into(), familiarity: 0.5, place: None, scope: None })
+        };
+        assert_eq!(named([0.9, 2.0, 1.0]), ["person", "fire hydrant", "dog"]);
+        assert_eq!(named([1.5, -9.0, 0.25]), ["dog"], "0.56 is not likely enough");
+        assert_eq!(named([-1.0, -1.0, 0.8]), [""; 0]);
     }
 
     #[test]

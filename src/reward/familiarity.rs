@@ -30,7 +30,7 @@ impl FamiliarityScale {
 }
 
 /// Reference photographs, and the coordinates in which they are compared.
-pub(super) struct Familiarity {
+pub(super) struct References {
     center: Vec<f32>,
     /// One line a component.
     basis: Vec<f32>,
@@ -38,36 +38,30 @@ pub(super) struct Familiarity {
     points: Vec<i8>,
     units: Vec<f32>,
     k: usize,
-    scale: FamiliarityScale,
 }
 
-impl Familiarity {
-    /// Loads `reference.center`, `reference.basis`, `reference.points` and `reference.scale`; `channels` are those of the tower's map.
-    pub(super) fn load(stored: &Stored<'_>, channels: usize, k: usize, scale: FamiliarityScale) -> Result<Self, EvidenceError> {
-        let ((components, width), (points, _)) = (stored.sides("reference.basis")?, stored.sides("reference.points")?);
+impl References {
+    /// Loads the arrays `center`, `basis`, `points` and `scale` of a name; `channels` are those of the tower's map, and the `k` nearest are averaged.
+    pub(super) fn load(stored: &Stored<'_>, name: &str, channels: usize, k: usize) -> Result<Self, EvidenceError> {
+        let [center, basis, points, scale] = ["center", "basis", "points", "scale"].map(|array| format!("{name}.{array}"));
+        let ((components, width), (photographs, _)) = (stored.sides(&basis)?, stored.sides(&points)?);
         if width > channels {
-            return Err(stored.error("reference.basis", format!("is of {width} channels; the map has {channels}")));
+            return Err(stored.error(&basis, format!("is of {width} channels; the map has {channels}")));
         }
-        if points < k {
-            return Err(stored.error("reference.points", format!("has {points} photographs; k in evidence.json is {k}")));
+        if photographs < k {
+            return Err(stored.error(&points, format!("has {photographs} photographs; k in evidence.json is {k}")));
         }
         Ok(Self {
-            center: stored.floats("reference.center", &[width])?,
-            basis: stored.floats("reference.basis", &[components, width])?,
-            points: stored.bytes("reference.points", &[points, components])?,
-            units: stored.floats("reference.scale", &[components])?,
+            center: stored.floats(&center, &[width])?,
+            basis: stored.floats(&basis, &[components, width])?,
+            points: stored.bytes(&points, &[photographs, components])?,
+            units: stored.floats(&scale, &[components])?,
             k,
-            scale,
         })
     }
 
-    /// The familiarity of a photograph by its pooled channels, of which the first are compared.
-    pub(super) fn of(&self, pooled: &[f32]) -> f32 {
-        self.scale.familiarity(self.mean_cosine(pooled))
-    }
-
-    /// The mean cosine of the nearest references.
-    fn mean_cosine(&self, pooled: &[f32]) -> f64 {
+    /// The mean cosine of the nearest references to a photograph by its pooled channels, of which the first are compared.
+    pub(super) fn mean_cosine(&self, pooled: &[f32]) -> f64 {
         let centered: Vec<f32> = pooled.iter().zip(&self.center).map(|(x, center)| x - center).collect();
         let norm = centered.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
         let dot = |line: &[f32]| line.iter().zip(&centered).map(|(a, b)| a * b).sum::<f32>();

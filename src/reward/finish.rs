@@ -126,6 +126,11 @@ impl Finisher {
         self.calibration().thresholds.for_fpr(target, self.image.familiarity)
     }
 
+    /// Returns the names of what the photograph has evidence of, the likeliest first.
+    pub fn likely_things(&self) -> Vec<&'static str> {
+        self.evidence.likely_things(&self.image)
+    }
+
     /// The reward of the tokens that write a mention; `None` where there is no evidence of what it names.
     fn reward(
         &self,
@@ -291,8 +296,12 @@ mod tests {
     fn sentences_and_words_without_evidence_count_as_reckoned_by_hand() {
         let (arrays, config) = matching();
         let evidence = Arc::new(Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap());
-        let image =
-            ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: Some([0.799_957, 0.600_058, 0.799_957, 0.600_058].into()) };
+        let image = ImageEvidence {
+            logits: LOGITS.into(),
+            familiarity: 0.68371,
+            place: Some([0.799_957, 0.600_058, 0.799_957, 0.600_058].into()),
+            scope: None,
+        };
         let others = Finisher::new(Arc::clone(&evidence), image.clone(), WrittenBy::Others);
         let text = [("A", 0.9, 0.0), (" dog", 0.8, 0.0), (" runs", 0.7, 0.0), (".", 0.6, 0.0), (" A", 0.5, 0.0), (" man", 0.4, 0.0)];
         let found = finished(&others, &[&text[..], &[(" in", 0.3, 0.0), (" red", 0.2, 0.0), ("!", 0.1, 0.0)]].concat());
@@ -311,7 +320,7 @@ mod tests {
     fn a_word_that_answers_is_no_description() {
         let (arrays, config) = matching();
         let evidence = Arc::new(Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap());
-        let image = ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: None };
+        let image = ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: None, scope: None };
         let own = Finisher::new(evidence, image, WrittenBy::Policy);
         let is_finished = |tokens: &[&str], at: usize| {
             let tokens: Vec<(&str, f32, f32)> = tokens.iter().map(|&token| (token, 0.6, -0.5)).collect();

@@ -74,19 +74,34 @@ pub(super) fn own_answers(
     stats: &CaptionStats,
     Asking { n, temperature, seed }: Asking,
 ) -> Result<Vec<Vec<(String, Qa)>>, TrainError> {
-    let (policy, builder) = (&setup.policy, QaBuilder::new(stats, Lexicon::shared()));
-    let all: Vec<usize> = (0..images.len()).collect();
+    let builder = QaBuilder::new(stats, Lexicon::shared());
+    let questions = |i: usize, rng: &mut SmallRng| {
+        let pairs = builder.pairs(&images[i], rng, n);
+        pairs.into_iter().filter(|qa| qa.kind.is_closed()).map(|qa| (qa.question.clone(), qa)).collect()
+    };
+    answers_to(setup, features, temperature, seed, questions)
+}
+
+/// The policy's own answers to questions about each image that `features` are of, each with what else is known of its question. `questions` draws those of an image.
+pub(super) fn answers_to<Q: Send>(
+    setup: &Setup,
+    features: &Features,
+    temperature: f32,
+    seed: u64,
+    questions: impl Fn(usize, &mut SmallRng) -> Vec<(String, Q)> + Sync,
+) -> Result<Vec<Vec<(String, Q)>>, TrainError> {
+    let policy = &setup.policy;
+    let all: Vec<usize> = (0..features.len()).collect();
     let answered = setup.workers.map(&all, |&i| {
         let seed = seed ^ (i as u64 + 1) << 20;
         let features = features.batch(&[(i, 0)])?;
         let config = RolloutConfig { temperature, seed, max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
-        let answer = |qa: Qa| {
-            let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &qa.question).map_err(candle_core::Error::wrap)?;
+        let answer = |(question, known): (String, Q)| {
+            let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &question).map_err(candle_core::Error::wrap)?;
             let tokens = rollout::answers(&policy.model, &features, &prompt, config)?.concat();
-            Ok((policy.tokenizer.decode(&tokens), qa))
+            Ok((policy.tokenizer.decode(&tokens), known))
         };
-        let pairs = builder.pairs(&images[i], &mut SmallRng::seed_from_u64(seed), n);
-        pairs.into_iter().filter(|qa| qa.kind.is_closed()).map(answer).collect::<candle_core::Result<Vec<_>>>()
+        questions(i, &mut SmallRng::seed_from_u64(seed)).into_iter().map(answer).collect::<candle_core::Result<Vec<_>>>()
     })?;
     Ok(answered)
 }

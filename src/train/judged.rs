@@ -11,6 +11,7 @@ use super::{
     answers::{Asking, Said, is_right, own_answers},
     contenders::{self, Contender},
     features::Features,
+    finishers::Finishers,
     labels::LabelledText,
     perturb::{Kind, Perturber, Tally},
     qa::Qa,
@@ -18,7 +19,11 @@ use super::{
     setup::Setup,
     text::normalize_caption,
 };
-use crate::{eval::data::flickr8k::Image, eval::tokens::Scored, guard::words::is_function_word, reward::calibration::Calibration};
+use crate::{
+    eval::{data::flickr8k::Image, tokens::Scored},
+    guard::words::is_function_word,
+    reward::{calibration::Calibration, finish::WrittenBy},
+};
 
 /// Images scored at once.
 const AT_ONCE: usize = 16;
@@ -165,7 +170,7 @@ impl Judged {
             .enumerate()
             .map(|(i, image)| {
                 let mut rng = SmallRng::seed_from_u64(seed ^ (which[i] as u64 + 1));
-                let wrong = perturber.perturb(image, &mut rng, &mut Tally::default());
+                let wrong = perturber.perturb(image, &[], &mut rng, &mut Tally::default());
                 let first = image.captions.first().map(|c| LabelledText::all_good(normalize_caption(c)));
                 let mut texts: Vec<(Said, Option<Kind>)> = first.into_iter().map(|text| (text.into(), None)).collect();
                 texts.extend(wrong.map(|p| (LabelledText::from(p.clone()).into(), Some(p.kind))));
@@ -194,6 +199,18 @@ impl Judged {
                 }
             }
         }
+    }
+}
+
+impl Judged {
+    /// Turns one contender's [calibrated](Self::calibrate) rewards into those that are served with evidence of what the images show.
+    ///
+    /// # Errors
+    /// When a text cannot be cut into tokens.
+    pub fn finish(&mut self, contender: usize, finishers: &Finishers, setup: &Setup) -> Result<(), TrainError> {
+        let own = self.captions.iter_mut().chain(&mut self.answers).map(|text| (text, WrittenBy::Policy));
+        let mut all = self.perturbed.iter_mut().map(|text| (text, WrittenBy::Others)).chain(own);
+        all.try_for_each(|(text, writer)| finishers.finish(text, contender, writer, &setup.policy))
     }
 }
 

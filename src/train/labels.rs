@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     eval::objects::Judgement,
-    lexicon::{Lexicon, References, Support},
+    lexicon::{Lexicon, Mention, References, Support},
     vlm::tokenizer::TextTokenizer,
 };
 
@@ -28,12 +28,17 @@ impl LabelledText {
     /// What the references of its image say about a text that a model wrote: things that they name, or that what they name lets expect, are
     /// grounded; things that they know nothing of are not; all other words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &References<'_>) -> Self {
-        let ranges = lexicon.mentions(&text).into_iter().filter_map(|mention| match references.supports(&mention) {
-            Support::Named => Some((mention.range, Some(true))),
-            Support::None => Some((mention.range, Some(false))),
+        Self::by_mention(text, lexicon, |mention| match references.supports(mention) {
+            Support::Named => Some(true),
+            Support::None => Some(false),
             Support::Expected => None,
-        });
-        Self { ranges: ranges.collect(), text, rest: None }
+        })
+    }
+
+    /// A text whose mentions of things are grounded, or not, or unknown, as `truth` says; all other words are unknown.
+    pub fn by_mention(text: String, lexicon: &Lexicon, truth: impl Fn(&Mention) -> Option<bool>) -> Self {
+        let judged = |mention: Mention| truth(&mention).map(|good| (mention.range, Some(good)));
+        Self { ranges: lexicon.mentions(&text).into_iter().filter_map(judged).collect(), text, rest: None }
     }
 
     /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
@@ -42,18 +47,16 @@ impl LabelledText {
         self
     }
 
-    /// One label a token of `tokens`, whose bytes must make up the text. A token belongs to every range that it overlaps; bad outweighs unknown, which
-    /// outweighs good. Tokens without bytes (the end) are unknown.
+    /// The label of some bytes. They belong to every range that they overlap; bad outweighs unknown, which outweighs good.
+    pub fn label(&self, own: &Range<usize>) -> Option<bool> {
+        let hits = self.ranges.iter().filter(|(r, _)| overlap(r, own)).map(|(_, good)| *good);
+        let weight = |good: &Option<bool>| [Some(true), None, Some(false)].iter().position(|g| g == good);
+        hits.max_by_key(weight).unwrap_or(self.rest)
+    }
+
+    /// One [label](Self::label) a token of `tokens`, whose bytes must make up the text. Tokens without bytes (the end) are unknown.
     pub fn token_labels(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<Option<bool>> {
-        let label = |own: Range<usize>| {
-            if own.is_empty() {
-                return None;
-            }
-            let hits = self.ranges.iter().filter(|(r, _)| overlap(r, &own)).map(|(_, good)| *good);
-            let weight = |good: &Option<bool>| [Some(true), None, Some(false)].iter().position(|g| g == good);
-            hits.max_by_key(weight).unwrap_or(self.rest)
-        };
-        self.token_ranges(tokenizer, tokens).map(label).collect()
+        self.token_ranges(tokenizer, tokens).map(|own| if own.is_empty() { None } else { self.label(&own) }).collect()
     }
 
     /// The bytes of each token in the text, without a leading space, which belongs to no word.

@@ -12,17 +12,24 @@ use super::{
     checkpoint::{Point, RunDir, write_atomically},
     corrections::Correction,
     curve,
+    evidence::origins::Photograph,
     export::{write_json, write_weights},
     features::{Features, VIEWS},
     optim::{AdamW, named_vars},
+    origins::{OriginsConfig, Others, questioned},
     progress,
     reward_data::{Example, Examples},
-    samples,
+    samples::{self, Negatives},
     scorers::{Net, Pass, ScorerConfig, ScorerConfigs},
     setup::Setup,
     snapshot::Snapshot,
+    tell,
 };
-use crate::{bundle::Bundle, eval::data::flickr8k::Image, vlm::ops};
+use crate::{
+    bundle::Bundle,
+    eval::{data::flickr8k::Image, honesty::Origin},
+    vlm::ops,
+};
 
 /// `candor train reward --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,11 +37,14 @@ use crate::{bundle::Bundle, eval::data::flickr8k::Image, vlm::ops};
 pub struct RewardConfig {
     /// Folder in Flickr8k's layout.
     pub data: PathBuf,
+    /// Photographs of other origins that are learned from too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origins: Option<OriginsConfig>,
     /// The bundle whose policy is scored: its directory, or the name of an embedded one.
     pub policy: String,
     /// Folder for the photographs' features, which several runs can share.
     pub features: PathBuf,
-    /// Passes over the training split.
+    /// Passes over all that is learned from.
     pub epochs: usize,
     /// Images a step.
     pub batch_images: usize,
@@ -61,7 +71,7 @@ pub struct RewardConfig {
     /// Whether the run ends in a calibrated bundle alone: the reporting half of the development split is not looked at, and no report is written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quiet: bool,
-    /// Most images of the training split that are learnt from, drawn by the seed; all of them where absent.
+    /// Most images of the training split and of other origins that are learned from, drawn by the seed; all of them where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
     /// The scorers by name. Those named `probe` and `detached` go into the bundle.
@@ -107,11 +117,15 @@ pub struct RewardTraining {
     pub(super) config: RewardConfig,
     pub(super) run: RunDir,
     pub(super) setup: Setup,
-    /// Features of `setup`'s training images.
+    /// Photographs of other origins: their numbers follow those of `setup`'s training images.
+    pub(super) others: Others,
+    /// Features of `setup`'s training images, and of those.
     pub(super) train_features: Features,
-    /// Which of them are of the training split and learnt from.
+    /// Which of them are of the training split or of other origins, and learned from.
     pub(super) split: Vec<usize>,
-    /// What people corrected in the others, which stand behind the split, an entry an image.
+    /// The same, each as often as an epoch passes over it.
+    epoch: Vec<usize>,
+    /// What people corrected in the last of `setup`'s training images, which stand behind the split, an entry an image.
     pub(super) human: Vec<Vec<Correction>>,
 }
 
@@ -163,15 +177,10 @@ impl RewardTraining {
         if let Some(name) = config.frozen.iter().find(|name| config.init.is_none() || !config.scorers.contains_key(*name)) {
             return Err(TrainError::Run(format!("frozen: {name} is no scorer that begins as one of a bundle")));
         }
+        let others = Others::open(config.origins.as_ref())?;
         let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
         let run = RunDir::open(out, &config, resume)?;
         let mut train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
-        let mut split: Vec<usize> = (0..setup.data.train.len()).collect();
-        if let Some(images) = config.images {
-            split.shuffle(&mut SmallRng::seed_from_u64(config.seed));
-            split.truncate(images);
-            split.sort_unstable();
-        }
         let first = setup.data.train.len();
         let mut human = Vec::new();
         if let Some(HumanConfig { from, .. }) = &config.corrections {
@@ -180,7 +189,24 @@ impl RewardTraining {
             let own = |image: &Image| snapshot.learnt.iter().filter(|c| c.image == image.name).cloned().collect();
             human = setup.data.train[first..].iter().map(own).collect();
         }
-        Ok(Self { config, run, setup, train_features, split, human })
+        let behind = setup.data.train.len();
+        if !others.photographs.is_empty() {
+            let images: Vec<Image> = others.photographs.iter().map(|photograph| photograph.image.clone()).collect();
+            train_features.append(setup.features(&images, VIEWS, &config.features.join("train-origins.f16"))?)?;
+        }
+        let mut split: Vec<usize> = (0..first).chain(behind..behind + others.photographs.len()).collect();
+        if let Some(images) = config.images {
+            split.shuffle(&mut SmallRng::seed_from_u64(config.seed));
+            split.truncate(images);
+            split.sort_unstable();
+        }
+        let passes = |origin: Origin| config.origins.as_ref().map_or(1, |origins| origins.passes(origin));
+        let origin = |i: usize| i.checked_sub(behind).map_or(Origin::Flickr8k, |i| others.photographs[i].origin);
+        let epoch: Vec<usize> = split.iter().flat_map(|&i| std::iter::repeat_n(i, passes(origin(i)))).collect();
+        if epoch.is_empty() {
+            return Err(TrainError::Run("origins.passes: there is no photograph to learn from".into()));
+        }
+        Ok(Self { config, run, setup, others, train_features, split, epoch, human })
     }
 
     /// Trains every scorer to the end; `RUNDIR/reward.safetensors` holds their averaged weights in f16.
@@ -202,7 +228,10 @@ impl RewardTraining {
         }
         let examples = Examples::new(self)?;
         if !self.config.quiet {
-            self.look(&examples)?;
+            let negatives = self.look(&examples)?;
+            if let Some(class) = negatives.missing() {
+                return Err(TrainError::Run(format!("no text is wrong about any {class}: the scorers could not learn it")));
+            }
         }
         let bar = progress(total, done);
         for step in done..total {
@@ -233,12 +262,15 @@ impl RewardTraining {
         write_weights(&self.run.file(WEIGHTS), weights)
     }
 
-    /// Writes statistics and examples of the data, `RUNDIR/samples.json` and `samples.html`.
-    fn look(&self, examples: &Examples<'_>) -> Result<(), TrainError> {
-        let report = samples::look(self, examples)?;
+    /// Writes statistics and examples of the data, `RUNDIR/samples.json`, `samples.html` and `negatives.json`, and says how many negatives there are.
+    fn look(&self, examples: &Examples<'_>) -> Result<Negatives, TrainError> {
+        let (report, negatives) = samples::look(self, examples)?;
+        tell(format_args!("negatives by class of word: {negatives}"));
+        write_json(&self.run.file(NEGATIVES), &negatives)?;
         write_json(&self.run.file("samples.json"), &report.to_json())?;
         let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
-        write_atomically(&self.run.file("samples.html"), html.as_bytes())
+        write_atomically(&self.run.file("samples.html"), html.as_bytes())?;
+        Ok(negatives)
     }
 
     /// Returns `true` if no report is asked for: [`Self::calibrate`] then ends the run, and otherwise [`Self::finish`].
@@ -251,11 +283,36 @@ impl RewardTraining {
     /// # Errors
     /// When a file cannot be written.
     pub fn look_at_data(&self) -> Result<(), TrainError> {
-        self.look(&Examples::new(self)?)
+        self.look(&Examples::new(self)?).map(drop)
     }
 
     fn per_epoch(&self) -> usize {
-        self.split.len().div_ceil(self.config.batch_images)
+        self.epoch.len().div_ceil(self.config.batch_images)
+    }
+
+    /// A training image, or one of another origin, by its number.
+    pub(super) fn image(&self, i: usize) -> &Image {
+        self.photograph(i).map_or_else(|| &self.setup.data.train[i], |photograph| &photograph.image)
+    }
+
+    /// An image of another origin, with what is known of it; `None` for all others.
+    pub(super) fn photograph(&self, i: usize) -> Option<&Photograph> {
+        self.others.photographs.get(i.checked_sub(self.setup.data.train.len())?)
+    }
+
+    /// An image as questions are derived from it; `None` where too little is known of it.
+    pub(super) fn questioned(&self, i: usize) -> Option<Image> {
+        self.photograph(i).map_or_else(|| Some(self.image(i).clone()), questioned)
+    }
+
+    /// Name of the origin of an image.
+    pub(super) fn origin(&self, i: usize) -> &'static str {
+        let corrected = self.setup.data.train.len() - self.human.len()..self.setup.data.train.len();
+        match self.photograph(i) {
+            Some(photograph) => photograph.origin.name(),
+            None if corrected.contains(&i) => "corrections",
+            None => Origin::Flickr8k.name(),
+        }
     }
 
     /// The images that are learnt from, those that people corrected among them, in no order of worth.
@@ -285,7 +342,7 @@ impl RewardTraining {
     }
 
     fn learners(&self) -> Result<Vec<Learner<'_>>, TrainError> {
-        let images: Vec<usize> = self.split.iter().copied().take(64).collect();
+        let images: Vec<usize> = self.split.iter().copied().filter(|&i| !self.image(i).captions.is_empty()).take(64).collect();
         let batch = Examples::true_captions(self, &images)?;
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, 0)).collect();
         let features = self.train_features.batch(&views)?;
@@ -313,7 +370,7 @@ impl RewardTraining {
             batch.push(order[at]);
         }
         let (epoch, at) = (step / self.per_epoch(), step % self.per_epoch());
-        let mut order = self.split.clone();
+        let mut order = self.epoch.clone();
         order.shuffle(&mut SmallRng::seed_from_u64(seed(epoch)));
         let first = at * size;
         batch.extend(order[first..(first + size).min(order.len())].iter().take(size - people));
@@ -331,9 +388,13 @@ impl RewardTraining {
             weight: shards.iter().map(|s| s.weights.iter().sum::<f32>()).sum(),
             language: shards.iter().map(|s| s.language.len()).sum(),
         };
+        let reads_policy = learners.iter().any(|learner| matches!(learner.config, ScorerConfig::Probe { .. }));
         let vars: Vec<_> = learners.iter().flat_map(|l| l.optim.vars()).collect();
         let (loss, gradients) = workers.gradients(&shards, &vars, |shard| {
-            let pass = Pass::new(&self.setup.policy, &shard.images, &shard.batch)?;
+            let pass = match reads_policy {
+                true => Pass::new(&self.setup.policy, &shard.images, &shard.batch)?,
+                false => Pass::without_policy(&shard.images, &shard.batch),
+            };
             let losses = learners.iter().map(|learner| learner.loss(&learner.net(self)?, &pass, shard, totals, seed));
             Tensor::stack(&losses.collect::<candle_core::Result<Vec<_>>>()?, 0)?.sum_all()
         })?;
@@ -345,6 +406,9 @@ impl RewardTraining {
         Ok(loss / learners.len() as f64)
     }
 }
+
+/// How many negatives there were to learn from.
+pub(super) const NEGATIVES: &str = "negatives.json";
 
 /// The finished scorers of a run.
 pub(super) const WEIGHTS: &str = "reward.safetensors";
@@ -375,7 +439,16 @@ fn strip(tensors: &Tensors, prefix: &str) -> Tensors {
 
 #[cfg(test)]
 mod tests {
-    use super::corrected_images;
+    use super::{OriginsConfig, Others, RewardConfig, corrected_images};
+
+    #[test]
+    fn the_recipe_can_be_read_and_names_origins_that_there_are() {
+        let recipe: RewardConfig = toml::from_str(include_str!("../../config/reward.toml")).unwrap();
+        let nowhere = OriginsConfig { data: "nowhere".into(), ..recipe.origins.unwrap() };
+        assert!(Others::open(Some(&nowhere)).unwrap().photographs.is_empty());
+        let without: RewardConfig = toml::from_str(include_str!("../../config/ablation.toml")).unwrap();
+        assert_eq!(without.origins, None, "Flickr8k's photographs alone");
+    }
 
     #[test]
     fn people_come_first_and_are_not_learnt_by_heart() {

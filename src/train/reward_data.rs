@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     TrainError,
-    answers::{Answers, Asking, Said, is_right, own_answers},
+    answers::{Answers, Asking, Said, answers_to, is_right, own_answers},
     corpus::{Corpus, asks_for_description},
     corrections::Correction,
     labels::LabelledText,
@@ -20,8 +20,10 @@ use super::{
     text::normalize_caption,
 };
 use crate::{
-    eval::data::flickr8k::Image,
-    eval::objects,
+    eval::{
+        data::{flickr8k::Image, questions::AskedQuestion},
+        objects, vqa,
+    },
     lexicon::{Lexicon, References},
     vlm::casing::Casing,
 };
@@ -71,9 +73,9 @@ impl<'a> Examples<'a> {
         let (setup, config, split) = (&training.setup, &training.config.examples, &training.split);
         let perturber = Perturber::new(&setup.data.train);
         let answers = Answers::new(&setup.data.train, perturber.stats());
-        let images: Vec<Image> = split.iter().map(|&i| setup.data.train[i].clone()).collect();
+        let images: Vec<Image> = split.iter().map(|&i| training.image(i).clone()).collect();
         let features = training.train_features.plain(split);
-        let mut own = vec![Vec::new(); setup.data.train.len()];
+        let mut own = vec![Vec::new(); training.train_features.len()];
         for sample in 0..config.own_captions {
             let temperature = if sample == 0 { 0.0 } else { config.temperature };
             let seed = training.config.seed.wrapping_add(sample as u64 * 1_000_003);
@@ -81,29 +83,49 @@ impl<'a> Examples<'a> {
             split.iter().zip(captions).for_each(|(&i, caption)| own[i].push(caption));
         }
         let ask = Asking { n: config.own_answers, temperature: config.temperature, seed: training.config.seed };
-        let answered = self::own_answers(setup, &images, &features, perturber.stats(), ask)?;
+        let (asked, images): (Vec<usize>, Vec<Image>) = split.iter().filter_map(|&i| Some((i, training.questioned(i)?))).unzip();
+        let answered = self::own_answers(setup, &images, &training.train_features.plain(&asked), perturber.stats(), ask)?;
         let said = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
             Said::answer(qa.question, answer, right)
         };
-        let mut own_answers = vec![Vec::new(); setup.data.train.len()];
-        split.iter().zip(answered).for_each(|(&i, of)| own_answers[i] = of.into_iter().map(said).collect());
+        let mut own_answers = vec![Vec::new(); training.train_features.len()];
+        asked.iter().zip(answered).for_each(|(&i, of)| own_answers[i] = of.into_iter().map(said).collect());
+        let others: Vec<usize> = split.iter().copied().filter(|&i| i >= setup.data.train.len()).collect();
+        let questions = |i: usize, rng: &mut SmallRng| {
+            let asked = training.others.questions(others[i] - setup.data.train.len(), config.own_answers, rng);
+            asked.into_iter().map(|asked| (asked.question.clone(), asked)).collect()
+        };
+        let answered = answers_to(setup, &training.train_features.plain(&others), config.temperature, ask.seed, questions)?;
+        let said = |(answer, asked): (String, &AskedQuestion)| {
+            let right = vqa::is_right(&answer, &asked.answers);
+            Said::answer(asked.question.clone(), answer, right)
+        };
+        others.iter().zip(answered).for_each(|(&i, of)| own_answers[i].extend(of.into_iter().map(said)));
         Ok(Self { training, perturber, answers, own, own_answers })
     }
 
     /// True captions of training images, every token learnt.
     pub(super) fn true_captions(training: &RewardTraining, images: &[usize]) -> Result<RowBatch, TrainError> {
         let said = |c: &String| LabelledText::all_good(normalize_caption(c)).into();
-        let texts = |i: usize| training.setup.data.train[i].captions.iter().map(said).collect();
+        let texts = |i: usize| training.image(i).captions.iter().map(said).collect();
         let rows: Vec<Vec<Said>> = images.iter().map(|&i| texts(i)).collect();
         Ok(layout(&training.setup.policy, rows, Some(&mut SmallRng::seed_from_u64(training.config.seed)))?.0)
+    }
+
+    /// A text about a training image, judged by what is known of that.
+    fn judged(&self, i: usize, text: String, references: &[String]) -> LabelledText {
+        match self.training.photograph(i) {
+            Some(photograph) => self.training.others.judged(photograph, text),
+            None => judged(text, references),
+        }
     }
 
     /// What is said of one training image in an epoch; a function of the generator's state. `tally` is added to.
     pub(super) fn said(&self, i: usize, rng: &mut SmallRng, tally: &mut Tally) -> Vec<(Origin, Said)> {
         let config = &self.training.config.examples;
         let train = &self.training.setup.data.train;
-        let image = &train[i];
+        let (image, photograph) = (self.training.image(i), self.training.photograph(i));
         let first = train.len() - self.training.human.len();
         if let Some(corrections) = i.checked_sub(first).and_then(|i| self.training.human.get(i)) {
             let casing = self.training.setup.policy.config.casing;
@@ -116,18 +138,24 @@ impl<'a> Examples<'a> {
             out.push((Origin::True, Said { ends: true, ..said }));
         }
         for _ in 0..config.perturbed_captions {
-            let perturbed = self.perturber.perturb(image, rng, tally);
+            let shown = photograph.map_or(&[][..], |photograph| &photograph.texts);
+            let perturbed = self.perturber.perturb(image, shown, rng, tally);
             out.extend(perturbed.map(|p| (Origin::Perturbed(p.kind), LabelledText::from(p).into())));
         }
         for _ in 0..config.foreign_captions {
             let other: &Image = &train[rng.random_range(0..first)];
-            let caption = other.captions.choose(rng).map(|c| judged(normalize_caption(c), &references));
+            let caption = other.captions.choose(rng).map(|c| self.judged(i, normalize_caption(c), &references));
             out.extend(caption.map(|text| (Origin::Foreign, text.into())));
         }
-        out.extend(self.own[i].iter().map(|(_, text)| (Origin::Own, judged(text.text.clone(), &references).into())));
+        out.extend(self.own[i].iter().map(|(_, text)| (Origin::Own, self.judged(i, text.text.clone(), &references).into())));
         out.extend(self.own_answers[i].iter().map(|said| (Origin::OwnAnswer, said.clone())));
         let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
-        out.extend(self.answers.of(&questions, image, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
+        if let Some(image) = self.training.questioned(i) {
+            out.extend(self.answers.of(&questions, &image, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
+        }
+        if let Some(number) = i.checked_sub(train.len()) {
+            out.extend(self.training.others.answers(number, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
+        }
         out
     }
 

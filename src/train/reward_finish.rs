@@ -8,12 +8,13 @@ use super::{
     contenders::{self, Contender},
     export::{copy_evidence, now, write_json, write_weights},
     judged::{Half, Judged, dev_features},
-    reward::{RewardTraining, WEIGHTS},
+    reward::{NEGATIVES, RewardTraining, WEIGHTS},
     reward_report::Evidence,
+    samples::Negatives,
 };
 use crate::{
     bundle::{Bundle, BundleConfig, RewardConfig, RewardKind},
-    eval::report::Report,
+    eval::report::{Report, Section},
     reward::calibration::Calibration,
 };
 
@@ -62,16 +63,31 @@ impl RewardTraining {
             chosen,
             seed: self.config.seed,
         };
-        let report = Report {
+        let mut report = Report {
             title: format!("Scorers of {name} {version}"),
             command: "candor train reward".into(),
             facts: evidence.facts(&self.config.data, &policy.name),
             ..evidence.report()
         };
+        report.sections.extend(self.negatives()?.map(|negatives| Section {
+            title: "What the scorers learned from".into(),
+            tables: vec![negatives.table()],
+            ..Section::default()
+        }));
         write_json(&self.run.file("report.json"), &report.to_json())?;
         let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
         write_atomically(&self.run.file("report.html"), html.as_bytes())?;
         Ok(report)
+    }
+
+    /// Right and wrong words that the training learned from, where it counted them.
+    fn negatives(&self) -> Result<Option<Negatives>, TrainError> {
+        let file = self.run.file(NEGATIVES);
+        if !file.exists() {
+            return Ok(None);
+        }
+        let text = fs::read(&file).map_err(TrainError::io(&file))?;
+        serde_json::from_slice(&text).map(Some).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
     }
 
     fn write_bundle(

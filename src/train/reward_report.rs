@@ -153,9 +153,10 @@ impl<'a> Evidence<'a> {
     }
 
     fn curves(&self, pieces: &Pieces<'_>) -> Vec<Plot> {
-        let shown: Vec<usize> = (0..self.contenders.len())
+        let mut shown: Vec<usize> = (0..self.contenders.len())
             .filter(|&i| i == self.chosen || !matches!(self.contenders[i].name.as_str(), "entropy" | "second" | "linear"))
             .collect();
+        shown.sort_by_key(|&i| i != self.chosen);
         let series = |of: &dyn Fn(&Ranking) -> Vec<(f64, f64)>| -> Vec<Series> {
             let one =
                 |&i: &usize| Series { name: self.contenders[i].name.clone(), points: of(&Ranking::new(pieces(i))), ..Series::default() };

@@ -159,6 +159,11 @@ impl<'a> Pass<'a> {
         Ok(Self { images, batch, states: states.into_iter().map(|s| s.detach()).collect() })
     }
 
+    /// A batch for scorers that do not read the policy's states.
+    pub fn without_policy(images: &'a Tensor, batch: &'a RowBatch) -> Self {
+        Self { images, batch, states: Vec::new() }
+    }
+
     /// The same states, and other images for a network that looks for itself.
     pub fn seeing(self, images: &'a Tensor) -> Self {
         Self { images, ..self }

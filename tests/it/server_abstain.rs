@@ -4,11 +4,12 @@ use candor::{
     config::{Auto, Key},
     guard::OnUnanswerable,
 };
+use image::ImageFormat;
 use serde_json::{Value, json};
 
 use crate::{
     http::{JSON, exchange, get, request},
-    served::{Served, about, and, ask, eventually},
+    served::{Served, about, and, ask, data_url, eventually, picture},
     server_evidence::{EVIDENCE, config, copy_with_evidence, photo, sigmoid},
 };
 
@@ -281,7 +282,7 @@ fn short_answers_that_are_likely_wrong_are_withheld_and_shown_to_who_asks() {
 fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_given() {
     let dir = tempfile::tempdir().unwrap();
     let mut evidence = config();
-    evidence["abstain_below_familiarity"] = json!(1.0);
+    evidence["scope"] = json!({"k": 1, "abstain_below": 1.0});
     copy_with_evidence(dir.path(), &evidence);
     let served = Served::with(|c| c.model.name = dir.path().display().to_string());
     let of = |question: &str, guard: Value| {
@@ -299,4 +300,35 @@ fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_
     ] {
         assert_ne!(of(question, guard)["verdict"], "abstained", "{question}");
     }
+}
+
+#[test]
+fn an_abstention_cannot_be_corrected_and_becomes_no_training_data() {
+    let served = Served::new();
+    let completion = served.chat(&and(ask(2, QUESTION), json!({"n": 2}))).json();
+    assert_eq!(first(&completion)["guard"]["verdict"], "abstained");
+    let post = |body: Value| exchange(served.at, &request("POST", "/v1/feedback", &[JSON], body.to_string().as_bytes()));
+    for said in [
+        json!({"label": "good"}),
+        json!({"label": "good", "choice": 1}),
+        json!({"error": {"start": 0, "end": 1}, "correction": "It says stop"}),
+        json!({"edit": "It says stop."}),
+        json!({"missing": "the sign says stop"}),
+    ] {
+        let error = post(and(json!({"completion_id": completion["id"]}), said.clone())).error(400);
+        assert_eq!((&error["param"], &error["code"]), (&json!("completion_id"), &json!("answer_abstained")), "{said}");
+        assert!(error["message"].as_str().unwrap().contains("guard.on_unanswerable"), "{error}");
+    }
+    // The same words without the completion's id.
+    let image = data_url("image/png", &picture(2, ImageFormat::Png));
+    let alone = |response: &str| post(json!({"image": image, "prompt": QUESTION, "response": response, "label": "good"}));
+    assert_eq!(
+        (alone(WORDING).error(400)["param"].as_str(), alone(WORDING).error(400)["code"].as_str()),
+        (Some("response"), Some("answer_abstained"))
+    );
+    assert_eq!(get(served.at, "/v1/feedback").json()["data"], json!([]));
+    assert_eq!(alone("It says stop.").status, 201);
+    // What the model says when it has to is its own.
+    let answered = served.chat(&and(ask(2, QUESTION), json!({"guard": {"on_unanswerable": "answer"}}))).json();
+    assert_eq!(post(json!({"completion_id": answered["id"], "label": "good"})).status, 201);
 }

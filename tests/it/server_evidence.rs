@@ -38,7 +38,7 @@ pub(crate) fn config() -> Value {
 
 fn weights() -> Vec<u8> {
     let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let arrays: HashMap<&str, (Vec<u8>, Dtype, Vec<usize>)> = HashMap::from([
+    let mut arrays: HashMap<&str, (Vec<u8>, Dtype, Vec<usize>)> = HashMap::from([
         ("mean", (floats(&[0.0; CHANNELS]), Dtype::F32, vec![CHANNELS])),
         ("scale", (floats(&[1.0; CHANNELS]), Dtype::F32, vec![CHANNELS])),
         ("fc1.weight", (floats(&[0.0; CHANNELS]), Dtype::F32, vec![1, CHANNELS])),
@@ -51,6 +51,14 @@ fn weights() -> Vec<u8> {
         ("reference.points", (vec![100], Dtype::I8, vec![1, 1])),
         ("reference.scale", (floats(&[0.01]), Dtype::F32, vec![1])),
     ]);
+    for (scope, reference) in [
+        ("scope.center", "reference.center"),
+        ("scope.basis", "reference.basis"),
+        ("scope.points", "reference.points"),
+        ("scope.scale", "reference.scale"),
+    ] {
+        arrays.insert(scope, arrays[reference].clone());
+    }
     let views = arrays.iter().map(|(name, (bytes, dtype, shape))| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
     safetensors::serialize(views, None).unwrap()
 }

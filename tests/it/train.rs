@@ -225,16 +225,100 @@ fn some_questions(origin: &Path, to: &Path, n: usize) {
     fs::write(to.join("questions.jsonl"), kept.join("\n") + "\n").unwrap();
 }
 
-#[test]
-fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike() {
-    let dir = tempfile::tempdir().unwrap();
-    let (data, shared) = (dir.path().join("data"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"));
+/// Some photographs of every origin; false where they are not here.
+fn all_origins(data: &Path) -> bool {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if !small_dataset(&data.join("flickr8k"), 40, 60) {
-        return;
+        return false;
     }
     std::os::unix::fs::symlink(fs::canonicalize(shared.join("coco-mini")).unwrap(), data.join("coco-mini")).unwrap();
     for origin in ["daquar", "vqa-rad"] {
         some_questions(&fs::canonicalize(shared.join(origin)).unwrap(), &data.join(origin), 30);
+    }
+    true
+}
+
+#[test]
+fn a_scorer_goes_on_from_a_bundle_with_wrong_people_on_every_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    if !all_origins(&data) {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let bundle = root.join("models/candor-mini");
+    let mut recipe: toml::Table = fs::read_to_string(root.join("config/reward.toml")).unwrap().parse().unwrap();
+    recipe["data"] = data.join("flickr8k").to_str().unwrap().into();
+    recipe["origins"]["data"] = data.to_str().unwrap().into();
+    recipe["policy"] = bundle.to_str().unwrap().into();
+    recipe["features"] = dir.path().join("features").to_str().unwrap().into();
+    recipe.insert("init".into(), bundle.to_str().unwrap().into());
+    recipe.insert("frozen".into(), vec!["probe"].into());
+    recipe.insert("steps".into(), 2.into());
+    recipe["examples"]["own_answers"] = 1.into();
+    let (file, out) = (dir.path().join("reward.toml"), dir.path().join("out"));
+    fs::write(&file, recipe.to_string()).unwrap();
+    assert!(train("reward", &file, &out, false).wait().unwrap().success());
+
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    let words = &report["sections"]["What the scorers learned from"]["tables"]["Negatives by class of word"]["rows"];
+    for origin in ["flickr8k", "coco-mini", "daquar", "vqa-rad"] {
+        let wrong = words[format!("person, {origin}")]["wrong"]["value"].as_f64();
+        assert!(wrong.is_some_and(|wrong| wrong > 0.0), "{origin}: {words:#}");
+    }
+    assert_eq!(words["person, vqa-rad"]["right"]["value"].as_f64(), Some(0.0), "nobody is on a radiograph");
+    let (_, closely) = report["sections"].as_object().unwrap().iter().find(|(title, _)| title.ends_with(" closely")).unwrap();
+    let people = &closely["tables"]["By class of word"]["rows"]["person"]["bad"]["value"];
+    assert!(people.as_f64().is_some_and(|bad| bad > 0.0), "{closely:#}");
+
+    let weights = |dir: &Path| candle_core::safetensors::load(dir.join("reward.safetensors"), &candle_core::Device::Cpu).unwrap();
+    let (before, after) = (weights(&bundle), weights(&out.join("bundle")));
+    let numbers =
+        |tensor: &candle_core::Tensor| tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let changed = |scorer: &str| before.iter().any(|(name, tensor)| name.starts_with(scorer) && numbers(tensor) != numbers(&after[name]));
+    assert_eq!(before.len(), after.len());
+    assert!(changed("detached.") && !changed("probe."), "the probe stays, and the detached scorer goes on");
+}
+
+/// `candor eval reward` measures what a bundle with evidence serves beside its scorer alone.
+fn evaluates_finished_rewards(dir: &Path, evidence: &Path) {
+    let (bundle, json) = (dir.join("bundle"), dir.join("rewards.json"));
+    fs::create_dir_all(&bundle).unwrap();
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini")).unwrap().flatten() {
+        if file.path().is_file() {
+            fs::copy(file.path(), bundle.join(file.file_name())).unwrap();
+        }
+    }
+    for file in ["evidence.safetensors", "evidence.json"] {
+        fs::copy(evidence.join(file), bundle.join(file)).unwrap();
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(["eval", "reward", "--data"])
+        .arg(dir.join("data/flickr8k"))
+        .arg("--features")
+        .arg(dir.join("features"))
+        .arg("--model")
+        .arg(&bundle)
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let table = &report["sections"]["Scorers"]["tables"]["Things named in the policy's own captions"]["rows"];
+    let figures = |name: &str| table[name].as_object().unwrap_or_else(|| panic!("{name}: {table:#}")).clone();
+    assert_ne!(figures("detached")["ECE"], figures("detached, with evidence")["ECE"], "{table:#}");
+    let closely = &report["sections"]["detached, with evidence closely"]["tables"]["By class of word"]["rows"];
+    assert!(closely["person"]["bad"]["value"].as_f64().is_some_and(|bad| bad > 0.0), "{closely:#}");
+    assert!(report.to_string().contains("as served"), "the report says which rewards it looks at");
+}
+
+#[test]
+fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    if !all_origins(&data) {
+        return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let recipe = fs::read_to_string(root.join("config/evidence.toml")).unwrap();
@@ -250,6 +334,7 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
         recipe["match"][stage]["steps"] = steps.into();
     }
     recipe["reference"]["photographs"] = 30.into();
+    recipe["scope"]["photographs"] = 10.into();
     let (file, out) = (dir.path().join("evidence.toml"), dir.path().join("out"));
     fs::write(&file, recipe.to_string()).unwrap();
     assert!(train("evidence", &file, &out, false).wait().unwrap().success());
@@ -267,7 +352,7 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     assert!(other_words.features.contains(&"is_action".to_owned()), "{:?}", other_words.features);
     let answers = config.calibration.answers.as_ref().unwrap();
     assert!(answers.features.iter().any(|name| name.contains('>')) && answers.features.contains(&"asked_evidence_claimed".to_owned()));
-    assert!(config.abstain_below_familiarity.is_some_and(|line| (0.0..1.0).contains(&line)));
+    assert!(config.scope.is_some_and(|scope| (-1.0..1.0).contains(&scope.abstain_below)), "{:?}", config.scope);
     let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     let labels = &report["sections"]["Labels"]["tables"]["Labels by class of word"]["rows"];
     for origin in ["flickr8k", "coco-mini", "daquar", "vqa-rad"] {
@@ -286,6 +371,11 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
             assert!(share.is_some_and(|share| (0.0..=1.0).contains(&share)), "{origin}, {column}: {figures:#}");
         }
     }
+    evaluates_finished_rewards(dir.path(), &out);
+
+    let by_kind = &report["sections"]["Short answers"]["tables"]["Answers by kind of question"]["rows"];
+    assert_eq!(by_kind["vqa-rad"]["right"]["value"].as_f64(), Some(0.0), "{by_kind:#}");
+    assert!(by_kind["coco-mini: presence"]["coverage"]["value"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{by_kind:#}");
 
     let files = ["evidence.safetensors", "evidence.json", "report.json"].map(|name| (name, fs::read(out.join(name)).unwrap()));
     for lost in ["part-3", "shipped", "match-1-part-2", "match-2-shipped"] {

@@ -11,6 +11,7 @@ use crate::{
     train::{
         TrainError, calibrate,
         contenders::{self, Contender, Scorer},
+        finishers::Finishers,
         judged::{Judged, dev_features},
         reward_report::Evidence,
         setup::Setup,
@@ -19,7 +20,8 @@ use crate::{
 
 /// Measure how well scorers tell grounded words from ungrounded ones
 ///
-/// On a folder in Flickr8k's layout, whose development split is dealt out in turn: every other image tunes what has to be tuned, the others report.
+/// On a folder in Flickr8k's layout, whose development split is dealt out in turn: every other image tunes what has to be tuned, the others report. Where the bundle has evidence
+/// of what images show, the rewards that it serves are measured beside those of its scorers alone.
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Examples:\n  candor eval reward --data ../shared/data/flickr8k\n  candor eval reward --data ../shared/data/flickr8k --run runs/ablation --html ablation.html"
@@ -69,11 +71,18 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
     let default = policy.config.reward.as_ref().map(|r| r.default.name());
     let served = default.and_then(|name| contenders.iter().position(|c| c.name == name));
     let network = || contenders.iter().rposition(|c| matches!(c.scorer, Scorer::Net(_)));
-    let chosen = served.or_else(network).unwrap_or(contenders.len() - 1);
+    let mut chosen = served.or_else(network).unwrap_or(contenders.len() - 1);
     if let Scorer::Net(_) = contenders[chosen].scorer {
         contenders.push(Contender { name: "other image".into(), scorer: Scorer::OtherImage(chosen), bytes: contenders[chosen].bytes });
     }
     let features = dev_features(&setup, &args.features)?;
+    let finishers = if served.is_some() { Finishers::open(policy, &features)? } else { None };
+    let finished = finishers.is_some().then_some(contenders.len());
+    if finished.is_some() {
+        let name = format!("{}, with evidence", contenders[chosen].name);
+        // The mean of one is that one.
+        contenders.push(Contender { name, scorer: Scorer::Mean(vec![chosen]), bytes: contenders[chosen].bytes });
+    }
     let mut judged = Judged::of_dev(&setup, &features, &contenders, args.seed)?;
     let mut calibrations = calibrate::fit(&judged, &contenders)?;
     // What the bundle serves is measured with the calibration that it serves.
@@ -82,7 +91,17 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
             calibrations[i] = calibration;
         }
     }
+    let finished = finished.zip(finishers.as_ref());
+    if let Some((finished, finishers)) = finished {
+        calibrations[finished] = finishers.served(calibrations[chosen].clone());
+    }
     judged.calibrate(&calibrations);
+    let mut rewards = "those of the scorer alone";
+    if let Some((finished, finishers)) = finished {
+        judged.finish(finished, finishers, &setup)?;
+        chosen = finished;
+        rewards = "as served: words that name things have those that evidence of the image gives them";
+    }
     let costs = contenders::costs(policy, &contenders, &features.batch(&[(0, 0)])?.squeeze(0)?, 200)?;
     let evidence = Evidence {
         images: &setup.data.dev,
@@ -96,7 +115,7 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
     let title = format!("Scorers of {} {}", policy.config.name, policy.config.version);
     let model = (policy.config.name.clone(), policy.config.version.clone());
     let run = Run { model: Some(model), photographs: setup.data.dev.len(), seed: args.seed, ..Run::default() };
-    let facts = [run.facts(), evidence.facts(&args.data, &policy.name)].concat();
+    let facts = [run.facts(), evidence.facts(&args.data, &policy.name), vec![("rewards looked at".into(), rewards.into())]].concat();
     Ok(Report { title, command: command(), facts, ..evidence.report() })
 }
 

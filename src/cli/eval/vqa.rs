@@ -117,10 +117,22 @@ fn of_people(args: &Args, model: Answering, file: &Path) -> Result<(), Failure> 
         title: "Answers to people's questions".into(),
         command: command(),
         facts: [run.facts(), vec![("questions".into(), format!("{} of {all}", rows.len()))]].concat(),
-        notes: vec![RULE.into()],
+        notes: [vec![RULE.into()], abstentions(&rows)].concat(),
         sections: [vec![summary, answers], details].concat(),
     };
     args.output.show(&report)
+}
+
+/// What is to be said of abstentions, where there are any.
+fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
+    let abstained = rows.iter().filter(|row| row.is_abstention()).count();
+    let note = || {
+        format!(
+            "Abstentions: {abstained} of {} questions got no answer. Coverage is the share of the others, and only theirs are right or wrong.",
+            rows.len()
+        )
+    };
+    (abstained > 0).then(note).into_iter().collect()
 }
 
 /// A question with its answer, as pages show it.
@@ -143,18 +155,22 @@ fn answered(question: &AskedQuestion, answer: &Answered) -> AnsweredQuestion {
 /// Returns the group of a question in its table.
 type Group = fn(&AskedQuestion) -> Option<&str>;
 
-/// Exact match over all questions and by their kinds.
+/// Exact match of the answers that were given, over all questions and by their kinds, and where some got none how many did.
 fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64) -> Vec<Table> {
     let mut images: HashMap<&str, usize> = HashMap::new();
     for question in questions {
         let next = images.len();
         images.entry(&question.image).or_insert(next);
     }
+    let abstains = answered.iter().any(AnsweredQuestion::is_abstention);
     let row = |name: &str, of: &[&AnsweredQuestion]| {
         let figures = |weights: &[u32]| {
-            let weight = |a: &AnsweredQuestion| f64::from(weights[images[a.image.as_str()]]);
-            let all: f64 = of.iter().map(|a| weight(a)).sum();
-            vec![of.iter().filter(|a| a.is_right).map(|a| weight(a)).sum::<f64>() / all]
+            let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
+                of.iter().filter(|a| counts(a)).map(|a| f64::from(weights[images[a.image.as_str()]])).sum::<f64>()
+            };
+            let given = sum(&|a| !a.is_abstention());
+            let coverage = abstains.then(|| given / sum(&|_| true));
+            std::iter::once(sum(&|a| a.is_right && !a.is_abstention()) / given).chain(coverage).collect()
         };
         let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, seed, figures).into_iter().map(Cell::from).collect();
         cells.push(of.len().into());
@@ -163,7 +179,11 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
     let table = |title: &str, rows: Vec<TableRow>| Table {
         title: title.into(),
         note: String::new(),
-        columns: vec![Column::new("exact match", Format::Percent).better(Better::Higher), Column::new("questions", Format::Count)],
+        columns: [Column::new("exact match", Format::Percent).better(Better::Higher)]
+            .into_iter()
+            .chain(coverage(abstains))
+            .chain([Column::new("questions", Format::Count)])
+            .collect(),
         rows,
     };
     let all = TableRow { emphasis: true, ..row("all", &answered.iter().collect::<Vec<_>>()) };
@@ -181,6 +201,11 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
         }
     }
     tables
+}
+
+/// The column that says how many questions got an answer, where some got none.
+fn coverage(abstains: bool) -> Option<Column> {
+    abstains.then(|| Column::new("coverage", Format::Percent))
 }
 
 /// Photographs and the questions that their captions settle.
@@ -236,33 +261,34 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
         })
         .collect();
     let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
-    let mut kinds: BTreeMap<String, Vec<(usize, bool, bool)>> = BTreeMap::new();
-    for ((image, qa), answer) in questions.iter().zip(&answers) {
-        let judged = (*image, answer.text.eq_ignore_ascii_case(&qa.answer), answer.text.eq_ignore_ascii_case("yes."));
-        kinds.entry(kind_name(qa.kind).to_owned()).or_default().push(judged);
-        kinds.entry("all".into()).or_default().push(judged);
+    let mut kinds: BTreeMap<&str, Vec<(usize, &AnsweredQuestion)>> = BTreeMap::new();
+    for ((image, _), row) in questions.iter().zip(&rows) {
+        kinds.entry(&row.kind).or_default().push((*image, row));
+        kinds.entry("all").or_default().push((*image, row));
     }
-    let row = |(kind, judged): (&String, &Vec<(usize, bool, bool)>)| {
+    let abstains = rows.iter().any(AnsweredQuestion::is_abstention);
+    let row = |(kind, judged): (&&str, &Vec<(usize, &AnsweredQuestion)>)| {
         let figures = |weights: &[u32]| {
-            let mut sums = [0.0f64; 3];
-            for &(image, right, yes) in judged {
-                let weight = f64::from(weights[image]);
-                sums.iter_mut().zip([1.0, f64::from(u8::from(right)), f64::from(u8::from(yes))]).for_each(|(s, x)| *s += weight * x);
-            }
-            vec![sums[1] / sums[0], sums[2] / sums[0]]
+            let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
+                judged.iter().filter(|(_, row)| counts(row)).map(|(image, _)| f64::from(weights[*image])).sum::<f64>()
+            };
+            let given = sum(&|row| !row.is_abstention());
+            let yes = sum(&|row| row.answer.eq_ignore_ascii_case("yes."));
+            let coverage = abstains.then(|| given / sum(&|_| true));
+            [sum(&|row| row.is_right) / given, yes / given].into_iter().chain(coverage).collect()
         };
         let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, args.seed, figures).into_iter().map(Cell::from).collect();
         cells.push(judged.len().into());
-        TableRow { emphasis: kind == "all", ..TableRow::new(kind.clone(), cells) }
+        TableRow { emphasis: *kind == "all", ..TableRow::new(*kind, cells) }
     };
     let table = Table {
         title: "Questions derived from the captions".into(),
         note: "Right: the captions' own answer, word for word. Presence asks as often for what is there as for what is not.".into(),
-        columns: vec![
-            Column::new("right", Format::Percent).better(Better::Higher),
-            Column::new("answered yes", Format::Percent),
-            Column::new("questions", Format::Count),
-        ],
+        columns: [Column::new("right", Format::Percent).better(Better::Higher), Column::new("answered yes", Format::Percent)]
+            .into_iter()
+            .chain(coverage(abstains))
+            .chain([Column::new("questions", Format::Count)])
+            .collect(),
         rows: kinds.iter().map(row).collect(),
     };
     let report = Report {
@@ -276,8 +302,53 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
             ..Run::default()
         }
         .facts(),
-        notes: Vec::new(),
+        notes: abstentions(&rows),
         sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
     };
     args.output.show(&report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(image: &str, kind: &str) -> AskedQuestion {
+        AskedQuestion {
+            image: image.into(),
+            photo: PathBuf::new(),
+            question: String::new(),
+            answers: Vec::new(),
+            kind: Some(kind.into()),
+            answer_type: None,
+        }
+    }
+
+    fn given(image: &str, is_right: bool, verdict: &str) -> AnsweredQuestion {
+        AnsweredQuestion { image: image.into(), is_right, verdict: Some(verdict.into()), ..AnsweredQuestion::default() }
+    }
+
+    fn values(table: &Table, row: usize) -> Vec<f64> {
+        let value = |cell: &Cell| match cell {
+            Cell::Value(estimate) => estimate.value,
+            other => panic!("{other:?}"),
+        };
+        table.rows[row].cells.iter().map(value).collect()
+    }
+
+    #[test]
+    fn abstentions_are_counted_apart_from_answers() {
+        let questions = [asked("1", "color"), asked("2", "color"), asked("2", "count"), asked("3", "count")];
+        let rows = [given("1", true, "clean"), given("2", false, "abstained"), given("2", false, "flagged"), given("3", true, "clean")];
+        let found = tables(&questions, &rows, 1);
+        let names: Vec<&str> = found[0].columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["exact match", "coverage", "questions"]);
+        // Two of three answers are right.
+        assert!(values(&found[0], 0).iter().zip([2.0 / 3.0, 0.75, 4.0]).all(|(a, b)| (a - b).abs() < 1e-9));
+        assert_eq!((values(&found[1], 0), values(&found[1], 1)), (vec![1.0, 0.5, 2.0], vec![0.5, 1.0, 2.0]));
+        assert!(abstentions(&rows)[0].starts_with("Abstentions: 1 of 4"));
+        let rows = rows.map(|row| AnsweredQuestion { verdict: None, ..row });
+        let found = tables(&questions, &rows, 1);
+        assert_eq!((values(&found[0], 0), found[0].columns.len()), (vec![0.5, 4.0], 2));
+        assert!(abstentions(&rows).is_empty());
+    }
 }

@@ -5,7 +5,7 @@ use super::{
     bars::{FEWEST, Finding, Found, Measure},
     share,
 };
-use crate::eval::report::Series;
+use crate::eval::report::{Axis, Plot, Series};
 
 /// Points of a curve.
 const POINTS: usize = 200;
@@ -87,6 +87,18 @@ pub fn risk_coverage(name: &str, rows: &[Outcome]) -> Series {
     let last = points.len().saturating_sub(1);
     let points = points.into_iter().enumerate().filter(|(i, _)| i % step == 0 || *i == last).map(|(_, point)| point).collect();
     Series { name: name.to_owned(), points, ..Series::default() }
+}
+
+/// The plot of curves of risk against coverage.
+pub fn risk_plot(curves: Vec<Series>) -> Plot {
+    let axis = |label: &str| Axis { label: label.to_owned(), range: Some((0.0, 1.0)) };
+    Plot::Lines {
+        title: "Risk and coverage".into(),
+        x: axis("coverage: share of the answers that are given"),
+        y: axis("risk: share of them that is wrong"),
+        series: curves,
+        diagonal: false,
+    }
 }
 
 /// The risk at a coverage: that of the fewest answers which are at least so many.

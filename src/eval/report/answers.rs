@@ -7,9 +7,13 @@ use std::{
 
 use rand::{SeedableRng, rngs::SmallRng, seq::IteratorRandom};
 
-use super::{Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Table, TableRow, stated};
+use super::{Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Series, Table, TableRow, stated};
 use crate::eval::{
     bootstrap::{Estimate, REPEATS, estimates},
+    honesty::{
+        Outcome,
+        risk::{risk_coverage, risk_plot},
+    },
     tokens::{Ranking, Scored},
 };
 
@@ -41,6 +45,13 @@ pub struct AnsweredQuestion {
     pub verdict: Option<String>,
 }
 
+impl AnsweredQuestion {
+    /// Returns `true` if the guard gave no answer.
+    pub fn is_abstention(&self) -> bool {
+        self.verdict.as_deref() == Some("abstained")
+    }
+}
+
 /// Of a question that yes or no answers: whether yes is right, and whether an answer begins with yes or no. `None` for other questions.
 pub fn yes_or_no(right_answers: &[String], answer: &str) -> Option<(bool, Option<bool>)> {
     let whole = |right: &String| said_yes(right).filter(|_| right.split_whitespace().count() == 1);
@@ -66,15 +77,21 @@ pub struct AnswerSections {
     pub details: Vec<Section>,
 }
 
-/// The sections of a report about `rows`; `seed` draws the wrong answers that are shown.
+/// The sections of a report about `rows`; `seed` draws the wrong answers that are shown. Abstentions are counted, and are neither right nor wrong.
 pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
+    let given: Vec<AnsweredQuestion> = rows.iter().filter(|row| !row.is_abstention()).cloned().collect();
+    let (asked, rows) = (rows.len(), given.as_slice());
     let images = image_numbers(rows);
     let is_scored = rows.iter().any(|row| row.score.is_some());
     let mut details = Vec::new();
     details.extend(rows.iter().any(|row| row.yes.is_some()).then(|| confusion(rows)));
     details.extend(is_scored.then(|| risk(rows, &images, seed)));
     details.extend(wrong_answers(rows, seed));
-    AnswerSections { summary: Section { title: "Summary".into(), text: vec![summary(rows, &images, seed)], ..Section::default() }, details }
+    let mut text = summary(rows, &images, seed);
+    if asked > rows.len() {
+        text += &format!(" {} of {asked} questions got no answer.", asked - rows.len());
+    }
+    AnswerSections { summary: Section { title: "Summary".into(), text: vec![text], ..Section::default() }, details }
 }
 
 /// The number of each row's image.
@@ -175,8 +192,15 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     };
     let mut by_kind: BTreeMap<&str, Vec<(&AnsweredQuestion, usize)>> = BTreeMap::new();
     rows.iter().zip(images).for_each(|(row, &image)| by_kind.entry(row.kind.as_str()).or_default().push((row, image)));
-    let all = by_kind.values().flatten().copied().collect();
+    let all: Vec<(&AnsweredQuestion, usize)> = by_kind.values().flatten().copied().collect();
     let several = by_kind.len() > 1;
+    let curve = |name: &str, chosen: &[(&AnsweredQuestion, usize)]| {
+        let outcome =
+            |&(row, photograph): &(&AnsweredQuestion, usize)| Some(Outcome { photograph, score: row.score?, is_right: row.is_right });
+        risk_coverage(name, &chosen.iter().filter_map(outcome).collect::<Vec<_>>())
+    };
+    let of_kinds = by_kind.iter().filter(|_| several).map(|(kind, chosen)| curve(kind, chosen));
+    let series: Vec<Series> = std::iter::once(curve("all", &all)).chain(of_kinds).filter(|curve| !curve.points.is_empty()).collect();
     let mut table_rows = vec![row("all", all)];
     table_rows.extend(by_kind.into_iter().filter(|_| several).map(|(kind, chosen)| row(kind, chosen)));
     let share = |name: &str, better| Column::new(name, Format::Percent).better(better);
@@ -194,6 +218,7 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
             ],
             rows: table_rows,
         }],
+        plots: vec![risk_plot(series)],
         ..Section::default()
     }
 }
@@ -239,7 +264,7 @@ fn card(row: &AnsweredQuestion) -> CaptionCard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::report::Report;
+    use crate::eval::report::{Plot, Report};
 
     fn question(kind: &str, image: usize, right: bool, score: Option<f64>) -> AnsweredQuestion {
         AnsweredQuestion {
@@ -314,6 +339,48 @@ mod tests {
             assert_eq!(risk[column]["value"].as_f64(), Some(wanted), "{column}");
         }
         assert!(risk["AUROC"]["low"].as_f64().is_some());
+    }
+
+    #[test]
+    fn abstentions_are_neither_right_nor_wrong() {
+        let mut rows: Vec<AnsweredQuestion> =
+            (0..8).map(|i| question("presence", i, i % 4 > 0, Some(if i % 4 > 0 { 0.9 } else { 0.2 }))).collect();
+        let abstained =
+            |i| AnsweredQuestion { verdict: Some("abstained".into()), yes: Some((true, None)), ..question("presence", i, false, None) };
+        rows.extend((8..12).map(abstained));
+        let json = report(&rows, 1).to_json();
+        let summary = json["sections"]["Summary"]["text"][0].as_str().unwrap();
+        assert!(
+            summary.contains("75.0\u{a0}%") && summary.contains("of 8 answers") && summary.ends_with("4 of 12 questions got no answer."),
+            "{summary}"
+        );
+        let confusion = &json["sections"]["Yes and no"]["tables"]["What was answered to questions of yes or no"]["rows"]["yes is right"];
+        assert_eq!((confusion["neither"]["value"].as_f64(), confusion["questions"]["value"].as_f64()), (Some(0.0), Some(8.0)));
+        assert_eq!(json["sections"]["Wrong answers: presence"]["text"][0], "All 2 wrong answers (8 questions).");
+    }
+
+    #[test]
+    fn risk_has_a_curve_for_each_kind() {
+        let mut rows: Vec<AnsweredQuestion> = (0..4).map(|i| question("presence", i, i > 0, Some(0.2 + 0.2 * i as f64))).collect();
+        rows.extend((0..2).map(|i| question("color", i, false, Some(0.5))));
+        let curves = |rows: &[AnsweredQuestion]| match sections(rows, 1)
+            .details
+            .into_iter()
+            .find(|section| section.title == "Risk")
+            .unwrap()
+            .plots
+            .remove(0)
+        {
+            Plot::Lines { series, .. } => series,
+            other => panic!("{other:?}"),
+        };
+        let found = curves(&rows);
+        let names: Vec<&str> = found.iter().map(|curve| curve.name.as_str()).collect();
+        assert_eq!(names, ["all", "color", "presence"]);
+        // Of color both have the same score; of presence the wrong one is the last.
+        assert_eq!(found[1].points, [(1.0, 1.0)]);
+        assert_eq!(found[2].points, [(0.25, 0.0), (0.5, 0.0), (0.75, 0.0), (1.0, 0.25)]);
+        assert_eq!(curves(&rows[..4]).len(), 1, "one kind is all");
     }
 
     #[test]

@@ -44,6 +44,13 @@ pub(super) fn refuse<T>(field: impl Into<String>, code: &'static str, what: impl
     Err(Refused::new(field, code, what))
 }
 
+/// The refusal of what is said of an abstention: its words are not the model's, so that nothing is to be learned from a judgment of them.
+pub(in crate::feedback) fn abstained(field: &str) -> Refused {
+    let what = "is an abstention, which the model did not write: there is nothing to judge. Ask again with guard.on_unanswerable 'answer' and judge that answer, \
+                or send the right one with 'image', 'prompt' and 'response'";
+    Refused::new(field, "answer_abstained", what)
+}
+
 /// Which of the four things a submission says.
 pub(super) enum Said<'a> {
     Good,

@@ -14,7 +14,7 @@ use super::{
 use crate::guard::Verdict;
 use check::{Marked, Said, check_place, edited, in_order, refuse};
 pub use check::{NOTE_CHARS, Refused, TEXT_CHARS, check_name};
-pub(super) use check::{brief, check_notes};
+pub(super) use check::{abstained, brief, check_notes};
 
 /// What a submission is about.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +47,7 @@ impl Subject {
     /// One of the answers that a receipt remembers.
     ///
     /// # Errors
-    /// When it has no such answer.
+    /// When it has no such answer, or an abstention in its place.
     pub fn of(receipt: Receipt, choice: usize) -> Result<Self, Refused> {
         let Receipt { id, owner, versions, image, prompt, user, unassisted, mut choices, .. } = receipt;
         if choice >= choices.len() {
@@ -58,8 +58,11 @@ impl Subject {
             );
         }
         let Answer { response, tokens, verdict, spans, .. } = choices.swap_remove(choice);
+        if verdict == Verdict::Abstained {
+            return Err(abstained("completion_id"));
+        }
         let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| Extent { start: span.start, end: span.end }).collect();
-        let doubted = (!matches!(verdict, Verdict::Unscored | Verdict::Abstained)).then_some(doubted);
+        let doubted = (verdict != Verdict::Unscored).then_some(doubted);
         let completion = Some((id, choice));
         Ok(Self { owner, completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
     }

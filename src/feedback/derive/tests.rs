@@ -381,3 +381,30 @@ fn a_record_is_the_owners_of_what_it_is_about() {
     let named = derived(DOG, &Submission { annotator: Some("ann".to_owned()), ..good }).unwrap();
     assert_eq!((named.owner.as_str(), named.annotator_owner.as_str()), ("shop", "studio"));
 }
+
+#[test]
+fn an_abstention_is_not_judged() {
+    let answer = |response: &str, verdict| Answer {
+        response: response.to_owned(),
+        tokens: vocabulary().tokenize(response).unwrap(),
+        verdict,
+        threshold: 0.5,
+        spans: Vec::new(),
+        familiarity: None,
+    };
+    let receipt = Receipt {
+        id: "chatcmpl-1".to_owned(),
+        created: 1,
+        owner: "shop".to_owned(),
+        versions: Versions::default(),
+        image: ImageHash::of(b"image"),
+        image_bytes: 5,
+        prompt: "What is it?".to_owned(),
+        user: None,
+        unassisted: false,
+        choices: vec![answer("A dog.", Verdict::Clean), answer("I would rather not say.", Verdict::Abstained)],
+    };
+    assert_eq!(Subject::of(receipt.clone(), 0).unwrap().response, "A dog.");
+    let refused = Subject::of(receipt, 1).unwrap_err();
+    assert_eq!((refused.field.as_str(), refused.code), ("completion_id", "answer_abstained"));
+}

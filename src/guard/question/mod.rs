@@ -113,6 +113,15 @@ impl Unanswerable {
         }
     }
 
+    /// All of them.
+    const ALL: [Self; 9] =
+        [Self::Text, Self::Time, Self::Identity, Self::Advice, Self::Price, Self::Language, Self::Beyond, Self::Unfamiliar, Self::Unsure];
+
+    /// Returns `true` if a text is what is said in place of an answer.
+    pub fn is_wording(text: &str) -> bool {
+        Self::ALL.iter().any(|why| why.wording() == text.trim())
+    }
+
     /// Those that a question's text alone gives, by the names of their sections.
     const IN_TEXT: [(&'static str, Self); 6] = [
         ("text", Self::Text),
@@ -281,16 +290,29 @@ pub fn kind(text: &str) -> QuestionKind {
     RULES.kinds.iter().find(|(_, section)| section.is_in(words)).map_or(QuestionKind::Open, |(kind, _)| *kind)
 }
 
-/// Whether a question of yes or no contains its answer's opposite, as "Is there no cat?" does: yes says then what no says otherwise. "Isn't there a cat?" asks as
-/// "Is there a cat?" does.
+/// Nouns by which a question calls the photograph.
+pub const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
+
+/// Returns `true` if a question of yes or no contains its answer's opposite, as "Is there no cat?" does: yes says then what no says otherwise. "Isn't there a
+/// cat?" asks as "Is there a cat?" does, and "Is there a cat without a collar?" asks for a cat.
 pub fn is_negated(text: &str) -> bool {
     let sentences = read(text);
     let question = sentences.iter().find(|(_, is_question)| *is_question).or(sentences.first());
     let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
-    let asks = |at: usize| at == 1 || (at == 2 && matches!(words[1].as_str(), "there" | "you" | "i" | "we" | "one"));
-    words.iter().enumerate().any(|(at, word)| match word.as_str() {
-        "no" | "nobody" | "nothing" | "none" | "never" | "neither" | "without" => at > 0 && words[at - 1] != "or",
-        "not" => at > 0 && !asks(at) && words[at - 1] != "or",
+    let is_presence =
+        || RULES.kinds.iter().find(|(_, section)| section.is_in(words)).is_some_and(|(kind, _)| *kind == QuestionKind::Presence);
+    let word = |at: usize| words.get(at).map_or("", String::as_str);
+    let asks = |at: usize| at == 1 || (at == 2 && matches!(word(1), "there" | "you" | "i" | "we" | "one"));
+    // Of what is there, something is without something else; a photograph is without what is not there.
+    let is_of_part = |at: usize| is_presence() && !PHOTOGRAPH.contains(&word(at - 1));
+    (1..words.len()).filter(|&at| word(at - 1) != "or").any(|at| match word(at) {
+        "no" if word(at - 1) == "with" => at == 1 || !is_of_part(at - 1),
+        "no" | "nobody" | "nothing" | "none" => word(at + 1) != "but",
+        "never" | "neither" | "zero" | "lack" | "lacks" | "lacking" => true,
+        "without" => !is_of_part(at),
+        "free" => word(at + 1) == "of",
+        "missing" | "absent" => matches!(word(at + 1), "" | "in" | "from" | "here"),
+        "not" => !asks(at),
         _ => false,
     })
 }

@@ -95,6 +95,121 @@ fn negations_that_turn_the_answer_round_are_told_from_those_that_do_not() {
     }
 }
 
+/// Ways to ask whether there is `{a}`, of which `{s}` are several.
+const IS_THERE: [&str; 32] = [
+    "Is there {a}?",
+    "Is there {a} anywhere in this photo?",
+    "Are there {s}?",
+    "Are there any {s} in the picture?",
+    "Do you see {a}?",
+    "Don't you see {a}?",
+    "Can you see any {s}?",
+    "Can you spot {a} in the image?",
+    "Can we find {a} here?",
+    "Can {a} be seen in the photograph?",
+    "Are you able to see {a}?",
+    "Does the photo show {a}?",
+    "Does this picture contain any {s}?",
+    "Does it show {a}?",
+    "Does the image have {a} in it?",
+    "Doesn’t the photo show {a}?",
+    "Does {a} appear in the photo?",
+    "Do any {s} appear?",
+    "Is {a} visible?",
+    "Isn't {a} visible?",
+    "Is {a} in the picture?",
+    "Are {s} visible in the photo?",
+    "Is this a photo of {a}?",
+    "Was there {a}?",
+    "Isn't there {a}?",
+    "Is there not {a}?",
+    "There is {a}, right?",
+    "Do you think there is {a}?",
+    "Is it true that there is {a}?",
+    "Tell me whether there is {a}.",
+    "Can you tell me if there is {a}?",
+    "Hi! Is there {a}? Answer yes or no.",
+];
+
+/// Ways to ask whether there is none.
+const IS_THERE_NO: [&str; 24] = [
+    "Is there no {n}?",
+    "Is there no {n} in the image?",
+    "Are there no {s}?",
+    "Are there no {s} in the photo?",
+    "Do you see no {n}?",
+    "Can you see no {s} here?",
+    "Can no {n} be seen?",
+    "Does the photo show no {n}?",
+    "Does the picture not show {a}?",
+    "Does the photo not contain any {s}?",
+    "Does the image lack {a}?",
+    "Is no {n} visible?",
+    "Are no {s} in the picture?",
+    "Is {a} not visible?",
+    "Is {a} missing?",
+    "Does no {n} appear in the photo?",
+    "Is the picture without {a}?",
+    "Is the photo free of {s}?",
+    "Is it true that there is no {n}?",
+    "Do you think there are no {s}?",
+    "Tell me whether there is no {n}.",
+    "There is no {n}, right?",
+    "Are there zero {s}?",
+    "IS THERE NO {n}?",
+];
+
+#[test]
+fn paraphrases_of_a_question_are_of_its_kind_and_negations_too() {
+    for (n, a, s) in
+        [("dog", "a dog", "dogs"), ("umbrella", "an umbrella", "umbrellas"), ("traffic light", "a traffic light", "traffic lights")]
+    {
+        for (forms, negated) in [(&IS_THERE[..], false), (&IS_THERE_NO[..], true)] {
+            for form in forms {
+                let question = form.replace("{n}", n).replace("{a}", a).replace("{s}", s);
+                let found = (super::kind(&question), is_negated(&question), out_of_scope(&question));
+                assert_eq!(found, (QuestionKind::Presence, negated, None), "{question}");
+            }
+        }
+    }
+}
+
+#[test]
+fn questions_about_what_is_there_do_not_ask_whether_it_is() {
+    for (question, negated) in [
+        ("Is the dog black?", false),
+        ("Is the dog not black?", true),
+        ("Is the dog on the couch?", false),
+        ("Is the man wearing a hat?", false),
+        ("Is the man without a hat?", true),
+        ("Does the man have a hat?", false),
+        ("Does the man have no hat?", true),
+        ("Is the dog black in the picture?", false),
+        ("Are the people outdoors?", false),
+        ("Are they children?", false),
+        ("Is it sunny?", false),
+        ("Isn't it sunny?", false),
+        ("Do the dogs run?", false),
+    ] {
+        assert_eq!((super::kind(question), is_negated(question)), (QuestionKind::YesNo, negated), "{question}");
+    }
+    for question in
+        ["Is there a dog without a leash?", "Do you see a man with no hat?", "Is there nothing but a dog?", "Is there a dog or not?"]
+    {
+        assert!(!is_negated(question), "{question}");
+    }
+}
+
+#[test]
+fn wordings_are_known_again() {
+    let reasons: std::collections::BTreeSet<&str> = Unanswerable::ALL.iter().map(|why| why.wording()).collect();
+    assert_eq!(reasons.len(), Unanswerable::ALL.len(), "no two reasons read alike");
+    assert!(reasons.iter().all(|wording| Unanswerable::is_wording(wording) && Unanswerable::is_wording(&format!(" {wording}\n"))));
+    for other in ["", "A dog.", "I cannot read text", "I cannot tell from this photograph. It is a dog."] {
+        assert!(!Unanswerable::is_wording(other), "{other}");
+    }
+}
+
 #[test]
 fn words_without_grammar_are_english_where_the_lexicon_has_them() {
     for text in ["dogs cats birds", "red cars, wooden houses", "cat", "zebramarker", "X1"] {

@@ -10,6 +10,7 @@ mod omit;
 mod omit_verb;
 mod parse;
 mod something;
+mod statement;
 mod unfamiliar;
 mod whole;
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
-pub use self::{unfamiliar::unfamiliar, whole::is_whole};
+pub use self::{statement::statement, unfamiliar::unfamiliar, whole::is_whole};
 use super::{
     Action, Span,
     markup::{Kind, Markup, markup},

@@ -10,13 +10,17 @@ use crate::{
     lexicon::Lexicon,
 };
 
+/// What stands before the names of things that there is evidence of.
+const LIKELY: &str = "Likely things:";
+
 /// What stands before the rest.
 const STATEMENT: &str = "This photograph is unlike those I know.";
 
 /// Returns what is to be said in the place of a caption in sentences of which more than half of the content words are in spans; `None` of any other text.
 ///
-/// [`Style::Hedged`] still says all of it, with its doubt; [`Style::Omitted`] names only the things that no span touches.
-pub fn unfamiliar(text: &str, spans: &[Span], style: Style) -> Option<Rendered> {
+/// [`Style::Hedged`] still says all of it, with its doubt; [`Style::Omitted`] names only the things that no span touches. What the photograph has evidence of,
+/// whatever the caption says, follows by its name: `likely`.
+pub fn unfamiliar(text: &str, spans: &[Span], style: Style, likely: &[&str]) -> Option<Rendered> {
     if style == Style::Plain || !markup(text).is_empty() || !whole::is_whole(text) || !is_mostly_low(text, spans) {
         return None;
     }
@@ -27,20 +31,32 @@ pub fn unfamiliar(text: &str, spans: &[Span], style: Style) -> Option<Rendered> 
         let shifted = |range: std::ops::Range<usize>| range.start + shift..range.end + shift;
         let moved = rest.moved.into_iter().map(|(old, new)| (old, shifted(new)));
         return Some(Rendered {
-            text: format!("{STATEMENT}{gap}{}", rest.text),
+            text: format!("{STATEMENT}{gap}{}{}", rest.text, evidence(likely, &rest.text)),
             spans: rest.spans.into_iter().map(shifted).collect(),
             moved: moved.collect(),
         });
     }
-    let likely = likely_things(&Document::new(text, &[], spans));
-    let said = match &likely[..] {
+    let trusted = trusted_phrases(&Document::new(text, &[], spans));
+    let said = match &trusted[..] {
         [] => STATEMENT.to_owned(),
         [one] => format!("{STATEMENT} It may show {one}."),
         [more @ .., last] => format!("{STATEMENT} It may show {} and {last}.", more.join(", ")),
     };
     // What is left out stands before the full stop.
     let end = said.chars().count() - 1;
-    Some(Rendered { text: said, spans: vec![end..end; spans.len()], moved: vec![(0..0, end..end)] })
+    let text = format!("{said}{}", evidence(likely, &said));
+    Some(Rendered { text, spans: vec![end..end; spans.len()], moved: vec![(0..0, end..end)] })
+}
+
+/// The sentence that names what there is evidence of and `said` does not name; empty where that is nothing.
+fn evidence(likely: &[&str], said: &str) -> String {
+    let named = Lexicon::shared().mentions(said);
+    let is_new = |name: &str| {
+        let concept = Lexicon::shared().concept(name);
+        concept.is_none_or(|concept| !named.iter().any(|mention| Lexicon::shared().related(mention.concept, concept)))
+    };
+    let new: Vec<&str> = likely.iter().copied().filter(|name| is_new(name)).collect();
+    if new.is_empty() { String::new() } else { format!(" {LIKELY} {}.", new.join(", ")) }
 }
 
 /// Whether more than half of the words of a text that claim something are in spans.
@@ -53,7 +69,7 @@ fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
 }
 
 /// The things that a text names in phrases without a doubted word, each once: "a man", "grass".
-fn likely_things(doc: &Document<'_>) -> Vec<String> {
+pub(super) fn trusted_phrases(doc: &Document<'_>) -> Vec<String> {
     let mut likely: Vec<String> = Vec::new();
     for (i, chunk) in doc.chunks.iter().enumerate().filter(|(_, chunk)| chunk.kind == Kind::Noun) {
         let tokens = &doc.tokens[chunk.tokens.clone()];

@@ -91,7 +91,8 @@ impl Recipe<PathBuf, PathBuf> {
         let Self { align, reward, snapshot, scorer, policy, refit, evaluation, gate } = toml(file)?;
         let (mut align, mut reward): (AlignConfig, RewardConfig) = (toml(&align)?, toml(&reward)?);
         // A cycle goes on wherever the program is started.
-        for path in [&mut align.data, &mut align.features, &mut reward.data, &mut reward.features] {
+        let origins = reward.origins.iter_mut().map(|origins| &mut origins.data);
+        for path in [&mut align.data, &mut align.features, &mut reward.data, &mut reward.features].into_iter().chain(origins) {
             *path = std::path::absolute(&*path).map_err(TrainError::io(path))?;
         }
         let recipe = Recipe { align, reward, snapshot, scorer, policy, refit, evaluation, gate };

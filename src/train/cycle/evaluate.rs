@@ -14,12 +14,14 @@ use crate::{
     },
     lexicon::Lexicon,
     registry::gate::Figures,
+    reward::finish::WrittenBy,
     train::{
         TrainError,
         answers::{Asking, Said, is_right, own_answers},
         contenders,
         corpus::asks_for_description,
         features::Features,
+        finishers::Finishers,
         judged::{self, Half, ScoredText, dev_features},
         reward_data::own_captions,
         setup::Setup,
@@ -75,7 +77,7 @@ impl<'a> Measuring<'a> {
         Ok(Written { images: images.into_iter().map(|image| image.name).collect(), captions, right })
     }
 
-    /// The default scorer's rewards of every word that claims something in the held-out corrections of a snapshot.
+    /// The rewards that are served of every word that claims something in the held-out corrections of a snapshot.
     pub(super) fn words(&self, snapshot: &Snapshot) -> Result<Vec<Scored>, TrainError> {
         let policy = &self.setup.policy;
         let Some(reward) = &policy.config.reward else { return Ok(Vec::new()) };
@@ -98,11 +100,15 @@ impl<'a> Measuring<'a> {
             .collect()
         };
         let texts: Vec<judged::About> = images.iter().map(of).collect();
+        let finishers = Finishers::open(policy, &features)?;
         let mut scored = judged::score(&self.setup, &features, &contenders, &texts)?;
         for text in &mut scored {
             let answers = text.is_yes_or_no(0);
             for (i, (score, lp)) in text.scores[chosen].iter_mut().zip(&text.log_probabilities).enumerate() {
                 *score = calibration.of(answers && i == 0).reward(*score, *lp);
+            }
+            if let Some(finishers) = &finishers {
+                finishers.finish(text, chosen, WrittenBy::Policy, policy)?;
             }
         }
         let words = |text: &ScoredText| {

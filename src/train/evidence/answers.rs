@@ -38,14 +38,20 @@ use crate::{
     },
 };
 
-/// Questions asked of a photograph.
+/// Questions of people about a photograph.
 const PER_PHOTOGRAPH: usize = 3;
+
+/// Questions that captions settle about a photograph: as many as `candor eval vqa` asks.
+const DERIVED_PER_PHOTOGRAPH: usize = 4;
 
 /// Answers written at once.
 const AT_ONCE: usize = 16;
 
 /// How often a kind of question must have a kind of answer for the pair to be a feature.
 const LEAST_PAIRS: usize = 10;
+
+/// How many answers to a kind of question there must be for features of its own.
+const LEAST_OF_KIND: usize = 30;
 
 /// A question with its right answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +71,14 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// Returns `true` if it is right.
-    pub(super) fn is_right(&self) -> bool {
-        is_right(&self.answer, &self.asked.right)
+    /// What the question asks for.
+    pub(super) fn kind(&self) -> QuestionKind {
+        question::kind(&self.asked.question)
+    }
+
+    /// Returns `true` if it is right and may be given. None about a radiograph may: what is right there is a guess.
+    pub(super) fn is_right(&self, origin: Origin) -> bool {
+        origin != Origin::VqaRad && is_right(&self.answer, &self.asked.right)
     }
 }
 
@@ -79,7 +90,8 @@ impl Judge<'_> {
         let stats = CaptionStats::new(&self.setup.data.train, Lexicon::shared());
         let builder = QaBuilder::new(&stats, Lexicon::shared());
         for i in photographs.of(Origin::Flickr8k) {
-            let pairs = builder.pairs(&photographs.all[i].image, &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1)), PER_PHOTOGRAPH);
+            let pairs =
+                builder.pairs(&photographs.all[i].image, &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1)), DERIVED_PER_PHOTOGRAPH);
             let closed = pairs.into_iter().filter(|qa| qa.kind.is_closed());
             asked.extend(closed.map(|qa| Asked { photograph: i, question: qa.question, right: vec![qa.answer] }));
         }
@@ -172,13 +184,45 @@ impl Judge<'_> {
     }
 }
 
-/// Names of the features of answers: those that always are, and the pairs of a kind of question and a kind of answer that occur often enough.
-pub(super) fn names(answered: &[Answered]) -> Vec<String> {
+/// Names of the features of answers: those that always are; what yes and no claim by kind of question; and the pairs of a kind of question and a kind of
+/// answer. Of these there are those that occur often enough. All features share one ridge, so that a kind has weights of its own as far as its answers ask
+/// for them, and else those of all kinds.
+pub(super) fn names<'a>(answered: impl IntoIterator<Item = (QuestionKind, &'a str)>) -> Vec<String> {
+    let mut kinds: BTreeMap<QuestionKind, usize> = BTreeMap::new();
     let mut pairs: BTreeMap<String, usize> = BTreeMap::new();
-    for Answered { asked, answer, .. } in answered {
-        let pair = format!("{}>{}", question::kind(&asked.question).name(), AnswerKind::of(answer).name());
-        *pairs.entry(pair).or_default() += 1;
+    for (kind, answer) in answered {
+        *kinds.entry(kind).or_default() += 1;
+        *pairs.entry(format!("{}>{}", kind.name(), AnswerKind::of(answer).name())).or_default() += 1;
     }
+    let own = kinds.into_iter().filter(|&(kind, count)| kind.is_yes_no() && count >= LEAST_OF_KIND).map(|(kind, _)| kind);
+    let claims = own.flat_map(|kind| AnswerFeatures::CLAIMS.map(|name| format!("{}:{name}", kind.name())));
     let often = pairs.into_iter().filter(|&(_, count)| count >= LEAST_PAIRS).map(|(pair, _)| pair);
-    AnswerFeatures::NAMES.into_iter().map(str::to_owned).chain(often).collect()
+    AnswerFeatures::NAMES.into_iter().map(str::to_owned).chain(claims).chain(often).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_that_occur_often_have_features_of_their_own() {
+        let times = |n: usize, kind, answer| std::iter::repeat_n((kind, answer), n);
+        let answered = times(30, QuestionKind::Presence, "Yes.")
+            .chain(times(29, QuestionKind::YesNo, "No."))
+            .chain(times(9, QuestionKind::Count, "Two."))
+            .chain(times(50, QuestionKind::Color, "Red."));
+        let found = names(answered);
+        let own = &found[AnswerFeatures::NAMES.len()..];
+        let want = [
+            "presence:asked_evidence_claimed",
+            "presence:asked_evidence_minus_prior_claimed",
+            "presence:claim",
+            "color>color",
+            "presence>yes_no",
+            "yes_no>yes_no",
+        ];
+        assert_eq!(own, want);
+        assert!(found.iter().all(|name| AnswerFeatures::is_known(name)));
+        assert_eq!(names([]), AnswerFeatures::NAMES);
+    }
 }

@@ -1,6 +1,8 @@
 //! What a run concludes from its networks: the scale of familiarity, the calibration of short answers, and the report.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+
+use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
 use super::{
     super::{
@@ -17,12 +19,14 @@ use super::{
     labels,
     mentions::{Author, Judge, JudgedMention, Written},
     origins::{OTHERS, Photographs},
+    reference::Reference,
 };
 use crate::{
     eval::{
         honesty::{Origin, Outcome, Resampling},
         report::{Report, Section},
     },
+    guard::question::QuestionKind,
     reward::{
         drift::Histogram,
         evidence::{Evidence, EvidenceConfig},
@@ -39,6 +43,20 @@ const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions abo
 
 /// What a reader of figures must know.
 pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
+
+/// Returns `true` if photographs of an origin are of everyday life, as what people ask about is.
+fn is_everyday(origin: Origin) -> bool {
+    matches!(origin, Origin::Flickr8k | Origin::CocoMini | Origin::Daquar)
+}
+
+/// Weights that add up to 1, those of each origin to the same.
+fn equal_shares(origins: impl Iterator<Item = Origin> + Clone) -> Vec<f64> {
+    let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
+    origins.clone().for_each(|origin| *counts.entry(origin).or_default() += 1);
+    origins.map(|origin| 1.0 / (counts.len() * counts[&origin]) as f64).collect()
+}
+/// What a reader of figures of answers must know beside it.
+const RADIOGRAPHS: &str = "No answer about a radiograph counts as right.";
 
 /// Returns `true` if figures are of a row: of Flickr8k's only those that nothing was fitted on.
 pub(super) fn is_reported(row: &Row) -> bool {
@@ -82,30 +100,33 @@ impl EvidenceTraining {
         if answered.is_empty() {
             return Ok(None);
         }
-        let names = answers::names(&answered);
+        let names = answers::names(answered.iter().map(|answered| (answered.kind(), answered.answer.as_str())));
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let row = |answered: &Answered| {
             let photograph = answered.asked.photograph;
             let fold = self.photographs.all[photograph].fold;
             let known = judge.answer_features(answered, &evidence[fold], &seen.images[photograph - self.photographs.train])?;
             let features = names.iter().map(|name| known.value(name).unwrap_or(0.0)).collect();
-            Ok(self.row(photograph, features, answered.is_right()))
+            Ok(self.row(photograph, features, answered.is_right(self.photographs.all[photograph].origin)))
         };
         let rows: Vec<Row> = answered.iter().map(row).collect::<Result<_, TrainError>>()?;
         let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, ANSWERS_FITTED_ON)?;
         let of = rows.iter().zip(&answered).zip(&fitted.out_of_fold).filter(|((row, _), _)| is_reported(row));
-        let judged: Vec<Judged> = of
-            .map(|((row, answered), &score)| Judged {
-                origin: row.origin,
-                outcome: Outcome { photograph: row.photograph, score, is_right: row.is_right },
-                scorer: f64::from(judge.lowest(answered)),
-                is_person: false,
+        let (kinds, judged): (Vec<QuestionKind>, Vec<Judged>) = of
+            .map(|((row, answered), &score)| {
+                let outcome = Outcome { photograph: row.photograph, score, is_right: row.is_right };
+                let scorer = f64::from(judge.lowest(answered));
+                (answered.kind(), Judged { origin: row.origin, outcome, scorer, is_person: false })
             })
-            .collect();
-        let table = figures::figures("Answers", NOTE, &judged, f64::from(fitted.calibration.thresholds.default), self.resampling());
+            .unzip();
+        let threshold = f64::from(fitted.calibration.thresholds.default);
+        let tables = vec![
+            figures::figures("Answers", &format!("{NOTE} {RADIOGRAPHS}"), &judged, threshold, self.resampling()),
+            figures::answers_by_kind(&kinds, &judged, threshold, self.resampling()),
+        ];
         let text = vec![calibrate::described(&fitted.calibration)];
         config.calibration.answers = Some(fitted.calibration);
-        Ok(Some(Section { title: "Short answers".into(), text, tables: vec![table], ..Section::default() }))
+        Ok(Some(Section { title: "Short answers".into(), text, tables, ..Section::default() }))
     }
 
     /// How the rewards of the policy's likeliest captions of the development split's tuning half are distributed, as they are served.
@@ -125,12 +146,38 @@ impl EvidenceTraining {
         Ok(Histogram::of(rewards.collect::<Result<Vec<_>, _>>()?.concat()))
     }
 
-    /// The familiarity below which lies the configured share of the development split's tuning half.
-    pub(super) fn unfamiliar(&self, seen: &Seen) -> Option<f32> {
-        let tuning = seen.images.iter().take(self.photographs.dev).enumerate().filter(|(i, _)| Half::of(*i) == Half::Tune);
-        let mut known: Vec<f32> = tuning.map(|(_, image)| image.familiarity).collect();
-        known.sort_by(f32::total_cmp);
-        known.get((self.recipe.reference.unanswered_share * known.len() as f64) as usize).copied()
+    /// The photographs of all origins, in equal parts: of Flickr8k's training split some, of the others those that the shipped network learns from. What holds
+    /// nothing of everyday life is none of them.
+    pub(super) fn scope(&self, pooled: &[Vec<f32>], channels: usize) -> Result<Reference, TrainError> {
+        let (Photographs { all, train, .. }, config) = (&self.photographs, self.recipe.scope);
+        let mut drawn: Vec<usize> = (0..*train).collect();
+        drawn.shuffle(&mut SmallRng::seed_from_u64(self.recipe.seed));
+        drawn.truncate(config.photographs);
+        let is_learned = |i: &usize| is_everyday(all[*i].origin) && self.recipe.parts.contains(&all[*i].fold);
+        drawn.extend((*train..all.len()).filter(|i| all[*i].origin != Origin::Flickr8k).filter(is_learned));
+        let rows: Vec<&[f32]> = drawn.iter().map(|&i| &pooled[i][..channels.min(pooled[i].len())]).collect();
+        let weights = equal_shares(drawn.iter().map(|&i| all[i].origin));
+        Ok(Reference::weighted(&rows, &weights, self.recipe.reference.components, rows.len(), self.recipe.seed)?)
+    }
+
+    /// The line below which lies the configured share of held-out photographs of everyday life, whose origins count alike.
+    pub(super) fn out_of_scope(&self, seen: &Seen) -> Option<f32> {
+        let Photographs { all, train, dev, .. } = &self.photographs;
+        let is_held_out = |i: usize| match all[i].origin {
+            Origin::Flickr8k => i < train + dev && Half::of(i - train) == Half::Tune,
+            origin => is_everyday(origin) && !self.recipe.parts.contains(&all[i].fold),
+        };
+        let held_out: Vec<usize> = (*train..all.len()).filter(|&i| is_held_out(i)).collect();
+        let shares = equal_shares(held_out.iter().map(|&i| all[i].origin));
+        let mut known: Vec<(f32, f64)> =
+            held_out.iter().zip(shares).filter_map(|(&i, share)| Some((seen.images[i - train].scope?, share))).collect();
+        known.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut below = 0.0;
+        let at = known.iter().find(|(_, share)| {
+            below += share;
+            below > self.recipe.scope.unanswered_share
+        });
+        at.map(|(cosine, _)| *cosine)
     }
 
     pub(super) fn resampling(&self) -> Resampling {

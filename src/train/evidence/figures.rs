@@ -13,6 +13,7 @@ use crate::{
         honesty::{Origin, Outcome, Resampling, auroc, calibration::calibration_error, share},
         report::{Better, Cell, Column, Format, Table, TableRow},
     },
+    guard::question::QuestionKind,
     lexicon::{ConceptId, WordClass},
 };
 
@@ -167,6 +168,49 @@ fn cells(judged: &[&Judged], threshold: f64, resampling: Resampling) -> Vec<Cell
     ]
 }
 
+/// A table of answers by origin and, within it, by kind of question; `kinds` are those of `judged`. Answers from `threshold` on are given.
+pub(super) fn answers_by_kind(kinds: &[QuestionKind], judged: &[Judged], threshold: f64, resampling: Resampling) -> Table {
+    let mut groups: BTreeMap<(Origin, Option<QuestionKind>), Vec<Outcome>> = BTreeMap::new();
+    for (&kind, judged) in kinds.iter().zip(judged) {
+        // All kinds come first.
+        [None, Some(kind)].into_iter().for_each(|kind| groups.entry((judged.origin, kind)).or_default().push(judged.outcome));
+    }
+    let row = |((origin, kind), outcomes): (&(Origin, Option<QuestionKind>), &Vec<Outcome>)| {
+        let name = kind.map_or(origin.name().to_owned(), |kind| format!("{}: {}", origin.name(), kind.name()));
+        TableRow { emphasis: kind.is_none(), ..TableRow::new(name, answer_cells(outcomes, threshold, resampling)) }
+    };
+    let percent = |name: &str| Column::new(name, Format::Percent);
+    Table {
+        title: "Answers by kind of question".into(),
+        note: format!("Coverage: the share with a probability of at least {threshold}. Risk: how many of these are wrong."),
+        columns: vec![
+            Column::new("n", Format::Count),
+            percent("right"),
+            Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
+            percent("coverage"),
+            percent("risk").better(Better::Lower),
+            percent("right given").better(Better::Higher).help("As a share of the right ones."),
+        ],
+        rows: groups.iter().map(row).collect(),
+    }
+}
+
+fn answer_cells(outcomes: &[Outcome], threshold: f64, resampling: Resampling) -> Vec<Cell> {
+    let is_given = |outcome: &Outcome| outcome.score >= threshold;
+    let shares = |among: &dyn Fn(&Outcome) -> bool, holds: &dyn Fn(&Outcome) -> bool| {
+        let rows: Vec<(usize, bool)> = outcomes.iter().filter(|o| among(o)).map(|o| (o.photograph, holds(o))).collect();
+        Cell::from(share(&rows, resampling))
+    };
+    vec![
+        outcomes.len().into(),
+        shares(&|_| true, &|outcome| outcome.is_right),
+        auroc(outcomes, resampling).into(),
+        shares(&|_| true, &is_given),
+        shares(&is_given, &|outcome| !outcome.is_right),
+        shares(&|outcome| outcome.is_right, &is_given),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,5 +255,41 @@ mod tests {
         assert_eq!((value(0, 0), value(0, 1), value(0, 2), value(0, 3)), (4.0, 0.5, 0.75, 0.25));
         assert_eq!((value(0, 5), value(0, 6), value(0, 7)), (0.5, 0.5, 0.25));
         assert_eq!((value(1, 1), value(1, 6), value(1, 7)), (1.0, 1.0, 0.0));
+    }
+
+    #[test]
+    fn answers_have_risk_and_coverage_by_kind_of_question() {
+        let judged = |origin, photograph, score, is_right| Judged {
+            origin,
+            outcome: Outcome { photograph, score, is_right },
+            scorer: 0.5,
+            is_person: false,
+        };
+        let all = [
+            judged(Origin::Daquar, 9, 0.1, false),
+            judged(Origin::Flickr8k, 1, 0.9, true),
+            judged(Origin::Flickr8k, 2, 0.5, false),
+            judged(Origin::Flickr8k, 3, 0.4, true),
+            judged(Origin::Flickr8k, 3, 0.8, true),
+        ];
+        let (presence, color) = (QuestionKind::Presence, QuestionKind::Color);
+        let table = answers_by_kind(&[color, presence, color, color, presence], &all, 0.5, Resampling { repeats: 10, seed: 1 });
+        let names: Vec<&str> = table.rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, ["flickr8k", "flickr8k: color", "flickr8k: presence", "daquar", "daquar: color"]);
+        let values = |row: usize| {
+            let value = |cell: &Cell| match cell {
+                Cell::Value(estimate) => estimate.value,
+                other => panic!("{other:?}"),
+            };
+            table.rows[row].cells.iter().map(value).collect::<Vec<f64>>()
+        };
+        // Given are .9, .8 and the wrong .5; of three pairs .4 alone lies below the wrong one.
+        let flickr = values(0);
+        let want = [4.0, 0.75, 2.0 / 3.0, 0.75, 1.0 / 3.0, 2.0 / 3.0];
+        assert!(flickr.iter().zip(want).all(|(found, want)| (found - want).abs() < 1e-9), "{flickr:?}");
+        assert_eq!(values(1), [2.0, 0.5, 0.0, 0.5, 1.0, 0.0]);
+        // Nothing is given: there is no risk to speak of.
+        let daquar = values(4);
+        assert!(daquar[3] == 0.0 && daquar[4].is_nan() && daquar[5].is_nan(), "{daquar:?}");
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Common {
     /// Log-odds of every output in the training captions.
     pub(super) prior: Vec<f32>,
     pub(super) reference: Reference,
+    /// The photographs of all origins.
+    pub(super) scope: Option<Reference>,
 }
 
 impl Common {
@@ -65,17 +67,21 @@ impl Common {
     /// # Errors
     /// When a tensor operation fails.
     pub(super) fn weights_file(&self, networks: &Tensors) -> Result<Vec<u8>, TrainError> {
-        let Reference { center, basis, points, scale } = &self.reference;
         let named = [
             ("mean", Stored::f32(&[self.standard.mean.len()], &self.standard.mean)),
             ("scale", Stored::f32(&[self.standard.scale.len()], &self.standard.scale)),
             ("prior", Stored::f32(&[self.prior.len()], &self.prior)),
-            ("reference.center", Stored::f32(&[center.len()], center)),
-            ("reference.basis", Stored::f16(&[basis.len(), center.len()], &basis.concat())),
-            ("reference.points", Stored::i8(&[points.len(), scale.len()], &points.concat())),
-            ("reference.scale", Stored::f32(&[scale.len()], scale)),
         ];
         let mut stored: BTreeMap<String, Stored> = named.map(|(name, array)| (name.to_owned(), array)).into();
+        for (name, reference) in [("reference", Some(&self.reference)), ("scope", self.scope.as_ref())] {
+            let Some(Reference { center, basis, points, scale }) = reference else { continue };
+            stored.extend([
+                (format!("{name}.center"), Stored::f32(&[center.len()], center)),
+                (format!("{name}.basis"), Stored::f16(&[basis.len(), center.len()], &basis.concat())),
+                (format!("{name}.points"), Stored::i8(&[points.len(), scale.len()], &points.concat())),
+                (format!("{name}.scale"), Stored::f32(&[scale.len()], scale)),
+            ]);
+        }
         for (name, tensor) in networks {
             stored.insert(name.clone(), Stored::f16(tensor.dims(), &tensor.flatten_all()?.to_vec1::<f32>()?));
         }
@@ -120,9 +126,8 @@ mod tests {
     fn what_is_written_is_read_and_gives_the_cosines_of_numpy() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let reference =
-            Reference::fit(&rows, ReferenceConfig { components: 2, photographs: 12, nearest: 3, unanswered_share: 0.01 }, 5).unwrap();
-        let common = Common { standard: Standard::of(&rows), prior: vec![-1.0], reference };
+        let reference = Reference::fit(&rows, ReferenceConfig { components: 2, photographs: 12, nearest: 3 }, 5).unwrap();
+        let common = Common { standard: Standard::of(&rows), prior: vec![-1.0], reference, scope: None };
         let vars = initial(5, 3, &common.prior, 1).unwrap();
         let head: Tensors = named_vars(&vars).into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
         let config = unfitted(&[Lexicon::shared().concept("dog").unwrap()], 3);

@@ -36,14 +36,14 @@ const NATURE: [&str; 18] = [
 const VEHICLES: [&str; 3] = ["vehicle", "boat", "car"];
 
 /// What origins are sure of where nobody names a thing.
-pub(super) struct Absence {
+pub(in crate::train) struct Absence {
     coco: BTreeSet<ConceptId>,
     outdoors: BTreeSet<ConceptId>,
     person: Option<ConceptId>,
 }
 
 impl Absence {
-    pub(super) fn new(lexicon: &Lexicon) -> Self {
+    pub(in crate::train) fn new(lexicon: &Lexicon) -> Self {
         let named = |words: &[&str]| words.iter().filter_map(|word| lexicon.concept(word)).collect::<BTreeSet<_>>();
         Self { coco: coco_concepts(lexicon), outdoors: &named(&NATURE) | &named(&VEHICLES), person: lexicon.concept("person") }
     }
@@ -144,7 +144,7 @@ pub(super) fn prior(labels: &[Vec<f32>], weights: &[Vec<f32>]) -> Vec<f32> {
 }
 
 /// Whether a photograph shows what a text mentions, where that is known for certain.
-pub(super) fn truth(photograph: &Photograph, references: &References<'_>, mention: &Mention, absence: &Absence) -> Option<bool> {
+pub(in crate::train) fn truth(photograph: &Photograph, references: &References<'_>, mention: &Mention, absence: &Absence) -> Option<bool> {
     match references.supports(mention) {
         Support::Named => Some(true),
         Support::Expected => None,

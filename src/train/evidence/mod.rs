@@ -11,12 +11,12 @@ mod conclude;
 mod figures;
 mod files;
 mod head;
-mod labels;
+pub(super) mod labels;
 mod learn;
 mod matching;
 mod mentions;
 mod networks;
-mod origins;
+pub(super) mod origins;
 mod reference;
 mod texts;
 mod words;
@@ -30,8 +30,12 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, matching::MatchingConfig,
-    reference::ReferenceConfig,
+    calibrate::CalibrationConfig,
+    head::HeadConfig,
+    labels::VocabularyConfig,
+    learn::StageConfig,
+    matching::MatchingConfig,
+    reference::{ReferenceConfig, ScopeRecipe},
 };
 use self::{
     calibrate::Row,
@@ -49,7 +53,10 @@ use crate::{
     },
     lexicon::{ConceptId, Lexicon},
     reward::{
-        evidence::{EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FeatureCalibration, ImageEvidence, MentionFeatures},
+        evidence::{
+            EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FeatureCalibration, ImageEvidence, MentionFeatures,
+            ScopeConfig,
+        },
         familiarity::FamiliarityScale,
         finish::WrittenBy,
         matching::MatchConfig,
@@ -89,6 +96,8 @@ pub struct EvidenceRecipe {
     pub matching: MatchingConfig,
     /// The photographs that familiarity compares with.
     pub reference: ReferenceConfig,
+    /// The photographs that tell which kinds no question is answered about.
+    pub scope: ScopeRecipe,
     /// The calibrations.
     pub calibration: CalibrationConfig,
 }
@@ -126,8 +135,8 @@ impl EvidenceTraining {
         if !(0.0..=1.0).contains(&recipe.matching.right_flagged) {
             return Err(TrainError::Run("match.right_flagged must be from 0 to 1".into()));
         }
-        if !(0.0..1.0).contains(&recipe.reference.unanswered_share) {
-            return Err(TrainError::Run("reference.unanswered_share must be from 0 to below 1".into()));
+        if !(0.0..1.0).contains(&recipe.scope.unanswered_share) || recipe.scope.nearest == 0 {
+            return Err(TrainError::Run("scope.unanswered_share must be from 0 to below 1, and scope.nearest at least 1".into()));
         }
         let names = [
             ("first.shares", &recipe.first.shares),
@@ -169,12 +178,15 @@ impl EvidenceTraining {
         let channels = self.setup.policy.config.model.vision.head;
         let heads: Vec<&[f32]> = of_train.iter().map(|row| &row[..channels.min(row.len())]).collect();
         let reference = Reference::fit(&heads, self.recipe.reference, self.recipe.seed)?;
-        let common = Common { standard, prior, reference };
+        let scope = Some(self.scope(&pooled, channels)?);
+        let common = Common { standard, prior, reference, scope };
         let nearest = self.recipe.reference.nearest.min(common.reference.points.len());
         let mut config = EvidenceConfig {
             matching: Some(MatchConfig { words: matching.words, members: self.recipe.matching.members }),
             ..unfitted(&concepts, nearest)
         };
+        let nearest = common.scope.as_ref().map_or(0, |scope| self.recipe.scope.nearest.min(scope.points.len()));
+        config.scope = Some(ScopeConfig { k: nearest, abstain_below: -1.0 });
         let evidence = parts.iter().map(|head| common.served(head, &config)).collect::<Result<Vec<_>, _>>()?;
 
         let judge = Judge { setup: &self.setup, photographs: &self.photographs, features: &features, scorer: &scorer };
@@ -261,7 +273,7 @@ impl EvidenceTraining {
         let finished = parts.iter().map(|head| common.served(head, &config).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         config.calibration.own.rewards = Some(self.rewards(&judge, &greedy, &finished, &seen)?);
         sections.extend(self.answers(&judge, &finished, &seen, &mut config)?);
-        config.abstain_below_familiarity = self.unfamiliar(&seen);
+        config.scope = self.out_of_scope(&seen).map(|abstain_below| ScopeConfig { k: nearest, abstain_below });
         common.write(&self.run.file(""), &shipped, &config)?;
         self.report(sections, &config)
     }
@@ -310,7 +322,7 @@ fn unfitted(concepts: &[ConceptId], nearest: usize) -> EvidenceConfig {
         concepts: concepts.iter().map(|&concept| format!("{}.n", Lexicon::shared().name(concept))).collect(),
         k: nearest,
         familiarity: UNFITTED,
-        abstain_below_familiarity: None,
+        scope: None,
         matching: None,
         calibration: EvidenceCalibrations { own: nothing(), others: nothing(), answers: None, own_words: None, other_words: None },
     }
@@ -344,7 +356,7 @@ mod tests {
             ("members = 3", "members = 0", "match.members"),
             ("right_flagged = 0.12", "right_flagged = -1.0", "match.right_flagged"),
             ("coco-mini = 0.5", "documents = 0.5", "match.second.shares"),
-            ("unanswered_share = 0.01", "unanswered_share = 1.0", "unanswered_share"),
+            ("unanswered_share = 0.03", "unanswered_share = 1.0", "unanswered_share"),
             ("daquar = 0.15", "documents = 0.15", "second.shares"),
         ] {
             assert!(text.contains(from), "{from}");

@@ -20,7 +20,7 @@ use crate::eval::{
 };
 
 /// The origins beside Flickr8k, in the order of features and tables.
-pub(super) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daquar, Origin::VqaRad];
+pub(in crate::train) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daquar, Origin::VqaRad];
 
 /// COCO's names of objects that mean another thing, or nothing, in the lexicon.
 const OTHER_NAMES: [(&str, &str); 4] =
@@ -30,7 +30,7 @@ const OTHER_NAMES: [(&str, &str); 4] =
 ///
 /// # Errors
 /// Where no origin with photographs has that name.
-pub(super) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> {
+pub(in crate::train) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> {
     let known = || std::iter::once(Origin::Flickr8k).chain(OTHERS);
     known().find(|origin| origin.name() == name).ok_or_else(|| {
         let names: Vec<&str> = known().map(Origin::name).collect();
@@ -40,28 +40,28 @@ pub(super) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> 
 
 /// A photograph with what is known of it.
 #[derive(Debug, Clone)]
-pub(super) struct Photograph {
-    pub(super) origin: Origin,
+pub(in crate::train) struct Photograph {
+    pub(in crate::train) origin: Origin,
     /// Its file, and people's captions of it.
-    pub(super) image: Image,
+    pub(in crate::train) image: Image,
     /// Texts whose things it shows: captions, objects, questions with their answers.
-    pub(super) texts: Vec<String>,
+    pub(in crate::train) texts: Vec<String>,
     /// Names of COCO's objects on it, where somebody looked for them.
-    pub(super) objects: Option<BTreeSet<String>>,
+    pub(in crate::train) objects: Option<BTreeSet<String>>,
     /// Its part of the five.
-    pub(super) fold: usize,
+    pub(in crate::train) fold: usize,
 }
 
 /// The photographs of all origins in one list: Flickr8k's training split, its development split, then the [others](OTHERS).
 #[derive(Debug, Clone)]
-pub(super) struct Photographs {
-    pub(super) all: Vec<Photograph>,
+pub(in crate::train) struct Photographs {
+    pub(in crate::train) all: Vec<Photograph>,
     /// How many the training split has.
     pub(super) train: usize,
     /// How many the development split has.
     pub(super) dev: usize,
     /// People's questions with the numbers of their photographs.
-    pub(super) questions: Vec<(usize, AskedQuestion)>,
+    pub(in crate::train) questions: Vec<(usize, AskedQuestion)>,
 }
 
 impl Photographs {
@@ -69,7 +69,7 @@ impl Photographs {
     ///
     /// # Errors
     /// When a folder cannot be read or a photograph is missing.
-    pub(super) fn open(data: &Path, flickr8k: &Dataset) -> Result<Self, TrainError> {
+    pub(in crate::train) fn open(data: &Path, flickr8k: &Dataset) -> Result<Self, TrainError> {
         let captioned = |image: &Image| {
             let texts = image.captions.iter().map(|caption| normalize_caption(caption)).collect();
             photograph(Origin::Flickr8k, image.clone(), texts)

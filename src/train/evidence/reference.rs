@@ -23,7 +23,17 @@ pub struct ReferenceConfig {
     pub photographs: usize,
     /// How many of the nearest are averaged.
     pub nearest: usize,
-    /// Share of Flickr8k's held-out photographs that lie below the line of familiarity under which no question is answered.
+}
+
+/// The photographs of all origins that tell which kinds no question is answered about.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeRecipe {
+    /// Of Flickr8k's training split, drawn by the seed; of the other origins all that the shipped network learns from.
+    pub photographs: usize,
+    /// How many of the nearest are averaged.
+    pub nearest: usize,
+    /// Share of held-out photographs below the line under which no question is answered; origins count alike.
     pub unanswered_share: f64,
 }
 
@@ -46,18 +56,30 @@ impl Reference {
     /// # Errors
     /// When a tensor operation fails.
     pub(super) fn fit(rows: &[&[f32]], config: ReferenceConfig, seed: u64) -> Result<Self> {
+        let weights = vec![1.0 / rows.len() as f64; rows.len()];
+        Self::weighted(rows, &weights, config.components, config.photographs, seed)
+    }
+
+    /// The same with rows that count by `weights`, which add up to 1, for the mean and the components.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub(super) fn weighted(rows: &[&[f32]], weights: &[f64], components: usize, photographs: usize, seed: u64) -> Result<Self> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let (n, width) = (rows.len(), rows.first().map_or(0, |row| row.len()));
         let mut center = vec![0f64; width];
-        rows.iter().for_each(|row| center.iter_mut().zip(*row).for_each(|(sum, x)| *sum += f64::from(*x) / n as f64));
+        let all = || rows.iter().zip(weights);
+        all().for_each(|(row, weight)| center.iter_mut().zip(*row).for_each(|(sum, x)| *sum += f64::from(*x) * weight));
         let center: Vec<f32> = center.into_iter().map(|x| x as f32).collect();
         let centered: Vec<f32> = rows.iter().flat_map(|row| row.iter().zip(&center).map(|(x, mean)| x - mean)).collect();
-        let matrix = Tensor::from_slice(&centered, (n, width), &Device::Cpu)?;
-        let components = config.components.min(width).min(n);
-        let basis = principal_components(&(matrix.t()?.matmul(&matrix)? / n as f64)?, components, &mut rng)?;
+        let factors: Vec<f32> = weights.iter().map(|weight| weight.sqrt() as f32).collect();
+        let matrix =
+            Tensor::from_slice(&centered, (n, width), &Device::Cpu)?.broadcast_mul(&Tensor::from_vec(factors, (n, 1), &Device::Cpu)?)?;
+        let components = components.min(width).min(n);
+        let basis = principal_components(&matrix.t()?.matmul(&matrix)?, components, &mut rng)?;
         let mut drawn: Vec<usize> = (0..n).collect();
         drawn.shuffle(&mut rng);
-        drawn.truncate(config.photographs);
+        drawn.truncate(photographs);
         let coordinates: Vec<Vec<f32>> = drawn
             .iter()
             .map(|&i| {
@@ -124,7 +146,7 @@ pub(super) mod tests {
     fn components_are_those_of_numpy() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let config = ReferenceConfig { components: 2, photographs: 12, nearest: 3, unanswered_share: 0.01 };
+        let config = ReferenceConfig { components: 2, photographs: 12, nearest: 3 };
         let reference = Reference::fit(&rows, config, 5).unwrap();
         // numpy: rows.mean(0), and numpy.linalg.svd(rows - rows.mean(0))[2][:2]
         let center = [-0.028_998_5, 0.131_387_2, -0.133_341, -0.007_409_7, 0.072_932_5];

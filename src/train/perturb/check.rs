@@ -15,7 +15,7 @@ pub(super) fn is_paraphrase(lexicon: &Lexicon, perturbed: &Perturbed, source: &S
         return true;
     }
     match perturbed.kind {
-        Kind::Object | Kind::SmallObject | Kind::Phrase => {
+        Kind::Object | Kind::SmallObject | Kind::Phrase | Kind::Person => {
             let mut things = lexicon.mentions(text).into_iter().filter(|m| wrong(&m.range)).peekable();
             // A replacement that is not read as a thing any more is no wrong thing.
             things.peek().is_none() || things.any(|m| source.references.supports(&m) != Support::None)

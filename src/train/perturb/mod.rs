@@ -4,6 +4,7 @@
 //! alone does not give them away, and never among things that another caption of the image supports.
 
 mod check;
+mod people;
 mod properties;
 mod scenes;
 mod things;
@@ -48,12 +49,23 @@ pub enum Kind {
     Relation,
     /// Whose attribute it is: two colours swapped.
     Binding,
+    /// A person where nobody is, or something else in the place of one.
+    Person,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] =
-        [Self::Object, Self::SmallObject, Self::Phrase, Self::Attribute, Self::Count, Self::Action, Self::Relation, Self::Binding];
+    pub const ALL: [Self; 9] = [
+        Self::Object,
+        Self::SmallObject,
+        Self::Phrase,
+        Self::Attribute,
+        Self::Count,
+        Self::Action,
+        Self::Relation,
+        Self::Binding,
+        Self::Person,
+    ];
 
     /// Its name in tables and files.
     pub fn name(self) -> &'static str {
@@ -66,6 +78,7 @@ impl Kind {
             Self::Action => "action",
             Self::Relation => "relation",
             Self::Binding => "binding",
+            Self::Person => "person",
         }
     }
 }
@@ -109,11 +122,15 @@ impl Edit {
     }
 }
 
+/// How often people are tried before any other kind, where a caption names some and where none does: what a policy invents on photographs that it does not know
+/// are people, and photographs without any are few.
+const PEOPLE_FIRST: [f64; 2] = [0.15, 0.5];
+
 /// A caption to be made wrong, and what is known of its image.
 struct Source<'a> {
     text: &'a str,
     phrases: Vec<Phrase>,
-    /// All captions of the image.
+    /// All captions of the image, and whatever else is known of it.
     texts: &'a [String],
     references: References<'a>,
 }
@@ -180,13 +197,17 @@ impl Perturber {
     }
 
     /// One perturbation of a random caption of the image, of a random kind that its captions allow; `None` when none is found. The same generator state
-    /// gives the same perturbation. `tally` is added to.
-    pub fn perturb(&self, image: &Image, rng: &mut impl Rng, tally: &mut Tally) -> Option<Perturbed> {
-        let texts: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
-        let text = texts.choose(rng)?;
+    /// gives the same perturbation. `shown` are texts that name what else the image shows; `tally` is added to.
+    pub fn perturb(&self, image: &Image, shown: &[String], rng: &mut impl Rng, tally: &mut Tally) -> Option<Perturbed> {
+        let mut texts: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+        let text = &texts.choose(rng)?.clone();
+        texts.extend_from_slice(shown);
         let source = Source { text, phrases: self.lexicon.phrases(text), texts: &texts, references: References::new(self.lexicon, &texts) };
         let mut kinds = Kind::ALL;
         kinds.shuffle(rng);
+        if rng.random_bool(PEOPLE_FIRST[usize::from(self.names_nobody(&source))]) {
+            kinds.sort_by_key(|kind| *kind != Kind::Person);
+        }
         kinds.into_iter().find_map(|kind| {
             let perturbed = self.make_wrong(kind, &source, rng)?;
             let paraphrase = check::is_paraphrase(self.lexicon, &perturbed, &source);
@@ -206,6 +227,7 @@ impl Perturber {
             Kind::Action => self.action(source, rng)?,
             Kind::Relation => self.relation(source, rng)?,
             Kind::Binding => self.binding(source)?,
+            Kind::Person => self.person(source, rng)?,
         };
         let (text, bad, replaced) = apply(source.text, edits);
         Some(Perturbed { text, original: source.text.to_owned(), kind, bad, replaced })
@@ -261,7 +283,7 @@ mod tests {
     }
 
     /// Images that say the same in different words, so that there is something to learn from.
-    fn images() -> Vec<Image> {
+    pub(super) fn images() -> Vec<Image> {
         let scenes = [
             ["Two black dogs run in the snow .", "Two dogs in front of a red car .", "A dog holds a small ball ."],
             ["A man in a red hat sits on a bench .", "A man with a blue bag on a wooden bench .", "A man holds a cup ."],
@@ -278,11 +300,11 @@ mod tests {
         let perturber = Perturber::new(&images);
         let (mut rng, mut tally) = (SmallRng::seed_from_u64(3), Tally::default());
         for image in images.iter().cycle().take(600) {
-            let Some(found) = perturber.perturb(image, &mut rng, &mut tally) else { continue };
+            let Some(found) = perturber.perturb(image, &[], &mut rng, &mut tally) else { continue };
             assert_ne!(found.text, found.original);
             assert!(!found.bad.is_empty(), "{found:?}");
             let references = References::new(Lexicon::shared(), &image.captions);
-            if matches!(found.kind, Kind::Object | Kind::SmallObject | Kind::Phrase) {
+            if matches!(found.kind, Kind::Object | Kind::SmallObject | Kind::Phrase | Kind::Person) {
                 let wrong = &found.text[found.bad[0].clone()];
                 let mentions = Lexicon::shared().mentions(wrong);
                 assert!(mentions.iter().all(|m| references.supports(m) == lexicon::Support::None), "{wrong}: {found:?}");
@@ -301,7 +323,7 @@ mod tests {
         let perturber = Perturber::new(&images);
         let run = |seed| {
             let mut rng = SmallRng::seed_from_u64(seed);
-            images.iter().map(|i| perturber.perturb(i, &mut rng, &mut Tally::default())).collect::<Vec<_>>()
+            images.iter().map(|i| perturber.perturb(i, &[], &mut rng, &mut Tally::default())).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));

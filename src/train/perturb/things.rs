@@ -10,7 +10,7 @@ use crate::lexicon::{self, Lexicon, Phrase, Support};
 impl Perturber {
     /// Another thing of the same sort; with `small`, small ones alone change, otherwise all the others.
     pub(super) fn object(&self, source: &Source<'_>, small: bool, rng: &mut impl Rng) -> Option<Vec<Edit>> {
-        let (lexicon, references) = (self.lexicon, &source.references);
+        let lexicon = self.lexicon;
         let is_small = |noun: &str| lexicon.classes().is_small_thing(noun);
         let fits = |p: &&Phrase| lexicon.kind(p.mention.concept) != lexicon::Kind::Person && is_small(p.mention.lemma) == small;
         let changeable: Vec<&Phrase> = source.phrases.iter().filter(fits).collect();
@@ -21,25 +21,39 @@ impl Perturber {
             |noun: &str| if counted { self.stats.is_countable(noun) } else { phrase.determiner.is_some() || self.stats.is_mass(noun) };
         // What stands behind "on" must be something that things are on.
         let place = relation_before(source.text, phrase.start);
+        let fits =
+            |noun: &str| is_small(noun) == small && fits(noun) && place.as_ref().is_none_or(|(r, _)| self.relations.contains(&(*r, noun)));
+        let noun = self.unsupported(lexicon.kind(mention.concept), source, phrase, fits, rng)?;
+        let noun = if mention.plural { lexicon.plural(noun) } else { noun.to_owned() };
+        Some(vec![Edit::wrong(mention.range.clone(), noun)])
+    }
+
+    /// A noun of a kind that nothing about the image supports, for the place of `phrase`: drawn by how common it is beside what else the caption names.
+    pub(super) fn unsupported(
+        &self,
+        kind: lexicon::Kind,
+        source: &Source<'_>,
+        phrase: &Phrase,
+        fits: impl Fn(&'static str) -> bool,
+        rng: &mut impl Rng,
+    ) -> Option<&'static str> {
+        let references = &source.references;
         let others: Vec<&'static str> =
-            source.phrases.iter().filter(|p| p.mention.range != mention.range).map(|p| p.mention.lemma).collect();
+            source.phrases.iter().filter(|p| p.mention.range != phrase.mention.range).map(|p| p.mention.lemma).collect();
+        let is_unknown = |noun: &str| {
+            !references.has_word(noun) && self.lexicon.concept(noun).is_some_and(|concept| references.support(concept) == Support::None)
+        };
         let candidates: Vec<(&'static str, f64)> = self
             .nouns
-            .get(&lexicon.kind(mention.concept))?
+            .get(&kind)?
             .iter()
-            .filter(|noun| is_small(noun) == small && fits(noun) && !references.has_word(noun))
-            .filter(|noun| place.as_ref().is_none_or(|(r, _)| self.relations.contains(&(*r, **noun))))
-            .filter(|noun| {
-                lexicon.concept(noun).is_some_and(|c| !lexicon.related(c, mention.concept) && references.support(c) == Support::None)
-            })
+            .filter(|noun| fits(noun) && is_unknown(noun))
             .map(|noun| {
                 let lift: f64 = others.iter().map(|other| self.stats.lift(noun, other).min(20.0)).product::<f64>();
                 (*noun, self.stats.images_with(noun) as f64 * lift.powf(1.0 / others.len().max(1) as f64))
             })
             .collect();
-        let noun = candidates.choose_weighted(rng, |c| c.1).ok()?.0;
-        let noun = if mention.plural { lexicon.plural(noun) } else { noun.to_owned() };
-        Some(vec![Edit::wrong(mention.range.clone(), noun)])
+        Some(candidates.choose_weighted(rng, |c| c.1).ok()?.0)
     }
 
     /// A phrase that someone wrote behind the same thing and the same word: its own noun is wrong, the rest of it unknown.

@@ -35,9 +35,9 @@ use crate::{
             bars::{self, Finding, Found, Measure},
             calibration::{BINS, CalibrationError, calibration_error},
             folds::FOLDS,
-            risk::{risk_at, risk_coverage},
+            risk::{risk_at, risk_coverage, risk_plot},
         },
-        report::{Axis, Better, Cell, Column, Format, Plot, Report, Section, Table, TableRow},
+        report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
     },
 };
 
@@ -233,15 +233,7 @@ fn risk(scores: &[(Origin, Vec<Outcome>)]) -> Section {
         columns: COVERAGES.into_iter().map(column).chain([Column::new("answers", Format::Count)]).collect(),
         rows: curves.iter().zip(scores.iter().map(|(_, outcomes)| outcomes.len())).map(row).collect(),
     };
-    let axis = |label: &str| Axis { label: label.to_owned(), range: Some((0.0, 1.0)) };
-    let plot = Plot::Lines {
-        title: "Risk and coverage".into(),
-        x: axis("coverage: share of the answers that are given"),
-        y: axis("risk: share of them that is wrong"),
-        series: curves,
-        diagonal: false,
-    };
-    Section { title: "Risk and coverage".into(), tables: vec![table], plots: vec![plot], ..Section::default() }
+    Section { title: "Risk and coverage".into(), tables: vec![table], plots: vec![risk_plot(curves)], ..Section::default() }
 }
 
 /// Calibration by origin, as a table and as findings.
