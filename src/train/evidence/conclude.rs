@@ -178,7 +178,9 @@ impl EvidenceTraining {
                     OTHERS.map(of).join(", ")
                 ),
             ),
+            ("crops", format!("{} of {} {} photographs", self.crops.iter().count(), self.crops.photographs.len(), Origin::CocoMini.name())),
             ("outputs", config.concepts.len().to_string()),
+            ("networks", format!("the mean of {}", self.recipe.networks)),
             ("parts of the shipped network", parts.join(", ")),
             ("familiarity", format!("1 / (1 + exp(-({:.3} cosine {:+.3})))", config.familiarity.slope, config.familiarity.offset)),
             ("seed", self.recipe.seed.to_string()),

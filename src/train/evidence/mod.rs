@@ -8,6 +8,7 @@
 mod answers;
 mod calibrate;
 mod conclude;
+mod crops;
 mod figures;
 mod files;
 mod head;
@@ -29,10 +30,11 @@ use serde::{Deserialize, Serialize};
 pub use self::{calibrate::CalibrationConfig, head::HeadConfig, labels::VocabularyConfig, learn::StageConfig, reference::ReferenceConfig};
 use self::{
     calibrate::Row,
+    crops::Crops,
     files::Common,
     head::Standard,
     mentions::{BundleScorer, Judge, JudgedMention},
-    origins::{Photographs, origin_named},
+    origins::{Photographs, origin_named, source_named},
     reference::Reference,
 };
 use super::{TrainError, checkpoint::RunDir, judged::Half, setup::Setup, tell};
@@ -69,7 +71,11 @@ pub struct EvidenceRecipe {
     pub workers: usize,
     /// Which things have outputs.
     pub vocabulary: VocabularyConfig,
-    /// The network.
+    /// Crops of each of coco-mini's photographs.
+    pub crops: usize,
+    /// Networks that are trained apart; what is shipped is their mean.
+    pub networks: usize,
+    /// Each of these networks.
     pub head: HeadConfig,
     /// The first stage.
     pub first: StageConfig,
@@ -87,6 +93,7 @@ pub struct EvidenceTraining {
     run: RunDir,
     setup: Setup,
     photographs: Photographs,
+    crops: Crops,
 }
 
 /// A trained network's answer for every photograph behind the training split.
@@ -105,24 +112,21 @@ impl EvidenceTraining {
         if recipe.parts.is_empty() || recipe.parts.iter().any(|&part| part >= FOLDS) {
             return Err(TrainError::Run(format!("parts: expected some of 0 to {}", FOLDS - 1)));
         }
-        if recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
-            return Err(TrainError::Run("head.hidden, reference.nearest and reference.components must be at least 1".into()));
+        if recipe.networks == 0 || recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
+            return Err(TrainError::Run("networks, head.hidden, reference.nearest and reference.components must be at least 1".into()));
         }
         if !(0.0..1.0).contains(&recipe.reference.unanswered_share) {
             return Err(TrainError::Run("reference.unanswered_share must be from 0 to below 1".into()));
         }
-        let names = [
-            ("first.shares", &recipe.first.shares),
-            ("second.shares", &recipe.second.shares),
-            ("calibration.origins", &recipe.calibration.origins),
-        ];
-        for (key, name) in names.into_iter().flat_map(|(key, of)| of.keys().map(move |name| (key, name))) {
-            origin_named(key, name)?;
+        for (key, stage) in [("first.shares", &recipe.first), ("second.shares", &recipe.second)] {
+            stage.shares.keys().try_for_each(|name| source_named(key, name).map(drop))?;
         }
+        recipe.calibration.origins.keys().try_for_each(|name| origin_named("calibration.origins", name).map(drop))?;
         let setup = Setup::open(&recipe.data.join(Origin::Flickr8k.name()), &recipe.policy, recipe.workers)?;
         let photographs = Photographs::open(&recipe.data, &setup.data)?;
+        let crops = Crops::draw(&photographs, recipe.crops, recipe.seed);
         let run = RunDir::open(out, &recipe, resume)?;
-        Ok(Self { recipe, run, setup, photographs })
+        Ok(Self { recipe, run, setup, photographs, crops })
     }
 
     /// Trains, calibrates and writes `evidence.safetensors`, `evidence.json`, `report.json` and `report.html` into the run directory. Stages that an earlier run
@@ -137,7 +141,7 @@ impl EvidenceTraining {
         let of_train: Vec<&[f32]> = pooled[..train].iter().map(Vec::as_slice).collect();
         let standard = Standard::of(&of_train);
         let (concepts, rows) = self.rows(&pooled, &standard);
-        let counts = figures::label_counts(&self.photographs, &rows, &concepts);
+        let (counts, crop_counts) = self.label_counts(&rows, &concepts);
         if let Some(class) = figures::class_without_negatives(&counts) {
             return Err(TrainError::Run(format!("no photograph is known to lack any {class}: the network could not learn it")));
         }
@@ -187,7 +191,8 @@ impl EvidenceTraining {
             mentions.iter().filter_map(row).collect()
         };
         let without_policy: Vec<&str> = MentionFeatures::NAMES.into_iter().filter(|&name| name != "log_probability").collect();
-        let mut sections = vec![Section { title: "Labels".into(), tables: vec![figures::label_table(&counts)], ..Section::default() }];
+        let mut sections =
+            vec![Section { title: "Labels".into(), tables: figures::label_tables(&counts, &crop_counts), ..Section::default() }];
         for (title, mentions, names, fitted_on) in [
             ("The policy's own captions", &own, &MentionFeatures::NAMES[..], OWN),
             ("Captions by others", &others, &without_policy[..], OTHERS_FITTED_ON),
@@ -257,8 +262,9 @@ mod tests {
     #[test]
     fn the_recipe_can_be_read_and_names_origins_that_there_are() {
         let recipe: EvidenceRecipe = toml::from_str(include_str!("../../../config/evidence.toml")).unwrap();
-        let names = [&recipe.first.shares, &recipe.second.shares, &recipe.calibration.origins].into_iter().flat_map(|of| of.keys());
-        names.for_each(|name| _ = origin_named("shares", name).unwrap());
+        let stages = [&recipe.first, &recipe.second].into_iter().flat_map(|stage| stage.shares.keys());
+        stages.for_each(|name| _ = source_named("shares", name).unwrap());
+        recipe.calibration.origins.keys().for_each(|name| _ = origin_named("origins", name).unwrap());
         assert!(recipe.parts.iter().all(|&part| part < FOLDS));
         let error = origin_named("first.shares", "flickr").unwrap_err().to_string();
         assert!(error.contains("first.shares") && error.contains("'flickr'") && error.contains("flickr8k"), "{error}");
@@ -272,7 +278,9 @@ mod tests {
             ("parts = [0, 1, 2]", "parts = []", "parts"),
             ("hidden = 384", "hidden = 0", "head.hidden"),
             ("unanswered_share = 0.01", "unanswered_share = 1.0", "unanswered_share"),
-            ("daquar = 0.15", "documents = 0.15", "second.shares"),
+            ("networks = 3", "networks = 0", "networks"),
+            ("daquar = 0.12", "documents = 0.12", "second.shares"),
+            ("coco-mini = 1.0", "coco-mini-crops = 1.0", "calibration.origins"),
         ] {
             assert!(text.contains(from), "{from}");
             let recipe = EvidenceRecipe { data: "no such folder".into(), ..toml::from_str(&text.replace(from, to)).unwrap() };
