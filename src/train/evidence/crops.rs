@@ -167,7 +167,10 @@ impl<'a> BoxLabels<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::eval::data::flickr8k::Image;
 
     fn rect(left: f64, top: f64, width: f64, height: f64) -> Rect {
         Rect { left, top, width, height }
@@ -238,6 +241,32 @@ mod tests {
         assert_eq!(labels_in(&left, &boxes, &whole), want);
         let right = labels_in(&rect(0.5, 0.0, 0.5, 1.0), &boxes, &whole);
         assert_eq!(right[..6], [ABSENT, UNKNOWN, ABSENT, SHOWN, UNKNOWN, SHOWN]);
+    }
+
+    #[test]
+    fn photographs_are_cropped_whose_objects_have_boxes() {
+        let photograph = |origin, objects: Option<&[&str]>, boxes: &[&str]| Photograph {
+            origin,
+            image: Image { name: "a.jpg".into(), path: "a.jpg".into(), captions: Vec::new() },
+            texts: Vec::new(),
+            objects: objects.map(|objects| objects.iter().map(|&object| object.to_owned()).collect::<BTreeSet<_>>()),
+            boxes: boxes.iter().map(|object| boxed(object, rect(0.1, 0.1, 0.5, 0.5))).collect(),
+            fold: 0,
+        };
+        let all = vec![
+            photograph(Origin::Flickr8k, Some(&["dog"]), &["dog"]),
+            photograph(Origin::CocoMini, Some(&["dog", "cat"]), &["dog", "dog"]),
+            photograph(Origin::CocoMini, Some(&["dog", "cat"]), &["cat", "dog"]),
+            photograph(Origin::CocoMini, None, &[]),
+            photograph(Origin::CocoMini, Some(&[]), &[]),
+        ];
+        let photographs = Photographs { all, train: 1, dev: 0, questions: Vec::new() };
+        let crops = Crops::draw(&photographs, 3, 1);
+        assert_eq!(crops.photographs, [2, 4], "all objects of these have boxes, or nobody found one");
+        assert_eq!(crops.iter().map(|(photograph, _)| photograph).collect::<Vec<_>>(), [2, 2, 2, 4, 4, 4]);
+        assert_ne!(crops.of_each[0], crops.of_each[1]);
+        assert_eq!(Crops::draw(&photographs, 3, 1).of_each, crops.of_each);
+        assert_eq!(Crops::draw(&photographs, 0, 1).iter().count(), 0);
     }
 
     #[test]
