@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use sha2::{Digest, Sha256};
 
 use super::{TrainError, parallel::Workers, tower::Tower};
-use crate::eval::data::flickr8k::Image;
+use crate::eval::data::{Rect, flickr8k::Image};
 use crate::vlm::{
     llava::{PIXEL_MEAN, PIXEL_STD},
     preprocess,
@@ -35,6 +35,35 @@ const PIECE: usize = 128;
 /// Bytes of a file before the features: what it belongs to.
 const HEAD: u64 = 32;
 
+/// A part of an image, as it is or mirrored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Crop {
+    /// The part.
+    pub rect: Rect,
+    /// Whether left and right are exchanged.
+    pub is_mirrored: bool,
+}
+
+impl Crop {
+    /// That part of an image, of at least one pixel.
+    fn cut(&self, image: &RgbImage) -> RgbImage {
+        let pixels = |begin: f64, length: f64, side: u32| {
+            let first = ((begin * f64::from(side)).round() as u32).min(side.saturating_sub(1));
+            (first, ((length * f64::from(side)).round() as u32).clamp(1, side - first))
+        };
+        let (x, width) = pixels(self.rect.left, self.rect.width, image.width());
+        let (y, height) = pixels(self.rect.top, self.rect.height, image.height());
+        let mut part = image::imageops::crop_imm(image, x, y, width, height).to_image();
+        if self.is_mirrored {
+            image::imageops::flip_horizontal_in_place(&mut part);
+        }
+        part
+    }
+}
+
+/// Features of all views of an image, which has a number.
+type Encode<'a> = dyn Fn(usize, &RgbImage) -> CandleResult<Tensor> + Sync + 'a;
+
 /// Features `(image_tokens, channels)` of every view of every image, in f16 and on disk: a training reads a batch of them at a time, and the operating system keeps
 /// what there is room for, once for all trainings.
 pub struct Features {
@@ -52,12 +81,58 @@ impl Features {
     /// When an image cannot be read: the error names it; or the file cannot be written.
     pub fn compute(images: &[Image], views: usize, tower: &Tower, workers: &Workers, cache: &Path) -> Result<Self, TrainError> {
         let Tower { net, digest } = tower;
-        let shape = (net.tokens(), net.channels());
-        let (key, stride) = (fingerprint(images, views, digest), 2 * (shape.0 * shape.1 * views) as u64);
-        let file = match stored(cache, &key, HEAD + stride * images.len() as u64) {
+        let key = fingerprint(images, &views.to_le_bytes(), digest);
+        let encode = |i: usize, image: &RgbImage| {
+            let mut out = Vec::new();
+            for view in 0..views {
+                let cropped = (view >= 2).then(|| crop(image, &mut SmallRng::seed_from_u64(i as u64)));
+                let seen = cropped.as_ref().unwrap_or(image);
+                let flipped = (view % 2 == 1).then(|| image::imageops::flip_horizontal(seen));
+                out.push(features_of(flipped.as_ref().unwrap_or(seen), net)?);
+            }
+            Tensor::cat(&out, 0)
+        };
+        Self::cached(images, views, (net.tokens(), net.channels()), &encode, workers, (&key, cache))
+    }
+
+    /// Mean features `(1, channels)` of crops of images, as many of each: a crop of `crops` for every view, which [`batch`](Self::batch) names by its number.
+    ///
+    /// # Errors
+    /// As [`compute`](Self::compute).
+    pub fn compute_crops(
+        images: &[Image],
+        crops: &[Vec<Crop>],
+        tower: &Tower,
+        workers: &Workers,
+        cache: &Path,
+    ) -> Result<Self, TrainError> {
+        let Tower { net, digest } = tower;
+        let each = crops.first().map_or(0, Vec::len);
+        if crops.len() != images.len() || crops.iter().any(|crops| crops.len() != each) {
+            return Err(TrainError::Run("expected as many crops of one image as of another".into()));
+        }
+        let key = fingerprint(images, format!("{crops:?}").as_bytes(), digest);
+        let encode = |i: usize, image: &RgbImage| {
+            let means = crops[i].iter().map(|crop| features_of(&crop.cut(image), net)?.mean(0)).collect::<CandleResult<Vec<_>>>()?;
+            Tensor::cat(&means, 0)
+        };
+        Self::cached(images, each, (1, net.channels()), &encode, workers, (&key, cache))
+    }
+
+    /// Reads features from a file, or encodes them into it.
+    fn cached(
+        images: &[Image],
+        views: usize,
+        shape: (usize, usize),
+        encode: &Encode<'_>,
+        workers: &Workers,
+        (key, cache): (&[u8; 32], &Path),
+    ) -> Result<Self, TrainError> {
+        let stride = 2 * (shape.0 * shape.1 * views) as u64;
+        let file = match stored(cache, key, HEAD + stride * images.len() as u64) {
             Some(file) => file,
             None => {
-                write(images, views, net, workers, &key, cache)?;
+                write(images, encode, workers, key, cache)?;
                 File::open(cache).map_err(TrainError::io(cache))?
             }
         };
@@ -129,14 +204,7 @@ fn stored(cache: &Path, key: &[u8; 32], bytes: u64) -> Option<File> {
 }
 
 /// Encodes images piece by piece into a file that takes its name when it is complete.
-fn write(
-    images: &[Image],
-    views: usize,
-    net: &EfficientNetLite,
-    workers: &Workers,
-    key: &[u8; 32],
-    cache: &Path,
-) -> Result<(), TrainError> {
+fn write(images: &[Image], encode: &Encode<'_>, workers: &Workers, key: &[u8; 32], cache: &Path) -> Result<(), TrainError> {
     let bar = ProgressBar::new(images.len() as u64).with_style(
         ProgressStyle::with_template("encoding photographs {bar:40} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
@@ -147,7 +215,11 @@ fn write(
     for piece in numbered.chunks(PIECE) {
         let encoded = workers.map(piece, |&(i, image)| {
             bar.inc(1);
-            encode(image, views, net, i as u64).map_err(|e| e.context(format!("image {}", image.path.display())))
+            let features = || {
+                let features = encode(i, &decoded(image)?)?.flatten_all()?.to_vec1::<f32>()?;
+                Ok::<Vec<f16>, candle_core::Error>(features.into_iter().map(f16::from_f32).collect())
+            };
+            features().map_err(|e| e.context(format!("image {}", image.path.display())))
         })?;
         for x in encoded.into_iter().flatten() {
             out.write_all(&x.to_le_bytes()).map_err(TrainError::io(&fresh))?;
@@ -158,19 +230,14 @@ fn write(
     fs::rename(&fresh, cache).map_err(TrainError::io(cache))
 }
 
-fn encode(image: &Image, views: usize, tower: &EfficientNetLite, seed: u64) -> CandleResult<Vec<f16>> {
-    let bytes = fs::read(&image.path)?;
-    let decoded = preprocess::decode(&bytes, &preprocess::ImageLimits::default()).map_err(candle_core::Error::wrap)?;
-    let mut out = Vec::new();
-    for view in 0..views {
-        let cropped = (view >= 2).then(|| crop(&decoded, &mut SmallRng::seed_from_u64(seed)));
-        let seen = cropped.as_ref().unwrap_or(&decoded);
-        let flipped = (view % 2 == 1).then(|| image::imageops::flip_horizontal(seen));
-        let pixels = preprocess::to_pixels(flipped.as_ref().unwrap_or(seen), tower.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
-        let features = tower.forward(&pixels.unsqueeze(0)?)?.flatten_all()?.to_vec1::<f32>()?;
-        out.extend(features.into_iter().map(f16::from_f32));
-    }
-    Ok(out)
+fn decoded(image: &Image) -> CandleResult<RgbImage> {
+    preprocess::decode(&fs::read(&image.path)?, &preprocess::ImageLimits::default()).map_err(candle_core::Error::wrap)
+}
+
+/// Features `(image_tokens, channels)` of an image or a part of one.
+fn features_of(seen: &RgbImage, net: &EfficientNetLite) -> CandleResult<Tensor> {
+    let pixels = preprocess::to_pixels(seen, net.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
+    net.forward(&pixels.unsqueeze(0)?)?.squeeze(0)
 }
 
 /// A random part of an image.
@@ -182,14 +249,33 @@ fn crop(image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
     image::imageops::crop_imm(image, x, y, width, height).to_image()
 }
 
-/// Names and sizes of the files, and the tower: enough to notice that a cache belongs to other data.
-fn fingerprint(images: &[Image], views: usize, tower: &[u8; 32]) -> [u8; 32] {
+/// Names and sizes of the files, their views and the tower: enough to notice that a cache belongs to other data.
+fn fingerprint(images: &[Image], views: &[u8], tower: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    hash.update(views.to_le_bytes());
+    hash.update(views);
     hash.update(tower);
     for image in images {
         let size = fs::metadata(&image.path).map_or(0, |m| m.len());
         hash.update(format!("{} {size}\n", image.name));
     }
     hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crop_is_the_part_of_an_image_that_its_shares_say() {
+        let image = RgbImage::from_fn(8, 4, |x, y| image::Rgb([x as u8, y as u8, 0]));
+        let crop = |left, top, width, height, is_mirrored| {
+            let part = Crop { rect: Rect { left, top, width, height }, is_mirrored }.cut(&image);
+            let [first, last] = [(0, 0), (part.width() - 1, part.height() - 1)].map(|(x, y)| (part[(x, y)][0], part[(x, y)][1]));
+            (part.dimensions(), first, last)
+        };
+        assert_eq!(crop(0.0, 0.0, 1.0, 1.0, false), ((8, 4), (0, 0), (7, 3)));
+        assert_eq!(crop(0.25, 0.5, 0.5, 0.5, false), ((4, 2), (2, 2), (5, 3)));
+        assert_eq!(crop(0.25, 0.5, 0.5, 0.5, true), ((4, 2), (5, 2), (2, 3)));
+        assert_eq!(crop(1.0, 1.0, 0.0, 0.5, false), ((1, 1), (7, 3), (7, 3)), "never empty, never outside");
+    }
 }

@@ -138,7 +138,7 @@ mod tests {
     fn photograph(origin: Origin, captions: &[&str], more: &[&str]) -> Photograph {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let image = Image { name: "a.jpg".into(), path: "a.jpg".into(), captions: owned(captions) };
-        Photograph { origin, image, texts: [owned(captions), owned(more)].concat(), objects: None, fold: 0 }
+        Photograph { origin, image, texts: [owned(captions), owned(more)].concat(), objects: None, boxes: Vec::new(), fold: 0 }
     }
 
     fn judged(photograph: &Photograph, text: &str) -> Vec<(String, Option<bool>)> {

@@ -327,6 +327,8 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     recipe["policy"] = root.join("models/candor-mini").to_str().unwrap().into();
     recipe["features"] = dir.path().join("features").to_str().unwrap().into();
     recipe["vocabulary"]["flickr8k"] = 3.into();
+    recipe["crops"] = 2.into();
+    recipe["networks"] = 2.into();
     for (stage, steps) in [("first", 30), ("second", 12)] {
         recipe[stage]["steps"] = steps.into();
     }
@@ -361,6 +363,8 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
             assert!(absent.is_some_and(|absent| absent > 0.0), "{class}, {origin}: {labels:#}");
         }
     }
+    let crops = &report["sections"]["Labels"]["tables"]["Labels of crops by class of word"]["rows"]["person, coco-mini"];
+    assert!(["shown", "absent"].iter().all(|count| crops[count]["value"].as_f64().is_some_and(|count| count > 20.0)), "{crops:#}");
     let figures = &report["sections"]["The policy's own captions"]["tables"]["Things"]["rows"]["coco-mini"];
     let auroc = figures["AUROC"]["value"].as_f64().unwrap_or_else(|| panic!("{figures:#}"));
     assert!((0.0..=1.0).contains(&auroc), "{auroc}");

@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     flickr8k::{lines, split_file},
-    references::{Annotated, Photos, References, Set},
+    references::{Annotated, ObjectBox, Photos, Rect, References, Set},
     rows::{Any, DataError, Place, Problems, read, whole},
 };
 
@@ -40,7 +40,37 @@ struct Image<'a> {
     id: Any<'a>,
     #[serde(borrow, default)]
     file_name: Any<'a>,
+    #[serde(default)]
+    width: Lenient<f64>,
+    #[serde(default)]
+    height: Lenient<f64>,
 }
+
+/// A value that is not needed, of a type that it need not have.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lenient<T> {
+    Value(T),
+    Other(IgnoredAny),
+}
+
+impl<T> Default for Lenient<T> {
+    fn default() -> Self {
+        Self::Other(IgnoredAny)
+    }
+}
+
+impl<T> Lenient<T> {
+    fn value(self) -> Option<T> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+/// Widths and heights of images by their ids.
+type Sizes<'a> = HashMap<Cow<'a, str>, [f64; 2]>;
 
 /// A caption or an object.
 #[derive(Deserialize)]
@@ -52,6 +82,11 @@ struct Annotation<'a> {
     caption: Any<'a>,
     #[serde(borrow, default)]
     category_id: Any<'a>,
+    /// Left, top, width and height in pixels.
+    #[serde(default)]
+    bbox: Lenient<[f64; 4]>,
+    #[serde(default)]
+    iscrowd: Lenient<u8>,
 }
 
 #[derive(Deserialize)]
@@ -147,10 +182,10 @@ fn add(set: &mut Set, path: &Path, text: &str, photos: &Photos) -> Result<(), Da
     if let Some(document) = whole::<Document>(text, &mut problems) {
         let categories = categories(document.categories, &mut problems);
         let listed = document.images.is_some();
-        images(set, document.images.unwrap_or_default(), !categories.is_empty(), &mut problems, photos);
+        let sizes = images(set, document.images.unwrap_or_default(), !categories.is_empty(), &mut problems, photos);
         for (i, annotation) in document.annotations.into_iter().enumerate() {
             let place = Place::Element("annotations", i);
-            problems.take(place, annotate(set, annotation, &categories, listed));
+            problems.take(place, annotate(set, annotation, &categories, listed.then_some(&sizes)));
         }
     }
     problems.none()
@@ -166,8 +201,8 @@ fn categories<'a>(list: Vec<Category<'a>>, problems: &mut Problems) -> HashMap<C
 }
 
 /// Adds the images of a file to those that the file before it named, which must agree.
-fn images(set: &mut Set, list: Vec<Image>, instances: bool, problems: &mut Problems, photos: &Photos) {
-    let mut seen = HashMap::new();
+fn images<'a>(set: &mut Set, list: Vec<Image<'a>>, instances: bool, problems: &mut Problems, photos: &Photos) -> Sizes<'a> {
+    let (mut seen, mut sizes) = (HashMap::new(), Sizes::new());
     for (i, image) in list.into_iter().enumerate() {
         let place = Place::Element("images", i);
         let file_name =
@@ -177,6 +212,9 @@ fn images(set: &mut Set, list: Vec<Image>, instances: bool, problems: &mut Probl
         if let Some(first) = seen.insert(id.clone(), place) {
             problems.add(place, format!("image '{id}' is there already{}", first.back()));
             continue;
+        }
+        if let (Some(width), Some(height)) = (image.width.value(), image.height.value()) {
+            sizes.insert(id.clone(), [width, height]);
         }
         let objects = instances.then(BTreeSet::new);
         match set.get_mut(&id) {
@@ -195,17 +233,18 @@ fn images(set: &mut Set, list: Vec<Image>, instances: bool, problems: &mut Probl
                     id: id.into_owned(),
                     photo: name.as_deref().and_then(|name| photos.find(name)),
                     file_name: name,
-                    captions: Vec::new(),
                     objects,
+                    ..Annotated::default()
                 };
                 set.add(image, place, problems);
             }
         }
     }
+    sizes
 }
 
 /// Adds an annotation to its image. Where no images are listed, an image is one for being named.
-fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>, Cow<str>>, listed: bool) -> Result<(), String> {
+fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>, Cow<str>>, listed: Option<&Sizes>) -> Result<(), String> {
     let id = annotation.image_id.name("image_id")?;
     let is_caption = annotation.category_id.is_absent();
     let text = if is_caption {
@@ -214,14 +253,20 @@ fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>
         let category = annotation.category_id.name("category_id")?;
         categories.get(&category).ok_or_else(|| format!("'{category}' is none of the file's categories"))?.clone()
     };
-    if !listed && set.get_mut(&id).is_none() {
+    if listed.is_none() && set.get_mut(&id).is_none() {
         set.push(Annotated { id: id.to_string(), ..Annotated::default() }, Place::File);
     }
     match set.get_mut(&id) {
         None => set.unlisted += 1,
         Some(_) if text.trim().is_empty() => set.empty += 1,
         Some(image) if is_caption => image.captions.push(text.into_owned()),
-        Some(image) => drop(image.objects.get_or_insert_default().insert(text.into_owned())),
+        Some(image) => {
+            let size = listed.and_then(|sizes| sizes.get(&id));
+            let rect = size.zip(annotation.bbox.value()).and_then(|(&size, bbox)| Rect::of_pixels(bbox, size));
+            let is_crowd = annotation.iscrowd.value() == Some(1);
+            image.boxes.extend(rect.map(|rect| ObjectBox { object: text.to_string(), rect, is_crowd }));
+            image.objects.get_or_insert_default().insert(text.into_owned());
+        }
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 pub(crate) use self::references::EXTENSIONS;
 pub(super) use self::rows::{Any, read, rows};
 pub use self::{
-    references::{Annotated, References},
+    references::{Annotated, ObjectBox, Rect, References},
     rows::{DataError, Place, Problems},
 };
 

@@ -18,8 +18,51 @@ use super::{
 /// Extensions of photographs, whether they can be read or not: any other dot belongs to the name.
 pub(crate) const EXTENSIONS: [&str; 12] = ["jpg", "jpeg", "jfif", "png", "gif", "webp", "bmp", "avif", "heic", "heif", "tif", "tiff"];
 
+/// A rectangle in shares of an image's width and height.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rect {
+    /// Distance of its left side from the image's.
+    pub left: f64,
+    /// Distance of its top from the image's.
+    pub top: f64,
+    /// Its width.
+    pub width: f64,
+    /// Its height.
+    pub height: f64,
+}
+
+impl Rect {
+    /// One in pixels (left, top, width, height) of an image of a width and height; `None` where they span nothing.
+    pub fn of_pixels([left, top, width, height]: [f64; 4], [across, down]: [f64; 2]) -> Option<Self> {
+        let rect = Self { left: left / across, top: top / down, width: width / across, height: height / down };
+        (across > 0.0 && down > 0.0 && width > 0.0 && height > 0.0 && rect.area().is_finite()).then_some(rect)
+    }
+
+    /// Its share of the image.
+    pub fn area(&self) -> f64 {
+        self.width * self.height
+    }
+
+    /// The share of the image that lies in both.
+    pub fn overlap(&self, other: &Self) -> f64 {
+        let common = |a: f64, b: f64, length: f64, other: f64| ((a + length).min(b + other) - a.max(b)).max(0.0);
+        common(self.left, other.left, self.width, other.width) * common(self.top, other.top, self.height, other.height)
+    }
+}
+
+/// An annotated object with the box around it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObjectBox {
+    /// Its name.
+    pub object: String,
+    /// The box.
+    pub rect: Rect,
+    /// Whether it is around a group, not around one of them.
+    pub is_crowd: bool,
+}
+
 /// An image with its annotations.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Annotated {
     /// Unique in its set: COCO's number, Flickr8k's file name.
     pub id: String,
@@ -31,6 +74,8 @@ pub struct Annotated {
     pub captions: Vec<String>,
     /// Names of the annotated objects; `None` where nobody looked for objects.
     pub objects: Option<BTreeSet<String>>,
+    /// Their boxes, where they and the image's size are known.
+    pub boxes: Vec<ObjectBox>,
 }
 
 impl Annotated {
@@ -227,7 +272,7 @@ fn flickr8k(dir: &Path, split: Option<&str>) -> Result<Set, DataError> {
     for image in images {
         let photo = image.path.is_file().then_some(image.path);
         set.push(
-            Annotated { id: image.name.clone(), file_name: Some(image.name), photo, captions: image.captions, objects: None },
+            Annotated { id: image.name.clone(), file_name: Some(image.name), photo, captions: image.captions, ..Annotated::default() },
             Place::File,
         );
     }
@@ -301,5 +346,5 @@ fn annotated(row: Row) -> Result<(Annotated, usize), String> {
     let all = captions.len();
     captions.retain(|caption| !caption.trim().is_empty());
     let empty = all - captions.len();
-    Ok((Annotated { id, file_name, photo: None, captions, objects }, empty))
+    Ok((Annotated { id, file_name, captions, objects, ..Annotated::default() }, empty))
 }

@@ -262,6 +262,33 @@ fn coco_files_are_read_as_leniently_as_by_pycocotools() {
 }
 
 #[test]
+fn boxes_are_in_shares_of_an_image_whose_size_is_known() {
+    let text = r#"{"images": [{"id": 7, "width": 200, "height": 100}, {"id": 8}, {"id": 9, "width": "wide", "height": 100}],
+     "annotations": [{"image_id": 7, "category_id": 18, "bbox": [50, 20.5, 100, 25], "iscrowd": 0},
+      {"image_id": 7, "category_id": 18, "bbox": [0, 0, 20, 10], "iscrowd": 1}, {"image_id": 7, "category_id": 18, "bbox": [0, 0, 0, 10]},
+      {"image_id": 7, "category_id": 18, "bbox": "none"}, {"image_id": 7, "category_id": 18}, {"image_id": 8, "category_id": 18, "bbox": [0, 0, 1, 1]},
+      {"image_id": 9, "category_id": 18, "bbox": [0, 0, 1, 1]}],
+     "categories": [{"id": 18, "name": "dog"}]}"#;
+    let set = references("c.json", text).unwrap();
+    let dog = |left, top, width, height, is_crowd| ObjectBox { object: "dog".into(), rect: Rect { left, top, width, height }, is_crowd };
+    assert_eq!(set.images()[0].boxes, [dog(0.25, 0.205, 0.5, 0.25, false), dog(0.0, 0.0, 0.1, 0.1, true)]);
+    for image in &set.images()[1..] {
+        assert_eq!((&image.boxes, &image.objects), (&Vec::new(), &Some(["dog".to_owned()].into())));
+    }
+}
+
+#[test]
+fn rectangles_overlap_where_both_are() {
+    let rect = |left, top, width, height| Rect { left, top, width, height };
+    let half = rect(0.0, 0.0, 0.5, 1.0);
+    assert_eq!(half.area(), 0.5);
+    assert_eq!(half.overlap(&rect(0.25, 0.5, 0.5, 0.5)), 0.125);
+    assert_eq!(half.overlap(&rect(0.5, 0.0, 0.5, 1.0)), 0.0);
+    assert_eq!(half.overlap(&rect(0.75, 0.0, 0.25, 1.0)), 0.0);
+    assert_eq!(half.overlap(&rect(0.125, 0.25, 0.25, 0.5)), 0.125, "what is inside overlaps wholly");
+}
+
+#[test]
 fn the_two_files_of_coco_need_not_both_name_the_photograph() {
     let unnamed = INSTANCES.replace(", \"file_name\": \"000000000007.jpg\"", "");
     let files: &[(&str, &[u8])] =

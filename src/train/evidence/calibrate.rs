@@ -20,7 +20,7 @@ use crate::{
 /// False-positive rates whose thresholds are stored.
 const RATES: [f64; 7] = [0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.30];
 
-/// What is flagged where nothing else is asked for: what is rather wrong than right.
+/// What is flagged where nothing else is said: what is rather wrong than right.
 pub(super) const DEFAULT_THRESHOLD: f32 = 0.5;
 
 /// Ranges of familiarity that have thresholds of their own.
@@ -38,6 +38,8 @@ const LEAST_SCALE: f64 = 1e-6;
 pub struct CalibrationConfig {
     /// Factor on half the squared norm of the weights.
     pub ridge: f64,
+    /// The threshold for the policy's own texts that is served where nothing else is asked for.
+    pub default_threshold: f32,
     /// How much each origin counts, however many rows it has; by its name.
     pub origins: BTreeMap<String, f64>,
 }
@@ -124,7 +126,12 @@ pub(super) fn probability(calibration: &FeatureCalibration, features: &[f64]) ->
 pub(super) fn described(calibration: &FeatureCalibration) -> String {
     let weight = |(name, weight): (&String, &f64)| format!("{name} {weight:+.2}");
     let weights: Vec<String> = calibration.features.iter().zip(&calibration.weights).map(weight).collect();
-    format!("Weights of the standardized features: {}; offset {:+.2}.", weights.join(", "), calibration.offset)
+    format!(
+        "Weights of the standardized features: {}; offset {:+.2}; threshold {:.2}.",
+        weights.join(", "),
+        calibration.offset,
+        calibration.thresholds.default
+    )
 }
 
 fn regression(rows: &[&Row], names: &[&str], config: &CalibrationConfig, fitted_on: &str) -> Option<FeatureCalibration> {
@@ -169,7 +176,11 @@ mod tests {
     use super::*;
 
     fn config() -> CalibrationConfig {
-        CalibrationConfig { ridge: 1.0, origins: BTreeMap::from([("flickr8k".to_owned(), 1.0), ("daquar".to_owned(), 0.5)]) }
+        CalibrationConfig {
+            ridge: 1.0,
+            default_threshold: 0.5,
+            origins: BTreeMap::from([("flickr8k".to_owned(), 1.0), ("daquar".to_owned(), 0.5)]),
+        }
     }
 
     fn row(i: usize, origin: Origin, features: Vec<f64>, is_right: bool) -> Row {

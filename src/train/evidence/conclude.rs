@@ -42,7 +42,7 @@ const REPEATS: usize = 300;
 const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions about photographs of all origins, with evidence out of fold";
 
 /// What a reader of figures must know.
-pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below .5 is flagged.";
+pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below the threshold is flagged: .5 where nothing else is said.";
 
 /// Returns `true` if photographs of an origin are of everyday life, as what people ask about is.
 fn is_everyday(origin: Origin) -> bool {
@@ -225,7 +225,9 @@ impl EvidenceTraining {
                     OTHERS.map(of).join(", ")
                 ),
             ),
+            ("crops", format!("{} of {} {} photographs", self.crops.iter().count(), self.crops.photographs.len(), Origin::CocoMini.name())),
             ("outputs", config.concepts.len().to_string()),
+            ("networks", format!("the mean of {}", self.recipe.networks)),
             ("parts of the shipped network", parts.join(", ")),
             ("familiarity", format!("1 / (1 + exp(-({:.3} cosine {:+.3})))", config.familiarity.slope, config.familiarity.offset)),
             ("seed", self.recipe.seed.to_string()),

@@ -2,12 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    calibrate::Row,
-    labels::class_of,
-    learn::Rows,
-    origins::{OTHERS, Photographs},
-};
+use super::{calibrate::Row, labels::class_of, learn::Rows, origins::OTHERS};
 use crate::{
     eval::{
         honesty::{Origin, Outcome, Resampling, auroc, calibration::calibration_error, share},
@@ -27,17 +22,19 @@ pub(super) struct LabelCounts {
     pub(super) absent: usize,
 }
 
-/// Counts labels that weigh something by class of word and origin, over the photographs that are learned from.
-pub(super) fn label_counts(photographs: &Photographs, rows: &Rows, concepts: &[ConceptId]) -> BTreeMap<(WordClass, Origin), LabelCounts> {
-    let mut counts: BTreeMap<(WordClass, Origin), LabelCounts> = BTreeMap::new();
+/// Counts by class of word and origin.
+pub(super) type Counts = BTreeMap<(WordClass, Origin), LabelCounts>;
+
+/// Counts labels that weigh something in numbered rows of origins.
+pub(super) fn label_counts(of: impl Iterator<Item = (usize, Origin)>, rows: &Rows, concepts: &[ConceptId]) -> Counts {
+    let mut counts = Counts::new();
     let classes: Vec<WordClass> = concepts.iter().map(|&concept| class_of(concept)).collect();
-    let learned = (0..photographs.all.len()).filter(|i| !(photographs.train..photographs.train + photographs.dev).contains(i));
-    for i in learned {
+    for (i, origin) in of {
         // A row that stays empty is seen.
-        CLASSES.iter().for_each(|&class| _ = counts.entry((class, photographs.all[i].origin)).or_default());
+        CLASSES.iter().for_each(|&class| _ = counts.entry((class, origin)).or_default());
         let of = classes.iter().zip(rows.labels[i].iter().zip(&rows.weights[i]));
         for (&class, (&label, _)) in of.filter(|(_, (_, weight))| **weight > 0.0) {
-            let count = counts.entry((class, photographs.all[i].origin)).or_default();
+            let count = counts.entry((class, origin)).or_default();
             *(if label > 0.5 { &mut count.shown } else { &mut count.absent }) += 1;
         }
     }
@@ -45,19 +42,30 @@ pub(super) fn label_counts(photographs: &Photographs, rows: &Rows, concepts: &[C
 }
 
 /// The class of words without a negative, where there is one.
-pub(super) fn class_without_negatives(counts: &BTreeMap<(WordClass, Origin), LabelCounts>) -> Option<WordClass> {
+pub(super) fn class_without_negatives(counts: &Counts) -> Option<WordClass> {
     let absent = |class: WordClass| counts.iter().filter(|((own, _), _)| *own == class).map(|(_, count)| count.absent).sum::<usize>();
     CLASSES.into_iter().find(|&class| absent(class) == 0)
 }
 
-/// The table of label counts.
-pub(super) fn label_table(counts: &BTreeMap<(WordClass, Origin), LabelCounts>) -> Table {
+/// The tables of label counts, of whole photographs and, where there are some, of crops.
+pub(super) fn label_tables(photographs: &Counts, crops: &Counts) -> Vec<Table> {
+    let whole = label_table(
+        "Labels by class of word",
+        "Outputs of photographs that are learned from, those that weigh nothing left out.",
+        photographs,
+    );
+    let crops =
+        (!crops.is_empty()).then(|| label_table("Labels of crops by class of word", "The same of crops of photographs with boxes.", crops));
+    std::iter::once(whole).chain(crops).collect()
+}
+
+fn label_table(title: &str, note: &str, counts: &Counts) -> Table {
     let row = |((class, origin), count): (&(WordClass, Origin), &LabelCounts)| {
         TableRow::new(format!("{class}, {}", origin.name()), vec![count.shown.into(), count.absent.into()])
     };
     Table {
-        title: "Labels by class of word".into(),
-        note: "Outputs of photographs that are learned from, those that weigh nothing left out.".into(),
+        title: title.into(),
+        note: note.into(),
         columns: vec![Column::new("shown", Format::Count), Column::new("absent", Format::Count)],
         rows: counts.iter().map(row).collect(),
     }

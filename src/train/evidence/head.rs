@@ -80,6 +80,25 @@ pub(super) fn initial(inputs: usize, hidden: usize, prior: &[f32], seed: u64) ->
     Ok(vars)
 }
 
+/// The network whose logits are the mean of those of others: their hidden units beside each other.
+///
+/// # Errors
+/// Names a weight that is missing from one of them.
+pub(super) fn average(networks: &[Tensors]) -> Result<Tensors> {
+    let all = |name: &str| {
+        let get = |weights: &Tensors| weights.get(name).cloned().ok_or_else(|| candle_core::Error::Msg(format!("there is no {name}")));
+        networks.iter().map(get).collect::<Result<Vec<Tensor>>>()
+    };
+    let share = 1.0 / networks.len() as f64;
+    let beside = |name: &str, dim: usize| Tensor::cat(&all(name)?, dim);
+    Ok(Tensors::from([
+        ("fc1.weight".to_owned(), beside("fc1.weight", 0)?),
+        ("fc1.bias".to_owned(), beside("fc1.bias", 0)?),
+        ("fc2.weight".to_owned(), (beside("fc2.weight", 1)? * share)?),
+        ("fc2.bias".to_owned(), Tensor::stack(&all("fc2.bias")?, 0)?.mean(0)?),
+    ]))
+}
+
 /// The network with some weights.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
@@ -205,6 +224,21 @@ mod tests {
         assert!(found.iter().flat_map(|row| row.iter().zip(&prior)).all(|(x, prior)| (x - prior).abs() < 0.3), "{found:?}");
         assert_eq!(head.evidence(&rows).unwrap(), found);
         assert!(head.evidence(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_mean_of_networks_says_the_mean_of_what_they_say() {
+        let networks: Vec<Tensors> = (1..4).map(|seed| weights(&initial(8, 5, &[-1.0, seed as f32], seed).unwrap())).collect();
+        let row: Vec<f32> = (0..8).map(|i| (i as f32).cos() * 3.0).collect();
+        let logits = |weights: &Tensors| Head::of(weights).unwrap().evidence(&[&row]).unwrap().remove(0);
+        let each: Vec<Vec<f32>> = networks.iter().map(logits).collect();
+        let found = logits(&average(&networks).unwrap());
+        for (j, found) in found.iter().enumerate() {
+            let want = each.iter().map(|logits| logits[j]).sum::<f32>() / 3.0;
+            assert!((found - want).abs() < 1e-5, "{j}: {found} {want}");
+        }
+        assert_eq!(logits(&average(&networks[..1]).unwrap()), each[0]);
+        assert!(average(&[Tensors::new()]).is_err());
     }
 
     #[test]

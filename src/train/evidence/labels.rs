@@ -72,14 +72,14 @@ pub(super) fn class_of(concept: ConceptId) -> WordClass {
 }
 
 /// The concept of one of COCO's objects: what the parser takes it for, or else the noun or its last word as it stands.
-fn object_concept(lexicon: &Lexicon, object: &str) -> Option<ConceptId> {
+pub(super) fn object_concept(lexicon: &Lexicon, object: &str) -> Option<ConceptId> {
     let parsed = lexicon.all_mentions(&object_text(object)).last().map(|mention| mention.concept);
     let last = || object.rsplit_once(' ').and_then(|(_, last)| lexicon.concept(last));
     parsed.or_else(|| lexicon.concept(object)).or_else(last)
 }
 
 /// The concepts of COCO's 80 objects.
-fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
+pub(super) fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
     Vocabulary::coco80().names().iter().filter_map(|object| object_concept(lexicon, object)).collect()
 }
 
@@ -162,7 +162,7 @@ mod tests {
     fn photograph(origin: Origin, captions: &[&str], texts: &[&str]) -> Photograph {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let image = Image { name: "a.jpg".into(), path: PathBuf::from("a.jpg"), captions: owned(captions) };
-        Photograph { origin, image, texts: owned(texts), objects: None, fold: 0 }
+        Photograph { origin, image, texts: owned(texts), objects: None, boxes: Vec::new(), fold: 0 }
     }
 
     fn concept(word: &str) -> ConceptId {

@@ -15,9 +15,8 @@ use super::{
         progress,
     },
     head::{Batch, Head, HeadConfig},
-    origins::origin_named,
+    origins::{Source, source_named},
 };
-use crate::eval::honesty::Origin;
 
 /// Photographs of a shard: the sum of gradients depends on it, not on the number of cores.
 const SHARD: usize = 96;
@@ -30,13 +29,13 @@ pub struct StageConfig {
     pub steps: usize,
     /// Photographs a step.
     pub batch: usize,
-    /// Share of each origin in a step, by its name; those of origins that are not there are left out.
+    /// Share of each origin, and of `coco-mini-crops`, in a step; those of what is not there are left out.
     pub shares: BTreeMap<String, f64>,
     /// The optimizer.
     pub optim: OptimConfig,
 }
 
-/// Everything that networks learn from: a row a photograph.
+/// Everything that networks learn from: a row a photograph, then a row a crop.
 pub(super) struct Rows {
     /// Standardized features.
     pub(super) inputs: Vec<Vec<f32>>,
@@ -57,14 +56,14 @@ impl Rows {
     }
 }
 
-/// How many photographs of each origin a step has, with the numbers of those that it may have.
-pub(super) fn shares(stage: &StageConfig, of: impl Fn(Origin) -> Vec<usize>) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
+/// How many rows of each source a step has, with the numbers of those that it may have.
+pub(super) fn shares(stage: &StageConfig, of: impl Fn(Source) -> Vec<usize>) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
     let mut all = Vec::new();
     for (name, &share) in &stage.shares {
         if !(share > 0.0 && share.is_finite()) {
             return Err(TrainError::Run(format!("shares: {name} has {share}, which is no share")));
         }
-        let photographs = of(origin_named("shares", name)?);
+        let photographs = of(source_named("shares", name)?);
         if !photographs.is_empty() {
             all.push((photographs, share));
         }
@@ -132,6 +131,7 @@ pub(super) fn set(vars: &VarMap, weights: &Tensors) -> candle_core::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{super::head::initial, *};
+    use crate::eval::honesty::Origin;
 
     fn stage(shares: &[(&str, f64)], steps: usize) -> StageConfig {
         let optim = OptimConfig {
@@ -149,14 +149,17 @@ mod tests {
 
     #[test]
     fn a_step_has_each_origin_by_its_share() {
-        let of = |origin: Origin| match origin {
-            Origin::Flickr8k => vec![1, 2, 3],
-            Origin::Daquar => vec![7],
-            _ => Vec::new(),
+        let of = |source: Source| match source {
+            Source::Photographs(Origin::Flickr8k) => vec![1, 2, 3],
+            Source::Photographs(Origin::Daquar) => vec![7],
+            Source::Photographs(_) => Vec::new(),
+            Source::Crops => vec![8, 9],
         };
         let all = [("flickr8k", 0.5), ("coco-mini", 0.3), ("daquar", 0.2)];
         // Without coco-mini, five and two of seven parts of forty.
         assert_eq!(shares(&stage(&all, 1), of).unwrap(), [(vec![7], 11), (vec![1, 2, 3], 29)]);
+        let crops = [("flickr8k", 0.3), ("coco-mini-crops", 0.1)];
+        assert_eq!(shares(&stage(&crops, 1), of).unwrap(), [(vec![8, 9], 10), (vec![1, 2, 3], 30)]);
         for wrong in [&[("flickr", 1.0)][..], &[("documents", 1.0)], &[("flickr8k", 0.0)], &[("coco-mini", 1.0)], &[]] {
             assert!(shares(&stage(wrong, 1), of).is_err(), "{wrong:?}");
         }

@@ -18,7 +18,7 @@ use super::{
     EvidenceTraining,
     head::{Head, HeadConfig, Standard},
     learn::{self, StageConfig},
-    origins::{Photograph, object_text},
+    origins::{Photograph, Source, object_text},
 };
 use crate::{
     eval::honesty::{Origin, folds::FOLDS},
@@ -218,11 +218,15 @@ impl EvidenceTraining {
                 let name = format!("match-{member}-{name}");
                 self.saved(&name, || {
                     begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
-                    let learned = |origin: Origin| -> Vec<usize> {
+                    let learned = |source: Source| -> Vec<usize> {
                         let known = |i: &usize| !pairs.texts[*i].is_empty();
-                        match origin {
-                            Origin::Flickr8k => (0..learned_from).filter(known).collect(),
-                            _ => self.photographs.of(origin).filter(|&i| takes(all[i].fold)).filter(known).collect(),
+                        match source {
+                            Source::Photographs(Origin::Flickr8k) => (0..learned_from).filter(known).collect(),
+                            Source::Photographs(origin) => {
+                                self.photographs.of(origin).filter(|&i| takes(all[i].fold)).filter(known).collect()
+                            }
+                            // What somebody wrote of the whole does not hold of its parts.
+                            Source::Crops => Vec::new(),
                         }
                     };
                     let by = (&self.setup.workers, name.as_str());

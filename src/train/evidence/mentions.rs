@@ -312,6 +312,7 @@ mod tests {
             },
             texts: Vec::new(),
             objects: objects.map(|objects| objects.iter().map(|&object| object.to_owned()).collect::<BTreeSet<_>>()),
+            boxes: Vec::new(),
             fold: 0,
         };
         let text = "A man with a pizza and a puppy near a fountain.";

@@ -8,6 +8,7 @@
 mod answers;
 mod calibrate;
 mod conclude;
+mod crops;
 mod figures;
 mod files;
 mod head;
@@ -39,10 +40,11 @@ pub use self::{
 };
 use self::{
     calibrate::Row,
+    crops::Crops,
     files::Common,
     head::Standard,
     mentions::{Author, BundleScorer, Judge, JudgedMention, Written},
-    origins::{Photographs, origin_named},
+    origins::{Photographs, origin_named, source_named},
     reference::Reference,
 };
 use super::{TrainError, checkpoint::RunDir, judged::Half, setup::Setup, tell};
@@ -85,7 +87,11 @@ pub struct EvidenceRecipe {
     pub workers: usize,
     /// Which things have outputs.
     pub vocabulary: VocabularyConfig,
-    /// The network.
+    /// Crops of each of coco-mini's photographs.
+    pub crops: usize,
+    /// Networks that are trained apart; what is shipped is their mean.
+    pub networks: usize,
+    /// Each of these networks.
     pub head: HeadConfig,
     /// The first stage.
     pub first: StageConfig,
@@ -108,6 +114,7 @@ pub struct EvidenceTraining {
     run: RunDir,
     setup: Setup,
     photographs: Photographs,
+    crops: Crops,
 }
 
 /// A trained network's answer for every photograph behind the training split.
@@ -126,11 +133,14 @@ impl EvidenceTraining {
         if recipe.parts.is_empty() || recipe.parts.iter().any(|&part| part >= FOLDS) {
             return Err(TrainError::Run(format!("parts: expected some of 0 to {}", FOLDS - 1)));
         }
-        if recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
-            return Err(TrainError::Run("head.hidden, reference.nearest and reference.components must be at least 1".into()));
+        if recipe.networks == 0 || recipe.head.hidden == 0 || recipe.reference.nearest == 0 || recipe.reference.components == 0 {
+            return Err(TrainError::Run("networks, head.hidden, reference.nearest and reference.components must be at least 1".into()));
         }
         if recipe.matching.head.hidden == 0 || recipe.matching.width == 0 || recipe.matching.members == 0 {
             return Err(TrainError::Run("match.members, match.head.hidden and match.width must be at least 1".into()));
+        }
+        if !(0.0..=1.0).contains(&recipe.calibration.default_threshold) {
+            return Err(TrainError::Run("calibration.default_threshold must be from 0 to 1".into()));
         }
         if !(0.0..=1.0).contains(&recipe.matching.right_flagged) {
             return Err(TrainError::Run("match.right_flagged must be from 0 to 1".into()));
@@ -138,20 +148,22 @@ impl EvidenceTraining {
         if !(0.0..1.0).contains(&recipe.scope.unanswered_share) || recipe.scope.nearest == 0 {
             return Err(TrainError::Run("scope.unanswered_share must be from 0 to below 1, and scope.nearest at least 1".into()));
         }
-        let names = [
-            ("first.shares", &recipe.first.shares),
-            ("second.shares", &recipe.second.shares),
+        for (key, stage) in [("first.shares", &recipe.first), ("second.shares", &recipe.second)] {
+            stage.shares.keys().try_for_each(|name| source_named(key, name).map(drop))?;
+        }
+        let of_origins = [
             ("match.first.shares", &recipe.matching.first.shares),
             ("match.second.shares", &recipe.matching.second.shares),
             ("calibration.origins", &recipe.calibration.origins),
         ];
-        for (key, name) in names.into_iter().flat_map(|(key, of)| of.keys().map(move |name| (key, name))) {
-            origin_named(key, name)?;
+        for (key, of) in of_origins {
+            of.keys().try_for_each(|name| origin_named(key, name).map(drop))?;
         }
         let setup = Setup::open(&recipe.data.join(Origin::Flickr8k.name()), &recipe.policy, recipe.workers)?;
         let photographs = Photographs::open(&recipe.data, &setup.data)?;
+        let crops = Crops::draw(&photographs, recipe.crops, recipe.seed);
         let run = RunDir::open(out, &recipe, resume)?;
-        Ok(Self { recipe, run, setup, photographs })
+        Ok(Self { recipe, run, setup, photographs, crops })
     }
 
     /// Trains, calibrates and writes `evidence.safetensors`, `evidence.json`, `report.json` and `report.html` into the run directory. Stages that an earlier run
@@ -166,7 +178,7 @@ impl EvidenceTraining {
         let of_train: Vec<&[f32]> = pooled[..train].iter().map(Vec::as_slice).collect();
         let standard = Standard::of(&of_train);
         let (concepts, rows) = self.rows(&pooled, &standard);
-        let counts = figures::label_counts(&self.photographs, &rows, &concepts);
+        let (counts, crop_counts) = self.label_counts(&rows, &concepts);
         if let Some(class) = figures::class_without_negatives(&counts) {
             return Err(TrainError::Run(format!("no photograph is known to lack any {class}: the network could not learn it")));
         }
@@ -237,16 +249,19 @@ impl EvidenceTraining {
         };
         let without_policy = MentionFeatures::NAMES.into_iter().filter(|&name| name != "log_probability");
         let without_policy: Vec<&str> = without_policy.chain(SentenceFeatures::NAMES).collect();
-        let mut sections = vec![Section { title: "Labels".into(), tables: vec![figures::label_table(&counts)], ..Section::default() }];
-        let mut calibrated = |title: &str, mentions: &[JudgedMention], names: &[&str], fitted_on: &str| {
+        let mut sections =
+            vec![Section { title: "Labels".into(), tables: figures::label_tables(&counts, &crop_counts), ..Section::default() }];
+        let mut calibrated = |title: &str, mentions: &[JudgedMention], names: &[&str], (threshold, fitted_on): (f32, &str)| {
             let mentions = rows_of(mentions, names);
             let rows: Vec<Row> = mentions.iter().map(|(_, row)| row.clone()).collect();
-            let fitted = calibrate::fit(&rows, names, &self.recipe.calibration, fitted_on)?;
+            let mut fitted = calibrate::fit(&rows, names, &self.recipe.calibration, fitted_on)?;
+            fitted.calibration.thresholds.default = threshold;
             sections.push(self.section(title, &mentions, &fitted));
             Ok::<_, TrainError>(fitted)
         };
-        let own = calibrated("The policy's own captions", &own, &MentionFeatures::NAMES, OWN)?;
-        let mut others = calibrated("Captions by others", &others, &without_policy, OTHERS_FITTED_ON)?;
+        let threshold = self.recipe.calibration.default_threshold;
+        let own = calibrated("The policy's own captions", &own, &MentionFeatures::NAMES, (threshold, OWN))?;
+        let mut others = calibrated("Captions by others", &others, &without_policy, (calibrate::DEFAULT_THRESHOLD, OTHERS_FITTED_ON))?;
 
         let has_output = |concept| first.concept_of(concept).is_some();
         let own_words = [judge.words(&greedy, calibration, has_output), judge.words(&sampled, calibration, has_output)].concat();
@@ -336,10 +351,10 @@ mod tests {
     fn the_recipe_can_be_read_and_names_origins_that_there_are() {
         let recipe: EvidenceRecipe = toml::from_str(include_str!("../../../config/evidence.toml")).unwrap();
         let MatchingConfig { first, second, .. } = &recipe.matching;
-        let names = [&recipe.first.shares, &recipe.second.shares, &first.shares, &second.shares, &recipe.calibration.origins]
-            .into_iter()
-            .flat_map(|of| of.keys());
-        names.for_each(|name| _ = origin_named("shares", name).unwrap());
+        let stages = [&recipe.first, &recipe.second].into_iter().flat_map(|stage| stage.shares.keys());
+        stages.for_each(|name| _ = source_named("shares", name).unwrap());
+        let of_origins = [&first.shares, &second.shares, &recipe.calibration.origins].into_iter().flat_map(|of| of.keys());
+        of_origins.for_each(|name| _ = origin_named("origins", name).unwrap());
         assert!(recipe.parts.iter().all(|&part| part < FOLDS));
         let error = origin_named("first.shares", "flickr").unwrap_err().to_string();
         assert!(error.contains("first.shares") && error.contains("'flickr'") && error.contains("flickr8k"), "{error}");
@@ -355,9 +370,11 @@ mod tests {
             ("width = 64", "width = 0", "match.width"),
             ("members = 3", "members = 0", "match.members"),
             ("right_flagged = 0.12", "right_flagged = -1.0", "match.right_flagged"),
-            ("coco-mini = 0.5", "documents = 0.5", "match.second.shares"),
             ("unanswered_share = 0.03", "unanswered_share = 1.0", "unanswered_share"),
-            ("daquar = 0.15", "documents = 0.15", "second.shares"),
+            ("default_threshold = 0.45", "default_threshold = 45.0", "calibration.default_threshold"),
+            ("networks = 3", "networks = 0", "networks"),
+            ("daquar = 0.12", "documents = 0.12", "second.shares"),
+            ("coco-mini = 1.0", "coco-mini-crops = 1.0", "calibration.origins"),
         ] {
             assert!(text.contains(from), "{from}");
             let recipe = EvidenceRecipe { data: "no such folder".into(), ..toml::from_str(&text.replace(from, to)).unwrap() };

@@ -9,7 +9,7 @@ use std::{
 use super::super::{TrainError, tell, text::normalize_caption};
 use crate::eval::{
     data::{
-        References,
+        ObjectBox, References,
         flickr8k::{Dataset, Image},
         questions::{AskedQuestion, questions_file, read_questions},
     },
@@ -26,16 +26,43 @@ pub(in crate::train) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daqu
 const OTHER_NAMES: [(&str, &str); 4] =
     [("microwave", "microwave oven"), ("mouse", "computer mouse"), ("remote", "remote control"), ("toaster", "toaster oven")];
 
+/// The name of coco-mini's crops among the shares of a step.
+const CROPS: &str = "coco-mini-crops";
+
+/// What a training step can learn from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Whole photographs.
+    Photographs(Origin),
+    /// Crops of those with boxes.
+    Crops,
+}
+
 /// The origin of a name in the configuration; `key` is where it stands.
 ///
 /// # Errors
 /// Where no origin with photographs has that name.
 pub(in crate::train) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> {
-    let known = || std::iter::once(Origin::Flickr8k).chain(OTHERS);
-    known().find(|origin| origin.name() == name).ok_or_else(|| {
-        let names: Vec<&str> = known().map(Origin::name).collect();
+    with_photographs().find(|origin| origin.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = with_photographs().map(Origin::name).collect();
         TrainError::Run(format!("{key}: there is no origin '{name}', only {}", names.join(", ")))
     })
+}
+
+/// The origins with photographs.
+fn with_photographs() -> impl Iterator<Item = Origin> {
+    std::iter::once(Origin::Flickr8k).chain(OTHERS)
+}
+
+/// The same of what steps learn from, which has coco-mini's crops beside the origins.
+///
+/// # Errors
+/// Where nothing has that name.
+pub(super) fn source_named(key: &str, name: &str) -> Result<Source, TrainError> {
+    match name {
+        CROPS => Ok(Source::Crops),
+        _ => origin_named(key, name).map(Source::Photographs).map_err(|error| TrainError::Run(format!("{error}, {CROPS}"))),
+    }
 }
 
 /// A photograph with what is known of it.
@@ -48,6 +75,8 @@ pub(in crate::train) struct Photograph {
     pub(in crate::train) texts: Vec<String>,
     /// Names of COCO's objects on it, where somebody looked for them.
     pub(in crate::train) objects: Option<BTreeSet<String>>,
+    /// Their boxes.
+    pub(in crate::train) boxes: Vec<ObjectBox>,
     /// Its part of the five.
     pub(in crate::train) fold: usize,
 }
@@ -101,7 +130,8 @@ impl Photographs {
             let objects = annotated.objects.iter().flatten().map(|object| object_text(object));
             let texts = captions.iter().cloned().chain(objects).collect();
             let image = Image { name: annotated.name().to_owned(), path, captions };
-            self.all.push(Photograph { objects: annotated.objects.clone(), ..photograph(Origin::CocoMini, image, texts)? });
+            let (objects, boxes) = (annotated.objects.clone(), annotated.boxes.clone());
+            self.all.push(Photograph { objects, boxes, ..photograph(Origin::CocoMini, image, texts)? });
         }
         Ok(())
     }
@@ -125,7 +155,7 @@ impl Photographs {
 
 fn photograph(origin: Origin, image: Image, texts: Vec<String>) -> Result<Photograph, TrainError> {
     let file = fs::read(&image.path).map_err(TrainError::io(&image.path))?;
-    Ok(Photograph { origin, image, texts, objects: None, fold: fold_of(digest_of(&file)) })
+    Ok(Photograph { origin, image, texts, objects: None, boxes: Vec::new(), fold: fold_of(digest_of(&file)) })
 }
 
 fn unusable(error: impl std::fmt::Display) -> TrainError {
