@@ -18,16 +18,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/figures"
 DATA = "../shared/data"
+#: Photographs that the evidence network did not learn from: tools/held_out.py --data ../shared/data --out runs/held-out
+HELD_OUT = "runs/held-out"
 
 COMMANDS = {
     "captions-flickr8k": f"eval captions --hypotheses runs/figures/flickr8k.jsonl --generate --references {DATA}/flickr8k",
     "captions-coco-mini": f"eval captions --hypotheses runs/figures/coco-mini.jsonl --generate --references {DATA}/coco-mini",
     "guard-flickr8k": f"eval guard --data {DATA}/flickr8k",
-    "guard-coco-mini": f"eval guard --data {DATA}/coco-mini --half all",
+    "guard-coco-mini": f"eval guard --data {HELD_OUT}/coco-mini --half all",
     "reward-flickr8k": f"eval reward --data {DATA}/flickr8k",
     "vqa-flickr8k": f"eval vqa --data {DATA}/flickr8k",
-    "vqa-daquar": f"eval vqa --data {DATA}/daquar",
-    "pope-coco-mini": f"eval pope --data {DATA}/coco-mini",
+    "vqa-daquar": f"eval vqa --data {HELD_OUT}/daquar",
+    "pope-coco-mini": f"eval pope --data {HELD_OUT}/coco-mini",
+    "honesty": f"eval honesty --data {DATA} --folds runs/folds --report runs/honesty --against runs/honesty-0/report.json",
     "speed": f"bench --guard off,score,flag,regenerate --photos {DATA}/flickr8k/images",
     "speed-probe": f"bench --guard off,score,flag,regenerate --photos {DATA}/flickr8k/images",
 }
@@ -36,7 +39,7 @@ COMMANDS = {
 #: Scripts that ask a running server.
 SCRIPTS = {
     "texts-flickr8k": f"tests/reference/scored_captions.py --data {DATA}/flickr8k",
-    "texts-coco-mini": f"tests/reference/scored_captions.py --data {DATA}/coco-mini",
+    "texts-coco-mini": f"tests/reference/scored_captions.py --data {HELD_OUT}/coco-mini",
 }
 
 #: Set for a command.

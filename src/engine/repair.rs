@@ -269,7 +269,9 @@ impl Repairs {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
             (_, None) if !is_hopeless(&first.place.first_text, first.place.sentence, lead) => {
-                if self.decoded < self.budget + first.track.draft.tokens().len() {
+                // Where the first version goes on in its place, its last token has a step of its own to come.
+                let due = usize::from(!first.track.complete);
+                if self.decoded + due < self.budget + first.track.draft.tokens().len() {
                     return;
                 }
                 false

@@ -335,7 +335,7 @@ mod tests {
             own.finish(&Written { text, whole: false, words: &words, rewards: &[0.6], log_probability: |_| -0.5 }, 0, false)
         };
         assert_eq!((open("Red ca"), open("Red. ")), (Finish::Open, Finish::Unchanged));
-        assert!(matches!(open("Red cars "), Finish::Reward(_)));
+        assert!(matches!(open("Red cars are on"), Finish::Reward(_)));
     }
 
     #[test]
