@@ -1,4 +1,4 @@
-"""Makes the README's pictures of the page from a running Candor: screenshots.py FOLDER-OF-PICTURES BASE_URL
+"""Makes the pictures of docs/quickstart.md from a running Candor: screenshots.py FOLDER-OF-PICTURES BASE_URL
 
 .venv/bin/python tests/e2e/screenshots.py docs http://127.0.0.1:8080/
 """

@@ -1,6 +1,6 @@
 //! The tables of README and docs against the files that the commands beside them wrote.
 //!
-//! `docs/figures/tables.toml` says which figure of which file each cell shows; `tools/figures.sh` makes the files anew. With `CANDOR_WRITE_TABLES=1`
+//! `docs/figures/tables.toml` says which figure of which file each cell shows; `tools/figures.py` makes the files anew. With `CANDOR_WRITE_TABLES=1`
 //! this test writes the tables into the documents instead of comparing them.
 
 use std::{collections::BTreeMap, fs, path::Path};

@@ -7,6 +7,7 @@ mod bombs;
 mod cli;
 mod cli_fuzz;
 mod cycle;
+mod documents;
 mod engine;
 mod eval;
 mod eval_text;

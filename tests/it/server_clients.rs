@@ -1,4 +1,4 @@
-//! Real clients, unchanged, against the real server; and what the README shows of them, word for word.
+//! Real clients, unchanged, against the real server; and what the documents show of them, word for word.
 
 use std::{
     io::Write,
@@ -12,7 +12,10 @@ use crate::cli::Process;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../../README.md");
-/// Where the README's server is.
+const QUICKSTART: &str = include_str!("../../docs/quickstart.md");
+const GUARD: &str = include_str!("../../docs/guard.md");
+const FEEDBACK: &str = include_str!("../../docs/feedback.md");
+/// Address of the server in the documents.
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// What a test needs and `make test` installs. Without it, a test passes with a word about it, unless `make test` says that it must be there.
@@ -98,31 +101,36 @@ fn schemathesis() {
     run(python("schemathesis"), "openapi_schemathesis.py", "src/serve/docs/example.jpg");
 }
 
-/// The README's code blocks in this language that have `word` in them, with this server's address.
-fn shown(language: &str, word: &str, server: &Process) -> Vec<String> {
-    let blocks = README.split("\n```").collect::<Vec<_>>();
-    let blocks = blocks.iter().skip(1).step_by(2).filter_map(|b| b.strip_prefix(language)?.strip_prefix('\n'));
-    let blocks: Vec<_> = blocks.filter(|b| b.contains(word)).map(|b| b.replace(ADDRESS, &server.at.to_string())).collect();
-    assert!(!blocks.is_empty(), "the README has no {language} with {word}");
+/// Returns a document's code blocks in this language that contain `word`, with this server's address.
+fn shown(document: &str, language: &str, word: &str, server: &Process) -> Vec<String> {
+    let blocks = document.split("\n```").collect::<Vec<_>>();
+    let blocks = blocks.iter().skip(1).step_by(2);
+    let blocks = blocks.filter_map(|b| b.strip_prefix(language)?.strip_prefix('\n'));
+    let blocks = blocks.filter(|b| b.contains(word));
+    let blocks: Vec<_> = blocks.map(|b| b.replace(ADDRESS, &server.at.to_string())).collect();
+    assert!(!blocks.is_empty(), "the document has no {language} with {word}");
     blocks
 }
 
 #[test]
-fn curl_as_the_readme_shows_it() {
+fn curl_as_the_documents_show_it() {
     let server = Process::serve(&[]);
     let bash = |script: &str| {
         let mut bash = Command::new("bash");
         bash.args(["-euo", "pipefail", "-c", script]).current_dir(ROOT);
         said(bash, "")
     };
-    let (streams, plain): (Vec<_>, Vec<_>) = shown("bash", "curl", &server).into_iter().partition(|b| b.contains("\"stream\":true"));
-    assert_eq!((streams.len(), plain.len()), (1, 3));
-    let whole = |script| serde_json::from_str::<Value>(&bash(script)).unwrap();
-    let (answer, scores, record) = (whole(&plain[0]), whole(&plain[1]), whole(&plain[2]));
+    let only = |document| {
+        let blocks = shown(document, "bash", "curl", &server);
+        assert_eq!(blocks.len(), 1, "{blocks:?}");
+        bash(&blocks[0])
+    };
+    let whole = |document| serde_json::from_str::<Value>(&only(document)).unwrap();
+    let (answer, scores, record) = (whole(README), whole(GUARD), whole(FEEDBACK));
     assert_eq!(record["errors"][0]["text"], "dog");
     assert!(answer["choices"][0]["guard"]["verdict"].is_string(), "{answer}");
     assert!(scores["results"][0]["tokens"][1]["reward"].is_number(), "{scores}");
-    let out = bash(&streams[0]);
+    let out = only(QUICKSTART);
     let mut events: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix("data: ")).collect();
     assert_eq!(events.pop(), Some("[DONE]"), "{out}");
     let chunks: Vec<Value> = events.iter().map(|e| serde_json::from_str(e).unwrap()).collect();
@@ -132,23 +140,34 @@ fn curl_as_the_readme_shows_it() {
 
 #[test]
 fn python_as_the_readme_shows_it() {
+    let Some(mut python) = python("openai") else { return };
+    let server = Process::serve(&[]);
+    let program = shown(README, "python", "import OpenAI", &server).concat();
+    python.arg("-");
+    let out = said(python, &program);
+    assert!(out.lines().count() == 2 && out.contains("\nflagged ["), "{out}");
+}
+
+#[test]
+fn python_as_the_quickstart_shows_it() {
     let Some(mut python) = python("litellm") else { return };
     let server = Process::serve(&[]);
     // Later blocks use what the first defines.
-    let program = shown("python", "", &server).join("\n");
-    for word in ["import OpenAI", "import litellm", "import ChatOpenAI"] {
+    let program = shown(QUICKSTART, "python", "", &server).join("\n");
+    for word in ["import litellm", "import ChatOpenAI"] {
         assert!(program.contains(word), "{program}");
     }
     python.arg("-");
     let out = said(python, &program);
-    assert!(out.lines().count() == 4 && out.contains("\nflagged [") && out.contains("may be"), "{out}");
+    assert!(out.lines().count() == 2 && out.contains("may be"), "{out}");
 }
 
 #[test]
-fn javascript_as_the_readme_shows_it() {
+fn javascript_as_the_quickstart_shows_it() {
     let Some(mut node) = node() else { return };
     let server = Process::serve(&[]);
-    let program = shown("js", "", &server).concat().replace("tests/fixtures", &format!("{ROOT}/tests/fixtures"));
+    let program = shown(QUICKSTART, "js", "", &server).concat();
+    let program = program.replace("tests/fixtures", &format!("{ROOT}/tests/fixtures"));
     node.args(["--input-type=module", "-"]);
     let out = said(node, &program);
     assert!(out.contains("flagged"), "{out}");

@@ -1,4 +1,4 @@
-//! Servers that other machines reach: none without a key, and the ways of giving one, as the README and the container image have them.
+//! Servers that other machines reach: none without a key, and the ways of giving one, as the quickstart and the container image have them.
 
 use std::{
     collections::BTreeMap,
@@ -236,14 +236,14 @@ fn words(of: &[String]) -> Vec<&str> {
     of.iter().map(String::as_str).collect()
 }
 
-/// No container is run: the arguments and the environment that the README and the image give are, with the binary that was built.
+/// No container is run: the arguments and the environment that the quickstart and the image give are, with the binary that was built.
 #[test]
-fn the_image_starts_with_a_key_as_the_readme_gives_it_and_not_without() {
+fn the_image_starts_with_a_key_as_the_quickstart_gives_it_and_not_without() {
     let (image, port) = image();
     let image = words(&image);
     let err = refused(&image, &[]);
     assert!(err.contains("CANDOR_API_KEY") && err.contains("--insecure"), "{err}");
-    for shown in [text("README.md"), text("Dockerfile")] {
+    for shown in [text("docs/quickstart.md"), text("Dockerfile")] {
         let lines: Vec<&str> = shown.lines().map(|line| line.trim_start_matches(['#', ' '])).collect();
         let made = lines.iter().find_map(|line| line.strip_prefix("export CANDOR_API_KEY=$(docker run --rm candor ")).unwrap();
         let (arguments, first) = made.split_once(" | ").unwrap();
