@@ -67,7 +67,7 @@ pub(crate) struct Repairs {
     weights: Weights,
     /// Most tokens to decode beyond the answer's own.
     budget: usize,
-    /// Tokens of it that are kept for a statement of what there is.
+    /// Tokens of it that are kept for a statement of what there is; 0: none is made.
     kept: usize,
     /// Tokens decoded for all versions.
     decoded: usize,
@@ -105,7 +105,7 @@ impl Repairs {
         }
     }
 
-    /// Keeps a part of the budget for a statement of what there is, where the photograph may have evidence of something.
+    /// Keeps a part of the budget for a statement of what there is, and sentences from being shown before they have ended.
     pub(crate) fn stating(self, states: bool) -> Self {
         Self { kept: if states { STATEMENT.min(self.budget / 3) } else { 0 }, ..self }
     }
@@ -165,7 +165,7 @@ impl Repairs {
     }
 
     /// The bytes of the lead that may be shown: neither what may still be written again, nor the last `window` words, which are to stay within reach of what
-    /// comes after them; and in mode `block` whole sentences only.
+    /// comes after them; in mode `block`, and where a statement may take a sentence's place, whole sentences only.
     pub(crate) fn limit(&self, lead: &Track, window: usize) -> usize {
         if self.first.is_some() || self.place.is_some() {
             return 0;
@@ -174,7 +174,7 @@ impl Repairs {
         let doubted = self.first_flaw(lead, self.settled);
         let (end, held) = doubted.map_or((words.len(), window), |i| (i + 1, window.max(1)));
         let open = end.checked_sub(held).map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start)).unwrap_or(0);
-        if self.mode != Mode::Block {
+        if self.mode != Mode::Block && self.kept == 0 {
             return open;
         }
         let last = words.len().checked_sub(1).and_then(|last| words.get(start(Reach::Sentence, lead.draft.text(), words, last)));
@@ -348,7 +348,8 @@ impl Repairs {
             How::Stated => {
                 let original = self.first.as_ref().map(|first| &first.track).or(place.replaced.as_ref()).unwrap_or(lead);
                 let likely = lead.draft.likely_things();
-                let said = sentence(original, place.sentence).filter(|_| !is_short).and_then(|sentence| sentence.statement(&likely));
+                let is_possible = self.kept > 0 && byte == begins && !is_short;
+                let said = sentence(original, place.sentence).filter(|_| is_possible).and_then(|sentence| sentence.statement(&likely));
                 let space = if byte > 0 && written.token.bytes.starts_with(b" ") { " " } else { "" };
                 let tokens = said.and_then(|said| context.vocabulary.tokenizer.encode_text(&format!("{space}{said}")).ok());
                 script = tokens.filter(|tokens| tokens.len() <= left).unwrap_or_default().into();

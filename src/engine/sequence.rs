@@ -53,6 +53,9 @@ impl Job {
     }
 }
 
+/// Photographs less familiar than this get statements of what there is where nothing else repairs a sentence.
+const UNFAMILIAR: f32 = 0.5;
+
 /// What sampling needs to know about the vocabulary.
 pub(crate) struct Vocabulary {
     pub(crate) tokenizer: std::sync::Arc<TextTokenizer>,
@@ -112,7 +115,7 @@ impl Sequence {
         let (slot, spare) = slots.split_first().map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
         let lead = Track::new(slot, Draft::new(guard.thresholds, stop, job.request.finisher.clone()), &job.request.sampling);
         let repairs = policy::repairs(guard.mode).then(|| {
-            let states = job.request.finisher.is_some();
+            let states = job.request.finisher.as_ref().is_some_and(|finisher| finisher.familiarity() < UNFAMILIAR);
             Repairs::new(guard.mode, guard.max_attempts, weights, spare).stating(states)
         });
         let (answer, joined) = (Answer::new(guard, job.request.gate.clone()), Instant::now());

@@ -46,6 +46,9 @@ pub struct EvidenceConfig {
     pub format: u32,
     /// One name an output: a noun of the lexicon with `.n` behind it (`dog.n`), or another word with its own letter (`red.a`, `run.v`).
     pub concepts: Vec<String>,
+    /// Those of the concepts whose names people use: only these are named as likely; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<String>,
     /// How many of the nearest reference photographs familiarity is the mean of.
     pub k: usize,
     /// From their mean cosine to familiarity.
@@ -206,6 +209,9 @@ impl EvidenceConfig {
         }
         if self.k == 0 {
             return Err(EvidenceError::config("k", "is 0; at least one photograph must be compared with"));
+        }
+        if let Some(other) = self.named.iter().find(|name| !self.concepts.contains(name)) {
+            return Err(EvidenceError::config("named", format!("'{other}' is none of the concepts")));
         }
         if !self.familiarity.is_rising() {
             return Err(EvidenceError::config("familiarity", "'slope' must be positive and 'offset' a finite number"));
@@ -457,8 +463,13 @@ impl Evidence {
         let lexicon = Lexicon::shared();
         let line = (LIKELY / (1.0 - LIKELY)).ln();
         let logit = |output: usize| image.logits.get(output).copied().unwrap_or(f32::NEG_INFINITY);
-        let mut likely: Vec<(ConceptId, f32)> =
-            self.outputs.iter().map(|(&concept, &output)| (concept, logit(output))).filter(|(_, logit)| *logit >= line).collect();
+        let named = &self.config.named;
+        let is_named = |output: usize| named.is_empty() || self.config.concepts.get(output).is_some_and(|name| named.contains(name));
+        let mut likely: Vec<(ConceptId, f32)> = (self.outputs.iter())
+            .map(|(&concept, &output)| (concept, logit(output), output))
+            .filter(|&(_, logit, output)| logit >= line && is_named(output))
+            .map(|(concept, logit, _)| (concept, logit))
+            .collect();
         likely.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| lexicon.name(a.0).cmp(lexicon.name(b.0))));
         let mut named: Vec<ConceptId> = Vec::new();
         for (concept, _) in likely {
@@ -490,7 +501,9 @@ impl Evidence {
         let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
         let place = self.matcher.as_ref().map(|matcher| matcher.photograph(&x)).transpose()?;
         let pooled = pooled.flatten_all()?.to_vec1::<f32>()?;
-        let familiarity = self.config.familiarity.familiarity(self.familiarity.mean_cosine(&pooled));
+        let people = Lexicon::shared().concept("person").and_then(|people| logits.get(self.concept_of(people)?));
+        let cosine = self.familiarity.mean_cosine(&pooled);
+        let familiarity = self.config.familiarity.familiarity(cosine, people.copied().unwrap_or_default().into());
         let scope = self.scope.as_ref().map(|scope| scope.mean_cosine(&pooled) as f32);
         Ok(ImageEvidence { logits: logits.into(), familiarity, place, scope })
     }
@@ -571,6 +584,11 @@ mod tests {
         assert_eq!(named([0.9, 2.0, 1.0]), ["person", "fire hydrant", "dog"]);
         assert_eq!(named([1.5, -9.0, 0.25]), ["dog"], "0.56 is not likely enough");
         assert_eq!(named([-1.0, -1.0, 0.8]), [""; 0]);
+        let mut config = config();
+        config["named"] = json!(["fire hydrant.n", "dog.n"]);
+        let few = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays()))).unwrap().unwrap();
+        let image = ImageEvidence { logits: [0.9, 2.0, 1.0].into(), familiarity: 0.5, place: None, scope: None };
+        assert_eq!(few.likely_things(&image), ["fire hydrant", "dog"]);
     }
 
     #[test]
@@ -606,6 +624,7 @@ mod tests {
             ("/format", json!(2), "format: is 2; this version reads 1"),
             ("/k", json!(0), "k: is 0"),
             ("/concepts/1", json!("unicorn-thing.n"), "concepts[1]: 'unicorn-thing' is no noun of the lexicon"),
+            ("/named", json!(["cat.n"]), "named: 'cat.n' is none of the concepts"),
             ("/concepts/1", json!("puppy"), "concepts[1]: 'puppy' does not end with the letter"),
             ("/concepts/2", json!("woman.n"), "concepts[2]: 'woman.n' and 'person.n' (concepts[1]) are one concept"),
             ("/familiarity/slope", json!(-1.0), "familiarity: 'slope' must be positive"),

@@ -7,25 +7,28 @@ use serde::{Deserialize, Serialize};
 
 use super::{evidence::EvidenceError, stored::Stored};
 
-/// From the mean cosine of the nearest references to familiarity: a logistic function.
+/// From the mean cosine of the nearest references, and the evidence of people, to familiarity: a logistic function.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityScale {
     /// Factor on the mean cosine, positive.
     pub slope: f64,
-    /// Added to it.
+    /// Factor on the evidence of people: what the model learnt from shows them mostly, and it names them where there are none.
+    #[serde(default)]
+    pub people: f64,
+    /// Added to both.
     pub offset: f64,
 }
 
 impl FamiliarityScale {
     /// Returns `true` if it is a function that rises.
     pub(super) fn is_rising(self) -> bool {
-        self.slope.is_finite() && self.slope > 0.0 && self.offset.is_finite()
+        self.slope.is_finite() && self.slope > 0.0 && self.people.is_finite() && self.offset.is_finite()
     }
 
-    /// The familiarity that belongs to a mean cosine: the probability that a caption invents nothing.
-    pub fn familiarity(self, cosine: f64) -> f32 {
-        (1.0 / (1.0 + (-(self.slope * cosine + self.offset)).exp())) as f32
+    /// The familiarity that belongs to a mean cosine and the evidence of people, a logit: the probability that a caption invents nothing.
+    pub fn familiarity(self, cosine: f64, people: f64) -> f32 {
+        (1.0 / (1.0 + (-(self.slope * cosine + self.people * people.clamp(-8.0, 8.0) + self.offset)).exp())) as f32
     }
 }
 

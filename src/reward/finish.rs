@@ -126,6 +126,11 @@ impl Finisher {
         self.calibration().thresholds.for_fpr(target, self.image.familiarity)
     }
 
+    /// The familiarity of the photograph, 0 to 1.
+    pub fn familiarity(&self) -> f32 {
+        self.image.familiarity
+    }
+
     /// Returns the names of what the photograph has evidence of, the likeliest first.
     pub fn likely_things(&self) -> Vec<&'static str> {
         self.evidence.likely_things(&self.image)

@@ -45,6 +45,7 @@ pub(crate) fn config() -> Value {
     json!({
         "format": 1,
         "concepts": ["dog.n", "person.n", "fire hydrant.n"],
+        "named": [],
         "k": 2,
         "familiarity": {"slope": 2.0, "offset": -1.0},
         "calibration": {

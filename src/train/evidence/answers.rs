@@ -184,7 +184,7 @@ impl Judge<'_> {
     }
 }
 
-/// Names of the features of answers: those that always are; what yes and no claim by kind of question; and the pairs of a kind of question and a kind of
+/// Names of the features of answers: those that always are; what yes and no claim by kind of question, and how familiar the photograph is by each other kind; and the pairs of a kind of question and a kind of
 /// answer. Of these there are those that occur often enough. All features share one ridge, so that a kind has weights of its own as far as its answers ask
 /// for them, and else those of all kinds.
 pub(super) fn names<'a>(answered: impl IntoIterator<Item = (QuestionKind, &'a str)>) -> Vec<String> {
@@ -194,8 +194,11 @@ pub(super) fn names<'a>(answered: impl IntoIterator<Item = (QuestionKind, &'a st
         *kinds.entry(kind).or_default() += 1;
         *pairs.entry(format!("{}>{}", kind.name(), AnswerKind::of(answer).name())).or_default() += 1;
     }
-    let own = kinds.into_iter().filter(|&(kind, count)| kind.is_yes_no() && count >= LEAST_OF_KIND).map(|(kind, _)| kind);
-    let claims = own.flat_map(|kind| AnswerFeatures::CLAIMS.map(|name| format!("{}:{name}", kind.name())));
+    let own = kinds.into_iter().filter(|&(_, count)| count >= LEAST_OF_KIND).map(|(kind, _)| kind);
+    let claims = own.flat_map(|kind| {
+        let features: &[&str] = if kind.is_yes_no() { &AnswerFeatures::CLAIMS } else { &["familiarity"] };
+        features.iter().map(move |name| format!("{}:{name}", kind.name()))
+    });
     let often = pairs.into_iter().filter(|&(_, count)| count >= LEAST_PAIRS).map(|(pair, _)| pair);
     AnswerFeatures::NAMES.into_iter().map(str::to_owned).chain(claims).chain(often).collect()
 }
@@ -217,6 +220,7 @@ mod tests {
             "presence:asked_evidence_claimed",
             "presence:asked_evidence_minus_prior_claimed",
             "presence:claim",
+            "color:familiarity",
             "color>color",
             "presence>yes_no",
             "yes_no>yes_no",

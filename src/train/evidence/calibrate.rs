@@ -42,6 +42,8 @@ pub struct CalibrationConfig {
     pub default_threshold: f32,
     /// How much each origin counts, however many rows it has; by its name.
     pub origins: BTreeMap<String, f64>,
+    /// The same of short answers.
+    pub answer_origins: BTreeMap<String, f64>,
 }
 
 /// Something that was scored and is right or wrong.
@@ -179,6 +181,7 @@ mod tests {
         CalibrationConfig {
             ridge: 1.0,
             default_threshold: 0.5,
+            answer_origins: BTreeMap::new(),
             origins: BTreeMap::from([("flickr8k".to_owned(), 1.0), ("daquar".to_owned(), 0.5)]),
         }
     }

@@ -14,7 +14,7 @@ use super::{
     },
     EvidenceTraining, Seen, UNFITTED,
     answers::{self, Answered},
-    calibrate::{self, Fitted, Row},
+    calibrate::{self, CalibrationConfig, Fitted, Row},
     figures::{self, Judged},
     labels,
     mentions::{Author, Judge, JudgedMention, Written},
@@ -64,22 +64,25 @@ pub(super) fn is_reported(row: &Row) -> bool {
 }
 
 impl EvidenceTraining {
-    /// From cosines to the probability that the policy's likeliest caption invents nothing.
-    pub(super) fn familiarity(&self, own: &[JudgedMention], cosines: &[f64]) -> FamiliarityScale {
+    /// From cosines and the evidence of people to the probability that the policy's likeliest caption invents nothing.
+    pub(super) fn familiarity(&self, own: &[JudgedMention], cosines: &[f64], people: &[f64]) -> FamiliarityScale {
         let mut honest: Vec<Option<bool>> = vec![None; cosines.len()];
         for mention in own.iter().filter(|mention| mention.author == Author::Greedy) {
             let place = &mut honest[mention.photograph - self.photographs.train];
             *place = mention.truth.map_or(*place, |right| Some(place.unwrap_or(true) && right));
         }
-        let known = honest.iter().zip(cosines).enumerate();
-        let rows: Vec<Row> =
-            known.filter_map(|(i, (honest, &cosine))| Some(self.row(self.photographs.train + i, vec![cosine], (*honest)?))).collect();
+        let known = honest.iter().zip(cosines.iter().zip(people)).enumerate();
+        let rows: Vec<Row> = known
+            .filter_map(|(i, (honest, (&cosine, &people)))| {
+                Some(self.row(self.photographs.train + i, vec![cosine, people.clamp(-8.0, 8.0)], (*honest)?))
+            })
+            .collect();
         let rows: Vec<&Row> = rows.iter().filter(|row| row.is_shipped).collect();
         let features: Vec<&[f64]> = rows.iter().map(|row| row.features.as_slice()).collect();
         let targets: Vec<f64> = rows.iter().map(|row| f64::from(u8::from(row.is_right))).collect();
         let fitted = ridge_regression(&features, &targets, &calibrate::importance(&rows, &self.recipe.calibration), 0.0);
-        match fitted.as_ref().and_then(|fitted| Some((*fitted.weights.first()?, fitted.offset))) {
-            Some((slope, offset)) if slope > 0.0 => FamiliarityScale { slope, offset },
+        match fitted.as_ref().map(|fitted| (&fitted.weights[..], fitted.offset)) {
+            Some((&[slope, people], offset)) if slope > 0.0 => FamiliarityScale { slope, people, offset },
             _ => {
                 tell("captions of familiar photographs are no more often right: familiarity stays on the scale of cosines");
                 UNFITTED
@@ -110,7 +113,8 @@ impl EvidenceTraining {
             Ok(self.row(photograph, features, answered.is_right(self.photographs.all[photograph].origin)))
         };
         let rows: Vec<Row> = answered.iter().map(row).collect::<Result<_, TrainError>>()?;
-        let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, ANSWERS_FITTED_ON)?;
+        let own = CalibrationConfig { origins: self.recipe.calibration.answer_origins.clone(), ..self.recipe.calibration.clone() };
+        let fitted = calibrate::fit(&rows, &names, &own, ANSWERS_FITTED_ON)?;
         let of = rows.iter().zip(&answered).zip(&fitted.out_of_fold).filter(|((row, _), _)| is_reported(row));
         let (kinds, judged): (Vec<QuestionKind>, Vec<Judged>) = of
             .map(|((row, answered), &score)| {
@@ -229,7 +233,10 @@ impl EvidenceTraining {
             ("outputs", config.concepts.len().to_string()),
             ("networks", format!("the mean of {}", self.recipe.networks)),
             ("parts of the shipped network", parts.join(", ")),
-            ("familiarity", format!("1 / (1 + exp(-({:.3} cosine {:+.3})))", config.familiarity.slope, config.familiarity.offset)),
+            ("familiarity", {
+                let FamiliarityScale { slope, people, offset } = config.familiarity;
+                format!("1 / (1 + exp(-({slope:.3} cosine {people:+.3} people {offset:+.3})))")
+            }),
             ("seed", self.recipe.seed.to_string()),
         ];
         let report = Report {

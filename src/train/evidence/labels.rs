@@ -95,6 +95,27 @@ pub(super) fn all_shown(photographs: &Photographs) -> Vec<BTreeSet<ConceptId>> {
     photographs.all.par_iter().map(|photograph| shown(Lexicon::shared(), photograph)).collect()
 }
 
+/// Those of the outputs whose names people use: COCO's objects, and what texts call by that name, and not only by those of its kinds, often enough.
+pub(super) fn named(photographs: &Photographs, outputs: &[ConceptId], config: VocabularyConfig) -> BTreeSet<ConceptId> {
+    let lexicon = Lexicon::shared();
+    let mut named = coco_concepts(lexicon);
+    for (origin, least) in [(Origin::Flickr8k, config.flickr8k), (Origin::CocoMini, config.coco_mini), (Origin::Daquar, config.daquar)] {
+        let learned =
+            photographs.all.iter().enumerate().filter(|(i, photograph)| {
+                photograph.origin == origin && !(photographs.train..photographs.train + photographs.dev).contains(i)
+            });
+        let mut counts: BTreeMap<ConceptId, usize> = BTreeMap::new();
+        for (_, photograph) in learned {
+            let own = photograph.texts.iter().flat_map(|text| lexicon.mentions(text));
+            let own: BTreeSet<ConceptId> =
+                own.filter(|mention| lexicon.concept(mention.lemma) == Some(mention.concept)).map(|mention| mention.concept).collect();
+            own.into_iter().for_each(|concept| *counts.entry(concept).or_default() += 1);
+        }
+        named.extend(counts.into_iter().filter(|&(_, count)| count >= least).map(|(concept, _)| concept));
+    }
+    outputs.iter().copied().filter(|output| named.contains(output)).collect()
+}
+
 /// Chooses the outputs: what is named often enough, and COCO's objects. Flickr8k's development split has no say.
 pub(super) fn choose(photographs: &Photographs, shown: &[BTreeSet<ConceptId>], config: VocabularyConfig) -> Vec<ConceptId> {
     let lexicon = Lexicon::shared();
