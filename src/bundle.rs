@@ -422,8 +422,17 @@ mod embedded {
         };
     }
 
-    const FILES: &[(&str, &str, &[u8])] =
-        files!("candor-mini", "config.json", "tokenizer.json", "model.safetensors", "reward.safetensors", "calibration.json", "card.md");
+    const FILES: &[(&str, &str, &[u8])] = files!(
+        "candor-mini",
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "reward.safetensors",
+        "calibration.json",
+        "evidence.safetensors",
+        "evidence.json",
+        "card.md"
+    );
 
     pub(super) fn files(name: &str) -> impl Iterator<Item = &'static str> {
         FILES.iter().filter(move |f| f.0 == name).map(|f| f.1)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the commands behind the figures of README and docs, and keeps what they wrote in docs/figures.
 
-    tools/figures.py [--candor PROGRAM] [NAME...]      # all, or these; from the repository's root, with ../shared/data beside it
+    tools/figures.py [--candor PROGRAM] [--model DIR] [NAME...]      # all, or these; from the repository's root, with ../shared/data beside it
 
 Afterwards `CANDOR_WRITE_TABLES=1 cargo test --release --test it figures` writes the tables into the documents. Photographs, captions and plots are left out of
 what is kept: the figures are all that tables need.
@@ -30,7 +30,7 @@ COMMANDS = {
     "vqa-flickr8k": f"eval vqa --data {DATA}/flickr8k",
     "vqa-daquar": f"eval vqa --data {HELD_OUT}/daquar",
     "pope-coco-mini": f"eval pope --data {HELD_OUT}/coco-mini",
-    "honesty": f"eval honesty --data {DATA} --folds runs/folds --report runs/honesty --against runs/honesty-0/report.json",
+    "honesty": f"eval honesty --data {DATA} --quick 250 --folds runs/folds --report runs/honesty --against runs/honesty-0/report.json",
     "speed": f"bench --guard off,score,flag,regenerate --photos {DATA}/flickr8k/images",
     "speed-probe": f"bench --guard off,score,flag,regenerate --photos {DATA}/flickr8k/images",
 }
@@ -58,11 +58,14 @@ def bundle():
     return {"model": config["name"], "model version": config["version"]}
 
 
-def asked(candor, script, out):
+def asked(candor, script, out, model):
     """Runs a script against a server of its own, and returns what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
         command = [candor, "serve", "--listen", "127.0.0.1:0"]
-        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        chosen = {"CANDOR_MODEL__NAME": str(Path(model).resolve())} if model else {}
+        server = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | chosen
+        )
         try:
             url = server.stdout.readline().split()[-1]
             subprocess.run([sys.executable, *script.split(), "--url", url, "--json", out], check=True, stdout=subprocess.DEVNULL)
@@ -86,6 +89,7 @@ def speed(measured):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candor", default="target/release/candor", help="the program to run")
+    parser.add_argument("--model", help="a folder with the bundle that is embedded, where the program has another version of it")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*COMMANDS, *SCRIPTS]))
     args = parser.parse_args()
     candor = Path(args.candor).resolve()
@@ -100,11 +104,13 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "report.json")
             if name in SCRIPTS:
-                kept = asked(candor, SCRIPTS[name], out)
+                kept = asked(candor, SCRIPTS[name], out, args.model)
                 kept["command"] = f"python {SCRIPTS[name]}"
             else:
                 command, more = COMMANDS[name], VARIABLES.get(name, {})
-                subprocess.run([candor, *command.split(), "--json", out], check=True, stdout=subprocess.DEVNULL, env=os.environ | more)
+                chosen = ["--model", args.model] if args.model else []
+                run = [candor, *command.split(), *chosen, "--json", out]
+                subprocess.run(run, check=True, stdout=subprocess.DEVNULL, env=os.environ | more)
                 report = json.loads(out.read_text())
                 kept = speed(report) if command.startswith("bench") else figures(report)
                 kept["command"] = " ".join([*(f"{key}={value}" for key, value in more.items()), "candor", command])

@@ -197,8 +197,14 @@ fn context(text: &str, words: &[Word], at: usize) -> usize {
 
 /// The bytes of the sentence that byte `at` of a whole text is in.
 pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
-    let start = text[..at].rfind(ENDS).map_or(0, |end| end + 1);
-    start..text[at..].find(ENDS).map_or(text.len(), |end| at + end + 1)
+    // A line that goes on in small letters is the same sentence.
+    let ends = |(byte, c): &(usize, char)| {
+        let goes_on = || text[byte + c.len_utf8()..].trim_start().starts_with(char::is_lowercase);
+        ENDS.contains(c) && !(*c == '\n' && goes_on())
+    };
+    let start = text[..at].char_indices().rev().find(ends).map_or(0, |(byte, c)| byte + c.len_utf8());
+    let end = text[at..].char_indices().map(|(byte, c)| (at + byte, c)).find(ends);
+    start..end.map_or(text.len(), |(byte, c)| byte + c.len_utf8())
 }
 
 /// The class of a word in a text that is read up to byte `end`.
@@ -347,6 +353,7 @@ mod tests {
     fn a_sentence_ends_where_its_mark_does() {
         let text = "A dog. A cat runs!\nA man";
         let found = [0, 2, 7, 13, 19, 21].map(|at| &text[sentence_around(text, at)]);
+        assert_eq!(&"A dog\nruns. It"[sentence_around("A dog\nruns. It", 2)], "A dog\nruns.");
         assert_eq!(found, ["A dog.", "A dog.", " A cat runs!", " A cat runs!", "A man", "A man"]);
     }
 

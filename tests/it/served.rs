@@ -16,6 +16,7 @@ use candle_core::{Device, Result as TensorResult, Tensor, bail};
 use candor::{
     bundle::Bundle,
     config::Config,
+    guard::OnUnanswerable,
     serve::Server,
     vlm::{KvCache, Row, Spec, StepOutput, Vlm, Want},
 };
@@ -52,6 +53,8 @@ impl Served {
     /// With options changed, as soon as it listens.
     pub fn unready(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
+        // Most tests are of answers, and ask of pictures that nothing was learned from.
+        config.guard.on_unanswerable = OnUnanswerable::Answer;
         let folder = tempfile::tempdir().unwrap();
         config.feedback.store = format!("sqlite:{}/feedback.db", folder.path().display());
         config.feedback.images = folder.path().join("images").display().to_string();

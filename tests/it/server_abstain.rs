@@ -1,7 +1,7 @@
 //! Questions that no photograph answers: what is said in place of an answer, and who decides.
 
 use candor::{
-    config::{Auto, Key},
+    config::{Auto, Config, Key},
     guard::OnUnanswerable,
 };
 use image::ImageFormat;
@@ -29,13 +29,21 @@ fn streamed(served: &Served, body: &Value) -> (Value, Vec<String>) {
     (chunks.last().unwrap()["choices"][0].clone(), texts.map(str::to_owned).collect())
 }
 
+/// A server that abstains, as it does by default.
+fn cautious(change: impl FnOnce(&mut Config)) -> Served {
+    Served::with(|config| {
+        config.guard.on_unanswerable = Config::default().guard.on_unanswerable;
+        change(config);
+    })
+}
+
 fn first(reply: &Value) -> &Value {
     &reply["choices"][0]
 }
 
 #[test]
 fn an_abstention_is_an_ordinary_answer_that_says_why() {
-    let served = Served::new();
+    let served = cautious(|_| {});
     let body = and(ask(2, QUESTION), json!({"logprobs": true}));
     let reply = served.chat(&body);
     let whole = reply.json();
@@ -58,7 +66,7 @@ fn an_abstention_is_an_ordinary_answer_that_says_why() {
 
 #[test]
 fn reasons_have_wordings_of_their_own_and_other_questions_are_answered() {
-    let served = Served::new();
+    let served = cautious(|_| {});
     let mut wordings = Vec::new();
     for (question, reason) in [
         ("What time is it?", "time"),
@@ -79,20 +87,21 @@ fn reasons_have_wordings_of_their_own_and_other_questions_are_answered() {
     assert_eq!(wordings.len(), 7);
     for question in ["", "Describe it.", "What is this?", "Is there no dog?", "What color is the sign?", "How many people are there?"] {
         let answer = served.chat(&ask(2, question)).json();
-        assert_ne!(first(&answer)["guard"]["verdict"], "abstained", "{question}");
-        assert!(first(&answer)["guard"]["reason"].is_null(), "{question}");
+        // The picture may be too unfamiliar to say anything of it; the question is not in the way.
+        let reason = first(&answer)["guard"]["reason"].as_str();
+        assert!(reason.is_none_or(|reason| ["unfamiliar", "unsure"].contains(&reason)), "{question}: {reason:?}");
     }
     // It is the last question that is asked.
     let mut turns = ask(2, "What time is it?");
     let messages = turns["messages"].as_array_mut().unwrap();
     messages.push(json!({"role": "assistant", "content": "I cannot tell."}));
     messages.push(json!({"role": "user", "content": "Is there a dog?"}));
-    assert_ne!(first(&served.chat(&turns).json())["guard"]["verdict"], "abstained");
+    assert_ne!(first(&served.chat(&turns).json())["guard"]["reason"], "time");
 }
 
 #[test]
 fn nothing_is_decoded_for_an_abstention_and_a_bad_image_is_still_an_error() {
-    let served = Served::new();
+    let served = cautious(|_| {});
     served.valve.allow(0);
     for more in [json!({}), json!({"n": 2}), json!({"guard": {"candidates": 4}}), json!({"guard": {"mode": "regenerate"}})] {
         let answer = served.chat(&and(ask(2, QUESTION), more.clone())).json();
@@ -112,7 +121,7 @@ fn nothing_is_decoded_for_an_abstention_and_a_bad_image_is_still_an_error() {
 
 #[test]
 fn metrics_and_receipts_know_abstentions() {
-    let served = Served::new();
+    let served = cautious(|_| {});
     let of = |name: &str| served.metric(name);
     let before = [of("candor_request_success_total{finished_reason=\"stop\"}"), of("candor_generation_tokens_total")];
     let completion = served.chat(&ask(2, QUESTION)).json();
@@ -121,17 +130,15 @@ fn metrics_and_receipts_know_abstentions() {
     assert_eq!((after[0] - before[0], after[1] - before[1]), (1.0, 0.0));
     let judged = json!({"completion_id": completion["id"], "label": "good"});
     let reply = exchange(served.at, &request("POST", "/v1/feedback", &[JSON], judged.to_string().as_bytes()));
-    assert!(reply.status < 300, "{}", reply.text());
-    let record = reply.json();
-    assert_eq!((&record["prompt"], &record["response"]), (&json!(QUESTION), &json!(WORDING)));
+    assert_eq!(reply.error(400)["code"], "answer_abstained", "its receipt says what it was");
 }
 
 /// It says nothing of the photograph that somebody could correct.
 #[test]
 fn abstentions_are_not_in_the_queue() {
-    let served = Served::with(|config| config.queue.overlap_share = 0.0);
+    let served = cautious(|config| config.queue.overlap_share = 0.0);
     served.chat(&ask(2, QUESTION));
-    let completion = served.chat(&ask(1, "Is there a dog?")).json();
+    let completion = served.chat(&and(ask(1, "Is there a dog?"), json!({"guard": {"on_unanswerable": "answer"}}))).json();
     eventually("the answer is in the queue", || get(served.at, "/v1/queue").json()["open"].as_u64() > Some(0));
     assert_eq!(get(served.at, "/v1/queue").json()["open"], 1);
     let next = exchange(served.at, &request("POST", "/v1/queue/next", &[JSON], json!({"annotator": "ann"}).to_string().as_bytes()));
@@ -159,14 +166,14 @@ fn configuration_key_and_request_decide_in_this_order() {
     assert_eq!(verdict("sk-strict", json!({})).1["verdict"], "abstained");
     assert_eq!(verdict("sk-plain", json!({"on_unanswerable": "abstain"})).1["verdict"], "abstained");
     assert_eq!(verdict("sk-strict", json!({"on_unanswerable": "answer"})), plain);
-    let abstaining = Served::new();
+    let abstaining = cautious(|_| {});
     let answered = abstaining.chat(&and(ask(2, QUESTION), json!({"guard": {"on_unanswerable": "answer"}, "seed": 1}))).json();
     assert_eq!((&first(&answered)["message"], &first(&answered)["guard"]), (&plain.0, &plain.1));
 }
 
 #[test]
 fn modes_that_leave_answers_alone_do_not_abstain() {
-    let served = Served::new();
+    let served = cautious(|_| {});
     for mode in ["off", "score"] {
         let answer = served.chat(&and(ask(2, QUESTION), json!({"guard": {"mode": mode}}))).json();
         assert_ne!(first(&answer)["guard"]["verdict"], "abstained", "{mode}");
@@ -192,7 +199,7 @@ fn modes_that_leave_answers_alone_do_not_abstain() {
 
 #[test]
 fn the_description_of_the_api_has_the_verdict_its_reasons_and_the_fields() {
-    let served = Served::new();
+    let served = cautious(|_| {});
     let schemas = get(served.at, "/openapi.json").json()["components"]["schemas"].clone();
     let has = |schema: &str, word: &str| schemas[schema].to_string().contains(&format!("\"{word}\""));
     assert!(has("Verdict", "abstained") && has("OnUnanswerable", "abstain") && has("Unanswerable", "unfamiliar"));
@@ -212,7 +219,7 @@ fn calibrated(dir: &std::path::Path, below: f32) -> Served {
         "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
     });
     copy_with_evidence(dir, &evidence);
-    Served::with(|c| {
+    cautious(|c| {
         c.model.name = dir.display().to_string();
         c.guard.abstain_below = below;
     })
@@ -284,7 +291,7 @@ fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_
     let mut evidence = config();
     evidence["scope"] = json!({"k": 1, "abstain_below": 1.0});
     copy_with_evidence(dir.path(), &evidence);
-    let served = Served::with(|c| c.model.name = dir.path().display().to_string());
+    let served = cautious(|c| c.model.name = dir.path().display().to_string());
     let of = |question: &str, guard: Value| {
         first(&served.chat(&and(about(&photo("cat.jpg"), question), json!({"guard": guard}))).json())["guard"].clone()
     };
@@ -304,7 +311,7 @@ fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_
 
 #[test]
 fn an_abstention_cannot_be_corrected_and_becomes_no_training_data() {
-    let served = Served::new();
+    let served = cautious(|_| {});
     let completion = served.chat(&and(ask(2, QUESTION), json!({"n": 2}))).json();
     assert_eq!(first(&completion)["guard"]["verdict"], "abstained");
     let post = |body: Value| exchange(served.at, &request("POST", "/v1/feedback", &[JSON], body.to_string().as_bytes()));

@@ -159,7 +159,7 @@ fn python_as_the_quickstart_shows_it() {
     }
     python.arg("-");
     let out = said(python, &program);
-    assert!(out.lines().count() == 2 && out.contains("may be"), "{out}");
+    assert!(out.lines().count() == 2 && ["may be", "erhaps"].iter().any(|hedge| out.contains(hedge)), "{out}");
 }
 
 #[test]

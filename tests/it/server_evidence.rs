@@ -70,8 +70,8 @@ pub(crate) fn copy_with_evidence(dir: &Path, config: &Value) {
     fs::write(dir.join("evidence.safetensors"), weights()).unwrap();
 }
 
-/// A copy of the embedded bundle in a directory.
-fn copy_to(dir: &Path) {
+/// A copy of the embedded bundle in a directory, without its evidence.
+pub(crate) fn copy_to(dir: &Path) {
     for file in Bundle::files("candor-mini").unwrap() {
         if !file.starts_with("evidence.") {
             fs::write(dir.join(&file), Bundle::file("candor-mini", &file).unwrap()).unwrap();

@@ -161,7 +161,8 @@ def tenants(target):
         return said
 
     mine = lambda method, path, body=None: server.ask(method, path, body, who="attacker")
-    secret = "a secret question"
+    # A description is asked for: it is always given.
+    secret = "describe the secret"
     made = server.ask("POST", CHAT, wire.chat(photo(), secret, user="victim")).json()
     completion = made.get("id", "")
     record = server.ask("POST", "/v1/feedback", {"completion_id": completion, "label": "good", "comment": secret, "annotator": "ann"}).json().get("id", "")
