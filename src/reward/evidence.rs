@@ -30,7 +30,7 @@ pub const CONFIG_FILE: &str = "evidence.json";
 pub const FORMAT: u32 = 1;
 
 /// From which probability on a thing is named as likely.
-pub const LIKELY: f32 = 0.7;
+pub const LIKELY: f32 = 0.85;
 
 /// Most things that are named as likely.
 pub const MOST_LIKELY: usize = 3;
@@ -581,13 +581,13 @@ mod tests {
         let named = |logits: [f32; 3]| {
             evidence().likely_things(&ImageEvidence { logits: logits.into(), familiarity: 0.5, place: None, scope: None })
         };
-        assert_eq!(named([0.9, 2.0, 1.0]), ["person", "fire hydrant", "dog"]);
-        assert_eq!(named([1.5, -9.0, 0.25]), ["dog"], "0.56 is not likely enough");
+        assert_eq!(named([1.9, 3.0, 2.0]), ["person", "fire hydrant", "dog"]);
+        assert_eq!(named([2.5, -9.0, 1.25]), ["dog"], "0.78 is not likely enough");
         assert_eq!(named([-1.0, -1.0, 0.8]), [""; 0]);
         let mut config = config();
         config["named"] = json!(["fire hydrant.n", "dog.n"]);
         let few = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays()))).unwrap().unwrap();
-        let image = ImageEvidence { logits: [0.9, 2.0, 1.0].into(), familiarity: 0.5, place: None, scope: None };
+        let image = ImageEvidence { logits: [1.9, 3.0, 2.0].into(), familiarity: 0.5, place: None, scope: None };
         assert_eq!(few.likely_things(&image), ["fire hydrant", "dog"]);
     }
 

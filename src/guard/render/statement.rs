@@ -25,7 +25,8 @@ pub fn statement(sentence: &str, spans: &[Span], likely: &[&str]) -> Option<Stri
     things.truncate(MOST);
     let verb = if things.first()?.split(' ').next_back().is_some_and(is_plural) { "are" } else { "is" };
     let list = match &things[..] {
-        [one] => one.clone(),
+        // A sentence of four words reads like a broken one.
+        [one] => format!("{one} to be seen"),
         [more @ .., last] => format!("{} and {last}", more.join(", ")),
         [] => return None,
     };
@@ -65,9 +66,9 @@ mod tests {
     #[test]
     fn it_names_what_is_trusted_and_what_there_is_evidence_of() {
         for (marked, likely, expected) in [
-            ("A [man] is [riding] a [wave].", &["surfboard"][..], "There is a surfboard."),
+            ("A [man] is [riding] a [wave].", &["surfboard"][..], "There is a surfboard to be seen."),
             ("A man and a woman are [sitting] in a [car].", &["pizza"], "There is a man, a woman and a pizza."),
-            ("A [boy] is sitting on a bench.", &[], "There is a bench."),
+            ("A [boy] is sitting on a bench.", &[], "There is a bench to be seen."),
             ("A little boy is playing in a [small] toy.", &[], "There is a little boy and a toy."),
             ("Two dogs are [riding] a [horse].", &["dog", "grass"], "There are two dogs and grass."),
             ("A [white] [dog] is running on the [beach].", &["elephant", "apple"], "There is an elephant and an apple."),

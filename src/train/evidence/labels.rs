@@ -95,25 +95,28 @@ pub(super) fn all_shown(photographs: &Photographs) -> Vec<BTreeSet<ConceptId>> {
     photographs.all.par_iter().map(|photograph| shown(Lexicon::shared(), photograph)).collect()
 }
 
-/// Those of the outputs whose names people use: COCO's objects, and what texts call by that name, and not only by those of its kinds, often enough.
-pub(super) fn named(photographs: &Photographs, outputs: &[ConceptId], config: VocabularyConfig) -> BTreeSet<ConceptId> {
-    let lexicon = Lexicon::shared();
-    let mut named = coco_concepts(lexicon);
-    for (origin, least) in [(Origin::Flickr8k, config.flickr8k), (Origin::CocoMini, config.coco_mini), (Origin::Daquar, config.daquar)] {
-        let learned =
-            photographs.all.iter().enumerate().filter(|(i, photograph)| {
-                photograph.origin == origin && !(photographs.train..photographs.train + photographs.dev).contains(i)
-            });
-        let mut counts: BTreeMap<ConceptId, usize> = BTreeMap::new();
-        for (_, photograph) in learned {
-            let own = photograph.texts.iter().flat_map(|text| lexicon.mentions(text));
-            let own: BTreeSet<ConceptId> =
-                own.filter(|mention| lexicon.concept(mention.lemma) == Some(mention.concept)).map(|mention| mention.concept).collect();
-            own.into_iter().for_each(|concept| *counts.entry(concept).or_default() += 1);
-        }
-        named.extend(counts.into_iter().filter(|&(_, count)| count >= least).map(|(concept, _)| concept));
+/// Of the photographs that show a thing, the share that must have it called by its own names, so that it is named: who shows a cup shows a container, and nobody
+/// says so.
+const OWN_NAME: f64 = 0.15;
+
+/// Those of the outputs whose names people use: COCO's objects, people, and what texts call by a name of its own, and not mostly by those of its kinds.
+/// Flickr8k's development split has no say.
+pub(super) fn named(photographs: &Photographs, shown: &[BTreeSet<ConceptId>], outputs: &[ConceptId]) -> BTreeSet<ConceptId> {
+    let (lexicon, coco) = (Lexicon::shared(), coco_concepts(Lexicon::shared()));
+    let is_dev = |i: usize| (photographs.train..photographs.train + photographs.dev).contains(&i);
+    let (mut called, mut all): (BTreeMap<ConceptId, usize>, BTreeMap<ConceptId, usize>) = Default::default();
+    for (i, photograph) in photographs.all.iter().enumerate().filter(|&(i, _)| !is_dev(i)) {
+        let own: BTreeSet<ConceptId> =
+            photograph.texts.iter().flat_map(|text| lexicon.mentions(text)).map(|mention| mention.concept).collect();
+        own.into_iter().for_each(|concept| *called.entry(concept).or_default() += 1);
+        shown[i].iter().for_each(|&concept| *all.entry(concept).or_default() += 1);
     }
-    outputs.iter().copied().filter(|output| named.contains(output)).collect()
+    let count = |of: &BTreeMap<ConceptId, usize>, concept: &ConceptId| of.get(concept).copied().unwrap_or_default() as f64;
+    let is_named = |concept: &ConceptId| {
+        let often = count(&called, concept) >= OWN_NAME * count(&all, concept).max(1.0);
+        often || coco.contains(concept) || lexicon.kind(*concept) == Kind::Person
+    };
+    outputs.iter().copied().filter(is_named).collect()
 }
 
 /// Chooses the outputs: what is named often enough, and COCO's objects. Flickr8k's development split has no say.

@@ -196,7 +196,10 @@ impl EvidenceTraining {
         let nearest = self.recipe.reference.nearest.min(common.reference.points.len());
         let mut config = EvidenceConfig {
             matching: Some(MatchConfig { words: matching.words, members: self.recipe.matching.members }),
-            named: labels::named(&self.photographs, &concepts, self.recipe.vocabulary).into_iter().map(output_name).collect(),
+            named: labels::named(&self.photographs, &labels::all_shown(&self.photographs), &concepts)
+                .into_iter()
+                .map(output_name)
+                .collect(),
             ..unfitted(&concepts, nearest)
         };
         let nearest = common.scope.as_ref().map_or(0, |scope| self.recipe.scope.nearest.min(scope.points.len()));
