@@ -61,6 +61,13 @@ struct First {
     edits: Vec<Edit>,
 }
 
+impl First {
+    /// Steps that were taken for its tokens: where it goes on in the other version's place, its last token has one to come.
+    fn paid(&self) -> usize {
+        self.track.draft.tokens().len().saturating_sub(usize::from(!self.track.complete))
+    }
+}
+
 /// The repairs of one answer.
 pub(crate) struct Repairs {
     mode: Mode,
@@ -220,7 +227,7 @@ impl Repairs {
     /// Tokens that may still be decoded for versions which may be dropped.
     fn left(&self) -> usize {
         let kept = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
-        let kept = self.first.as_ref().map_or(kept, |first| kept.min(first.track.draft.tokens().len()));
+        let kept = self.first.as_ref().map_or(kept, |first| kept.min(first.paid()));
         let is_stating = self.place.as_ref().is_none_or(|place| place.rung == LADDER.len());
         let held_back = if is_stating { 0 } else { self.kept };
         (self.budget + kept).saturating_sub(self.decoded + held_back)
@@ -269,9 +276,7 @@ impl Repairs {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
             (_, None) if !is_hopeless(&first.place.first_text, first.place.sentence, lead) => {
-                // Where the first version goes on in its place, its last token has a step of its own to come.
-                let due = usize::from(!first.track.complete);
-                if self.decoded + due < self.budget + first.track.draft.tokens().len() {
+                if self.decoded < self.budget + first.paid() {
                     return;
                 }
                 false

@@ -217,10 +217,10 @@ mod tests {
         let found = names(answered);
         let own = &found[AnswerFeatures::NAMES.len()..];
         let want = [
+            "color:familiarity",
             "presence:asked_evidence_claimed",
             "presence:asked_evidence_minus_prior_claimed",
             "presence:claim",
-            "color:familiarity",
             "color>color",
             "presence>yes_no",
             "yes_no>yes_no",
