@@ -15,7 +15,7 @@ use crate::engine::Observer;
 /// Sequences that run, requests that wait, share of the cache in use.
 type Load = (usize, usize, f64);
 
-/// What every engine has to do.
+/// Load of every engine.
 #[derive(Default)]
 pub(super) struct Loads {
     of: Mutex<HashMap<u64, Load>>,
@@ -35,7 +35,7 @@ impl Loads {
     }
 }
 
-/// What one engine tells.
+/// Metrics of one engine, which it tells as an observer.
 pub(crate) struct EngineMetrics {
     metrics: Arc<Metrics>,
     number: u64,
