@@ -70,7 +70,7 @@ pub struct Config {
     pub feedback: Feedback,
     /// Receipts of completions, which are remembered for a time.
     pub receipts: Receipts,
-    /// Order in which annotators look at answers.
+    /// Queue of the answers that annotators look at next.
     pub queue: Queue,
     /// Learning from corrections.
     pub cycle: Cycle,
