@@ -12,7 +12,7 @@ const SMOOTHING: f64 = 0.5;
 /// Rewards below which a distribution is not compared.
 pub const LEAST: f64 = 500.0;
 
-/// Numbers of rewards in each of [`BINS`] bins.
+/// Number of rewards in each of [`BINS`] bins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
 pub struct Histogram([f64; BINS]);

@@ -35,7 +35,7 @@ impl Loads {
     }
 }
 
-/// Metrics of one engine, which it tells as an observer.
+/// Observer of one engine, which passes what it does on to the metrics.
 pub(crate) struct EngineMetrics {
     metrics: Arc<Metrics>,
     number: u64,
