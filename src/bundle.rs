@@ -101,9 +101,9 @@ pub enum BundleError {
     /// No such bundle.
     #[error("there is no bundle '{name}': it is neither embedded ({embedded}) nor a directory with a config.json")]
     Unknown {
-        /// What was asked for.
+        /// Name that was asked for.
         name: String,
-        /// What is embedded.
+        /// Names of the embedded bundles.
         embedded: String,
     },
     /// A file of it is missing or cannot be read.
@@ -113,7 +113,7 @@ pub enum BundleError {
         bundle: String,
         /// The file.
         file: String,
-        /// What is wrong.
+        /// Description of the fault.
         message: String,
     },
     /// It has no such scorer.
@@ -121,16 +121,16 @@ pub enum BundleError {
     NoReward {
         /// Name or directory.
         bundle: String,
-        /// What was asked for.
+        /// Scorer that was asked for.
         kind: &'static str,
     },
 }
 
 /// A loaded model with everything that serving it needs.
 pub struct Bundle {
-    /// What `config.json` says.
+    /// Content of `config.json`.
     pub config: BundleConfig,
-    /// Where the weights are.
+    /// Device that holds the weights.
     pub device: Device,
     /// Text to tokens and back.
     pub tokenizer: Arc<TextTokenizer>,
@@ -138,16 +138,16 @@ pub struct Bundle {
     pub vlm: Arc<dyn Vlm>,
     /// The scorer; a bundle without one serves mode `off` only.
     pub reward: Option<Arc<dyn TokenReward>>,
-    /// What the scorer's numbers mean.
+    /// Calibration that gives the scorer's numbers their meaning.
     pub calibration: Option<Calibration>,
     /// The scorer of texts that the policy did not write, and what its numbers mean.
     pub reader: Option<(Arc<dyn TokenReward>, Calibration)>,
-    /// What its images show, where it has a network for that.
+    /// Network that tells what its images show, where it has one.
     pub evidence: Option<Arc<Evidence>>,
     template: ChatTemplate,
 }
 
-/// Where a bundle's files come from.
+/// Source of a bundle's files.
 enum Source {
     Dir(PathBuf),
     Embedded(&'static str),
@@ -188,7 +188,7 @@ impl Source {
         tensors.into_iter().map(|(k, t)| Ok((k, load(t)?))).collect::<candle_core::Result<_>>().map_err(|e| self.fail(file, e))
     }
 
-    /// What it knows of images; `None` where it has neither file for that.
+    /// Reads its evidence network, which knows of images; `None` where it has neither file for that.
     fn evidence(&self, channels: usize) -> Result<Option<Evidence>, BundleError> {
         let read = |file| self.has(file).then(|| self.read(file)).transpose();
         let (config, weights) = (read(evidence::CONFIG_FILE)?, read(evidence::WEIGHTS_FILE)?);
@@ -261,7 +261,7 @@ impl Bundle {
         })
     }
 
-    /// What finishes the rewards of texts of `writer` about an image with this evidence.
+    /// Returns the finisher of the rewards of texts of `writer` about an image with this evidence.
     pub fn finisher(&self, image: Option<&ImageEvidence>, writer: WrittenBy) -> Option<Arc<Finisher>> {
         let (evidence, image) = self.evidence.as_ref().zip(image)?;
         Some(Arc::new(Finisher::new(Arc::clone(evidence), image.clone(), writer)))
@@ -297,7 +297,7 @@ impl Bundle {
         self.vlm.spec().image_size as u32
     }
 
-    /// What the vision tower takes of an image, `(3, size, size)`; one that is resized already stays as it is.
+    /// Returns the pixels of an image that the vision tower takes, `(3, size, size)`; one that is resized already stays as it is.
     ///
     /// # Errors
     /// When the image has no pixels or a tensor operation fails.
@@ -323,7 +323,7 @@ impl Bundle {
         Ok(Vocabulary { tokenizer: Arc::new(source.tokenizer(&config)?), casing: config.casing })
     }
 
-    /// What the bundle of that name or in that directory knows of images, where it has a network for that; its other weights are not read.
+    /// Reads the evidence network of the bundle of that name or in that directory, where it has one; its other weights are not read.
     ///
     /// # Errors
     /// When there is no such bundle, or its files do not fit.

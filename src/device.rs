@@ -1,11 +1,11 @@
-//! Where tensors live and are computed.
+//! Devices that hold tensors and compute with them.
 
 use std::{fmt, str::FromStr};
 
 use candle_core::Device;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// What was asked for: `auto`, `cpu`, `cuda:N` (`cuda` is `cuda:0`) or `metal`.
+/// Device that was asked for: `auto`, `cpu`, `cuda:N` (`cuda` is `cuda:0`) or `metal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first GPU that this build can use, else the CPU.
@@ -114,8 +114,8 @@ fn metal() -> Result<Device, String> {
     Err("this build has no Metal (cargo feature `metal`)".to_owned())
 }
 
-/// Whether CUDA's libraries can be loaded. The one place with `unsafe` in this file: the questions are foreign functions, take nothing and
-/// return a truth value; they open the libraries, whose initialisers we trust as much as the driver. Without asking, a missing library is a
+/// Test that CUDA's libraries can be loaded. The one place with `unsafe` in this file: the questions are foreign functions, take nothing and
+/// return a truth value; they open the libraries, whose initializers we trust as much as the driver. Without asking, a missing library is a
 /// panic inside `Device::new_cuda`.
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-/// What the group and others may do.
+/// Permissions of the group and others.
 const OTHERS: u32 = 0o077;
 /// Set on folders that everybody may write to, such as `/tmp`.
 const STICKY: u32 = 0o1000;

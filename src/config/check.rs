@@ -1,4 +1,4 @@
-//! What values make sense.
+//! Checks of the configuration: values that make sense.
 
 use std::{borrow::Cow, fmt::Display};
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where cycles are.
+/// Location of cycles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cycle {

@@ -12,7 +12,7 @@ use super::Config;
      makes one); or listen at 127.0.0.1; or let everybody in with --insecure (server.insecure = true)"
 )]
 pub struct Exposed {
-    /// Where it would listen.
+    /// Address at which it would listen.
     listen: String,
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Where corrections are kept.
+/// Storage of corrections.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Feedback {
@@ -27,18 +27,18 @@ impl Default for Feedback {
     }
 }
 
-/// What is remembered of completions.
+/// Receipts: records of completions that are remembered for a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Receipts {
-    /// How long: `7d`, `12h`; `0s`: nothing is remembered.
+    /// Time that they are kept: `7d`, `12h`; `0s`: nothing is remembered.
     pub retention: String,
     /// Most bytes of receipts and their images.
     pub max_bytes: u64,
 }
 
 impl Receipts {
-    /// How long, of a configuration that was checked.
+    /// Returns the time that they are kept, of a configuration that was checked.
     pub fn retention(&self) -> Duration {
         humantime::parse_duration(&self.retention).unwrap_or_default()
     }

@@ -15,11 +15,11 @@ const MAX_WEIGHT: u32 = 1000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Key {
-    /// What logs call whoever has it.
+    /// Name by which logs call whoever has it.
     pub name: String,
     /// The tenant that what is made with the key belongs to, such as receipts and records; auto: `name`. Keys of one owner see the same.
     pub owner: Auto<String>,
-    /// What may be done with the key.
+    /// Actions that the key permits.
     pub scopes: Scopes,
     /// Share of the engine where owners compete, relative to other keys'.
     pub weight: u32,
@@ -78,7 +78,7 @@ pub enum Scope {
     /// The annotation queue: the owner's items, and with `feedback:read` everybody's.
     #[serde(rename = "annotate")]
     Annotate,
-    /// What is under `/admin/`, and `/metrics` where that is not open to all.
+    /// Everything under `/admin/`, and `/metrics` where that is not open to all.
     #[serde(rename = "admin")]
     Admin,
 }
@@ -132,7 +132,7 @@ impl Scopes {
 }
 
 impl Default for Scopes {
-    /// What an application needs that shows answers and hands in corrections.
+    /// Returns the scopes of an application that shows answers and hands in corrections.
     fn default() -> Self {
         Self::new([Scope::Complete, Scope::Score, Scope::FeedbackWrite])
     }
@@ -174,7 +174,7 @@ pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 
-/// What is wrong with the keys, and with which. No message repeats a digest: somebody may have put the key there.
+/// Returns the faults of the keys, each with the option that has it. No message repeats a digest: somebody may have put the key there.
 pub(super) fn check(keys: &[Key]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (i, key) in keys.iter().enumerate() {

@@ -27,9 +27,9 @@ pub struct Flag {
 pub struct Problem {
     /// The option; empty when the file as a whole could not be read.
     pub key: String,
-    /// What is wrong with it.
+    /// Description of the fault.
     pub what: String,
-    /// Where it came from.
+    /// Origin of its value.
     pub origin: String,
 }
 
@@ -131,7 +131,7 @@ fn forget_unknown(layers: &Figment, value: &mut Value, like: &Value, all: &Value
     });
 }
 
-/// What to say about a key that is not `known` in its section: the nearest of the section, or where else it is an option.
+/// Returns the message about a key that is not `known` in its section: it hints at the nearest of the section, or at where else it is an option.
 fn unknown(key: &str, known: &Dict, all: &Value) -> String {
     let elsewhere = all.as_dict().into_iter().flatten().find(|(_, section)| section.as_dict().is_some_and(|s| s.contains_key(key)));
     let hint = match elsewhere {

@@ -56,7 +56,7 @@ pub struct Config {
     pub admin: Admin,
     /// The running batch.
     pub engine: Engine,
-    /// What a request gets that does not say.
+    /// Generation, where a request does not say.
     pub generation: Generation,
     /// The guard, where a request does not say.
     pub guard: Guard,
@@ -66,11 +66,11 @@ pub struct Config {
     pub images: Images,
     /// Images that requests name by URL.
     pub fetch: Fetch,
-    /// Where corrections are kept.
+    /// Storage of corrections.
     pub feedback: Feedback,
-    /// What is remembered of completions.
+    /// Receipts of completions, which are remembered for a time.
     pub receipts: Receipts,
-    /// What annotators look at next.
+    /// Queue of the answers that annotators look at next.
     pub queue: Queue,
     /// Learning from corrections.
     pub cycle: Cycle,
@@ -86,7 +86,7 @@ pub struct Config {
 pub struct Server {
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
-    /// Whether a server without keys may be reached from other machines.
+    /// `true` if a server without keys may be reached from other machines.
     pub insecure: bool,
     /// A file with one key, beside [`Config::keys`], or `off`.
     pub key_file: String,
@@ -116,11 +116,11 @@ pub struct Server {
     pub allowed_hosts: Vec<String>,
     /// `HOST:PORT` for health and metrics alone, with connections of their own; auto: none.
     pub operations_listen: Auto<String>,
-    /// What is done about messages that the model cannot use.
+    /// Treatment of messages that the model cannot use.
     pub on_unsupported: OnUnsupported,
 }
 
-/// What is done about messages that the model cannot use: system messages and earlier turns that its prompt has no place for.
+/// Treatment of messages that the model cannot use: system messages and earlier turns that its prompt has no place for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnsupported {
@@ -177,7 +177,7 @@ pub fn largest_image(max_body_bytes: usize) -> usize {
 pub struct Model {
     /// The name of an embedded bundle, or a bundle's directory.
     pub name: String,
-    /// Where it computes.
+    /// Device on which it computes.
     pub device: DeviceChoice,
     /// Threads for the networks; auto: one a core.
     pub threads: Auto<usize>,
@@ -213,7 +213,7 @@ impl Default for Engine {
     }
 }
 
-/// What a request gets that does not say.
+/// Generation, where a request does not say.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Generation {
@@ -255,7 +255,7 @@ impl From<ByClass> for guard::ByClass {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
-    /// What is done about low-reward words.
+    /// Treatment of low-reward words.
     pub mode: Mode,
     /// Words with a reward below this are flagged; auto: the bundle's own threshold. Not together with `target_fpr`.
     pub threshold: Auto<f32>,
@@ -263,9 +263,9 @@ pub struct Guard {
     pub target_fpr: Auto<f32>,
     /// Thresholds of classes of words; auto: the one above.
     pub thresholds: ByClass,
-    /// What is done about words whose reward stays low.
+    /// Treatment of words whose reward stays low.
     pub on_exhausted: OnExhausted,
-    /// What is done about questions that no photograph answers, and about short answers that are too likely wrong.
+    /// Treatment of questions that no photograph answers, and of short answers that are too likely wrong.
     pub on_unanswerable: OnUnanswerable,
     /// Probability of being right below which a short answer is withheld, where the bundle has a calibration of answers.
     pub abstain_below: f32,
@@ -273,7 +273,7 @@ pub struct Guard {
     pub max_attempts: usize,
     /// Words that are held back beside the open one where words are repaired, for repairs to reach.
     pub window: usize,
-    /// What happens to an answer whose scorer fails.
+    /// Treatment of an answer whose scorer fails.
     pub on_error: OnError,
 }
 
@@ -345,7 +345,7 @@ impl Default for Images {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fetch {
-    /// Whether `https:` URLs are fetched.
+    /// `true` if `https:` URLs are fetched.
     pub enabled: bool,
     /// Redirections that are followed, 3 at most.
     pub max_redirects: usize,
@@ -377,7 +377,7 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// How a line looks.
+    /// Format of a line.
     pub format: LogFormat,
     /// Which lines: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,candor::engine=debug`.
     pub level: String,
@@ -389,7 +389,7 @@ impl Default for Log {
     }
 }
 
-/// How a log line looks.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {

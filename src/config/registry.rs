@@ -1,4 +1,4 @@
-//! Where versions of models are, and who may promote them.
+//! Location of versions of models, and who may promote them.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::digest;
 use crate::registry::{self, RegistryError};
 
-/// Where versions of models are.
+/// Location of versions of models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{Mode, Report, Thresholds, Verdict, policy, question::Unanswerable};
 
-/// What is done about questions that no photograph answers, and about answers that are more likely wrong than right.
+/// Treatment of questions that no photograph answers, and of answers that are more likely wrong than right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnanswerable {
@@ -44,7 +44,7 @@ pub struct WrittenAnswer<'a> {
     pub log_probability: f32,
 }
 
-/// What estimates how likely a short answer is right.
+/// Estimator of the probability that a short answer is right.
 type Estimate = dyn Fn(&WrittenAnswer<'_>) -> f32 + Send + Sync;
 
 /// Decides which short answers to one question are given.

@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 pub use abstain::OnUnanswerable;
 pub use thresholds::{ByClass, Thresholds};
 
-/// What the guard does with low-reward words.
+/// Mode of the guard: its treatment of low-reward words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -42,7 +42,7 @@ pub enum Mode {
     Block,
 }
 
-/// What is done about words whose reward stays low: that no attempt could repair, or that the mode repairs nothing.
+/// Treatment of words whose reward stays low: because no attempt could repair them, or because the mode repairs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
@@ -56,7 +56,7 @@ pub enum OnExhausted {
 }
 
 impl OnExhausted {
-    /// How the answer is written again, and what its spans then say was done; `None` where it stays.
+    /// Returns the style in which the answer is written again, and the action that its spans then have; `None` where it stays.
     pub fn rewrites(self) -> Option<(render::Style, Action)> {
         match self {
             Self::Flag => None,
@@ -66,7 +66,7 @@ impl OnExhausted {
     }
 }
 
-/// What the guard concluded about an answer.
+/// Conclusion of the guard about an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -84,7 +84,7 @@ pub enum Verdict {
     Abstained,
 }
 
-/// What was done about one span.
+/// Action that was taken on one span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -111,12 +111,12 @@ pub struct Span {
     pub text: String,
     /// Lowest reward of its words, function words left out.
     pub score: f32,
-    /// What was done.
+    /// Action that was taken.
     pub action: Action,
-    /// What stood there before it was written again, hedged or left out.
+    /// Text that stood there before it was written again, hedged or left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<String>,
-    /// What else was tried there.
+    /// Other versions that were tried there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Candidate>,
 }
@@ -170,7 +170,7 @@ pub struct Report {
     /// Geometric mean of its words' rewards, function words left out where there are others: what answers of different lengths are compared by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_score: Option<f32>,
-    /// How close the photograph is to those that the model learnt from: 1 is familiar, 0 is not. Absent where the model cannot tell.
+    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not. Absent where the model cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0, maximum = 1)]
     pub familiarity: Option<f32>,
@@ -188,7 +188,7 @@ pub struct Report {
     /// The answer as a screen reader should say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alt_text: Option<String>,
-    /// Where `guard.candidates` asked for several answers: the others, best first, by `mean_score`.
+    /// Other answers, where `guard.candidates` asked for several: best first, by `mean_score`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
 }

@@ -12,7 +12,7 @@ pub fn scores(mode: Mode) -> bool {
     mode != Mode::Off
 }
 
-/// What `mode` does about a doubted span that stays in the answer; `None`: nothing is marked.
+/// Returns the action of `mode` on a low-reward span that stays in the answer; `None`: nothing is marked.
 pub fn action(mode: Mode) -> Option<Action> {
     match mode {
         Mode::Off | Mode::Score => None,

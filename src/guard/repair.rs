@@ -1,8 +1,8 @@
-//! How a doubted word is written again: where to go back to, what to try there, and which version is the best. Pure: rewards in, choices out.
+//! Repair of a flagged word: where to go back to, what to try there, and which version is the best. Pure: rewards in, choices out.
 
 use super::words::Word;
 
-/// Where a repair begins.
+/// Place at which a repair begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// At the doubted word.
@@ -13,7 +13,7 @@ pub enum Reach {
     Sentence,
 }
 
-/// How candidates begin.
+/// Beginning of the candidates of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// With the likeliest tokens that were not tried; they go on as the answer does.
@@ -27,13 +27,13 @@ pub enum How {
 /// One attempt at a place: several candidates, written side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rung {
-    /// Where it begins.
+    /// Place at which it begins.
     pub reach: Reach,
-    /// How its candidates begin.
+    /// Beginning of its candidates.
     pub how: How,
 }
 
-/// What is tried at one place, in order, until a candidate passes.
+/// Attempts at one place, in order, until a candidate passes.
 pub const LADDER: [Rung; 4] = [
     Rung { reach: Reach::Word, how: How::NextBest },
     Rung { reach: Reach::Phrase, how: How::NextBest },
@@ -44,7 +44,7 @@ pub const LADDER: [Rung; 4] = [
 /// Tokens that are kept for a statement, of those that repairs may decode.
 pub const STATEMENT: usize = 14;
 
-/// How much sampling is warmed a candidate, and at most.
+/// Rise of the sampling temperature from one candidate to the next, and the most that it rises.
 const WARMER: (f64, f64) = (0.1, 0.5);
 
 /// The temperature of the `number`-th sampled candidate, from 0, of an answer written at `base`.
@@ -102,11 +102,11 @@ pub struct Version<'a> {
     pub words: &'a [Word],
     /// The first word that differs.
     pub from: usize,
-    /// How likely the policy found the tokens from there on, each.
+    /// Log-probability that the policy gave each token from there on.
     pub log_probabilities: &'a [f32],
 }
 
-/// How many versions are tried, and what they are ranked by. The defaults are first values; nothing was tuned but the
+/// Number of versions that are tried, and the weights that they are ranked by. The defaults are first values; nothing was tuned but the
 /// threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
@@ -116,13 +116,13 @@ pub struct Weights {
     pub horizon: usize,
     /// Least log-probability of a version's first token.
     pub floor: f32,
-    /// What a token's mean log-probability weighs beside rewards.
+    /// Weight of a token's mean log-probability beside rewards.
     pub likelihood: f32,
-    /// What a doubted word costs beside its low reward.
+    /// Cost of a flagged word beside its low reward.
     pub doubt: f32,
-    /// What the reward of a short answer must rise by before another takes its place.
+    /// Least rise of the reward of a short answer for another to take its place.
     pub gain: f32,
-    /// What the best of several versions looks better than it is: its logits lose this times the logarithm of their number.
+    /// Optimism of the best of several versions, which looks better than it is: its logits lose this times the logarithm of their number.
     pub optimism: f32,
 }
 
@@ -171,7 +171,8 @@ impl Version<'_> {
         self.claims().filter_map(|w| w.reward).reduce(f32::min)
     }
 
-    /// What the version is worth: what its claims have over their thresholds, so that ending early is worth nothing, and how likely the policy found it.
+    /// Returns the value of the version: the sum of its claims' rewards above their thresholds, so that ending early is worth nothing, less the cost
+    /// of flagged ones, plus its weighted mean log-probability by the policy.
     pub fn value(&self, weights: &Weights) -> f32 {
         let claims = self.claims().map(|word| {
             let doubt = if word.doubted() { weights.doubt } else { 0.0 };

@@ -1,4 +1,4 @@
-//! Whether a text repeats itself, as a small policy does where it has nothing left to say.
+//! Detection of a text that repeats itself, as a small policy does where it has nothing left to say.
 
 use crate::lexicon::words;
 

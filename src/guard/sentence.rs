@@ -1,5 +1,5 @@
-//! What a sentence that was written again is held to before it takes the place of the first: it must be no worse a sentence, say no less that is trusted,
-//! and not say the opposite. Pure: texts, words and rewards in, a fault out.
+//! Requirements on a sentence that was written again before it takes the place of the first: it must be no worse a sentence, say no less that is
+//! trusted, and not say the opposite. Pure: texts, words and rewards in, a fault out.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::lexicon::{Lexicon, WordClass};
 
-/// What captions say of any photograph: where a repair puts nothing else in the place of a flagged word, it says nothing.
+/// Words that captions have for any photograph: where a repair puts nothing else in the place of a flagged word, it says nothing.
 const STOCK: [&str; 15] = [
     "background",
     "camera",
@@ -38,7 +38,7 @@ pub struct Sentence<'a> {
     pub text: &'a str,
     /// Its words.
     pub words: &'a [Word],
-    /// Where it begins in the answer, in bytes.
+    /// Its start in the answer, in bytes.
     start: usize,
 }
 
@@ -110,8 +110,8 @@ impl<'a> Sentence<'a> {
         things
     }
 
-    /// How many trusted words it has beside those that name things: what they do, how many they are and what they are like. What only describes a flagged
-    /// thing stands and falls with it, and so does where it is.
+    /// Returns the number of trusted words that it has beside those that name things: what they do, how many they are and what they are like. What
+    /// only describes a flagged thing stands and falls with it, and so does where it is.
     fn trusted_beside_things(&self) -> usize {
         let things = Lexicon::shared().mentions(self.text);
         let classes = Lexicon::shared().word_classes(self.text);
@@ -175,7 +175,7 @@ fn denies(text: &str) -> bool {
     words.any(|word| DENIALS.contains(&word) || word.ends_with("n't") || word.ends_with("n’t"))
 }
 
-/// Whether a sentence leaves out what another named or said and what was not low.
+/// Returns `true` if a sentence leaves out what another named or said and what was not low.
 fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let (named, all) = (before.things(true), after.things(false));
     let lexicon = Lexicon::shared();
@@ -190,7 +190,7 @@ fn is_existential(sentence: &str) -> bool {
     ["There is ", "There are "].iter().any(|start| sentence.starts_with(start))
 }
 
-/// Whether all that is new in a sentence are words that captions have for any photograph.
+/// Returns `true` if all that is new in a sentence are words that captions have for any photograph.
 fn is_stock_only(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let old = before.claims();
     let mut new = after.claims().into_iter().filter(|word| !old.contains(word)).peekable();

@@ -53,7 +53,7 @@ impl Joiner {
         Some(Span::new(chars, &text[bytes], score, self.action))
     }
 
-    /// Where the open span begins, in bytes.
+    /// Returns the start of the open span, in bytes.
     pub fn open_at(&self) -> Option<usize> {
         self.open.as_ref().map(|open| open.bytes.start)
     }

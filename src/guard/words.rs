@@ -21,9 +21,9 @@ pub struct Word {
     pub tokens: Range<usize>,
     /// Lowest reward of its tokens; `None` when one of them has none.
     pub reward: Option<f32>,
-    /// Whether it only holds the sentence together ("the", "is", "of") and claims nothing about the image.
+    /// `true` if it only holds the sentence together ("the", "is", "of") and claims nothing about the image.
     pub function: bool,
-    /// Whether markup stands between it and the word before.
+    /// `true` if markup stands between it and the word before.
     pub after_markup: bool,
     /// The reward under which it is doubted; 0, which doubts nothing, until somebody sets it.
     pub threshold: f32,
@@ -36,7 +36,7 @@ impl Word {
     }
 }
 
-/// Where a token's bytes went.
+/// Place of a token's bytes in the text.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     /// Start of the first code point that it contributes to.
@@ -92,7 +92,7 @@ impl Transcript {
         &self.text
     }
 
-    /// How many tokens there are.
+    /// Returns the number of tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
@@ -108,7 +108,7 @@ impl Transcript {
         self.tokens.iter().map(move |t| t.start.min(length)..t.reach.min(length))
     }
 
-    /// How many leading tokens contribute to the text: after a cut, those before it.
+    /// Returns the number of leading tokens that contribute to the text: after a cut, those before it.
     pub fn contributing(&self) -> usize {
         if self.whole { self.tokens.partition_point(|t| t.start < self.text.len()) } else { self.tokens.len() }
     }
@@ -219,7 +219,7 @@ fn cut_prose(text: &str, from: usize, whole: bool) -> (Option<Range<usize>>, usi
     (None, settled)
 }
 
-/// Where the word that ends before `rest` ends, hyphens joined; `None` while it is open.
+/// Returns the end of the word that ends before `rest`, hyphens joined; `None` while it is open.
 fn joined(mut rest: UWordBoundIndices<'_>, mut end: usize, whole: bool) -> Option<usize> {
     loop {
         let mut ahead = rest.clone();

@@ -1,4 +1,4 @@
-//! What sort of word a word is.
+//! Classes of words.
 
 use std::{fmt, ops::Range};
 

@@ -1,4 +1,4 @@
-//! What words let one expect: `entails.txt`.
+//! Things that words let one expect: `entails.txt`.
 
 use super::{ConceptId, Lexicon, Map};
 

@@ -18,11 +18,11 @@ pub struct Mention {
     pub range: Range<usize>,
     /// The noun in the singular.
     pub lemma: &'static str,
-    /// What it names.
+    /// Concept that it names.
     pub concept: ConceptId,
-    /// Whether the text has it in the plural.
+    /// `true` if the text has it in the plural.
     pub plural: bool,
-    /// Whether it only qualifies the noun after it (the `brick` of a brick wall).
+    /// `true` if it only qualifies the noun after it (the `brick` of a brick wall).
     pub modifier: bool,
 }
 
@@ -76,7 +76,7 @@ impl Lexicon {
         self.classes.is_other_noun(&next.text) && !is_verb()
     }
 
-    /// How many words from `at` on look like a thing and are none.
+    /// Returns the number of words from `at` on that look like a thing and are none.
     fn no_thing_at(&self, words: &[Word], at: usize) -> Option<usize> {
         if !self.classes.starts_no_thing(&words[at].text) {
             return None;

@@ -36,7 +36,7 @@ type Set<K> = HashSet<K, FixedState>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConceptId(u32);
 
-/// What sort of thing a concept is: WordNet's lexicographer files.
+/// Kind of thing that a concept is: WordNet's lexicographer files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// Animals.
@@ -169,7 +169,7 @@ impl Lexicon {
         &self.concepts[concept.0 as usize].words
     }
 
-    /// What sort of thing a concept is.
+    /// Returns the kind of thing that a concept is.
     pub fn kind(&self, concept: ConceptId) -> Kind {
         self.concepts[concept.0 as usize].kind
     }
@@ -212,7 +212,7 @@ impl Lexicon {
         self.is_a(a, b) || self.is_a(b, a)
     }
 
-    /// How many words of nouns the table holds.
+    /// Returns the number of noun words that the table holds.
     pub fn len(&self) -> usize {
         self.nouns.len()
     }

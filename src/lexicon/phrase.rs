@@ -25,9 +25,9 @@ pub struct Phrase {
     pub start: usize,
     /// The article or the like in lower case.
     pub determiner: Option<String>,
-    /// How many, where a number says so (the group of a count is the number).
+    /// Number of the things, where a number says so (the group of a count is the number).
     pub count: Option<Attribute>,
-    /// Whether a word like `several` counts.
+    /// `true` if a word like `several` counts.
     pub vague: bool,
     /// Colours, in order.
     pub colours: Vec<Attribute>,
@@ -46,7 +46,7 @@ impl Phrase {
         groups
     }
 
-    /// How many things the phrase names, where it says so: its number, or one for `a dog`.
+    /// Returns the number of things that the phrase names, where it says so: its number, or one for `a dog`.
     pub fn number(&self) -> Option<usize> {
         match (&self.count, self.determiner.as_deref()) {
             (Some(count), _) => Some(count.group),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{ConceptId, Lexicon, Mention, Phrase, words};
 
-/// How far the references support a thing.
+/// Degree to which the references support a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Support {
     /// Nothing speaks for it.
@@ -22,9 +22,9 @@ pub struct Reading {
     pub phrases: Vec<Phrase>,
     /// Its length in words.
     pub words: usize,
-    /// What it names, qualifying nouns included.
+    /// Concepts that it names, qualifying nouns included.
     named: Vec<ConceptId>,
-    /// What its words let one expect.
+    /// Concepts that its words let one expect.
     expected: Vec<ConceptId>,
     /// Every word, as it stands and as noun and verb in their base form; sorted.
     forms: Vec<String>,
@@ -65,7 +65,7 @@ impl Reading {
         self.forms.binary_search_by(|form| form.as_str().cmp(word)).is_ok()
     }
 
-    /// How far the text supports a concept.
+    /// Returns the degree to which the text supports a concept.
     pub fn support(&self, lexicon: &Lexicon, concept: ConceptId) -> Support {
         let related = |set: &[ConceptId]| set.iter().any(|&other| lexicon.related(concept, other));
         if related(&self.named) {
@@ -78,7 +78,7 @@ impl Reading {
     }
 }
 
-/// What a set of texts about one image names.
+/// Set of texts about one image, with what they name.
 #[derive(Debug, Clone)]
 pub struct References<'a> {
     lexicon: &'a Lexicon,
@@ -101,12 +101,12 @@ impl<'a> References<'a> {
         self.readings.iter().map(AsRef::as_ref)
     }
 
-    /// How far the texts support a concept.
+    /// Returns the degree to which the texts support a concept.
     pub fn support(&self, concept: ConceptId) -> Support {
         self.readings().map(|r| r.support(self.lexicon, concept)).max().unwrap_or(Support::None)
     }
 
-    /// How far the texts support a mention: its concept, or its very word.
+    /// Returns the degree to which the texts support a mention: its concept, or its very word.
     pub fn supports(&self, mention: &Mention) -> Support {
         if self.has_word(mention.lemma) { Support::Named } else { self.support(mention.concept) }
     }

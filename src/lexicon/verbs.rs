@@ -2,7 +2,7 @@
 
 use super::{Map, Set};
 
-/// How a verb is inflected.
+/// Inflected form of a verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VerbForm {
     /// `run`

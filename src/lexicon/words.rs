@@ -11,7 +11,7 @@ pub struct Word {
     pub range: Range<usize>,
     /// In lower case.
     pub text: String,
-    /// Whether only white space stands between it and the word before.
+    /// `true` if only white space stands between it and the word before.
     pub joined: bool,
 }
 

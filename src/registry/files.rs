@@ -62,7 +62,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, RegistryError> {
     serde_json::to_vec_pretty(value).map_err(|e| RegistryError::Facts(e.to_string()))
 }
 
-/// What a JSON file says; `None` where there is none.
+/// Reads a JSON file; `None` where there is none.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RegistryError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,

@@ -17,7 +17,7 @@ pub type Figures = BTreeMap<String, f64>;
 pub struct GateConfig {
     /// Least fall of CHAIR_i, as a share of the baseline's: it has to fall in any case.
     pub min_chair_fall: f64,
-    /// Whether the 95 % interval of the fall of CHAIR_i, paired over images, must leave zero out.
+    /// `true` if the 95 % interval of the fall of CHAIR_i, paired over images, must leave zero out.
     pub significant: bool,
     /// Largest loss of recall, in shares of 1.
     pub max_recall_loss: f64,
@@ -57,7 +57,7 @@ impl Default for GateConfig {
     }
 }
 
-/// What the gate looks at.
+/// Evidence that the gate looks at.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evidence {
     /// Of the version that is served.
@@ -70,24 +70,24 @@ pub struct Evidence {
     pub psi: Option<f64>,
 }
 
-/// What the gate says.
+/// Conclusion of the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Whether the candidate may be promoted.
+    /// `true` if the candidate may be promoted.
     pub passed: bool,
-    /// What speaks against it, a sentence each with figure, values and bound; none when it passed.
+    /// Reasons against it, a sentence each with figure, values and bound; none when it passed.
     pub reasons: Vec<String>,
-    /// What was looked at and holds.
+    /// Requirements that were looked at and hold.
     pub held: Vec<String>,
 }
 
-/// How a figure may change.
+/// Change that a figure may undergo.
 struct Rule {
     figure: &'static str,
     /// The bound, of the baseline's value.
     bound: Box<dyn Fn(f64) -> f64>,
     side: Side,
-    /// Whether a candidate is rejected that has no such figure; otherwise only one of a baseline that has.
+    /// `true` if a candidate is rejected that has no such figure; otherwise only one of a baseline that has.
     required: bool,
 }
 

@@ -30,7 +30,7 @@ pub use version::{Facts, FileFacts, Outcome, Version};
 
 use crate::bundle::BundleError;
 
-/// What could not be done with a registry.
+/// Failure of an operation on a registry.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A file or folder cannot be read or written.
@@ -46,13 +46,13 @@ pub enum RegistryError {
     Broken {
         /// Which.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         what: String,
     },
-    /// What was to be registered is no bundle.
+    /// The bundle to be registered is none.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// What was said about a version cannot be kept.
+    /// The facts about a version cannot be kept.
     #[error("{0}")]
     Facts(String),
     /// There is no such version.
@@ -61,7 +61,7 @@ pub enum RegistryError {
     /// Several versions begin like this.
     #[error("'{prefix}' is the beginning of several versions: {}", ids.join(", "))]
     Ambiguous {
-        /// What was asked for.
+        /// Prefix that was asked for.
         prefix: String,
         /// The versions.
         ids: Vec<String>,
@@ -73,7 +73,7 @@ pub enum RegistryError {
         id: String,
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// Description of the fault.
         what: &'static str,
     },
     /// The version failed its gate.

@@ -13,7 +13,7 @@ use super::{
 /// Promotions that can be gone back from, one after the other.
 const MOST_PREVIOUS: usize = 64;
 
-/// What is promoted, and what was. `state.json` says it.
+/// Promoted version and those before it, as `state.json` says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct State {
@@ -30,12 +30,12 @@ pub struct State {
 pub struct Shadow {
     /// The version.
     pub id: String,
-    /// How many of the requests, 0 to 1.
+    /// Share of the requests, 0 to 1.
     pub share: f64,
 }
 
 impl Registry {
-    /// What is promoted.
+    /// Returns the promoted version and those before it.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -43,7 +43,7 @@ impl Registry {
         Ok(read_json(&self.state_file())?.unwrap_or_default())
     }
 
-    /// Where [`Self::state`] is written, for those who wait for it to change.
+    /// Returns the path of the file that holds [`Self::state`], for those who wait for it to change.
     pub fn state_file(&self) -> PathBuf {
         self.root().join("state.json")
     }

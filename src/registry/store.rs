@@ -16,7 +16,7 @@ use super::{
 };
 use crate::bundle::Bundle;
 
-/// What folders of versions that are being written begin with.
+/// Prefix of folders of versions that are being written.
 const UNFINISHED: &str = ".new-";
 
 /// A registry in a folder.
@@ -37,7 +37,7 @@ impl Registry {
         Ok(Self { root: root.to_owned() })
     }
 
-    /// Where it is.
+    /// Returns its folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -144,7 +144,7 @@ impl Registry {
         fs::read_to_string(&path).map_err(RegistryError::io(&path))
     }
 
-    /// Whether a version's files are those that were registered.
+    /// Checks that a version's files are those that were registered.
     ///
     /// # Errors
     /// [`RegistryError::Damaged`], which names the first that is not; or one cannot be read.

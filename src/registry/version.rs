@@ -1,4 +1,4 @@
-//! What is known about a version.
+//! Facts about a version.
 
 use std::collections::BTreeMap;
 
@@ -11,24 +11,24 @@ use super::{RegistryError, files::hex};
 /// Digits of a hash in a version's id.
 const ID_DIGITS: usize = 12;
 
-/// What is said about a bundle when it is registered.
+/// Facts about a bundle that are given when it is registered.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// The versions that it was made from.
     pub parents: Vec<String>,
-    /// What it was trained on: a name of each piece of data and its SHA-256.
+    /// Data that it was trained on: a name of each piece of data and its SHA-256.
     pub data: BTreeMap<String, String>,
-    /// How good it is, by the figure's name.
+    /// Figures of its quality, by name.
     pub figures: BTreeMap<String, f64>,
-    /// How good its predecessor is on the same data.
+    /// Figures of its predecessor's quality on the same data.
     pub baseline: BTreeMap<String, f64>,
     /// Why it was made, taken or rejected, a sentence each.
     pub reasons: Vec<String>,
-    /// Whether it failed its gate: then it is kept, and not promoted.
+    /// `true` if it failed its gate: then it is kept, and not promoted.
     pub rejected: bool,
 }
 
-/// Whether a version may be promoted.
+/// Decision on whether a version may be promoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -54,28 +54,28 @@ pub struct Version {
     pub id: String,
     /// The model's name.
     pub name: String,
-    /// What the bundle itself calls its version.
+    /// Version that the bundle itself states.
     pub version: String,
     /// Unix time of its registration.
     pub created: u64,
-    /// Whether it may be promoted.
+    /// Decision on whether it may be promoted.
     pub outcome: Outcome,
     /// The bundle's files by name.
     pub files: BTreeMap<String, FileFacts>,
     /// The versions that it was made from.
     pub parents: Vec<String>,
-    /// What it was trained on: names and SHA-256.
+    /// Data that it was trained on: names and SHA-256.
     pub data: BTreeMap<String, String>,
-    /// How good it is.
+    /// Figures of its quality, by name.
     pub figures: BTreeMap<String, f64>,
-    /// How good its predecessor is on the same data.
+    /// Figures of its predecessor's quality on the same data.
     pub baseline: BTreeMap<String, f64>,
     /// Why it was made, taken or rejected.
     pub reasons: Vec<String>,
 }
 
 impl Version {
-    /// Whether it may be promoted.
+    /// Checks that it may be promoted.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] when it failed its gate and is not `force`d.

@@ -1,4 +1,4 @@
-//! How likely a short answer is right: what calibrations read of a question and its answer.
+//! Features of a question and its short answer: calibrations read from them how likely the answer is right.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     lexicon::{Lexicon, words},
 };
 
-/// What sort of thing an answer says.
+/// Kind of thing that an answer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerKind {
     /// Yes or no.
@@ -41,7 +41,7 @@ impl AnswerKind {
         }
     }
 
-    /// What an answer says first, by the words that decide: yes and no, else what it names, else numbers and colors.
+    /// Returns the kind of an answer, by the words that decide: yes and no first, else what it names, else numbers and colors.
     pub fn of(answer: &str) -> Self {
         let (lexicon, words) = (Lexicon::shared(), words(answer));
         if said(answer).is_some() {
@@ -68,7 +68,7 @@ fn said(answer: &str) -> Option<bool> {
     }
 }
 
-/// What the network says of a thing: its logit, and that less the log-odds that the thing has where the model learnt.
+/// Evidence of a thing by the network: its logit, and that less the log-odds that the thing has where the model learned.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct ThingEvidence {
     logit: f64,
@@ -89,7 +89,7 @@ impl ThingEvidence {
     }
 }
 
-/// What calibrations read of a question about a photograph and a short answer to it.
+/// Features of a question about a photograph and a short answer to it, as calibrations read them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnswerFeatures {
     question: QuestionKind,

@@ -38,7 +38,7 @@ pub struct Calibration {
     /// Factor on `-ln(1 - p)`, positive; the same as [`Self::slope`] where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper_slope: Option<f32>,
-    /// What of the policy's log-probability of the token is added to the logit.
+    /// Factor on the policy's log-probability of the token, which is added to the logit.
     #[serde(default)]
     pub log_probability: f32,
     /// Added to the scaled logit.
@@ -47,11 +47,11 @@ pub struct Calibration {
     pub default_threshold: f32,
     /// Thresholds by false-positive rate, rising.
     pub thresholds: Vec<FprThreshold>,
-    /// What it was fitted on, in words.
+    /// Description of the data that it was fitted on, in words.
     pub fitted_on: String,
-    /// How many tokens that were.
+    /// Number of tokens of that data.
     pub tokens: usize,
-    /// How the rewards of the policy's own captions were distributed when it was fitted: what those of later answers are compared with.
+    /// Distribution of the rewards of the policy's own captions when it was fitted: those of later answers are compared with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Histogram>,
     /// That of texts that the policy did not write: it is more often surprised by a person's true words than by its own.
@@ -60,18 +60,19 @@ pub struct Calibration {
     /// That of the yes or no that answers a question, whose truth is another matter than a thing's being there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes_no: Option<Box<Calibration>>,
-    /// What the best of several versions of a word looks better than it is; nothing where absent.
+    /// Optimism of the best of several versions of a word, which looks better than it is; nothing where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repaired: Option<Selection>,
 }
 
-/// What selection adds to rewards: a word that was chosen as the best of `n` has, in truth, the reward whose logit is lower by `offset` times the logarithm of `n`.
+/// Effect of selection on rewards: a word that was chosen as the best of `n` has, in truth, the reward whose logit is lower by `offset` times the
+/// logarithm of `n`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
     /// The factor; 0 or more.
     pub offset: f32,
-    /// How many words of repairs it was fitted on.
+    /// Number of words of repairs that it was fitted on.
     pub words: usize,
 }
 
@@ -82,7 +83,7 @@ pub struct ChosenWord {
     pub reward: f32,
     /// Among how many versions it was chosen.
     pub tried: usize,
-    /// Whether it is right.
+    /// `true` if it is right.
     pub is_right: bool,
 }
 
@@ -185,7 +186,7 @@ impl Calibration {
         threshold_for_fpr(&self.thresholds, target).unwrap_or(self.default_threshold)
     }
 
-    /// What is wrong with a calibration read from a file.
+    /// Checks a calibration read from a file; the error says what is wrong.
     ///
     /// # Errors
     /// A number that is none, a slope that would turn the scores around, or rates out of order.

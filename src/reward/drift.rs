@@ -1,17 +1,18 @@
-//! Whether rewards still mean what they did: how far their distribution has moved, and how far the guard's flags agree with what people marked. Pure.
+//! Drift of rewards, which tells whether they still mean what they did: how far their distribution has moved, and how far the guard's flags agree
+//! with what people marked. Pure.
 
 use serde::{Deserialize, Serialize};
 
 /// Bins of a histogram, equal parts of 0 to 1.
 pub const BINS: usize = 20;
 
-/// What is added to every bin's count, so that an empty one is rare and not impossible.
+/// Count that is added to every bin, so that an empty one is rare and not impossible.
 const SMOOTHING: f64 = 0.5;
 
 /// Rewards below which a distribution is not compared.
 pub const LEAST: f64 = 500.0;
 
-/// How many rewards lie in each of [`BINS`] bins.
+/// Number of rewards in each of [`BINS`] bins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
 pub struct Histogram([f64; BINS]);

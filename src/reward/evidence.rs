@@ -35,7 +35,7 @@ pub const LIKELY: f32 = 0.85;
 /// Most things that are named as likely.
 pub const MOST_LIKELY: usize = 3;
 
-/// What standardized channels are clipped to.
+/// Bound that standardized channels are clipped to.
 const CLIP: f64 = 6.0;
 
 /// `evidence.json`.
@@ -49,7 +49,7 @@ pub struct EvidenceConfig {
     /// Those of the concepts whose names people use: only these are named as likely; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub named: Vec<String>,
-    /// How many of the nearest reference photographs familiarity is the mean of.
+    /// Number of nearest reference photographs that familiarity is the mean of.
     pub k: usize,
     /// From their mean cosine to familiarity.
     pub familiarity: FamiliarityScale,
@@ -58,7 +58,7 @@ pub struct EvidenceConfig {
     /// Which photographs are of a kind that no question is answered about; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<ScopeConfig>,
-    /// How texts are compared with a photograph as a whole; absent: they are not.
+    /// Comparison of texts with a photograph as a whole; absent: there is none.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matching: Option<MatchConfig>,
 }
@@ -67,7 +67,7 @@ pub struct EvidenceConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeConfig {
-    /// How many of the nearest are averaged.
+    /// Number of the nearest that are averaged.
     pub k: usize,
     /// Mean cosine below which questions about a photograph get no answer.
     pub abstain_below: f32,
@@ -108,9 +108,9 @@ pub struct FeatureCalibration {
     pub offset: f64,
     /// Measured on the same words.
     pub thresholds: EvidenceThresholds,
-    /// What it was fitted on, in words.
+    /// Description of the data that it was fitted on, in words.
     pub fitted_on: String,
-    /// How the rewards of the policy's own captions were distributed then.
+    /// Distribution of the rewards of the policy's own captions then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Histogram>,
 }
@@ -177,7 +177,7 @@ pub struct EvidenceError {
     pub file: &'static str,
     /// The key in it; empty where it is the file as a whole.
     pub key: String,
-    /// What is wrong.
+    /// Description of the fault.
     pub message: String,
 }
 
@@ -195,7 +195,7 @@ impl EvidenceConfig {
     /// Reads and checks `evidence.json`.
     ///
     /// # Errors
-    /// What is wrong, and at which key.
+    /// When the file cannot be used; the error says what is wrong, and at which key.
     pub fn parse(json: &[u8]) -> Result<Self, EvidenceError> {
         let read = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
         let config: Self = read.map_err(|e| EvidenceError::config(e.path().to_string(), e.inner().to_string()))?;
@@ -263,7 +263,7 @@ impl FeatureCalibration {
         (1.0 / (1.0 + (-(self.offset + terms.sum::<f64>())).exp())) as f32
     }
 
-    /// What is wrong, and at which of its keys.
+    /// Checks the calibration; the error has the key that is wrong, and what is wrong with it.
     fn validate(&self) -> Result<(), (&'static str, String)> {
         let n = self.features.len();
         for (key, values) in [("mean", &self.mean), ("scale", &self.scale), ("weights", &self.weights)] {
@@ -284,7 +284,7 @@ impl FeatureCalibration {
     }
 }
 
-/// What calibrations read of a mention of a thing.
+/// Features of an object mention, as calibrations read them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MentionFeatures {
     evidence: f64,
@@ -364,12 +364,12 @@ pub(super) fn bounded(log_probability: f32) -> f64 {
     f64::from(log_probability).clamp(-12.0, 0.0)
 }
 
-/// What the tower's map says of one photograph.
+/// Evidence of one photograph, from the tower's map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageEvidence {
     /// One logit a concept, in the order of [`EvidenceConfig::concepts`].
     pub logits: Arc<[f32]>,
-    /// How close the photograph is to those that the model learnt from: 1 is familiar, 0 is not.
+    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not.
     pub familiarity: f32,
     /// Its place among texts, where these are compared with it.
     pub place: Option<Arc<[f32]>>,
@@ -447,7 +447,7 @@ impl Evidence {
         Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity, scope, matcher })
     }
 
-    /// What `evidence.json` says.
+    /// Returns the content of `evidence.json`.
     pub fn config(&self) -> &EvidenceConfig {
         &self.config
     }

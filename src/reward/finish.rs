@@ -24,7 +24,7 @@ use crate::{
 /// Words before a word that say what sort of word it is: as many as are read with it, and none of another sentence.
 const CONTEXT: usize = 12;
 
-/// What ends a sentence.
+/// Characters that end a sentence.
 const ENDS: [char; 4] = ['.', '!', '?', '\n'];
 
 /// Who wrote a text.
@@ -36,7 +36,7 @@ pub enum WrittenBy {
     Others,
 }
 
-/// What becomes of a word's reward.
+/// Result of finishing a word's reward.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Finish {
     /// The word after it has not closed, and may change what it names.
@@ -52,13 +52,13 @@ pub enum Finish {
 pub struct Written<'a, F> {
     /// The text so far.
     pub text: &'a str,
-    /// Whether nothing follows.
+    /// `true` if nothing follows.
     pub whole: bool,
     /// Its words that have closed.
     pub words: &'a [Word],
     /// The scorer's rewards of the leading tokens.
     pub rewards: &'a [f32],
-    /// How likely the policy found each token: natural logarithms.
+    /// Log-probability that the policy gave each token: natural logarithms.
     pub log_probability: F,
 }
 
@@ -76,7 +76,7 @@ impl Finisher {
         Self { evidence, image, writer }
     }
 
-    /// What becomes of the reward of word `at`; `waits` where it was [`Finish::Open`] before.
+    /// Finishes the reward of word `at`; `waits` where it was [`Finish::Open`] before.
     pub fn finish(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize, waits: bool) -> Finish {
         self.finish_within(written, at, waits, SentenceFeatures::default())
     }
@@ -229,7 +229,7 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// What follows a word, with nothing but white space before it.
+/// Text that follows a word, with nothing but white space before it.
 enum Next {
     /// A word that may still grow, or nothing yet.
     Open,

@@ -1,5 +1,5 @@
-//! How well a text matches a photograph as a whole: its words and the photograph's features are led into one space, in which their cosine says how well they
-//! fit.
+//! Match of a text with a photograph as a whole: the words of the one and the features of the other are led into one space, in which their cosine
+//! says how well they fit.
 //!
 //! A photograph has its place by a small network over the same standardized features as the evidence; a text has that of the mean of its words' vectors, each
 //! weighed by a gate of its own. Beside words, in their base form, stand the outputs of the evidence: a thing that the text mentions counts once more as what
@@ -19,7 +19,7 @@ use crate::lexicon::{ConceptId, Lexicon, words};
 pub struct MatchConfig {
     /// Words with vectors, in their base form and in lower case; behind them there is one vector for each output of the evidence.
     pub words: Vec<String>,
-    /// How many pairs of networks there are; the mean of their cosines counts.
+    /// Number of pairs of networks; the mean of their cosines counts.
     pub members: usize,
 }
 

@@ -21,16 +21,16 @@ pub struct Given<'a> {
     pub image: &'a Tensor,
     /// Prompt and response.
     pub tokens: &'a [u32],
-    /// How many of them are the prompt; at least one.
+    /// Number of them that are the prompt; at least one.
     pub prompt: usize,
 }
 
-/// What was computed for the response of one text, a number a token.
+/// Rewards and log-probabilities of the response of one text, a number a token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
     /// Calibrated rewards.
     pub rewards: Vec<f32>,
-    /// How likely the policy finds each token where it stands: natural logarithms.
+    /// Log-probability that the policy gives each token where it stands: natural logarithms.
     pub log_probabilities: Vec<f32>,
 }
 
@@ -99,7 +99,7 @@ impl Scorer {
     }
 }
 
-/// How likely the policy finds every token of the group's responses; 0 for those of the prompts, as the scorers have it.
+/// Returns the policy's log-probability of every token of the group's responses; 0 for those of the prompts, as the scorers have it.
 fn log_probabilities(group: &[Given<'_>], logits: &Tensor) -> Result<Vec<f32>> {
     let (lines, width) = logits.dims2()?;
     if lines != group.iter().map(|text| text.tokens.len()).sum::<usize>() {

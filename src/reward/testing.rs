@@ -114,7 +114,7 @@ pub(crate) fn evidence() -> Arc<Evidence> {
     Arc::new(Evidence::from_files(Some(config.as_bytes()), Some(&file(&arrays()))).unwrap().unwrap())
 }
 
-/// What finishes texts about a photograph with these logits of dog, person and fire hydrant.
+/// Returns the finisher of texts about a photograph with these logits of dog, person and fire hydrant.
 pub(crate) fn finisher(logits: [f32; 3], writer: WrittenBy) -> Arc<Finisher> {
     let image = ImageEvidence { logits: logits.into(), familiarity: 0.68371, place: None, scope: None };
     Arc::new(Finisher::new(evidence(), image, writer))

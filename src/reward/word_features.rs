@@ -1,9 +1,10 @@
-//! What calibrations read of words beside the evidence of what they name: the sentence that a word is in, and the class of a word without evidence.
+//! Features of words that calibrations read beside the evidence of what they name: the sentence that a word is in, and the class of a word without
+//! evidence.
 
 use super::evidence::{Evidence, ImageEvidence, bounded, reward_logit};
 use crate::lexicon::{Lexicon, WordClass};
 
-/// What is read of the sentence of a word, where all of it is there: in texts by others.
+/// Features of the sentence of a word, where all of it is there: in texts by others.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SentenceFeatures {
     matching: Option<f64>,
@@ -35,7 +36,7 @@ impl SentenceFeatures {
     }
 }
 
-/// What calibrations read of a word that claims something and has no output.
+/// Features of a word that claims something and has no output, as calibrations read them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WordFeatures {
     class: WordClass,

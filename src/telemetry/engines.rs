@@ -15,7 +15,7 @@ use crate::engine::Observer;
 /// Sequences that run, requests that wait, share of the cache in use.
 type Load = (usize, usize, f64);
 
-/// What every engine has to do.
+/// Load of every engine.
 #[derive(Default)]
 pub(super) struct Loads {
     of: Mutex<HashMap<u64, Load>>,
@@ -35,7 +35,7 @@ impl Loads {
     }
 }
 
-/// What one engine tells.
+/// Observer of one engine, which passes what it does on to the metrics.
 pub(crate) struct EngineMetrics {
     metrics: Arc<Metrics>,
     number: u64,

@@ -17,7 +17,7 @@ pub(crate) struct LearningMetrics {
     outcomes: IntCounterVec,
 }
 
-/// How a cycle can end.
+/// Outcomes that a cycle can have.
 pub(crate) const OUTCOMES: [&str; 4] = ["promoted", "rejected", "outdated", "failed"];
 
 impl LearningMetrics {
@@ -37,13 +37,13 @@ impl LearningMetrics {
         })
     }
 
-    /// What recent answers and corrections say of the scorer.
+    /// Sets the gauges of the scorer to what recent answers and corrections say of it.
     pub(crate) fn seen(&self, seen: &Seen) {
         let known = [(&self.auroc, seen.auroc), (&self.ece, seen.ece), (&self.psi, seen.psi), (&self.flag_agreement, seen.flag_agreement)];
         known.into_iter().for_each(|(gauge, value)| gauge.set(value.unwrap_or(f64::NAN)));
     }
 
-    /// How cycles ended up to now.
+    /// Sets the counts of how cycles ended up to now.
     pub(crate) fn cycles(&self, outcomes: &BTreeMap<String, u64>, last_success: Option<u64>) {
         self.last_success.set(last_success.map_or(f64::NAN, |time| time as f64));
         for outcome in OUTCOMES {

@@ -195,7 +195,7 @@ impl Metrics {
         self.feedback.with_label_values(&[kind.name()]).inc();
     }
 
-    /// How far annotators agree.
+    /// Sets how far annotators agree, by kind.
     pub fn agreement(&self, agreement: &Agreement) {
         let kinds = agreement.by_kind.iter().map(|(kind, figures)| (*kind, figures));
         for (kind, figures) in kinds.chain([("all", &agreement.overall)]) {
@@ -205,7 +205,7 @@ impl Metrics {
         }
     }
 
-    /// How much annotators have to do.
+    /// Sets the length of the annotators' queue, by state.
     pub fn queue(&self, length: &Length) {
         let Length { open, leased, unassisted, done, skipped } = *length;
         for (state, count) in QUEUE_STATES.into_iter().zip([open, leased, unassisted, done, skipped]) {
@@ -238,7 +238,7 @@ impl Metrics {
         self.receipts_dropped.inc();
     }
 
-    /// How many bytes receipts take, with their images.
+    /// Sets the number of bytes that receipts take, with their images.
     pub(crate) fn set_receipt_bytes(&self, bytes: u64) {
         self.receipts_kept_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }

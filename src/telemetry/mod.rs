@@ -1,4 +1,4 @@
-//! What the server tells those who run it: metrics and logs.
+//! Telemetry for those who run the server: metrics and logs.
 
 mod answers;
 mod connections;

@@ -267,7 +267,7 @@ fn bracket(near: &str, ends: bool) -> Match {
     if fits { Match::Len(depth + len + 1) } else { Match::No }
 }
 
-/// What ends the text of a link: `](https://example.org "title")`, `][note]`.
+/// Matches the end of the text of a link: `](https://example.org "title")`, `][note]`.
 fn link_end(near: &str, ends: bool) -> Match {
     let line = &near[..near.find('\n').unwrap_or(near.len())];
     let cut = || Match::cut(ends || line.len() < near.len());

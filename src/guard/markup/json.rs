@@ -12,7 +12,7 @@ pub(super) enum Level {
     Value,
 }
 
-/// What comes next.
+/// Next step in reading JSON.
 pub(super) enum Step {
     Open,
     Piece(Piece),

@@ -1,4 +1,4 @@
-//! What stands at the beginning of a line: markers of lists, headings and quotations, fences of code, keys of YAML.
+//! Markup at the beginning of a line: markers of lists, headings and quotations, fences of code, keys of YAML.
 
 use super::{Kind, Match};
 
@@ -11,15 +11,15 @@ const KEY_BYTES: usize = 64;
 /// The line that is being read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Line {
-    /// Whether more than white space and markers stands on it.
+    /// `true` if more than white space and markers stands on it.
     pub(super) begun: bool,
-    /// Whether it began with a marker.
+    /// `true` if it began with a marker.
     marked: bool,
-    /// Whether it began with emphasis.
+    /// `true` if it began with emphasis.
     emphasized: bool,
-    /// Whether there was one before.
+    /// `true` if there was a line before it.
     later: bool,
-    /// Whether one of the text had a key.
+    /// `true` if a line of the text had a key.
     keyed: bool,
 }
 

@@ -16,7 +16,7 @@ use self::json::Level;
 /// Most bytes that a tag, a link or a span of code can have.
 const REACH: usize = 1024;
 
-/// What a piece of markup does to the text around it.
+/// Effect of a piece of markup on the text around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Parts two texts that have nothing to do with each other: a list's marker, a table's bar, JSON's punctuation and keys, `<td>`.
@@ -34,11 +34,11 @@ pub enum Kind {
 pub struct Markup {
     /// Its bytes in the text.
     pub bytes: Range<usize>,
-    /// What it does.
+    /// Its effect on the text around it.
     pub kind: Kind,
 }
 
-/// Whether the beginning of a text is some piece of markup.
+/// Result of matching the beginning of a text with some piece of markup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Match {
     /// It may become one.
@@ -73,7 +73,7 @@ pub struct Scanner {
     json: Vec<Level>,
     /// The quotation mark that ends the JSON string at `at`.
     string: Option<char>,
-    /// Whether `at` is within a fence of code.
+    /// `true` if `at` is within a fence of code.
     code: bool,
     /// Up to where [`Self::atoms`] is complete.
     examined: usize,
@@ -150,7 +150,8 @@ impl Scanner {
         Some((len, Some(Kind::Structure)))
     }
 
-    /// What can belong to markup that begins here: not beyond a JSON string, nor more than [`REACH`] bytes; and whether that is all there will be.
+    /// Returns the text that can belong to markup that begins here: not beyond a JSON string, nor more than [`REACH`] bytes; and `true` if that is
+    /// all there will be.
     fn reach<'a>(&self, rest: &'a str, whole: bool) -> (&'a str, bool) {
         let near = &rest[..rest.floor_char_boundary(REACH)];
         let end = self.string.and_then(|quote| json::string_end(near, quote));

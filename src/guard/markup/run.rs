@@ -38,7 +38,7 @@ pub(super) fn atoms(run: &str) -> Vec<Range<usize>> {
     atoms
 }
 
-/// Where an address begins.
+/// Returns the byte at which an address begins.
 fn url(run: &str) -> Option<usize> {
     let scheme = run.find("://").and_then(|end| {
         let start = run[..end].rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.')).map_or(0, |at| at + 1);

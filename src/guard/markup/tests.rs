@@ -1,4 +1,4 @@
-//! What is taken for markup, at once and bit by bit.
+//! Tests of the markup that is found, at once and bit by bit.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What a question asks for, and whether it is one that no photograph answers. The rules are data: `patterns.txt`.
+//! Kinds of questions, and the questions that no photograph answers. The rules are data: `patterns.txt`.
 
 mod pattern;
 
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use self::pattern::Pattern;
 use crate::lexicon::{Lexicon, words};
 
-/// What a question asks for.
+/// Kind of question: the sort of answer that it asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionKind {
@@ -22,13 +22,13 @@ pub enum QuestionKind {
     Color,
     /// One of several, which the question may name.
     Choice,
-    /// What somebody does.
+    /// An activity of somebody.
     Activity,
-    /// What somebody wears.
+    /// Clothing that somebody wears.
     Clothing,
-    /// Where something is.
+    /// The place of something.
     Place,
-    /// Whether something is there.
+    /// The presence of something.
     Presence,
     /// Yes or no to anything else.
     YesNo,
@@ -98,7 +98,7 @@ pub enum Unanswerable {
 }
 
 impl Unanswerable {
-    /// What is said in place of an answer.
+    /// Returns the text that is given in place of an answer.
     pub fn wording(self) -> &'static str {
         match self {
             Self::Text => "I cannot read text in photographs.",
@@ -282,7 +282,7 @@ fn read(text: &str) -> Vec<(Vec<String>, bool)> {
         .collect()
 }
 
-/// What a text asks for: its first question, or its first sentence where there is none. No text asks for a caption.
+/// Returns the kind of a text's first question, or of its first sentence where there is none. A text without words asks for a caption.
 pub fn kind(text: &str) -> QuestionKind {
     let sentences = read(text);
     let question = sentences.iter().find(|(_, is_question)| *is_question).or(sentences.first());

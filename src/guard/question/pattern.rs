@@ -2,7 +2,7 @@
 
 use crate::lexicon::{Lexicon, VerbForm};
 
-/// What one place of a pattern takes.
+/// Item of a pattern: the words that one place takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {
     /// One of these words, each with whether longer words that begin with it count too.
@@ -43,7 +43,7 @@ impl Item {
 pub(super) struct Pattern {
     /// With whether each may be missing.
     items: Vec<(Item, bool)>,
-    /// Whether it stands at the beginning of a sentence, and at the end.
+    /// `true` if it stands at the beginning of a sentence; `to_end` likewise for the end.
     from_start: bool,
     to_end: bool,
 }

@@ -1,4 +1,4 @@
-//! What is put before, in the place of, or taken out of the words of a text; and the text that comes of it.
+//! Edits of a text: words put before its words, put in their place, or taken out; and the text that comes of it.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ struct Piece {
     text: String,
     /// The span that it stands for.
     span: Option<usize>,
-    /// Whether no space stands before it.
+    /// `true` if no space stands before it.
     glued: bool,
 }
 

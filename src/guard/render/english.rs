@@ -41,7 +41,7 @@ pub(super) fn is(class: &str, word: &str) -> bool {
     WORDS.classes.get(word).is_some_and(|classes| classes.contains(&class))
 }
 
-/// How many words the longest phrase of a class has that `starts` answers to: it says whether the word at a place is a given one.
+/// Returns the number of words of the longest phrase of a class that `starts` answers to: it says whether the word at a place is a given one.
 pub(super) fn phrase(class: &str, starts: impl Fn(usize, &str) -> bool) -> Option<usize> {
     let phrases = WORDS.phrases.get(class)?;
     phrases.iter().filter(|words| words.iter().enumerate().all(|(i, word)| starts(i, word))).map(Vec::len).max()

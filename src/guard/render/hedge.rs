@@ -37,7 +37,7 @@ fn whole(doc: &Document<'_>, chunks: std::ops::Range<usize>) -> Option<(usize, u
 struct Hedger<'a, 'd> {
     doc: &'a Document<'d>,
     edits: &'a mut Edits,
-    /// What the doubt of each span was said of.
+    /// Kind of the phrase of which the doubt of each span was said.
     said: Vec<Option<Kind>>,
 }
 
@@ -138,7 +138,7 @@ impl Hedger<'_, '_> {
         in_or_on && owned && (is("setting", head) || is("part", head))
     }
 
-    /// How the doubt in a thing is said, and before which token.
+    /// Returns the token before which the doubt in a thing is said, and its wording.
     fn thing(&self, chunk: usize) -> (usize, &'static str) {
         let doc = self.doc;
         let start = doc.chunks[chunk].tokens.start;

@@ -27,7 +27,7 @@ use super::{
     spans::pieces,
 };
 
-/// How an answer's flagged spans are said.
+/// Style in which an answer's flagged spans are said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
@@ -62,7 +62,7 @@ pub fn ansi(text: &str, spans: &[Span]) -> String {
     })
 }
 
-/// What stood in the place of a span that was left out, or written again, whether it passes now or is still low.
+/// Returns the text that stood in the place of a span that was left out, or written again, whether it passes now or is still low.
 fn rewritten(span: &Span) -> Option<String> {
     span.original
         .as_deref()
@@ -107,12 +107,12 @@ pub struct Rendered {
     /// For each input span, in order, the Unicode code points of the new text that now stand for it, its doubt included; empty where it was
     /// left out.
     pub spans: Vec<Range<usize>>,
-    /// Where each word was and is, in order; none where nothing changed.
+    /// Old and new place of each word, in order; none where nothing changed.
     moved: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Rendered {
-    /// Where what stood at these code points is now; empty where it was left out.
+    /// Returns the new place of the text that stood at these code points; empty where it was left out.
     pub fn place(&self, range: Range<usize>) -> Range<usize> {
         let of = |at: usize, is_end: bool| {
             let before = self.moved.partition_point(|(old, _)| if is_end { old.start < at } else { old.start <= at });

@@ -1,4 +1,4 @@
-//! What is doubted left out, with the words that cannot stand without it.
+//! Omission of flagged spans, with the words that cannot stand without them.
 
 use std::ops::Range;
 
@@ -71,7 +71,7 @@ pub(super) struct Omitter<'a, 'd> {
     pub(super) doc: &'a Document<'d>,
     pub(super) edits: &'a mut Edits,
     sentence: Range<usize>,
-    /// Whether the sentence does not stand without what was doubted.
+    /// `true` if the sentence does not stand without the flagged spans.
     unsure: bool,
 }
 
@@ -350,7 +350,7 @@ impl Omitter<'_, '_> {
         self.doc.has(chunk..self.sentence.end, &[Tag::Be, Tag::Verb])
     }
 
-    /// Where something is can be said more loosely; where it goes cannot.
+    /// Says a flagged preposition more loosely where it tells where something is, as "near"; leaves it out where it tells where something goes.
     fn preposition(&mut self, chunk: usize) {
         // A preposition that says little is in a span for the words around it.
         let says = |&i: &usize| !is_function_word(&self.doc.tokens[i].lower);

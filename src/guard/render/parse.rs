@@ -9,7 +9,7 @@ use crate::guard::{
     spans::pieces,
 };
 
-/// What a word does in its sentence.
+/// Role of a word in its sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tag {
     Determiner,
@@ -41,16 +41,16 @@ pub(super) struct Token<'a> {
     pub(super) gap: &'a str,
     pub(super) text: &'a str,
     pub(super) lower: String,
-    /// Where it begins, in code points.
+    /// Its start, in code points.
     pub(super) start: usize,
     /// The doubted span that it is in, by its number among all.
     pub(super) span: Option<usize>,
     pub(super) tag: Tag,
-    /// Whether it is markup that stands where a noun would, and stays as it is.
+    /// `true` if it is markup that stands where a noun would, and stays as it is.
     pub(super) atom: bool,
 }
 
-/// What a phrase does.
+/// Role of a phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A noun with what stands before it.
@@ -319,7 +319,7 @@ fn noun_ly(word: &str) -> bool {
     )
 }
 
-/// What a word is that is in no closed class: by its ending and what stands before it.
+/// Returns the role of a word that is in no closed class: by its ending and what stands before it.
 fn verb_or_noun(tokens: &[Token<'_>], i: usize, last: Tag) -> Tag {
     let word = tokens[i].lower.as_str();
     let in_noun = matches!(last, Tag::Determiner | Tag::Adjective | Tag::Count | Tag::Owner);
@@ -409,7 +409,7 @@ fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Op
     Some(Chunk { kind, tokens: start..at, head: noun.unwrap_or(at - 1) })
 }
 
-/// How many tokens join the adjective before `at` to one after them: "and", a comma, or both.
+/// Returns the number of tokens that join the adjective before `at` to one after them: "and", a comma, or both.
 fn joint(tokens: &[Token<'_>], at: usize) -> Option<usize> {
     let comma = usize::from(tokens.get(at)?.text == ",");
     let and = usize::from(tokens.get(at + comma)?.tag == Tag::And);

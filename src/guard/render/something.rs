@@ -1,4 +1,4 @@
-//! What stands in the place of a doubted noun: "something", "someone else", "two animals".
+//! Replacements of a flagged noun: "something", "someone else", "two animals".
 
 use super::{
     english::{self, is},
@@ -6,7 +6,7 @@ use super::{
     parse::Tag,
 };
 
-/// What a plural noun names, said loosely.
+/// Returns a loose name of what a plural noun names.
 fn kind_of(noun: &str) -> &'static str {
     match noun {
         noun if english::is_person(noun) || noun == "people" => "people",

@@ -1,4 +1,4 @@
-//! What is said of a photograph of whose caption most is low: that it is unfamiliar, and what of the caption is likely.
+//! Statement about a photograph of whose caption most is low: that it is unfamiliar, and what of the caption is likely.
 
 use super::{
     Rendered, Style, english,
@@ -10,10 +10,10 @@ use crate::{
     lexicon::Lexicon,
 };
 
-/// What stands before the names of things that there is evidence of.
+/// Words before the names of things that there is evidence of.
 const LIKELY: &str = "Likely things:";
 
-/// What stands before the rest.
+/// Sentence before the rest.
 const STATEMENT: &str = "This photograph is unlike those I know.";
 
 /// Returns what is to be said in the place of a caption in sentences of which more than half of the content words are in spans; `None` of any other text.
@@ -59,7 +59,7 @@ fn evidence(likely: &[&str], said: &str) -> String {
     if new.is_empty() { String::new() } else { format!(" {LIKELY} {}.", new.join(", ")) }
 }
 
-/// Whether more than half of the words of a text that claim something are in spans.
+/// Returns `true` if more than half of the words of a text that claim something are in spans.
 fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
     let found = words([text.as_bytes()], &[1.0]).1;
     let claims = found.iter().filter(|word| !word.function);

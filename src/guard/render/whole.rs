@@ -1,4 +1,4 @@
-//! Whether a text is made of whole sentences: each has a subject, and something is said of it.
+//! Test that a text is made of whole sentences: each has a subject, and something is said of it.
 
 use std::ops::Range;
 
