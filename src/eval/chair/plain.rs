@@ -153,7 +153,7 @@ impl Reader<'_> {
             && self.words.get(at + 1).is_some_and(|next| next.joined && self.is_closed(&next.text))
     }
 
-    /// Returns `true` if a word is a noun by what stands before it. It may be a verb, and the lexicon takes it for one where no article says otherwise.
+    /// Returns `true` if a word is a noun by what stands before it. It may be a verb, which the lexicon takes it for where no article says otherwise.
     fn is_noun_after_all(&self, at: usize) -> bool {
         let classes = self.lexicon.classes();
         let word = &self.words[at];
