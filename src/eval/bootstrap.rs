@@ -1,4 +1,4 @@
-//! How far a figure may be trusted: the percentile bootstrap over images (Efron, 1979).
+//! Percentile bootstrap over images (Efron, 1979): how far a figure may be trusted.
 //!
 //! Captions of one image are not independent, so that whole images are drawn with replacement. A figure is a function of how often each image was
 //! drawn; several figures of one resample are computed together, and so are those of two runs that are compared, which makes the comparison paired.
@@ -19,7 +19,7 @@ pub struct Estimate {
     pub interval: Option<(f64, f64)>,
 }
 
-/// How much a figure of one run differs from the same figure of another on the same images.
+/// Difference of a figure between one run and another on the same images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// The second run's figure minus the first's.

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::lexicon::{ConceptId, Lexicon, Phrase, Reading, References, Support};
 
-/// How many references must name a noun for recall to ask for it.
+/// Number of references that must name a noun for recall to ask for it.
 const NAMED_BY: usize = 2;
 
-/// What the references of its image say about one caption. Ranges are bytes of the caption.
+/// Judgment of one caption by the references of its image. Ranges are bytes of the caption.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judgement {
     /// Every mention of a thing, and whether the references support it.
@@ -196,7 +196,7 @@ fn rate(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// What the measure gives people: every caption of an image judged by the image's others. Images with a single caption say nothing.
+/// Returns the scores of people: every caption of an image judged by the image's others. Images with a single caption count nothing.
 pub fn floor<'a>(lexicon: &Lexicon, images: impl IntoIterator<Item = &'a [String]>) -> ObjectScores {
     let mut sum = ObjectScores::default();
     for captions in images {

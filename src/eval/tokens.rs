@@ -1,4 +1,4 @@
-//! How well token rewards separate grounded tokens from ungrounded ones.
+//! Metrics of token rewards: how well they separate grounded tokens from ungrounded ones.
 //!
 //! A reward is high for good tokens. Where a metric has a positive class it is the **bad** token (what the scorer is there to find), scored by one
 //! minus its reward; ties are handled as scikit-learn does. [`Ranking`] sorts tokens once and gives every figure in one pass, also with the weights of a
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Scored {
     /// Reward, or any score that grows with it.
     pub reward: f32,
-    /// Whether the token is grounded.
+    /// Indicates whether the token is grounded.
     pub good: bool,
     /// Number of the image that it speaks of.
     pub image: u32,

@@ -1,4 +1,4 @@
-//! What a threshold buys: hallucination against recall when doubted things are left out.
+//! Trade-off of a threshold: hallucination against recall when low-reward things are left out.
 
 use std::ops::Range;
 

@@ -40,7 +40,7 @@ use crate::guard::question::Unanswerable;
 /// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
 const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
-/// How long somebody waits for a receipt; a store that is slower than that, or cannot be reached, then holds up nobody until it has kept one again.
+/// Longest wait for a receipt; a store that is slower than that, or cannot be reached, then holds up nobody until it has kept one again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Receipts that are kept at once.
 const TOGETHER: usize = 16;
@@ -69,7 +69,7 @@ pub enum SubmitError {
 pub struct Submitted {
     /// The record.
     pub record: Feedback,
-    /// Whether it was made by an earlier request with the same key.
+    /// Indicates whether it was made by an earlier request with the same key.
     pub before: bool,
 }
 
@@ -93,7 +93,7 @@ pub struct Corrections {
     keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     retention: Arc<Retention>,
-    /// Whether the last receipt that somebody waited for took too long.
+    /// Indicates whether the last receipt that somebody waited for took too long.
     slow: Arc<AtomicBool>,
     ranker: Arc<Ranker>,
     /// Until it is closed: the way to the task that keeps receipts, and the task.
@@ -153,7 +153,7 @@ impl Corrections {
         self.vocabularies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How the annotation queue is set.
+    /// Returns the settings of the annotation queue.
     pub fn queue(&self) -> &Queue {
         &self.ranker.queue
     }
@@ -202,7 +202,7 @@ impl Corrections {
     /// The same key of two owners is two.
     ///
     /// # Errors
-    /// What is wrong with the submission, or the store's.
+    /// [`SubmitError`]: what is wrong with the submission, or the store's error.
     pub async fn submit(
         &self,
         submission: Submission,
@@ -234,7 +234,7 @@ impl Corrections {
         submitted(Some(record), inserted)
     }
 
-    /// Whether the queue gave the answer to this annotator, and how.
+    /// Sets the subject's `queued` and `unassisted` if the queue gave the answer to this annotator.
     async fn queued(&self, subject: &mut Subject, annotator: Option<&str>, by: &Submitter) -> Result<(), StoreError> {
         let (Some((completion_id, choice)), Some(annotator)) = (&subject.completion, annotator) else { return Ok(()) };
         let place = Place { completion_id: completion_id.clone(), choice: *choice };
@@ -360,7 +360,7 @@ impl Corrections {
     }
 }
 
-/// What the newest records are about is not new.
+/// Teaches the ranker what the newest records are about, so that it no longer counts as new.
 async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
     let mut page = Page { limit: PIECE, newest_first: true, ..Page::default() };
     for _ in 0..LEARNT / PIECE {
@@ -375,7 +375,7 @@ async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
     }
 }
 
-/// What keeps receipts.
+/// Task that keeps receipts.
 struct Keeper {
     pending: Arc<Pending>,
     keeping: Arc<RwLock<()>>,

@@ -11,7 +11,7 @@ use super::fold;
 pub struct Change {
     /// The code points that go; empty where something is only added.
     pub chars: Range<usize>,
-    /// What comes in their place; empty where something is only taken out.
+    /// Text that comes in their place; empty where something is only taken out.
     pub new: String,
 }
 
@@ -55,7 +55,7 @@ impl Words {
     }
 }
 
-/// What has to change in `old` to make it read like `new`, typography aside; in order, apart from each other.
+/// Returns the changes that make `old` read like `new`, typography aside; in order, apart from each other.
 pub fn diff(old: &str, new: &str) -> Vec<Change> {
     let (old, new) = (Words::of(old), Words::of(new));
     let (mut changed, mut at): (Vec<(Range<usize>, Range<usize>)>, _) = (Vec::new(), (0, 0));

@@ -29,7 +29,7 @@ const LOCKS: usize = 64;
 pub struct Images {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
-    /// Where the files are, when it is a folder.
+    /// Folder of the files, when they are in one.
     folder: Option<PathBuf>,
     locks: [RwLock<()>; LOCKS],
 }

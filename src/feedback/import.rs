@@ -19,7 +19,7 @@ use super::{
 };
 use crate::vlm::preprocess::{self, ImageLimits};
 
-/// What became of the rows of a file.
+/// Outcomes of the rows of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Records that are new.
@@ -28,7 +28,7 @@ pub struct Summary {
     pub known: usize,
     /// Rows in which nothing is said: somebody passed them over.
     pub skipped: usize,
-    /// What rows have that no record keeps, and how often.
+    /// Parts of rows that no record keeps, and how often.
     pub left_out: BTreeMap<String, usize>,
     /// Rows that were not taken: their numbers (of lines: the line), from 1, and why.
     pub refused: Vec<(usize, String)>,
@@ -89,7 +89,7 @@ pub async fn import(
     Ok(summary)
 }
 
-/// What became of something in a row.
+/// Outcome of an item of a row.
 enum Taken {
     New,
     Known,
@@ -103,7 +103,7 @@ impl Taken {
     }
 }
 
-/// What became of it, or why it cannot be taken.
+/// Takes an item of a row; returns its outcome, or why it cannot be taken.
 async fn take(
     corrections: &Corrections,
     item: Incoming,
@@ -182,7 +182,7 @@ fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
     inside(place).flatten().or_else(|| inside(Path::new(place.file_name()?)).flatten())
 }
 
-/// Whether the offsets of a record are of its text, and its names such as others can be called.
+/// Checks that the offsets of a record are of its text, and that its names are such as others can be called.
 fn check(record: &Feedback) -> Result<(), String> {
     let names = [("annotator", &record.annotator), ("user", &record.user), ("completion_id", &record.completion_id)];
     let names = names.map(|(field, name)| (field, name.as_deref()));

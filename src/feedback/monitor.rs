@@ -1,4 +1,4 @@
-//! What recent answers and corrections say about the scorer: whether its rewards have drifted, rank and mean what they should, and whether the guard's flags
+//! Scorer monitor on recent answers and corrections: whether rewards have drifted, rank and mean what they should, and whether the guard's flags
 //! agree with what people marked.
 
 use std::collections::BTreeMap;
@@ -27,9 +27,9 @@ const LEAST_BAD: usize = 20;
 pub struct JudgedWord {
     /// Its lowest reward; absent where it was not scored.
     pub reward: Option<f32>,
-    /// Whether nobody marked it.
+    /// Indicates whether nobody marked it.
     pub good: bool,
-    /// Whether the guard doubted it; absent where it did not look.
+    /// Indicates whether the guard flagged it; absent where it did not look.
     pub flagged: Option<bool>,
 }
 
@@ -52,7 +52,7 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
         .collect()
 }
 
-/// What was seen; absent is what there was too little for.
+/// Figures of the monitor; absent where there was too little for them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Seen {
     /// Population stability index of the rewards.

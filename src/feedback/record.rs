@@ -1,4 +1,4 @@
-//! What is kept: receipts of completions, and feedback about them. All offsets count Unicode code points of the response.
+//! Data that is kept: receipts of completions, and feedback about them. All offsets count Unicode code points of the response.
 
 use std::{fmt, str::FromStr};
 
@@ -88,7 +88,7 @@ pub fn item_digest(owner: &str, image: ImageHash, prompt: &str, response: &str) 
     ImageHash::of(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes()).to_string()
 }
 
-/// What wrote an answer and what scored it.
+/// Versions of the model, policy, adapter and scorer that wrote and scored an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Versions {
     /// The model's name; of answers that were written elsewhere, what the submitter calls it.
@@ -105,7 +105,7 @@ pub struct Versions {
     pub reward: Option<String>,
 }
 
-/// What a person said about a token.
+/// A person's judgment of a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
@@ -135,7 +135,7 @@ pub struct Token {
     /// Its calibrated reward; absent when it was not scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
-    /// What a person said about it.
+    /// A person's judgment of it.
     #[serde(default)]
     pub label: Label,
 }
@@ -153,12 +153,12 @@ pub struct Answer {
     pub threshold: f32,
     /// The spans that the guard doubted.
     pub spans: Vec<Span>,
-    /// How familiar the photograph is; absent where the model cannot tell.
+    /// Familiarity of the photograph; absent where the model cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub familiarity: Option<f32>,
 }
 
-/// What is remembered of a completion for a while, so that feedback about it needs only its id.
+/// Data of a completion, kept for a while so that feedback about it needs only its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The completion's id.
@@ -168,25 +168,25 @@ pub struct Receipt {
     /// The tenant whose key asked; empty without keys.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
-    /// What wrote and scored it.
+    /// Versions of the model and the scorer that wrote and scored it.
     pub versions: Versions,
     /// The image.
     pub image: ImageHash,
     /// Bytes of the image's file.
     #[serde(default)]
     pub image_bytes: u64,
-    /// What was asked: the text of the last user message.
+    /// The prompt: the text of the last user message.
     pub prompt: String,
     /// The request's `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Whether the answer was shown without scores, marks or repairs: corrections of such answers estimate recall without bias.
+    /// Indicates whether the answer was shown without scores, marks or repairs: corrections of such answers estimate recall without bias.
     pub unassisted: bool,
     /// The answers, by choice.
     pub choices: Vec<Answer>,
 }
 
-/// What a record says.
+/// Kind of judgment that a record states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -209,7 +209,7 @@ impl Kind {
     }
 }
 
-/// How much of the response was judged.
+/// Part of the response that was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -219,7 +219,7 @@ pub enum Scope {
     AllErrors,
 }
 
-/// Where a record comes from.
+/// Origin of a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -252,7 +252,7 @@ pub struct Correction {
     pub end: usize,
     /// The text between them.
     pub text: String,
-    /// What should stand there: absent when nobody said, empty when nothing should.
+    /// Text that should stand there: absent when nobody said, empty when nothing should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correction: Option<String>,
     /// The response up to the error.
@@ -263,7 +263,7 @@ pub struct Correction {
     pub token_end: usize,
     /// Those tokens.
     pub error_tokens: Vec<u32>,
-    /// What should stand in the place of those tokens; absent when nobody said.
+    /// Tokens that should stand in the place of those tokens; absent when nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrected_tokens: Option<Vec<u32>>,
 }
@@ -277,14 +277,14 @@ pub struct Extent {
     pub end: usize,
 }
 
-/// How an answer came to be judged out of the annotation queue.
+/// Details of an answer that was judged out of the annotation queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Queued {
-    /// Whether another annotator judges it too.
+    /// Indicates whether another annotator judges it too.
     pub overlap: bool,
 }
 
-/// What somebody said about a response: the tuple that rewards and policies are trained on.
+/// Feedback about a response: the tuple that rewards and policies are trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Feedback {
     /// `fb_...`; ids grow with time.
@@ -303,29 +303,29 @@ pub struct Feedback {
     pub choice: Option<usize>,
     /// The image.
     pub image: ImageHash,
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
     /// The answer.
     pub response: String,
     /// The answer's tokens and their labels.
     pub tokens: Vec<Token>,
-    /// What is said.
+    /// Kind of judgment that it states.
     pub kind: Kind,
-    /// How much was judged; absent when only missing content was named, which judges no token.
+    /// Part that was judged; absent when only missing content was named, which judges no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
     /// The errors, in the order of the response.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Correction>,
-    /// What is not in the response and should be, in the words of who misses it.
+    /// Content that is not in the response and should be, in the words of who misses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
-    /// What the guard flagged; absent when the answer was not scored.
+    /// Spans that the guard flagged; absent when the answer was not scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubted: Option<Vec<Extent>>,
-    /// What wrote and scored the answer.
+    /// Versions of the model and the scorer that wrote and scored the answer.
     pub versions: Versions,
-    /// Whether the answer was shown without scores, marks or repairs.
+    /// Indicates whether the answer was shown without scores, marks or repairs.
     #[serde(default)]
     pub unassisted: bool,
     /// Present where the annotation queue gave the answer to who judged; then `unassisted` says what the queue showed.
@@ -343,7 +343,7 @@ pub struct Feedback {
     /// A remark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
-    /// Where it comes from.
+    /// Origin of the record.
     #[serde(default)]
     pub source: Source,
 }

@@ -1,4 +1,4 @@
-//! What goes again: what somebody removes, receipts that are old or too many, and the images that lose their last reference by it.
+//! Removal: what somebody removes, receipts that are old or too many, and the images that lose their last reference by it.
 
 use std::sync::{
     Arc,

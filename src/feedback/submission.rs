@@ -1,4 +1,4 @@
-//! What somebody sends: the body of `POST /v1/feedback`.
+//! Feedback as somebody sends it: the body of `POST /v1/feedback`.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub struct Submission {
     /// The image, as a `data:` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What was asked; a description where absent or empty.
+    /// The prompt; a description where absent or empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// The answer.
@@ -38,13 +38,13 @@ pub struct Submission {
     /// Good or bad; may be left out where the rest says that it is bad.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Judgement>,
-    /// How much was judged; for `error` up to it, for `errors` all.
+    /// Part of the response that was judged; for `error` up to it, for `errors` all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
     /// The first error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Place>,
-    /// What should stand in the place of `error`.
+    /// Text that should stand in the place of `error`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correction: Option<String>,
     /// All errors.
@@ -53,7 +53,7 @@ pub struct Submission {
     /// The whole answer as it should read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit: Option<String>,
-    /// What is left out: a text or several.
+    /// Content that is left out: a text or several.
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
     /// Who judges.
@@ -65,7 +65,7 @@ pub struct Submission {
     /// A remark.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
-    /// Where it comes from; a person where absent.
+    /// Origin of the feedback; a person where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
 }
@@ -80,7 +80,7 @@ pub enum Judgement {
     Bad,
 }
 
-/// Where an error is and what should stand there.
+/// Place of an error and the text that should stand there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
@@ -93,10 +93,10 @@ pub struct Place {
     /// The text between them, for the server to check that both count alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// What should stand there.
+    /// Text that should stand there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correction: Option<String>,
-    /// Whether nothing should.
+    /// Indicates whether nothing should stand there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remove: bool,
 }

@@ -17,7 +17,7 @@ pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(Name, f64)> {
     FIGURES.iter().map(|figure| ((figure.group, figure.name()), (figure.of)(&sums))).collect()
 }
 
-/// How much every figure of the second model's captions differs from the first's, of the same images in the same order.
+/// Returns the difference of every figure of the second model's captions from the first's, of the same images in the same order.
 pub fn compare(first: &Evaluation<'_>, second: &Evaluation<'_>, seed: u64) -> Vec<(Name, Difference)> {
     let found = figure_differences(first, second, REPEATS, seed);
     FIGURES.iter().map(|figure| (figure.group, figure.name())).zip(found).collect()

@@ -14,7 +14,7 @@ pub enum Group {
     Open,
     /// Objects of a closed vocabulary.
     Closed,
-    /// How well captions say what people say.
+    /// Agreement of captions with what people say.
     Description,
 }
 
@@ -38,7 +38,7 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// What a resample adds up, in half the memory: counts of one caption are exact in it.
+    /// Returns the counts that a resample adds up, in half the memory: counts of one caption are exact in it.
     pub(super) fn line(&self) -> Line {
         self.0.map(|x| x as f32)
     }

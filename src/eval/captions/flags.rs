@@ -1,4 +1,4 @@
-//! What flags find: hallucinated mentions among the words that the guard flags, and among those that it leaves.
+//! Evaluation of flags: hallucinated mentions among the words that the guard flags, and among those that it leaves.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::{
     lexicon::{Lexicon, Reading},
 };
 
-/// What the guard says of one caption. Ranges are bytes of it.
+/// Marks of the guard on one caption. Ranges are bytes of the caption.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardMarks {
     /// Flagged spans.
@@ -129,7 +129,7 @@ impl Counts {
     }
 }
 
-/// What the flags of `marks` find in the same captions: a row for each vocabulary.
+/// Returns the section on what the flags of `marks` find in the same captions, with a row for each vocabulary.
 pub fn section(evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Section {
     let measured = |kind| measure(kind, evaluation, marks, repeats, seed).map(|found| row(kind, &found));
     let rows = MentionKind::ALL.into_iter().filter_map(measured).collect();
@@ -155,7 +155,7 @@ pub fn section(evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize
     Section { title: "Flags".into(), tables: vec![table], ..Section::default() }
 }
 
-/// What flags find among the mentions of one kind.
+/// Figures of the flags on the mentions of one kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FlagFigures {
     /// Share of the hallucinated mentions that are flagged.

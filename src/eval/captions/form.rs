@@ -1,4 +1,4 @@
-//! Whether a caption is a caption at all: fragments and loops, which a guard that rewrites or cuts can leave behind.
+//! Form of captions: fragments and loops, which a guard that rewrites or cuts can leave behind.
 
 use super::Evaluation;
 use crate::{
@@ -22,7 +22,7 @@ const OPEN_ENDS: [&str; 22] = [
 /// Function words that may end a sentence.
 const CLOSED_ENDS: [&str; 12] = ["also", "another", "each", "hers", "him", "it", "itself", "other", "them", "there", "this", "us"];
 
-/// What shape a caption has.
+/// Defects in the form of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
     /// It has at most four words.
@@ -58,7 +58,7 @@ fn is_verb(word: &str) -> bool {
     AUXILIARIES.contains(&word) || lexicon.verbs().analyze(word).is_some() || inflected("ing") || inflected("ed")
 }
 
-/// How often captions are fragments or loops, a row for each model, and one for people.
+/// Returns the table of how often captions are fragments or loops, with a row for each model and one for people.
 pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Table {
     let row = |name: &str, captions: &[Vec<&str>]| {
         let counts: Vec<[f64; 5]> = captions

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::lexicon::{Lexicon, Reading};
 
-/// What to measure.
+/// Measures to compute.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Measures<'a> {
     /// Things of any kind, by WordNet (needs reference captions).
@@ -60,7 +60,7 @@ pub struct Caption<'a> {
     people: Sums,
 }
 
-/// What a caption names of a closed vocabulary. Ranges are bytes of the caption.
+/// Object mentions of a caption, by a closed vocabulary. Ranges are bytes of the caption.
 #[derive(Debug, Clone, Default)]
 pub struct ClosedObjects<'a> {
     /// Every mention with the object that it names, and whether that is in the image.
@@ -72,7 +72,7 @@ pub struct ClosedObjects<'a> {
 /// Captions, judged.
 #[derive(Debug, Clone)]
 pub struct Evaluation<'a> {
-    /// What was measured.
+    /// Measures that were computed.
     measures: Measures<'a>,
     /// In the order given.
     pub captions: Vec<Caption<'a>>,

@@ -1,9 +1,9 @@
-//! What hallucination costs: CHAIR_i against recall and against decoded tokens, over thresholds and beside other ways to the same end.
+//! Operating points and their cost: CHAIR_i against recall and against decoded tokens, over thresholds and beside other ways to the same end.
 
 use super::flags::MentionKind;
 use crate::eval::report::{Axis, Better, Cell, Column, Format, Plot, Section, Series, Table, TableRow};
 
-/// How an operating point is drawn.
+/// Family of an operating point, which decides how it is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PointFamily {
     /// A mode with its defaults.
@@ -44,9 +44,9 @@ pub struct Rates {
 pub struct OperatingPoint {
     /// The setting's name in tables.
     pub name: String,
-    /// What stands beside the point.
+    /// Label beside the point.
     pub label: String,
-    /// How it is drawn.
+    /// Family of the point.
     pub family: PointFamily,
     /// Decoded tokens as a ratio to those without a guard.
     pub decoded: f64,

@@ -1,4 +1,4 @@
-//! What became of captions that were repaired: the same photographs before and after.
+//! Outcomes of repaired captions: the same photographs before and after.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ const SHOWN: usize = 12;
 /// Words listed.
 const LISTED: usize = 15;
 
-/// What a repair is shown for.
+/// Outcome for which a repair is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Corrected,
@@ -184,7 +184,7 @@ pub(super) fn card_words(caption: &Caption<'_>, marked: &BTreeSet<usize>, change
     shown
 }
 
-/// What repairs did, in numbers and in photographs: `before` and `after` are captions of the same photographs in the same order.
+/// Returns the sections on repairs, in numbers and in photographs: `before` and `after` are captions of the same photographs in the same order.
 pub fn sections(before: &Evaluation<'_>, after: &Evaluation<'_>, repeats: usize, seed: u64) -> Vec<Section> {
     let repairs: Vec<Repair<'_>> = before.captions.iter().zip(&after.captions).map(|(old, new)| Repair::new(old, new)).collect();
     let mut sections = vec![Section {

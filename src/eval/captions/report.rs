@@ -1,4 +1,4 @@
-//! What captions' figures are shown as.
+//! Reports of the figures of captions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> 
     Report { sections, ..Report::default() }
 }
 
-/// What one model's figures say, in a sentence or two.
+/// Summarizes one model's figures in a sentence or two.
 fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String> {
     let group = if measures.open { Group::Open } else { Group::Closed };
     let percent = |name| figures.of(group, name).map(|figure| stated(&figure, Format::Percent));
@@ -208,7 +208,7 @@ fn other_table(first: (&str, &Evaluation<'_>), others: &[(&str, &Evaluation<'_>)
     }
 }
 
-/// What is hallucinated most often, and the captions that hallucinate most.
+/// Returns the section of examples: the things hallucinated most often, and the captions that hallucinate most.
 pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
     let mut section = Section { title: "Examples".into(), ..Section::default() };
     for (name, evaluation) in models {

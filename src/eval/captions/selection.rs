@@ -1,4 +1,4 @@
-//! What selection adds to the rewards of what repairs write.
+//! Effect of selection on the rewards of what repairs write.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::{
 /// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many versions it was chosen.
 pub type Written = (Range<usize>, f32, usize);
 
-/// What the rewards of chosen words look better than they are: those that name things, against the references.
+/// Returns the table of how much better the rewards of chosen words look than they are: those that name things, against the references.
 pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<Written>]) -> Table {
     let chosen = |(caption, written): (&Caption<'_>, &Vec<Written>)| {
         let mentions = caption.things.as_ref().map(|things| things.mentions.clone()).unwrap_or_default();

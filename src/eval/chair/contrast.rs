@@ -1,4 +1,4 @@
-//! What a choice of vocabulary does to CHAIR: two of them over the same captions.
+//! Contrast of two vocabularies: the effect of the choice on CHAIR over the same captions.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -31,14 +31,14 @@ pub struct Disagreement {
     pub second: usize,
 }
 
-/// How two vocabularies judge the same captions.
+/// Judgments of the same captions by two vocabularies.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Contrast {
     /// Under the first vocabulary.
     pub first: Stats,
     /// Under the second.
     pub second: Stats,
-    /// Where they differ, most often first.
+    /// Words on which they differ, most frequent first.
     pub disagreements: Vec<Disagreement>,
 }
 

@@ -35,7 +35,7 @@ pub struct Mention<'v> {
     pub object: &'v str,
 }
 
-/// What is known about one caption.
+/// Object mentions and counts of one caption.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement<'v> {
     /// Every mention of an object in order, and whether the object is in the image.

@@ -7,12 +7,12 @@ use crate::lexicon::{Lexicon, Mention, Word, words};
 /// Name of the lines whose phrases name no object.
 pub(super) const NO_OBJECT: &str = "-";
 
-/// What a word or phrase means.
+/// Meaning of a word or phrase.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     /// Number of the object; `None`: the phrase names none.
     object: Option<usize>,
-    /// Whether the lexicon knows the word as a noun, so that it can tell where it is none.
+    /// Indicates whether the lexicon knows the word as a noun, so that it can tell where it is none.
     is_noun: bool,
 }
 
@@ -128,7 +128,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Whether a span of words that matches an entry names a thing here: it does not qualify the noun after it (`bus stop`), and is no verb, colour
+    /// Returns `true` if words that match an entry name a thing here: they do not qualify the noun after them (`bus stop`), and are no verb, color
     /// or game. Words that the lexicon does not know as nouns always do.
     fn is_mention(&self, span: &Range<usize>, is_noun: bool) -> bool {
         match self.noun_at(span) {
@@ -153,7 +153,7 @@ impl Reader<'_> {
             && self.words.get(at + 1).is_some_and(|next| next.joined && self.is_closed(&next.text))
     }
 
-    /// Whether a word that may be a verb, and that the lexicon holds for one where no article says otherwise, is a noun by what stands before it.
+    /// Returns `true` if a word is a noun by what stands before it. It may be a verb, which the lexicon takes it for where no article says otherwise.
     fn is_noun_after_all(&self, at: usize) -> bool {
         let classes = self.lexicon.classes();
         let word = &self.words[at];

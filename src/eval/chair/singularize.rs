@@ -37,10 +37,10 @@ const IRREGULAR: &[(&str, &str)] = &[
 const PREPOSITIONS: &str = "about above across after among around at athwart before behind below beneath beside besides between betwixt beyond but by \
     during except for from in into near of off on onto out over since till to under until unto upon with";
 
-/// What stands before an ending, the ending, what takes the ending's place.
+/// Rule for an ending: the condition on what stands before it, the ending, and its replacement.
 type Rule = (Before, &'static str, &'static str);
 
-/// What must stand before an ending.
+/// Condition on the text before an ending.
 #[derive(Debug, Clone, Copy)]
 enum Before {
     /// Anything or nothing.

@@ -4,7 +4,7 @@ use std::{iter::Sum, ops::AddAssign};
 
 use serde::{Deserialize, Serialize};
 
-/// What was counted in one caption or in many. Rates are shares, and `None` where nothing was there to count.
+/// Counts of one caption or of many. Rates are shares, and `None` where nothing was there to count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// Captions.

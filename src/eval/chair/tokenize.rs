@@ -6,13 +6,13 @@
 
 use std::ops::Range;
 
-/// What stands alone wherever it is found.
+/// Characters that stand alone wherever they are found.
 const ALONE: &str = ";@#$%&?!*[](){}<>\"«»“”‘’„\u{2012}\u{2013}\u{2014}\u{2015}";
-/// What may follow a full stop directly for Punkt to consider it, beside white space and the text's end.
+/// Characters that may follow a period directly for Punkt to consider it, beside white space and the text's end.
 const AFTER_STOP: &str = ")\";}]*:@'({[?!«»“”‘’";
-/// What is cut from the end of a word, if something else than an apostrophe stands before it.
+/// Endings that are cut from a word, if something other than an apostrophe stands before them.
 const CLITICS: [&str; 8] = ["'", "'s", "'m", "'d", "'ll", "'re", "'ve", "n't"];
-/// What may follow an opening apostrophe that is part of its word (`'s`, but `' dog`).
+/// Texts that may follow an opening apostrophe that is part of its word (`'s`, but `' dog`).
 const AFTER_APOSTROPHE: [&str; 7] = ["re", "ve", "ll", "m", "t", "s", "d"];
 
 /// The bytes of every token of a text, in order.
@@ -44,7 +44,7 @@ fn cut_chunk(text: &str, chunk: Range<usize>, found: &mut Vec<Range<usize>>) {
     cut_word(text, start..at, found);
 }
 
-/// How many bytes at the beginning of `rest` are a token wherever they stand; `before` is the character before them.
+/// Returns how many bytes at the beginning of `rest` are a token wherever they stand; `before` is the character before them.
 fn alone(rest: &str, before: Option<char>, after_separator: &mut bool) -> usize {
     let mut chars = rest.chars();
     let Some(first) = chars.next() else { return 0 };

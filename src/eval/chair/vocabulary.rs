@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::plain::{self, PlainWords};
 
-/// How the words of a list are found in captions.
+/// Method of finding the words of a list in captions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Style {
     /// As English: plurals are made from the list's words, the longest phrase wins, and a word that is no noun where it stands, or that only qualifies
@@ -22,7 +22,7 @@ pub enum Style {
     Original,
 }
 
-/// What is wrong with a list of words.
+/// Error in a list of words.
 #[derive(Debug, Error)]
 pub enum VocabularyError {
     /// The file cannot be read.
@@ -48,7 +48,7 @@ pub enum VocabularyError {
     Empty(String),
 }
 
-/// What is wrong with a line of a list.
+/// Error in a line of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Problem {
     /// Nothing on it.
@@ -156,7 +156,7 @@ impl Vocabulary {
         Ok(Self { names, words })
     }
 
-    /// How captions are read.
+    /// Returns the style in which captions are read.
     pub fn style(&self) -> Style {
         match self.words {
             Words::Plain(_) => Style::Plain,

@@ -16,9 +16,9 @@ use super::{
     rows::{Any, DataError, Place, Problems, read, whole},
 };
 
-/// What a file holds beside its images.
+/// Kinds of annotations that a file holds beside its images.
 const KINDS: [&str; 2] = ["captions", "instances"];
-/// Where it stands in a folder.
+/// Folders in which such a file may stand, within the data set's.
 const FOLDERS: [&str; 2] = ["", "annotations"];
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use std::{
 pub struct Image {
     /// File name, unique in the folder.
     pub name: String,
-    /// Where the photograph is.
+    /// Path of the photograph.
     pub path: PathBuf,
     /// The captions as they are in the file, ordered by their number.
     pub captions: Vec<String>,
@@ -35,7 +35,7 @@ pub enum DatasetError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// There is no such split.
@@ -43,7 +43,7 @@ pub enum DatasetError {
     NoSplit {
         /// The folder.
         path: PathBuf,
-        /// What was asked for; `None` where a choice is to be made.
+        /// Name that was asked for; `None` where a choice is to be made.
         split: Option<String>,
         /// The splits that it has.
         found: Vec<String>,
@@ -55,7 +55,7 @@ pub enum DatasetError {
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Problem of the line.
         what: String,
     },
 }

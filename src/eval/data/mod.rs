@@ -1,4 +1,4 @@
-//! What evaluation reads: the captions and objects of a data set ([`References`]), and what a model wrote about its images ([`Hypotheses`]).
+//! Inputs of evaluation: the captions and objects of a data set ([`References`]), and what a model wrote about its images ([`Hypotheses`]).
 //!
 //! Nothing is skipped silently. Every problem is reported with its file and line (or the element of its JSON array), the first twenty of a file in one
 //! error.
@@ -24,7 +24,7 @@ pub use self::{
     rows::{DataError, Place, Problems},
 };
 
-/// What a model wrote about an image.
+/// Caption that a model wrote for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hypothesis {
     /// The image as the file names it: an id, a file name, or a path that ends in one.
@@ -33,7 +33,7 @@ pub struct Hypothesis {
     pub caption: String,
     /// Names of the objects that the image shows, where the row brings them along.
     pub objects: Option<BTreeSet<String>>,
-    /// Where the row stands.
+    /// Place of the row.
     pub place: Place,
 }
 

@@ -57,7 +57,7 @@ pub struct ObjectBox {
     pub object: String,
     /// The box.
     pub rect: Rect,
-    /// Whether it is around a group, not around one of them.
+    /// Indicates whether the box is around a group, not around one of its members.
     pub is_crowd: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct Annotated {
     pub file_name: Option<String>,
     /// The photograph, where it is beside the annotations.
     pub photo: Option<PathBuf>,
-    /// What people said; empty where nobody was asked.
+    /// Captions by people; empty where nobody was asked.
     pub captions: Vec<String>,
     /// Names of the annotated objects; `None` where nobody looked for objects.
     pub objects: Option<BTreeSet<String>>,
@@ -93,7 +93,7 @@ pub struct References {
     notes: Vec<String>,
 }
 
-/// What a name stands for, and how surely: as id (0), as file name (1), or without folder, extension and leading zeros (2).
+/// Image that a name stands for, and how surely: as id (0), as file name (1), or without folder, extension and leading zeros (2).
 #[derive(Debug, Clone, Copy)]
 struct Found {
     level: usize,

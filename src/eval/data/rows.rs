@@ -18,7 +18,7 @@ use serde::{
 
 use crate::eval::data::flickr8k::DatasetError;
 
-/// How many problems of a file are reported one by one.
+/// Number of problems of a file that are reported one by one.
 const LISTED: usize = 20;
 
 /// Why data could not be used.
@@ -29,7 +29,7 @@ pub enum DataError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// A file or folder as a whole is none that can be read, or does not have what was asked for.
@@ -37,7 +37,7 @@ pub enum DataError {
     Unusable {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong and what was expected.
+        /// Problem, and what was expected.
         what: String,
     },
     /// A folder in Flickr8k's layout is wrong.
@@ -48,7 +48,7 @@ pub enum DataError {
     Rows(Problems),
 }
 
-/// Where in its file a row stands.
+/// Place of a row in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The whole file.
@@ -80,7 +80,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong with a file's rows: the first [`LISTED`] problems, and how many there are.
+/// Problems of a file's rows: the first [`LISTED`] of them, and how many there are.
 #[derive(Debug)]
 pub struct Problems {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! What is measured, and what is asked of it: one table, as data.
+//! Measures and the bars that they must reach: one table, as data.
 
 use super::Estimate;
 use crate::eval::report::{Cell, Column, Format, Table, TableRow, stated};
@@ -6,7 +6,7 @@ use crate::eval::report::{Cell, Column, Format, Table, TableRow, stated};
 /// Fewer answers than this show nothing about a share of them.
 pub const FEWEST: usize = 15;
 
-/// What a figure must reach.
+/// Limit that a figure must reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
     /// The figure itself, at least.
@@ -24,9 +24,9 @@ pub enum Limit {
 pub enum BarTable {
     /// The bars.
     Bars,
-    /// What must hold so that a bar counts: nothing is gained by flagging everything or by saying nothing.
+    /// Conditions that must hold so that a bar counts: nothing is gained by flagging everything or by saying nothing.
     Conditions,
-    /// What is reported beside them.
+    /// Figures reported beside them.
     Others,
 }
 
@@ -37,9 +37,9 @@ pub struct Bar {
     pub name: &'static str,
     /// Its table.
     pub table: BarTable,
-    /// What it must reach.
+    /// Limit that it must reach.
     pub limit: Limit,
-    /// What it is hoped to reach.
+    /// Value that it is hoped to reach.
     pub goal: Option<f64>,
 }
 
@@ -151,7 +151,7 @@ bars! {
     Others WrongSentenceFlickr "score: the wrong one of four sentences has the lowest score, flickr8k" Nothing, None;
 }
 
-/// What was found.
+/// Result of a measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found {
     /// A figure.
@@ -167,11 +167,11 @@ pub enum Found {
 pub struct Finding {
     /// Which.
     pub measure: Measure,
-    /// What was found.
+    /// Result of the measurement.
     pub found: Found,
     /// On how many photographs.
     pub photographs: usize,
-    /// What was counted there, as `313 object words`.
+    /// Things that were counted there, as `313 object words`.
     pub counted: String,
 }
 
@@ -183,7 +183,7 @@ impl Finding {
         Self { measure, found, photographs, counted: format!("{count} {things}") }
     }
 
-    /// Whether the figure is what its bar asks for; `None` where it asks for nothing or nothing is known.
+    /// Decides whether the figure is what its bar asks for; `None` where it asks for nothing or nothing is known.
     pub fn is_reached(&self) -> Option<bool> {
         let Found::Figure(Estimate { value, interval }) = self.found else { return None };
         match self.measure.bar().limit {
@@ -273,7 +273,7 @@ fn limit(limit: Limit) -> Cell {
     }
 }
 
-/// How many bars and conditions are reached, missed, and open, in a sentence each.
+/// Returns a sentence for the bars and one for the conditions: how many are reached, missed, and open.
 pub fn summary(findings: &[Finding]) -> Vec<String> {
     let sentence = |table: BarTable, things: &str| {
         let all: Vec<Measure> = Measure::ALL.iter().copied().filter(|measure| measure.bar().table == table).collect();

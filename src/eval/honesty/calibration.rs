@@ -1,4 +1,4 @@
-//! Whether scores are probabilities, measured so that few things do not look like bad calibration.
+//! Calibration of scores as probabilities, measured so that few things do not look like bad calibration.
 
 use std::f64::consts::FRAC_2_PI;
 
@@ -81,7 +81,7 @@ impl Sorted {
 pub struct CalibrationError {
     /// The expected calibration error.
     pub error: f64,
-    /// What it would be by chance if the scores were calibrated.
+    /// Expected error by chance if the scores were calibrated.
     pub by_chance: f64,
     /// The first less the second; 0 is calibrated, a little below 0 as well.
     pub excess: Estimate,

@@ -1,4 +1,4 @@
-//! Whether answers agree with each other: the same question denied, in other words, and after a repair.
+//! Consistency of answers with each other: the same question denied, in other words, and after a repair.
 
 use super::{
     Resampling,
@@ -41,7 +41,7 @@ pub fn questions(object: &str) -> ObjectQuestions {
     }
 }
 
-/// What an answer says to a question of yes or no; `None` where neither.
+/// Reads an answer to a question of yes or no: `true` for yes, `false` for no, `None` for neither.
 pub fn said(answer: &str) -> Option<bool> {
     yes_or_no(&["yes".to_owned()], answer).and_then(|(_, said)| said)
 }
@@ -51,7 +51,7 @@ pub fn said(answer: &str) -> Option<bool> {
 pub struct ObjectAnswers {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Whether the object is there.
+    /// Indicates whether the object is there.
     pub is_present: bool,
     /// See [`ObjectQuestions`].
     pub plain: Option<bool>,
@@ -68,7 +68,7 @@ impl ObjectAnswers {
     }
 }
 
-/// How consistent the answers are. An answer that is neither yes nor no agrees with nothing.
+/// Measures the consistency of answers. An answer that is neither yes nor no agrees with nothing.
 pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Finding> {
     let photographs = super::Numbers::of(answers.iter().map(|answer| answer.photograph)).len();
     let opposite =
@@ -106,13 +106,13 @@ pub fn table(findings: &[Finding]) -> Table {
 pub struct RepairedAnswer {
     /// Key of the photograph.
     pub photograph: usize,
-    /// What it said before, to a question of yes or no.
+    /// Yes or no before the repair, to a question that asks for it.
     pub before: Option<bool>,
-    /// What it says after.
+    /// Yes or no after the repair.
     pub after: Option<bool>,
-    /// Whether it was right before.
+    /// Indicates whether the answer was right before.
     pub was_right: bool,
-    /// Whether it is right after.
+    /// Indicates whether the answer is right after.
     pub is_right: bool,
 }
 

@@ -4,7 +4,7 @@
 
 use sha2::{Digest, Sha256};
 
-/// How many parts there are.
+/// Number of parts.
 pub const FOLDS: usize = 5;
 
 /// Returns what a photograph is known by: the first eight bytes of its file's SHA-256, as a big-endian number.

@@ -1,4 +1,4 @@
-//! Whether what a model says, and what its guard says of it, can be trusted on photographs of any kind.
+//! Honesty: whether what a model says, and what its guard says of it, can be trusted on photographs of any kind.
 //!
 //! Every figure is a function of replies and annotations; nothing here runs a model. [`bars`] lists what is measured with what is asked of it, [`folds`] says
 //! which network may be asked about which photograph, and the other modules are the measures.
@@ -19,7 +19,7 @@ use super::{
     tokens::{Ranking, Scored},
 };
 
-/// Where photographs come from.
+/// Origin of photographs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     /// The reporting half of Flickr8k's development split.
@@ -62,7 +62,7 @@ impl Origin {
     }
 }
 
-/// How figures get their intervals.
+/// Settings of the bootstrap that gives figures their intervals.
 #[derive(Debug, Clone, Copy)]
 pub struct Resampling {
     /// Resamples of the bootstrap over photographs.
@@ -88,7 +88,7 @@ impl Numbers {
         self.0.get(&key).copied().unwrap_or(usize::MAX)
     }
 
-    /// How many there are.
+    /// Returns the number of photographs.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -128,14 +128,14 @@ pub fn share(rows: &[(usize, bool)], resampling: Resampling) -> Estimate {
     mean(&rows, resampling)
 }
 
-/// What was scored, and whether it was right.
+/// Score of a thing, and whether the thing is right.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
     /// Key of the photograph.
     pub photograph: usize,
     /// The calibrated score, or any that grows with it.
     pub score: f64,
-    /// Whether it is right.
+    /// Indicates whether it is right.
     pub is_right: bool,
 }
 
@@ -146,7 +146,7 @@ pub fn auroc(rows: &[Outcome], resampling: Resampling) -> Estimate {
     estimate(numbers.len(), resampling, |weights| ranking.weighted(0.0, weights).auroc)
 }
 
-/// How much higher the area under the ROC curve is with the first scores than with the second: rows of the same things in the same order.
+/// Returns how much higher the area under the ROC curve is with the first scores than with the second: rows of the same things in the same order.
 pub fn auroc_lost(own: &[Outcome], other: &[Outcome], resampling: Resampling) -> Estimate {
     let numbers = Numbers::of(own.iter().map(|row| row.photograph));
     let (own, other) = (ranking(own, &numbers), ranking(other, &numbers));

@@ -11,7 +11,7 @@ use crate::{
 /// The object of COCO's that people are.
 const PERSON: &str = "person";
 
-/// Whether a photograph shows people, by annotated objects and by what its captions name; `None` where nobody looked or spoke.
+/// Decides whether a photograph shows people, by annotated objects and by what its captions name; `None` where nobody looked or spoke.
 pub fn shows_people(image: &Annotated) -> Option<bool> {
     if image.objects.is_none() && image.captions.is_empty() {
         return None;
@@ -25,7 +25,7 @@ pub fn shows_people(image: &Annotated) -> Option<bool> {
     Some(annotated || image.captions.iter().any(named))
 }
 
-/// Where a caption names people, in bytes.
+/// Returns the places where a caption names people, in bytes.
 pub fn person_mentions(caption: &str) -> Vec<Range<usize>> {
     Vocabulary::coco80().mentions(caption).into_iter().filter(|mention| mention.object == PERSON).map(|mention| mention.range).collect()
 }

@@ -1,4 +1,4 @@
-//! How often answers are wrong that nothing warns of, and how many such answers there are.
+//! Risk of answers without a warning: how often they are wrong, and how many there are.
 
 use super::{
     Outcome, Resampling,
@@ -10,7 +10,7 @@ use crate::eval::report::{Axis, Plot, Series};
 /// Points of a curve.
 const POINTS: usize = 200;
 
-/// What became of an answer.
+/// Fate of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Given without a warning.
@@ -37,9 +37,9 @@ impl Fate {
 pub struct JudgedAnswer {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Whether it is right.
+    /// Indicates whether it is right.
     pub is_right: bool,
-    /// What became of it.
+    /// Fate of the answer.
     pub fate: Fate,
 }
 

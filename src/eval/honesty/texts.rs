@@ -41,14 +41,14 @@ pub fn mixed(own: &[String], other: &str, turn: usize) -> Option<MixedText> {
 }
 
 impl MixedText {
-    /// Whether the wrong sentence alone has the lowest score; `None` where a sentence was not scored.
+    /// Decides whether the wrong sentence alone has the lowest score; `None` where a sentence was not scored.
     pub fn is_found(&self, marks: &GuardMarks) -> Option<bool> {
         let scores = self.sentences.iter().map(|range| marks.score(range)).collect::<Option<Vec<f32>>>()?;
         Some(scores.iter().enumerate().all(|(i, score)| i == self.wrong || *score > scores[self.wrong]))
     }
 }
 
-/// How often the wrong sentence has the lowest score: `found` of each photograph.
+/// Measures how often the wrong sentence has the lowest score: `found` of each photograph.
 pub fn wrong_sentences(measure: Measure, found: &[(usize, bool)], resampling: Resampling) -> Finding {
     Finding::new(measure, share(found, resampling), found.len(), found.len(), "texts of four sentences, one of another photograph")
 }
@@ -58,15 +58,15 @@ pub fn wrong_sentences(measure: Measure, found: &[(usize, bool)], resampling: Re
 pub struct ScoredCaption {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Whether it was written of that photograph.
+    /// Indicates whether it was written of that photograph.
     pub is_own: bool,
     /// The score of the whole.
     pub score: f64,
-    /// Whether some of it is flagged.
+    /// Indicates whether some of it is flagged.
     pub is_flagged: bool,
 }
 
-/// How well scores tell captions of the photograph from those of another, and how many of each are flagged.
+/// Measures how well scores tell captions of the photograph from those of another, and what share of each is flagged.
 pub fn caption_findings([ranked, own, others]: [Measure; 3], captions: &[ScoredCaption], resampling: Resampling) -> [Finding; 3] {
     let photographs = super::Numbers::of(captions.iter().map(|caption| caption.photograph)).len();
     let outcome = |c: &ScoredCaption| Outcome { photograph: c.photograph, score: c.score, is_right: c.is_own };

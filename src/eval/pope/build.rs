@@ -62,7 +62,7 @@ fn pairs<'a>(
     pairs
 }
 
-/// What is common in the set.
+/// Frequencies of the objects in the set.
 struct Statistics<'a> {
     /// All objects, those in most images first.
     popular: Vec<&'a str>,

@@ -19,7 +19,7 @@ use super::data::{Any, DataError, Problems, read, rows};
 /// Pairs of questions an image in the paper: six questions.
 pub const PER_IMAGE: usize = 3;
 
-/// How the absent objects are chosen.
+/// Method of choosing the absent objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Setting {
@@ -70,7 +70,7 @@ pub struct Question {
     pub image: String,
     /// The question.
     pub text: String,
-    /// Whether the object is there: the label `yes` or `no`.
+    /// Indicates whether the object is there: the label `yes` or `no`.
     #[serde(rename = "label", serialize_with = "yes_or_no")]
     pub present: bool,
     /// The object asked about; not in the files of others.

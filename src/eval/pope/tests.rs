@@ -39,7 +39,7 @@ fn coco() -> Option<Images> {
     Some(set.images().iter().map(|image| (image.name().to_owned(), image.objects.clone().unwrap())).collect())
 }
 
-/// What holds for any set.
+/// Checks the properties that hold for any set.
 fn check(images: &Images, questions: &[Question], setting: Setting, per_image: usize) {
     let vocabulary: BTreeSet<&String> = images.iter().flat_map(|(_, objects)| objects).collect();
     let mut by_image: BTreeMap<&str, Vec<&Question>> = BTreeMap::new();

@@ -23,7 +23,7 @@ const SHOWN: usize = 12;
 /// A question with its right answers and the one that was given.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnsweredQuestion {
-    /// What sort of question it is; wrong answers are shown by it.
+    /// Sort of question; wrong answers are shown by it.
     pub kind: String,
     /// The image's name.
     pub image: String,
@@ -35,7 +35,7 @@ pub struct AnsweredQuestion {
     pub right_answers: Vec<String>,
     /// The answer given.
     pub answer: String,
-    /// Whether it counts as right.
+    /// Indicates whether it counts as right.
     pub is_right: bool,
     /// Of questions that yes or no answers: whether yes is right, and whether yes was said (`None`: neither yes nor no).
     pub yes: Option<(bool, Option<bool>)>,
@@ -58,7 +58,7 @@ pub fn yes_or_no(right_answers: &[String], answer: &str) -> Option<(bool, Option
     Some((right_answers.iter().find_map(whole)?, said_yes(answer)))
 }
 
-/// Whether an answer begins with yes or no; `None` where with neither.
+/// Reads the yes or no with which an answer begins: `true` for yes, `None` where it begins with neither.
 fn said_yes(answer: &str) -> Option<bool> {
     let first = answer.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     match first {
@@ -68,10 +68,10 @@ fn said_yes(answer: &str) -> Option<bool> {
     }
 }
 
-/// What a report of answers says beside its table of figures: a summary, which comes first, and confusion, risk and wrong answers, which come after.
+/// Sections of a report of answers beside its table of figures: a summary, which comes first, and confusion, risk and wrong answers, which follow.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnswerSections {
-    /// What was found, in a few sentences.
+    /// Findings in a few sentences.
     pub summary: Section,
     /// Tables and photographs.
     pub details: Vec<Section>,
@@ -169,7 +169,7 @@ fn confusion(rows: &[AnsweredQuestion]) -> Section {
     }
 }
 
-/// How well the guard's score tells wrong answers from right ones.
+/// Returns the section on how well the guard's score tells wrong answers from right ones.
 fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     let is_flagged = |row: &&AnsweredQuestion| row.verdict.as_deref() == Some("flagged");
     let row = |name: &str, chosen: Vec<(&AnsweredQuestion, usize)>| {

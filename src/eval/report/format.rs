@@ -2,7 +2,7 @@
 
 use super::{Better, Cell, Column, Estimate, Format};
 
-/// What stands in a cell without a figure.
+/// Text of a cell without a figure.
 pub(super) const ABSENT: &str = "–";
 
 /// A cell as text: the figure or the words, and the interval.

@@ -1,4 +1,4 @@
-//! What an evaluation has to say: one model, written as a terminal's tables, as JSON and as one self-contained page of HTML.
+//! Report of an evaluation: one data model, written as a terminal's tables, as JSON and as one self-contained page of HTML.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,13 +21,13 @@ pub use photo::Photo;
 /// A whole evaluation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What was evaluated.
+    /// Subject of the evaluation.
     pub title: String,
     /// The command that makes it again.
     pub command: String,
     /// Model, data, split, images, seed ...: name and value.
     pub facts: Vec<(String, String)>,
-    /// What a reader must know before quoting a figure.
+    /// Remarks that a reader must know before quoting a figure.
     pub notes: Vec<String>,
     /// The parts, in reading order.
     pub sections: Vec<Section>,
@@ -61,16 +61,16 @@ pub struct Table {
     pub rows: Vec<TableRow>,
 }
 
-/// How a column is headed and its numbers are written.
+/// Heading of a column and the format of its numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Heading, without unit and arrow.
     pub name: String,
-    /// How its numbers are written.
+    /// Format of its numbers.
     pub format: Format,
     /// Which direction is good, where one is.
     pub better: Option<Better>,
-    /// What the figure means; may be empty.
+    /// Meaning of the figure; may be empty.
     pub help: String,
 }
 
@@ -93,7 +93,7 @@ impl Column {
     }
 }
 
-/// How numbers are written.
+/// Format of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -124,7 +124,7 @@ pub struct TableRow {
     pub name: String,
     /// One cell a column; missing ones are absent.
     pub cells: Vec<Cell>,
-    /// Whether the row is the one to look at.
+    /// Indicates whether the row is the one to look at.
     pub emphasis: bool,
 }
 
@@ -192,7 +192,7 @@ pub enum Plot {
         y: Axis,
         /// The curves.
         series: Vec<Series>,
-        /// Whether to draw the line y = x, as a ROC curve wants it.
+        /// Indicates whether to draw the line y = x, as a ROC curve wants it.
         diagonal: bool,
     },
     /// Reliability diagram (DeGroot and Fienberg 1983; Guo et al., ICML 2017) with the histogram of its bins.
@@ -206,7 +206,7 @@ pub enum Plot {
     Bars {
         /// Caption.
         title: String,
-        /// What the bars measure.
+        /// Quantity that the bars measure.
         label: String,
         /// The bars, from the top.
         bars: Vec<Bar>,
@@ -216,7 +216,7 @@ pub enum Plot {
 /// An axis.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Axis {
-    /// What it measures.
+    /// Quantity that it measures.
     pub label: String,
     /// From where to where; the data decides if there is none. Lines are cut off outside.
     pub range: Option<(f64, f64)>,
@@ -229,12 +229,12 @@ pub struct Series {
     pub name: String,
     /// Its points in drawing order.
     pub points: Vec<(f64, f64)>,
-    /// Whether every point gets a mark.
+    /// Indicates whether every point gets a mark.
     pub marks: bool,
-    /// Whether the points stand alone, without a line between them.
+    /// Indicates whether the points stand alone, without a line between them.
     #[serde(default)]
     pub scattered: bool,
-    /// What stands beside each point, where there is room; may be empty.
+    /// Labels beside the points, where there is room; may be empty.
     #[serde(default)]
     pub labels: Vec<String>,
 }
@@ -246,7 +246,7 @@ pub struct ReliabilityBin {
     pub mean_reward: f64,
     /// Share of them that is good.
     pub share_good: f64,
-    /// How many.
+    /// Number of its tokens.
     pub count: usize,
 }
 
@@ -257,7 +257,7 @@ pub struct Bar {
     pub name: String,
     /// Length.
     pub value: f64,
-    /// What stands at its end, where something does.
+    /// Text at its end, where there is one.
     pub text: Option<String>,
 }
 
@@ -277,12 +277,12 @@ pub struct CaptionCard {
     pub before: Vec<CardWord>,
     /// The caption.
     pub words: Vec<CardWord>,
-    /// What else is known of it: name and value.
+    /// Other facts about it: name and value.
     #[serde(default)]
     pub facts: Vec<(String, String)>,
     /// A remark; may be empty.
     pub note: String,
-    /// What people wrote.
+    /// Texts that people wrote.
     pub references: Vec<String>,
 }
 
@@ -293,16 +293,16 @@ pub struct CardWord {
     pub text: String,
     /// Its reward, where it was scored.
     pub reward: Option<f32>,
-    /// Whether its reward is below the threshold in use: it is underlined, so that the heat map does not speak by colour alone.
+    /// Indicates whether its reward is below the threshold in use: it is underlined, so that the heat map does not speak by color alone.
     pub doubted: bool,
-    /// Whether it names something that the references do not support, where that was judged.
+    /// Indicates whether it names something that the references do not support, where that was judged.
     pub hallucinated: Option<bool>,
-    /// Whether it stands in only one of the two captions that are compared.
+    /// Change of the word, where it stands in only one of the two captions that are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<WordChange>,
 }
 
-/// How a word differs between a caption and what it was changed to.
+/// Difference of a word between a caption and what it was changed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WordChange {

@@ -110,7 +110,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// Where a value lies. Values far outside stay at a distance that every renderer can clip.
+    /// Returns the pixel of a value. Values far outside stay at a distance that every renderer can clip.
     pub(super) fn at(&self, value: f64) -> f64 {
         let share = (value - self.range.0) / (self.range.1 - self.range.0);
         self.pixels.0 + share.clamp(-9.0, 10.0) * (self.pixels.1 - self.pixels.0)

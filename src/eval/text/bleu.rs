@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ngrams::{Ngrams, ORDERS};
 
-/// What BLEU counts. Of one caption, or of many: the counts add up.
+/// Counts for BLEU, of one caption or of many: the counts add up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Runs of one to four words that a reference has too, each at most as often as the reference with most of them has it.

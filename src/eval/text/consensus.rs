@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{cider::DocumentFrequencies, ngrams::Ngrams, ptb::Tokenizer, words};
 
-/// What people said about many images.
+/// References of many images.
 pub struct Consensus {
     numbers: HashMap<String, u32>,
     frequencies: DocumentFrequencies,

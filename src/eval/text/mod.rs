@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{bleu::Stats as BleuStats, consensus::Consensus, ptb::words};
 use self::{cider::DocumentFrequencies, ngrams::Ngrams, words::Row};
 
-/// What the references of its image say about one caption.
+/// Scores of one caption by the references of its image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct CaptionScores {
     /// Counts for BLEU, which is a figure of many captions.

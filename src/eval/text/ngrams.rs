@@ -51,7 +51,7 @@ impl Ngrams {
         Self { counts, words: words.len() }
     }
 
-    /// How many runs of a length (less one) a text of so many words has.
+    /// Returns the number of runs of `order` + 1 words in the text.
     pub(super) fn number(&self, order: usize) -> usize {
         self.words.saturating_sub(order)
     }

@@ -21,17 +21,17 @@ use super::rules::{PARTS, RULES};
 /// Tokens that `pycocoevalcap` leaves out. It compares after lower-casing, so that its `-LRB-` never matches and brackets stay: as here.
 const PUNCTUATION: [&str; 13] = ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
 
-/// How a token comes to be.
+/// Rule that makes a token.
 pub(super) struct Rule {
     /// Expression of the token itself.
     pub(super) token: &'static str,
     /// Expression of what must follow. It counts for the length of the match and stays for the next token.
     pub(super) before: &'static str,
-    /// What becomes of the token.
+    /// Edit that turns the matched text into the token.
     pub(super) edit: Edit,
 }
 
-/// What becomes of the text that a rule matched, in lower case.
+/// Edit of the text that a rule matched, in lower case.
 #[derive(Clone, Copy)]
 pub(super) enum Edit {
     /// It is the token.
@@ -115,7 +115,7 @@ impl Tokenizer {
         Some((self.token_end(at, found.offset(), found.pattern())?, rule.edit))
     }
 
-    /// Where the token ends of which the rule also matched what follows, up to `end`.
+    /// Returns the end of the token at `at` by a rule that also matched what follows, up to `end`.
     fn token_end(&mut self, at: usize, end: usize, rule: PatternID) -> Option<usize> {
         let last = self.line[at..end].chars().next_back()?;
         let input = Input::new(&self.line).range(at..end - last.len_utf8()).anchored(Anchored::Pattern(rule));

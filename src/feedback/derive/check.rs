@@ -1,4 +1,4 @@
-//! What a submission says, and whether it can be said of that response.
+//! Reads what a submission says, and checks that it can be said of that response.
 
 use std::{fmt::Display, ops::Range};
 
@@ -28,7 +28,7 @@ pub struct Refused {
     pub field: String,
     /// The kind, exactly.
     pub code: &'static str,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub message: String,
 }
 

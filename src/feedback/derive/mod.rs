@@ -16,7 +16,7 @@ use check::{Marked, Said, check_place, edited, in_order, refuse};
 pub use check::{NOTE_CHARS, Refused, TEXT_CHARS, check_name};
 pub(super) use check::{abstained, brief, check_notes};
 
-/// What a submission is about.
+/// Answer that a submission is about, with its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
     /// The tenant that it belongs to.
@@ -25,19 +25,19 @@ pub struct Subject {
     pub completion: Option<(String, usize)>,
     /// The image.
     pub image: ImageHash,
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
     /// The answer.
     pub response: String,
     /// Its tokens.
     pub tokens: Vec<Token>,
-    /// What wrote and scored it.
+    /// Versions of the model and the scorer that wrote and scored it.
     pub versions: Versions,
-    /// Whether it was shown without scores, marks or repairs.
+    /// Indicates whether it was shown without scores, marks or repairs.
     pub unassisted: bool,
-    /// Where the guard doubted it; `None` when it was not scored.
+    /// Spans that the guard flagged; `None` when it was not scored.
     pub doubted: Option<Vec<Extent>>,
-    /// Whether the annotation queue gave it to who judges.
+    /// Details of the annotation queue, where it gave the answer to who judges.
     pub queued: Option<Queued>,
     /// Whom it belongs to.
     pub user: Option<String>,
@@ -68,7 +68,7 @@ impl Subject {
     }
 }
 
-/// What the record is to be called and when it was made.
+/// Id and time of a record, and the tenant that hands it in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// `fb_...`
@@ -82,7 +82,7 @@ pub struct Stamp {
 /// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins with it; `None` where it cannot.
 ///
 /// # Errors
-/// What is wrong with the submission, and in which field.
+/// [`Refused`]: what is wrong with the submission, and in which field.
 pub fn derive(
     subject: Subject,
     submission: &Submission,

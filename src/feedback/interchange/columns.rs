@@ -179,7 +179,7 @@ pub(super) fn read(
     Ok(Box::new(rows))
 }
 
-/// What the library returns, or what it panics with where a file contradicts itself; then nothing of it may be used any more.
+/// Returns the library's result, or the message of its panic where a file contradicts itself; then nothing of it may be used any more.
 fn unwinding<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let said = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());

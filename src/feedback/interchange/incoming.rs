@@ -1,4 +1,4 @@
-//! What a row of a file says.
+//! Contents of a row of a file.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
@@ -12,7 +12,7 @@ use crate::feedback::{
 pub enum Incoming {
     /// A record as it was.
     Record(Box<Feedback>, Option<Vec<u8>>),
-    /// What somebody said, to be made a record of.
+    /// A submission, to be made a record of.
     Said(Box<Submission>, Picture),
     /// Something of the row that no record keeps: its name, for all rows alike.
     LeftOut(String),
@@ -27,7 +27,7 @@ pub enum Picture {
     File(Vec<u8>),
     /// Its SHA-256; the file is elsewhere.
     Named(ImageHash),
-    /// Where the file is, for whoever wrote the row.
+    /// Place of the file, for whoever wrote the row.
     At(String),
 }
 

@@ -257,7 +257,7 @@ fn whole(task: Value) -> Value {
     json!({ "data": min, "annotations": [{ "completed_by": annotator, "result": result }] })
 }
 
-/// What an annotation says: errors or that there are none, and what is left out; and the results that say nothing of it.
+/// Returns the submissions of an annotation (errors or that there are none, and what is left out), and the results that say nothing of it.
 fn submissions(plain: &Submission, scope: Option<Scope>, annotation: Annotation) -> Result<(Vec<Submission>, Vec<String>), String> {
     let annotator = match &annotation.completed_by {
         Value::Object(user) => user.get("email").and_then(Value::as_str).map(str::to_owned),

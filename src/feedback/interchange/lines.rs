@@ -13,7 +13,7 @@ use crate::feedback::{record::Feedback, store::StoreError};
 /// Most bytes of a line.
 const LINE_BYTES: u64 = 16 << 20;
 
-/// What some tools on Windows begin a file with.
+/// Mark with which some tools on Windows begin a file.
 pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
 /// Writes each record as the line that a function makes of it, where it makes one.

@@ -106,7 +106,7 @@ impl FromStr for Format {
     }
 }
 
-/// What a row says, or why it cannot be taken.
+/// Number of a row with its contents, or why it cannot be taken.
 pub type Row = (usize, Result<Vec<Incoming>, String>);
 
 /// The rows of a file; the rest is lost where it cannot be read on.

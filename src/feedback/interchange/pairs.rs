@@ -6,7 +6,7 @@ use crate::feedback::{
     submission::{Judgement, Submission},
 };
 
-/// What was asked, and two answers.
+/// A prompt and two answers.
 pub(super) struct Pair {
     pub(super) prompt: String,
     pub(super) chosen: String,

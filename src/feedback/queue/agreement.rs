@@ -1,4 +1,4 @@
-//! How far people agree, beyond what chance would make them: Cohen's kappa of two (Cohen, 1960) and Krippendorff's alpha of any number with gaps, for
+//! Agreement of people beyond what chance would make: Cohen's kappa of two (Cohen, 1960) and Krippendorff's alpha of any number with gaps, for
 //! nominal values (Krippendorff, *Content Analysis*, 2004, chapter 11). Pure.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 /// Figures of agreement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
 pub struct Figures {
-    /// What was judged by two at least.
+    /// Units that at least two have judged.
     pub units: usize,
     /// Share of the pairs of judgements of one unit that are the same; absent without any.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,7 +22,7 @@ pub struct Figures {
     pub alpha: Option<f64>,
 }
 
-/// How often the first of two said one thing and the second another.
+/// Counts of how often the first of two said one thing and the second another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table<V: Ord>(BTreeMap<(V, V), usize>);
 

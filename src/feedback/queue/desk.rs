@@ -1,4 +1,4 @@
-//! What annotators do at the queue: take the next answer, and leave one.
+//! Work of annotators at the queue: they take the next answer, and leave one.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::task::spawn_blocking;
@@ -68,7 +68,7 @@ impl Corrections {
         self.store().leave(place, annotator, Leave::Skip(self.queue().max_skips)).await
     }
 
-    /// How much there is to do of some owners' answers at this Unix time.
+    /// Returns how much there is to do of some owners' answers at this Unix time.
     ///
     /// # Errors
     /// The store's.
@@ -76,7 +76,7 @@ impl Corrections {
         self.store().length(owners, now).await
     }
 
-    /// How much an annotator has done by this Unix time.
+    /// Returns how much an annotator has done by this Unix time.
     ///
     /// # Errors
     /// The store's.
@@ -84,7 +84,7 @@ impl Corrections {
         self.store().progress(annotator, now).await
     }
 
-    /// How far annotators agree, and what the guard finds, by the newest records of some owners. `names` says whether annotators are named.
+    /// Returns how far annotators agree, and what the guard finds, by the newest records of some owners. `names` says whether annotators are named.
     ///
     /// # Errors
     /// The store's.

@@ -1,4 +1,4 @@
-//! What an annotator is shown.
+//! Items that annotators are shown.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -21,7 +21,7 @@ pub struct QueueWord {
     /// Its calibrated reward; absent when it was not scored and in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
-    /// Whether the guard flagged it; absent in unassisted items.
+    /// Indicates whether the guard flagged it; absent in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubted: Option<bool>,
 }
@@ -40,7 +40,7 @@ pub struct Item {
     pub created: u64,
     /// The image, as a `data:` URL.
     pub image: String,
-    /// What was asked; empty for a description.
+    /// The prompt; empty for a description.
     pub prompt: String,
     /// The answer.
     pub response: String,
@@ -48,9 +48,9 @@ pub struct Item {
     pub words: Vec<QueueWord>,
     /// Drawn by chance, and shown without rewards, marks and proposals: what people find in such answers estimates the guard's recall.
     pub unassisted: bool,
-    /// What the guard flagged, with what it would write instead; empty in unassisted items.
+    /// Spans that the guard flagged, with what it would write instead; empty in unassisted items.
     pub spans: Vec<Span>,
-    /// What the guard concluded; absent in unassisted items.
+    /// The guard's conclusion; absent in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
     /// The threshold that was in force; absent in unassisted items.
@@ -61,7 +61,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// What `lease` shows of an answer.
+    /// Makes the item that `lease` shows of an answer.
     pub fn new(lease: &Lease, created: u64, prompt: String, answer: Answer, image: String) -> Self {
         let Answer { response, tokens, verdict, threshold, spans, .. } = answer;
         let shown = !lease.unassisted;

@@ -27,11 +27,11 @@ use super::{
 };
 use crate::guard::Verdict;
 
-/// How the queue is filled and worked on: `[queue]` of the configuration.
+/// Settings by which the queue is filled and worked on: `[queue]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
-    /// Whether answers are put in the queue.
+    /// Indicates whether answers are put in the queue.
     pub enabled: bool,
     /// Share of the answers shown to annotators that is drawn by chance and shown without marks, 0 to 1.
     pub unassisted_share: f64,
@@ -41,7 +41,7 @@ pub struct Queue {
     pub lease_s: u64,
     /// An answer that this many annotators have skipped is shown to nobody any more.
     pub max_skips: u32,
-    /// What counts how much in the order.
+    /// Weights of the parts of the order.
     pub weights: Weights,
 }
 

@@ -1,4 +1,4 @@
-//! How often an owner's feedback has been about a thing: an order that others' feedback changed would tell of it.
+//! Novelty of a thing by how often an owner's feedback has been about it: an order that others' feedback changed would tell of it.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ impl Novelty {
         }
     }
 
-    /// How new a thing is to an owner, 0 to 1: the bonus of count-based exploration, `1/√(1 + n)` (Strehl and Littman, 2008).
+    /// Returns how new a thing is to an owner, 0 to 1: the bonus of count-based exploration, `1/√(1 + n)` (Strehl and Littman, 2008).
     pub fn of(&self, owner: &str, thing: ConceptId) -> f64 {
         let seen = self.0.get(owner).and_then(|counts| counts.get(&thing)).copied().unwrap_or_default();
         1.0 / (1.0 + f64::from(seen)).sqrt()

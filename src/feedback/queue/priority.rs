@@ -1,4 +1,4 @@
-//! What a correction of an answer would teach. Pure.
+//! Priority of an answer by what a correction of it would teach. Pure.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -9,7 +9,7 @@ use crate::{
     lexicon::{ConceptId, Lexicon},
 };
 
-/// What counts how much in the order. Only their proportions matter.
+/// Weights of the parts of the order. Only their proportions matter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Weights {

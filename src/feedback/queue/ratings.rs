@@ -14,15 +14,15 @@ use crate::{
     lexicon::{Lexicon, WordClass},
 };
 
-/// What an error is about: the guard's classes of words, other words, and what is left out.
+/// Kinds of error, by what an error is about: the guard's classes of words, other words, and what is left out.
 pub const KINDS: [&str; 7] = ["object", "attribute", "count", "action", "relation", "other", "missing"];
 
-/// How far annotators agree on answers that two of them got, and how many errors the guard finds.
+/// Agreement of annotators on answers that two of them got, and how many errors the guard finds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Agreement {
     /// Answers that two annotators have judged.
     pub items: usize,
-    /// Whether a word is right, for all words that claim something and were judged by two.
+    /// Agreement on whether a word is right, for all words that claim something and were judged by two.
     pub overall: Figures,
     /// The same by what the word is about, and for whether something is left out.
     pub by_kind: BTreeMap<&'static str, Figures>,
@@ -30,7 +30,7 @@ pub struct Agreement {
     pub by_annotator: Vec<AnnotatorFigures>,
     /// Each two of them; those with the most in common come first.
     pub pairs: Vec<PairFigures>,
-    /// What the guard finds.
+    /// Recall of the guard.
     pub recall: Recall,
 }
 
@@ -76,7 +76,7 @@ pub struct Recall {
 /// Most pairs that are listed.
 const PAIRS: usize = 100;
 
-/// What a unit is about, and what each annotator said of it: whether it is wrong.
+/// Unit of agreement: its kind, and what each annotator said of it (`true`: it is wrong).
 struct Unit {
     kind: &'static str,
     said: BTreeMap<usize, bool>,
@@ -175,7 +175,7 @@ fn kinds(response: &str) -> Vec<(std::ops::Range<usize>, &'static str)> {
     Lexicon::shared().word_classes(response).into_iter().map(|(range, class)| (range, name(class))).collect()
 }
 
-/// What one person's records say of a word; nothing where none of them judged it.
+/// Decides by one person's records whether a word is wrong; nothing where none of them judged it.
 fn wrong(records: &[&Feedback], start: usize, end: usize) -> Option<bool> {
     let said = records.iter().filter_map(|record| {
         let scope = record.scope?;
@@ -186,7 +186,7 @@ fn wrong(records: &[&Feedback], start: usize, end: usize) -> Option<bool> {
     said.reduce(|a, b| a || b)
 }
 
-/// Whether one person says that something is left out; nothing where they stopped at the first error.
+/// Decides whether one person says that something is left out; nothing where they stopped at the first error.
 fn misses(records: &[&Feedback]) -> Option<bool> {
     let said = records.iter().filter_map(|record| {
         let adds = record.errors.iter().any(|error| error.start == error.end);
@@ -199,7 +199,7 @@ fn misses(records: &[&Feedback]) -> Option<bool> {
     said.reduce(|a, b| a || b)
 }
 
-/// What people found in answers that were drawn by chance. First errors would favour what is easy to see, so that only answers judged whole count.
+/// Measures recall in answers that were drawn by chance. First errors would favor what is easy to see, so that only answers judged whole count.
 pub fn recall(unassisted: &[Feedback]) -> Recall {
     let whole: Vec<&Feedback> = unassisted.iter().filter(|record| record.scope == Some(Scope::AllErrors)).collect();
     let flagged = |record: &&Feedback| {

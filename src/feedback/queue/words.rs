@@ -10,7 +10,7 @@ pub(in crate::feedback) struct TokenWord {
     pub(in crate::feedback) bytes: Range<usize>,
     /// Its code points.
     pub(in crate::feedback) chars: Range<usize>,
-    /// Whether it claims nothing about the image.
+    /// Indicates whether it claims nothing about the image.
     pub(in crate::feedback) function: bool,
     /// The lowest reward of its tokens; absent where one has none.
     pub(in crate::feedback) reward: Option<f32>,

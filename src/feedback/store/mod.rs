@@ -1,4 +1,4 @@
-//! Where records and receipts are kept: durable when an insert returns.
+//! Store of records and receipts: durable when an insert returns.
 //!
 //! [`Store`] is what the rest of the program sees, [`sql`] keeps it in SQLite or PostgreSQL, and [`writer`] gathers what arrives at the same time into one
 //! transaction. Images are kept elsewhere ([`super::images`]); the store says which of them nobody refers to any more.
@@ -27,7 +27,7 @@ pub enum StoreError {
     /// More is waiting to be written than may wait.
     #[error("more feedback is waiting to be written than may wait; retry in 1 s")]
     Busy,
-    /// What it has written cannot be read: trying again does not help.
+    /// Data that it has written cannot be read: trying again does not help.
     #[error("the store of feedback is damaged: {0}")]
     Damaged(String),
     /// The store cannot be reached; trying again later may help.
@@ -74,7 +74,7 @@ pub enum Row {
     Feedback(Box<Feedback>, Option<Idempotency>),
 }
 
-/// What became of a row.
+/// Outcome of the insertion of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inserted {
     /// It is kept.
@@ -115,9 +115,9 @@ impl Owners {
 pub struct Filter {
     /// Whose they are.
     pub owners: Owners,
-    /// What they say.
+    /// Kind of judgment that they state.
     pub kind: Option<Kind>,
-    /// Where they come from.
+    /// Origin of the records.
     pub source: Option<Source>,
     /// Whom they belong to.
     pub user: Option<String>,
@@ -140,7 +140,7 @@ pub struct Page {
     pub newest_first: bool,
 }
 
-/// What is to be removed.
+/// Target of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A record.
@@ -163,13 +163,13 @@ pub struct AnnotatorTarget {
     pub name: String,
     /// Whose records and items.
     pub owners: Owners,
-    /// Whether their records go; else these stay without the name.
+    /// Indicates whether their records go; else these stay without the name.
     pub records: bool,
     /// Most records at once.
     pub limit: u32,
 }
 
-/// How much was removed.
+/// Result of a removal, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Removed {
     /// Records.
@@ -197,7 +197,7 @@ pub struct OwnerBytes {
     pub bytes: u64,
 }
 
-/// How much is kept.
+/// Numbers of records and receipts that are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stats {
     /// Records by what they say.
@@ -237,19 +237,19 @@ pub trait Store: QueueStore + Send + Sync {
     /// Images that lost a reference, and whether they have others.
     fn doomed(&self, limit: u32) -> Answer<'_, Vec<ImageHash>>;
 
-    /// Whether a record or a receipt refers to the image.
+    /// Returns `true` if a record or a receipt refers to the image.
     fn refers(&self, image: ImageHash) -> Answer<'_, bool>;
 
     /// Takes the image off the list of the doomed.
     fn spare(&self, image: ImageHash) -> Answer<'_, ()>;
 
-    /// How much is kept of whom.
+    /// Returns the numbers of what is kept of these owners.
     fn stats<'a>(&'a self, owners: &'a Owners) -> Answer<'a, Stats>;
 
     /// Gives receipts that were made after this Unix time, when the clock was ahead, that time: else they would be kept for longer than others.
     fn redate_receipts(&self, now: u64) -> Answer<'_, ()>;
 
-    /// How many bytes receipts take, by owner.
+    /// Returns how many bytes receipts take, by owner.
     fn receipt_bytes(&self) -> Answer<'_, Vec<OwnerBytes>>;
 
     /// Overwrites what removed rows have left in the store's files, as far as those are the store's to write.

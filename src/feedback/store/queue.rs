@@ -44,13 +44,13 @@ pub struct Entry {
     pub completion_id: String,
     /// Which of its answers.
     pub choice: usize,
-    /// Whether it is one of those drawn by chance, to be shown without marks. They are a queue of their own.
+    /// Indicates whether it is one of those drawn by chance, to be shown without marks. They are a queue of their own.
     pub unassisted: bool,
-    /// Whether two annotators are to judge it.
+    /// Indicates whether two annotators are to judge it.
     pub overlap: bool,
     /// Its place in its queue; the highest comes first.
     pub rank: f64,
-    /// What it shares with the same answer of other completions: [`item_digest`](crate::feedback::record::item_digest).
+    /// Digest that it shares with the same answer of other completions: [`item_digest`](crate::feedback::record::item_digest).
     pub digest: String,
 }
 
@@ -63,14 +63,14 @@ pub struct AnnotatorId {
     pub name: String,
 }
 
-/// What an annotator has.
+/// Answer that an annotator has for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The answer.
     pub place: Place,
-    /// Whether it is shown without marks.
+    /// Indicates whether it is shown without marks.
     pub unassisted: bool,
-    /// Whether somebody else judges it too.
+    /// Indicates whether somebody else judges it too.
     pub overlap: bool,
     /// Unix time after which somebody else may get it.
     pub expires: u64,
@@ -91,7 +91,7 @@ pub struct Wish {
     pub unassisted: bool,
 }
 
-/// How an annotator leaves an answer without judging it.
+/// Return of an answer by an annotator who does not judge it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
     /// For anybody to have, themselves too.
@@ -100,7 +100,7 @@ pub enum Leave {
     Skip(u32),
 }
 
-/// How many answers there are, by state.
+/// Numbers of answers in the queue, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = QueueLength)]
 pub struct Length {
@@ -116,7 +116,7 @@ pub struct Length {
     pub skipped: u64,
 }
 
-/// How much an annotator has done.
+/// Progress of an annotator.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AnnotatorProgress {
     /// Their records.
@@ -140,16 +140,16 @@ pub trait QueueStore {
     /// have. `None` when there is none.
     fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>>;
 
-    /// What the annotator was given, also when the time is over and when they have judged it already.
+    /// Returns the lease that the annotator was given, also when the time is over and when they have judged the answer already.
     fn lease<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId) -> Answer<'a, Option<Lease>>;
 
     /// Ends a lease. Whether there was one.
     fn leave<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId, how: Leave) -> Answer<'a, bool>;
 
-    /// How much there is of whom at this Unix time.
+    /// Returns the length of these owners' queue at this Unix time.
     fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> Answer<'a, Length>;
 
-    /// How much an annotator has done by this Unix time.
+    /// Returns how much an annotator has done by this Unix time.
     fn progress<'a>(&'a self, annotator: &'a AnnotatorId, now: u64) -> Answer<'a, AnnotatorProgress>;
 
     /// The newest records of a sample.

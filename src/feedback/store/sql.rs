@@ -29,7 +29,7 @@ use crate::{
     private_files,
 };
 
-/// What the tables looked like, version by version. A version, once shipped, stays as it is.
+/// Migrations of the tables, version by version. A version, once shipped, stays as it is.
 const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "records", include_str!("migrations/0001_records.sql")),
     (2, "queue", include_str!("migrations/0002_queue.sql")),
@@ -43,7 +43,7 @@ const CONNECTIONS: u32 = 8;
 /// Most receipts that [`Target::OldestReceipts`] removes.
 pub const OLDEST: u32 = 256;
 
-/// How long a statement waits for a connection, and SQLite for another process that writes.
+/// Longest wait of a statement for a connection, and of SQLite for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Records and receipts in a database.
@@ -403,7 +403,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|e| StoreError::Failed(e.to_string()))
 }
 
-/// What the first column says.
+/// Reads the JSON of the first column.
 pub(super) fn read<T: DeserializeOwned>(row: &AnyRow) -> Result<T, StoreError> {
     let body: &str = row.try_get(0).map_err(failed)?;
     serde_json::from_str(body).map_err(|e| StoreError::Failed(format!("a row cannot be read: {e}")))

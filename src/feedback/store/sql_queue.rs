@@ -11,7 +11,7 @@ use crate::feedback::record::{Feedback, item_digest};
 
 const DAY_S: u64 = 24 * 60 * 60;
 
-/// What a lease is made of, of `queue q`.
+/// Columns of `queue q` that make a lease.
 const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
 
 impl QueueStore for SqlStore {
@@ -138,7 +138,8 @@ async fn first(connection: &mut AnyConnection, wish: &Wish, unassisted: bool) ->
     wished(connection, &sql, wish).await
 }
 
-/// What a query finds whose parameters are the annotator's name and owner, the time and, where that is one, the owner whose answers they may see.
+/// Returns the lease that a query finds whose parameters are the annotator's name and owner, the time and, where that is one, the owner whose answers
+/// they may see.
 async fn wished(connection: &mut AnyConnection, sql: &str, wish: &Wish) -> Result<Option<Lease>, StoreError> {
     let query = sqlx::query(sql).bind(&wish.annotator.name).bind(&wish.annotator.owner).bind(wish.now as i64);
     let row = bind_owner(query, &wish.owners).fetch_optional(&mut *connection).await.map_err(failed)?;
@@ -165,7 +166,7 @@ async fn end_lease(connection: &mut AnyConnection, what: &str, place: &Place, an
     Ok(query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0)
 }
 
-/// What the queue knows a record's answer by.
+/// Returns the digest by which the queue knows a record's answer.
 pub(super) fn digest(record: &Feedback) -> String {
     item_digest(&record.owner, record.image, &record.prompt, &record.response)
 }

@@ -1,4 +1,4 @@
-//! What is removed from SQLite and PostgreSQL, and what that does to the annotation queue.
+//! Removal from SQLite and PostgreSQL, and what that does to the annotation queue.
 
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 

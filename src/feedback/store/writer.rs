@@ -29,7 +29,7 @@ impl Writer {
     /// Keeps a row, durably when it returns.
     ///
     /// # Errors
-    /// What the store said, or [`StoreError::Busy`].
+    /// The store's error, [`StoreError::Busy`], or [`StoreError::Unavailable`] when the writer is closed.
     pub async fn insert(&self, row: Row) -> Result<Inserted, StoreError> {
         let stopped = || StoreError::Unavailable("it is closed".to_owned());
         let (reply, answer) = oneshot::channel();
