@@ -83,7 +83,7 @@ def curl(base):
 def compare(base):
     """Three modes side by side: only where nobody looked is nothing shaded, and what was written again says what it was."""
     with opened(base) as page:
-        photo(page, "coffee.jpg")
+        photo(page, "cat.jpg")
         page.get_by_role("button", name="Compare").click()
         settled(page)
         expect(page.locator(".answer")).to_have_count(3)

@@ -265,7 +265,10 @@ fn a_network_that_fails_is_an_error_without_its_secrets_and_the_next_request_is_
 
 #[test]
 fn who_wrote_a_text_decides_what_its_scores_mean() {
-    let served = Served::new();
+    // By the scorer alone: evidence knows the photograph better than either calibration.
+    let dir = tempfile::tempdir().unwrap();
+    copy_to(dir.path());
+    let served = Served::with(|c| c.model.name = dir.path().display().to_string());
     let text = "A tabby cat looks into the camera.";
     let of = |author: &str| {
         let body = json!({"model": "candor-mini", "image_url": photo("cat.jpg"), "response": text, "author": author, "guard": {"target_fpr": 0.05}});

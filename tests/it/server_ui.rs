@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
-use candor::config::{Auto, Config, Key, Scope, Scopes};
+use candor::{
+    config::{Auto, Config, Key, Scope, Scopes},
+    guard::OnUnanswerable,
+};
 use serde_json::json;
 
 use crate::{
@@ -45,11 +48,16 @@ macro_rules! pages {
 }
 
 pages! {
-    try_page: caption question abstained curl compare dropped examples shared spoken reloaded another bounded enlarged;
+    try_page: caption question curl compare dropped examples shared spoken reloaded another bounded enlarged;
     correct_page: keyboard correct judge undone returned neighbors mine;
     watch_page: watch span;
     views: light dark narrow calm ring;
     docs_page: described tried;
+}
+
+#[test]
+fn abstained() {
+    page("try_page", "abstained", Served::with(|config| config.guard.on_unanswerable = OnUnanswerable::Abstain).at, &[]);
 }
 
 #[test]
