@@ -142,7 +142,7 @@ impl Answer {
             let end = text.chars().count();
             self.spans.push(Span::new(end..end, "", score, Action::Blocked));
         }
-        let rewritten = self.rewrite(text, &draft.likely_things());
+        let rewritten = self.rewrite(text, draft);
         let text = rewritten.as_deref().unwrap_or(text);
         let tokens = draft.contributing().max(self.sent.0);
         let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
@@ -165,7 +165,7 @@ impl Answer {
         self.gate.as_ref().is_some_and(|gate| gate.may_withhold())
     }
 
-    /// How likely a short answer is right, and whether it is given. One of which something went out is not judged where it might be withheld.
+    /// Returns how likely a short answer is right, and whether it is given. One of which something went out is not judged where it might be withheld.
     fn judge(&self, draft: &Draft) -> Option<(f32, bool)> {
         let tokens = draft.contributing();
         let is_open = self.sent == (0, 0) || !self.may_withhold();
@@ -226,13 +226,13 @@ impl Answer {
     }
 
     /// The answer with its doubted words hedged or left out, where that is asked for and there are any; its spans move with it.
-    fn rewrite(&mut self, text: &str, likely: &[&str]) -> Option<String> {
+    fn rewrite(&mut self, text: &str, draft: &Draft) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
         let unsaid = self.unsaid_spans();
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = unfamiliar(text, &unsaid, style, likely).unwrap_or_else(|| render(text, &unsaid, style));
+        let rendered = unfamiliar(text, &unsaid, style, &draft.likely_things()).unwrap_or_else(|| render(text, &unsaid, style));
         let mut places = rendered.spans.iter().cloned();
         for span in &mut self.spans {
             let place = match span.is_unsaid() {
@@ -267,7 +267,7 @@ impl Answer {
         Some(rendered.text)
     }
 
-    /// What goes out of `text`: the draft's, or what was made of it.
+    /// Returns what goes out of `text`: the draft's, or what was made of it.
     fn delta(&mut self, draft: &Draft, text: &str, tokens: usize, end: usize) -> Event {
         self.place_edits(draft.text(), end);
         let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));

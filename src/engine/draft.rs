@@ -39,7 +39,7 @@ pub(crate) struct Draft {
     words: Vec<Word>,
     /// How many of them have rewards that are final.
     finished: usize,
-    /// Whether the next one waits for the word after it.
+    /// Indicates whether the next one waits for the word after it.
     waits: bool,
     /// Words of the version that this one began with which were shown: their rewards are final whatever follows.
     shown: Vec<Word>,
@@ -137,7 +137,7 @@ impl Draft {
         true
     }
 
-    /// What becomes of the reward of the first word that is not finished.
+    /// Returns what becomes of the reward of the first word that is not finished.
     fn finish(&self, whole: bool) -> Finish {
         let Some(finisher) = &self.finisher else { return Finish::Unchanged };
         let log_probability = |token: usize| self.tokens.get(token).map_or(0.0, |token| token.token.logprob);
@@ -238,7 +238,7 @@ impl Draft {
         self.transcript.contributing()
     }
 
-    /// How many leading tokens have rewards.
+    /// Returns how many leading tokens have rewards.
     pub(crate) fn rewarded(&self) -> usize {
         self.rewards.len()
     }

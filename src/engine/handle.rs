@@ -102,9 +102,9 @@ pub struct Health {
     pub kv_usage: f64,
     /// End of the last step (of the start, before the first).
     pub last_step: Instant,
-    /// Whether nothing runs: the last step may then be long ago.
+    /// Indicates whether nothing runs: the last step may then be long ago.
     pub idle: bool,
-    /// Whether the engine's thread is there and takes requests.
+    /// Indicates whether the engine's thread is there and takes requests.
     pub accepting: bool,
 }
 
@@ -157,7 +157,7 @@ impl EngineHandle {
         }
     }
 
-    /// How the engine is doing.
+    /// Returns how the engine is doing.
     pub fn health(&self) -> Health {
         let shared = &self.shared;
         Health {
@@ -239,7 +239,7 @@ fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
 pub struct EventStream(mpsc::Receiver<Event>);
 
 impl EventStream {
-    /// What is said about a request for which nothing is written.
+    /// Returns what is said about a request for which nothing is written.
     fn of_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
         let guard = Some(Report::of_abstention(request.guard.mode, request.guard.thresholds, reason));
         let text = Event::Delta { text: reason.wording().to_owned(), tokens: Vec::new(), spans: Vec::new(), flagged_tokens: 0 };

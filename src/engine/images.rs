@@ -36,7 +36,7 @@ pub struct Encoded {
     pub evidence: Option<ImageEvidence>,
     /// SHA-256 of the file.
     pub hash: [u8; 32],
-    /// Whether it was remembered, or being encoded for another request.
+    /// Indicates whether it was remembered, or being encoded for another request.
     pub hit: bool,
 }
 

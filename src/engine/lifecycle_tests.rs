@@ -178,7 +178,7 @@ fn a_panic_in_a_step_fails_its_requests_and_the_engine_lives_on() {
     assert!(handle.health().accepting);
 }
 
-/// Whether scored requests and their unscored neighbour end as they should when the scorer breaks before the second token.
+/// Returns whether scored requests and their unscored neighbour end as they should when the scorer breaks before the second token.
 fn break_scorer(on_error: OnError, out_of_range: bool) -> (Told, Told) {
     let (toy, gate) = Toy::gated();
     let reward = Arc::new(ToyReward::default());

@@ -122,7 +122,7 @@ impl Repairs {
         self.forks.iter().filter(|fork| !self.is_done(fork))
     }
 
-    /// What caches must do before the next step.
+    /// Returns what caches must do before the next step.
     pub(crate) fn branches(&mut self) -> Vec<Branch> {
         std::mem::take(&mut self.branches)
     }
@@ -166,7 +166,7 @@ impl Repairs {
         first_doubted(lead, at).into_iter().chain(repeated).min()
     }
 
-    /// Whether words of the lead may still be written again.
+    /// Returns whether words of the lead may still be written again.
     pub(crate) fn may_change(&self, lead: &Track) -> bool {
         self.first.is_some() || self.place.is_some() || self.first_flaw(lead, self.settled).is_some()
     }

@@ -94,7 +94,7 @@ pub(crate) struct Sequence {
     pub(crate) joined: Instant,
     /// What ends this sequence after the present step.
     pub(crate) failed: Option<EngineError>,
-    /// Whether the present step computes nothing of it, because it is another competitor's turn.
+    /// Indicates whether the present step computes nothing of it, because it is another competitor's turn.
     pub(crate) pauses: bool,
     /// The version that will be the answer.
     lead: Track,
@@ -144,7 +144,7 @@ impl Sequence {
         self.lead.is_new()
     }
 
-    /// What caches must do before the next step.
+    /// Returns what caches must do before the next step.
     pub(crate) fn branches(&mut self) -> Vec<Branch> {
         self.repairs.as_mut().map(Repairs::branches).unwrap_or_default()
     }

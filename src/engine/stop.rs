@@ -20,7 +20,7 @@ impl StopStrings {
         Self { searched: 0, ..self.clone() }
     }
 
-    /// Where the first stop string in `text` begins. `text` may only have grown since the last call.
+    /// Returns where the first stop string in `text` begins. `text` may only have grown since the last call.
     pub(crate) fn find(&mut self, text: &str) -> Option<usize> {
         let mut from = (self.searched + 1).saturating_sub(self.longest);
         while !text.is_char_boundary(from) {
@@ -30,7 +30,7 @@ impl StopStrings {
         self.strings.iter().filter_map(|s| text[from..].find(s.as_str())).min().map(|at| from + at)
     }
 
-    /// How many bytes at the end of `text` could be the beginning of a stop string.
+    /// Returns how many bytes at the end of `text` could be the beginning of a stop string.
     pub(crate) fn held(&self, text: &str) -> usize {
         let begun = |s: &String| (1..s.len()).rev().find(|&k| s.is_char_boundary(k) && text.ends_with(&s[..k]));
         self.strings.iter().filter_map(begun).max().unwrap_or(0)

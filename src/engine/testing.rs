@@ -71,7 +71,7 @@ pub(crate) fn tokenizer() -> Arc<TextTokenizer> {
     Arc::new(TextTokenizer::from_bytes(json.to_string().as_bytes(), "<eos>").unwrap())
 }
 
-/// What the model says after `context`, in positions of its cache: logits, and how well it thinks the last token is grounded.
+/// Returns what the model says after `context`, in positions of its cache: logits, and how well it thinks the last token is grounded.
 pub(crate) fn continuation(context: &[f32]) -> (Vec<f32>, f32) {
     let mut hasher = DefaultHasher::new();
     context.iter().for_each(|c| c.to_bits().hash(&mut hasher));
@@ -112,7 +112,7 @@ pub(crate) struct Toy {
     pub(crate) fails_on: AtomicUsize,
     pub(crate) panics: AtomicBool,
     pub(crate) encodes: AtomicUsize,
-    /// Whether it mostly writes sentences of a small grammar.
+    /// Indicates whether it mostly writes sentences of a small grammar.
     speaks: bool,
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Context<'a> {
     /// Most tokens of the answer.
     pub(crate) budget: usize,
     pub(crate) scored: bool,
-    /// Whether menus are kept, for repairs.
+    /// Indicates whether menus are kept, for repairs.
     pub(crate) repairs: bool,
 }
 

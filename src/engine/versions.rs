@@ -26,7 +26,7 @@ pub(super) fn sentence(track: &Track, at: usize) -> Option<Sentence<'_>> {
     Sentence::around(track.draft.text(), track.draft.words(), at, track.complete)
 }
 
-/// Whether whatever a version says next, its sentence with word `at` repeats itself or says the opposite of the first one.
+/// Returns whether whatever a version says next, its sentence with word `at` repeats itself or says the opposite of the first one.
 pub(super) fn is_hopeless(first_text: &str, at: usize, version: &Track) -> bool {
     let (text, words) = (version.draft.text(), version.draft.words());
     let begun = words.get(at).zip(words.last()).and_then(|(first, last)| text.get(first.bytes.start..last.bytes.end));
@@ -34,7 +34,7 @@ pub(super) fn is_hopeless(first_text: &str, at: usize, version: &Track) -> bool 
     repeats(own) || contradicts(first_text, own)
 }
 
-/// What a version says from some token and byte on, with its lowest reward; `None` where it claims nothing.
+/// Returns what a version says from some token and byte on, with its lowest reward; `None` where it claims nothing.
 pub(super) fn candidate(track: &Track, (at, byte): (usize, usize)) -> Option<Candidate> {
     let claims = version(track, at, &[]);
     let text = track.draft.text().get(byte..).unwrap_or_default().trim().to_owned();
@@ -67,7 +67,7 @@ pub(super) fn log_probability(menu: &Menu, id: u32) -> f32 {
     found.map_or(f32::NEG_INFINITY, |(_, logprob)| *logprob)
 }
 
-/// How a version is sampled: as the answer is, or warmer, from a seed that no other version has.
+/// Returns how a version is sampled: as the answer is, or warmer, from a seed that no other version has.
 pub(super) fn warmed(sampling: &Sampling, number: Option<usize>, attempt: u32) -> Sampling {
     let temperature = number.map_or(sampling.temperature, |number| temperature(sampling.temperature, number));
     let seed = sampling.seed ^ (u64::from(attempt) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);

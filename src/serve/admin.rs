@@ -187,7 +187,7 @@ pub(super) async fn rollback(State(app): State<Arc<App>>, Path(id): Path<String>
     told(&app).await
 }
 
-/// What the body says; there need not be one.
+/// Returns what the body says; there need not be one.
 async fn promotion(app: &App, request: Request) -> Result<Promotion, ApiError> {
     let (parts, body) = request.into_parts();
     if body.is_end_stream() {

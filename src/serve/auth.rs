@@ -109,7 +109,7 @@ pub(crate) struct Access {
     pub(super) configured: Vec<Key>,
     /// With the administrator's.
     keys: Vec<KnownKey>,
-    /// Whether `/metrics` needs no key: other machines do not reach it, it has a listener of its own, or the whole API needs none.
+    /// Indicates whether `/metrics` needs no key: other machines do not reach it, it has a listener of its own, or the whole API needs none.
     open_metrics: bool,
 }
 

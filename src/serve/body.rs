@@ -98,7 +98,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// How the body is compressed; `None` where it is not.
+/// Returns how the body is compressed; `None` where it is not.
 fn encoding(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     let mut given = headers.get_all(header::CONTENT_ENCODING).iter().map(|v| v.to_str().unwrap_or("?"));
     let Some(first) = given.next() else { return Ok(None) };

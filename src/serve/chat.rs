@@ -88,7 +88,7 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
     ApiError::unavailable("request_timeout", format!("the answer was not complete within {seconds} s"))
 }
 
-/// What a completion has written.
+/// Returns what a completion has written.
 fn answers(turn: &Turn, completion: &Completion, prompt: &[u32]) -> Answers {
     let engine = &turn.served.engine;
     let prompt = turn.served.bundle.vlm.spec().image_tokens + prompt.len();

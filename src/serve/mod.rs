@@ -86,7 +86,7 @@ impl Server {
         Ok(Self { app: Arc::new(App::start(config, first, registry, corrections)?), main, metrics })
     }
 
-    /// Where the API is.
+    /// Returns where the API is.
     ///
     /// # Errors
     /// When the operating system does not say.
@@ -94,7 +94,7 @@ impl Server {
         self.main.local_addr()
     }
 
-    /// Where health and `/metrics` are, when they have a listener of their own.
+    /// Returns where health and `/metrics` are, when they have a listener of their own.
     ///
     /// # Errors
     /// When the operating system does not say.

@@ -44,7 +44,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// How many seconds a peer is borne that moves `bytes` after each pause.
+    /// Returns how many seconds a peer is borne that moves `bytes` after each pause.
     fn borne(bytes: usize, pause: Duration) -> Option<u32> {
         let began = Instant::now();
         let (mut pace, mut now) = (Pace::new(10 * SECOND, 1000), began);

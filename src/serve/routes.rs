@@ -144,7 +144,7 @@ async fn protect(request: Request, next: Next) -> Response {
     response
 }
 
-/// What browsers are told about pages of other origins; `None` where none may ask.
+/// Returns what browsers are told about pages of other origins; `None` where none may ask.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let exact = || origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     let allowed = if origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(exact()) };

@@ -182,7 +182,7 @@ impl First {
         &self.bundle.config.name
     }
 
-    /// Where it computes.
+    /// Returns where it computes.
     pub fn device(&self) -> &Device {
         &self.bundle.device
     }
@@ -201,7 +201,7 @@ impl First {
     }
 }
 
-/// What may be served, by the registry: the promoted version and then those before it, the last one first.
+/// Returns what may be served, by the registry: the promoted version and then those before it, the last one first.
 pub(crate) fn candidates(state: &State) -> impl Iterator<Item = &str> {
     state.promoted.iter().chain(state.previous.iter().rev()).map(String::as_str)
 }

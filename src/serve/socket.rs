@@ -32,7 +32,7 @@ pub(crate) struct Socket {
     write_timer: Option<Pin<Box<Sleep>>>,
     /// While a client that has closed its side is answered.
     look_timer: Option<Pin<Box<Sleep>>>,
-    /// Whether that client has been asked whether it is still there.
+    /// Indicates whether that client has been asked whether it is still there.
     asked: bool,
 }
 
@@ -42,7 +42,7 @@ impl Socket {
         Self { stream, connection, pace, write_timer: None, look_timer: None, asked: false }
     }
 
-    /// Whether the client that has closed its side has gone: an error. Ready without one when the request is not complete and never will be.
+    /// Returns whether the client that has closed its side has gone: an error. Ready without one when the request is not complete and never will be.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let timer = self.look_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LOOK)));
         loop {

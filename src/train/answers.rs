@@ -32,7 +32,7 @@ pub(super) struct Said {
     pub(super) question: Option<String>,
     /// What was said, and what is known about it.
     pub(super) text: LabelledText,
-    /// Whether the token that ends an answer belongs to it: a language model may learn it.
+    /// Indicates whether the token that ends an answer belongs to it: a language model may learn it.
     pub(super) ends: bool,
 }
 

@@ -99,7 +99,7 @@ fn help_of_log_probability(texts: &[ScoredText], contender: usize) -> f32 {
 /// The most that a nat of log-probability adds to a logit: beside a logit that says nothing, any number would fit, and none of them could be calibrated.
 const MOST_HELP: f64 = 5.0;
 
-/// What of a log-probability, the second feature, is to be added to a logit, the first one, that together they tell best.
+/// Returns what of a log-probability, the second feature, is to be added to a logit, the first one, that together they tell best.
 fn help_of(features: &[[f64; 2]], targets: &[f64]) -> f32 {
     match logistic_regression(features, targets) {
         Some([logit, log_probability, _]) if logit > 0.0 => (log_probability / logit).clamp(0.0, MOST_HELP) as f32,

@@ -71,7 +71,7 @@ pub fn of_bundle(policy: &Policy) -> Result<Vec<Contender>, TrainError> {
     configs.into_iter().map(|(name, config)| load(name, &config, policy, &stored)).collect()
 }
 
-/// What the numbers of a bundle's scorers mean, as it serves them.
+/// Returns what the numbers of a bundle's scorers mean, as it serves them.
 ///
 /// # Errors
 /// When its `calibration.json` is none.

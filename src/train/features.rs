@@ -40,7 +40,7 @@ const HEAD: u64 = 32;
 pub struct Crop {
     /// The part.
     pub rect: Rect,
-    /// Whether left and right are exchanged.
+    /// Indicates whether left and right are exchanged.
     pub is_mirrored: bool,
 }
 

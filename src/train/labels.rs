@@ -25,7 +25,7 @@ impl LabelledText {
         Self { text, ranges: Vec::new(), rest: Some(true) }
     }
 
-    /// What the references of its image say about a text that a model wrote: things that they name, or that what they name lets expect, are
+    /// Returns what the references of its image say about a text that a model wrote: things that they name, or that what they name lets expect, are
     /// grounded; things that they know nothing of are not; all other words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &References<'_>) -> Self {
         Self::by_mention(text, lexicon, |mention| match references.supports(mention) {

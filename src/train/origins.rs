@@ -44,7 +44,7 @@ pub struct OriginsConfig {
 }
 
 impl OriginsConfig {
-    /// How often an epoch passes over an origin's photographs.
+    /// Returns how often an epoch passes over an origin's photographs.
     pub(super) fn passes(&self, origin: Origin) -> usize {
         self.passes.get(origin.name()).copied().unwrap_or(usize::from(origin == Origin::Flickr8k))
     }

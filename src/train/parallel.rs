@@ -21,7 +21,7 @@ impl Workers {
         Ok(Self { pools: pools.collect::<Result<_>>()? })
     }
 
-    /// How many workers there are.
+    /// Returns how many workers there are.
     pub fn count(&self) -> usize {
         self.pools.len()
     }

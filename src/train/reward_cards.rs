@@ -22,7 +22,7 @@ const SHOWN: usize = 12;
 /// Nouns shown.
 const NOUNS: usize = 15;
 
-/// What the policy's captions name, what a threshold buys, and how questions were answered.
+/// Returns what the policy's captions name, what a threshold buys, and how questions were answered.
 pub(super) fn hallucinations(evidence: &Evidence<'_>) -> Section {
     let lexicon = Lexicon::shared();
     let reported: Vec<&ScoredText> = evidence.judged.captions.iter().filter(|t| Half::of(t.image) == Half::Report).collect();

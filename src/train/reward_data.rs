@@ -121,7 +121,7 @@ impl<'a> Examples<'a> {
         }
     }
 
-    /// What is said of one training image in an epoch; a function of the generator's state. `tally` is added to.
+    /// Returns what is said of one training image in an epoch; a function of the generator's state. `tally` is added to.
     pub(super) fn said(&self, i: usize, rng: &mut SmallRng, tally: &mut Tally) -> Vec<(Origin, Said)> {
         let config = &self.training.config.examples;
         let train = &self.training.setup.data.train;
@@ -183,7 +183,7 @@ impl<'a> Examples<'a> {
     }
 }
 
-/// What a correction says: the response with its errors, and what it should read instead, where somebody judged all of it.
+/// Returns what a correction says: the response with its errors, and what it should read instead, where somebody judged all of it.
 fn corrected(correction: &Correction, casing: Casing) -> impl Iterator<Item = (Origin, Said)> {
     let question = (!asks_for_description(&correction.prompt)).then(|| correction.prompt.clone());
     let said = Said { question: question.clone(), text: correction.labelled(casing), ends: false };
@@ -240,9 +240,9 @@ pub(super) fn judged(text: String, references: &[String]) -> LabelledText {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Label {
     pub(super) good: Option<bool>,
-    /// Whether the label is the text's label for everything outside its ranges.
+    /// Indicates whether the label is the text's label for everything outside its ranges.
     pub(super) rest: bool,
-    /// Whether the text is one for a language model to learn.
+    /// Indicates whether the text is one for a language model to learn.
     pub(super) language: bool,
 }
 

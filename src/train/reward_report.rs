@@ -65,7 +65,7 @@ impl<'a> Evidence<'a> {
         Report { sections, ..Report::default() }
     }
 
-    /// What the report was made from.
+    /// Returns what the report was made from.
     pub fn facts(&self, data: &Path, policy: &str) -> Vec<(String, String)> {
         let fact = |name: &str, value: String| (name.to_owned(), value);
         vec![
@@ -109,7 +109,7 @@ impl<'a> Evidence<'a> {
         Table { title: title.into(), note, columns: columns(), rows: self.contenders.iter().enumerate().map(row).collect() }
     }
 
-    /// What a scorer costs where it is served.
+    /// Returns what a scorer costs where it is served.
     fn cost_table(&self) -> Table {
         let row = |(i, contender): (usize, &Contender)| {
             let cells = vec![self.costs[i].into(), contender.bytes.into()];
@@ -126,7 +126,7 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Whether the chosen scorer is better than the policy's own log-probability, on the same images.
+    /// Returns whether the chosen scorer is better than the policy's own log-probability, on the same images.
     fn against_baseline(&self, pieces: &Pieces<'_>) -> Table {
         let Some(baseline) = self.contenders.iter().position(|c| c.name == "log-probability") else { return Table::default() };
         let of = |i: usize| {

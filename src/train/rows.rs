@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor};
 /// Something said about the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
-    /// Whether it continues the row's shared prompt (a caption) or stands right behind the image (a question with its answer).
+    /// Indicates whether it continues the row's shared prompt (a caption) or stands right behind the image (a question with its answer).
     pub after_prompt: bool,
     /// Its tokens.
     pub tokens: Vec<u32>,

@@ -31,7 +31,7 @@ pub enum ScorerConfig {
         layers: usize,
         /// Width between its two layers; 0 for a single, linear one.
         hidden: usize,
-        /// Whether it also sees how alike the word and each part of the image are.
+        /// Indicates whether it also sees how alike the word and each part of the image are.
         #[serde(default)]
         similarity: bool,
         /// Seed of its first weights.
@@ -61,12 +61,12 @@ pub enum ScorerConfig {
 pub type ScorerConfigs = BTreeMap<String, ScorerConfig>;
 
 impl ScorerConfig {
-    /// What a bundle's probe over all `layers` is, trained already.
+    /// Returns what a bundle's probe over all `layers` is, trained already.
     pub fn of_probe(layers: usize, hidden: usize) -> Self {
         Self::Probe { layers, hidden, similarity: false, seed: 0, optim: OptimConfig::default() }
     }
 
-    /// What a bundle's detached scorer is, trained already.
+    /// Returns what a bundle's detached scorer is, trained already.
     pub fn of_detached() -> Self {
         Self::Detached { language_weight: 0.0, shuffled: false, dropout: 0.0, seed: 0, optim: OptimConfig::default() }
     }
@@ -91,7 +91,7 @@ impl ScorerConfig {
         Some(ProbeConfig { features, hidden: *hidden })
     }
 
-    /// What regularises its training at `step`.
+    /// Returns what regularises its training at `step`.
     pub fn regular(&self, step: u64) -> Regular {
         match self {
             Self::Probe { .. } => Regular::default(),
@@ -258,7 +258,7 @@ pub enum Net {
     Detached {
         /// The network.
         net: DetachedNet,
-        /// Whether it is shown another image.
+        /// Indicates whether it is shown another image.
         shuffled: bool,
     },
 }

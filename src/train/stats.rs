@@ -84,23 +84,23 @@ impl CaptionStats {
         self.nouns.keys().copied()
     }
 
-    /// How many images name a noun; 0 for seldom-named ones.
+    /// Returns how many images name a noun; 0 for seldom-named ones.
     pub fn images_with(&self, noun: &str) -> usize {
         self.nouns.get(noun).map_or(0, |n| n.images)
     }
 
-    /// How many images name both.
+    /// Returns how many images name both.
     pub fn images_with_both(&self, a: &'static str, b: &'static str) -> usize {
         self.pairs.get(&if a < b { (a, b) } else { (b, a) }).copied().unwrap_or(0)
     }
 
-    /// How much likelier `noun` is where `other` is named: 1 when the two have nothing to do with each other.
+    /// Returns how much likelier `noun` is where `other` is named: 1 when the two have nothing to do with each other.
     pub fn lift(&self, noun: &'static str, other: &'static str) -> f64 {
         let expected = self.images_with(noun) as f64 * self.images_with(other) as f64 / self.images.max(1) as f64;
         (self.images_with_both(noun, other) as f64 + 1.0) / (expected + 1.0)
     }
 
-    /// How likely one more person is to name a thing that one has named: low for things in the background.
+    /// Returns how likely one more person is to name a thing that one has named: low for things in the background.
     pub fn salience(&self, noun: &str) -> f64 {
         self.nouns.get(noun).map_or(0.0, |n| n.echoed as f64 / n.echoes.max(1) as f64)
     }

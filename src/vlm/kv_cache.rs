@@ -42,12 +42,12 @@ impl KvCache {
         self
     }
 
-    /// How many sequences fit.
+    /// Returns how many sequences fit.
     pub fn slots(&self) -> usize {
         self.lens.len()
     }
 
-    /// How many positions a sequence can have.
+    /// Returns how many positions a sequence can have.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

@@ -90,7 +90,7 @@ pub(super) async fn sweep(app: Arc<App>) {
     }
 }
 
-/// How often what is kept so long is looked through.
+/// Returns how often what is kept so long is looked through.
 fn sweep_interval(retention: Duration) -> Duration {
     (retention / 10).clamp(SWEEP_AT_MOST, SWEEP)
 }
@@ -205,7 +205,7 @@ struct FeedbackList {
     first_id: Option<String>,
     /// The id of the last: `after` of the next page.
     last_id: Option<String>,
-    /// Whether there are more.
+    /// Indicates whether there are more.
     has_more: bool,
 }
 

@@ -174,7 +174,7 @@ pub(crate) struct PersonQuery {
 const AT_ONCE: u32 = 512;
 
 impl PersonQuery {
-    /// What goes, of what the caller may remove.
+    /// Returns what goes, of what the caller may remove.
     pub(super) fn target(self, caller: &Caller) -> Result<Target, ApiError> {
         let Self { user, annotator, records, owner } = self;
         let owners = caller.owners_among(owner)?;

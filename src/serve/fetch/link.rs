@@ -29,7 +29,7 @@ impl Link {
         Self::new(Url::parse(text).map_err(|_| "this is not a valid URL")?)
     }
 
-    /// Where a redirection leads.
+    /// Returns where a redirection leads.
     pub(super) fn join(&self, location: &str) -> Result<Self, &'static str> {
         if location.len() > MAX_LENGTH {
             return Err("the URL is longer than 8192 bytes");
@@ -78,7 +78,7 @@ impl Link {
         }
     }
 
-    /// What stands in the request's first line.
+    /// Returns what stands in the request's first line.
     pub(super) fn target(&self) -> Option<Uri> {
         self.url[Position::BeforePath..Position::AfterQuery].parse().ok()
     }

@@ -95,7 +95,7 @@ fn time(amount: u64, limit: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2))
 }
 
-/// What is left of a bucket that is full again at `full`.
+/// Returns what is left of a bucket that is full again at `full`.
 fn left(full: Duration, limit: u64, now: Duration) -> u64 {
     let room = PERIOD.saturating_sub(full.saturating_sub(now));
     (room.as_nanos() * u128::from(limit) / PERIOD.as_nanos()) as u64

@@ -38,7 +38,7 @@ pub struct Completion {
     pub image: Picture,
     /// The field that the image stands in, for errors.
     pub image_field: String,
-    /// How many answers.
+    /// Number of answers.
     pub n: usize,
     /// Choice of tokens; answer `i` has the seed `seed + i`.
     pub sampling: Sampling,
@@ -56,13 +56,13 @@ pub struct Completion {
     pub cache_salt: Option<Arc<str>>,
     /// Why the question is not answered, where its text alone says so.
     pub unanswerable: Option<Unanswerable>,
-    /// Whether the report has the answer that is withheld.
+    /// Indicates whether the report has the answer that is withheld.
     pub show_withheld: bool,
     /// How `guard.alt_text` is said.
     pub render: Style,
-    /// Whether the answer is streamed.
+    /// Indicates whether the answer is streamed.
     pub stream: bool,
-    /// Whether a stream ends with the token counts.
+    /// Indicates whether a stream ends with the token counts.
     pub include_usage: bool,
 }
 
@@ -243,7 +243,7 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
     Ok(logprobs.then(|| top.unwrap_or(0) as usize))
 }
 
-/// What the guard is to do: as asked, where it is, else by `defaults`.
+/// Returns what the guard is to do: as asked, where it is, else by `defaults`.
 ///
 /// # Errors
 /// 400 for what cannot be honoured.

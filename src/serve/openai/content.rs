@@ -48,7 +48,7 @@ impl Picture {
 pub(crate) struct Limits {
     /// Largest file in bytes.
     pub(crate) max_bytes: usize,
-    /// Whether it may be an `https:` URL.
+    /// Indicates whether it may be an `https:` URL.
     pub(crate) fetch: bool,
 }
 

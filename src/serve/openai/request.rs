@@ -36,7 +36,7 @@ pub struct ChatRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Vec<Message<'a>>, required, min_items = 1, max_items = 256)]
     pub(crate) messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
-    /// How many answers; at most what the engine can hold.
+    /// Number of answers; at most what the engine can hold.
     #[schema(minimum = 1, maximum = 128)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) n: Option<i64>,
@@ -278,7 +278,7 @@ fn not_json(error: &serde_json::Error) -> ApiError {
 /// Longest path of a field in a message, in characters: keys are the client's.
 const PATH_CHARS: usize = 200;
 
-/// What is wrong and with which field, as OpenAI writes paths: `messages[0].content`.
+/// Returns what is wrong and with which field, as OpenAI writes paths: `messages[0].content`.
 fn describe(error: &serde_path_to_error::Error<serde_json::Error>, body: &str, request: &str) -> ApiError {
     let inner = error.inner();
     let message = inner.to_string();
@@ -303,7 +303,7 @@ fn describe(error: &serde_path_to_error::Error<serde_json::Error>, body: &str, r
     ApiError::param(path, code, message)
 }
 
-/// What the parser calls bad syntax although it is JSON: the value is none of those that the field takes.
+/// Returns what the parser calls bad syntax although it is JSON: the value is none of those that the field takes.
 fn unreadable(message: &str, body: &str) -> Option<Mistake> {
     let (code, what) = match message {
         "number out of range" => ("out_of_range", "is a number out of range"),

@@ -17,7 +17,7 @@ pub(crate) struct UnsupportedField {
     pub(crate) name: &'static str,
     /// Values in JSON that ask for nothing, beside `null`.
     taken: &'static [&'static str],
-    /// Whether `false`, `""`, `[]` and `{}` ask for nothing too.
+    /// Indicates whether `false`, `""`, `[]` and `{}` ask for nothing too.
     empty: bool,
     /// What to send instead; empty where there is nothing.
     instead: &'static str,

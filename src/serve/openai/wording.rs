@@ -70,7 +70,7 @@ fn other(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// What a field takes. Readers of our own say it in the API's words already.
+/// Returns what a field takes. Readers of our own say it in the API's words already.
 fn wanted(expected: &str) -> Cow<'_, str> {
     match expected {
         "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".into(),
@@ -86,7 +86,7 @@ fn wanted(expected: &str) -> Cow<'_, str> {
     }
 }
 
-/// What was given instead, briefly.
+/// Returns what was given instead, briefly.
 fn given(found: &str) -> String {
     let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
     match kind {

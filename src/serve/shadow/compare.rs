@@ -72,7 +72,7 @@ fn said(error: ApiError) -> String {
     error.body.error.message
 }
 
-/// What a version's scorer says about both answers.
+/// Returns what a version's scorer says about both answers.
 fn judge(version: &Served, guard: &Guard, image: &Encoded, messages: &[Message], texts: &Of<String>) -> Result<Of<Option<Judged>>, String> {
     let Some(reward) = &version.bundle.reward else { return Ok([None; 2]) };
     let params = guard_params(&GuardRequest::default(), guard, version.bundle.calibration.as_ref()).map_err(said)?;

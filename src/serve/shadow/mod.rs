@@ -117,7 +117,7 @@ impl Shadowing {
         *self.active() = None;
     }
 
-    /// Whether a request's answer is to be compared, by chance; `asked` says what it is, if so.
+    /// Returns whether a request's answer is to be compared, by chance; `asked` says what it is, if so.
     pub(crate) fn draw(&self, app: &Arc<App>, served: &Arc<Served>, asked: impl FnOnce() -> Asked) -> Option<Drawn> {
         let active = self.active();
         let active = active.as_ref().filter(|active| rand::random::<f64>() < active.shadow.share)?;
@@ -125,7 +125,7 @@ impl Shadowing {
         Some(Drawn { app: Arc::clone(app), served: Arc::clone(served), samples, account, asked: asked() })
     }
 
-    /// How the shadow does; `None` where there is none.
+    /// Returns how the shadow does; `None` where there is none.
     pub(crate) fn comparison(&self) -> Option<Comparison> {
         let active = self.active();
         let Active { shadow, account, .. } = active.as_ref()?;

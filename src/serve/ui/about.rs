@@ -22,13 +22,13 @@ struct About<'a> {
     model: &'a str,
     /// The served model's version.
     model_version: &'a str,
-    /// Whether `/v1/` needs an API key.
+    /// Indicates whether `/v1/` needs an API key.
     keys: bool,
-    /// Whether corrections are taken, and kept with their photographs until they are deleted.
+    /// Indicates whether corrections are taken, and kept with their photographs until they are deleted.
     feedback: bool,
     /// Seconds that an answer is remembered with its photograph; 0: it is not.
     retention_s: u64,
-    /// Whether remembered answers are shown, with their photographs, to annotators.
+    /// Indicates whether remembered answers are shown, with their photographs, to annotators.
     queue: bool,
     /// The reward below which a word of a caption is flagged where a request says nothing else; absent where the model has no scorer.
     #[serde(skip_serializing_if = "Option::is_none")]

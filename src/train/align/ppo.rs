@@ -85,7 +85,7 @@ impl Alignment {
         Ok(drawn.into_iter().flatten().collect())
     }
 
-    /// What is known about answers, in the groups' order; with `own`, also under the policy that wrote them.
+    /// Returns what is known about answers, in the groups' order; with `own`, also under the policy that wrote them.
     pub(super) fn assess(&self, groups: &[Group], learner: &Learner, own: bool) -> Result<Vec<Assessed>, TrainError> {
         let policy = &self.setup.policy;
         let chunks: Vec<&[Group]> = groups.chunks(AT_ONCE).collect();
@@ -131,7 +131,7 @@ impl Alignment {
         Ok(assessed.into_iter().flatten().collect())
     }
 
-    /// What answers earn.
+    /// Returns what answers earn.
     pub(super) fn earn(&self, answers: &[Assessed]) -> Earned {
         let shape = &self.config.reward;
         let things = || answers.iter().flat_map(|a| &a.claims).filter(|c| c.thing).map(|c| c.reward);

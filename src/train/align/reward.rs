@@ -69,7 +69,7 @@ impl Judge {
         }
     }
 
-    /// What finishes the rewards of answers about an image, `(image_tokens, channels)`, where the bundle has evidence of what images show.
+    /// Returns what finishes the rewards of answers about an image, `(image_tokens, channels)`, where the bundle has evidence of what images show.
     pub(super) fn finisher(&self, image: &Tensor) -> CandleResult<Option<Finisher>> {
         let of = |evidence: &Arc<Evidence>| Ok(Finisher::new(Arc::clone(evidence), evidence.of(image)?, WrittenBy::Policy));
         self.evidence.as_ref().map(of).transpose()
@@ -103,7 +103,7 @@ pub(super) struct Claim {
     pub(super) range: Range<usize>,
     /// The thing that it names; `None` for a colour or a number.
     pub(super) thing: Option<ConceptId>,
-    /// Whether the answer named the same thing before.
+    /// Indicates whether the answer named the same thing before.
     pub(super) again: bool,
 }
 
@@ -129,9 +129,9 @@ pub(super) struct Scored {
     pub(super) token: usize,
     /// The lowest reward of its tokens.
     pub(super) reward: f32,
-    /// Whether it names a thing.
+    /// Indicates whether it names a thing.
     pub(super) thing: bool,
-    /// Whether that thing was named before.
+    /// Indicates whether that thing was named before.
     pub(super) again: bool,
 }
 
@@ -146,7 +146,7 @@ pub(super) fn scored(claims: &[Claim], places: &[Range<usize>], rewards: &[f32])
 }
 
 impl RewardShape {
-    /// What each of an answer's `tokens` earns by its claims. Naming a thing once more earns nothing, and may cost.
+    /// Returns what each of an answer's `tokens` earns by its claims. Naming a thing once more earns nothing, and may cost.
     pub(super) fn of_claims(&self, claims: &[Scored], centre: f32, tokens: usize) -> Vec<f32> {
         let mut out = vec![0.0; tokens];
         for claim in claims {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Alignment {
-    /// What people wrote about the groups' images, to be learnt beside the method's own answers; a function of the seed.
+    /// Returns what people wrote about the groups' images, to be learnt beside the method's own answers; a function of the seed.
     pub(super) fn human(&self, groups: &[&Group], seed: u64) -> Result<Vec<Vec<Branch>>, TrainError> {
         if self.config.human_weight == 0.0 || self.config.human_captions + self.config.human_answers == 0 {
             return Ok(Vec::new());

@@ -38,7 +38,7 @@ pub struct Correction {
     pub errors: Vec<(usize, usize)>,
     /// How it should read: the whole answer or, where only the first error was judged, its beginning up to what stands in the place of that error.
     pub corrected: String,
-    /// Whether the answer should end there.
+    /// Indicates whether the answer should end there.
     pub complete: bool,
 }
 
@@ -65,7 +65,7 @@ impl Correction {
         LabelledText { text: casing.apply(&self.response), ranges, rest: Some(true) }
     }
 
-    /// What somebody says the image shows: the whole corrected answer to a request for a description.
+    /// Returns what somebody says the image shows: the whole corrected answer to a request for a description.
     pub fn description(&self) -> Option<&str> {
         (self.complete && !self.corrected.is_empty() && asks_for_description(&self.prompt)).then_some(&self.corrected)
     }

@@ -13,7 +13,7 @@ use crate::{
     train::TrainError,
 };
 
-/// How the rewards of a bundle's default scorer were distributed when it was calibrated, where it says so.
+/// Returns how the rewards of a bundle's default scorer were distributed when it was calibrated, where it says so.
 pub(super) fn reference(bundle: &str) -> Result<Option<Histogram>, TrainError> {
     let failed = |e: &dyn std::fmt::Display| TrainError::Run(format!("{bundle}: {e}"));
     let config = Bundle::describe(bundle).map_err(|e| failed(&e))?;

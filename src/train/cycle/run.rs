@@ -78,7 +78,7 @@ fn text(path: &Path) -> Result<&str, TrainError> {
     path.to_str().ok_or_else(|| TrainError::Run(format!("{} is no path in Unicode", path.display())))
 }
 
-/// How many records have come since the last cycle's snapshot, and whether a cycle is under way that has to be finished first.
+/// Returns how many records have come since the last cycle's snapshot, and whether a cycle is under way that has to be finished first.
 ///
 /// # Errors
 /// When the store or a state cannot be read.
@@ -123,12 +123,12 @@ impl<'a> Cycle<'a> {
         Ok(Self { dir: place.cycles.of(state.number), place, state })
     }
 
-    /// What is known of it.
+    /// Returns what is known of it.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Where it is.
+    /// Returns where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -276,7 +276,7 @@ impl<'a> Cycle<'a> {
         Ok(gave)
     }
 
-    /// What the version that the cycle began with writes: kept by its id and what it is asked, for later cycles.
+    /// Returns what the version that the cycle began with writes: kept by its id and what it is asked, for later cycles.
     fn written_by_base(&self, measuring: &Measuring<'_>) -> Result<Written, TrainError> {
         let recipe = &self.state.recipe;
         let dir = self.place.cycles.dir().join("evaluations");
@@ -296,7 +296,7 @@ impl<'a> Cycle<'a> {
         Ok(written)
     }
 
-    /// What recent answers and corrections say of the version that the cycle began with.
+    /// Returns what recent answers and corrections say of the version that the cycle began with.
     fn traffic(&self) -> Result<gate::Figures, TrainError> {
         let reference = reference(text(&self.state.base.bundle)?)?;
         // As receipts have it: the registry's id of what was promoted, else what the bundle calls itself.
@@ -384,7 +384,7 @@ impl<'a> Cycle<'a> {
         self.dir.join(name).join("bundle")
     }
 
-    /// What the candidate calls its version: the base's, and the number of the cycle.
+    /// Returns what the candidate calls its version: the base's, and the number of the cycle.
     fn version(&self) -> String {
         let own = self.state.base.version.split('+').next().unwrap_or_default();
         format!("{own}+cycle.{}", self.state.number)

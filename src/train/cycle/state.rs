@@ -99,7 +99,7 @@ pub struct Base {
     pub name: String,
     /// What the bundle calls its version.
     pub version: String,
-    /// Whether it was promoted; otherwise it is the model of the configuration.
+    /// Indicates whether it was promoted; otherwise it is the model of the configuration.
     pub promoted: bool,
 }
 
@@ -232,7 +232,7 @@ impl Cycles {
         Ok(Self { dir, _lock: lock })
     }
 
-    /// Where it is.
+    /// Returns where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

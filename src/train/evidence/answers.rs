@@ -71,7 +71,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// What the question asks for.
+    /// Returns what the question asks for.
     pub(super) fn kind(&self) -> QuestionKind {
         question::kind(&self.asked.question)
     }
@@ -162,7 +162,7 @@ impl Judge<'_> {
         self.rewards(&answered.scored).rewards.into_iter().reduce(f32::min).unwrap_or(0.0)
     }
 
-    /// What a calibration reads of an answer, as it is served.
+    /// Returns what a calibration reads of an answer, as it is served.
     ///
     /// # Errors
     /// When the answer cannot be cut into tokens.

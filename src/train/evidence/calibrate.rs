@@ -54,9 +54,9 @@ pub(super) struct Row {
     pub(super) photograph: usize,
     /// Its part.
     pub(super) fold: usize,
-    /// Whether calibrations may be fitted on it; of other rows there are figures alone.
+    /// Indicates whether calibrations may be fitted on it; of other rows there are figures alone.
     pub(super) is_tuning: bool,
-    /// Whether a calibration that is shipped may be fitted on it.
+    /// Indicates whether a calibration that is shipped may be fitted on it.
     pub(super) is_shipped: bool,
     pub(super) features: Vec<f64>,
     pub(super) is_right: bool,
@@ -164,7 +164,7 @@ fn regression(rows: &[&Row], names: &[&str], config: &CalibrationConfig, fitted_
     })
 }
 
-/// How much each row counts: an origin as much as the configuration says, all rows together as much as they are.
+/// Returns how much each row counts: an origin as much as the configuration says, all rows together as much as they are.
 pub(super) fn importance(rows: &[&Row], config: &CalibrationConfig) -> Vec<f64> {
     let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
     rows.iter().for_each(|row| *counts.entry(row.origin).or_default() += 1);

@@ -133,7 +133,7 @@ impl EvidenceTraining {
         Ok(Some(Section { title: "Short answers".into(), text, tables, ..Section::default() }))
     }
 
-    /// How the rewards of the policy's likeliest captions of the development split's tuning half are distributed, as they are served.
+    /// Returns how the rewards of the policy's likeliest captions of the development split's tuning half are distributed, as they are served.
     pub(super) fn rewards(
         &self,
         judge: &Judge<'_>,

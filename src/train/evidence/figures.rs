@@ -96,7 +96,7 @@ pub(super) struct Judged {
     pub(super) outcome: Outcome,
     /// The same with what the scorer alone says.
     pub(super) scorer: f64,
-    /// Whether it names people.
+    /// Indicates whether it names people.
     pub(super) is_person: bool,
 }
 

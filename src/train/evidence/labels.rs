@@ -48,7 +48,7 @@ impl Absence {
         Self { coco: coco_concepts(lexicon), outdoors: &named(&NATURE) | &named(&VEHICLES), person: lexicon.concept("person") }
     }
 
-    /// How much the absence of a thing that no text of a photograph names counts, 0 to 1.
+    /// Returns how much the absence of a thing that no text of a photograph names counts, 0 to 1.
     pub(super) fn weight(&self, lexicon: &Lexicon, photograph: &Photograph, concept: ConceptId) -> f32 {
         let below = |set: &BTreeSet<ConceptId>| set.iter().any(|&upper| lexicon.is_a(concept, upper));
         match photograph.origin {
@@ -90,7 +90,7 @@ fn shown(lexicon: &Lexicon, photograph: &Photograph) -> BTreeSet<ConceptId> {
     named.chain(objects).flat_map(|concept| lexicon.ancestors(concept).iter().copied().chain([concept])).collect()
 }
 
-/// What every photograph's texts name.
+/// Returns what every photograph's texts name.
 pub(super) fn all_shown(photographs: &Photographs) -> Vec<BTreeSet<ConceptId>> {
     photographs.all.par_iter().map(|photograph| shown(Lexicon::shared(), photograph)).collect()
 }
@@ -167,7 +167,7 @@ pub(super) fn prior(labels: &[Vec<f32>], weights: &[Vec<f32>]) -> Vec<f32> {
     (0..outputs).map(log_odds).collect()
 }
 
-/// Whether a photograph shows what a text mentions, where that is known for certain.
+/// Returns whether a photograph shows what a text mentions, where that is known for certain.
 pub(in crate::train) fn truth(photograph: &Photograph, references: &References<'_>, mention: &Mention, absence: &Absence) -> Option<bool> {
     match references.supports(mention) {
         Support::Named => Some(true),

@@ -56,7 +56,7 @@ impl Rows {
     }
 }
 
-/// How many rows of each source a step has, with the numbers of those that it may have.
+/// Returns how many rows of each source a step has, with the numbers of those that it may have.
 pub(super) fn shares(stage: &StageConfig, of: impl Fn(Source) -> Vec<usize>) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
     let mut all = Vec::new();
     for (name, &share) in &stage.shares {

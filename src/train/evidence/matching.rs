@@ -186,7 +186,7 @@ fn often<'c>(captions: impl Iterator<Item = &'c String>, least: usize) -> Vec<St
     counts.into_iter().filter(|&(_, count)| count >= least.max(1)).map(|(word, _)| word).collect()
 }
 
-/// What a photograph is compared with: people's captions of it, or else its objects.
+/// Returns what a photograph is compared with: people's captions of it, or else its objects.
 fn texts(photograph: &Photograph) -> Vec<String> {
     let objects: Vec<String> = photograph.objects.iter().flatten().map(|object| object_text(object)).collect();
     if photograph.image.captions.is_empty() { vec![objects.join(" and ")] } else { photograph.image.captions.clone() }

@@ -284,7 +284,7 @@ pub(super) fn rewards(scored: &ScoredText, range: &Range<usize>, calibration: &C
     Some((lowest, rewards.iter().map(|(_, lp)| lp).sum()))
 }
 
-/// Whether a photograph with COCO's objects shows the one that a mention names: it was marked, or a person's caption names it.
+/// Returns whether a photograph with COCO's objects shows the one that a mention names: it was marked, or a person's caption names it.
 fn coco_truth(photograph: &Photograph, text: &str, mention: &Mention) -> Option<bool> {
     photograph.objects.as_ref()?;
     let vocabulary = Vocabulary::coco80();

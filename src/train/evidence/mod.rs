@@ -323,7 +323,7 @@ const OTHER_WORDS: &str = "words without an output in people's captions of their
 /// A scale on which familiarity stands for the cosine itself.
 const UNFITTED: FamiliarityScale = FamiliarityScale { slope: 1.0, people: 0.0, offset: 0.0 };
 
-/// What `evidence.json` calls an output.
+/// Returns what `evidence.json` calls an output.
 fn output_name(concept: ConceptId) -> String {
     format!("{}.n", Lexicon::shared().name(concept))
 }

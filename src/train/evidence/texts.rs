@@ -110,7 +110,7 @@ impl EvidenceTraining {
         thresholds.fold(calibrate::DEFAULT_THRESHOLD, f32::min)
     }
 
-    /// How well scores tell right captions from wrong ones, and find the wrong sentence in a text.
+    /// Returns how well scores tell right captions from wrong ones, and find the wrong sentence in a text.
     pub(super) fn texts(
         &self,
         judge: &Judge<'_>,

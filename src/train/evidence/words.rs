@@ -54,7 +54,7 @@ impl Known<'_> {
         self.mentions.iter().find(|(_, mention)| overlap(&mention.range, range)).map(|(truth, _)| *truth)
     }
 
-    /// Whether the captions have a word in some form.
+    /// Returns whether the captions have a word in some form.
     fn has(&self, word: &str) -> bool {
         self.references.has_word(self.lexicon.base_form(&word.to_lowercase()))
     }

@@ -233,7 +233,7 @@ impl Perturber {
         Some(Perturbed { text, original: source.text.to_owned(), kind, bad, replaced })
     }
 
-    /// Where a text names the thing that `phrase` names.
+    /// Returns where a text names the thing that `phrase` names.
     fn same_thing(&self, text: &str, phrase: &Phrase) -> impl Iterator<Item = Phrase> {
         let concept = phrase.mention.concept;
         self.lexicon.phrases(text).into_iter().filter(move |p| self.lexicon.related(p.mention.concept, concept))

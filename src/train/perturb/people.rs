@@ -102,7 +102,7 @@ impl Perturber {
         Some(Edit { range: body.len()..body.len(), replacement: before + person, bad })
     }
 
-    /// Whether a phrase is about several; `None` where that cannot be told, and of what is said not to be there.
+    /// Returns whether a phrase is about several; `None` where that cannot be told, and of what is said not to be there.
     fn is_plural(&self, phrase: &Phrase) -> Option<bool> {
         let (lemma, determiner) = (phrase.mention.lemma, phrase.determiner.as_deref());
         let one = determiner.is_some_and(|word| ONE.contains(&word)) || phrase.count.as_ref().is_some_and(|count| count.group == 1);
@@ -172,13 +172,13 @@ mod tests {
         "An Asian child holds a cup .",
     ];
 
-    /// What is made of the one caption of an image, by many seeds.
+    /// Returns what is made of the one caption of an image, by many seeds.
     fn made(perturber: &Perturber, of: &Image, shown: &[String]) -> Vec<Perturbed> {
         let perturb = |seed| perturber.perturb(of, shown, &mut SmallRng::seed_from_u64(seed), &mut Tally::default());
         (0..200).filter_map(perturb).filter(|found| found.kind == Kind::Person).collect()
     }
 
-    /// Whether the first thing that a text names is in the plural.
+    /// Returns whether the first thing that a text names is in the plural.
     fn begins_with_several(text: &str) -> bool {
         Lexicon::shared().phrases(text)[0].mention.plural
     }

@@ -71,7 +71,7 @@ impl Reader<'_> {
         self.lexicon.verbs().analyze(self.text(at))
     }
 
-    /// Where the predicate begins (`is running` or `running`) and at which word its verb stands, from the word after the subject on.
+    /// Returns where the predicate begins (`is running` or `running`) and at which word its verb stands, from the word after the subject on.
     fn verb_after(&self, after: usize, plural: bool) -> Option<(usize, usize)> {
         let be = if plural { "are" } else { "is" };
         let agreeing = if plural { VerbForm::Base } else { VerbForm::ThirdPerson };
@@ -175,7 +175,7 @@ impl Reader<'_> {
         (fits && !goal && !passive).then(|| self.caption[self.words[relation].range.start..last].to_owned())
     }
 
-    /// What stands after `wearing`: nouns with `and` or commas between.
+    /// Returns what stands after `wearing`: nouns with `and` or commas between.
     fn wearing(&self, from: usize) -> Option<String> {
         let at = (from..from + 2).find(|&i| self.verb(i).is_some_and(|(base, _)| base == "wear"))?;
         let is_part = |i: usize| {

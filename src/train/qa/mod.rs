@@ -62,7 +62,7 @@ pub struct Qa {
 }
 
 impl Qa {
-    /// Whether the answer is yes or no: which one, then.
+    /// Returns whether the answer is yes or no: which one, then.
     pub fn yes(&self) -> Option<bool> {
         match self.answer.as_str() {
             "Yes." => Some(true),
@@ -146,7 +146,7 @@ impl<'a> QaBuilder<'a> {
         chosen.into_iter().map(|draft| draft.qa).collect()
     }
 
-    /// What somebody does, where, and wearing what: each from one caption.
+    /// Returns what somebody does, where, and wearing what: each from one caption.
     fn activities(&self, texts: &[String], rng: &mut impl Rng) -> Vec<Draft> {
         let mut found = Vec::new();
         for text in texts {

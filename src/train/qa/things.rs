@@ -161,7 +161,7 @@ impl<'a> Scene<'a> {
         told >= 3 && seen & bits(lemma) == 0
     }
 
-    /// What colour a thing is, and whether it is another colour.
+    /// Returns what colour a thing is, and whether it is another colour.
     pub(super) fn colours(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<Draft> {
         let mut found = Vec::new();
         for lemma in self.nouns().into_keys() {
@@ -231,7 +231,7 @@ impl<'a> Scene<'a> {
         weighted(&weights, rng).map(|i| others[i].0.to_owned())
     }
 
-    /// How many there are, where the captions that count agree.
+    /// Returns how many there are, where the captions that count agree.
     pub(super) fn counts(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<Draft> {
         let mut found = Vec::new();
         for lemma in self.nouns().into_keys() {

@@ -35,7 +35,7 @@ pub struct LlamaConfig {
     /// Epsilon of RMSNorm.
     #[serde(default = "default_eps")]
     pub rms_norm_eps: f64,
-    /// Whether the output matrix is the input embedding.
+    /// Indicates whether the output matrix is the input embedding.
     #[serde(default)]
     pub tie_word_embeddings: bool,
 }

@@ -265,7 +265,7 @@ const REASONS: [(&str, &str); 8] = [
 ];
 const BREAKS_OFF: &str = "its data break off";
 
-/// What a decoder found, without its own types and numbers.
+/// Returns what a decoder found, without its own types and numbers.
 pub(super) fn reason(found: &str) -> &'static str {
     REASONS.iter().find(|(part, _)| found.contains(part)).map_or("its data contradict each other", |(_, reason)| reason)
 }

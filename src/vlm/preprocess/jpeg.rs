@@ -90,7 +90,7 @@ fn read(decoder: &mut DecompressStarted<&[u8]>, rows: &mut [u8]) -> Result<(), I
     decoder.read_scanlines_into(rows).map(|_| ()).map_err(|_| corrupt("its data break off"))
 }
 
-/// What the error handlers below are called for unwinds through the library, which is built for that, up to here.
+/// Returns what the error handlers below are called for unwinds through the library, which is built for that, up to here.
 fn guarded<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result,
@@ -197,7 +197,7 @@ fn error(Stop(code, parameter): Stop) -> ImageError {
 /// What is known of the scans before they are decoded.
 struct Scans {
     count: usize,
-    /// Whether there is more than one, so that coefficients are kept until all have come.
+    /// Indicates whether there is more than one, so that coefficients are kept until all have come.
     several: bool,
     orientation: Orientation,
 }

@@ -56,7 +56,7 @@ fn gif_palette(flags: u8) -> usize {
     if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) }
 }
 
-/// Where the first block of a GIF stands that is no extension.
+/// Returns where the first block of a GIF stands that is no extension.
 fn gif_blocks(bytes: &[u8]) -> Option<usize> {
     let mut at = 13 + gif_palette(*bytes.get(10)?);
     while *bytes.get(at)? == 0x21 {

@@ -213,7 +213,7 @@ impl BitReader<'_> {
 mod tests {
     use super::*;
 
-    /// What stands in a WebP behind the head of its chunk of this kind.
+    /// Returns what stands in a WebP behind the head of its chunk of this kind.
     fn chunk(name: &str, kind: &[u8]) -> Vec<u8> {
         let file = std::fs::read(format!("{}/tests/fixtures/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let at = file.windows(4).position(|window| window == kind).unwrap();

@@ -40,7 +40,7 @@ pub struct EfficientNetLiteConfig {
     pub stages: Vec<Stage>,
     /// Channels of the last convolution.
     pub head: usize,
-    /// Whether the last map of twice the final resolution is given out too, its 2x2 cells beside each other in one token.
+    /// Indicates whether the last map of twice the final resolution is given out too, its 2x2 cells beside each other in one token.
     pub mid_tap: bool,
 }
 
