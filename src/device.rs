@@ -73,7 +73,9 @@ impl FromStr for DeviceChoice {
             "metal" => Ok(Self::Metal),
             other => {
                 let number = other.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-                number.map(Self::Cuda).ok_or_else(|| format!("`{other}` is not auto, cpu, cuda:N or metal"))
+                number
+                    .map(Self::Cuda)
+                    .ok_or_else(|| format!("`{other}` is not auto, cpu, cuda:N or metal"))
             }
         }
     }
@@ -87,14 +89,19 @@ impl Serialize for DeviceChoice {
 
 impl<'de> Deserialize<'de> for DeviceChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
 #[cfg(feature = "cuda")]
 fn cuda(number: usize) -> Result<Device, String> {
     if !cuda_libraries::present() {
-        return Err("the driver or the CUDA libraries (cuBLAS, cuBLASLt, cuRAND) are not installed".to_owned());
+        return Err(
+            "the driver or the CUDA libraries (cuBLAS, cuBLASLt, cuRAND) are not installed"
+                .to_owned(),
+        );
     }
     Device::new_cuda(number).map_err(|e| e.to_string())
 }
@@ -114,9 +121,10 @@ fn metal() -> Result<Device, String> {
     Err("this build has no Metal (cargo feature `metal`)".to_owned())
 }
 
-/// Test that CUDA's libraries can be loaded. The one place with `unsafe` in this file: the questions are foreign functions, take nothing and
-/// return a truth value; they open the libraries, whose initializers we trust as much as the driver. Without asking, a missing library is a
-/// panic inside `Device::new_cuda`.
+/// Test that CUDA's libraries can be loaded. The one place with `unsafe` in this file: the
+/// questions are foreign functions, take nothing and return a truth value; they open the libraries,
+/// whose initializers we trust as much as the driver. Without asking, a missing library is a panic
+/// inside `Device::new_cuda`.
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 mod cuda_libraries {
@@ -157,7 +165,16 @@ mod tests {
     #[test]
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     fn a_device_that_the_build_cannot_use_is_an_error_that_names_it() {
-        assert_eq!(DeviceChoice::Cuda(1).open().unwrap_err().to_string(), "device cuda:1: this build has no CUDA (cargo feature `cuda`)");
-        assert!(DeviceChoice::Metal.open().unwrap_err().to_string().starts_with("device metal: "));
+        assert_eq!(
+            DeviceChoice::Cuda(1).open().unwrap_err().to_string(),
+            "device cuda:1: this build has no CUDA (cargo feature `cuda`)"
+        );
+        assert!(
+            DeviceChoice::Metal
+                .open()
+                .unwrap_err()
+                .to_string()
+                .starts_with("device metal: ")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Files and folders with users' data: for the user alone that the process runs as, whatever the umask.
+//! Files and folders with users' data: for the user alone that the process runs as, whatever the
+//! umask.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
@@ -12,7 +13,8 @@ const OTHERS: u32 = 0o077;
 /// Set on folders that everybody may write to, such as `/tmp`.
 const STICKY: u32 = 0o1000;
 
-/// Makes a folder, and those above it that are missing, with mode 700. One that is there stays as it is.
+/// Makes a folder, and those above it that are missing, with mode 700. One that is there stays as
+/// it is.
 ///
 /// # Errors
 /// The operating system's.
@@ -25,14 +27,20 @@ pub fn create_dir(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// The operating system's.
 pub fn create_file(file: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+    {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map(drop),
     }
 }
 
-/// Takes from a file or a folder what the group and others may do with it; folders of everybody's are left alone. Returns whether there was anything to
-/// take; nothing is there to take from what does not exist.
+/// Takes from a file or a folder what the group and others may do with it; folders of everybody's
+/// are left alone. Returns whether there was anything to take; nothing is there to take from what
+/// does not exist.
 ///
 /// # Errors
 /// The operating system's, where it belongs to another user mostly.
@@ -77,7 +85,10 @@ mod tests {
         create_dir(&folder).unwrap();
         create_dir(&folder).unwrap();
         create_file(&file).unwrap();
-        assert_eq!((mode(&dir.path().join("a")), mode(&folder), mode(&file)), (0o700, 0o700, 0o600));
+        assert_eq!(
+            (mode(&dir.path().join("a")), mode(&folder), mode(&file)),
+            (0o700, 0o700, 0o600)
+        );
         fs::write(&file, b"kept").unwrap();
         create_file(&file).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"kept");
@@ -88,9 +99,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, b"").unwrap();
-        for (before, narrowed, after) in [(0o644, true, 0o600), (0o660, true, 0o600), (0o400, false, 0o400), (0o755, true, 0o700)] {
+        for (before, narrowed, after) in [
+            (0o644, true, 0o600),
+            (0o660, true, 0o600),
+            (0o400, false, 0o400),
+            (0o755, true, 0o700),
+        ] {
             fs::set_permissions(&file, Permissions::from_mode(before)).unwrap();
-            assert_eq!((narrow(&file).unwrap(), mode(&file)), (narrowed, after), "{before:o}");
+            assert_eq!(
+                (narrow(&file).unwrap(), mode(&file)),
+                (narrowed, after),
+                "{before:o}"
+            );
         }
         fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
         assert!(!narrow(dir.path()).unwrap(), "a folder for everybody");

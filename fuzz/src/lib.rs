@@ -1,4 +1,5 @@
-//! What is fuzzed: each function takes any bytes and must return, with what it asserts held. The tests replay `tests/fixtures/fuzz/TARGET` through them.
+//! What is fuzzed: each function takes any bytes and must return, with what it asserts held. The
+//! tests replay `tests/fixtures/fuzz/TARGET` through them.
 
 use std::{
     io::{Seek, Write},
@@ -44,11 +45,25 @@ const ROWS: usize = 10_000;
 /// Decodes an image and resizes it for a vision tower.
 pub fn image(data: &[u8]) {
     // Smaller than what is served, so that an input takes milliseconds.
-    let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 4_000_000, max_alloc: 32 << 20 };
-    let Ok(image) = decode(data, &limits) else { return };
-    assert!(u64::from(image.width()) * u64::from(image.height()) <= limits.max_pixels, "{}x{}", image.width(), image.height());
+    let limits = ImageLimits {
+        max_bytes: 1 << 20,
+        max_pixels: 4_000_000,
+        max_alloc: 32 << 20,
+    };
+    let Ok(image) = decode(data, &limits) else {
+        return;
+    };
+    assert!(
+        u64::from(image.width()) * u64::from(image.height()) <= limits.max_pixels,
+        "{}x{}",
+        image.width(),
+        image.height()
+    );
     if let Ok(pixels) = to_pixels(&image, 32, [127.5; 3], [127.5; 3], &Device::Cpu) {
-        let levels = pixels.flatten_all().and_then(|levels| levels.to_vec1::<f32>()).expect("a vector");
+        let levels = pixels
+            .flatten_all()
+            .and_then(|levels| levels.to_vec1::<f32>())
+            .expect("a vector");
         assert_eq!(levels.len(), 3 * 32 * 32);
         assert!(levels.iter().all(|level| (-1.0..=1.0).contains(level)));
     }
@@ -57,7 +72,12 @@ pub fn image(data: &[u8]) {
 static CONFIG: LazyLock<Config> = LazyLock::new(Config::default);
 
 fn served() -> Served<'static> {
-    Served { model: "m", config: &CONFIG, guard: &CONFIG.guard, calibration: None }
+    Served {
+        model: "m",
+        config: &CONFIG,
+        guard: &CONFIG.guard,
+        calibration: None,
+    }
 }
 
 /// Asserts that an error blames the client.
@@ -70,9 +90,19 @@ fn refused(error: &ApiError) {
 pub fn chat_request(data: &[u8]) {
     match parse(data).and_then(|request| check(request, served())) {
         Ok(asked) => {
-            assert!(asked.n >= 1 && asked.candidates >= 1 && asked.n * asked.candidates <= 128, "{asked:?}");
-            assert!((0.0..=2.0).contains(&asked.sampling.temperature) && (0.0..=1.0).contains(&asked.sampling.top_p), "{asked:?}");
-            assert!(asked.max_tokens >= 1 && asked.stop.iter().all(|stop| !stop.is_empty()), "{asked:?}");
+            assert!(
+                asked.n >= 1 && asked.candidates >= 1 && asked.n * asked.candidates <= 128,
+                "{asked:?}"
+            );
+            assert!(
+                (0.0..=2.0).contains(&asked.sampling.temperature)
+                    && (0.0..=1.0).contains(&asked.sampling.top_p),
+                "{asked:?}"
+            );
+            assert!(
+                asked.max_tokens >= 1 && asked.stop.iter().all(|stop| !stop.is_empty()),
+                "{asked:?}"
+            );
         }
         Err(error) => refused(&error),
     }
@@ -85,10 +115,19 @@ pub fn score_request(data: &[u8]) {
     }
 }
 
-/// Cuts a text into words, flags and renders it: two bytes of choices, then tokens, each a byte of reward and length before it.
+/// Cuts a text into words, flags and renders it: two bytes of choices, then tokens, each a byte of
+/// reward and length before it.
 pub fn guard(data: &[u8]) {
-    let [mode, style, rest @ ..] = data else { return };
-    let mode = [Mode::Off, Mode::Score, Mode::Flag, Mode::Regenerate, Mode::Block][usize::from(*mode) % 5];
+    let [mode, style, rest @ ..] = data else {
+        return;
+    };
+    let mode = [
+        Mode::Off,
+        Mode::Score,
+        Mode::Flag,
+        Mode::Regenerate,
+        Mode::Block,
+    ][usize::from(*mode) % 5];
     let style = [Style::Plain, Style::Hedged, Style::Omitted][usize::from(*style) % 3];
     let (mut tokens, mut rewards, mut rest) = (Vec::new(), Vec::new(), rest);
     while let [head, after @ ..] = rest {
@@ -102,20 +141,37 @@ pub fn guard(data: &[u8]) {
     let said = report(tokens.iter().copied(), &rewards, mode, 0.5.into(), style);
     let mut at = 0;
     for span in &said.spans {
-        assert!(at <= span.start && span.start < span.end && span.end <= chars.len(), "{span:?} of {text:?}");
-        assert_eq!(chars[span.start..span.end].iter().collect::<String>(), span.text);
+        assert!(
+            at <= span.start && span.start < span.end && span.end <= chars.len(),
+            "{span:?} of {text:?}"
+        );
+        assert_eq!(
+            chars[span.start..span.end].iter().collect::<String>(),
+            span.text
+        );
         at = span.end;
     }
     let mut at = 0;
     for part in markup(&text) {
-        assert!(at <= part.bytes.start && text.get(part.bytes.clone()).is_some_and(|piece| !piece.is_empty()), "{part:?} of {text:?}");
+        assert!(
+            at <= part.bytes.start
+                && text
+                    .get(part.bytes.clone())
+                    .is_some_and(|piece| !piece.is_empty()),
+            "{part:?} of {text:?}"
+        );
         at = part.bytes.end;
     }
     // What a person made of it: every change lies within the text.
     let new = said.alt_text.unwrap_or_default();
     let mut at = 0;
     for change in diff(&text, &new) {
-        assert!(at <= change.chars.start && change.chars.start <= change.chars.end && change.chars.end <= chars.len(), "{change:?}");
+        assert!(
+            at <= change.chars.start
+                && change.chars.start <= change.chars.end
+                && change.chars.end <= chars.len(),
+            "{change:?}"
+        );
         at = change.chars.end;
     }
 }
@@ -123,10 +179,22 @@ pub fn guard(data: &[u8]) {
 /// Parses a chat template, the text before the first NUL, and renders the rest with it.
 pub fn template(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let (source, said) = text.split_once('\0').unwrap_or((&text, "What is in the picture?"));
-    let Ok(template) = ChatTemplate::new(source) else { return };
-    let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
-    let messages = [message("system", "Be short."), message("user", said), message("assistant", "A dog."), message("user", said)];
+    let (source, said) = text
+        .split_once('\0')
+        .unwrap_or((&text, "What is in the picture?"));
+    let Ok(template) = ChatTemplate::new(source) else {
+        return;
+    };
+    let message = |role: &str, content: &str| Message {
+        role: role.to_owned(),
+        content: content.to_owned(),
+    };
+    let messages = [
+        message("system", "Be short."),
+        message("user", said),
+        message("assistant", "A dog."),
+        message("user", said),
+    ];
     let _ = template.render(&messages);
     if let Ok(unused) = template.unused(&messages) {
         assert!(unused.iter().all(|&i| i < messages.len()));
@@ -136,7 +204,9 @@ pub fn template(data: &[u8]) {
 /// Reads all rows of a file in a format.
 fn rows(format: Format, data: &[u8]) {
     let mut file = tempfile::tempfile().expect("a temporary file");
-    file.write_all(data).and_then(|()| file.rewind()).expect("a temporary file is written");
+    file.write_all(data)
+        .and_then(|()| file.rewind())
+        .expect("a temporary file is written");
     if let Ok(rows) = format.read(file) {
         for row in rows.take(ROWS) {
             let _ = row;

@@ -21,11 +21,14 @@ use crate::serve::Local;
 
 /// Measure speed: tokens a second, latency for new and known photographs, start and memory
 ///
-/// Everything is streamed through the API's own handlers, in this process: the time to the first word, the gaps between words and the whole answer. Modes and concurrencies are measured in turn, several times over; the table shows medians, so that
-/// their ratios hold on a busy machine too.
+/// Everything is streamed through the API's own handlers, in this process: the time to the first
+/// word, the gaps between words and the whole answer. Modes and concurrencies are measured in turn,
+/// several times over; the table shows medians, so that their ratios hold on a busy machine too.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor bench --concurrency 1,4,16 --guard off,flag\n  candor bench --guard off,regenerate,regenerate/0,regenerate/6 --photos ../shared/data/flickr8k/images/dev"
+    after_help = "Examples:\n  candor bench --concurrency 1,4,16 --guard off,flag\n  candor bench \
+                  --guard off,regenerate,regenerate/0,regenerate/6 --photos \
+                  ../shared/data/flickr8k/images/dev"
 )]
 pub(crate) struct Args {
     /// Requests at once
@@ -83,7 +86,9 @@ struct Figures {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if args.concurrency.contains(&0) || args.captions == 0 || args.repeats == 0 {
-        return Err(Failure::Misused("--concurrency, --captions and --repeats must be at least 1".into()));
+        return Err(Failure::Misused(
+            "--concurrency, --captions and --repeats must be at least 1".into(),
+        ));
     }
     let photos = read_photos(&args.photos)?;
     let config = args.model.load(&[])?;
@@ -102,17 +107,39 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 fn read_photos(dir: &PathBuf) -> Result<Vec<Vec<u8>>, Failure> {
     let fail = |e: std::io::Error| Failure::Misused(format!("--photos {}: {e}", dir.display()));
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir).map_err(fail)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .map_err(fail)?
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .collect();
     paths.retain(|p| p.extension().is_some_and(|e| e == "jpg" || e == "jpeg"));
     paths.sort();
     paths.truncate(256);
-    let photos: Vec<Vec<u8>> = paths.iter().map(fs::read).collect::<Result<_, _>>().map_err(fail)?;
-    if photos.is_empty() { Err(Failure::Misused(format!("--photos {}: no JPEG files", dir.display()))) } else { Ok(photos) }
+    let photos: Vec<Vec<u8>> = paths
+        .iter()
+        .map(fs::read)
+        .collect::<Result<_, _>>()
+        .map_err(fail)?;
+    if photos.is_empty() {
+        Err(Failure::Misused(format!(
+            "--photos {}: no JPEG files",
+            dir.display()
+        )))
+    } else {
+        Ok(photos)
+    }
 }
 
-async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) -> Result<Figures, Failure> {
+async fn measure(
+    args: &Args,
+    local: &Local,
+    photos: &[Vec<u8>],
+    start_ms: f64,
+) -> Result<Figures, Failure> {
     let begun = Instant::now();
-    local.chat(&local.request(&photos[0], "")).await.map_err(Failure::Failed)?;
+    local
+        .chat(&local.request(&photos[0], ""))
+        .await
+        .map_err(Failure::Failed)?;
     let (first_caption_ms, resident_mib) = (milliseconds(begun.elapsed()), resident_mib());
     let mut serial = 0u64;
     let mut samples: Vec<((usize, usize, bool), Sample)> = Vec::new();
@@ -125,16 +152,23 @@ async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) 
                         serial += 1;
                         let mut photo = photos[i % photos.len()].clone();
                         if fresh {
-                            // A comment behind a JPEG's first marker is no part of the picture, but of the file: the cache has not seen it.
+                            // A comment behind a JPEG's first marker is no part of the picture, but
+                            // of the file: the cache has not seen it.
                             let behind = photo.len().min(2);
-                            photo.splice(behind..behind, [0xff, 0xfe, 0, 10].into_iter().chain(serial.to_le_bytes()));
+                            photo.splice(
+                                behind..behind,
+                                [0xff, 0xfe, 0, 10].into_iter().chain(serial.to_le_bytes()),
+                            );
                         }
                         let mut request = local.request(&photo, "");
                         request["guard"] = match guard.split_once('/') {
-                            Some((mode, window)) => json!({ "mode": mode, "window": window.parse::<u64>().ok() }),
+                            Some((mode, window)) => {
+                                json!({ "mode": mode, "window": window.parse::<u64>().ok() })
+                            }
                             None => json!({ "mode": guard }),
                         };
-                        (request["stream"], request["stream_options"]) = (json!(true), json!({ "include_usage": true }));
+                        (request["stream"], request["stream_options"]) =
+                            (json!(true), json!({ "include_usage": true }));
                         request
                     });
                     let sample = volley(local, requests.collect(), concurrency).await?;
@@ -149,8 +183,13 @@ async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) 
     for (g, guard) in args.guard.iter().enumerate() {
         for (c, &concurrency) in args.concurrency.iter().enumerate() {
             for fresh in [false, true] {
-                let of: Vec<&Sample> = samples.iter().filter(|(key, _)| *key == (g, c, fresh)).map(|(_, s)| s).collect();
-                let median = |f: fn(&Sample) -> f64| quantile(of.iter().map(|s| f(s)).collect(), 0.5);
+                let of: Vec<&Sample> = samples
+                    .iter()
+                    .filter(|(key, _)| *key == (g, c, fresh))
+                    .map(|(_, s)| s)
+                    .collect();
+                let median =
+                    |f: fn(&Sample) -> f64| quantile(of.iter().map(|s| f(s)).collect(), 0.5);
                 rows.push(Row {
                     guard: guard.clone(),
                     concurrency,
@@ -166,7 +205,12 @@ async fn measure(args: &Args, local: &Local, photos: &[Vec<u8>], start_ms: f64) 
             }
         }
     }
-    Ok(Figures { start_ms, first_caption_ms, resident_mib, rows })
+    Ok(Figures {
+        start_ms,
+        first_caption_ms,
+        resident_mib,
+        rows,
+    })
 }
 
 struct Sample {
@@ -193,7 +237,10 @@ async fn read(local: &Local, request: &Value) -> Result<Read, String> {
         let chunk = chunk?;
         let now = milliseconds(begun.elapsed());
         read.tokens += chunk["usage"]["completion_tokens"].as_u64().unwrap_or(0);
-        if chunk["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()) {
+        if chunk["choices"][0]["delta"]["content"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+        {
             match last.replace(now) {
                 Some(before) => read.gaps.push(now - before),
                 None => read.first_word = now,
@@ -204,12 +251,22 @@ async fn read(local: &Local, request: &Value) -> Result<Read, String> {
     Ok(read)
 }
 
-async fn volley(local: &Local, requests: Vec<Value>, concurrency: usize) -> Result<Sample, Failure> {
+async fn volley(
+    local: &Local,
+    requests: Vec<Value>,
+    concurrency: usize,
+) -> Result<Sample, Failure> {
     let begun = Instant::now();
-    let answers: Vec<Result<Read, String>> =
-        stream::iter(requests).map(|request| async move { read(local, &request).await }).buffer_unordered(concurrency).collect().await;
+    let answers: Vec<Result<Read, String>> = stream::iter(requests)
+        .map(|request| async move { read(local, &request).await })
+        .buffer_unordered(concurrency)
+        .collect()
+        .await;
     let wall = begun.elapsed();
-    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>().map_err(Failure::Failed)?;
+    let answers = answers
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(Failure::Failed)?;
     Ok(Sample {
         tokens: answers.iter().map(|a| a.tokens).sum(),
         wall,
@@ -237,11 +294,22 @@ fn resident_mib() -> Option<f64> {
 }
 
 fn table(figures: &Figures) -> String {
-    let mut out = format!("start {:.0} ms, first caption {:.0} ms", figures.start_ms, figures.first_caption_ms);
+    let mut out = format!(
+        "start {:.0} ms, first caption {:.0} ms",
+        figures.start_ms, figures.first_caption_ms
+    );
     if let Some(mib) = figures.resident_mib {
         out += &format!(", resident {mib:.0} MiB");
     }
-    let heads = ("guard", "requests", "photographs", "tokens/s", "first word", "gap", "answer");
+    let heads = (
+        "guard",
+        "requests",
+        "photographs",
+        "tokens/s",
+        "first word",
+        "gap",
+        "answer",
+    );
     out += &format!(
         "\n{:<12} {:>8} {:>11} {:>8} {:>15} {:>15} {:>15}   ms, p50 / p99\n",
         heads.0, heads.1, heads.2, heads.3, heads.4, heads.5, heads.6

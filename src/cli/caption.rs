@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
-    common::{GuardArgs, ModelArgs, Render, between, block_on, given, open_bundle, settle, with_fields},
+    common::{
+        GuardArgs, ModelArgs, Render, between, block_on, given, open_bundle, settle, with_fields,
+    },
     lines::{LineFile, settings},
     output::{command_line, is_stdio, note, one_stdin, print, progress},
     photo::{in_flags, note_unfamiliar, of_folder, read, shown, shown_path},
@@ -23,11 +25,14 @@ const AT_ONCE: usize = 16;
 
 /// Caption photographs; words that the model cannot stand behind are marked
 ///
-/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand as [word?0.23]. What --guard regenerate wrote anew stands as [before → now].
+/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
+/// as [word?0.23]. What --guard regenerate wrote anew stands as [before → now].
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor caption photo.jpg\n  candor caption --guard flag --json photo.jpg\n  curl -s https://example.org/photo.jpg | candor caption -\n  \
-                  candor caption --batch photos/ --out captions.jsonl   # interrupted, it goes on when typed again"
+    after_help = "Examples:\n  candor caption photo.jpg\n  candor caption --guard flag --json \
+                  photo.jpg\n  curl -s https://example.org/photo.jpg | candor caption -\n  \
+                  candor caption --batch photos/ --out captions.jsonl   # interrupted, it goes on \
+                  when typed again"
 )]
 pub(crate) struct CaptionArgs {
     /// Photographs; - is standard input
@@ -38,8 +43,14 @@ pub(crate) struct CaptionArgs {
     #[arg(long, value_name = "DIR", requires = "out", conflicts_with = "photos")]
     batch: Option<PathBuf>,
 
-    /// Where a batch's captions go, one JSON object a line; a file of an earlier run with the same settings is continued. - is standard output
-    #[arg(long, value_name = "FILE.jsonl", requires = "batch", conflicts_with = "photos")]
+    /// Where a batch's captions go, one JSON object a line; a file of an earlier run with the same
+    /// settings is continued. - is standard output
+    #[arg(
+        long,
+        value_name = "FILE.jsonl",
+        requires = "batch",
+        conflicts_with = "photos"
+    )]
     out: Option<PathBuf>,
 
     /// Begin a batch's file anew, whatever is in it
@@ -53,7 +64,8 @@ pub(crate) struct CaptionArgs {
 /// Ask a question about a photograph
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor ask photo.jpg \"What is the dog doing?\"\n  candor ask photo.jpg \"What does the sign say?\" --on-unanswerable answer"
+    after_help = "Examples:\n  candor ask photo.jpg \"What is the dog doing?\"\n  candor ask \
+                  photo.jpg \"What does the sign say?\" --on-unanswerable answer"
 )]
 pub(crate) struct AskArgs {
     /// The photograph; - is standard input
@@ -63,9 +75,11 @@ pub(crate) struct AskArgs {
     /// The question
     question: String,
 
-    /// What is done about questions that no photograph answers (text in it, times, names, advice) and answers that are likely wrong: abstain or answer
-    /// [default: abstain]
-    #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(["abstain", "answer"]), hide_possible_values = true)]
+    /// What is done about questions that no photograph answers (text in it, times, names, advice)
+    /// and answers that are likely wrong: abstain or answer [default: abstain]
+    #[arg(long, value_name = "WHAT",
+        value_parser = PossibleValuesParser::new(["abstain", "answer"]),
+        hide_possible_values = true)]
     on_unanswerable: Option<String>,
 
     #[command(flatten)]
@@ -104,10 +118,16 @@ struct AnswerArgs {
 
 impl AnswerArgs {
     fn config(&self) -> Result<Config, Failure> {
-        let config = self.model.load(&[("--guard", "guard.mode", self.guard.clone())])?;
+        let config = self
+            .model
+            .load(&[("--guard", "guard.mode", self.guard.clone())])?;
         let reworded = matches!(self.judged.render, Render::Hedged | Render::Omitted);
         if reworded && matches!(config.guard.mode, Mode::Off | Mode::Score) {
-            return Err(Failure::Misused("--render hedged and omitted are of flagged words, and --guard off and score flag none".into()));
+            return Err(Failure::Misused(
+                "--render hedged and omitted are of flagged words, and \
+                                         --guard off and score flag none"
+                    .into(),
+            ));
         }
         Ok(config)
     }
@@ -130,10 +150,18 @@ pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
         return batch(dir, out, args.overwrite, &args.answer);
     }
     if let Some(dir) = args.photos.iter().find(|photo| photo.is_dir()) {
-        let how = format!("{0} is a folder; candor caption --batch {0} --out captions.jsonl captions all photographs in it", dir.display());
+        let how = format!(
+            "{0} is a folder; candor caption --batch {0} --out captions.jsonl captions all \
+             photographs in it",
+            dir.display()
+        );
         return Err(Failure::Misused(how));
     }
-    let inputs: Vec<(&str, Option<&PathBuf>)> = args.photos.iter().map(|photo| ("a PHOTO", Some(photo))).collect();
+    let inputs: Vec<(&str, Option<&PathBuf>)> = args
+        .photos
+        .iter()
+        .map(|photo| ("a PHOTO", Some(photo)))
+        .collect();
     one_stdin(&inputs)?;
     each(&args.photos, "", args.answer.fields(), &args.answer)
 }
@@ -143,13 +171,21 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
         return Err(Failure::Misused("the question is empty".into()));
     }
     if args.photo.is_dir() {
-        return Err(Failure::Misused(format!("{} is a folder; a question is about one photograph", args.photo.display())));
+        return Err(Failure::Misused(format!(
+            "{} is a folder; a question is about one photograph",
+            args.photo.display()
+        )));
     }
     let mut fields = args.answer.fields();
     if let Some(what) = args.on_unanswerable {
         fields["guard"]["on_unanswerable"] = what.into();
     }
-    each(std::slice::from_ref(&args.photo), &args.question, fields, &args.answer)
+    each(
+        std::slice::from_ref(&args.photo),
+        &args.question,
+        fields,
+        &args.answer,
+    )
 }
 
 /// A model with its handlers, and what every request of a command has in common.
@@ -163,20 +199,28 @@ struct Answering<'a> {
 impl<'a> Answering<'a> {
     fn start(config: Config, prompt: &'a str, fields: Value) -> Result<Self, Failure> {
         let (bundle, most_bytes) = (open_bundle(&config)?, config.images.max_bytes);
-        Ok(Self { local: Local::start(config, bundle).map_err(Failure::failed)?, most_bytes, prompt, fields })
+        Ok(Self {
+            local: Local::start(config, bundle).map_err(Failure::failed)?,
+            most_bytes,
+            prompt,
+            fields,
+        })
     }
 
     async fn answer(&self, photo: &Path) -> Result<Value, String> {
         let (path, most_bytes) = (photo.to_owned(), self.most_bytes);
         // Standard input may keep one waiting, and Ctrl-C must not.
-        let file = tokio::task::spawn_blocking(move || read(&path, most_bytes)).await.map_err(|e| e.to_string())??;
+        let file = tokio::task::spawn_blocking(move || read(&path, most_bytes))
+            .await
+            .map_err(|e| e.to_string())??;
         let request = self.local.request(&file, self.prompt);
         let answer = self.local.chat(&with_fields(request, &self.fields)).await;
         answer.map_err(|e| format!("{}: {}", shown_path(photo), in_flags(&e)))
     }
 }
 
-/// One answer a photograph; a photograph that cannot be answered is reported and does not stop the others.
+/// One answer a photograph; a photograph that cannot be answered is reported and does not stop the
+/// others.
 fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> Result<(), Failure> {
     let answering = Answering::start(args.config()?, prompt, fields)?;
     let failed = block_on(async {
@@ -187,13 +231,20 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
                 Ok(object) => {
                     let choice = &object["choices"][0];
                     note_unfamiliar(photo, choice);
-                    let text = shown(choice["message"]["content"].as_str().unwrap_or_default(), choice, args.judged.render);
+                    let text = shown(
+                        choice["message"]["content"].as_str().unwrap_or_default(),
+                        choice,
+                        args.judged.render,
+                    );
                     match photos {
                         [_] => print(text)?,
                         _ => print(format_args!("{}: {text}", shown_path(photo)))?,
                     }
                     if choice["guard"]["verdict"] == "abstained" {
-                        note("candor: this is no answer; --on-unanswerable answer gives one all the same");
+                        note(
+                            "candor: this is no answer; --on-unanswerable answer gives one all the \
+                             same",
+                        );
                     }
                 }
                 Err(message) if photos.len() == 1 => return Err(Failure::Failed(message)),
@@ -206,7 +257,14 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
         answering.local.stop().await;
         Ok(failed)
     })?;
-    if failed > 0 { Err(Failure::Failed(format!("{failed} of {} photographs failed", photos.len()))) } else { Ok(()) }
+    if failed > 0 {
+        Err(Failure::Failed(format!(
+            "{failed} of {} photographs failed",
+            photos.len()
+        )))
+    } else {
+        Ok(())
+    }
 }
 
 /// Captions the photographs of a folder that the file has no captions of yet.
@@ -220,21 +278,38 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     }
     let (mut file, rows) = LineFile::open(out, overwrite, settings)?;
     let name = |photo: &Path| photo.file_name().map(name_in_json).unwrap_or_default();
-    let done: std::collections::HashSet<&str> = rows.iter().filter_map(|row| row["image"].as_str()).collect();
-    let open: Vec<&PathBuf> = photos.iter().filter(|photo| !done.contains(name(photo).as_str())).collect();
+    let done: std::collections::HashSet<&str> = rows
+        .iter()
+        .filter_map(|row| row["image"].as_str())
+        .collect();
+    let open: Vec<&PathBuf> = photos
+        .iter()
+        .filter(|photo| !done.contains(name(photo).as_str()))
+        .collect();
     let (total, before) = (photos.len(), photos.len() - open.len());
     if before == 0 && !done.is_empty() {
-        let what = format!("{} has captions of other photographs than those of {}; --overwrite replaces it", out.display(), dir.display());
+        let what = format!(
+            "{} has captions of other photographs than those of {}; --overwrite replaces it",
+            out.display(),
+            dir.display()
+        );
         return Err(Failure::Misused(what));
     }
     if before > 0 {
-        note(format_args!("candor: {before} of {total} photographs are captioned in {} already", out.display()));
+        note(format_args!(
+            "candor: {before} of {total} photographs are captioned in {} already",
+            out.display()
+        ));
     }
     if open.is_empty() {
         return Ok(());
     }
     let answering = Answering::start(config, "", fields.take())?;
-    let bar = progress(total, "{bar:40} {pos}/{len} photographs, {per_sec}, {eta} to go").with_position(before as u64);
+    let bar = progress(
+        total,
+        "{bar:40} {pos}/{len} photographs, {per_sec}, {eta} to go",
+    )
+    .with_position(before as u64);
     let (mut written, mut failed) = (before, 0);
     let run = block_on(async {
         let answer = async |photo: &PathBuf| (name(photo), answering.answer(photo).await);
@@ -246,7 +321,8 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
                 Ok(object) if args.json => json!({ "image": image, "response": object }),
                 Ok(object) => {
                     let choice = &object["choices"][0];
-                    json!({ "image": image, "caption": choice["message"]["content"], "guard": choice["guard"] })
+                    json!({ "image": image, "caption": choice["message"]["content"],
+                        "guard": choice["guard"] })
                 }
                 Err(message) => {
                     failed += 1;
@@ -264,21 +340,39 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
         Err(Failure::Interrupted(_)) => Err(interrupted(written - failed, total, &file)),
         Err(other) => Err(other),
         Ok(()) if failed > 0 => {
-            let why =
-                if is_stdio(out) { String::new() } else { format!("; {} says why, and the same command tries them again", out.display()) };
-            Err(Failure::Failed(format!("{failed} of {total} photographs failed{why}")))
+            let why = if is_stdio(out) {
+                String::new()
+            } else {
+                format!(
+                    "; {} says why, and the same command tries them again",
+                    out.display()
+                )
+            };
+            Err(Failure::Failed(format!(
+                "{failed} of {total} photographs failed{why}"
+            )))
         }
         Ok(()) => Ok(()),
     }
 }
 
-/// The name of a file as a JSON string has it: where it is not UTF-8, its bytes are escaped, so that two names never look alike.
+/// The name of a file as a JSON string has it: where it is not UTF-8, its bytes are escaped, so
+/// that two names never look alike.
 fn name_in_json(name: &OsStr) -> String {
-    name.to_str().map_or_else(|| name.as_encoded_bytes().escape_ascii().to_string(), str::to_owned)
+    name.to_str().map_or_else(
+        || name.as_encoded_bytes().escape_ascii().to_string(),
+        str::to_owned,
+    )
 }
 
 /// Says how far a run came that Ctrl-C ended, and how it goes on.
 pub(super) fn interrupted(done: usize, total: usize, file: &LineFile) -> Failure {
-    let on = if file.is_resumable() { format!("; this goes on:\n  {}", command_line(&["--overwrite"])) } else { String::new() };
-    Failure::Interrupted(format!("interrupted: {done} of {total} photographs are done{on}"))
+    let on = if file.is_resumable() {
+        format!("; this goes on:\n  {}", command_line(&["--overwrite"]))
+    } else {
+        String::new()
+    };
+    Failure::Interrupted(format!(
+        "interrupted: {done} of {total} photographs are done{on}"
+    ))
 }

@@ -1,6 +1,9 @@
 //! What several commands share: where the configuration comes from, and the model that it names.
 
-use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, thread::available_parallelism, time::Duration};
+use std::{
+    os::unix::process::CommandExt, path::PathBuf, process::Command, thread::available_parallelism,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
@@ -19,7 +22,8 @@ use crate::{
 pub(crate) enum Render {
     /// As it was written.
     Plain,
-    /// With low-reward and rewritten words marked: colored on a terminal, [word?0.23] and [before → now] elsewhere.
+    /// With low-reward and rewritten words marked: colored on a terminal, [word?0.23] and [before →
+    /// now] elsewhere.
     #[default]
     Marked,
     /// As a screen reader should say it, with the doubt: "what may be a frisbee".
@@ -39,7 +43,8 @@ pub(crate) struct GuardArgs {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     target_fpr: Option<f64>,
 
-    /// How the text is printed; --json and --out have what plain, hedged and omitted give as alt_text
+    /// How the text is printed; --json and --out have what plain, hedged and omitted give as
+    /// alt_text
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     pub(crate) render: Render,
 }
@@ -63,7 +68,10 @@ impl GuardArgs {
 
 /// The fields that have a value.
 pub(crate) fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
-    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
 }
 
 /// A request with more fields, or other values of them.
@@ -81,7 +89,10 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
 
 /// Parses a number between 0 and `most`.
 pub(crate) fn between(text: &str, most: f64) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| (0.0..=most).contains(number));
+    let number = text
+        .parse::<f64>()
+        .ok()
+        .filter(|number| (0.0..=most).contains(number));
     number.ok_or_else(|| format!("must be a number between 0 and {most}"))
 }
 
@@ -118,15 +129,34 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// The same options for another model.
     pub(crate) fn with_model(&self, model: String) -> Self {
-        Self { model: Some(model), ..self.clone() }
+        Self {
+            model: Some(model),
+            ..self.clone()
+        }
     }
 
     /// The configuration: file, environment, these options, and those of `more` (flag, key, value).
-    pub(crate) fn load(&self, more: &[(&'static str, &'static str, Option<String>)]) -> Result<Config, Problems> {
+    pub(crate) fn load(
+        &self,
+        more: &[(&'static str, &'static str, Option<String>)],
+    ) -> Result<Config, Problems> {
         let device = self.device.map(|d| d.to_string());
-        let own = [("--model", "model.name", self.model.clone()), ("--device", "model.device", device)];
-        let flags = own.iter().chain(more).filter_map(|(name, key, value)| Some(Flag { name, key, value: value.clone()? }));
-        load(self.config.as_deref(), variables(), &flags.collect::<Vec<_>>())
+        let own = [
+            ("--model", "model.name", self.model.clone()),
+            ("--device", "model.device", device),
+        ];
+        let flags = own.iter().chain(more).filter_map(|(name, key, value)| {
+            Some(Flag {
+                name,
+                key,
+                value: value.clone()?,
+            })
+        });
+        load(
+            self.config.as_deref(),
+            variables(),
+            &flags.collect::<Vec<_>>(),
+        )
     }
 }
 
@@ -141,8 +171,9 @@ fn text((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(Stri
 
 /// Settles how the process runs, which can be had before it starts alone: so it starts again, once.
 ///
-/// candle's own threads wait by spinning, beside rayon's and the workers of a training they are in the way. Where no variable names the number of
-/// threads, candle asks the system anew for every matrix product. The allocator keeps what it has: every step needs the same again.
+/// candle's own threads wait by spinning, beside rayon's and the workers of a training they are in
+/// the way. Where no variable names the number of threads, candle asks the system anew for every
+/// matrix product. The allocator keeps what it has: every step needs the same again.
 pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
     const MARK: &str = "CANDLE_NUM_THREADS";
     const KEPT_BYTES: &str = "1073741824";
@@ -162,7 +193,8 @@ pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
     Err(Failure::failed(again.exec()))
 }
 
-/// Sets the networks' threads up and loads what a server with this configuration begins with: the registry's version, or the configured bundle.
+/// Sets the networks' threads up and loads what a server with this configuration begins with: the
+/// registry's version, or the configured bundle.
 pub(crate) fn open_first(config: &Config) -> Result<First, Failure> {
     settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
@@ -179,6 +211,10 @@ pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
 /// A report as this terminal shows it.
 pub(crate) fn shown(report: &Report) -> String {
     let out = console::Term::stdout();
-    let width = if out.is_term() { usize::from(out.size().1) } else { 160 };
+    let width = if out.is_term() {
+        usize::from(out.size().1)
+    } else {
+        160
+    };
     report.terminal(width, console::colors_enabled())
 }

@@ -29,11 +29,14 @@ const NICE: i32 = 19;
 
 /// Learn from the corrections in the store: train, evaluate, and promote only what is better
 ///
-/// Snapshot, scorers, policy, scorers again, evaluation, gate, registry, promotion. A cycle that died goes on where it did. Store, registry, model and
-/// directory are those of the configuration, which a server may be using. A rejected candidate is kept with the reasons, and no failure: the exit status is 0.
+/// Snapshot, scorers, policy, scorers again, evaluation, gate, registry, promotion. A cycle that
+/// died goes on where it did. Store, registry, model and directory are those of the configuration,
+/// which a server may be using. A rejected candidate is kept with the reasons, and no failure: the
+/// exit status is 0.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor cycle --once\n  candor cycle --every 24h --min-feedback 500\n  candor cycle --once --recipe config/cycle.toml --config candor.toml"
+    after_help = "Examples:\n  candor cycle --once\n  candor cycle --every 24h --min-feedback \
+                  500\n  candor cycle --once --recipe config/cycle.toml --config candor.toml"
 )]
 pub(crate) struct Args {
     /// One cycle
@@ -65,20 +68,39 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if !config.feedback.enabled() {
         return Err(Failure::Misused("feedback.store is off".to_owned()));
     }
-    let Some(registry) = config.registry.open() else { return Err(Failure::Misused("registry.dir is off".to_owned())) };
+    let Some(registry) = config.registry.open() else {
+        return Err(Failure::Misused("registry.dir is off".to_owned()));
+    };
     settle(config.model.threads.value())?;
-    // Before there are threads, which inherit it. Where it is refused the cycle is only less polite.
+    // Before there are threads, which inherit it. Where it is refused the cycle is only less
+    // polite.
     let _ = rustix::process::nice(NICE);
     let registry = registry.map_err(Failure::failed)?;
     let cycles = Cycles::hold(Path::new(&config.cycle.dir)).map_err(Failure::failed)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(Failure::failed)?;
-    let store = runtime.block_on(SqlStore::open(&config.feedback.store)).map_err(Failure::failed)?;
-    let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
-    let here = Here { config, registry, cycles, runtime, store, images };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
+    let store = runtime
+        .block_on(SqlStore::open(&config.feedback.store))
+        .map_err(Failure::failed)?;
+    let images =
+        Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
+    let here = Here {
+        config,
+        registry,
+        cycles,
+        runtime,
+        store,
+        images,
+    };
     if args.abandon {
         return here.abandon();
     }
-    let Some(every) = args.every else { return here.once(&args).map(drop) };
+    let Some(every) = args.every else {
+        return here.once(&args).map(drop);
+    };
     loop {
         let begun = std::time::Instant::now();
         match here.once(&args) {
@@ -121,7 +143,10 @@ impl Here {
     fn once(&self, args: &Args) -> Result<(), Failure> {
         let (new, under_way) = waiting(&self.place()).map_err(Failure::failed)?;
         if new < args.min_feedback && !under_way {
-            tell(format_args!("waiting: {new} of {} new corrections", args.min_feedback));
+            tell(format_args!(
+                "waiting: {new} of {} new corrections",
+                args.min_feedback
+            ));
             return Ok(());
         }
         let recipe = || Recipe::read(&args.recipe);
@@ -129,16 +154,37 @@ impl Here {
             crate::train::TrainError::Config { .. } => Failure::Misused(e.to_string()),
             other => Failure::failed(other),
         })?;
-        let (number, on) = (cycle.state().number, cycle.state().next().map_or("end", Step::name));
-        tell(format_args!("cycle {number}: begins with {on}, in {}", cycle.dir().display()));
-        let told = |step: Step, done: &Done| tell(format_args!("cycle {number}: {} done in {:.0} s", step.name(), done.seconds));
+        let (number, on) = (
+            cycle.state().number,
+            cycle.state().next().map_or("end", Step::name),
+        );
+        tell(format_args!(
+            "cycle {number}: begins with {on}, in {}",
+            cycle.dir().display()
+        ));
+        let told = |step: Step, done: &Done| {
+            tell(format_args!(
+                "cycle {number}: {} done in {:.0} s",
+                step.name(),
+                done.seconds
+            ))
+        };
         let outcome = cycle.run(told).map_err(Failure::failed)?;
         let version = cycle.state().version.clone().unwrap_or_default();
         tell(format_args!("cycle {number}: {} {version}", outcome.name()));
-        let reasons = cycle.state().verdict.iter().flat_map(|verdict| if verdict.passed { &verdict.held } else { &verdict.reasons });
+        let reasons = cycle.state().verdict.iter().flat_map(|verdict| {
+            if verdict.passed {
+                &verdict.held
+            } else {
+                &verdict.reasons
+            }
+        });
         reasons.for_each(|reason| tell(format_args!("  {reason}")));
         if outcome == Outcome::Outdated {
-            tell(format_args!("  another version was promoted meanwhile: candor models promote {version} serves this one"));
+            tell(format_args!(
+                "  another version was promoted meanwhile: candor models promote {version} serves \
+                 this one"
+            ));
         }
         Ok(())
     }
@@ -147,7 +193,11 @@ impl Here {
         if !waiting(&self.place()).map_err(Failure::failed)?.1 {
             return print("no cycle is under way");
         }
-        let none = || Err(crate::train::TrainError::Run("no cycle is under way".into()));
+        let none = || {
+            Err(crate::train::TrainError::Run(
+                "no cycle is under way".into(),
+            ))
+        };
         let mut cycle = Cycle::open(self.place(), none).map_err(Failure::failed)?;
         cycle.abandon().map_err(Failure::failed)?;
         print(format_args!("cycle {} is given up", cycle.state().number))

@@ -79,8 +79,16 @@ struct BundleFound {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum State {
-    Loads { version: String, context_len: usize, image_size: usize, scorer: Option<&'static str>, load_ms: u128 },
-    Broken { error: String },
+    Loads {
+        version: String,
+        context_len: usize,
+        image_size: usize,
+        scorer: Option<&'static str>,
+        load_ms: u128,
+    },
+    Broken {
+        error: String,
+    },
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -101,20 +109,44 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     } else {
         write_stdout(readable(&report).as_bytes())?;
     }
-    let broken = report.bundles.iter().filter(|b| matches!(b.state, State::Broken { .. })).count();
+    let broken = report
+        .bundles
+        .iter()
+        .filter(|b| matches!(b.state, State::Broken { .. }))
+        .count();
     let wrong = report.config_problems.len() + broken + usize::from(report.device.chosen.is_none());
-    if wrong == 0 { Ok(()) } else { Err(Failure::Failed(format!("{wrong} problem(s) found"))) }
+    if wrong == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!("{wrong} problem(s) found")))
+    }
 }
 
 fn devices(choice: DeviceChoice) -> Device {
-    let kind = |choice: DeviceChoice| Kind { name: choice.to_string(), unavailable: choice.open().err().map(|e| e.to_string()) };
-    let kinds = [DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Metal].map(kind).into();
-    Device { chosen: choice.open().ok().map(|d| device::name(&d)), kinds }
+    let kind = |choice: DeviceChoice| Kind {
+        name: choice.to_string(),
+        unavailable: choice.open().err().map(|e| e.to_string()),
+    };
+    let kinds = [
+        DeviceChoice::Cpu,
+        DeviceChoice::Cuda(0),
+        DeviceChoice::Metal,
+    ]
+    .map(kind)
+    .into();
+    Device {
+        chosen: choice.open().ok().map(|d| device::name(&d)),
+        kinds,
+    }
 }
 
 fn cpu(config: &Config) -> Cpu {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    Cpu { architecture: std::env::consts::ARCH, threads: config.model.threads.value().unwrap_or_else(cores), features: features() }
+    Cpu {
+        architecture: std::env::consts::ARCH,
+        threads: config.model.threads.value().unwrap_or_else(cores),
+        features: features(),
+    }
 }
 
 /// Those that the networks' kernels gain from, where the processor has them.
@@ -129,10 +161,16 @@ fn features() -> Vec<&'static str> {
         ("avx512f", is_x86_feature_detected!("avx512f")),
     ];
     #[cfg(target_arch = "aarch64")]
-    let known = [("neon", std::arch::is_aarch64_feature_detected!("neon")), ("fp16", std::arch::is_aarch64_feature_detected!("fp16"))];
+    let known = [
+        ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+        ("fp16", std::arch::is_aarch64_feature_detected!("fp16")),
+    ];
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let known = [];
-    known.into_iter().filter_map(|(name, there): (&'static str, bool)| there.then_some(name)).collect()
+    known
+        .into_iter()
+        .filter_map(|(name, there): (&'static str, bool)| there.then_some(name))
+        .collect()
 }
 
 /// From Linux' /proc; unknown elsewhere.
@@ -140,16 +178,35 @@ fn memory() -> Memory {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let bytes = |key: &str| {
         let line = info.lines().find_map(|l| l.strip_prefix(key))?;
-        line.trim_start_matches(':').trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+        line.trim_start_matches(':')
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .map(|kb| kb * 1024)
     };
-    Memory { total_bytes: bytes("MemTotal"), available_bytes: bytes("MemAvailable") }
+    Memory {
+        total_bytes: bytes("MemTotal"),
+        available_bytes: bytes("MemAvailable"),
+    }
 }
 
 /// The embedded ones, the configured one, and the directories under `models/`; each is loaded.
 fn bundles(config: &Config) -> Vec<BundleFound> {
-    let mut names: Vec<String> = Bundle::embedded().iter().map(|&name| name.to_owned()).collect();
-    let folders = fs::read_dir("models").into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<String> = folders.filter(|p| p.join("config.json").is_file()).map(|p| p.display().to_string()).collect();
+    let mut names: Vec<String> = Bundle::embedded()
+        .iter()
+        .map(|&name| name.to_owned())
+        .collect();
+    let folders = fs::read_dir("models")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let mut found: Vec<String> = folders
+        .filter(|p| p.join("config.json").is_file())
+        .map(|p| p.display().to_string())
+        .collect();
     found.sort();
     names.extend(found);
     if !names.contains(&config.model.name) {
@@ -160,7 +217,11 @@ fn bundles(config: &Config) -> Vec<BundleFound> {
 
 fn load(name: &str) -> BundleFound {
     let began = Instant::now();
-    let source = if Bundle::embedded().contains(&name) { "embedded".to_owned() } else { Path::new(name).display().to_string() };
+    let source = if Bundle::embedded().contains(&name) {
+        "embedded".to_owned()
+    } else {
+        Path::new(name).display().to_string()
+    };
     match Bundle::load(name, None, &candle_core::Device::Cpu) {
         Ok(bundle) => {
             let spec = bundle.vlm.spec();
@@ -171,37 +232,100 @@ fn load(name: &str) -> BundleFound {
                 scorer: bundle.reward.as_ref().map(|r| r.kind()),
                 load_ms: began.elapsed().as_millis(),
             };
-            BundleFound { name: bundle.config.name, source, state }
+            BundleFound {
+                name: bundle.config.name,
+                source,
+                state,
+            }
         }
-        Err(error) => BundleFound { name: name.to_owned(), source, state: State::Broken { error: error.to_string() } },
+        Err(error) => BundleFound {
+            name: name.to_owned(),
+            source,
+            state: State::Broken {
+                error: error.to_string(),
+            },
+        },
     }
 }
 
 fn readable(report: &Report) -> String {
     let mut out = String::new();
     let mut line = |label: &str, text: &dyn Display| out.push_str(&format!("{label:<10}{text}\n"));
-    let Report { version: _, device, cpu, memory, bundles, config_problems } = report;
+    let Report {
+        version: _,
+        device,
+        cpu,
+        memory,
+        bundles,
+        config_problems,
+    } = report;
     line("candor", &version());
-    line("device", &device.chosen.as_deref().unwrap_or("none: see below"));
+    line(
+        "device",
+        &device.chosen.as_deref().unwrap_or("none: see below"),
+    );
     for Kind { name, unavailable } in &device.kinds {
-        line("", &format_args!("{name}: {}", unavailable.as_deref().unwrap_or("available")));
+        line(
+            "",
+            &format_args!("{name}: {}", unavailable.as_deref().unwrap_or("available")),
+        );
     }
-    line("cpu", &format_args!("{}, {} threads, {}", cpu.architecture, cpu.threads, cpu.features.join(" ")));
-    let mib = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), |b| format!("{} MiB", b >> 20));
-    line("memory", &format_args!("{} available of {}", mib(memory.available_bytes), mib(memory.total_bytes)));
-    for BundleFound { name, source, state } in bundles {
+    line(
+        "cpu",
+        &format_args!(
+            "{}, {} threads, {}",
+            cpu.architecture,
+            cpu.threads,
+            cpu.features.join(" ")
+        ),
+    );
+    let mib = |bytes: Option<u64>| {
+        bytes.map_or_else(|| "unknown".to_owned(), |b| format!("{} MiB", b >> 20))
+    };
+    line(
+        "memory",
+        &format_args!(
+            "{} available of {}",
+            mib(memory.available_bytes),
+            mib(memory.total_bytes)
+        ),
+    );
+    for BundleFound {
+        name,
+        source,
+        state,
+    } in bundles
+    {
         match state {
-            State::Loads { version, context_len, image_size, scorer, load_ms } => {
+            State::Loads {
+                version,
+                context_len,
+                image_size,
+                scorer,
+                load_ms,
+            } => {
                 let scorer = scorer.unwrap_or("none");
-                let sizes = format_args!("context {context_len} tokens, images {image_size}x{image_size}");
-                line("bundle", &format_args!("{name} {version} ({source}): {sizes}, scorer {scorer}, loads in {load_ms} ms"));
+                let sizes =
+                    format_args!("context {context_len} tokens, images {image_size}x{image_size}");
+                line(
+                    "bundle",
+                    &format_args!(
+                        "{name} {version} ({source}): {sizes}, scorer {scorer}, loads in {load_ms} \
+                         ms"
+                    ),
+                );
             }
-            State::Broken { error } => line("bundle", &format_args!("{name} ({source}): BROKEN: {error}")),
+            State::Broken { error } => line(
+                "bundle",
+                &format_args!("{name} ({source}): BROKEN: {error}"),
+            ),
         }
     }
     match config_problems.as_slice() {
         [] => line("config", &"no problems"),
-        problems => problems.iter().for_each(|problem| line("config", &format_args!("PROBLEM: {problem}"))),
+        problems => problems
+            .iter()
+            .for_each(|problem| line("config", &format_args!("PROBLEM: {problem}"))),
     }
     out
 }

@@ -24,16 +24,22 @@ use crate::{
         images::Images,
         import::import,
         record::ShownNames,
-        store::{AnnotatorTarget, Filter, Owners, Page, Removed, Store, StoreError, Target, sql::SqlStore},
+        store::{
+            AnnotatorTarget, Filter, Owners, Page, Removed, Store, StoreError, Target,
+            sql::SqlStore,
+        },
     },
 };
 
 /// Write corrections out, take them in, count them
 ///
-/// Where they are says the configuration (feedback.store, feedback.images), as for `candor serve`, which may be running.
+/// Where they are says the configuration (feedback.store, feedback.images), as for `candor serve`,
+/// which may be running.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor feedback stats\n  candor feedback export --out corrections.jsonl --images photos/\n  candor feedback import corrections.jsonl --images photos/"
+    after_help = "Examples:\n  candor feedback stats\n  candor feedback export --out \
+                  corrections.jsonl --images photos/\n  candor feedback import corrections.jsonl \
+                  --images photos/"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -46,7 +52,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// All records, oldest first
-    #[command(after_help = "Example:\n  candor feedback export --out corrections.jsonl --images photos/")]
+    #[command(
+        after_help = "Example:\n  candor feedback export --out corrections.jsonl --images photos/"
+    )]
     Export {
         /// How they are written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
@@ -69,7 +77,8 @@ enum What {
     },
     /// Records of a file
     #[command(
-        after_help = "Examples:\n  candor feedback import corrections.jsonl --images photos/\n  candor feedback import --format rlhf-v RLHF-V-Dataset.parquet"
+        after_help = "Examples:\n  candor feedback import corrections.jsonl --images photos/\n  \
+                      candor feedback import --format rlhf-v RLHF-V-Dataset.parquet"
     )]
     Import {
         /// What `export` wrote, or a file of another tool; - is standard input
@@ -80,7 +89,8 @@ enum What {
         /// Folder with the images that are not kept yet
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
-        /// Owner of keys that the records are to belong to [default: whose the file says; '' is nobody]
+        /// Owner of keys that the records are to belong to [default: whose the file says; '' is
+        /// nobody]
         #[arg(long, value_name = "NAME")]
         owner: Option<String>,
     },
@@ -96,11 +106,12 @@ enum What {
     },
     /// Remove what belongs to a user, or the name of an annotator
     ///
-    /// A user's records and receipts go, with the images that nobody else refers to. An annotator's records stay without the name, unless --records says
-    /// that they go too.
+    /// A user's records and receipts go, with the images that nobody else refers to. An annotator's
+    /// records stay without the name, unless --records says that they go too.
     #[command(
         group = ArgGroup::new("person").args(["user", "annotator"]).required(true),
-        after_help = "Examples:\n  candor feedback forget --user 4711\n  candor feedback forget --annotator ann --records"
+        after_help = "Examples:\n  candor feedback forget --user 4711\n  candor feedback forget \
+                      --annotator ann --records"
     )]
     Forget {
         /// The user, as requests named them
@@ -112,7 +123,8 @@ enum What {
         /// Remove the annotator's records too
         #[arg(long, conflicts_with = "user")]
         records: bool,
-        /// Only what belongs to this owner of keys; '' has what was made without keys [default: all]
+        /// Only what belongs to this owner of keys; '' has what was made without keys [default:
+        /// all]
         #[arg(long, value_name = "NAME")]
         owner: Option<String>,
     },
@@ -128,40 +140,104 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if !config.feedback.enabled() {
         return Err(Failure::Misused("feedback.store is off".to_owned()));
     }
-    if let What::Export { out: Some(out), overwrite, .. } = &args.what {
+    if let What::Export {
+        out: Some(out),
+        overwrite,
+        ..
+    } = &args.what
+    {
         refuse_existing(out, *overwrite)?;
     }
     block_on(async {
-        let store = Arc::new(SqlStore::open(&config.feedback.store).await.map_err(Failure::failed)?);
-        let images = Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
+        let store = Arc::new(
+            SqlStore::open(&config.feedback.store)
+                .await
+                .map_err(Failure::failed)?,
+        );
+        let images =
+            Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
         match args.what {
-            What::Export { format, out, overwrite: _, annotators, images: folder, owner } => {
+            What::Export {
+                format,
+                out,
+                overwrite: _,
+                annotators,
+                images: folder,
+                owner,
+            } => {
                 let images = Arc::new(images);
-                let filter = Filter { owners: owners(owner), ..Filter::default() };
-                let shown = ShownNames { annotators, owners: true };
-                let pieces = export(Arc::clone(&store) as _, Arc::clone(&images), filter.clone(), format, shown);
+                let filter = Filter {
+                    owners: owners(owner),
+                    ..Filter::default()
+                };
+                let shown = ShownNames {
+                    annotators,
+                    owners: true,
+                };
+                let pieces = export(
+                    Arc::clone(&store) as _,
+                    Arc::clone(&images),
+                    filter.clone(),
+                    format,
+                    shown,
+                );
                 write_pieces(pieces, out.as_deref()).await?;
                 match folder {
                     Some(folder) => write_images(&store, &images, filter, &folder).await,
                     None => Ok(()),
                 }
             }
-            What::Import { file, format, images: folder, owner } => {
-                let vocabulary = Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
-                let corrections = Corrections::start(store, images, vocabulary, config.queue.clone());
-                take(&corrections, &file, format, folder.as_deref(), owner.as_deref()).await
+            What::Import {
+                file,
+                format,
+                images: folder,
+                owner,
+            } => {
+                let vocabulary =
+                    Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
+                let corrections =
+                    Corrections::start(store, images, vocabulary, config.queue.clone());
+                take(
+                    &corrections,
+                    &file,
+                    format,
+                    folder.as_deref(),
+                    owner.as_deref(),
+                )
+                .await
             }
             What::Stats { json, owner } => stats(&store, &owners(owner), json).await,
-            What::Forget { user, annotator, records, owner } => {
+            What::Forget {
+                user,
+                annotator,
+                records,
+                owner,
+            } => {
                 let (owners, limit) = (owners(owner), FORGOTTEN_AT_ONCE);
                 let user = user.map(|user| Target::User(user, owners.clone()));
-                let annotator = annotator.map(|name| Target::Annotator(AnnotatorTarget { name, owners, records, limit }));
-                let Some(target) = user.or(annotator) else { return Ok(()) };
-                let vocabulary = Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
-                let corrections = Corrections::start(store, images, vocabulary, config.queue.clone());
-                let Removed { feedback, receipts, unnamed } = corrections.remove(target).await.map_err(Failure::failed)?;
+                let annotator = annotator.map(|name| {
+                    Target::Annotator(AnnotatorTarget {
+                        name,
+                        owners,
+                        records,
+                        limit,
+                    })
+                });
+                let Some(target) = user.or(annotator) else {
+                    return Ok(());
+                };
+                let vocabulary =
+                    Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
+                let corrections =
+                    Corrections::start(store, images, vocabulary, config.queue.clone());
+                let Removed {
+                    feedback,
+                    receipts,
+                    unnamed,
+                } = corrections.remove(target).await.map_err(Failure::failed)?;
                 print(format_args!(
-                    "removed {feedback} records and {receipts} receipts; {unnamed} records stay without the annotator's name"
+                    "removed {feedback} records and {receipts} receipts; {unnamed} records stay \
+                     without the annotator's name"
                 ))
             }
         }
@@ -171,7 +247,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 /// Records that are changed in one transaction.
 const FORGOTTEN_AT_ONCE: u32 = 512;
 
-async fn write_pieces(pieces: impl Stream<Item = Result<Vec<u8>, StoreError>>, out: Option<&Path>) -> Result<(), Failure> {
+async fn write_pieces(
+    pieces: impl Stream<Item = Result<Vec<u8>, StoreError>>,
+    out: Option<&Path>,
+) -> Result<(), Failure> {
     let mut file = match out.filter(|out| !is_stdio(out)) {
         Some(out) => Some((out, Replacement::create(out).map_err(named(out))?)),
         None => None,
@@ -187,9 +266,18 @@ async fn write_pieces(pieces: impl Stream<Item = Result<Vec<u8>, StoreError>>, o
 }
 
 /// The images of all records, each in a file that has its hash for a name.
-async fn write_images(store: &SqlStore, images: &Images, filter: Filter, folder: &Path) -> Result<(), Failure> {
+async fn write_images(
+    store: &SqlStore,
+    images: &Images,
+    filter: Filter,
+    folder: &Path,
+) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(named(folder))?;
-    let mut page = Page { filter, limit: 256, ..Page::default() };
+    let mut page = Page {
+        filter,
+        limit: 256,
+        ..Page::default()
+    };
     loop {
         let records = store.page(&page).await.map_err(Failure::failed)?;
         for record in &records {
@@ -200,7 +288,9 @@ async fn write_images(store: &SqlStore, images: &Images, filter: Filter, folder:
                 replace(&path, &image).map_err(named(&path))?;
             }
         }
-        let Some(last) = records.last() else { return Ok(()) };
+        let Some(last) = records.last() else {
+            return Ok(());
+        };
         page.after = Some(last.id.clone());
     }
 }
@@ -213,16 +303,49 @@ fn stdin_file() -> io::Result<File> {
     Ok(file)
 }
 
-async fn take(corrections: &Corrections, file: &Path, format: Format, images: Option<&Path>, owner: Option<&str>) -> Result<(), Failure> {
+async fn take(
+    corrections: &Corrections,
+    file: &Path,
+    format: Format,
+    images: Option<&Path>,
+    owner: Option<&str>,
+) -> Result<(), Failure> {
     let name = shown_path(file);
-    let open = if is_stdio(file) { tokio::task::spawn_blocking(stdin_file).await.map_err(Failure::failed)? } else { File::open(file) };
+    let open = if is_stdio(file) {
+        tokio::task::spawn_blocking(stdin_file)
+            .await
+            .map_err(Failure::failed)?
+    } else {
+        File::open(file)
+    };
     let rows = open.map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
-    let summary = import(corrections, rows, format, images, owner).await.map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
-    summary.refused.iter().for_each(|(line, why)| note(format_args!("{name}:{line}: {why}")));
-    summary.left_out.iter().for_each(|(what, rows)| note(format_args!("{name}: left out {what} ({rows} times)")));
-    let skipped = if summary.skipped > 0 { format!(", skipped {}", summary.skipped) } else { String::new() };
-    print(format_args!("taken {}, there before {}, refused {}{skipped}", summary.taken, summary.known, summary.refused.len()))?;
-    if summary.refused.is_empty() { Ok(()) } else { Err(Failure::Failed("not every row was taken".to_owned())) }
+    let summary = import(corrections, rows, format, images, owner)
+        .await
+        .map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
+    summary
+        .refused
+        .iter()
+        .for_each(|(line, why)| note(format_args!("{name}:{line}: {why}")));
+    summary
+        .left_out
+        .iter()
+        .for_each(|(what, rows)| note(format_args!("{name}: left out {what} ({rows} times)")));
+    let skipped = if summary.skipped > 0 {
+        format!(", skipped {}", summary.skipped)
+    } else {
+        String::new()
+    };
+    print(format_args!(
+        "taken {}, there before {}, refused {}{skipped}",
+        summary.taken,
+        summary.known,
+        summary.refused.len()
+    ))?;
+    if summary.refused.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Failed("not every row was taken".to_owned()))
+    }
 }
 
 async fn stats(store: &SqlStore, owners: &Owners, json: bool) -> Result<(), Failure> {
@@ -231,7 +354,9 @@ async fn stats(store: &SqlStore, owners: &Owners, json: bool) -> Result<(), Fail
         return print(serde_json::to_string(&stats).map_err(Failure::failed)?);
     }
     for (what, counts) in [("", &stats.feedback), ("from ", &stats.sources)] {
-        counts.iter().try_for_each(|(name, n)| print(format_args!("{n:>9}  {what}{name}")))?;
+        counts
+            .iter()
+            .try_for_each(|(name, n)| print(format_args!("{n:>9}  {what}{name}")))?;
     }
     print(format_args!("{:>9}  receipts", stats.receipts))
 }

@@ -18,7 +18,10 @@ use crate::config::{Key, Scope, Scopes};
 
 /// Make API keys
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Examples:\n  candor keys new\n  candor keys new --name annotators --scopes annotate,feedback:write")]
+#[command(
+    after_help = "Examples:\n  candor keys new\n  candor keys new --name annotators --scopes \
+                  annotate,feedback:write"
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     what: What,
@@ -28,9 +31,13 @@ pub(super) struct Args {
 enum What {
     /// Make a key by chance, and the table of the configuration that lets it in
     ///
-    /// The key is the first line of what is printed, or the content of the --out file; it stands nowhere else. The table has its SHA-256 alone.
+    /// The key is the first line of what is printed, or the content of the --out file; it stands
+    /// nowhere else. The table has its SHA-256 alone.
     #[command(
-        after_help = "Examples:\n  candor keys new --name app >> key-and-table.txt\n  candor keys new --name annotators --owner app --scopes annotate,feedback:write\n  candor keys new --out key.txt && candor serve --listen 0.0.0.0:8080 --key-file key.txt"
+        after_help = "Examples:\n  candor keys new --name app >> key-and-table.txt\n  candor keys \
+                      new --name annotators --owner app --scopes annotate,feedback:write\n  candor \
+                      keys new --out key.txt && candor serve --listen 0.0.0.0:8080 --key-file \
+                      key.txt"
     )]
     New(New),
 }
@@ -41,11 +48,13 @@ struct New {
     #[arg(long, value_name = "NAME", default_value = "app")]
     name: String,
 
-    /// Whose are the answers and records made with it; keys of one owner see the same [default: the name]
+    /// Whose are the answers and records made with it; keys of one owner see the same [default: the
+    /// name]
     #[arg(long, value_name = "OWNER")]
     owner: Option<String>,
 
-    /// What may be done with it, separated by commas: complete, score, feedback:write, feedback:read, annotate, admin [default: the first three]
+    /// What may be done with it, separated by commas: complete, score, feedback:write,
+    /// feedback:read, annotate, admin [default: the first three]
     #[arg(long, value_name = "SCOPES", value_delimiter = ',')]
     scopes: Vec<Scope>,
 
@@ -66,13 +75,20 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 fn make(new: &New) -> Result<(), Failure> {
     for (flag, name) in [("--name", Some(&new.name)), ("--owner", new.owner.as_ref())] {
         if name.is_some_and(|name| name.is_empty() || name.chars().any(char::is_control)) {
-            return Err(Failure::Misused(format!("{flag}: must not be empty or have control characters")));
+            return Err(Failure::Misused(format!(
+                "{flag}: must not be empty or have control characters"
+            )));
         }
     }
-    let secret = format!("candor-{}", BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    let secret = format!(
+        "candor-{}",
+        BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+    );
     let table = table(new, &secret)?;
     let told = match new.out.as_deref().filter(|path| !is_stdio(path)) {
-        Some(path) if write(path, &secret, new.if_missing)? => format!("# The key is in {}", path.display()),
+        Some(path) if write(path, &secret, new.if_missing)? => {
+            format!("# The key is in {}", path.display())
+        }
         Some(_) => return Ok(()),
         None => {
             print(&secret)?;
@@ -80,23 +96,27 @@ fn make(new: &New) -> Result<(), Failure> {
         }
     };
     print(format_args!(
-        "{told}. The server takes it as CANDOR_API_KEY or with --key-file,\n# or knows its digest by this table at the end of its configuration:\n\n{}",
+        "{told}. The server takes it as CANDOR_API_KEY or with --key-file,\n# or knows its digest \
+         by this table at the end of its configuration:\n\n{}",
         table.trim_end()
     ))
 }
 
 /// Writes the key to a new file; `false` where there is one already, and that is to be left.
 fn write(path: &Path, secret: &str, if_missing: bool) -> Result<bool, Failure> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     // Readable by its owner alone, and there as a whole or not at all.
     let mut file = NamedTempFile::new_in(folder).map_err(named(path))?;
     writeln!(file, "{secret}").map_err(named(path))?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(true),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists && if_missing => Ok(false),
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
-            Err(Failure::Misused(format!("{} exists; --if-missing leaves it as it is", path.display())))
-        }
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Err(Failure::Misused(
+            format!("{} exists; --if-missing leaves it as it is", path.display()),
+        )),
         Err(error) => Err(named(path)(error.error)),
     }
 }
@@ -116,7 +136,19 @@ fn table(new: &New, secret: &str) -> Result<String, Failure> {
     struct Tables<'a> {
         keys: [Entry<'a>; 1],
     }
-    let scopes = if new.scopes.is_empty() { Scopes::default() } else { Scopes::new(new.scopes.iter().copied()) };
+    let scopes = if new.scopes.is_empty() {
+        Scopes::default()
+    } else {
+        Scopes::new(new.scopes.iter().copied())
+    };
     let key_sha256 = Key::new(&new.name, secret).key_sha256;
-    toml::to_string(&Tables { keys: [Entry { name: &new.name, owner: new.owner.as_deref(), scopes, key_sha256 }] }).map_err(Failure::failed)
+    toml::to_string(&Tables {
+        keys: [Entry {
+            name: &new.name,
+            owner: new.owner.as_deref(),
+            scopes,
+            key_sha256,
+        }],
+    })
+    .map_err(Failure::failed)
 }

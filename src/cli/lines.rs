@@ -28,13 +28,23 @@ pub(crate) struct LineFile {
 }
 
 impl LineFile {
-    /// Opens a file, and returns the rows that stand in it already and need not be made again. A torn last line, which a killed run leaves, and rows that
-    /// say why there was no answer are dropped.
+    /// Opens a file, and returns the rows that stand in it already and need not be made again. A
+    /// torn last line, which a killed run leaves, and rows that say why there was no answer are
+    /// dropped.
     ///
     /// # Errors
-    /// When the file holds something else, or rows made with other settings, and may not be overwritten; when another process is writing it.
-    pub(crate) fn open(path: &Path, overwrite: bool, settings: Value) -> Result<(Self, Vec<Value>), Failure> {
-        let new = |file| Self { file, path: path.to_owned(), settings: settings.clone() };
+    /// When the file holds something else, or rows made with other settings, and may not be
+    /// overwritten; when another process is writing it.
+    pub(crate) fn open(
+        path: &Path,
+        overwrite: bool,
+        settings: Value,
+    ) -> Result<(Self, Vec<Value>), Failure> {
+        let new = |file| Self {
+            file,
+            path: path.to_owned(),
+            settings: settings.clone(),
+        };
         if is_stdio(path) {
             return Ok((new(None), Vec::new()));
         }
@@ -46,10 +56,21 @@ impl LineFile {
             )));
         }
         if path.exists() && !path.is_file() {
-            let file = File::options().append(true).open(path).map_err(named(path))?;
+            let file = File::options()
+                .append(true)
+                .open(path)
+                .map_err(named(path))?;
             return Ok((new(Some(file)), Vec::new()));
         }
-        let open = || File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(named(path));
+        let open = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)
+                .map_err(named(path))
+        };
         let mut file = open()?;
         let mut text = Vec::new();
         lock(&file, path)?;
@@ -59,8 +80,10 @@ impl LineFile {
             file.read_to_end(&mut text).map_err(named(path))?;
         }
         // As they are read back: the last digit of a number may differ.
-        let as_read: Value = serde_json::from_str(&settings.to_string()).map_err(Failure::failed)?;
-        let Rows { rows, good } = read(&text, &as_read).map_err(|why| Failure::Misused(format!("{}{why}", path.display())))?;
+        let as_read: Value =
+            serde_json::from_str(&settings.to_string()).map_err(Failure::failed)?;
+        let Rows { rows, good } = read(&text, &as_read)
+            .map_err(|why| Failure::Misused(format!("{}{why}", path.display())))?;
         if good != text {
             replace(path, &good).map_err(named(path))?;
             file = open()?;
@@ -78,7 +101,9 @@ impl LineFile {
         row[SETTINGS] = self.settings.clone();
         match &mut self.file {
             // In one piece, so that a killed run leaves whole lines but for the last.
-            Some(file) => file.write_all(format!("{row}\n").as_bytes()).map_err(named(&self.path)),
+            Some(file) => file
+                .write_all(format!("{row}\n").as_bytes())
+                .map_err(named(&self.path)),
             None => print(row),
         }
     }
@@ -91,7 +116,10 @@ impl LineFile {
 
 fn lock(file: &File, path: &Path) -> Result<(), Failure> {
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(Failure::Failed(format!("{} is being written by another run", path.display()))),
+        Err(TryLockError::WouldBlock) => Err(Failure::Failed(format!(
+            "{} is being written by another run",
+            path.display()
+        ))),
         // Not every file system has locks.
         _ => Ok(()),
     }
@@ -110,23 +138,35 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let row = serde_json::from_slice::<Value>(line).ok().filter(|row| row.is_object());
+        let row = serde_json::from_slice::<Value>(line)
+            .ok()
+            .filter(|row| row.is_object());
         let Some(row) = row else {
             // Nothing follows the last line, not even its end: the run that wrote it was killed.
             if lines.peek().is_none() && (i > 0 || line.starts_with(b"{")) {
                 break;
             }
-            return Err(format!(":{}: is no line of captions; --overwrite replaces the file", i + 1));
+            return Err(format!(
+                ":{}: is no line of captions; --overwrite replaces the file",
+                i + 1
+            ));
         };
         if row["image"].is_null() && row["image_id"].is_null() {
-            return Err(format!(":{}: is no caption: it names no image; --overwrite replaces the file", i + 1));
+            return Err(format!(
+                ":{}: is no caption: it names no image; --overwrite replaces the file",
+                i + 1
+            ));
         }
         let failed = !row["error"].is_null() && row["caption"].is_null();
         if failed {
             continue;
         }
         if row[SETTINGS] != *settings {
-            return Err(format!(":{}: {}; --overwrite replaces the file", i + 1, difference(&row[SETTINGS], settings)));
+            return Err(format!(
+                ":{}: {}; --overwrite replaces the file",
+                i + 1,
+                difference(&row[SETTINGS], settings)
+            ));
         }
         good.extend_from_slice(line);
         good.push(b'\n');
@@ -138,7 +178,9 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
 /// Describes how the settings of a row differ from those of this run.
 fn difference(there: &Value, here: &Value) -> String {
     let Some(there) = there.as_object() else {
-        return "does not say with which settings it was made, so that this run cannot go on with it".to_owned();
+        return "does not say with which settings it was made, so that this run cannot go on with \
+                it"
+        .to_owned();
     };
     let nothing = Map::new();
     let here = here.as_object().unwrap_or(&nothing);
@@ -147,14 +189,28 @@ fn difference(there: &Value, here: &Value) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    let mut keys: Vec<&String> = there.keys().chain(here.keys()).filter(|key| there.get(*key) != here.get(*key)).collect();
+    let mut keys: Vec<&String> = there
+        .keys()
+        .chain(here.keys())
+        .filter(|key| there.get(*key) != here.get(*key))
+        .collect();
     keys.sort();
     keys.dedup();
-    let parts = keys.iter().map(|key| format!("{key} is {} there and {} here", shown(there.get(*key)), shown(here.get(*key))));
-    format!("was made with other settings: {}", parts.collect::<Vec<_>>().join(", "))
+    let parts = keys.iter().map(|key| {
+        format!(
+            "{key} is {} there and {} here",
+            shown(there.get(*key)),
+            shown(here.get(*key))
+        )
+    });
+    format!(
+        "was made with other settings: {}",
+        parts.collect::<Vec<_>>().join(", ")
+    )
 }
 
-/// Returns the settings that decide what a model answers, by name: the model, and whatever configuration and request have otherwise than the defaults.
+/// Returns the settings that decide what a model answers, by name: the model, and whatever
+/// configuration and request have otherwise than the defaults.
 ///
 /// # Errors
 /// When there is no such model.
@@ -162,15 +218,27 @@ pub(crate) fn settings(config: &Config, request: &Value) -> Result<Value, Failur
     let bundle = Bundle::describe(&config.model.name).map_err(Failure::failed)?;
     let parts = |config: &Config| {
         leaves(
-            &json!({ "guard": config.guard, "generation": config.generation, "model": { "reward": config.model.reward }, "engine": { "context_len": config.engine.context_len } }),
+            &json!({ "guard": config.guard, "generation": config.generation,
+                "model": { "reward": config.model.reward },
+                "engine": { "context_len": config.engine.context_len } }),
         )
     };
     let defaults = parts(&Config::default());
-    let mut all: Map<String, Value> = parts(config).into_iter().filter(|(key, value)| defaults.get(key) != Some(value)).collect();
+    let mut all: Map<String, Value> = parts(config)
+        .into_iter()
+        .filter(|(key, value)| defaults.get(key) != Some(value))
+        .collect();
     all.insert("guard.mode".into(), json!(config.guard.mode));
     // An empty object is a leaf without a name.
-    all.extend(leaves(request).into_iter().filter(|(key, _)| !key.is_empty()));
-    all.insert("model".into(), format!("{} {}", bundle.name, bundle.version).into());
+    all.extend(
+        leaves(request)
+            .into_iter()
+            .filter(|(key, _)| !key.is_empty()),
+    );
+    all.insert(
+        "model".into(),
+        format!("{} {}", bundle.name, bundle.version).into(),
+    );
     Ok(all.into())
 }
 
@@ -191,50 +259,92 @@ mod tests {
     fn a_run_goes_on_after_the_last_whole_line_and_tries_failures_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.jsonl");
-        let failed = json!({ "image": "b.jpg", "error": "no photograph", "settings": { "model": "m 0" } });
-        fs::write(&path, format!("{}\n{failed}\n{}\n{{\"image\": \"d.jp", row("a.jpg"), row("c.jpg"))).unwrap();
+        let failed =
+            json!({ "image": "b.jpg", "error": "no photograph", "settings": { "model": "m 0" } });
+        fs::write(
+            &path,
+            format!(
+                "{}\n{failed}\n{}\n{{\"image\": \"d.jp",
+                row("a.jpg"),
+                row("c.jpg")
+            ),
+        )
+        .unwrap();
         let (mut lines, rows) = LineFile::open(&path, false, here()).unwrap();
         assert_eq!(rows, [row("a.jpg"), row("c.jpg")]);
-        assert!(matches!(LineFile::open(&path, false, here()), Err(Failure::Failed(why)) if why.contains("another run")));
-        lines.push(json!({ "image": "b.jpg", "caption": "A dog.\n" })).unwrap();
+        assert!(matches!(LineFile::open(&path, false, here()),
+                Err(Failure::Failed(why)) if why.contains("another run")));
+        lines
+            .push(json!({ "image": "b.jpg", "caption": "A dog.\n" }))
+            .unwrap();
         drop(lines);
-        let want: String = ["a.jpg", "c.jpg", "b.jpg"].map(|name| format!("{}\n", row(name))).concat();
+        let want: String = ["a.jpg", "c.jpg", "b.jpg"]
+            .map(|name| format!("{}\n", row(name)))
+            .concat();
         assert_eq!(fs::read_to_string(&path).unwrap(), want);
         let (_, rows) = LineFile::open(&path, true, here()).unwrap();
-        assert_eq!((rows.len(), fs::read(&path).unwrap().len()), (0, 0), "it was told to");
+        assert_eq!(
+            (rows.len(), fs::read(&path).unwrap().len()),
+            (0, 0),
+            "it was told to"
+        );
     }
 
     #[test]
     fn other_files_and_other_settings_are_refused_and_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.jsonl");
-        let other = json!({ "image": "a.jpg", "caption": "x", "settings": { "model": "m 2", "guard.mode": "flag", "seed": 3 } });
+        let other = json!({ "image": "a.jpg", "caption": "x",
+            "settings": { "model": "m 2", "guard.mode": "flag", "seed": 3 } });
         for (text, want) in [
             ("notes\n".to_owned(), "c.jsonl:1: is no line of captions"),
-            ("my diary, without a line end".to_owned(), "c.jsonl:1: is no line of captions"),
+            (
+                "my diary, without a line end".to_owned(),
+                "c.jsonl:1: is no line of captions",
+            ),
             ("[1, 2]\n".to_owned(), "c.jsonl:1: is no line"),
-            (format!("{}\n{{\"x\": 1}}\n", row("a.jpg")), "c.jsonl:2: is no caption"),
-            (format!("{}\ntorn in the midd\n{}\n", row("a.jpg"), row("b.jpg")), "c.jsonl:2: is no line"),
-            ("{\"image\": \"a.jpg\", \"caption\": \"x\"}\n".to_owned(), "does not say with which settings"),
-            (format!("{other}\n"), "model is m 2 there and m 1 here, seed is 3 there and the default here"),
+            (
+                format!("{}\n{{\"x\": 1}}\n", row("a.jpg")),
+                "c.jsonl:2: is no caption",
+            ),
+            (
+                format!("{}\ntorn in the midd\n{}\n", row("a.jpg"), row("b.jpg")),
+                "c.jsonl:2: is no line",
+            ),
+            (
+                "{\"image\": \"a.jpg\", \"caption\": \"x\"}\n".to_owned(),
+                "does not say with which settings",
+            ),
+            (
+                format!("{other}\n"),
+                "model is m 2 there and m 1 here, seed is 3 there and the default here",
+            ),
         ] {
             fs::write(&path, &text).unwrap();
-            let Err(Failure::Misused(error)) = LineFile::open(&path, false, here()) else { panic!("{text}") };
-            assert!(error.contains(want) && error.contains("--overwrite"), "{error}");
+            let Err(Failure::Misused(error)) = LineFile::open(&path, false, here()) else {
+                panic!("{text}")
+            };
+            assert!(
+                error.contains(want) && error.contains("--overwrite"),
+                "{error}"
+            );
             assert_eq!(fs::read_to_string(&path).unwrap(), text, "nothing is lost");
         }
-        assert!(matches!(LineFile::open(dir.path(), false, here()), Err(Failure::Misused(why)) if why.contains("is a folder")));
+        assert!(matches!(LineFile::open(dir.path(), false, here()),
+                Err(Failure::Misused(why)) if why.contains("is a folder")));
     }
 
     proptest! {
         #[test]
         fn wherever_a_run_is_cut_its_whole_lines_stay(count in 1usize..5, cut in 0.0f64..1.0) {
-            let lines: Vec<String> = (0..count).map(|i| format!("{}\n", row(&format!("{i}é.jpg")))).collect();
+            let lines: Vec<String> = (0..count).map(|i| format!("{}\n", row(&format!("{i}é.jpg"))))
+                .collect();
             let text = lines.concat().into_bytes();
             let cut = (cut * text.len() as f64) as usize;
             let read = read(&text[..cut], &here()).unwrap();
             // A line whose end alone is missing is whole.
-            let whole = (0..=count).rev().find(|&n| lines[..n].concat().trim_end().len() <= cut).unwrap();
+            let whole = (0..=count).rev().find(|&n| lines[..n].concat().trim_end().len() <= cut)
+                .unwrap();
             prop_assert_eq!(read.rows.len(), whole);
             prop_assert_eq!(read.good, lines[..whole].concat().into_bytes());
         }

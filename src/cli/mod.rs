@@ -1,4 +1,5 @@
-//! The command line, one file a subcommand. Exit status: 0 done, 1 failed, 2 misused, 130 interrupted.
+//! The command line, one file a subcommand. Exit status: 0 done, 1 failed, 2 misused, 130
+//! interrupted.
 
 // They panic where nobody reads; `output` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -26,12 +27,22 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, Valu
 
 use crate::{bundle::Bundle, config::Problems};
 
-/// Captions photographs and answers questions about them, and says which of its words it can stand behind.
+/// Captions photographs and answers questions about them, and says which of its words it can stand
+/// behind.
 #[derive(Parser)]
-#[command(name = "candor", version = version(), arg_required_else_help = true, after_help = "Example:\n  candor serve --listen 127.0.0.1:8080")]
+#[command(name = "candor", version = version(), arg_required_else_help = true,
+    after_help = "Example:\n  candor serve --listen 127.0.0.1:8080")]
 struct Cli {
-    /// When text is colored: auto (on a terminal, unless NO_COLOR, CLICOLOR=0 or TERM=dumb say otherwise), always or never
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true, hide_possible_values = true)]
+    /// When text is colored: auto (on a terminal, unless NO_COLOR, CLICOLOR=0 or TERM=dumb say
+    /// otherwise), always or never
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        global = true,
+        hide_possible_values = true
+    )]
     color: ColorChoice,
 
     #[command(subcommand)]
@@ -88,12 +99,24 @@ impl Failure {
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
         // Whoever typed a flag does not know the option behind it.
-        let flagged = |origin: &str, what: &str| origin.strip_prefix("flag ").map(|flag| format!("{flag}: {what}"));
-        let lines: Vec<(bool, String)> =
-            problems.0.iter().map(|p| flagged(&p.origin, &p.what).map_or((false, p.to_string()), |line| (true, line))).collect();
+        let flagged = |origin: &str, what: &str| {
+            origin
+                .strip_prefix("flag ")
+                .map(|flag| format!("{flag}: {what}"))
+        };
+        let lines: Vec<(bool, String)> = problems
+            .0
+            .iter()
+            .map(|p| {
+                flagged(&p.origin, &p.what).map_or((false, p.to_string()), |line| (true, line))
+            })
+            .collect();
         match lines.as_slice() {
             [(true, line)] => Self::Misused(line.clone()),
-            _ => Self::Misused(lines.iter().fold("the configuration cannot be used:".to_owned(), |all, (_, line)| all + "\n  " + line)),
+            _ => Self::Misused(lines.iter().fold(
+                "the configuration cannot be used:".to_owned(),
+                |all, (_, line)| all + "\n  " + line,
+            )),
         }
     }
 }
@@ -101,10 +124,18 @@ impl From<Problems> for Failure {
 /// The version of the program, and those of the bundles in it.
 pub(crate) fn version() -> &'static str {
     static VERSION: LazyLock<String> = LazyLock::new(|| {
-        let bundles = Bundle::embedded().iter().filter_map(|name| Bundle::describe(name).ok());
-        let bundles: Vec<String> = bundles.map(|bundle| format!("{} {}", bundle.name, bundle.version)).collect();
+        let bundles = Bundle::embedded()
+            .iter()
+            .filter_map(|name| Bundle::describe(name).ok());
+        let bundles: Vec<String> = bundles
+            .map(|bundle| format!("{} {}", bundle.name, bundle.version))
+            .collect();
         let own = env!("CARGO_PKG_VERSION");
-        if bundles.is_empty() { own.to_owned() } else { format!("{own} (embedded: {})", bundles.join(", ")) }
+        if bundles.is_empty() {
+            own.to_owned()
+        } else {
+            format!("{own} (embedded: {})", bundles.join(", "))
+        }
     });
     &VERSION
 }
@@ -130,7 +161,10 @@ fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 /// Returns the value of `--color` before the arguments are parsed: their mistakes are colored too.
 fn color_asked(args: &[OsString]) -> ColorChoice {
-    let mut words = args.iter().map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--");
+    let mut words = args
+        .iter()
+        .map(|word| word.to_str().unwrap_or_default())
+        .take_while(|word| *word != "--");
     let mut choice = ColorChoice::Auto;
     while let Some(word) = words.next() {
         let value = match word.strip_prefix("--color") {
@@ -138,7 +172,9 @@ fn color_asked(args: &[OsString]) -> ColorChoice {
             Some(rest) => rest.strip_prefix('='),
             None => None,
         };
-        choice = value.and_then(|value| ColorChoice::from_str(value, true).ok()).unwrap_or(choice);
+        choice = value
+            .and_then(|value| ColorChoice::from_str(value, true).ok())
+            .unwrap_or(choice);
     }
     choice
 }
@@ -196,21 +232,36 @@ mod tests {
         let missing = |c: &mut clap::Command| !c.render_long_help().to_string().contains("Example");
         assert!(!missing(&mut cli));
         let own = cli.get_subcommands_mut().filter(|c| c.get_name() != "help");
-        let without: Vec<_> = own.filter_map(|c| missing(c).then(|| c.get_name().to_owned())).collect();
+        let without: Vec<_> = own
+            .filter_map(|c| missing(c).then(|| c.get_name().to_owned()))
+            .collect();
         assert!(without.is_empty(), "{without:?}");
     }
 
     #[test]
     fn color_is_known_before_the_arguments_are_parsed() {
         for (args, want) in [
-            (&["candor", "caption", "--color", "never"][..], ColorChoice::Never),
+            (
+                &["candor", "caption", "--color", "never"][..],
+                ColorChoice::Never,
+            ),
             (&["candor", "--color=always", "x"], ColorChoice::Always),
-            (&["candor", "--color=always", "--color", "never"], ColorChoice::Never),
+            (
+                &["candor", "--color=always", "--color", "never"],
+                ColorChoice::Never,
+            ),
             (&["candor", "--color", "blue"], ColorChoice::Auto),
-            (&["candor", "caption", "--", "--color=never"], ColorChoice::Auto),
+            (
+                &["candor", "caption", "--", "--color=never"],
+                ColorChoice::Auto,
+            ),
             (&["candor", "--color"], ColorChoice::Auto),
         ] {
-            assert_eq!(color_asked(&args.iter().map(OsString::from).collect::<Vec<_>>()), want, "{args:?}");
+            assert_eq!(
+                color_asked(&args.iter().map(OsString::from).collect::<Vec<_>>()),
+                want,
+                "{args:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Where results go: standard output, whose reader may leave at any time, and files, which are never half written.
+//! Where results go: standard output, whose reader may leave at any time, and files, which are
+//! never half written.
 
 use std::{
     ffi::OsString,
@@ -23,10 +24,12 @@ pub(crate) fn is_stdio(path: &Path) -> bool {
 /// [`Failure::ClosedPipe`] when nobody reads it any more.
 pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| match e.kind() {
-        io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
-        _ => Failure::Failed(format!("standard output: {e}")),
-    })
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::Failed(format!("standard output: {e}")),
+        })
 }
 
 /// Prints a text and a line end to standard output.
@@ -42,7 +45,8 @@ pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Writes a whole file, or standard output where the path is `-`. A crash leaves the old content or the new one.
+/// Writes a whole file, or standard output where the path is `-`. A crash leaves the old content or
+/// the new one.
 ///
 /// # Errors
 /// When that fails, with the path.
@@ -58,9 +62,13 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure::Misused`], naming the flag.
 pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<(), Failure> {
-    let full = !is_stdio(path) && fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0);
+    let full =
+        !is_stdio(path) && fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0);
     if full && !overwrite {
-        return Err(Failure::Misused(format!("{} exists; --overwrite replaces it", path.display())));
+        return Err(Failure::Misused(format!(
+            "{} exists; --overwrite replaces it",
+            path.display()
+        )));
     }
     Ok(())
 }
@@ -80,8 +88,8 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.commit()
 }
 
-/// New content of a file, which takes the place of the old one when it is complete. A link keeps pointing to the file; what is no file, such as /dev/null,
-/// is written to.
+/// New content of a file, which takes the place of the old one when it is complete. A link keeps
+/// pointing to the file; what is no file, such as /dev/null, is written to.
 pub(crate) struct Replacement {
     file: File,
     /// The path of the new content until then, and that of the file.
@@ -93,13 +101,19 @@ impl Replacement {
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if path.exists() && !path.is_file() {
-            return Ok(Self { file: File::options().write(true).open(&path)?, paths: None });
+            return Ok(Self {
+                file: File::options().write(true).open(&path)?,
+                paths: None,
+            });
         }
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
         name.push(format!(".{}.new", std::process::id()));
         let fresh = path.with_file_name(name);
-        Ok(Self { file: File::create(&fresh)?, paths: Some((fresh, path)) })
+        Ok(Self {
+            file: File::create(&fresh)?,
+            paths: Some((fresh, path)),
+        })
     }
 
     /// Ends: whoever opens the file reads the new content.
@@ -133,21 +147,33 @@ impl Drop for Replacement {
 
 /// A progress bar on standard error, hidden where that is no terminal or a dumb one.
 pub(crate) fn progress(total: usize, template: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total as u64).with_style(style)
 }
 
 /// The command line as it could be typed again, without the flags of `without`.
 pub(crate) fn command_line(without: &[&str]) -> String {
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let words = words.filter(|word| !without.contains(&word.as_str())).map(|word| quoted(&word));
-    std::iter::once("candor".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+    let words = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned());
+    let words = words
+        .filter(|word| !without.contains(&word.as_str()))
+        .map(|word| quoted(&word));
+    std::iter::once("candor".to_owned())
+        .chain(words)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A word as a shell reads it back.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+~".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 /// Refuses a command line that reads standard input more than once.
@@ -155,9 +181,16 @@ fn quoted(word: &str) -> String {
 /// # Errors
 /// [`Failure::Misused`], naming the arguments.
 pub(crate) fn one_stdin(inputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Failure> {
-    let from: Vec<&str> = inputs.iter().filter(|(_, path)| path.is_some_and(|path| is_stdio(path))).map(|(name, _)| *name).collect();
+    let from: Vec<&str> = inputs
+        .iter()
+        .filter(|(_, path)| path.is_some_and(|path| is_stdio(path)))
+        .map(|(name, _)| *name)
+        .collect();
     if from.len() > 1 {
-        return Err(Failure::Misused(format!("standard input (-) can be read once, and is asked for by {}", from.join(" and "))));
+        return Err(Failure::Misused(format!(
+            "standard input (-) can be read once, and is asked for by {}",
+            from.join(" and ")
+        )));
     }
     Ok(())
 }
@@ -168,7 +201,13 @@ mod tests {
 
     #[test]
     fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
-        for (word, want) in [("photos/a-1.jpg", "photos/a-1.jpg"), ("", "''"), ("a b", "'a b'"), ("it's", "'it'\\''s'"), ("$x", "'$x'")] {
+        for (word, want) in [
+            ("photos/a-1.jpg", "photos/a-1.jpg"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", "'it'\\''s'"),
+            ("$x", "'$x'"),
+        ] {
             assert_eq!(quoted(word), want);
         }
     }
@@ -182,11 +221,21 @@ mod tests {
         write_file(&link, b"two").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            2,
+            "nothing is left behind"
+        );
         write_file(Path::new("/dev/null"), b"x").unwrap();
         assert!(!Path::new("/dev/null").is_file());
-        assert!(matches!(refuse_existing(&file, false), Err(Failure::Misused(why)) if why.contains("--overwrite")));
-        for (path, overwrite) in [(file.as_path(), true), (dir.path(), false), (Path::new("-"), false), (Path::new("absent"), false)] {
+        assert!(matches!(refuse_existing(&file, false),
+                Err(Failure::Misused(why)) if why.contains("--overwrite")));
+        for (path, overwrite) in [
+            (file.as_path(), true),
+            (dir.path(), false),
+            (Path::new("-"), false),
+            (Path::new("absent"), false),
+        ] {
             refuse_existing(path, overwrite).unwrap();
         }
     }

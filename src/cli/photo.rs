@@ -18,7 +18,8 @@ use crate::{
     guard::{Action, Report, Span, render},
 };
 
-/// Familiarity below which people are told that a photograph is unlike those that the model learnt from.
+/// Familiarity below which people are told that a photograph is unlike those that the model learnt
+/// from.
 const UNFAMILIAR: f64 = 0.5;
 
 /// The file of a photograph; `-` is standard input.
@@ -37,35 +38,56 @@ pub(super) fn read(path: &Path, most_bytes: usize) -> Result<Vec<u8>, String> {
     match read {
         Err(error) => Err(named(&error)),
         Ok(0) => Err(named(&"is empty")),
-        Ok(bytes) if bytes > most_bytes => {
-            Err(named(&format_args!("has more than {most_bytes} bytes (images.max_bytes in the configuration)")))
-        }
+        Ok(bytes) if bytes > most_bytes => Err(named(&format_args!(
+            "has more than {most_bytes} bytes (images.max_bytes in the configuration)"
+        ))),
         Ok(_) => Ok(file),
     }
 }
 
 /// The name of a photograph in messages.
 pub(super) fn shown_path(path: &Path) -> String {
-    if is_stdio(path) { "standard input".to_owned() } else { path.display().to_string() }
+    if is_stdio(path) {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    }
 }
 
 /// The photographs of a folder, by name.
 pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let misused = |what: &dyn std::fmt::Display| Failure::Misused(format!("--batch {}: {what}", dir.display()));
+    let misused = |what: &dyn std::fmt::Display| {
+        Failure::Misused(format!("--batch {}: {what}", dir.display()))
+    };
     if dir.is_file() {
-        return Err(misused(&format_args!("is no folder; candor caption {} captions one photograph", dir.display())));
+        return Err(misused(&format_args!(
+            "is no folder; candor caption {} captions one photograph",
+            dir.display()
+        )));
     }
     let (mut photos, mut others) = (Vec::new(), 0);
     for entry in fs::read_dir(dir).map_err(|e| misused(&e))? {
         let path = entry.map_err(|e| misused(&e))?.path();
-        let is_photo = path.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)));
-        if is_photo && !path.is_dir() { photos.push(path) } else { others += 1 }
+        let is_photo = path
+            .extension()
+            .is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)));
+        if is_photo && !path.is_dir() {
+            photos.push(path)
+        } else {
+            others += 1
+        }
     }
     if photos.is_empty() {
-        return Err(misused(&format_args!("no photographs ({})", EXTENSIONS.join(", "))));
+        return Err(misused(&format_args!(
+            "no photographs ({})",
+            EXTENSIONS.join(", ")
+        )));
     }
     if others > 0 {
-        note(format_args!("candor: {others} of {}'s entries are no photographs by their names and are left out", dir.display()));
+        note(format_args!(
+            "candor: {others} of {}'s entries are no photographs by their names and are left out",
+            dir.display()
+        ));
     }
     photos.sort();
     Ok(photos)
@@ -74,8 +96,13 @@ pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// An answer, or a text that was scored, for people. `holder` is what has the `guard` report.
 pub(super) fn shown(text: &str, holder: &Value, how: Render) -> String {
     let report = serde_json::from_value::<Report>(holder["guard"].clone()).ok();
-    let alt_text = report.as_ref().and_then(|report| report.alt_text.as_deref());
-    let mut spans = report.as_ref().map(|report| report.spans.clone()).unwrap_or_default();
+    let alt_text = report
+        .as_ref()
+        .and_then(|report| report.alt_text.as_deref());
+    let mut spans = report
+        .as_ref()
+        .map(|report| report.spans.clone())
+        .unwrap_or_default();
     spans.retain(|span| span.is_doubted() || is_change(span));
     match how {
         Render::Plain => render::plain_marked(text, &[]),
@@ -85,20 +112,32 @@ pub(super) fn shown(text: &str, holder: &Value, how: Render) -> String {
     }
 }
 
-/// Says of a photograph that it is unlike those that the model learnt from, where its report says so. `holder` is what has the `guard` report.
+/// Says of a photograph that it is unlike those that the model learnt from, where its report says
+/// so. `holder` is what has the `guard` report.
 pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
-    if let Some(familiarity) = holder["guard"]["familiarity"].as_f64().filter(|&familiarity| familiarity < UNFAMILIAR) {
+    if let Some(familiarity) = holder["guard"]["familiarity"]
+        .as_f64()
+        .filter(|&familiarity| familiarity < UNFAMILIAR)
+    {
         let what = "is unlike the photographs that the model learnt from; trust what it says less";
-        note(format_args!("candor: {} {what} (familiarity {familiarity:.2})", shown_path(photo)));
+        note(format_args!(
+            "candor: {} {what} (familiarity {familiarity:.2})",
+            shown_path(photo)
+        ));
     }
 }
 
 /// Returns whether something else stands in the place of a span now, or nothing.
 fn is_change(span: &Span) -> bool {
-    matches!(span.action, Action::Regenerated | Action::Omitted) && span.original.as_ref().is_some_and(|original| *original != span.text)
+    matches!(span.action, Action::Regenerated | Action::Omitted)
+        && span
+            .original
+            .as_ref()
+            .is_some_and(|original| *original != span.text)
 }
 
-/// The API's message in the command line's words: flags in the place of fields, and nothing of messages and parts that nobody wrote.
+/// The API's message in the command line's words: flags in the place of fields, and nothing of
+/// messages and parts that nobody wrote.
 pub(super) fn in_flags(message: &str) -> String {
     const FLAGS: [(&str, &str); 12] = [
         ("guard.mode", "--guard"),
@@ -114,7 +153,10 @@ pub(super) fn in_flags(message: &str) -> String {
         ("prompt", "the question"),
         ("response", "the text"),
     ];
-    let is_image = |field: &str| ["image", "image_url", "messages"].contains(&field.split(['.', '[']).next().unwrap_or_default());
+    let is_image = |field: &str| {
+        ["image", "image_url", "messages"]
+            .contains(&field.split(['.', '[']).next().unwrap_or_default())
+    };
     let mut out = String::with_capacity(message.len());
     let mut rest = message;
     while let Some((before, quoted, after)) = quoted(rest) {
@@ -153,16 +195,31 @@ mod tests {
     #[test]
     fn messages_speak_of_flags() {
         for (message, want) in [
-            ("'messages[0].content[0].image_url.url': the image is corrupt", "the image is corrupt"),
+            (
+                "'messages[0].content[0].image_url.url': the image is corrupt",
+                "the image is corrupt",
+            ),
             (
                 "'guard.mode': the model has no scorer, so that only off is possible",
                 "--guard: the model has no scorer, so that only off is possible",
             ),
-            ("'messages': the data is not an image", "the data is not an image"),
-            ("'image_url.url': the data is not an image", "the data is not an image"),
-            ("'response' does not fit: the image has 49 tokens", "the text does not fit: the image has 49 tokens"),
+            (
+                "'messages': the data is not an image",
+                "the data is not an image",
+            ),
+            (
+                "'image_url.url': the data is not an image",
+                "the data is not an image",
+            ),
+            (
+                "'response' does not fit: the image has 49 tokens",
+                "the text does not fit: the image has 49 tokens",
+            ),
             ("'image_url' is missing", "the photograph is missing"),
-            ("'guard.target_fpr' and 'guard.threshold' cannot", "--target-fpr and --threshold cannot"),
+            (
+                "'guard.target_fpr' and 'guard.threshold' cannot",
+                "--target-fpr and --threshold cannot",
+            ),
             ("don't touch 'other' things", "don't touch 'other' things"),
             ("plain", "plain"),
         ] {
@@ -173,14 +230,26 @@ mod tests {
     #[test]
     fn what_a_repair_changed_is_shown() {
         console::set_colors_enabled(false);
-        let span = |start, end, text: &str, action: &str, original: Option<&str>| json!({ "start": start, "end": end, "text": text, "score": 0.25, "action": action, "original": original });
-        let holder = json!({ "guard": { "mode": "regenerate", "verdict": "flagged", "threshold": 0.5, "attempts": 1, "extra_tokens": 4,
+        let span = |start, end, text: &str, action: &str, original: Option<&str>| {
+            json!({ "start": start, "end": end, "text": text, "score": 0.25,
+            "action": action, "original": original })
+        };
+        let holder = json!({ "guard": { "mode": "regenerate", "verdict": "flagged",
+            "threshold": 0.5, "attempts": 1, "extra_tokens": 4,
             "alt_text": "A cat with what may be a hat.",
-            "spans": [span(2, 5, "cat", "regenerated", Some("dog")), span(11, 16, "a hat", "flagged", None), span(16, 16, "", "regenerated", Some(" in a car"))] } });
+            "spans": [span(2, 5, "cat", "regenerated", Some("dog")),
+                span(11, 16, "a hat", "flagged", None), span(16, 16, "", "regenerated",
+                    Some(" in a car"))] } });
         let text = "A cat with a hat.";
-        assert_eq!(shown(text, &holder, Render::Marked), "A [dog → cat] with [a hat?0.25] [in a car → ].");
+        assert_eq!(
+            shown(text, &holder, Render::Marked),
+            "A [dog → cat] with [a hat?0.25] [in a car → ]."
+        );
         assert_eq!(shown(text, &holder, Render::Plain), text);
-        assert_eq!(shown(text, &holder, Render::Hedged), "A cat with what may be a hat.");
+        assert_eq!(
+            shown(text, &holder, Render::Hedged),
+            "A cat with what may be a hat."
+        );
         assert_eq!(shown(text, &json!({}), Render::Hedged), text);
     }
 }

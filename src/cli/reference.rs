@@ -12,9 +12,10 @@ use super::{
 
 /// Print the completions of a shell
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Examples:\n  candor completions bash > ~/.local/share/bash-completion/completions/candor\n  candor completions zsh > ~/.zfunc/_candor\n  candor completions fish > ~/.config/fish/completions/candor.fish"
-)]
+#[command(after_help = "Examples:\n  candor completions bash > \
+                  ~/.local/share/bash-completion/completions/candor\n  candor completions zsh > \
+                  ~/.zfunc/_candor\n  candor completions fish > \
+                  ~/.config/fish/completions/candor.fish")]
 pub(super) struct CompletionsArgs {
     /// Which shell
     #[arg(value_name = "SHELL")]
@@ -23,7 +24,9 @@ pub(super) struct CompletionsArgs {
 
 /// Print the manual page of candor, or write those of all commands
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Examples:\n  candor man | man -l -\n  candor man --out ~/.local/share/man/man1")]
+#[command(
+    after_help = "Examples:\n  candor man | man -l -\n  candor man --out ~/.local/share/man/man1"
+)]
 pub(super) struct ManArgs {
     /// Folder for one page a command, as candor-caption.1
     #[arg(long, value_name = "DIR")]
@@ -39,10 +42,14 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 pub(super) fn man(args: &ManArgs) -> Result<(), Failure> {
     let root = command().disable_help_subcommand(true);
     match &args.out {
-        Some(dir) => std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(root, dir)).map_err(named(dir)),
+        Some(dir) => std::fs::create_dir_all(dir)
+            .and_then(|()| clap_mangen::generate_to(root, dir))
+            .map_err(named(dir)),
         None => {
             let mut page = Vec::new();
-            clap_mangen::Man::new(root).render(&mut page).map_err(Failure::failed)?;
+            clap_mangen::Man::new(root)
+                .render(&mut page)
+                .map_err(Failure::failed)?;
             write_stdout(&page)
         }
     }

@@ -16,12 +16,15 @@ use crate::{guard::Mode, serve::Local};
 /// Longest text that is read from standard input, in bytes: more than the API takes.
 const TEXT_BYTES: u64 = 1 << 20;
 
-/// Score a text about a photograph, whoever wrote it; words that the photograph does not support are marked
+/// Score a text about a photograph, whoever wrote it; words that the photograph does not support
+/// are marked
 ///
-/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand as [word?0.23].
+/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
+/// as [word?0.23].
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor score photo.jpg \"A dog catches a frisbee.\"\n  candor score photo.jpg \"Yes.\" --prompt \"Is there a dog?\" --json\n  \
+    after_help = "Examples:\n  candor score photo.jpg \"A dog catches a frisbee.\"\n  candor score \
+                  photo.jpg \"Yes.\" --prompt \"Is there a dog?\" --json\n  \
                   candor score photo.jpg - < caption.txt"
 )]
 pub(crate) struct Args {
@@ -33,11 +36,17 @@ pub(crate) struct Args {
     text: String,
 
     /// The question that the text answers [default: the text is a caption]
-    #[arg(long, value_name = "QUESTION", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "QUESTION",
+        default_value = "",
+        hide_default_value = true
+    )]
     prompt: String,
 
     /// score (numbers only, see --json) or flag [default: flag]
-    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["score", "flag"]), hide_possible_values = true)]
+    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["score", "flag"]),
+        hide_possible_values = true)]
     guard: Option<String>,
 
     #[command(flatten)]
@@ -53,18 +62,33 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if is_stdio(&args.photo) && args.text == "-" {
-        return Err(Failure::Misused("standard input (-) can be read once: as the PHOTO or as the TEXT".into()));
+        return Err(Failure::Misused(
+            "standard input (-) can be read once: as the PHOTO or as the TEXT".into(),
+        ));
     }
     if args.photo.is_dir() {
-        return Err(Failure::Misused(format!("{} is a folder; a text is about one photograph", args.photo.display())));
+        return Err(Failure::Misused(format!(
+            "{} is a folder; a text is about one photograph",
+            args.photo.display()
+        )));
     }
-    let config = args.model.load(&[("--guard", "guard.mode", args.guard.clone())])?;
-    if matches!(args.judged.render, Render::Hedged | Render::Omitted) && config.guard.mode == Mode::Score {
-        return Err(Failure::Misused("--render hedged and omitted are of flagged words, and --guard score flags none".into()));
+    let config = args
+        .model
+        .load(&[("--guard", "guard.mode", args.guard.clone())])?;
+    if matches!(args.judged.render, Render::Hedged | Render::Omitted)
+        && config.guard.mode == Mode::Score
+    {
+        return Err(Failure::Misused(
+            "--render hedged and omitted are of flagged words, and --guard score flags none".into(),
+        ));
     }
     // Before standard input is read: the process may start anew.
     settle(config.model.threads.value())?;
-    let text = if args.text == "-" { text_of_stdin()? } else { args.text };
+    let text = if args.text == "-" {
+        text_of_stdin()?
+    } else {
+        args.text
+    };
     if text.trim().is_empty() {
         return Err(Failure::Misused("the text is empty".into()));
     }
@@ -81,7 +105,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         local.stop().await;
         Ok(scores)
     })?;
-    let scores = scores.map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), in_flags(&e))))?;
+    let scores = scores
+        .map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), in_flags(&e))))?;
     if args.json {
         return print(scores);
     }
@@ -93,6 +118,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 /// A text without its byte order mark and the end of its last line.
 fn text_of_stdin() -> Result<String, Failure> {
     let mut text = String::new();
-    std::io::stdin().lock().take(TEXT_BYTES).read_to_string(&mut text).map_err(|e| Failure::Failed(format!("standard input: {e}")))?;
-    Ok(text.trim_start_matches('\u{feff}').trim_end_matches(['\n', '\r']).to_owned())
+    std::io::stdin()
+        .lock()
+        .take(TEXT_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::Failed(format!("standard input: {e}")))?;
+    Ok(text
+        .trim_start_matches('\u{feff}')
+        .trim_end_matches(['\n', '\r'])
+        .to_owned())
 }

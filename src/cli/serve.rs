@@ -22,14 +22,17 @@ use crate::{
 
 /// Serve the OpenAI-compatible API over HTTP
 ///
-/// SIGTERM and SIGINT let what is being answered finish, until server.drain_deadline_s; a second signal ends at once. SIGHUP reads the configuration
-/// again: keys and log level change, other options wait for a restart.
+/// SIGTERM and SIGINT let what is being answered finish, until server.drain_deadline_s; a second
+/// signal ends at once. SIGHUP reads the configuration again: keys and log level change, other
+/// options wait for a restart.
 ///
-/// Other machines reach it at an address other than 127.0.0.1; then it needs a key: in the environment variable CANDOR_API_KEY, in a file, or, as many as
-/// you like, in the configuration.
+/// Other machines reach it at an address other than 127.0.0.1; then it needs a key: in the
+/// environment variable CANDOR_API_KEY, in a file, or, as many as you like, in the configuration.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor serve\n  candor serve --listen 0.0.0.0:8080 --key-file key.txt   # candor keys new --out key.txt\n  candor serve --listen 0.0.0.0:8080 --config candor.toml\n  CANDOR_LOG__FORMAT=json candor serve --device cpu"
+    after_help = "Examples:\n  candor serve\n  candor serve --listen 0.0.0.0:8080 --key-file \
+                  key.txt   # candor keys new --out key.txt\n  candor serve --listen 0.0.0.0:8080 \
+                  --config candor.toml\n  CANDOR_LOG__FORMAT=json candor serve --device cpu"
 )]
 pub(crate) struct Args {
     /// Address to listen at; port 0 takes a free one [default: 127.0.0.1:8080]
@@ -52,8 +55,16 @@ impl Args {
     fn load(&self) -> Result<Config, Problems> {
         let mut config = self.model.load(&[
             ("--listen", "server.listen", self.listen.clone()),
-            ("--key-file", "server.key_file", self.key_file.clone().filter(|file| !file.is_empty())),
-            ("--insecure", "server.insecure", self.insecure.then(|| true.to_string())),
+            (
+                "--key-file",
+                "server.key_file",
+                self.key_file.clone().filter(|file| !file.is_empty()),
+            ),
+            (
+                "--insecure",
+                "server.insecure",
+                self.insecure.then(|| true.to_string()),
+            ),
         ])?;
         config.add_api_key(std::env::var_os(API_KEY).as_deref())?;
         Ok(config)
@@ -68,17 +79,34 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Outlives the runtime, whose end is logged too.
     let (_log, level) = telemetry::init_logging(&config.log);
     let runtime = Runtime::new().map_err(Failure::failed)?;
-    // Before the model is loaded, which takes a while: a terminal that goes must not end the server then either.
+    // Before the model is loaded, which takes a while: a terminal that goes must not end the server
+    // then either.
     let hangup = runtime.block_on(async { handler(SignalKind::hangup()) })?;
     let first = open_first(&config)?;
     runtime.block_on(serve(args, config, first, hangup, level))
 }
 
-async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, level: LogLevel) -> Result<(), Failure> {
-    let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    let (model, version, device) = (first.model().to_owned(), first.version().to_owned(), device::name(first.device()));
+async fn serve(
+    args: Args,
+    config: Config,
+    first: First,
+    mut hangup: Signal,
+    level: LogLevel,
+) -> Result<(), Failure> {
+    let (mut term, mut int) = (
+        handler(SignalKind::terminate())?,
+        handler(SignalKind::interrupt())?,
+    );
+    let (model, version, device) = (
+        first.model().to_owned(),
+        first.version().to_owned(),
+        device::name(first.device()),
+    );
     if config.keys.is_empty() && config.is_exposed() {
-        tracing::warn!("there are no keys: everybody who reaches this server may use it and see what it keeps (server.insecure)");
+        tracing::warn!(
+            "there are no keys: everybody who reaches this server may use it and see what it keeps \
+             (server.insecure)"
+        );
     }
     let server = tokio::select! {
         server = Server::start(config, first) => server.map_err(Failure::failed)?,
@@ -86,7 +114,8 @@ async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, lev
         _ = int.recv() => return Ok(()),
     };
     let address = server.address().map_err(Failure::failed)?;
-    tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address, "listening");
+    tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address,
+        "listening");
     let reloader = Arc::new(server.reloader(level));
     let args = Arc::new(args);
     tokio::spawn(async move {
@@ -96,7 +125,8 @@ async fn serve(args: Args, config: Config, first: First, mut hangup: Signal, lev
             let _ = spawn_blocking(move || reloader.reload(args.load())).await;
         }
     });
-    // For scripts that let the system choose the port. Whoever closed standard output does not want it.
+    // For scripts that let the system choose the port. Whoever closed standard output does not want
+    // it.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     let stop = async move {

@@ -21,7 +21,9 @@ use crate::train::{
 /// Train a model
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor train sft --config config/sft.toml --out runs/sft\n  candor train reward --config config/reward.toml --out runs/reward --resume\n  candor train ppo --config config/align.toml --out runs/ppo"
+    after_help = "Examples:\n  candor train sft --config config/sft.toml --out runs/sft\n  candor \
+                  train reward --config config/reward.toml --out runs/reward --resume\n  candor \
+                  train ppo --config config/align.toml --out runs/ppo"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -34,28 +36,47 @@ enum What {
     #[command(after_help = "Example:\n  candor train sft --config config/sft.toml --out runs/sft")]
     Sft(Run),
     /// Train the per-token scorers of a captioner, calibrate them and write a bundle
-    #[command(after_help = "Example:\n  candor train reward --config config/reward.toml --out runs/reward")]
+    #[command(
+        after_help = "Example:\n  candor train reward --config config/reward.toml --out runs/reward"
+    )]
     Reward(Reward),
-    /// Train what a photograph's features say of words: evidence, familiarity, and their calibrations with the scorer
-    #[command(after_help = "Example:\n  candor train evidence --config config/evidence.toml --out runs/evidence")]
+    /// Train what a photograph's features say of words: evidence, familiarity, and their
+    /// calibrations with the scorer
+    #[command(
+        after_help = "Example:\n  candor train evidence --config config/evidence.toml --out \
+                      runs/evidence"
+    )]
     Evidence(Training),
     /// Align a captioner with corrections: token-wise PPO, a reward a word
-    #[command(after_help = "Example:\n  candor train ppo --config config/align.toml --out runs/ppo")]
+    #[command(
+        after_help = "Example:\n  candor train ppo --config config/align.toml --out runs/ppo"
+    )]
     Ppo(Run),
     /// PPO with one reward an answer
-    #[command(after_help = "Example:\n  candor train sequence-ppo --config config/align.toml --out runs/sequence-ppo")]
+    #[command(
+        after_help = "Example:\n  candor train sequence-ppo --config config/align.toml --out \
+                      runs/sequence-ppo"
+    )]
     SequencePpo(Run),
     /// Direct preference optimisation: the corrected answer against the answer
-    #[command(after_help = "Example:\n  candor train dpo --config config/align.toml --out runs/dpo")]
+    #[command(
+        after_help = "Example:\n  candor train dpo --config config/align.toml --out runs/dpo"
+    )]
     Dpo(Run),
     /// Dense DPO (RLHF-V): the same, corrected tokens weigh more
-    #[command(after_help = "Example:\n  candor train ddpo --config config/align.toml --out runs/ddpo")]
+    #[command(
+        after_help = "Example:\n  candor train ddpo --config config/align.toml --out runs/ddpo"
+    )]
     Ddpo(Run),
     /// Self-play: what people wrote against what the policy writes
-    #[command(after_help = "Example:\n  candor train spin --config config/align.toml --out runs/spin")]
+    #[command(
+        after_help = "Example:\n  candor train spin --config config/align.toml --out runs/spin"
+    )]
     Spin(Run),
     /// Imitation of the policy's own best answers
-    #[command(after_help = "Example:\n  candor train rest --config config/align.toml --out runs/rest")]
+    #[command(
+        after_help = "Example:\n  candor train rest --config config/align.toml --out runs/rest"
+    )]
     Rest(Run),
 }
 
@@ -64,7 +85,8 @@ struct Reward {
     #[command(flatten)]
     run: Run,
 
-    /// Only write what the scorers would learn from, RUNDIR/samples.html and samples.json, to look at
+    /// Only write what the scorers would learn from, RUNDIR/samples.html and samples.json, to look
+    /// at
     #[arg(long)]
     data_only: bool,
 }
@@ -89,7 +111,8 @@ struct Training {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Something of the configuration that this run has otherwise, such as seed=32 or corrections.limit=300; any number of them
+    /// Something of the configuration that this run has otherwise, such as seed=32 or
+    /// corrections.limit=300; any number of them
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
@@ -113,20 +136,26 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
         What::Reward(Reward { run, data_only }) => {
             let config: RewardConfig = run.training.config()?;
-            let training = RewardTraining::prepare(config, &run.training.out, run.training.resume).map_err(Failure::failed)?;
+            let training = RewardTraining::prepare(config, &run.training.out, run.training.resume)
+                .map_err(Failure::failed)?;
             if data_only {
                 return training.look_at_data().map_err(Failure::failed);
             }
             training.train().map_err(Failure::failed)?;
             if training.is_quiet() {
-                return training.calibrate(&run.name, &run.version).map_err(Failure::failed);
+                return training
+                    .calibrate(&run.name, &run.version)
+                    .map_err(Failure::failed);
             }
-            let report = training.finish(&run.name, &run.version).map_err(Failure::failed)?;
+            let report = training
+                .finish(&run.name, &run.version)
+                .map_err(Failure::failed)?;
             print(shown(&report))
         }
         What::Evidence(run) => {
             let recipe: EvidenceRecipe = run.config()?;
-            let training = EvidenceTraining::prepare(recipe, &run.out, run.resume).map_err(Failure::failed)?;
+            let training =
+                EvidenceTraining::prepare(recipe, &run.out, run.resume).map_err(Failure::failed)?;
             print(shown(&training.train().map_err(Failure::failed)?))
         }
         What::Ppo(run) => align(Method::Ppo, &run),
@@ -140,36 +169,59 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 fn align(method: Method, run: &Run) -> Result<(), Failure> {
     let config: AlignConfig = run.training.config()?;
-    let alignment = Alignment::prepare(method, config, &run.training.out, run.training.resume).map_err(Failure::failed)?;
-    alignment.train(&run.name, &run.version).map_err(Failure::failed)
+    let alignment = Alignment::prepare(method, config, &run.training.out, run.training.resume)
+        .map_err(Failure::failed)?;
+    alignment
+        .train(&run.name, &run.version)
+        .map_err(Failure::failed)
 }
 
 impl Training {
     /// The configuration of the file, with what `--set` changes.
     fn config<C: DeserializeOwned>(&self) -> Result<C, Failure> {
-        let misused = |e: &dyn std::fmt::Display| Failure::Misused(format!("{}: {}", self.config.display(), e.to_string().trim_end()));
+        let misused = |e: &dyn std::fmt::Display| {
+            Failure::Misused(format!(
+                "{}: {}",
+                self.config.display(),
+                e.to_string().trim_end()
+            ))
+        };
         let text = std::fs::read_to_string(&self.config).map_err(|e| misused(&e))?;
         // Without changes, an error names its line.
         if self.set.is_empty() {
             return toml::from_str(&text).map_err(|e| misused(&e));
         }
         let mut table: Table = toml::from_str(&text).map_err(|e| misused(&e))?;
-        self.set.iter().try_for_each(|change| set(&mut table, change).map_err(|e| Failure::Misused(format!("--set {change}: {e}"))))?;
-        table.try_into().map_err(|e| Failure::Misused(format!("{} with --set {}: {e}", self.config.display(), self.set.join(" --set "))))
+        self.set.iter().try_for_each(|change| {
+            set(&mut table, change).map_err(|e| Failure::Misused(format!("--set {change}: {e}")))
+        })?;
+        table.try_into().map_err(|e| {
+            Failure::Misused(format!(
+                "{} with --set {}: {e}",
+                self.config.display(),
+                self.set.join(" --set ")
+            ))
+        })
     }
 }
 
-/// Changes one value of a configuration: `change` is a dotted key, `=`, and a value as TOML writes it; what is none is taken for text.
+/// Changes one value of a configuration: `change` is a dotted key, `=`, and a value as TOML writes
+/// it; what is none is taken for text.
 fn set(table: &mut Table, change: &str) -> Result<(), String> {
     let (key, value) = change.split_once('=').ok_or("a change is KEY=VALUE")?;
     let text = || Value::String(value.trim().to_owned());
-    let value = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value")).unwrap_or_else(text);
+    let value = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(text);
     let mut path: Vec<&str> = key.trim().split('.').collect();
     let last = path.pop().unwrap_or_default();
     let mut at = table;
     for name in path {
         let inner = at.entry(name).or_insert_with(|| Value::Table(Table::new()));
-        at = inner.as_table_mut().ok_or_else(|| format!("{name} is no table"))?;
+        at = inner
+            .as_table_mut()
+            .ok_or_else(|| format!("{name} is no table"))?;
     }
     at.insert(last.to_owned(), value);
     Ok(())
@@ -181,13 +233,24 @@ mod tests {
 
     #[test]
     fn a_change_reaches_into_tables_and_keeps_the_rest() {
-        let mut table: Table = toml::from_str("seed = 1\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = 0.1").unwrap();
-        for change in ["seed=32", "ppo.kl.beta = 0", "data=../photographs", "corrections.limit=300"] {
+        let mut table: Table =
+            toml::from_str("seed = 1\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = 0.1").unwrap();
+        for change in [
+            "seed=32",
+            "ppo.kl.beta = 0",
+            "data=../photographs",
+            "corrections.limit=300",
+        ] {
             set(&mut table, change).unwrap();
         }
-        let want = "seed = 32\ndata = \"../photographs\"\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = 0\n[corrections]\nlimit = 300";
+        let want = "seed = 32\ndata = \"../photographs\"\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = \
+                    0\n[corrections]\nlimit = 300";
         assert_eq!(table, toml::from_str::<Table>(want).unwrap());
         assert!(set(&mut table, "seed").unwrap_err().contains("KEY=VALUE"));
-        assert!(set(&mut table, "seed.x=1").unwrap_err().contains("seed is no table"));
+        assert!(
+            set(&mut table, "seed.x=1")
+                .unwrap_err()
+                .contains("seed is no table")
+        );
     }
 }

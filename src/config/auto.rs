@@ -60,7 +60,11 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for AutoVisitor<T> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Auto<T>, E> {
-        if text == "auto" { Ok(Auto::Auto) } else { T::deserialize(text.into_deserializer()).map(Auto::Value) }
+        if text == "auto" {
+            Ok(Auto::Auto)
+        } else {
+            T::deserialize(text.into_deserializer()).map(Auto::Value)
+        }
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Auto<T>, E> {

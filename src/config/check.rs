@@ -39,19 +39,33 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     } = config;
     let addresses = [
         ("server.listen", Some(&server.listen)),
-        ("server.operations_listen", server.operations_listen.as_ref()),
+        (
+            "server.operations_listen",
+            server.operations_listen.as_ref(),
+        ),
         ("metrics.listen", metrics.listen.as_ref()),
     ];
     for (key, address) in addresses {
-        must(address.is_none_or(|a| is_address(a)), key, &"must be HOST:PORT, such as 127.0.0.1:8080");
+        must(
+            address.is_none_or(|a| is_address(a)),
+            key,
+            &"must be HOST:PORT, such as 127.0.0.1:8080",
+        );
     }
     let twice = server.operations_listen != Auto::Auto && metrics.listen != Auto::Auto;
-    must(!twice, "metrics.listen", &"is the older name of server.operations_listen: one of them is enough");
+    must(
+        !twice,
+        "metrics.listen",
+        &"is the older name of server.operations_listen: one of them is enough",
+    );
     let positive = [
         ("server.max_connections", server.max_connections as u64),
         ("server.max_concurrent", server.max_concurrent as u64),
         ("server.max_body_bytes", server.max_body_bytes as u64),
-        ("server.max_body_memory_bytes", server.max_body_memory_bytes as u64),
+        (
+            "server.max_body_memory_bytes",
+            server.max_body_memory_bytes as u64,
+        ),
         ("server.min_body_rate", server.min_body_rate),
         ("server.read_timeout_s", server.read_timeout_s),
         ("server.write_timeout_s", server.write_timeout_s),
@@ -68,83 +82,198 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
     ];
-    positive.iter().for_each(|&(key, value)| must(value > 0, key, &"must be at least 1"));
+    positive
+        .iter()
+        .for_each(|&(key, value)| must(value > 0, key, &"must be at least 1"));
     let positive_or_auto = [
-        ("server.max_connections_per_address", server.max_connections_per_address),
+        (
+            "server.max_connections_per_address",
+            server.max_connections_per_address,
+        ),
         ("model.threads", model.threads),
         ("engine.context_len", engine.context_len),
         ("generation.max_tokens", generation.max_tokens),
         ("images.workers", images.workers),
     ];
-    positive_or_auto.iter().for_each(|&(key, value)| must(value != Auto::Value(0), key, &"must be at least 1, or \"auto\""));
+    positive_or_auto.iter().for_each(|&(key, value)| {
+        must(
+            value != Auto::Value(0),
+            key,
+            &"must be at least 1, or \"auto\"",
+        )
+    });
     let bounded = [
         ("server.max_connections", server.max_connections, 1 << 20),
         ("server.max_concurrent", server.max_concurrent, 1 << 16),
         ("server.max_body_bytes", server.max_body_bytes, 1 << 30),
-        ("server.max_body_memory_bytes", server.max_body_memory_bytes, 1 << 40),
+        (
+            "server.max_body_memory_bytes",
+            server.max_body_memory_bytes,
+            1 << 40,
+        ),
         ("limits.max_choices", limits.max_choices, MAX_CHOICES),
-        ("limits.requests_per_minute", limits.requests_per_minute as usize, MAX_RATE as usize),
-        ("limits.tokens_per_minute", limits.tokens_per_minute as usize, MAX_RATE as usize),
+        (
+            "limits.requests_per_minute",
+            limits.requests_per_minute as usize,
+            MAX_RATE as usize,
+        ),
+        (
+            "limits.tokens_per_minute",
+            limits.tokens_per_minute as usize,
+            MAX_RATE as usize,
+        ),
         ("engine.max_batch", engine.max_batch, 1 << 12),
         ("engine.max_waiting", engine.max_waiting, 1 << 16),
         ("score.max_items", score.max_items, MOST_ITEMS),
         ("score.max_tokens", score.max_tokens, 1 << 16),
         ("model.threads", model.threads.value().unwrap_or(1), 1 << 10),
-        ("images.workers", images.workers.value().unwrap_or(1), 1 << 10),
+        (
+            "images.workers",
+            images.workers.value().unwrap_or(1),
+            1 << 10,
+        ),
     ];
-    bounded.iter().for_each(|&(key, value, most)| must(value <= most, key, &format_args!("must be at most {most}")));
-    must(!server.key_file.is_empty(), "server.key_file", &"must be a file or off");
-    must(!model.name.is_empty(), "model.name", &"must name a bundle or a directory");
-    must((0.0..=2.0).contains(&generation.temperature), "generation.temperature", &"must be between 0 and 2");
-    let odd = server.cors_origins.iter().find(|origin| !is_origin(origin)).map_or("", String::as_str);
+    bounded.iter().for_each(|&(key, value, most)| {
+        must(value <= most, key, &format_args!("must be at most {most}"))
+    });
+    must(
+        !server.key_file.is_empty(),
+        "server.key_file",
+        &"must be a file or off",
+    );
+    must(
+        !model.name.is_empty(),
+        "model.name",
+        &"must name a bundle or a directory",
+    );
+    must(
+        (0.0..=2.0).contains(&generation.temperature),
+        "generation.temperature",
+        &"must be between 0 and 2",
+    );
+    let odd = server
+        .cors_origins
+        .iter()
+        .find(|origin| !is_origin(origin))
+        .map_or("", String::as_str);
     must(
         server.cors_origins.iter().all(|origin| is_origin(origin)),
         "server.cors_origins",
-        &format_args!("`{odd}` is neither * nor an origin as browsers write it, such as https://app.example.org or http://localhost:5173"),
+        &format_args!(
+            "`{odd}` is neither * nor an origin as browsers write it, such as \
+             https://app.example.org or http://localhost:5173"
+        ),
     );
-    let odd = server.allowed_hosts.iter().find(|host| !is_host(host)).map_or("", String::as_str);
+    let odd = server
+        .allowed_hosts
+        .iter()
+        .find(|host| !is_host(host))
+        .map_or("", String::as_str);
     must(
         server.allowed_hosts.iter().all(|host| is_host(host)),
         "server.allowed_hosts",
-        &format_args!("`{odd}` is neither * nor the name or address of a host, without a port, such as candor.example.org"),
+        &format_args!(
+            "`{odd}` is neither * nor the name or address of a host, without a port, such as \
+             candor.example.org"
+        ),
     );
     check_guard(guard, &mut must);
     let largest = largest_image(server.max_body_bytes);
     let (size, body) = (images.max_bytes, server.max_body_bytes);
-    let what =
-        format!("is {size}, but must be at most {largest} for an image to fit, as base64, in server.max_body_bytes, which is {body}");
+    let what = format!(
+        "is {size}, but must be at most {largest} for an image to fit, as base64, in \
+         server.max_body_bytes, which is {body}"
+    );
     must(size <= largest, "images.max_bytes", &what);
     check_fetch(fetch, &mut must);
     must(!cycle.dir.is_empty(), "cycle.dir", &"must be a folder");
-    must(!registry.dir.is_empty(), "registry.dir", &"must be a folder or off");
-    must(admin.is_sound(), "admin.key_sha256", &"must be the 64 hex digits of the key's SHA-256, or off");
-    let kept = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| feedback.store.starts_with(scheme));
-    must(kept || !feedback.enabled(), "feedback.store", &"must be sqlite:PATH, postgres://USER@HOST/DATABASE or off");
-    let place = !feedback.images.is_empty() && (!feedback.images.contains("://") || feedback.images.starts_with("s3://"));
-    must(place, "feedback.images", &"must be a folder or s3://BUCKET/PREFIX");
+    must(
+        !registry.dir.is_empty(),
+        "registry.dir",
+        &"must be a folder or off",
+    );
+    must(
+        admin.is_sound(),
+        "admin.key_sha256",
+        &"must be the 64 hex digits of the key's SHA-256, or off",
+    );
+    let kept = ["sqlite:", "postgres:", "postgresql:"]
+        .iter()
+        .any(|scheme| feedback.store.starts_with(scheme));
+    must(
+        kept || !feedback.enabled(),
+        "feedback.store",
+        &"must be sqlite:PATH, postgres://USER@HOST/DATABASE or off",
+    );
+    let place = !feedback.images.is_empty()
+        && (!feedback.images.contains("://") || feedback.images.starts_with("s3://"));
+    must(
+        place,
+        "feedback.images",
+        &"must be a folder or s3://BUCKET/PREFIX",
+    );
     let retention = humantime::parse_duration(&receipts.retention);
-    must(retention.is_ok(), "receipts.retention", &"must be a time such as 7d, 12h or 0s");
-    for (key, share) in [("queue.unassisted_share", queue.unassisted_share), ("queue.overlap_share", queue.overlap_share)] {
-        must((0.0..=1.0).contains(&share), key, &"must be between 0 and 1");
+    must(
+        retention.is_ok(),
+        "receipts.retention",
+        &"must be a time such as 7d, 12h or 0s",
+    );
+    for (key, share) in [
+        ("queue.unassisted_share", queue.unassisted_share),
+        ("queue.overlap_share", queue.overlap_share),
+    ] {
+        must(
+            (0.0..=1.0).contains(&share),
+            key,
+            &"must be between 0 and 1",
+        );
     }
-    must(queue.lease_s <= 1 << 32, "queue.lease_s", &format_args!("must be at most {}", 1u64 << 32));
-    let Weights { closeness, disagreement, novelty } = queue.weights;
-    let weights =
-        [("queue.weights.closeness", closeness), ("queue.weights.disagreement", disagreement), ("queue.weights.novelty", novelty)];
-    weights.iter().for_each(|&(key, weight)| must((0.0..=1e6).contains(&weight), key, &"must be between 0 and 1000000"));
+    must(
+        queue.lease_s <= 1 << 32,
+        "queue.lease_s",
+        &format_args!("must be at most {}", 1u64 << 32),
+    );
+    let Weights {
+        closeness,
+        disagreement,
+        novelty,
+    } = queue.weights;
+    let weights = [
+        ("queue.weights.closeness", closeness),
+        ("queue.weights.disagreement", disagreement),
+        ("queue.weights.novelty", novelty),
+    ];
+    weights.iter().for_each(|&(key, weight)| {
+        must(
+            (0.0..=1e6).contains(&weight),
+            key,
+            &"must be between 0 and 1000000",
+        )
+    });
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();
     must(
         level.is_ok() && !log.level.is_empty(),
         "log.level",
         &"must be error, warn, info, debug, trace or directives such as info,candor::engine=debug",
     );
-    found.extend(keys::check(keys).into_iter().map(|(key, what)| (Cow::Owned(key), what)));
+    found.extend(
+        keys::check(keys)
+            .into_iter()
+            .map(|(key, what)| (Cow::Owned(key), what)),
+    );
     found
 }
 
 fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
-    for (key, share) in [("guard.threshold", guard.threshold), ("guard.target_fpr", guard.target_fpr)] {
-        must(share.value().is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
+    for (key, share) in [
+        ("guard.threshold", guard.threshold),
+        ("guard.target_fpr", guard.target_fpr),
+    ] {
+        must(
+            share.value().is_none_or(|s| (0.0..=1.0).contains(&s)),
+            key,
+            &"must be between 0 and 1, or \"auto\"",
+        );
     }
     const CLASSES: [&str; 5] = [
         "guard.thresholds.object",
@@ -153,28 +282,74 @@ fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Dis
         "guard.thresholds.action",
         "guard.thresholds.relation",
     ];
-    for (key, (_, share)) in CLASSES.into_iter().zip(ByClass::from(guard.thresholds).each()) {
-        must(share.is_none_or(|s| (0.0..=1.0).contains(&s)), key, &"must be between 0 and 1, or \"auto\"");
+    for (key, (_, share)) in CLASSES
+        .into_iter()
+        .zip(ByClass::from(guard.thresholds).each())
+    {
+        must(
+            share.is_none_or(|s| (0.0..=1.0).contains(&s)),
+            key,
+            &"must be between 0 and 1, or \"auto\"",
+        );
     }
     let both = guard.threshold != Auto::Auto && guard.target_fpr != Auto::Auto;
-    must(!both, "guard.target_fpr", &"cannot be given together with guard.threshold");
-    must((0.0..=1.0).contains(&guard.abstain_below), "guard.abstain_below", &"must be between 0 and 1");
-    must(guard.max_attempts <= 1_000_000, "guard.max_attempts", &"must be at most 1000000");
+    must(
+        !both,
+        "guard.target_fpr",
+        &"cannot be given together with guard.threshold",
+    );
+    must(
+        (0.0..=1.0).contains(&guard.abstain_below),
+        "guard.abstain_below",
+        &"must be between 0 and 1",
+    );
+    must(
+        guard.max_attempts <= 1_000_000,
+        "guard.max_attempts",
+        &"must be at most 1000000",
+    );
 }
 
 fn check_fetch(fetch: &Fetch, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
-    must(fetch.timeout_s > 0, "fetch.timeout_s", &"must be at least 1");
-    must(fetch.max_redirects <= 3, "fetch.max_redirects", &"must be at most 3");
-    must((1..=1024).contains(&fetch.max_concurrent), "fetch.max_concurrent", &"must be between 1 and 1024");
+    must(
+        fetch.timeout_s > 0,
+        "fetch.timeout_s",
+        &"must be at least 1",
+    );
+    must(
+        fetch.max_redirects <= 3,
+        "fetch.max_redirects",
+        &"must be at most 3",
+    );
+    must(
+        (1..=1024).contains(&fetch.max_concurrent),
+        "fetch.max_concurrent",
+        &"must be between 1 and 1024",
+    );
     let bad = fetch.allow.iter().find(|entry| host_port(entry).is_none());
-    must(bad.is_none(), "fetch.allow", &format_args!("`{}` is not HOST:PORT, such as store.internal:443", bad.map_or("", |b| b)));
+    must(
+        bad.is_none(),
+        "fetch.allow",
+        &format_args!(
+            "`{}` is not HOST:PORT, such as store.internal:443",
+            bad.map_or("", |b| b)
+        ),
+    );
 }
 
-/// An origin as browsers send it: lower case, without a path. Schemes are free, because apps have their own.
+/// An origin as browsers send it: lower case, without a path. Schemes are free, because apps have
+/// their own.
 fn is_origin(origin: &str) -> bool {
-    let plain =
-        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"/?#@*,".contains(&b));
-    origin == "*" || origin.split_once("://").is_some_and(|(scheme, host)| plain(scheme) && plain(host))
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"/?#@*,".contains(&b))
+    };
+    origin == "*"
+        || origin
+            .split_once("://")
+            .is_some_and(|(scheme, host)| plain(scheme) && plain(host))
 }
 
 fn is_host(host: &str) -> bool {
@@ -182,5 +357,7 @@ fn is_host(host: &str) -> bool {
 }
 
 fn is_address(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }

@@ -12,6 +12,8 @@ pub struct Cycle {
 
 impl Default for Cycle {
     fn default() -> Self {
-        Self { dir: "candor-data/cycles".to_owned() }
+        Self {
+            dir: "candor-data/cycles".to_owned(),
+        }
     }
 }

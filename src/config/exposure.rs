@@ -1,4 +1,5 @@
-//! Who can reach the server: a server without keys listens to its own machine, unless it is told that others may use it.
+//! Who can reach the server: a server without keys listens to its own machine, unless it is told
+//! that others may use it.
 
 use std::net::IpAddr;
 
@@ -7,9 +8,12 @@ use super::Config;
 /// A server without keys that other machines could reach.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{listen} can be reached from other machines, and the server has no keys: everybody there could use it and see what it keeps. Give it a key, as \
-     CANDOR_API_KEY in the environment, in a file (--key-file FILE, CANDOR_API_KEY_FILE) or as a [[keys]] table in the configuration (`candor keys new` \
-     makes one); or listen at 127.0.0.1; or let everybody in with --insecure (server.insecure = true)"
+    "{listen} can be reached from other machines, and the server has no keys: everybody there \
+     could use it and see what it keeps. Give it a key, as \
+     CANDOR_API_KEY in the environment, in a file (--key-file FILE, CANDOR_API_KEY_FILE) or as a \
+     [[keys]] table in the configuration (`candor keys new` \
+     makes one); or listen at 127.0.0.1; or let everybody in with --insecure (server.insecure = \
+     true)"
 )]
 pub struct Exposed {
     /// Address at which it would listen.
@@ -17,10 +21,18 @@ pub struct Exposed {
 }
 
 impl Config {
-    /// Returns `true` if other machines may reach the API. Names other than `localhost` count as addresses of such, whatever they stand for.
+    /// Returns `true` if other machines may reach the API. Names other than `localhost` count as
+    /// addresses of such, whatever they stand for.
     pub fn is_exposed(&self) -> bool {
-        let host = self.server.listen.rsplit_once(':').map_or("", |(host, _)| host);
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = self
+            .server
+            .listen
+            .rsplit_once(':')
+            .map_or("", |(host, _)| host);
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
         match bare.parse::<IpAddr>() {
             Ok(address) => !address.to_canonical().is_loopback(),
             Err(_) => !host.eq_ignore_ascii_case("localhost"),
@@ -33,7 +45,9 @@ impl Config {
     /// When it has none, and `server.insecure` is off.
     pub fn check_exposure(&self) -> Result<(), Exposed> {
         let is_safe = !self.keys.is_empty() || self.server.insecure || !self.is_exposed();
-        is_safe.then_some(()).ok_or_else(|| Exposed { listen: self.server.listen.clone() })
+        is_safe.then_some(()).ok_or_else(|| Exposed {
+            listen: self.server.listen.clone(),
+        })
     }
 }
 
@@ -50,7 +64,14 @@ mod tests {
 
     #[test]
     fn loopback_alone_is_not_exposed() {
-        for own in ["127.0.0.1:8080", "127.9.9.9:0", "[::1]:80", "localhost:80", "LocalHost:80", "[::ffff:127.0.0.1]:80"] {
+        for own in [
+            "127.0.0.1:8080",
+            "127.9.9.9:0",
+            "[::1]:80",
+            "localhost:80",
+            "LocalHost:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
             assert_eq!(listening(own).check_exposure(), Ok(()), "{own}");
         }
         for open in [
@@ -63,7 +84,14 @@ mod tests {
             "localhost.example.org:80",
         ] {
             let error = listening(open).check_exposure().unwrap_err().to_string();
-            for said in [open, "CANDOR_API_KEY", "CANDOR_API_KEY_FILE", "--key-file", "candor keys new", "--insecure"] {
+            for said in [
+                open,
+                "CANDOR_API_KEY",
+                "CANDOR_API_KEY_FILE",
+                "--key-file",
+                "candor keys new",
+                "--insecure",
+            ] {
                 assert!(error.contains(said), "{error}");
             }
         }
@@ -76,7 +104,10 @@ mod tests {
         assert_eq!(config.check_exposure(), Ok(()));
         config.keys.clear();
         config.admin.key_sha256 = "ab".repeat(32);
-        assert!(config.check_exposure().is_err(), "the administrator's key does not close the API");
+        assert!(
+            config.check_exposure().is_err(),
+            "the administrator's key does not close the API"
+        );
         config.server.insecure = true;
         assert_eq!(config.check_exposure(), Ok(()));
     }

@@ -23,7 +23,10 @@ impl Feedback {
 
 impl Default for Feedback {
     fn default() -> Self {
-        Self { store: "sqlite:candor-data/feedback.db".to_owned(), images: "candor-data/images".to_owned() }
+        Self {
+            store: "sqlite:candor-data/feedback.db".to_owned(),
+            images: "candor-data/images".to_owned(),
+        }
     }
 }
 
@@ -46,6 +49,9 @@ impl Receipts {
 
 impl Default for Receipts {
     fn default() -> Self {
-        Self { retention: "7d".to_owned(), max_bytes: 4 << 30 }
+        Self {
+            retention: "7d".to_owned(),
+            max_bytes: 4 << 30,
+        }
     }
 }

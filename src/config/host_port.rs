@@ -2,13 +2,17 @@
 
 use url::{Host, Url};
 
-/// Reads `HOST:PORT`. The host comes out as a URL parser has it, so that two spellings of one are equal; `None` when it is something else.
+/// Reads `HOST:PORT`. The host comes out as a URL parser has it, so that two spellings of one are
+/// equal; `None` when it is something else.
 pub fn host_port(text: &str) -> Option<(Host, u16)> {
     let (_, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|&port| port > 0)?;
     let url = Url::parse(&format!("https://{text}")).ok()?;
-    let bare =
-        url.username().is_empty() && url.password().is_none() && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    let bare = url.username().is_empty()
+        && url.password().is_none()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none();
     (bare && url.port_or_known_default() == Some(port)).then_some(())?;
     let host = plain_host(url.host()?);
     // A pattern would be a name that nothing has.
@@ -32,21 +36,57 @@ mod tests {
 
     #[test]
     fn spellings_of_one_host_are_equal() {
-        for name in ["store.internal:443", "STORE.internal:443", "store.internal.:443", "ｓtore.internal:443"] {
-            assert_eq!(host_port(name), Some((Host::Domain("store.internal".to_owned()), 443)), "{name}");
+        for name in [
+            "store.internal:443",
+            "STORE.internal:443",
+            "store.internal.:443",
+            "ｓtore.internal:443",
+        ] {
+            assert_eq!(
+                host_port(name),
+                Some((Host::Domain("store.internal".to_owned()), 443)),
+                "{name}"
+            );
         }
         for address in ["127.0.0.1:9", "127.1:9", "0x7f000001:9", "127.0.0.1.:9"] {
-            assert_eq!(host_port(address), Some((Host::Ipv4(Ipv4Addr::LOCALHOST), 9)), "{address}");
+            assert_eq!(
+                host_port(address),
+                Some((Host::Ipv4(Ipv4Addr::LOCALHOST), 9)),
+                "{address}"
+            );
         }
-        assert_eq!(host_port("[0:0::1]:8443"), Some((Host::Ipv6(Ipv6Addr::LOCALHOST), 8443)));
+        assert_eq!(
+            host_port("[0:0::1]:8443"),
+            Some((Host::Ipv6(Ipv6Addr::LOCALHOST), 8443))
+        );
     }
 
     #[test]
     fn what_is_more_or_less_than_a_host_and_a_port_is_refused() {
-        for bad in ["", ":", ":443", "store", "store:", "store:0", "store:65536", "store:x", "https://store:443", "a@store:1", "::1:1"] {
+        for bad in [
+            "",
+            ":",
+            ":443",
+            "store",
+            "store:",
+            "store:0",
+            "store:65536",
+            "store:x",
+            "https://store:443",
+            "a@store:1",
+            "::1:1",
+        ] {
             assert_eq!(host_port(bad), None, "{bad}");
         }
-        for bad in ["store/path:443", "store?q:443", "store#f:443", "store:443/", "*.store:443", "10.0.0.0/8:443", "a b:443"] {
+        for bad in [
+            "store/path:443",
+            "store?q:443",
+            "store#f:443",
+            "store:443/",
+            "*.store:443",
+            "10.0.0.0/8:443",
+            "a b:443",
+        ] {
             assert_eq!(host_port(bad), None, "{bad}");
         }
     }

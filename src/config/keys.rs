@@ -17,7 +17,8 @@ const MAX_WEIGHT: u32 = 1000;
 pub struct Key {
     /// Name by which logs call whoever has it.
     pub name: String,
-    /// The tenant that what is made with the key belongs to, such as receipts and records; auto: `name`. Keys of one owner see the same.
+    /// The tenant that what is made with the key belongs to, such as receipts and records; auto:
+    /// `name`. Keys of one owner see the same.
     pub owner: Auto<String>,
     /// Actions that the key permits.
     pub scopes: Scopes,
@@ -31,7 +32,8 @@ pub struct Key {
     pub key_sha256: String,
     /// In place of `guard.mode`; auto: that.
     pub mode: Auto<Mode>,
-    /// In place of `guard.threshold` and `guard.target_fpr`; auto: those. Not together with `target_fpr`.
+    /// In place of `guard.threshold` and `guard.target_fpr`; auto: those. Not together with
+    /// `target_fpr`.
     pub threshold: Auto<f32>,
     /// In place of `guard.threshold` and `guard.target_fpr`; auto: those.
     pub target_fpr: Auto<f32>,
@@ -72,7 +74,8 @@ pub enum Scope {
     /// Handing in corrections; listing, exporting and removing records of the owner's.
     #[serde(rename = "feedback:write")]
     FeedbackWrite,
-    /// Listing, exporting and removing records of any owner; with `feedback:write` and `annotate`, correcting and being shown everybody's answers.
+    /// Listing, exporting and removing records of any owner; with `feedback:write` and `annotate`,
+    /// correcting and being shown everybody's answers.
     #[serde(rename = "feedback:read")]
     FeedbackRead,
     /// The annotation queue: the owner's items, and with `feedback:read` everybody's.
@@ -85,7 +88,14 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 6] = [Self::Complete, Self::Score, Self::FeedbackWrite, Self::FeedbackRead, Self::Annotate, Self::Admin];
+    pub const ALL: [Self; 6] = [
+        Self::Complete,
+        Self::Score,
+        Self::FeedbackWrite,
+        Self::FeedbackRead,
+        Self::Annotate,
+        Self::Admin,
+    ];
 
     /// Its name in the configuration and in errors.
     pub fn name(self) -> &'static str {
@@ -105,7 +115,12 @@ impl FromStr for Scope {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|scope| scope.name() == text);
-        found.ok_or_else(|| format!("unknown scope; it is one of {}", Self::ALL.map(Self::name).join(", ")))
+        found.ok_or_else(|| {
+            format!(
+                "unknown scope; it is one of {}",
+                Self::ALL.map(Self::name).join(", ")
+            )
+        })
     }
 }
 
@@ -141,7 +156,11 @@ impl Default for Scopes {
 impl Key {
     /// Returns the key of this name that `secret` is, with the default scopes.
     pub fn new(name: &str, secret: &str) -> Self {
-        Self { name: name.to_owned(), key_sha256: format!("{:x}", Sha256::digest(secret)), ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            key_sha256: format!("{:x}", Sha256::digest(secret)),
+            ..Self::default()
+        }
     }
 
     /// The tenant that what is made with the key belongs to.
@@ -160,48 +179,113 @@ impl Key {
     /// The guard of requests with this key, where they do not say.
     pub fn guard(&self, common: &Guard) -> Guard {
         let own = self.threshold != Auto::Auto || self.target_fpr != Auto::Auto;
-        let (threshold, target_fpr) = if own { (self.threshold, self.target_fpr) } else { (common.threshold, common.target_fpr) };
-        let thresholds = if own || self.thresholds != ByClass::default() { self.thresholds } else { common.thresholds };
-        let on_unanswerable = self.on_unanswerable.value().unwrap_or(common.on_unanswerable);
-        Guard { mode: self.mode.value().unwrap_or(common.mode), threshold, target_fpr, thresholds, on_unanswerable, ..common.clone() }
+        let (threshold, target_fpr) = if own {
+            (self.threshold, self.target_fpr)
+        } else {
+            (common.threshold, common.target_fpr)
+        };
+        let thresholds = if own || self.thresholds != ByClass::default() {
+            self.thresholds
+        } else {
+            common.thresholds
+        };
+        let on_unanswerable = self
+            .on_unanswerable
+            .value()
+            .unwrap_or(common.on_unanswerable);
+        Guard {
+            mode: self.mode.value().unwrap_or(common.mode),
+            threshold,
+            target_fpr,
+            thresholds,
+            on_unanswerable,
+            ..common.clone()
+        }
     }
 }
 
 /// A SHA-256 of 64 hex digits; `None` for anything else.
 pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| c.to_digit(16).map(|d| d as u8))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits
+        .chunks_exact(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect();
     bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 
-/// Returns the faults of the keys, each with the option that has it. No message repeats a digest: somebody may have put the key there.
+/// Returns the faults of the keys, each with the option that has it. No message repeats a digest:
+/// somebody may have put the key there.
 pub(super) fn check(keys: &[Key]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (i, key) in keys.iter().enumerate() {
         let mut must = |ok: bool, option: &str, what: &str| {
             if !ok {
-                found.push((format!("keys[{i}].{option}"), format!("{what} (key `{}`)", key.name)));
+                found.push((
+                    format!("keys[{i}].{option}"),
+                    format!("{what} (key `{}`)", key.name),
+                ));
             }
         };
         must(!key.name.is_empty(), "name", "must not be empty");
-        must(!key.owner().is_empty() || key.name.is_empty(), "owner", "must not be empty");
+        must(
+            !key.owner().is_empty() || key.name.is_empty(),
+            "owner",
+            "must not be empty",
+        );
         must(!key.scopes.is_empty(), "scopes", "must name at least one");
-        must((1..=MAX_WEIGHT).contains(&key.weight), "weight", "must be between 1 and 1000");
-        for (option, rate) in [("requests_per_minute", key.requests_per_minute), ("tokens_per_minute", key.tokens_per_minute)] {
-            must(rate.value().is_none_or(|rate| rate <= MAX_RATE), option, "must be at most 1000000000");
+        must(
+            (1..=MAX_WEIGHT).contains(&key.weight),
+            "weight",
+            "must be between 1 and 1000",
+        );
+        for (option, rate) in [
+            ("requests_per_minute", key.requests_per_minute),
+            ("tokens_per_minute", key.tokens_per_minute),
+        ] {
+            must(
+                rate.value().is_none_or(|rate| rate <= MAX_RATE),
+                option,
+                "must be at most 1000000000",
+            );
         }
-        must(keys[..i].iter().all(|other| other.name != key.name), "name", "must not be that of another key");
-        must(key.digest().is_some(), "key_sha256", "must be the 64 hex digits of the key's SHA-256");
-        let known = key.digest().is_some_and(|own| keys[..i].iter().any(|other| other.digest() == Some(own)));
+        must(
+            keys[..i].iter().all(|other| other.name != key.name),
+            "name",
+            "must not be that of another key",
+        );
+        must(
+            key.digest().is_some(),
+            "key_sha256",
+            "must be the 64 hex digits of the key's SHA-256",
+        );
+        let known = key
+            .digest()
+            .is_some_and(|own| keys[..i].iter().any(|other| other.digest() == Some(own)));
         must(!known, "key_sha256", "must not be that of another key");
         for (option, share) in [("threshold", key.threshold), ("target_fpr", key.target_fpr)] {
-            must(share.value().is_none_or(|s| (0.0..=1.0).contains(&s)), option, "must be between 0 and 1, or \"auto\"");
+            must(
+                share.value().is_none_or(|s| (0.0..=1.0).contains(&s)),
+                option,
+                "must be between 0 and 1, or \"auto\"",
+            );
         }
         for (class, share) in guard::ByClass::from(key.thresholds).each() {
-            must(share.is_none_or(|s| (0.0..=1.0).contains(&s)), &format!("thresholds.{class}"), "must be between 0 and 1, or \"auto\"");
+            must(
+                share.is_none_or(|s| (0.0..=1.0).contains(&s)),
+                &format!("thresholds.{class}"),
+                "must be between 0 and 1, or \"auto\"",
+            );
         }
         let both = key.threshold != Auto::Auto && key.target_fpr != Auto::Auto;
-        must(!both, "target_fpr", "cannot be given together with threshold");
+        must(
+            !both,
+            "target_fpr",
+            "cannot be given together with threshold",
+        );
     }
     found
 }

@@ -14,7 +14,8 @@ pub(super) const MAX_CHOICES: usize = 128;
 pub struct Limits {
     /// Most answers that one request has written: `n` times `guard.candidates`.
     pub max_choices: usize,
-    /// `POST` requests a minute of a key that does not say or, without keys, of a client's address; 0: any number.
+    /// `POST` requests a minute of a key that does not say or, without keys, of a client's address;
+    /// 0: any number.
     pub requests_per_minute: u64,
     /// Tokens a minute, read and written, likewise.
     pub tokens_per_minute: u64,
@@ -22,6 +23,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_choices: 16, requests_per_minute: 0, tokens_per_minute: 0 }
+        Self {
+            max_choices: 16,
+            requests_per_minute: 0,
+            tokens_per_minute: 0,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Typed configuration: file < environment < flags, checked as a whole before anything starts.
 //!
-//! Every option stands in `config/candor.toml` with its default and what it does; a test holds the two equal. In the environment
-//! `server.listen` is `CANDOR_SERVER__LISTEN`.
+//! Every option stands in `config/candor.toml` with its default and what it does; a test holds the
+//! two equal. In the environment `server.listen` is `CANDOR_SERVER__LISTEN`.
 
 mod api_key;
 mod auto;
@@ -90,7 +90,8 @@ pub struct Server {
     pub insecure: bool,
     /// A file with one key, beside [`Config::keys`], or `off`.
     pub key_file: String,
-    /// Open connections. When there are so many, a new one takes the room of the one that has been idle longest.
+    /// Open connections. When there are so many, a new one takes the room of the one that has been
+    /// idle longest.
     pub max_connections: usize,
     /// Of these, those of one address (IPv6: of one /64 network); auto: half of them.
     pub max_connections_per_address: Auto<usize>,
@@ -98,11 +99,13 @@ pub struct Server {
     pub max_concurrent: usize,
     /// Largest request body in bytes; larger ones get 413.
     pub max_body_bytes: usize,
-    /// Memory in bytes for the bodies of requests and the images in them, at least twice `max_body_bytes`; requests wait for their share.
+    /// Memory in bytes for the bodies of requests and the images in them, at least twice
+    /// `max_body_bytes`; requests wait for their share.
     pub max_body_memory_bytes: usize,
     /// Fewest bytes a second of a body, received or sent, once a client has used up its patience.
     pub min_body_rate: u64,
-    /// Seconds that a client may take for its headers, again for its body, and between two requests.
+    /// Seconds that a client may take for its headers, again for its body, and between two
+    /// requests.
     pub read_timeout_s: u64,
     /// Seconds that a client may take no byte of its response.
     pub write_timeout_s: u64,
@@ -120,7 +123,8 @@ pub struct Server {
     pub on_unsupported: OnUnsupported,
 }
 
-/// Treatment of messages that the model cannot use: system messages and earlier turns that its prompt has no place for.
+/// Treatment of messages that the model cannot use: system messages and earlier turns that its
+/// prompt has no place for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnsupported {
@@ -156,17 +160,24 @@ impl Default for Server {
 }
 
 impl Config {
-    /// Returns the option that asks for a listener of its own for health and metrics, and its address: `server.operations_listen`, or its older name.
+    /// Returns the option that asks for a listener of its own for health and metrics, and its
+    /// address: `server.operations_listen`, or its older name.
     pub fn operations_listen(&self) -> Option<(&'static str, &str)> {
-        let named = [("server.operations_listen", &self.server.operations_listen), ("metrics.listen", &self.metrics.listen)];
-        named.into_iter().find_map(|(key, address)| Some((key, address.as_ref()?.as_str())))
+        let named = [
+            ("server.operations_listen", &self.server.operations_listen),
+            ("metrics.listen", &self.metrics.listen),
+        ];
+        named
+            .into_iter()
+            .find_map(|(key, address)| Some((key, address.as_ref()?.as_str())))
     }
 }
 
 /// Room in a request's body for what is sent beside an image.
 const BESIDE_IMAGE: usize = 256 * 1024;
 
-/// Returns the size in bytes of the largest image file that fits, as base64, in a request's body of `max_body_bytes`.
+/// Returns the size in bytes of the largest image file that fits, as base64, in a request's body of
+/// `max_body_bytes`.
 pub fn largest_image(max_body_bytes: usize) -> usize {
     max_body_bytes.saturating_sub(BESIDE_IMAGE) / 4 * 3
 }
@@ -187,7 +198,12 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self { name: "candor-mini".to_owned(), device: DeviceChoice::Auto, threads: Auto::Auto, reward: Auto::Auto }
+        Self {
+            name: "candor-mini".to_owned(),
+            device: DeviceChoice::Auto,
+            threads: Auto::Auto,
+            reward: Auto::Auto,
+        }
     }
 }
 
@@ -203,13 +219,20 @@ pub struct Engine {
     pub max_prefills: usize,
     /// Longest sequence in tokens, image included; auto: the model's own.
     pub context_len: Auto<usize>,
-    /// Seconds without a step, with answers to write, after which the server says that it is not ready.
+    /// Seconds without a step, with answers to write, after which the server says that it is not
+    /// ready.
     pub stall_after_s: u64,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { max_batch: 16, max_waiting: 64, max_prefills: 4, context_len: Auto::Auto, stall_after_s: 10 }
+        Self {
+            max_batch: 16,
+            max_waiting: 64,
+            max_prefills: 4,
+            context_len: Auto::Auto,
+            stall_after_s: 10,
+        }
     }
 }
 
@@ -257,17 +280,21 @@ impl From<ByClass> for guard::ByClass {
 pub struct Guard {
     /// Treatment of low-reward words.
     pub mode: Mode,
-    /// Words with a reward below this are flagged; auto: the bundle's own threshold. Not together with `target_fpr`.
+    /// Words with a reward below this are flagged; auto: the bundle's own threshold. Not together
+    /// with `target_fpr`.
     pub threshold: Auto<f32>,
-    /// The threshold at which this share of grounded words is flagged, by the bundle's calibration; auto: not used.
+    /// The threshold at which this share of grounded words is flagged, by the bundle's calibration;
+    /// auto: not used.
     pub target_fpr: Auto<f32>,
     /// Thresholds of classes of words; auto: the one above.
     pub thresholds: ByClass,
     /// Treatment of words whose reward stays low.
     pub on_exhausted: OnExhausted,
-    /// Treatment of questions that no photograph answers, and of short answers that are too likely wrong.
+    /// Treatment of questions that no photograph answers, and of short answers that are too likely
+    /// wrong.
     pub on_unanswerable: OnUnanswerable,
-    /// Probability of being right below which a short answer is withheld, where the bundle has a calibration of answers.
+    /// Probability of being right below which a short answer is withheld, where the bundle has a
+    /// calibration of answers.
     pub abstain_below: f32,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
@@ -303,13 +330,17 @@ pub const MOST_ITEMS: usize = 1024;
 pub struct Score {
     /// Most items of one request, at most [`MOST_ITEMS`].
     pub max_items: usize,
-    /// Most tokens of one text. One that is longer than the model's context is scored sentence by sentence.
+    /// Most tokens of one text. One that is longer than the model's context is scored sentence by
+    /// sentence.
     pub max_tokens: usize,
 }
 
 impl Default for Score {
     fn default() -> Self {
-        Self { max_items: 64, max_tokens: 4096 }
+        Self {
+            max_items: 64,
+            max_tokens: 4096,
+        }
     }
 }
 
@@ -321,7 +352,8 @@ pub struct Images {
     pub max_bytes: usize,
     /// Most pixels of an image (width times height), checked before it is decoded.
     pub max_pixels: u64,
-    /// Memory that decoding and resizing takes, of all images together, in bytes. An image that needs more is refused; others wait in turn.
+    /// Memory that decoding and resizing takes, of all images together, in bytes. An image that
+    /// needs more is refused; others wait in turn.
     pub max_memory_bytes: u64,
     /// Encoded images remembered, in bytes; 0 remembers none.
     pub cache_bytes: u64,
@@ -361,7 +393,14 @@ pub struct Fetch {
 
 impl Default for Fetch {
     fn default() -> Self {
-        Self { enabled: false, max_redirects: 3, timeout_s: 10, max_concurrent: 16, allow: Vec::new(), ca_file: Auto::Auto }
+        Self {
+            enabled: false,
+            max_redirects: 3,
+            timeout_s: 10,
+            max_concurrent: 16,
+            allow: Vec::new(),
+            ca_file: Auto::Auto,
+        }
     }
 }
 
@@ -379,13 +418,17 @@ pub struct Metrics {
 pub struct Log {
     /// Format of a line.
     pub format: LogFormat,
-    /// Which lines: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,candor::engine=debug`.
+    /// Which lines: `error`, `warn`, `info`, `debug`, `trace`, or directives such as
+    /// `info,candor::engine=debug`.
     pub level: String,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
     }
 }
 

@@ -24,7 +24,9 @@ impl Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { dir: "candor-data/registry".to_owned() }
+        Self {
+            dir: "candor-data/registry".to_owned(),
+        }
     }
 }
 
@@ -50,6 +52,8 @@ impl Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { key_sha256: "off".to_owned() }
+        Self {
+            key_sha256: "off".to_owned(),
+        }
     }
 }

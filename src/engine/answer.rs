@@ -1,4 +1,5 @@
-//! What the client is shown of an answer while it is written, and what is concluded in the end. Knows no networks.
+//! What the client is shown of an answer while it is written, and what is concluded in the end.
+//! Knows no networks.
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
@@ -41,7 +42,8 @@ pub(crate) struct Answer {
     params: GuardParams,
     gate: Option<Arc<AnswerGate>>,
     scoring: Scoring,
-    /// How likely a short answer is right, where that and not the rewards of its words says whether it is flagged.
+    /// How likely a short answer is right, where that and not the rewards of its words says whether
+    /// it is flagged.
     probability: Option<f32>,
     joiner: Option<Joiner>,
     /// Words that the joiner has seen.
@@ -70,7 +72,11 @@ impl Answer {
         Self {
             params,
             gate,
-            scoring: if policy::scores(params.mode) { Scoring::On } else { Scoring::Off },
+            scoring: if policy::scores(params.mode) {
+                Scoring::On
+            } else {
+                Scoring::Off
+            },
             probability: None,
             joiner: policy::action(params.mode).map(Joiner::new),
             joined: 0,
@@ -99,15 +105,16 @@ impl Answer {
 
     /// Notes a repair; what was noted about text behind its beginning is void.
     pub(crate) fn edit(&mut self, edit: Edit) {
-        self.edits.retain(|earlier| earlier.bytes.start < edit.bytes.start);
+        self.edits
+            .retain(|earlier| earlier.bytes.start < edit.bytes.start);
         if let Some(earlier) = self.edits.last_mut() {
             earlier.bytes.end = earlier.bytes.end.min(edit.bytes.start);
         }
         self.edits.push(edit);
     }
 
-    /// What may be shown of `draft` now and was not: up to the open word where words are scored, no further than `limit`, and never what could begin
-    /// a stop string.
+    /// What may be shown of `draft` now and was not: up to the open word where words are scored, no
+    /// further than `limit`, and never what could begin a stop string.
     pub(crate) fn release(&mut self, draft: &Draft, limit: usize) -> Option<Event> {
         let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
         if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
@@ -121,16 +128,28 @@ impl Answer {
         (tokens > self.sent.0).then(|| self.delta(draft, draft.text(), tokens, end))
     }
 
-    /// Ends the answer: the last delta, where anything is left to say, and the summary. `draft` is closed. `blocked` is the score of what was cut off.
-    pub(crate) fn finish(&mut self, draft: &Draft, cost: Cost, blocked: Option<f32>) -> (Option<Event>, Summary) {
+    /// Ends the answer: the last delta, where anything is left to say, and the summary. `draft` is
+    /// closed. `blocked` is the score of what was cut off.
+    pub(crate) fn finish(
+        &mut self,
+        draft: &Draft,
+        cost: Cost,
+        blocked: Option<f32>,
+    ) -> (Option<Event>, Summary) {
         let text = draft.text();
-        let probability = if blocked.is_none() { self.judge(draft) } else { None };
+        let probability = if blocked.is_none() {
+            self.judge(draft)
+        } else {
+            None
+        };
         if let Some((probability, false)) = probability {
             return self.withhold(draft, cost, probability);
         }
         // What may be withheld and is given has been judged as a whole.
         let decides = self.may_withhold() && self.joined == 0 && self.params.mode != Mode::Block;
-        self.probability = probability.filter(|_| decides).map(|(probability, _)| probability);
+        self.probability = probability
+            .filter(|_| decides)
+            .map(|(probability, _)| probability);
         if self.scoring != Scoring::Off {
             self.join(text, &self.words(draft), usize::MAX);
         }
@@ -140,24 +159,41 @@ impl Answer {
         self.place_edits(text, text.len() + 1);
         if let Some(score) = blocked {
             let end = text.chars().count();
-            self.spans.push(Span::new(end..end, "", score, Action::Blocked));
+            self.spans
+                .push(Span::new(end..end, "", score, Action::Blocked));
         }
         let rewritten = self.rewrite(text, draft);
         let text = rewritten.as_deref().unwrap_or(text);
         let tokens = draft.contributing().max(self.sent.0);
-        let rest = tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
+        let rest =
+            tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
         let delta = rest.then(|| self.delta(draft, text, tokens, text.len()));
         let guard = (self.scoring != Scoring::Off).then(|| {
             let report = self.report(draft, text, tokens, cost, blocked);
-            Report { answer_probability: probability.map(|(probability, _)| probability), ..report }
+            Report {
+                answer_probability: probability.map(|(probability, _)| probability),
+                ..report
+            }
         });
-        (delta, Summary { completion_tokens: tokens, guard })
+        (
+            delta,
+            Summary {
+                completion_tokens: tokens,
+                guard,
+            },
+        )
     }
 
-    /// The words of a draft. Where the probability of the whole is what counts, it is the reward of each.
+    /// The words of a draft. Where the probability of the whole is what counts, it is the reward of
+    /// each.
     fn words<'d>(&self, draft: &'d Draft) -> Cow<'d, [Word]> {
-        let Some(probability) = self.probability else { return Cow::Borrowed(draft.words()) };
-        let judged = |word: &Word| Word { reward: word.reward.map(|_| probability), ..word.clone() };
+        let Some(probability) = self.probability else {
+            return Cow::Borrowed(draft.words());
+        };
+        let judged = |word: &Word| Word {
+            reward: word.reward.map(|_| probability),
+            ..word.clone()
+        };
         Cow::Owned(draft.words().iter().map(judged).collect())
     }
 
@@ -165,22 +201,47 @@ impl Answer {
         self.gate.as_ref().is_some_and(|gate| gate.may_withhold())
     }
 
-    /// Returns how likely a short answer is right, and whether it is given. One of which something went out is not judged where it might be withheld.
+    /// Returns how likely a short answer is right, and whether it is given. One of which something
+    /// went out is not judged where it might be withheld.
     fn judge(&self, draft: &Draft) -> Option<(f32, bool)> {
         let tokens = draft.contributing();
         let is_open = self.sent == (0, 0) || !self.may_withhold();
         let is_short = (1..=SHORT_ANSWER).contains(&tokens);
-        let gate = self.gate.as_ref().filter(|_| is_open && is_short && self.is_scored())?;
+        let gate = self
+            .gate
+            .as_ref()
+            .filter(|_| is_open && is_short && self.is_scored())?;
         let (_, score) = policy::judge(self.params.mode, draft.words(), draft.rewarded() >= tokens);
-        let log_probability = draft.tokens().iter().take(tokens).map(|token| token.token.logprob).sum();
-        Some(gate.judge(&WrittenAnswer { text: draft.text(), score, log_probability }))
+        let log_probability = draft
+            .tokens()
+            .iter()
+            .take(tokens)
+            .map(|token| token.token.logprob)
+            .sum();
+        Some(gate.judge(&WrittenAnswer {
+            text: draft.text(),
+            score,
+            log_probability,
+        }))
     }
 
     /// Says that it cannot be told, in place of an answer.
-    fn withhold(&mut self, draft: &Draft, cost: Cost, probability: f32) -> (Option<Event>, Summary) {
-        let GuardParams { mode, thresholds, .. } = self.params;
+    fn withhold(
+        &mut self,
+        draft: &Draft,
+        cost: Cost,
+        probability: f32,
+    ) -> (Option<Event>, Summary) {
+        let GuardParams {
+            mode, thresholds, ..
+        } = self.params;
         let reason = Unanswerable::Unsure;
-        let delta = Event::Delta { text: reason.wording().to_owned(), tokens: Vec::new(), spans: Vec::new(), flagged_tokens: 0 };
+        let delta = Event::Delta {
+            text: reason.wording().to_owned(),
+            tokens: Vec::new(),
+            spans: Vec::new(),
+            flagged_tokens: 0,
+        };
         let guard = Report {
             withheld: Some(draft.text().to_owned()),
             answer_probability: Some(probability),
@@ -188,11 +249,20 @@ impl Answer {
             extra_tokens: cost.extra_tokens + draft.contributing() as u32,
             ..Report::of_abstention(mode, thresholds, reason)
         };
-        (Some(delta), Summary { completion_tokens: 0, guard: Some(guard) })
+        (
+            Some(delta),
+            Summary {
+                completion_tokens: 0,
+                guard: Some(guard),
+            },
+        )
     }
 
     fn join(&mut self, text: &str, words: &[Word], limit: usize) {
-        while let Some(word) = words.get(self.joined).filter(|word| word.bytes.end <= limit) {
+        while let Some(word) = words
+            .get(self.joined)
+            .filter(|word| word.bytes.end <= limit)
+        {
             if let Some(joiner) = &mut self.joiner {
                 self.spans.extend(joiner.push(text, word));
             }
@@ -200,10 +270,19 @@ impl Answer {
         }
     }
 
-    /// Says what was repaired within the first `end` bytes of text: on the doubted span that is still there, or as a span of its own.
+    /// Says what was repaired within the first `end` bytes of text: on the doubted span that is
+    /// still there, or as a span of its own.
     fn place_edits(&mut self, text: &str, end: usize) {
-        let open = self.joiner.as_ref().and_then(Joiner::open_at).unwrap_or(usize::MAX);
-        let ready = self.edits.iter().take_while(|edit| edit.bytes.end < end.min(open)).count();
+        let open = self
+            .joiner
+            .as_ref()
+            .and_then(Joiner::open_at)
+            .unwrap_or(usize::MAX);
+        let ready = self
+            .edits
+            .iter()
+            .take_while(|edit| edit.bytes.end < end.min(open))
+            .count();
         for edit in self.edits.drain(..ready) {
             self.repaired |= edit.original.is_some();
             // A later cut may have left less of the text than there was.
@@ -212,27 +291,39 @@ impl Answer {
             let first = text[..start].chars().count();
             let range = first..first + text[start..end].chars().count();
             let unsent = &mut self.spans[self.spans_sent..];
-            if let Some(span) = unsent.iter_mut().find(|span| span.start < range.end.max(range.start + 1) && range.start < span.end) {
+            if let Some(span) = unsent
+                .iter_mut()
+                .find(|span| span.start < range.end.max(range.start + 1) && range.start < span.end)
+            {
                 span.original = span.original.take().or(edit.original);
                 span.alternatives.extend(edit.alternatives);
             } else if edit.original.is_some() {
                 let score = edit.score.unwrap_or(1.0);
                 let span = Span::new(range.clone(), &text[start..end], score, Action::Regenerated);
-                let at = unsent.iter().position(|span| span.start >= range.end).unwrap_or(unsent.len());
-                let span = Span { original: edit.original, alternatives: edit.alternatives, ..span };
+                let at = unsent
+                    .iter()
+                    .position(|span| span.start >= range.end)
+                    .unwrap_or(unsent.len());
+                let span = Span {
+                    original: edit.original,
+                    alternatives: edit.alternatives,
+                    ..span
+                };
                 self.spans.insert(self.spans_sent + at, span);
             }
         }
     }
 
-    /// The answer with its doubted words hedged or left out, where that is asked for and there are any; its spans move with it.
+    /// The answer with its doubted words hedged or left out, where that is asked for and there are
+    /// any; its spans move with it.
     fn rewrite(&mut self, text: &str, draft: &Draft) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
         let unsaid = self.unsaid_spans();
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = unfamiliar(text, &unsaid, style, &draft.likely_things()).unwrap_or_else(|| render(text, &unsaid, style));
+        let rendered = unfamiliar(text, &unsaid, style, &draft.likely_things())
+            .unwrap_or_else(|| render(text, &unsaid, style));
         let mut places = rendered.spans.iter().cloned();
         for span in &mut self.spans {
             let place = match span.is_unsaid() {
@@ -245,7 +336,8 @@ impl Answer {
             };
             (span.start, span.end) = (place.start, place.end);
         }
-        // What is said in the place of doubted words can take in words beside them, which a repair had written: they are the former's now.
+        // What is said in the place of doubted words can take in words beside them, which a repair
+        // had written: they are the former's now.
         let rewritten = |span: &Span| span.action == action;
         let mut next = usize::MAX;
         for span in self.spans.iter_mut().rev() {
@@ -262,7 +354,12 @@ impl Answer {
             last = span.end;
         }
         for span in &mut self.spans {
-            span.text = rendered.text.chars().skip(span.start).take(span.end.saturating_sub(span.start)).collect();
+            span.text = rendered
+                .text
+                .chars()
+                .skip(span.start)
+                .take(span.end.saturating_sub(span.start))
+                .collect();
         }
         Some(rendered.text)
     }
@@ -275,22 +372,46 @@ impl Answer {
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
         let flagged_tokens = self.flagged_tokens(&self.words(draft), first..tokens);
-        Event::Delta { text: text[start..end].to_owned(), tokens: out, spans, flagged_tokens }
+        Event::Delta {
+            text: text[start..end].to_owned(),
+            tokens: out,
+            spans,
+            flagged_tokens,
+        }
     }
 
-    fn report(&self, draft: &Draft, text: &str, tokens: usize, cost: Cost, blocked: Option<f32>) -> Report {
-        let GuardParams { mode, thresholds, .. } = self.params;
+    fn report(
+        &self,
+        draft: &Draft,
+        text: &str,
+        tokens: usize,
+        cost: Cost,
+        blocked: Option<f32>,
+    ) -> Report {
+        let GuardParams {
+            mode, thresholds, ..
+        } = self.params;
         let words = self.words(draft);
         let complete = self.is_scored() && draft.rewarded() >= tokens;
         let (verdict, score) = policy::judge(mode, &words, complete);
         let (verdict, score) = match (verdict, blocked) {
-            (_, Some(low)) => (Verdict::Blocked, Some(score.map_or(low, |score| score.min(low)))),
+            (_, Some(low)) => (
+                Verdict::Blocked,
+                Some(score.map_or(low, |score| score.min(low))),
+            ),
             (Verdict::Clean, None) if self.repaired => (Verdict::Repaired, score),
             // What was doubted is not said any more.
-            (Verdict::Flagged, None) if self.spans.iter().any(|span| span.action == Action::Omitted) => (Verdict::Repaired, score),
+            (Verdict::Flagged, None)
+                if self.spans.iter().any(|span| span.action == Action::Omitted) =>
+            {
+                (Verdict::Repaired, score)
+            }
             (verdict, None) => (verdict, score),
         };
-        let alt_text = self.joiner.is_some().then(|| alt_text(text, &self.unsaid_spans(), Style::Hedged));
+        let alt_text = self
+            .joiner
+            .is_some()
+            .then(|| alt_text(text, &self.unsaid_spans(), Style::Hedged));
         Report {
             verdict,
             score,
@@ -306,7 +427,11 @@ impl Answer {
 
     /// The spans whose doubt the answer does not tell.
     fn unsaid_spans(&self) -> Vec<Span> {
-        self.spans.iter().filter(|span| span.is_unsaid()).cloned().collect()
+        self.spans
+            .iter()
+            .filter(|span| span.is_unsaid())
+            .cloned()
+            .collect()
     }
 
     /// Tokens among `these` of low-reward words, each counted once, where such words are marked.

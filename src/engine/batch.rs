@@ -29,7 +29,8 @@ pub(crate) struct Networks {
     pub(crate) vocabulary: Vocabulary,
 }
 
-/// Work of a written token, where that of a token that is only read is 1: on a CPU a decoded row takes about as long as eight positions of a prompt.
+/// Work of a written token, where that of a token that is only read is 1: on a CPU a decoded row
+/// takes about as long as eight positions of a prompt.
 pub(crate) const WRITTEN: u64 = 8;
 
 /// Rows by weight are compared in parts as small as this.
@@ -46,9 +47,15 @@ struct Caches {
 
 impl Caches {
     fn new(networks: &Networks, slots: usize, capacity: usize) -> Result<Self> {
-        let scorer = networks.reward.as_ref().map_or(Ok(None), |r| r.new_cache(slots, capacity))?;
+        let scorer = networks
+            .reward
+            .as_ref()
+            .map_or(Ok(None), |r| r.new_cache(slots, capacity))?;
         let policy = networks.vlm.new_cache(slots, capacity)?.remembering(IMAGES);
-        Ok(Self { policy, scorer: scorer.map(|cache| cache.remembering(IMAGES)) })
+        Ok(Self {
+            policy,
+            scorer: scorer.map(|cache| cache.remembering(IMAGES)),
+        })
     }
 
     fn free(&mut self, slots: &[usize]) {
@@ -61,7 +68,10 @@ impl Caches {
     }
 
     fn branch(&mut self, branch: Branch) -> Result<()> {
-        for cache in [Some(&mut self.policy), self.scorer.as_mut()].into_iter().flatten() {
+        for cache in [Some(&mut self.policy), self.scorer.as_mut()]
+            .into_iter()
+            .flatten()
+        {
             cache.fork(branch.from, branch.to, branch.len)?;
         }
         Ok(())
@@ -92,11 +102,32 @@ impl Batch {
         takes_turns: bool,
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
-        // Versions of an answer that are tried have slots of their own, which nobody else can take: what is tried depends on no neighbour.
-        let each = if networks.reward.is_some() { 1 + weights.candidates } else { 1 };
+        // Versions of an answer that are tried have slots of their own, which nobody else can take:
+        // what is tried depends on no neighbour.
+        let each = if networks.reward.is_some() {
+            1 + weights.candidates
+        } else {
+            1
+        };
         let caches = Caches::new(&networks, most * each, capacity)?;
-        let free = (0..most).rev().map(|i| std::iter::once(i).chain((1..each).map(|j| most * j + i)).collect()).collect();
-        Ok(Self { networks, caches, running: Vec::with_capacity(most), free, weights, on_error, takes_turns, observer })
+        let free = (0..most)
+            .rev()
+            .map(|i| {
+                std::iter::once(i)
+                    .chain((1..each).map(|j| most * j + i))
+                    .collect()
+            })
+            .collect();
+        Ok(Self {
+            networks,
+            caches,
+            running: Vec::with_capacity(most),
+            free,
+            weights,
+            on_error,
+            takes_turns,
+            observer,
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -155,7 +186,12 @@ impl Batch {
     }
 
     fn remove(&mut self, mut whom: impl FnMut(&Sequence) -> bool) {
-        let Self { running, caches, free, .. } = self;
+        let Self {
+            running,
+            caches,
+            free,
+            ..
+        } = self;
         running.retain(|s| {
             let gone = whom(s);
             if gone {
@@ -168,23 +204,33 @@ impl Batch {
 
     /// Decides which sequences the next step computes, and notes the work that this is.
     ///
-    /// Where competitors take turns, it is the turn of the one that had the least, and whoever has no more rows by weight is computed with it: those of
-    /// like demands share their steps, and a single answer does not wait for the many of another competitor.
+    /// Where competitors take turns, it is the turn of the one that had the least, and whoever has
+    /// no more rows by weight is computed with it: those of like demands share their steps, and a
+    /// single answer does not wait for the many of another competitor.
     fn choose(&mut self, ledger: &mut Ledger) {
         self.running.iter_mut().for_each(|s| s.pauses = false);
         if self.takes_turns {
             let mut rows: HashMap<Arc<str>, u64> = HashMap::new();
             for s in &self.running {
-                *rows.entry(Arc::clone(&s.job.request.share.competitor)).or_default() += s.tracks().count() as u64;
+                *rows
+                    .entry(Arc::clone(&s.job.request.share.competitor))
+                    .or_default() += s.tracks().count() as u64;
             }
             let share_of = |s: &Sequence| {
                 let share = &s.job.request.share;
-                rows.get(&share.competitor).copied().unwrap_or(0) * ROWS_SCALE / u64::from(share.weight)
+                rows.get(&share.competitor).copied().unwrap_or(0) * ROWS_SCALE
+                    / u64::from(share.weight)
             };
             let shares: Vec<u64> = self.running.iter().map(share_of).collect();
             let first = ledger.next(self.shares().zip(shares.iter().copied()));
-            let most = first.and_then(|i| shares.get(i)).copied().unwrap_or(u64::MAX);
-            self.running.iter_mut().zip(shares).for_each(|(s, share)| s.pauses = share > most);
+            let most = first
+                .and_then(|i| shares.get(i))
+                .copied()
+                .unwrap_or(u64::MAX);
+            self.running
+                .iter_mut()
+                .zip(shares)
+                .for_each(|(s, share)| s.pauses = share > most);
         }
         for s in &self.running {
             // Prompts were noted when they were let in.
@@ -193,9 +239,11 @@ impl Batch {
         }
     }
 
-    /// One step of the running sequences whose turn it is: new ones read their prompt, the others their last token.
+    /// One step of the running sequences whose turn it is: new ones read their prompt, the others
+    /// their last token.
     ///
-    /// An error of the model ends the sequences that joined in this step, if any did, else all that it computed.
+    /// An error of the model ends the sequences that joined in this step, if any did, else all that
+    /// it computed.
     pub(crate) fn step(&mut self, shared: &Shared, ledger: &mut Ledger) {
         self.choose(ledger);
         let rows: Vec<Row<'_>> = self.running.iter().flat_map(Sequence::rows).collect();
@@ -213,22 +261,35 @@ impl Batch {
         self.advance(&mut logits, &rewards, &counts, shared);
     }
 
-    /// Rewards of the tokens that this step fed, by sequence. `None` for prompts and for sequences that are not scored.
+    /// Rewards of the tokens that this step fed, by sequence. `None` for prompts and for sequences
+    /// that are not scored.
     fn score(&mut self, hidden: &Tensor) -> Vec<Option<f32>> {
         let rows = self.running.iter().flat_map(Sequence::tracks).count();
-        let Some(reward) = self.networks.reward.clone() else { return vec![None; rows] };
-        if !self.running.iter().any(|s| !s.pauses && s.answer.is_scored()) {
+        let Some(reward) = self.networks.reward.clone() else {
+            return vec![None; rows];
+        };
+        if !self
+            .running
+            .iter()
+            .any(|s| !s.pauses && s.answer.is_scored())
+        {
             return vec![None; rows];
         }
         let began = Instant::now();
-        match score(reward.as_ref(), &self.running, hidden, self.caches.scorer.as_mut()) {
+        match score(
+            reward.as_ref(),
+            &self.running,
+            hidden,
+            self.caches.scorer.as_mut(),
+        ) {
             Ok(rewards) => {
                 self.tell_scored(&rewards, began.elapsed());
                 rewards
             }
             Err(error) => {
                 self.scorer_failed(&first_line(&error));
-                // Of the rows that are still there: an answer that goes on unscored drops its other versions.
+                // Of the rows that are still there: an answer that goes on unscored drops its other
+                // versions.
                 vec![None; rows]
             }
         }
@@ -242,7 +303,11 @@ impl Batch {
     /// `guard.on_error`: ends what was to be scored, or goes on with it unscored.
     fn scorer_failed(&mut self, error: &str) {
         tracing::error!(error, "the scorer failed");
-        for s in self.running.iter_mut().filter(|s| !s.pauses && s.answer.is_scored()) {
+        for s in self
+            .running
+            .iter_mut()
+            .filter(|s| !s.pauses && s.answer.is_scored())
+        {
             if let Some(cache) = &mut self.caches.scorer {
                 s.slots.iter().for_each(|&slot| cache.truncate(slot, 0));
             }
@@ -253,24 +318,51 @@ impl Batch {
         }
     }
 
-    fn advance(&mut self, logits: &mut [f32], rewards: &[Option<f32>], counts: &[usize], shared: &Shared) {
-        let Self { running, caches, free, networks, observer, .. } = self;
+    fn advance(
+        &mut self,
+        logits: &mut [f32],
+        rewards: &[Option<f32>],
+        counts: &[usize],
+        shared: &Shared,
+    ) {
+        let Self {
+            running,
+            caches,
+            free,
+            networks,
+            observer,
+            ..
+        } = self;
         let width = (logits.len() / rewards.len().max(1)).max(1);
         let mut results = logits.chunks_exact_mut(width).zip(rewards);
         let mut counts = counts.iter();
         running.retain_mut(|s| {
             let slots: Vec<usize> = s.tracks().map(|track| track.slot).collect();
-            let own: Vec<_> = results.by_ref().take(counts.next().copied().unwrap_or(0)).collect();
+            let own: Vec<_> = results
+                .by_ref()
+                .take(counts.next().copied().unwrap_or(0))
+                .collect();
             if s.pauses {
                 return true;
             }
             let computed = own.into_iter().zip(&slots);
-            let computed = computed.map(|((logits, &reward), &slot)| Computed { reward, logits, fed: caches.policy.len(slot) });
+            let computed = computed.map(|((logits, &reward), &slot)| Computed {
+                reward,
+                logits,
+                fed: caches.policy.len(slot),
+            });
             let next = match s.failed.take() {
                 Some(error) => Err(error),
-                None => s.advance(computed.collect(), &networks.vocabulary, observer.as_ref()).map_err(|e| model_error(&e)),
+                None => s
+                    .advance(computed.collect(), &networks.vocabulary, observer.as_ref())
+                    .map_err(|e| model_error(&e)),
             };
-            let mut branched = || s.branches().into_iter().try_for_each(|branch| caches.branch(branch)).map_err(|e| model_error(&e));
+            let mut branched = || {
+                s.branches()
+                    .into_iter()
+                    .try_for_each(|branch| caches.branch(branch))
+                    .map_err(|e| model_error(&e))
+            };
             let next = next.and_then(|next| branched().map(|()| next));
             if let Err(error) = &next {
                 s.job.fail(error);
@@ -287,19 +379,35 @@ impl Batch {
 }
 
 /// The step's logits, one line of the vocabulary's size a row, and hidden states.
-fn forward(networks: &Networks, rows: &[Row<'_>], cache: &mut KvCache) -> Result<(Vec<f32>, Tensor)> {
+fn forward(
+    networks: &Networks,
+    rows: &[Row<'_>],
+    cache: &mut KvCache,
+) -> Result<(Vec<f32>, Tensor)> {
     let out = networks.vlm.forward(rows, cache, Want::Last)?;
-    let Some(logits) = out.logits else { bail!("the model returned no logits") };
+    let Some(logits) = out.logits else {
+        bail!("the model returned no logits")
+    };
     // One transfer a step, whatever the device.
     let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     if logits.len() != rows.len() * networks.vlm.spec().vocab_size {
-        bail!("the model returned {} logits for {} rows", logits.len(), rows.len());
+        bail!(
+            "the model returned {} logits for {} rows",
+            logits.len(),
+            rows.len()
+        );
     }
     Ok((logits, out.hidden))
 }
 
-/// Shows the scorer the rows of the sequences that are scored, and keeps the rewards of response tokens: one a row, `None` for the others.
-fn score(reward: &dyn TokenReward, running: &[Sequence], hidden: &Tensor, cache: Option<&mut KvCache>) -> Result<Vec<Option<f32>>> {
+/// Shows the scorer the rows of the sequences that are scored, and keeps the rewards of response
+/// tokens: one a row, `None` for the others.
+fn score(
+    reward: &dyn TokenReward,
+    running: &[Sequence],
+    hidden: &Tensor,
+    cache: Option<&mut KvCache>,
+) -> Result<Vec<Option<f32>>> {
     let (mut rows, mut lines, mut line) = (Vec::with_capacity(running.len()), Vec::new(), 0u32);
     let mut log_probabilities = Vec::with_capacity(running.len());
     // For every row, where the reward of its last token will be, if it has one that counts.
@@ -323,13 +431,19 @@ fn score(reward: &dyn TokenReward, running: &[Sequence], hidden: &Tensor, cache:
     let selected = if of_all {
         hidden.clone()
     } else {
-        hidden.index_select(&Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?, 0)?
+        hidden.index_select(
+            &Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?,
+            0,
+        )?
     };
     let rewards = reward.score(&rows, &selected, &log_probabilities, cache)?;
     if rewards.len() != lines.len() {
         bail!("{} rewards for {} tokens", rewards.len(), lines.len());
     }
-    let rewards: Vec<Option<f32>> = wanted.into_iter().map(|at| at.and_then(|at| rewards.get(at)).copied()).collect();
+    let rewards: Vec<Option<f32>> = wanted
+        .into_iter()
+        .map(|at| at.and_then(|at| rewards.get(at)).copied())
+        .collect();
     match rewards.iter().flatten().find(|r| !(0.0..=1.0).contains(*r)) {
         Some(bad) => bail!("a reward of {bad} is no probability"),
         None => Ok(rewards),
@@ -344,5 +458,10 @@ fn model_error(error: &candle_core::Error) -> EngineError {
 
 /// candle appends a backtrace to its messages where backtraces are on.
 fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -1,4 +1,5 @@
-//! The text side of one version of an answer: tokens and rewards in, words out. Knows no networks and nothing of who reads it.
+//! The text side of one version of an answer: tokens and rewards in, words out. Knows no networks
+//! and nothing of who reads it.
 
 use std::{ops::Range, sync::Arc};
 
@@ -18,7 +19,8 @@ use crate::{
 pub(crate) struct Menu {
     /// The likeliest tokens and their log-probabilities, best first.
     pub(crate) likely: Vec<(u32, f32)>,
-    /// The likeliest way to end the answer: the end-of-sequence token, or a full stop that it will follow.
+    /// The likeliest way to end the answer: the end-of-sequence token, or a full stop that it will
+    /// follow.
     pub(crate) ending: Option<(u32, f32)>,
 }
 
@@ -41,7 +43,8 @@ pub(crate) struct Draft {
     finished: usize,
     /// Indicates whether the next one waits for the word after it.
     waits: bool,
-    /// Words of the version that this one began with which were shown: their rewards are final whatever follows.
+    /// Words of the version that this one began with which were shown: their rewards are final
+    /// whatever follows.
     shown: Vec<Word>,
     /// The first word with which a sentence repeats itself, where repairs are possible.
     loop_at: Option<usize>,
@@ -52,7 +55,11 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    pub(crate) fn new(thresholds: Thresholds, stop: StopStrings, finisher: Option<Arc<Finisher>>) -> Self {
+    pub(crate) fn new(
+        thresholds: Thresholds,
+        stop: StopStrings,
+        finisher: Option<Arc<Finisher>>,
+    ) -> Self {
         Self {
             thresholds,
             finisher,
@@ -113,25 +120,44 @@ impl Draft {
     /// Finishes the first word that is not; false where there is none, or what it names is open.
     fn finish_word(&mut self, whole: bool) -> bool {
         let at = self.finished;
-        let Some(word) = self.words.get(at) else { return false };
+        let Some(word) = self.words.get(at) else {
+            return false;
+        };
         let tried = self.choices(&word.tokens);
-        let shown = self.shown.get(at).filter(|shown| shown.bytes == word.bytes).cloned();
-        let finish = if shown.is_some() { Finish::Unchanged } else { self.finish(whole) };
+        let shown = self
+            .shown
+            .get(at)
+            .filter(|shown| shown.bytes == word.bytes)
+            .cloned();
+        let finish = if shown.is_some() {
+            Finish::Unchanged
+        } else {
+            self.finish(whole)
+        };
         self.waits = finish == Finish::Open;
-        let Some(word) = self.words.get_mut(at).filter(|_| finish != Finish::Open) else { return false };
+        let Some(word) = self.words.get_mut(at).filter(|_| finish != Finish::Open) else {
+            return false;
+        };
         if let Finish::Reward(reward) = finish {
             word.reward = Some(reward);
-            self.tokens.iter_mut().take(word.tokens.end).skip(word.tokens.start).for_each(|token| token.reward = Some(reward));
+            self.tokens
+                .iter_mut()
+                .take(word.tokens.end)
+                .skip(word.tokens.start)
+                .for_each(|token| token.reward = Some(reward));
         }
         word.threshold = self.thresholds.of(self.transcript.text(), word);
         word.reward = match shown {
             Some(shown) => shown.reward,
-            None => word.reward.map(|reward| unselected(reward, self.optimism, tried)),
+            None => word
+                .reward
+                .map(|reward| unselected(reward, self.optimism, tried)),
         };
         self.finished += 1;
         if !self.menus.is_empty() && self.loop_at.is_none() {
             let (text, words) = (self.transcript.text(), &self.words[..self.finished]);
-            let sentence = words[start(Reach::Sentence, text, words, at)].bytes.start..words[at].bytes.end;
+            let sentence =
+                words[start(Reach::Sentence, text, words, at)].bytes.start..words[at].bytes.end;
             self.loop_at = text.get(sentence).is_some_and(repeats).then_some(at);
         }
         true
@@ -139,17 +165,40 @@ impl Draft {
 
     /// Returns what becomes of the reward of the first word that is not finished.
     fn finish(&self, whole: bool) -> Finish {
-        let Some(finisher) = &self.finisher else { return Finish::Unchanged };
-        let log_probability = |token: usize| self.tokens.get(token).map_or(0.0, |token| token.token.logprob);
+        let Some(finisher) = &self.finisher else {
+            return Finish::Unchanged;
+        };
+        let log_probability = |token: usize| {
+            self.tokens
+                .get(token)
+                .map_or(0.0, |token| token.token.logprob)
+        };
         let (text, words, rewards) = (self.transcript.text(), &self.words[..], &self.rewards[..]);
-        finisher.finish(&Written { text, whole, words, rewards, log_probability }, self.finished, self.waits)
+        finisher.finish(
+            &Written {
+                text,
+                whole,
+                words,
+                rewards,
+                log_probability,
+            },
+            self.finished,
+            self.waits,
+        )
     }
 
-    /// Notes that the tokens from `from` on were chosen among `tried` versions for their rewards: those of their words lose what that added.
+    /// Notes that the tokens from `from` on were chosen among `tried` versions for their rewards:
+    /// those of their words lose what that added.
     pub(crate) fn choose(&mut self, from: usize, tried: usize, optimism: f32) {
         self.chosen.push((from..self.tokens.len(), tried));
         self.optimism = optimism;
-        let lowest = |tokens: &Range<usize>| self.tokens.get(tokens.clone())?.iter().filter_map(|token| token.reward).reduce(f32::min);
+        let lowest = |tokens: &Range<usize>| {
+            self.tokens
+                .get(tokens.clone())?
+                .iter()
+                .filter_map(|token| token.reward)
+                .reduce(f32::min)
+        };
         let rewards: Vec<Option<f32>> = (self.words.iter().take(self.finished))
             .map(|word| {
                 lowest(&word.tokens)
@@ -164,24 +213,46 @@ impl Draft {
 
     /// Among how many versions a word of these tokens was chosen.
     fn choices(&self, tokens: &Range<usize>) -> usize {
-        let within = self.chosen.iter().filter(|(chosen, _)| chosen.start < tokens.end && tokens.start < chosen.end);
+        let within = self
+            .chosen
+            .iter()
+            .filter(|(chosen, _)| chosen.start < tokens.end && tokens.start < chosen.end);
         within.map(|(_, tried)| *tried).max().unwrap_or(1)
     }
 
-    /// The version as it was when it had `len` tokens, all of them with rewards; the first `shown` of them have been shown.
+    /// The version as it was when it had `len` tokens, all of them with rewards; the first `shown`
+    /// of them have been shown.
     pub(crate) fn cut(&self, len: usize, shown: usize) -> Self {
         let mut cut = Self::new(self.thresholds, self.stop.afresh(), self.finisher.clone());
         for (i, token) in self.tokens.iter().take(len).enumerate() {
             // What finished its reward may not be there any more.
-            let reward = if i < shown { token.reward } else { self.rewards.get(i).copied() };
-            cut.push(Token { reward, ..token.clone() }, self.menus.get(i).cloned());
+            let reward = if i < shown {
+                token.reward
+            } else {
+                self.rewards.get(i).copied()
+            };
+            cut.push(
+                Token {
+                    reward,
+                    ..token.clone()
+                },
+                self.menus.get(i).cloned(),
+            );
         }
         cut.rewards.extend(self.rewards.iter().take(len));
         if self.finisher.is_some() {
-            cut.shown = self.words().iter().take_while(|word| word.tokens.end <= shown).cloned().collect();
+            cut.shown = self
+                .words()
+                .iter()
+                .take_while(|word| word.tokens.end <= shown)
+                .cloned()
+                .collect();
         }
         cut.chosen.extend(
-            self.chosen.iter().filter(|(tokens, _)| tokens.start < len).map(|(tokens, tried)| (tokens.start..tokens.end.min(len), *tried)),
+            self.chosen
+                .iter()
+                .filter(|(tokens, _)| tokens.start < len)
+                .map(|(tokens, tried)| (tokens.start..tokens.end.min(len), *tried)),
         );
         cut.optimism = self.optimism;
         cut.read();
@@ -194,12 +265,19 @@ impl Draft {
         text.len() - self.stop.held(text)
     }
 
-    /// The most tokens, all with final rewards where `scored`, that end within `limit` bytes of settled text; and where they end.
+    /// The most tokens, all with final rewards where `scored`, that end within `limit` bytes of
+    /// settled text; and where they end.
     pub(crate) fn boundary(&self, scored: bool, limit: usize) -> (usize, usize) {
         let limit = limit.min(self.safe());
         if scored {
-            let open = self.words.get(self.finished).map_or(usize::MAX, |word| word.bytes.start);
-            self.transcript.boundary(self.rewards.len(), limit.min(self.transcript.settled()).min(open))
+            let open = self
+                .words
+                .get(self.finished)
+                .map_or(usize::MAX, |word| word.bytes.start);
+            self.transcript.boundary(
+                self.rewards.len(),
+                limit.min(self.transcript.settled()).min(open),
+            )
         } else {
             self.transcript.boundary(self.tokens.len(), limit)
         }
@@ -226,7 +304,10 @@ impl Draft {
 
     /// Names of what the photograph has evidence of, the likeliest first.
     pub(crate) fn likely_things(&self) -> Vec<&'static str> {
-        self.finisher.as_ref().map(|finisher| finisher.likely_things()).unwrap_or_default()
+        self.finisher
+            .as_ref()
+            .map(|finisher| finisher.likely_things())
+            .unwrap_or_default()
     }
 
     pub(crate) fn menu(&self, at: usize) -> Option<&Arc<Menu>> {

@@ -50,8 +50,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(spec: Spec, context: usize, scores: bool, slots: usize, max_waiting: usize) -> Self {
-        // As many as run at once may come in above the bound, of competitors that have less than their share.
+    pub(crate) fn new(
+        spec: Spec,
+        context: usize,
+        scores: bool,
+        slots: usize,
+        max_waiting: usize,
+    ) -> Self {
+        // As many as run at once may come in above the bound, of competitors that have less than
+        // their share.
         let places = Pool::new((slots + max_waiting) as u64, slots as u64);
         Self {
             spec,
@@ -69,25 +76,33 @@ impl Shared {
     }
 
     pub(crate) fn stepped(&self) {
-        self.last_step.store(self.began.elapsed().as_millis() as u64, Relaxed);
+        self.last_step
+            .store(self.began.elapsed().as_millis() as u64, Relaxed);
     }
 
     /// A request left the batch after `time` in it.
     pub(crate) fn served(&self, time: Duration) {
         let (old, new) = (self.service.load(Relaxed), time.as_millis() as u64);
-        self.service.store(if old == 0 { new } else { (7 * old + new) / 8 }, Relaxed);
+        self.service
+            .store(if old == 0 { new } else { (7 * old + new) / 8 }, Relaxed);
     }
 
     fn waiting(&self) -> usize {
         (self.places.used() as usize).saturating_sub(self.running.load(Relaxed))
     }
 
-    /// When one of the requests that now wait will have left the queue, going by how long requests took.
+    /// When one of the requests that now wait will have left the queue, going by how long requests
+    /// took.
     fn queue_full(&self) -> EngineError {
         let waiting = self.waiting();
         let rounds = (waiting + 1).div_ceil(self.slots) as u64;
-        let retry_after_s = (rounds * self.service.load(Relaxed)).div_ceil(1000).clamp(1, 60);
-        EngineError::QueueFull { waiting, retry_after_s }
+        let retry_after_s = (rounds * self.service.load(Relaxed))
+            .div_ceil(1000)
+            .clamp(1, 60);
+        EngineError::QueueFull {
+            waiting,
+            retry_after_s,
+        }
     }
 }
 
@@ -115,7 +130,8 @@ impl Health {
     }
 }
 
-/// Hands requests to the engine. Clones share the engine; it ends when the last is dropped and nothing runs.
+/// Hands requests to the engine. Clones share the engine; it ends when the last is dropped and
+/// nothing runs.
 #[derive(Clone)]
 pub struct EngineHandle {
     pub(crate) shared: Arc<Shared>,
@@ -126,33 +142,43 @@ impl EngineHandle {
     /// Hands in a request. Dropping the stream cancels it.
     ///
     /// # Errors
-    /// [`EngineError::QueueFull`] and [`EngineError::ShuttingDown`] at once; [`EngineError::Invalid`] and [`EngineError::PromptTooLong`] for
-    /// requests that could never run.
+    /// [`EngineError::QueueFull`] and [`EngineError::ShuttingDown`] at once;
+    /// [`EngineError::Invalid`] and [`EngineError::PromptTooLong`] for requests that could never
+    /// run.
     pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
         self.reserve(&request.share)?.submit(request)
     }
 
-    /// A place in the queue for a competitor, to be had before work is put into a request (its image decoded and encoded). Counts as waiting; dropping it gives
-    /// it back.
+    /// A place in the queue for a competitor, to be had before work is put into a request (its
+    /// image decoded and encoded). Counts as waiting; dropping it gives it back.
     ///
     /// # Errors
     /// [`EngineError::QueueFull`], [`EngineError::ShuttingDown`].
     pub fn reserve(&self, share: &Share) -> Result<Place, EngineError> {
         match self.shared.places.take(share, 1) {
-            Ok(permit) => Ok(Place { permit, handle: self.clone() }),
+            Ok(permit) => Ok(Place {
+                permit,
+                handle: self.clone(),
+            }),
             Err(PoolError::Full) => Err(self.shared.queue_full()),
             Err(PoolError::Closed) => Err(EngineError::ShuttingDown),
         }
     }
 
-    /// Takes no more requests, and waits until the accepted ones are finished or `deadline` has passed; what is left then fails with
-    /// [`EngineError::ShuttingDown`].
+    /// Takes no more requests, and waits until the accepted ones are finished or `deadline` has
+    /// passed; what is left then fails with [`EngineError::ShuttingDown`].
     pub async fn drain(&self, deadline: Duration) {
         self.shared.places.close();
         let (done, drained) = oneshot::channel();
         let until = Instant::now() + deadline;
-        if self.commands.send(Command::Drain(until, done)).await.is_ok() {
-            // The engine keeps the deadline itself, between steps; the second is for a step that does not end.
+        if self
+            .commands
+            .send(Command::Drain(until, done))
+            .await
+            .is_ok()
+        {
+            // The engine keeps the deadline itself, between steps; the second is for a step that
+            // does not end.
             let _ = tokio::time::timeout(deadline + Duration::from_secs(1), drained).await;
         }
     }
@@ -198,7 +224,10 @@ impl Place {
         validate(&request, shared)?;
         let room = shared.context.saturating_sub(prompt_tokens);
         if room == 0 {
-            return Err(EngineError::PromptTooLong { prompt_tokens, context_len: shared.context });
+            return Err(EngineError::PromptTooLong {
+                prompt_tokens,
+                context_len: shared.context,
+            });
         }
         if let Some(reason) = request.unanswerable {
             return Ok(EventStream::of_abstention(&request, prompt_tokens, reason));
@@ -206,8 +235,20 @@ impl Place {
         let budget = request.max_tokens.min(room);
         // A delta a token at most, one when it ends, and the end itself.
         let (events, stream) = mpsc::channel(budget + 2);
-        let job = Job { request, prompt_tokens, budget, events, order: 0, slot: None, _place: self.permit };
-        match self.handle.commands.try_send(Command::Submit(Box::new(job))) {
+        let job = Job {
+            request,
+            prompt_tokens,
+            budget,
+            events,
+            order: 0,
+            slot: None,
+            _place: self.permit,
+        };
+        match self
+            .handle
+            .commands
+            .try_send(Command::Submit(Box::new(job)))
+        {
             Ok(()) => Ok(EventStream(stream)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(shared.queue_full()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(EngineError::ShuttingDown),
@@ -219,18 +260,30 @@ impl Place {
 fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
     let invalid = |why: String| Err(EngineError::Invalid(why));
     match request.guard.mode {
-        mode if policy::scores(mode) && !shared.scores => return invalid("the model has no scorer: guard mode must be off".to_owned()),
+        mode if policy::scores(mode) && !shared.scores => {
+            return invalid("the model has no scorer: guard mode must be off".to_owned());
+        }
         _ => {}
     }
     if request.max_tokens == 0 || request.prompt.is_empty() {
         return invalid("max_tokens and the prompt must not be empty".to_owned());
     }
-    if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= shared.spec.vocab_size) {
-        return invalid(format!("the prompt has token {id}, the vocabulary has {}", shared.spec.vocab_size));
+    if let Some(id) = request
+        .prompt
+        .iter()
+        .find(|&&id| id as usize >= shared.spec.vocab_size)
+    {
+        return invalid(format!(
+            "the prompt has token {id}, the vocabulary has {}",
+            shared.spec.vocab_size
+        ));
     }
     match request.image.dims() {
         [positions, _] if *positions == shared.spec.image_tokens => Ok(()),
-        dims => invalid(format!("an encoded image of {dims:?}, the model takes {} positions", shared.spec.image_tokens)),
+        dims => invalid(format!(
+            "an encoded image of {dims:?}, the model takes {} positions",
+            shared.spec.image_tokens
+        )),
     }
 }
 
@@ -241,12 +294,28 @@ pub struct EventStream(mpsc::Receiver<Event>);
 impl EventStream {
     /// Returns what is said about a request for which nothing is written.
     fn of_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
-        let guard = Some(Report::of_abstention(request.guard.mode, request.guard.thresholds, reason));
-        let text = Event::Delta { text: reason.wording().to_owned(), tokens: Vec::new(), spans: Vec::new(), flagged_tokens: 0 };
-        let end = Event::Finished { reason: FinishReason::Stop, prompt_tokens, completion_tokens: 0, guard };
+        let guard = Some(Report::of_abstention(
+            request.guard.mode,
+            request.guard.thresholds,
+            reason,
+        ));
+        let text = Event::Delta {
+            text: reason.wording().to_owned(),
+            tokens: Vec::new(),
+            spans: Vec::new(),
+            flagged_tokens: 0,
+        };
+        let end = Event::Finished {
+            reason: FinishReason::Stop,
+            prompt_tokens,
+            completion_tokens: 0,
+            guard,
+        };
         let (events, stream) = mpsc::channel(2);
         // There is room for both.
-        [text, end].into_iter().for_each(|event| drop(events.try_send(event)));
+        [text, end]
+            .into_iter()
+            .for_each(|event| drop(events.try_send(event)));
         Self(stream)
     }
 

@@ -40,12 +40,14 @@ pub struct Encoded {
     pub hit: bool,
 }
 
-/// Whose encodings a request may find: what one tenant sent must not be told by how soon another's answer comes.
+/// Whose encodings a request may find: what one tenant sent must not be told by how soon another's
+/// answer comes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CacheScope {
     /// Those of requests with the same salt, which the client chose.
     Salt(Arc<str>),
-    /// Those of requests of the same owner that have no salt; the owner without a name is everybody on a server without keys.
+    /// Those of requests of the same owner that have no salt; the owner without a name is everybody
+    /// on a server without keys.
     Owner(Arc<str>),
 }
 
@@ -56,7 +58,12 @@ impl CacheScope {
             Self::Salt(salt) => (1u8, salt),
             Self::Owner(owner) => (0u8, owner),
         };
-        Sha256::new().chain_update([kind]).chain_update(hash).chain_update(name.as_bytes()).finalize().into()
+        Sha256::new()
+            .chain_update([kind])
+            .chain_update(hash)
+            .chain_update(name.as_bytes())
+            .finalize()
+            .into()
     }
 }
 
@@ -74,20 +81,28 @@ impl DecodeMemory {
     /// Of so many bytes.
     pub fn new(bytes: u64) -> Self {
         let all = u32::try_from(bytes / Self::UNIT).unwrap_or(u32::MAX).max(1);
-        Self { units: Arc::new(Semaphore::new(all as usize)), all }
+        Self {
+            units: Arc::new(Semaphore::new(all as usize)),
+            all,
+        }
     }
 
-    /// Waits for so many bytes, or for all of them if there are fewer, and holds them until the permit is dropped. Refuse before what needs more than all.
+    /// Waits for so many bytes, or for all of them if there are fewer, and holds them until the
+    /// permit is dropped. Refuse before what needs more than all.
     pub async fn hold(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(Self::UNIT)).unwrap_or(u32::MAX).min(self.all);
+        let units = u32::try_from(bytes.div_ceil(Self::UNIT))
+            .unwrap_or(u32::MAX)
+            .min(self.all);
         // It is never closed.
         Arc::clone(&self.units).acquire_many_owned(units).await.ok()
     }
 }
 
-/// Encodes images off the async threads, a few at a time and by fair shares, each once while it is remembered in its [`CacheScope`].
+/// Encodes images off the async threads, a few at a time and by fair shares, each once while it is
+/// remembered in its [`CacheScope`].
 ///
-/// Requests wait here for their turn without a bound of its own: hold an [`super::Place`] first, then the engine's bound holds here too.
+/// Requests wait here for their turn without a bound of its own: hold an [`super::Place`] first,
+/// then the engine's bound holds here too.
 #[derive(Clone)]
 pub struct ImageCache {
     vlm: Arc<dyn Vlm>,
@@ -101,15 +116,26 @@ type Encoding = (Tensor, Option<ImageEvidence>);
 
 /// Bytes that an encoding takes.
 fn weight((image, evidence): &Encoding) -> u32 {
-    let numbers = evidence.as_ref().map_or(0, |evidence| size_of_val(&*evidence.logits));
+    let numbers = evidence
+        .as_ref()
+        .map_or(0, |evidence| size_of_val(&*evidence.logits));
     u32::try_from(image.elem_count() * image.dtype().size_in_bytes() + numbers).unwrap_or(u32::MAX)
 }
 
 impl ImageCache {
-    /// Remembers encodings of up to `budget` bytes together, and encodes at most `concurrent` images at once.
+    /// Remembers encodings of up to `budget` bytes together, and encodes at most `concurrent`
+    /// images at once.
     pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
-        let cache = Cache::builder().max_capacity(budget).weigher(|_, encoding| weight(encoding)).build();
-        Self { vlm, evidence: None, cache, turns: Turns::new(concurrent) }
+        let cache = Cache::builder()
+            .max_capacity(budget)
+            .weigher(|_, encoding| weight(encoding))
+            .build();
+        Self {
+            vlm,
+            evidence: None,
+            cache,
+            turns: Turns::new(concurrent),
+        }
     }
 
     /// Has the evidence of images computed with their encodings.
@@ -117,21 +143,38 @@ impl ImageCache {
         Self { evidence, ..self }
     }
 
-    /// The encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or `(3, size, size)`; it runs on a blocking thread and only
-    /// when the image is not remembered. Requests of one scope for the same image wait for the first of them; errors are not remembered.
+    /// The encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or
+    /// `(3, size, size)`; it runs on a blocking thread and only when the image is not remembered.
+    /// Requests of one scope for the same image wait for the first of them; errors are not
+    /// remembered.
     ///
     /// # Errors
     /// What `pixels` said, or the model.
-    pub async fn get<E, F>(&self, file: &[u8], scope: &CacheScope, share: &Share, pixels: F) -> Result<Encoded, Arc<ImageError<E>>>
+    pub async fn get<E, F>(
+        &self,
+        file: &[u8],
+        scope: &CacheScope,
+        share: &Share,
+        pixels: F,
+    ) -> Result<Encoded, Arc<ImageError<E>>>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
         let hash: [u8; 32] = Sha256::digest(file).into();
-        let entry = self.cache.entry(scope.key(&hash)).or_try_insert_with(self.encode(share.clone(), decoding(file.len()), pixels)).await?;
+        let entry = self
+            .cache
+            .entry(scope.key(&hash))
+            .or_try_insert_with(self.encode(share.clone(), decoding(file.len()), pixels))
+            .await?;
         let hit = !entry.is_fresh();
         let (image, evidence) = entry.into_value();
-        Ok(Encoded { hit, hash, image, evidence })
+        Ok(Encoded {
+            hit,
+            hash,
+            image,
+            evidence,
+        })
     }
 
     /// Waits for a turn to decode a file of so many bytes that is not encoded.
@@ -144,21 +187,33 @@ impl ImageCache {
         self.cache.weighted_size()
     }
 
-    fn encode<E, F>(&self, share: Share, work: u64, pixels: F) -> impl Future<Output = Result<Encoding, ImageError<E>>> + use<E, F>
+    fn encode<E, F>(
+        &self,
+        share: Share,
+        work: u64,
+        pixels: F,
+    ) -> impl Future<Output = Result<Encoding, ImageError<E>>> + use<E, F>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
-        let (vlm, evidence, turns) = (Arc::clone(&self.vlm), self.evidence.clone(), self.turns.clone());
+        let (vlm, evidence, turns) = (
+            Arc::clone(&self.vlm),
+            self.evidence.clone(),
+            self.turns.clone(),
+        );
         async move {
             let turn = turns.take(&share, work).await;
             let work = move || {
                 // The turn ends with the work, even when nobody waits for it any more.
                 let _turn = turn;
                 let pixels = pixels().map_err(ImageError::Pixels)?;
-                encode_one(vlm.as_ref(), evidence.as_deref(), &pixels).map_err(|e| ImageError::Model(e.to_string()))
+                encode_one(vlm.as_ref(), evidence.as_deref(), &pixels)
+                    .map_err(|e| ImageError::Model(e.to_string()))
             };
-            spawn_blocking(work).await.unwrap_or_else(|e| Err(ImageError::Model(e.to_string())))
+            spawn_blocking(work)
+                .await
+                .unwrap_or_else(|e| Err(ImageError::Model(e.to_string())))
         }
     }
 }
@@ -168,8 +223,16 @@ fn decoding(bytes: usize) -> u64 {
     1 + (bytes >> 16) as u64
 }
 
-fn encode_one(vlm: &dyn Vlm, evidence: Option<&Evidence>, pixels: &Tensor) -> candle_core::Result<Encoding> {
-    let batch = if pixels.rank() == 3 { pixels.unsqueeze(0)? } else { pixels.clone() };
+fn encode_one(
+    vlm: &dyn Vlm,
+    evidence: Option<&Evidence>,
+    pixels: &Tensor,
+) -> candle_core::Result<Encoding> {
+    let batch = if pixels.rank() == 3 {
+        pixels.unsqueeze(0)?
+    } else {
+        pixels.clone()
+    };
     let image = vlm.encode_images(&batch)?.squeeze(0)?;
     let evidence = evidence.map(|evidence| evidence.of(&image)).transpose()?;
     Ok((image, evidence))
@@ -189,11 +252,22 @@ mod tests {
         Tensor::full(value, (3, 2, 2), &Device::Cpu).map_err(|e| e.to_string())
     }
 
-    async fn get<F>(cache: &ImageCache, file: &[u8], pixels: F) -> Result<Encoded, Arc<ImageError<String>>>
+    async fn get<F>(
+        cache: &ImageCache,
+        file: &[u8],
+        pixels: F,
+    ) -> Result<Encoded, Arc<ImageError<String>>>
     where
         F: FnOnce() -> Result<Tensor, String> + Send + 'static,
     {
-        cache.get(file, &CacheScope::Owner("".into()), &Share::default(), pixels).await
+        cache
+            .get(
+                file,
+                &CacheScope::Owner("".into()),
+                &Share::default(),
+                pixels,
+            )
+            .await
     }
 
     #[test]
@@ -210,18 +284,28 @@ mod tests {
         block_on(async {
             for expected in [false, true] {
                 let found = scopes.iter().map(|scope| async {
-                    let encoded = cache.get(b"one", scope, &Share::default(), || pixels(1.0)).await.unwrap();
+                    let encoded = cache
+                        .get(b"one", scope, &Share::default(), || pixels(1.0))
+                        .await
+                        .unwrap();
                     (encoded.hit, encoded.hash)
                 });
                 let content = <[u8; 32]>::from(Sha256::digest(b"one"));
-                assert_eq!(futures_util::future::join_all(found).await, [(expected, content); 5]);
+                assert_eq!(
+                    futures_util::future::join_all(found).await,
+                    [(expected, content); 5]
+                );
             }
         });
         assert_eq!(toy.encodes.load(SeqCst), 5);
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     #[test]
@@ -247,7 +331,10 @@ mod tests {
                 assert_eq!(encoded.hash, <[u8; 32]>::from(Sha256::digest(b"one")));
             }
             let other = get(&cache, b"two", || pixels(2.0)).await.unwrap();
-            assert_eq!((other.hit, other.image.to_vec2::<f32>().unwrap()), (false, vec![vec![2.0], vec![2.0]]));
+            assert_eq!(
+                (other.hit, other.image.to_vec2::<f32>().unwrap()),
+                (false, vec![vec![2.0], vec![2.0]])
+            );
         });
         assert_eq!((decoded.load(SeqCst), toy.encodes.load(SeqCst)), (1, 2));
     }
@@ -256,13 +343,25 @@ mod tests {
     fn errors_and_panics_are_told_and_not_remembered() {
         let cache = ImageCache::new(Toy::new(), 1 << 20, 1);
         block_on(async {
-            let error = get(&cache, b"x", || Err("not an image".to_owned())).await.unwrap_err();
+            let error = get(&cache, b"x", || Err("not an image".to_owned()))
+                .await
+                .unwrap_err();
             assert_eq!(error.to_string(), "not an image");
-            let error = get(&cache, b"x", || -> Result<Tensor, String> { panic!("in the decoder") }).await.unwrap_err();
+            let error = get(&cache, b"x", || -> Result<Tensor, String> {
+                panic!("in the decoder")
+            })
+            .await
+            .unwrap_err();
             assert!(matches!(*error, ImageError::Model(_)), "{error}");
-            let wrong = || Tensor::zeros((3, 5), candle_core::DType::F32, &Device::Cpu).map_err(|e| e.to_string());
+            let wrong = || {
+                Tensor::zeros((3, 5), candle_core::DType::F32, &Device::Cpu)
+                    .map_err(|e| e.to_string())
+            };
             let error = get(&cache, b"x", wrong).await.unwrap_err();
-            assert!(error.to_string().starts_with("the image encoder failed"), "{error}");
+            assert!(
+                error.to_string().starts_with("the image encoder failed"),
+                "{error}"
+            );
             assert!(!get(&cache, b"x", || pixels(1.0)).await.unwrap().hit);
         });
     }
@@ -272,7 +371,9 @@ mod tests {
         let cache = ImageCache::new(Toy::new(), 24, 1);
         block_on(async {
             for i in 0..20u8 {
-                get(&cache, &[i], move || pixels(f32::from(i))).await.unwrap();
+                get(&cache, &[i], move || pixels(f32::from(i)))
+                    .await
+                    .unwrap();
             }
             cache.cache.run_pending_tasks().await;
         });
@@ -286,12 +387,19 @@ mod tests {
         block_on(async {
             let tasks: Vec<_> = (0..50u64)
                 .map(|i| {
-                    let (memory, held, most) = (memory.clone(), Arc::clone(&held), Arc::clone(&most));
+                    let (memory, held, most) =
+                        (memory.clone(), Arc::clone(&held), Arc::clone(&most));
                     tokio::spawn(async move {
                         let units = 1 + i % 7;
-                        let permit = memory.hold(units * DecodeMemory::UNIT - i % 2).await.unwrap();
+                        let permit = memory
+                            .hold(units * DecodeMemory::UNIT - i % 2)
+                            .await
+                            .unwrap();
                         assert_eq!(permit.num_permits() as u64, units);
-                        most.fetch_max(held.fetch_add(units as usize, SeqCst) + units as usize, SeqCst);
+                        most.fetch_max(
+                            held.fetch_add(units as usize, SeqCst) + units as usize,
+                            SeqCst,
+                        );
                         tokio::task::yield_now().await;
                         held.fetch_sub(units as usize, SeqCst);
                     })

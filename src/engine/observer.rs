@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-/// Receives what happens in the engine, whether it is shown to anybody or not: who shows answers counts those. Called on the engine's own thread, between
-/// and within steps: implementations count and return.
+/// Receives what happens in the engine, whether it is shown to anybody or not: who shows answers
+/// counts those. Called on the engine's own thread, between and within steps: implementations count
+/// and return.
 pub trait Observer: Send + Sync {
-    /// After every step and when the engine falls idle: sequences that run, requests that wait, share of the cache in use (0 to 1).
+    /// After every step and when the engine falls idle: sequences that run, requests that wait,
+    /// share of the cache in use (0 to 1).
     fn load(&self, running: usize, waiting: usize, kv_usage: f64) {
         let _ = (running, waiting, kv_usage);
     }
@@ -15,7 +17,8 @@ pub trait Observer: Send + Sync {
         let _ = gap;
     }
 
-    /// A step's response tokens were scored, those of versions that are tried among them; `took` is the scorer's time in this step, prompts included.
+    /// A step's response tokens were scored, those of versions that are tried among them; `took` is
+    /// the scorer's time in this step, prompts included.
     fn scored(&self, rewards: &[f32], took: Duration) {
         let _ = (rewards, took);
     }

@@ -1,4 +1,5 @@
-//! Repairs of one answer: where a word is doubted, other versions are written side by side in slots of their own, and the best goes on.
+//! Repairs of one answer: where a word is doubted, other versions are written side by side in slots
+//! of their own, and the best goes on.
 
 use std::collections::VecDeque;
 
@@ -6,7 +7,10 @@ use super::{
     FinishReason, Sampling, Token,
     answer::{Answer, Cost, Edit},
     track::{Computed, Context, Track},
-    versions::{block_at, candidate, first_doubted, first_word, is_hopeless, log_probability, sentence, span_of, version, warmed},
+    versions::{
+        block_at, candidate, first_doubted, first_word, is_hopeless, log_probability, sentence,
+        span_of, version, warmed,
+    },
 };
 use crate::guard::{
     Candidate, Mode,
@@ -50,10 +54,12 @@ impl Place {
     }
 }
 
-/// A sentence as it was first written, while another version of it leads: that stays only if it ends as well.
+/// A sentence as it was first written, while another version of it leads: that stays only if it
+/// ends as well.
 struct First {
     track: Track,
-    /// Where it was written again; if the other version is given up, what was not tried there yet is.
+    /// Where it was written again; if the other version is given up, what was not tried there yet
+    /// is.
     place: Place,
     /// Tokens whose words were not looked at again.
     settled: usize,
@@ -62,9 +68,14 @@ struct First {
 }
 
 impl First {
-    /// Steps that were taken for its tokens: where it goes on in the other version's place, its last token has one to come.
+    /// Steps that were taken for its tokens: where it goes on in the other version's place, its
+    /// last token has one to come.
     fn paid(&self) -> usize {
-        self.track.draft.tokens().len().saturating_sub(usize::from(!self.track.complete))
+        self.track
+            .draft
+            .tokens()
+            .len()
+            .saturating_sub(usize::from(!self.track.complete))
     }
 }
 
@@ -112,9 +123,17 @@ impl Repairs {
         }
     }
 
-    /// Keeps a part of the budget for a statement of what there is, and sentences from being shown before they have ended.
+    /// Keeps a part of the budget for a statement of what there is, and sentences from being shown
+    /// before they have ended.
     pub(crate) fn stating(self, states: bool) -> Self {
-        Self { kept: if states { STATEMENT.min(self.budget / 3) } else { 0 }, ..self }
+        Self {
+            kept: if states {
+                STATEMENT.min(self.budget / 3)
+            } else {
+                0
+            },
+            ..self
+        }
     }
 
     /// Versions that the next step computes in place of the lead.
@@ -128,7 +147,10 @@ impl Repairs {
     }
 
     pub(crate) fn cost(&self, kept: usize) -> Cost {
-        Cost { attempts: self.attempts, extra_tokens: self.decoded.saturating_sub(kept + self.cut) as u32 }
+        Cost {
+            attempts: self.attempts,
+            extra_tokens: self.decoded.saturating_sub(kept + self.cut) as u32,
+        }
     }
 
     /// A token of the lead was decoded.
@@ -137,8 +159,14 @@ impl Repairs {
     }
 
     /// Takes what the step computed for [`Self::active`], in that order.
-    pub(crate) fn take<'a>(&mut self, computed: impl Iterator<Item = Computed<'a>>, context: Context<'_>) -> candle_core::Result<()> {
-        let active: Vec<usize> = (0..self.forks.len()).filter(|&i| !self.is_done(&self.forks[i])).collect();
+    pub(crate) fn take<'a>(
+        &mut self,
+        computed: impl Iterator<Item = Computed<'a>>,
+        context: Context<'_>,
+    ) -> candle_core::Result<()> {
+        let active: Vec<usize> = (0..self.forks.len())
+            .filter(|&i| !self.is_done(&self.forks[i]))
+            .collect();
         for (i, computed) in active.into_iter().zip(computed) {
             self.decoded += 1;
             self.forks[i].take(computed, context)?;
@@ -146,8 +174,9 @@ impl Repairs {
         Ok(())
     }
 
-    /// Drops what is being tried, for an answer that goes on without its scorer. Returns whether `lead` is another track now: the sentence as it was first
-    /// written, where the one that led was not at its end.
+    /// Drops what is being tried, for an answer that goes on without its scorer. Returns whether
+    /// `lead` is another track now: the sentence as it was first written, where the one that led
+    /// was not at its end.
     pub(crate) fn give_up(&mut self, lead: &mut Track) -> bool {
         let replaced = self.place.take().and_then(|place| place.replaced);
         let original = self.first.take().map(|first| first.track).or(replaced);
@@ -158,21 +187,28 @@ impl Repairs {
         is_other
     }
 
-    /// The first word from token `at` on that is to be written again: one that is flagged, or with which its sentence repeats itself.
+    /// The first word from token `at` on that is to be written again: one that is flagged, or with
+    /// which its sentence repeats itself.
     fn first_flaw(&self, lead: &Track, at: usize) -> Option<usize> {
         let words = lead.draft.words();
-        let repeated = lead.draft.loop_at().filter(|_| self.mode == Mode::Regenerate);
+        let repeated = lead
+            .draft
+            .loop_at()
+            .filter(|_| self.mode == Mode::Regenerate);
         let repeated = repeated.filter(|&i| words.get(i).is_some_and(|word| word.tokens.end > at));
         first_doubted(lead, at).into_iter().chain(repeated).min()
     }
 
     /// Returns whether words of the lead may still be written again.
     pub(crate) fn may_change(&self, lead: &Track) -> bool {
-        self.first.is_some() || self.place.is_some() || self.first_flaw(lead, self.settled).is_some()
+        self.first.is_some()
+            || self.place.is_some()
+            || self.first_flaw(lead, self.settled).is_some()
     }
 
-    /// The bytes of the lead that may be shown: neither what may still be written again, nor the last `window` words, which are to stay within reach of what
-    /// comes after them; in mode `block`, and where a statement may take a sentence's place, whole sentences only.
+    /// The bytes of the lead that may be shown: neither what may still be written again, nor the
+    /// last `window` words, which are to stay within reach of what comes after them; in mode
+    /// `block`, and where a statement may take a sentence's place, whole sentences only.
     pub(crate) fn limit(&self, lead: &Track, window: usize) -> usize {
         if self.first.is_some() || self.place.is_some() {
             return 0;
@@ -180,27 +216,46 @@ impl Repairs {
         let words = lead.draft.words();
         let doubted = self.first_flaw(lead, self.settled);
         let (end, held) = doubted.map_or((words.len(), window), |i| (i + 1, window.max(1)));
-        let open = end.checked_sub(held).map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start)).unwrap_or(0);
+        let open = end
+            .checked_sub(held)
+            .map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start))
+            .unwrap_or(0);
         if self.mode != Mode::Block && self.kept == 0 {
             return open;
         }
-        let last = words.len().checked_sub(1).and_then(|last| words.get(start(Reach::Sentence, lead.draft.text(), words, last)));
+        let last = words
+            .len()
+            .checked_sub(1)
+            .and_then(|last| words.get(start(Reach::Sentence, lead.draft.text(), words, last)));
         open.min(last.map_or(0, |word| word.bytes.start))
     }
 
     /// Returns `true` if a version need not go on to be judged.
     fn is_done(&self, fork: &Track) -> bool {
-        let at = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
+        let at = self
+            .place
+            .as_ref()
+            .and_then(|place| place.origin)
+            .map_or(0, |origin| origin.0);
         let version = version(fork, at, &[]);
         fork.complete
             || version.len() >= self.weights.horizon && !fork.is_scripted()
             || !version.passes()
-            || self.place.as_ref().is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
+            || self
+                .place
+                .as_ref()
+                .is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
     }
 
-    /// Judges versions that are ready, and begins others where a word of the lead is doubted. When it returns and nothing is [`Self::active`], the lead
-    /// may go on, and what it has written stays unless [`Self::may_change`].
-    pub(crate) fn settle(&mut self, lead: &mut Track, answer: &mut Answer, context: Context<'_>) -> candle_core::Result<()> {
+    /// Judges versions that are ready, and begins others where a word of the lead is doubted. When
+    /// it returns and nothing is [`Self::active`], the lead may go on, and what it has written
+    /// stays unless [`Self::may_change`].
+    pub(crate) fn settle(
+        &mut self,
+        lead: &mut Track,
+        answer: &mut Answer,
+        context: Context<'_>,
+    ) -> candle_core::Result<()> {
         loop {
             if !self.forks.is_empty() {
                 let active = self.active().count();
@@ -226,23 +281,43 @@ impl Repairs {
 
     /// Tokens that may still be decoded for versions which may be dropped.
     fn left(&self) -> usize {
-        let kept = self.place.as_ref().and_then(|place| place.origin).map_or(0, |origin| origin.0);
-        let kept = self.first.as_ref().map_or(kept, |first| kept.min(first.paid()));
-        let is_stating = self.place.as_ref().is_none_or(|place| place.rung == LADDER.len());
+        let kept = self
+            .place
+            .as_ref()
+            .and_then(|place| place.origin)
+            .map_or(0, |origin| origin.0);
+        let kept = self
+            .first
+            .as_ref()
+            .map_or(kept, |first| kept.min(first.paid()));
+        let is_stating = self
+            .place
+            .as_ref()
+            .is_none_or(|place| place.rung == LADDER.len());
         let held_back = if is_stating { 0 } else { self.kept };
         (self.budget + kept).saturating_sub(self.decoded + held_back)
     }
 
-    /// Finds the first doubted word, unless a place is open already. False when nothing is doubted, or its sentence may go on: as it was first written, a
-    /// sentence is known to its end before any of it is written again.
+    /// Finds the first doubted word, unless a place is open already. False when nothing is doubted,
+    /// or its sentence may go on: as it was first written, a sentence is known to its end before
+    /// any of it is written again.
     fn open_place(&mut self, lead: &Track) -> bool {
         if self.place.is_some() {
             return true;
         }
         let (text, words) = (lead.draft.text(), lead.draft.words());
-        let Some(at) = self.first_flaw(lead, self.settled) else { return false };
-        let first = self.first.as_ref().map(|first| first.place.first_text.clone());
-        let Some(first_text) = first.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned())) else { return false };
+        let Some(at) = self.first_flaw(lead, self.settled) else {
+            return false;
+        };
+        let first = self
+            .first
+            .as_ref()
+            .map(|first| first.place.first_text.clone());
+        let Some(first_text) =
+            first.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned()))
+        else {
+            return false;
+        };
         self.place = Some(Place {
             text: text[..words[at].bytes.end].to_owned(),
             end: words[at].tokens.end,
@@ -260,18 +335,34 @@ impl Repairs {
     /// The doubted word of the open place, if the lead still has one there.
     fn doubted(&self, lead: &Track) -> Option<usize> {
         let changed = self.place.as_ref().filter(|place| place.is_changed());
-        self.first_flaw(lead, changed.and_then(|place| place.origin).map_or(self.settled, |origin| origin.0))
+        self.first_flaw(
+            lead,
+            changed
+                .and_then(|place| place.origin)
+                .map_or(self.settled, |origin| origin.0),
+        )
     }
 
-    /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to the first when it cannot any more.
+    /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to
+    /// the first when it cannot any more.
     fn check(&mut self, lead: &mut Track, answer: &mut Answer) {
         let Some(first) = &self.first else { return };
         let ended = sentence(lead, first.place.sentence);
-        let pending = self.first_flaw(lead, self.settled).and_then(|at| lead.draft.words().get(at)).map(|word| word.bytes.start);
-        let next =
-            ended.and_then(|ended| lead.draft.words().iter().find(|word| word.bytes.start >= ended.end())).map(|word| word.tokens.start);
+        let pending = self
+            .first_flaw(lead, self.settled)
+            .and_then(|at| lead.draft.words().get(at))
+            .map(|word| word.bytes.start);
+        let next = ended
+            .and_then(|ended| {
+                lead.draft
+                    .words()
+                    .iter()
+                    .find(|word| word.bytes.start >= ended.end())
+            })
+            .map(|word| word.tokens.start);
         let was_last = first.track.end == Some(FinishReason::Stop)
-            && sentence(&first.track, first.place.sentence).is_some_and(|old| old.end() >= first.track.draft.text().trim_end().len());
+            && sentence(&first.track, first.place.sentence)
+                .is_some_and(|old| old.end() >= first.track.draft.text().trim_end().len());
         let keeps = match (sentence(&first.track, first.place.sentence), ended) {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
@@ -283,7 +374,15 @@ impl Repairs {
             }
             _ => false,
         };
-        let Some(First { track, mut place, settled, edits }) = self.first.take() else { return };
+        let Some(First {
+            track,
+            mut place,
+            settled,
+            edits,
+        }) = self.first.take()
+        else {
+            return;
+        };
         if keeps {
             edits.into_iter().for_each(|edit| answer.edit(edit));
             // The answer ended with this sentence: no other follows it now.
@@ -297,20 +396,36 @@ impl Repairs {
         let dropped = std::mem::replace(lead, track);
         self.spare.push(dropped.slot);
         self.settled = settled;
-        place.alternatives.extend(place.origin.and_then(|origin| candidate(&dropped, origin)));
+        place
+            .alternatives
+            .extend(place.origin.and_then(|origin| candidate(&dropped, origin)));
         self.place = Some(place);
     }
 
-    /// Begins the versions of the next rung that has any. False when the place is settled or there is nothing left to try.
-    fn begin(&mut self, lead: &mut Track, shown: usize, context: Context<'_>) -> candle_core::Result<bool> {
-        let Some(at) = self.doubted(lead) else { return Ok(false) };
+    /// Begins the versions of the next rung that has any. False when the place is settled or there
+    /// is nothing left to try.
+    fn begin(
+        &mut self,
+        lead: &mut Track,
+        shown: usize,
+        context: Context<'_>,
+    ) -> candle_core::Result<bool> {
+        let Some(at) = self.doubted(lead) else {
+            return Ok(false);
+        };
         loop {
-            let Some(place) = &mut self.place else { return Ok(false) };
-            let Some(rung) = LADDER.get(place.rung).copied() else { return Ok(false) };
+            let Some(place) = &mut self.place else {
+                return Ok(false);
+            };
+            let Some(rung) = LADDER.get(place.rung).copied() else {
+                return Ok(false);
+            };
             place.rung += 1;
             let words = lead.draft.words();
             let from = start(rung.reach, lead.draft.text(), words, at);
-            let Some(from) = (from..=at).find(|&i| words[i].tokens.start >= shown) else { return Ok(false) };
+            let Some(from) = (from..=at).find(|&i| words[i].tokens.start >= shown) else {
+                return Ok(false);
+            };
             let origin = (words[from].tokens.start, words[from].bytes.start);
             // Versions are compared from the earliest place on.
             place.origin = Some(place.origin.map_or(origin, |earlier| earlier.min(origin)));
@@ -332,33 +447,74 @@ impl Repairs {
         let (at, byte) = origin;
         // A version that ends at once decodes nothing: attempts have the same bound of their own.
         let left = self.left();
-        let most = self.weights.candidates.min(self.spare.len()).min(left).min(self.budget.saturating_sub(self.attempts as usize));
-        let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else { return Ok(false) };
+        let most = self
+            .weights
+            .candidates
+            .min(self.spare.len())
+            .min(left)
+            .min(self.budget.saturating_sub(self.attempts as usize));
+        let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else {
+            return Ok(false);
+        };
         let written = &lead.draft.tokens()[at];
         let mut openings = Vec::new();
         let mut script = VecDeque::new();
         let (text, words) = (lead.draft.text(), lead.draft.words());
-        let begins = words.get(place.sentence).map_or(0, |word| word.bytes.start).min(byte);
+        let begins = words
+            .get(place.sentence)
+            .map_or(0, |word| word.bytes.start)
+            .min(byte);
         let is_short = !is_whole(&place.first_text);
         let leaves = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
         if rung.reach != Reach::Word
-            && words.iter().skip(place.sentence).any(|word| word.tokens.end <= at && !word.function)
+            && words
+                .iter()
+                .skip(place.sentence)
+                .any(|word| word.tokens.end <= at && !word.function)
             && leaves(&text[begins..byte])
         {
-            openings.extend(menu.ending.filter(|&(id, _)| id != written.token.id).map(|opening| (Some(opening), 0)));
+            openings.extend(
+                menu.ending
+                    .filter(|&(id, _)| id != written.token.id)
+                    .map(|opening| (Some(opening), 0)),
+            );
         }
         match rung.how {
             How::Sampled => openings.extend((0..most).map(|number| (None, number))),
             How::NextBest => openings.extend(menu.likely.iter().map(|&opening| (Some(opening), 0))),
             How::Stated => {
-                let original = self.first.as_ref().map(|first| &first.track).or(place.replaced.as_ref()).unwrap_or(lead);
+                let original = self
+                    .first
+                    .as_ref()
+                    .map(|first| &first.track)
+                    .or(place.replaced.as_ref())
+                    .unwrap_or(lead);
                 let likely = lead.draft.likely_things();
                 let is_possible = self.kept > 0 && byte == begins && !is_short;
-                let said = sentence(original, place.sentence).filter(|_| is_possible).and_then(|sentence| sentence.statement(&likely));
-                let space = if byte > 0 && written.token.bytes.starts_with(b" ") { " " } else { "" };
-                let tokens = said.and_then(|said| context.vocabulary.tokenizer.encode_text(&format!("{space}{said}")).ok());
-                script = tokens.filter(|tokens| tokens.len() <= left).unwrap_or_default().into();
-                openings = script.pop_front().map(|id| (Some((id, log_probability(&menu, id))), 0)).into_iter().collect();
+                let said = sentence(original, place.sentence)
+                    .filter(|_| is_possible)
+                    .and_then(|sentence| sentence.statement(&likely));
+                let space = if byte > 0 && written.token.bytes.starts_with(b" ") {
+                    " "
+                } else {
+                    ""
+                };
+                let tokens = said.and_then(|said| {
+                    context
+                        .vocabulary
+                        .tokenizer
+                        .encode_text(&format!("{space}{said}"))
+                        .ok()
+                });
+                script = tokens
+                    .filter(|tokens| tokens.len() <= left)
+                    .unwrap_or_default()
+                    .into();
+                openings = script
+                    .pop_front()
+                    .map(|id| (Some((id, log_probability(&menu, id))), 0))
+                    .into_iter()
+                    .collect();
             }
         }
         let mut begun = 0;
@@ -369,23 +525,38 @@ impl Repairs {
             let tried = |id: u32| id == written.token.id || place.tried.contains(&(at, id));
             let is_scripted = rung.how == How::Stated;
             if opening.is_some_and(|(id, logprob)| {
-                !is_scripted && (tried(id) || logprob < self.weights.floor && Some((id, logprob)) != menu.ending)
+                !is_scripted
+                    && (tried(id)
+                        || logprob < self.weights.floor && Some((id, logprob)) != menu.ending)
             }) {
                 continue;
             }
             let Some(slot) = self.spare.pop() else { break };
-            let sampling = warmed(&context.request.sampling, opening.is_none().then_some(number), self.attempts);
+            let sampling = warmed(
+                &context.request.sampling,
+                opening.is_none().then_some(number),
+                self.attempts,
+            );
             let mut fork = lead.fork(at, shown, slot, &sampling);
             let id = match opening {
                 Some((id, _)) => id,
                 None => fork.draw(&menu, context.vocabulary.size)?,
             };
             place.tried.push((at, id));
-            let token =
-                Token { token: context.vocabulary.alternative(id, log_probability(&menu, id)), top: written.top.clone(), reward: None };
+            let token = Token {
+                token: context
+                    .vocabulary
+                    .alternative(id, log_probability(&menu, id)),
+                top: written.top.clone(),
+                reward: None,
+            };
             fork.write(token, Some(menu.clone()), context);
             fork.follow(std::mem::take(&mut script));
-            self.branches.push(Branch { from: lead.slot, to: slot, len: lead.position(at) });
+            self.branches.push(Branch {
+                from: lead.slot,
+                to: slot,
+                len: lead.position(at),
+            });
             self.forks.push(fork);
             self.attempts += 1;
             begun += 1;
@@ -395,17 +566,31 @@ impl Repairs {
 
     /// Makes the best version the lead.
     fn judge(&mut self, lead: &mut Track, sampling: &Sampling) {
-        let Some(mut place) = self.place.take() else { return };
+        let Some(mut place) = self.place.take() else {
+            return;
+        };
         let (at, byte) = place.origin.unwrap_or_default();
         let value = |track: &Track, end: usize| {
             let (words, tokens) = (track.draft.words(), track.draft.tokens());
             let end = end.min(tokens.len());
-            let likely: Vec<f32> = tokens[at.min(end)..end].iter().map(|t| t.token.logprob).collect();
+            let likely: Vec<f32> = tokens[at.min(end)..end]
+                .iter()
+                .map(|t| t.token.logprob)
+                .collect();
             let words = &words[..words.partition_point(|word| word.tokens.start < end)];
-            let version = Version { words, from: first_word(words, at), log_probabilities: &likely };
+            let version = Version {
+                words,
+                from: first_word(words, at),
+                log_probabilities: &likely,
+            };
             (version.passes(), version.value(&self.weights))
         };
-        let original = self.first.as_ref().map(|first| &first.track).or(place.replaced.as_ref()).unwrap_or(lead);
+        let original = self
+            .first
+            .as_ref()
+            .map(|first| &first.track)
+            .or(place.replaced.as_ref())
+            .unwrap_or(lead);
         let before = sentence(original, place.sentence);
         let is_sound = |fork: &Track| {
             let ended = before.as_ref().zip(sentence(fork, place.sentence));
@@ -413,20 +598,31 @@ impl Repairs {
                 && ended.is_none_or(|(old, new)| fault(old, &new, self.weights.gain).is_none())
         };
         let mut best: Option<(usize, (bool, f32))> = None;
-        for (i, fork) in self.forks.iter().enumerate().filter(|(_, fork)| is_sound(fork)) {
+        for (i, fork) in self
+            .forks
+            .iter()
+            .enumerate()
+            .filter(|(_, fork)| is_sound(fork))
+        {
             let worth = value(fork, usize::MAX);
             if best.is_none_or(|(_, old)| (worth.0, worth.1) > old) {
                 best = Some((i, worth));
             }
         }
-        // Of a sentence that is there to its end, what was written beside the versions is compared with them.
-        let end = if place.is_changed() { usize::MAX } else { place.end };
+        // Of a sentence that is there to its end, what was written beside the versions is compared
+        // with them.
+        let end = if place.is_changed() {
+            usize::MAX
+        } else {
+            place.end
+        };
         if let Some((winner, (passes, worth))) = best
             && (passes || worth > value(lead, end).1)
         {
             let mut fork = self.forks.swap_remove(winner);
             fork.sample_as(sampling);
-            fork.draft.choose(at, 1 + place.tried.len(), self.weights.optimism);
+            fork.draft
+                .choose(at, 1 + place.tried.len(), self.weights.optimism);
             let old = std::mem::replace(lead, fork);
             match place.replaced {
                 Some(_) => self.spare.push(old.slot),
@@ -443,11 +639,18 @@ impl Repairs {
     /// The place is settled, for better or worse.
     fn close_place(&mut self, lead: &mut Track, answer: &mut Answer) {
         let doubted = self.doubted(lead);
-        let Some(mut place) = self.place.take() else { return };
+        let Some(mut place) = self.place.take() else {
+            return;
+        };
         let words = lead.draft.words();
         let settled = self.settled;
-        self.settled = if place.is_changed() { words.last().map_or(0, |word| word.tokens.end) } else { settled.max(place.end) };
-        if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned()) {
+        self.settled = if place.is_changed() {
+            words.last().map_or(0, |word| word.tokens.end)
+        } else {
+            settled.max(place.end)
+        };
+        if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned())
+        {
             self.blocked = Some(word.reward.unwrap_or(0.0));
             let (written, shown) = (lead.draft.tokens().len(), answer.shown());
             let mut at = block_at(lead, place.sentence).max(shown);
@@ -461,25 +664,47 @@ impl Repairs {
             self.cut = written.saturating_sub(at);
             return;
         }
-        let Some((at, byte)) = place.origin else { return };
+        let Some((at, byte)) = place.origin else {
+            return;
+        };
         let version = version(lead, at, &[]);
-        // As what stood there ends with its doubted claim, so does what stands there now with its first.
+        // As what stood there ends with its doubted claim, so does what stands there now with its
+        // first.
         let rest = &words[version.from..];
         let claim = match doubted.filter(|_| !place.is_changed()) {
             Some(at) => at.checked_sub(version.from),
             None => rest.iter().position(|word| !word.function),
         };
-        let behind = words[..version.from].last().map_or(0, |word| word.bytes.end);
-        let bytes = span_of(claim.map_or(rest, |claim| &rest[..=claim]), behind.min(byte));
+        let behind = words[..version.from]
+            .last()
+            .map_or(0, |word| word.bytes.end);
+        let bytes = span_of(
+            claim.map_or(rest, |claim| &rest[..=claim]),
+            behind.min(byte),
+        );
         let score = claim.and_then(|claim| rest[claim].reward);
-        let original = place.is_changed().then(|| place.text.get(byte..).unwrap_or_default().to_owned());
-        let edit = Edit { bytes, original, score, alternatives: place.alternatives.clone() };
+        let original = place
+            .is_changed()
+            .then(|| place.text.get(byte..).unwrap_or_default().to_owned());
+        let edit = Edit {
+            bytes,
+            original,
+            score,
+            alternatives: place.alternatives.clone(),
+        };
         match (&mut self.first, place.replaced.take()) {
             (Some(first), replaced) => {
                 first.edits.push(edit);
                 self.spare.extend(replaced.map(|track| track.slot));
             }
-            (None, Some(track)) => self.first = Some(First { track, place, settled, edits: vec![edit] }),
+            (None, Some(track)) => {
+                self.first = Some(First {
+                    track,
+                    place,
+                    settled,
+                    edits: vec![edit],
+                })
+            }
             (None, None) => answer.edit(edit),
         }
     }

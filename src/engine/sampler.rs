@@ -7,11 +7,13 @@ use candle_transformers::generation::{LogitsProcessor, Sampling as Strategy};
 
 use super::Sampling;
 
-/// Tokens less likely than the best by more than `e` to this power are left out of the draw: together they weigh less than 1e-4 in a vocabulary of
-/// 50,000, and without them softmax and sort are short.
+/// Tokens less likely than the best by more than `e` to this power are left out of the draw:
+/// together they weigh less than 1e-4 in a vocabulary of 50,000, and without them softmax and sort
+/// are short.
 const NEGLIGIBLE: f64 = 20.0;
 
-/// One sequence's generator and penalties: what it chooses depends on its own seed, logits and history, never on its neighbours.
+/// One sequence's generator and penalties: what it chooses depends on its own seed, logits and
+/// history, never on its neighbours.
 pub(crate) struct Sampler {
     /// `None`: greedy.
     random: Option<LogitsProcessor>,
@@ -47,7 +49,8 @@ impl Sampler {
         }
     }
 
-    /// The next token. Changes `logits`: `masked` tokens are never chosen, written ones pay their penalties.
+    /// The next token. Changes `logits`: `masked` tokens are never chosen, written ones pay their
+    /// penalties.
     pub(crate) fn choose(&mut self, logits: &mut [f32], masked: &[u32]) -> Result<u32> {
         for &id in masked {
             logits[id as usize] = f32::NEG_INFINITY;
@@ -63,7 +66,8 @@ impl Sampler {
                 let likely = logits.iter().zip(0u32..).filter(|(l, _)| **l >= floor);
                 // Measured from the best, so that no temperature makes them infinite.
                 let top = logits[best as usize];
-                let (kept, ids): (Vec<f32>, Vec<u32>) = likely.map(|(&l, id)| (l - top, id)).unzip();
+                let (kept, ids): (Vec<f32>, Vec<u32>) =
+                    likely.map(|(&l, id)| (l - top, id)).unzip();
                 let count = kept.len();
                 ids[random.sample(&Tensor::from_vec(kept, count, &Device::Cpu)?)? as usize]
             }
@@ -73,8 +77,9 @@ impl Sampler {
     }
 }
 
-/// A `top_p` below this is reached by the likeliest token of any vocabulary alone. candle, which adds probabilities up in `f32`, would keep no token at all
-/// of a set that is smaller than it can tell from 0.
+/// A `top_p` below this is reached by the likeliest token of any vocabulary alone. candle, which
+/// adds probabilities up in `f32`, would keep no token at all of a set that is smaller than it can
+/// tell from 0.
 const LEAST_TOP_P: f64 = f32::EPSILON as f64;
 
 /// candle's name for the strategy; `None` is greedy, which needs neither a softmax nor a sort.
@@ -92,7 +97,8 @@ fn strategy(params: &Sampling) -> Option<Strategy> {
     })
 }
 
-/// The first of the highest logits. Two passes that the compiler vectorises: this runs for every token.
+/// The first of the highest logits. Two passes that the compiler vectorises: this runs for every
+/// token.
 fn argmax(logits: &[f32]) -> Result<u32> {
     let max = highest(logits);
     match logits.iter().position(|&l| l == max) {
@@ -109,7 +115,11 @@ fn highest(logits: &[f32]) -> f32 {
             *lane = if l > *lane { l } else { *lane };
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Logarithm of the sum of the exponentials: what turns a logit into a log-probability.
@@ -118,13 +128,20 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
     max + logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln()
 }
 
-/// The `k` tokens with the highest logits, best first, without the `masked` ones. `masked` is sorted.
+/// The `k` tokens with the highest logits, best first, without the `masked` ones. `masked` is
+/// sorted.
 pub(crate) fn top(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
     if k == 0 {
         return Vec::new();
     }
-    let by_logit = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
-    let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|id| masked.binary_search(id).is_err()).collect();
+    let by_logit = |&a: &u32, &b: &u32| {
+        logits[b as usize]
+            .total_cmp(&logits[a as usize])
+            .then(a.cmp(&b))
+    };
+    let mut ids: Vec<u32> = (0..logits.len() as u32)
+        .filter(|id| masked.binary_search(id).is_err())
+        .collect();
     if k < ids.len() {
         ids.select_nth_unstable_by(k, by_logit);
         ids.truncate(k);
@@ -140,19 +157,39 @@ mod tests {
 
     fn draw(params: &Sampling, logits: &[f32], masked: &[u32], n: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(params);
-        (0..n).map(|_| sampler.choose(&mut logits.to_vec(), masked).unwrap()).collect()
+        (0..n)
+            .map(|_| sampler.choose(&mut logits.to_vec(), masked).unwrap())
+            .collect()
     }
 
     #[test]
     fn greedy_takes_the_best_that_is_not_masked() {
-        assert_eq!(draw(&Sampling::default(), &[0.0, 3.0, 2.0, 3.0], &[1], 2), [3, 3]);
-        assert_eq!(draw(&Sampling { temperature: 1.0, top_p: 0.0, ..Sampling::default() }, &[0.0, 3.0, 2.0], &[], 1), [1]);
+        assert_eq!(
+            draw(&Sampling::default(), &[0.0, 3.0, 2.0, 3.0], &[1], 2),
+            [3, 3]
+        );
+        assert_eq!(
+            draw(
+                &Sampling {
+                    temperature: 1.0,
+                    top_p: 0.0,
+                    ..Sampling::default()
+                },
+                &[0.0, 3.0, 2.0],
+                &[],
+                1
+            ),
+            [1]
+        );
     }
 
     #[test]
     fn logits_that_are_not_finite_are_an_error() {
         for temperature in [0.0, 1.0] {
-            let mut sampler = Sampler::new(&Sampling { temperature, ..Sampling::default() });
+            let mut sampler = Sampler::new(&Sampling {
+                temperature,
+                ..Sampling::default()
+            });
             assert!(sampler.choose(&mut [f32::NAN, f32::NAN], &[]).is_err());
             assert!(sampler.choose(&mut [1.0, f32::INFINITY], &[]).is_err());
             assert!(sampler.choose(&mut [1.0, 2.0], &[0, 1]).is_err());
@@ -161,19 +198,32 @@ mod tests {
 
     #[test]
     fn penalties_count_what_was_written() {
-        let presence = Sampling { presence_penalty: 2.0, ..Sampling::default() };
+        let presence = Sampling {
+            presence_penalty: 2.0,
+            ..Sampling::default()
+        };
         assert_eq!(draw(&presence, &[3.0, 2.0, 0.5], &[], 4), [0, 1, 0, 0]);
-        let frequency = Sampling { frequency_penalty: 0.75, ..Sampling::default() };
+        let frequency = Sampling {
+            frequency_penalty: 0.75,
+            ..Sampling::default()
+        };
         assert_eq!(draw(&frequency, &[3.0, 2.0, 0.5], &[], 5), [0, 0, 1, 0, 1]);
     }
 
     #[test]
     fn a_seed_draws_the_same_tokens_at_about_the_right_rates() {
-        let params = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
+        let params = Sampling {
+            temperature: 1.0,
+            seed: 7,
+            ..Sampling::default()
+        };
         let logits = [0.7f32.ln(), 0.2f32.ln(), 0.1f32.ln()];
         let drawn = draw(&params, &logits, &[], 4000);
         assert_eq!(drawn, draw(&params, &logits, &[], 4000));
-        assert_ne!(drawn, draw(&Sampling { seed: 8, ..params }, &logits, &[], 4000));
+        assert_ne!(
+            drawn,
+            draw(&Sampling { seed: 8, ..params }, &logits, &[], 4000)
+        );
         let share = drawn.iter().filter(|&&id| id == 0).count() as f64 / 4000.0;
         assert!((share - 0.7).abs() < 0.04, "{share}");
     }
@@ -182,7 +232,18 @@ mod tests {
     fn top_p_and_top_k_keep_only_the_likely() {
         let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
         let seen = |top_p, top_k| {
-            let mut ids = draw(&Sampling { temperature: 1.0, top_p, top_k, seed: 1, ..Sampling::default() }, &logits, &[], 500);
+            let mut ids = draw(
+                &Sampling {
+                    temperature: 1.0,
+                    top_p,
+                    top_k,
+                    seed: 1,
+                    ..Sampling::default()
+                },
+                &logits,
+                &[],
+                500,
+            );
             ids.sort_unstable();
             ids.dedup();
             ids
@@ -196,7 +257,17 @@ mod tests {
     #[test]
     fn the_unlikely_are_not_drawn_and_the_ids_stay_right() {
         let logits = [-50.0, 0.0, -50.0, 0.5, f32::NEG_INFINITY, 0.2];
-        let mut drawn = draw(&Sampling { temperature: 0.7, top_p: 0.99, seed: 2, ..Sampling::default() }, &logits, &[], 200);
+        let mut drawn = draw(
+            &Sampling {
+                temperature: 0.7,
+                top_p: 0.99,
+                seed: 2,
+                ..Sampling::default()
+            },
+            &logits,
+            &[],
+            200,
+        );
         drawn.sort_unstable();
         drawn.dedup();
         assert_eq!(drawn, [1, 3, 5]);
@@ -204,24 +275,60 @@ mod tests {
 
     #[test]
     fn a_top_p_near_nothing_takes_the_best() {
-        for top_p in [0.0, 5e-324, 1e-320, 1e-46, 1e-45, f64::from(f32::MIN_POSITIVE), 1e-30, 1e-12, 1e-8] {
-            let params = Sampling { temperature: 2.0, top_p, ..Sampling::default() };
-            assert_eq!(draw(&params, &[0.0, 3.0, 2.9, 3.0], &[], 40), [1; 40], "{top_p}");
-            assert_eq!(draw(&Sampling { top_k: Some(3), ..params }, &[0.0, 3.0, 2.9, 3.0], &[], 40), [1; 40], "{top_p}");
+        for top_p in [
+            0.0,
+            5e-324,
+            1e-320,
+            1e-46,
+            1e-45,
+            f64::from(f32::MIN_POSITIVE),
+            1e-30,
+            1e-12,
+            1e-8,
+        ] {
+            let params = Sampling {
+                temperature: 2.0,
+                top_p,
+                ..Sampling::default()
+            };
+            assert_eq!(
+                draw(&params, &[0.0, 3.0, 2.9, 3.0], &[], 40),
+                [1; 40],
+                "{top_p}"
+            );
+            assert_eq!(
+                draw(
+                    &Sampling {
+                        top_k: Some(3),
+                        ..params
+                    },
+                    &[0.0, 3.0, 2.9, 3.0],
+                    &[],
+                    40
+                ),
+                [1; 40],
+                "{top_p}"
+            );
         }
     }
 
     proptest! {
         #[test]
         fn every_parameter_gives_a_token_that_may_be_chosen(
-            temperature in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-30), Just(1e-7), Just(1.5e-7), 0.0..2.0f64, Just(2.0)],
-            top_p in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-38), Just(1e-7), 0.0..1.0f64, Just(1.0 - 1e-16), Just(1.0)],
-            top_k in prop_oneof![Just(None), Just(Some(0)), Just(Some(1)), Just(Some(2)), Just(Some(7)), Just(Some(u32::MAX as usize))],
-            penalties in (-2.0f32..2.0, -2.0f32..2.0), seed in any::<u64>(), first in -1e30f32..1e30,
-            more in proptest::collection::vec(prop_oneof![-30.0f32..30.0, -1e30f32..1e30, Just(f32::NEG_INFINITY), Just(f32::NAN)], 0..40),
+            temperature in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-30),
+                Just(1e-7), Just(1.5e-7), 0.0..2.0f64, Just(2.0)],
+            top_p in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-38), Just(1e-7),
+                0.0..1.0f64, Just(1.0 - 1e-16), Just(1.0)],
+            top_k in prop_oneof![Just(None), Just(Some(0)), Just(Some(1)), Just(Some(2)),
+                Just(Some(7)), Just(Some(u32::MAX as usize))],
+            penalties in (-2.0f32..2.0, -2.0f32..2.0), seed in any::<u64>(),
+            first in -1e30f32..1e30,
+            more in proptest::collection::vec(prop_oneof![-30.0f32..30.0, -1e30f32..1e30,
+                Just(f32::NEG_INFINITY), Just(f32::NAN)], 0..40),
         ) {
             let (presence_penalty, frequency_penalty) = penalties;
-            let params = Sampling { temperature, top_p, top_k, seed, presence_penalty, frequency_penalty };
+            let params = Sampling { temperature, top_p, top_k, seed, presence_penalty,
+                frequency_penalty };
             let logits: Vec<f32> = more.into_iter().chain([first]).collect();
             for id in draw(&params, &logits, &[], 8) {
                 prop_assert!(logits[id as usize].is_finite(), "{:?} of {:?}", id, logits);
@@ -229,14 +336,18 @@ mod tests {
         }
 
         #[test]
-        fn log_probabilities_sum_to_one_and_the_top_is_sorted(logits in proptest::collection::vec(-30.0f32..30.0, 1..50), k in 0usize..8) {
+        fn log_probabilities_sum_to_one_and_the_top_is_sorted(
+            logits in proptest::collection::vec(-30.0f32..30.0, 1..50), k in 0usize..8,
+        ) {
             let lse = log_sum_exp(&logits);
             prop_assert!((logits.iter().map(|l| (l - lse).exp()).sum::<f32>() - 1.0).abs() < 1e-4);
             let best = top(&logits, k, &[0]);
             prop_assert_eq!(best.len(), k.min(logits.len() - 1));
-            prop_assert!(best.is_sorted_by(|&a, &b| logits[a as usize] >= logits[b as usize]) && !best.contains(&0));
+            prop_assert!(best.is_sorted_by(|&a, &b| logits[a as usize] >= logits[b as usize])
+                && !best.contains(&0));
             let last = best.last().map_or(f32::INFINITY, |&id| logits[id as usize]);
-            prop_assert!(k == 0 || (1..logits.len() as u32).all(|id| best.contains(&id) || logits[id as usize] <= last));
+            prop_assert!(k == 0 || (1..logits.len() as u32).all(|id| best.contains(&id)
+                || logits[id as usize] <= last));
         }
     }
 }

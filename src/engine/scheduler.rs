@@ -25,8 +25,9 @@ use crate::{
     vlm::{Vlm, tokenizer::TextTokenizer},
 };
 
-/// Arrivals by which each further sequence of a completion stands behind the one before it, so that a completion of many answers does not keep those of
-/// the same competitor that come after it waiting for all of them.
+/// Arrivals by which each further sequence of a completion stands behind the one before it, so that
+/// a completion of many answers does not keep those of the same competitor that come after it
+/// waiting for all of them.
 const APART: u64 = 4;
 
 /// The state of the engine's thread.
@@ -52,28 +53,60 @@ impl Engine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] when a bound is 0 or the tokenizer does not fit the model, [`EngineError::Model`] when the caches cannot be
-    /// allocated or the thread cannot be started.
+    /// [`EngineError::Invalid`] when a bound is 0 or the tokenizer does not fit the model,
+    /// [`EngineError::Model`] when the caches cannot be allocated or the thread cannot be started.
     pub fn start(
         vlm: Arc<dyn Vlm>,
         reward: Option<Arc<dyn TokenReward>>,
         tokenizer: Arc<TextTokenizer>,
         config: EngineConfig,
     ) -> Result<EngineHandle, EngineError> {
-        let EngineConfig { max_batch, max_waiting, context_len, max_prefills, repair, on_error, takes_turns, observer } = config;
+        let EngineConfig {
+            max_batch,
+            max_waiting,
+            context_len,
+            max_prefills,
+            repair,
+            on_error,
+            takes_turns,
+            observer,
+        } = config;
         let spec = vlm.spec();
         let context = context_len.min(spec.context_len);
         if max_batch == 0 || max_prefills == 0 || context <= spec.image_tokens {
-            return Err(EngineError::Invalid("max_batch and max_prefills must be positive, context_len longer than an image".to_owned()));
+            return Err(EngineError::Invalid(
+                "max_batch and max_prefills must be positive, context_len longer than an image"
+                    .to_owned(),
+            ));
         }
         if tokenizer.eos() as usize >= spec.vocab_size {
-            return Err(EngineError::Invalid("the tokenizer's end-of-sequence token is not in the model's vocabulary".to_owned()));
+            return Err(EngineError::Invalid(
+                "the tokenizer's end-of-sequence token is not in the model's vocabulary".to_owned(),
+            ));
         }
-        let shared = Arc::new(Shared::new(spec, context, reward.is_some(), max_batch, max_waiting));
-        let networks = Networks { vlm, reward, vocabulary: Vocabulary::new(tokenizer, spec.vocab_size) };
+        let shared = Arc::new(Shared::new(
+            spec,
+            context,
+            reward.is_some(),
+            max_batch,
+            max_waiting,
+        ));
+        let networks = Networks {
+            vlm,
+            reward,
+            vocabulary: Vocabulary::new(tokenizer, spec.vocab_size),
+        };
         let more = max_batch.div_ceil(8);
-        let batch = Batch::new(networks, max_batch + more, context, repair, on_error, takes_turns, Arc::clone(&observer))
-            .map_err(|e| EngineError::Model(e.to_string()))?;
+        let batch = Batch::new(
+            networks,
+            max_batch + more,
+            context,
+            repair,
+            on_error,
+            takes_turns,
+            Arc::clone(&observer),
+        )
+        .map_err(|e| EngineError::Model(e.to_string()))?;
         // Jobs are bounded by their places; the rest is for drains.
         let (sender, commands) = mpsc::channel(2 * max_batch + max_waiting + 4);
         let engine = Self {
@@ -89,9 +122,14 @@ impl Engine {
             deadline: None,
             drained: Vec::new(),
         };
-        let started = thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run());
+        let started = thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || engine.run());
         started.map_err(|e| EngineError::Model(format!("no thread for the engine: {e}")))?;
-        Ok(EngineHandle { shared, commands: sender })
+        Ok(EngineHandle {
+            shared,
+            commands: sender,
+        })
     }
 
     fn run(mut self) {
@@ -102,7 +140,8 @@ impl Engine {
         self.stop();
     }
 
-    /// Takes what was handed in and forgets who left; waits when there is nothing to do. False when there never will be.
+    /// Takes what was handed in and forgets who left; waits when there is nothing to do. False when
+    /// there never will be.
     fn take_commands(&mut self) -> bool {
         loop {
             self.forget_left();
@@ -144,7 +183,9 @@ impl Engine {
     fn keep_deadline(&mut self) {
         if self.deadline.is_some_and(|d| Instant::now() >= d) {
             self.batch.fail_all(&EngineError::ShuttingDown);
-            self.waiting.drain(..).for_each(|job| job.fail(&EngineError::ShuttingDown));
+            self.waiting
+                .drain(..)
+                .for_each(|job| job.fail(&EngineError::ShuttingDown));
         }
     }
 
@@ -153,17 +194,24 @@ impl Engine {
         self.ledger.meet(waiting.chain(self.batch.shares()));
         for _ in 0..self.max_prefills {
             let Some(mut job) = self.next() else { break };
-            self.ledger.charge(&job.request.share, job.prompt_tokens as u64);
+            self.ledger
+                .charge(&job.request.share, job.prompt_tokens as u64);
             job.slot = self.slots.take(&job.request.share, 1).ok();
             self.batch.admit(job);
         }
     }
 
-    /// Takes the waiting job that is next out of the queue; `None` where none waits, or no slot is free that its competitor may have.
+    /// Takes the waiting job that is next out of the queue; `None` where none waits, or no slot is
+    /// free that its competitor may have.
     fn next(&mut self) -> Option<Job> {
         let free = |job: &Job| self.batch.has_room() && self.slots.may_take(&job.request.share, 1);
-        let open: Vec<usize> = (0..self.waiting.len()).filter(|&i| free(&self.waiting[i])).collect();
-        let next = self.ledger.next(open.iter().map(|&i| (&self.waiting[i].request.share, self.waiting[i].order)))?;
+        let open: Vec<usize> = (0..self.waiting.len())
+            .filter(|&i| free(&self.waiting[i]))
+            .collect();
+        let next = self.ledger.next(
+            open.iter()
+                .map(|&i| (&self.waiting[i].request.share, self.waiting[i].order)),
+        )?;
         Some(self.waiting.remove(open[next]))
     }
 
@@ -171,11 +219,17 @@ impl Engine {
     fn step(&mut self) {
         self.shared.idle.store(false, Relaxed);
         self.tell_load();
-        let stepped = catch_unwind(AssertUnwindSafe(|| self.batch.step(&self.shared, &mut self.ledger)));
+        let stepped = catch_unwind(AssertUnwindSafe(|| {
+            self.batch.step(&self.shared, &mut self.ledger)
+        }));
         if let Err(panic) = stepped {
             let what = message(panic.as_ref());
-            tracing::error!(panic = what, "a step panicked; its requests fail and the caches are built anew");
-            self.batch.fail_all(&EngineError::Model(format!("internal error: {what}")));
+            tracing::error!(
+                panic = what,
+                "a step panicked; its requests fail and the caches are built anew"
+            );
+            self.batch
+                .fail_all(&EngineError::Model(format!("internal error: {what}")));
             if let Err(error) = self.batch.rebuild() {
                 tracing::error!(%error, "the caches could not be built anew");
             }
@@ -184,7 +238,8 @@ impl Engine {
     }
 
     fn tell_load(&self) {
-        let (running, waiting, kv_usage) = (self.batch.len(), self.waiting.len(), self.batch.kv_usage());
+        let (running, waiting, kv_usage) =
+            (self.batch.len(), self.waiting.len(), self.batch.kv_usage());
         self.shared.running.store(running, Relaxed);
         self.shared.kv_usage.store(kv_usage.to_bits(), Relaxed);
         self.shared.idle.store(running + waiting == 0, Relaxed);
@@ -205,5 +260,9 @@ impl Engine {
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic")
 }

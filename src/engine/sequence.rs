@@ -1,4 +1,5 @@
-//! One running sequence: its request, the versions of its answer that are being written, and whom to tell.
+//! One running sequence: its request, the versions of its answer that are being written, and whom
+//! to tell.
 
 use std::time::Instant;
 
@@ -53,7 +54,8 @@ impl Job {
     }
 }
 
-/// Photographs less familiar than this get statements of what there is where nothing else repairs a sentence.
+/// Photographs less familiar than this get statements of what there is where nothing else repairs a
+/// sentence.
 const UNFAMILIAR: f32 = 0.5;
 
 /// What sampling needs to know about the vocabulary.
@@ -69,13 +71,26 @@ pub(crate) struct Vocabulary {
 impl Vocabulary {
     pub(crate) fn new(tokenizer: std::sync::Arc<TextTokenizer>, size: usize) -> Self {
         let ids = || 0..size as u32;
-        let masked = ids().filter(|&id| id != tokenizer.eos() && tokenizer.bytes(id).is_empty()).collect();
-        let endings = ids().filter(|&id| id == tokenizer.eos() || matches!(tokenizer.bytes(id), b"." | b" .")).collect();
-        Self { tokenizer, size, masked, endings }
+        let masked = ids()
+            .filter(|&id| id != tokenizer.eos() && tokenizer.bytes(id).is_empty())
+            .collect();
+        let endings = ids()
+            .filter(|&id| id == tokenizer.eos() || matches!(tokenizer.bytes(id), b"." | b" ."))
+            .collect();
+        Self {
+            tokenizer,
+            size,
+            masked,
+            endings,
+        }
     }
 
     pub(crate) fn alternative(&self, id: u32, logprob: f32) -> Alternative {
-        Alternative { id, bytes: self.tokenizer.bytes(id).to_vec(), logprob }
+        Alternative {
+            id,
+            bytes: self.tokenizer.bytes(id).to_vec(),
+            logprob,
+        }
     }
 }
 
@@ -94,7 +109,8 @@ pub(crate) struct Sequence {
     pub(crate) joined: Instant,
     /// What ends this sequence after the present step.
     pub(crate) failed: Option<EngineError>,
-    /// Indicates whether the present step computes nothing of it, because it is another competitor's turn.
+    /// Indicates whether the present step computes nothing of it, because it is another
+    /// competitor's turn.
     pub(crate) pauses: bool,
     /// The version that will be the answer.
     lead: Track,
@@ -112,14 +128,36 @@ impl Sequence {
     pub(crate) fn new(mut job: Job, slots: Vec<usize>, weights: Weights) -> Self {
         let guard = job.request.guard;
         let stop = StopStrings::new(std::mem::take(&mut job.request.stop));
-        let (slot, spare) = slots.split_first().map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
-        let lead = Track::new(slot, Draft::new(guard.thresholds, stop, job.request.finisher.clone()), &job.request.sampling);
+        let (slot, spare) = slots
+            .split_first()
+            .map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
+        let lead = Track::new(
+            slot,
+            Draft::new(guard.thresholds, stop, job.request.finisher.clone()),
+            &job.request.sampling,
+        );
         let repairs = policy::repairs(guard.mode).then(|| {
-            let states = job.request.finisher.as_ref().is_some_and(|finisher| finisher.familiarity() < UNFAMILIAR);
+            let states = job
+                .request
+                .finisher
+                .as_ref()
+                .is_some_and(|finisher| finisher.familiarity() < UNFAMILIAR);
             Repairs::new(guard.mode, guard.max_attempts, weights, spare).stating(states)
         });
         let (answer, joined) = (Answer::new(guard, job.request.gate.clone()), Instant::now());
-        Self { job, slots, answer, joined, failed: None, pauses: false, lead, repairs, stale: false, counted: 0, last_at: None }
+        Self {
+            job,
+            slots,
+            answer,
+            joined,
+            failed: None,
+            pauses: false,
+            lead,
+            repairs,
+            stale: false,
+            counted: 0,
+            last_at: None,
+        }
     }
 
     /// The versions that the next step computes; none where the sequence pauses.
@@ -129,9 +167,12 @@ impl Sequence {
         tried.chain(lead).filter(|_| !self.pauses)
     }
 
-    /// Returns `true` if the answer itself goes on in the next step, and not versions that are tried.
+    /// Returns `true` if the answer itself goes on in the next step, and not versions that are
+    /// tried.
     fn is_led(&self) -> bool {
-        self.repairs.as_ref().is_none_or(|repairs| repairs.active().next().is_none())
+        self.repairs
+            .as_ref()
+            .is_none_or(|repairs| repairs.active().next().is_none())
     }
 
     /// This sequence's part of the next step.
@@ -146,7 +187,10 @@ impl Sequence {
 
     /// Returns what caches must do before the next step.
     pub(crate) fn branches(&mut self) -> Vec<Branch> {
-        self.repairs.as_mut().map(Repairs::branches).unwrap_or_default()
+        self.repairs
+            .as_mut()
+            .map(Repairs::branches)
+            .unwrap_or_default()
     }
 
     /// Goes on without the scorer.
@@ -187,15 +231,35 @@ impl Sequence {
         Ok(Next::Go)
     }
 
-    fn take(&mut self, mut computed: Vec<Computed<'_>>, vocabulary: &Vocabulary) -> candle_core::Result<()> {
-        let Self { job, answer, lead, repairs, .. } = self;
+    fn take(
+        &mut self,
+        mut computed: Vec<Computed<'_>>,
+        vocabulary: &Vocabulary,
+    ) -> candle_core::Result<()> {
+        let Self {
+            job,
+            answer,
+            lead,
+            repairs,
+            ..
+        } = self;
         let scored = answer.is_scored();
-        let context = Context { request: &job.request, vocabulary, budget: job.budget, scored, repairs: scored && repairs.is_some() };
-        let tries = repairs.as_ref().is_some_and(|repairs| repairs.active().next().is_some());
+        let context = Context {
+            request: &job.request,
+            vocabulary,
+            budget: job.budget,
+            scored,
+            repairs: scored && repairs.is_some(),
+        };
+        let tries = repairs
+            .as_ref()
+            .is_some_and(|repairs| repairs.active().next().is_some());
         match repairs {
             Some(repairs) if tries => repairs.take(computed.into_iter(), context)?,
             _ => {
-                let Some(computed) = computed.pop() else { return Ok(()) };
+                let Some(computed) = computed.pop() else {
+                    return Ok(());
+                };
                 if let Some(repairs) = repairs.as_mut().filter(|_| !lead.is_new()) {
                     repairs.decoded();
                 }
@@ -208,7 +272,8 @@ impl Sequence {
         }
     }
 
-    /// Tells of the tokens that are new in the answer, those of a version that was taken among them.
+    /// Tells of the tokens that are new in the answer, those of a version that was taken among
+    /// them.
     fn count(&mut self, observer: &dyn Observer) {
         let written = self.lead.draft.tokens().len();
         for _ in self.counted..written {
@@ -228,13 +293,29 @@ impl Sequence {
         let draft = &self.lead.draft;
         let repairs = self.repairs.as_ref();
         let cost = repairs.map_or_else(Cost::default, |repairs| repairs.cost(draft.tokens().len()));
-        let (delta, summary) = self.answer.finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
+        let (delta, summary) =
+            self.answer
+                .finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
         self.show(delta);
-        let Summary { completion_tokens, guard } = summary;
+        let Summary {
+            completion_tokens,
+            guard,
+        } = summary;
         // An abstention is whole, whatever ended the answer that it stands for.
-        let is_withheld = guard.as_ref().is_some_and(|guard| guard.verdict == Verdict::Abstained);
-        let reason = if is_withheld { FinishReason::Stop } else { reason };
+        let is_withheld = guard
+            .as_ref()
+            .is_some_and(|guard| guard.verdict == Verdict::Abstained);
+        let reason = if is_withheld {
+            FinishReason::Stop
+        } else {
+            reason
+        };
         let prompt_tokens = self.job.prompt_tokens;
-        self.job.send(Event::Finished { reason, prompt_tokens, completion_tokens, guard });
+        self.job.send(Event::Finished {
+            reason,
+            prompt_tokens,
+            completion_tokens,
+            guard,
+        });
     }
 }

@@ -12,27 +12,43 @@ impl StopStrings {
     /// Empty strings never stop anything.
     pub(crate) fn new(mut strings: Vec<String>) -> Self {
         strings.retain(|s| !s.is_empty());
-        Self { longest: strings.iter().map(String::len).max().unwrap_or(0), strings, searched: 0 }
+        Self {
+            longest: strings.iter().map(String::len).max().unwrap_or(0),
+            strings,
+            searched: 0,
+        }
     }
 
     /// The same strings, for a text that begins anew.
     pub(crate) fn afresh(&self) -> Self {
-        Self { searched: 0, ..self.clone() }
+        Self {
+            searched: 0,
+            ..self.clone()
+        }
     }
 
-    /// Returns where the first stop string in `text` begins. `text` may only have grown since the last call.
+    /// Returns where the first stop string in `text` begins. `text` may only have grown since the
+    /// last call.
     pub(crate) fn find(&mut self, text: &str) -> Option<usize> {
         let mut from = (self.searched + 1).saturating_sub(self.longest);
         while !text.is_char_boundary(from) {
             from -= 1;
         }
         self.searched = text.len();
-        self.strings.iter().filter_map(|s| text[from..].find(s.as_str())).min().map(|at| from + at)
+        self.strings
+            .iter()
+            .filter_map(|s| text[from..].find(s.as_str()))
+            .min()
+            .map(|at| from + at)
     }
 
     /// Returns how many bytes at the end of `text` could be the beginning of a stop string.
     pub(crate) fn held(&self, text: &str) -> usize {
-        let begun = |s: &String| (1..s.len()).rev().find(|&k| s.is_char_boundary(k) && text.ends_with(&s[..k]));
+        let begun = |s: &String| {
+            (1..s.len())
+                .rev()
+                .find(|&k| s.is_char_boundary(k) && text.ends_with(&s[..k]))
+        };
         self.strings.iter().filter_map(begun).max().unwrap_or(0)
     }
 }
@@ -53,7 +69,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_growing_text_stops_where_the_whole_one_does_and_shows_nothing_of_it(
-            text in "[abé]{0,24}", strings in proptest::collection::vec("[abé]{0,4}", 0..3), step in 1usize..4,
+            text in "[abé]{0,24}", strings in proptest::collection::vec("[abé]{0,4}", 0..3),
+            step in 1usize..4,
         ) {
             let chars: Vec<char> = text.chars().collect();
             let mut stop = StopStrings::new(strings.clone());
@@ -67,10 +84,12 @@ mod tests {
                 shown = grown.len() - stop.held(&grown);
                 prop_assert!(grown.is_char_boundary(shown));
             }
-            let whole = strings.iter().filter(|s| !s.is_empty()).filter_map(|s| grown.find(s.as_str())).min();
+            let whole = strings.iter().filter(|s| !s.is_empty())
+                .filter_map(|s| grown.find(s.as_str())).min();
             prop_assert_eq!(found, whole);
             prop_assert!(found.is_none_or(|at| shown <= at), "text of the stop string was shown");
-            prop_assert!(found.is_some() || strings.iter().all(|s| s.is_empty() || !text.contains(s.as_str())));
+            prop_assert!(found.is_some() || strings.iter().all(|s| s.is_empty()
+                || !text.contains(s.as_str())));
         }
     }
 }

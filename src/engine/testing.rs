@@ -1,5 +1,6 @@
-//! A tiny vision-language model for the engine's tests: what it says is a hash of everything that its cache holds of the sequence, so a wrong slot,
-//! position, rollback or neighbour changes the answer. It checks the contract of [`Vlm`] and of [`TokenReward`] strictly.
+//! A tiny vision-language model for the engine's tests: what it says is a hash of everything that
+//! its cache holds of the sequence, so a wrong slot, position, rollback or neighbour changes the
+//! answer. It checks the contract of [`Vlm`] and of [`TokenReward`] strictly.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -14,7 +15,10 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::fair::Share;
-use super::{Engine, EngineConfig, EngineError, EngineHandle, Event, EventStream, FinishReason, GuardParams, Request, Sampling, Token};
+use super::{
+    Engine, EngineConfig, EngineError, EngineHandle, Event, EventStream, FinishReason, GuardParams,
+    Request, Sampling, Token,
+};
 use crate::{
     guard::{Mode, Report, Span},
     reward::TokenReward,
@@ -59,19 +63,30 @@ const PIECES: [&str; 28] = [
 ];
 
 pub(crate) fn tokenizer() -> Arc<TextTokenizer> {
-    let vocab: serde_json::Map<_, _> = PIECES.iter().enumerate().map(|(i, p)| ((*p).to_owned(), i.into())).collect();
-    let special = |id: usize| serde_json::json!({"id": id, "content": PIECES[id], "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let vocab: serde_json::Map<_, _> = PIECES
+        .iter()
+        .enumerate()
+        .map(|(i, p)| ((*p).to_owned(), i.into()))
+        .collect();
+    let special = |id: usize| {
+        serde_json::json!({"id": id, "content": PIECES[id], "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+    };
     let json = serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "post_processor": null, "decoder": null,
         "added_tokens": [special(0), special(1), special(2)],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null,
                   "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
     });
     Arc::new(TextTokenizer::from_bytes(json.to_string().as_bytes(), "<eos>").unwrap())
 }
 
-/// Returns what the model says after `context`, in positions of its cache: logits, and how well it thinks the last token is grounded.
+/// Returns what the model says after `context`, in positions of its cache: logits, and how well it
+/// thinks the last token is grounded.
 pub(crate) fn continuation(context: &[f32]) -> (Vec<f32>, f32) {
     let mut hasher = DefaultHasher::new();
     context.iter().for_each(|c| c.to_bits().hash(&mut hasher));
@@ -119,17 +134,31 @@ pub(crate) struct Toy {
 impl Toy {
     /// A model that mostly writes sentences, after the prompt [`SPEAK`].
     pub(crate) fn speaking() -> Arc<Self> {
-        Arc::new(Self { fails_on: AtomicUsize::new(usize::MAX), speaks: true, ..Self::default() })
+        Arc::new(Self {
+            fails_on: AtomicUsize::new(usize::MAX),
+            speaks: true,
+            ..Self::default()
+        })
     }
 
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { fails_on: AtomicUsize::new(usize::MAX), ..Self::default() })
+        Arc::new(Self {
+            fails_on: AtomicUsize::new(usize::MAX),
+            ..Self::default()
+        })
     }
 
     /// A model whose every step waits for a message from the sender.
     pub(crate) fn gated() -> (Arc<Self>, mpsc::Sender<()>) {
         let (sender, gate) = mpsc::channel();
-        (Arc::new(Self { gate: Some(Mutex::new(gate)), fails_on: AtomicUsize::new(usize::MAX), ..Self::default() }), sender)
+        (
+            Arc::new(Self {
+                gate: Some(Mutex::new(gate)),
+                fails_on: AtomicUsize::new(usize::MAX),
+                ..Self::default()
+            }),
+            sender,
+        )
     }
 
     pub(crate) fn steps(&self) -> usize {
@@ -141,9 +170,16 @@ impl Toy {
             // A test that has ended lets the rest run.
             let _ = gate.lock().unwrap().recv();
         }
-        self.log.lock().unwrap().push(rows.iter().map(|r| (r.slot, r.start, r.tokens.to_vec())).collect());
+        self.log.lock().unwrap().push(
+            rows.iter()
+                .map(|r| (r.slot, r.start, r.tokens.to_vec()))
+                .collect(),
+        );
         let bad = self.fails_on.load(SeqCst);
-        if rows.iter().any(|r| r.tokens.iter().any(|&t| bad == ANY || t as usize == bad)) {
+        if rows
+            .iter()
+            .any(|r| r.tokens.iter().any(|&t| bad == ANY || t as usize == bad))
+        {
             bail!("token {bad} broke the model");
         }
         assert!(!self.panics.swap(false, SeqCst), "the model panicked");
@@ -153,13 +189,24 @@ impl Toy {
 
 impl Vlm for Toy {
     fn spec(&self) -> Spec {
-        Spec { image_tokens: IMAGE_TOKENS, image_size: 2, vocab_size: PIECES.len(), context_len: CONTEXT, hidden_features: 2 }
+        Spec {
+            image_tokens: IMAGE_TOKENS,
+            image_size: 2,
+            vocab_size: PIECES.len(),
+            context_len: CONTEXT,
+            hidden_features: 2,
+        }
     }
 
     fn encode_images(&self, pixels: &Tensor) -> Result<Tensor> {
         self.encodes.fetch_add(1, SeqCst);
-        let (batch, 3, 2, 2) = pixels.dims4()? else { bail!("pixels must be (batch, 3, 2, 2)") };
-        pixels.flatten_from(1)?.narrow(1, 0, IMAGE_TOKENS)?.reshape((batch, IMAGE_TOKENS, 1))
+        let (batch, 3, 2, 2) = pixels.dims4()? else {
+            bail!("pixels must be (batch, 3, 2, 2)")
+        };
+        pixels
+            .flatten_from(1)?
+            .narrow(1, 0, IMAGE_TOKENS)?
+            .reshape((batch, IMAGE_TOKENS, 1))
     }
 
     fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
@@ -172,28 +219,51 @@ impl Vlm for Toy {
         self.interfere(rows)?;
         let (mut logits, mut hidden) = (Vec::new(), Vec::new());
         for row in rows {
-            let image = row.image.map_or(Ok(Vec::new()), |i| i.flatten_all()?.to_vec1::<f32>())?;
-            let new: Vec<f32> = image.iter().copied().chain(row.tokens.iter().map(|&t| t as f32)).collect();
+            let image = row
+                .image
+                .map_or(Ok(Vec::new()), |i| i.flatten_all()?.to_vec1::<f32>())?;
+            let new: Vec<f32> = image
+                .iter()
+                .copied()
+                .chain(row.tokens.iter().map(|&t| t as f32))
+                .collect();
             let lines = Tensor::from_slice(&new, (new.len(), 1), &Device::Cpu)?;
             cache.write(0, row.slot, &lines, &lines)?;
             cache.advance(row.slot, new.len(), image.len());
-            let context = cache.layer(0).0.narrow(0, row.slot * cache.capacity(), cache.len(row.slot))?.flatten_all()?.to_vec1::<f32>()?;
+            let context = cache
+                .layer(0)
+                .0
+                .narrow(0, row.slot * cache.capacity(), cache.len(row.slot))?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
             for i in row.start + image.len()..context.len() {
                 hidden.extend([continuation(&context[..=i]).1, context[i]]);
             }
             let mut next = continuation(&context).0;
-            let last = context.last().filter(|_| self.speaks).map_or(usize::MAX, |&piece| piece as usize);
+            let last = context
+                .last()
+                .filter(|_| self.speaks)
+                .map_or(usize::MAX, |&piece| piece as usize);
             followers(last).iter().for_each(|&piece| next[piece] += 9.0);
             logits.extend(next);
         }
         Ok(StepOutput {
-            logits: Some(Tensor::from_vec(logits, (rows.len(), PIECES.len()), &Device::Cpu)?),
-            hidden: Tensor::from_vec(hidden, (rows.iter().map(|r| r.tokens.len()).sum::<usize>(), 2), &Device::Cpu)?,
+            logits: Some(Tensor::from_vec(
+                logits,
+                (rows.len(), PIECES.len()),
+                &Device::Cpu,
+            )?),
+            hidden: Tensor::from_vec(
+                hidden,
+                (rows.iter().map(|r| r.tokens.len()).sum::<usize>(), 2),
+                &Device::Cpu,
+            )?,
         })
     }
 }
 
-/// Its scorer, with a cache of its own: it must be shown every row of the sequences that it scores, with the right hidden states.
+/// Its scorer, with a cache of its own: it must be shown every row of the sequences that it scores,
+/// with the right hidden states.
 #[derive(Default)]
 pub(crate) struct ToyReward {
     /// Tokens scored.
@@ -213,8 +283,16 @@ impl TokenReward for ToyReward {
         KvCache::new(0, slots, capacity, 1, DType::F32, &Device::Cpu).map(Some)
     }
 
-    fn score(&self, rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
-        let Some(cache) = cache else { bail!("the scorer's cache is missing") };
+    fn score(
+        &self,
+        rows: &[Row<'_>],
+        hidden: &Tensor,
+        log_probabilities: &[f32],
+        cache: Option<&mut KvCache>,
+    ) -> Result<Vec<f32>> {
+        let Some(cache) = cache else {
+            bail!("the scorer's cache is missing")
+        };
         cache.check(rows, IMAGE_TOKENS)?;
         let most = self.fails_after.load(SeqCst);
         if self.fails.load(SeqCst) || (most > 0 && self.seen.load(SeqCst) >= most) {
@@ -225,18 +303,37 @@ impl TokenReward for ToyReward {
             cache.advance(row.slot, image + row.tokens.len(), image);
         }
         let hidden = hidden.to_vec2::<f32>()?;
-        let tokens: Vec<f32> = rows.iter().flat_map(|r| r.tokens).map(|&t| t as f32).collect();
-        assert_eq!(hidden.iter().map(|h| h[1]).collect::<Vec<_>>(), tokens, "hidden states of other tokens");
+        let tokens: Vec<f32> = rows
+            .iter()
+            .flat_map(|r| r.tokens)
+            .map(|&t| t as f32)
+            .collect();
+        assert_eq!(
+            hidden.iter().map(|h| h[1]).collect::<Vec<_>>(),
+            tokens,
+            "hidden states of other tokens"
+        );
         assert_eq!(log_probabilities.len(), tokens.len());
         let mut left = log_probabilities;
         for row in rows {
             let (own, rest) = left.split_at(row.tokens.len());
             left = rest;
             // The policy did not write the prompt, and is sure of nothing that it wrote.
-            assert!(own.iter().all(|&lp| if row.start == 0 { lp == 0.0 } else { lp.is_finite() && lp < 0.0 }), "{own:?}");
+            assert!(
+                own.iter().all(|&lp| if row.start == 0 {
+                    lp == 0.0
+                } else {
+                    lp.is_finite() && lp < 0.0
+                }),
+                "{own:?}"
+            );
         }
         self.seen.fetch_add(tokens.len(), SeqCst);
-        let shift = if self.out_of_range.load(SeqCst) { 2.0 } else { 0.0 };
+        let shift = if self.out_of_range.load(SeqCst) {
+            2.0
+        } else {
+            0.0
+        };
         Ok(hidden.iter().map(|h| h[0] + shift).collect())
     }
 }
@@ -297,22 +394,37 @@ impl Told {
 }
 
 pub(crate) fn listen(mut stream: EventStream) -> Told {
-    let (mut deltas, mut tokens, mut spans, mut flagged_tokens) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let (mut deltas, mut tokens, mut spans, mut flagged_tokens) =
+        (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut end = None;
     while let Some(event) = stream.blocking_next() {
         assert!(end.is_none(), "an event after the last");
         match event {
-            Event::Delta { text, tokens: t, spans: s, flagged_tokens: flagged } => {
+            Event::Delta {
+                text,
+                tokens: t,
+                spans: s,
+                flagged_tokens: flagged,
+            } => {
                 flagged_tokens += flagged;
                 deltas.push(text);
                 tokens.extend(t);
                 spans.extend(s);
             }
-            Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
-                end = Some(Ok((reason, prompt_tokens, completion_tokens, guard)))
-            }
+            Event::Finished {
+                reason,
+                prompt_tokens,
+                completion_tokens,
+                guard,
+            } => end = Some(Ok((reason, prompt_tokens, completion_tokens, guard))),
             Event::Failed(error) => end = Some(Err(error)),
         }
     }
-    Told { deltas, tokens, spans, flagged_tokens, end: end.expect("the stream ends with an end") }
+    Told {
+        deltas,
+        tokens,
+        spans,
+        flagged_tokens,
+        end: end.expect("the stream ends with an end"),
+    }
 }

@@ -7,7 +7,10 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::testing::{CONTEXT, IMAGE_TOKENS, SPEAK, Toy, ToyReward, continuation, engine, listen, request, start, tokenizer};
+use super::testing::{
+    CONTEXT, IMAGE_TOKENS, SPEAK, Toy, ToyReward, continuation, engine, listen, request, start,
+    tokenizer,
+};
 use super::*;
 use crate::{
     guard::{
@@ -30,7 +33,9 @@ fn reference(request: &Request, budget: usize) -> (Vec<u32>, Vec<f32>, bool) {
     loop {
         let logits = continuation(&context).0;
         let allowed = (0..logits.len()).filter(|&i| i != 1 && i != 2);
-        let best = allowed.max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        let best = allowed
+            .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+            .unwrap();
         if best == 0 || ids.len() == budget {
             let by_itself = ids.len() < budget;
             return (ids, rewards, by_itself);
@@ -42,31 +47,57 @@ fn reference(request: &Request, budget: usize) -> (Vec<u32>, Vec<f32>, bool) {
 }
 
 fn bytes(ids: &[u32]) -> Vec<Vec<u8>> {
-    ids.iter().map(|&id| tokenizer().bytes(id).to_vec()).collect()
+    ids.iter()
+        .map(|&id| tokenizer().bytes(id).to_vec())
+        .collect()
 }
 
 #[test]
 fn answers_are_those_of_the_model_alone() {
-    let handle = engine(EngineConfig { max_batch: 3, ..EngineConfig::default() });
+    let handle = engine(EngineConfig {
+        max_batch: 3,
+        ..EngineConfig::default()
+    });
     for mode in [Mode::Off, Mode::Score, Mode::Flag] {
         let mut seen = (0, 0, 0);
-        let requests: Vec<Request> =
-            (0..30).map(|i| Request { guard: GuardParams::new(mode, 0.4), ..request(i as f32, &[5, 6]) }).collect();
-        let streams: Vec<EventStream> = requests.iter().map(|r| handle.submit(r.clone()).unwrap()).collect();
+        let requests: Vec<Request> = (0..30)
+            .map(|i| Request {
+                guard: GuardParams::new(mode, 0.4),
+                ..request(i as f32, &[5, 6])
+            })
+            .collect();
+        let streams: Vec<EventStream> = requests
+            .iter()
+            .map(|r| handle.submit(r.clone()).unwrap())
+            .collect();
         for (request, told) in requests.iter().zip(streams.into_iter().map(listen)) {
             let (ids, rewards, eos) = reference(request, 12);
             let pieces = bytes(&ids);
             let (text, words) = words(pieces.iter().map(Vec::as_slice), &rewards);
             assert_eq!((told.ids(), told.text()), (ids.clone(), text.clone()));
             let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
-            assert_eq!((prompt_tokens, completion_tokens), (IMAGE_TOKENS + 2, ids.len()));
-            assert_eq!(reason, if eos { FinishReason::Stop } else { FinishReason::Length });
+            assert_eq!(
+                (prompt_tokens, completion_tokens),
+                (IMAGE_TOKENS + 2, ids.len())
+            );
+            assert_eq!(
+                reason,
+                if eos {
+                    FinishReason::Stop
+                } else {
+                    FinishReason::Length
+                }
+            );
             if mode == Mode::Off {
                 assert_eq!((told.rewards(), report), (vec![], None));
                 continue;
             }
             assert_eq!(told.rewards(), rewards);
-            let expected = if mode == Mode::Flag { spans(&text, &doubting(words, 0.4), Action::Flagged) } else { vec![] };
+            let expected = if mode == Mode::Flag {
+                spans(&text, &doubting(words, 0.4), Action::Flagged)
+            } else {
+                vec![]
+            };
             let report = report.unwrap();
             assert_eq!((&told.spans, &report.spans), (&expected, &expected));
             assert_eq!(report.alt_text.is_some(), mode == Mode::Flag);
@@ -74,23 +105,42 @@ fn answers_are_those_of_the_model_alone() {
             seen.1 += usize::from(report.verdict == Verdict::Clean);
             seen.2 += usize::from(eos);
         }
-        assert!(mode == Mode::Off || (seen.0 > 0 && seen.1 > 0 && seen.2 > 0), "{seen:?}");
+        assert!(
+            mode == Mode::Off || (seen.0 > 0 && seen.1 > 0 && seen.2 > 0),
+            "{seen:?}"
+        );
     }
 }
 
-/// What is finished while it is written is what is finished of the whole text, repairs and stop strings or not.
+/// What is finished while it is written is what is finished of the whole text, repairs and stop
+/// strings or not.
 #[test]
 fn rewards_are_finished_as_those_of_the_whole_text() {
     let handle = engine(EngineConfig::default());
     let finisher = finisher([1.0, -1.0, 0.0], WrittenBy::Policy);
     let (mut finished, mut repaired, mut moved) = (0, 0, 0);
     for image in 0..40 {
-        let modes =
-            [(Mode::Score, 0, "never"), (Mode::Flag, 0, "s"), (Mode::Regenerate, usize::MAX, "never"), (Mode::Block, usize::MAX, "never")];
+        let modes = [
+            (Mode::Score, 0, "never"),
+            (Mode::Flag, 0, "s"),
+            (Mode::Regenerate, usize::MAX, "never"),
+            (Mode::Block, usize::MAX, "never"),
+        ];
         for (mode, window, stop) in modes {
-            let guard = GuardParams { window, ..GuardParams::new(mode, 0.6) };
-            let plain = Request { guard, max_tokens: 20, stop: vec![stop.to_owned()], ..request(image as f32, &[5, 6]) };
-            let request = Request { finisher: Some(Arc::clone(&finisher)), ..plain.clone() };
+            let guard = GuardParams {
+                window,
+                ..GuardParams::new(mode, 0.6)
+            };
+            let plain = Request {
+                guard,
+                max_tokens: 20,
+                stop: vec![stop.to_owned()],
+                ..request(image as f32, &[5, 6])
+            };
+            let request = Request {
+                finisher: Some(Arc::clone(&finisher)),
+                ..plain.clone()
+            };
             let told = listen(handle.submit(request.clone()).unwrap());
             let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
             context.extend(request.prompt.iter().map(|&t| t as f32));
@@ -99,8 +149,15 @@ fn rewards_are_finished_as_those_of_the_whole_text() {
                 continuation(&context).1
             };
             let rewards: Vec<f32> = told.ids().into_iter().map(&mut scorer).collect();
-            let log_probabilities = told.tokens.iter().map(|token| token.token.logprob).collect();
-            let mut scored = Scored { rewards: rewards.clone(), log_probabilities };
+            let log_probabilities = told
+                .tokens
+                .iter()
+                .map(|token| token.token.logprob)
+                .collect();
+            let mut scored = Scored {
+                rewards: rewards.clone(),
+                log_probabilities,
+            };
             let (text, mut pieces) = (told.text(), bytes(&told.ids()));
             if String::from_utf8_lossy(&pieces.concat()) != text {
                 // A stop string has ended the text within a token.
@@ -118,16 +175,27 @@ fn rewards_are_finished_as_those_of_the_whole_text() {
             let report = told.report();
             check_report(&told, &report, &request);
             assert_eq!(told.spans, report.spans);
-            assert_eq!(listen(handle.submit(request).unwrap()), told, "the same again");
+            assert_eq!(
+                listen(handle.submit(request).unwrap()),
+                told,
+                "the same again"
+            );
             finished += usize::from(scored.rewards != rewards);
             repaired += usize::from(report.verdict == Verdict::Repaired);
-            moved += usize::from(mode == Mode::Score && listen(handle.submit(plain).unwrap()).report().score != report.score);
+            moved += usize::from(
+                mode == Mode::Score
+                    && listen(handle.submit(plain).unwrap()).report().score != report.score,
+            );
         }
     }
-    assert!(finished > 10 && repaired > 0 && moved > 0, "{finished} finished, {repaired} repaired, {moved} scores moved");
+    assert!(
+        finished > 10 && repaired > 0 && moved > 0,
+        "{finished} finished, {repaired} repaired, {moved} scores moved"
+    );
 }
 
-/// Words that went out keep their rewards, whatever is then written in the place of what followed them.
+/// Words that went out keep their rewards, whatever is then written in the place of what followed
+/// them.
 #[test]
 fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
     let handle = engine(EngineConfig::default());
@@ -135,8 +203,16 @@ fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
     let mut repaired = 0;
     for image in 0..60 {
         for window in [0, 1, 2] {
-            let guard = GuardParams { window, ..GuardParams::new(Mode::Regenerate, 0.6) };
-            let request = Request { guard, max_tokens: 20, finisher: Some(Arc::clone(&finisher)), ..request(image as f32, &[5, 6]) };
+            let guard = GuardParams {
+                window,
+                ..GuardParams::new(Mode::Regenerate, 0.6)
+            };
+            let request = Request {
+                guard,
+                max_tokens: 20,
+                finisher: Some(Arc::clone(&finisher)),
+                ..request(image as f32, &[5, 6])
+            };
             let told = listen(handle.submit(request.clone()).unwrap());
             let report = told.report();
             check_report(&told, &report, &request);
@@ -146,8 +222,14 @@ fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
             let pieces = bytes(&told.ids());
             let (text, words) = words(pieces.iter().map(Vec::as_slice), &told.rewards());
             assert_eq!(text, told.text());
-            let low = doubting(words, 0.6).iter().any(crate::guard::words::Word::doubted);
-            assert_eq!(low, report.verdict == Verdict::Flagged, "{text:?} {report:?}");
+            let low = doubting(words, 0.6)
+                .iter()
+                .any(crate::guard::words::Word::doubted);
+            assert_eq!(
+                low,
+                report.verdict == Verdict::Flagged,
+                "{text:?} {report:?}"
+            );
             repaired += usize::from(report.verdict == Verdict::Repaired);
         }
     }
@@ -156,9 +238,16 @@ fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
 
 #[test]
 fn competitors_change_nothing_about_answers() {
-    let alone = engine(EngineConfig { max_batch: 1, ..EngineConfig::default() });
+    let alone = engine(EngineConfig {
+        max_batch: 1,
+        ..EngineConfig::default()
+    });
     for takes_turns in [true, false] {
-        let together = engine(EngineConfig { max_batch: 4, takes_turns, ..EngineConfig::default() });
+        let together = engine(EngineConfig {
+            max_batch: 4,
+            takes_turns,
+            ..EngineConfig::default()
+        });
         let modes = [Mode::Regenerate, Mode::Off, Mode::Flag, Mode::Block];
         let ask = |i: usize| Request {
             share: fair::Share::new(["a", "b", "c"][i * i % 7 % 3], 1 + i as u32 % 3),
@@ -179,12 +268,20 @@ fn scored_text_comes_in_whole_words() {
     let handle = engine(EngineConfig::default());
     let mut deltas = 0;
     for image in 0..20 {
-        let told = listen(handle.submit(Request { max_tokens: 30, ..request(image as f32, &[5, 7]) }).unwrap());
+        let told = listen(
+            handle
+                .submit(Request {
+                    max_tokens: 30,
+                    ..request(image as f32, &[5, 7])
+                })
+                .unwrap(),
+        );
         let mut shown = String::new();
         for delta in told.deltas.iter().take(told.deltas.len().saturating_sub(1)) {
             shown += delta;
             let rest = &told.text()[shown.len()..];
-            let inside = shown.ends_with(char::is_alphanumeric) && rest.starts_with(char::is_alphanumeric);
+            let inside =
+                shown.ends_with(char::is_alphanumeric) && rest.starts_with(char::is_alphanumeric);
             assert!(!inside, "{shown:?} was cut inside a word, {rest:?} follows");
             deltas += 1;
         }
@@ -194,9 +291,21 @@ fn scored_text_comes_in_whole_words() {
 
 #[test]
 fn log_probabilities_are_the_models_own() {
-    let sampling = Sampling { temperature: 1.5, seed: 3, frequency_penalty: 1.0, ..Sampling::default() };
-    let request = Request { sampling, ..request(1.0, &[5]) };
-    let told = listen(engine(EngineConfig::default()).submit(request.clone()).unwrap());
+    let sampling = Sampling {
+        temperature: 1.5,
+        seed: 3,
+        frequency_penalty: 1.0,
+        ..Sampling::default()
+    };
+    let request = Request {
+        sampling,
+        ..request(1.0, &[5])
+    };
+    let told = listen(
+        engine(EngineConfig::default())
+            .submit(request.clone())
+            .unwrap(),
+    );
     let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
     context.push(5.0);
     assert!(!told.tokens.is_empty());
@@ -216,19 +325,41 @@ fn a_stop_string_over_several_tokens_ends_the_answer_before_it() {
     let handle = engine(EngineConfig::default());
     let mut inside_a_token = 0;
     for image in 0..40 {
-        let plain = Request { max_tokens: 25, ..request(image as f32, &[5]) };
+        let plain = Request {
+            max_tokens: 25,
+            ..request(image as f32, &[5])
+        };
         let whole = listen(handle.submit(plain.clone()).unwrap()).text();
         let chars: Vec<char> = whole.chars().collect();
         for at in (0..chars.len().saturating_sub(6)).step_by(3) {
             let stop: String = chars[at..at + 6].iter().collect();
-            let told = listen(handle.submit(Request { stop: vec!["never".to_owned(), stop.clone()], ..plain.clone() }).unwrap());
+            let told = listen(
+                handle
+                    .submit(Request {
+                        stop: vec!["never".to_owned(), stop.clone()],
+                        ..plain.clone()
+                    })
+                    .unwrap(),
+            );
             let expected = &whole[..whole.find(&stop).unwrap()];
             assert_eq!(told.text(), expected);
             let report = told.report();
-            assert_eq!(told.end, Ok((FinishReason::Stop, IMAGE_TOKENS + 1, told.tokens.len(), Some(report.clone()))));
+            assert_eq!(
+                told.end,
+                Ok((
+                    FinishReason::Stop,
+                    IMAGE_TOKENS + 1,
+                    told.tokens.len(),
+                    Some(report.clone())
+                ))
+            );
             assert_eq!(told.rewards().len(), told.tokens.len());
             assert_eq!(told.spans, report.spans);
-            let pieces: Vec<u8> = told.tokens.iter().flat_map(|t| t.token.bytes.clone()).collect();
+            let pieces: Vec<u8> = told
+                .tokens
+                .iter()
+                .flat_map(|t| t.token.bytes.clone())
+                .collect();
             assert!(String::from_utf8_lossy(&pieces).starts_with(expected));
             inside_a_token += usize::from(pieces.len() > expected.len());
         }
@@ -238,13 +369,28 @@ fn a_stop_string_over_several_tokens_ends_the_answer_before_it() {
 
 #[test]
 fn max_tokens_and_the_context_end_an_answer() {
-    let handle = engine(EngineConfig { context_len: 10, ..EngineConfig::default() });
-    let long = |prompt: &[u32]| Request { max_tokens: 100, ..request(6.0, prompt) };
-    assert!(reference(&long(&[5; 3]), 20).0.len() > 8, "an image that the model has much to say about");
+    let handle = engine(EngineConfig {
+        context_len: 10,
+        ..EngineConfig::default()
+    });
+    let long = |prompt: &[u32]| Request {
+        max_tokens: 100,
+        ..request(6.0, prompt)
+    };
+    assert!(
+        reference(&long(&[5; 3]), 20).0.len() > 8,
+        "an image that the model has much to say about"
+    );
     let told = listen(handle.submit(long(&[5; 3])).unwrap());
     assert_eq!((told.tokens.len(), told.rewards().len()), (5, 5));
     assert_eq!(told.end.unwrap().0, FinishReason::Length);
-    assert_eq!(handle.submit(long(&[5; 8])).unwrap_err(), EngineError::PromptTooLong { prompt_tokens: 10, context_len: 10 });
+    assert_eq!(
+        handle.submit(long(&[5; 8])).unwrap_err(),
+        EngineError::PromptTooLong {
+            prompt_tokens: 10,
+            context_len: 10
+        }
+    );
 }
 
 #[test]
@@ -252,46 +398,119 @@ fn requests_that_could_never_run_are_refused() {
     let scored = engine(EngineConfig::default());
     let unscored = Engine::start(Toy::new(), None, tokenizer(), EngineConfig::default()).unwrap();
     let good = request(0.0, &[5]);
-    let refused = |handle: &EngineHandle, request: Request| matches!(handle.submit(request), Err(EngineError::Invalid(_)));
-    assert!(refused(&scored, Request { prompt: vec![], ..good.clone() }));
-    assert!(refused(&scored, Request { prompt: vec![28], ..good.clone() }));
-    assert!(refused(&scored, Request { max_tokens: 0, ..good.clone() }));
-    assert!(refused(&scored, Request { image: good.image.narrow(0, 0, 1).unwrap(), ..good.clone() }));
+    let refused = |handle: &EngineHandle, request: Request| {
+        matches!(handle.submit(request), Err(EngineError::Invalid(_)))
+    };
+    assert!(refused(
+        &scored,
+        Request {
+            prompt: vec![],
+            ..good.clone()
+        }
+    ));
+    assert!(refused(
+        &scored,
+        Request {
+            prompt: vec![28],
+            ..good.clone()
+        }
+    ));
+    assert!(refused(
+        &scored,
+        Request {
+            max_tokens: 0,
+            ..good.clone()
+        }
+    ));
+    assert!(refused(
+        &scored,
+        Request {
+            image: good.image.narrow(0, 0, 1).unwrap(),
+            ..good.clone()
+        }
+    ));
     assert!(refused(&unscored, good.clone()));
-    assert!(unscored.submit(Request { guard: GuardParams::new(Mode::Off, 0.1), ..good }).is_ok());
+    assert!(
+        unscored
+            .submit(Request {
+                guard: GuardParams::new(Mode::Off, 0.1),
+                ..good
+            })
+            .is_ok()
+    );
 }
 
 #[test]
 fn an_engine_without_room_does_not_start() {
     let start = |config| Engine::start(Toy::new(), None, tokenizer(), config).is_err();
-    assert!(start(EngineConfig { max_batch: 0, ..EngineConfig::default() }));
-    assert!(start(EngineConfig { context_len: IMAGE_TOKENS, ..EngineConfig::default() }));
+    assert!(start(EngineConfig {
+        max_batch: 0,
+        ..EngineConfig::default()
+    }));
+    assert!(start(EngineConfig {
+        context_len: IMAGE_TOKENS,
+        ..EngineConfig::default()
+    }));
 }
 
 /// What holds for every answer: the budget, and offsets that cut the text exactly.
 fn check_report(told: &super::testing::Told, report: &crate::guard::Report, request: &Request) {
-    assert!(report.extra_tokens as usize <= request.guard.max_attempts, "{report:?}");
-    assert!(report.attempts as usize <= request.guard.max_attempts, "{report:?}");
+    assert!(
+        report.extra_tokens as usize <= request.guard.max_attempts,
+        "{report:?}"
+    );
+    assert!(
+        report.attempts as usize <= request.guard.max_attempts,
+        "{report:?}"
+    );
     let chars: Vec<char> = told.text().chars().collect();
     for span in &report.spans {
-        assert_eq!(chars[span.start..span.end].iter().collect::<String>(), span.text, "{report:?}");
+        assert_eq!(
+            chars[span.start..span.end].iter().collect::<String>(),
+            span.text,
+            "{report:?}"
+        );
     }
     if request.guard.on_exhausted != OnExhausted::Flag {
-        assert!(told.deltas.len() <= 1 && !report.spans.iter().any(crate::guard::Span::is_unsaid), "{report:?}");
-        assert!(report.alt_text.as_ref().is_none_or(|alt| *alt == told.text()), "{report:?}");
+        assert!(
+            told.deltas.len() <= 1 && !report.spans.iter().any(crate::guard::Span::is_unsaid),
+            "{report:?}"
+        );
+        assert!(
+            report
+                .alt_text
+                .as_ref()
+                .is_none_or(|alt| *alt == told.text()),
+            "{report:?}"
+        );
     }
-    assert!(report.spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "{report:?}");
+    assert!(
+        report
+            .spans
+            .windows(2)
+            .all(|pair| pair[0].end <= pair[1].start),
+        "{report:?}"
+    );
     match report.verdict {
-        Verdict::Blocked => assert!(told.end.clone().unwrap().0 == FinishReason::ContentFilter && request.guard.mode == Mode::Block),
+        Verdict::Blocked => assert!(
+            told.end.clone().unwrap().0 == FinishReason::ContentFilter
+                && request.guard.mode == Mode::Block
+        ),
         Verdict::Clean | Verdict::Repaired => {
-            assert!(report.spans.iter().all(|span| matches!(span.action, Action::Regenerated | Action::Omitted)))
+            assert!(
+                report
+                    .spans
+                    .iter()
+                    .all(|span| matches!(span.action, Action::Regenerated | Action::Omitted))
+            )
         }
         Verdict::Flagged | Verdict::Unscored => {}
         Verdict::Abstained => panic!("nothing was to be withheld"),
     }
 }
 
-/// Every token has the log-probability and the reward that the model gives it after those before it.
+/// Every token has the log-probability and the reward that the model gives it after those before
+/// it.
 fn check_tokens(request: &Request, told: &super::testing::Told) {
     let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
     context.extend(request.prompt.iter().map(|&t| t as f32));
@@ -301,45 +520,90 @@ fn check_tokens(request: &Request, told: &super::testing::Told) {
         let expected = (logits[token.token.id as usize].exp() / sum).ln();
         assert!((token.token.logprob - expected).abs() < 1e-5);
         context.push(token.token.id as f32);
-        assert!(token.reward.is_none_or(|reward| reward == continuation(&context).1));
+        assert!(
+            token
+                .reward
+                .is_none_or(|reward| reward == continuation(&context).1)
+        );
     }
 }
 
-/// A gate that lets no answer through says how likely each was and what is withheld. One that lets all through decides what is flagged, or, where it withholds
-/// nothing, changes nothing but that.
+/// A gate that lets no answer through says how likely each was and what is withheld. One that lets
+/// all through decides what is flagged, or, where it withholds nothing, changes nothing but that.
 #[test]
 fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
     let handle = engine(EngineConfig::default());
     let (mut withheld, mut long, mut held_back, mut unflagged) = (0, 0, 0, 0);
     for image in 0..40 {
         for mode in [Mode::Flag, Mode::Regenerate] {
-            let plain = Request { guard: GuardParams::new(mode, 0.4), max_tokens: 20, ..request(image as f32, &[5, 6]) };
+            let plain = Request {
+                guard: GuardParams::new(mode, 0.4),
+                max_tokens: 20,
+                ..request(image as f32, &[5, 6])
+            };
             let with = |below: f32| {
                 let gate = AnswerGate::new(below, |answer| {
                     assert!(answer.log_probability < 0.0 && !answer.text.is_empty());
                     0.5
                 });
-                listen(handle.submit(Request { gate: Some(Arc::new(gate)), ..plain.clone() }).unwrap())
+                listen(
+                    handle
+                        .submit(Request {
+                            gate: Some(Arc::new(gate)),
+                            ..plain.clone()
+                        })
+                        .unwrap(),
+                )
             };
             let told = with(0.0);
-            let (answer, closed, open) = (listen(handle.submit(plain.clone()).unwrap()), with(0.75), with(0.5));
+            let (answer, closed, open) = (
+                listen(handle.submit(plain.clone()).unwrap()),
+                with(0.75),
+                with(0.5),
+            );
             assert_eq!((open.text(), &open.tokens), (answer.text(), &answer.tokens));
-            assert_eq!(told.deltas, answer.deltas, "what is never withheld is shown as ever");
-            assert_eq!(told.report().answer_probability.is_some(), (1..=SHORT_ANSWER).contains(&answer.tokens.len()));
-            assert_eq!(guard::Report { answer_probability: None, ..told.report() }, answer.report());
+            assert_eq!(
+                told.deltas, answer.deltas,
+                "what is never withheld is shown as ever"
+            );
+            assert_eq!(
+                told.report().answer_probability.is_some(),
+                (1..=SHORT_ANSWER).contains(&answer.tokens.len())
+            );
+            assert_eq!(
+                guard::Report {
+                    answer_probability: None,
+                    ..told.report()
+                },
+                answer.report()
+            );
             let is_judged = open.report().answer_probability == Some(0.5);
             if is_judged {
-                // It is likelier right than the threshold asks for, whatever its words' rewards are; with a higher one it is not.
+                // It is likelier right than the threshold asks for, whatever its words' rewards
+                // are; with a higher one it is not.
                 let (given, written) = (open.report(), answer.report());
-                assert_eq!((given.score.is_some(), open.flagged_tokens), (written.score.is_some(), 0));
+                assert_eq!(
+                    (given.score.is_some(), open.flagged_tokens),
+                    (written.score.is_some(), 0)
+                );
                 assert!(given.score.is_none_or(|score| score == 0.5), "{given:?}");
-                assert!(!matches!(given.verdict, Verdict::Flagged) && given.spans.iter().all(|span| !span.is_unsaid()), "{given:?}");
+                assert!(
+                    !matches!(given.verdict, Verdict::Flagged)
+                        && given.spans.iter().all(|span| !span.is_unsaid()),
+                    "{given:?}"
+                );
                 unflagged += usize::from(written.verdict == Verdict::Flagged);
             } else {
-                assert_eq!((open.report(), open.flagged_tokens), (answer.report(), answer.flagged_tokens));
+                assert_eq!(
+                    (open.report(), open.flagged_tokens),
+                    (answer.report(), answer.flagged_tokens)
+                );
             }
             if answer.tokens.is_empty() || answer.tokens.len() > SHORT_ANSWER {
-                assert_eq!((closed.text(), closed.report(), is_judged), (answer.text(), answer.report(), false));
+                assert_eq!(
+                    (closed.text(), closed.report(), is_judged),
+                    (answer.text(), answer.report(), false)
+                );
                 long += usize::from(!answer.tokens.is_empty());
                 continue;
             }
@@ -348,27 +612,50 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
                 assert_eq!(closed.report(), answer.report());
                 continue;
             }
-            assert!(open.deltas.len() == 1, "nothing is shown before it is decided: {open:?}");
+            assert!(
+                open.deltas.len() == 1,
+                "nothing is shown before it is decided: {open:?}"
+            );
             held_back += usize::from(answer.deltas.len() > 1);
             let report = closed.report();
             assert_eq!(
                 (closed.deltas.as_slice(), &closed.tokens, &closed.spans),
-                (&[Unanswerable::Unsure.wording().to_owned()][..], &vec![], &vec![])
+                (
+                    &[Unanswerable::Unsure.wording().to_owned()][..],
+                    &vec![],
+                    &vec![]
+                )
             );
-            assert_eq!((report.verdict, report.reason, report.score), (Verdict::Abstained, Some(Unanswerable::Unsure), None));
-            assert_eq!((report.withheld, report.answer_probability), (Some(answer.text()), Some(0.5)));
+            assert_eq!(
+                (report.verdict, report.reason, report.score),
+                (Verdict::Abstained, Some(Unanswerable::Unsure), None)
+            );
+            assert_eq!(
+                (report.withheld, report.answer_probability),
+                (Some(answer.text()), Some(0.5))
+            );
             let extra = answer.report().extra_tokens as usize + answer.tokens.len();
-            assert_eq!((report.extra_tokens as usize, report.attempts), (extra, answer.report().attempts));
+            assert_eq!(
+                (report.extra_tokens as usize, report.attempts),
+                (extra, answer.report().attempts)
+            );
             let (reason, prompt_tokens, completion_tokens, _) = closed.end.unwrap();
-            assert_eq!((reason, prompt_tokens, completion_tokens), (FinishReason::Stop, IMAGE_TOKENS + 2, 0));
+            assert_eq!(
+                (reason, prompt_tokens, completion_tokens),
+                (FinishReason::Stop, IMAGE_TOKENS + 2, 0)
+            );
             withheld += 1;
         }
     }
-    assert!(withheld > 10 && long > 3 && held_back > 3, "{withheld} withheld, {long} long, {held_back} held back");
+    assert!(
+        withheld > 10 && long > 3 && held_back > 3,
+        "{withheld} withheld, {long} long, {held_back} held back"
+    );
     assert!(unflagged > 0, "no answer had a word of low reward");
 }
 
-/// A short answer that is given although it is less likely right than a word has to be is flagged as a whole.
+/// A short answer that is given although it is less likely right than a word has to be is flagged
+/// as a whole.
 #[test]
 fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
     let handle = engine(EngineConfig::default());
@@ -377,18 +664,41 @@ fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
         let gate = |below: f32| Some(Arc::new(AnswerGate::new(below, |_| 0.6)));
         let with = |threshold: f32, below: f32| {
             let guard = GuardParams::new(Mode::Flag, threshold);
-            listen(handle.submit(Request { guard, gate: gate(below), max_tokens: 6, ..request(image as f32, &[5, 6]) }).unwrap())
+            listen(
+                handle
+                    .submit(Request {
+                        guard,
+                        gate: gate(below),
+                        max_tokens: 6,
+                        ..request(image as f32, &[5, 6])
+                    })
+                    .unwrap(),
+            )
         };
         let (low, high) = (with(0.0, 0.5), with(0.7, 0.5));
-        let claims = high.report().spans.iter().all(|span| span.score == 0.6 && span.action == guard::Action::Flagged);
+        let claims = high
+            .report()
+            .spans
+            .iter()
+            .all(|span| span.score == 0.6 && span.action == guard::Action::Flagged);
         assert!(claims && low.report().spans.is_empty(), "{high:?}");
-        if let Some(score) = high.report().score.filter(|_| high.report().verdict != Verdict::Unscored) {
+        if let Some(score) = high
+            .report()
+            .score
+            .filter(|_| high.report().verdict != Verdict::Unscored)
+        {
             // Function words alone claim nothing.
-            assert_eq!((score, high.report().verdict == Verdict::Flagged), (0.6, !high.report().spans.is_empty()));
+            assert_eq!(
+                (score, high.report().verdict == Verdict::Flagged),
+                (0.6, !high.report().spans.is_empty())
+            );
             assert_eq!(low.report().verdict, Verdict::Clean);
             flagged += usize::from(high.flagged_tokens > 0);
         }
-        assert_eq!(high.report().answer_probability, low.report().answer_probability);
+        assert_eq!(
+            high.report().answer_probability,
+            low.report().answer_probability
+        );
     }
     assert!(flagged > 10, "{flagged}");
 }
@@ -398,20 +708,40 @@ fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
 fn an_abstention_takes_no_step() {
     let toy = Toy::new();
     let handle = start(&toy, &Arc::default(), EngineConfig::default());
-    let told = listen(handle.submit(Request { unanswerable: Some(Unanswerable::Time), ..request(1.0, &[5, 6]) }).unwrap());
-    assert_eq!((told.text().as_str(), told.tokens.len(), toy.steps()), (Unanswerable::Time.wording(), 0, 0));
+    let told = listen(
+        handle
+            .submit(Request {
+                unanswerable: Some(Unanswerable::Time),
+                ..request(1.0, &[5, 6])
+            })
+            .unwrap(),
+    );
+    assert_eq!(
+        (told.text().as_str(), told.tokens.len(), toy.steps()),
+        (Unanswerable::Time.wording(), 0, 0)
+    );
     let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
-    assert_eq!((reason, prompt_tokens, completion_tokens), (FinishReason::Stop, IMAGE_TOKENS + 2, 0));
+    assert_eq!(
+        (reason, prompt_tokens, completion_tokens),
+        (FinishReason::Stop, IMAGE_TOKENS + 2, 0)
+    );
     assert_eq!(
         report.map(|report| (report.verdict, report.reason, report.withheld)),
         Some((Verdict::Abstained, Some(Unanswerable::Time), None))
     );
-    let long = Request { unanswerable: Some(Unanswerable::Time), ..request(1.0, &[5; CONTEXT]) };
-    assert!(matches!(handle.submit(long), Err(EngineError::PromptTooLong { .. })), "what could never run is an error as before");
+    let long = Request {
+        unanswerable: Some(Unanswerable::Time),
+        ..request(1.0, &[5; CONTEXT])
+    };
+    assert!(
+        matches!(handle.submit(long), Err(EngineError::PromptTooLong { .. })),
+        "what could never run is an error as before"
+    );
     assert_eq!(handle.health().waiting, 0);
 }
 
-/// A scorer that fails while versions are tried leaves the answer as it stood, and it goes on from there.
+/// A scorer that fails while versions are tried leaves the answer as it stood, and it goes on from
+/// there.
 #[test]
 fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
     let mut in_repair = 0;
@@ -419,33 +749,59 @@ fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
         for fails_after in 3..40 {
             let (toy, reward) = (Toy::new(), Arc::new(ToyReward::default()));
             reward.fails_after.store(fails_after, SeqCst);
-            let handle = start(&toy, &reward, EngineConfig { on_error: OnError::FailOpen, ..EngineConfig::default() });
-            let request = Request { guard: GuardParams::new(Mode::Regenerate, 0.7), max_tokens: 8, ..request(image as f32, &[5, 6]) };
+            let handle = start(
+                &toy,
+                &reward,
+                EngineConfig {
+                    on_error: OnError::FailOpen,
+                    ..EngineConfig::default()
+                },
+            );
+            let request = Request {
+                guard: GuardParams::new(Mode::Regenerate, 0.7),
+                max_tokens: 8,
+                ..request(image as f32, &[5, 6])
+            };
             let told = listen(handle.submit(request.clone()).unwrap());
             check_tokens(&request, &told);
             if told.report().verdict == Verdict::Unscored {
                 let log = toy.log.lock().unwrap();
                 let last_tried = log.iter().rposition(|rows| rows.len() > 1);
                 let unscored = told.tokens.len() - told.rewards().len();
-                in_repair += usize::from(last_tried.is_some_and(|at| log.len() - at <= unscored + 2));
+                in_repair +=
+                    usize::from(last_tried.is_some_and(|at| log.len() - at <= unscored + 2));
             }
         }
     }
     assert!(in_repair > 10, "{in_repair}");
 }
 
-/// What is told after repairs is what the model says of that text: rollback leaves nothing behind in any cache.
+/// What is told after repairs is what the model says of that text: rollback leaves nothing behind
+/// in any cache.
 #[test]
 fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
     let handle = engine(EngineConfig::default());
     let (mut repaired, mut blocked) = (0, 0);
     for image in 0..60 {
-        for (mode, window) in [(Mode::Regenerate, usize::MAX), (Mode::Regenerate, 0), (Mode::Regenerate, 2), (Mode::Block, usize::MAX)] {
+        for (mode, window) in [
+            (Mode::Regenerate, usize::MAX),
+            (Mode::Regenerate, 0),
+            (Mode::Regenerate, 2),
+            (Mode::Block, usize::MAX),
+        ] {
             for max_tokens in [2, 4, 20] {
-                // What is blocked are places that no version clears: there are more of them where more is doubted.
+                // What is blocked are places that no version clears: there are more of them where
+                // more is doubted.
                 let threshold = if mode == Mode::Block { 0.9 } else { 0.6 };
-                let guard = GuardParams { window, ..GuardParams::new(mode, threshold) };
-                let request = Request { guard, max_tokens, ..request(image as f32, &[5, 6]) };
+                let guard = GuardParams {
+                    window,
+                    ..GuardParams::new(mode, threshold)
+                };
+                let request = Request {
+                    guard,
+                    max_tokens,
+                    ..request(image as f32, &[5, 6])
+                };
                 let told = listen(handle.submit(request.clone()).unwrap());
                 check_tokens(&request, &told);
                 assert_eq!(told.rewards().len(), told.tokens.len());
@@ -459,10 +815,14 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
             }
         }
     }
-    assert!(repaired > 10 && blocked > 10, "{repaired} repaired, {blocked} blocked");
+    assert!(
+        repaired > 10 && blocked > 10,
+        "{repaired} repaired, {blocked} blocked"
+    );
 }
 
-/// A sentence takes the place of the first one only where it is as whole, does not repeat itself, and still names what was not low.
+/// A sentence takes the place of the first one only where it is as whole, does not repeat itself,
+/// and still names what was not low.
 #[test]
 fn repaired_sentences_are_whole_and_lose_nothing() {
     let handle = start(&Toy::speaking(), &Arc::default(), EngineConfig::default());
@@ -470,17 +830,34 @@ fn repaired_sentences_are_whole_and_lose_nothing() {
     for image in 0..120 {
         for window in [0, 2, usize::MAX] {
             let ask = |mode| {
-                let guard = GuardParams { window, ..GuardParams::new(mode, 0.6) };
-                listen(handle.submit(Request { guard, max_tokens: 24, ..request(image as f32, &SPEAK) }).unwrap())
+                let guard = GuardParams {
+                    window,
+                    ..GuardParams::new(mode, 0.6)
+                };
+                listen(
+                    handle
+                        .submit(Request {
+                            guard,
+                            max_tokens: 24,
+                            ..request(image as f32, &SPEAK)
+                        })
+                        .unwrap(),
+                )
             };
             let (first, told) = (ask(Mode::Flag), ask(Mode::Regenerate));
             let (before, after) = (first.text(), told.text());
             check_report(
                 &told,
                 &told.report(),
-                &Request { guard: GuardParams::new(Mode::Regenerate, 0.6), ..request(image as f32, &SPEAK) },
+                &Request {
+                    guard: GuardParams::new(Mode::Regenerate, 0.6),
+                    ..request(image as f32, &SPEAK)
+                },
             );
-            if first.end.clone().unwrap().0 != FinishReason::Stop || before.matches('.').count() != 1 || before == after {
+            if first.end.clone().unwrap().0 != FinishReason::Stop
+                || before.matches('.').count() != 1
+                || before == after
+            {
                 restored += usize::from(before == after && told.report().attempts > 0);
                 continue;
             }
@@ -490,27 +867,48 @@ fn repaired_sentences_are_whole_and_lose_nothing() {
             let (text, words) = words(pieces.iter().map(Vec::as_slice), &first.rewards());
             for word in doubting(words, 0.6).iter().filter(|word| !word.doubted()) {
                 let name = &text[word.bytes.clone()];
-                assert!(!["dog", "cat", "grass"].contains(&name) || after.contains(name), "{before} → {after}");
+                assert!(
+                    !["dog", "cat", "grass"].contains(&name) || after.contains(name),
+                    "{before} → {after}"
+                );
             }
             whole += usize::from(is_whole(&before));
             repaired += usize::from(told.report().verdict == Verdict::Repaired);
         }
     }
-    assert!(whole > 5 && repaired > 5 && restored > 5, "{whole} whole, {repaired} repaired, {restored} left as they were");
+    assert!(
+        whole > 5 && repaired > 5 && restored > 5,
+        "{whole} whole, {repaired} repaired, {restored} left as they were"
+    );
 }
 
-/// What is blocked ends with a whole sentence or before the first: nothing of the sentence with the low word is shown, in whatever pieces the answer comes.
+/// What is blocked ends with a whole sentence or before the first: nothing of the sentence with the
+/// low word is shown, in whatever pieces the answer comes.
 #[test]
 fn blocked_answers_end_with_whole_sentences() {
     let handle = engine(EngineConfig::default());
     let mut blocked = 0;
     for image in 0..60 {
         for window in [0, 3, usize::MAX] {
-            let guard = GuardParams { window, ..GuardParams::new(Mode::Block, 0.8) };
-            let told = listen(handle.submit(Request { guard, max_tokens: 12, ..request(image as f32, &[5, 6]) }).unwrap());
+            let guard = GuardParams {
+                window,
+                ..GuardParams::new(Mode::Block, 0.8)
+            };
+            let told = listen(
+                handle
+                    .submit(Request {
+                        guard,
+                        max_tokens: 12,
+                        ..request(image as f32, &[5, 6])
+                    })
+                    .unwrap(),
+            );
             if told.report().verdict == Verdict::Blocked {
                 let text = told.text();
-                let rest = text.rsplit(char::is_alphanumeric).next().unwrap_or_default();
+                let rest = text
+                    .rsplit(char::is_alphanumeric)
+                    .next()
+                    .unwrap_or_default();
                 assert!(rest.contains(['.', '\n']) || rest == text, "{text:?}");
                 blocked += 1;
             }
@@ -526,31 +924,76 @@ fn any_request() -> impl Strategy<Value = Request> {
         any::<u64>(),
         prop_oneof![Just(0.0f32), Just(0.9)],
     );
-    let stop = prop_oneof![Just(vec![]), Just(vec!["a d".to_owned()]), Just(vec!["dog".to_owned(), ". ".to_owned()])];
-    let mode = prop_oneof![Just(Mode::Off), Just(Mode::Score), Just(Mode::Flag), Just(Mode::Regenerate), Just(Mode::Block)];
-    let on_exhausted = prop_oneof![Just(OnExhausted::Flag), Just(OnExhausted::Hedge), Just(OnExhausted::Omit)];
-    (0u8..9, proptest::collection::vec(3u32..28, 1..8), 1usize..50, sampling, stop, mode, 0.0f32..1.0, on_exhausted).prop_map(
-        |(image, prompt, max_tokens, (temperature, top_p, seed, presence_penalty), stop, mode, threshold, on_exhausted)| Request {
-            max_tokens,
-            stop,
-            sampling: Sampling { temperature, top_p, seed, presence_penalty, ..Sampling::default() },
-            guard: GuardParams { on_exhausted, ..GuardParams::new(mode, threshold) },
-            ..request(f32::from(image), &prompt)
-        },
+    let stop = prop_oneof![
+        Just(vec![]),
+        Just(vec!["a d".to_owned()]),
+        Just(vec!["dog".to_owned(), ". ".to_owned()])
+    ];
+    let mode = prop_oneof![
+        Just(Mode::Off),
+        Just(Mode::Score),
+        Just(Mode::Flag),
+        Just(Mode::Regenerate),
+        Just(Mode::Block)
+    ];
+    let on_exhausted = prop_oneof![
+        Just(OnExhausted::Flag),
+        Just(OnExhausted::Hedge),
+        Just(OnExhausted::Omit)
+    ];
+    (
+        0u8..9,
+        proptest::collection::vec(3u32..28, 1..8),
+        1usize..50,
+        sampling,
+        stop,
+        mode,
+        0.0f32..1.0,
+        on_exhausted,
     )
+        .prop_map(
+            |(
+                image,
+                prompt,
+                max_tokens,
+                (temperature, top_p, seed, presence_penalty),
+                stop,
+                mode,
+                threshold,
+                on_exhausted,
+            )| Request {
+                max_tokens,
+                stop,
+                sampling: Sampling {
+                    temperature,
+                    top_p,
+                    seed,
+                    presence_penalty,
+                    ..Sampling::default()
+                },
+                guard: GuardParams {
+                    on_exhausted,
+                    ..GuardParams::new(mode, threshold)
+                },
+                ..request(f32::from(image), &prompt)
+            },
+        )
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
-    /// Nothing of one request shows in another, whoever its neighbours are, whenever they join and leave.
+    /// Nothing of one request shows in another, whoever its neighbours are, whenever they join and
+    /// leave.
     #[test]
     fn a_request_is_told_the_same_alone_and_in_any_company(
-        requests in proptest::collection::vec((any_request(), proptest::option::of(0usize..6)), 1..14), max_batch in 1usize..6, max_prefills in 1usize..4,
+        requests in proptest::collection::vec((any_request(), proptest::option::of(0usize..6)),
+            1..14), max_batch in 1usize..6, max_prefills in 1usize..4,
     ) {
         let alone = engine(EngineConfig { max_batch: 1, ..EngineConfig::default() });
         let (toy, reward) = (Toy::new(), Arc::default());
-        let handle = start(&toy, &reward, EngineConfig { max_batch, max_prefills, ..EngineConfig::default() });
+        let handle = start(&toy, &reward, EngineConfig { max_batch, max_prefills,
+            ..EngineConfig::default() });
         let threads: Vec<_> = requests.iter().cloned().map(|(request, leaves_after)| {
             let mut stream = handle.submit(request).unwrap();
             std::thread::spawn(move || match leaves_after {
@@ -576,12 +1019,14 @@ proptest! {
                 if let Some(report) = &told.end.clone().unwrap().3 {
                     check_report(&told, report, request);
                 }
-                prop_assert!(reason != FinishReason::Length || completion_tokens == request.max_tokens.min(CONTEXT - prompt_tokens));
+                prop_assert!(reason != FinishReason::Length
+                    || completion_tokens == request.max_tokens.min(CONTEXT - prompt_tokens));
             }
         }
         let log = toy.log.lock().unwrap();
         let most = max_batch * (1 + EngineConfig::default().repair.candidates);
-        prop_assert!(log.iter().all(|rows| rows.len() <= most && rows.iter().filter(|r| r.1 == 0).count() <= max_prefills));
+        prop_assert!(log.iter().all(|rows| rows.len() <= most
+            && rows.iter().filter(|r| r.1 == 0).count() <= max_prefills));
     }
 }
 
@@ -594,7 +1039,10 @@ fn an_idle_engine_is_healthy_and_empty() {
         std::thread::yield_now();
     }
     let health = handle.health();
-    assert_eq!((health.running, health.waiting, health.kv_usage), (0, 0, 0.0));
+    assert_eq!(
+        (health.running, health.waiting, health.kv_usage),
+        (0, 0, 0.0)
+    );
     assert!(health.is_ready(Duration::ZERO));
     assert!(handle.scores() && handle.context_len() == CONTEXT);
 }
@@ -603,10 +1051,17 @@ fn an_idle_engine_is_healthy_and_empty() {
 fn only_scored_sequences_are_shown_to_the_scorer() {
     let (toy, reward) = (Toy::new(), Arc::new(ToyReward::default()));
     let handle = start(&toy, &reward, EngineConfig::default());
-    let off = Request { guard: GuardParams::new(Mode::Off, 0.4), ..request(1.0, &[5]) };
+    let off = Request {
+        guard: GuardParams::new(Mode::Off, 0.4),
+        ..request(1.0, &[5])
+    };
     listen(handle.submit(off.clone()).unwrap());
     assert_eq!(reward.seen.load(SeqCst), 0);
-    let streams = [handle.submit(off.clone()).unwrap(), handle.submit(request(2.0, &[5, 6])).unwrap(), handle.submit(off).unwrap()];
+    let streams = [
+        handle.submit(off.clone()).unwrap(),
+        handle.submit(request(2.0, &[5, 6])).unwrap(),
+        handle.submit(off).unwrap(),
+    ];
     let [_, scored, _] = streams.map(listen);
     assert_eq!(reward.seen.load(SeqCst), 2 + scored.tokens.len());
 }

@@ -1,4 +1,5 @@
-//! One version of an answer on its way through the networks: its slot in the caches, its generator and its draft.
+//! One version of an answer on its way through the networks: its slot in the caches, its generator
+//! and its draft.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -72,8 +73,8 @@ impl Track {
         }
     }
 
-    /// Another version that begins with the first `at` tokens of this one, `shown` of which were. Its slot must become a copy of this one's,
-    /// [`Self::position`] long.
+    /// Another version that begins with the first `at` tokens of this one, `shown` of which were.
+    /// Its slot must become a copy of this one's, [`Self::position`] long.
     pub(crate) fn fork(&self, at: usize, shown: usize, slot: usize, sampling: &Sampling) -> Self {
         let draft = self.draft.cut(at, shown);
         let sampler = Sampler::after(sampling, draft.tokens().iter().map(|t| t.token.id));
@@ -119,13 +120,27 @@ impl Track {
     /// This version's part of the next step.
     pub(crate) fn row<'a>(&'a self, request: &'a Request) -> Row<'a> {
         match &self.last {
-            None => Row { slot: self.slot, start: 0, image: Some(&request.image), tokens: &request.prompt },
-            Some(token) => Row { slot: self.slot, start: self.fed, image: None, tokens: std::slice::from_ref(token) },
+            None => Row {
+                slot: self.slot,
+                start: 0,
+                image: Some(&request.image),
+                tokens: &request.prompt,
+            },
+            Some(token) => Row {
+                slot: self.slot,
+                start: self.fed,
+                image: None,
+                tokens: std::slice::from_ref(token),
+            },
         }
     }
 
     /// Takes what the step computed for [`Self::row`].
-    pub(crate) fn take(&mut self, computed: Computed<'_>, context: Context<'_>) -> candle_core::Result<()> {
+    pub(crate) fn take(
+        &mut self,
+        computed: Computed<'_>,
+        context: Context<'_>,
+    ) -> candle_core::Result<()> {
         self.fed = computed.fed;
         if self.is_new() {
             self.prompt = computed.fed;
@@ -152,7 +167,9 @@ impl Track {
         } else {
             let stopped = self.draft.push(token, menu);
             let full = self.draft.tokens().len() >= context.budget;
-            self.end = stopped.then_some(FinishReason::Stop).or(full.then_some(FinishReason::Length));
+            self.end = stopped
+                .then_some(FinishReason::Stop)
+                .or(full.then_some(FinishReason::Length));
         }
         if self.end.is_some() && !(context.scored && self.draft.awaits_reward()) {
             self.conclude();
@@ -176,11 +193,17 @@ impl Track {
     /// A token for this version to begin with, from what was likely there.
     pub(crate) fn draw(&mut self, menu: &Menu, size: usize) -> candle_core::Result<u32> {
         let mut logits = vec![f32::NEG_INFINITY; size];
-        menu.likely.iter().for_each(|&(id, logprob)| logits[id as usize] = logprob);
+        menu.likely
+            .iter()
+            .for_each(|&(id, logprob)| logits[id as usize] = logprob);
         self.sampler.choose(&mut logits, &[])
     }
 
-    fn next_token(&mut self, logits: &mut [f32], vocabulary: &Vocabulary) -> candle_core::Result<u32> {
+    fn next_token(
+        &mut self,
+        logits: &mut [f32],
+        vocabulary: &Vocabulary,
+    ) -> candle_core::Result<u32> {
         match self.script.pop_front() {
             Some(given) => {
                 self.sampler.note(given);
@@ -190,11 +213,28 @@ impl Track {
         }
     }
 
-    fn choose(&mut self, logits: &mut [f32], context: Context<'_>) -> candle_core::Result<(Token, Option<Arc<Menu>>)> {
-        let Context { request, vocabulary, scored, repairs, .. } = context;
+    fn choose(
+        &mut self,
+        logits: &mut [f32],
+        context: Context<'_>,
+    ) -> candle_core::Result<(Token, Option<Arc<Menu>>)> {
+        let Context {
+            request,
+            vocabulary,
+            scored,
+            repairs,
+            ..
+        } = context;
         if request.top_logprobs.is_none() && !scored {
             let id = self.next_token(logits, vocabulary)?;
-            return Ok((Token { token: vocabulary.alternative(id, f32::NAN), top: Vec::new(), reward: None }, None));
+            return Ok((
+                Token {
+                    token: vocabulary.alternative(id, f32::NAN),
+                    top: Vec::new(),
+                    reward: None,
+                },
+                None,
+            ));
         }
         // Of the model's own distribution: before masks, penalties and temperature.
         let plain = logits.to_vec();
@@ -202,13 +242,35 @@ impl Track {
         let total = sampler::log_sum_exp(&plain);
         let logprob = |id: u32| plain[id as usize] - total;
         let k = request.top_logprobs.unwrap_or(0);
-        let likely = sampler::top(&plain, if repairs { k.max(MENU) } else { k }, &vocabulary.masked);
-        let top: Vec<Alternative> = likely.iter().take(k).map(|&id| vocabulary.alternative(id, logprob(id))).collect();
+        let likely = sampler::top(
+            &plain,
+            if repairs { k.max(MENU) } else { k },
+            &vocabulary.masked,
+        );
+        let top: Vec<Alternative> = likely
+            .iter()
+            .take(k)
+            .map(|&id| vocabulary.alternative(id, logprob(id)))
+            .collect();
         let menu = repairs.then(|| {
             let with_logprob = |id: u32| (id, logprob(id));
-            let ending = vocabulary.endings.iter().map(|&id| with_logprob(id)).max_by(|a, b| a.1.total_cmp(&b.1));
-            Arc::new(Menu { likely: likely.iter().map(|&id| with_logprob(id)).collect(), ending })
+            let ending = vocabulary
+                .endings
+                .iter()
+                .map(|&id| with_logprob(id))
+                .max_by(|a, b| a.1.total_cmp(&b.1));
+            Arc::new(Menu {
+                likely: likely.iter().map(|&id| with_logprob(id)).collect(),
+                ending,
+            })
         });
-        Ok((Token { token: vocabulary.alternative(id, logprob(id)), top, reward: None }, menu))
+        Ok((
+            Token {
+                token: vocabulary.alternative(id, logprob(id)),
+                top,
+                reward: None,
+            },
+            menu,
+        ))
     }
 }

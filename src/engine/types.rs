@@ -30,7 +30,14 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, top_k: None, seed: 0, presence_penalty: 0.0, frequency_penalty: 0.0 }
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: None,
+            seed: 0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+        }
     }
 }
 
@@ -41,13 +48,15 @@ pub struct GuardParams {
     pub mode: guard::Mode,
     /// Words with a reward below theirs are doubted.
     pub thresholds: guard::Thresholds,
-    /// The share of right words that they are to flag, where that was asked for: thresholds follow from it once the photograph is known.
+    /// The share of right words that they are to flag, where that was asked for: thresholds follow
+    /// from it once the photograph is known.
     pub target_fpr: Option<f32>,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
     /// Words that are held back beside the open one, for repairs to reach.
     pub window: usize,
-    /// What is done about words that stay doubted; nothing is shown before the end where that may change the answer.
+    /// What is done about words that stay doubted; nothing is shown before the end where that may
+    /// change the answer.
     pub on_exhausted: guard::OnExhausted,
     /// What is done about questions that cannot be answered.
     pub on_unanswerable: guard::OnUnanswerable,
@@ -59,7 +68,8 @@ impl GuardParams {
     /// Tokens that repairs may decode where nothing else is asked for.
     pub const MAX_ATTEMPTS: usize = 50;
 
-    /// Words that are held back where nothing else is asked for: on the tuning half of Flickr8k's development split as good as the whole answer.
+    /// Words that are held back where nothing else is asked for: on the tuning half of Flickr8k's
+    /// development split as good as the whole answer.
     pub const WINDOW: usize = 3;
 
     /// One threshold for all words, and nothing shown before the end where words are repaired.
@@ -76,9 +86,12 @@ impl GuardParams {
         }
     }
 
-    /// Returns these with the threshold that flags the wanted share of right words about a photograph, where one was measured for its familiarity.
+    /// Returns these with the threshold that flags the wanted share of right words about a
+    /// photograph, where one was measured for its familiarity.
     pub fn about(mut self, photograph: Option<&Finisher>) -> Self {
-        let measured = photograph.zip(self.target_fpr).and_then(|(finisher, target)| finisher.threshold_for_fpr(target.into()));
+        let measured = photograph
+            .zip(self.target_fpr)
+            .and_then(|(finisher, target)| finisher.threshold_for_fpr(target.into()));
         self.thresholds.common = measured.unwrap_or(self.thresholds.common);
         self
     }
@@ -91,11 +104,13 @@ pub struct Request {
     pub id: Arc<str>,
     /// Who competes for the engine with it.
     pub share: Share,
-    /// Its number among the sequences of its completion: others of the same competitor go before all but the first few.
+    /// Its number among the sequences of its completion: others of the same competitor go before
+    /// all but the first few.
     pub rank: usize,
     /// Encoded image, `(image_tokens, channels)`.
     pub image: Tensor,
-    /// What finishes the rewards of its answer, where the model has evidence of what the image shows.
+    /// What finishes the rewards of its answer, where the model has evidence of what the image
+    /// shows.
     pub finisher: Option<Arc<Finisher>>,
     /// The prompt's tokens, template applied.
     pub prompt: Vec<u32>,
@@ -105,7 +120,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Choice of tokens.
     pub sampling: Sampling,
-    /// How many alternatives to report with each token's log-probability; `None`: no log-probabilities at all.
+    /// How many alternatives to report with each token's log-probability; `None`: no
+    /// log-probabilities at all.
     pub top_logprobs: Option<usize>,
     /// The guard.
     pub guard: GuardParams,
@@ -149,7 +165,8 @@ pub enum FinishReason {
     ContentFilter,
 }
 
-/// What the engine sends while it writes. A channel that closes without `Finished` or `Failed` means that the engine was stopped.
+/// What the engine sends while it writes. A channel that closes without `Finished` or `Failed`
+/// means that the engine was stopped.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// More of the answer. The concatenation of all `text` is the answer.
@@ -169,7 +186,8 @@ pub enum Event {
         reason: FinishReason,
         /// Tokens of the prompt, image positions included.
         prompt_tokens: usize,
-        /// Tokens of the answer: those of all deltas, so neither the end-of-sequence token nor tokens of a stop string alone.
+        /// Tokens of the answer: those of all deltas, so neither the end-of-sequence token nor
+        /// tokens of a stop string alone.
         completion_tokens: usize,
         /// `None` in mode `off`.
         guard: Option<guard::Report>,
@@ -182,7 +200,9 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// The waiting queue is at its bound.
-    #[error("the server is at capacity ({waiting} requests are waiting); retry in {retry_after_s} s")]
+    #[error(
+        "the server is at capacity ({waiting} requests are waiting); retry in {retry_after_s} s"
+    )]
     QueueFull {
         /// Requests waiting.
         waiting: usize,
@@ -193,7 +213,10 @@ pub enum EngineError {
     #[error("{0}")]
     Invalid(String),
     /// The prompt leaves no room for an answer.
-    #[error("the prompt has {prompt_tokens} tokens, image included; the model's context is {context_len}")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens, image included; the model's context is \
+         {context_len}"
+    )]
     PromptTooLong {
         /// Its length.
         prompt_tokens: usize,

@@ -1,7 +1,9 @@
 //! Percentile bootstrap over images (Efron, 1979): how far a figure may be trusted.
 //!
-//! Captions of one image are not independent, so that whole images are drawn with replacement. A figure is a function of how often each image was
-//! drawn; several figures of one resample are computed together, and so are those of two runs that are compared, which makes the comparison paired.
+//! Captions of one image are not independent, so that whole images are drawn with replacement. A
+//! figure is a function of how often each image was drawn; several figures of one resample are
+//! computed together, and so are those of two runs that are compared, which makes the comparison
+//! paired.
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rayon::prelude::*;
@@ -15,7 +17,8 @@ pub const REPEATS: usize = 1000;
 pub struct Estimate {
     /// The figure on all images.
     pub value: f64,
-    /// From the 2.5th to the 97.5th percentile of the resamples; `None` where the figure cannot be had from them.
+    /// From the 2.5th to the 97.5th percentile of the resamples; `None` where the figure cannot be
+    /// had from them.
     pub interval: Option<(f64, f64)>,
 }
 
@@ -24,7 +27,8 @@ pub struct Estimate {
 pub struct Difference {
     /// The second run's figure minus the first's.
     pub estimate: Estimate,
-    /// Two-sided p-value: twice the share of resamples on the other side of zero, at least one resample's share.
+    /// Two-sided p-value: twice the share of resamples on the other side of zero, at least one
+    /// resample's share.
     pub p: f64,
 }
 
@@ -35,21 +39,41 @@ impl Difference {
     }
 }
 
-/// The values of `statistic`, a function of how often each of `images` counts, on all images and on `repeats` resamples (each a line).
-fn resamples(images: usize, repeats: usize, seed: u64, statistic: impl Fn(&[u32]) -> Vec<f64> + Sync) -> (Vec<f64>, Vec<Vec<f64>>) {
+/// The values of `statistic`, a function of how often each of `images` counts, on all images and on
+/// `repeats` resamples (each a line).
+fn resamples(
+    images: usize,
+    repeats: usize,
+    seed: u64,
+    statistic: impl Fn(&[u32]) -> Vec<f64> + Sync,
+) -> (Vec<f64>, Vec<Vec<f64>>) {
     let whole = statistic(&vec![1; images]);
     let draw = |repeat: usize| {
-        let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(repeat as u64));
+        let mut rng = SmallRng::seed_from_u64(
+            seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .wrapping_add(repeat as u64),
+        );
         let mut weights = vec![0u32; images];
         (0..images).for_each(|_| weights[rng.random_range(0..images)] += 1);
         statistic(&weights)
     };
-    (whole, if images == 0 { Vec::new() } else { (0..repeats).into_par_iter().map(draw).collect() })
+    (
+        whole,
+        if images == 0 {
+            Vec::new()
+        } else {
+            (0..repeats).into_par_iter().map(draw).collect()
+        },
+    )
 }
 
 /// The sorted finite values of figure `i`.
 fn column(lines: &[Vec<f64>], of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
-    let mut values: Vec<f64> = lines.iter().map(|line| of(line)).filter(|x| x.is_finite()).collect();
+    let mut values: Vec<f64> = lines
+        .iter()
+        .map(|line| of(line))
+        .filter(|x| x.is_finite())
+        .collect();
     values.sort_by(f64::total_cmp);
     values
 }
@@ -58,13 +82,25 @@ fn estimate(value: f64, sorted: &[f64], repeats: usize) -> Estimate {
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
     // Where many resamples have no such figure, the others are no fair sample of it.
     let enough = value.is_finite() && sorted.len() * 10 >= repeats * 9 && sorted.len() >= 40;
-    Estimate { value, interval: enough.then(|| (at(0.025), at(0.975))) }
+    Estimate {
+        value,
+        interval: enough.then(|| (at(0.025), at(0.975))),
+    }
 }
 
 /// Several figures with their intervals: `statistic` is given how often each image counts.
-pub fn estimates(images: usize, repeats: usize, seed: u64, statistic: impl Fn(&[u32]) -> Vec<f64> + Sync) -> Vec<Estimate> {
+pub fn estimates(
+    images: usize,
+    repeats: usize,
+    seed: u64,
+    statistic: impl Fn(&[u32]) -> Vec<f64> + Sync,
+) -> Vec<Estimate> {
     let (whole, lines) = resamples(images, repeats, seed, statistic);
-    whole.iter().enumerate().map(|(i, &value)| estimate(value, &column(&lines, |line| line[i]), repeats)).collect()
+    whole
+        .iter()
+        .enumerate()
+        .map(|(i, &value)| estimate(value, &column(&lines, |line| line[i]), repeats))
+        .collect()
 }
 
 /// The paired differences between the figures of two runs over the same images.
@@ -75,19 +111,32 @@ pub fn differences(
     first: impl Fn(&[u32]) -> Vec<f64> + Sync,
     second: impl Fn(&[u32]) -> Vec<f64> + Sync,
 ) -> Vec<Difference> {
-    let both = |weights: &[u32]| first(weights).iter().zip(second(weights)).map(|(a, b)| b - a).collect();
+    let both = |weights: &[u32]| {
+        first(weights)
+            .iter()
+            .zip(second(weights))
+            .map(|(a, b)| b - a)
+            .collect()
+    };
     let (whole, lines) = resamples(images, repeats, seed, both);
     let difference = |(i, &value): (usize, &f64)| {
         let sorted = column(&lines, |line| line[i]);
-        let (low, high) = (sorted.iter().filter(|x| **x <= 0.0).count(), sorted.iter().filter(|x| **x >= 0.0).count());
+        let (low, high) = (
+            sorted.iter().filter(|x| **x <= 0.0).count(),
+            sorted.iter().filter(|x| **x >= 0.0).count(),
+        );
         let tail = low.min(high).max(1) as f64 / sorted.len().max(1) as f64;
-        Difference { estimate: estimate(value, &sorted, repeats), p: (2.0 * tail).min(1.0) }
+        Difference {
+            estimate: estimate(value, &sorted, repeats),
+            p: (2.0 * tail).min(1.0),
+        }
     };
     whole.iter().enumerate().map(difference).collect()
 }
 
-/// The p-values of one family of tests, corrected by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979): the chance that any of
-/// them is found significant though none is stays under the level. NaN, which is no test, stays NaN and does not count.
+/// The p-values of one family of tests, corrected by Holm's step-down method (Scandinavian Journal
+/// of Statistics 6, 1979): the chance that any of them is found significant though none is stays
+/// under the level. NaN, which is no test, stays NaN and does not count.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).filter(|&i| !p[i].is_nan()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
@@ -107,36 +156,63 @@ mod tests {
     fn mean(values: &[f64]) -> impl Fn(&[u32]) -> Vec<f64> + Sync + '_ {
         |weights| {
             let n: u32 = weights.iter().sum();
-            vec![values.iter().zip(weights).map(|(v, w)| v * f64::from(*w)).sum::<f64>() / f64::from(n)]
+            vec![
+                values
+                    .iter()
+                    .zip(weights)
+                    .map(|(v, w)| v * f64::from(*w))
+                    .sum::<f64>()
+                    / f64::from(n),
+            ]
         }
     }
 
     /// Standard normal deviates by quantiles, so that the sample's own moments are known.
     fn sample(n: usize, shift: f64) -> Vec<f64> {
         let mut rng = SmallRng::seed_from_u64(7);
-        (0..n).map(|_| (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0 + shift).collect()
+        (0..n)
+            .map(|_| (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0 + shift)
+            .collect()
     }
 
     #[test]
     fn an_interval_is_as_wide_as_theory_says() {
         let values = sample(400, 0.0);
-        let [found] = estimates(values.len(), 2000, 1, mean(&values))[..] else { panic!() };
+        let [found] = estimates(values.len(), 2000, 1, mean(&values))[..] else {
+            panic!()
+        };
         let (low, high) = found.interval.unwrap();
         // ±1.96 standard errors of a mean over 400 deviates.
-        assert!(((high - low) / (2.0 * 1.96 / 20.0) - 1.0).abs() < 0.12, "{low} {high}");
+        assert!(
+            ((high - low) / (2.0 * 1.96 / 20.0) - 1.0).abs() < 0.12,
+            "{low} {high}"
+        );
         assert!(low < found.value && found.value < high);
     }
 
     #[test]
     fn a_paired_difference_sees_what_two_intervals_cannot() {
         let first = sample(200, 0.0);
-        let second: Vec<f64> = first.iter().enumerate().map(|(i, v)| v + 0.02 + 0.01 * f64::from(i as u32 % 2)).collect();
-        let [shifted] = differences(200, 1000, 1, mean(&first), mean(&second))[..] else { panic!() };
-        assert!(shifted.is_significant() && (shifted.estimate.value - 0.025).abs() < 1e-9, "{shifted:?}");
-        let [same] = differences(200, 1000, 1, mean(&first), mean(&first))[..] else { panic!() };
+        let second: Vec<f64> = first
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v + 0.02 + 0.01 * f64::from(i as u32 % 2))
+            .collect();
+        let [shifted] = differences(200, 1000, 1, mean(&first), mean(&second))[..] else {
+            panic!()
+        };
+        assert!(
+            shifted.is_significant() && (shifted.estimate.value - 0.025).abs() < 1e-9,
+            "{shifted:?}"
+        );
+        let [same] = differences(200, 1000, 1, mean(&first), mean(&first))[..] else {
+            panic!()
+        };
         assert!(!same.is_significant(), "{same:?}");
         let noise: Vec<f64> = (0..200).map(|i| first[(i * 7 + 3) % 200]).collect();
-        let [noisy] = differences(200, 1000, 1, mean(&first), mean(&noise))[..] else { panic!() };
+        let [noisy] = differences(200, 1000, 1, mean(&first), mean(&noise))[..] else {
+            panic!()
+        };
         assert!(!noisy.is_significant(), "{noisy:?}");
     }
 
@@ -144,7 +220,12 @@ mod tests {
     fn holm_corrects_as_r_does() {
         let close = |found: Vec<f64>, wanted: &[f64]| {
             assert_eq!(found.len(), wanted.len());
-            found.iter().zip(wanted).for_each(|(a, b)| assert!((a - b).abs() < 1e-12 || a.is_nan() && b.is_nan(), "{found:?} {wanted:?}"));
+            found.iter().zip(wanted).for_each(|(a, b)| {
+                assert!(
+                    (a - b).abs() < 1e-12 || a.is_nan() && b.is_nan(),
+                    "{found:?} {wanted:?}"
+                )
+            });
         };
         // p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
         close(holm(&[0.01, 0.04, 0.03, 0.005]), &[0.03, 0.06, 0.06, 0.02]);
@@ -156,9 +237,17 @@ mod tests {
     #[test]
     fn the_seed_decides_and_nothing_gives_no_interval() {
         let values = sample(50, 0.0);
-        assert_eq!(estimates(50, 200, 3, mean(&values)), estimates(50, 200, 3, mean(&values)));
-        assert_ne!(estimates(50, 200, 3, mean(&values)), estimates(50, 200, 4, mean(&values)));
-        let [nothing] = estimates(0, 200, 3, |_| vec![f64::NAN])[..] else { panic!() };
+        assert_eq!(
+            estimates(50, 200, 3, mean(&values)),
+            estimates(50, 200, 3, mean(&values))
+        );
+        assert_ne!(
+            estimates(50, 200, 3, mean(&values)),
+            estimates(50, 200, 4, mean(&values))
+        );
+        let [nothing] = estimates(0, 200, 3, |_| vec![f64::NAN])[..] else {
+            panic!()
+        };
         assert!(nothing.interval.is_none());
     }
 }

@@ -1,9 +1,12 @@
-//! Hallucinated things in an open vocabulary: CHAIR (Rohrbach et al., EMNLP 2018) over every concrete noun that the lexicon knows.
+//! Hallucinated things in an open vocabulary: CHAIR (Rohrbach et al., EMNLP 2018) over every
+//! concrete noun that the lexicon knows.
 //!
-//! A mention is supported when a reference names the same noun, a synonym, something more general or something more special; people are one thing.
-//! CHAIR_i is the share of mentions without support, CHAIR_s the share of captions with at least one, recall the share of the nouns named by at
-//! least two references that the caption supports. References leave things out, so that a person's caption does not score 0 either:
-//! [`floor`] measures how far, and belongs beside every result.
+//! A mention is supported when a reference names the same noun, a synonym, something more general
+//! or something more special; people are one thing. CHAIR_i is the share of mentions without
+//! support, CHAIR_s the share of captions with at least one, recall the share of the nouns named by
+//! at least two references that the caption supports. References leave things out, so that a
+//! person's caption does not score 0 either: [`floor`] measures how far, and belongs beside every
+//! result.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,14 +41,24 @@ pub struct Judgement {
 
 /// Judges a caption by the references of its image.
 pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) -> Judgement {
-    let read: Vec<Reading> = references.iter().map(|r| Reading::new(lexicon, r.as_ref())).collect();
-    judge_read(lexicon, &Reading::new(lexicon, caption), &read.iter().collect::<Vec<_>>())
+    let read: Vec<Reading> = references
+        .iter()
+        .map(|r| Reading::new(lexicon, r.as_ref()))
+        .collect();
+    judge_read(
+        lexicon,
+        &Reading::new(lexicon, caption),
+        &read.iter().collect::<Vec<_>>(),
+    )
 }
 
 /// Judges a caption by the references of its image, all of them read before.
 pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> Judgement {
     let support = References::of(lexicon, references.iter().copied());
-    let mut judgement = Judgement { words: caption.words, ..Judgement::default() };
+    let mut judgement = Judgement {
+        words: caption.words,
+        ..Judgement::default()
+    };
     for phrase in &caption.phrases {
         let mention = &phrase.mention;
         let supported = support.supports(mention) == Support::Named;
@@ -58,13 +71,19 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
             continue;
         }
         let same_thing = |p: &&Phrase| lexicon.related(p.mention.concept, mention.concept);
-        let uses: Vec<Vec<&Phrase>> = references.iter().map(|reading| reading.phrases.iter().filter(same_thing).collect()).collect();
+        let uses: Vec<Vec<&Phrase>> = references
+            .iter()
+            .map(|reading| reading.phrases.iter().filter(same_thing).collect())
+            .collect();
         judgement.colours.extend(colours(phrase, &uses));
         judgement.counts.extend(count(phrase, &uses));
     }
     let asked = often_named(references);
     judgement.asked = asked.len();
-    judgement.recalled = asked.into_iter().filter(|&concept| caption.support(lexicon, concept) == Support::Named).count();
+    judgement.recalled = asked
+        .into_iter()
+        .filter(|&concept| caption.support(lexicon, concept) == Support::Named)
+        .count();
     judgement
 }
 
@@ -72,30 +91,51 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
 pub(crate) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
     let mut by: BTreeMap<ConceptId, usize> = BTreeMap::new();
     for reading in references {
-        for concept in reading.phrases.iter().map(|p| p.mention.concept).collect::<BTreeSet<_>>() {
+        for concept in reading
+            .phrases
+            .iter()
+            .map(|p| p.mention.concept)
+            .collect::<BTreeSet<_>>()
+        {
             *by.entry(concept).or_default() += 1;
         }
     }
-    by.into_iter().filter(|&(_, n)| n >= NAMED_BY).map(|(concept, _)| concept).collect()
+    by.into_iter()
+        .filter(|&(_, n)| n >= NAMED_BY)
+        .map(|(concept, _)| concept)
+        .collect()
 }
 
-/// The colours of a phrase, where a reference gives the thing one: right when any reference has the same.
+/// The colours of a phrase, where a reference gives the thing one: right when any reference has the
+/// same.
 fn colours(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> {
-    let said: BTreeSet<usize> = uses.iter().flatten().flat_map(|p| p.colour_groups()).collect();
+    let said: BTreeSet<usize> = uses
+        .iter()
+        .flatten()
+        .flat_map(|p| p.colour_groups())
+        .collect();
     if said.is_empty() {
         return Vec::new();
     }
-    phrase.colours.iter().map(|colour| (colour.range.clone(), said.contains(&colour.group))).collect()
+    phrase
+        .colours
+        .iter()
+        .map(|colour| (colour.range.clone(), said.contains(&colour.group)))
+        .collect()
 }
 
-/// The number of a phrase, where a reference counts: right when any reference counts as many, in one phrase or in all.
+/// The number of a phrase, where a reference counts: right when any reference counts as many, in
+/// one phrase or in all.
 fn count(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Option<(Range<usize>, bool)> {
     let count = phrase.count.as_ref()?;
     let mut said = BTreeSet::new();
     for phrases in uses {
         let numbers: Vec<usize> = phrases.iter().filter_map(|p| p.number()).collect();
         said.extend(&numbers);
-        said.extend((numbers.len() == phrases.len() && !numbers.is_empty()).then(|| numbers.iter().sum::<usize>()));
+        said.extend(
+            (numbers.len() == phrases.len() && !numbers.is_empty())
+                .then(|| numbers.iter().sum::<usize>()),
+        );
     }
     (!said.is_empty()).then(|| (count.range.clone(), said.contains(&count.group)))
 }
@@ -138,7 +178,8 @@ impl From<&Judgement> for ObjectScores {
 impl ObjectScores {
     /// Adds one caption.
     pub fn add(&mut self, judgement: &Judgement) {
-        let wrong = |judged: &[(Range<usize>, bool)]| judged.iter().filter(|(_, right)| !right).count();
+        let wrong =
+            |judged: &[(Range<usize>, bool)]| judged.iter().filter(|(_, right)| !right).count();
         self.captions += 1;
         self.captions_hallucinating += usize::from(!judgement.hallucinated.is_empty());
         self.mentions += judgement.mentions.len();
@@ -153,7 +194,10 @@ impl ObjectScores {
     }
 
     /// Judges and adds up captions with their references.
-    pub fn of<'a, S: AsRef<str> + 'a>(lexicon: &Lexicon, captions: impl IntoIterator<Item = (&'a str, &'a [S])>) -> Self {
+    pub fn of<'a, S: AsRef<str> + 'a>(
+        lexicon: &Lexicon,
+        captions: impl IntoIterator<Item = (&'a str, &'a [S])>,
+    ) -> Self {
         let mut sum = Self::default();
         for (caption, references) in captions {
             sum.add(&judge(lexicon, caption, references));
@@ -196,12 +240,18 @@ fn rate(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// Returns the scores of people: every caption of an image judged by the image's others. Images with a single caption count nothing.
-pub fn floor<'a>(lexicon: &Lexicon, images: impl IntoIterator<Item = &'a [String]>) -> ObjectScores {
+/// Returns the scores of people: every caption of an image judged by the image's others. Images
+/// with a single caption count nothing.
+pub fn floor<'a>(
+    lexicon: &Lexicon,
+    images: impl IntoIterator<Item = &'a [String]>,
+) -> ObjectScores {
     let mut sum = ObjectScores::default();
     for captions in images {
         let read: Vec<Reading> = captions.iter().map(|c| Reading::new(lexicon, c)).collect();
-        floor_of(lexicon, &read).iter().for_each(|judgement| sum.add(judgement));
+        floor_of(lexicon, &read)
+            .iter()
+            .for_each(|judgement| sum.add(judgement));
     }
     sum
 }
@@ -212,7 +262,12 @@ pub fn floor_of(lexicon: &Lexicon, captions: &[Reading]) -> Vec<Judgement> {
         return Vec::new();
     }
     let judge = |(i, caption): (usize, &Reading)| {
-        let others: Vec<&Reading> = captions.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, c)| c).collect();
+        let others: Vec<&Reading> = captions
+            .iter()
+            .enumerate()
+            .filter(|&(j, _)| j != i)
+            .map(|(_, c)| c)
+            .collect();
         judge_read(lexicon, caption, &others)
     };
     captions.iter().enumerate().map(judge).collect()
@@ -241,38 +296,76 @@ mod tests {
 
     #[test]
     fn follows_the_rule() {
-        let caption = "A brown dog with a frisbee near three men and two women on a bench in the snow.";
+        let caption =
+            "A brown dog with a frisbee near three men and two women on a bench in the snow.";
         let found = judged(caption);
         assert_eq!(found.hallucinated, ["frisbee", "bench"]);
-        let texts = |judged: &[(Range<usize>, bool)]| judged.iter().map(|(r, ok)| (caption[r.clone()].to_owned(), *ok)).collect::<Vec<_>>();
+        let texts = |judged: &[(Range<usize>, bool)]| {
+            judged
+                .iter()
+                .map(|(r, ok)| (caption[r.clone()].to_owned(), *ok))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(texts(&found.mentions)[0], ("dog".to_owned(), true));
         assert_eq!(texts(&found.colours), [("brown".to_owned(), false)]);
-        assert_eq!(texts(&found.counts), [("three".to_owned(), false), ("two".to_owned(), true)]);
-        assert_eq!((found.asked, found.recalled), (3, 2), "dog and snow of dog, ball and snow");
+        assert_eq!(
+            texts(&found.counts),
+            [("three".to_owned(), false), ("two".to_owned(), true)]
+        );
+        assert_eq!(
+            (found.asked, found.recalled),
+            (3, 2),
+            "dog and snow of dog, ball and snow"
+        );
     }
 
     #[test]
     fn more_general_and_more_special_nouns_are_supported() {
-        assert!(judged("An animal plays with a toy poodle in snow.").hallucinated.is_empty());
+        assert!(
+            judged("An animal plays with a toy poodle in snow.")
+                .hallucinated
+                .is_empty()
+        );
         assert_eq!(judged("A cat.").hallucinated, ["cat"]);
-        assert_eq!(judged("A woman and a boy.").hallucinated, [""; 0], "people are one thing");
+        assert_eq!(
+            judged("A woman and a boy.").hallucinated,
+            [""; 0],
+            "people are one thing"
+        );
     }
 
     #[test]
     fn sums_and_rates() {
         let lexicon = Lexicon::shared();
-        let scores =
-            ObjectScores::of(lexicon, [("A dog on a sofa.", &REFERENCES[..]), ("A black dog.", &REFERENCES[..]), ("", &REFERENCES[..])]);
-        assert_eq!((scores.chair_i(), scores.chair_s()), (Some(1.0 / 3.0), Some(1.0 / 3.0)));
+        let scores = ObjectScores::of(
+            lexicon,
+            [
+                ("A dog on a sofa.", &REFERENCES[..]),
+                ("A black dog.", &REFERENCES[..]),
+                ("", &REFERENCES[..]),
+            ],
+        );
+        assert_eq!(
+            (scores.chair_i(), scores.chair_s()),
+            (Some(1.0 / 3.0), Some(1.0 / 3.0))
+        );
         assert_eq!(scores.recall(), Some(2.0 / 9.0));
-        assert_eq!((scores.wrong_colours(), scores.wrong_counts()), (Some(0.0), None));
+        assert_eq!(
+            (scores.wrong_colours(), scores.wrong_counts()),
+            (Some(0.0), None)
+        );
         assert_eq!(ObjectScores::default().chair_i(), None);
-        assert_eq!(ObjectScores::of::<&str>(lexicon, [("A dog.", &[][..])]).chair_i(), Some(1.0), "nothing supports it");
+        assert_eq!(
+            ObjectScores::of::<&str>(lexicon, [("A dog.", &[][..])]).chair_i(),
+            Some(1.0),
+            "nothing supports it"
+        );
     }
 
     proptest! {
         #[test]
-        fn a_reference_supports_itself_and_order_is_nothing(order in Just(vec![0usize, 1, 2, 3, 4]).prop_shuffle(), pick in 0usize..5) {
+        fn a_reference_supports_itself_and_order_is_nothing(order in Just(vec![0usize, 1, 2, 3, 4])
+            .prop_shuffle(), pick in 0usize..5) {
             let shuffled: Vec<&str> = order.iter().map(|&i| REFERENCES[i]).collect();
             let caption = REFERENCES[pick];
             let found = judge(Lexicon::shared(), caption, &shuffled);
@@ -290,8 +383,16 @@ mod tests {
             return;
         }
         let data = Dataset::open(&dir).unwrap();
-        let scores = floor(Lexicon::shared(), data.dev.iter().map(|image| image.captions.as_slice()));
-        println!("{scores:?} CHAIR_i {:?} CHAIR_s {:?} recall {:?}", scores.chair_i(), scores.chair_s(), scores.recall());
+        let scores = floor(
+            Lexicon::shared(),
+            data.dev.iter().map(|image| image.captions.as_slice()),
+        );
+        println!(
+            "{scores:?} CHAIR_i {:?} CHAIR_s {:?} recall {:?}",
+            scores.chair_i(),
+            scores.chair_s(),
+            scores.recall()
+        );
         assert_eq!(scores.captions, 5 * data.dev.len());
         assert!((0.10..0.20).contains(&scores.chair_i().unwrap()));
         assert!((0.22..0.38).contains(&scores.chair_s().unwrap()));

@@ -1,8 +1,9 @@
 //! Metrics of token rewards: how well they separate grounded tokens from ungrounded ones.
 //!
-//! A reward is high for good tokens. Where a metric has a positive class it is the **bad** token (what the scorer is there to find), scored by one
-//! minus its reward; ties are handled as scikit-learn does. [`Ranking`] sorts tokens once and gives every figure in one pass, also with the weights of a
-//! [`bootstrap`](super::bootstrap) over images.
+//! A reward is high for good tokens. Where a metric has a positive class it is the **bad** token
+//! (what the scorer is there to find), scored by one minus its reward; ties are handled as
+//! scikit-learn does. [`Ranking`] sorts tokens once and gives every figure in one pass, also with
+//! the weights of a [`bootstrap`](super::bootstrap) over images.
 
 use serde::{Deserialize, Serialize};
 
@@ -81,13 +82,21 @@ impl Ranking {
         let mut out: Vec<Group> = Vec::with_capacity(self.tokens.len());
         for token in &self.tokens {
             let weight = weight(token);
-            let (good, bad) = if token.good { (weight, 0.0) } else { (0.0, weight) };
+            let (good, bad) = if token.good {
+                (weight, 0.0)
+            } else {
+                (0.0, weight)
+            };
             match out.last_mut() {
                 Some(group) if group.reward == token.reward => {
                     group.good += good;
                     group.bad += bad;
                 }
-                _ if weight > 0.0 => out.push(Group { reward: token.reward, good, bad }),
+                _ if weight > 0.0 => out.push(Group {
+                    reward: token.reward,
+                    good,
+                    bad,
+                }),
                 _ => {}
             }
         }
@@ -101,18 +110,32 @@ impl Ranking {
 
     /// All figures when image `i` counts `weights[i]` times.
     pub fn weighted(&self, threshold: f32, weights: &[u32]) -> TokenMetrics {
-        metrics(&self.groups(|t| f64::from(weights.get(t.image as usize).copied().unwrap_or(0))), threshold)
+        metrics(
+            &self.groups(|t| f64::from(weights.get(t.image as usize).copied().unwrap_or(0))),
+            threshold,
+        )
     }
 
-    /// The ROC curve of finding bad tokens: `(false-positive rate, true-positive rate)`, thinned to about `points`.
+    /// The ROC curve of finding bad tokens: `(false-positive rate, true-positive rate)`, thinned to
+    /// about `points`.
     pub fn roc(&self, points: usize) -> Vec<(f64, f64)> {
-        self.curve(points, |found, wrong, bad, good| (wrong / good, found / bad))
+        self.curve(points, |found, wrong, bad, good| {
+            (wrong / good, found / bad)
+        })
     }
 
     /// The precision-recall curve of finding bad tokens: `(recall, precision)`.
     pub fn precision_recall(&self, points: usize) -> Vec<(f64, f64)> {
-        let mut curve =
-            self.curve(points, |found, wrong, bad, _| (found / bad, if found + wrong > 0.0 { found / (found + wrong) } else { 1.0 }));
+        let mut curve = self.curve(points, |found, wrong, bad, _| {
+            (
+                found / bad,
+                if found + wrong > 0.0 {
+                    found / (found + wrong)
+                } else {
+                    1.0
+                },
+            )
+        });
         // Nothing found has no precision: the curve begins with what is found first.
         if curve.len() > 1 {
             curve.remove(0);
@@ -120,7 +143,11 @@ impl Ranking {
         curve
     }
 
-    fn curve(&self, points: usize, at: impl Fn(f64, f64, f64, f64) -> (f64, f64)) -> Vec<(f64, f64)> {
+    fn curve(
+        &self,
+        points: usize,
+        at: impl Fn(f64, f64, f64, f64) -> (f64, f64),
+    ) -> Vec<(f64, f64)> {
         let groups = self.groups(|_| 1.0);
         let (good, bad) = totals(&groups);
         if good == 0.0 || bad == 0.0 {
@@ -139,15 +166,24 @@ impl Ranking {
         curve
     }
 
-    /// Mean reward, share of good tokens and number of tokens in each of [`BINS`] bins; zeros where a bin holds none.
+    /// Mean reward, share of good tokens and number of tokens in each of [`BINS`] bins; zeros where
+    /// a bin holds none.
     pub fn reliability(&self) -> Vec<(f64, f64, usize)> {
-        let bin = |(n, reward, good): (f64, f64, f64)| if n > 0.0 { (reward / n, good / n, n as usize) } else { (0.0, 0.0, 0) };
+        let bin = |(n, reward, good): (f64, f64, f64)| {
+            if n > 0.0 {
+                (reward / n, good / n, n as usize)
+            } else {
+                (0.0, 0.0, 0)
+            }
+        };
         bins(&self.groups(|_| 1.0)).into_iter().map(bin).collect()
     }
 }
 
 fn totals(groups: &[Group]) -> (f64, f64) {
-    groups.iter().fold((0.0, 0.0), |(good, bad), g| (good + g.good, bad + g.bad))
+    groups
+        .iter()
+        .fold((0.0, 0.0), |(good, bad), g| (good + g.good, bad + g.bad))
 }
 
 /// Tokens, sum of their rewards and good ones among them, a bin.
@@ -194,7 +230,13 @@ fn metrics(groups: &[Group], threshold: f32) -> TokenMetrics {
             map_pos += group.good / good * (above_good / above);
         }
     }
-    let all_found = |recall: f64| if recall.is_nan() && bad > 0.0 { 1.0 } else { recall };
+    let all_found = |recall: f64| {
+        if recall.is_nan() && bad > 0.0 {
+            1.0
+        } else {
+            recall
+        }
+    };
     let or_nan = |figure: f64| if bad > 0.0 { figure } else { f64::NAN };
     let total = good + bad;
     TokenMetrics {
@@ -210,11 +252,16 @@ fn metrics(groups: &[Group], threshold: f32) -> TokenMetrics {
         precision: flagged_bad / (flagged_good + flagged_bad),
         recall: flagged_bad / bad,
         accuracy: (flagged_bad + good - flagged_good) / total,
-        ece: bins(groups).iter().map(|&(_, reward, good)| (reward - good).abs()).sum::<f64>() / total,
+        ece: bins(groups)
+            .iter()
+            .map(|&(_, reward, good)| (reward - good).abs())
+            .sum::<f64>()
+            / total,
     }
 }
 
-/// The highest threshold below which at most a share `fpr` of the good tokens falls (tokens with a reward **below** it are flagged).
+/// The highest threshold below which at most a share `fpr` of the good tokens falls (tokens with a
+/// reward **below** it are flagged).
 pub fn threshold_at_fpr(tokens: &[Scored], fpr: f64) -> f32 {
     let groups = Ranking::new(tokens.to_vec()).groups(|_| 1.0);
     let allowed = fpr * totals(&groups).0 + 1e-9;
@@ -234,13 +281,23 @@ mod tests {
     use proptest::prelude::*;
 
     fn tokens(rewards: &[(f32, bool)]) -> Vec<Scored> {
-        rewards.iter().zip(0..).map(|(&(reward, good), image)| Scored { reward, good, image }).collect()
+        rewards
+            .iter()
+            .zip(0..)
+            .map(|(&(reward, good), image)| Scored {
+                reward,
+                good,
+                image,
+            })
+            .collect()
     }
 
     /// The figures are scikit-learn's for these twelve tokens (`tests/reference/token_metrics.py`).
     fn twelve() -> Vec<Scored> {
         let rewards = [0.9, 0.8, 0.8, 0.7, 0.6, 0.6, 0.5, 0.4, 0.4, 0.3, 0.2, 0.1];
-        let good = [true, true, true, false, true, true, false, true, false, false, true, false];
+        let good = [
+            true, true, true, false, true, true, false, true, false, false, true, false,
+        ];
         tokens(&rewards.into_iter().zip(good).collect::<Vec<_>>())
     }
 
@@ -248,11 +305,27 @@ mod tests {
     fn agrees_with_scikit_learn() {
         let found = Ranking::new(twelve()).metrics(0.45);
         assert!((found.auroc - 0.757_142_857_142_857_1).abs() < 1e-12);
-        assert!((found.map_neg - 0.697_777_777_777_777_7).abs() < 1e-12, "{}", found.map_neg);
-        assert!((found.map_pos - 0.852_813_852_813_852_7).abs() < 1e-12, "{}", found.map_pos);
-        assert!((found.f1 - 0.6).abs() < 1e-12 && (found.precision - 0.6).abs() < 1e-12 && (found.recall - 0.6).abs() < 1e-12);
+        assert!(
+            (found.map_neg - 0.697_777_777_777_777_7).abs() < 1e-12,
+            "{}",
+            found.map_neg
+        );
+        assert!(
+            (found.map_pos - 0.852_813_852_813_852_7).abs() < 1e-12,
+            "{}",
+            found.map_pos
+        );
+        assert!(
+            (found.f1 - 0.6).abs() < 1e-12
+                && (found.precision - 0.6).abs() < 1e-12
+                && (found.recall - 0.6).abs() < 1e-12
+        );
         assert!((found.accuracy - 8.0 / 12.0).abs() < 1e-12);
-        assert!((found.f1_best - 8.0 / 11.0).abs() < 1e-12, "{}", found.f1_best);
+        assert!(
+            (found.f1_best - 8.0 / 11.0).abs() < 1e-12,
+            "{}",
+            found.f1_best
+        );
     }
 
     #[test]
@@ -262,7 +335,8 @@ mod tests {
         assert_eq!(threshold_at_fpr(&tokens, 0.15), 0.4);
         let many: Vec<(f32, bool)> = (0..100).map(|i| (i as f32 / 100.0, i % 10 != 0)).collect();
         let found = Ranking::new(self::tokens(&many)).metrics(0.5);
-        // 4 of the 90 good ones may be flagged, .01 to .04, and one bad one lies below .05; or 9, .01 to .09, and two bad ones lie below .11.
+        // 4 of the 90 good ones may be flagged, .01 to .04, and one bad one lies below .05; or 9,
+        // .01 to .09, and two bad ones lie below .11.
         assert_eq!((found.recall_at_5_fpr, found.recall_at_10_fpr), (0.1, 0.2));
     }
 
@@ -278,41 +352,59 @@ mod tests {
     #[test]
     fn one_kind_alone_has_no_figures() {
         let found = Ranking::new(tokens(&[(0.5, true), (0.6, true)])).metrics(0.55);
-        assert!(found.auroc.is_nan() && found.map_neg.is_nan() && found.f1.is_nan() && found.recall_at_10_fpr.is_nan());
+        assert!(
+            found.auroc.is_nan()
+                && found.map_neg.is_nan()
+                && found.f1.is_nan()
+                && found.recall_at_10_fpr.is_nan()
+        );
         assert_eq!(found.accuracy, 0.5);
         assert!(Ranking::new(vec![]).roc(10).is_empty());
     }
 
     proptest! {
         #[test]
-        fn turning_the_scores_around_turns_the_auroc_around(rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60)) {
-            let scored: Vec<(f32, bool)> = rewards.iter().map(|&(r, good)| (f32::from(r) / 20.0, good)).collect();
+        fn turning_the_scores_around_turns_the_auroc_around(
+            rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60),
+        ) {
+            let scored: Vec<(f32, bool)> = rewards.iter()
+                .map(|&(r, good)| (f32::from(r) / 20.0, good)).collect();
             prop_assume!(scored.iter().any(|t| t.1) && scored.iter().any(|t| !t.1));
-            let turned: Vec<(f32, bool)> = scored.iter().map(|&(r, good)| (1.0 - r, good)).collect();
+            let turned: Vec<(f32, bool)> = scored.iter().map(|&(r, good)| (1.0 - r, good))
+                .collect();
             let auroc = |of: &[(f32, bool)]| Ranking::new(tokens(of)).metrics(0.5).auroc;
             prop_assert!((auroc(&scored) + auroc(&turned) - 1.0).abs() < 1e-9);
         }
 
         #[test]
-        fn a_weight_is_a_repetition(rewards in prop::collection::vec((0u8..10, any::<bool>(), 0u32..4), 1..40)) {
-            let scored: Vec<(f32, bool)> = rewards.iter().map(|&(r, good, _)| (f32::from(r) / 10.0, good)).collect();
+        fn a_weight_is_a_repetition(rewards in prop::collection::vec((0u8..10, any::<bool>(),
+            0u32..4), 1..40)) {
+            let scored: Vec<(f32, bool)> = rewards.iter()
+                .map(|&(r, good, _)| (f32::from(r) / 10.0, good)).collect();
             let weights: Vec<u32> = rewards.iter().map(|r| r.2).collect();
-            let repeated: Vec<(f32, bool)> = scored.iter().zip(&weights).flat_map(|(&t, &w)| (0..w).map(move |_| t)).collect();
+            let repeated: Vec<(f32, bool)> = scored.iter().zip(&weights)
+                .flat_map(|(&t, &w)| (0..w).map(move |_| t)).collect();
             prop_assume!(repeated.iter().any(|t| t.1) && repeated.iter().any(|t| !t.1));
-            let (a, b) = (Ranking::new(tokens(&scored)).weighted(0.35, &weights), Ranking::new(tokens(&repeated)).metrics(0.35));
-            let figures = |m: TokenMetrics| [m.good, m.bad, m.auroc, m.map_neg, m.map_pos, m.recall_at_5_fpr, m.recall_at_10_fpr, m.f1_best, m.f1, m.accuracy, m.ece];
+            let (a, b) = (Ranking::new(tokens(&scored)).weighted(0.35, &weights),
+                Ranking::new(tokens(&repeated)).metrics(0.35));
+            let figures = |m: TokenMetrics| [m.good, m.bad, m.auroc, m.map_neg, m.map_pos,
+                m.recall_at_5_fpr, m.recall_at_10_fpr, m.f1_best, m.f1, m.accuracy, m.ece];
             for (a, b) in figures(a).into_iter().zip(figures(b)) {
                 prop_assert!((a - b).abs() < 1e-9, "{} {}", a, b);
             }
         }
 
         #[test]
-        fn no_threshold_flags_more_good_tokens_than_allowed(rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60), fpr in 0.0f64..1.0) {
-            let scored = tokens(&rewards.iter().map(|&(r, good)| (f32::from(r) / 20.0, good)).collect::<Vec<_>>());
+        fn no_threshold_flags_more_good_tokens_than_allowed(
+            rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60), fpr in 0.0f64..1.0,
+        ) {
+            let scored = tokens(&rewards.iter()
+                .map(|&(r, good)| (f32::from(r) / 20.0, good)).collect::<Vec<_>>());
             prop_assume!(scored.iter().any(|t| t.good));
             let threshold = threshold_at_fpr(&scored, fpr);
             let good = scored.iter().filter(|t| t.good);
-            let share = good.clone().filter(|t| t.reward < threshold).count() as f64 / good.count() as f64;
+            let share = good.clone().filter(|t| t.reward < threshold)
+                .count() as f64 / good.count() as f64;
             prop_assert!(share <= fpr + 1e-9);
         }
     }

@@ -29,23 +29,44 @@ pub struct Point {
 
 impl Rewarded {
     /// Looks at a caption; `reward` gives the reward of a mention by its bytes.
-    pub fn new(lexicon: &Lexicon, caption: &Reading, references: &[&Reading], reward: impl Fn(&Range<usize>) -> f32) -> Self {
+    pub fn new(
+        lexicon: &Lexicon,
+        caption: &Reading,
+        references: &[&Reading],
+        reward: impl Fn(&Range<usize>) -> f32,
+    ) -> Self {
         let support = References::of(lexicon, references.iter().copied());
         let things = caption.phrases.iter().map(|p| &p.mention);
         let rewards: Vec<f32> = things.clone().map(|m| reward(&m.range)).collect();
-        let mentions = things.clone().zip(&rewards).map(|(m, &r)| (r, support.supports(m) == Support::Named)).collect();
+        let mentions = things
+            .clone()
+            .zip(&rewards)
+            .map(|(m, &r)| (r, support.supports(m) == Support::Named))
+            .collect();
         let best = |concept| {
-            let hits = things.clone().zip(&rewards).filter(|(m, _)| lexicon.related(m.concept, concept));
+            let hits = things
+                .clone()
+                .zip(&rewards)
+                .filter(|(m, _)| lexicon.related(m.concept, concept));
             hits.map(|(_, r)| *r).max_by(f32::total_cmp)
         };
-        Self { mentions, asked: often_named(references).into_iter().map(best).collect() }
+        Self {
+            mentions,
+            asked: often_named(references).into_iter().map(best).collect(),
+        }
     }
 }
 
 /// The curve over `thresholds`.
 pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<Point> {
     let at = |&threshold: &f32| {
-        let kept = |c: &Rewarded| c.mentions.iter().filter(|m| m.0 >= threshold).copied().collect::<Vec<_>>();
+        let kept = |c: &Rewarded| {
+            c.mentions
+                .iter()
+                .filter(|m| m.0 >= threshold)
+                .copied()
+                .collect::<Vec<_>>()
+        };
         let (mut mentions, mut wrong, mut captions_wrong) = (0usize, 0usize, 0usize);
         for caption in captions {
             let left = kept(caption);
@@ -55,7 +76,9 @@ pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<Point> {
             captions_wrong += usize::from(bad > 0);
         }
         let asked = || captions.iter().flat_map(|c| &c.asked);
-        let recalled = asked().filter(|best| best.is_some_and(|r| r >= threshold)).count();
+        let recalled = asked()
+            .filter(|best| best.is_some_and(|r| r >= threshold))
+            .count();
         Point {
             threshold,
             chair_i: wrong as f64 / mentions as f64,
@@ -74,17 +97,26 @@ mod tests {
     fn leaving_doubted_things_out_costs_what_was_right() {
         let lexicon = Lexicon::shared();
         let text = "A dog with a frisbee on the grass.";
-        let references = ["A dog on grass.", "A puppy in the grass."].map(|t| Reading::new(lexicon, t));
+        let references =
+            ["A dog on grass.", "A puppy in the grass."].map(|t| Reading::new(lexicon, t));
         let caption = Reading::new(lexicon, text);
         let reward = |range: &Range<usize>| match &text[range.clone()] {
             "dog" => 0.9,
             "frisbee" => 0.3,
             _ => 0.5,
         };
-        let found = Rewarded::new(lexicon, &caption, &references.iter().collect::<Vec<_>>(), reward);
+        let found = Rewarded::new(
+            lexicon,
+            &caption,
+            &references.iter().collect::<Vec<_>>(),
+            reward,
+        );
         assert_eq!(found.mentions, [(0.9, true), (0.3, false), (0.5, true)]);
         let curve = curve(&[found], &[0.0, 0.4, 0.6]);
-        let figures: Vec<[f64; 3]> = curve.iter().map(|p| [p.chair_i, p.chair_s, p.recall]).collect();
+        let figures: Vec<[f64; 3]> = curve
+            .iter()
+            .map(|p| [p.chair_i, p.chair_s, p.recall])
+            .collect();
         assert_eq!(figures[0], [1.0 / 3.0, 1.0, 1.0]);
         assert_eq!(figures[1], [0.0, 0.0, 1.0]);
         assert_eq!(figures[2][..2], [0.0, 0.0]);

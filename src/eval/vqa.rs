@@ -1,7 +1,9 @@
 //! Answers to people's questions, judged by exact match.
 
 /// The rule by which answers are compared, for the reader of a report.
-pub const RULE: &str = "Right: the answer is one of the people's, word for word, after case, punctuation and the articles a, an, the are left out and number words are digits.";
+pub const RULE: &str = "Right: the answer is one of the people's, word for word, after case, \
+                        punctuation and the articles a, an, the are left out and number words are \
+                        digits.";
 
 /// Number words from zero on.
 const NUMBERS: [&str; 21] = [
@@ -31,16 +33,36 @@ const NUMBERS: [&str; 21] = [
 /// Returns whether an answer is one of `right_answers`, by [`RULE`].
 pub fn is_right(answer: &str, right_answers: &[String]) -> bool {
     let given = normalized(answer);
-    right_answers.iter().any(|right| if given.is_empty() { answer.trim() == right.trim() } else { normalized(right) == given })
+    right_answers.iter().any(|right| {
+        if given.is_empty() {
+            answer.trim() == right.trim()
+        } else {
+            normalized(right) == given
+        }
+    })
 }
 
 /// The words of an answer that are compared.
 fn normalized(answer: &str) -> String {
     let lower = answer.to_lowercase();
-    let text: String = lower.chars().filter(|c| !matches!(c, '\'' | '’')).map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
-    let words = text.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the"));
-    let digits = |word: &str| NUMBERS.iter().position(|number| *number == word).map(|number| number.to_string());
-    words.map(|word| digits(word).unwrap_or_else(|| word.to_owned())).collect::<Vec<_>>().join(" ")
+    let text: String = lower
+        .chars()
+        .filter(|c| !matches!(c, '\'' | '’'))
+        .map(|c| if c.is_alphanumeric() { c } else { ' ' })
+        .collect();
+    let words = text
+        .split_whitespace()
+        .filter(|word| !matches!(*word, "a" | "an" | "the"));
+    let digits = |word: &str| {
+        NUMBERS
+            .iter()
+            .position(|number| *number == word)
+            .map(|number| number.to_string())
+    };
+    words
+        .map(|word| digits(word).unwrap_or_else(|| word.to_owned()))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -49,7 +71,12 @@ mod tests {
 
     #[test]
     fn case_articles_and_punctuation_do_not_count() {
-        let right = |answer: &str, people: &[&str]| is_right(answer, &people.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+        let right = |answer: &str, people: &[&str]| {
+            is_right(
+                answer,
+                &people.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(),
+            )
+        };
         for (answer, people) in [
             ("Yes.", &["yes"][..]),
             ("Two.", &["2"]),

@@ -1,4 +1,5 @@
-//! The whole of it: records and receipts in a [`Store`], their images in [`Images`], and what happens to both.
+//! The whole of it: records and receipts in a [`Store`], their images in [`Images`], and what
+//! happens to both.
 
 use std::{
     sync::{
@@ -37,10 +38,12 @@ use super::{
 };
 use crate::guard::question::Unanswerable;
 
-/// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is kept.
+/// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is
+/// kept.
 const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
-/// Longest wait for a receipt; a store that is slower than that, or cannot be reached, then holds up nobody until it has kept one again.
+/// Longest wait for a receipt; a store that is slower than that, or cannot be reached, then holds
+/// up nobody until it has kept one again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Receipts that are kept at once.
 const TOGETHER: usize = 16;
@@ -104,11 +107,21 @@ pub struct Corrections {
 type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
 
 impl Corrections {
-    /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts that were written elsewhere.
-    pub fn start(store: Arc<dyn Store>, images: Images, vocabulary: Vocabulary, queue: Queue) -> Self {
+    /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts
+    /// that were written elsewhere.
+    pub fn start(
+        store: Arc<dyn Store>,
+        images: Images,
+        vocabulary: Vocabulary,
+        queue: Queue,
+    ) -> Self {
         let ranker = Arc::new(Ranker::new(queue));
         tokio::spawn(learn(Arc::clone(&store), Arc::clone(&ranker)));
-        let (writer, images, pending) = (Writer::start(Arc::clone(&store)), Arc::new(images), Arc::new(Pending::default()));
+        let (writer, images, pending) = (
+            Writer::start(Arc::clone(&store)),
+            Arc::new(images),
+            Arc::new(Pending::default()),
+        );
         let (sender, waiting) = mpsc::channel(WAITING);
         let keeping = Arc::default();
         let retention = Arc::new(Retention::new(Arc::clone(&store), Arc::clone(&images)));
@@ -150,7 +163,9 @@ impl Corrections {
     }
 
     fn vocabularies(&self) -> MutexGuard<'_, Vocabularies> {
-        self.vocabularies.lock().unwrap_or_else(PoisonError::into_inner)
+        self.vocabularies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the settings of the annotation queue.
@@ -163,7 +178,8 @@ impl Corrections {
         &self.images
     }
 
-    /// Bounds the bytes of receipts and their images; where there are too many, the oldest go, of the owners that hold most.
+    /// Bounds the bytes of receipts and their images; where there are too many, the oldest go, of
+    /// the owners that hold most.
     pub fn limit_receipts(&self, max_bytes: u64) {
         self.retention.set_max_bytes(max_bytes);
     }
@@ -173,18 +189,24 @@ impl Corrections {
         self.retention.kept_bytes()
     }
 
-    /// Remembers a completion, soon; feedback about it can come to this process at once, and to others on the same store when the result is ready, which
-    /// takes two seconds at most. `None` where there is no room for it.
+    /// Remembers a completion, soon; feedback about it can come to this process at once, and to
+    /// others on the same store when the result is ready, which takes two seconds at most. `None`
+    /// where there is no room for it.
     pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> Option<BoxFuture<'static, ()>> {
         let size = u32::try_from(image.len() / 1024 + 1).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return None };
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else {
+            return None;
+        };
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         let (sender, _) = keeper.as_ref()?;
         let id = receipt.id.clone();
         self.pending.insert(receipt, image);
         let (kept, ready) = oneshot::channel();
         let sent = sender.try_send((id, permit, kept));
-        if let Err(mpsc::error::TrySendError::Full((id, ..)) | mpsc::error::TrySendError::Closed((id, ..))) = &sent {
+        if let Err(
+            mpsc::error::TrySendError::Full((id, ..)) | mpsc::error::TrySendError::Closed((id, ..)),
+        ) = &sent
+        {
             self.pending.remove(id);
         }
         sent.ok()?;
@@ -197,7 +219,8 @@ impl Corrections {
         Some(wait.boxed())
     }
 
-    /// Makes a record of a submission and keeps it, durably when it returns. `image` is the file of a submission about an answer of another server.
+    /// Makes a record of a submission and keeps it, durably when it returns. `image` is the file of
+    /// a submission about an answer of another server.
     ///
     /// The same key of two owners is two.
     ///
@@ -210,8 +233,17 @@ impl Corrections {
         key: Option<String>,
         by: &Submitter,
     ) -> Result<Submitted, SubmitError> {
-        let owned = |key: String| if by.owner.is_empty() { key } else { format!("{}\n{key}", by.owner) };
-        let key = key.map(|key| Idempotency { digest: digest(&submission, image.as_deref()), key: owned(key) });
+        let owned = |key: String| {
+            if by.owner.is_empty() {
+                key
+            } else {
+                format!("{}\n{key}", by.owner)
+            }
+        };
+        let key = key.map(|key| Idempotency {
+            digest: digest(&submission, image.as_deref()),
+            key: owned(key),
+        });
         if let Some(key) = &key
             && let Some(inserted) = self.store.by_key(key).await?
         {
@@ -222,12 +254,22 @@ impl Corrections {
             Some(id) => self.of_completion(id, &submission, by).await?,
             None => self.of_text(&submission, image, by).await?,
         };
-        self.queued(&mut subject, submission.annotator.as_deref(), by).await?;
+        self.queued(&mut subject, submission.annotator.as_deref(), by)
+            .await?;
         let vocabulary = self.vocabularies().of(subject.versions.policy.as_deref());
         let stamp = stamp(by.owner.clone());
-        let derived = spawn_blocking(move || derive(subject, &submission, stamp, |text, begins| vocabulary.encode(text, begins)));
-        let record = derived.await.map_err(|e| StoreError::Failed(e.to_string()))??;
-        let inserted = self.writer.insert(Row::Feedback(Box::new(record.clone()), key)).await?;
+        let derived = spawn_blocking(move || {
+            derive(subject, &submission, stamp, |text, begins| {
+                vocabulary.encode(text, begins)
+            })
+        });
+        let record = derived
+            .await
+            .map_err(|e| StoreError::Failed(e.to_string()))??;
+        let inserted = self
+            .writer
+            .insert(Row::Feedback(Box::new(record.clone()), key))
+            .await?;
         if inserted == Inserted::New {
             self.ranker.learn(&record);
         }
@@ -235,13 +277,29 @@ impl Corrections {
     }
 
     /// Sets the subject's `queued` and `unassisted` if the queue gave the answer to this annotator.
-    async fn queued(&self, subject: &mut Subject, annotator: Option<&str>, by: &Submitter) -> Result<(), StoreError> {
-        let (Some((completion_id, choice)), Some(annotator)) = (&subject.completion, annotator) else { return Ok(()) };
-        let place = Place { completion_id: completion_id.clone(), choice: *choice };
-        let annotator = AnnotatorId { owner: by.owner.clone(), name: annotator.to_owned() };
+    async fn queued(
+        &self,
+        subject: &mut Subject,
+        annotator: Option<&str>,
+        by: &Submitter,
+    ) -> Result<(), StoreError> {
+        let (Some((completion_id, choice)), Some(annotator)) = (&subject.completion, annotator)
+        else {
+            return Ok(());
+        };
+        let place = Place {
+            completion_id: completion_id.clone(),
+            choice: *choice,
+        };
+        let annotator = AnnotatorId {
+            owner: by.owner.clone(),
+            name: annotator.to_owned(),
+        };
         if let Some(lease) = self.store.lease(&place, &annotator).await? {
             subject.unassisted = lease.unassisted;
-            subject.queued = Some(Queued { overlap: lease.overlap });
+            subject.queued = Some(Queued {
+                overlap: lease.overlap,
+            });
         }
         Ok(())
     }
@@ -252,7 +310,11 @@ impl Corrections {
     /// The store's.
     pub async fn keep(&self, record: Feedback, image: &[u8]) -> Result<bool, StoreError> {
         let _guard = self.images.put(image, record.image).await?;
-        Ok(self.writer.insert(Row::Feedback(Box::new(record), None)).await? == Inserted::New)
+        Ok(self
+            .writer
+            .insert(Row::Feedback(Box::new(record), None))
+            .await?
+            == Inserted::New)
     }
 
     async fn of_completion(
@@ -261,10 +323,27 @@ impl Corrections {
         submission: &Submission,
         by: &Submitter,
     ) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
-        let Submission { choice, image, prompt, response, model, .. } = submission;
-        let own = [("image", image), ("prompt", prompt), ("response", response), ("model", model)];
+        let Submission {
+            choice,
+            image,
+            prompt,
+            response,
+            model,
+            ..
+        } = submission;
+        let own = [
+            ("image", image),
+            ("prompt", prompt),
+            ("response", response),
+            ("model", model),
+        ];
         if let Some((field, _)) = own.iter().find(|(_, given)| given.is_some()) {
-            return Err(Refused::new(*field, "invalid_value", "cannot be given together with 'completion_id', which says it").into());
+            return Err(Refused::new(
+                *field,
+                "invalid_value",
+                "cannot be given together with 'completion_id', which says it",
+            )
+            .into());
         }
         check_name("completion_id", id)?;
         let unknown = || SubmitError::UnknownCompletion(id.chars().take(64).collect());
@@ -287,7 +366,10 @@ impl Corrections {
     async fn receipt(&self, id: &str) -> Result<Option<Remembered>, StoreError> {
         match self.pending.get(id) {
             Some(remembered) => Ok(Some(remembered)),
-            None => Ok(self.store.receipt(id).await?.map(|receipt| Remembered { receipt, image: None })),
+            None => Ok(self.store.receipt(id).await?.map(|receipt| Remembered {
+                receipt,
+                image: None,
+            })),
         }
     }
 
@@ -297,18 +379,31 @@ impl Corrections {
         image: Option<Vec<u8>>,
         by: &Submitter,
     ) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
-        let missing = |field| Refused::new(field, "missing_required_parameter", "is missing; without 'completion_id' it is needed");
+        let missing = |field| {
+            Refused::new(
+                field,
+                "missing_required_parameter",
+                "is missing; without 'completion_id' it is needed",
+            )
+        };
         if submission.choice.is_some() {
-            return Err(Refused::new("choice", "invalid_value", "goes with 'completion_id'").into());
+            return Err(
+                Refused::new("choice", "invalid_value", "goes with 'completion_id'").into(),
+            );
         }
         let image = image.ok_or_else(|| missing("image"))?;
-        let response = submission.response.clone().ok_or_else(|| missing("response"))?;
+        let response = submission
+            .response
+            .clone()
+            .ok_or_else(|| missing("response"))?;
         if Unanswerable::is_wording(&response) {
             return Err(abstained("response").into());
         }
         super::derive::check_notes(submission)?;
         let (vocabulary, text) = (self.vocabularies().of(None), response.clone());
-        let tokens = spawn_blocking(move || vocabulary.tokenize(&text)).await.map_err(|e| StoreError::Failed(e.to_string()))?;
+        let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
+            .await
+            .map_err(|e| StoreError::Failed(e.to_string()))?;
         let tokens = tokens.map_err(|e| Refused::new("response", "invalid_value", e))?;
         let hash = ImageHash::of(&image);
         let guard = self.images.put(&image, hash).await?;
@@ -319,7 +414,10 @@ impl Corrections {
             prompt: submission.prompt.clone().unwrap_or_default(),
             response,
             tokens,
-            versions: Versions { model: submission.model.clone(), ..Versions::default() },
+            versions: Versions {
+                model: submission.model.clone(),
+                ..Versions::default()
+            },
             unassisted: false,
             doubted: None,
             queued: None,
@@ -341,8 +439,8 @@ impl Corrections {
         self.retention.remove(&target).await
     }
 
-    /// Removes receipts that were made before this Unix time or take too many bytes, and images that nobody refers to any more. Returns how many receipts
-    /// were too old.
+    /// Removes receipts that were made before this Unix time or take too many bytes, and images
+    /// that nobody refers to any more. Returns how many receipts were too old.
     ///
     /// # Errors
     /// The store's.
@@ -352,7 +450,11 @@ impl Corrections {
 
     /// Keeps the receipts that wait, and takes no more.
     pub async fn close(&self) {
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let keeper = self
+            .keeper
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some((sender, task)) = keeper {
             drop(sender);
             let _ = task.await;
@@ -362,15 +464,24 @@ impl Corrections {
 
 /// Teaches the ranker what the newest records are about, so that it no longer counts as new.
 async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
-    let mut page = Page { limit: PIECE, newest_first: true, ..Page::default() };
+    let mut page = Page {
+        limit: PIECE,
+        newest_first: true,
+        ..Page::default()
+    };
     for _ in 0..LEARNT / PIECE {
         match store.page(&page).await {
             Ok(records) => {
                 records.iter().for_each(|record| ranker.learn(record));
-                let Some(last) = records.into_iter().nth(PIECE as usize - 1) else { return };
+                let Some(last) = records.into_iter().nth(PIECE as usize - 1) else {
+                    return;
+                };
                 page.after = Some(last.id);
             }
-            Err(error) => return tracing::warn!(%error, "the queue does not know what earlier corrections were about"),
+            Err(error) => {
+                return tracing::warn!(%error, "the queue does not know what earlier corrections \
+                                               were about");
+            }
         }
     }
 }
@@ -397,22 +508,31 @@ impl Keeper {
                 drop(kept);
                 let bytes = match bytes {
                     Ok(bytes) => bytes,
-                    Err(error) => return tracing::error!(completion = id, %error, "a receipt could not be kept"),
+                    Err(error) => {
+                        return tracing::error!(completion = id, %error, "a receipt could not be \
+                            kept");
+                    }
                 };
                 keeper.slow.store(false, Relaxed);
                 if let Err(error) = keeper.retention.count(bytes).await {
-                    tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be removed");
+                    tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be \
+                                            removed");
                 }
             }
         };
-        ReceiverStream::new(waiting).for_each_concurrent(TOGETHER, keep_one).await;
+        ReceiverStream::new(waiting)
+            .for_each_concurrent(TOGETHER, keep_one)
+            .await;
     }
 
     /// Returns how many bytes it takes; nothing where it was removed meanwhile.
     async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
         let _keeping = self.keeping.read().await;
         let written = match self.pending.get(id) {
-            Some(Remembered { receipt, image: Some(file) }) => self.write(receipt, &file).await,
+            Some(Remembered {
+                receipt,
+                image: Some(file),
+            }) => self.write(receipt, &file).await,
             _ => Ok(0),
         };
         self.pending.remove(id);
@@ -425,32 +545,56 @@ impl Keeper {
         let entries = self.ranker.entries(&receipt);
         let bytes = (file.len() + serde_json::to_vec(&receipt).map_or(0, |body| body.len())) as u64;
         self.writer.insert(Row::Receipt(Box::new(receipt))).await?;
-        try_join_all(entries.into_iter().map(|entry| self.writer.insert(Row::Queue(Box::new(entry))))).await?;
+        try_join_all(
+            entries
+                .into_iter()
+                .map(|entry| self.writer.insert(Row::Queue(Box::new(entry)))),
+        )
+        .await?;
         Ok(bytes)
     }
 }
 
 fn submitted(record: Option<Feedback>, inserted: Inserted) -> Result<Submitted, SubmitError> {
     match (inserted, record) {
-        (Inserted::New, Some(record)) => Ok(Submitted { record, before: false }),
-        (Inserted::Before(record), _) => Ok(Submitted { record: *record, before: true }),
+        (Inserted::New, Some(record)) => Ok(Submitted {
+            record,
+            before: false,
+        }),
+        (Inserted::Before(record), _) => Ok(Submitted {
+            record: *record,
+            before: true,
+        }),
         (Inserted::Conflict | Inserted::New, _) => Err(SubmitError::KeyTaken),
     }
 }
 
-/// A name and the time. Names grow with the time, also within a millisecond and while the clock is set back; the time is the clock's.
+/// A name and the time. Names grow with the time, also within a millisecond and while the clock is
+/// set back; the time is the clock's.
 fn stamp(annotator_owner: String) -> Stamp {
-    Stamp { id: format!("fb_{}", Uuid::now_v7().simple()), created: unix_time(), annotator_owner }
+    Stamp {
+        id: format!("fb_{}", Uuid::now_v7().simple()),
+        created: unix_time(),
+        annotator_owner,
+    }
 }
 
 /// Seconds since 1970, by the clock.
 pub(super) fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }
 
 /// Of what was said: the same whatever the JSON looked like.
 fn digest(submission: &Submission, image: Option<&[u8]>) -> String {
-    let said = serde_json::to_vec(&Submission { image: None, ..submission.clone() }).unwrap_or_default();
-    let image = image.map(|file| ImageHash::of(file).to_string()).unwrap_or_default();
+    let said = serde_json::to_vec(&Submission {
+        image: None,
+        ..submission.clone()
+    })
+    .unwrap_or_default();
+    let image = image
+        .map(|file| ImageHash::of(file).to_string())
+        .unwrap_or_default();
     ImageHash::of(&[said, image.into_bytes()].concat()).to_string()
 }

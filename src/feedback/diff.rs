@@ -24,8 +24,15 @@ struct Words {
 
 impl Words {
     fn of(text: &str) -> Self {
-        let (keys, chars) = fold::words(text).into_iter().map(|word| (word.key, word.chars)).unzip();
-        Self { keys, chars, text: text.chars().collect() }
+        let (keys, chars) = fold::words(text)
+            .into_iter()
+            .map(|word| (word.key, word.chars))
+            .unzip();
+        Self {
+            keys,
+            chars,
+            text: text.chars().collect(),
+        }
     }
 
     /// The code points of some words, from the first to the last.
@@ -37,17 +44,24 @@ impl Words {
         self.chars[words.start].start..self.chars[words.end - 1].end
     }
 
-    /// The code points of words that stand in nobody's place, with what parts them from their neighbors.
+    /// The code points of words that stand in nobody's place, with what parts them from their
+    /// neighbors.
     fn span_added(&self, words: Range<usize>) -> Range<usize> {
         match words.start {
             // The first words have none before them.
-            0 => 0..self.chars.get(words.end).map_or(self.text.len(), |next| next.start),
+            0 => {
+                0..self
+                    .chars
+                    .get(words.end)
+                    .map_or(self.text.len(), |next| next.start)
+            }
             first => self.end_before(first)..self.chars[words.end - 1].end,
         }
     }
 
     fn end_before(&self, word: usize) -> usize {
-        word.checked_sub(1).map_or(0, |previous| self.chars[previous].end)
+        word.checked_sub(1)
+            .map_or(0, |previous| self.chars[previous].end)
     }
 
     fn slice(&self, chars: Range<usize>) -> String {
@@ -55,25 +69,36 @@ impl Words {
     }
 }
 
-/// Returns the changes that make `old` read like `new`, typography aside; in order, apart from each other.
+/// Returns the changes that make `old` read like `new`, typography aside; in order, apart from each
+/// other.
 pub fn diff(old: &str, new: &str) -> Vec<Change> {
     let (old, new) = (Words::of(old), Words::of(new));
     let (mut changed, mut at): (Vec<(Range<usize>, Range<usize>)>, _) = (Vec::new(), (0, 0));
     for operation in capture_diff_slices(Algorithm::Myers, &old.keys, &new.keys) {
-        // Counted here: an operation's own start is not that of its place where the library moved it.
+        // Counted here: an operation's own start is not that of its place where the library moved
+        // it.
         let (tag, from, to) = operation.as_tag_tuple();
         let (from, to) = (at.0..at.0 + from.len(), at.1..at.1 + to.len());
         at = (from.end, to.end);
         match changed.last_mut() {
             _ if tag == DiffTag::Equal => {}
             // What goes and what comes at one place is one change.
-            Some((gone, come)) if gone.end == from.start && come.end == to.start => (gone.end, come.end) = (from.end, to.end),
+            Some((gone, come)) if gone.end == from.start && come.end == to.start => {
+                (gone.end, come.end) = (from.end, to.end)
+            }
             _ => changed.push((from, to)),
         }
     }
     let change = |(from, to): (Range<usize>, Range<usize>)| {
-        let come = if from.is_empty() { new.span_added(to) } else { new.span(to) };
-        Change { chars: old.span(from), new: new.slice(come) }
+        let come = if from.is_empty() {
+            new.span_added(to)
+        } else {
+            new.span(to)
+        };
+        Change {
+            chars: old.span(from),
+            new: new.slice(come),
+        }
     };
     changed.into_iter().map(change).collect()
 }
@@ -86,7 +111,10 @@ mod tests {
     fn apply(old: &str, changes: &[Change]) -> String {
         let (mut text, mut at) = (String::new(), 0);
         for change in changes {
-            assert!(change.chars.start >= at && change.chars.start <= change.chars.end, "{changes:?}");
+            assert!(
+                change.chars.start >= at && change.chars.start <= change.chars.end,
+                "{changes:?}"
+            );
             text.extend(old.chars().take(change.chars.start).skip(at));
             text += &change.new;
             at = change.chars.end;
@@ -96,22 +124,46 @@ mod tests {
     }
 
     fn changes(old: &str, new: &str) -> Vec<(usize, usize, String)> {
-        diff(old, new).into_iter().map(|c| (c.chars.start, c.chars.end, c.new)).collect()
+        diff(old, new)
+            .into_iter()
+            .map(|c| (c.chars.start, c.chars.end, c.new))
+            .collect()
     }
 
     #[test]
     fn words_that_change_go_and_come() {
-        assert_eq!(changes("A dog on a red sofa.", "A cat on a red sofa."), [(2, 5, "cat".to_owned())]);
-        assert_eq!(changes("A dog on a red sofa.", "A dog on a sofa."), [(11, 14, String::new())]);
-        assert_eq!(changes("A dog on a sofa.", "A dog on a red sofa."), [(10, 10, " red".to_owned())]);
-        assert_eq!(changes("A dog.", "Two dogs run."), [(0, 5, "Two dogs run".to_owned())]);
+        assert_eq!(
+            changes("A dog on a red sofa.", "A cat on a red sofa."),
+            [(2, 5, "cat".to_owned())]
+        );
+        assert_eq!(
+            changes("A dog on a red sofa.", "A dog on a sofa."),
+            [(11, 14, String::new())]
+        );
+        assert_eq!(
+            changes("A dog on a sofa.", "A dog on a red sofa."),
+            [(10, 10, " red".to_owned())]
+        );
+        assert_eq!(
+            changes("A dog.", "Two dogs run."),
+            [(0, 5, "Two dogs run".to_owned())]
+        );
         assert_eq!(changes("Red dogs.", "dogs."), [(0, 3, String::new())]);
         assert_eq!(changes("Dogs.", "Red Dogs."), [(0, 0, "Red ".to_owned())]);
-        assert_eq!(changes("Ein süßer Hund 🐶.", "Ein süßer Kater 🐱."), [(10, 16, "Kater 🐱".to_owned())]);
+        assert_eq!(
+            changes("Ein süßer Hund 🐶.", "Ein süßer Kater 🐱."),
+            [(10, 16, "Kater 🐱".to_owned())]
+        );
         assert_eq!(changes("a  b", "a b"), []);
         assert_eq!(changes("", "a b"), [(0, 0, "a b".to_owned())]);
-        assert_eq!(changes("A dog. A cat sits.", "A dog, a bird sits…"), [(9, 12, "bird".to_owned())]);
-        assert_eq!(changes("A dog.", "A dog. It sits."), [(5, 5, ". It sits".to_owned())]);
+        assert_eq!(
+            changes("A dog. A cat sits.", "A dog, a bird sits…"),
+            [(9, 12, "bird".to_owned())]
+        );
+        assert_eq!(
+            changes("A dog.", "A dog. It sits."),
+            [(5, 5, ". It sits".to_owned())]
+        );
     }
 
     proptest! {
@@ -120,7 +172,8 @@ mod tests {
             old in "([ab.]|dog|é|👩‍🚀| ){0,12}",
             new in "([ab.]|dog|é|👩‍🚀| ){0,12}",
         ) {
-            let words = |t: &str| fold::words(t).into_iter().map(|word| word.key).collect::<Vec<_>>();
+            let words = |t: &str| fold::words(t).into_iter()
+                .map(|word| word.key).collect::<Vec<_>>();
             let changes = diff(&old, &new);
             // What stands between words that stay is not looked at, and may join or part them.
             prop_assert_eq!(words(&apply(&old, &changes)).concat(), words(&new).concat());

@@ -1,4 +1,5 @@
-//! Records as files, written piece by piece: however many there are, one page is in memory, and one image, or one group of rows of a table.
+//! Records as files, written piece by piece: however many there are, one page is in memory, and one
+//! image, or one group of rows of a table.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -57,8 +58,14 @@ impl File {
 
     async fn turn(&mut self, page: Page) -> Result<(), StoreError> {
         self.records = self.store.page(&page).await?.into();
-        let last = self.records.back().filter(|_| self.records.len() as u32 == PAGE);
-        self.page = last.map(|last| Page { after: Some(last.id.clone()), ..page });
+        let last = self
+            .records
+            .back()
+            .filter(|_| self.records.len() as u32 == PAGE);
+        self.page = last.map(|last| Page {
+            after: Some(last.id.clone()),
+            ..page
+        });
         Ok(())
     }
 }
@@ -71,9 +78,22 @@ pub fn export(
     format: Format,
     shown: ShownNames,
 ) -> impl Stream<Item = Result<Vec<u8>, StoreError>> + Send {
-    let page = Some(Page { filter, after: None, limit: PAGE, newest_first: false });
+    let page = Some(Page {
+        filter,
+        after: None,
+        limit: PAGE,
+        newest_first: false,
+    });
     let images = format.has_images().then_some(images);
-    let begun = move |writer| File { store, images, shown, writer, page, records: VecDeque::new(), ended: false };
+    let begun = move |writer| File {
+        store,
+        images,
+        shown,
+        writer,
+        page,
+        records: VecDeque::new(),
+        ended: false,
+    };
     let file = format.write().map(begun);
     try_unfold(Some(file), |file| async move {
         let Some(file) = file else { return Ok(None) };

@@ -1,5 +1,6 @@
-//! Texts compared as they read. Two texts that differ only in typography have the same [`words`]: kinds of quotes and dashes, composed and decomposed
-//! letters, ligatures, capitals, punctuation, white space, characters of no width, and HTML entities make no difference.
+//! Texts compared as they read. Two texts that differ only in typography have the same [`words`]:
+//! kinds of quotes and dashes, composed and decomposed letters, ligatures, capitals, punctuation,
+//! white space, characters of no width, and HTML entities make no difference.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -8,8 +9,17 @@ use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// Characters that are written in place of others: any of the first reads as the second.
-const ALIKE: [(&str, &str); 9] =
-    [("‘’‚‛‹›′ʼʹʻ`´＇", "'"), ("−", "-"), ("_", " "), ("ﬀ", "ff"), ("ﬁ", "fi"), ("ﬂ", "fl"), ("ﬃ", "ffi"), ("ﬄ", "ffl"), ("ﬅﬆ", "st")];
+const ALIKE: [(&str, &str); 9] = [
+    ("‘’‚‛‹›′ʼʹʻ`´＇", "'"),
+    ("−", "-"),
+    ("_", " "),
+    ("ﬀ", "ff"),
+    ("ﬁ", "fi"),
+    ("ﬂ", "fl"),
+    ("ﬃ", "ffi"),
+    ("ﬄ", "ffl"),
+    ("ﬅﬆ", "st"),
+];
 /// Punctuation by its Unicode category that is read aloud.
 const SPOKEN: &str = "&%‰#@";
 /// Longest HTML entity.
@@ -30,7 +40,9 @@ pub fn is_blank(c: char) -> bool {
 }
 
 fn is_zero_width(c: char) -> bool {
-    matches!(c, '\u{AD}' | '\u{61C}' | '\u{180E}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
+    matches!(c,
+        '\u{AD}' | '\u{61C}' | '\u{180E}' | '\u{200B}'..='\u{200F}'
+            | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
 }
 
 /// Returns whether a character is punctuation that names nothing.
@@ -47,7 +59,11 @@ pub fn is_spoken(c: char) -> bool {
 pub fn trim(text: &[char], span: Range<usize>, dropped: fn(char) -> bool) -> Range<usize> {
     let inside = &text[span.clone()];
     let start = inside.iter().take_while(|c| dropped(**c)).count();
-    let end = inside[start..].iter().rev().take_while(|c| dropped(**c)).count();
+    let end = inside[start..]
+        .iter()
+        .rev()
+        .take_while(|c| dropped(**c))
+        .count();
     span.start + start..span.end - end
 }
 
@@ -62,7 +78,10 @@ pub fn words(text: &str) -> Vec<FoldedWord> {
         words.extend(split(own).filter_map(|part| {
             let (first, last) = (part.first()?, part.last()?);
             let key = part.iter().map(|unit| unit.letter).nfd().collect();
-            Some(FoldedWord { key, chars: first.chars.start..last.chars.end })
+            Some(FoldedWord {
+                key,
+                chars: first.chars.start..last.chars.end,
+            })
         }));
     }
     words
@@ -70,7 +89,10 @@ pub fn words(text: &str) -> Vec<FoldedWord> {
 
 /// Returns whether two texts differ in typography alone.
 pub fn reads_alike(one: &str, other: &str) -> bool {
-    words(one).into_iter().map(|word| word.key).eq(words(other).into_iter().map(|word| word.key))
+    words(one)
+        .into_iter()
+        .map(|word| word.key)
+        .eq(words(other).into_iter().map(|word| word.key))
 }
 
 /// A letter of a folded text, and the code points that it stands for.
@@ -81,7 +103,14 @@ struct Unit {
 }
 
 fn fold(text: &str) -> Vec<Unit> {
-    let mut units: Vec<Unit> = text.chars().enumerate().map(|(at, letter)| Unit { letter, chars: at..at + 1 }).collect();
+    let mut units: Vec<Unit> = text
+        .chars()
+        .enumerate()
+        .map(|(at, letter)| Unit {
+            letter,
+            chars: at..at + 1,
+        })
+        .collect();
     // Some texts are escaped twice.
     for _ in 0..2 {
         if units.iter().any(|unit| unit.letter == '&') {
@@ -98,13 +127,24 @@ fn fold(text: &str) -> Vec<Unit> {
             continue;
         }
         if is_minus(&units, at) {
-            folded.push(Unit { letter: '−', chars: chars.clone() });
+            folded.push(Unit {
+                letter: '−',
+                chars: chars.clone(),
+            });
             continue;
         }
-        let read = ALIKE.iter().find(|(written, _)| written.contains(*letter)).map(|(_, read)| Cow::Borrowed(*read));
+        let read = ALIKE
+            .iter()
+            .find(|(written, _)| written.contains(*letter))
+            .map(|(_, read)| Cow::Borrowed(*read));
         let read = read.unwrap_or_else(|| letter.to_string().into());
         for letter in read.chars().flat_map(char::to_lowercase) {
-            decompose_canonical(letter, |letter| folded.push(Unit { letter, chars: chars.clone() }));
+            decompose_canonical(letter, |letter| {
+                folded.push(Unit {
+                    letter,
+                    chars: chars.clone(),
+                })
+            });
         }
     }
     folded
@@ -113,15 +153,23 @@ fn fold(text: &str) -> Vec<Unit> {
 /// A dash at the beginning of a number.
 fn is_minus(units: &[Unit], at: usize) -> bool {
     let before = at.checked_sub(1).map(|before| units[before].letter);
-    let number = units.get(at + 1).is_some_and(|unit| unit.letter.is_ascii_digit());
+    let number = units
+        .get(at + 1)
+        .is_some_and(|unit| unit.letter.is_ascii_digit());
     matches!(units[at].letter, '-' | '−' | '–') && number && before.is_none_or(is_blank)
 }
 
-/// Characters of no width, and those that choose between two shapes of the one before; not what joins the parts of a picture.
+/// Characters of no width, and those that choose between two shapes of the one before; not what
+/// joins the parts of a picture.
 fn is_dropped(units: &[Unit], at: usize) -> bool {
-    let drawn = |unit: Option<&Unit>| unit.is_some_and(|unit| is_spoken(unit.letter) && !unit.letter.is_alphanumeric());
+    let drawn = |unit: Option<&Unit>| {
+        unit.is_some_and(|unit| is_spoken(unit.letter) && !unit.letter.is_alphanumeric())
+    };
     match units[at].letter {
-        '\u{200D}' => !(drawn(units.get(at + 1)) && drawn(at.checked_sub(1).and_then(|before| units.get(before)))),
+        '\u{200D}' => {
+            !(drawn(units.get(at + 1))
+                && drawn(at.checked_sub(1).and_then(|before| units.get(before))))
+        }
         letter => is_zero_width(letter) || matches!(letter, '\u{FE0E}' | '\u{FE0F}'),
     }
 }
@@ -131,12 +179,21 @@ fn unescape(units: &[Unit]) -> Vec<Unit> {
     let (mut out, mut at) = (Vec::with_capacity(units.len()), 0);
     while let Some(unit) = units.get(at) {
         let ahead = &units[at..units.len().min(at + ENTITY_CHARS)];
-        let end = ahead.iter().position(|unit| unit.letter == ';').filter(|_| unit.letter == '&');
-        let entity: String = ahead[..end.map_or(0, |end| end + 1)].iter().map(|unit| unit.letter).collect();
+        let end = ahead
+            .iter()
+            .position(|unit| unit.letter == ';')
+            .filter(|_| unit.letter == '&');
+        let entity: String = ahead[..end.map_or(0, |end| end + 1)]
+            .iter()
+            .map(|unit| unit.letter)
+            .collect();
         match (end, html_escape::decode_html_entities(&entity)) {
             (Some(end), decoded) if decoded != entity && decoded.chars().count() <= 2 => {
                 let chars = unit.chars.start..ahead[end].chars.end;
-                out.extend(decoded.chars().map(|letter| Unit { letter, chars: chars.clone() }));
+                out.extend(decoded.chars().map(|letter| Unit {
+                    letter,
+                    chars: chars.clone(),
+                }));
                 at += end + 1;
             }
             _ => {
@@ -148,9 +205,13 @@ fn unescape(units: &[Unit]) -> Vec<Unit> {
     out
 }
 
-/// The parts of a word (UAX #29) that something is said with: "sofa.The" has two, "it's" and "3.5" one.
+/// The parts of a word (UAX #29) that something is said with: "sofa.The" has two, "it's" and "3.5"
+/// one.
 fn split(word: &[Unit]) -> impl Iterator<Item = &[Unit]> {
-    let digit = |at: Option<usize>| at.and_then(|at| word.get(at)).is_some_and(|unit| unit.letter.is_numeric());
+    let digit = |at: Option<usize>| {
+        at.and_then(|at| word.get(at))
+            .is_some_and(|unit| unit.letter.is_numeric())
+    };
     let parts = move |at: usize| match word[at].letter {
         '\'' => word.len() == 1,
         letter if is_punctuation(letter) => !(digit(at.checked_sub(1)) && digit(Some(at + 1))),
@@ -159,7 +220,10 @@ fn split(word: &[Unit]) -> impl Iterator<Item = &[Unit]> {
     let bounds: Vec<usize> = (0..word.len()).filter(|&at| parts(at)).collect();
     let starts = std::iter::once(0).chain(bounds.clone().into_iter().map(|at| at + 1));
     let ends = bounds.into_iter().chain(std::iter::once(word.len()));
-    starts.zip(ends).map(|(start, end)| &word[start..end]).filter(|part| part.iter().any(|unit| is_spoken(unit.letter)))
+    starts
+        .zip(ends)
+        .map(|(start, end)| &word[start..end])
+        .filter(|part| part.iter().any(|unit| is_spoken(unit.letter)))
 }
 
 #[cfg(test)]
@@ -213,7 +277,12 @@ mod tests {
     #[test]
     fn typography_makes_no_difference() {
         for (one, other) in SAME {
-            assert!(reads_alike(one, other), "{one:?} {other:?} {:?} {:?}", words(one), words(other));
+            assert!(
+                reads_alike(one, other),
+                "{one:?} {other:?} {:?} {:?}",
+                words(one),
+                words(other)
+            );
         }
         for (one, other) in OTHER {
             assert!(!reads_alike(one, other), "{one:?} {other:?}");
@@ -224,10 +293,19 @@ mod tests {
     fn words_know_where_they_stand() {
         let stands = |text: &str| {
             let chars: Vec<char> = text.chars().collect();
-            words(text).into_iter().map(|word| chars[word.chars].iter().collect()).collect::<Vec<String>>()
+            words(text)
+                .into_iter()
+                .map(|word| chars[word.chars].iter().collect())
+                .collect::<Vec<String>>()
         };
-        assert_eq!(stands("“A man&#39;s”, do\u{AD}g…"), ["A", "man&#39;s", "do\u{AD}g"]);
-        assert_eq!(stands("Cafe\u{301} oﬃce ❤\u{FE0F} 👩\u{200D}🚀!"), ["Cafe\u{301}", "oﬃce", "❤\u{FE0F}", "👩\u{200D}🚀"]);
+        assert_eq!(
+            stands("“A man&#39;s”, do\u{AD}g…"),
+            ["A", "man&#39;s", "do\u{AD}g"]
+        );
+        assert_eq!(
+            stands("Cafe\u{301} oﬃce ❤\u{FE0F} 👩\u{200D}🚀!"),
+            ["Cafe\u{301}", "oﬃce", "❤\u{FE0F}", "👩\u{200D}🚀"]
+        );
         assert_eq!(stands(" — … ?"), [""; 0]);
         assert_eq!(stands("&nbsp;&unknown; 5&"), ["&", "unknown", "5", "&"]);
     }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use object_store::{
-    Certificate, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme, PutPayload,
+    Certificate, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme,
+    PutPayload,
     aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
     local::LocalFileSystem,
     path::Path,
@@ -35,54 +36,93 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens a folder, which is made where it is missing, or `s3://BUCKET/PREFIX`; for the latter, the AWS variables of `env` say the rest (`AWS_ACCESS_KEY_ID`,
-    /// `AWS_ENDPOINT`, `AWS_REGION`, ...).
+    /// Opens a folder, which is made where it is missing, or `s3://BUCKET/PREFIX`; for the latter,
+    /// the AWS variables of `env` say the rest (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `AWS_REGION`,
+    /// ...).
     ///
     /// # Errors
     /// When the folder cannot be made, or the URL or a variable cannot be used.
-    pub fn open(place: &str, env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>) -> Result<Self, StoreError> {
-        let fail = |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{place}: {error}"));
+    pub fn open(
+        place: &str,
+        env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    ) -> Result<Self, StoreError> {
+        let fail =
+            |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{place}: {error}"));
         let locks = std::array::from_fn(|_| RwLock::new(()));
         if place.contains("://") {
             let url = place.parse().map_err(|e| fail(&e))?;
-            let text = |(name, value): (_, _)| Some((OsString::into_string(name).ok()?, OsString::into_string(value).ok()?));
-            let env = env.into_iter().filter_map(|(name, value)| text((name.into(), value.into())));
-            let options = env.filter(|(name, _)| name.starts_with("AWS_")).map(|(name, value)| (name.to_lowercase(), value));
+            let text = |(name, value): (_, _)| {
+                Some((
+                    OsString::into_string(name).ok()?,
+                    OsString::into_string(value).ok()?,
+                ))
+            };
+            let env = env
+                .into_iter()
+                .filter_map(|(name, value)| text((name.into(), value.into())));
+            let options = env
+                .filter(|(name, _)| name.starts_with("AWS_"))
+                .map(|(name, value)| (name.to_lowercase(), value));
             let (store, prefix) = bucket(&url, options).map_err(|e| fail(&e))?;
-            return Ok(Self { store: Arc::new(store), prefix, folder: None, locks });
+            return Ok(Self {
+                store: Arc::new(store),
+                prefix,
+                folder: None,
+                locks,
+            });
         }
         let folder = PathBuf::from(place);
         private_files::create_dir(&folder).map_err(|e| fail(&e))?;
         let folder = folder.canonicalize().map_err(|e| fail(&e))?;
         match narrow_all(&folder) {
             Ok(0) => {}
-            Ok(narrowed) => tracing::info!(folder = %folder.display(), narrowed, "other users could read photographs, and cannot any more"),
+            Ok(narrowed) => {
+                tracing::info!(folder = %folder.display(), narrowed, "other users could read \
+                    photographs, and cannot any more")
+            }
             Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "other users can read photographs, and their mode cannot be changed")
+                tracing::warn!(folder = %folder.display(), %error, "other users can read \
+                    photographs, and their mode cannot be changed")
             }
         }
         let store = LocalFileSystem::new_with_prefix(&folder).map_err(|e| fail(&e))?;
-        Ok(Self { store: Arc::new(store), prefix: Path::default(), folder: Some(folder), locks })
+        Ok(Self {
+            store: Arc::new(store),
+            prefix: Path::default(),
+            folder: Some(folder),
+            locks,
+        })
     }
 
-    /// Keeps a file, durably when it returns. While the result lives, the file is not removed; refer to it before that ends.
+    /// Keeps a file, durably when it returns. While the result lives, the file is not removed;
+    /// refer to it before that ends.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn put(&self, file: &[u8], hash: ImageHash) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+    pub async fn put(
+        &self,
+        file: &[u8],
+        hash: ImageHash,
+    ) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
         let guard = self.keep(hash).await;
         let path = self.path(hash);
         match self.store.head(&path).await {
             Ok(meta) if meta.size == file.len() as u64 => {}
             Ok(_) | Err(Error::NotFound { .. }) => {
-                self.store.put(&path, PutPayload::from(file.to_vec())).await.map_err(|e| StoreError::of(&e))?;
+                self.store
+                    .put(&path, PutPayload::from(file.to_vec()))
+                    .await
+                    .map_err(|e| StoreError::of(&e))?;
             }
             Err(error) => return Err(StoreError::of(&error)),
         }
         if let Some(folder) = &self.folder {
             let file = folder.join(path.as_ref());
             // Even if it was there: whoever wrote it may not have come this far.
-            tokio::task::spawn_blocking(move || settle(file)).await.map_err(|e| StoreError::of(&e))?.map_err(|e| StoreError::of(&e))?;
+            tokio::task::spawn_blocking(move || settle(file))
+                .await
+                .map_err(|e| StoreError::of(&e))?
+                .map_err(|e| StoreError::of(&e))?;
         }
         Ok(guard)
     }
@@ -93,7 +133,13 @@ impl Images {
     /// When it cannot be read.
     pub async fn get(&self, hash: ImageHash) -> Result<Option<Vec<u8>>, StoreError> {
         match self.store.get(&self.path(hash)).await {
-            Ok(found) => Ok(Some(found.bytes().await.map_err(|e| StoreError::of(&e))?.to_vec())),
+            Ok(found) => Ok(Some(
+                found
+                    .bytes()
+                    .await
+                    .map_err(|e| StoreError::of(&e))?
+                    .to_vec(),
+            )),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(StoreError::of(&error)),
         }
@@ -131,18 +177,29 @@ impl Images {
 }
 
 /// The bucket of a URL, with options by their lowercase names, and the prefix in it.
-fn bucket(url: &Url, options: impl Iterator<Item = (String, String)>) -> object_store::Result<(AmazonS3, Path)> {
+fn bucket(
+    url: &Url,
+    options: impl Iterator<Item = (String, String)>,
+) -> object_store::Result<(AmazonS3, Path)> {
     // The client takes the process's provider of cryptography; there may be one already.
     let _ = ring::default_provider().install_default();
-    // Mozilla's certificates beside the system's, of which a bare container has none: no client could be made.
+    // Mozilla's certificates beside the system's, of which a bare container has none: no client
+    // could be made.
     let mut client = ClientOptions::new();
     for certificate in TLS_SERVER_ROOT_CERTS {
         client = client.with_root_certificate(Certificate::from_der(certificate)?);
     }
-    let builder = AmazonS3Builder::new().with_client_options(client).with_url(url.as_str());
+    let builder = AmazonS3Builder::new()
+        .with_client_options(client)
+        .with_url(url.as_str());
     // Some variables of the same family are for other programs.
-    let options = options.filter_map(|(name, value)| Some((name.parse::<AmazonS3ConfigKey>().ok()?, value)));
-    let store = options.fold(builder, |builder, (key, value)| builder.with_config(key, value)).build()?;
+    let options =
+        options.filter_map(|(name, value)| Some((name.parse::<AmazonS3ConfigKey>().ok()?, value)));
+    let store = options
+        .fold(builder, |builder, (key, value)| {
+            builder.with_config(key, value)
+        })
+        .build()?;
     let (_, prefix) = ObjectStoreScheme::parse(url)?;
     Ok((store, Path::parse(prefix)?))
 }
@@ -150,24 +207,38 @@ fn bucket(url: &Url, options: impl Iterator<Item = (String, String)>) -> object_
 /// Makes a file this user's alone, and waits until it and its name are on the disk.
 fn settle(file: PathBuf) -> io::Result<()> {
     // Some file systems have no modes, and what another user's server wrote is that user's.
-    let narrow =
-        |path| private_files::narrow(path).inspect_err(|error| tracing::debug!(%error, "the mode of a photograph cannot be changed"));
+    let narrow = |path| {
+        private_files::narrow(path).inspect_err(
+            |error| tracing::debug!(%error, "the mode of a photograph cannot be changed"),
+        )
+    };
     let _ = narrow(&file);
     File::open(&file)?.sync_all()?;
-    let Some(folder) = file.parent() else { return Ok(()) };
+    let Some(folder) = file.parent() else {
+        return Ok(());
+    };
     let _ = narrow(folder);
     File::open(folder)?.sync_all()
 }
 
-/// Makes this user's alone what earlier versions left for others to read; returns how many files and folders those were. A folder comes after what is in
-/// it, so that what was interrupted is done again, and what is done costs a look at 256 folders.
+/// Makes this user's alone what earlier versions left for others to read; returns how many files
+/// and folders those were. A folder comes after what is in it, so that what was interrupted is done
+/// again, and what is done costs a look at 256 folders.
 fn narrow_all(folder: &std::path::Path) -> io::Result<usize> {
     let named = |entry: &fs::DirEntry, letters| {
         let name = entry.file_name();
-        name.len() == letters && name.to_string_lossy().bytes().all(|byte| byte.is_ascii_hexdigit())
+        name.len() == letters
+            && name
+                .to_string_lossy()
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit())
     };
     let mut narrowed = 0;
-    for folder in fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?.iter().filter(|folder| named(folder, 2)) {
+    for folder in fs::read_dir(folder)?
+        .collect::<Result<Vec<_>, _>>()?
+        .iter()
+        .filter(|folder| named(folder, 2))
+    {
         if private_files::is_wide(&folder.path())? {
             for file in fs::read_dir(folder.path())? {
                 let file = file?;

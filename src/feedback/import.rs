@@ -54,8 +54,10 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
-/// Takes the rows of a file. Images that are neither in it nor kept come from the folder `images`, by their hash. What foreign rows say becomes records as
-/// if it were submitted; the same row a second time makes nothing new. Records are the `owner`'s; where none is given, whose they say or nobody's.
+/// Takes the rows of a file. Images that are neither in it nor kept come from the folder `images`,
+/// by their hash. What foreign rows say becomes records as if it were submitted; the same row a
+/// second time makes nothing new. Records are the `owner`'s; where none is given, whose they say or
+/// nobody's.
 ///
 /// # Errors
 /// When the file cannot be read, or the records cannot be kept.
@@ -140,7 +142,12 @@ async fn take(
                 },
                 Picture::At(place) => match images.and_then(|folder| image_at(folder, &place)) {
                     Some(file) => file,
-                    None => return Ok(Err(format!("its image `{}` is not in the folder of images", brief(&place)))),
+                    None => {
+                        return Ok(Err(format!(
+                            "its image `{}` is not in the folder of images",
+                            brief(&place)
+                        )));
+                    }
                 },
             };
             let mut file = match decodable(file).await {
@@ -149,10 +156,20 @@ async fn take(
             };
             file.truncate(preprocess::image_length(&file));
             let hash = ImageHash::of(&file);
-            let said = serde_json::to_string(&submission).map_err(|e| StoreError::Failed(e.to_string()))?;
-            let key = format!("import {}", ImageHash::of(format!("{hash} {said}").as_bytes()));
-            let by = Submitter { owner: owner.unwrap_or_default().to_owned(), owners: Owners::All };
-            match corrections.submit(*submission, Some(file), Some(key), &by).await {
+            let said = serde_json::to_string(&submission)
+                .map_err(|e| StoreError::Failed(e.to_string()))?;
+            let key = format!(
+                "import {}",
+                ImageHash::of(format!("{hash} {said}").as_bytes())
+            );
+            let by = Submitter {
+                owner: owner.unwrap_or_default().to_owned(),
+                owners: Owners::All,
+            };
+            match corrections
+                .submit(*submission, Some(file), Some(key), &by)
+                .await
+            {
                 Ok(submitted) => Ok(Ok(Taken::of(!submitted.before))),
                 Err(SubmitError::Store(error)) => Err(error),
                 Err(error) => Ok(Err(error.to_string())),
@@ -164,10 +181,17 @@ async fn take(
 /// The image's file, if it is one that can be decoded within the limits.
 async fn decodable(file: Vec<u8>) -> Result<Vec<u8>, String> {
     let check = move || preprocess::check(&file, &ImageLimits::default()).map(|()| file);
-    spawn_blocking(check).await.map_err(|e| e.to_string())?.map_err(|why| why.to_string())
+    spawn_blocking(check)
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|why| why.to_string())
 }
 
-async fn image(corrections: &Corrections, hash: ImageHash, folder: Option<&Path>) -> Result<Option<Vec<u8>>, StoreError> {
+async fn image(
+    corrections: &Corrections,
+    hash: ImageHash,
+    folder: Option<&Path>,
+) -> Result<Option<Vec<u8>>, StoreError> {
     if let Some(file) = corrections.images().get(hash).await? {
         return Ok(Some(file));
     }
@@ -178,35 +202,77 @@ async fn image(corrections: &Corrections, hash: ImageHash, folder: Option<&Path>
 /// The file of a folder that a path or a URL names: by all of the path, or by its last part.
 fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
     let place = Path::new(place.split_once("?d=").map_or(place, |(_, path)| path));
-    let inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_))).then(|| fs::read(folder.join(path)).ok());
-    inside(place).flatten().or_else(|| inside(Path::new(place.file_name()?)).flatten())
+    let inside = |path: &Path| {
+        path.components()
+            .all(|part| matches!(part, Component::Normal(_)))
+            .then(|| fs::read(folder.join(path)).ok())
+    };
+    inside(place)
+        .flatten()
+        .or_else(|| inside(Path::new(place.file_name()?)).flatten())
 }
 
-/// Checks that the offsets of a record are of its text, and that its names are such as others can be called.
+/// Checks that the offsets of a record are of its text, and that its names are such as others can
+/// be called.
 fn check(record: &Feedback) -> Result<(), String> {
-    let names = [("annotator", &record.annotator), ("user", &record.user), ("completion_id", &record.completion_id)];
+    let names = [
+        ("annotator", &record.annotator),
+        ("user", &record.user),
+        ("completion_id", &record.completion_id),
+    ];
     let names = names.map(|(field, name)| (field, name.as_deref()));
-    let owners = [("owner", &record.owner), ("annotator_owner", &record.annotator_owner)].map(|(field, name)| (field, Some(name.as_str())));
-    for (field, name) in names.into_iter().chain(owners.into_iter().filter(|(_, name)| name.is_some_and(|name| !name.is_empty()))) {
-        name.map_or(Ok(()), |name| check_name(field, name)).map_err(|refused| refused.message)?;
+    let owners = [
+        ("owner", &record.owner),
+        ("annotator_owner", &record.annotator_owner),
+    ]
+    .map(|(field, name)| (field, Some(name.as_str())));
+    for (field, name) in names.into_iter().chain(
+        owners
+            .into_iter()
+            .filter(|(_, name)| name.is_some_and(|name| !name.is_empty())),
+    ) {
+        name.map_or(Ok(()), |name| check_name(field, name))
+            .map_err(|refused| refused.message)?;
     }
     let text: Vec<char> = record.response.chars().collect();
-    let reads = |start: usize, end: usize, as_it: &str| text.get(start..end).is_some_and(|part| part.iter().copied().eq(as_it.chars()));
-    let tokens = record.tokens.iter().position(|t| !reads(t.start, t.end, &t.text));
+    let reads = |start: usize, end: usize, as_it: &str| {
+        text.get(start..end)
+            .is_some_and(|part| part.iter().copied().eq(as_it.chars()))
+    };
+    let tokens = record
+        .tokens
+        .iter()
+        .position(|t| !reads(t.start, t.end, &t.text));
     if let Some(i) = tokens {
         return Err(format!("'tokens[{i}].text' is not what stands there"));
     }
     let spanned = |e: &super::record::Correction| {
         let tokens = record.tokens.get(e.token_start..e.token_end);
-        reads(e.start, e.end, &e.text) && tokens.is_some_and(|tokens| tokens.iter().map(|t| t.id).eq(e.error_tokens.iter().copied()))
+        reads(e.start, e.end, &e.text)
+            && tokens.is_some_and(|tokens| {
+                tokens
+                    .iter()
+                    .map(|t| t.id)
+                    .eq(e.error_tokens.iter().copied())
+            })
     };
     if let Some(i) = record.errors.iter().position(|e| !spanned(e)) {
         return Err(format!("'errors[{i}]' is not what stands there"));
     }
-    if record.errors.windows(2).any(|pair| pair[1].start < pair[0].end) {
+    if record
+        .errors
+        .windows(2)
+        .any(|pair| pair[1].start < pair[0].end)
+    {
         return Err("'errors' are not in order, or one is inside of another".to_owned());
     }
-    if record.id.is_empty() || record.id.len() > 64 || !record.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+    if record.id.is_empty()
+        || record.id.len() > 64
+        || !record
+            .id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    {
         return Err("'id' is no id".to_owned());
     }
     Ok(())

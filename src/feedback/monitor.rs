@@ -1,5 +1,5 @@
-//! Scorer monitor on recent answers and corrections: whether rewards have drifted, rank and mean what they should, and whether the guard's flags
-//! agree with what people marked.
+//! Scorer monitor on recent answers and corrections: whether rewards have drifted, rank and mean
+//! what they should, and whether the guard's flags agree with what people marked.
 
 use std::collections::BTreeMap;
 
@@ -35,19 +35,37 @@ pub struct JudgedWord {
 
 /// The words of a record that claim something and were judged as a whole.
 pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
-    let overlaps = |extent: &Extent, start: usize, end: usize| extent.start < end && start < extent.end;
-    let words = token_words(&record.response, &record.tokens).into_iter().filter(|word| !word.function);
+    let overlaps =
+        |extent: &Extent, start: usize, end: usize| extent.start < end && start < extent.end;
+    let words = token_words(&record.response, &record.tokens)
+        .into_iter()
+        .filter(|word| !word.function);
     words
         .filter_map(|word| {
-            let own = record.tokens.iter().filter(|t| t.start < word.chars.end && word.chars.start < t.end);
+            let own = record
+                .tokens
+                .iter()
+                .filter(|t| t.start < word.chars.end && word.chars.start < t.end);
             let labels: Vec<Label> = own.map(|token| token.label).collect();
-            let good = match labels.iter().max_by_key(|label| [Label::Good, Label::None, Label::Bad].iter().position(|l| l == *label))? {
+            let good = match labels.iter().max_by_key(|label| {
+                [Label::Good, Label::None, Label::Bad]
+                    .iter()
+                    .position(|l| l == *label)
+            })? {
                 Label::Good => true,
                 Label::Bad => false,
                 Label::None => return None,
             };
-            let flagged = record.doubted.as_ref().map(|doubted| doubted.iter().any(|d| overlaps(d, word.chars.start, word.chars.end)));
-            Some(JudgedWord { reward: word.reward, good, flagged })
+            let flagged = record.doubted.as_ref().map(|doubted| {
+                doubted
+                    .iter()
+                    .any(|d| overlaps(d, word.chars.start, word.chars.end))
+            });
+            Some(JudgedWord {
+                reward: word.reward,
+                good,
+                flagged,
+            })
         })
         .collect()
 }
@@ -68,12 +86,22 @@ pub struct Seen {
 impl Seen {
     /// Of judged words and the rewards of answers.
     pub fn of(words: &[JudgedWord], rewards: &Histogram, reference: Option<&Histogram>) -> Self {
-        let scored = words.iter().filter_map(|word| Some(Scored { reward: word.reward?, good: word.good, image: 0 }));
+        let scored = words.iter().filter_map(|word| {
+            Some(Scored {
+                reward: word.reward?,
+                good: word.good,
+                image: 0,
+            })
+        });
         let ranking = Ranking::new(scored.collect());
         let enough = ranking.tokens().iter().filter(|word| !word.good).count() >= LEAST_BAD;
         let metrics = ranking.metrics(0.5);
         let figure = |value: f64| Some(value).filter(|value| enough && value.is_finite());
-        let flags = || words.iter().filter_map(|word| Some((word.flagged?, !word.good)));
+        let flags = || {
+            words
+                .iter()
+                .filter_map(|word| Some((word.flagged?, !word.good)))
+        };
         let marked = flags().filter(|(_, marked)| *marked).count() >= LEAST_BAD;
         Self {
             psi: reference.and_then(|reference| reference.psi(rewards)),
@@ -91,21 +119,38 @@ impl Seen {
             ("reward_ece", self.ece),
             ("flag_agreement_ratio", self.flag_agreement),
         ];
-        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        named
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect()
     }
 }
 
-/// Looks at the newest answers and corrections of one version of the model. `reference` is how its rewards were distributed when it was calibrated.
+/// Looks at the newest answers and corrections of one version of the model. `reference` is how its
+/// rewards were distributed when it was calibrated.
 ///
 /// # Errors
 /// The store's.
-pub async fn look(store: &dyn Store, version: &str, reference: Option<&Histogram>) -> Result<Seen, StoreError> {
+pub async fn look(
+    store: &dyn Store,
+    version: &str,
+    reference: Option<&Histogram>,
+) -> Result<Seen, StoreError> {
     let rewards = rewards(store, version).await?;
     let mut words = Vec::new();
-    let mut page = Page { limit: PAGE, newest_first: true, ..Page::default() };
+    let mut page = Page {
+        limit: PAGE,
+        newest_first: true,
+        ..Page::default()
+    };
     for _ in 0..RECORDS / PAGE {
         let records = store.page(&page).await?;
-        words.extend(records.iter().filter(|r| r.versions.policy.as_deref() == Some(version)).flat_map(judged_words));
+        words.extend(
+            records
+                .iter()
+                .filter(|r| r.versions.policy.as_deref() == Some(version))
+                .flat_map(judged_words),
+        );
         if records.len() < PAGE as usize {
             break;
         }
@@ -120,8 +165,12 @@ pub async fn look(store: &dyn Store, version: &str, reference: Option<&Histogram
 /// The store's.
 pub async fn rewards(store: &dyn Store, version: &str) -> Result<Histogram, StoreError> {
     let receipts = store.receipts(RECEIPTS).await?;
-    let own = receipts.iter().filter(|receipt| receipt.versions.policy.as_deref() == Some(version));
-    let tokens = own.flat_map(|receipt| &receipt.choices).flat_map(|answer| &answer.tokens);
+    let own = receipts
+        .iter()
+        .filter(|receipt| receipt.versions.policy.as_deref() == Some(version));
+    let tokens = own
+        .flat_map(|receipt| &receipt.choices)
+        .flat_map(|answer| &answer.tokens);
     Ok(Histogram::of(tokens.filter_map(|token| token.reward)))
 }
 
@@ -132,7 +181,13 @@ mod tests {
 
     /// "A dog with a frisbee", a token a word, scored `rewards` and labelled.
     fn record(rewards: [f32; 5], labels: [Label; 5], doubted: Option<Vec<Extent>>) -> Feedback {
-        let places = [(0, 1, "A"), (1, 5, " dog"), (5, 10, " with"), (10, 12, " a"), (12, 20, " frisbee")];
+        let places = [
+            (0, 1, "A"),
+            (1, 5, " dog"),
+            (5, 10, " with"),
+            (10, 12, " a"),
+            (12, 20, " frisbee"),
+        ];
         let token = |(i, &(start, end, text)): (usize, &(usize, usize, &str))| Token {
             id: i as u32,
             text: text.to_owned(),
@@ -172,11 +227,35 @@ mod tests {
     fn words_that_claim_something_and_were_judged_count() {
         use Label::{Bad, Good, None as Unknown};
         let doubted = Some(vec![Extent { start: 13, end: 20 }]);
-        let words = judged_words(&record([0.9, 0.8, 0.9, 0.9, 0.1], [Good, Good, Good, Good, Bad], doubted));
-        let word = |reward, good, flagged| JudgedWord { reward: Some(reward), good, flagged: Some(flagged) };
-        assert_eq!(words, [word(0.8, true, false), word(0.1, false, true)], "dog and frisbee");
-        let words = judged_words(&record([0.9; 5], [Good, Bad, Unknown, Unknown, Unknown], None));
-        assert_eq!(words, [JudgedWord { reward: Some(0.9), good: false, flagged: None }], "nobody looked behind the first error");
+        let words = judged_words(&record(
+            [0.9, 0.8, 0.9, 0.9, 0.1],
+            [Good, Good, Good, Good, Bad],
+            doubted,
+        ));
+        let word = |reward, good, flagged| JudgedWord {
+            reward: Some(reward),
+            good,
+            flagged: Some(flagged),
+        };
+        assert_eq!(
+            words,
+            [word(0.8, true, false), word(0.1, false, true)],
+            "dog and frisbee"
+        );
+        let words = judged_words(&record(
+            [0.9; 5],
+            [Good, Bad, Unknown, Unknown, Unknown],
+            None,
+        ));
+        assert_eq!(
+            words,
+            [JudgedWord {
+                reward: Some(0.9),
+                good: false,
+                flagged: None
+            }],
+            "nobody looked behind the first error"
+        );
     }
 
     #[test]
@@ -191,8 +270,14 @@ mod tests {
         assert_eq!(Seen::of(&few, &rewards, None), Seen::default());
         let many: Vec<JudgedWord> = (0..400).map(word).collect();
         let seen = Seen::of(&many, &rewards, Some(&rewards));
-        assert_eq!((seen.psi, seen.auroc, seen.flag_agreement), (Some(0.0), Some(1.0), Some(0.5)));
-        assert!((seen.ece.unwrap() - 0.2).abs() < 1e-6, "every word is .2 off: {seen:?}");
+        assert_eq!(
+            (seen.psi, seen.auroc, seen.flag_agreement),
+            (Some(0.0), Some(1.0), Some(0.5))
+        );
+        assert!(
+            (seen.ece.unwrap() - 0.2).abs() < 1e-6,
+            "every word is .2 off: {seen:?}"
+        );
         assert_eq!(seen.figures().len(), 4);
     }
 }

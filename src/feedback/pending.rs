@@ -20,7 +20,13 @@ pub(super) struct Pending(Mutex<HashMap<String, Remembered>>);
 
 impl Pending {
     pub(super) fn insert(&self, receipt: Receipt, image: Arc<[u8]>) {
-        self.map().insert(receipt.id.clone(), Remembered { receipt, image: Some(image) });
+        self.map().insert(
+            receipt.id.clone(),
+            Remembered {
+                receipt,
+                image: Some(image),
+            },
+        );
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Remembered> {
@@ -33,8 +39,11 @@ impl Pending {
 
     /// Forgets a user's of some owners.
     pub(super) fn remove_user(&self, user: &str, owners: &Owners) {
-        let of_user = |receipt: &Receipt| receipt.user.as_deref() == Some(user) && owners.contain(&receipt.owner);
-        self.map().retain(|_, remembered| !of_user(&remembered.receipt));
+        let of_user = |receipt: &Receipt| {
+            receipt.user.as_deref() == Some(user) && owners.contain(&receipt.owner)
+        };
+        self.map()
+            .retain(|_, remembered| !of_user(&remembered.receipt));
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {

@@ -1,4 +1,5 @@
-//! Data that is kept: receipts of completions, and feedback about them. All offsets count Unicode code points of the response.
+//! Data that is kept: receipts of completions, and feedback about them. All offsets count Unicode
+//! code points of the response.
 
 use std::{fmt, str::FromStr};
 
@@ -59,10 +60,21 @@ impl FromStr for ImageHash {
     fn from_str(text: &str) -> Result<Self, NoHash> {
         let digits: Option<Vec<u8>> = text
             .bytes()
-            .map(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f').then(|| if b <= b'9' { b - b'0' } else { b - b'a' + 10 }))
+            .map(|b| {
+                matches!(b, b'0'..=b'9' | b'a'..=b'f')
+                    .then(|| if b <= b'9' { b - b'0' } else { b - b'a' + 10 })
+            })
             .collect();
-        let bytes: Vec<u8> = digits.ok_or(NoHash)?.chunks(2).map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | digit)).collect();
-        if text.len() == 64 { bytes.try_into().map(Self).map_err(|_| NoHash) } else { Err(NoHash) }
+        let bytes: Vec<u8> = digits
+            .ok_or(NoHash)?
+            .chunks(2)
+            .map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | digit))
+            .collect();
+        if text.len() == 64 {
+            bytes.try_into().map(Self).map_err(|_| NoHash)
+        } else {
+            Err(NoHash)
+        }
     }
 }
 
@@ -80,12 +92,17 @@ impl From<ImageHash> for String {
     }
 }
 
-/// Returns what an owner's answer to a prompt about an image is known by, whichever completion gave it: a SHA-256 in hexadecimal. The same answer of two
-/// owners is two.
+/// Returns what an owner's answer to a prompt about an image is known by, whichever completion gave
+/// it: a SHA-256 in hexadecimal. The same answer of two owners is two.
 pub fn item_digest(owner: &str, image: ImageHash, prompt: &str, response: &str) -> String {
     // Without an owner, as versions wrote it that knew none.
-    let owner = if owner.is_empty() { String::new() } else { format!("owner {} {owner} ", owner.len()) };
-    ImageHash::of(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes()).to_string()
+    let owner = if owner.is_empty() {
+        String::new()
+    } else {
+        format!("owner {} {owner} ", owner.len())
+    };
+    ImageHash::of(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes())
+        .to_string()
 }
 
 /// Versions of the model, policy, adapter and scorer that wrote and scored an answer.
@@ -129,7 +146,8 @@ pub struct Token {
     pub start: usize,
     /// One past the last code point.
     pub end: usize,
-    /// Natural logarithm of its probability under the untempered policy; absent when the policy did not write it.
+    /// Natural logarithm of its probability under the untempered policy; absent when the policy did
+    /// not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprob: Option<f32>,
     /// Its calibrated reward; absent when it was not scored.
@@ -180,7 +198,8 @@ pub struct Receipt {
     /// The request's `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Indicates whether the answer was shown without scores, marks or repairs: corrections of such answers estimate recall without bias.
+    /// Indicates whether the answer was shown without scores, marks or repairs: corrections of such
+    /// answers estimate recall without bias.
     pub unassisted: bool,
     /// The answers, by choice.
     pub choices: Vec<Answer>,
@@ -291,8 +310,8 @@ pub struct Feedback {
     pub id: String,
     /// Unix time in seconds.
     pub created: u64,
-    /// The tenant that it belongs to: that of the completion or, without one, of the key that handed it in. Absent without keys, and where the reader has
-    /// not the scope `feedback:read`.
+    /// The tenant that it belongs to: that of the completion or, without one, of the key that
+    /// handed it in. Absent without keys, and where the reader has not the scope `feedback:read`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
     /// The completion that it is about, when it was one of this server.
@@ -328,13 +347,15 @@ pub struct Feedback {
     /// Indicates whether the answer was shown without scores, marks or repairs.
     #[serde(default)]
     pub unassisted: bool,
-    /// Present where the annotation queue gave the answer to who judged; then `unassisted` says what the queue showed.
+    /// Present where the annotation queue gave the answer to who judged; then `unassisted` says
+    /// what the queue showed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued: Option<Queued>,
     /// Who judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotator: Option<String>,
-    /// The tenant with whose key they judged. Absent as `owner` is, and where annotators are not named.
+    /// The tenant with whose key they judged. Absent as `owner` is, and where annotators are not
+    /// named.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub annotator_owner: String,
     /// The end user whom it belongs to.
@@ -395,7 +416,8 @@ impl Feedback {
     }
 }
 
-/// Takes away what would stand twice where words are taken out between `text` and `rest`: white space and punctuation. Returns how much of `rest` goes.
+/// Takes away what would stand twice where words are taken out between `text` and `rest`: white
+/// space and punctuation. Returns how much of `rest` goes.
 fn close_gap(text: &mut String, rest: &[char]) -> usize {
     let parts = |c: &char| is_blank(*c) || STOPS.contains(*c);
     if text.chars().all(is_blank) {
@@ -428,16 +450,32 @@ mod tests {
         let all: std::collections::BTreeSet<String> = ["", "a", "b", "a ", "1 a"].map(of).into();
         assert_eq!(all.len(), 5);
         // As earlier versions knew it.
-        assert_eq!(of(""), ImageHash::of(format!("{image} 5 What?A dog.").as_bytes()).to_string());
+        assert_eq!(
+            of(""),
+            ImageHash::of(format!("{image} 5 What?A dog.").as_bytes()).to_string()
+        );
     }
 
     #[test]
     fn hashes_are_read_as_they_are_written() {
         let hash = ImageHash::of(b"abc");
-        assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hash.to_string(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         assert_eq!(hash.to_string().parse(), Ok(hash));
-        assert_eq!(serde_json::from_str::<ImageHash>(&serde_json::to_string(&hash).unwrap()).unwrap(), hash);
-        for bad in ["", "ba78", &"B".repeat(64), &"é".repeat(32), &"0".repeat(65), &"../".repeat(22)[..64]] {
+        assert_eq!(
+            serde_json::from_str::<ImageHash>(&serde_json::to_string(&hash).unwrap()).unwrap(),
+            hash
+        );
+        for bad in [
+            "",
+            "ba78",
+            &"B".repeat(64),
+            &"é".repeat(32),
+            &"0".repeat(65),
+            &"../".repeat(22)[..64],
+        ] {
             assert_eq!(bad.parse::<ImageHash>(), Err(NoHash), "{bad}");
         }
     }

@@ -1,4 +1,5 @@
-//! Removal: what somebody removes, receipts that are old or too many, and the images that lose their last reference by it.
+//! Removal: what somebody removes, receipts that are old or too many, and the images that lose
+//! their last reference by it.
 
 use std::sync::{
     Arc,
@@ -13,7 +14,8 @@ use super::{
     store::{AnnotatorTarget, OwnerBytes, Removed, Store, StoreError, Target},
 };
 
-/// Receipts or records that are removed in one transaction, and images that are looked at in one go.
+/// Receipts or records that are removed in one transaction, and images that are looked at in one
+/// go.
 pub(super) const PIECE: u32 = 512;
 
 /// Removes, and bounds the bytes of receipts.
@@ -21,7 +23,8 @@ pub(super) struct Retention {
     store: Arc<dyn Store>,
     images: Arc<Images>,
     max_bytes: AtomicU64,
-    /// Bytes of receipts and their images: what the store said, and what was written since. An image counts with every receipt that was written.
+    /// Bytes of receipts and their images: what the store said, and what was written since. An
+    /// image counts with every receipt that was written.
     kept_bytes: AtomicU64,
     trimming: Mutex<()>,
 }
@@ -29,7 +32,13 @@ pub(super) struct Retention {
 impl Retention {
     /// Without a bound.
     pub(super) fn new(store: Arc<dyn Store>, images: Arc<Images>) -> Self {
-        Self { store, images, max_bytes: AtomicU64::new(u64::MAX), kept_bytes: AtomicU64::new(0), trimming: Mutex::default() }
+        Self {
+            store,
+            images,
+            max_bytes: AtomicU64::new(u64::MAX),
+            kept_bytes: AtomicU64::new(0),
+            trimming: Mutex::default(),
+        }
     }
 
     /// Bounds the bytes of receipts and their images.
@@ -42,7 +51,8 @@ impl Retention {
         self.kept_bytes.load(Relaxed)
     }
 
-    /// Removes what `target` says, piece by piece, and images that nobody refers to any more; then nothing of it is left in the store's files.
+    /// Removes what `target` says, piece by piece, and images that nobody refers to any more; then
+    /// nothing of it is left in the store's files.
     pub(super) async fn remove(&self, target: &Target) -> Result<Removed, StoreError> {
         let removed = self.remove_rows(target).await?;
         if removed != Removed::default() {
@@ -51,10 +61,13 @@ impl Retention {
         Ok(removed)
     }
 
-    /// Removes receipts that were made before this Unix time, and does again what was not finished before. Returns how many receipts that were.
+    /// Removes receipts that were made before this Unix time, and does again what was not finished
+    /// before. Returns how many receipts that were.
     pub(super) async fn expire(&self, before: u64) -> Result<u64, StoreError> {
         self.store.redate_receipts(unix_time()).await?;
-        let removed = self.remove_rows(&Target::ReceiptsBefore(before, PIECE)).await?;
+        let removed = self
+            .remove_rows(&Target::ReceiptsBefore(before, PIECE))
+            .await?;
         self.clear().await?;
         self.measure().await?;
         self.trim().await?;
@@ -68,7 +81,9 @@ impl Retention {
             all += removed;
             let more = match target {
                 Target::ReceiptsBefore(_, limit) => removed.receipts >= (*limit).into(),
-                Target::Annotator(AnnotatorTarget { limit, .. }) => removed.feedback + removed.unnamed >= (*limit).into(),
+                Target::Annotator(AnnotatorTarget { limit, .. }) => {
+                    removed.feedback + removed.unnamed >= (*limit).into()
+                }
                 _ => false,
             };
             if !more {
@@ -93,8 +108,8 @@ impl Retention {
         }
     }
 
-    /// Counts a receipt that was written, with its image, and removes the oldest where there are too many bytes. Whoever calls holds no image: it may have
-    /// to go.
+    /// Counts a receipt that was written, with its image, and removes the oldest where there are
+    /// too many bytes. Whoever calls holds no image: it may have to go.
     pub(super) async fn count(&self, bytes: u64) -> Result<(), StoreError> {
         self.kept_bytes.fetch_add(bytes, Relaxed);
         self.trim().await
@@ -106,7 +121,8 @@ impl Retention {
         Ok(held)
     }
 
-    /// Removes the oldest receipts, of the owners that hold most, where there are too many bytes; more than needed, so that this is seldom.
+    /// Removes the oldest receipts, of the owners that hold most, where there are too many bytes;
+    /// more than needed, so that this is seldom.
     async fn trim(&self) -> Result<(), StoreError> {
         let max = self.max_bytes.load(Relaxed);
         if self.kept_bytes() <= max {
@@ -117,10 +133,16 @@ impl Retention {
             return Ok(());
         }
         let (mut held, mut receipts) = (self.measure().await?, 0);
-        // Where images are shared there is less than was counted. What is near the bound is trimmed even so: it would be measured again and again.
+        // Where images are shared there is less than was counted. What is near the bound is trimmed
+        // even so: it would be measured again and again.
         if total(&held) > max - max / 20 {
             while let Some((owner, bytes)) = excess(&held, max - max / 10) {
-                match self.store.remove(&Target::OldestReceipts(owner.to_owned(), bytes)).await?.receipts {
+                match self
+                    .store
+                    .remove(&Target::OldestReceipts(owner.to_owned(), bytes))
+                    .await?
+                    .receipts
+                {
                     0 => break,
                     removed => receipts += removed,
                 }
@@ -128,7 +150,10 @@ impl Retention {
             }
         }
         if receipts > 0 {
-            tracing::info!(receipts, "receipts were removed before their time: they took more than receipts.max_bytes");
+            tracing::info!(
+                receipts,
+                "receipts were removed before their time: they took more than receipts.max_bytes"
+            );
             self.clear().await?;
         }
         Ok(())
@@ -139,13 +164,22 @@ fn total(held: &[OwnerBytes]) -> u64 {
     held.iter().map(|owner| owner.bytes).sum()
 }
 
-/// Of whom how many bytes are to go next until all hold at most `goal`: of who holds most, down to who comes next.
+/// Of whom how many bytes are to go next until all hold at most `goal`: of who holds most, down to
+/// who comes next.
 fn excess(held: &[OwnerBytes], goal: u64) -> Option<(&str, u64)> {
     let excess = total(held).checked_sub(goal).filter(|&excess| excess > 0)?;
     let most = held.iter().max_by_key(|owner| owner.bytes)?;
-    let next = held.iter().filter(|owner| owner.owner != most.owner).map(|owner| owner.bytes).max().unwrap_or(0);
+    let next = held
+        .iter()
+        .filter(|owner| owner.owner != most.owner)
+        .map(|owner| owner.bytes)
+        .max()
+        .unwrap_or(0);
     // Of those that hold alike, each gives some at a time.
-    Some((&most.owner, excess.min((most.bytes - next).max(excess / 8).max(1))))
+    Some((
+        &most.owner,
+        excess.min((most.bytes - next).max(excess / 8).max(1)),
+    ))
 }
 
 #[cfg(test)]
@@ -153,7 +187,13 @@ mod tests {
     use super::*;
 
     fn held(owners: &[(&str, u64)]) -> Vec<OwnerBytes> {
-        owners.iter().map(|(owner, bytes)| OwnerBytes { owner: (*owner).to_owned(), bytes: *bytes }).collect()
+        owners
+            .iter()
+            .map(|(owner, bytes)| OwnerBytes {
+                owner: (*owner).to_owned(),
+                bytes: *bytes,
+            })
+            .collect()
     }
 
     #[test]

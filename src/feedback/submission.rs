@@ -10,10 +10,12 @@ use utoipa::ToSchema;
 
 use super::record::{Scope, Source};
 
-/// Feedback about an answer of this server (`completion_id`) or about any other (`image`, `prompt` and `response`).
+/// Feedback about an answer of this server (`completion_id`) or about any other (`image`, `prompt`
+/// and `response`).
 ///
-/// It says one of four things: that all is right (`label: "good"`), where something is wrong (`error` or `errors`), how the whole text should read
-/// (`edit`), or what is left out (`missing`). A field that does not exist is an error: one that is misspelt would be lost in silence.
+/// It says one of four things: that all is right (`label: "good"`), where something is wrong
+/// (`error` or `errors`), how the whole text should read (`edit`), or what is left out (`missing`).
+/// A field that does not exist is an error: one that is misspelt would be lost in silence.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Submission {
@@ -54,7 +56,10 @@ pub struct Submission {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit: Option<String>,
     /// Content that is left out: a text or several.
-    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "one_or_many",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub missing: Vec<String>,
     /// Who judges.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,12 +118,17 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::
         }
 
         fn visit_u64<E: Error>(self, number: u64) -> Result<usize, E> {
-            usize::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+            usize::try_from(number)
+                .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
         }
 
         fn visit_f64<E: Error>(self, number: f64) -> Result<usize, E> {
             let whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-            if whole { Ok(number as usize) } else { Err(E::invalid_type(Unexpected::Float(number), &self)) }
+            if whole {
+                Ok(number as usize)
+            } else {
+                Err(E::invalid_type(Unexpected::Float(number), &self))
+            }
         }
 
         fn visit_i64<E: Error>(self, number: i64) -> Result<usize, E> {

@@ -20,11 +20,22 @@ pub type Written<'a> = (u32, &'a [u8], Option<f32>, Option<f32>);
 ///
 /// # Errors
 /// When they write something else.
-pub fn place<'a>(text: &str, written: impl Iterator<Item = Written<'a>>) -> Result<Vec<Token>, NotWritten> {
+pub fn place<'a>(
+    text: &str,
+    written: impl Iterator<Item = Written<'a>>,
+) -> Result<Vec<Token>, NotWritten> {
     let (mut transcript, mut tokens) = (Transcript::default(), Vec::new());
     for (id, bytes, logprob, reward) in written {
         transcript.push(bytes);
-        tokens.push(Token { id, text: String::new(), start: 0, end: 0, logprob, reward, label: Label::None });
+        tokens.push(Token {
+            id,
+            text: String::new(),
+            start: 0,
+            end: 0,
+            logprob,
+            reward,
+            label: Label::None,
+        });
     }
     transcript.close(None);
     if !transcript.text().starts_with(text) {
@@ -34,8 +45,13 @@ pub fn place<'a>(text: &str, written: impl Iterator<Item = Written<'a>>) -> Resu
     for (token, bytes) in tokens.iter_mut().zip(transcript.places()) {
         // A code point belongs to all tokens that write some of its bytes.
         token.start = chars.partition_point(|&(at, c)| at + c.len_utf8() <= bytes.start);
-        token.end = chars.partition_point(|&(at, _)| at < bytes.end).max(token.start);
-        token.text = chars[token.start..token.end].iter().map(|&(_, c)| c).collect();
+        token.end = chars
+            .partition_point(|&(at, _)| at < bytes.end)
+            .max(token.start);
+        token.text = chars[token.start..token.end]
+            .iter()
+            .map(|&(_, c)| c)
+            .collect();
     }
     Ok(tokens)
 }
@@ -50,10 +66,15 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The tokens that write a text which `begins` an answer, or goes on with it; `None` where none do.
+    /// The tokens that write a text which `begins` an answer, or goes on with it; `None` where none
+    /// do.
     pub fn encode(&self, text: &str, begins: bool) -> Option<Vec<u32>> {
         // Only a first letter is a capital in some casings: a letter before it makes it another.
-        let cased = if begins { self.casing.apply(text) } else { self.casing.apply(&format!("x{text}")).split_off(1) };
+        let cased = if begins {
+            self.casing.apply(text)
+        } else {
+            self.casing.apply(&format!("x{text}")).split_off(1)
+        };
         self.tokenizer.encode_text(&cased).ok()
     }
 
@@ -65,9 +86,15 @@ impl Vocabulary {
         let ids = self.encode(text, true).ok_or(NotWritten)?;
         // The policy's letters lie where the text's do.
         let cased = self.casing.apply(text);
-        let mut tokens = place(&cased, ids.iter().map(|&id| (id, self.tokenizer.bytes(id), None, None)))?;
+        let mut tokens = place(
+            &cased,
+            ids.iter()
+                .map(|&id| (id, self.tokenizer.bytes(id), None, None)),
+        )?;
         let chars: Vec<char> = text.chars().collect();
-        tokens.iter_mut().for_each(|token| token.text = chars[token.start..token.end].iter().collect());
+        tokens
+            .iter_mut()
+            .for_each(|token| token.text = chars[token.start..token.end].iter().collect());
         Ok(tokens)
     }
 }
@@ -75,7 +102,8 @@ impl Vocabulary {
 /// Versions whose vocabulary is remembered.
 const REMEMBERED: usize = 16;
 
-/// The vocabularies of the versions that were served lately: what corrects an answer is written in the tokens that the answer was written in.
+/// The vocabularies of the versions that were served lately: what corrects an answer is written in
+/// the tokens that the answer was written in.
 #[derive(Debug)]
 pub(super) struct Vocabularies {
     /// Of the version that is served.
@@ -86,7 +114,10 @@ pub(super) struct Vocabularies {
 
 impl Vocabularies {
     pub(super) fn new(current: Vocabulary) -> Self {
-        Self { current, of: Vec::new() }
+        Self {
+            current,
+            of: Vec::new(),
+        }
     }
 
     pub(super) fn serves(&mut self, version: &str, vocabulary: Vocabulary) {
@@ -99,7 +130,12 @@ impl Vocabularies {
 
     /// Of that version of the policy, where it is remembered, else of the one that is served.
     pub(super) fn of(&self, version: Option<&str>) -> Vocabulary {
-        let known = self.of.iter().find(|(known, _)| Some(known.as_str()) == version);
-        known.map_or(&self.current, |(_, vocabulary)| vocabulary).clone()
+        let known = self
+            .of
+            .iter()
+            .find(|(known, _)| Some(known.as_str()) == version);
+        known
+            .map_or(&self.current, |(_, vocabulary)| vocabulary)
+            .clone()
     }
 }

@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 
 use super::{Mode, Report, Thresholds, Verdict, policy, question::Unanswerable};
 
-/// Treatment of questions that no photograph answers, and of answers that are more likely wrong than right.
+/// Treatment of questions that no photograph answers, and of answers that are more likely wrong
+/// than right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnanswerable {
@@ -30,7 +31,8 @@ impl OnUnanswerable {
     }
 }
 
-/// Longest answer in tokens that can be withheld once it is written: nothing is shown before that many.
+/// Longest answer in tokens that can be withheld once it is written: nothing is shown before that
+/// many.
 pub const SHORT_ANSWER: usize = 12;
 
 /// A short answer as it was written.
@@ -54,9 +56,16 @@ pub struct AnswerGate {
 }
 
 impl AnswerGate {
-    /// Returns the gate that withholds answers which are right with a lower probability than `below`, as `estimate` says.
-    pub fn new(below: f32, estimate: impl Fn(&WrittenAnswer<'_>) -> f32 + Send + Sync + 'static) -> Self {
-        Self { below, estimate: Box::new(estimate) }
+    /// Returns the gate that withholds answers which are right with a lower probability than
+    /// `below`, as `estimate` says.
+    pub fn new(
+        below: f32,
+        estimate: impl Fn(&WrittenAnswer<'_>) -> f32 + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            below,
+            estimate: Box::new(estimate),
+        }
     }
 
     /// Returns whether it may withhold an answer; else it only says how likely each is right.
@@ -73,7 +82,9 @@ impl AnswerGate {
 
 impl fmt::Debug for AnswerGate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnswerGate").field("below", &self.below).finish_non_exhaustive()
+        f.debug_struct("AnswerGate")
+            .field("below", &self.below)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,9 +106,13 @@ mod tests {
 
     #[test]
     fn only_modes_that_change_answers_abstain() {
-        for (mode, abstains) in
-            [(Mode::Off, false), (Mode::Score, false), (Mode::Flag, true), (Mode::Regenerate, true), (Mode::Block, true)]
-        {
+        for (mode, abstains) in [
+            (Mode::Off, false),
+            (Mode::Score, false),
+            (Mode::Flag, true),
+            (Mode::Regenerate, true),
+            (Mode::Block, true),
+        ] {
             assert_eq!(OnUnanswerable::Abstain.abstains(mode), abstains, "{mode:?}");
             assert!(!OnUnanswerable::Answer.abstains(mode), "{mode:?}");
         }
@@ -106,8 +121,17 @@ mod tests {
     #[test]
     fn answers_below_the_bound_are_withheld() {
         let gate = AnswerGate::new(0.5, |answer| answer.score.unwrap_or(0.0));
-        let of = |score| gate.judge(&WrittenAnswer { text: "Red.", score, log_probability: -1.0 });
-        assert_eq!((of(Some(0.5)), of(Some(0.25)), of(None)), ((0.5, true), (0.25, false), (0.0, false)));
+        let of = |score| {
+            gate.judge(&WrittenAnswer {
+                text: "Red.",
+                score,
+                log_probability: -1.0,
+            })
+        };
+        assert_eq!(
+            (of(Some(0.5)), of(Some(0.25)), of(None)),
+            ((0.5, true), (0.25, false), (0.0, false))
+        );
         assert!(gate.may_withhold() && !AnswerGate::new(0.0, |_| 0.0).may_withhold());
     }
 }

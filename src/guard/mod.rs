@@ -1,8 +1,11 @@
 //! The guard: what to do about words that the scorer doubts.
 //!
-//! [`markup`] says what of a text is no text, [`words`] cuts a response into words and gives each its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
-//! they are written again, [`sentence`] what a sentence that was written again is held to and [`policy`] what is concluded (all pure: rewards in, actions out), [`render`] writes the result for people,
-//! [`question`] tells what a question asks for and [`abstain`] when it gets no answer, [`report`] puts all of it together for a text that is there as a whole.
+//! [`markup`] says what of a text is no text, [`words`] cuts a response into words and gives each
+//! its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
+//! they are written again, [`sentence`] what a sentence that was written again is held to and
+//! [`policy`] what is concluded (all pure: rewards in, actions out), [`render`] writes the result
+//! for people, [`question`] tells what a question asks for and [`abstain`] when it gets no answer,
+//! [`report`] puts all of it together for a text that is there as a whole.
 
 pub mod abstain;
 pub mod markup;
@@ -42,21 +45,25 @@ pub enum Mode {
     Block,
 }
 
-/// Treatment of words whose reward stays low: because no attempt could repair them, or because the mode repairs nothing.
+/// Treatment of words whose reward stays low: because no attempt could repair them, or because the
+/// mode repairs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
     /// They are marked.
     #[default]
     Flag,
-    /// The answer says that they may be wrong; where most of a caption is low, that the photograph is unfamiliar as well.
+    /// The answer says that they may be wrong; where most of a caption is low, that the photograph
+    /// is unfamiliar as well.
     Hedge,
-    /// The answer leaves them out; where most of a caption is low, it says that the photograph is unfamiliar and names what is likely.
+    /// The answer leaves them out; where most of a caption is low, it says that the photograph is
+    /// unfamiliar and names what is likely.
     Omit,
 }
 
 impl OnExhausted {
-    /// Returns the style in which the answer is written again, and the action that its spans then have; `None` where it stays.
+    /// Returns the style in which the answer is written again, and the action that its spans then
+    /// have; `None` where it stays.
     pub fn rewrites(self) -> Option<(render::Style, Action)> {
         match self {
             Self::Flag => None,
@@ -74,7 +81,8 @@ pub enum Verdict {
     Clean,
     /// At least one word is below the threshold.
     Flagged,
-    /// Doubted words were rewritten or left out, and the answer now passes; what was rewritten and is still low makes it `flagged`.
+    /// Doubted words were rewritten or left out, and the answer now passes; what was rewritten and
+    /// is still low makes it `flagged`.
     Repaired,
     /// The answer was cut off.
     Blocked,
@@ -100,7 +108,8 @@ pub enum Action {
     Blocked,
 }
 
-/// A maximal run of low-reward words (function words in between join). Offsets count Unicode code points of the answer.
+/// A maximal run of low-reward words (function words in between join). Offsets count Unicode code
+/// points of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Span {
     /// First code point.
@@ -132,7 +141,8 @@ pub struct Candidate {
 }
 
 impl Span {
-    /// Returns `true` if what it says stands in the answer and is doubted: not what was written again and passes, nor what was left out or cut off.
+    /// Returns `true` if what it says stands in the answer and is doubted: not what was written
+    /// again and passes, nor what was left out or cut off.
     pub fn is_doubted(&self) -> bool {
         matches!(self.action, Action::Flagged | Action::Hedged) && self.start < self.end
     }
@@ -144,7 +154,15 @@ impl Span {
 
     /// A span that was not written again.
     pub fn new(chars: Range<usize>, text: &str, score: f32, action: Action) -> Self {
-        Self { start: chars.start, end: chars.end, text: text.to_owned(), score, action, original: None, alternatives: Vec::new() }
+        Self {
+            start: chars.start,
+            end: chars.end,
+            text: text.to_owned(),
+            score,
+            action,
+            original: None,
+            alternatives: Vec::new(),
+        }
     }
 }
 
@@ -161,16 +179,20 @@ pub struct Report {
     /// The answer that is not given, where one was written and the request asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
-    /// Probability that a short answer is right as a whole, where the model has a calibration of that.
+    /// Probability that a short answer is right as a whole, where the model has a calibration of
+    /// that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_probability: Option<f32>,
-    /// Lowest word reward of the answer, function words left out where there are others; absent when nothing was scored.
+    /// Lowest word reward of the answer, function words left out where there are others; absent
+    /// when nothing was scored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
-    /// Geometric mean of its words' rewards, function words left out where there are others: what answers of different lengths are compared by.
+    /// Geometric mean of its words' rewards, function words left out where there are others: what
+    /// answers of different lengths are compared by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_score: Option<f32>,
-    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not. Absent where the model cannot tell.
+    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not.
+    /// Absent where the model cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0, maximum = 1)]
     pub familiarity: Option<f32>,

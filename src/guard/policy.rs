@@ -12,7 +12,8 @@ pub fn scores(mode: Mode) -> bool {
     mode != Mode::Off
 }
 
-/// Returns the action of `mode` on a low-reward span that stays in the answer; `None`: nothing is marked.
+/// Returns the action of `mode` on a low-reward span that stays in the answer; `None`: nothing is
+/// marked.
 pub fn action(mode: Mode) -> Option<Action> {
     match mode {
         Mode::Off | Mode::Score => None,
@@ -21,15 +22,18 @@ pub fn action(mode: Mode) -> Option<Action> {
     }
 }
 
-/// The verdict on a complete answer, and its score: the lowest reward of a word that claims something, or of any word when none does.
+/// The verdict on a complete answer, and its score: the lowest reward of a word that claims
+/// something, or of any word when none does.
 ///
-/// `complete` says whether every token was scored. An answer that was not, or that has no word at all, is `unscored`, never `clean`. In mode
-/// `score` the verdict is the one that `flag` would give: only the marks are missing.
+/// `complete` says whether every token was scored. An answer that was not, or that has no word at
+/// all, is `unscored`, never `clean`. In mode `score` the verdict is the one that `flag` would
+/// give: only the marks are missing.
 pub fn judge(mode: Mode, words: &[Word], complete: bool) -> (Verdict, Option<f32>) {
     if !scores(mode) {
         return (Verdict::Unscored, None);
     }
-    let lowest = |words: &mut dyn Iterator<Item = &Word>| words.filter_map(|w| w.reward).reduce(f32::min);
+    let lowest =
+        |words: &mut dyn Iterator<Item = &Word>| words.filter_map(|w| w.reward).reduce(f32::min);
     let claimed = lowest(&mut words.iter().filter(|w| !w.function));
     let score = claimed.or_else(|| lowest(&mut words.iter()));
     let scored = complete && score.is_some() && words.iter().all(|w| w.reward.is_some());
@@ -46,7 +50,11 @@ pub fn judge(mode: Mode, words: &[Word], complete: bool) -> (Verdict, Option<f32
 /// Geometric mean of the rewards of words that claim something, or of all words when none does.
 pub fn mean_score(words: &[Word]) -> Option<f32> {
     let mean = |words: &mut dyn Iterator<Item = &Word>| {
-        let (sum, n) = words.filter_map(|w| w.reward).fold((0.0, 0u32), |(sum, n), reward| (sum + f64::from(reward.max(1e-6)).ln(), n + 1));
+        let (sum, n) = words
+            .filter_map(|w| w.reward)
+            .fold((0.0, 0u32), |(sum, n), reward| {
+                (sum + f64::from(reward.max(1e-6)).ln(), n + 1)
+            });
         (n > 0).then(|| (sum / f64::from(n)).exp() as f32)
     };
     mean(&mut words.iter().filter(|w| !w.function)).or_else(|| mean(&mut words.iter()))
@@ -63,29 +71,53 @@ mod tests {
 
     fn verdict(mode: Mode, text: &[(&str, f32)], complete: bool) -> (Verdict, Option<f32>) {
         let rewards: Vec<f32> = text.iter().map(|t| t.1).collect();
-        judge(mode, &doubting(words(text.iter().map(|t| t.0.as_bytes()), &rewards).1, 0.5), complete)
+        judge(
+            mode,
+            &doubting(words(text.iter().map(|t| t.0.as_bytes()), &rewards).1, 0.5),
+            complete,
+        )
     }
 
     #[test]
     fn an_answer_without_words_or_rewards_is_unscored() {
-        assert_eq!(verdict(Mode::Off, &[("dog", 0.9)], true), (Verdict::Unscored, None));
+        assert_eq!(
+            verdict(Mode::Off, &[("dog", 0.9)], true),
+            (Verdict::Unscored, None)
+        );
         assert_eq!(verdict(Mode::Flag, &[], true), (Verdict::Unscored, None));
-        assert_eq!(verdict(Mode::Flag, &[("!", 0.1)], true), (Verdict::Unscored, None));
-        assert_eq!(verdict(Mode::Flag, &[("dog", 0.9)], false), (Verdict::Unscored, Some(0.9)));
+        assert_eq!(
+            verdict(Mode::Flag, &[("!", 0.1)], true),
+            (Verdict::Unscored, None)
+        );
+        assert_eq!(
+            verdict(Mode::Flag, &[("dog", 0.9)], false),
+            (Verdict::Unscored, Some(0.9))
+        );
     }
 
     #[test]
     fn claims_decide_and_function_words_only_stand_in() {
-        assert_eq!(verdict(Mode::Flag, &[("the", 0.1), (" dog", 0.9)], true), (Verdict::Clean, Some(0.9)));
-        assert_eq!(verdict(Mode::Score, &[("the", 0.9), (" dog", 0.4)], true), (Verdict::Flagged, Some(0.4)));
-        assert_eq!(verdict(Mode::Flag, &[("it", 0.3)], true), (Verdict::Clean, Some(0.3)));
+        assert_eq!(
+            verdict(Mode::Flag, &[("the", 0.1), (" dog", 0.9)], true),
+            (Verdict::Clean, Some(0.9))
+        );
+        assert_eq!(
+            verdict(Mode::Score, &[("the", 0.9), (" dog", 0.4)], true),
+            (Verdict::Flagged, Some(0.4))
+        );
+        assert_eq!(
+            verdict(Mode::Flag, &[("it", 0.3)], true),
+            (Verdict::Clean, Some(0.3))
+        );
         assert_eq!(action(Mode::Score), None);
     }
 
     proptest! {
         #[test]
         fn the_verdict_agrees_with_the_spans(
-            tokens in proptest::collection::vec(("( the| of| dog| x|,)", 0.0f32..1.0), 0..10), threshold in 0.0f32..1.0, known in 0usize..10,
+            tokens in proptest::collection::vec(("( the| of| dog| \
+                                                  x|,)", 0.0f32..1.0), 0..10),
+                                                  threshold in 0.0f32..1.0, known in 0usize..10,
         ) {
             let rewards: Vec<f32> = tokens.iter().map(|t| t.1).take(known).collect();
             let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
@@ -94,10 +126,12 @@ mod tests {
             let (verdict, score) = judge(Mode::Flag, &words, complete);
             let spans = spans(&text, &words, Action::Flagged);
             match verdict {
-                Verdict::Flagged => prop_assert!(complete && !spans.is_empty() && score < Some(threshold)),
+                Verdict::Flagged => prop_assert!(complete && !spans.is_empty()
+                    && score < Some(threshold)),
                 Verdict::Clean => prop_assert!(complete && spans.is_empty() && score.is_some()),
                 Verdict::Unscored => prop_assert!(!complete || words.is_empty()),
-                Verdict::Repaired | Verdict::Blocked | Verdict::Abstained => prop_assert!(false, "nothing was repaired, blocked or withheld"),
+                Verdict::Repaired | Verdict::Blocked | Verdict::Abstained =>
+                    prop_assert!(false, "nothing was repaired, blocked or withheld"),
             }
             let lowest = spans.iter().map(|s| s.score).reduce(f32::min);
             prop_assert!(lowest.is_none() || lowest == score);

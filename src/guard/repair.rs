@@ -1,4 +1,5 @@
-//! Repair of a flagged word: where to go back to, what to try there, and which version is the best. Pure: rewards in, choices out.
+//! Repair of a flagged word: where to go back to, what to try there, and which version is the best.
+//! Pure: rewards in, choices out.
 
 use super::words::Word;
 
@@ -7,7 +8,8 @@ use super::words::Word;
 pub enum Reach {
     /// At the doubted word.
     Word,
-    /// At the preposition, conjunction or verb that opens its phrase: after "in a blue" all that can follow is a garment.
+    /// At the preposition, conjunction or verb that opens its phrase: after "in a blue" all that
+    /// can follow is a garment.
     Phrase,
     /// At the start of its sentence.
     Sentence,
@@ -20,7 +22,8 @@ pub enum How {
     NextBest,
     /// Sampled, each at a tenth more than the one before.
     Sampled,
-    /// With a sentence that says what is trusted and what the photograph has evidence of, where it has any.
+    /// With a sentence that says what is trusted and what the photograph has evidence of, where it
+    /// has any.
     Stated,
 }
 
@@ -35,10 +38,22 @@ pub struct Rung {
 
 /// Attempts at one place, in order, until a candidate passes.
 pub const LADDER: [Rung; 4] = [
-    Rung { reach: Reach::Word, how: How::NextBest },
-    Rung { reach: Reach::Phrase, how: How::NextBest },
-    Rung { reach: Reach::Sentence, how: How::Sampled },
-    Rung { reach: Reach::Sentence, how: How::Stated },
+    Rung {
+        reach: Reach::Word,
+        how: How::NextBest,
+    },
+    Rung {
+        reach: Reach::Phrase,
+        how: How::NextBest,
+    },
+    Rung {
+        reach: Reach::Sentence,
+        how: How::Sampled,
+    },
+    Rung {
+        reach: Reach::Sentence,
+        how: How::Stated,
+    },
 ];
 
 /// Tokens that are kept for a statement, of those that repairs may decode.
@@ -63,7 +78,9 @@ pub fn start(reach: Reach, text: &str, words: &[Word], at: usize) -> usize {
         Reach::Sentence => first,
         Reach::Phrase => {
             let opens = |i: usize| opens_phrase(&text[words[i].bytes.clone()]);
-            let Some(mut opener) = (first..at).rev().find(|&i| opens(i)) else { return first };
+            let Some(mut opener) = (first..at).rev().find(|&i| opens(i)) else {
+                return first;
+            };
             while opener > first && opens(opener - 1) {
                 opener -= 1;
             }
@@ -74,7 +91,8 @@ pub fn start(reach: Reach, text: &str, words: &[Word], at: usize) -> usize {
 
 /// Returns whether a sentence begins with word `at`.
 pub fn begins_sentence(text: &str, words: &[Word], at: usize) -> bool {
-    at == 0 || text[words[at - 1].bytes.end..words[at].bytes.start].contains(['.', '!', '?', ';', '\n'])
+    at == 0
+        || text[words[at - 1].bytes.end..words[at].bytes.start].contains(['.', '!', '?', ';', '\n'])
 }
 
 fn opens_phrase(word: &str) -> bool {
@@ -89,10 +107,11 @@ pub fn connects(word: &str) -> bool {
 
 /// Prepositions, conjunctions, and the nouns in "in front of" and its like. Sorted.
 const OPENERS: [&str; 54] = [
-    "about", "above", "across", "after", "against", "along", "amid", "among", "and", "are", "around", "as", "at", "back", "before",
-    "behind", "below", "beneath", "beside", "between", "beyond", "but", "by", "down", "for", "from", "front", "in", "inside", "into", "is",
-    "like", "near", "next", "of", "off", "on", "onto", "or", "out", "outside", "over", "side", "that", "through", "to", "top", "toward",
-    "towards", "under", "up", "while", "who", "with",
+    "about", "above", "across", "after", "against", "along", "amid", "among", "and", "are",
+    "around", "as", "at", "back", "before", "behind", "below", "beneath", "beside", "between",
+    "beyond", "but", "by", "down", "for", "from", "front", "in", "inside", "into", "is", "like",
+    "near", "next", "of", "off", "on", "onto", "or", "out", "outside", "over", "side", "that",
+    "through", "to", "top", "toward", "towards", "under", "up", "while", "who", "with",
 ];
 
 /// A version of an answer from some place on, as far as it was written.
@@ -106,8 +125,8 @@ pub struct Version<'a> {
     pub log_probabilities: &'a [f32],
 }
 
-/// Number of versions that are tried, and the weights that they are ranked by. The defaults are first values; nothing was tuned but the
-/// threshold.
+/// Number of versions that are tried, and the weights that they are ranked by. The defaults are
+/// first values; nothing was tuned but the threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
     /// Versions written side by side.
@@ -122,15 +141,18 @@ pub struct Weights {
     pub doubt: f32,
     /// Least rise of the reward of a short answer for another to take its place.
     pub gain: f32,
-    /// Optimism of the best of several versions, which looks better than it is: its logits lose this times the logarithm of their number.
+    /// Optimism of the best of several versions, which looks better than it is: its logits lose
+    /// this times the logarithm of their number.
     pub optimism: f32,
 }
 
-/// The least gain of a short answer: about the standard error of a reward near an even chance, as calibrated on some hundred answers of its kind and shifted by
-/// a kind of photograph that the calibration has not seen. A constant until a calibration states its own.
+/// The least gain of a short answer: about the standard error of a reward near an even chance, as
+/// calibrated on some hundred answers of its kind and shifted by a kind of photograph that the
+/// calibration has not seen. A constant until a calibration states its own.
 const GAIN: f32 = 0.15;
 
-/// Returns a reward that was the best of `tried`, with what selection added to its logit taken away.
+/// Returns a reward that was the best of `tried`, with what selection added to its logit taken
+/// away.
 pub fn unselected(reward: f32, optimism: f32, tried: usize) -> f32 {
     let shift = optimism * (tried.max(1) as f32).ln();
     if shift == 0.0 {
@@ -142,13 +164,23 @@ pub fn unselected(reward: f32, optimism: f32, tried: usize) -> f32 {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { candidates: 4, horizon: 2, floor: -6.0, likelihood: 0.2, doubt: 0.5, gain: GAIN, optimism: 0.0 }
+        Self {
+            candidates: 4,
+            horizon: 2,
+            floor: -6.0,
+            likelihood: 0.2,
+            doubt: 0.5,
+            gain: GAIN,
+            optimism: 0.0,
+        }
     }
 }
 
 impl Version<'_> {
     fn claims(&self) -> impl Iterator<Item = &Word> {
-        self.words[self.from.min(self.words.len())..].iter().filter(|w| !w.function)
+        self.words[self.from.min(self.words.len())..]
+            .iter()
+            .filter(|w| !w.function)
     }
 
     /// Words from the first that differs on that claim something.
@@ -171,8 +203,9 @@ impl Version<'_> {
         self.claims().filter_map(|w| w.reward).reduce(f32::min)
     }
 
-    /// Returns the value of the version: the sum of its claims' rewards above their thresholds, so that ending early is worth nothing, less the cost
-    /// of flagged ones, plus its weighted mean log-probability by the policy.
+    /// Returns the value of the version: the sum of its claims' rewards above their thresholds, so
+    /// that ending early is worth nothing, less the cost of flagged ones, plus its weighted mean
+    /// log-probability by the policy.
     pub fn value(&self, weights: &Weights) -> f32 {
         let claims = self.claims().map(|word| {
             let doubt = if word.doubted() { weights.doubt } else { 0.0 };
@@ -198,28 +231,56 @@ mod tests {
     fn a_phrase_begins_where_it_opens() {
         let begins = |text: &str, word: &str, reach: Reach| {
             let (text, words) = judged(&[(text, 0.9)]);
-            let at = words.iter().position(|w| &text[w.bytes.clone()] == word).unwrap();
+            let at = words
+                .iter()
+                .position(|w| &text[w.bytes.clone()] == word)
+                .unwrap();
             text[words[start(reach, &text, &words, at)].bytes.start..].to_owned()
         };
         let text = "It rains. A man in a blue shirt is sitting next to a dog.";
-        assert_eq!(begins(text, "shirt", Reach::Word), "shirt is sitting next to a dog.");
-        assert_eq!(begins(text, "shirt", Reach::Phrase), "in a blue shirt is sitting next to a dog.");
-        assert_eq!(begins(text, "dog", Reach::Phrase), "is sitting next to a dog.");
-        assert_eq!(begins(text, "man", Reach::Phrase), "A man in a blue shirt is sitting next to a dog.");
-        assert_eq!(begins(text, "dog", Reach::Sentence), "A man in a blue shirt is sitting next to a dog.");
+        assert_eq!(
+            begins(text, "shirt", Reach::Word),
+            "shirt is sitting next to a dog."
+        );
+        assert_eq!(
+            begins(text, "shirt", Reach::Phrase),
+            "in a blue shirt is sitting next to a dog."
+        );
+        assert_eq!(
+            begins(text, "dog", Reach::Phrase),
+            "is sitting next to a dog."
+        );
+        assert_eq!(
+            begins(text, "man", Reach::Phrase),
+            "A man in a blue shirt is sitting next to a dog."
+        );
+        assert_eq!(
+            begins(text, "dog", Reach::Sentence),
+            "A man in a blue shirt is sitting next to a dog."
+        );
     }
 
     #[test]
     fn a_version_that_claims_nothing_beats_one_that_is_doubted_and_loses_to_one_that_is_sure() {
         let worth = |text: &[(&str, f32)]| {
             let (_, words) = judged(text);
-            let version = Version { words: &words, from: 1, log_probabilities: &[-1.0] };
+            let version = Version {
+                words: &words,
+                from: 1,
+                log_probabilities: &[-1.0],
+            };
             (version.passes(), version.value(&Weights::default()))
         };
-        let (ends, doubted, sure) =
-            (worth(&[("man", 0.9), (".", 0.9)]), worth(&[("man", 0.9), (" hat", 0.4)]), worth(&[("man", 0.9), (" dog", 0.8)]));
+        let (ends, doubted, sure) = (
+            worth(&[("man", 0.9), (".", 0.9)]),
+            worth(&[("man", 0.9), (" hat", 0.4)]),
+            worth(&[("man", 0.9), (" dog", 0.8)]),
+        );
         assert!(ends.0 && sure.0 && !doubted.0);
-        assert!(doubted.1 < ends.1 && ends.1 < sure.1, "{doubted:?} {ends:?} {sure:?}");
+        assert!(
+            doubted.1 < ends.1 && ends.1 < sure.1,
+            "{doubted:?} {ends:?} {sure:?}"
+        );
     }
 
     #[test]
@@ -230,13 +291,19 @@ mod tests {
         assert!(of(2) < 0.7 && of(9) < of(2), "{} {}", of(2), of(9));
         // A logit of 0 less half the logarithm of 9.
         assert!((unselected(0.5, 0.5, 9) - 0.25).abs() < 1e-5);
-        assert!((0.0..=1.0).contains(&unselected(1.0, 1.0, 100)) && (0.0..=1.0).contains(&unselected(0.0, 1.0, 100)));
+        assert!(
+            (0.0..=1.0).contains(&unselected(1.0, 1.0, 100))
+                && (0.0..=1.0).contains(&unselected(0.0, 1.0, 100))
+        );
     }
 
     #[test]
     fn sampling_gets_warmer_and_stops_getting_warmer() {
         let at: Vec<f64> = (0..7).map(|number| temperature(0.2, number)).collect();
-        assert!(at.is_sorted() && (at[0] - 0.3).abs() < 1e-9 && (at[6] - 0.7).abs() < 1e-9, "{at:?}");
+        assert!(
+            at.is_sorted() && (at[0] - 0.3).abs() < 1e-9 && (at[6] - 0.7).abs() < 1e-9,
+            "{at:?}"
+        );
         assert!(OPENERS.is_sorted());
     }
 }

@@ -1,4 +1,5 @@
-//! Detection of a text that repeats itself, as a small policy does where it has nothing left to say.
+//! Detection of a text that repeats itself, as a small policy does where it has nothing left to
+//! say.
 
 use crate::lexicon::words;
 
@@ -6,21 +7,30 @@ use crate::lexicon::words;
 const LONG_REPEAT: usize = 5;
 
 /// Pairs such as "more and more" are no loops.
-const EMPHASIS: [&str; 8] = ["again", "around", "down", "more", "on", "over", "round", "up"];
+const EMPHASIS: [&str; 8] = [
+    "again", "around", "down", "more", "on", "over", "round", "up",
+];
 
-/// Returns whether words stand twice in a row in a text, a linking word between them or none, or a long run of them stands anywhere twice.
+/// Returns whether words stand twice in a row in a text, a linking word between them or none, or a
+/// long run of them stands anywhere twice.
 pub fn repeats(text: &str) -> bool {
     let found = words(text);
     let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();
     let linked = |at: usize, n: usize| {
         let first = &words[at..at + n];
         let second = |from: usize| words.get(from..from + n) == Some(first);
-        let link = words.get(at + n).is_some_and(|word| matches!(*word, "and" | "or"));
+        let link = words
+            .get(at + n)
+            .is_some_and(|word| matches!(*word, "and" | "or"));
         second(at + n) || link && second(at + n + 1) && !(n == 1 && EMPHASIS.contains(&first[0]))
     };
     let in_a_row = (1..=words.len() / 2).any(|n| (0..=words.len() - 2 * n).any(|at| linked(at, n)));
     let runs: Vec<&[&str]> = words.windows(LONG_REPEAT).collect();
-    in_a_row || runs.iter().enumerate().any(|(i, run)| runs[i + 1..].contains(run))
+    in_a_row
+        || runs
+            .iter()
+            .enumerate()
+            .any(|(i, run)| runs[i + 1..].contains(run))
 }
 
 #[cfg(test)]

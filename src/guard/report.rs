@@ -7,8 +7,15 @@ use super::{
     words::words,
 };
 
-/// The report on the text of `tokens` (the bytes of each) whose rewards are `rewards`, and nothing was done about it.
-pub fn report<'a>(tokens: impl IntoIterator<Item = &'a [u8]>, rewards: &[f32], mode: Mode, thresholds: Thresholds, style: Style) -> Report {
+/// The report on the text of `tokens` (the bytes of each) whose rewards are `rewards`, and nothing
+/// was done about it.
+pub fn report<'a>(
+    tokens: impl IntoIterator<Item = &'a [u8]>,
+    rewards: &[f32],
+    mode: Mode,
+    thresholds: Thresholds,
+    style: Style,
+) -> Report {
     let mut count = 0;
     let (text, mut words) = words(tokens.into_iter().inspect(|_| count += 1), rewards);
     thresholds.set(&text, &mut words);
@@ -17,7 +24,15 @@ pub fn report<'a>(tokens: impl IntoIterator<Item = &'a [u8]>, rewards: &[f32], m
     let alt_text = spans.as_ref().map(|spans| alt_text(&text, spans, style));
     let mean_score = policy::mean_score(&words);
     let threshold = thresholds.of_answer(&text, &words);
-    Report { threshold, verdict, score, mean_score, spans: spans.unwrap_or_default(), alt_text, ..Report::new(mode, thresholds) }
+    Report {
+        threshold,
+        verdict,
+        score,
+        mean_score,
+        spans: spans.unwrap_or_default(),
+        alt_text,
+        ..Report::new(mode, thresholds)
+    }
 }
 
 #[cfg(test)]
@@ -31,11 +46,24 @@ mod tests {
         let of = |mode, rewards: &[f32]| report(tokens, rewards, mode, 0.5.into(), Style::Plain);
         let flag = of(Mode::Flag, &[0.9, 0.2, 0.1]);
         assert_eq!(
-            (flag.verdict, flag.score, flag.spans.len(), flag.alt_text.as_deref()),
+            (
+                flag.verdict,
+                flag.score,
+                flag.spans.len(),
+                flag.alt_text.as_deref()
+            ),
             (Verdict::Flagged, Some(0.2), 1, Some("A dog frisbee."))
         );
         let score = of(Mode::Score, &[0.9, 0.2, 0.1]);
-        assert_eq!((score.verdict, score.score, score.spans.len(), score.alt_text), (Verdict::Flagged, Some(0.2), 0, None));
+        assert_eq!(
+            (
+                score.verdict,
+                score.score,
+                score.spans.len(),
+                score.alt_text
+            ),
+            (Verdict::Flagged, Some(0.2), 0, None)
+        );
         assert_eq!(of(Mode::Flag, &[0.9, 0.9]).verdict, Verdict::Unscored);
     }
 }

@@ -1,5 +1,6 @@
-//! Requirements on a sentence that was written again before it takes the place of the first: it must be no worse a sentence, say no less that is
-//! trusted, and not say the opposite. Pure: texts, words and rewards in, a fault out.
+//! Requirements on a sentence that was written again before it takes the place of the first: it
+//! must be no worse a sentence, say no less that is trusted, and not say the opposite. Pure: texts,
+//! words and rewards in, a fault out.
 
 use std::ops::Range;
 
@@ -12,7 +13,8 @@ use super::{
 };
 use crate::lexicon::{Lexicon, WordClass};
 
-/// Words that captions have for any photograph: where a repair puts nothing else in the place of a flagged word, it says nothing.
+/// Words that captions have for any photograph: where a repair puts nothing else in the place of a
+/// flagged word, it says nothing.
 const STOCK: [&str; 15] = [
     "background",
     "camera",
@@ -60,25 +62,55 @@ pub enum Fault {
 }
 
 impl<'a> Sentence<'a> {
-    /// Returns the sentence of an answer that word `at` is in, or would be in if it were there; `None` where it may go on, as no other follows and the answer is not `complete`.
+    /// Returns the sentence of an answer that word `at` is in, or would be in if it were there;
+    /// `None` where it may go on, as no other follows and the answer is not `complete`.
     pub fn around(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
-        let first = start(Reach::Sentence, text, words, at.min(words.len().saturating_sub(1)));
+        let first = start(
+            Reach::Sentence,
+            text,
+            words,
+            at.min(words.len().saturating_sub(1)),
+        );
         if at >= words.len() {
             let end = words.last().map_or(0, |word| word.bytes.end);
-            return complete.then_some(Self { text: text.get(end..).unwrap_or_default().trim(), words: &[], start: end });
+            return complete.then_some(Self {
+                text: text.get(end..).unwrap_or_default().trim(),
+                words: &[],
+                start: end,
+            });
         }
         let next = (at + 1..words.len()).find(|&i| begins_sentence(text, words, i));
         let end = next.or(complete.then_some(words.len()))?;
-        let bytes = words[first].bytes.start..words.get(end).map_or(text.len(), |word| word.bytes.start);
-        Some(Self { text: text[bytes.clone()].trim_end(), words: &words[first..end], start: bytes.start })
+        let bytes =
+            words[first].bytes.start..words.get(end).map_or(text.len(), |word| word.bytes.start);
+        Some(Self {
+            text: text[bytes.clone()].trim_end(),
+            words: &words[first..end],
+            start: bytes.start,
+        })
     }
 
-    /// Returns the sentence that names what is trusted in this one, and of `likely` what it does not name; `None` where there is nothing to name.
+    /// Returns the sentence that names what is trusted in this one, and of `likely` what it does
+    /// not name; `None` where there is nothing to name.
     pub fn statement(&self, likely: &[&str]) -> Option<String> {
-        let chars = |byte: usize| self.text.get(..byte.saturating_sub(self.start)).unwrap_or(self.text).chars().count();
+        let chars = |byte: usize| {
+            self.text
+                .get(..byte.saturating_sub(self.start))
+                .unwrap_or(self.text)
+                .chars()
+                .count()
+        };
         let flagged = self.words.iter().filter(|word| word.doubted());
-        let spans: Vec<Span> =
-            flagged.map(|word| Span::new(chars(word.bytes.start)..chars(word.bytes.end), "", 0.0, Action::Flagged)).collect();
+        let spans: Vec<Span> = flagged
+            .map(|word| {
+                Span::new(
+                    chars(word.bytes.start)..chars(word.bytes.end),
+                    "",
+                    0.0,
+                    Action::Flagged,
+                )
+            })
+            .collect();
         statement(self.text, &spans, likely)
     }
 
@@ -95,11 +127,16 @@ impl<'a> Sentence<'a> {
     /// The words at these bytes of its own text.
     fn words_at(&self, range: &Range<usize>) -> impl Iterator<Item = &Word> {
         let bytes = range.start + self.start..range.end + self.start;
-        self.words.iter().filter(move |word| word.bytes.start < bytes.end && bytes.start < word.bytes.end)
+        self.words
+            .iter()
+            .filter(move |word| word.bytes.start < bytes.end && bytes.start < word.bytes.end)
     }
 
     fn text_of(&self, word: &Word) -> String {
-        self.text.get(word.bytes.start - self.start..word.bytes.end - self.start).unwrap_or_default().to_lowercase()
+        self.text
+            .get(word.bytes.start - self.start..word.bytes.end - self.start)
+            .unwrap_or_default()
+            .to_lowercase()
     }
 
     /// The things that it names: those whose words are all trusted, or all.
@@ -110,37 +147,62 @@ impl<'a> Sentence<'a> {
         things
     }
 
-    /// Returns the number of trusted words that it has beside those that name things: what they do, how many they are and what they are like. What
-    /// only describes a flagged thing stands and falls with it, and so does where it is.
+    /// Returns the number of trusted words that it has beside those that name things: what they do,
+    /// how many they are and what they are like. What only describes a flagged thing stands and
+    /// falls with it, and so does where it is.
     fn trusted_beside_things(&self) -> usize {
         let things = Lexicon::shared().mentions(self.text);
         let classes = Lexicon::shared().word_classes(self.text);
         let counts = |(i, (range, class)): (usize, &(Range<usize>, WordClass))| {
-            let is_thing = things.iter().any(|thing| thing.range.start < range.end && range.start < thing.range.end);
-            let is_claim = self.words_at(range).next().is_some_and(|word| !word.function && !word.doubted());
-            let describes = matches!(class, WordClass::Attribute | WordClass::Count | WordClass::Other);
+            let is_thing = things
+                .iter()
+                .any(|thing| thing.range.start < range.end && range.start < thing.range.end);
+            let is_claim = self
+                .words_at(range)
+                .next()
+                .is_some_and(|word| !word.function && !word.doubted());
+            let describes = matches!(
+                class,
+                WordClass::Attribute | WordClass::Count | WordClass::Other
+            );
             let rest = classes[i + 1..].iter().map_while(|(range, class)| {
                 let next = self.words_at(range).next()?;
-                (next.doubted() || matches!(class, WordClass::Attribute | WordClass::Count) && !next.function).then_some(next)
+                (next.doubted()
+                    || matches!(class, WordClass::Attribute | WordClass::Count) && !next.function)
+                    .then_some(next)
             });
             let falls = describes && rest.into_iter().any(Word::doubted);
             let text = &self.text[range.clone()];
             let connects = *class == WordClass::Relation || connects(&text.to_lowercase());
             is_claim && !is_thing && !connects && !falls && !is_stock(text)
         };
-        classes.iter().enumerate().filter(|&counted| counts(counted)).count()
+        classes
+            .iter()
+            .enumerate()
+            .filter(|&counted| counts(counted))
+            .count()
     }
 
     /// The base forms of its words that claim something.
     fn claims(&self) -> Vec<String> {
-        self.words.iter().filter(|word| !word.function).map(|word| base(&self.text_of(word))).collect()
+        self.words
+            .iter()
+            .filter(|word| !word.function)
+            .map(|word| base(&self.text_of(word)))
+            .collect()
     }
 }
 
-/// Returns what keeps a sentence from taking the place of another; `gain` is what the reward of a short answer must rise by.
+/// Returns what keeps a sentence from taking the place of another; `gain` is what the reward of a
+/// short answer must rise by.
 pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<Fault> {
     let is_short = !is_whole(before.text);
-    let gains = || after.score().zip(before.score()).is_some_and(|(new, old)| new - old >= gain);
+    let gains = || {
+        after
+            .score()
+            .zip(before.score())
+            .is_some_and(|(new, old)| new - old >= gain)
+    };
     if repeats(after.text) {
         Some(Fault::Loop)
     } else if flips(before.text, after.text) {
@@ -156,20 +218,31 @@ pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<F
     }
 }
 
-/// Returns whether two sentences say the opposite: one yes and the other no, or one denies something and the other nothing.
+/// Returns whether two sentences say the opposite: one yes and the other no, or one denies
+/// something and the other nothing.
 pub fn flips(before: &str, after: &str) -> bool {
     contradicts(before, after) || denies(before) && !denies(after)
 }
 
-/// Returns whether the beginning of a sentence already says the opposite of another: not the same yes or no, or it denies what the other does not.
+/// Returns whether the beginning of a sentence already says the opposite of another: not the same
+/// yes or no, or it denies what the other does not.
 pub fn contradicts(before: &str, beginning: &str) -> bool {
-    let first = |text: &str| text.split(|c: char| !c.is_alphabetic()).find(|word| !word.is_empty()).map(str::to_lowercase);
+    let first = |text: &str| {
+        text.split(|c: char| !c.is_alphabetic())
+            .find(|word| !word.is_empty())
+            .map(str::to_lowercase)
+    };
     let answer = first(before).filter(|word| matches!(word.as_str(), "yes" | "no"));
-    answer.zip(first(beginning)).is_some_and(|(answer, other)| answer != other) || denies(beginning) && !denies(before)
+    answer
+        .zip(first(beginning))
+        .is_some_and(|(answer, other)| answer != other)
+        || denies(beginning) && !denies(before)
 }
 
 fn denies(text: &str) -> bool {
-    const DENIALS: [&str; 8] = ["cannot", "never", "no", "nobody", "none", "not", "nothing", "without"];
+    const DENIALS: [&str; 8] = [
+        "cannot", "never", "no", "nobody", "none", "not", "nothing", "without",
+    ];
     let lower = text.to_lowercase();
     let mut words = lower.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '’');
     words.any(|word| DENIALS.contains(&word) || word.ends_with("n't") || word.ends_with("n’t"))
@@ -179,21 +252,31 @@ fn denies(text: &str) -> bool {
 fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let (named, all) = (before.things(true), after.things(false));
     let lexicon = Lexicon::shared();
-    let is_lost = |concept| !all.iter().any(|other| other.concept == concept || lexicon.related(other.concept, concept));
+    let is_lost = |concept| {
+        !all.iter()
+            .any(|other| other.concept == concept || lexicon.related(other.concept, concept))
+    };
     // A sentence that only says what there is leaves out what is said of it.
-    let says_less = !is_existential(after.text) && after.trusted_beside_things() < before.trusted_beside_things();
+    let says_less = !is_existential(after.text)
+        && after.trusted_beside_things() < before.trusted_beside_things();
     named.iter().any(|thing| is_lost(thing.concept)) || says_less
 }
 
 /// Returns whether a sentence begins as one that says what there is.
 fn is_existential(sentence: &str) -> bool {
-    ["There is ", "There are "].iter().any(|start| sentence.starts_with(start))
+    ["There is ", "There are "]
+        .iter()
+        .any(|start| sentence.starts_with(start))
 }
 
 /// Returns `true` if all that is new in a sentence are words that captions have for any photograph.
 fn is_stock_only(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let old = before.claims();
-    let mut new = after.claims().into_iter().filter(|word| !old.contains(word)).peekable();
+    let mut new = after
+        .claims()
+        .into_iter()
+        .filter(|word| !old.contains(word))
+        .peekable();
     new.peek().is_some() && new.all(|word| is_stock(&word))
 }
 
@@ -204,8 +287,17 @@ fn is_stock(word: &str) -> bool {
 /// A verb in its base form, a noun without the "s" of the plural; in lower case.
 fn base(word: &str) -> String {
     let lower = word.to_lowercase();
-    let verb = Lexicon::shared().verbs().analyze(&lower).map(|(base, _)| base.to_owned());
-    verb.unwrap_or_else(|| lower.strip_suffix('s').filter(|stem| !stem.ends_with('s')).unwrap_or(&lower).to_owned())
+    let verb = Lexicon::shared()
+        .verbs()
+        .analyze(&lower)
+        .map(|(base, _)| base.to_owned());
+    verb.unwrap_or_else(|| {
+        lower
+            .strip_suffix('s')
+            .filter(|stem| !stem.ends_with('s'))
+            .unwrap_or(&lower)
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -213,16 +305,25 @@ mod tests {
     use super::*;
     use crate::guard::words::{doubting, words};
 
-    /// Reads "A man [0.2] runs." as a text whose words have reward 0.9, but for the ones before brackets.
+    /// Reads "A man [0.2] runs." as a text whose words have reward 0.9, but for the ones before
+    /// brackets.
     fn read(marked: &str) -> (String, Vec<Word>) {
         let mut tokens: Vec<(String, f32)> = Vec::new();
         for piece in marked.split_inclusive(' ') {
-            match piece.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            match piece
+                .trim()
+                .strip_prefix('[')
+                .and_then(|rest| rest.split_once(']'))
+            {
                 Some((reward, rest)) => {
                     if let Some(last) = tokens.last_mut() {
                         let reward = reward.parse().unwrap();
                         last.1 = reward;
-                        last.0 = format!("{}{rest}{}", last.0.trim_end(), if piece.ends_with(' ') { " " } else { "" });
+                        last.0 = format!(
+                            "{}{rest}{}",
+                            last.0.trim_end(),
+                            if piece.ends_with(' ') { " " } else { "" }
+                        );
                     }
                 }
                 None => tokens.push((piece.to_owned(), 0.9)),
@@ -237,28 +338,44 @@ mod tests {
     fn sentences_that_were_written_again_have_these_faults() {
         let file = include_str!("../../tests/fixtures/repairs.tsv");
         let mut wrong = Vec::new();
-        let lines = file.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let lines = file
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty());
         let count = lines.clone().count();
         for line in lines {
             let columns: Vec<&str> = line.split('\t').collect();
-            let [before, after, expected] = columns[..] else { panic!("three columns: {line}") };
+            let [before, after, expected] = columns[..] else {
+                panic!("three columns: {line}")
+            };
             let (old, new) = (read(before), read(after));
-            let whole = |of: &(String, Vec<Word>)| Sentence::around(&of.0, &of.1, 0, true).map(|s| (s.text.to_owned(), s.words.len()));
+            let whole = |of: &(String, Vec<Word>)| {
+                Sentence::around(&of.0, &of.1, 0, true).map(|s| (s.text.to_owned(), s.words.len()))
+            };
             assert_eq!(whole(&old), Some((old.0.clone(), old.1.len())));
-            let sentences = Sentence::around(&old.0, &old.1, 0, true).zip(Sentence::around(&new.0, &new.1, 0, true));
+            let sentences = Sentence::around(&old.0, &old.1, 0, true)
+                .zip(Sentence::around(&new.0, &new.1, 0, true));
             let found = sentences.and_then(|(before, after)| fault(&before, &after, 0.15));
             let found = found.map_or("-".to_owned(), |fault| format!("{fault:?}"));
             if found != expected {
-                wrong.push(format!("{before} → {after}: expected {expected}, found {found}"));
+                wrong.push(format!(
+                    "{before} → {after}: expected {expected}, found {found}"
+                ));
             }
         }
-        assert!(wrong.is_empty() && count > 25, "{} of {count}\n{}", wrong.len(), wrong.join("\n"));
+        assert!(
+            wrong.is_empty() && count > 25,
+            "{} of {count}\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
     }
 
     #[test]
     fn a_sentence_ends_where_another_begins_or_the_answer_does() {
         let (text, found) = read("It rains. A dog runs. It");
-        let of = |at: usize, complete: bool| Sentence::around(&text, &found, at, complete).map(|s| s.text.to_owned());
+        let of = |at: usize, complete: bool| {
+            Sentence::around(&text, &found, at, complete).map(|s| s.text.to_owned())
+        };
         assert_eq!(of(1, false).as_deref(), Some("It rains."));
         assert_eq!(of(3, false).as_deref(), Some("A dog runs."));
         assert_eq!(of(5, false), None);

@@ -1,7 +1,8 @@
 //! Runs of doubted words.
 //!
-//! A span begins and ends with a doubted word that claims something; doubted words join when nothing but function words stands between them. A
-//! function word alone is never doubted: its reward says how the sentence goes on, not what the image shows. No span reaches over markup.
+//! A span begins and ends with a doubted word that claims something; doubted words join when
+//! nothing but function words stands between them. A function word alone is never doubted: its
+//! reward says how the sentence goes on, not what the image shows. No span reaches over markup.
 
 use std::ops::Range;
 
@@ -29,7 +30,11 @@ impl Joiner {
 
     /// Takes the next word of `text`, and returns the span that it closes.
     pub fn push(&mut self, text: &str, word: &Word) -> Option<Span> {
-        let closed = if word.after_markup { self.finish(text) } else { None };
+        let closed = if word.after_markup {
+            self.finish(text)
+        } else {
+            None
+        };
         if word.function {
             return closed;
         }
@@ -42,14 +47,24 @@ impl Joiner {
                 open.chars.end = word.chars.end;
                 open.score = open.score.min(score);
             }
-            None => self.open = Some(Open { bytes: word.bytes.clone(), chars: word.chars.clone(), score }),
+            None => {
+                self.open = Some(Open {
+                    bytes: word.bytes.clone(),
+                    chars: word.chars.clone(),
+                    score,
+                })
+            }
         }
         closed
     }
 
     /// Closes the open span: no word follows.
     pub fn finish(&mut self, text: &str) -> Option<Span> {
-        let Open { bytes, chars, score } = self.open.take()?;
+        let Open {
+            bytes,
+            chars,
+            score,
+        } = self.open.take()?;
         Some(Span::new(chars, &text[bytes], score, self.action))
     }
 
@@ -67,12 +82,19 @@ pub fn spans(text: &str, words: &[Word], action: Action) -> Vec<Span> {
     spans
 }
 
-/// Cuts `text` at its spans: every piece in order, with its span if it is one. Spans that are empty, overlap or lie outside are skipped.
+/// Cuts `text` at its spans: every piece in order, with its span if it is one. Spans that are
+/// empty, overlap or lie outside are skipped.
 pub fn pieces<'a>(text: &'a str, spans: &'a [Span]) -> Vec<(&'a str, Option<&'a Span>)> {
     let mut pieces = Vec::with_capacity(2 * spans.len() + 1);
     let (mut rest, mut at) = (text, 0);
     for span in spans {
-        let Some((before, inside, after)) = split(rest, span.start.checked_sub(at), span.end.saturating_sub(span.start)) else { continue };
+        let Some((before, inside, after)) = split(
+            rest,
+            span.start.checked_sub(at),
+            span.end.saturating_sub(span.start),
+        ) else {
+            continue;
+        };
         if !before.is_empty() {
             pieces.push((before, None));
         }
@@ -87,7 +109,12 @@ pub fn pieces<'a>(text: &'a str, spans: &'a [Span]) -> Vec<(&'a str, Option<&'a 
 
 /// `text` before, inside and after the `len` code points that follow the first `skip`.
 fn split(text: &str, skip: Option<usize>, len: usize) -> Option<(&str, &str, &str)> {
-    let offset = |text: &str, chars: usize| text.char_indices().map(|(i, _)| i).chain([text.len()]).nth(chars);
+    let offset = |text: &str, chars: usize| {
+        text.char_indices()
+            .map(|(i, _)| i)
+            .chain([text.len()])
+            .nth(chars)
+    };
     let (before, rest) = text.split_at(offset(text, skip?)?);
     let (inside, after) = rest.split_at(offset(rest, len)?);
     (len > 0).then_some((before, inside, after))
@@ -102,33 +129,51 @@ mod tests {
     fn flagged(tokens: &[(&str, f32)]) -> Vec<(usize, usize, String, f32)> {
         let rewards: Vec<f32> = tokens.iter().map(|t| t.1).collect();
         let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
-        spans(&text, &doubting(words, 0.5), Action::Flagged).into_iter().map(|s| (s.start, s.end, s.text, s.score)).collect()
+        spans(&text, &doubting(words, 0.5), Action::Flagged)
+            .into_iter()
+            .map(|s| (s.start, s.end, s.text, s.score))
+            .collect()
     }
 
     #[test]
     fn function_words_join_but_are_never_flagged_alone() {
-        let t = [("A", 0.1), (" dog", 0.9), (" catches", 0.3), (" a", 0.9), (" frisbee", 0.2), (" in", 0.1), (" grass", 0.8)];
+        let t = [
+            ("A", 0.1),
+            (" dog", 0.9),
+            (" catches", 0.3),
+            (" a", 0.9),
+            (" frisbee", 0.2),
+            (" in", 0.1),
+            (" grass", 0.8),
+        ];
         assert_eq!(flagged(&t), [(6, 23, "catches a frisbee".to_owned(), 0.2)]);
         assert_eq!(flagged(&[("It", 0.0), (" is", 0.1)]), []);
     }
 
     #[test]
     fn offsets_count_code_points() {
-        assert_eq!(flagged(&[("café 🐕 ", 0.9), ("año", 0.1), (".", 0.0)]), [(7, 10, "año".to_owned(), 0.1)]);
+        assert_eq!(
+            flagged(&[("café 🐕 ", 0.9), ("año", 0.1), (".", 0.0)]),
+            [(7, 10, "año".to_owned(), 0.1)]
+        );
     }
 
     #[test]
     fn pieces_skip_spans_that_do_not_fit() {
         let span = |start, end| Span::new(start..end, "", 0.0, Action::Flagged);
         let spans = [span(1, 2), span(0, 3), span(2, 2), span(3, 9), span(3, 4)];
-        let cut: Vec<_> = pieces("añbc", &spans).into_iter().map(|(t, s)| (t, s.is_some())).collect();
+        let cut: Vec<_> = pieces("añbc", &spans)
+            .into_iter()
+            .map(|(t, s)| (t, s.is_some()))
+            .collect();
         assert_eq!(cut, [("a", false), ("ñ", true), ("b", false), ("c", true)]);
     }
 
     proptest! {
         #[test]
         fn spans_cut_the_text_exactly_and_are_maximal(
-            tokens in proptest::collection::vec(("[ ,.]?(the|of|in|a|dog|ñu|🐕|犬|x-y|it's|[abd]{1,3})?", 0u8..=10), 0..16),
+            tokens in proptest::collection::vec(
+                ("[ ,.]?(the|of|in|a|dog|ñu|🐕|犬|x-y|it's|[abd]{1,3})?", 0u8..=10), 0..16),
             threshold in 0u8..=10,
         ) {
             let rewards: Vec<f32> = tokens.iter().map(|t| f32::from(t.1) / 10.0).collect();
@@ -143,9 +188,11 @@ mod tests {
             prop_assert_eq!(marked, spans.iter().collect::<Vec<_>>());
             prop_assert!(cut.iter().all(|(piece, span)| span.is_none_or(|s| s.text == *piece)));
 
-            // Content words alone decide: each is inside a span exactly when it is doubted, and between two spans stands a clear one.
+            // Content words alone decide: each is inside a span exactly when it is doubted, and
+            // between two spans stands a clear one.
             let content: Vec<&Word> = words.iter().filter(|w| !w.function).collect();
-            let of = |w: &Word| spans.iter().position(|s| s.start <= w.chars.start && w.chars.end <= s.end);
+            let of = |w: &Word| spans.iter().position(|s| s.start <= w.chars.start
+                && w.chars.end <= s.end);
             for w in &content {
                 prop_assert_eq!(of(w).is_some(), w.reward.is_some_and(|r| r < threshold));
             }
@@ -155,10 +202,12 @@ mod tests {
                 }
             }
             for s in &spans {
-                let inside: Vec<&&Word> = content.iter().filter(|w| of(w).is_some_and(|i| &spans[i] == s)).collect();
+                let inside: Vec<&&Word> = content.iter().filter(|w| of(w)
+                    .is_some_and(|i| &spans[i] == s)).collect();
                 prop_assert_eq!(inside.first().map(|w| w.chars.start), Some(s.start));
                 prop_assert_eq!(inside.last().map(|w| w.chars.end), Some(s.end));
-                prop_assert_eq!(inside.iter().filter_map(|w| w.reward).fold(1.0, f32::min), s.score);
+                prop_assert_eq!(inside.iter().filter_map(|w| w.reward).fold(1.0, f32::min),
+                    s.score);
             }
 
             let mut stream = (Transcript::default(), Joiner::new(Action::Flagged), Vec::new());

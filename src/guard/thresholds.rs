@@ -74,7 +74,8 @@ impl ByClass {
 pub struct Thresholds {
     /// Of every word that no class has another for.
     pub common: f32,
-    /// Of a yes or no that answers, whose reward has a calibration of its own; `None`: the common one.
+    /// Of a yes or no that answers, whose reward has a calibration of its own; `None`: the common
+    /// one.
     pub yes_no: Option<f32>,
     /// The exceptions.
     pub by_class: ByClass,
@@ -82,7 +83,10 @@ pub struct Thresholds {
 
 impl From<f32> for Thresholds {
     fn from(common: f32) -> Self {
-        Self { common, ..Self::default() }
+        Self {
+            common,
+            ..Self::default()
+        }
     }
 }
 
@@ -95,20 +99,30 @@ impl Thresholds {
     /// Sets the thresholds of the words of a whole text, which is classified once.
     pub fn set(&self, text: &str, words: &mut [Word]) {
         let classes = self.classes(text);
-        words.iter_mut().for_each(|word| word.threshold = self.among(text, &classes, word));
+        words
+            .iter_mut()
+            .for_each(|word| word.threshold = self.among(text, &classes, word));
     }
 
     /// The classes of the words of a text, where thresholds differ by class.
     fn classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
-        if self.by_class == ByClass::default() { Vec::new() } else { Lexicon::shared().word_classes(text) }
+        if self.by_class == ByClass::default() {
+            Vec::new()
+        } else {
+            Lexicon::shared().word_classes(text)
+        }
     }
 
     fn among(&self, text: &str, classes: &[(Range<usize>, WordClass)], word: &Word) -> f32 {
         if is_yes_or_no(text, word) {
             return self.yes_no.unwrap_or(self.common);
         }
-        let class = classes.iter().find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
-        class.and_then(|(_, class)| self.by_class.of(*class)).unwrap_or(self.common)
+        let class = classes
+            .iter()
+            .find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
+        class
+            .and_then(|(_, class)| self.by_class.of(*class))
+            .unwrap_or(self.common)
     }
 
     /// The threshold of an answer with these words, classes aside.
@@ -120,8 +134,14 @@ impl Thresholds {
 
 /// Returns `true` if `word` is a yes or no that `text` begins with.
 pub(crate) fn is_yes_or_no(text: &str, word: &Word) -> bool {
-    let (before, said) = (text.get(..word.bytes.start), text.get(word.bytes.clone()).unwrap_or_default());
-    before.is_some_and(|before| before.trim().is_empty()) && ["yes", "no"].iter().any(|answer| said.eq_ignore_ascii_case(answer))
+    let (before, said) = (
+        text.get(..word.bytes.start),
+        text.get(word.bytes.clone()).unwrap_or_default(),
+    );
+    before.is_some_and(|before| before.trim().is_empty())
+        && ["yes", "no"]
+            .iter()
+            .any(|answer| said.eq_ignore_ascii_case(answer))
 }
 
 #[cfg(test)]
@@ -131,10 +151,16 @@ mod tests {
 
     #[test]
     fn a_yes_or_no_that_answers_has_a_threshold_of_its_own() {
-        let thresholds = Thresholds { yes_no: Some(0.7), ..0.3.into() };
+        let thresholds = Thresholds {
+            yes_no: Some(0.7),
+            ..0.3.into()
+        };
         let of = |text: &str| {
             let (text, words) = words([text.as_bytes()], &[0.4]);
-            words.iter().map(|word| thresholds.of(&text, word)).collect::<Vec<_>>()
+            words
+                .iter()
+                .map(|word| thresholds.of(&text, word))
+                .collect::<Vec<_>>()
         };
         assert_eq!(of(" No, a dog."), [0.7, 0.3, 0.3]);
         assert_eq!(of("There is no dog. Yes."), [0.3; 5]);
@@ -143,14 +169,48 @@ mod tests {
     #[test]
     fn a_class_can_be_stricter_than_the_rest() {
         let (text, words) = words([b"two red dogs run near a zyx".as_slice()], &[0.4]);
-        let by_class = ByClass { object: Some(0.5), attribute: Some(0.1), ..ByClass::default() };
+        let by_class = ByClass {
+            object: Some(0.5),
+            attribute: Some(0.1),
+            ..ByClass::default()
+        };
         let doubted = |thresholds: Thresholds| {
-            let doubts = |w: &&Word| Word { threshold: thresholds.of(&text, w), ..(*w).clone() }.doubted();
-            words.iter().filter(doubts).map(|w| &text[w.bytes.clone()]).collect::<Vec<_>>()
+            let doubts = |w: &&Word| {
+                Word {
+                    threshold: thresholds.of(&text, w),
+                    ..(*w).clone()
+                }
+                .doubted()
+            };
+            words
+                .iter()
+                .filter(doubts)
+                .map(|w| &text[w.bytes.clone()])
+                .collect::<Vec<_>>()
         };
         assert_eq!(doubted(0.3.into()), Vec::<&str>::new());
-        assert_eq!(doubted(Thresholds { yes_no: Some(0.9), ..0.3.into() }), Vec::<&str>::new());
-        assert_eq!(doubted(Thresholds { common: 0.3, by_class, ..Thresholds::default() }), ["dogs"]);
-        assert_eq!(doubted(Thresholds { common: 0.45, by_class, ..Thresholds::default() }), ["two", "dogs", "run", "near", "zyx"]);
+        assert_eq!(
+            doubted(Thresholds {
+                yes_no: Some(0.9),
+                ..0.3.into()
+            }),
+            Vec::<&str>::new()
+        );
+        assert_eq!(
+            doubted(Thresholds {
+                common: 0.3,
+                by_class,
+                ..Thresholds::default()
+            }),
+            ["dogs"]
+        );
+        assert_eq!(
+            doubted(Thresholds {
+                common: 0.45,
+                by_class,
+                ..Thresholds::default()
+            }),
+            ["two", "dogs", "run", "near", "zyx"]
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! From tokens to words: the text that a growing token sequence writes, and each word's place and reward.
+//! From tokens to words: the text that a growing token sequence writes, and each word's place and
+//! reward.
 //!
-//! A word is a word of Unicode's UAX #29 that has a letter or digit; words joined by hyphens are one. What stands between words (white space,
-//! punctuation, symbols) belongs to none, nor does [markup](super::markup). A word's tokens are all that write at least one of its bytes, so one token can serve two words, and
-//! its reward is the lowest of theirs.
+//! A word is a word of Unicode's UAX #29 that has a letter or digit; words joined by hyphens are
+//! one. What stands between words (white space, punctuation, symbols) belongs to none, nor does
+//! [markup](super::markup). A word's tokens are all that write at least one of its bytes, so one
+//! token can serve two words, and its reward is the lowest of theirs.
 
 use std::ops::Range;
 
@@ -21,7 +23,8 @@ pub struct Word {
     pub tokens: Range<usize>,
     /// Lowest reward of its tokens; `None` when one of them has none.
     pub reward: Option<f32>,
-    /// `true` if it only holds the sentence together ("the", "is", "of") and claims nothing about the image.
+    /// `true` if it only holds the sentence together ("the", "is", "of") and claims nothing about
+    /// the image.
     pub function: bool,
     /// `true` if markup stands between it and the word before.
     pub after_markup: bool,
@@ -41,7 +44,8 @@ impl Word {
 struct Mark {
     /// Start of the first code point that it contributes to.
     start: usize,
-    /// One past the last byte of text that it contributes to; one more than the text had when it left a code point incomplete.
+    /// One past the last byte of text that it contributes to; one more than the text had when it
+    /// left a code point incomplete.
     reach: usize,
     /// Length of the text after it, when no code point was left incomplete.
     boundary: Option<usize>,
@@ -69,10 +73,15 @@ impl Transcript {
         let kept = decode(&self.pending, &mut self.text);
         self.pending.drain(..self.pending.len() - kept);
         let end = self.text.len();
-        self.tokens.push(Mark { start, reach: end + usize::from(kept > 0), boundary: (kept == 0).then_some(end) });
+        self.tokens.push(Mark {
+            start,
+            reach: end + usize::from(kept > 0),
+            boundary: (kept == 0).then_some(end),
+        });
     }
 
-    /// Ends the text, at byte `cut` where one is given: whatever is open closes. Bytes that never became a code point end as U+FFFD.
+    /// Ends the text, at byte `cut` where one is given: whatever is open closes. Bytes that never
+    /// became a code point end as U+FFFD.
     pub fn close(&mut self, cut: Option<usize>) {
         match cut {
             Some(at) => {
@@ -102,25 +111,43 @@ impl Transcript {
         self.tokens.is_empty()
     }
 
-    /// The bytes of the text that each token contributes to; of a code point that it leaves incomplete at least the first.
+    /// The bytes of the text that each token contributes to; of a code point that it leaves
+    /// incomplete at least the first.
     pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
         let length = self.text.len();
-        self.tokens.iter().map(move |t| t.start.min(length)..t.reach.min(length))
+        self.tokens
+            .iter()
+            .map(move |t| t.start.min(length)..t.reach.min(length))
     }
 
-    /// Returns the number of leading tokens that contribute to the text: after a cut, those before it.
+    /// Returns the number of leading tokens that contribute to the text: after a cut, those before
+    /// it.
     pub fn contributing(&self) -> usize {
-        if self.whole { self.tokens.partition_point(|t| t.start < self.text.len()) } else { self.tokens.len() }
+        if self.whole {
+            self.tokens.partition_point(|t| t.start < self.text.len())
+        } else {
+            self.tokens.len()
+        }
     }
 
-    /// The most tokens, at most `tokens`, that end within the first `limit` bytes of the text and at the end of a code point; and that end.
+    /// The most tokens, at most `tokens`, that end within the first `limit` bytes of the text and
+    /// at the end of a code point; and that end.
     pub fn boundary(&self, tokens: usize, limit: usize) -> (usize, usize) {
-        let ends = self.tokens[..tokens.min(self.tokens.len())].iter().enumerate().rev();
-        ends.filter_map(|(i, t)| t.boundary.filter(|&end| end <= limit).map(|end| (i + 1, end))).next().unwrap_or((0, 0))
+        let ends = self.tokens[..tokens.min(self.tokens.len())]
+            .iter()
+            .enumerate()
+            .rev();
+        ends.filter_map(|(i, t)| {
+            t.boundary
+                .filter(|&end| end <= limit)
+                .map(|end| (i + 1, end))
+        })
+        .next()
+        .unwrap_or((0, 0))
     }
 
-    /// The next word that has closed; `rewards` are those of the leading tokens. With `within`, only one that ends in that many bytes of text and
-    /// has a reward: later ones wait.
+    /// The next word that has closed; `rewards` are those of the leading tokens. With `within`,
+    /// only one that ends in that many bytes of text and has a reward: later ones wait.
     pub fn next_word(&mut self, rewards: &[f32], within: Option<usize>) -> Option<Word> {
         self.markup.read(&self.text, self.whole);
         let (word, settled) = cut(&self.text, self.scanned.0, self.whole, &self.markup);
@@ -128,27 +155,42 @@ impl Transcript {
         let bytes = word?;
         let first = self.tokens.partition_point(|t| t.reach <= bytes.start);
         let tokens = first..self.tokens.partition_point(|t| t.start < bytes.end);
-        let reward = rewards.get(tokens.clone()).map(|r| r.iter().copied().fold(f32::INFINITY, f32::min));
+        let reward = rewards
+            .get(tokens.clone())
+            .map(|r| r.iter().copied().fold(f32::INFINITY, f32::min));
         if within.is_some_and(|limit| bytes.end > limit || reward.is_none()) {
             return None;
         }
         let start = self.scanned.1 + self.text[self.scanned.0..bytes.start].chars().count();
         let text = &self.text[bytes.clone()];
         let chars = start..start + text.chars().count();
-        let after_markup = self.scanned.0 > 0 && self.markup.within(&(self.scanned.0..bytes.start)).is_some();
+        let after_markup =
+            self.scanned.0 > 0 && self.markup.within(&(self.scanned.0..bytes.start)).is_some();
         self.scanned = (bytes.end, chars.end);
         self.settled = bytes.end;
-        Some(Word { function: is_function_word(text), bytes, chars, tokens, reward, after_markup, threshold: 0.0 })
+        Some(Word {
+            function: is_function_word(text),
+            bytes,
+            chars,
+            tokens,
+            reward,
+            after_markup,
+            threshold: 0.0,
+        })
     }
 
-    /// Bytes of text that later tokens cannot make part of another word, as of the last [`Self::next_word`].
+    /// Bytes of text that later tokens cannot make part of another word, as of the last
+    /// [`Self::next_word`].
     pub fn settled(&self) -> usize {
         self.settled
     }
 }
 
 /// The text and the words of a whole answer.
-pub fn words<'a>(tokens: impl IntoIterator<Item = &'a [u8]>, rewards: &[f32]) -> (String, Vec<Word>) {
+pub fn words<'a>(
+    tokens: impl IntoIterator<Item = &'a [u8]>,
+    rewards: &[f32],
+) -> (String, Vec<Word>) {
     let mut transcript = Transcript::default();
     tokens.into_iter().for_each(|t| transcript.push(t));
     transcript.close(None);
@@ -162,13 +204,15 @@ pub fn doubting(mut words: Vec<Word>, threshold: f32) -> Vec<Word> {
     words
 }
 
-/// Appends what `bytes` say to `text`, as [`String::from_utf8_lossy`] would, and returns how many bytes at the end may still become a code point.
+/// Appends what `bytes` say to `text`, as [`String::from_utf8_lossy`] would, and returns how many
+/// bytes at the end may still become a code point.
 fn decode(bytes: &[u8], text: &mut String) -> usize {
     let mut left = bytes.len();
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         left -= chunk.valid().len() + chunk.invalid().len();
-        let incomplete = std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
+        let incomplete =
+            std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
         if left == 0 && incomplete {
             return chunk.invalid().len();
         }
@@ -179,20 +223,32 @@ fn decode(bytes: &[u8], text: &mut String) -> usize {
     0
 }
 
-/// The first word at or after byte `from` that no later text can change, and up to where the text is settled otherwise.
+/// The first word at or after byte `from` that no later text can change, and up to where the text
+/// is settled otherwise.
 ///
 /// Words of markup are none, and a word that later text may take into markup is open.
-fn cut(text: &str, mut from: usize, whole: bool, markup: &Scanner) -> (Option<Range<usize>>, usize) {
+fn cut(
+    text: &str,
+    mut from: usize,
+    whole: bool,
+    markup: &Scanner,
+) -> (Option<Range<usize>>, usize) {
     loop {
         let (word, settled) = cut_prose(text, from, whole);
-        let Some(word) = word else { return (None, settled.min(markup.read_to())) };
+        let Some(word) = word else {
+            return (None, settled.min(markup.read_to()));
+        };
         if word.end > markup.read_to() {
             return (None, word.start.min(markup.read_to()));
         }
         match markup.within(&word) {
             None => return (Some(word), settled),
-            Some(inside) if inside.bytes.start > word.start && is_word(&text[word.start..inside.bytes.start]) => {
-                let before = text[word.start..inside.bytes.start].trim_end_matches(['-', '\u{2010}', '\u{2011}', '_']);
+            Some(inside)
+                if inside.bytes.start > word.start
+                    && is_word(&text[word.start..inside.bytes.start]) =>
+            {
+                let before = text[word.start..inside.bytes.start]
+                    .trim_end_matches(['-', '\u{2010}', '\u{2011}', '_']);
                 return (Some(word.start..word.start + before.len()), settled);
             }
             Some(inside) => from = inside.bytes.end,
@@ -202,8 +258,8 @@ fn cut(text: &str, mut from: usize, whole: bool, markup: &Scanner) -> (Option<Ra
 
 /// The same where nothing is markup.
 ///
-/// UAX #29 looks one segment ahead ("dog" and "'" become one word when "s" follows) and our hyphens do too, so a word is closed by the two
-/// segments after it, or by the end of a `whole` text.
+/// UAX #29 looks one segment ahead ("dog" and "'" become one word when "s" follows) and our hyphens
+/// do too, so a word is closed by the two segments after it, or by the end of a `whole` text.
 fn cut_prose(text: &str, from: usize, whole: bool) -> (Option<Range<usize>>, usize) {
     let mut settled = from;
     let mut rest = text[from..].split_word_bound_indices();
@@ -249,13 +305,16 @@ pub fn is_function_word(word: &str) -> bool {
     FUNCTION_WORDS.binary_search(&lower.as_str()).is_ok()
 }
 
-/// English articles, pronouns, auxiliaries, conjunctions, and the prepositions that say little about where things are. Sorted.
+/// English articles, pronouns, auxiliaries, conjunctions, and the prepositions that say little
+/// about where things are. Sorted.
 const FUNCTION_WORDS: [&str; 83] = [
-    "a", "about", "also", "am", "an", "and", "another", "any", "are", "as", "at", "be", "been", "being", "but", "by", "can", "could",
-    "did", "do", "does", "each", "for", "from", "had", "has", "have", "he", "her", "hers", "him", "his", "how", "i", "if", "in", "into",
-    "is", "it", "its", "itself", "may", "me", "might", "my", "nor", "of", "on", "onto", "or", "other", "our", "shall", "she", "should",
-    "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "us", "very",
-    "was", "we", "were", "what", "which", "while", "who", "will", "with", "you", "your",
+    "a", "about", "also", "am", "an", "and", "another", "any", "are", "as", "at", "be", "been",
+    "being", "but", "by", "can", "could", "did", "do", "does", "each", "for", "from", "had", "has",
+    "have", "he", "her", "hers", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its",
+    "itself", "may", "me", "might", "my", "nor", "of", "on", "onto", "or", "other", "our", "shall",
+    "she", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there",
+    "these", "they", "this", "those", "to", "us", "very", "was", "we", "were", "what", "which",
+    "while", "who", "will", "with", "you", "your",
 ];
 
 #[cfg(test)]
@@ -265,12 +324,18 @@ mod tests {
 
     fn found(text: &str) -> Vec<String> {
         let (text, words) = words([text.as_bytes()], &[1.0]);
-        words.iter().map(|w| text[w.bytes.clone()].to_owned()).collect()
+        words
+            .iter()
+            .map(|w| text[w.bytes.clone()].to_owned())
+            .collect()
     }
 
     #[test]
     fn words_leave_punctuation_and_keep_apostrophes_hyphens_and_decimals() {
-        assert_eq!(found("A man's \"t-shirt\", 3.5 m -- wet - not well-."), ["A", "man's", "t-shirt", "3.5", "m", "wet", "not", "well"]);
+        assert_eq!(
+            found("A man's \"t-shirt\", 3.5 m -- wet - not well-."),
+            ["A", "man's", "t-shirt", "3.5", "m", "wet", "not", "well"]
+        );
         assert_eq!(found("... !? 🐕"), Vec::<String>::new());
         assert_eq!(found("naïve café 犬と"), ["naïve", "café", "犬", "と"]);
     }
@@ -280,8 +345,18 @@ mod tests {
         let tokens: [&[u8]; 5] = [b" fri", b"sbee. A d", b"og", b" ", b"\xF0\x9F"];
         let (text, words) = words(tokens, &[0.9, 0.4, 0.6, 0.1, 0.0]);
         assert_eq!(text, " frisbee. A dog \u{FFFD}");
-        let seen: Vec<_> = words.iter().map(|w| (&text[w.bytes.clone()], w.tokens.clone(), w.reward)).collect();
-        assert_eq!(seen, [("frisbee", 0..2, Some(0.4)), ("A", 1..2, Some(0.4)), ("dog", 1..3, Some(0.4))]);
+        let seen: Vec<_> = words
+            .iter()
+            .map(|w| (&text[w.bytes.clone()], w.tokens.clone(), w.reward))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("frisbee", 0..2, Some(0.4)),
+                ("A", 1..2, Some(0.4)),
+                ("dog", 1..3, Some(0.4))
+            ]
+        );
     }
 
     #[test]
@@ -328,14 +403,21 @@ mod tests {
 
     /// Text with what words are made of, and anything else.
     pub(crate) fn any_text() -> impl Strategy<Value = String> {
-        let piece =
-            prop_oneof!["[a-z]{1,4}", "[ -_'.,]", "\\PC", Just("\u{301}".to_owned()), Just("\u{200D}".to_owned()), Just("é".to_owned())];
+        let piece = prop_oneof![
+            "[a-z]{1,4}",
+            "[ -_'.,]",
+            "\\PC",
+            Just("\u{301}".to_owned()),
+            Just("\u{200D}".to_owned()),
+            Just("é".to_owned())
+        ];
         proptest::collection::vec(piece, 0..24).prop_map(|p| p.concat())
     }
 
     proptest! {
         #[test]
-        fn bytes_in_any_pieces_make_the_same_text(bytes in proptest::collection::vec(any::<u8>(), 0..40), size in 1usize..5) {
+        fn bytes_in_any_pieces_make_the_same_text(bytes in proptest::collection::vec(any::<u8>(),
+            0..40), size in 1usize..5) {
             let mut t = Transcript::default();
             let mut seen = String::new();
             for piece in bytes.chunks(size) {
@@ -343,7 +425,8 @@ mod tests {
                 prop_assert!(t.text().starts_with(&seen));
                 seen = t.text().to_owned();
                 let (tokens, end) = t.boundary(t.len(), t.text().len());
-                prop_assert_eq!(String::from_utf8_lossy(&bytes[..(tokens * size).min(bytes.len())]), &t.text()[..end]);
+                prop_assert_eq!(String::from_utf8_lossy(&bytes[..(tokens * size).min(bytes.len())]),
+                    &t.text()[..end]);
             }
             t.close(None);
             prop_assert_eq!(t.text(), String::from_utf8_lossy(&bytes));
@@ -370,8 +453,10 @@ mod tests {
             prop_assert_eq!(&whole, &text);
             prop_assert_eq!(&grown, &expected);
             for w in &expected {
-                prop_assert_eq!(text.chars().skip(w.chars.start).take(w.chars.len()).collect::<String>(), &text[w.bytes.clone()]);
-                prop_assert_eq!(&w.tokens, &(w.bytes.start / size..(w.bytes.end - 1) / size + 1), "token range of {:?}", &text[w.bytes.clone()]);
+                prop_assert_eq!(text.chars().skip(w.chars.start)
+                    .take(w.chars.len()).collect::<String>(), &text[w.bytes.clone()]);
+                prop_assert_eq!(&w.tokens, &(w.bytes.start / size..(w.bytes.end - 1) / size + 1),
+                    "token range of {:?}", &text[w.bytes.clone()]);
             }
         }
     }

@@ -27,8 +27,16 @@ pub enum WordClass {
 
 impl WordClass {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 8] =
-        [Self::Person, Self::Animal, Self::Thing, Self::Attribute, Self::Count, Self::Action, Self::Relation, Self::Other];
+    pub const ALL: [Self; 8] = [
+        Self::Person,
+        Self::Animal,
+        Self::Thing,
+        Self::Attribute,
+        Self::Count,
+        Self::Action,
+        Self::Relation,
+        Self::Other,
+    ];
 }
 
 impl fmt::Display for WordClass {
@@ -52,7 +60,10 @@ impl Lexicon {
         let words = words(text);
         let mentions = self.mentions_in(&words);
         let class = |range: &Range<usize>, word: &str| {
-            if let Some(mention) = mentions.iter().find(|m| m.range.start <= range.start && range.end <= m.range.end) {
+            if let Some(mention) = mentions
+                .iter()
+                .find(|m| m.range.start <= range.start && range.end <= m.range.end)
+            {
                 return match self.kind(mention.concept) {
                     Kind::Person => WordClass::Person,
                     Kind::Animal => WordClass::Animal,
@@ -62,7 +73,12 @@ impl Lexicon {
             let classes = &self.classes;
             if classes.count(word).is_some() {
                 WordClass::Count
-            } else if classes.colour(word).or(classes.size(word)).or(classes.material(word)).is_some() {
+            } else if classes
+                .colour(word)
+                .or(classes.size(word))
+                .or(classes.material(word))
+                .is_some()
+            {
                 WordClass::Attribute
             } else if classes.is_relation(word) {
                 WordClass::Relation
@@ -72,7 +88,10 @@ impl Lexicon {
                 WordClass::Other
             }
         };
-        words.iter().map(|word| (word.range.clone(), class(&word.range, &word.text))).collect()
+        words
+            .iter()
+            .map(|word| (word.range.clone(), class(&word.range, &word.text)))
+            .collect()
     }
 }
 
@@ -83,8 +102,11 @@ mod tests {
     #[test]
     fn tells_words_apart() {
         let text = "Two men in red hats jump behind a dog.";
-        let found: Vec<String> =
-            Lexicon::shared().word_classes(text).into_iter().map(|(r, class)| format!("{} {class}", &text[r])).collect();
+        let found: Vec<String> = Lexicon::shared()
+            .word_classes(text)
+            .into_iter()
+            .map(|(r, class)| format!("{} {class}", &text[r]))
+            .collect();
         assert_eq!(
             found,
             [

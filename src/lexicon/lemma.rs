@@ -2,9 +2,18 @@
 
 use super::{ConceptId, Lexicon};
 
-/// Endings of plurals and what replaces them (WordNet's `morphy`, nouns), the most particular last so that `-s` is tried first.
-const RULES: [(&str, &str); 8] =
-    [("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")];
+/// Endings of plurals and what replaces them (WordNet's `morphy`, nouns), the most particular last
+/// so that `-s` is tried first.
+const RULES: [(&str, &str); 8] = [
+    ("s", ""),
+    ("ses", "s"),
+    ("xes", "x"),
+    ("zes", "z"),
+    ("ches", "ch"),
+    ("shes", "sh"),
+    ("men", "man"),
+    ("ies", "y"),
+];
 
 /// A noun of the table, found in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,28 +26,52 @@ pub(super) struct Noun {
 impl Lexicon {
     /// The noun that a word or phrase in lower case is a form of.
     pub(super) fn noun(&self, phrase: &str) -> Option<Noun> {
-        let found = |lemma: &str, plural| self.nouns.get(lemma).map(|&(lemma, concept)| Noun { lemma, concept, plural });
+        let found = |lemma: &str, plural| {
+            self.nouns.get(lemma).map(|&(lemma, concept)| Noun {
+                lemma,
+                concept,
+                plural,
+            })
+        };
         if let Some(noun) = found(phrase, false) {
-            return Some(Noun { plural: is_always_plural(noun.lemma), ..noun });
+            return Some(Noun {
+                plural: is_always_plural(noun.lemma),
+                ..noun
+            });
         }
-        let (head, last) = phrase.rsplit_once(' ').map_or(("", phrase), |(head, last)| (head, last));
-        let rejoin = |last: &str| if head.is_empty() { last.to_owned() } else { format!("{head} {last}") };
+        let (head, last) = phrase
+            .rsplit_once(' ')
+            .map_or(("", phrase), |(head, last)| (head, last));
+        let rejoin = |last: &str| {
+            if head.is_empty() {
+                last.to_owned()
+            } else {
+                format!("{head} {last}")
+            }
+        };
         if let Some(&singular) = self.plurals.get(last) {
             return found(&rejoin(singular), true);
         }
         if last.ends_with("ss") || last.len() < 3 {
             return None;
         }
-        RULES.iter().find_map(|(end, replacement)| found(&rejoin(&format!("{}{replacement}", last.strip_suffix(end)?)), true))
+        RULES.iter().find_map(|(end, replacement)| {
+            found(
+                &rejoin(&format!("{}{replacement}", last.strip_suffix(end)?)),
+                true,
+            )
+        })
     }
 
-    /// Returns the verb, or else the noun, that a word in lower case is a form of, in its base form; the word itself where it is none.
+    /// Returns the verb, or else the noun, that a word in lower case is a form of, in its base
+    /// form; the word itself where it is none.
     pub fn base_form<'w>(&self, word: &'w str) -> &'w str
     where
         Self: 'w,
     {
         let verb = self.verbs.analyze(word).map(|(base, _)| base);
-        verb.or_else(|| self.noun(word).map(|noun| noun.lemma)).unwrap_or(word)
+        verb.or_else(|| self.noun(word).map(|noun| noun.lemma))
+            .unwrap_or(word)
     }
 
     /// The plural of a noun of the table.
@@ -46,41 +79,79 @@ impl Lexicon {
         if is_always_plural(lemma) || is_unchanging(lemma) {
             return lemma.to_owned();
         }
-        let (head, last) = lemma.rsplit_once(' ').map_or(("", lemma), |(head, last)| (head, last));
-        let irregular = self.plurals.iter().filter(|&(_, &singular)| singular == last).map(|(&plural, _)| plural).min();
+        let (head, last) = lemma
+            .rsplit_once(' ')
+            .map_or(("", lemma), |(head, last)| (head, last));
+        let irregular = self
+            .plurals
+            .iter()
+            .filter(|&(_, &singular)| singular == last)
+            .map(|(&plural, _)| plural)
+            .min();
         let plural = match irregular {
             Some(plural) => plural.to_owned(),
-            None if ["s", "x", "z", "ch", "sh"].iter().any(|end| last.ends_with(end)) => format!("{last}es"),
-            None if last.ends_with('y') && !last.ends_with(['a', 'e', 'o', 'u']) && !ends_in_vowel_y(last) => {
+            None if ["s", "x", "z", "ch", "sh"]
+                .iter()
+                .any(|end| last.ends_with(end)) =>
+            {
+                format!("{last}es")
+            }
+            None if last.ends_with('y')
+                && !last.ends_with(['a', 'e', 'o', 'u'])
+                && !ends_in_vowel_y(last) =>
+            {
                 format!("{}ies", &last[..last.len() - 1])
             }
-            None if last.ends_with("man") && last != "human" => format!("{}men", &last[..last.len() - 3]),
+            None if last.ends_with("man") && last != "human" => {
+                format!("{}men", &last[..last.len() - 3])
+            }
             None => format!("{last}s"),
         };
-        if head.is_empty() { plural } else { format!("{head} {plural}") }
+        if head.is_empty() {
+            plural
+        } else {
+            format!("{head} {plural}")
+        }
     }
 }
 
 fn ends_in_vowel_y(word: &str) -> bool {
-    ["ay", "ey", "oy", "uy"].iter().any(|end| word.ends_with(end))
+    ["ay", "ey", "oy", "uy"]
+        .iter()
+        .any(|end| word.ends_with(end))
 }
 
 /// Words that are plural as they stand (`pants`, `people`).
 pub fn is_always_plural(lemma: &str) -> bool {
-    let plural_s = lemma.ends_with('s') && !["ss", "us", "is", "as", "os", "lens", "cutlass"].iter().any(|end| lemma.ends_with(end));
-    plural_s && !matches!(lemma, "bus" | "canvas" | "tennis" | "gas") || matches!(lemma, "people" | "police" | "cattle")
+    let plural_s = lemma.ends_with('s')
+        && !["ss", "us", "is", "as", "os", "lens", "cutlass"]
+            .iter()
+            .any(|end| lemma.ends_with(end));
+    plural_s && !matches!(lemma, "bus" | "canvas" | "tennis" | "gas")
+        || matches!(lemma, "people" | "police" | "cattle")
 }
 
 fn is_unchanging(lemma: &str) -> bool {
-    matches!(lemma.rsplit(' ').next(), Some("fish" | "sheep" | "deer" | "clothing" | "luggage" | "equipment" | "aircraft"))
+    matches!(
+        lemma.rsplit(' ').next(),
+        Some("fish" | "sheep" | "deer" | "clothing" | "luggage" | "equipment" | "aircraft")
+    )
 }
 
 /// `a` or `an`, by the sound that the word begins with.
 pub fn indefinite_article(word: &str) -> &'static str {
     let word = word.to_lowercase();
-    let consonant_sound = ["uni", "use", "euro", "one", "u-", "ukul", "ut"].iter().any(|start| word.starts_with(start));
-    let vowel_sound = ["hour", "honor", "heir", "x-ray", "suv", "8", "11", "18"].iter().any(|start| word.starts_with(start));
-    if vowel_sound || !consonant_sound && word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+    let consonant_sound = ["uni", "use", "euro", "one", "u-", "ukul", "ut"]
+        .iter()
+        .any(|start| word.starts_with(start));
+    let vowel_sound = ["hour", "honor", "heir", "x-ray", "suv", "8", "11", "18"]
+        .iter()
+        .any(|start| word.starts_with(start));
+    if vowel_sound || !consonant_sound && word.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
 }
 
 #[cfg(test)]
@@ -122,15 +193,23 @@ mod tests {
     #[test]
     fn words_have_a_base_form() {
         let forms = ["running", "waves", "dogs", "red", "sat", "fire hydrants"];
-        assert_eq!(forms.map(|word| Lexicon::shared().base_form(word)), ["run", "wave", "dog", "red", "sat", "fire hydrant"]);
+        assert_eq!(
+            forms.map(|word| Lexicon::shared().base_form(word)),
+            ["run", "wave", "dog", "red", "sat", "fire hydrant"]
+        );
     }
 
     #[test]
     fn makes_plurals_that_it_understands() {
         let lexicon = Lexicon::shared();
-        for (lemma, plural) in
-            [("dog", "dogs"), ("woman", "women"), ("child", "children"), ("bench", "benches"), ("puppy", "puppies"), ("toy", "toys")]
-        {
+        for (lemma, plural) in [
+            ("dog", "dogs"),
+            ("woman", "women"),
+            ("child", "children"),
+            ("bench", "benches"),
+            ("puppy", "puppies"),
+            ("toy", "toys"),
+        ] {
             assert_eq!(lexicon.plural(lemma), plural);
             assert_eq!(lexicon.noun(plural).unwrap().lemma, lemma);
         }

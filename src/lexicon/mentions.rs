@@ -29,7 +29,10 @@ pub struct Mention {
 impl Lexicon {
     /// The things that a text names, in order; nouns that only qualify another are left out.
     pub fn mentions(&self, text: &str) -> Vec<Mention> {
-        self.all_mentions(text).into_iter().filter(|m| !m.modifier).collect()
+        self.all_mentions(text)
+            .into_iter()
+            .filter(|m| !m.modifier)
+            .collect()
     }
 
     /// The things that a text names, qualifying nouns included.
@@ -44,8 +47,9 @@ impl Lexicon {
         while at < words.len() {
             if let Some(skipped) = self.no_thing_at(words, at) {
                 at += skipped;
-            } else if let Some((len, noun)) =
-                self.longest_noun_at(words, at).filter(|&(len, noun)| self.is_used_as_noun(words, at, len, noun, found.last()))
+            } else if let Some((len, noun)) = self
+                .longest_noun_at(words, at)
+                .filter(|&(len, noun)| self.is_used_as_noun(words, at, len, noun, found.last()))
             {
                 found.push((at..at + len, noun));
                 at += len;
@@ -67,12 +71,24 @@ impl Lexicon {
     }
 
     /// Returns `true` if the word after a noun is the noun that it qualifies.
-    fn qualifies_next(&self, words: &[Word], span: &Range<usize>, noun: Noun, after: Option<&(Range<usize>, Noun)>) -> bool {
-        let Some(next) = words.get(span.end).filter(|next| next.joined) else { return false };
+    fn qualifies_next(
+        &self,
+        words: &[Word],
+        span: &Range<usize>,
+        noun: Noun,
+        after: Option<&(Range<usize>, Noun)>,
+    ) -> bool {
+        let Some(next) = words.get(span.end).filter(|next| next.joined) else {
+            return false;
+        };
         if after.is_some_and(|(after, _)| after.start == span.end) {
             return true;
         }
-        let is_verb = || self.verbs.analyze(&next.text).is_some_and(|(_, form)| self.follows_as_verb(words, span, noun, form));
+        let is_verb = || {
+            self.verbs
+                .analyze(&next.text)
+                .is_some_and(|(_, form)| self.follows_as_verb(words, span, noun, form))
+        };
         self.classes.is_other_noun(&next.text) && !is_verb()
     }
 
@@ -81,30 +97,57 @@ impl Lexicon {
         if !self.classes.starts_no_thing(&words[at].text) {
             return None;
         }
-        (1..=LONGEST).rev().find(|&len| phrase(words, at, len, " ").is_some_and(|p| self.classes.is_no_thing(&p)))
+        (1..=LONGEST)
+            .rev()
+            .find(|&len| phrase(words, at, len, " ").is_some_and(|p| self.classes.is_no_thing(&p)))
     }
 
     /// The longest noun from `at` on, and its length in words.
     fn longest_noun_at(&self, words: &[Word], at: usize) -> Option<(usize, Noun)> {
-        let longest = if self.compound_starts.contains(words[at].text.as_str()) { LONGEST } else { 1 };
-        let longer = (2..=longest).rev().find_map(|len| self.noun(&phrase(words, at, len, " ")?).map(|noun| (len, noun)));
+        let longest = if self.compound_starts.contains(words[at].text.as_str()) {
+            LONGEST
+        } else {
+            1
+        };
+        let longer = (2..=longest).rev().find_map(|len| {
+            self.noun(&phrase(words, at, len, " ")?)
+                .map(|noun| (len, noun))
+        });
         // "skate board" is a skateboard.
-        let both_nouns =
-            || self.nouns.contains_key(words[at].text.as_str()) && words.get(at + 1).is_some_and(|w| self.noun(&w.text).is_some());
-        let closed = || both_nouns().then(|| phrase(words, at, 2, ""))?.and_then(|p| self.noun(&p)).map(|noun| (2, noun));
+        let both_nouns = || {
+            self.nouns.contains_key(words[at].text.as_str())
+                && words
+                    .get(at + 1)
+                    .is_some_and(|w| self.noun(&w.text).is_some())
+        };
+        let closed = || {
+            both_nouns()
+                .then(|| phrase(words, at, 2, ""))?
+                .and_then(|p| self.noun(&p))
+                .map(|noun| (2, noun))
+        };
         longer.or_else(closed).or_else(|| {
             let word = &words[at].text;
             let split = || word.rsplit_once('-').filter(|(_, last)| last.len() > 2);
             let noun = self.noun(word).or_else(|| {
                 let (_, last) = split()?;
-                self.noun(&word.replace('-', " ")).or_else(|| self.noun(&word.replace('-', ""))).or_else(|| self.noun(last))
+                self.noun(&word.replace('-', " "))
+                    .or_else(|| self.noun(&word.replace('-', "")))
+                    .or_else(|| self.noun(last))
             });
             noun.map(|noun| (1, noun))
         })
     }
 
     /// Tells the noun from the verb, the colour and the game by the words around it.
-    fn is_used_as_noun(&self, words: &[Word], at: usize, len: usize, noun: Noun, before: Option<&(Range<usize>, Noun)>) -> bool {
+    fn is_used_as_noun(
+        &self,
+        words: &[Word],
+        at: usize,
+        len: usize,
+        noun: Noun,
+        before: Option<&(Range<usize>, Noun)>,
+    ) -> bool {
         let word = words[at].text.as_str();
         if len > 1 {
             return true;
@@ -112,13 +155,21 @@ impl Lexicon {
         if self.classes.colour(word).is_some() {
             let follows = |w: &&str| at > 0 && words[at - 1].text == *w;
             return ["an", "the"].iter().any(follows)
-                && words.get(at + 1).is_none_or(|next| !next.joined || self.classes.is_function(&next.text));
+                && words
+                    .get(at + 1)
+                    .is_none_or(|next| !next.joined || self.classes.is_function(&next.text));
         }
         if self.classes.is_game(word) && !self.has_determiner(words, at) {
-            return words.get(at + 1).is_some_and(|next| next.joined && self.noun(&next.text).is_some());
+            return words
+                .get(at + 1)
+                .is_some_and(|next| next.joined && self.noun(&next.text).is_some());
         }
         match self.verbs.analyze(word) {
-            Some((base, _)) if self.classes.is_mostly_verb(base) && !self.has_determiner(words, at) => false,
+            Some((base, _))
+                if self.classes.is_mostly_verb(base) && !self.has_determiner(words, at) =>
+            {
+                false
+            }
             Some((_, form)) => !self.is_verb(words, at, form, before),
             None => !(noun.lemma != "person" && self.classes.is_function(word)),
         }
@@ -141,9 +192,19 @@ impl Lexicon {
     }
 
     /// Returns `true` if a word that can be both is a verb here.
-    fn is_verb(&self, words: &[Word], at: usize, form: VerbForm, before: Option<&(Range<usize>, Noun)>) -> bool {
+    fn is_verb(
+        &self,
+        words: &[Word],
+        at: usize,
+        form: VerbForm,
+        before: Option<&(Range<usize>, Noun)>,
+    ) -> bool {
         let next_opens_phrase = || self.opens_phrase(words.get(at + 1));
-        let Some(previous) = at.checked_sub(1).map(|i| &words[i]).filter(|_| words[at].joined) else {
+        let Some(previous) = at
+            .checked_sub(1)
+            .map(|i| &words[i])
+            .filter(|_| words[at].joined)
+        else {
             return at > 0 && next_opens_phrase();
         };
         if let Some((span, noun)) = before.filter(|(span, _)| span.end == at) {
@@ -151,8 +212,8 @@ impl Lexicon {
         }
         match previous.text.as_str() {
             "to" => form == VerbForm::Base && !(at > 1 && words[at - 2].text == "next"),
-            "who" | "that" | "which" | "he" | "she" | "they" | "it" | "we" | "others" | "ones" | "everyone" | "someone" | "group"
-            | "couple" | "pair" => true,
+            "who" | "that" | "which" | "he" | "she" | "they" | "it" | "we" | "others" | "ones"
+            | "everyone" | "someone" | "group" | "couple" | "pair" => true,
             "and" | "or" | "while" | "as" | "then" => next_opens_phrase() || form == VerbForm::Ing,
             "is" | "are" | "was" | "were" | "being" => form == VerbForm::Ing,
             word if word.ends_with("ly") => true,
@@ -160,10 +221,15 @@ impl Lexicon {
         }
     }
 
-    /// Returns `true` if a verb of seeing or helping shortly before takes the subject with its verb.
+    /// Returns `true` if a verb of seeing or helping shortly before takes the subject with its
+    /// verb.
     fn is_seen_acting(&self, words: &[Word], subject: &Range<usize>) -> bool {
         let before = &words[subject.start.saturating_sub(4)..subject.start];
-        before.iter().any(|w| self.verbs.analyze(&w.text).is_some_and(|(base, _)| ["watch", "help", "make", "see", "let"].contains(&base)))
+        before.iter().any(|w| {
+            self.verbs
+                .analyze(&w.text)
+                .is_some_and(|(base, _)| ["watch", "help", "make", "see", "let"].contains(&base))
+        })
     }
 
     /// Returns `true` if a concept can act.
@@ -171,7 +237,8 @@ impl Lexicon {
         matches!(self.kind(concept), Kind::Person | Kind::Animal)
     }
 
-    /// Returns `true` if a word begins what may follow a verb, and no noun: an article, `on`, `with`.
+    /// Returns `true` if a word begins what may follow a verb, and no noun: an article, `on`,
+    /// `with`.
     fn opens_phrase(&self, word: Option<&Word>) -> bool {
         let opens = |text: &str| {
             let classes = &self.classes;
@@ -182,15 +249,27 @@ impl Lexicon {
         word.is_some_and(|w| w.joined && opens(&w.text))
     }
 
-    /// Returns `true` if a form agrees as a verb with the noun right before it: `dogs race`, `the dog races`, but `a dog bowl`, `ski boots`.
-    fn follows_as_verb(&self, words: &[Word], subject: &Range<usize>, noun: Noun, form: VerbForm) -> bool {
+    /// Returns `true` if a form agrees as a verb with the noun right before it: `dogs race`,
+    /// `the dog races`, but `a dog bowl`, `ski boots`.
+    fn follows_as_verb(
+        &self,
+        words: &[Word],
+        subject: &Range<usize>,
+        noun: Noun,
+        form: VerbForm,
+    ) -> bool {
         if !self.is_alive(noun.concept) {
             // "a boy in a green shirt swings on a pole"
-            let agrees = form == VerbForm::ThirdPerson && !noun.plural || form == VerbForm::Base && noun.plural;
+            let agrees = form == VerbForm::ThirdPerson && !noun.plural
+                || form == VerbForm::Base && noun.plural;
             return agrees && self.opens_phrase(words.get(subject.end + 1));
         }
-        let and = (subject.start.saturating_sub(3)..subject.start).rev().find(|&i| words[i].text == "and");
-        let coordinated = and.and_then(|i| self.noun(&words[i.checked_sub(1)?].text)).is_some_and(|other| self.is_alive(other.concept));
+        let and = (subject.start.saturating_sub(3)..subject.start)
+            .rev()
+            .find(|&i| words[i].text == "and");
+        let coordinated = and
+            .and_then(|i| self.noun(&words[i.checked_sub(1)?].text))
+            .is_some_and(|other| self.is_alive(other.concept));
         match form {
             VerbForm::Ing => true,
             VerbForm::ThirdPerson => !noun.plural,
@@ -203,7 +282,15 @@ impl Lexicon {
 /// `len` words from `at` on with `glue` between, where only white space separates them.
 fn phrase(words: &[Word], at: usize, len: usize, glue: &str) -> Option<String> {
     let span = words.get(at..at + len)?;
-    span[1..].iter().all(|w| w.joined && w.text != "'s").then(|| span.iter().map(|w| w.text.as_str()).collect::<Vec<_>>().join(glue))
+    span[1..]
+        .iter()
+        .all(|w| w.joined && w.text != "'s")
+        .then(|| {
+            span.iter()
+                .map(|w| w.text.as_str())
+                .collect::<Vec<_>>()
+                .join(glue)
+        })
 }
 
 #[cfg(test)]
@@ -211,28 +298,59 @@ mod tests {
     use super::*;
 
     fn lemmas(text: &str) -> Vec<&'static str> {
-        Lexicon::shared().mentions(text).into_iter().map(|m| m.lemma).collect()
+        Lexicon::shared()
+            .mentions(text)
+            .into_iter()
+            .map(|m| m.lemma)
+            .collect()
     }
 
     #[test]
     fn finds_things() {
         for (text, want) in [
-            ("A black dog is running after a white dog in the snow.", &["dog", "dog", "snow"][..]),
-            ("Two women eat hot dogs near a fire hydrant.", &["woman", "hot dog", "fire hydrant"]),
-            ("A man in an orange shirt holds an orange.", &["man", "shirt", "orange"]),
-            ("People in front of a brick wall.", &["people", "brick wall"]),
+            (
+                "A black dog is running after a white dog in the snow.",
+                &["dog", "dog", "snow"][..],
+            ),
+            (
+                "Two women eat hot dogs near a fire hydrant.",
+                &["woman", "hot dog", "fire hydrant"],
+            ),
+            (
+                "A man in an orange shirt holds an orange.",
+                &["man", "shirt", "orange"],
+            ),
+            (
+                "People in front of a brick wall.",
+                &["people", "brick wall"],
+            ),
             ("A tennis match; a boy plays football.", &["boy"]),
             ("A boy kicks a football.", &["boy", "football"]),
-            ("A man stands on a skate board at the top.", &["man", "skateboard"]),
+            (
+                "A man stands on a skate board at the top.",
+                &["man", "skateboard"],
+            ),
             ("Two dogs race past a race car.", &["dog", "race car"]),
             ("The man waves and rocks the baby.", &["man", "baby"]),
-            ("A surfer rides waves by the rocks.", &["surfer", "wave", "rock"]),
+            (
+                "A surfer rides waves by the rocks.",
+                &["surfer", "wave", "rock"],
+            ),
             ("Children slide down a slide.", &["child", "slide"]),
             ("A dog's bowl and a dog bowl.", &["dog", "bowl", "bowl"]),
-            ("The boy in the green shirt swings with one arm on the pole.", &["boy", "shirt", "arm", "pole"]),
-            ("A girl smiles at the camera while a man holds a camera.", &["girl", "man", "camera"]),
+            (
+                "The boy in the green shirt swings with one arm on the pole.",
+                &["boy", "shirt", "arm", "pole"],
+            ),
+            (
+                "A girl smiles at the camera while a man holds a camera.",
+                &["girl", "man", "camera"],
+            ),
             ("Two boys in soccer uniforms.", &["boy", "uniform"]),
-            ("A man and a woman ski to the water.", &["man", "woman", "water"]),
+            (
+                "A man and a woman ski to the water.",
+                &["man", "woman", "water"],
+            ),
             ("", &[]),
         ] {
             assert_eq!(lemmas(text), want, "{text}");
@@ -242,7 +360,11 @@ mod tests {
     #[test]
     fn gives_bytes_of_the_text() {
         let text = "A CAFÉ table — two Hot  Dogs.";
-        let found: Vec<&str> = Lexicon::shared().mentions(text).into_iter().map(|m| &text[m.range]).collect();
+        let found: Vec<&str> = Lexicon::shared()
+            .mentions(text)
+            .into_iter()
+            .map(|m| &text[m.range])
+            .collect();
         assert_eq!(found, ["table", "Hot  Dogs"]);
     }
 }

@@ -1,7 +1,8 @@
 //! Words and the kinds of things that they name.
 //!
-//! An open vocabulary of concrete nouns from WordNet (`nouns.tsv`, made by `tools/make_lexicon.py`, under WordNet's licence beside it), and small
-//! tables of the other words that captions are made of (`words.txt`, `entails.txt`). [`Lexicon::mentions`] finds the things that a text names;
+//! An open vocabulary of concrete nouns from WordNet (`nouns.tsv`, made by `tools/make_lexicon.py`,
+//! under WordNet's licence beside it), and small tables of the other words that captions are made
+//! of (`words.txt`, `entails.txt`). [`Lexicon::mentions`] finds the things that a text names;
 //! [`References`] says which of them other texts support.
 
 mod class;
@@ -28,7 +29,8 @@ pub use support::{Reading, References, Support};
 pub use verbs::{VerbForm, VerbTable};
 pub use words::{Classes, Word, words};
 
-/// The tables are asked for every word of every text, and hold no one else's keys: a quick hash will do.
+/// The tables are asked for every word of every text, and hold no one else's keys: a quick hash
+/// will do.
 type Map<K, V> = HashMap<K, V, FixedState>;
 type Set<K> = HashSet<K, FixedState>;
 
@@ -98,7 +100,8 @@ pub struct Lexicon {
     verbs: VerbTable,
 }
 
-static SHARED: LazyLock<Lexicon> = LazyLock::new(|| Lexicon::parse(include_str!("nouns.tsv"), include_str!("plurals.tsv")));
+static SHARED: LazyLock<Lexicon> =
+    LazyLock::new(|| Lexicon::parse(include_str!("nouns.tsv"), include_str!("plurals.tsv")));
 
 impl Lexicon {
     /// The one lexicon of the program, loaded when first asked for.
@@ -106,7 +109,8 @@ impl Lexicon {
         &SHARED
     }
 
-    /// Reads the tables. They are part of the program, so that a line that cannot be read is left out; a test checks that there is none.
+    /// Reads the tables. They are part of the program, so that a line that cannot be read is left
+    /// out; a test checks that there is none.
     fn parse(nouns: &'static str, plurals: &'static str) -> Self {
         let rows: Vec<(Vec<&str>, Kind, Vec<&str>)> = nouns
             .lines()
@@ -114,17 +118,35 @@ impl Lexicon {
                 let mut columns = line.split('\t');
                 let words = columns.next()?.split('|').collect();
                 let kind = Kind::of_letter(columns.next()?)?;
-                Some((words, kind, columns.next()?.split('|').filter(|p| !p.is_empty()).collect()))
+                Some((
+                    words,
+                    kind,
+                    columns
+                        .next()?
+                        .split('|')
+                        .filter(|p| !p.is_empty())
+                        .collect(),
+                ))
             })
             .collect();
-        let person = rows.iter().position(|(words, ..)| words[0] == "person").unwrap_or(0);
+        let person = rows
+            .iter()
+            .position(|(words, ..)| words[0] == "person")
+            .unwrap_or(0);
         let mut by_word = Map::default();
         for (i, (words, kind, _)) in rows.iter().enumerate() {
             let id = ConceptId(if *kind == Kind::Person { person } else { i } as u32);
             by_word.extend(words.iter().map(|&word| (word, (word, id))));
         }
-        let parents: Vec<Vec<ConceptId>> =
-            rows.iter().map(|(_, _, above)| above.iter().filter_map(|p| by_word.get(p).map(|&(_, id)| id)).collect()).collect();
+        let parents: Vec<Vec<ConceptId>> = rows
+            .iter()
+            .map(|(_, _, above)| {
+                above
+                    .iter()
+                    .filter_map(|p| by_word.get(p).map(|&(_, id)| id))
+                    .collect()
+            })
+            .collect();
         let concepts = rows
             .into_iter()
             .enumerate()
@@ -137,9 +159,23 @@ impl Lexicon {
             .collect();
         let classes = Classes::parse(include_str!("words.txt"));
         let verbs = VerbTable::new(classes.verbs());
-        let plurals = plurals.lines().filter_map(|line| line.split_once('\t')).collect();
-        let compound_starts = by_word.keys().filter_map(|word| word.split_once(' ').map(|(first, _)| first)).collect();
-        let mut lexicon = Self { concepts, nouns: by_word, plurals, compound_starts, entails: Map::default(), classes, verbs };
+        let plurals = plurals
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .collect();
+        let compound_starts = by_word
+            .keys()
+            .filter_map(|word| word.split_once(' ').map(|(first, _)| first))
+            .collect();
+        let mut lexicon = Self {
+            concepts,
+            nouns: by_word,
+            plurals,
+            compound_starts,
+            entails: Map::default(),
+            classes,
+            verbs,
+        };
         lexicon.entails = entails::parse(include_str!("entails.txt"), &lexicon);
         lexicon
     }
@@ -181,11 +217,20 @@ impl Lexicon {
 
     /// Returns `true` if `upper` is the same as `lower` or more general.
     pub fn is_a(&self, lower: ConceptId, upper: ConceptId) -> bool {
-        lower == upper || self.concepts[lower.0 as usize].ancestors.binary_search(&upper).is_ok()
+        lower == upper
+            || self.concepts[lower.0 as usize]
+                .ancestors
+                .binary_search(&upper)
+                .is_ok()
     }
 
-    /// The first answer of `found`, asked of a concept, then of those right above it, and so on upwards.
-    pub fn nearest<T>(&self, concept: ConceptId, found: impl Fn(ConceptId) -> Option<T>) -> Option<T> {
+    /// The first answer of `found`, asked of a concept, then of those right above it, and so on
+    /// upwards.
+    pub fn nearest<T>(
+        &self,
+        concept: ConceptId,
+        found: impl Fn(ConceptId) -> Option<T>,
+    ) -> Option<T> {
         let mut asked = vec![concept];
         let mut next = 0;
         while let Some(&concept) = asked.get(next) {
@@ -228,7 +273,11 @@ fn ancestors(concept: ConceptId, parents: &[Vec<ConceptId>]) -> Vec<ConceptId> {
     let mut found = HashSet::new();
     let mut open = vec![concept];
     while let Some(next) = open.pop() {
-        open.extend(parents[next.0 as usize].iter().filter(|&&p| found.insert(p)));
+        open.extend(
+            parents[next.0 as usize]
+                .iter()
+                .filter(|&&p| found.insert(p)),
+        );
     }
     found.remove(&concept);
     let mut found: Vec<ConceptId> = found.into_iter().collect();
@@ -241,14 +290,22 @@ mod tests {
     use super::*;
 
     fn concept(word: &str) -> ConceptId {
-        Lexicon::shared().concept(word).unwrap_or_else(|| panic!("no word {word}"))
+        Lexicon::shared()
+            .concept(word)
+            .unwrap_or_else(|| panic!("no word {word}"))
     }
 
     #[test]
     fn every_line_is_read() {
         let lexicon = Lexicon::shared();
-        assert_eq!(lexicon.concepts.len(), include_str!("nouns.tsv").lines().count());
-        assert_eq!(lexicon.plurals.len(), include_str!("plurals.tsv").lines().count());
+        assert_eq!(
+            lexicon.concepts.len(),
+            include_str!("nouns.tsv").lines().count()
+        );
+        assert_eq!(
+            lexicon.plurals.len(),
+            include_str!("plurals.tsv").lines().count()
+        );
         assert!(lexicon.len() > 15_000);
     }
 
@@ -264,10 +321,23 @@ mod tests {
             ("lake", "water"),
             ("guitar", "instrument"),
         ] {
-            assert!(lexicon.is_a(concept(lower), concept(upper)), "{lower} is a {upper}");
-            assert!(!lexicon.is_a(concept(upper), concept(lower)), "{upper} is no {lower}");
+            assert!(
+                lexicon.is_a(concept(lower), concept(upper)),
+                "{lower} is a {upper}"
+            );
+            assert!(
+                !lexicon.is_a(concept(upper), concept(lower)),
+                "{upper} is no {lower}"
+            );
         }
-        for (a, b) in [("dog", "cat"), ("hot dog", "dog"), ("bat", "animal"), ("shirt", "pants"), ("frisbee", "ball"), ("tree", "grass")] {
+        for (a, b) in [
+            ("dog", "cat"),
+            ("hot dog", "dog"),
+            ("bat", "animal"),
+            ("shirt", "pants"),
+            ("frisbee", "ball"),
+            ("tree", "grass"),
+        ] {
             assert!(!lexicon.related(concept(a), concept(b)), "{a} and {b}");
         }
         assert_eq!(concept("man"), concept("firefighter"));
@@ -278,10 +348,18 @@ mod tests {
     fn the_nearest_concept_above_is_found_first() {
         let lexicon = Lexicon::shared();
         let among = |word: &str, known: &[&str]| {
-            lexicon.nearest(concept(word), |id| known.iter().find(|known| concept(known) == id).map(|known| (*known).to_owned()))
+            lexicon.nearest(concept(word), |id| {
+                known
+                    .iter()
+                    .find(|known| concept(known) == id)
+                    .map(|known| (*known).to_owned())
+            })
         };
         assert_eq!(among("poodle", &["animal", "dog"]).as_deref(), Some("dog"));
-        assert_eq!(among("poodle", &["poodle", "dog"]).as_deref(), Some("poodle"));
+        assert_eq!(
+            among("poodle", &["poodle", "dog"]).as_deref(),
+            Some("poodle")
+        );
         assert_eq!(among("firefighter", &["person"]).as_deref(), Some("person"));
         assert_eq!(among("cat", &["dog", "car"]), None);
     }
@@ -303,7 +381,9 @@ mod tests {
         ] {
             concept(word);
         }
-        for word in ["run", "white", "group", "picture", "front", "game", "day", "the"] {
+        for word in [
+            "run", "white", "group", "picture", "front", "game", "day", "the",
+        ] {
             assert_eq!(Lexicon::shared().concept(word), None, "{word}");
         }
     }

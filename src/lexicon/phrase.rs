@@ -46,11 +46,16 @@ impl Phrase {
         groups
     }
 
-    /// Returns the number of things that the phrase names, where it says so: its number, or one for `a dog`.
+    /// Returns the number of things that the phrase names, where it says so: its number, or one for
+    /// `a dog`.
     pub fn number(&self) -> Option<usize> {
         match (&self.count, self.determiner.as_deref()) {
             (Some(count), _) => Some(count.group),
-            (None, Some("a" | "an" | "the" | "another" | "his" | "her" | "its")) if !self.mention.plural && !self.vague => Some(1),
+            (None, Some("a" | "an" | "the" | "another" | "his" | "her" | "its"))
+                if !self.mention.plural && !self.vague =>
+            {
+                Some(1)
+            }
             _ => None,
         }
     }
@@ -65,23 +70,42 @@ impl Lexicon {
 
     /// [`Self::phrases`] of a text whose words and mentions are known.
     pub(super) fn phrases_in(&self, words: &[Word], mentions: &[Mention]) -> Vec<Phrase> {
-        let is_modifier =
-            |word: &Word| mentions.iter().any(|m| m.modifier && m.range.start <= word.range.start && word.range.end <= m.range.end);
+        let is_modifier = |word: &Word| {
+            mentions.iter().any(|m| {
+                m.modifier && m.range.start <= word.range.start && word.range.end <= m.range.end
+            })
+        };
         mentions
             .iter()
             .filter(|m| !m.modifier)
             .filter_map(|mention| {
-                let at = words.iter().position(|w| w.range.start == mention.range.start)?;
+                let at = words
+                    .iter()
+                    .position(|w| w.range.start == mention.range.start)?;
                 Some(self.phrase_before(words, at, mention.clone(), is_modifier))
             })
             .collect()
     }
 
     /// Walks back from a noun over the words that belong to it.
-    fn phrase_before(&self, words: &[Word], at: usize, mention: Mention, is_modifier: impl Fn(&Word) -> bool) -> Phrase {
+    fn phrase_before(
+        &self,
+        words: &[Word],
+        at: usize,
+        mention: Mention,
+        is_modifier: impl Fn(&Word) -> bool,
+    ) -> Phrase {
         let start = mention.range.start;
-        let mut phrase =
-            Phrase { mention, start, determiner: None, count: None, vague: false, colours: vec![], sizes: vec![], materials: vec![] };
+        let mut phrase = Phrase {
+            mention,
+            start,
+            determiner: None,
+            count: None,
+            vague: false,
+            colours: vec![],
+            sizes: vec![],
+            materials: vec![],
+        };
         let mut i = at;
         while i > 0 {
             let word = &words[i - 1];
@@ -91,7 +115,10 @@ impl Lexicon {
             if !words[i].joined && !list {
                 break;
             }
-            let joins = word.text == "and" && !phrase.colours.is_empty() && colour_before(i - 1) && self.colours_in(&words[i]).is_some();
+            let joins = word.text == "and"
+                && !phrase.colours.is_empty()
+                && colour_before(i - 1)
+                && self.colours_in(&words[i]).is_some();
             if !(joins || is_modifier(word) || self.take(word, &mut phrase)) {
                 break;
             }
@@ -107,26 +134,36 @@ impl Lexicon {
 
     /// The colours of a word: `blue`, `black-and-white`.
     fn colours_in(&self, word: &Word) -> Option<Vec<usize>> {
-        word.text.split('-').filter(|&part| part != "and").map(|part| self.classes.colour(part)).collect()
+        word.text
+            .split('-')
+            .filter(|&part| part != "and")
+            .map(|part| self.classes.colour(part))
+            .collect()
     }
 
     /// Adds a word to the phrase; false when it is no part of it.
     fn take(&self, word: &Word, phrase: &mut Phrase) -> bool {
         let classes = &self.classes;
-        let attribute = |group| Attribute { group, range: word.range.clone() };
+        let attribute = |group| Attribute {
+            group,
+            range: word.range.clone(),
+        };
         if let Some(count) = classes.count(&word.text).filter(|_| phrase.count.is_none()) {
             phrase.count = Some(attribute(count));
         } else if classes.is_determiner(&word.text) || word.text == "'s" {
             phrase.vague |= classes.is_vague_count(&word.text);
             phrase.determiner = Some(word.text.clone());
         } else if let Some(groups) = self.colours_in(word) {
-            phrase.colours.extend(groups.into_iter().rev().map(attribute));
+            phrase
+                .colours
+                .extend(groups.into_iter().rev().map(attribute));
         } else if let Some(group) = classes.size(&word.text) {
             phrase.sizes.push(attribute(group));
         } else if let Some(group) = classes.material(&word.text) {
             phrase.materials.push(attribute(group));
         } else {
-            let looks_like_adjective = word.text.contains('-') || word.text.len() > 4 && word.text.ends_with("ed");
+            let looks_like_adjective =
+                word.text.contains('-') || word.text.len() > 4 && word.text.ends_with("ed");
             return classes.is_adjective(&word.text) || looks_like_adjective;
         }
         true
@@ -139,22 +176,47 @@ mod tests {
 
     #[test]
     fn gathers_what_belongs_to_a_noun() {
-        let text = "Two small black and white dogs, a brown-and-white cat, and a wooden table with the light blue cup.";
+        let text = "Two small black and white dogs, a brown-and-white cat, and a wooden table with \
+                    the light blue cup.";
         let phrases = Lexicon::shared().phrases(text);
-        let starts: Vec<&str> = phrases.iter().map(|p| &text[p.start..p.mention.range.end]).collect();
-        assert_eq!(starts, ["Two small black and white dogs", "a brown-and-white cat", "a wooden table", "the light blue cup"]);
+        let starts: Vec<&str> = phrases
+            .iter()
+            .map(|p| &text[p.start..p.mention.range.end])
+            .collect();
+        assert_eq!(
+            starts,
+            [
+                "Two small black and white dogs",
+                "a brown-and-white cat",
+                "a wooden table",
+                "the light blue cup"
+            ]
+        );
         assert_eq!(phrases[0].number(), Some(2));
-        assert_eq!(phrases[0].colours.iter().map(|c| &text[c.range.clone()]).collect::<Vec<_>>(), ["black", "white"]);
+        assert_eq!(
+            phrases[0]
+                .colours
+                .iter()
+                .map(|c| &text[c.range.clone()])
+                .collect::<Vec<_>>(),
+            ["black", "white"]
+        );
         assert_eq!(phrases[0].sizes.len(), 1);
         assert_eq!(phrases[1].colour_groups().len(), 2);
-        assert_eq!((phrases[2].materials.len(), phrases[2].number()), (1, Some(1)));
+        assert_eq!(
+            (phrases[2].materials.len(), phrases[2].number()),
+            (1, Some(1))
+        );
     }
 
     #[test]
     fn does_not_reach_into_other_phrases() {
         let text = "A man wearing red and a dog chase several balls.";
         let phrases = Lexicon::shared().phrases(text);
-        assert_eq!(&text[phrases[1].start..phrases[1].mention.range.end], "a dog");
+        assert_eq!(
+            &text[phrases[1].start..phrases[1].mention.range.end],
+            "a dog"
+        );
         assert!(phrases.iter().all(|p| p.colours.is_empty()));
         assert!(phrases[2].vague && phrases[2].number().is_none());
     }

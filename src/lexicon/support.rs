@@ -35,12 +35,18 @@ impl Reading {
     pub fn new(lexicon: &Lexicon, text: &str) -> Self {
         let words = words(text);
         let mentions = lexicon.mentions_in(&words);
-        let mut this = Self { phrases: lexicon.phrases_in(&words, &mentions), words: words.len(), ..Self::default() };
+        let mut this = Self {
+            phrases: lexicon.phrases_in(&words, &mentions),
+            words: words.len(),
+            ..Self::default()
+        };
         this.named.extend(mentions.iter().map(|m| m.concept));
         for word in &words {
             this.add(lexicon, &word.text);
             if word.text.contains('-') {
-                word.text.split('-').for_each(|part| this.add(lexicon, part));
+                word.text
+                    .split('-')
+                    .for_each(|part| this.add(lexicon, part));
             }
         }
         for set in [&mut this.named, &mut this.expected] {
@@ -54,15 +60,22 @@ impl Reading {
 
     fn add(&mut self, lexicon: &Lexicon, word: &str) {
         let noun = lexicon.noun(word).map(|n| n.lemma).filter(|&n| n != word);
-        let verb = lexicon.verbs.analyze(word).map(|(base, _)| base).filter(|&v| v != word);
+        let verb = lexicon
+            .verbs
+            .analyze(word)
+            .map(|(base, _)| base)
+            .filter(|&v| v != word);
         for form in [Some(word), noun, verb].into_iter().flatten() {
-            self.expected.extend(lexicon.entails.get(form).into_iter().flatten());
+            self.expected
+                .extend(lexicon.entails.get(form).into_iter().flatten());
             self.forms.push(form.to_owned());
         }
     }
 
     fn has_word(&self, word: &str) -> bool {
-        self.forms.binary_search_by(|form| form.as_str().cmp(word)).is_ok()
+        self.forms
+            .binary_search_by(|form| form.as_str().cmp(word))
+            .is_ok()
     }
 
     /// Returns the degree to which the text supports a concept.
@@ -70,7 +83,12 @@ impl Reading {
         let related = |set: &[ConceptId]| set.iter().any(|&other| lexicon.related(concept, other));
         if related(&self.named) {
             Support::Named
-        } else if related(&self.expected) || lexicon.synonyms(concept).iter().any(|word| self.has_word(word)) {
+        } else if related(&self.expected)
+            || lexicon
+                .synonyms(concept)
+                .iter()
+                .any(|word| self.has_word(word))
+        {
             Support::Expected
         } else {
             Support::None
@@ -88,12 +106,21 @@ pub struct References<'a> {
 impl<'a> References<'a> {
     /// Reads the texts.
     pub fn new<S: AsRef<str>>(lexicon: &'a Lexicon, texts: impl IntoIterator<Item = S>) -> Self {
-        Self { lexicon, readings: texts.into_iter().map(|text| Cow::Owned(Reading::new(lexicon, text.as_ref()))).collect() }
+        Self {
+            lexicon,
+            readings: texts
+                .into_iter()
+                .map(|text| Cow::Owned(Reading::new(lexicon, text.as_ref())))
+                .collect(),
+        }
     }
 
     /// Texts that were read before.
     pub fn of(lexicon: &'a Lexicon, readings: impl IntoIterator<Item = &'a Reading>) -> Self {
-        Self { lexicon, readings: readings.into_iter().map(Cow::Borrowed).collect() }
+        Self {
+            lexicon,
+            readings: readings.into_iter().map(Cow::Borrowed).collect(),
+        }
     }
 
     /// The texts, read.
@@ -103,12 +130,19 @@ impl<'a> References<'a> {
 
     /// Returns the degree to which the texts support a concept.
     pub fn support(&self, concept: ConceptId) -> Support {
-        self.readings().map(|r| r.support(self.lexicon, concept)).max().unwrap_or(Support::None)
+        self.readings()
+            .map(|r| r.support(self.lexicon, concept))
+            .max()
+            .unwrap_or(Support::None)
     }
 
     /// Returns the degree to which the texts support a mention: its concept, or its very word.
     pub fn supports(&self, mention: &Mention) -> Support {
-        if self.has_word(mention.lemma) { Support::Named } else { self.support(mention.concept) }
+        if self.has_word(mention.lemma) {
+            Support::Named
+        } else {
+            self.support(mention.concept)
+        }
     }
 
     /// Returns `true` if a text has the word in some form.
@@ -130,17 +164,31 @@ mod tests {
     fn follows_the_rule() {
         let references = ["A poodle jumps for a red toy .", "Someone on a couch ."];
         for noun in ["poodle", "dog", "animal", "ball pit", "sofa", "seat"] {
-            let want = if noun == "ball pit" { Support::None } else { Support::Named };
+            let want = if noun == "ball pit" {
+                Support::None
+            } else {
+                Support::Named
+            };
             assert_eq!(support(noun, &references), want, "{noun}");
         }
-        assert_eq!(support("frisbee", &references), Support::Named, "a frisbee is a toy");
+        assert_eq!(
+            support("frisbee", &references),
+            Support::Named,
+            "a frisbee is a toy"
+        );
         assert_eq!(support("cat", &references), Support::None);
     }
 
     #[test]
     fn expects_what_follows() {
         assert_eq!(support("ski", &["A skier on a hill ."]), Support::Expected);
-        assert_eq!(support("racket", &["Two girls play tennis ."]), Support::Expected);
-        assert_eq!(support("racket", &["Two girls play chess ."]), Support::None);
+        assert_eq!(
+            support("racket", &["Two girls play tennis ."]),
+            Support::Expected
+        );
+        assert_eq!(
+            support("racket", &["Two girls play chess ."]),
+            Support::None
+        );
     }
 }

@@ -23,7 +23,10 @@ pub struct VerbTable {
 impl VerbTable {
     /// `verbs`: base forms; a final `*` doubles the last consonant before `-ing`.
     pub(super) fn new(verbs: impl Iterator<Item = &'static str>) -> Self {
-        let mut table = Self { forms: Map::default(), doubling: Set::default() };
+        let mut table = Self {
+            forms: Map::default(),
+            doubling: Set::default(),
+        };
         for entry in verbs {
             let base = entry.trim_end_matches('*');
             if base.len() < entry.len() {
@@ -49,14 +52,29 @@ impl VerbTable {
         match form {
             VerbForm::Base => base.to_owned(),
             VerbForm::ThirdPerson if base == "go" || base == "do" => format!("{base}es"),
-            VerbForm::ThirdPerson if ["s", "x", "z", "ch", "sh"].iter().any(|end| base.ends_with(end)) => format!("{base}es"),
-            VerbForm::ThirdPerson if base.ends_with('y') && !vowel_before_y => format!("{}ies", stem(1)),
+            VerbForm::ThirdPerson
+                if ["s", "x", "z", "ch", "sh"]
+                    .iter()
+                    .any(|end| base.ends_with(end)) =>
+            {
+                format!("{base}es")
+            }
+            VerbForm::ThirdPerson if base.ends_with('y') && !vowel_before_y => {
+                format!("{}ies", stem(1))
+            }
             VerbForm::ThirdPerson => format!("{base}s"),
             VerbForm::Ing if base.ends_with("ie") => format!("{}ying", stem(2)),
-            VerbForm::Ing if base.ends_with('e') && !base.ends_with("ee") && !base.ends_with("oe") && !base.ends_with("ye") => {
+            VerbForm::Ing
+                if base.ends_with('e')
+                    && !base.ends_with("ee")
+                    && !base.ends_with("oe")
+                    && !base.ends_with("ye") =>
+            {
                 format!("{}ing", stem(1))
             }
-            VerbForm::Ing if self.doubling.contains(base) => format!("{base}{}ing", &base[base.len() - 1..]),
+            VerbForm::Ing if self.doubling.contains(base) => {
+                format!("{base}{}ing", &base[base.len() - 1..])
+            }
             VerbForm::Ing => format!("{base}ing"),
         }
     }
@@ -68,7 +86,9 @@ mod tests {
 
     #[test]
     fn inflects() {
-        let table = VerbTable::new(["run*", "lie", "ride", "catch", "carry", "play", "eye", "go"].into_iter());
+        let table = VerbTable::new(
+            ["run*", "lie", "ride", "catch", "carry", "play", "eye", "go"].into_iter(),
+        );
         for (base, third, ing) in [
             ("run", "runs", "running"),
             ("lie", "lies", "lying"),

@@ -15,7 +15,8 @@ pub struct Word {
     pub joined: bool,
 }
 
-/// Cuts a text into words: runs of letters and digits with hyphens and apostrophes inside. A final `'s` is a word of its own.
+/// Cuts a text into words: runs of letters and digits with hyphens and apostrophes inside. A final
+/// `'s` is a word of its own.
 pub fn words(text: &str) -> Vec<Word> {
     let mut found: Vec<Word> = Vec::new();
     let mut push = |range: Range<usize>, joined: bool| {
@@ -23,7 +24,11 @@ pub fn words(text: &str) -> Vec<Word> {
         if text.contains('’') {
             text = text.replace('’', "'");
         }
-        found.push(Word { range, text, joined });
+        found.push(Word {
+            range,
+            text,
+            joined,
+        });
     };
     let mut at = 0;
     let mut joined = false;
@@ -34,7 +39,10 @@ pub fn words(text: &str) -> Vec<Word> {
             continue;
         }
         let end = at + word_len(&text[at..]);
-        let body = text[at..end].strip_suffix("'s").or_else(|| text[at..end].strip_suffix("’s")).map_or(end, |body| at + body.len());
+        let body = text[at..end]
+            .strip_suffix("'s")
+            .or_else(|| text[at..end].strip_suffix("’s"))
+            .map_or(end, |body| at + body.len());
         if body > at {
             push(at..body, joined);
         }
@@ -51,7 +59,8 @@ fn word_len(text: &str) -> usize {
     let mut end = 0;
     let mut chars = text.char_indices().peekable();
     while let Some((i, c)) = chars.next() {
-        let inside = matches!(c, '-' | '\'' | '’') && chars.peek().is_some_and(|(_, next)| next.is_alphanumeric());
+        let inside = matches!(c, '-' | '\'' | '’')
+            && chars.peek().is_some_and(|(_, next)| next.is_alphanumeric());
         if !(c.is_alphanumeric() || inside) {
             break;
         }
@@ -71,11 +80,16 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Reads `words.txt`: `[class]` headings, one group of equals a line; classes of phrases take the whole line as one.
+    /// Reads `words.txt`: `[class]` headings, one group of equals a line; classes of phrases take
+    /// the whole line as one.
     pub(super) fn parse(text: &'static str) -> Self {
         let mut this = Self::default();
         let mut class = "";
-        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        {
             if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
                 class = name;
                 continue;
@@ -96,15 +110,26 @@ impl Classes {
 
     /// The group of `word` in `class`: words of one group mean the same.
     fn group(&self, class: &str, word: &str) -> Option<usize> {
-        self.classes.get(word)?.iter().find(|(of, _)| *of == class).map(|(_, line)| *line)
+        self.classes
+            .get(word)?
+            .iter()
+            .find(|(of, _)| *of == class)
+            .map(|(_, line)| *line)
     }
 
     fn has_phrase(&self, class: &str, phrase: &str) -> bool {
-        self.phrases.get(class).is_some_and(|phrases| phrases.contains(phrase))
+        self.phrases
+            .get(class)
+            .is_some_and(|phrases| phrases.contains(phrase))
     }
 
     pub(super) fn verbs(&self) -> impl Iterator<Item = &'static str> {
-        self.lines.get("verb").into_iter().flatten().flatten().copied()
+        self.lines
+            .get("verb")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .copied()
     }
 
     /// The groups of a class, in the file's order.
@@ -179,12 +204,14 @@ impl Classes {
         self.group("game", word).is_some()
     }
 
-    /// Returns `true` if a word that can be both is a verb unless an article or adjective says otherwise.
+    /// Returns `true` if a word that can be both is a verb unless an article or adjective says
+    /// otherwise.
     pub(super) fn is_mostly_verb(&self, word: &str) -> bool {
         self.group("mostly verb", word).is_some()
     }
 
-    /// Returns `true` if a word is a noun that names no thing and may follow one that does (`a tennis match`).
+    /// Returns `true` if a word is a noun that names no thing and may follow one that does
+    /// (`a tennis match`).
     pub(super) fn is_other_noun(&self, word: &str) -> bool {
         self.group("other noun", word).is_some()
     }
@@ -199,9 +226,20 @@ mod tests {
     #[test]
     fn cuts_words() {
         let text = "A man's T-shirt, \"red\" — the dogs' café.";
-        let found: Vec<(String, bool)> = words(text).into_iter().map(|w| (w.text, w.joined)).collect();
-        let want =
-            [("a", false), ("man", true), ("'s", true), ("t-shirt", true), ("red", false), ("the", false), ("dogs", true), ("café", false)];
+        let found: Vec<(String, bool)> = words(text)
+            .into_iter()
+            .map(|w| (w.text, w.joined))
+            .collect();
+        let want = [
+            ("a", false),
+            ("man", true),
+            ("'s", true),
+            ("t-shirt", true),
+            ("red", false),
+            ("the", false),
+            ("dogs", true),
+            ("café", false),
+        ];
         assert_eq!(found, want.map(|(w, j)| (w.to_owned(), j)));
     }
 
@@ -211,7 +249,11 @@ mod tests {
         assert_eq!(classes.colour("gray"), classes.colour("grey"));
         assert_ne!(classes.colour("gray"), classes.colour("brown"));
         assert_eq!(classes.count("two"), Some(2));
-        assert!(classes.is_relation("next to") && classes.is_determiner("the") && classes.is_function("while"));
+        assert!(
+            classes.is_relation("next to")
+                && classes.is_determiner("the")
+                && classes.is_function("while")
+        );
         assert!(!classes.is_adjective("dog"));
     }
 
@@ -221,7 +263,8 @@ mod tests {
             let mut last = 0;
             for word in words(&text) {
                 prop_assert!(word.range.start >= last && word.range.end > word.range.start);
-                prop_assert_eq!(text[word.range.clone()].to_lowercase().replace('’', "'"), word.text);
+                prop_assert_eq!(text[word.range.clone()].to_lowercase().replace('’', "'"),
+                    word.text);
                 last = word.range.end;
             }
         }

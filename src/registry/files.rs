@@ -55,7 +55,9 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
 
 /// Waits until the names in a folder are on the disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), RegistryError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(RegistryError::io(dir))
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(RegistryError::io(dir))
 }
 
 pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, RegistryError> {
@@ -69,13 +71,22 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, R
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(RegistryError::io(path)(error)),
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| RegistryError::Broken { path: path.to_owned(), what: e.to_string() })
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| RegistryError::Broken {
+            path: path.to_owned(),
+            what: e.to_string(),
+        })
 }
 
 /// Waits for a lock that ends with the returned file, also when the process is killed.
 pub(super) fn lock(path: &Path) -> Result<File, RegistryError> {
     let take = || {
-        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
         file.lock()?;
         Ok(file)
     };

@@ -1,17 +1,21 @@
 //! The promotion gate: whether a candidate may take the place of the version that is served. Pure.
 //!
-//! It passes only if it hallucinates less and describes no less: CHAIR falls, while recall, CIDEr-D, BLEU-4, the accuracy of answers and the length of captions
-//! do not, within tolerances. A scorer that got worse on what people corrected, and traffic that has drifted away from what everything was measured on, are
-//! reasons against it too. What was not measured is never taken for good.
+//! It passes only if it hallucinates less and describes no less: CHAIR falls, while recall,
+//! CIDEr-D, BLEU-4, the accuracy of answers and the length of captions do not, within tolerances. A
+//! scorer that got worse on what people corrected, and traffic that has drifted away from what
+//! everything was measured on, are reasons against it too. What was not measured is never taken for
+//! good.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Figures by name: `chair_i`, `chair_s`, `recall`, `cider_d`, `bleu_4`, `words`, `vqa_accuracy`, `scorer_auroc`, `scorer_ece`, `scorer_bad_words`.
+/// Figures by name: `chair_i`, `chair_s`, `recall`, `cider_d`, `bleu_4`, `words`, `vqa_accuracy`,
+/// `scorer_auroc`, `scorer_ece`, `scorer_bad_words`.
 pub type Figures = BTreeMap<String, f64>;
 
-/// Tolerances. A loss is a fall; of a figure that is a share it counts in shares of 1, otherwise as a share of the baseline's.
+/// Tolerances. A loss is a fall; of a figure that is a share it counts in shares of 1, otherwise as
+/// a share of the baseline's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateConfig {
@@ -35,7 +39,8 @@ pub struct GateConfig {
     pub max_ece_rise: f64,
     /// Bad words among the held-out corrections below which they are too few to judge a scorer by.
     pub min_bad_words: usize,
-    /// Largest population stability index of the rewards of recent answers against those that the served version was calibrated on.
+    /// Largest population stability index of the rewards of recent answers against those that the
+    /// served version was calibrated on.
     pub max_psi: f64,
 }
 
@@ -87,7 +92,8 @@ struct Rule {
     /// The bound, of the baseline's value.
     bound: Box<dyn Fn(f64) -> f64>,
     side: Side,
-    /// `true` if a candidate is rejected that has no such figure; otherwise only one of a baseline that has.
+    /// `true` if a candidate is rejected that has no such figure; otherwise only one of a baseline
+    /// that has.
     required: bool,
 }
 
@@ -117,65 +123,129 @@ impl Side {
 }
 
 fn rules(config: &GateConfig) -> Vec<Rule> {
-    let rule = |figure, side, required, bound: Box<dyn Fn(f64) -> f64>| Rule { figure, bound, side, required };
+    let rule = |figure, side, required, bound: Box<dyn Fn(f64) -> f64>| Rule {
+        figure,
+        bound,
+        side,
+        required,
+    };
     let less = |loss: f64| -> Box<dyn Fn(f64) -> f64> { Box::new(move |was| was - loss) };
     let share = |loss: f64| -> Box<dyn Fn(f64) -> f64> { Box::new(move |was| was * (1.0 - loss)) };
     let more = |rise: f64| -> Box<dyn Fn(f64) -> f64> { Box::new(move |was| was + rise) };
     vec![
-        rule("chair_i", Side::Below, true, share(config.min_chair_fall.max(0.0))),
+        rule(
+            "chair_i",
+            Side::Below,
+            true,
+            share(config.min_chair_fall.max(0.0)),
+        ),
         rule("chair_s", Side::AtMost, true, more(0.0)),
         rule("recall", Side::AtLeast, true, less(config.max_recall_loss)),
         rule("cider_d", Side::AtLeast, true, share(config.max_cider_loss)),
         rule("bleu_4", Side::AtLeast, true, share(config.max_bleu_loss)),
         rule("words", Side::AtLeast, true, share(config.max_words_loss)),
-        rule("vqa_accuracy", Side::AtLeast, false, less(config.max_vqa_loss)),
+        rule(
+            "vqa_accuracy",
+            Side::AtLeast,
+            false,
+            less(config.max_vqa_loss),
+        ),
     ]
 }
 
 fn scorer_rules(config: &GateConfig) -> Vec<Rule> {
     let (auroc, ece) = (config.max_auroc_loss, config.max_ece_rise);
     vec![
-        Rule { figure: "scorer_auroc", bound: Box::new(move |was| was - auroc), side: Side::AtLeast, required: false },
-        Rule { figure: "scorer_ece", bound: Box::new(move |was| was + ece), side: Side::AtMost, required: false },
+        Rule {
+            figure: "scorer_auroc",
+            bound: Box::new(move |was| was - auroc),
+            side: Side::AtLeast,
+            required: false,
+        },
+        Rule {
+            figure: "scorer_ece",
+            bound: Box::new(move |was| was + ece),
+            side: Side::AtMost,
+            required: false,
+        },
     ]
 }
 
 /// Judges a candidate.
 pub fn judge(evidence: &Evidence, config: &GateConfig) -> Verdict {
-    let mut verdict = Verdict { passed: true, reasons: Vec::new(), held: Vec::new() };
-    let of = |figures: &Figures, name: &str| figures.get(name).copied().filter(|value| value.is_finite());
+    let mut verdict = Verdict {
+        passed: true,
+        reasons: Vec::new(),
+        held: Vec::new(),
+    };
+    let of = |figures: &Figures, name: &str| {
+        figures.get(name).copied().filter(|value| value.is_finite())
+    };
     let bad_words = of(&evidence.candidate, "scorer_bad_words").unwrap_or(0.0);
-    let scorer = if bad_words >= config.min_bad_words as f64 { scorer_rules(config) } else { Vec::new() };
-    for Rule { figure, bound, side, required } in rules(config).into_iter().chain(scorer) {
-        match (of(&evidence.baseline, figure), of(&evidence.candidate, figure)) {
+    let scorer = if bad_words >= config.min_bad_words as f64 {
+        scorer_rules(config)
+    } else {
+        Vec::new()
+    };
+    for Rule {
+        figure,
+        bound,
+        side,
+        required,
+    } in rules(config).into_iter().chain(scorer)
+    {
+        match (
+            of(&evidence.baseline, figure),
+            of(&evidence.candidate, figure),
+        ) {
             (Some(was), Some(is)) => {
                 let bound = bound(was);
-                let said = format!("{figure} is {is:.4}, was {was:.4}, must be {} {bound:.4}", side.words());
-                let list = if side.holds(is, bound) { &mut verdict.held } else { &mut verdict.reasons };
+                let said = format!(
+                    "{figure} is {is:.4}, was {was:.4}, must be {} {bound:.4}",
+                    side.words()
+                );
+                let list = if side.holds(is, bound) {
+                    &mut verdict.held
+                } else {
+                    &mut verdict.reasons
+                };
                 list.push(said);
             }
-            (was, None) if required || was.is_some() => verdict.reasons.push(format!("{figure} of the candidate could not be measured")),
-            (None, _) if required => verdict.reasons.push(format!("{figure} of the served version could not be measured")),
+            (was, None) if required || was.is_some() => verdict
+                .reasons
+                .push(format!("{figure} of the candidate could not be measured")),
+            (None, _) if required => verdict.reasons.push(format!(
+                "{figure} of the served version could not be measured"
+            )),
             _ => {}
         }
     }
     if config.significant {
         match evidence.chair_interval {
-            Some((low, high)) if high < 0.0 => verdict.held.push(format!("chair_i changes by {low:.4} to {high:.4} (95 %)")),
+            Some((low, high)) if high < 0.0 => verdict
+                .held
+                .push(format!("chair_i changes by {low:.4} to {high:.4} (95 %)")),
             Some((low, high)) => {
-                verdict
-                    .reasons
-                    .push(format!("the fall of chair_i may be chance: it changes by {low:.4} to {high:.4} (95 %), must be below 0"));
+                verdict.reasons.push(format!(
+                    "the fall of chair_i may be chance: it changes by {low:.4} to \
+                                   {high:.4} (95 %), must be below 0"
+                ));
             }
-            None => verdict.reasons.push("the fall of chair_i may be chance: there are too few images for an interval".to_owned()),
+            None => verdict.reasons.push(
+                "the fall of chair_i may be chance: there are too few images for an interval"
+                    .to_owned(),
+            ),
         }
     }
     match evidence.psi {
-        Some(psi) if psi <= config.max_psi => {
-            verdict.held.push(format!("reward_drift_psi is {psi:.3}, must be at most {:.3}", config.max_psi))
-        }
+        Some(psi) if psi <= config.max_psi => verdict.held.push(format!(
+            "reward_drift_psi is {psi:.3}, must be at most \
+                                       {:.3}",
+            config.max_psi
+        )),
         Some(psi) => verdict.reasons.push(format!(
-            "reward_drift_psi is {psi:.3}, must be at most {:.3}: recent answers are not like those that everything is measured on",
+            "reward_drift_psi is {psi:.3}, must be at most {:.3}: recent answers are not like \
+             those that everything is measured on",
             config.max_psi
         )),
         None => {}
@@ -190,7 +260,17 @@ mod tests {
 
     use super::*;
 
-    const NAMES: [&str; 9] = ["chair_i", "chair_s", "recall", "cider_d", "bleu_4", "words", "vqa_accuracy", "scorer_auroc", "scorer_ece"];
+    const NAMES: [&str; 9] = [
+        "chair_i",
+        "chair_s",
+        "recall",
+        "cider_d",
+        "bleu_4",
+        "words",
+        "vqa_accuracy",
+        "scorer_auroc",
+        "scorer_ece",
+    ];
     const LOWER_IS_BETTER: [&str; 3] = ["chair_i", "chair_s", "scorer_ece"];
 
     fn figures(values: [f64; 9]) -> Figures {
@@ -205,13 +285,21 @@ mod tests {
 
     fn better() -> Evidence {
         let candidate = figures([0.2, 0.42, 0.53, 0.46, 0.19, 9.2, 0.7, 0.86, 0.05]);
-        Evidence { baseline: served(), candidate, chair_interval: Some((-0.12, -0.08)), psi: Some(0.1) }
+        Evidence {
+            baseline: served(),
+            candidate,
+            chair_interval: Some((-0.12, -0.08)),
+            psi: Some(0.1),
+        }
     }
 
     #[test]
     fn what_hallucinates_less_and_describes_no_less_passes() {
         let verdict = judge(&better(), &GateConfig::default());
-        assert!(verdict.passed && verdict.reasons.is_empty() && verdict.held.len() == 11, "{verdict:?}");
+        assert!(
+            verdict.passed && verdict.reasons.is_empty() && verdict.held.len() == 11,
+            "{verdict:?}"
+        );
     }
 
     #[test]
@@ -230,15 +318,40 @@ mod tests {
         ] {
             let mut evidence = better();
             evidence.candidate.insert(figure.into(), value);
-            let [reason] = &judge(&evidence, &config).reasons[..] else { panic!("{figure}") };
+            let [reason] = &judge(&evidence, &config).reasons[..] else {
+                panic!("{figure}")
+            };
             let was = format!("{:.4}", evidence.baseline[figure]);
-            assert!([figure, &format!("{value:.4}"), &was, bound].iter().all(|part| reason.contains(part)), "{reason}");
+            assert!(
+                [figure, &format!("{value:.4}"), &was, bound]
+                    .iter()
+                    .all(|part| reason.contains(part)),
+                "{reason}"
+            );
         }
-        let drifted = Evidence { psi: Some(0.9), ..better() };
-        assert!(judge(&drifted, &config).reasons[0].contains("reward_drift_psi is 0.900, must be at most 0.500"));
-        let chance = Evidence { chair_interval: Some((-0.1, 0.01)), ..better() };
+        let drifted = Evidence {
+            psi: Some(0.9),
+            ..better()
+        };
+        assert!(
+            judge(&drifted, &config).reasons[0]
+                .contains("reward_drift_psi is 0.900, must be at most 0.500")
+        );
+        let chance = Evidence {
+            chair_interval: Some((-0.1, 0.01)),
+            ..better()
+        };
         assert!(judge(&chance, &config).reasons[0].contains("may be chance"));
-        assert!(judge(&chance, &GateConfig { significant: false, ..config }).passed);
+        assert!(
+            judge(
+                &chance,
+                &GateConfig {
+                    significant: false,
+                    ..config
+                }
+            )
+            .passed
+        );
     }
 
     #[test]
@@ -247,7 +360,10 @@ mod tests {
         for figure in NAMES {
             let mut evidence = better();
             evidence.candidate.insert(figure.into(), f64::NAN);
-            assert!(judge(&evidence, &config).reasons[0].contains(figure), "{figure}");
+            assert!(
+                judge(&evidence, &config).reasons[0].contains(figure),
+                "{figure}"
+            );
         }
         let mut evidence = better();
         evidence.candidate.insert("scorer_auroc".into(), 0.1);
@@ -261,12 +377,14 @@ mod tests {
     }
 
     fn any_evidence() -> impl Strategy<Value = Evidence> {
-        (any_figures(), any_figures(), -1.0f64..1.0, 0.0f64..1.0).prop_map(|(baseline, candidate, at, psi)| Evidence {
-            baseline,
-            candidate,
-            chair_interval: Some((at - 0.1, at)),
-            psi: Some(psi),
-        })
+        (any_figures(), any_figures(), -1.0f64..1.0, 0.0f64..1.0).prop_map(
+            |(baseline, candidate, at, psi)| Evidence {
+                baseline,
+                candidate,
+                chair_interval: Some((at - 0.1, at)),
+                psi: Some(psi),
+            },
+        )
     }
 
     proptest! {
@@ -278,12 +396,14 @@ mod tests {
 
         #[test]
         fn a_version_is_not_better_than_itself(figures in any_figures()) {
-            let evidence = Evidence { baseline: figures.clone(), candidate: figures, chair_interval: Some((-1.0, -0.5)), psi: None };
+            let evidence = Evidence { baseline: figures.clone(), candidate: figures,
+                chair_interval: Some((-1.0, -0.5)), psi: None };
             prop_assert!(!judge(&evidence, &GateConfig::default()).passed);
         }
 
         #[test]
-        fn getting_better_never_hurts(mut evidence in any_evidence(), which in 0usize..9, by in 0.0f64..1.0) {
+        fn getting_better_never_hurts(mut evidence in any_evidence(), which in 0usize..9,
+            by in 0.0f64..1.0) {
             let config = GateConfig { significant: false, ..GateConfig::default() };
             let before = judge(&evidence, &config).reasons.len();
             let name = NAMES[which];
@@ -295,7 +415,8 @@ mod tests {
         }
 
         #[test]
-        fn nothing_passes_that_loses_more_than_its_tolerance(mut evidence in any_evidence(), loss in 0.021f64..1.0) {
+        fn nothing_passes_that_loses_more_than_its_tolerance(mut evidence in any_evidence(),
+            loss in 0.021f64..1.0) {
             let recall = evidence.baseline["recall"] - loss;
             evidence.candidate.insert("recall".into(), recall);
             let verdict = judge(&evidence, &GateConfig::default());

@@ -11,7 +11,8 @@
 //!   state.json        the promoted version, those before it, and the shadow
 //! ```
 //!
-//! A version appears whole (it is written beside and renamed) or not at all, and so does a new state. Several processes may use a registry at once.
+//! A version appears whole (it is written beside and renamed) or not at all, and so does a new
+//! state. Several processes may use a registry at once.
 
 mod card;
 mod files;
@@ -88,7 +89,8 @@ pub enum RegistryError {
     #[error("no version is promoted, so there is nothing to go back from")]
     NonePromoted,
     /// Another version is promoted than the one to leave.
-    #[error("version {asked} is not the promoted one; that is {}", promoted.as_deref().unwrap_or("none"))]
+    #[error("version {asked} is not the promoted one; that is \
+             {}", promoted.as_deref().unwrap_or("none"))]
     NotPromoted {
         /// The one to leave.
         asked: String,
@@ -103,6 +105,9 @@ pub enum RegistryError {
 impl RegistryError {
     /// For `map_err`.
     fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        |error| Self::Io { path: path.to_owned(), error }
+        |error| Self::Io {
+            path: path.to_owned(),
+            error,
+        }
     }
 }

@@ -43,16 +43,19 @@ impl Registry {
         Ok(read_json(&self.state_file())?.unwrap_or_default())
     }
 
-    /// Returns the path of the file that holds [`Self::state`], for those who wait for it to change.
+    /// Returns the path of the file that holds [`Self::state`], for those who wait for it to
+    /// change.
     pub fn state_file(&self) -> PathBuf {
         self.root().join("state.json")
     }
 
-    /// Promotes a version, whose id may be cut short: servers that follow the registry load it, try it and serve it. Its files are not looked at
-    /// ([`Self::verify`]). Where it was the shadow, there is none any more.
+    /// Promotes a version, whose id may be cut short: servers that follow the registry load it, try
+    /// it and serve it. Its files are not looked at ([`Self::verify`]). Where it was the shadow,
+    /// there is none any more.
     ///
     /// # Errors
-    /// When there is no such version, it was rejected and not `force`d, or the state cannot be written.
+    /// When there is no such version, it was rejected and not `force`d, or the state cannot be
+    /// written.
     pub fn promote(&self, id: &str, force: bool) -> Result<State, RegistryError> {
         let version = self.get(id)?;
         version.promotable(force)?;
@@ -66,7 +69,8 @@ impl Registry {
         })
     }
 
-    /// Goes back to the version before the promoted one; from the first one, to the model of the configuration.
+    /// Goes back to the version before the promoted one; from the first one, to the model of the
+    /// configuration.
     ///
     /// # Errors
     /// When none is promoted, or the state cannot be written.
@@ -86,7 +90,10 @@ impl Registry {
     fn leave(&self, id: Option<&str>) -> Result<State, RegistryError> {
         self.change(|state| match (&state.promoted, id) {
             (promoted, Some(id)) if promoted.as_deref() != Some(id) => {
-                Err(RegistryError::NotPromoted { asked: id.to_owned(), promoted: promoted.clone() })
+                Err(RegistryError::NotPromoted {
+                    asked: id.to_owned(),
+                    promoted: promoted.clone(),
+                })
             }
             (None, _) => Err(RegistryError::NonePromoted),
             (Some(_), _) => {
@@ -96,7 +103,8 @@ impl Registry {
         })
     }
 
-    /// Tries a version beside the promoted one, on this share of the requests, in place of another, if there is one; a share of 0 ends it.
+    /// Tries a version beside the promoted one, on this share of the requests, in place of another,
+    /// if there is one; a share of 0 ends it.
     ///
     /// # Errors
     /// When there is no such version, the share is none, or the state cannot be written.
@@ -106,7 +114,10 @@ impl Registry {
         }
         let version = self.get(id)?;
         self.change(|state| {
-            state.shadow = (share > 0.0).then_some(Shadow { id: version.id, share });
+            state.shadow = (share > 0.0).then_some(Shadow {
+                id: version.id,
+                share,
+            });
             Ok(())
         })
     }
@@ -122,13 +133,21 @@ impl Registry {
         })
     }
 
-    /// Changes the state, one after the other. It is written also where it stays the same: who follows it tries again what failed.
-    fn change(&self, change: impl FnOnce(&mut State) -> Result<(), RegistryError>) -> Result<State, RegistryError> {
+    /// Changes the state, one after the other. It is written also where it stays the same: who
+    /// follows it tries again what failed.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<(), RegistryError>,
+    ) -> Result<State, RegistryError> {
         std::fs::create_dir_all(self.root()).map_err(RegistryError::io(self.root()))?;
         let _changing = lock(&self.root().join(".state.lock"))?;
         let mut state = self.state()?;
         change(&mut state)?;
-        if state.shadow.as_ref().is_some_and(|shadow| Some(&shadow.id) == state.promoted.as_ref()) {
+        if state
+            .shadow
+            .as_ref()
+            .is_some_and(|shadow| Some(&shadow.id) == state.promoted.as_ref())
+        {
             state.shadow = None;
         }
         replace(&self.state_file(), &json(&state)?)?;

@@ -32,9 +32,14 @@ impl Registry {
     /// When there is something else at the path.
     pub fn open(root: &Path) -> Result<Self, RegistryError> {
         if root.exists() && !root.is_dir() {
-            return Err(RegistryError::Broken { path: root.to_owned(), what: "is no folder".to_owned() });
+            return Err(RegistryError::Broken {
+                path: root.to_owned(),
+                what: "is no folder".to_owned(),
+            });
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
     /// Returns its folder.
@@ -42,20 +47,27 @@ impl Registry {
         &self.root
     }
 
-    /// Keeps a copy of the bundle in a directory (or of that name, embedded in the program) with what is said about it. Registered again, from the same
-    /// parents, it is the version that it was.
+    /// Keeps a copy of the bundle in a directory (or of that name, embedded in the program) with
+    /// what is said about it. Registered again, from the same parents, it is the version that it
+    /// was.
     ///
     /// # Errors
-    /// When it is no bundle, a figure is not finite, or a file cannot be written; then there is no new version.
+    /// When it is no bundle, a figure is not finite, or a file cannot be written; then there is no
+    /// new version.
     pub fn register(&self, bundle: &Path, facts: Facts) -> Result<Version, RegistryError> {
         let Some(source) = bundle.to_str() else {
-            return Err(RegistryError::Facts(format!("{} is no path in Unicode", bundle.display())));
+            return Err(RegistryError::Facts(format!(
+                "{} is no path in Unicode",
+                bundle.display()
+            )));
         };
         let config = Bundle::describe(source)?;
         fs::create_dir_all(self.versions_dir()).map_err(RegistryError::io(&self.root))?;
         let _registering = lock(&self.root.join(".register.lock"))?;
         self.sweep()?;
-        let fresh = self.versions_dir().join(format!("{UNFINISHED}{}", Uuid::new_v4().simple()));
+        let fresh = self
+            .versions_dir()
+            .join(format!("{UNFINISHED}{}", Uuid::new_v4().simple()));
         let registered = self.write(&fresh, source, &config.name, &config.version, facts);
         if fresh.exists() {
             // Written in vain, for it was there, or for something failed.
@@ -64,16 +76,31 @@ impl Registry {
         registered
     }
 
-    fn write(&self, fresh: &Path, source: &str, name: &str, own: &str, facts: Facts) -> Result<Version, RegistryError> {
+    fn write(
+        &self,
+        fresh: &Path,
+        source: &str,
+        name: &str,
+        own: &str,
+        facts: Facts,
+    ) -> Result<Version, RegistryError> {
         let copy = fresh.join("bundle");
         fs::create_dir_all(&copy).map_err(RegistryError::io(&copy))?;
         let mut files = BTreeMap::new();
         for file in Bundle::files(source)? {
             let bytes = Bundle::file(source, &file)?;
             write_final(&copy.join(&file), &bytes)?;
-            files.insert(file, FileFacts { sha256: digest(&bytes), bytes: bytes.len() as u64 });
+            files.insert(
+                file,
+                FileFacts {
+                    sha256: digest(&bytes),
+                    bytes: bytes.len() as u64,
+                },
+            );
         }
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
         let version = Version::new(name, own, created, files, facts)?;
         let place = self.version_dir(&version.id);
         if let Some(before) = read_json(&place.join("manifest.json"))? {
@@ -88,7 +115,8 @@ impl Registry {
         Ok(version)
     }
 
-    /// Removes what processes left behind that were killed while they registered. Whoever calls this holds the lock.
+    /// Removes what processes left behind that were killed while they registered. Whoever calls
+    /// this holds the lock.
     fn sweep(&self) -> Result<(), RegistryError> {
         for name in self.folders()? {
             if name.starts_with(UNFINISHED) {
@@ -104,9 +132,15 @@ impl Registry {
     /// # Errors
     /// When a manifest cannot be read.
     pub fn versions(&self) -> Result<Vec<Version>, RegistryError> {
-        let names = self.folders()?.into_iter().filter(|name| !name.starts_with('.'));
-        let read = names.map(|name| read_json::<Version>(&self.version_dir(&name).join("manifest.json")));
-        let mut versions: Vec<Version> = read.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        let names = self
+            .folders()?
+            .into_iter()
+            .filter(|name| !name.starts_with('.'));
+        let read =
+            names.map(|name| read_json::<Version>(&self.version_dir(&name).join("manifest.json")));
+        let mut versions: Vec<Version> = read
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?;
         versions.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(versions)
     }
@@ -116,7 +150,11 @@ impl Registry {
     /// # Errors
     /// When there is none, or several; or a manifest cannot be read.
     pub fn get(&self, id: &str) -> Result<Version, RegistryError> {
-        let mut found: Vec<Version> = self.versions()?.into_iter().filter(|version| !id.is_empty() && version.id.starts_with(id)).collect();
+        let mut found: Vec<Version> = self
+            .versions()?
+            .into_iter()
+            .filter(|version| !id.is_empty() && version.id.starts_with(id))
+            .collect();
         if let Some(exact) = found.iter().position(|version| version.id == id) {
             return Ok(found.swap_remove(exact));
         }
@@ -124,8 +162,15 @@ impl Registry {
             (Some(only), []) => Ok(only),
             (None, _) => Err(RegistryError::Unknown(id.chars().take(128).collect())),
             (Some(last), others) => {
-                let ids = others.iter().chain([&last]).map(|version| version.id.clone()).collect();
-                Err(RegistryError::Ambiguous { prefix: id.to_owned(), ids })
+                let ids = others
+                    .iter()
+                    .chain([&last])
+                    .map(|version| version.id.clone())
+                    .collect();
+                Err(RegistryError::Ambiguous {
+                    prefix: id.to_owned(),
+                    ids,
+                })
             }
         }
     }
@@ -150,7 +195,13 @@ impl Registry {
     /// [`RegistryError::Damaged`], which names the first that is not; or one cannot be read.
     pub fn verify(&self, version: &Version) -> Result<(), RegistryError> {
         let dir = self.bundle_dir(version);
-        let damaged = |file: &str, what| Err(RegistryError::Damaged { id: version.id.clone(), file: file.to_owned(), what });
+        let damaged = |file: &str, what| {
+            Err(RegistryError::Damaged {
+                id: version.id.clone(),
+                file: file.to_owned(),
+                what,
+            })
+        };
         for (name, facts) in &version.files {
             let path = dir.join(name);
             if !path.is_file() {
@@ -181,6 +232,9 @@ impl Registry {
             Err(error) => return Err(RegistryError::io(&dir)(error)),
         };
         let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
-        names.filter_map(std::io::Result::transpose).collect::<std::io::Result<_>>().map_err(RegistryError::io(&dir))
+        names
+            .filter_map(std::io::Result::transpose)
+            .collect::<std::io::Result<_>>()
+            .map_err(RegistryError::io(&dir))
     }
 }

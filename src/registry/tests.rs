@@ -8,7 +8,14 @@ use super::*;
 fn bundle(into: &Path, name: &str, weights: &[u8]) -> std::path::PathBuf {
     let dir = into.join(name);
     fs::create_dir_all(&dir).unwrap();
-    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/models/candor-mini/config.json"), dir.join("config.json")).unwrap();
+    fs::copy(
+        concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/models/candor-mini/config.json"
+        ),
+        dir.join("config.json"),
+    )
+    .unwrap();
     fs::write(dir.join("model.safetensors"), weights).unwrap();
     dir
 }
@@ -33,21 +40,66 @@ fn facts() -> Facts {
 #[test]
 fn a_version_is_named_by_its_content_and_its_parents() {
     let (dir, registry) = registry();
-    let (one, two) = (bundle(dir.path(), "one", b"weights"), bundle(dir.path(), "two", b"weights"));
+    let (one, two) = (
+        bundle(dir.path(), "one", b"weights"),
+        bundle(dir.path(), "two", b"weights"),
+    );
     let first = registry.register(&one, facts()).unwrap();
-    assert!(first.id.starts_with("candor-mini-") && first.id.len() == "candor-mini-".len() + 12, "{}", first.id);
-    assert_eq!(registry.register(&two, Facts { rejected: true, ..facts() }).unwrap(), first, "what is registered does not change");
-    let other = registry.register(&two, Facts { parents: vec![first.id.clone()], ..facts() }).unwrap();
+    assert!(
+        first.id.starts_with("candor-mini-") && first.id.len() == "candor-mini-".len() + 12,
+        "{}",
+        first.id
+    );
+    assert_eq!(
+        registry
+            .register(
+                &two,
+                Facts {
+                    rejected: true,
+                    ..facts()
+                }
+            )
+            .unwrap(),
+        first,
+        "what is registered does not change"
+    );
+    let other = registry
+        .register(
+            &two,
+            Facts {
+                parents: vec![first.id.clone()],
+                ..facts()
+            },
+        )
+        .unwrap();
     assert_ne!(other.id, first.id);
     assert_eq!(first.files["model.safetensors"].bytes, 7);
-    assert!(fs::metadata(registry.bundle_dir(&first).join("model.safetensors")).unwrap().permissions().readonly());
+    assert!(
+        fs::metadata(registry.bundle_dir(&first).join("model.safetensors"))
+            .unwrap()
+            .permissions()
+            .readonly()
+    );
     assert_eq!(registry.versions().unwrap().len(), 2);
-    assert_eq!(registry.get(&first.id[..first.id.len() - 1]).unwrap(), first);
-    assert!(matches!(registry.get("candor-mini"), Err(RegistryError::Ambiguous { ids, .. }) if ids.len() == 2));
-    assert!(matches!(registry.get("../versions"), Err(RegistryError::Unknown(_))));
+    assert_eq!(
+        registry.get(&first.id[..first.id.len() - 1]).unwrap(),
+        first
+    );
+    assert!(matches!(registry.get("candor-mini"),
+            Err(RegistryError::Ambiguous { ids, .. }) if ids.len() == 2));
+    assert!(matches!(
+        registry.get("../versions"),
+        Err(RegistryError::Unknown(_))
+    ));
     assert!(matches!(registry.get(""), Err(RegistryError::Unknown(_))));
     let card = registry.card(&first).unwrap();
-    for said in [first.id.as_str(), "| chair_i | 0.2500 | 0.3125 | -0.0625 |", "It invents less.", &"ab".repeat(32), "model.safetensors"] {
+    for said in [
+        first.id.as_str(),
+        "| chair_i | 0.2500 | 0.3125 | -0.0625 |",
+        "It invents less.",
+        &"ab".repeat(32),
+        "model.safetensors",
+    ] {
         assert!(card.contains(said), "{said}: {card}");
     }
 }
@@ -55,29 +107,60 @@ fn a_version_is_named_by_its_content_and_its_parents() {
 #[test]
 fn the_embedded_bundle_can_be_registered_and_what_is_none_cannot() {
     let (dir, registry) = registry();
-    let version = registry.register(Path::new("candor-mini"), Facts::default()).unwrap();
+    let version = registry
+        .register(Path::new("candor-mini"), Facts::default())
+        .unwrap();
     registry.verify(&version).unwrap();
-    assert!(version.files.contains_key("reward.safetensors") && version.files.contains_key("card.md"));
-    let nothing = registry.register(&dir.path().join("nothing"), Facts::default()).unwrap_err();
-    assert!(nothing.to_string().contains("there is no bundle"), "{nothing}");
-    let nan = Facts { figures: [("bleu".to_owned(), f64::NAN)].into(), ..Facts::default() };
-    let refused = registry.register(&bundle(dir.path(), "one", b"x"), nan).unwrap_err();
+    assert!(
+        version.files.contains_key("reward.safetensors") && version.files.contains_key("card.md")
+    );
+    let nothing = registry
+        .register(&dir.path().join("nothing"), Facts::default())
+        .unwrap_err();
+    assert!(
+        nothing.to_string().contains("there is no bundle"),
+        "{nothing}"
+    );
+    let nan = Facts {
+        figures: [("bleu".to_owned(), f64::NAN)].into(),
+        ..Facts::default()
+    };
+    let refused = registry
+        .register(&bundle(dir.path(), "one", b"x"), nan)
+        .unwrap_err();
     assert!(refused.to_string().contains("bleu"), "{refused}");
     assert_eq!(registry.versions().unwrap(), [version]);
-    assert_eq!(fs::read_dir(registry.root().join("versions")).unwrap().count(), 1, "nothing is left of it");
+    assert_eq!(
+        fs::read_dir(registry.root().join("versions"))
+            .unwrap()
+            .count(),
+        1,
+        "nothing is left of it"
+    );
 }
 
 #[test]
 fn a_file_that_was_changed_or_taken_away_is_named() {
     let (dir, registry) = registry();
-    let version = registry.register(&bundle(dir.path(), "one", b"weights"), Facts::default()).unwrap();
+    let version = registry
+        .register(&bundle(dir.path(), "one", b"weights"), Facts::default())
+        .unwrap();
     registry.verify(&version).unwrap();
     let file = registry.bundle_dir(&version).join("model.safetensors");
     fs::remove_file(&file).unwrap();
-    assert!(registry.verify(&version).unwrap_err().to_string().contains("model.safetensors is missing"));
+    assert!(
+        registry
+            .verify(&version)
+            .unwrap_err()
+            .to_string()
+            .contains("model.safetensors is missing")
+    );
     fs::write(&file, b"heights").unwrap();
     let damaged = registry.verify(&version).unwrap_err().to_string();
-    assert!(damaged.contains("model.safetensors has another content") && damaged.contains(&version.id), "{damaged}");
+    assert!(
+        damaged.contains("model.safetensors has another content") && damaged.contains(&version.id),
+        "{damaged}"
+    );
 }
 
 #[test]
@@ -88,48 +171,106 @@ fn what_a_killed_process_left_behind_is_no_version_and_goes() {
     fs::write(left.join("manifest.json"), b"{\"id\": \"half").unwrap();
     fs::write(registry.root().join("state.new"), b"{\"promo").unwrap();
     assert!(registry.versions().unwrap().is_empty());
-    let version = registry.register(&bundle(dir.path(), "one", b"weights"), Facts::default()).unwrap();
+    let version = registry
+        .register(&bundle(dir.path(), "one", b"weights"), Facts::default())
+        .unwrap();
     assert!(!left.exists());
-    assert_eq!(registry.promote(&version.id, false).unwrap().promoted, Some(version.id));
+    assert_eq!(
+        registry.promote(&version.id, false).unwrap().promoted,
+        Some(version.id)
+    );
 }
 
 #[test]
 fn promotions_are_gone_back_from_one_by_one() {
     let (dir, registry) = registry();
-    let ids: Vec<String> =
-        (0..3u8).map(|i| registry.register(&bundle(dir.path(), &format!("{i}"), &[i]), Facts::default()).unwrap().id).collect();
-    assert!(matches!(registry.rollback(), Err(RegistryError::NonePromoted)));
-    ids.iter().for_each(|id| drop(registry.promote(id, false).unwrap()));
+    let ids: Vec<String> = (0..3u8)
+        .map(|i| {
+            registry
+                .register(&bundle(dir.path(), &format!("{i}"), &[i]), Facts::default())
+                .unwrap()
+                .id
+        })
+        .collect();
+    assert!(matches!(
+        registry.rollback(),
+        Err(RegistryError::NonePromoted)
+    ));
+    ids.iter()
+        .for_each(|id| drop(registry.promote(id, false).unwrap()));
     registry.promote(&ids[2], false).unwrap();
-    assert_eq!(registry.state().unwrap().previous, ids[..2], "promoted twice is promoted once");
+    assert_eq!(
+        registry.state().unwrap().previous,
+        ids[..2],
+        "promoted twice is promoted once"
+    );
     let error = registry.rollback_from(&ids[0]).unwrap_err();
     assert!(error.to_string().contains(&ids[2]), "{error}");
-    assert_eq!(registry.rollback_from(&ids[2]).unwrap().promoted.as_ref(), Some(&ids[1]));
-    assert_eq!(registry.rollback().unwrap().promoted.as_ref(), Some(&ids[0]));
+    assert_eq!(
+        registry.rollback_from(&ids[2]).unwrap().promoted.as_ref(),
+        Some(&ids[1])
+    );
+    assert_eq!(
+        registry.rollback().unwrap().promoted.as_ref(),
+        Some(&ids[0])
+    );
     assert_eq!(registry.rollback().unwrap(), State::default());
-    assert_eq!(Registry::open(registry.root()).unwrap().state().unwrap(), State::default());
+    assert_eq!(
+        Registry::open(registry.root()).unwrap().state().unwrap(),
+        State::default()
+    );
 }
 
 #[test]
 fn a_rejected_version_needs_force() {
     let (dir, registry) = registry();
     let reasons = vec!["recall fell by 2 points".to_owned()];
-    let rejected = Facts { rejected: true, reasons, ..Facts::default() };
-    let version = registry.register(&bundle(dir.path(), "one", b"x"), rejected).unwrap();
-    let error = registry.promote(&version.id, false).unwrap_err().to_string();
-    assert!(error.contains("recall fell by 2 points") && error.contains("--force"), "{error}");
+    let rejected = Facts {
+        rejected: true,
+        reasons,
+        ..Facts::default()
+    };
+    let version = registry
+        .register(&bundle(dir.path(), "one", b"x"), rejected)
+        .unwrap();
+    let error = registry
+        .promote(&version.id, false)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("recall fell by 2 points") && error.contains("--force"),
+        "{error}"
+    );
     assert_eq!(registry.state().unwrap(), State::default());
-    assert_eq!(registry.promote(&version.id, true).unwrap().promoted, Some(version.id));
+    assert_eq!(
+        registry.promote(&version.id, true).unwrap().promoted,
+        Some(version.id)
+    );
 }
 
 #[test]
 fn a_shadow_ends_with_its_promotion() {
     let (dir, registry) = registry();
-    let id = registry.register(&bundle(dir.path(), "one", b"x"), Facts::default()).unwrap().id;
+    let id = registry
+        .register(&bundle(dir.path(), "one", b"x"), Facts::default())
+        .unwrap()
+        .id;
     for share in [-0.5, 1.5, f64::NAN] {
-        assert!(matches!(registry.set_shadow(&id, share), Err(RegistryError::Share(_))), "{share}");
+        assert!(
+            matches!(
+                registry.set_shadow(&id, share),
+                Err(RegistryError::Share(_))
+            ),
+            "{share}"
+        );
     }
-    assert_eq!(registry.set_shadow(&id, 0.05).unwrap().shadow, Some(Shadow { id: id.clone(), share: 0.05 }));
+    assert_eq!(
+        registry.set_shadow(&id, 0.05).unwrap().shadow,
+        Some(Shadow {
+            id: id.clone(),
+            share: 0.05
+        })
+    );
     assert_eq!(registry.state().unwrap().shadow.unwrap().share, 0.05);
     assert_eq!(registry.promote(&id, false).unwrap().shadow, None);
     registry.rollback().unwrap();
@@ -142,15 +283,23 @@ fn a_shadow_ends_with_its_promotion() {
 #[test]
 fn those_who_promote_at_once_come_one_after_the_other() {
     let (dir, registry) = registry();
-    let ids: Vec<String> =
-        (0..8u8).map(|i| registry.register(&bundle(dir.path(), &format!("{i}"), &[i]), Facts::default()).unwrap().id).collect();
+    let ids: Vec<String> = (0..8u8)
+        .map(|i| {
+            registry
+                .register(&bundle(dir.path(), &format!("{i}"), &[i]), Facts::default())
+                .unwrap()
+                .id
+        })
+        .collect();
     thread::scope(|scope| {
         for id in &ids {
             let registry = Registry::open(registry.root()).unwrap();
             scope.spawn(move || registry.promote(id, false).unwrap());
         }
     });
-    let State { promoted, previous, .. } = registry.state().unwrap();
+    let State {
+        promoted, previous, ..
+    } = registry.state().unwrap();
     let mut seen: Vec<String> = previous.into_iter().chain(promoted).collect();
     seen.sort();
     let mut expected = ids.clone();
@@ -165,9 +314,17 @@ fn the_same_bundle_registered_at_once_is_one_version() {
     let ids: Vec<String> = thread::scope(|scope| {
         let register = || registry.register(&from, Facts::default()).unwrap().id;
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(register)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert!(ids.iter().all(|id| *id == ids[0]));
-    assert_eq!(fs::read_dir(registry.root().join("versions")).unwrap().count(), 1);
+    assert_eq!(
+        fs::read_dir(registry.root().join("versions"))
+            .unwrap()
+            .count(),
+        1
+    );
     registry.verify(&registry.get(&ids[0]).unwrap()).unwrap();
 }

@@ -50,7 +50,8 @@ pub struct FileFacts {
 /// A version: what its `manifest.json` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Version {
-    /// The model's name, and the beginning of a hash of its files and parents: the same files from the same parents are the same version.
+    /// The model's name, and the beginning of a hash of its files and parents: the same files from
+    /// the same parents are the same version.
     pub id: String,
     /// The model's name.
     pub name: String,
@@ -83,8 +84,15 @@ impl Version {
         if self.outcome == Outcome::Registered || force {
             return Ok(());
         }
-        let reasons = if self.reasons.is_empty() { "no reason is given".to_owned() } else { self.reasons.join("; ") };
-        Err(RegistryError::Rejected { id: self.id.clone(), reasons })
+        let reasons = if self.reasons.is_empty() {
+            "no reason is given".to_owned()
+        } else {
+            self.reasons.join("; ")
+        };
+        Err(RegistryError::Rejected {
+            id: self.id.clone(),
+            reasons,
+        })
     }
 
     /// The manifest of a bundle's files and what is said about them.
@@ -95,11 +103,28 @@ impl Version {
         files: BTreeMap<String, FileFacts>,
         facts: Facts,
     ) -> Result<Self, RegistryError> {
-        let Facts { parents, data, figures, baseline, reasons, rejected } = facts;
-        if let Some((figure, value)) = figures.iter().chain(&baseline).find(|(_, value)| !value.is_finite()) {
-            return Err(RegistryError::Facts(format!("the figure {figure} is {value}, which is no number to keep")));
+        let Facts {
+            parents,
+            data,
+            figures,
+            baseline,
+            reasons,
+            rejected,
+        } = facts;
+        if let Some((figure, value)) = figures
+            .iter()
+            .chain(&baseline)
+            .find(|(_, value)| !value.is_finite())
+        {
+            return Err(RegistryError::Facts(format!(
+                "the figure {figure} is {value}, which is no number to keep"
+            )));
         }
-        let outcome = if rejected { Outcome::Rejected } else { Outcome::Registered };
+        let outcome = if rejected {
+            Outcome::Rejected
+        } else {
+            Outcome::Registered
+        };
         let id = id(name, &files, &parents);
         Ok(Self {
             id,
@@ -126,7 +151,13 @@ fn id(name: &str, files: &BTreeMap<String, FileFacts>, parents: &[String]) -> St
         hash.update(format!("parent\0{parent}\n"));
     }
     // A file's name, and a part of a URL.
-    let fit = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let fit = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
     let name: String = name.trim_start_matches('.').chars().map(fit).collect();
     let digits = &hex(&hash.finalize())[..ID_DIGITS];
     format!("{name}-{digits}")

@@ -1,4 +1,5 @@
-//! Features of a question and its short answer: calibrations read from them how likely the answer is right.
+//! Features of a question and its short answer: calibrations read from them how likely the answer
+//! is right.
 
 use std::sync::Arc;
 
@@ -28,7 +29,13 @@ pub enum AnswerKind {
 
 impl AnswerKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::YesNo, Self::Count, Self::Color, Self::Thing, Self::Other];
+    pub const ALL: [Self; 5] = [
+        Self::YesNo,
+        Self::Count,
+        Self::Color,
+        Self::Thing,
+        Self::Other,
+    ];
 
     /// Its name in files.
     pub fn name(self) -> &'static str {
@@ -41,7 +48,8 @@ impl AnswerKind {
         }
     }
 
-    /// Returns the kind of an answer, by the words that decide: yes and no first, else what it names, else numbers and colors.
+    /// Returns the kind of an answer, by the words that decide: yes and no first, else what it
+    /// names, else numbers and colors.
     pub fn of(answer: &str) -> Self {
         let (lexicon, words) = (Lexicon::shared(), words(answer));
         if said(answer).is_some() {
@@ -53,7 +61,13 @@ impl AnswerKind {
         let has = |is: &dyn Fn(&str) -> bool| words.iter().any(|word| is(&word.text));
         match () {
             () if has(&|word| lexicon.classes().colour(word).is_some()) => Self::Color,
-            () if has(&|word| lexicon.classes().count(word).is_some() || word.bytes().all(|byte| byte.is_ascii_digit())) => Self::Count,
+            () if has(&|word| {
+                lexicon.classes().count(word).is_some()
+                    || word.bytes().all(|byte| byte.is_ascii_digit())
+            }) =>
+            {
+                Self::Count
+            }
             () => Self::Other,
         }
     }
@@ -68,7 +82,8 @@ fn said(answer: &str) -> Option<bool> {
     }
 }
 
-/// Evidence of a thing by the network: its logit, and that less the log-odds that the thing has where the model learned.
+/// Evidence of a thing by the network: its logit, and that less the log-odds that the thing has
+/// where the model learned.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct ThingEvidence {
     logit: f64,
@@ -76,16 +91,25 @@ struct ThingEvidence {
 }
 
 impl ThingEvidence {
-    /// The lowest of each kind among the things that a text names; `None` where there is evidence of none.
+    /// The lowest of each kind among the things that a text names; `None` where there is evidence
+    /// of none.
     fn lowest(evidence: &Evidence, image: &ImageEvidence, text: &str) -> Option<Self> {
         let mentions = Lexicon::shared().mentions(text);
-        let things = mentions.iter().filter(|mention| !question::PHOTOGRAPH.contains(&mention.lemma));
+        let things = mentions
+            .iter()
+            .filter(|mention| !question::PHOTOGRAPH.contains(&mention.lemma));
         let of = |output: usize| Some((*image.logits.get(output)?, *evidence.prior().get(output)?));
         let clamped = |x: f32| f64::from(x).clamp(-8.0, 8.0);
         things
             .filter_map(|mention| of(evidence.concept_of(mention.concept)?))
-            .map(|(logit, prior)| Self { logit: clamped(logit), minus_prior: clamped(logit - prior) })
-            .reduce(|a, b| Self { logit: a.logit.min(b.logit), minus_prior: a.minus_prior.min(b.minus_prior) })
+            .map(|(logit, prior)| Self {
+                logit: clamped(logit),
+                minus_prior: clamped(logit - prior),
+            })
+            .reduce(|a, b| Self {
+                logit: a.logit.min(b.logit),
+                minus_prior: a.minus_prior.min(b.minus_prior),
+            })
     }
 }
 
@@ -96,7 +120,8 @@ pub struct AnswerFeatures {
     answer: AnswerKind,
     /// Lowest evidence of a thing that the question names.
     asked: Option<ThingEvidence>,
-    /// 1 where the answer says that what the question names is there, -1 where it denies that, 0 where it says neither.
+    /// 1 where the answer says that what the question names is there, -1 where it denies that, 0
+    /// where it says neither.
     claim: f64,
     /// Lowest evidence of a thing that the answer names.
     answered: Option<ThingEvidence>,
@@ -106,8 +131,9 @@ pub struct AnswerFeatures {
 }
 
 impl AnswerFeatures {
-    /// Those of every question and answer. Others are `kind:feature`, one of these where the question is of that kind, else 0 (`presence:claim`), and
-    /// `kind>kind`, 1 where question and answer are of these kinds, else 0 (`count>thing`).
+    /// Those of every question and answer. Others are `kind:feature`, one of these where the
+    /// question is of that kind, else 0 (`presence:claim`), and `kind>kind`, 1 where question and
+    /// answer are of these kinds, else 0 (`count>thing`).
     pub const NAMES: [&str; 11] = [
         "asked_evidence",
         "asked_evidence_claimed",
@@ -122,13 +148,28 @@ impl AnswerFeatures {
         "log_probability",
     ];
 
-    /// Those that say what an answer of yes or no claims. What they mean depends on the kind of question: evidence of a dog says whether there is one, and not
-    /// whether it is black.
-    pub const CLAIMS: [&str; 3] = ["asked_evidence_claimed", "asked_evidence_minus_prior_claimed", "claim"];
+    /// Those that say what an answer of yes or no claims. What they mean depends on the kind of
+    /// question: evidence of a dog says whether there is one, and not whether it is black.
+    pub const CLAIMS: [&str; 3] = [
+        "asked_evidence_claimed",
+        "asked_evidence_minus_prior_claimed",
+        "claim",
+    ];
 
     /// Of a written answer. Evidence that there is not of a thing counts as unknown.
-    pub fn new(evidence: &Evidence, image: &ImageEvidence, question: &str, answer: &WrittenAnswer<'_>) -> Self {
-        let claim = |yes: bool| if yes == question::is_negated(question) { -1.0 } else { 1.0 };
+    pub fn new(
+        evidence: &Evidence,
+        image: &ImageEvidence,
+        question: &str,
+        answer: &WrittenAnswer<'_>,
+    ) -> Self {
+        let claim = |yes: bool| {
+            if yes == question::is_negated(question) {
+                -1.0
+            } else {
+                1.0
+            }
+        };
         let reward = f64::from(answer.score.unwrap_or(0.5)).clamp(1e-4, 1.0 - 1e-4);
         Self {
             question: question::kind(question),
@@ -145,10 +186,14 @@ impl AnswerFeatures {
     /// The value of the feature of that name.
     pub fn value(&self, name: &str) -> Option<f64> {
         if let Some((question, answer)) = kinds(name) {
-            return Some(f64::from(u8::from((self.question, self.answer) == (question, answer))));
+            return Some(f64::from(u8::from(
+                (self.question, self.answer) == (question, answer),
+            )));
         }
         if let Some((kind, feature)) = scoped(name) {
-            return self.plain(feature).map(|value| if self.question == kind { value } else { 0.0 });
+            return self
+                .plain(feature)
+                .map(|value| if self.question == kind { value } else { 0.0 });
         }
         self.plain(name)
     }
@@ -156,7 +201,10 @@ impl AnswerFeatures {
     /// The value of one of [`Self::NAMES`].
     fn plain(&self, name: &str) -> Option<f64> {
         let unknown = |evidence: Option<ThingEvidence>| f64::from(u8::from(evidence.is_none()));
-        let (asked, answered) = (self.asked.unwrap_or_default(), self.answered.unwrap_or_default());
+        let (asked, answered) = (
+            self.asked.unwrap_or_default(),
+            self.answered.unwrap_or_default(),
+        );
         Some(match name {
             "asked_evidence" => asked.logit,
             "asked_evidence_claimed" => self.claim * asked.logit,
@@ -182,20 +230,37 @@ impl AnswerFeatures {
 /// The kind of question and the feature of a name such as `presence:claim`.
 fn scoped(name: &str) -> Option<(QuestionKind, &str)> {
     let (kind, feature) = name.split_once(':')?;
-    let kind = QuestionKind::ALL.into_iter().find(|own| own.name() == kind)?;
-    AnswerFeatures::NAMES.contains(&feature).then_some((kind, feature))
+    let kind = QuestionKind::ALL
+        .into_iter()
+        .find(|own| own.name() == kind)?;
+    AnswerFeatures::NAMES
+        .contains(&feature)
+        .then_some((kind, feature))
 }
 
 /// The kinds of question and answer of a feature such as `count>thing`.
 fn kinds(name: &str) -> Option<(QuestionKind, AnswerKind)> {
     let (question, answer) = name.split_once('>')?;
-    let question = QuestionKind::ALL.into_iter().find(|kind| kind.name() == question)?;
-    Some((question, AnswerKind::ALL.into_iter().find(|kind| kind.name() == answer)?))
+    let question = QuestionKind::ALL
+        .into_iter()
+        .find(|kind| kind.name() == question)?;
+    Some((
+        question,
+        AnswerKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == answer)?,
+    ))
 }
 
-/// Returns what decides whether a short answer to `question` about a photograph is given: those that are right with a lower probability than `below` are not.
-/// `None` where there is no calibration of answers, and for captions.
-pub fn answer_gate(evidence: &Arc<Evidence>, image: &ImageEvidence, question: &str, below: f32) -> Option<Arc<AnswerGate>> {
+/// Returns what decides whether a short answer to `question` about a photograph is given: those
+/// that are right with a lower probability than `below` are not. `None` where there is no
+/// calibration of answers, and for captions.
+pub fn answer_gate(
+    evidence: &Arc<Evidence>,
+    image: &ImageEvidence,
+    question: &str,
+    below: f32,
+) -> Option<Arc<AnswerGate>> {
     evidence.config().calibration.answers.as_ref()?;
     if question::kind(question) == QuestionKind::Caption {
         return None;
@@ -204,15 +269,19 @@ pub fn answer_gate(evidence: &Arc<Evidence>, image: &ImageEvidence, question: &s
     let estimate = move |answer: &WrittenAnswer<'_>| {
         let features = AnswerFeatures::new(&evidence, &image, &question, answer);
         let calibration = evidence.config().calibration.answers.as_ref();
-        calibration.map_or(1.0, |calibration| calibration.probability(|name| features.value(name)))
+        calibration.map_or(1.0, |calibration| {
+            calibration.probability(|name| features.value(name))
+        })
     };
     Some(Arc::new(AnswerGate::new(below, estimate)))
 }
 
-/// Returns `true` if a photograph is of a kind so unlike all that was learned from that no question about it is answered.
+/// Returns `true` if a photograph is of a kind so unlike all that was learned from that no question
+/// about it is answered.
 pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &str) -> bool {
     let line = evidence.config().scope.zip(image.scope);
-    line.is_some_and(|(scope, cosine)| cosine < scope.abstain_below) && question::kind(question) != QuestionKind::Caption
+    line.is_some_and(|(scope, cosine)| cosine < scope.abstain_below)
+        && question::kind(question) != QuestionKind::Caption
 }
 
 #[cfg(test)]
@@ -250,7 +319,11 @@ mod tests {
         ]) {
             assert!(AnswerFeatures::is_known(name), "{name}");
         }
-        assert!(AnswerFeatures::CLAIMS.iter().all(|name| AnswerFeatures::NAMES.contains(name)));
+        assert!(
+            AnswerFeatures::CLAIMS
+                .iter()
+                .all(|name| AnswerFeatures::NAMES.contains(name))
+        );
         for name in [
             "",
             ">",
@@ -272,51 +345,126 @@ mod tests {
     const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
 
     fn image() -> ImageEvidence {
-        ImageEvidence { logits: LOGITS.into(), familiarity: 0.68, place: None, scope: Some(0.2) }
+        ImageEvidence {
+            logits: LOGITS.into(),
+            familiarity: 0.68,
+            place: None,
+            scope: Some(0.2),
+        }
     }
 
     fn written(text: &str) -> WrittenAnswer<'_> {
-        WrittenAnswer { text, score: Some(0.5), log_probability: -0.25 }
+        WrittenAnswer {
+            text,
+            score: Some(0.5),
+            log_probability: -0.25,
+        }
     }
 
     #[test]
     fn features_say_what_evidence_there_is_for_what_is_asked_and_answered() {
-        let names = ["asked_evidence", "asked_evidence_claimed", "asked_unknown", "answered_evidence", "answered_unknown"];
+        let names = [
+            "asked_evidence",
+            "asked_evidence_claimed",
+            "asked_unknown",
+            "answered_evidence",
+            "answered_unknown",
+        ];
         for (question, answer, values) in [
             ("Is there a dog?", "Yes.", [1.5, 1.5, 0.0, 0.0, 1.0]),
-            ("Is there a dog in the picture?", "No.", [1.5, -1.5, 0.0, 0.0, 1.0]),
+            (
+                "Is there a dog in the picture?",
+                "No.",
+                [1.5, -1.5, 0.0, 0.0, 1.0],
+            ),
             ("Is there no dog?", "Yes.", [1.5, -1.5, 0.0, 0.0, 1.0]),
             ("Is there a man?", "No.", [-8.0, 8.0, 0.0, 0.0, 1.0]),
-            ("Is the man with a dog?", "Yes.", [-8.0, -8.0, 0.0, 0.0, 1.0]),
-            ("What is this?", "A fire hydrant.", [0.0, 0.0, 1.0, 0.25, 0.0]),
+            (
+                "Is the man with a dog?",
+                "Yes.",
+                [-8.0, -8.0, 0.0, 0.0, 1.0],
+            ),
+            (
+                "What is this?",
+                "A fire hydrant.",
+                [0.0, 0.0, 1.0, 0.25, 0.0],
+            ),
             ("What color is the ball?", "Red.", [0.0, 0.0, 1.0, 0.0, 1.0]),
         ] {
-            let features = AnswerFeatures::new(&testing::evidence(), &image(), question, &written(answer));
-            assert_eq!(names.map(|name| features.value(name).unwrap()), values, "{question} {answer}");
-            assert_eq!((features.value("reward_logit"), features.value("log_probability")), (Some(0.0), Some(-0.25)));
+            let features =
+                AnswerFeatures::new(&testing::evidence(), &image(), question, &written(answer));
+            assert_eq!(
+                names.map(|name| features.value(name).unwrap()),
+                values,
+                "{question} {answer}"
+            );
+            assert_eq!(
+                (
+                    features.value("reward_logit"),
+                    features.value("log_probability")
+                ),
+                (Some(0.0), Some(-0.25))
+            );
         }
-        let features = AnswerFeatures::new(&testing::evidence(), &image(), "How many dogs are there?", &written("Two."));
-        assert_eq!((features.value("count>count"), features.value("count>thing"), features.value("dog")), (Some(1.0), Some(0.0), None));
+        let features = AnswerFeatures::new(
+            &testing::evidence(),
+            &image(),
+            "How many dogs are there?",
+            &written("Two."),
+        );
+        assert_eq!(
+            (
+                features.value("count>count"),
+                features.value("count>thing"),
+                features.value("dog")
+            ),
+            (Some(1.0), Some(0.0), None)
+        );
     }
 
     #[test]
     fn a_feature_of_a_kind_of_question_is_nothing_elsewhere() {
         // The prior of a dog is -2: its logit of 1.5 lies 3.5 above.
-        let names = ["claim", "presence:claim", "yes_no:claim", "presence:asked_evidence_claimed", "asked_evidence_minus_prior_claimed"];
+        let names = [
+            "claim",
+            "presence:claim",
+            "yes_no:claim",
+            "presence:asked_evidence_claimed",
+            "asked_evidence_minus_prior_claimed",
+        ];
         for (question, answer, values) in [
             ("Is there a dog?", "Yes.", [1.0, 1.0, 0.0, 1.5, 3.5]),
-            ("Can you see any dogs?", "No.", [-1.0, -1.0, 0.0, -1.5, -3.5]),
+            (
+                "Can you see any dogs?",
+                "No.",
+                [-1.0, -1.0, 0.0, -1.5, -3.5],
+            ),
             ("Is there no dog?", "No.", [1.0, 1.0, 0.0, 1.5, 3.5]),
             ("Is the dog black?", "No.", [-1.0, 0.0, -1.0, 0.0, -3.5]),
             ("What is this?", "A dog.", [0.0; 5]),
         ] {
-            let features = AnswerFeatures::new(&testing::evidence(), &image(), question, &written(answer));
+            let features =
+                AnswerFeatures::new(&testing::evidence(), &image(), question, &written(answer));
             let found = names.map(|name| features.value(name).unwrap());
-            assert!(found.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-6), "{question} {answer}: {found:?}");
+            assert!(
+                found.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{question} {answer}: {found:?}"
+            );
         }
-        let features = AnswerFeatures::new(&testing::evidence(), &image(), "What is this?", &written("A dog."));
+        let features = AnswerFeatures::new(
+            &testing::evidence(),
+            &image(),
+            "What is this?",
+            &written("A dog."),
+        );
         assert!((features.value("answered_evidence_minus_prior").unwrap() - 3.5).abs() < 1e-6);
-        assert_eq!((features.value("open:answered_evidence"), features.value("open:dog")), (Some(1.5), None));
+        assert_eq!(
+            (
+                features.value("open:answered_evidence"),
+                features.value("open:dog")
+            ),
+            (Some(1.5), None)
+        );
     }
 
     #[test]
@@ -333,25 +481,41 @@ mod tests {
                 arrays.insert(scope, arrays[reference].clone());
             }
             let weights = testing::file(&arrays);
-            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights)).map(|evidence| Arc::new(evidence.unwrap()))
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights))
+                .map(|evidence| Arc::new(evidence.unwrap()))
         };
         let plain = of(&config).unwrap();
         assert!(answer_gate(&plain, &image(), "Is there a dog?", 0.5).is_none());
         assert!(!is_too_unfamiliar(&plain, &image(), "Is there a dog?"));
         config["scope"] = serde_json::json!({"k": 2, "abstain_below": 0.25});
         config["calibration"]["answers"] = serde_json::json!({
-            "features": ["asked_evidence_claimed", "presence>yes_no"], "mean": [0.5, 0.0], "scale": [2.0, 1.0], "weights": [1.0, -1.0],
+            "features": ["asked_evidence_claimed", "presence>yes_no"], "mean": [0.5, 0.0],
+            "scale": [2.0, 1.0], "weights": [1.0, -1.0],
             "offset": 0.25, "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
         });
         let calibrated = of(&config).unwrap();
-        let (probability, is_given) = answer_gate(&calibrated, &image(), "Is there a dog?", 0.5).unwrap().judge(&written("Yes."));
+        let (probability, is_given) = answer_gate(&calibrated, &image(), "Is there a dog?", 0.5)
+            .unwrap()
+            .judge(&written("Yes."));
         // (1.5 - .5) / 2 - 1 + .25 = -.25
-        assert!((probability - 1.0 / (1.0 + 0.25f32.exp())).abs() < 1e-6 && !is_given, "{probability}");
+        assert!(
+            (probability - 1.0 / (1.0 + 0.25f32.exp())).abs() < 1e-6 && !is_given,
+            "{probability}"
+        );
         assert!(answer_gate(&calibrated, &image(), "Describe it.", 0.5).is_none());
-        assert!(is_too_unfamiliar(&calibrated, &image(), "Is there a dog?") && !is_too_unfamiliar(&calibrated, &image(), ""));
+        assert!(
+            is_too_unfamiliar(&calibrated, &image(), "Is there a dog?")
+                && !is_too_unfamiliar(&calibrated, &image(), "")
+        );
         config["calibration"]["answers"]["features"][0] = "asked".into();
         let error = of(&config).unwrap_err();
-        assert_eq!((error.key.as_str(), error.message.starts_with("'asked' is no feature")), ("calibration.answers.features", true));
+        assert_eq!(
+            (
+                error.key.as_str(),
+                error.message.starts_with("'asked' is no feature")
+            ),
+            ("calibration.answers.features", true)
+        );
         config["calibration"]["answers"] = serde_json::Value::Null;
         config["scope"]["abstain_below"] = 1.5.into();
         assert_eq!(of(&config).unwrap_err().key, "scope.abstain_below");

@@ -1,7 +1,8 @@
 //! The detached scorer: a network of its own that reads image and text as the policy does.
 //!
-//! It begins as a copy of the policy and is fine-tuned end to end, so that what it knows of the image is not limited to what the policy's hidden states
-//! carry. Its price is a second decoder step a token.
+//! It begins as a copy of the policy and is fine-tuned end to end, so that what it knows of the
+//! image is not limited to what the policy's hidden states carry. Its price is a second decoder
+//! step a token.
 
 use std::sync::Arc;
 
@@ -25,9 +26,17 @@ impl DetachedNet {
     /// Loads `connector`, `decoder` and `head`.
     pub fn load(config: &PrefixDecoderConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let head = vb.pp("head");
-        let weight = head.get_with_hints((1, config.decoder.hidden_size), "weight", candle_nn::Init::Const(0.0))?;
+        let weight = head.get_with_hints(
+            (1, config.decoder.hidden_size),
+            "weight",
+            candle_nn::Init::Const(0.0),
+        )?;
         let bias = head.get_with_hints(1, "bias", candle_nn::Init::Const(0.0))?;
-        Ok(Self { decoder: PrefixDecoder::load(config, vb)?, weight, bias })
+        Ok(Self {
+            decoder: PrefixDecoder::load(config, vb)?,
+            weight,
+            bias,
+        })
     }
 
     /// The decoder under the head.
@@ -37,7 +46,10 @@ impl DetachedNet {
 
     /// Logits that a token is grounded: `(n, hidden_size)` to `(n)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?.squeeze(1)
+        hidden
+            .matmul(&self.weight.t()?)?
+            .broadcast_add(&self.bias)?
+            .squeeze(1)
     }
 }
 
@@ -63,10 +75,21 @@ impl TokenReward for Detached {
         self.net.decoder.new_cache(slots, capacity).map(Some)
     }
 
-    fn score(&self, rows: &[Row<'_>], _hidden: &Tensor, log_probabilities: &[f32], cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
-        let Some(cache) = cache else { bail!("the detached scorer needs its cache") };
+    fn score(
+        &self,
+        rows: &[Row<'_>],
+        _hidden: &Tensor,
+        log_probabilities: &[f32],
+        cache: Option<&mut KvCache>,
+    ) -> Result<Vec<f32>> {
+        let Some(cache) = cache else {
+            bail!("the detached scorer needs its cache")
+        };
         let states = self.net.decoder.step(rows, cache)?;
-        let Some(last) = states.last() else { bail!("the decoder has no layers") };
-        self.calibrator.rewards(rows, &self.net.logits(last)?, log_probabilities)
+        let Some(last) = states.last() else {
+            bail!("the decoder has no layers")
+        };
+        self.calibrator
+            .rewards(rows, &self.net.logits(last)?, log_probabilities)
     }
 }

@@ -1,5 +1,5 @@
-//! Drift of rewards, which tells whether they still mean what they did: how far their distribution has moved, and how far the guard's flags agree
-//! with what people marked. Pure.
+//! Drift of rewards, which tells whether they still mean what they did: how far their distribution
+//! has moved, and how far the guard's flags agree with what people marked. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +40,17 @@ impl Histogram {
         self.0.iter().map(move |count| (count + SMOOTHING) / total)
     }
 
-    /// The population stability index of `now` against this: `Σ (q - p) ln(q / p)` over the bins. Below .1 nothing has happened, above .25 much. `None` where one
-    /// of them has fewer than [`LEAST`] rewards.
+    /// The population stability index of `now` against this: `Σ (q - p) ln(q / p)` over the bins.
+    /// Below .1 nothing has happened, above .25 much. `None` where one of them has fewer than
+    /// [`LEAST`] rewards.
     pub fn psi(&self, now: &Self) -> Option<f64> {
         let enough = self.total() >= LEAST && now.total() >= LEAST;
-        enough.then(|| self.shares().zip(now.shares()).map(|(p, q)| (q - p) * (q / p).ln()).sum())
+        enough.then(|| {
+            self.shares()
+                .zip(now.shares())
+                .map(|(p, q)| (q - p) * (q / p).ln())
+                .sum()
+        })
     }
 }
 
@@ -52,10 +58,15 @@ impl TryFrom<Vec<f64>> for Histogram {
     type Error = String;
 
     fn try_from(counts: Vec<f64>) -> Result<Self, String> {
-        if counts.iter().any(|count| !count.is_finite() || *count < 0.0) {
+        if counts
+            .iter()
+            .any(|count| !count.is_finite() || *count < 0.0)
+        {
             return Err("a histogram's counts are no counts".into());
         }
-        counts.try_into().map(Self).map_err(|counts: Vec<f64>| format!("a histogram has {BINS} bins, not {}", counts.len()))
+        counts.try_into().map(Self).map_err(|counts: Vec<f64>| {
+            format!("a histogram has {BINS} bins, not {}", counts.len())
+        })
     }
 }
 
@@ -65,12 +76,19 @@ impl From<Histogram> for Vec<f64> {
     }
 }
 
-/// Of the words that the guard doubted or people marked, the share that both did (Jaccard's index); `words` says both of each judged word. `None` where neither
-/// found any. Words that both let pass are far too many to count.
+/// Of the words that the guard doubted or people marked, the share that both did (Jaccard's index);
+/// `words` says both of each judged word. `None` where neither found any. Words that both let pass
+/// are far too many to count.
 pub fn flag_agreement(words: impl IntoIterator<Item = (bool, bool)>) -> Option<f64> {
-    let (both, either) = words.into_iter().fold((0u64, 0u64), |(both, either), (flagged, marked)| {
-        (both + u64::from(flagged && marked), either + u64::from(flagged || marked))
-    });
+    let (both, either) =
+        words
+            .into_iter()
+            .fold((0u64, 0u64), |(both, either), (flagged, marked)| {
+                (
+                    both + u64::from(flagged && marked),
+                    either + u64::from(flagged || marked),
+                )
+            });
     (either > 0).then(|| both as f64 / either as f64)
 }
 
@@ -88,32 +106,56 @@ mod tests {
     fn the_index_is_its_closed_form() {
         let (a, b) = (two_bins(500, 500), two_bins(900, 100));
         assert_eq!(a.psi(&a), Some(0.0));
-        // Both have 1,000 rewards, and every bin half a one more: 500.5 of 1,010 and so on; the empty bins are alike.
+        // Both have 1,000 rewards, and every bin half a one more: 500.5 of 1,010 and so on; the
+        // empty bins are alike.
         let share = |n: f64| (n + 0.5) / 1010.0;
         let term = |p: f64, q: f64| (q - p) * (q / p).ln();
         let want = term(share(500.0), share(900.0)) + term(share(500.0), share(100.0));
-        assert!((a.psi(&b).unwrap() - want).abs() < 1e-12, "{:?} {want}", a.psi(&b));
-        assert!((want - 0.869).abs() < 0.01, "0.4 ln 1.8 + 0.4 ln 5 = .879 without smoothing and rounding: {want}");
+        assert!(
+            (a.psi(&b).unwrap() - want).abs() < 1e-12,
+            "{:?} {want}",
+            a.psi(&b)
+        );
+        assert!(
+            (want - 0.869).abs() < 0.01,
+            "0.4 ln 1.8 + 0.4 ln 5 = .879 without smoothing and rounding: {want}"
+        );
     }
 
     #[test]
     fn few_rewards_say_nothing_and_the_ends_have_bins() {
         assert_eq!(two_bins(100, 100).psi(&two_bins(900, 100)), None);
         let ends = Histogram::of([0.0, 1.0, 2.0, -1.0, f32::NAN, 0.05]);
-        assert_eq!((ends.0[0], ends.0[1], ends.0[BINS - 1], ends.total()), (2.0, 1.0, 2.0, 5.0));
+        assert_eq!(
+            (ends.0[0], ends.0[1], ends.0[BINS - 1], ends.total()),
+            (2.0, 1.0, 2.0, 5.0)
+        );
         assert!(serde_json::from_str::<Histogram>("[1.0, 2.0]").is_err());
-        assert_eq!(serde_json::from_str::<Histogram>(&serde_json::to_string(&ends).unwrap()).unwrap(), ends);
+        assert_eq!(
+            serde_json::from_str::<Histogram>(&serde_json::to_string(&ends).unwrap()).unwrap(),
+            ends
+        );
     }
 
     #[test]
     fn flags_and_marks_agree_where_both_are() {
-        assert_eq!(flag_agreement([(true, true), (true, false), (false, true), (false, false), (true, true)]), Some(0.5));
+        assert_eq!(
+            flag_agreement([
+                (true, true),
+                (true, false),
+                (false, true),
+                (false, false),
+                (true, true)
+            ]),
+            Some(0.5)
+        );
         assert_eq!(flag_agreement([(false, false)]), None);
     }
 
     proptest! {
         #[test]
-        fn it_is_symmetric_and_never_negative(a in prop::collection::vec(0f32..1.0, 500..600), b in prop::collection::vec(0f32..1.0, 500..600)) {
+        fn it_is_symmetric_and_never_negative(a in prop::collection::vec(0f32..1.0, 500..600),
+            b in prop::collection::vec(0f32..1.0, 500..600)) {
             let (a, b) = (Histogram::of(a), Histogram::of(b));
             let (ab, ba) = (a.psi(&b).unwrap(), b.psi(&a).unwrap());
             prop_assert!(ab >= 0.0 && (ab - ba).abs() < 1e-9);

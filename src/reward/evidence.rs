@@ -1,8 +1,12 @@
-//! Word evidence: which kinds of things a photograph shows, read off the vision tower's map once a photograph.
+//! Word evidence: which kinds of things a photograph shows, read off the vision tower's map once a
+//! photograph.
 //!
-//! A small network of its own turns the pooled map into one logit a concept, and [familiarity](super::familiarity) says how close the photograph is to those that the model
-//! learnt from. Together with the scorer's reward they make the calibrated reward of a word that names a thing (see [`super::finish`]). Two files of a bundle
-//! hold all of it, `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]); a bundle without them has rewards by its scorer alone.
+//! A small network of its own turns the pooled map into one logit a concept, and
+//! [familiarity](super::familiarity) says how close the photograph is to those that the model
+//! learnt from. Together with the scorer's reward they make the calibrated reward of a word that
+//! names a thing (see [`super::finish`]). Two files of a bundle hold all of it,
+//! `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]); a bundle without them has
+//! rewards by its scorer alone.
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
@@ -44,7 +48,8 @@ const CLIP: f64 = 6.0;
 pub struct EvidenceConfig {
     /// Version of this format: [`FORMAT`].
     pub format: u32,
-    /// One name an output: a noun of the lexicon with `.n` behind it (`dog.n`), or another word with its own letter (`red.a`, `run.v`).
+    /// One name an output: a noun of the lexicon with `.n` behind it (`dog.n`), or another word
+    /// with its own letter (`red.a`, `run.v`).
     pub concepts: Vec<String>,
     /// Those of the concepts whose names people use: only these are named as likely; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -63,7 +68,8 @@ pub struct EvidenceConfig {
     pub matching: Option<MatchConfig>,
 }
 
-/// Which photographs are of a kind that nothing was learned from: those less like the nearest photographs of all origins than a line.
+/// Which photographs are of a kind that nothing was learned from: those less like the nearest
+/// photographs of all origins than a line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeConfig {
@@ -84,7 +90,8 @@ pub struct EvidenceCalibrations {
     /// Of short answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<FeatureCalibration>,
-    /// Of words without an output in what the policy wrote, of the classes that it names as features; absent: they have the scorer's reward.
+    /// Of words without an output in what the policy wrote, of the classes that it names as
+    /// features; absent: they have the scorer's reward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_words: Option<FeatureCalibration>,
     /// The same in what others wrote.
@@ -92,11 +99,13 @@ pub struct EvidenceCalibrations {
     pub other_words: Option<FeatureCalibration>,
 }
 
-/// A logistic regression on standardized features: `sigmoid(offset + Σ weight (feature - mean) / scale)`.
+/// A logistic regression on standardized features:
+/// `sigmoid(offset + Σ weight (feature - mean) / scale)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureCalibration {
-    /// Names of the features; those of mentions are [`MentionFeatures::NAMES`] and, in texts by others, [`SentenceFeatures::NAMES`].
+    /// Names of the features; those of mentions are [`MentionFeatures::NAMES`] and, in texts by
+    /// others, [`SentenceFeatures::NAMES`].
     pub features: Vec<String>,
     /// Mean of each.
     pub mean: Vec<f64>,
@@ -123,12 +132,14 @@ pub struct EvidenceThresholds {
     pub default: f32,
     /// Thresholds by false-positive rate, rising.
     pub by_fpr: Vec<FprThreshold>,
-    /// The same within photographs that are as familiar as one another, the least familiar first; empty: [`Self::by_fpr`] for all.
+    /// The same within photographs that are as familiar as one another, the least familiar first;
+    /// empty: [`Self::by_fpr`] for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_familiarity: Vec<FamiliarityThresholds>,
 }
 
-/// Thresholds measured on words about photographs of a range of familiarity, which begins where the one before ends.
+/// Thresholds measured on words about photographs of a range of familiarity, which begins where the
+/// one before ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityThresholds {
@@ -141,28 +152,51 @@ pub struct FamiliarityThresholds {
 impl EvidenceThresholds {
     /// Returns `default` and nothing measured.
     pub fn unmeasured(default: f32) -> Self {
-        Self { default, by_fpr: Vec::new(), by_familiarity: Vec::new() }
+        Self {
+            default,
+            by_fpr: Vec::new(),
+            by_familiarity: Vec::new(),
+        }
     }
 
-    /// Returns the threshold that flags a share `target` of the right words about photographs as familiar as this one.
+    /// Returns the threshold that flags a share `target` of the right words about photographs as
+    /// familiar as this one.
     pub fn for_fpr(&self, target: f64, familiarity: f32) -> Option<f32> {
         let ranges = &self.by_familiarity;
-        let range = ranges.iter().find(|range| familiarity < range.below).or(ranges.last());
+        let range = ranges
+            .iter()
+            .find(|range| familiarity < range.below)
+            .or(ranges.last());
         threshold_for_fpr(range.map_or(&self.by_fpr, |range| &range.by_fpr), target)
     }
 
     /// Says what is wrong.
     fn validate(&self) -> Result<(), String> {
         let is_share = |x: f32| (0.0..=1.0).contains(&x);
-        let all = || std::iter::once(&self.by_fpr).chain(self.by_familiarity.iter().map(|range| &range.by_fpr));
-        if !is_share(self.default) || all().flatten().any(|t| !is_share(t.threshold) || !(0.0..=1.0).contains(&t.fpr)) {
+        let all = || {
+            std::iter::once(&self.by_fpr)
+                .chain(self.by_familiarity.iter().map(|range| &range.by_fpr))
+        };
+        if !is_share(self.default)
+            || all()
+                .flatten()
+                .any(|t| !is_share(t.threshold) || !(0.0..=1.0).contains(&t.fpr))
+        {
             return Err("must lie between 0 and 1".into());
         }
-        let rises = |by_fpr: &[FprThreshold]| by_fpr.windows(2).all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold);
+        let rises = |by_fpr: &[FprThreshold]| {
+            by_fpr
+                .windows(2)
+                .all(|w| w[0].fpr < w[1].fpr && w[0].threshold <= w[1].threshold)
+        };
         if !all().all(|by_fpr| rises(by_fpr)) {
             return Err("must rise with their false-positive rates".into());
         }
-        if !self.by_familiarity.windows(2).all(|w| w[0].below < w[1].below) {
+        if !self
+            .by_familiarity
+            .windows(2)
+            .all(|w| w[0].below < w[1].below)
+        {
             return Err("must have ranges of familiarity that follow one another".into());
         }
         Ok(())
@@ -182,12 +216,20 @@ pub struct EvidenceError {
 }
 
 fn prefix(key: &str) -> String {
-    if key.is_empty() { String::new() } else { format!("{key}: ") }
+    if key.is_empty() {
+        String::new()
+    } else {
+        format!("{key}: ")
+    }
 }
 
 impl EvidenceError {
     pub(super) fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { file: CONFIG_FILE, key: key.into(), message: message.into() }
+        Self {
+            file: CONFIG_FILE,
+            key: key.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -197,37 +239,74 @@ impl EvidenceConfig {
     /// # Errors
     /// When the file cannot be used; the error says what is wrong, and at which key.
     pub fn parse(json: &[u8]) -> Result<Self, EvidenceError> {
-        let read = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
-        let config: Self = read.map_err(|e| EvidenceError::config(e.path().to_string(), e.inner().to_string()))?;
+        let read =
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
+        let config: Self =
+            read.map_err(|e| EvidenceError::config(e.path().to_string(), e.inner().to_string()))?;
         config.validate()?;
         Ok(config)
     }
 
     fn validate(&self) -> Result<(), EvidenceError> {
         if self.format != FORMAT {
-            return Err(EvidenceError::config("format", format!("is {}; this version reads {FORMAT}", self.format)));
+            return Err(EvidenceError::config(
+                "format",
+                format!("is {}; this version reads {FORMAT}", self.format),
+            ));
         }
         if self.k == 0 {
-            return Err(EvidenceError::config("k", "is 0; at least one photograph must be compared with"));
+            return Err(EvidenceError::config(
+                "k",
+                "is 0; at least one photograph must be compared with",
+            ));
         }
         if let Some(other) = self.named.iter().find(|name| !self.concepts.contains(name)) {
-            return Err(EvidenceError::config("named", format!("'{other}' is none of the concepts")));
+            return Err(EvidenceError::config(
+                "named",
+                format!("'{other}' is none of the concepts"),
+            ));
         }
         if !self.familiarity.is_rising() {
-            return Err(EvidenceError::config("familiarity", "'slope' must be positive and 'offset' a finite number"));
+            return Err(EvidenceError::config(
+                "familiarity",
+                "'slope' must be positive and 'offset' a finite number",
+            ));
         }
         if self.scope.is_some_and(|scope| scope.k == 0) {
-            return Err(EvidenceError::config("scope.k", "is 0; at least one photograph must be compared with"));
+            return Err(EvidenceError::config(
+                "scope.k",
+                "is 0; at least one photograph must be compared with",
+            ));
         }
-        if self.scope.is_some_and(|scope| !(-1.0..=1.0).contains(&scope.abstain_below)) {
-            return Err(EvidenceError::config("scope.abstain_below", "must lie between -1 and 1"));
+        if self
+            .scope
+            .is_some_and(|scope| !(-1.0..=1.0).contains(&scope.abstain_below))
+        {
+            return Err(EvidenceError::config(
+                "scope.abstain_below",
+                "must lie between -1 and 1",
+            ));
         }
-        let EvidenceCalibrations { own, others, answers, own_words, other_words } = &self.calibration;
-        let optional = [("answers", answers), ("own_words", own_words), ("other_words", other_words)];
-        let all = [("own", Some(own)), ("others", Some(others))].into_iter().chain(optional.map(|(name, of)| (name, of.as_ref())));
+        let EvidenceCalibrations {
+            own,
+            others,
+            answers,
+            own_words,
+            other_words,
+        } = &self.calibration;
+        let optional = [
+            ("answers", answers),
+            ("own_words", own_words),
+            ("other_words", other_words),
+        ];
+        let all = [("own", Some(own)), ("others", Some(others))]
+            .into_iter()
+            .chain(optional.map(|(name, of)| (name, of.as_ref())));
         for (name, calibration) in all {
             let key = |at: &str| format!("calibration.{name}.{at}");
-            calibration.map_or(Ok(()), FeatureCalibration::validate).map_err(|(at, why)| EvidenceError::config(key(at), why))?;
+            calibration
+                .map_or(Ok(()), FeatureCalibration::validate)
+                .map_err(|(at, why)| EvidenceError::config(key(at), why))?;
         }
         let mentions = [&MentionFeatures::NAMES[..], &SentenceFeatures::NAMES].concat();
         let words: Vec<&str> = WordFeatures::names().collect();
@@ -237,17 +316,29 @@ impl EvidenceConfig {
             ("own_words", own_words.as_ref(), "a word", &words),
             ("other_words", other_words.as_ref(), "a word", &words),
         ] {
-            let mut features = calibration.into_iter().flat_map(|calibration| &calibration.features);
+            let mut features = calibration
+                .into_iter()
+                .flat_map(|calibration| &calibration.features);
             if let Some(unknown) = features.find(|feature| !known.contains(&feature.as_str())) {
-                let why = format!("'{unknown}' is no feature of {things}; these are {}", known.join(", "));
-                return Err(EvidenceError::config(format!("calibration.{name}.features"), why));
+                let why = format!(
+                    "'{unknown}' is no feature of {things}; these are {}",
+                    known.join(", ")
+                );
+                return Err(EvidenceError::config(
+                    format!("calibration.{name}.features"),
+                    why,
+                ));
             }
         }
         let features = answers.iter().flat_map(|answers| &answers.features);
-        if let Some(unknown) = features.into_iter().find(|feature| !AnswerFeatures::is_known(feature)) {
+        if let Some(unknown) = features
+            .into_iter()
+            .find(|feature| !AnswerFeatures::is_known(feature))
+        {
             let known = AnswerFeatures::NAMES.join(", ");
             let why = format!(
-                "'{unknown}' is no feature of an answer; these are {known}, those of one kind of question such as presence:claim, and pairs of kinds such as count>thing"
+                "'{unknown}' is no feature of an answer; these are {known}, those of one kind of \
+                 question such as presence:claim, and pairs of kinds such as count>thing"
             );
             return Err(EvidenceError::config("calibration.answers.features", why));
         }
@@ -256,19 +347,34 @@ impl EvidenceConfig {
 }
 
 impl FeatureCalibration {
-    /// The probability that belongs to features, which `value` gives by name; one that it does not know counts as its mean.
+    /// The probability that belongs to features, which `value` gives by name; one that it does not
+    /// know counts as its mean.
     pub fn probability(&self, value: impl Fn(&str) -> Option<f64>) -> f32 {
-        let parameters = self.features.iter().zip(&self.mean).zip(&self.scale).zip(&self.weights);
-        let terms = parameters.map(|(((name, mean), scale), weight)| value(name).map_or(0.0, |x| weight * (x - mean) / scale));
+        let parameters = self
+            .features
+            .iter()
+            .zip(&self.mean)
+            .zip(&self.scale)
+            .zip(&self.weights);
+        let terms = parameters.map(|(((name, mean), scale), weight)| {
+            value(name).map_or(0.0, |x| weight * (x - mean) / scale)
+        });
         (1.0 / (1.0 + (-(self.offset + terms.sum::<f64>())).exp())) as f32
     }
 
     /// Checks the calibration; the error has the key that is wrong, and what is wrong with it.
     fn validate(&self) -> Result<(), (&'static str, String)> {
         let n = self.features.len();
-        for (key, values) in [("mean", &self.mean), ("scale", &self.scale), ("weights", &self.weights)] {
+        for (key, values) in [
+            ("mean", &self.mean),
+            ("scale", &self.scale),
+            ("weights", &self.weights),
+        ] {
             if values.len() != n {
-                return Err((key, format!("has {} numbers for {n} features", values.len())));
+                return Err((
+                    key,
+                    format!("has {} numbers for {n} features", values.len()),
+                ));
             }
             if values.iter().any(|x| !x.is_finite()) {
                 return Err((key, "has a number that is not finite".into()));
@@ -280,7 +386,9 @@ impl FeatureCalibration {
         if !self.offset.is_finite() {
             return Err(("offset", "must be a finite number".into()));
         }
-        self.thresholds.validate().map_err(|why| ("thresholds", why))
+        self.thresholds
+            .validate()
+            .map_err(|why| ("thresholds", why))
     }
 }
 
@@ -309,8 +417,9 @@ impl MentionFeatures {
         "person_reward",
     ];
 
-    /// Of a mention with output `concept` of a photograph. `reward` is the lowest reward of its tokens by the scorer's own calibration, `log_probability` the
-    /// sum of theirs. `None` for an output that there is not.
+    /// Of a mention with output `concept` of a photograph. `reward` is the lowest reward of its
+    /// tokens by the scorer's own calibration, `log_probability` the sum of theirs. `None` for an
+    /// output that there is not.
     pub fn new(
         evidence: &Evidence,
         image: &ImageEvidence,
@@ -319,7 +428,10 @@ impl MentionFeatures {
         log_probability: f32,
         is_person: bool,
     ) -> Option<Self> {
-        let (logit, prior) = (f64::from(*image.logits.get(concept)?), f64::from(*evidence.prior.get(concept)?));
+        let (logit, prior) = (
+            f64::from(*image.logits.get(concept)?),
+            f64::from(*evidence.prior.get(concept)?),
+        );
         Some(Self {
             evidence: logit.clamp(-8.0, 8.0),
             evidence_minus_prior: (logit - prior).clamp(-8.0, 8.0),
@@ -394,7 +506,9 @@ pub struct Evidence {
 
 impl std::fmt::Debug for Evidence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Evidence").field("concepts", &self.config.concepts.len()).finish_non_exhaustive()
+        f.debug_struct("Evidence")
+            .field("concepts", &self.config.concepts.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -406,21 +520,39 @@ impl Evidence {
     pub fn load(dir: &Path) -> Result<Option<Self>, EvidenceError> {
         let read = |file: &'static str| {
             let path = dir.join(file);
-            let failed = |e: std::io::Error| EvidenceError { file, key: String::new(), message: e.to_string() };
-            path.exists().then(|| fs::read(&path).map_err(failed)).transpose()
+            let failed = |e: std::io::Error| EvidenceError {
+                file,
+                key: String::new(),
+                message: e.to_string(),
+            };
+            path.exists()
+                .then(|| fs::read(&path).map_err(failed))
+                .transpose()
         };
-        Self::from_files(read(CONFIG_FILE)?.as_deref(), read(WEIGHTS_FILE)?.as_deref())
+        Self::from_files(
+            read(CONFIG_FILE)?.as_deref(),
+            read(WEIGHTS_FILE)?.as_deref(),
+        )
     }
 
     /// From the contents of both files; `None` where there are none.
     ///
     /// # Errors
     /// When one of them is missing or does not fit.
-    pub fn from_files(config: Option<&[u8]>, weights: Option<&[u8]>) -> Result<Option<Self>, EvidenceError> {
-        let missing = |file, other: &str| EvidenceError { file, key: String::new(), message: format!("is missing beside {other}") };
+    pub fn from_files(
+        config: Option<&[u8]>,
+        weights: Option<&[u8]>,
+    ) -> Result<Option<Self>, EvidenceError> {
+        let missing = |file, other: &str| EvidenceError {
+            file,
+            key: String::new(),
+            message: format!("is missing beside {other}"),
+        };
         match (config, weights) {
             (None, None) => Ok(None),
-            (Some(config), Some(weights)) => Self::new(EvidenceConfig::parse(config)?, weights).map(Some),
+            (Some(config), Some(weights)) => {
+                Self::new(EvidenceConfig::parse(config)?, weights).map(Some)
+            }
             (None, Some(_)) => Err(missing(CONFIG_FILE, WEIGHTS_FILE)),
             (Some(_), None) => Err(missing(WEIGHTS_FILE, CONFIG_FILE)),
         }
@@ -428,23 +560,55 @@ impl Evidence {
 
     fn new(config: EvidenceConfig, weights: &[u8]) -> Result<Self, EvidenceError> {
         let stored = Stored::parse(WEIGHTS_FILE, weights)?;
-        let (channels, hidden, concepts) = (stored.length("mean")?, stored.length("fc1.bias")?, config.concepts.len());
+        let (channels, hidden, concepts) = (
+            stored.length("mean")?,
+            stored.length("fc1.bias")?,
+            config.concepts.len(),
+        );
         let tensor = |name: &str, shape: &[usize]| {
             let values = stored.floats(name, shape)?;
-            Tensor::from_vec(values, shape, &Device::Cpu).map_err(|e| stored.error(name, e.to_string()))
+            Tensor::from_vec(values, shape, &Device::Cpu)
+                .map_err(|e| stored.error(name, e.to_string()))
         };
         let standardize = (tensor("mean", &[channels])?, tensor("scale", &[channels])?);
-        if stored.floats("scale", &[channels])?.iter().any(|&scale| scale <= 0.0) {
+        if stored
+            .floats("scale", &[channels])?
+            .iter()
+            .any(|&scale| scale <= 0.0)
+        {
             return Err(stored.error("scale", "must be positive"));
         }
-        let fc1 = (tensor("fc1.weight", &[hidden, channels])?, tensor("fc1.bias", &[hidden])?);
-        let fc2 = (tensor("fc2.weight", &[concepts, hidden])?, tensor("fc2.bias", &[concepts])?);
+        let fc1 = (
+            tensor("fc1.weight", &[hidden, channels])?,
+            tensor("fc1.bias", &[hidden])?,
+        );
+        let fc2 = (
+            tensor("fc2.weight", &[concepts, hidden])?,
+            tensor("fc2.bias", &[concepts])?,
+        );
         let prior = stored.floats("prior", &[concepts])?;
         let familiarity = References::load(&stored, "reference", channels, config.k)?;
-        let scope = config.scope.map(|scope| References::load(&stored, "scope", channels, scope.k)).transpose()?;
-        let matcher = config.matching.as_ref().map(|words| Matcher::load(&stored, words, channels, concepts)).transpose()?;
+        let scope = config
+            .scope
+            .map(|scope| References::load(&stored, "scope", channels, scope.k))
+            .transpose()?;
+        let matcher = config
+            .matching
+            .as_ref()
+            .map(|words| Matcher::load(&stored, words, channels, concepts))
+            .transpose()?;
         let outputs = outputs(&config.concepts)?;
-        Ok(Self { config, standardize, fc1, fc2, prior, outputs, familiarity, scope, matcher })
+        Ok(Self {
+            config,
+            standardize,
+            fc1,
+            fc2,
+            prior,
+            outputs,
+            familiarity,
+            scope,
+            matcher,
+        })
     }
 
     /// Returns the content of `evidence.json`.
@@ -457,27 +621,48 @@ impl Evidence {
         self.standardize.0.elem_count()
     }
 
-    /// Returns the names of the things that a photograph shows with a probability of at least [`LIKELY`], the likeliest first: at most [`MOST_LIKELY`], and none
-    /// beside a kind of it.
+    /// Returns the names of the things that a photograph shows with a probability of at least
+    /// [`LIKELY`], the likeliest first: at most [`MOST_LIKELY`], and none beside a kind of it.
     pub fn likely_things(&self, image: &ImageEvidence) -> Vec<&'static str> {
         let lexicon = Lexicon::shared();
         let line = (LIKELY / (1.0 - LIKELY)).ln();
-        let logit = |output: usize| image.logits.get(output).copied().unwrap_or(f32::NEG_INFINITY);
+        let logit = |output: usize| {
+            image
+                .logits
+                .get(output)
+                .copied()
+                .unwrap_or(f32::NEG_INFINITY)
+        };
         let named = &self.config.named;
-        let is_named = |output: usize| named.is_empty() || self.config.concepts.get(output).is_some_and(|name| named.contains(name));
+        let is_named = |output: usize| {
+            named.is_empty()
+                || self
+                    .config
+                    .concepts
+                    .get(output)
+                    .is_some_and(|name| named.contains(name))
+        };
         let mut likely: Vec<(ConceptId, f32)> = (self.outputs.iter())
             .map(|(&concept, &output)| (concept, logit(output), output))
             .filter(|&(_, logit, output)| logit >= line && is_named(output))
             .map(|(concept, logit, _)| (concept, logit))
             .collect();
-        likely.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| lexicon.name(a.0).cmp(lexicon.name(b.0))));
+        likely.sort_by(|a, b| {
+            b.1.total_cmp(&a.1)
+                .then_with(|| lexicon.name(a.0).cmp(lexicon.name(b.0)))
+        });
         let mut named: Vec<ConceptId> = Vec::new();
         for (concept, _) in likely {
-            if named.len() < MOST_LIKELY && !named.iter().any(|&other| lexicon.related(other, concept)) {
+            if named.len() < MOST_LIKELY
+                && !named.iter().any(|&other| lexicon.related(other, concept))
+            {
                 named.push(concept);
             }
         }
-        named.into_iter().map(|concept| lexicon.name(concept)).collect()
+        named
+            .into_iter()
+            .map(|concept| lexicon.name(concept))
+            .collect()
     }
 
     /// Log-odds of each concept in the captions that the model learnt from.
@@ -492,28 +677,63 @@ impl Evidence {
     pub fn of(&self, features: &Tensor) -> CandleResult<ImageEvidence> {
         let (_, channels) = features.dims2()?;
         if channels != self.channels() {
-            bail!("the evidence is of {} channels, and the tower has {channels}", self.channels());
+            bail!(
+                "the evidence is of {} channels, and the tower has {channels}",
+                self.channels()
+            );
         }
-        let pooled = features.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.mean_keepdim(0)?;
+        let pooled = features
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F32)?
+            .mean_keepdim(0)?;
         let (mean, scale) = &self.standardize;
-        let x = pooled.broadcast_sub(mean)?.broadcast_div(scale)?.clamp(-CLIP, CLIP)?;
-        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
-        let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
-        let place = self.matcher.as_ref().map(|matcher| matcher.photograph(&x)).transpose()?;
+        let x = pooled
+            .broadcast_sub(mean)?
+            .broadcast_div(scale)?
+            .clamp(-CLIP, CLIP)?;
+        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| {
+            x.matmul(&weight.t()?)?.broadcast_add(bias)
+        };
+        let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
+        let place = self
+            .matcher
+            .as_ref()
+            .map(|matcher| matcher.photograph(&x))
+            .transpose()?;
         let pooled = pooled.flatten_all()?.to_vec1::<f32>()?;
-        let people = Lexicon::shared().concept("person").and_then(|people| logits.get(self.concept_of(people)?));
+        let people = Lexicon::shared()
+            .concept("person")
+            .and_then(|people| logits.get(self.concept_of(people)?));
         let cosine = self.familiarity.mean_cosine(&pooled);
-        let familiarity = self.config.familiarity.familiarity(cosine, people.copied().unwrap_or_default().into());
-        let scope = self.scope.as_ref().map(|scope| scope.mean_cosine(&pooled) as f32);
-        Ok(ImageEvidence { logits: logits.into(), familiarity, place, scope })
+        let familiarity = self
+            .config
+            .familiarity
+            .familiarity(cosine, people.copied().unwrap_or_default().into());
+        let scope = self
+            .scope
+            .as_ref()
+            .map(|scope| scope.mean_cosine(&pooled) as f32);
+        Ok(ImageEvidence {
+            logits: logits.into(),
+            familiarity,
+            place,
+            scope,
+        })
     }
 
     /// Returns how well a text fits a photograph, as a cosine; `None` where that is not known.
     pub fn cosine(&self, image: &ImageEvidence, text: &str) -> Option<f64> {
-        self.matcher.as_ref()?.cosine(image.place.as_ref()?, text, |concept| self.concept_of(concept))
+        self.matcher
+            .as_ref()?
+            .cosine(image.place.as_ref()?, text, |concept| {
+                self.concept_of(concept)
+            })
     }
 
-    /// The output for a concept: its own, or that of the nearest concept above it that has one. All people are one concept.
+    /// The output for a concept: its own, or that of the nearest concept above it that has one. All
+    /// people are one concept.
     pub fn concept_of(&self, concept: ConceptId) -> Option<usize> {
         Lexicon::shared().nearest(concept, |concept| self.outputs.get(&concept).copied())
     }
@@ -534,11 +754,18 @@ fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, EvidenceErr
             if class.is_some_and(|class| class.len() == 1) {
                 continue;
             }
-            return Err(error(format!("'{name}' does not end with the letter of its class, as 'dog.n' does")));
+            return Err(error(format!(
+                "'{name}' does not end with the letter of its class, as 'dog.n' does"
+            )));
         };
-        let concept = Lexicon::shared().concept(noun).ok_or_else(|| error(format!("'{noun}' is no noun of the lexicon")))?;
+        let concept = Lexicon::shared()
+            .concept(noun)
+            .ok_or_else(|| error(format!("'{noun}' is no noun of the lexicon")))?;
         if let Some(other) = outputs.insert(concept, i) {
-            return Err(error(format!("'{name}' and '{}' (concepts[{other}]) are one concept", concepts[other])));
+            return Err(error(format!(
+                "'{name}' and '{}' (concepts[{other}]) are one concept",
+                concepts[other]
+            )));
         }
     }
     Ok(outputs)
@@ -555,7 +782,14 @@ mod tests {
     }
 
     fn near(found: &[f32], expected: &[f32]) {
-        assert!(found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+        assert!(
+            found.len() == expected.len()
+                && found
+                    .iter()
+                    .zip(expected)
+                    .all(|(a, b)| (a - b).abs() < 1e-5),
+            "{found:?} {expected:?}"
+        );
     }
 
     #[test]
@@ -564,8 +798,15 @@ mod tests {
         near(&found.logits, &[1.899_789, -0.654_269, 1.054_058]);
         near(&[found.familiarity], &[0.683_710]);
         // Far channels are clipped.
-        near(&evidence().of(&map(&[[1000.0, -1000.0]])).unwrap().logits, &[6.5, -1.0, 6.0]);
-        assert!(evidence().of(&Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap()).is_err());
+        near(
+            &evidence().of(&map(&[[1000.0, -1000.0]])).unwrap().logits,
+            &[6.5, -1.0, 6.0],
+        );
+        assert!(
+            evidence()
+                .of(&Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap())
+                .is_err()
+        );
     }
 
     #[test]
@@ -579,40 +820,91 @@ mod tests {
     #[test]
     fn likely_things_are_named_by_their_evidence() {
         let named = |logits: [f32; 3]| {
-            evidence().likely_things(&ImageEvidence { logits: logits.into(), familiarity: 0.5, place: None, scope: None })
+            evidence().likely_things(&ImageEvidence {
+                logits: logits.into(),
+                familiarity: 0.5,
+                place: None,
+                scope: None,
+            })
         };
         assert_eq!(named([1.9, 3.0, 2.0]), ["person", "fire hydrant", "dog"]);
-        assert_eq!(named([2.5, -9.0, 1.25]), ["dog"], "0.78 is not likely enough");
+        assert_eq!(
+            named([2.5, -9.0, 1.25]),
+            ["dog"],
+            "0.78 is not likely enough"
+        );
         assert_eq!(named([-1.0, -1.0, 0.8]), [""; 0]);
         let mut config = config();
         config["named"] = json!(["fire hydrant.n", "dog.n"]);
-        let few = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays()))).unwrap().unwrap();
-        let image = ImageEvidence { logits: [1.9, 3.0, 2.0].into(), familiarity: 0.5, place: None, scope: None };
+        let few = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays())))
+            .unwrap()
+            .unwrap();
+        let image = ImageEvidence {
+            logits: [1.9, 3.0, 2.0].into(),
+            familiarity: 0.5,
+            place: None,
+            scope: None,
+        };
         assert_eq!(few.likely_things(&image), ["fire hydrant", "dog"]);
     }
 
     #[test]
     fn a_rate_has_the_threshold_of_photographs_as_familiar() {
-        let by_fpr = |threshold: f32| vec![FprThreshold { fpr: 0.1, threshold }, FprThreshold { fpr: 0.3, threshold: threshold + 0.2 }];
-        let range = |below: f32, threshold: f32| FamiliarityThresholds { below, by_fpr: by_fpr(threshold) };
+        let by_fpr = |threshold: f32| {
+            vec![
+                FprThreshold {
+                    fpr: 0.1,
+                    threshold,
+                },
+                FprThreshold {
+                    fpr: 0.3,
+                    threshold: threshold + 0.2,
+                },
+            ]
+        };
+        let range = |below: f32, threshold: f32| FamiliarityThresholds {
+            below,
+            by_fpr: by_fpr(threshold),
+        };
         let by_familiarity = vec![range(0.25, 0.1), range(0.5, 0.3), range(1.0, 0.5)];
-        let thresholds = EvidenceThresholds { by_fpr: by_fpr(0.4), ..EvidenceThresholds::unmeasured(0.5) };
-        let near = |found: Option<f32>, expected: f32| assert!((found.unwrap() - expected).abs() < 1e-6, "{found:?} {expected}");
+        let thresholds = EvidenceThresholds {
+            by_fpr: by_fpr(0.4),
+            ..EvidenceThresholds::unmeasured(0.5)
+        };
+        let near = |found: Option<f32>, expected: f32| {
+            assert!(
+                (found.unwrap() - expected).abs() < 1e-6,
+                "{found:?} {expected}"
+            )
+        };
         near(thresholds.for_fpr(0.2, 0.1), 0.5);
-        let ranged = EvidenceThresholds { by_familiarity, ..thresholds };
+        let ranged = EvidenceThresholds {
+            by_familiarity,
+            ..thresholds
+        };
         assert_eq!(ranged.validate(), Ok(()));
         for (familiarity, expected) in [(0.0, 0.2), (0.25, 0.4), (0.6, 0.6), (1.0, 0.6)] {
             near(ranged.for_fpr(0.2, familiarity), expected);
         }
         assert_eq!(EvidenceThresholds::unmeasured(0.5).for_fpr(0.1, 0.5), None);
-        let turned = EvidenceThresholds { by_familiarity: vec![range(0.5, 0.1), range(0.25, 0.3)], ..ranged };
-        assert!(turned.validate().unwrap_err().contains("follow one another"));
+        let turned = EvidenceThresholds {
+            by_familiarity: vec![range(0.5, 0.1), range(0.25, 0.3)],
+            ..ranged
+        };
+        assert!(
+            turned
+                .validate()
+                .unwrap_err()
+                .contains("follow one another")
+        );
     }
 
     #[test]
     fn files_that_do_not_fit_are_refused_by_their_key() {
         let load = |config: &Value, arrays: &HashMap<&'static str, Array>| {
-            let error = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(arrays))).unwrap_err();
+            let error =
+                Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(arrays)))
+                    .unwrap_err();
             (error.file, error.to_string())
         };
         let with_config = |pointer: &str, value: Value| {
@@ -623,26 +915,76 @@ mod tests {
         for (pointer, value, expected) in [
             ("/format", json!(2), "format: is 2; this version reads 1"),
             ("/k", json!(0), "k: is 0"),
-            ("/concepts/1", json!("unicorn-thing.n"), "concepts[1]: 'unicorn-thing' is no noun of the lexicon"),
-            ("/named", json!(["cat.n"]), "named: 'cat.n' is none of the concepts"),
-            ("/concepts/1", json!("puppy"), "concepts[1]: 'puppy' does not end with the letter"),
-            ("/concepts/2", json!("woman.n"), "concepts[2]: 'woman.n' and 'person.n' (concepts[1]) are one concept"),
-            ("/familiarity/slope", json!(-1.0), "familiarity: 'slope' must be positive"),
-            ("/familiarity", json!({"slope": 1.0}), "familiarity: missing field `offset`"),
-            ("/calibration/own/mean", json!([1.0]), "calibration.own.mean: has 1 numbers for 5 features"),
-            ("/calibration/others/scale/0", json!(0.0), "calibration.others.scale: must be positive"),
-            ("/calibration/others/features/0", json!("color"), "calibration.others.features: 'color' is no feature of a mention"),
-            ("/calibration/own/thresholds/default", json!(2.0), "calibration.own.thresholds: must lie between 0 and 1"),
-            ("/calibration/own/thresholds/by_fpr/0/threshold", json!(0.9), "calibration.own.thresholds: must rise"),
+            (
+                "/concepts/1",
+                json!("unicorn-thing.n"),
+                "concepts[1]: 'unicorn-thing' is no noun of the lexicon",
+            ),
+            (
+                "/named",
+                json!(["cat.n"]),
+                "named: 'cat.n' is none of the concepts",
+            ),
+            (
+                "/concepts/1",
+                json!("puppy"),
+                "concepts[1]: 'puppy' does not end with the letter",
+            ),
+            (
+                "/concepts/2",
+                json!("woman.n"),
+                "concepts[2]: 'woman.n' and 'person.n' (concepts[1]) are one concept",
+            ),
+            (
+                "/familiarity/slope",
+                json!(-1.0),
+                "familiarity: 'slope' must be positive",
+            ),
+            (
+                "/familiarity",
+                json!({"slope": 1.0}),
+                "familiarity: missing field `offset`",
+            ),
+            (
+                "/calibration/own/mean",
+                json!([1.0]),
+                "calibration.own.mean: has 1 numbers for 5 features",
+            ),
+            (
+                "/calibration/others/scale/0",
+                json!(0.0),
+                "calibration.others.scale: must be positive",
+            ),
+            (
+                "/calibration/others/features/0",
+                json!("color"),
+                "calibration.others.features: 'color' is no feature of a mention",
+            ),
+            (
+                "/calibration/own/thresholds/default",
+                json!(2.0),
+                "calibration.own.thresholds: must lie between 0 and 1",
+            ),
+            (
+                "/calibration/own/thresholds/by_fpr/0/threshold",
+                json!(0.9),
+                "calibration.own.thresholds: must rise",
+            ),
         ] {
             let (file, error) = with_config(pointer, value);
-            assert!(file == CONFIG_FILE && error.starts_with(expected), "{pointer}: {file}: {error}");
+            assert!(
+                file == CONFIG_FILE && error.starts_with(expected),
+                "{pointer}: {file}: {error}"
+            );
         }
         let (arrays_of_match, mut config_of_match) = matching();
         config_of_match["calibration"]["other_words"]["features"][0] = json!("evidence");
         let (_, error) = load(&config_of_match, &arrays_of_match);
         assert!(
-            error.starts_with("calibration.other_words.features: 'evidence' is no feature of a word; these are familiarity"),
+            error.starts_with(
+                "calibration.other_words.features: 'evidence' is no feature of a \
+                               word; these are familiarity"
+            ),
             "{error}"
         );
         let with_array = |name: &'static str, array: Option<Array>| {
@@ -655,21 +997,65 @@ mod tests {
         };
         for (name, array, expected) in [
             ("prior", None, "prior: is missing"),
-            ("prior", Some(f32s(&[1.0; 4], &[4])), "prior: has shape [4]; [3] is expected"),
-            ("fc2.bias", Some(f32s(&[1.0; 2], &[2])), "fc2.bias: has shape [2]; [3] is expected"),
-            ("fc1.weight", Some(f32s(&[f32::NAN; 4], &[2, 2])), "fc1.weight: has a number that is not finite"),
-            ("scale", Some(f32s(&[0.0; 2], &[2])), "scale: must be positive"),
-            ("reference.points", Some(f32s(&[1.0; 6], &[3, 2])), "reference.points: is of type F32; I8 is expected"),
-            ("reference.points", Some((vec![1, 2], safetensors::Dtype::I8, vec![1, 2])), "reference.points: has 1 photographs; k"),
-            ("reference.basis", Some(f32s(&[1.0; 6], &[2, 3])), "reference.basis: is of 3 channels; the map has 2"),
+            (
+                "prior",
+                Some(f32s(&[1.0; 4], &[4])),
+                "prior: has shape [4]; [3] is expected",
+            ),
+            (
+                "fc2.bias",
+                Some(f32s(&[1.0; 2], &[2])),
+                "fc2.bias: has shape [2]; [3] is expected",
+            ),
+            (
+                "fc1.weight",
+                Some(f32s(&[f32::NAN; 4], &[2, 2])),
+                "fc1.weight: has a number that is not finite",
+            ),
+            (
+                "scale",
+                Some(f32s(&[0.0; 2], &[2])),
+                "scale: must be positive",
+            ),
+            (
+                "reference.points",
+                Some(f32s(&[1.0; 6], &[3, 2])),
+                "reference.points: is of type F32; I8 is expected",
+            ),
+            (
+                "reference.points",
+                Some((vec![1, 2], safetensors::Dtype::I8, vec![1, 2])),
+                "reference.points: has 1 photographs; k",
+            ),
+            (
+                "reference.basis",
+                Some(f32s(&[1.0; 6], &[2, 3])),
+                "reference.basis: is of 3 channels; the map has 2",
+            ),
         ] {
             let (file, error) = with_array(name, array);
-            assert!(file == WEIGHTS_FILE && error.starts_with(expected), "{name}: {file}: {error}");
+            assert!(
+                file == WEIGHTS_FILE && error.starts_with(expected),
+                "{name}: {file}: {error}"
+            );
         }
         let config = config().to_string();
         assert!(Evidence::from_files(None, None).unwrap().is_none());
-        assert_eq!(Evidence::from_files(Some(config.as_bytes()), None).unwrap_err().file, WEIGHTS_FILE);
-        assert_eq!(Evidence::from_files(None, Some(b"")).unwrap_err().file, CONFIG_FILE);
-        assert_eq!(Evidence::from_files(Some(config.as_bytes()), Some(b"no tensors")).unwrap_err().file, WEIGHTS_FILE);
+        assert_eq!(
+            Evidence::from_files(Some(config.as_bytes()), None)
+                .unwrap_err()
+                .file,
+            WEIGHTS_FILE
+        );
+        assert_eq!(
+            Evidence::from_files(None, Some(b"")).unwrap_err().file,
+            CONFIG_FILE
+        );
+        assert_eq!(
+            Evidence::from_files(Some(config.as_bytes()), Some(b"no tensors"))
+                .unwrap_err()
+                .file,
+            WEIGHTS_FILE
+        );
     }
 }

@@ -1,19 +1,23 @@
 //! Familiarity: how close a photograph is to those that the model learnt from.
 //!
-//! The pooled channels of the tower's head, centered, are compared with those of reference photographs by their cosine, in the coordinates of a few principal
-//! components. Both are divided by the norm of all their channels: what lies outside of the components makes a photograph less like any reference.
+//! The pooled channels of the tower's head, centered, are compared with those of reference
+//! photographs by their cosine, in the coordinates of a few principal components. Both are divided
+//! by the norm of all their channels: what lies outside of the components makes a photograph less
+//! like any reference.
 
 use serde::{Deserialize, Serialize};
 
 use super::{evidence::EvidenceError, stored::Stored};
 
-/// From the mean cosine of the nearest references, and the evidence of people, to familiarity: a logistic function.
+/// From the mean cosine of the nearest references, and the evidence of people, to familiarity: a
+/// logistic function.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityScale {
     /// Factor on the mean cosine, positive.
     pub slope: f64,
-    /// Factor on the evidence of people: what the model learnt from shows them mostly, and it names them where there are none.
+    /// Factor on the evidence of people: what the model learnt from shows them mostly, and it names
+    /// them where there are none.
     #[serde(default)]
     pub people: f64,
     /// Added to both.
@@ -23,12 +27,18 @@ pub struct FamiliarityScale {
 impl FamiliarityScale {
     /// Returns `true` if it is a function that rises.
     pub(super) fn is_rising(self) -> bool {
-        self.slope.is_finite() && self.slope > 0.0 && self.people.is_finite() && self.offset.is_finite()
+        self.slope.is_finite()
+            && self.slope > 0.0
+            && self.people.is_finite()
+            && self.offset.is_finite()
     }
 
-    /// The familiarity that belongs to a mean cosine and the evidence of people, a logit: the probability that a caption invents nothing.
+    /// The familiarity that belongs to a mean cosine and the evidence of people, a logit: the
+    /// probability that a caption invents nothing.
     pub fn familiarity(self, cosine: f64, people: f64) -> f32 {
-        (1.0 / (1.0 + (-(self.slope * cosine + self.people * people.clamp(-8.0, 8.0) + self.offset)).exp())) as f32
+        (1.0 / (1.0
+            + (-(self.slope * cosine + self.people * people.clamp(-8.0, 8.0) + self.offset)).exp()))
+            as f32
     }
 }
 
@@ -44,15 +54,29 @@ pub(super) struct References {
 }
 
 impl References {
-    /// Loads the arrays `center`, `basis`, `points` and `scale` of a name; `channels` are those of the tower's map, and the `k` nearest are averaged.
-    pub(super) fn load(stored: &Stored<'_>, name: &str, channels: usize, k: usize) -> Result<Self, EvidenceError> {
-        let [center, basis, points, scale] = ["center", "basis", "points", "scale"].map(|array| format!("{name}.{array}"));
-        let ((components, width), (photographs, _)) = (stored.sides(&basis)?, stored.sides(&points)?);
+    /// Loads the arrays `center`, `basis`, `points` and `scale` of a name; `channels` are those of
+    /// the tower's map, and the `k` nearest are averaged.
+    pub(super) fn load(
+        stored: &Stored<'_>,
+        name: &str,
+        channels: usize,
+        k: usize,
+    ) -> Result<Self, EvidenceError> {
+        let [center, basis, points, scale] =
+            ["center", "basis", "points", "scale"].map(|array| format!("{name}.{array}"));
+        let ((components, width), (photographs, _)) =
+            (stored.sides(&basis)?, stored.sides(&points)?);
         if width > channels {
-            return Err(stored.error(&basis, format!("is of {width} channels; the map has {channels}")));
+            return Err(stored.error(
+                &basis,
+                format!("is of {width} channels; the map has {channels}"),
+            ));
         }
         if photographs < k {
-            return Err(stored.error(&points, format!("has {photographs} photographs; k in evidence.json is {k}")));
+            return Err(stored.error(
+                &points,
+                format!("has {photographs} photographs; k in evidence.json is {k}"),
+            ));
         }
         Ok(Self {
             center: stored.floats(&center, &[width])?,
@@ -63,18 +87,41 @@ impl References {
         })
     }
 
-    /// The mean cosine of the nearest references to a photograph by its pooled channels, of which the first are compared.
+    /// The mean cosine of the nearest references to a photograph by its pooled channels, of which
+    /// the first are compared.
     pub(super) fn mean_cosine(&self, pooled: &[f32]) -> f64 {
-        let centered: Vec<f32> = pooled.iter().zip(&self.center).map(|(x, center)| x - center).collect();
-        let norm = centered.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        let centered: Vec<f32> = pooled
+            .iter()
+            .zip(&self.center)
+            .map(|(x, center)| x - center)
+            .collect();
+        let norm = centered
+            .iter()
+            .map(|x| x * x)
+            .sum::<f32>()
+            .sqrt()
+            .max(f32::MIN_POSITIVE);
         let dot = |line: &[f32]| line.iter().zip(&centered).map(|(a, b)| a * b).sum::<f32>();
         // The units go into the query, so that references stay bytes.
         let lines = self.basis.chunks_exact(self.center.len());
-        let query: Vec<f32> = lines.zip(&self.units).map(|(line, unit)| dot(line) / norm * unit).collect();
-        let cosine = |point: &[i8]| point.iter().zip(&query).map(|(&a, b)| f32::from(a) * b).sum::<f32>();
+        let query: Vec<f32> = lines
+            .zip(&self.units)
+            .map(|(line, unit)| dot(line) / norm * unit)
+            .collect();
+        let cosine = |point: &[i8]| {
+            point
+                .iter()
+                .zip(&query)
+                .map(|(&a, b)| f32::from(a) * b)
+                .sum::<f32>()
+        };
         let mut cosines: Vec<f32> = self.points.chunks_exact(query.len()).map(cosine).collect();
         let k = self.k.min(cosines.len());
         cosines.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-        cosines[..k].iter().map(|&cosine| f64::from(cosine)).sum::<f64>() / k as f64
+        cosines[..k]
+            .iter()
+            .map(|&cosine| f64::from(cosine))
+            .sum::<f64>()
+            / k as f64
     }
 }

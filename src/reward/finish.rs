@@ -1,10 +1,13 @@
-//! The last step of a reward: words that name a thing the photograph has evidence of get the calibrated probability that the thing is there.
+//! The last step of a reward: words that name a thing the photograph has evidence of get the
+//! calibrated probability that the thing is there.
 //!
-//! One pure function for texts that are being written and for texts that are there: a word's reward depends on the text up to its end and on the one word
-//! after it (`fire` names nothing before `hydrant`), so that whoever sees the text grow finishes a word as soon as that one has closed, and gets what the
-//! whole text would have given. Words without an output of [`Evidence`] that claim something have a calibration of their own, by their class, so that one
-//! threshold means the same for all of a text; where there is none they keep the scorer's reward. Texts by others are there as a whole: how well the sentence
-//! around a word fits the photograph counts too.
+//! One pure function for texts that are being written and for texts that are there: a word's reward
+//! depends on the text up to its end and on the one word after it (`fire` names nothing before
+//! `hydrant`), so that whoever sees the text grow finishes a word as soon as that one has closed,
+//! and gets what the whole text would have given. Words without an output of [`Evidence`] that
+//! claim something have a calibration of their own, by their class, so that one threshold means the
+//! same for all of a text; where there is none they keep the scorer's reward. Texts by others are
+//! there as a whole: how well the sentence around a word fits the photograph counts too.
 
 use std::{ops::Range, sync::Arc};
 
@@ -21,7 +24,8 @@ use crate::{
     lexicon::{ConceptId, Lexicon, WordClass},
 };
 
-/// Words before a word that say what sort of word it is: as many as are read with it, and none of another sentence.
+/// Words before a word that say what sort of word it is: as many as are read with it, and none of
+/// another sentence.
 const CONTEXT: usize = 12;
 
 /// Characters that end a sentence.
@@ -73,21 +77,44 @@ pub struct Finisher {
 impl Finisher {
     /// For texts of `writer` about the photograph of `image`.
     pub fn new(evidence: Arc<Evidence>, image: ImageEvidence, writer: WrittenBy) -> Self {
-        Self { evidence, image, writer }
+        Self {
+            evidence,
+            image,
+            writer,
+        }
     }
 
     /// Finishes the reward of word `at`; `waits` where it was [`Finish::Open`] before.
-    pub fn finish(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize, waits: bool) -> Finish {
+    pub fn finish(
+        &self,
+        written: &Written<'_, impl Fn(usize) -> f32>,
+        at: usize,
+        waits: bool,
+    ) -> Finish {
         self.finish_within(written, at, waits, SentenceFeatures::default())
     }
 
-    fn finish_within(&self, written: &Written<'_, impl Fn(usize) -> f32>, at: usize, waits: bool, sentence: SentenceFeatures) -> Finish {
+    fn finish_within(
+        &self,
+        written: &Written<'_, impl Fn(usize) -> f32>,
+        at: usize,
+        waits: bool,
+        sentence: SentenceFeatures,
+    ) -> Finish {
         let Written { text, words, .. } = *written;
-        let Some(word) = words.get(at).filter(|word| word.reward.is_some() && !word.function) else { return Finish::Unchanged };
+        let Some(word) = words
+            .get(at)
+            .filter(|word| word.reward.is_some() && !word.function)
+        else {
+            return Finish::Unchanged;
+        };
         let (next, from) = (next(written, at), context(text, words, at));
-        let begins = self.word_calibration().is_some() && text[..word.bytes.start].trim().is_empty();
-        let names_nothing =
-            !waits && !begins && mention(text, from, word, word.bytes.end).is_none() && !begins_compound(&text[word.bytes.clone()]);
+        let begins =
+            self.word_calibration().is_some() && text[..word.bytes.start].trim().is_empty();
+        let names_nothing = !waits
+            && !begins
+            && mention(text, from, word, word.bytes.end).is_none()
+            && !begins_compound(&text[word.bytes.clone()]);
         let end = match next {
             _ if names_nothing => word.bytes.end,
             Next::Open => return Finish::Open,
@@ -96,34 +123,63 @@ impl Finisher {
         };
         // "Yes." and "Two." answer a question; calibrations of words are of descriptions.
         let answers = begins && (matches!(next, Next::None) || is_yes_or_no(text, word));
-        let named = if names_nothing { None } else { mention(text, from, word, end) };
-        let reward = named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept, sentence));
-        let of_word = || (!answers).then(|| self.word_reward(written, word, class(text, from, word, end), sentence))?;
-        reward.or_else(of_word).map_or(Finish::Unchanged, Finish::Reward)
+        let named = if names_nothing {
+            None
+        } else {
+            mention(text, from, word, end)
+        };
+        let reward =
+            named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept, sentence));
+        let of_word = || {
+            (!answers)
+                .then(|| self.word_reward(written, word, class(text, from, word, end), sentence))?
+        };
+        reward
+            .or_else(of_word)
+            .map_or(Finish::Unchanged, Finish::Reward)
     }
 
     /// Finishes what was scored of a whole text, whose tokens have the bytes `tokens`.
-    pub fn finish_scored<'a>(&self, tokens: impl IntoIterator<Item = &'a [u8]>, scored: &mut Scored) {
+    pub fn finish_scored<'a>(
+        &self,
+        tokens: impl IntoIterator<Item = &'a [u8]>,
+        scored: &mut Scored,
+    ) {
         let (text, words) = words(tokens, &scored.rewards);
         let rewards = scored.rewards.clone();
-        let log_probability = |token: usize| scored.log_probabilities.get(token).copied().unwrap_or(0.0);
-        let written = Written { text: &text, whole: true, words: &words, rewards: &rewards, log_probability };
+        let log_probability =
+            |token: usize| scored.log_probabilities.get(token).copied().unwrap_or(0.0);
+        let written = Written {
+            text: &text,
+            whole: true,
+            words: &words,
+            rewards: &rewards,
+            log_probability,
+        };
         let mut sentence = (0..0, SentenceFeatures::default());
         for (at, word) in words.iter().enumerate() {
             if self.writer == WrittenBy::Others && word.bytes.start >= sentence.0.end {
                 let bytes = sentence_around(&text, word.bytes.start);
-                sentence = (bytes.clone(), SentenceFeatures::new(&self.evidence, &self.image, &text[bytes]));
+                sentence = (
+                    bytes.clone(),
+                    SentenceFeatures::new(&self.evidence, &self.image, &text[bytes]),
+                );
             }
             let finish = self.finish_within(&written, at, false, sentence.1);
-            if let (Finish::Reward(reward), Some(tokens)) = (finish, scored.rewards.get_mut(word.tokens.clone())) {
+            if let (Finish::Reward(reward), Some(tokens)) =
+                (finish, scored.rewards.get_mut(word.tokens.clone()))
+            {
                 tokens.fill(reward);
             }
         }
     }
 
-    /// The threshold that flags a share `target` of the right words about a photograph as familiar as this one; `None` where nothing was measured.
+    /// The threshold that flags a share `target` of the right words about a photograph as familiar
+    /// as this one; `None` where nothing was measured.
     pub fn threshold_for_fpr(&self, target: f64) -> Option<f32> {
-        self.calibration().thresholds.for_fpr(target, self.image.familiarity)
+        self.calibration()
+            .thresholds
+            .for_fpr(target, self.image.familiarity)
     }
 
     /// The familiarity of the photograph, 0 to 1.
@@ -136,7 +192,8 @@ impl Finisher {
         self.evidence.likely_things(&self.image)
     }
 
-    /// The reward of the tokens that write a mention; `None` where there is no evidence of what it names.
+    /// The reward of the tokens that write a mention; `None` where there is no evidence of what it
+    /// names.
     fn reward(
         &self,
         written: &Written<'_, impl Fn(usize) -> f32>,
@@ -145,13 +202,29 @@ impl Finisher {
         sentence: SentenceFeatures,
     ) -> Option<f32> {
         let output = self.evidence.concept_of(concept)?;
-        let mut its = written.words.iter().filter(|word| overlap(&word.bytes, bytes));
+        let mut its = written
+            .words
+            .iter()
+            .filter(|word| overlap(&word.bytes, bytes));
         let first = its.next()?;
         let tokens = first.tokens.start..its.next_back().unwrap_or(first).tokens.end;
-        let reward = written.rewards.get(tokens.clone())?.iter().copied().reduce(f32::min)?;
+        let reward = written
+            .rewards
+            .get(tokens.clone())?
+            .iter()
+            .copied()
+            .reduce(f32::min)?;
         let log_probability = tokens.map(&written.log_probability).sum();
         let person = Evidence::is_person(concept);
-        let features = MentionFeatures::new(&self.evidence, &self.image, output, reward, log_probability, person)?.within(sentence);
+        let features = MentionFeatures::new(
+            &self.evidence,
+            &self.image,
+            output,
+            reward,
+            log_probability,
+            person,
+        )?
+        .within(sentence);
         Some(self.calibration().probability(|name| features.value(name)))
     }
 
@@ -163,7 +236,8 @@ impl Finisher {
         }
     }
 
-    /// The reward of a word of a class without evidence; `None` where nothing is known of the class.
+    /// The reward of a word of a class without evidence; `None` where nothing is known of the
+    /// class.
     fn word_reward(
         &self,
         written: &Written<'_, impl Fn(usize) -> f32>,
@@ -172,8 +246,16 @@ impl Finisher {
         sentence: SentenceFeatures,
     ) -> Option<f32> {
         let calibration = self.word_calibration()?;
-        calibration.features.iter().find(|name| *name == WordFeatures::of_class(class))?;
-        let reward = written.rewards.get(word.tokens.clone())?.iter().copied().reduce(f32::min)?;
+        calibration
+            .features
+            .iter()
+            .find(|name| *name == WordFeatures::of_class(class))?;
+        let reward = written
+            .rewards
+            .get(word.tokens.clone())?
+            .iter()
+            .copied()
+            .reduce(f32::min)?;
         let log_probability = word.tokens.clone().map(&written.log_probability).sum();
         let features = WordFeatures::new(class, &self.image, reward, log_probability, sentence);
         Some(calibration.probability(|name| features.value(name)))
@@ -199,25 +281,44 @@ fn context(text: &str, words: &[Word], at: usize) -> usize {
 pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
     // A line that goes on in small letters is the same sentence.
     let ends = |(byte, c): &(usize, char)| {
-        let goes_on = || text[byte + c.len_utf8()..].trim_start().starts_with(char::is_lowercase);
+        let goes_on = || {
+            text[byte + c.len_utf8()..]
+                .trim_start()
+                .starts_with(char::is_lowercase)
+        };
         ENDS.contains(c) && !(*c == '\n' && goes_on())
     };
-    let start = text[..at].char_indices().rev().find(ends).map_or(0, |(byte, c)| byte + c.len_utf8());
-    let end = text[at..].char_indices().map(|(byte, c)| (at + byte, c)).find(ends);
+    let start = text[..at]
+        .char_indices()
+        .rev()
+        .find(ends)
+        .map_or(0, |(byte, c)| byte + c.len_utf8());
+    let end = text[at..]
+        .char_indices()
+        .map(|(byte, c)| (at + byte, c))
+        .find(ends);
     start..end.map_or(text.len(), |(byte, c)| byte + c.len_utf8())
 }
 
 /// The class of a word in a text that is read up to byte `end`.
 fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
     let classes = Lexicon::shared().word_classes(&text[from..end]);
-    let own = classes.into_iter().find(|(bytes, _)| overlap(&(from + bytes.start..from + bytes.end), &word.bytes));
+    let own = classes
+        .into_iter()
+        .find(|(bytes, _)| overlap(&(from + bytes.start..from + bytes.end), &word.bytes));
     own.map_or(WordClass::Other, |(_, class)| class)
 }
 
-/// The thing that a word names, or is part of the name of, in a text that is read up to byte `end`: its bytes, and what it is.
+/// The thing that a word names, or is part of the name of, in a text that is read up to byte `end`:
+/// its bytes, and what it is.
 fn mention(text: &str, from: usize, word: &Word, end: usize) -> Option<(Range<usize>, ConceptId)> {
     let mentions = Lexicon::shared().mentions(&text[from..end]);
-    let mut places = mentions.iter().map(|mention| (from + mention.range.start..from + mention.range.end, mention.concept));
+    let mut places = mentions.iter().map(|mention| {
+        (
+            from + mention.range.start..from + mention.range.end,
+            mention.concept,
+        )
+    });
     places.find(|(bytes, _)| overlap(bytes, &word.bytes))
 }
 
@@ -240,14 +341,21 @@ enum Next {
 }
 
 fn next<F>(written: &Written<'_, F>, at: usize) -> Next {
-    let Written { text, whole, words, .. } = written;
+    let Written {
+        text, whole, words, ..
+    } = written;
     let end = words[at].bytes.end;
     let open = if *whole { Next::None } else { Next::Open };
-    match (text[end..].chars().find(|c| !c.is_whitespace()), words.get(at + 1)) {
+    match (
+        text[end..].chars().find(|c| !c.is_whitespace()),
+        words.get(at + 1),
+    ) {
         (None, _) => open,
         (Some(c), _) if !c.is_alphanumeric() => Next::None,
         (Some(_), None) => open,
-        (Some(_), Some(next)) if text[end..next.bytes.start].trim().is_empty() => Next::Word(next.bytes.end),
+        (Some(_), Some(next)) if text[end..next.bytes.start].trim().is_empty() => {
+            Next::Word(next.bytes.end)
+        }
         // What follows is part of markup.
         (Some(_), Some(_)) => Next::None,
     }
@@ -262,51 +370,125 @@ mod tests {
     const LOGITS: [f32; 3] = [1.899_789, -0.654_269, 1.054_058];
 
     fn finished(finisher: &Finisher, tokens: &[(&str, f32, f32)]) -> Vec<f32> {
-        let mut scored = Scored { rewards: tokens.iter().map(|t| t.1).collect(), log_probabilities: tokens.iter().map(|t| t.2).collect() };
+        let mut scored = Scored {
+            rewards: tokens.iter().map(|t| t.1).collect(),
+            log_probabilities: tokens.iter().map(|t| t.2).collect(),
+        };
         finisher.finish_scored(tokens.iter().map(|t| t.0.as_bytes()), &mut scored);
-        assert_eq!(scored.log_probabilities, tokens.iter().map(|t| t.2).collect::<Vec<_>>());
+        assert_eq!(
+            scored.log_probabilities,
+            tokens.iter().map(|t| t.2).collect::<Vec<_>>()
+        );
         scored.rewards
     }
 
     #[track_caller]
     fn near(found: &[f32], expected: &[f32]) {
-        assert!(found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+        assert!(
+            found.len() == expected.len()
+                && found
+                    .iter()
+                    .zip(expected)
+                    .all(|(a, b)| (a - b).abs() < 1e-5),
+            "{found:?} {expected:?}"
+        );
     }
 
     #[test]
     fn rewards_of_mentions_are_those_reckoned_by_hand_and_all_others_stay() {
         let own = finisher(LOGITS, WrittenBy::Policy);
-        let tokens =
-            [("A", 0.9, -0.1), (" black", 0.7, -0.2), (" do", 0.8, -0.6), ("g", 0.95, -0.4), (" near", 0.5, -1.0), (" a", 0.5, -1.0)];
+        let tokens = [
+            ("A", 0.9, -0.1),
+            (" black", 0.7, -0.2),
+            (" do", 0.8, -0.6),
+            ("g", 0.95, -0.4),
+            (" near", 0.5, -1.0),
+            (" a", 0.5, -1.0),
+        ];
         // The lowest reward of its tokens and all of their log-probability.
-        near(&finished(&own, &tokens), &[0.9, 0.7, 0.811_603, 0.811_603, 0.5, 0.5]);
-        near(&finished(&own, &[("A", 0.9, -0.1), (" man", 0.6, -1.0), (".", 0.3, 0.0)]), &[0.9, 0.463_864, 0.3]);
+        near(
+            &finished(&own, &tokens),
+            &[0.9, 0.7, 0.811_603, 0.811_603, 0.5, 0.5],
+        );
+        near(
+            &finished(
+                &own,
+                &[("A", 0.9, -0.1), (" man", 0.6, -1.0), (".", 0.3, 0.0)],
+            ),
+            &[0.9, 0.463_864, 0.3],
+        );
         // Nothing is known of cars, and "walking" names nothing.
-        near(&finished(&own, &[("A", 0.9, -0.1), (" car", 0.6, -1.0), (" walking", 0.3, 0.0)]), &[0.9, 0.6, 0.3]);
+        near(
+            &finished(
+                &own,
+                &[
+                    ("A", 0.9, -0.1),
+                    (" car", 0.6, -1.0),
+                    (" walking", 0.3, 0.0),
+                ],
+            ),
+            &[0.9, 0.6, 0.3],
+        );
         // Without the scorer and the policy.
-        near(&finished(&finisher(LOGITS, WrittenBy::Others), &tokens)[2..4], &[0.883_637; 2]);
+        near(
+            &finished(&finisher(LOGITS, WrittenBy::Others), &tokens)[2..4],
+            &[0.883_637; 2],
+        );
     }
 
     #[test]
     fn names_of_several_words_have_one_reward() {
         let own = finisher(LOGITS, WrittenBy::Policy);
-        let with = |last: &str| finished(&own, &[("a", 0.9, -0.1), (" fire", 0.6, -0.2), (last, 0.8, -0.6), (".", 0.9, 0.0)]);
+        let with = |last: &str| {
+            finished(
+                &own,
+                &[
+                    ("a", 0.9, -0.1),
+                    (" fire", 0.6, -0.2),
+                    (last, 0.8, -0.6),
+                    (".", 0.9, 0.0),
+                ],
+            )
+        };
         let hydrant = with(" hydrant");
-        assert!(hydrant[1] == hydrant[2] && hydrant[1] != 0.6 && (hydrant[0], hydrant[3]) == (0.9, 0.9), "{hydrant:?}");
+        assert!(
+            hydrant[1] == hydrant[2] && hydrant[1] != 0.6 && (hydrant[0], hydrant[3]) == (0.9, 0.9),
+            "{hydrant:?}"
+        );
         assert_eq!(with(" engine")[0], 0.9);
         // In the plural and in any case, and not where it only qualifies another thing.
-        for (text, is_named) in [("Dogs", true), ("DOG", true), ("dogs", true), ("cats", false)] {
-            let found = finished(&own, &[("Two ", 0.9, -0.1), (text, 0.6, -0.2), (" run.", 0.5, -0.3)]);
+        for (text, is_named) in [
+            ("Dogs", true),
+            ("DOG", true),
+            ("dogs", true),
+            ("cats", false),
+        ] {
+            let found = finished(
+                &own,
+                &[("Two ", 0.9, -0.1), (text, 0.6, -0.2), (" run.", 0.5, -0.3)],
+            );
             assert_eq!(found[1] != 0.6, is_named, "{text}: {found:?}");
         }
-        let qualifying = finished(&own, &[("a", 0.9, -0.1), (" dog", 0.6, -0.2), (" bowl", 0.8, -0.6), (" is", 0.8, -0.1)]);
+        let qualifying = finished(
+            &own,
+            &[
+                ("a", 0.9, -0.1),
+                (" dog", 0.6, -0.2),
+                (" bowl", 0.8, -0.6),
+                (" is", 0.8, -0.1),
+            ],
+        );
         assert_eq!(qualifying[1], 0.6);
     }
 
     #[test]
     fn sentences_and_words_without_evidence_count_as_reckoned_by_hand() {
         let (arrays, config) = matching();
-        let evidence = Arc::new(Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap());
+        let evidence = Arc::new(
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
+                .unwrap()
+                .unwrap(),
+        );
         let image = ImageEvidence {
             logits: LOGITS.into(),
             familiarity: 0.68371,
@@ -314,38 +496,98 @@ mod tests {
             scope: None,
         };
         let others = Finisher::new(Arc::clone(&evidence), image.clone(), WrittenBy::Others);
-        let text = [("A", 0.9, 0.0), (" dog", 0.8, 0.0), (" runs", 0.7, 0.0), (".", 0.6, 0.0), (" A", 0.5, 0.0), (" man", 0.4, 0.0)];
-        let found = finished(&others, &[&text[..], &[(" in", 0.3, 0.0), (" red", 0.2, 0.0), ("!", 0.1, 0.0)]].concat());
+        let text = [
+            ("A", 0.9, 0.0),
+            (" dog", 0.8, 0.0),
+            (" runs", 0.7, 0.0),
+            (".", 0.6, 0.0),
+            (" A", 0.5, 0.0),
+            (" man", 0.4, 0.0),
+        ];
+        let found = finished(
+            &others,
+            &[
+                &text[..],
+                &[(" in", 0.3, 0.0), (" red", 0.2, 0.0), ("!", 0.1, 0.0)],
+            ]
+            .concat(),
+        );
         near(&found[..5], &[0.9, 0.968_795, 0.650_373, 0.6, 0.5]);
         near(&found[5..6], &[0.501_710]);
-        assert_eq!(found[6..], [0.3, 0.2, 0.1], "nothing is known of colors in texts by others");
-        near(&finished(&others, &[&text[4..], &[(".", 0.6, 0.0)]].concat()), &[0.5, 0.124_446, 0.6]);
+        assert_eq!(
+            found[6..],
+            [0.3, 0.2, 0.1],
+            "nothing is known of colors in texts by others"
+        );
+        near(
+            &finished(&others, &[&text[4..], &[(".", 0.6, 0.0)]].concat()),
+            &[0.5, 0.124_446, 0.6],
+        );
         // What the policy writes is not there as a whole.
         let own = Finisher::new(evidence, image, WrittenBy::Policy);
-        let found = finished(&own, &[("A", 0.9, 0.0), (" red", 0.7, -0.2), (" dog", 0.8, -1.0), (" runs", 0.6, -1.0)]);
+        let found = finished(
+            &own,
+            &[
+                ("A", 0.9, 0.0),
+                (" red", 0.7, -0.2),
+                (" dog", 0.8, -1.0),
+                (" runs", 0.6, -1.0),
+            ],
+        );
         near(&[found[1], found[3]], &[0.783_070, 0.6]);
-        near(&[found[2]], &finished(&finisher(LOGITS, WrittenBy::Policy), &[(" dog", 0.8, -1.0)]));
+        near(
+            &[found[2]],
+            &finished(&finisher(LOGITS, WrittenBy::Policy), &[(" dog", 0.8, -1.0)]),
+        );
     }
 
     #[test]
     fn a_word_that_answers_is_no_description() {
         let (arrays, config) = matching();
-        let evidence = Arc::new(Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap());
-        let image = ImageEvidence { logits: LOGITS.into(), familiarity: 0.68371, place: None, scope: None };
+        let evidence = Arc::new(
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
+                .unwrap()
+                .unwrap(),
+        );
+        let image = ImageEvidence {
+            logits: LOGITS.into(),
+            familiarity: 0.68371,
+            place: None,
+            scope: None,
+        };
         let own = Finisher::new(evidence, image, WrittenBy::Policy);
         let is_finished = |tokens: &[&str], at: usize| {
-            let tokens: Vec<(&str, f32, f32)> = tokens.iter().map(|&token| (token, 0.6, -0.5)).collect();
+            let tokens: Vec<(&str, f32, f32)> =
+                tokens.iter().map(|&token| (token, 0.6, -0.5)).collect();
             finished(&own, &tokens)[at] != 0.6
         };
-        assert!(!is_finished(&["Red", "."], 0) && !is_finished(&["Red", ", it is."], 0) && !is_finished(&["Red"], 0));
+        assert!(
+            !is_finished(&["Red", "."], 0)
+                && !is_finished(&["Red", ", it is."], 0)
+                && !is_finished(&["Red"], 0)
+        );
         assert!(is_finished(&["Red", " cars", "."], 0) && is_finished(&["It is", " red", "."], 1));
         let open = |text: &str| {
             let mut transcript = crate::guard::words::Transcript::default();
             transcript.push(text.as_bytes());
-            let words: Vec<Word> = std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
-            own.finish(&Written { text, whole: false, words: &words, rewards: &[0.6], log_probability: |_| -0.5 }, 0, false)
+            let words: Vec<Word> =
+                std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
+            own.finish(
+                &Written {
+                    text,
+                    whole: false,
+                    words: &words,
+                    rewards: &[0.6],
+                    log_probability: |_| -0.5,
+                },
+                0,
+                false,
+            )
         };
-        assert_eq!((open("Red ca"), open("Red. ")), (Finish::Open, Finish::Unchanged));
+        assert_eq!(
+            (open("Red ca"), open("Red. ")),
+            (Finish::Open, Finish::Unchanged)
+        );
         assert!(matches!(open("Red cars are on"), Finish::Reward(_)));
     }
 
@@ -353,8 +595,21 @@ mod tests {
     fn a_sentence_ends_where_its_mark_does() {
         let text = "A dog. A cat runs!\nA man";
         let found = [0, 2, 7, 13, 19, 21].map(|at| &text[sentence_around(text, at)]);
-        assert_eq!(&"A dog\nruns. It"[sentence_around("A dog\nruns. It", 2)], "A dog\nruns.");
-        assert_eq!(found, ["A dog.", "A dog.", " A cat runs!", " A cat runs!", "A man", "A man"]);
+        assert_eq!(
+            &"A dog\nruns. It"[sentence_around("A dog\nruns. It", 2)],
+            "A dog\nruns."
+        );
+        assert_eq!(
+            found,
+            [
+                "A dog.",
+                "A dog.",
+                " A cat runs!",
+                " A cat runs!",
+                "A man",
+                "A man"
+            ]
+        );
     }
 
     #[test]
@@ -366,11 +621,25 @@ mod tests {
             if whole {
                 transcript.close(None);
             }
-            let words: Vec<Word> = std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
-            own.finish(&Written { text, whole, words: &words, rewards: &[0.6], log_probability: |_| -1.0 }, at, false)
+            let words: Vec<Word> =
+                std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
+            own.finish(
+                &Written {
+                    text,
+                    whole,
+                    words: &words,
+                    rewards: &[0.6],
+                    log_probability: |_| -1.0,
+                },
+                at,
+                false,
+            )
         };
         assert_eq!(at("a dog is", false, 1), Finish::Open);
-        assert!(matches!(at("a dog is running", false, 1), Finish::Reward(_)));
+        assert!(matches!(
+            at("a dog is running", false, 1),
+            Finish::Reward(_)
+        ));
         assert!(matches!(at("a dog. ", false, 1), Finish::Reward(_)));
         assert!(matches!(at("a dog", true, 1), Finish::Reward(_)));
         assert_eq!(at("a dog", true, 0), Finish::Unchanged);

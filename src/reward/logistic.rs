@@ -9,20 +9,37 @@ pub struct Logistic {
     pub offset: f64,
 }
 
-/// Coefficients of the two features and the intercept that minimise the cross-entropy to `targets` (probabilities, 0 to 1), by Newton's method; `None` where there
-/// is no minimum to be found.
+/// Coefficients of the two features and the intercept that minimise the cross-entropy to `targets`
+/// (probabilities, 0 to 1), by Newton's method; `None` where there is no minimum to be found.
 pub fn logistic_regression(features: &[[f64; 2]], targets: &[f64]) -> Option<[f64; 3]> {
-    newton(features, targets, |_| 1.0, 0.0, vec![1.0, 0.0, 0.0])?.try_into().ok()
+    newton(features, targets, |_| 1.0, 0.0, vec![1.0, 0.0, 0.0])?
+        .try_into()
+        .ok()
 }
 
-/// The logistic regression that minimizes the cross-entropy, each row counted `importance` times, plus half of `ridge` times the squared norm of the weights (scikit-learn's
-/// `C` is `1 / ridge`); `None` where there is no minimum to be found, no row, or not as many numbers of each sort.
-pub fn ridge_regression<R: AsRef<[f64]>>(rows: &[R], targets: &[f64], importance: &[f64], ridge: f64) -> Option<Logistic> {
+/// The logistic regression that minimizes the cross-entropy, each row counted `importance` times,
+/// plus half of `ridge` times the squared norm of the weights (scikit-learn's `C` is `1 / ridge`);
+/// `None` where there is no minimum to be found, no row, or not as many numbers of each sort.
+pub fn ridge_regression<R: AsRef<[f64]>>(
+    rows: &[R],
+    targets: &[f64],
+    importance: &[f64],
+    ridge: f64,
+) -> Option<Logistic> {
     let width = rows.first()?.as_ref().len();
-    if rows.iter().any(|row| row.as_ref().len() != width) || rows.len() != targets.len() || rows.len() != importance.len() {
+    if rows.iter().any(|row| row.as_ref().len() != width)
+        || rows.len() != targets.len()
+        || rows.len() != importance.len()
+    {
         return None;
     }
-    let mut weights = newton(rows, targets, |row| importance[row], ridge, vec![0.0; width + 1])?;
+    let mut weights = newton(
+        rows,
+        targets,
+        |row| importance[row],
+        ridge,
+        vec![0.0; width + 1],
+    )?;
     let offset = weights.pop()?;
     Some(Logistic { weights, offset })
 }
@@ -45,18 +62,25 @@ fn newton<R: AsRef<[f64]>>(
             x[..n - 1].copy_from_slice(features.as_ref());
             let z: f64 = x.iter().zip(&weights).map(|(x, w)| x * w).sum();
             let p = 1.0 / (1.0 + (-z).exp());
-            let (slope, curvature) = (importance(row) * (p - target), importance(row) * p * (1.0 - p));
+            let (slope, curvature) = (
+                importance(row) * (p - target),
+                importance(row) * p * (1.0 - p),
+            );
             for i in 0..n {
                 gradient[i] += slope * x[i];
                 (0..=i).for_each(|j| hessian[i][j] += curvature * x[i] * x[j]);
             }
         }
-        // A feature that never changes has no coefficient to be found; a trace of ridge leaves it where it is.
+        // A feature that never changes has no coefficient to be found; a trace of ridge leaves it
+        // where it is.
         (0..n).for_each(|i| hessian[i][i] += 1e-6 + if i < n - 1 { ridge } else { 0.0 });
         let step = solve(hessian, gradient)?;
         // A full step far from the optimum can overshoot.
         let scale = (2.0 / step.iter().map(|s| s.abs()).sum::<f64>()).min(1.0);
-        weights.iter_mut().zip(&step).for_each(|(w, s)| *w -= scale * s);
+        weights
+            .iter_mut()
+            .zip(&step)
+            .for_each(|(w, s)| *w -= scale * s);
         if step.iter().all(|s| s.abs() < 1e-9) {
             break;
         }
@@ -64,7 +88,8 @@ fn newton<R: AsRef<[f64]>>(
     weights.iter().all(|w| w.is_finite()).then_some(weights)
 }
 
-/// Solves `a x = b` by Cholesky's decomposition of the symmetric `a`, of which the lower half is read; `None` where it is singular.
+/// Solves `a x = b` by Cholesky's decomposition of the symmetric `a`, of which the lower half is
+/// read; `None` where it is singular.
 fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
     let n = b.len();
     let mut determinant = 1.0;
@@ -95,7 +120,9 @@ mod tests {
     fn finds_the_coefficients_that_made_the_data() {
         let mut state = 1u64;
         let mut uniform = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as f64 / f64::from(1u32 << 31)
         };
         let (features, targets): (Vec<[f64; 2]>, Vec<f64>) = (0..20_000)
@@ -106,38 +133,73 @@ mod tests {
             })
             .unzip();
         let [a, b, c] = logistic_regression(&features, &targets).unwrap();
-        assert!((a - 0.8).abs() < 0.03 && (b - 0.2).abs() < 0.03 && (c - 1.0).abs() < 0.1, "{a} {b} {c}");
+        assert!(
+            (a - 0.8).abs() < 0.03 && (b - 0.2).abs() < 0.03 && (c - 1.0).abs() < 0.1,
+            "{a} {b} {c}"
+        );
     }
 
     #[test]
     fn four_weighted_features_have_the_coefficients_of_scikit_learn() {
-        let feature = |i: usize, factor: usize, modulus: usize, half: f64| (i * factor % modulus) as f64 / half - 1.0;
+        let feature = |i: usize, factor: usize, modulus: usize, half: f64| {
+            (i * factor % modulus) as f64 / half - 1.0
+        };
         let rows: Vec<Vec<f64>> = (0..60)
-            .map(|i| vec![feature(i, 37, 17, 8.0), feature(i, 53, 23, 11.0), feature(i, 29, 13, 6.0), feature(i, 71, 19, 9.0)])
+            .map(|i| {
+                vec![
+                    feature(i, 37, 17, 8.0),
+                    feature(i, 53, 23, 11.0),
+                    feature(i, 29, 13, 6.0),
+                    feature(i, 71, 19, 9.0),
+                ]
+            })
             .collect();
         let targets: Vec<f64> = rows
             .iter()
             .enumerate()
             .map(|(i, x)| {
                 let z: f64 = 1.5 * x[0] - 2.0 * x[1] + 0.5 * x[2] + 0.3;
-                f64::from(u8::from((i as f64 * 0.754_877_666).fract() < 1.0 / (1.0 + (-z).exp())))
+                f64::from(u8::from(
+                    (i as f64 * 0.754_877_666).fract() < 1.0 / (1.0 + (-z).exp()),
+                ))
             })
             .collect();
         assert_eq!(targets.iter().sum::<f64>(), 32.0);
         let importance: Vec<f64> = (0..60).map(|i| 1.0 + (i % 3) as f64 * 0.5).collect();
-        // LogisticRegression(C=.3, tol=1e-12, solver="newton-cholesky").fit(rows, targets, sample_weight=importance)
-        let want = [0.819_665_331_146_103_5, -1.546_031_714_462_090_8, 0.371_294_716_407_075_7, 0.228_368_855_952_363_1];
+        // LogisticRegression(C=.3, tol=1e-12, solver="newton-cholesky").fit(rows, targets,
+        // sample_weight=importance)
+        let want = [
+            0.819_665_331_146_103_5,
+            -1.546_031_714_462_090_8,
+            0.371_294_716_407_075_7,
+            0.228_368_855_952_363_1,
+        ];
         let fitted = ridge_regression(&rows, &targets, &importance, 1.0 / 0.3).unwrap();
-        assert!(fitted.weights.iter().zip(want).all(|(ours, theirs)| (ours - theirs).abs() < 1e-5), "{fitted:?}");
-        assert!((fitted.offset - 0.209_325_229_607_321_03).abs() < 1e-5, "{fitted:?}");
-        assert_eq!(ridge_regression(&rows, &targets[1..], &importance, 1.0), None);
+        assert!(
+            fitted
+                .weights
+                .iter()
+                .zip(want)
+                .all(|(ours, theirs)| (ours - theirs).abs() < 1e-5),
+            "{fitted:?}"
+        );
+        assert!(
+            (fitted.offset - 0.209_325_229_607_321_03).abs() < 1e-5,
+            "{fitted:?}"
+        );
+        assert_eq!(
+            ridge_regression(&rows, &targets[1..], &importance, 1.0),
+            None
+        );
         assert_eq!(ridge_regression::<Vec<f64>>(&[], &[], &[], 1.0), None);
     }
 
     #[test]
     fn a_feature_that_never_changes_stays_where_it_began() {
         let rows: Vec<[f64; 2]> = (0..40).map(|i| [f64::from(i % 7) - 3.0, 0.0]).collect();
-        let targets: Vec<f64> = (0..40).map(|i| f64::from(u8::from(i % 7 > 2 || i % 5 == 0))).collect();
+        let targets: Vec<f64> = (0..40)
+            .map(|i| f64::from(u8::from(i % 7 > 2 || i % 5 == 0)))
+            .collect();
         let [_, unused, _] = logistic_regression(&rows, &targets).unwrap();
         assert_eq!(unused, 0.0);
     }

@@ -1,9 +1,11 @@
-//! Match of a text with a photograph as a whole: the words of the one and the features of the other are led into one space, in which their cosine
-//! says how well they fit.
+//! Match of a text with a photograph as a whole: the words of the one and the features of the other
+//! are led into one space, in which their cosine says how well they fit.
 //!
-//! A photograph has its place by a small network over the same standardized features as the evidence; a text has that of the mean of its words' vectors, each
-//! weighed by a gate of its own. Beside words, in their base form, stand the outputs of the evidence: a thing that the text mentions counts once more as what
-//! it is. The cosine is a feature of the calibrations of texts by others (see [`super::evidence`]).
+//! A photograph has its place by a small network over the same standardized features as the
+//! evidence; a text has that of the mean of its words' vectors, each weighed by a gate of its own.
+//! Beside words, in their base form, stand the outputs of the evidence: a thing that the text
+//! mentions counts once more as what it is. The cosine is a feature of the calibrations of texts by
+//! others (see [`super::evidence`]).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,7 +19,8 @@ use crate::lexicon::{ConceptId, Lexicon, words};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatchConfig {
-    /// Words with vectors, in their base form and in lower case; behind them there is one vector for each output of the evidence.
+    /// Words with vectors, in their base form and in lower case; behind them there is one vector
+    /// for each output of the evidence.
     pub words: Vec<String>,
     /// Number of pairs of networks; the mean of their cosines counts.
     pub members: usize,
@@ -30,14 +33,30 @@ pub(crate) struct Vocabulary(HashMap<String, usize>);
 impl Vocabulary {
     /// Numbers words in their order.
     pub(crate) fn new(words: &[String]) -> Self {
-        Self(words.iter().enumerate().map(|(i, word)| (word.clone(), i)).collect())
+        Self(
+            words
+                .iter()
+                .enumerate()
+                .map(|(i, word)| (word.clone(), i))
+                .collect(),
+        )
     }
 
-    /// The vectors of a text: those of its words, and those of the outputs that `output` gives the things which it mentions. What has none is passed over.
-    pub(crate) fn entries(&self, text: &str, output: impl Fn(ConceptId) -> Option<usize>) -> Vec<usize> {
+    /// The vectors of a text: those of its words, and those of the outputs that `output` gives the
+    /// things which it mentions. What has none is passed over.
+    pub(crate) fn entries(
+        &self,
+        text: &str,
+        output: impl Fn(ConceptId) -> Option<usize>,
+    ) -> Vec<usize> {
         let lexicon = Lexicon::shared();
-        let base = words(text).into_iter().filter_map(|word| self.0.get(lexicon.base_form(&word.text)).copied());
-        let things = lexicon.all_mentions(text).into_iter().filter_map(|mention| Some(self.0.len() + output(mention.concept)?));
+        let base = words(text)
+            .into_iter()
+            .filter_map(|word| self.0.get(lexicon.base_form(&word.text)).copied());
+        let things = lexicon
+            .all_mentions(text)
+            .into_iter()
+            .filter_map(|mention| Some(self.0.len() + output(mention.concept)?));
         base.chain(things).collect()
     }
 }
@@ -62,27 +81,49 @@ struct Member {
 
 impl Matcher {
     /// Reads the arrays `match.*` beside an evidence of so many channels and outputs.
-    pub(super) fn load(stored: &Stored<'_>, config: &MatchConfig, channels: usize, outputs: usize) -> Result<Self, EvidenceError> {
+    pub(super) fn load(
+        stored: &Stored<'_>,
+        config: &MatchConfig,
+        channels: usize,
+        outputs: usize,
+    ) -> Result<Self, EvidenceError> {
         let vocabulary = Vocabulary::new(&config.words);
         if vocabulary.0.len() != config.words.len() {
             return Err(EvidenceError::config("match.words", "names a word twice"));
         }
         if config.members == 0 {
-            return Err(EvidenceError::config("match.members", "is 0; there must be at least one"));
+            return Err(EvidenceError::config(
+                "match.members",
+                "is 0; there must be at least one",
+            ));
         }
         let entries = config.words.len() + outputs;
-        let members = (0..config.members).map(|member| Member::load(stored, &format!("match.{member}"), channels, entries));
-        Ok(Self { members: members.collect::<Result<_, _>>()?, vocabulary })
+        let members = (0..config.members)
+            .map(|member| Member::load(stored, &format!("match.{member}"), channels, entries));
+        Ok(Self {
+            members: members.collect::<Result<_, _>>()?,
+            vocabulary,
+        })
     }
 
-    /// The places of a photograph with these standardized features `(1, channels)`, a vector of length 1 of each member.
+    /// The places of a photograph with these standardized features `(1, channels)`, a vector of
+    /// length 1 of each member.
     pub(super) fn photograph(&self, features: &Tensor) -> CandleResult<Arc<[f32]>> {
-        let places = self.members.iter().map(|member| member.photograph(features));
+        let places = self
+            .members
+            .iter()
+            .map(|member| member.photograph(features));
         Ok(places.collect::<CandleResult<Vec<_>>>()?.concat().into())
     }
 
-    /// The mean cosine between a text and the places of a photograph; `None` where the text has no word that is known.
-    pub(super) fn cosine(&self, photograph: &[f32], text: &str, output: impl Fn(ConceptId) -> Option<usize>) -> Option<f64> {
+    /// The mean cosine between a text and the places of a photograph; `None` where the text has no
+    /// word that is known.
+    pub(super) fn cosine(
+        &self,
+        photograph: &[f32],
+        text: &str,
+        output: impl Fn(ConceptId) -> Option<usize>,
+    ) -> Option<f64> {
         let entries = self.vocabulary.entries(text, output);
         let (mut rest, mut sum) = (photograph, 0.0);
         for member in &self.members {
@@ -96,16 +137,31 @@ impl Matcher {
 }
 
 impl Member {
-    fn load(stored: &Stored<'_>, prefix: &str, channels: usize, entries: usize) -> Result<Self, EvidenceError> {
+    fn load(
+        stored: &Stored<'_>,
+        prefix: &str,
+        channels: usize,
+        entries: usize,
+    ) -> Result<Self, EvidenceError> {
         let name = |name: &str| format!("{prefix}.{name}");
-        let (hidden, width) = (stored.length(&name("fc1.bias"))?, stored.length(&name("fc2.bias"))?);
+        let (hidden, width) = (
+            stored.length(&name("fc1.bias"))?,
+            stored.length(&name("fc2.bias"))?,
+        );
         let tensor = |key: &str, shape: &[usize]| {
             let key = name(key);
-            Tensor::from_vec(stored.floats(&key, shape)?, shape, &Device::Cpu).map_err(|e| stored.error(&key, e.to_string()))
+            Tensor::from_vec(stored.floats(&key, shape)?, shape, &Device::Cpu)
+                .map_err(|e| stored.error(&key, e.to_string()))
         };
         Ok(Self {
-            fc1: (tensor("fc1.weight", &[hidden, channels])?, tensor("fc1.bias", &[hidden])?),
-            fc2: (tensor("fc2.weight", &[width, hidden])?, tensor("fc2.bias", &[width])?),
+            fc1: (
+                tensor("fc1.weight", &[hidden, channels])?,
+                tensor("fc1.bias", &[hidden])?,
+            ),
+            fc2: (
+                tensor("fc2.weight", &[width, hidden])?,
+                tensor("fc2.bias", &[width])?,
+            ),
             width,
             vectors: stored.floats(&name("vectors"), &[entries, width])?,
             gates: stored.floats(&name("gates"), &[entries])?,
@@ -113,8 +169,12 @@ impl Member {
     }
 
     fn photograph(&self, features: &Tensor) -> CandleResult<Vec<f32>> {
-        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
-        let place = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?.flatten_all()?.to_vec1::<f32>()?;
+        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| {
+            x.matmul(&weight.t()?)?.broadcast_add(bias)
+        };
+        let place = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         let norm = norm(&place);
         Ok(place.iter().map(|x| x / norm).collect())
     }
@@ -122,8 +182,15 @@ impl Member {
     fn cosine(&self, photograph: &[f32], entries: &[usize]) -> Option<f64> {
         let mut place = vec![0f32; self.width];
         for &entry in entries {
-            let (vector, gate) = (self.vectors.get(entry * self.width..(entry + 1) * self.width)?, self.gates.get(entry)?.exp());
-            place.iter_mut().zip(vector).for_each(|(sum, x)| *sum += gate * x);
+            let (vector, gate) = (
+                self.vectors
+                    .get(entry * self.width..(entry + 1) * self.width)?,
+                self.gates.get(entry)?.exp(),
+            );
+            place
+                .iter_mut()
+                .zip(vector)
+                .for_each(|(sum, x)| *sum += gate * x);
         }
         let product: f32 = place.iter().zip(photograph).map(|(a, b)| a * b).sum();
         Some(f64::from(product / norm(&place)))
@@ -131,7 +198,12 @@ impl Member {
 }
 
 fn norm(vector: &[f32]) -> f32 {
-    vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE)
+    vector
+        .iter()
+        .map(|x| x * x)
+        .sum::<f32>()
+        .sqrt()
+        .max(f32::MIN_POSITIVE)
 }
 
 #[cfg(test)]
@@ -145,15 +217,24 @@ mod tests {
     #[test]
     fn cosines_are_those_reckoned_by_hand() {
         let (arrays, config) = matching();
-        let evidence = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap().unwrap();
+        let evidence =
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
+                .unwrap()
+                .unwrap();
         // Standardized, the mean of the two cells is (1.5, 0).
         let map = Tensor::from_vec(vec![3.0f32, 1.0, 5.0, 3.0], (2, 2), &Device::Cpu).unwrap();
         let image = evidence.of(&map).unwrap();
         let place = image.place.clone().unwrap();
-        assert!((place[0] - 0.799_957).abs() < 1e-5 && (place[1] - 0.600_058).abs() < 1e-5, "{place:?}");
-        for (text, expected) in
-            [("A dog runs.", 0.960_340), ("Dogs are running!", 0.960_340), ("the men", -0.799_957), ("RED DOG", 0.920_231)]
-        {
+        assert!(
+            (place[0] - 0.799_957).abs() < 1e-5 && (place[1] - 0.600_058).abs() < 1e-5,
+            "{place:?}"
+        );
+        for (text, expected) in [
+            ("A dog runs.", 0.960_340),
+            ("Dogs are running!", 0.960_340),
+            ("the men", -0.799_957),
+            ("RED DOG", 0.920_231),
+        ] {
             let cosine = evidence.cosine(&image, text).unwrap();
             assert!((cosine - expected).abs() < 1e-5, "{text}: {cosine}");
         }
@@ -162,7 +243,10 @@ mod tests {
         }
         let without = crate::reward::testing::evidence();
         let image = without.of(&map).unwrap();
-        assert_eq!((image.place.clone(), without.cosine(&image, "A dog runs.")), (None, None));
+        assert_eq!(
+            (image.place.clone(), without.cosine(&image, "A dog runs.")),
+            (None, None)
+        );
     }
 
     #[test]
@@ -173,18 +257,31 @@ mod tests {
             if let Some((name, shape)) = name {
                 arrays.insert(name, f32s(&vec![1.0; shape.iter().product()], shape));
             }
-            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap_err().to_string()
+            Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
+                .unwrap_err()
+                .to_string()
         };
         let words = serde_json::json!(["dog", "run", "red"]);
         let (arrays, mut config) = matching();
         config["match"]["members"] = 0.into();
-        let none = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays))).unwrap_err();
+        let none = Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
+            .unwrap_err();
         assert!(none.to_string().starts_with("match.members: is 0"));
-        assert!(error(serde_json::json!(["dog", "dog", "red"]), None).starts_with("match.words: names a word twice"));
-        assert!(error(serde_json::json!(["dog"]), None).starts_with("match.0.vectors: has shape [6, 2]; [4, 2] is expected"));
-        assert!(error(words.clone(), Some(("match.0.gates", &[5]))).starts_with("match.0.gates: has shape [5]; [6] is expected"));
         assert!(
-            error(words, Some(("match.0.fc1.weight", &[2, 3]))).starts_with("match.0.fc1.weight: has shape [2, 3]; [2, 2] is expected")
+            error(serde_json::json!(["dog", "dog", "red"]), None)
+                .starts_with("match.words: names a word twice")
+        );
+        assert!(
+            error(serde_json::json!(["dog"]), None)
+                .starts_with("match.0.vectors: has shape [6, 2]; [4, 2] is expected")
+        );
+        assert!(
+            error(words.clone(), Some(("match.0.gates", &[5])))
+                .starts_with("match.0.gates: has shape [5]; [6] is expected")
+        );
+        assert!(
+            error(words, Some(("match.0.fc1.weight", &[2, 3])))
+                .starts_with("match.0.fc1.weight: has shape [2, 3]; [2, 2] is expected")
         );
     }
 }

@@ -1,4 +1,5 @@
-//! The probe: a small perceptron on the policy's hidden states. It costs one small product a token and no cache.
+//! The probe: a small perceptron on the policy's hidden states. It costs one small product a token
+//! and no cache.
 
 use std::sync::Arc;
 
@@ -32,14 +33,38 @@ impl ProbeNet {
     pub fn load(config: &ProbeConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let layer = |name: &str, out: usize, input: usize| -> Result<(Tensor, Tensor)> {
             let vb = vb.pp(name);
-            let init = candle_nn::Init::Randn { mean: 0.0, stdev: (input as f64).powf(-0.5) };
-            Ok((vb.get_with_hints((out, input), "weight", init)?, vb.get_with_hints(out, "bias", candle_nn::Init::Const(0.0))?))
+            let init = candle_nn::Init::Randn {
+                mean: 0.0,
+                stdev: (input as f64).powf(-0.5),
+            };
+            Ok((
+                vb.get_with_hints((out, input), "weight", init)?,
+                vb.get_with_hints(out, "bias", candle_nn::Init::Const(0.0))?,
+            ))
         };
-        let mean = vb.get_with_hints(config.features, "mean", candle_nn::Init::Const(0.0))?.detach();
-        let scale = vb.get_with_hints(config.features, "scale", candle_nn::Init::Const(1.0))?.detach();
-        let fc1 = (config.hidden > 0).then(|| layer("fc1", config.hidden, config.features)).transpose()?;
-        let fc2 = layer("fc2", 1, if fc1.is_some() { config.hidden } else { config.features })?;
-        Ok(Self { standardise: Some((mean, scale)), fc1, fc2 })
+        let mean = vb
+            .get_with_hints(config.features, "mean", candle_nn::Init::Const(0.0))?
+            .detach();
+        let scale = vb
+            .get_with_hints(config.features, "scale", candle_nn::Init::Const(1.0))?
+            .detach();
+        let fc1 = (config.hidden > 0)
+            .then(|| layer("fc1", config.hidden, config.features))
+            .transpose()?;
+        let fc2 = layer(
+            "fc2",
+            1,
+            if fc1.is_some() {
+                config.hidden
+            } else {
+                config.features
+            },
+        )?;
+        Ok(Self {
+            standardise: Some((mean, scale)),
+            fc1,
+            fc2,
+        })
     }
 
     /// The same function with the standardisation in the first layer: two operations a step less.
@@ -66,7 +91,9 @@ impl ProbeNet {
             Some((weight, bias)) => x.matmul(&weight.t()?)?.broadcast_add(bias)?.relu()?,
             None => x,
         };
-        x.matmul(&self.fc2.0.t()?)?.broadcast_add(&self.fc2.1)?.squeeze(1)
+        x.matmul(&self.fc2.0.t()?)?
+            .broadcast_add(&self.fc2.1)?
+            .squeeze(1)
     }
 }
 
@@ -92,8 +119,15 @@ impl TokenReward for Probe {
         Ok(None)
     }
 
-    fn score(&self, rows: &[Row<'_>], hidden: &Tensor, log_probabilities: &[f32], _cache: Option<&mut KvCache>) -> Result<Vec<f32>> {
-        self.calibrator.rewards(rows, &self.net.logits(hidden)?, log_probabilities)
+    fn score(
+        &self,
+        rows: &[Row<'_>],
+        hidden: &Tensor,
+        log_probabilities: &[f32],
+        _cache: Option<&mut KvCache>,
+    ) -> Result<Vec<f32>> {
+        self.calibrator
+            .rewards(rows, &self.net.logits(hidden)?, log_probabilities)
     }
 }
 
@@ -106,17 +140,50 @@ mod tests {
 
     #[test]
     fn folding_changes_no_logit() {
-        let (vars, config) = (VarMap::new(), ProbeConfig { features: 6, hidden: 4 });
-        let load = || ProbeNet::load(&config, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu)).unwrap();
+        let (vars, config) = (
+            VarMap::new(),
+            ProbeConfig {
+                features: 6,
+                hidden: 4,
+            },
+        );
+        let load = || {
+            ProbeNet::load(
+                &config,
+                VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu),
+            )
+            .unwrap()
+        };
         drop(load());
         for (name, var) in vars.data().lock().unwrap().iter() {
             let first = name.bytes().map(usize::from).sum::<usize>();
-            let values: Vec<f32> = (0..var.elem_count()).map(|i| ((first + i * 17) % 13) as f32 / 6.0 - 0.9).collect();
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+            let values: Vec<f32> = (0..var.elem_count())
+                .map(|i| ((first + i * 17) % 13) as f32 / 6.0 - 0.9)
+                .collect();
+            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
+                .unwrap();
         }
-        let hidden = Tensor::from_vec((0..18).map(|i| (i % 7) as f32 - 3.0).collect::<Vec<_>>(), (3, 6), &Device::Cpu).unwrap();
-        let (plain, folded) = (load().logits(&hidden).unwrap(), load().folded().unwrap().logits(&hidden).unwrap());
-        let pairs = plain.to_vec1::<f32>().unwrap().into_iter().zip(folded.to_vec1::<f32>().unwrap());
-        assert!(pairs.clone().all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs())), "{:?}", pairs.collect::<Vec<_>>());
+        let hidden = Tensor::from_vec(
+            (0..18).map(|i| (i % 7) as f32 - 3.0).collect::<Vec<_>>(),
+            (3, 6),
+            &Device::Cpu,
+        )
+        .unwrap();
+        let (plain, folded) = (
+            load().logits(&hidden).unwrap(),
+            load().folded().unwrap().logits(&hidden).unwrap(),
+        );
+        let pairs = plain
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .zip(folded.to_vec1::<f32>().unwrap());
+        assert!(
+            pairs
+                .clone()
+                .all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs())),
+            "{:?}",
+            pairs.collect::<Vec<_>>()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Rewards of texts that are already there, whoever wrote them: every group of texts is one step, and nothing is written.
+//! Rewards of texts that are already there, whoever wrote them: every group of texts is one step,
+//! and nothing is written.
 
 use std::{
     ops::Range,
@@ -40,7 +41,8 @@ pub struct Scorer {
     reward: Arc<dyn TokenReward>,
     slots: usize,
     capacity: usize,
-    /// Made at the first call, missing while they are used, and lost with a call that fails: they may then be half written.
+    /// Made at the first call, missing while they are used, and lost with a call that fails: they
+    /// may then be half written.
     idle: Mutex<Option<Caches>>,
 }
 
@@ -51,13 +53,28 @@ struct Caches {
 
 impl Scorer {
     /// For groups of at most `slots` texts of at most `capacity` positions each, image included.
-    pub fn new(vlm: Arc<dyn Vlm>, reward: Arc<dyn TokenReward>, slots: usize, capacity: usize) -> Self {
-        Self { vlm, reward, slots: slots.max(1), capacity, idle: Mutex::new(None) }
+    pub fn new(
+        vlm: Arc<dyn Vlm>,
+        reward: Arc<dyn TokenReward>,
+        slots: usize,
+        capacity: usize,
+    ) -> Self {
+        Self {
+            vlm,
+            reward,
+            slots: slots.max(1),
+            capacity,
+            idle: Mutex::new(None),
+        }
     }
 
     /// Cuts texts of these lengths in tokens into groups for [`Self::score`], in order.
     pub fn groups(&self, lengths: &[usize]) -> Vec<Range<usize>> {
-        groups(lengths, self.slots, LOGITS / self.vlm.spec().vocab_size.max(1))
+        groups(
+            lengths,
+            self.slots,
+            LOGITS / self.vlm.spec().vocab_size.max(1),
+        )
     }
 
     /// Scores one group, and says how long the scorer itself took for it.
@@ -65,21 +82,47 @@ impl Scorer {
     /// # Errors
     /// When a text or the group is too long, a text lacks prompt or response, or a network fails.
     pub fn score(&self, group: &[Given<'_>]) -> Result<(Vec<Scored>, Duration)> {
-        if group.iter().any(|text| text.prompt == 0 || text.prompt >= text.tokens.len()) {
+        if group
+            .iter()
+            .any(|text| text.prompt == 0 || text.prompt >= text.tokens.len())
+        {
             bail!("a text needs a prompt and a response");
         }
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let mut caches = kept.map_or_else(|| self.caches(), Ok)?;
-        let rows: Vec<Row<'_>> =
-            group.iter().enumerate().map(|(slot, text)| Row { slot, start: 0, image: Some(text.image), tokens: text.tokens }).collect();
+        let rows: Vec<Row<'_>> = group
+            .iter()
+            .enumerate()
+            .map(|(slot, text)| Row {
+                slot,
+                start: 0,
+                image: Some(text.image),
+                tokens: text.tokens,
+            })
+            .collect();
         let out = self.vlm.forward(&rows, &mut caches.policy, Want::All)?;
-        let Some(logits) = out.logits else { bail!("the model returned no logits") };
+        let Some(logits) = out.logits else {
+            bail!("the model returned no logits")
+        };
         let log_probabilities = log_probabilities(group, &logits)?;
         let began = Instant::now();
-        let rewards = self.reward.score(&rows, &out.hidden, &log_probabilities, caches.scorer.as_mut())?;
+        let rewards = self.reward.score(
+            &rows,
+            &out.hidden,
+            &log_probabilities,
+            caches.scorer.as_mut(),
+        )?;
         let took = began.elapsed();
         if rewards.len() != log_probabilities.len() {
-            bail!("{} rewards for {} tokens", rewards.len(), log_probabilities.len());
+            bail!(
+                "{} rewards for {} tokens",
+                rewards.len(),
+                log_probabilities.len()
+            );
         }
         let scored = responses(group, &rewards, &log_probabilities)?;
         for slot in 0..group.len() {
@@ -93,26 +136,41 @@ impl Scorer {
     }
 
     fn caches(&self) -> Result<Caches> {
-        let policy = self.vlm.new_cache(self.slots, self.capacity)?.remembering(self.slots);
+        let policy = self
+            .vlm
+            .new_cache(self.slots, self.capacity)?
+            .remembering(self.slots);
         let scorer = self.reward.new_cache(self.slots, self.capacity)?;
-        Ok(Caches { policy, scorer: scorer.map(|cache| cache.remembering(self.slots)) })
+        Ok(Caches {
+            policy,
+            scorer: scorer.map(|cache| cache.remembering(self.slots)),
+        })
     }
 }
 
-/// Returns the policy's log-probability of every token of the group's responses; 0 for those of the prompts, as the scorers have it.
+/// Returns the policy's log-probability of every token of the group's responses; 0 for those of the
+/// prompts, as the scorers have it.
 fn log_probabilities(group: &[Given<'_>], logits: &Tensor) -> Result<Vec<f32>> {
     let (lines, width) = logits.dims2()?;
     if lines != group.iter().map(|text| text.tokens.len()).sum::<usize>() {
-        bail!("{lines} lines of logits for the tokens of {} texts", group.len());
+        bail!(
+            "{lines} lines of logits for the tokens of {} texts",
+            group.len()
+        );
     }
-    let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let logits = logits
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
     let mut out = Vec::with_capacity(lines);
     for text in group {
         out.resize(out.len() + text.prompt, 0.0);
         for &token in &text.tokens[text.prompt..] {
             // What the token before it made likely.
             let line = &logits[(out.len() - 1) * width..out.len() * width];
-            let Some(logit) = line.get(token as usize) else { bail!("token {token} is not in the vocabulary of {width}") };
+            let Some(logit) = line.get(token as usize) else {
+                bail!("token {token} is not in the vocabulary of {width}")
+            };
             out.push(logit - log_sum_exp(line));
         }
     }
@@ -120,15 +178,26 @@ fn log_probabilities(group: &[Given<'_>], logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// Cuts what was computed for all tokens of the group into its responses.
-fn responses(group: &[Given<'_>], rewards: &[f32], log_probabilities: &[f32]) -> Result<Vec<Scored>> {
+fn responses(
+    group: &[Given<'_>],
+    rewards: &[f32],
+    log_probabilities: &[f32],
+) -> Result<Vec<Scored>> {
     let mut first = 0;
     let scored = group.iter().map(|text| {
         let tokens = first + text.prompt..first + text.tokens.len();
         first = tokens.end;
-        Scored { rewards: rewards[tokens.clone()].to_vec(), log_probabilities: log_probabilities[tokens].to_vec() }
+        Scored {
+            rewards: rewards[tokens.clone()].to_vec(),
+            log_probabilities: log_probabilities[tokens].to_vec(),
+        }
     });
     let scored: Vec<Scored> = scored.collect();
-    match scored.iter().flat_map(|text| &text.rewards).find(|r| !(0.0..=1.0).contains(*r)) {
+    match scored
+        .iter()
+        .flat_map(|text| &text.rewards)
+        .find(|r| !(0.0..=1.0).contains(*r))
+    {
         Some(bad) => bail!("a reward of {bad} is no probability"),
         None => Ok(scored),
     }
@@ -161,10 +230,12 @@ mod tests {
     proptest! {
         #[test]
         fn groups_hold_every_text_once_in_order_and_keep_their_bounds(
-            lengths in proptest::collection::vec(1usize..50, 0..40), most in 1usize..9, tokens in 1usize..120,
+            lengths in proptest::collection::vec(1usize..50, 0..40), most in 1usize..9,
+            tokens in 1usize..120,
         ) {
             let groups = groups(&lengths, most, tokens);
-            prop_assert_eq!(groups.iter().cloned().flatten().collect::<Vec<_>>(), (0..lengths.len()).collect::<Vec<_>>());
+            prop_assert_eq!(groups.iter().cloned().flatten().collect::<Vec<_>>(),
+                (0..lengths.len()).collect::<Vec<_>>());
             for group in groups {
                 let held: usize = lengths[group.clone()].iter().sum();
                 prop_assert!(group.len() == 1 || (group.len() <= most && held <= tokens));

@@ -1,4 +1,5 @@
-//! Arrays of a safetensors file, each checked against the shape that is expected. Beside what candle reads there are signed bytes.
+//! Arrays of a safetensors file, each checked against the shape that is expected. Beside what
+//! candle reads there are signed bytes.
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -14,23 +15,39 @@ pub(super) struct Stored<'a> {
 impl<'a> Stored<'a> {
     /// Opens the contents of a file; `file` is what errors call it.
     pub(super) fn parse(file: &'static str, bytes: &'a [u8]) -> Result<Self, EvidenceError> {
-        let failed = |e: safetensors::SafeTensorError| EvidenceError { file, key: String::new(), message: e.to_string() };
-        Ok(Self { file, tensors: SafeTensors::deserialize(bytes).map_err(failed)? })
+        let failed = |e: safetensors::SafeTensorError| EvidenceError {
+            file,
+            key: String::new(),
+            message: e.to_string(),
+        };
+        Ok(Self {
+            file,
+            tensors: SafeTensors::deserialize(bytes).map_err(failed)?,
+        })
     }
 
     /// An error about an array.
     pub(super) fn error(&self, key: &str, message: impl Into<String>) -> EvidenceError {
-        EvidenceError { file: self.file, key: key.to_owned(), message: message.into() }
+        EvidenceError {
+            file: self.file,
+            key: key.to_owned(),
+            message: message.into(),
+        }
     }
 
     fn tensor(&self, key: &str) -> Result<TensorView<'_>, EvidenceError> {
-        self.tensors.tensor(key).map_err(|_| self.error(key, "is missing"))
+        self.tensors
+            .tensor(key)
+            .map_err(|_| self.error(key, "is missing"))
     }
 
     fn shaped(&self, key: &str, shape: &[usize]) -> Result<TensorView<'_>, EvidenceError> {
         let tensor = self.tensor(key)?;
         if tensor.shape() != shape {
-            return Err(self.error(key, format!("has shape {:?}; {shape:?} is expected", tensor.shape())));
+            return Err(self.error(
+                key,
+                format!("has shape {:?}; {shape:?} is expected", tensor.shape()),
+            ));
         }
         Ok(tensor)
     }
@@ -55,9 +72,29 @@ impl<'a> Stored<'a> {
     pub(super) fn floats(&self, key: &str, shape: &[usize]) -> Result<Vec<f32>, EvidenceError> {
         let tensor = self.shaped(key, shape)?;
         let values: Vec<f32> = match tensor.dtype() {
-            Dtype::F32 => tensor.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-            Dtype::F16 => tensor.data().as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
-            other => return Err(self.error(key, format!("is of type {other:?}; F32 or F16 is expected"))),
+            Dtype::F32 => tensor
+                .data()
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect(),
+            Dtype::F16 => tensor
+                .data()
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f16::from_le_bytes(bytes).to_f32())
+                .collect(),
+            other => {
+                return Err(self.error(
+                    key,
+                    format!(
+                        "is of type {other:?}; F32 or F16 is \
+                    expected"
+                    ),
+                ));
+            }
         };
         if values.iter().any(|x| !x.is_finite()) {
             return Err(self.error(key, "has a number that is not finite"));
@@ -69,7 +106,11 @@ impl<'a> Stored<'a> {
     pub(super) fn bytes(&self, key: &str, shape: &[usize]) -> Result<Vec<i8>, EvidenceError> {
         let tensor = self.shaped(key, shape)?;
         match tensor.dtype() {
-            Dtype::I8 => Ok(tensor.data().iter().map(|&byte| i8::from_le_bytes([byte])).collect()),
+            Dtype::I8 => Ok(tensor
+                .data()
+                .iter()
+                .map(|&byte| i8::from_le_bytes([byte]))
+                .collect()),
             other => Err(self.error(key, format!("is of type {other:?}; I8 is expected"))),
         }
     }

@@ -1,5 +1,5 @@
-//! Features of words that calibrations read beside the evidence of what they name: the sentence that a word is in, and the class of a word without
-//! evidence.
+//! Features of words that calibrations read beside the evidence of what they name: the sentence
+//! that a word is in, and the class of a word without evidence.
 
 use super::evidence::{Evidence, ImageEvidence, bounded, reward_logit};
 use crate::lexicon::{Lexicon, WordClass};
@@ -15,15 +15,22 @@ impl SentenceFeatures {
     /// All of them, in the order of [`Self::value`].
     pub const NAMES: [&str; 2] = ["match", "sentence_evidence"];
 
-    /// Those of a sentence about a photograph: how well it matches as a whole, and the mean evidence, less its prior, of the things that it mentions.
+    /// Those of a sentence about a photograph: how well it matches as a whole, and the mean
+    /// evidence, less its prior, of the things that it mentions.
     pub fn new(evidence: &Evidence, image: &ImageEvidence, sentence: &str) -> Self {
         let mentions = Lexicon::shared().mentions(sentence);
         let above_prior = mentions.iter().filter_map(|mention| {
             let output = evidence.concept_of(mention.concept)?;
-            Some(f64::from(image.logits.get(output)? - evidence.prior().get(output)?).clamp(-8.0, 8.0))
+            Some(
+                f64::from(image.logits.get(output)? - evidence.prior().get(output)?)
+                    .clamp(-8.0, 8.0),
+            )
         });
         let (sum, count) = above_prior.fold((0.0, 0u32), |(sum, count), x| (sum + x, count + 1));
-        Self { matching: evidence.cosine(image, sentence), evidence: (count > 0).then(|| sum / f64::from(count)) }
+        Self {
+            matching: evidence.cosine(image, sentence),
+            evidence: (count > 0).then(|| sum / f64::from(count)),
+        }
     }
 
     /// The value of the feature of that name, where it is known.
@@ -50,8 +57,15 @@ impl WordFeatures {
     /// Those that words of every class have, beside [`SentenceFeatures::NAMES`].
     pub const NAMES: [&str; 3] = ["familiarity", "reward_logit", "log_probability"];
 
-    /// Of a word of a class; `reward` is the lowest reward of its tokens by the scorer's own calibration, `log_probability` the sum of theirs.
-    pub fn new(class: WordClass, image: &ImageEvidence, reward: f32, log_probability: f32, sentence: SentenceFeatures) -> Self {
+    /// Of a word of a class; `reward` is the lowest reward of its tokens by the scorer's own
+    /// calibration, `log_probability` the sum of theirs.
+    pub fn new(
+        class: WordClass,
+        image: &ImageEvidence,
+        reward: f32,
+        log_probability: f32,
+        sentence: SentenceFeatures,
+    ) -> Self {
         Self {
             class,
             familiarity: image.familiarity.into(),
@@ -63,10 +77,14 @@ impl WordFeatures {
 
     /// All names: those of every class, those of sentences, and one a class.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Self::NAMES.into_iter().chain(SentenceFeatures::NAMES).chain(WordClass::ALL.map(Self::of_class))
+        Self::NAMES
+            .into_iter()
+            .chain(SentenceFeatures::NAMES)
+            .chain(WordClass::ALL.map(Self::of_class))
     }
 
-    /// The name of the feature that is 1 for words of a class and 0 for all others. A calibration without it says nothing of the class.
+    /// The name of the feature that is 1 for words of a class and 0 for all others. A calibration
+    /// without it says nothing of the class.
     pub fn of_class(class: WordClass) -> &'static str {
         match class {
             WordClass::Person => "is_person",
@@ -86,7 +104,10 @@ impl WordFeatures {
             "familiarity" => Some(self.familiarity),
             "reward_logit" => Some(self.reward_logit),
             "log_probability" => Some(self.log_probability),
-            _ if WordClass::ALL.iter().any(|&class| Self::of_class(class) == name) => {
+            _ if WordClass::ALL
+                .iter()
+                .any(|&class| Self::of_class(class) == name) =>
+            {
                 Some(f64::from(u8::from(Self::of_class(self.class) == name)))
             }
             _ => self.sentence.value(name),

@@ -1,4 +1,5 @@
-//! `/admin/models`: which version is served, which is tried beside it, and the way from one to the next and back.
+//! `/admin/models`: which version is served, which is tried beside it, and the way from one to the
+//! next and back.
 
 use std::sync::Arc;
 
@@ -60,11 +61,20 @@ impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         let message = error.to_string();
         match error {
-            RegistryError::Unknown(_) | RegistryError::Ambiguous { .. } => Self::not_found("version_not_found", message).at("id"),
-            RegistryError::NonePromoted | RegistryError::NotPromoted { .. } => Self::conflict("version_not_promoted", message).at("id"),
+            RegistryError::Unknown(_) | RegistryError::Ambiguous { .. } => {
+                Self::not_found("version_not_found", message).at("id")
+            }
+            RegistryError::NonePromoted | RegistryError::NotPromoted { .. } => {
+                Self::conflict("version_not_promoted", message).at("id")
+            }
             RegistryError::Share(_) => Self::param("shadow", "out_of_range", message),
-            RegistryError::Rejected { .. } | RegistryError::Damaged { .. } => Self::refused("version_refused", message),
-            RegistryError::Io { .. } | RegistryError::Broken { .. } | RegistryError::Bundle(_) | RegistryError::Facts(_) => {
+            RegistryError::Rejected { .. } | RegistryError::Damaged { .. } => {
+                Self::refused("version_refused", message)
+            }
+            RegistryError::Io { .. }
+            | RegistryError::Broken { .. }
+            | RegistryError::Bundle(_)
+            | RegistryError::Facts(_) => {
                 tracing::error!(message, "the registry");
                 Self::internal()
             }
@@ -75,9 +85,17 @@ impl From<RegistryError> for ApiError {
 /// The registry, for who may change it: the middleware has seen the key, where there is one.
 fn registry(app: &App) -> Result<&Registry, ApiError> {
     if !app.access().has_admin() {
-        return Err(ApiError::not_found("admin_disabled", "administration is off on this server (admin.key_sha256)"));
+        return Err(ApiError::not_found(
+            "admin_disabled",
+            "administration is off on this server (admin.key_sha256)",
+        ));
     }
-    app.switch.registry().ok_or_else(|| ApiError::not_found("registry_disabled", "this server has no registry (registry.dir)"))
+    app.switch.registry().ok_or_else(|| {
+        ApiError::not_found(
+            "registry_disabled",
+            "this server has no registry (registry.dir)",
+        )
+    })
 }
 
 /// Asks the registry off the async threads: it reads and writes files.
@@ -90,8 +108,15 @@ async fn ask<T: Send + 'static>(
 }
 
 async fn told(app: &App) -> Result<Json<Models>, ApiError> {
-    let (registry::State { promoted, previous, .. }, data) =
-        ask(registry(app)?, |registry| Ok((registry.state()?, registry.versions()?))).await?;
+    let (
+        registry::State {
+            promoted, previous, ..
+        },
+        data,
+    ) = ask(registry(app)?, |registry| {
+        Ok((registry.state()?, registry.versions()?))
+    })
+    .await?;
     Ok(Json(Models {
         object: "list",
         serving: app.served().registered.clone(),
@@ -107,28 +132,41 @@ async fn told(app: &App) -> Result<Json<Models>, ApiError> {
 #[utoipa::path(get, path = "/admin/models", tag = "admin", responses(
     (status = 200, description = "The registry.", body = Models),
     (status = 401, description = "The request lacks the administrator's key.", body = ErrorBody),
-    (status = 404, description = "Administration is off, or there is no registry.", body = ErrorBody),
-    (status = 500, description = "The registry cannot be read; the log says why.", body = ErrorBody),
+    (status = 404, description = "Administration is off, or there is no \
+                                  registry.", body = ErrorBody),
+    (status = 500, description = "The registry cannot be read; the log says \
+                                  why.", body = ErrorBody),
 ))]
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
     told(&app).await
 }
 
-/// Loads a version, tries it, and serves it: answers when it is served or refused. Requests that run stay with the version that they began with.
-#[utoipa::path(post, path = "/admin/models/{id}/promote", tag = "admin", request_body = Option<Promotion>,
+/// Loads a version, tries it, and serves it: answers when it is served or refused. Requests that
+/// run stay with the version that they began with.
+#[utoipa::path(post, path = "/admin/models/{id}/promote", tag = "admin",
+    request_body = Option<Promotion>,
     params(("id" = String, Path, description = "The version, or the beginning of its id.")),
     responses(
         (status = 200, description = "It is served, or tried beside.", body = Models),
         (status = 400, description = "The body is wrong.", body = ErrorBody),
-        (status = 401, description = "The request lacks the administrator's key.", body = ErrorBody),
-        (status = 404, description = "There is no such version, or administration is off.", body = ErrorBody),
+        (status = 401, description = "The request lacks the administrator's \
+                                      key.", body = ErrorBody),
+        (status = 404, description = "There is no such version, or administration is \
+                                      off.", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the configuration allows.", body = ErrorBody),
+        (status = 413, description = "The body is larger than the configuration \
+                                      allows.", body = ErrorBody),
         (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
-        (status = 422, description = "It cannot be served; the message says why. What was served stays.", body = ErrorBody),
-        (status = 500, description = "The registry cannot be written; the log says why.", body = ErrorBody),
+        (status = 422, description = "It cannot be served; the message says why. What was served \
+                                      stays.", body = ErrorBody),
+        (status = 500, description = "The registry cannot be written; the log says \
+                                      why.", body = ErrorBody),
     ))]
-pub(super) async fn promote(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Json<Models>, ApiError> {
+pub(super) async fn promote(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Json<Models>, ApiError> {
     let registry = registry(&app)?;
     let Promotion { shadow, force } = promotion(&app, request).await?;
     let version = ask(registry, move |registry| registry.get(&id)).await?;
@@ -136,17 +174,28 @@ pub(super) async fn promote(State(app): State<Arc<App>>, Path(id): Path<String>,
     match shadow {
         None => serve(&app, registry, version.id, force).await?,
         Some(share) => {
-            ask(registry, move |registry| registry.set_shadow(&version.id, share)).await?;
+            ask(registry, move |registry| {
+                registry.set_shadow(&version.id, share)
+            })
+            .await?;
             app.switch.follow(&app).await;
         }
     }
     told(&app).await
 }
 
-async fn serve(app: &Arc<App>, registry: &Registry, id: String, force: bool) -> Result<(), ApiError> {
+async fn serve(
+    app: &Arc<App>,
+    registry: &Registry,
+    id: String,
+    force: bool,
+) -> Result<(), ApiError> {
     let change = app.switch.prepare(app, Some(&id)).await.map_err(|reason| {
         app.switch.refuse(app, Some(&id), reason.clone());
-        ApiError::refused("version_refused", format!("version {id} cannot be served: {reason}"))
+        ApiError::refused(
+            "version_refused",
+            format!("version {id} cannot be served: {reason}"),
+        )
     })?;
     ask(registry, move |registry| registry.promote(&id, force)).await?;
     change.make(app);
@@ -156,27 +205,53 @@ async fn serve(app: &Arc<App>, registry: &Registry, id: String, force: bool) -> 
 
 /// Leaves a version for the one before it: answers when that is served.
 #[utoipa::path(post, path = "/admin/models/{id}/rollback", tag = "admin",
-    params(("id" = String, Path, description = "The version to leave, or the beginning of its id.")),
+    params(("id" = String, Path, description = "The version to leave, or the beginning of its \
+                                                id.")),
     responses(
         (status = 200, description = "The one before it is served.", body = Models),
-        (status = 401, description = "The request lacks the administrator's key.", body = ErrorBody),
-        (status = 404, description = "There is no such version, or administration is off.", body = ErrorBody),
-        (status = 409, description = "Another version is promoted; the message names it.", body = ErrorBody),
-        (status = 422, description = "The one before it cannot be served; the message says why. Nothing has changed.", body = ErrorBody),
-        (status = 500, description = "The registry cannot be written; the log says why.", body = ErrorBody),
+        (status = 401, description = "The request lacks the administrator's \
+                                      key.", body = ErrorBody),
+        (status = 404, description = "There is no such version, or administration is \
+                                      off.", body = ErrorBody),
+        (status = 409, description = "Another version is promoted; the message names \
+                                      it.", body = ErrorBody),
+        (status = 422, description = "The one before it cannot be served; the message says why. \
+                                      Nothing has changed.", body = ErrorBody),
+        (status = 500, description = "The registry cannot be written; the log says \
+                                      why.", body = ErrorBody),
     ))]
-pub(super) async fn rollback(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Models>, ApiError> {
+pub(super) async fn rollback(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<Models>, ApiError> {
     let registry = registry(&app)?;
-    let (version, state) = ask(registry, move |registry| Ok((registry.get(&id)?, registry.state()?))).await?;
+    let (version, state) = ask(registry, move |registry| {
+        Ok((registry.get(&id)?, registry.state()?))
+    })
+    .await?;
     if state.promoted.as_ref() != Some(&version.id) {
-        return Err(RegistryError::NotPromoted { asked: version.id, promoted: state.promoted }.into());
+        return Err(RegistryError::NotPromoted {
+            asked: version.id,
+            promoted: state.promoted,
+        }
+        .into());
     }
     let target = state.previous.last().cloned();
-    let change = app.switch.prepare(&app, target.as_deref()).await.map_err(|reason| {
-        let target = target.as_deref().unwrap_or("of the configuration");
-        ApiError::refused("version_refused", format!("the version before, {target}, cannot be served: {reason}"))
-    })?;
-    let state = ask(registry, move |registry| registry.rollback_from(&version.id)).await?;
+    let change = app
+        .switch
+        .prepare(&app, target.as_deref())
+        .await
+        .map_err(|reason| {
+            let target = target.as_deref().unwrap_or("of the configuration");
+            ApiError::refused(
+                "version_refused",
+                format!("the version before, {target}, cannot be served: {reason}"),
+            )
+        })?;
+    let state = ask(registry, move |registry| {
+        registry.rollback_from(&version.id)
+    })
+    .await?;
     if state.promoted == target {
         change.make(&app);
     } else {

@@ -112,8 +112,15 @@ impl App {
         registry: Option<Registry>,
         corrections: Option<Corrections>,
     ) -> Result<Self, StartError> {
-        let fetcher = config.fetch.enabled.then(|| Fetcher::new(&config)).transpose();
-        let fetcher = fetcher.map_err(|what| StartError::Config { key: "fetch.ca_file", what })?;
+        let fetcher = config
+            .fetch
+            .enabled
+            .then(|| Fetcher::new(&config))
+            .transpose();
+        let fetcher = fetcher.map_err(|what| StartError::Config {
+            key: "fetch.ca_file",
+            what,
+        })?;
         let metrics = Arc::new(Metrics::new()?);
         let served = Arc::new(Served::start(&config, first, EngineMetrics::of(&metrics))?);
         show_served(&metrics, &config.guard, &served);
@@ -122,7 +129,11 @@ impl App {
             wrong_keys: auth::wrong_keys(),
             guard: Arc::new(config.guard.clone()),
             fetcher,
-            limits: Limits::new(&config, longest_answer(served.bundle.vlm.spec(), served.engine.context_len()), &metrics),
+            limits: Limits::new(
+                &config,
+                longest_answer(served.bundle.vlm.spec(), served.engine.context_len()),
+                &metrics,
+            ),
             places: Arc::new(Semaphore::new(ALSO_READ * config.server.max_concurrent)),
             body_memory: BodyMemory::new(
                 config.server.max_body_memory_bytes,
@@ -153,7 +164,10 @@ impl App {
         if let Some(corrections) = &self.corrections {
             corrections.serves(&next.version, next.bundle.vocabulary());
         }
-        std::mem::replace(&mut *self.served.write().unwrap_or_else(PoisonError::into_inner), next)
+        std::mem::replace(
+            &mut *self.served.write().unwrap_or_else(PoisonError::into_inner),
+            next,
+        )
     }
 
     /// Returns who may ask now.
@@ -166,9 +180,13 @@ impl App {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
 
-    /// Returns the configuration with the keys in force, by which versions that are loaded from now on are checked.
+    /// Returns the configuration with the keys in force, by which versions that are loaded from now
+    /// on are checked.
     pub(crate) fn current_config(&self) -> Config {
-        Config { keys: self.access().configured.clone(), ..self.config.clone() }
+        Config {
+            keys: self.access().configured.clone(),
+            ..self.config.clone()
+        }
     }
 
     /// Has a version stop with the server.
@@ -184,15 +202,19 @@ impl App {
             let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             loaded.iter().filter_map(Weak::upgrade).collect()
         };
-        futures_util::future::join_all(loaded.iter().map(|version| version.engine.drain(deadline))).await;
+        futures_util::future::join_all(loaded.iter().map(|version| version.engine.drain(deadline)))
+            .await;
     }
 
-    /// A place among the requests that are being read and checked, or answered. How many are answered is bounded by [`Limits`], once it is known what
-    /// they ask for.
+    /// A place among the requests that are being read and checked, or answered. How many are
+    /// answered is bounded by [`Limits`], once it is known what they ask for.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_| ApiError::busy("the server is at capacity: too many requests are being read at once; retry in 1 s", 1))
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            ApiError::busy(
+                "the server is at capacity: too many requests are being read at once; retry in 1 s",
+                1,
+            )
+        })
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {
@@ -205,7 +227,11 @@ impl App {
 
     pub(crate) fn image_limits(&self) -> ImageLimits {
         let images = &self.config.images;
-        ImageLimits { max_bytes: images.max_bytes, max_pixels: images.max_pixels, max_alloc: images.max_memory_bytes }
+        ImageLimits {
+            max_bytes: images.max_bytes,
+            max_pixels: images.max_pixels,
+            max_alloc: images.max_memory_bytes,
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -222,16 +248,21 @@ impl App {
         if self.is_draining() {
             return Some("the server is shutting down".to_owned());
         }
-        if self.corrections.as_ref().is_some_and(|corrections| corrections.store().damage().is_some()) {
+        if self
+            .corrections
+            .as_ref()
+            .is_some_and(|corrections| corrections.store().damage().is_some())
+        {
             return Some(DAMAGED.to_owned());
         }
         let served = self.served();
         match served.warmed.get() {
             None => Some("the model is warming up".to_owned()),
             Some(Err(why)) => Some(format!("the first caption failed: {why}")),
-            Some(Ok(())) if !served.engine.health().is_ready(stall) => {
-                Some(format!("the engine has made no step for {} s", stall.as_secs()))
-            }
+            Some(Ok(())) if !served.engine.health().is_ready(stall) => Some(format!(
+                "the engine has made no step for {} s",
+                stall.as_secs()
+            )),
             Some(Ok(())) => None,
         }
     }
@@ -240,20 +271,36 @@ impl App {
 /// Shows in the metrics what is served, and by which thresholds.
 fn show_served(metrics: &Metrics, guard: &Guard, served: &Served) {
     metrics.serves(&served.model, &served.version);
-    let params = guard_params(&GuardRequest::default(), guard, served.bundle.calibration.as_ref());
-    metrics.set_thresholds(params.ok().filter(|_| served.bundle.calibration.is_some()).map(|params| params.thresholds).as_ref());
+    let params = guard_params(
+        &GuardRequest::default(),
+        guard,
+        served.bundle.calibration.as_ref(),
+    );
+    metrics.set_thresholds(
+        params
+            .ok()
+            .filter(|_| served.bundle.calibration.is_some())
+            .map(|params| params.thresholds)
+            .as_ref(),
+    );
 }
 
 /// Seconds since 1970.
 pub(crate) fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 /// Runs what computes off the async threads, in the request's span. A panic in it is a 500.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
     let span = Span::current();
-    spawn_blocking(move || span.in_scope(work)).await.map_err(|error| {
-        tracing::error!(%error, "a request's work did not end well");
-        ApiError::internal()
-    })
+    spawn_blocking(move || span.in_scope(work))
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "a request's work did not end well");
+            ApiError::internal()
+        })
 }

@@ -1,4 +1,5 @@
-//! API keys: who may ask, and with which guard where a request does not say. The server knows digests alone.
+//! API keys: who may ask, and with which guard where a request does not say. The server knows
+//! digests alone.
 
 use std::{
     convert::Infallible,
@@ -19,7 +20,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission, routes, strikes::Strikes};
+use super::{
+    app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission,
+    routes, strikes::Strikes,
+};
 use crate::config::{Config, Guard, Key, Scope, Scopes};
 
 /// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
@@ -35,18 +39,30 @@ pub(crate) struct Caller {
     pub(crate) weight: u32,
     /// The guard of requests that do not say.
     pub(crate) guard: Arc<Guard>,
-    /// The address that the request came from; `None` where nobody listened for it (tests of handlers).
+    /// The address that the request came from; `None` where nobody listened for it (tests of
+    /// handlers).
     pub(crate) address: Option<IpAddr>,
 }
 
 impl Caller {
-    /// Anybody, on a server without keys. There is nobody to be kept apart from, but administration needs its own key.
+    /// Anybody, on a server without keys. There is nobody to be kept apart from, but administration
+    /// needs its own key.
     fn anonymous(guard: &Arc<Guard>) -> Self {
-        let scopes = Scope::ALL.into_iter().filter(|&scope| scope != Scope::Admin);
-        Self { name: None, owner: "".into(), scopes: Scopes::new(scopes), weight: 1, guard: Arc::clone(guard), address: None }
+        let scopes = Scope::ALL
+            .into_iter()
+            .filter(|&scope| scope != Scope::Admin);
+        Self {
+            name: None,
+            owner: "".into(),
+            scopes: Scopes::new(scopes),
+            weight: 1,
+            guard: Arc::clone(guard),
+            address: None,
+        }
     }
 
-    /// Returns the identity that competes for the engine: the owner or, without a key, the client's address.
+    /// Returns the identity that competes for the engine: the owner or, without a key, the client's
+    /// address.
     pub(crate) fn competitor(&self) -> Arc<str> {
         match (&self.name, self.address) {
             (None, Some(address)) => network(address).to_string().into(),
@@ -65,14 +81,19 @@ impl FromRequestParts<Arc<App>> for Caller {
 
 /// Returns who sends the request with these extensions.
 pub(crate) fn caller(app: &App, extensions: &Extensions) -> Caller {
-    let mut caller = extensions.get::<Caller>().cloned().unwrap_or_else(|| Caller::anonymous(&app.guard));
+    let mut caller = extensions
+        .get::<Caller>()
+        .cloned()
+        .unwrap_or_else(|| Caller::anonymous(&app.guard));
     caller.address = address(extensions);
     caller
 }
 
 /// Returns the address that a request with these extensions came from.
 fn address(extensions: &Extensions) -> Option<IpAddr> {
-    extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical())
+    extensions
+        .get::<Peer>()
+        .map(|peer| peer.0.ip().to_canonical())
 }
 
 /// A configured key.
@@ -93,12 +114,19 @@ impl KnownKey {
             guard: Arc::new(key.guard(common)),
             address: None,
         };
-        Some(Self { digest: key.digest()?, caller })
+        Some(Self {
+            digest: key.digest()?,
+            caller,
+        })
     }
 
     /// The key of `admin.key_sha256`, which nothing belongs to.
     fn administrator(digest: [u8; 32], common: &Arc<Guard>) -> Self {
-        let caller = Caller { name: Some("admin".into()), scopes: Scopes::new([Scope::Admin]), ..Caller::anonymous(common) };
+        let caller = Caller {
+            name: Some("admin".into()),
+            scopes: Scopes::new([Scope::Admin]),
+            ..Caller::anonymous(common)
+        };
         Self { digest, caller }
     }
 }
@@ -109,7 +137,8 @@ pub(crate) struct Access {
     pub(super) configured: Vec<Key>,
     /// With the administrator's.
     keys: Vec<KnownKey>,
-    /// Indicates whether `/metrics` needs no key: other machines do not reach it, it has a listener of its own, or the whole API needs none.
+    /// Indicates whether `/metrics` needs no key: other machines do not reach it, it has a listener
+    /// of its own, or the whole API needs none.
     open_metrics: bool,
 }
 
@@ -117,10 +146,23 @@ impl Access {
     /// The keys of a checked configuration.
     pub(crate) fn new(config: &Config) -> Self {
         let guard = Arc::new(config.guard.clone());
-        let administrator = config.admin.digest().map(|digest| KnownKey::administrator(digest, &guard));
-        let keys = config.keys.iter().filter_map(|key| KnownKey::new(key, &guard)).chain(administrator).collect();
-        let open_metrics = config.keys.is_empty() || !config.is_exposed() || config.operations_listen().is_some();
-        Self { configured: config.keys.clone(), keys, open_metrics }
+        let administrator = config
+            .admin
+            .digest()
+            .map(|digest| KnownKey::administrator(digest, &guard));
+        let keys = config
+            .keys
+            .iter()
+            .filter_map(|key| KnownKey::new(key, &guard))
+            .chain(administrator)
+            .collect();
+        let open_metrics =
+            config.keys.is_empty() || !config.is_exposed() || config.operations_listen().is_some();
+        Self {
+            configured: config.keys.clone(),
+            keys,
+            open_metrics,
+        }
     }
 
     /// Returns `true` if `/v1/*` is for those with a key alone.
@@ -130,7 +172,9 @@ impl Access {
 
     /// Returns `true` if anybody may ask under `/admin/`.
     pub(crate) fn has_admin(&self) -> bool {
-        self.keys.iter().any(|key| key.caller.scopes.contains(Scope::Admin))
+        self.keys
+            .iter()
+            .any(|key| key.caller.scopes.contains(Scope::Admin))
     }
 
     /// Returns `true` if a request that needs this is answered without a key.
@@ -151,12 +195,22 @@ impl Access {
         }
         let digest = digest(headers)?;
         let scopes = needs.scopes();
-        let may = |caller: &Caller| scopes.is_empty() || scopes.iter().any(|scope| caller.scopes.contains(*scope));
-        // Every key is compared, and whole, so that the time taken says nothing about them. A key may be the administrator's and another.
-        let known = self.keys.iter().filter(|key| is_same(&key.digest, &digest)).map(|key| &key.caller);
+        let may = |caller: &Caller| {
+            scopes.is_empty() || scopes.iter().any(|scope| caller.scopes.contains(*scope))
+        };
+        // Every key is compared, and whole, so that the time taken says nothing about them. A key
+        // may be the administrator's and another.
+        let known = self
+            .keys
+            .iter()
+            .filter(|key| is_same(&key.digest, &digest))
+            .map(|key| &key.caller);
         match known.reduce(|one, other| if may(other) { other } else { one }) {
             Some(caller) if may(caller) => Ok(Some(caller)),
-            Some(caller) => Err(Denied::Scope { key: caller.name.clone().unwrap_or_default(), scopes }),
+            Some(caller) => Err(Denied::Scope {
+                key: caller.name.clone().unwrap_or_default(),
+                scopes,
+            }),
             None => Err(Denied::Unknown),
         }
     }
@@ -194,15 +248,26 @@ impl Denied {
     /// Returns the error for a request that needs this.
     fn error(self, needs: Permission) -> ApiError {
         match self {
-            Self::Missing => ApiError::unauthorized("this server needs an API key, in the header Authorization: Bearer KEY"),
-            Self::Malformed => ApiError::unauthorized("the Authorization header must be: Bearer KEY"),
-            Self::Unknown if needs.scopes() == [Scope::Admin] => {
-                ApiError::unauthorized("this needs the administrator's key (admin.key_sha256) or a key with the scope `admin`")
+            Self::Missing => ApiError::unauthorized(
+                "this server needs an API key, in the header Authorization: Bearer KEY",
+            ),
+            Self::Malformed => {
+                ApiError::unauthorized("the Authorization header must be: Bearer KEY")
             }
+            Self::Unknown if needs.scopes() == [Scope::Admin] => ApiError::unauthorized(
+                "this needs the administrator's key (admin.key_sha256) or a key with the scope \
+                 `admin`",
+            ),
             Self::Unknown => ApiError::unauthorized("the API key is not known to this server"),
             Self::Scope { key, scopes } => {
-                let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.name())).collect();
-                ApiError::insufficient_scope(format!("the key `{key}` lacks the scope {}, which this request needs", names.join(" or ")))
+                let names: Vec<_> = scopes
+                    .iter()
+                    .map(|scope| format!("`{}`", scope.name()))
+                    .collect();
+                ApiError::insufficient_scope(format!(
+                    "the key `{key}` lacks the scope {}, which this request needs",
+                    names.join(" or ")
+                ))
             }
         }
     }
@@ -217,12 +282,19 @@ pub(crate) fn wrong_keys() -> Strikes<IpAddr> {
 const GUESS_DELAY: Duration = Duration::from_secs(1);
 
 /// The middleware: where there are keys, a request needs one that may do what the route is for.
-pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn authenticate(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if request.method() == Method::OPTIONS {
         // Browsers ask without a key, and nothing is told but methods.
         return next.run(request).await;
     }
-    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(MatchedPath::as_str);
     let needs = routes::permission(request.method(), route, request.uri().path());
     let access = app.access();
     match access.admit(needs, request.headers()) {
@@ -236,7 +308,9 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
         Err(denied) => {
             app.metrics.auth_failure(denied.reason());
             let counted = match (&denied, address(request.extensions())) {
-                (Denied::Unknown, Some(address)) => app.wrong_keys.count(network(address), Instant::now()),
+                (Denied::Unknown, Some(address)) => {
+                    app.wrong_keys.count(network(address), Instant::now())
+                }
                 _ => Ok(()),
             };
             // So that a client that sends its whole body first still reads the error.
@@ -244,15 +318,25 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
             if counted.is_err() {
                 tokio::time::sleep(GUESS_DELAY).await;
             }
-            let slow_down = |seconds| ApiError::busy(format!("too many wrong API keys from this address; retry in {seconds} s"), seconds);
-            counted.map_or_else(slow_down, |()| denied.error(needs)).into_response()
+            let slow_down = |seconds| {
+                ApiError::busy(
+                    format!("too many wrong API keys from this address; retry in {seconds} s"),
+                    seconds,
+                )
+            };
+            counted
+                .map_or_else(slow_down, |()| denied.error(needs))
+                .into_response()
         }
     }
 }
 
 /// Returns the digest of the key that a request has.
 fn digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
-    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).ok_or(Denied::Missing)?;
+    let given = headers
+        .get(AUTHORIZATION)
+        .map(|value| value.as_bytes())
+        .ok_or(Denied::Missing)?;
     let (scheme, key) = given.split_at_checked(7).ok_or(Denied::Malformed)?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return Err(Denied::Malformed);
@@ -261,7 +345,11 @@ fn digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
 }
 
 fn is_same(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    black_box(a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b))) == 0
+    black_box(
+        a.iter()
+            .zip(b)
+            .fold(0, |differing, (a, b)| differing | (a ^ b)),
+    ) == 0
 }
 
 /// Who asks.
@@ -281,10 +369,22 @@ struct CurrentKey {
 }
 
 /// The key that the request has: its name, its owner, and what may be done with it.
-#[utoipa::path(get, path = "/v1/key", tag = "models", responses((status = 200, description = "The key, without its secret.", body = CurrentKey)))]
+#[utoipa::path(get, path = "/v1/key", tag = "models",
+    responses((status = 200, description = "The key, without its secret.", body = CurrentKey)))]
 pub(crate) async fn key(caller: Caller) -> Response {
-    let Caller { name, owner, scopes, .. } = caller;
-    Json(CurrentKey { object: "key", name, owner, scopes }).into_response()
+    let Caller {
+        name,
+        owner,
+        scopes,
+        ..
+    } = caller;
+    Json(CurrentKey {
+        object: "key",
+        name,
+        owner,
+        scopes,
+    })
+    .into_response()
 }
 
 #[cfg(test)]
@@ -294,10 +394,17 @@ mod tests {
     use super::*;
 
     fn access(keys: &[(&str, &str, &[Scope])], admin: Option<&str>) -> Access {
-        let keys = keys.iter().map(|&(name, secret, scopes)| Key { scopes: Scopes::new(scopes.iter().copied()), ..Key::new(name, secret) });
-        let mut config = Config { keys: keys.collect(), ..Config::default() };
+        let keys = keys.iter().map(|&(name, secret, scopes)| Key {
+            scopes: Scopes::new(scopes.iter().copied()),
+            ..Key::new(name, secret)
+        });
+        let mut config = Config {
+            keys: keys.collect(),
+            ..Config::default()
+        };
         config.server.listen = "0.0.0.0:0".to_owned();
-        config.admin.key_sha256 = admin.map_or("off".to_owned(), |secret| Key::new("", secret).key_sha256);
+        config.admin.key_sha256 =
+            admin.map_or("off".to_owned(), |secret| Key::new("", secret).key_sha256);
         Access::new(&config)
     }
 
@@ -308,8 +415,18 @@ mod tests {
     #[test]
     fn a_key_is_found_by_its_digest_alone() {
         let access = access(&[("one", "secret-1", &[]), ("two", "secret-2", &[])], None);
-        let of = |headers: HeaderMap| access.admit(Permission::AnyKey, &headers).map(|caller| caller.unwrap().name.clone().unwrap());
-        assert_eq!((of(bearer("Bearer secret-1")), of(bearer("bearer  secret-2"))), (Ok("one".into()), Ok("two".into())));
+        let of = |headers: HeaderMap| {
+            access
+                .admit(Permission::AnyKey, &headers)
+                .map(|caller| caller.unwrap().name.clone().unwrap())
+        };
+        assert_eq!(
+            (
+                of(bearer("Bearer secret-1")),
+                of(bearer("bearer  secret-2"))
+            ),
+            (Ok("one".into()), Ok("two".into()))
+        );
         for unknown in ["Bearer secret-3", "Bearer ", "Bearer secret-1 secret-2"] {
             assert_eq!(of(bearer(unknown)), Err(Denied::Unknown), "{unknown}");
         }
@@ -322,25 +439,72 @@ mod tests {
     #[test]
     fn a_key_does_what_one_of_its_scopes_allows() {
         const READ: Permission = Permission::OneOf(&[Scope::FeedbackWrite, Scope::FeedbackRead]);
-        let access = access(&[("writer", "w", &[Scope::FeedbackWrite]), ("operator", "o", &[Scope::Admin])], Some("root"));
-        let may =
-            |secret: &str, needs| access.admit(needs, &bearer(&format!("Bearer {secret}"))).map(|caller| caller.map(|c| c.name.clone()));
-        assert!(may("w", READ).is_ok() && may("o", Permission::AnyKey).is_ok() && may("o", Permission::Admin).is_ok());
-        assert!(may("root", Permission::Admin).is_ok() && may("root", Permission::Metrics).is_ok() && may("root", READ).is_err());
-        assert_eq!((may("x", READ), may("x", Permission::Metrics)), (Err(Denied::Unknown), Err(Denied::Unknown)));
+        let access = access(
+            &[
+                ("writer", "w", &[Scope::FeedbackWrite]),
+                ("operator", "o", &[Scope::Admin]),
+            ],
+            Some("root"),
+        );
+        let may = |secret: &str, needs| {
+            access
+                .admit(needs, &bearer(&format!("Bearer {secret}")))
+                .map(|caller| caller.map(|c| c.name.clone()))
+        };
+        assert!(
+            may("w", READ).is_ok()
+                && may("o", Permission::AnyKey).is_ok()
+                && may("o", Permission::Admin).is_ok()
+        );
+        assert!(
+            may("root", Permission::Admin).is_ok()
+                && may("root", Permission::Metrics).is_ok()
+                && may("root", READ).is_err()
+        );
+        assert_eq!(
+            (may("x", READ), may("x", Permission::Metrics)),
+            (Err(Denied::Unknown), Err(Denied::Unknown))
+        );
         let error = may("o", READ).unwrap_err().error(READ);
-        assert_eq!((error.status.as_u16(), error.body.error.code), (403, Some("insufficient_scope")));
-        assert!(error.body.error.message.contains("`operator` lacks the scope `feedback:write` or `feedback:read`"), "{error:?}");
-        let error = may("w", Permission::Admin).unwrap_err().error(Permission::Admin);
-        assert!(error.status.as_u16() == 403 && error.body.error.message.contains("`admin`"), "{error:?}");
+        assert_eq!(
+            (error.status.as_u16(), error.body.error.code),
+            (403, Some("insufficient_scope"))
+        );
+        assert!(
+            error
+                .body
+                .error
+                .message
+                .contains("`operator` lacks the scope `feedback:write` or `feedback:read`"),
+            "{error:?}"
+        );
+        let error = may("w", Permission::Admin)
+            .unwrap_err()
+            .error(Permission::Admin);
+        assert!(
+            error.status.as_u16() == 403 && error.body.error.message.contains("`admin`"),
+            "{error:?}"
+        );
     }
     #[test]
     fn a_secret_that_is_two_keys_does_what_either_may() {
         let access = access(&[("app", "s", &[Scope::Complete])], Some("s"));
-        for needs in [Permission::Admin, Permission::OneOf(&[Scope::Complete]), Permission::AnyKey] {
-            assert!(access.admit(needs, &bearer("Bearer s")).is_ok(), "{needs:?}");
+        for needs in [
+            Permission::Admin,
+            Permission::OneOf(&[Scope::Complete]),
+            Permission::AnyKey,
+        ] {
+            assert!(
+                access.admit(needs, &bearer("Bearer s")).is_ok(),
+                "{needs:?}"
+            );
         }
         let open = super::Access::new(&Config::default());
-        assert!(!open.has_admin() && open.admit(Permission::OneOf(&[Scope::Complete]), &HeaderMap::new()).is_ok());
+        assert!(
+            !open.has_admin()
+                && open
+                    .admit(Permission::OneOf(&[Scope::Complete]), &HeaderMap::new())
+                    .is_ok()
+        );
     }
 }

@@ -14,8 +14,9 @@ const BYTES_A_BYTE: usize = 2;
 
 /// A budget for the bodies of all requests and the images in them.
 ///
-/// A body has as much of it as has come of it, so that announcing one takes nothing from others. When all that may be shared is taken by parts of bodies, one
-/// after another gets the reserve, which has room for any.
+/// A body has as much of it as has come of it, so that announcing one takes nothing from others.
+/// When all that may be shared is taken by parts of bodies, one after another gets the reserve,
+/// which has room for any.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
     shared: Arc<Semaphore>,
@@ -25,16 +26,27 @@ pub(crate) struct BodyMemory {
 }
 
 impl BodyMemory {
-    /// A budget of `bytes`, for bodies of up to `max_body_bytes`; it has room for one of these in any case.
+    /// A budget of `bytes`, for bodies of up to `max_body_bytes`; it has room for one of these in
+    /// any case.
     pub(crate) fn new(bytes: usize, max_body_bytes: usize, in_use: IntGauge) -> Arc<Self> {
         let reserve_bytes = max_body_bytes * BYTES_A_BYTE;
         let shared = Arc::new(Semaphore::new(bytes.saturating_sub(reserve_bytes) / UNIT));
-        Arc::new(Self { shared, reserve: Arc::new(Semaphore::new(1)), reserve_bytes, in_use })
+        Arc::new(Self {
+            shared,
+            reserve: Arc::new(Semaphore::new(1)),
+            reserve_bytes,
+            in_use,
+        })
     }
 
     /// No share yet.
     pub(crate) fn share(self: &Arc<Self>) -> MemoryShare {
-        MemoryShare { memory: Arc::clone(self), shared: None, reserve: None, shown: 0 }
+        MemoryShare {
+            memory: Arc::clone(self),
+            shared: None,
+            reserve: None,
+            shown: 0,
+        }
     }
 }
 
@@ -54,11 +66,20 @@ impl MemoryShare {
         if body_bytes <= SMALL_BODY || self.reserve.is_some() {
             return;
         }
-        let has = self.shared.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let needs = u32::try_from((body_bytes * BYTES_A_BYTE).div_ceil(UNIT).saturating_sub(has)).unwrap_or(u32::MAX);
+        let has = self
+            .shared
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let needs = u32::try_from(
+            (body_bytes * BYTES_A_BYTE)
+                .div_ceil(UNIT)
+                .saturating_sub(has),
+        )
+        .unwrap_or(u32::MAX);
         tokio::select! {
             biased;
-            permit = Arc::clone(&self.memory.shared).acquire_many_owned(needs) => match (&mut self.shared, permit) {
+            permit = Arc::clone(&self.memory.shared).acquire_many_owned(needs) =>
+                match (&mut self.shared, permit) {
                 (Some(shared), Ok(permit)) => shared.merge(permit),
                 (None, Ok(permit)) => self.shared = Some(permit),
                 // Never closed.
@@ -73,7 +94,10 @@ impl MemoryShare {
     pub(crate) fn shrink(&mut self, image_bytes: usize) {
         let keeps = image_bytes.div_ceil(UNIT);
         if self.reserve.is_some() {
-            let has = self.shared.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let has = self
+                .shared
+                .as_ref()
+                .map_or(0, OwnedSemaphorePermit::num_permits);
             let needs = u32::try_from(keeps.saturating_sub(has)).unwrap_or(u32::MAX);
             if let Ok(permit) = Arc::clone(&self.memory.shared).try_acquire_many_owned(needs) {
                 match &mut self.shared {
@@ -90,8 +114,15 @@ impl MemoryShare {
     }
 
     fn show(&mut self) {
-        let shared = self.shared.as_ref().map_or(0, |permit| permit.num_permits() * UNIT);
-        let has = (shared + self.reserve.as_ref().map_or(0, |_| self.memory.reserve_bytes)) as i64;
+        let shared = self
+            .shared
+            .as_ref()
+            .map_or(0, |permit| permit.num_permits() * UNIT);
+        let has = (shared
+            + self
+                .reserve
+                .as_ref()
+                .map_or(0, |_| self.memory.reserve_bytes)) as i64;
         self.memory.in_use.add(has - self.shown);
         self.shown = has;
     }
@@ -125,9 +156,15 @@ mod tests {
         assert_eq!(gauge.get(), 6 << 20);
         assert!(has_room(&mut halves[0], MIB / 2), "the reserve");
         assert!(!has_room(&mut halves[1], MIB / 2));
-        assert!(has_room(&mut halves[0], MIB), "it has room for a whole body");
+        assert!(
+            has_room(&mut halves[0], MIB),
+            "it has room for a whole body"
+        );
         assert_eq!(gauge.get(), 8 << 20);
-        assert!(has_room(&mut memory.share(), SMALL_BODY), "small ones are not counted");
+        assert!(
+            has_room(&mut memory.share(), SMALL_BODY),
+            "small ones are not counted"
+        );
         assert!(!has_room(&mut memory.share(), SMALL_BODY + 1));
         halves.remove(0);
         assert!(has_room(&mut halves[0], MIB));

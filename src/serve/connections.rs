@@ -1,4 +1,5 @@
-//! The table of open connections: what each is doing, how many an address has, and which one makes room for a new one.
+//! The table of open connections: what each is doing, how many an address has, and which one makes
+//! room for a new one.
 
 use std::{
     collections::HashMap,
@@ -71,10 +72,16 @@ impl Table {
         Some(entry)
     }
 
-    /// Closes the connection that has been idle longest or, where none is, the one that has been sending longest.
+    /// Closes the connection that has been idle longest or, where none is, the one that has been
+    /// sending longest.
     fn evict(&mut self, among: impl Fn(&Entry) -> bool) -> bool {
-        let can_go = self.open.iter().filter(|(_, entry)| entry.activity < Activity::Answering && among(entry));
-        let oldest = can_go.min_by_key(|(id, entry)| (entry.activity, entry.since, **id)).map(|(id, _)| *id);
+        let can_go = self
+            .open
+            .iter()
+            .filter(|(_, entry)| entry.activity < Activity::Answering && among(entry));
+        let oldest = can_go
+            .min_by_key(|(id, entry)| (entry.activity, entry.since, **id))
+            .map(|(id, _)| *id);
         let evicted = oldest.and_then(|id| self.remove(id));
         if let Some(entry) = &evicted {
             entry.close.notify_one();
@@ -85,9 +92,23 @@ impl Table {
 
 impl ConnectionTable {
     /// For at most this many connections, and this many of one address.
-    pub(crate) fn new(most: usize, most_per_network: usize, metrics: Arc<ConnectionMetrics>) -> Arc<Self> {
-        let table = Table { most, most_per_network, next: 0, open: HashMap::new(), per_network: HashMap::new() };
-        Arc::new(Self { table: Mutex::new(table), changed: Notify::new(), metrics })
+    pub(crate) fn new(
+        most: usize,
+        most_per_network: usize,
+        metrics: Arc<ConnectionMetrics>,
+    ) -> Arc<Self> {
+        let table = Table {
+            most,
+            most_per_network,
+            next: 0,
+            open: HashMap::new(),
+            per_network: HashMap::new(),
+        };
+        Arc::new(Self {
+            table: Mutex::new(table),
+            changed: Notify::new(),
+            metrics,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -117,7 +138,15 @@ impl ConnectionTable {
         let (id, close) = (table.next, Arc::new(Notify::new()));
         table.next += 1;
         *table.per_network.entry(network).or_default() += 1;
-        table.open.insert(id, Entry { network, activity: Activity::Idle, since: Instant::now(), close: Arc::clone(&close) });
+        table.open.insert(
+            id,
+            Entry {
+                network,
+                activity: Activity::Idle,
+                since: Instant::now(),
+                close: Arc::clone(&close),
+            },
+        );
         drop(table);
         self.metrics.open.inc();
         Ok(Arc::new(Connection {
@@ -145,7 +174,8 @@ impl ConnectionTable {
     }
 }
 
-/// An open connection, as its socket, its requests and its responses share it. It leaves the table when the last of them is dropped.
+/// An open connection, as its socket, its requests and its responses share it. It leaves the table
+/// when the last of them is dropped.
 pub(crate) struct Connection {
     id: u64,
     table: Arc<ConnectionTable>,
@@ -154,13 +184,16 @@ pub(crate) struct Connection {
     activity: AtomicU8,
     /// Whether the last response is at its end.
     answered: AtomicBool,
-    /// Whether an interim response may be sent: the client understands one, and the response itself has not begun.
+    /// Whether an interim response may be sent: the client understands one, and the response itself
+    /// has not begun.
     interim: AtomicBool,
-    /// Whether the request is of HTTP/1.1, so that a client which has closed its side can be asked whether it is still there.
+    /// Whether the request is of HTTP/1.1, so that a client which has closed its side can be asked
+    /// whether it is still there.
     modern: AtomicBool,
     wants_body: AtomicBool,
     write_blocked: AtomicBool,
-    /// Whether the client has closed its side, or its connection: which of them shows only when something is sent.
+    /// Whether the client has closed its side, or its connection: which of them shows only when
+    /// something is sent.
     half_closed: watch::Sender<bool>,
 }
 
@@ -170,13 +203,18 @@ impl Connection {
         self.close.notified().await;
     }
 
-    /// Begins the exchange of a request whose head has come, `modern` if of HTTP/1.1. `false`: the connection has been closed.
+    /// Begins the exchange of a request whose head has come, `modern` if of HTTP/1.1. `false`: the
+    /// connection has been closed.
     pub(crate) fn begin(&self, has_body: bool, modern: bool) -> bool {
         self.answered.store(false, Relaxed);
         self.modern.store(modern, Relaxed);
         self.wants_body.store(false, Relaxed);
         self.interim.store(modern, Relaxed);
-        self.enter(if has_body { Activity::Receiving } else { Activity::Answering })
+        self.enter(if has_body {
+            Activity::Receiving
+        } else {
+            Activity::Answering
+        })
     }
 
     /// The request's body has come.
@@ -193,7 +231,10 @@ impl Connection {
 
     /// Makes room for others from now on, if there is nothing to do.
     pub(crate) fn rest(&self) {
-        if !self.is(Activity::Idle) && self.answered.load(Relaxed) && !self.write_blocked.load(Relaxed) {
+        if !self.is(Activity::Idle)
+            && self.answered.load(Relaxed)
+            && !self.write_blocked.load(Relaxed)
+        {
             self.enter(Activity::Idle);
             self.table.changed.notify_one();
         }
@@ -205,13 +246,16 @@ impl Connection {
 
     fn enter(&self, activity: Activity) -> bool {
         let mut table = self.table.lock();
-        let Some(entry) = table.open.get_mut(&self.id) else { return false };
+        let Some(entry) = table.open.get_mut(&self.id) else {
+            return false;
+        };
         (entry.activity, entry.since) = (activity, Instant::now());
         self.activity.store(activity as u8, Relaxed);
         true
     }
 
-    /// Returns `true` from a request's head to the end of its response: a client that closes its side then may still be there.
+    /// Returns `true` from a request's head to the end of its response: a client that closes its
+    /// side then may still be there.
     pub(crate) fn is_exchanging(&self) -> bool {
         self.modern.load(Relaxed) && !self.answered.load(Relaxed)
     }
@@ -270,7 +314,8 @@ impl Drop for Connection {
 pub(crate) struct ClientLink(watch::Receiver<bool>);
 
 impl ClientLink {
-    /// Waits until the client has closed its side, or its connection: which of them shows only when something is sent.
+    /// Waits until the client has closed its side, or its connection: which of them shows only when
+    /// something is sent.
     pub(crate) async fn half_closed(mut self) {
         if self.0.wait_for(|closed| *closed).await.is_err() {
             std::future::pending::<()>().await;
@@ -278,7 +323,8 @@ impl ClientLink {
     }
 }
 
-/// Returns the addresses that count as one client: an IPv4 address, or an IPv6 network of 64 bits, which one subscriber has.
+/// Returns the addresses that count as one client: an IPv4 address, or an IPv6 network of 64 bits,
+/// which one subscriber has.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
@@ -309,11 +355,15 @@ mod tests {
     fn the_oldest_idle_connection_makes_room_then_one_that_sends_and_never_one_that_is_answered() {
         let table = table(3, 3);
         let open = |host: &str| table.open(ip(host));
-        let [first, second, third] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|host| open(host).unwrap());
+        let [first, second, third] =
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|host| open(host).unwrap());
         assert!(first.begin(true, true) && third.begin(false, true));
         let fourth = open("10.0.0.4").unwrap();
         assert!(is_evicted(&second) && !is_evicted(&first) && !is_evicted(&third));
-        assert!(!second.begin(false, true), "a request of a connection that was closed");
+        assert!(
+            !second.begin(false, true),
+            "a request of a connection that was closed"
+        );
         assert!(fourth.begin(false, true));
         let fifth = open("10.0.0.5").unwrap();
         assert!(is_evicted(&first));
@@ -347,8 +397,14 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_is_its_network() {
-        assert_eq!(network(ip("2001:db8:1:2:3::4")), network(ip("2001:db8:1:2:ffff::")));
-        assert_ne!(network(ip("2001:db8:1:2::1")), network(ip("2001:db8:1:3::1")));
+        assert_eq!(
+            network(ip("2001:db8:1:2:3::4")),
+            network(ip("2001:db8:1:2:ffff::"))
+        );
+        assert_ne!(
+            network(ip("2001:db8:1:2::1")),
+            network(ip("2001:db8:1:3::1"))
+        );
         assert_eq!(network(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
     }
 }

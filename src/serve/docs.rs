@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::{app::App, openapi::document};
 
 /// This description, as OpenAPI 3.1.
-#[utoipa::path(get, path = "/openapi.json", tag = "documentation", responses((status = 200, description = "The description.", body = Object)))]
+#[utoipa::path(get, path = "/openapi.json", tag = "documentation",
+    responses((status = 200, description = "The description.", body = Object)))]
 pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Json<Value> {
     Json(document(&app))
 }

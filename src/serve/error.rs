@@ -49,15 +49,34 @@ pub struct ErrorDetail {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         // Whatever a message quotes, a client never gets back at length what it sent.
-        let error = ErrorDetail { message: cut(&message.into(), MESSAGE_CHARS), kind, param: None, code: Some(code) };
-        Self { status, body: ErrorBody { error }, retry_after_s: None }
+        let error = ErrorDetail {
+            message: cut(&message.into(), MESSAGE_CHARS),
+            kind,
+            param: None,
+            code: Some(code),
+        };
+        Self {
+            status,
+            body: ErrorBody { error },
+            retry_after_s: None,
+        }
     }
 
     /// 400: the request as a whole.
     pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            code,
+            message,
+        )
     }
 
     /// 400: one field of it.
@@ -78,7 +97,9 @@ impl ApiError {
 
     /// 400: an image by URL, where none are fetched.
     pub fn fetch_disabled(path: &str) -> Self {
-        let message = format!("'{path}': fetching images is off on this server; send the image as a data: URL");
+        let message = format!(
+            "'{path}': fetching images is off on this server; send the image as a data: URL"
+        );
         Self::param(path, "image_fetch_disabled", message)
     }
 
@@ -87,25 +108,49 @@ impl ApiError {
         if let Some(part) = part {
             let error = &mut self.body.error;
             error.message = format!("{part}: {}", error.message);
-            error.param = Some(error.param.take().map_or_else(|| part.to_owned(), |field| format!("{part}.{field}")));
+            error.param = Some(
+                error
+                    .param
+                    .take()
+                    .map_or_else(|| part.to_owned(), |field| format!("{part}.{field}")),
+            );
         }
         self
     }
 
     /// 401.
     pub fn unauthorized(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_request_error",
+            "invalid_api_key",
+            message,
+        )
     }
 
     /// 403: the key may not do this.
     pub fn insufficient_scope(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "insufficient_scope", message)
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "invalid_request_error",
+            "insufficient_scope",
+            message,
+        )
     }
 
     /// 403: a request that calls the server by a name that is not its own.
     pub fn unknown_host(host: &str) -> Self {
-        let message = format!("this server is not `{}`; names that it may be called by are set in server.allowed_hosts", excerpt(host));
-        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "host_not_allowed", message)
+        let message = format!(
+            "this server is not `{}`; names that it may be called by are set in \
+             server.allowed_hosts",
+            excerpt(host)
+        );
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "invalid_request_error",
+            "host_not_allowed",
+            message,
+        )
     }
 
     /// 404: no such route.
@@ -120,57 +165,126 @@ impl ApiError {
 
     /// 404: no such model.
     pub fn unknown_model(model: &str, served: &str) -> Self {
-        let message = format!("The model `{}` does not exist; this server has `{served}`", excerpt(model));
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message).at("model")
+        let message = format!(
+            "The model `{}` does not exist; this server has `{served}`",
+            excerpt(model)
+        );
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            "model_not_found",
+            message,
+        )
+        .at("model")
     }
 
     /// 405.
     pub fn method(method: &str, path: &str) -> Self {
-        let message = format!("{} cannot be asked with {}", cut(path, 200), excerpt(method));
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_supported", message)
+        let message = format!(
+            "{} cannot be asked with {}",
+            cut(path, 200),
+            excerpt(method)
+        );
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            "method_not_supported",
+            message,
+        )
     }
 
     /// 408: the body did not arrive in time, or not at this many bytes a second.
     pub fn slow_body(seconds: u64, rate: u64) -> Self {
-        let message = format!("the request's body did not arrive within {seconds} s, or at less than {rate} bytes a second");
-        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
+        let message = format!(
+            "the request's body did not arrive within {seconds} s, or at less than {rate} bytes a \
+             second"
+        );
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            "request_timeout",
+            message,
+        )
     }
 
     /// 413.
     pub fn too_large(limit: usize) -> Self {
         let image = largest_image(limit);
         let message = format!(
-            "the request's body has more than the {limit} bytes allowed; an image in it may have at most {image}, as base64 adds a third"
+            "the request's body has more than the {limit} bytes allowed; an image in it may have \
+             at most {image}, as base64 adds a third"
         );
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            "request_too_large",
+            message,
+        )
     }
 
     /// 415: a body of another type.
     pub fn media_type(given: Option<&str>) -> Self {
-        let what = given.map_or_else(|| "is missing".to_owned(), |g| format!("is `{}`", excerpt(g)));
+        let what = given.map_or_else(
+            || "is missing".to_owned(),
+            |g| format!("is `{}`", excerpt(g)),
+        );
         // What `curl -d` says unless it is told otherwise.
-        let form = given.is_some_and(|g| g.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
-        let hint = if form { "; with curl: -H 'content-type: application/json'" } else { "" };
-        let message = format!("the request's content-type {what}; it must be application/json{hint}");
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_type", message)
+        let form = given.is_some_and(|g| {
+            g.to_ascii_lowercase()
+                .starts_with("application/x-www-form-urlencoded")
+        });
+        let hint = if form {
+            "; with curl: -H 'content-type: application/json'"
+        } else {
+            ""
+        };
+        let message =
+            format!("the request's content-type {what}; it must be application/json{hint}");
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "invalid_request_error",
+            "unsupported_content_type",
+            message,
+        )
     }
 
     /// 415: a body compressed in a way that is not known.
     pub fn content_encoding(given: &str) -> Self {
-        let message =
-            format!("the request's content-encoding is `{}`; gzip, deflate, br and zstd are known, one at a time", excerpt(given));
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_encoding", message)
+        let message = format!(
+            "the request's content-encoding is `{}`; gzip, deflate, br and zstd are known, one at \
+             a time",
+            excerpt(given)
+        );
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "invalid_request_error",
+            "unsupported_content_encoding",
+            message,
+        )
     }
 
     /// 429.
     pub fn busy(message: impl Into<String>, retry_after_s: u64) -> Self {
-        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", message);
-        Self { retry_after_s: Some(retry_after_s), ..error }
+        let error = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            "rate_limit_exceeded",
+            message,
+        );
+        Self {
+            retry_after_s: Some(retry_after_s),
+            ..error
+        }
     }
 
     /// 404: no such thing.
     pub fn not_found(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", code, message)
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            code,
+            message,
+        )
     }
 
     /// 409: it contradicts what was said before.
@@ -180,22 +294,42 @@ impl ApiError {
 
     /// 422: it was understood, and cannot be done.
     pub fn refused(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", code, message)
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_request_error",
+            code,
+            message,
+        )
     }
 
     /// 507: no space is left.
     pub fn storage_full(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INSUFFICIENT_STORAGE, "server_error", "storage_full", message)
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "server_error",
+            "storage_full",
+            message,
+        )
     }
 
     /// 500: the details are in the log alone.
     pub fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", "internal error; the server's log has the details")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            "internal_error",
+            "internal error; the server's log has the details",
+        )
     }
 
     /// 503.
     pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", code, message)
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            code,
+            message,
+        )
     }
 }
 
@@ -219,17 +353,22 @@ impl From<EngineError> for ApiError {
         match error {
             EngineError::QueueFull { retry_after_s, .. } => Self::busy(message, retry_after_s),
             EngineError::Invalid(_) => Self::invalid("invalid_value", message),
-            EngineError::PromptTooLong { .. } => Self::param("messages", "context_length_exceeded", message),
+            EngineError::PromptTooLong { .. } => {
+                Self::param("messages", "context_length_exceeded", message)
+            }
             EngineError::ShuttingDown => Self::unavailable("shutting_down", message),
             // What a tensor operation says is for the log.
-            EngineError::Scorer(_) => Self::unavailable("scorer_failed", "the scorer failed, and this server gives no unscored answers"),
+            EngineError::Scorer(_) => Self::unavailable(
+                "scorer_failed",
+                "the scorer failed, and this server gives no unscored answers",
+            ),
             EngineError::Model(_) => Self::internal(),
         }
     }
 }
 
-/// The part of an error that may stand in logs, in the extensions of its response. The message may quote the client, and so may the field's name: see
-/// [`super::openapi::known_path`].
+/// The part of an error that may stand in logs, in the extensions of its response. The message may
+/// quote the client, and so may the field's name: see [`super::openapi::known_path`].
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorReason {
     /// The kind, exactly.
@@ -242,7 +381,10 @@ impl ApiError {
     /// Returns the part of it that may stand in logs.
     pub(crate) fn reason(&self) -> ErrorReason {
         let error = &self.body.error;
-        ErrorReason { code: error.code.unwrap_or(error.kind), param: error.param.as_deref().map(known_path) }
+        ErrorReason {
+            code: error.code.unwrap_or(error.kind),
+            param: error.param.as_deref().map(known_path),
+        }
     }
 }
 
@@ -252,10 +394,14 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(self.body)).into_response();
         response.extensions_mut().insert(reason);
         if response.status() == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -1,4 +1,5 @@
-//! The Host header: a request calls the server by one of its names, so that no page can reach it by a name of its own.
+//! The Host header: a request calls the server by one of its names, so that no page can reach it by
+//! a name of its own.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -21,18 +22,27 @@ pub(crate) struct OwnNames {
 }
 
 impl OwnNames {
-    /// The names that the configuration allows and the host of `listen`. Any name goes where some configured name is `*`, and where none is and the server
-    /// listens beyond loopback.
+    /// The names that the configuration allows and the host of `listen`. Any name goes where some
+    /// configured name is `*`, and where none is and the server listens beyond loopback.
     pub(crate) fn new(allowed: &[String], listen: &str, address: IpAddr) -> Self {
-        let any = allowed.iter().any(|name| name == "*") || (allowed.is_empty() && !address.is_loopback());
+        let any = allowed.iter().any(|name| name == "*")
+            || (allowed.is_empty() && !address.is_loopback());
         let own = listen.rsplit_once(':').map(|(host, _)| host.to_owned());
-        let names = allowed.iter().chain(&own).filter_map(|name| Some(named(name)?.0)).collect();
-        Self { names: (!any).then_some(names) }
+        let names = allowed
+            .iter()
+            .chain(&own)
+            .filter_map(|name| Some(named(name)?.0))
+            .collect();
+        Self {
+            names: (!any).then_some(names),
+        }
     }
 
     /// Returns `true` for a Host header that names this server, with any port.
     fn know(&self, host: &str) -> bool {
-        let Some(names) = &self.names else { return true };
+        let Some(names) = &self.names else {
+            return true;
+        };
         named(host).is_some_and(|(host, _)| is_this_machine(&host) || names.contains(&host))
     }
 }
@@ -50,19 +60,33 @@ fn is_this_machine(host: &Host) -> bool {
     }
 }
 
-/// The middleware: refuses requests without a host or with several, and those that call the server by a name that is not its own. Probes may call it as they
-/// like.
+/// The middleware: refuses requests without a host or with several, and those that call the server
+/// by a name that is not its own. Probes may call it as they like.
 pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: Next) -> Response {
     let mut given = request.headers().get_all(header::HOST).iter();
     let (host, second) = (given.next(), given.next());
     let refused = match host.map(|host| host.to_str().unwrap_or("?")) {
-        _ if second.is_some() => Some(ApiError::invalid("invalid_host", "the request has more than one Host header")),
-        None if request.version() >= Version::HTTP_11 => Some(ApiError::invalid("invalid_host", "the request has no Host header")),
+        _ if second.is_some() => Some(ApiError::invalid(
+            "invalid_host",
+            "the request has more than one Host header",
+        )),
+        None if request.version() >= Version::HTTP_11 => Some(ApiError::invalid(
+            "invalid_host",
+            "the request has no Host header",
+        )),
         host => {
             // A URL with a host in it stands before the header.
-            let names = request.uri().authority().map(|authority| authority.as_str()).into_iter().chain(host);
+            let names = request
+                .uri()
+                .authority()
+                .map(|authority| authority.as_str())
+                .into_iter()
+                .chain(host);
             let is_probe = request.uri().path().starts_with("/health");
-            names.filter(|_| !is_probe).find(|name| !own.know(name)).map(ApiError::unknown_host)
+            names
+                .filter(|_| !is_probe)
+                .find(|name| !own.know(name))
+                .map(ApiError::unknown_host)
         }
     };
     match refused {
@@ -76,15 +100,37 @@ mod tests {
     use super::*;
 
     fn own(allowed: &[&str], listen: &str) -> OwnNames {
-        let address = listen.rsplit_once(':').unwrap().0.trim_matches(['[', ']']).parse().unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        OwnNames::new(&allowed.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), listen, address)
+        let address = listen
+            .rsplit_once(':')
+            .unwrap()
+            .0
+            .trim_matches(['[', ']'])
+            .parse()
+            .unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        OwnNames::new(
+            &allowed
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>(),
+            listen,
+            address,
+        )
     }
 
     #[test]
     fn on_loopback_a_server_has_the_names_of_its_machine() {
         let names = own(&[], "dev.test:8080");
-        for host in ["localhost", "LOCALHOST:9", "localhost.", "127.0.0.1:8080", "127.9.9.9", "[::1]", "[::1]:80", "dev.test", "Dev.Test:1"]
-        {
+        for host in [
+            "localhost",
+            "LOCALHOST:9",
+            "localhost.",
+            "127.0.0.1:8080",
+            "127.9.9.9",
+            "[::1]",
+            "[::1]:80",
+            "dev.test",
+            "Dev.Test:1",
+        ] {
             assert!(names.know(host), "{host}");
         }
         for host in [
@@ -106,10 +152,19 @@ mod tests {
     #[test]
     fn configured_names_go_too_and_beyond_loopback_they_alone() {
         let names = own(&["candor.example.org", "10.0.0.7"], "127.0.0.1:8080");
-        assert!(names.know("candor.example.org:443") && names.know("10.0.0.7") && names.know("localhost") && !names.know("example.org"));
+        assert!(
+            names.know("candor.example.org:443")
+                && names.know("10.0.0.7")
+                && names.know("localhost")
+                && !names.know("example.org")
+        );
         assert!(own(&[], "0.0.0.0:8080").know("evil.example"));
         let public = own(&["candor.example.org"], "0.0.0.0:8080");
-        assert!(public.know("CANDOR.example.org.") && public.know("localhost") && !public.know("evil.example"));
+        assert!(
+            public.know("CANDOR.example.org.")
+                && public.know("localhost")
+                && !public.know("evil.example")
+        );
         assert!(own(&["*"], "127.0.0.1:8080").know("evil.example"));
     }
 }

@@ -64,27 +64,47 @@ struct Readiness<'a> {
 }
 
 fn model_of(served: &Served) -> Model<'_> {
-    Model { id: &served.model, object: "model", created: served.bundle.config.created, owned_by: "candor", version: &served.version }
+    Model {
+        id: &served.model,
+        object: "model",
+        created: served.bundle.config.created,
+        owned_by: "candor",
+        version: &served.version,
+    }
 }
 
 /// Lists the served model.
-#[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, description = "The list.", body = List)))]
+#[utoipa::path(get, path = "/v1/models", tag = "models",
+    responses((status = 200, description = "The list.", body = List)))]
 pub(crate) async fn models(Turn { served, .. }: Turn) -> Response {
-    Json(List { object: "list", data: [model_of(&served)] }).into_response()
+    Json(List {
+        object: "list",
+        data: [model_of(&served)],
+    })
+    .into_response()
 }
 
 /// The served model.
-#[utoipa::path(get, path = "/v1/models/{id}", tag = "models", params(("id" = String, Path, description = "Its name.")),
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "models",
+    params(("id" = String, Path, description = "Its name.")),
     responses(
         (status = 200, description = "The model.", body = Model),
         (status = 404, description = "It is not served here.", body = ErrorBody),
     ))]
-pub(crate) async fn model(Turn { served, .. }: Turn, Path(id): Path<String>) -> Result<Response, ApiError> {
-    if *id == *served.model { Ok(Json(model_of(&served)).into_response()) } else { Err(ApiError::unknown_model(&id, &served.model)) }
+pub(crate) async fn model(
+    Turn { served, .. }: Turn,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    if *id == *served.model {
+        Ok(Json(model_of(&served)).into_response())
+    } else {
+        Err(ApiError::unknown_model(&id, &served.model))
+    }
 }
 
 /// The process answers.
-#[utoipa::path(get, path = "/health/live", tag = "operation", responses((status = 200, description = "It does.", body = Status)))]
+#[utoipa::path(get, path = "/health/live", tag = "operation",
+    responses((status = 200, description = "It does.", body = Status)))]
 pub(crate) async fn live() -> Response {
     Json(Status { status: "ok" }).into_response()
 }
@@ -100,10 +120,17 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiEr
     }
     let served = app.served();
     let (model, version) = (&*served.model, &*served.version);
-    Ok(Json(Readiness { status: "ready", candor: env!("CARGO_PKG_VERSION"), model, version }).into_response())
+    Ok(Json(Readiness {
+        status: "ready",
+        candor: env!("CARGO_PKG_VERSION"),
+        model,
+        version,
+    })
+    .into_response())
 }
 
-/// The same as `/health/ready`, under the name that load balancers and other servers' users ask for.
+/// The same as `/health/ready`, under the name that load balancers and other servers' users ask
+/// for.
 #[utoipa::path(get, path = "/health", tag = "operation", responses(
     (status = 200, description = "The server can serve.", body = Readiness),
     (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
@@ -125,5 +152,12 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
         tracing::error!(%error, "the metrics could not be written");
         ApiError::internal()
     })?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response())
 }

@@ -1,4 +1,5 @@
-//! What the server knows of learning from corrections: it looks at recent answers and corrections itself, and reads how cycles end, which run elsewhere.
+//! What the server knows of learning from corrections: it looks at recent answers and corrections
+//! itself, and reads how cycles end, which run elsewhere.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -26,10 +27,14 @@ fn last(cycles: &Path) -> Option<Last> {
     let file = cycles.join("last.json");
     let json = std::fs::read(&file).ok()?;
     let read = serde_json::from_slice(&json);
-    read.inspect_err(|error| tracing::warn!(file = %file.display(), %error, "the metrics of cycles are old")).ok()
+    read.inspect_err(
+        |error| tracing::warn!(file = %file.display(), %error, "the metrics of cycles are old"),
+    )
+    .ok()
 }
 
-/// What rewards of a version are compared with whose calibration does not say how they were distributed: its first ones, since this server serves it.
+/// What rewards of a version are compared with whose calibration does not say how they were
+/// distributed: its first ones, since this server serves it.
 #[derive(Default)]
 struct First {
     version: Arc<str>,
@@ -45,7 +50,9 @@ pub(super) async fn watch(app: Arc<App>) {
         times.tick().await;
         let cycles = cycles.clone();
         if let Ok(Some(last)) = blocking(move || last(&cycles)).await {
-            app.metrics.learning.cycles(&last.outcomes, last.last_success);
+            app.metrics
+                .learning
+                .cycles(&last.outcomes, last.last_success);
         }
         if let Err(error) = look(&app, &mut first).await {
             tracing::warn!(%error, "the metrics of drift are old");
@@ -54,17 +61,31 @@ pub(super) async fn watch(app: Arc<App>) {
 }
 
 async fn look(app: &App, first: &mut First) -> Result<(), StoreError> {
-    let Some(corrections) = &app.corrections else { return Ok(()) };
+    let Some(corrections) = &app.corrections else {
+        return Ok(());
+    };
     let (store, served) = (corrections.store().as_ref(), app.served());
     if first.version != served.version {
-        *first = First { version: Arc::clone(&served.version), rewards: None };
+        *first = First {
+            version: Arc::clone(&served.version),
+            rewards: None,
+        };
     }
-    let calibrated = served.bundle.calibration.as_ref().and_then(|calibration| calibration.rewards.as_ref());
+    let calibrated = served
+        .bundle
+        .calibration
+        .as_ref()
+        .and_then(|calibration| calibration.rewards.as_ref());
     if calibrated.is_none() && first.rewards.is_none() {
         let rewards = monitor::rewards(store, &served.version).await?;
         first.rewards = Some(rewards).filter(|rewards| rewards.total() >= LEAST);
     }
-    let seen = monitor::look(store, &served.version, calibrated.or(first.rewards.as_ref())).await?;
+    let seen = monitor::look(
+        store,
+        &served.version,
+        calibrated.or(first.rewards.as_ref()),
+    )
+    .await?;
     app.metrics.learning.seen(&seen);
     Ok(())
 }

@@ -40,9 +40,11 @@ use super::{
 const HEADER_BYTES: usize = 32 * 1024;
 
 /// What a client reads whose address has all its connections.
-const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: application/json\r\n\
+const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: \
+                          close\r\ncontent-type: application/json\r\n\
     content-length: 175\r\n\r\n\
-    {\"error\":{\"message\":\"your address has as many connections as it may (server.max_connections_per_address)\",\
+    {\"error\":{\"message\":\"your address has as many connections as it may \
+    (server.max_connections_per_address)\",\
     \"type\":\"rate_limit_error\",\"param\":null,\"code\":\"rate_limit_exceeded\"}}";
 
 /// The address that a request came from.
@@ -60,8 +62,8 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Serves until `stop` turns true, then lets what is being answered finish, and gives up on it after `patience`. Returns how many
-    /// connections were given up.
+    /// Serves until `stop` turns true, then lets what is being answered finish, and gives up on it
+    /// after `patience`. Returns how many connections were given up.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>, patience: Duration) -> usize {
         let mut tasks = JoinSet::new();
         loop {
@@ -78,9 +80,18 @@ impl Door {
                         connection = self.open(peer) => connection,
                     };
                     match connection {
-                        Some(connection) => drop(tasks.spawn(self.connection(stream, peer, connection, stop.clone()))),
+                        Some(connection) => drop(tasks.spawn(self.connection(
+                            stream,
+                            peer,
+                            connection,
+                            stop.clone(),
+                        ))),
                         // As much as the socket takes at once.
-                        None => drop(stream.into_std().and_then(|mut stream| stream.write(TOO_MANY))),
+                        None => drop(
+                            stream
+                                .into_std()
+                                .and_then(|mut stream| stream.write(TOO_MANY)),
+                        ),
                     }
                 }
                 Err(error) => {
@@ -98,7 +109,8 @@ impl Door {
         left
     }
 
-    /// Room for a connection; waits while all others are being answered. `None`: its address has all that it may have.
+    /// Room for a connection; waits while all others are being answered. `None`: its address has
+    /// all that it may have.
     async fn open(&self, peer: SocketAddr) -> Option<Arc<Connection>> {
         loop {
             match self.connections.open(peer.ip()) {
@@ -109,7 +121,8 @@ impl Door {
         }
     }
 
-    /// Serves one connection. Errors are the client's: it left, or sent no HTTP, which hyper has answered.
+    /// Serves one connection. Errors are the client's: it left, or sent no HTTP, which hyper has
+    /// answered.
     fn connection(
         &self,
         stream: TcpStream,
@@ -120,12 +133,17 @@ impl Door {
         // Words of a stream go out as they come.
         let _ = stream.set_nodelay(true);
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(self.read_timeout).max_buf_size(HEADER_BYTES);
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.read_timeout)
+            .max_buf_size(HEADER_BYTES);
         let socket = Socket::new(stream, Arc::clone(&connection), self.write_pace.clone());
         let (router, exchange) = (self.router.clone(), Arc::clone(&connection));
         let service = service_fn(move |request: Request<Incoming>| {
             // At once: the socket is read again before what is returned is polled.
-            let begun = exchange.begin(!request.body().is_end_stream(), request.version() >= Version::HTTP_11);
+            let begun = exchange.begin(
+                !request.body().is_end_stream(),
+                request.version() >= Version::HTTP_11,
+            );
             let (router, connection) = (router.clone(), Arc::clone(&exchange));
             async move {
                 if !begun {
@@ -158,7 +176,8 @@ impl Door {
                 ended = ended => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 },
-                () = connection.evicted() => tracing::debug!("an idle or slow connection made room for another"),
+                () = connection.evicted() => tracing::debug!("an idle or slow connection made room \
+                    for another"),
             }
         }
     }
@@ -175,11 +194,22 @@ async fn answer(
     request.extensions_mut().insert(Peer(peer));
     request.extensions_mut().insert(connection.link());
     let arrives = Arc::clone(&connection);
-    let request = request.map(|body| Body::new(RequestBody { body, connection: arrives, ended: false }));
+    let request = request.map(|body| {
+        Body::new(RequestBody {
+            body,
+            connection: arrives,
+            ended: false,
+        })
+    });
     let response = router.oneshot(request).await?;
     // None may come in the middle of the response.
     connection.take_interim();
-    Ok(response.map(|body| Body::new(ResponseBody { body, _exchange: exchange })))
+    Ok(response.map(|body| {
+        Body::new(ResponseBody {
+            body,
+            _exchange: exchange,
+        })
+    }))
 }
 
 /// A request and its response, at their end when this is dropped.
@@ -218,7 +248,10 @@ impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         self.connection.set_wants_body(polled.is_pending());
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
@@ -246,7 +279,10 @@ impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

@@ -1,4 +1,5 @@
-//! The API without a socket: what the command line asks goes through the same handlers as what clients ask.
+//! The API without a socket: what the command line asks goes through the same handlers as what
+//! clients ask.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +35,10 @@ impl Local {
         // Nobody comes from outside.
         config.keys.clear();
         let app = Arc::new(App::start(config, bundle.into(), None, None)?);
-        Ok(Self { router: routes::router(Arc::clone(&app), ROUTES.iter(), None), app })
+        Ok(Self {
+            router: routes::router(Arc::clone(&app), ROUTES.iter(), None),
+            app,
+        })
     }
 
     /// `POST /v1/chat/completions`: the response object.
@@ -57,7 +61,10 @@ impl Local {
     ///
     /// # Errors
     /// The API's own message, when it refuses the request or breaks off.
-    pub async fn stream(&self, request: &Value) -> Result<impl Stream<Item = Result<Value, String>> + use<>, String> {
+    pub async fn stream(
+        &self,
+        request: &Value,
+    ) -> Result<impl Stream<Item = Result<Value, String>> + use<>, String> {
         let response = self.send("/v1/chat/completions", request).await?;
         if !response.status().is_success() {
             return Err(format!("status {}", response.status()));
@@ -69,10 +76,15 @@ impl Local {
                 Err(error) => return Some(Err(error.to_string())),
             };
             let text = String::from_utf8_lossy(&frame);
-            let data = text.lines().find_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]")?;
+            let data = text
+                .lines()
+                .find_map(|line| line.strip_prefix("data: "))
+                .filter(|data| *data != "[DONE]")?;
             let read: Result<Value, _> = serde_json::from_str(data);
             Some(match read {
-                Ok(value) => value["error"]["message"].as_str().map_or(Ok(value.clone()), |message| Err(message.to_owned())),
+                Ok(value) => value["error"]["message"]
+                    .as_str()
+                    .map_or(Ok(value.clone()), |message| Err(message.to_owned())),
                 Err(error) => Err(error.to_string()),
             })
         };
@@ -87,18 +99,27 @@ impl Local {
             .body(Body::from(request.to_string()))
             .map_err(|e| e.to_string())?;
         // The router's error type is uninhabited.
-        self.router.clone().oneshot(request).await.map_err(|e| e.to_string())
+        self.router
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(|e| e.to_string())
     }
 
     async fn post(&self, path: &str, request: &Value) -> Result<Value, String> {
         let response = self.send(path, request).await?;
         let status = response.status();
-        let body = to_bytes(response.into_body(), MAX_ANSWER).await.map_err(|e| e.to_string())?;
-        let value: Value = serde_json::from_slice(&body).map_err(|e| format!("status {status}: {e}"))?;
+        let body = to_bytes(response.into_body(), MAX_ANSWER)
+            .await
+            .map_err(|e| e.to_string())?;
+        let value: Value =
+            serde_json::from_slice(&body).map_err(|e| format!("status {status}: {e}"))?;
         if status.is_success() {
             Ok(value)
         } else {
-            Err(value["error"]["message"].as_str().map_or_else(|| format!("status {status}"), str::to_owned))
+            Err(value["error"]["message"]
+                .as_str()
+                .map_or_else(|| format!("status {status}"), str::to_owned))
         }
     }
 
@@ -107,14 +128,17 @@ impl Local {
         json!({
             "model": &*self.app.served().model,
             "messages": [{ "role": "user", "content": [
-                { "type": "image_url", "image_url": { "url": data_url(image) } }, { "type": "text", "text": prompt },
+                { "type": "image_url", "image_url": { "url": data_url(image) } },
+                { "type": "text", "text": prompt },
             ] }],
         })
     }
 
-    /// The request for the scores of `response`, which somebody gave to `prompt` (empty: a description) about an image file.
+    /// The request for the scores of `response`, which somebody gave to `prompt` (empty: a
+    /// description) about an image file.
     pub fn score_request(&self, image: &[u8], prompt: &str, response: &str) -> Value {
-        json!({ "model": &*self.app.served().model, "image_url": data_url(image), "prompt": prompt, "response": response })
+        json!({ "model": &*self.app.served().model, "image_url": data_url(image), "prompt": prompt,
+            "response": response })
     }
 
     /// Asks for a first answer, as a server does of a version before it serves it.

@@ -1,4 +1,5 @@
-//! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets answers finish.
+//! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets
+//! answers finish.
 
 mod admin;
 mod app;
@@ -68,12 +69,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at the configured addresses and starts the engine of a bundle to begin with; from then on what the registry promotes is served.
+    /// Listens at the configured addresses and starts the engine of a bundle to begin with; from
+    /// then on what the registry promotes is served.
     ///
     /// # Errors
-    /// When others can reach a server without keys and the configuration does not accept that, when an address, the store of corrections or the registry cannot be had, or the bundle cannot do what the configuration asks.
+    /// When others can reach a server without keys and the configuration does not accept that, when
+    /// an address, the store of corrections or the registry cannot be had, or the bundle cannot do
+    /// what the configuration asks.
     pub async fn start(config: Config, first: impl Into<First>) -> Result<Self, StartError> {
-        config.check_exposure().map_err(|error| StartError::Config { key: "server.listen", what: error.to_string() })?;
+        config
+            .check_exposure()
+            .map_err(|error| StartError::Config {
+                key: "server.listen",
+                what: error.to_string(),
+            })?;
         let main = listen("server.listen", &config.server.listen).await?;
         let metrics = match config.operations_listen() {
             None => None,
@@ -82,8 +91,15 @@ impl Server {
         let first = first.into();
         let corrections = feedback::open(&config, &first).await?;
         let registry = config.registry.open().transpose();
-        let registry = registry.map_err(|error| StartError::Config { key: "registry.dir", what: error.to_string() })?;
-        Ok(Self { app: Arc::new(App::start(config, first, registry, corrections)?), main, metrics })
+        let registry = registry.map_err(|error| StartError::Config {
+            key: "registry.dir",
+            what: error.to_string(),
+        })?;
+        Ok(Self {
+            app: Arc::new(App::start(config, first, registry, corrections)?),
+            main,
+            metrics,
+        })
     }
 
     /// Returns where the API is.
@@ -99,32 +115,54 @@ impl Server {
     /// # Errors
     /// When the operating system does not say.
     pub fn metrics_address(&self) -> std::io::Result<Option<SocketAddr>> {
-        self.metrics.as_ref().map(TcpListener::local_addr).transpose()
+        self.metrics
+            .as_ref()
+            .map(TcpListener::local_addr)
+            .transpose()
     }
 
-    /// Puts other configurations in force while the server runs; `level` is that of the process's log.
+    /// Puts other configurations in force while the server runs; `level` is that of the process's
+    /// log.
     pub fn reloader(&self, level: LogLevel) -> Reloader {
         Reloader::new(&self.app, level)
     }
 
-    /// Serves until `stop` is done; then takes no more, lets what is being answered finish until the drain deadline, and returns.
+    /// Serves until `stop` is done; then takes no more, lets what is being answered finish until
+    /// the drain deadline, and returns.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { app, main, metrics } = self;
         let (stopping, watch) = watch::channel(false);
         let drain = Duration::from_secs(app.config.server.drain_deadline_s);
-        // The engine fails at the deadline what it has not finished; the rest is for the clients to hear that.
+        // The engine fails at the deadline what it has not finished; the rest is for the clients to
+        // hear that.
         let patience = drain + Duration::from_secs(2);
-        let door = |listener, address: &str, routes: &[&Route]| door(&app, listener, address, routes);
-        let operations = ROUTES.iter().filter(|route| route.path.starts_with("/health")).chain(METRICS);
+        let door =
+            |listener, address: &str, routes: &[&Route]| door(&app, listener, address, routes);
+        let operations = ROUTES
+            .iter()
+            .filter(|route| route.path.starts_with("/health"))
+            .chain(METRICS);
         for route in ROUTES.iter().chain(METRICS) {
             app.metrics.http.declare_route(route.path, route.method);
         }
-        let beside = if metrics.is_some() { [].iter() } else { METRICS.iter() };
+        let beside = if metrics.is_some() {
+            [].iter()
+        } else {
+            METRICS.iter()
+        };
         let routes: Vec<&Route> = ROUTES.iter().chain(beside).collect();
-        let main = tokio::spawn(door(main, &app.config.server.listen, &routes).serve(watch.clone(), patience));
+        let main = tokio::spawn(
+            door(main, &app.config.server.listen, &routes).serve(watch.clone(), patience),
+        );
         let metrics = metrics.map(|listener| {
-            let address = app.config.operations_listen().map_or("", |(_, address)| address);
-            tokio::spawn(door(listener, address, &operations.collect::<Vec<_>>()).serve(watch, Duration::from_secs(1)))
+            let address = app
+                .config
+                .operations_listen()
+                .map_or("", |(_, address)| address);
+            tokio::spawn(
+                door(listener, address, &operations.collect::<Vec<_>>())
+                    .serve(watch, Duration::from_secs(1)),
+            )
         });
         let warm = tokio::spawn(warm::warm(Arc::clone(&app)));
         let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
@@ -132,7 +170,10 @@ impl Server {
         let learning = tokio::spawn(learning::watch(Arc::clone(&app)));
         let follow = tokio::spawn(switch::follow(Arc::clone(&app)));
         stop.await;
-        tracing::info!(deadline_s = drain.as_secs(), "stopping: what is being answered may finish");
+        tracing::info!(
+            deadline_s = drain.as_secs(),
+            "stopping: what is being answered may finish"
+        );
         app.drain();
         follow.abort();
         app.shadow.stop();
@@ -158,20 +199,42 @@ impl Server {
 fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Door {
     let server = &app.config.server;
     // Where it does not say, it is taken for one beyond this machine.
-    let ip = listener.local_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
+    let ip = listener
+        .local_addr()
+        .map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
     // Scrapers of a listener beyond this machine call it by its address.
-    let allowed = if address == server.listen || ip.is_loopback() { &*server.allowed_hosts } else { &[] };
+    let allowed = if address == server.listen || ip.is_loopback() {
+        &*server.allowed_hosts
+    } else {
+        &[]
+    };
     let names = OwnNames::new(allowed, address, ip);
-    let per_address = server.max_connections_per_address.value().unwrap_or(server.max_connections.div_ceil(2));
+    let per_address = server
+        .max_connections_per_address
+        .value()
+        .unwrap_or(server.max_connections.div_ceil(2));
     Door {
         router: routes::router(Arc::clone(app), routes.iter().copied(), Some(names)),
-        connections: ConnectionTable::new(server.max_connections, per_address, Arc::clone(&app.metrics.connections)),
+        connections: ConnectionTable::new(
+            server.max_connections,
+            per_address,
+            Arc::clone(&app.metrics.connections),
+        ),
         read_timeout: Duration::from_secs(server.read_timeout_s),
-        write_pace: Pace::new(Duration::from_secs(server.write_timeout_s), server.min_body_rate),
+        write_pace: Pace::new(
+            Duration::from_secs(server.write_timeout_s),
+            server.min_body_rate,
+        ),
         listener,
     }
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { key, address: address.to_owned(), error })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::Listen {
+            key,
+            address: address.to_owned(),
+            error,
+        })
 }

@@ -26,12 +26,23 @@ use crate::telemetry::HttpExchange;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The middleware. What a client wrote (path, query, body) never gets into the log: a path is logged as the routing table has it.
+/// The middleware. What a client wrote (path, query, body) never gets into the log: a path is
+/// logged as the routing table has it.
 pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
     let method = method_name(request.method());
-    let span = info_span!("request", id, method, path = route, completion = Empty, key = Empty);
+    let span = info_span!(
+        "request",
+        id,
+        method,
+        path = route,
+        completion = Empty,
+        key = Empty
+    );
     // The answer to HEAD has no body, which is taken off after this.
     let is_head = request.method() == Method::HEAD;
     let received = Arc::<AtomicU64>::default();
@@ -45,7 +56,8 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
         reason: None,
         ended: is_head,
     };
-    let request = request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
+    let request =
+        request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
     let mut response = next.run(request).instrument(span).await;
     record.note_response(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -59,7 +71,8 @@ fn count_frame(frame: Frame<Bytes>, bytes: &AtomicU64) -> Frame<Bytes> {
     frame
 }
 
-/// A request's account, which is closed when this is dropped: at the end of its response, or when its client leaves.
+/// A request's account, which is closed when this is dropped: at the end of its response, or when
+/// its client leaves.
 struct RequestRecord {
     exchange: HttpExchange,
     span: Span,
@@ -81,7 +94,15 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        let Self { exchange, span, received, sent, status, reason, ended } = &*self;
+        let Self {
+            exchange,
+            span,
+            received,
+            sent,
+            status,
+            reason,
+            ended,
+        } = &*self;
         exchange.count_bytes(received.load(Relaxed), *sent);
         let _entered = span.enter();
         let (ms, bytes, status) = (exchange.elapsed_ms(), *sent, status.unwrap_or_default());
@@ -108,11 +129,16 @@ impl HttpBody for RecordedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
             Poll::Ready(None) => self.record.ended = true,
-            Poll::Ready(Some(Ok(frame))) => self.record.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
+            Poll::Ready(Some(Ok(frame))) => {
+                self.record.sent += frame.data_ref().map_or(0, Bytes::len) as u64
+            }
             _ => {}
         }
         polled
@@ -137,14 +163,24 @@ impl Drop for RecordedBody {
 /// A method that HTTP has. Clients may send any word.
 fn method_name(method: &Method) -> &'static str {
     const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
-    KNOWN.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
+    KNOWN
+        .into_iter()
+        .find(|known| method.as_str() == *known)
+        .unwrap_or("other")
 }
 
 /// The client's own id where it is fit for logs and headers, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok());
-    let sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
-    given.filter(sane).map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+    let sane = |id: &&str| {
+        (1..=128).contains(&id.len())
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    given
+        .filter(sane)
+        .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -153,7 +189,8 @@ mod tests {
 
     #[test]
     fn sane_ids_are_taken_over() {
-        let with = |id: &str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_str(id).unwrap())]);
+        let with =
+            |id: &str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_str(id).unwrap())]);
         assert_eq!(request_id(&with("trace-1.a:B_2")), "trace-1.a:B_2");
         for id in ["", "a b", "<script>", &"x".repeat(129)] {
             let new = request_id(&with(id));
@@ -165,6 +202,9 @@ mod tests {
     #[test]
     fn methods_are_bounded() {
         assert_eq!(method_name(&Method::DELETE), "DELETE");
-        assert_eq!(method_name(&Method::from_bytes(b"MY-SECRET").unwrap()), "other");
+        assert_eq!(
+            method_name(&Method::from_bytes(b"MY-SECRET").unwrap()),
+            "other"
+        );
     }
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Patience that waiting uses up and bytes restore, up to what there was at first: a peer that pauses is given up after that, and one that moves fewer
-/// bytes a second than it must, a little later.
+/// Patience that waiting uses up and bytes restore, up to what there was at first: a peer that
+/// pauses is given up after that, and one that moves fewer bytes a second than it must, a little
+/// later.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
     rate: u64,
@@ -17,7 +18,12 @@ pub(crate) struct Pace {
 impl Pace {
     /// Patience of this length, restored by a second for every `rate` bytes.
     pub(crate) fn new(most: Duration, rate: u64) -> Self {
-        Self { rate: rate.max(1), most, left: most, since: None }
+        Self {
+            rate: rate.max(1),
+            most,
+            left: most,
+            since: None,
+        }
     }
 
     /// Returns the bytes a second that restore as much as waiting uses up.
@@ -32,7 +38,10 @@ impl Pace {
 
     /// The peer has moved this many bytes and is no longer waited for.
     pub(crate) fn moved(&mut self, bytes: usize, now: Instant) {
-        let waited = self.since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let waited = self
+            .since
+            .take()
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let earned = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
         self.left = (self.left.saturating_sub(waited) + earned).min(self.most);
     }

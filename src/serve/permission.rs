@@ -13,7 +13,8 @@ pub enum Permission {
     OneOf(&'static [Scope]),
     /// A key with the scope `admin`, or the administrator's key.
     Admin,
-    /// As [`Permission::Admin`], where others than programs of the server's own machine reach the metrics beside the API; else nothing.
+    /// As [`Permission::Admin`], where others than programs of the server's own machine reach the
+    /// metrics beside the API; else nothing.
     Metrics,
 }
 

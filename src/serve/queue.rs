@@ -81,7 +81,8 @@ struct QueueState {
 #[utoipa::path(get, path = "/v1/queue", tag = "queue", params(QueueQuery), responses(
     (status = 200, description = "By state.", body = QueueState),
     (status = 400, description = "The annotator is no name.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
+    (status = 401, description = "The server has keys, and the request has none of \
+                                  them.", body = ErrorBody),
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
@@ -94,7 +95,11 @@ pub(super) async fn length(
     let annotator = match query.annotator {
         Some(annotator) => {
             check_name("annotator", &annotator)?;
-            Some(corrections.annotator_progress(&caller.annotator(annotator), now).await?)
+            Some(
+                corrections
+                    .annotator_progress(&caller.annotator(annotator), now)
+                    .await?,
+            )
         }
         None => None,
     };
@@ -105,43 +110,60 @@ pub(super) async fn length(
     Ok(Json(QueueState { length, annotator }).into_response())
 }
 
-/// Leases the next answer to an annotator: the one that they have already, or the one whose correction would teach most. `POST /v1/feedback` with the
-/// same `completion_id`, `choice` and `annotator` closes it.
+/// Leases the next answer to an annotator: the one that they have already, or the one whose
+/// correction would teach most. `POST /v1/feedback` with the same `completion_id`, `choice` and
+/// `annotator` closes it.
 #[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = Who, responses(
     (status = 200, description = "The answer.", body = Item),
     (status = 204, description = "There is none for this annotator."),
     Refusals,
     (status = 507, description = "No space is left.", body = ErrorBody),
 ))]
-pub(super) async fn next(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn next(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
     let (caller, annotator) = who(&app, request).await?;
     let _place = app.admit()?;
-    match corrections.next(&annotator, &caller.owners(), unix_time()).await? {
+    match corrections
+        .next(&annotator, &caller.owners(), unix_time())
+        .await?
+    {
         Some(item) => Ok(Json(item).into_response()),
         None => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }
 
 /// Gives an answer back, for anybody to have.
-#[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue", params(("id" = String, Path, description = "The item's `id`.")),
+#[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue",
+    params(("id" = String, Path, description = "The item's `id`.")),
     request_body = Who, responses(
         (status = 204, description = "It is given back."),
         Refusals,
     ))]
-pub(super) async fn release(State(app): State<Arc<App>>, Id(id): Id, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn release(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    request: Request,
+) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
     let (place, annotator) = left(&app, &id, request).await?;
     done(corrections.release(&place, &annotator).await)
 }
 
 /// Leaves an answer to others; one that many have left is shown to nobody any more.
-#[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue", params(("id" = String, Path, description = "The item's `id`.")),
+#[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue",
+    params(("id" = String, Path, description = "The item's `id`.")),
     request_body = Who, responses(
         (status = 204, description = "It is left."),
         Refusals,
     ))]
-pub(super) async fn skip(State(app): State<Arc<App>>, Id(id): Id, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn skip(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    request: Request,
+) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
     let (place, annotator) = left(&app, &id, request).await?;
     done(corrections.skip(&place, &annotator).await)
@@ -153,18 +175,27 @@ async fn left(app: &App, id: &str, request: Request) -> Result<(Place, Annotator
 }
 
 fn done(left: Result<bool, StoreError>) -> Result<Response, ApiError> {
-    if left? { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(nothing()) }
+    if left? {
+        Ok(StatusCode::NO_CONTENT.into_response())
+    } else {
+        Err(nothing())
+    }
 }
 
 fn nothing() -> ApiError {
-    ApiError::not_found("lease_not_found", "the annotator has no such item of the queue, or not any more")
+    ApiError::not_found(
+        "lease_not_found",
+        "the annotator has no such item of the queue, or not any more",
+    )
 }
 
-/// How far annotators agree, by annotator and by kind of error, and the guard's recall by what was drawn by chance.
+/// How far annotators agree, by annotator and by kind of error, and the guard's recall by what was
+/// drawn by chance.
 #[utoipa::path(get, path = "/v1/agreement", tag = "queue", params(AgreementQuery), responses(
     (status = 200, description = "The figures.", body = Agreement),
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of them.", body = ErrorBody),
+    (status = 401, description = "The server has keys, and the request has none of \
+                                  them.", body = ErrorBody),
     (status = 404, description = "Feedback is off.", body = ErrorBody),
     (status = 503, description = "The store cannot be reached.", body = ErrorBody),
 ))]
@@ -173,7 +204,9 @@ pub(super) async fn agreement(
     caller: Caller,
     Parameters(query): Parameters<AgreementQuery>,
 ) -> Result<Response, ApiError> {
-    let agreement = corrections(&app)?.agreement(&caller.owners(), query.annotators.unwrap_or(false)).await?;
+    let agreement = corrections(&app)?
+        .agreement(&caller.owners(), query.annotators.unwrap_or(false))
+        .await?;
     if caller.reads_all() {
         app.metrics.agreement(&agreement);
     }
@@ -182,13 +215,17 @@ pub(super) async fn agreement(
 
 /// Keeps the metrics of the queue up to date.
 pub(super) async fn watch(app: Arc<App>) {
-    let Some(corrections) = &app.corrections else { return };
+    let Some(corrections) = &app.corrections else {
+        return;
+    };
     let mut times = tokio::time::interval(WATCH);
     loop {
         times.tick().await;
         let told = async {
-            app.metrics.queue(&corrections.queue_length(&Owners::All, unix_time()).await?);
-            app.metrics.agreement(&corrections.agreement(&Owners::All, false).await?);
+            app.metrics
+                .queue(&corrections.queue_length(&Owners::All, unix_time()).await?);
+            app.metrics
+                .agreement(&corrections.agreement(&Owners::All, false).await?);
             Ok::<_, StoreError>(())
         };
         if let Err(error) = told.await {

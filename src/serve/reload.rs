@@ -1,4 +1,5 @@
-//! Changes of the configuration while the server runs: the keys, the rates, and which lines are logged.
+//! Changes of the configuration while the server runs: the keys, the rates, and which lines are
+//! logged.
 
 use std::{
     collections::BTreeSet,
@@ -23,12 +24,16 @@ pub struct Reloader {
 
 impl Reloader {
     pub(super) fn new(app: &Arc<App>, level: LogLevel) -> Self {
-        Self { app: Arc::clone(app), level, current: Mutex::new(app.config.clone()) }
+        Self {
+            app: Arc::clone(app),
+            level,
+            current: Mutex::new(app.config.clone()),
+        }
     }
 
-    /// Puts the keys, the rates and the log level of `read` in force, unless everybody could then use a server that other machines reach, and logs what
-    /// has changed and what would need a restart. Where `read` cannot be used, that is
-    /// logged, and all stays as it is.
+    /// Puts the keys, the rates and the log level of `read` in force, unless everybody could then
+    /// use a server that other machines reach, and logs what has changed and what would need a
+    /// restart. Where `read` cannot be used, that is logged, and all stays as it is.
     pub fn reload(&self, read: Result<Config, Problems>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let new = match read {
@@ -38,10 +43,23 @@ impl Reloader {
                 return self.refuse(&problems.join("; "));
             }
         };
-        let log = Log { level: new.log.level.clone(), ..current.log.clone() };
-        let limits = Limits { max_choices: current.limits.max_choices, ..new.limits.clone() };
-        let mut next = Config { keys: new.keys.clone(), admin: new.admin.clone(), limits, log, ..current.clone() };
-        (next.server.insecure, next.server.key_file) = (new.server.insecure, new.server.key_file.clone());
+        let log = Log {
+            level: new.log.level.clone(),
+            ..current.log.clone()
+        };
+        let limits = Limits {
+            max_choices: current.limits.max_choices,
+            ..new.limits.clone()
+        };
+        let mut next = Config {
+            keys: new.keys.clone(),
+            admin: new.admin.clone(),
+            limits,
+            log,
+            ..current.clone()
+        };
+        (next.server.insecure, next.server.key_file) =
+            (new.server.insecure, new.server.key_file.clone());
         if let Err(error) = next.check_exposure() {
             return self.refuse(&error.to_string());
         }
@@ -50,17 +68,31 @@ impl Reloader {
         }
         let applied: Vec<String> = changed_options(&current, &next)
             .into_iter()
-            .map(|name| if name == "keys" { format!("keys ({})", changed_keys(&current.keys, &next.keys)) } else { name })
+            .map(|name| {
+                if name == "keys" {
+                    format!("keys ({})", changed_keys(&current.keys, &next.keys))
+                } else {
+                    name
+                }
+            })
             .collect();
         let restart = changed_options(&next, &new).join(", ");
         let tell = || {
             if applied.is_empty() {
-                tracing::info!("the configuration was read again: nothing has changed that can change now");
+                tracing::info!(
+                    "the configuration was read again: nothing has changed that can change now"
+                );
             } else {
-                tracing::info!(changed = applied.join(", "), "the configuration was read again");
+                tracing::info!(
+                    changed = applied.join(", "),
+                    "the configuration was read again"
+                );
             }
             if !restart.is_empty() {
-                tracing::warn!(options = restart, "options have changed that need a restart");
+                tracing::warn!(
+                    options = restart,
+                    "options have changed that need a restart"
+                );
             }
             if next.keys.is_empty() && !current.keys.is_empty() {
                 tracing::warn!("there are no keys any more: everybody may use the API");
@@ -85,7 +117,10 @@ impl Reloader {
 
     fn refuse(&self, why: &str) {
         self.app.metrics.count_reload("refused");
-        tracing::error!(why, "the configuration was read again and cannot be used; the old one stays in force");
+        tracing::error!(
+            why,
+            "the configuration was read again and cannot be used; the old one stays in force"
+        );
     }
 }
 
@@ -101,7 +136,11 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
             for (name, value) in new {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 compare(old.get(name).unwrap_or(&Value::Null), value, &path, names);
             }
         }
@@ -112,9 +151,15 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
 
 /// Returns the names of keys that were added, removed or changed.
 fn changed_keys(old: &[Key], new: &[Key]) -> String {
-    let names = |keys: &[Key]| keys.iter().map(|key| key.name.clone()).collect::<BTreeSet<_>>();
+    let names = |keys: &[Key]| {
+        keys.iter()
+            .map(|key| key.name.clone())
+            .collect::<BTreeSet<_>>()
+    };
     let (before, after) = (names(old), names(new));
-    let differs = |name: &&String| old.iter().find(|key| key.name == **name) != new.iter().find(|key| key.name == **name);
+    let differs = |name: &&String| {
+        old.iter().find(|key| key.name == **name) != new.iter().find(|key| key.name == **name)
+    };
     let list = |what: &str, names: Vec<&String>| {
         let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
         (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
@@ -122,10 +167,17 @@ fn changed_keys(old: &[Key], new: &[Key]) -> String {
     let parts = [
         list("added", after.difference(&before).collect()),
         list("removed", before.difference(&after).collect()),
-        list("changed", before.intersection(&after).filter(differs).collect()),
+        list(
+            "changed",
+            before.intersection(&after).filter(differs).collect(),
+        ),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "in another order".to_owned() } else { parts.join("; ") }
+    if parts.is_empty() {
+        "in another order".to_owned()
+    } else {
+        parts.join("; ")
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +185,11 @@ mod tests {
     use super::*;
 
     fn key(name: &str, digit: &str) -> Key {
-        Key { name: name.to_owned(), key_sha256: digit.repeat(64), ..Key::default() }
+        Key {
+            name: name.to_owned(),
+            key_sha256: digit.repeat(64),
+            ..Key::default()
+        }
     }
 
     #[test]
@@ -143,15 +199,27 @@ mod tests {
         new.server.max_concurrent = 7;
         new.guard.thresholds.object = crate::config::Auto::Value(0.5);
         new.keys = vec![key("app", "a")];
-        assert_eq!(changed_options(&old, &new), ["guard.thresholds.object", "keys", "server.max_concurrent"]);
+        assert_eq!(
+            changed_options(&old, &new),
+            ["guard.thresholds.object", "keys", "server.max_concurrent"]
+        );
         assert!(changed_options(&new, &new).is_empty());
     }
 
     #[test]
     fn keys_are_named_by_what_became_of_them() {
-        let (old, new) = ([key("a", "1"), key("b", "2"), key("c", "3")], [key("d", "4"), key("c", "3"), key("b", "5")]);
+        let (old, new) = (
+            [key("a", "1"), key("b", "2"), key("c", "3")],
+            [key("d", "4"), key("c", "3"), key("b", "5")],
+        );
         assert_eq!(changed_keys(&old, &new), "added d; removed a; changed b");
         assert_eq!(changed_keys(&old[..1], &[]), "removed a");
-        assert_eq!(changed_keys(&[key("a", "1"), key("b", "2")], &[key("b", "2"), key("a", "1")]), "in another order");
+        assert_eq!(
+            changed_keys(
+                &[key("a", "1"), key("b", "2")],
+                &[key("b", "2"), key("a", "1")]
+            ),
+            "in another order"
+        );
     }
 }

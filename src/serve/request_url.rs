@@ -1,4 +1,5 @@
-//! URLs as clients write them: slashes too many are dropped, and what no route can have is refused before one sees it.
+//! URLs as clients write them: slashes too many are dropped, and what no route can have is refused
+//! before one sees it.
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -21,7 +22,11 @@ pub(crate) fn normalize(mut request: Request) -> Request {
         return request;
     }
     let slash_at_end = path.ends_with('/');
-    let mut plain: String = path.split('/').filter(|part| !part.is_empty()).flat_map(|part| ["/", part]).collect();
+    let mut plain: String = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .flat_map(|part| ["/", part])
+        .collect();
     if plain.is_empty() {
         plain.push('/');
     }
@@ -41,14 +46,16 @@ pub(crate) fn normalize(mut request: Request) -> Request {
     request
 }
 
-/// The middleware: refuses URLs that stand for no text, or for one with a NUL character, which databases do not take. The error names the parameter.
+/// The middleware: refuses URLs that stand for no text, or for one with a NUL character, which
+/// databases do not take. The error names the parameter.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     let uri = request.uri();
     // A page's links are relative to it.
     if uri.path() == "/docs" && request.extensions().get::<SlashAtEnd>().is_some() {
         return Redirect::permanent("../docs").into_response();
     }
-    let refused = refused_parameter(uri.query().unwrap_or_default()).or_else(|| refused_path(&request));
+    let refused =
+        refused_parameter(uri.query().unwrap_or_default()).or_else(|| refused_path(&request));
     match refused {
         Some(error) => error.into_response(),
         None => next.run(request).await,
@@ -60,7 +67,11 @@ fn refused_parameter(query: &str) -> Option<ApiError> {
         let why = refusal(pair)?;
         let name = pair.split('=').next().unwrap_or_default();
         let known = refusal(name).is_none() && pair.contains('=');
-        Some(if known { ApiError::param(name, "invalid_value", format!("'{}' {why}", excerpt(name))) } else { invalid(why) })
+        Some(if known {
+            ApiError::param(name, "invalid_value", format!("'{}' {why}", excerpt(name)))
+        } else {
+            invalid(why)
+        })
     })
 }
 
@@ -68,7 +79,10 @@ fn refused_path(request: &Request) -> Option<ApiError> {
     let why = refusal(request.uri().path())?;
     let route = request.extensions().get::<MatchedPath>();
     let name = route.and_then(|route| Some(route.as_str().split_once('{')?.1.split_once('}')?.0));
-    Some(name.map_or_else(|| invalid(why), |name| ApiError::param(name, "invalid_value", format!("'{name}' {why}"))))
+    Some(name.map_or_else(
+        || invalid(why),
+        |name| ApiError::param(name, "invalid_value", format!("'{name}' {why}")),
+    ))
 }
 
 fn invalid(why: &str) -> ApiError {

@@ -1,4 +1,5 @@
-//! One version of the model with all that answers in it, and a request's hold on the one that it began with.
+//! One version of the model with all that answers in it, and a request's hold on the one that it
+//! began with.
 
 use std::{
     convert::Infallible,
@@ -52,7 +53,11 @@ pub(crate) struct Served {
 
 impl Served {
     /// Starts the engine of a bundle.
-    pub(crate) fn start(config: &Config, first: First, observer: Arc<dyn Observer>) -> Result<Self, StartError> {
+    pub(crate) fn start(
+        config: &Config,
+        first: First,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, StartError> {
         let version: Arc<str> = first.version().into();
         let First { bundle, registered } = first;
         check_guards(config, &bundle)?;
@@ -73,18 +78,29 @@ impl Served {
             takes_turns: bundle.device.is_cpu(),
             observer,
         };
-        let engine = Engine::start(Arc::clone(&bundle.vlm), bundle.reward.clone(), Arc::clone(&bundle.tokenizer), bounds)?;
+        let engine = Engine::start(
+            Arc::clone(&bundle.vlm),
+            bundle.reward.clone(),
+            Arc::clone(&bundle.tokenizer),
+            bounds,
+        )?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = config.images.workers.value().unwrap_or_else(cores);
         let scorer = |reward| {
             let slots = SCORED_AT_ONCE.min(config.engine.max_batch);
-            Arc::new(Scorer::new(Arc::clone(&bundle.vlm), reward, slots, engine.context_len()))
+            Arc::new(Scorer::new(
+                Arc::clone(&bundle.vlm),
+                reward,
+                slots,
+                engine.context_len(),
+            ))
         };
         Ok(Self {
             own_scorer: bundle.reward.clone().map(scorer),
             reader: bundle.reader.clone().map(|(reward, _)| scorer(reward)),
             scoring: Turns::new(1),
-            images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers).with_evidence(bundle.evidence.clone()),
+            images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers)
+                .with_evidence(bundle.evidence.clone()),
             model: bundle.config.name.as_str().into(),
             fingerprint: format!("fp_{version}").into(),
             version,
@@ -96,7 +112,8 @@ impl Served {
     }
 }
 
-/// A request's turn: the server, and the version that answers the request from its beginning to its end, whatever is promoted meanwhile.
+/// A request's turn: the server, and the version that answers the request from its beginning to its
+/// end, whatever is promoted meanwhile.
 #[derive(Clone)]
 pub(crate) struct Turn {
     pub(crate) app: Arc<App>,
@@ -117,7 +134,13 @@ impl Turn {
 
     /// Of the server itself, with this version.
     pub(crate) fn with(app: &Arc<App>, served: Arc<Served>) -> Self {
-        Self { served, app: Arc::clone(app), share: Share::default(), account: "".into(), scope: CacheScope::Owner("".into()) }
+        Self {
+            served,
+            app: Arc::clone(app),
+            share: Share::default(),
+            account: "".into(),
+            scope: CacheScope::Owner("".into()),
+        }
     }
 
     /// With the images that are remembered for requests with this salt, where there is one.
@@ -132,8 +155,16 @@ impl FromRequestParts<Arc<App>> for Turn {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
         let caller = auth::caller(app, &parts.extensions);
-        let (account, scope) = (account(&caller), CacheScope::Owner(Arc::clone(&caller.owner)));
-        Ok(Self { share: share(&caller), account, scope, ..Self::of(app) })
+        let (account, scope) = (
+            account(&caller),
+            CacheScope::Owner(Arc::clone(&caller.owner)),
+        );
+        Ok(Self {
+            share: share(&caller),
+            account,
+            scope,
+            ..Self::of(app)
+        })
     }
 }
 
@@ -145,13 +176,17 @@ pub struct First {
 
 impl From<Bundle> for First {
     fn from(bundle: Bundle) -> Self {
-        Self { bundle, registered: None }
+        Self {
+            bundle,
+            registered: None,
+        }
     }
 }
 
 impl First {
-    /// What a server with this configuration begins with: the registry's promoted version; where that cannot be loaded, the one before it, and so on; else
-    /// the model of the configuration. What is passed over is logged.
+    /// What a server with this configuration begins with: the registry's promoted version; where
+    /// that cannot be loaded, the one before it, and so on; else the model of the configuration.
+    /// What is passed over is logged.
     ///
     /// # Errors
     /// When the model of the configuration cannot be loaded either.
@@ -161,17 +196,21 @@ impl First {
             match found {
                 Ok((state, registry)) => {
                     for id in candidates(&state) {
-                        match Self::load(config, &registry, id, device)
-                            .and_then(|first| Ok(check_guards(config, &first.bundle).map(|()| first)?))
-                        {
+                        match Self::load(config, &registry, id, device).and_then(|first| {
+                            Ok(check_guards(config, &first.bundle).map(|()| first)?)
+                        }) {
                             Ok(first) => return Ok(first),
                             Err(error) => {
-                                tracing::error!(version = id, %error, "a version of the registry cannot be served; the one before it is tried")
+                                tracing::error!(version = id, %error, "a version of the registry \
+                                    cannot be served; the one before it is tried")
                             }
                         }
                     }
                 }
-                Err(error) => tracing::error!(%error, "the registry cannot be read; the configuration's model is served"),
+                Err(error) => {
+                    tracing::error!(%error, "the registry cannot be read; the configuration's \
+                                             model is served")
+                }
             }
         }
         Bundle::load(&config.model.name, config.model.reward.value(), device).map(Self::from)
@@ -189,21 +228,36 @@ impl First {
 
     /// The version as receipts and metrics have it: the registry's, else the bundle's own.
     pub fn version(&self) -> &str {
-        self.registered.as_deref().unwrap_or(&self.bundle.config.version)
+        self.registered
+            .as_deref()
+            .unwrap_or(&self.bundle.config.version)
     }
 
     /// A version of the registry whose files are those that were registered.
-    pub(crate) fn load(config: &Config, registry: &Registry, id: &str, device: &Device) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        config: &Config,
+        registry: &Registry,
+        id: &str,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
         let version = registry.get(id)?;
         registry.verify(&version)?;
         let bundle = load(&registry.bundle_dir(&version), config, device)?;
-        Ok(Self { bundle, registered: Some(version.id) })
+        Ok(Self {
+            bundle,
+            registered: Some(version.id),
+        })
     }
 }
 
-/// Returns what may be served, by the registry: the promoted version and then those before it, the last one first.
+/// Returns what may be served, by the registry: the promoted version and then those before it, the
+/// last one first.
 pub(crate) fn candidates(state: &State) -> impl Iterator<Item = &str> {
-    state.promoted.iter().chain(state.previous.iter().rev()).map(String::as_str)
+    state
+        .promoted
+        .iter()
+        .chain(state.previous.iter().rev())
+        .map(String::as_str)
 }
 
 fn load(dir: &Path, config: &Config, device: &Device) -> Result<Bundle, BundleError> {
@@ -220,7 +274,10 @@ pub(crate) enum LoadError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// It is another model.
-    #[error("it is of the model {name}, and clients of this server ask for {served}; restart the server to serve another model")]
+    #[error(
+        "it is of the model {name}, and clients of this server ask for {served}; restart the \
+         server to serve another model"
+    )]
     OtherModel {
         /// Its name.
         name: String,
@@ -232,20 +289,36 @@ pub(crate) enum LoadError {
     Start(#[from] StartError),
 }
 
-/// A mode or a threshold of the configuration that the bundle cannot honour is an error now, not at the first request.
+/// A mode or a threshold of the configuration that the bundle cannot honour is an error now, not at
+/// the first request.
 pub(crate) fn check_guards(config: &Config, bundle: &Bundle) -> Result<(), StartError> {
     check_guard(&config.guard, bundle, "guard.mode", "guard.target_fpr")?;
-    config.keys.iter().try_for_each(|key| check_guard(&key.guard(&config.guard), bundle, "keys.mode", "keys.target_fpr"))
+    config.keys.iter().try_for_each(|key| {
+        check_guard(
+            &key.guard(&config.guard),
+            bundle,
+            "keys.mode",
+            "keys.target_fpr",
+        )
+    })
 }
 
-fn check_guard(guard: &Guard, bundle: &Bundle, mode: &'static str, target_fpr: &'static str) -> Result<(), StartError> {
+fn check_guard(
+    guard: &Guard,
+    bundle: &Bundle,
+    mode: &'static str,
+    target_fpr: &'static str,
+) -> Result<(), StartError> {
     let name = &bundle.config.name;
     let error = |key, what: String| Err(StartError::Config { key, what });
     if bundle.calibration.is_some() {
         return Ok(());
     }
     if policy::scores(guard.mode) {
-        return error(mode, format!("bundle {name} has no scorer; only off is possible"));
+        return error(
+            mode,
+            format!("bundle {name} has no scorer; only off is possible"),
+        );
     }
     if guard.target_fpr != Auto::Auto {
         return error(target_fpr, format!("bundle {name} has no calibration"));

@@ -1,4 +1,5 @@
-//! A client's socket: one that takes nothing of what is written is given up, and one that has sent all it will may still be answered.
+//! A client's socket: one that takes nothing of what is written is given up, and one that has sent
+//! all it will may still be answered.
 
 use std::{
     io::{Error, ErrorKind, IoSlice, Result},
@@ -20,7 +21,8 @@ use crate::telemetry::ConnectionEnd;
 /// How often the socket of a client that has closed its side is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Clients skip it. To one that has closed its whole connection it shows that, because the answer to it is a reset.
+/// Clients skip it. To one that has closed its whole connection it shows that, because the answer
+/// to it is a reset.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The socket of a connection.
@@ -39,12 +41,22 @@ pub(crate) struct Socket {
 impl Socket {
     /// With this much patience for writes.
     pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, pace: Pace) -> Self {
-        Self { stream, connection, pace, write_timer: None, look_timer: None, asked: false }
+        Self {
+            stream,
+            connection,
+            pace,
+            write_timer: None,
+            look_timer: None,
+            asked: false,
+        }
     }
 
-    /// Returns whether the client that has closed its side has gone: an error. Ready without one when the request is not complete and never will be.
+    /// Returns whether the client that has closed its side has gone: an error. Ready without one
+    /// when the request is not complete and never will be.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        let timer = self.look_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LOOK)));
+        let timer = self
+            .look_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LOOK)));
         loop {
             if let Some(error) = self.stream.take_error()? {
                 return Poll::Ready(Err(error));
@@ -65,7 +77,11 @@ impl Socket {
         }
     }
 
-    fn note_write(&mut self, context: &mut Context<'_>, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
+    fn note_write(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<Result<usize>>,
+    ) -> Poll<Result<usize>> {
         let now = Instant::now();
         self.connection.set_write_blocked(written.is_pending());
         match written {
@@ -76,12 +92,17 @@ impl Socket {
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 let until = self.pace.wait_until(now);
-                let timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                let timer = self
+                    .write_timer
+                    .get_or_insert_with(|| Box::pin(sleep_until(until)));
                 if timer.as_mut().poll(context).is_ready() {
                     self.connection.metrics().count_end(ConnectionEnd::Slow);
                     // What it has not taken goes with it.
                     let _ = self.stream.set_zero_linger();
-                    return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not take its response")));
+                    return Poll::Ready(Err(Error::new(
+                        ErrorKind::TimedOut,
+                        "the client does not take its response",
+                    )));
                 }
             }
         }
@@ -90,7 +111,11 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let ended = buffer.filled().len() == before && buffer.remaining() > 0;
@@ -102,12 +127,20 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note_write(context, written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.note_write(context, written)
     }

@@ -34,7 +34,10 @@ use super::{
     connections::ClientLink,
     error::ApiError,
     feedback::Draft,
-    openai::response::{ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, Warning, finish_reason},
+    openai::response::{
+        ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, Warning,
+        finish_reason,
+    },
     shadow::Drawn,
 };
 use crate::{
@@ -49,8 +52,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Bytes that a client may be behind with its stream before they are counted.
 const FREE_BYTES: usize = 64 * 1024;
 
-/// The response that streams `begun`. The answers are written whether or not the client takes them, and `held` until they are complete, their time is up
-/// or the client leaves, which cancels them.
+/// The response that streams `begun`. The answers are written whether or not the client takes them,
+/// and `held` until they are complete, their time is up or the client leaves, which cancels them.
 pub(super) fn respond(
     app: &App,
     begun: Begun,
@@ -60,23 +63,58 @@ pub(super) fn respond(
     deadline: Instant,
     client: Option<ClientLink>,
 ) -> Response {
-    let Begun { held: served, head, answers, how, draft, drawn, .. } = begun;
-    let mut chunks = Chunks::new(Head { object: "chat.completion.chunk", ..head }, how, meter, answers.len(), draft, drawn);
+    let Begun {
+        held: served,
+        head,
+        answers,
+        how,
+        draft,
+        drawn,
+        ..
+    } = begun;
+    let mut chunks = Chunks::new(
+        Head {
+            object: "chat.completion.chunk",
+            ..head
+        },
+        how,
+        meter,
+        answers.len(),
+        draft,
+        drawn,
+    );
     chunks.warnings = warnings;
-    let answers = answers.into_iter().map(|candidates| told(candidates, how)).enumerate().collect();
+    let answers = answers
+        .into_iter()
+        .map(|candidates| told(candidates, how))
+        .enumerate()
+        .collect();
     let (sender, queue) = mpsc::unbounded_channel();
     let behind = Arc::<AtomicUsize>::default();
-    let outbox = Outbox { sender, behind: Arc::clone(&behind), counted: Arc::clone(&app.unread) };
+    let outbox = Outbox {
+        sender,
+        behind: Arc::clone(&behind),
+        counted: Arc::clone(&app.unread),
+    };
     let timeout_s = app.config.server.request_timeout_s;
     let write = write(chunks, answers, deadline, timeout_s, outbox, (served, held));
     tokio::spawn(write.in_current_span());
     let half_closed = client.map(|client| client.half_closed().boxed());
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
-    let events = Events { queue, behind, half_closed };
-    (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
+    let events = Events {
+        queue,
+        behind,
+        half_closed,
+    };
+    (
+        unbuffered,
+        Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)),
+    )
+        .into_response()
 }
 
-/// Writes the chunks of the answers as the engine brings them forth, until their end or the client's; until then it has what is `held`.
+/// Writes the chunks of the answers as the engine brings them forth, until their end or the
+/// client's; until then it has what is `held`.
 async fn write(
     mut chunks: Chunks,
     mut answers: StreamMap<usize, Told>,
@@ -105,7 +143,9 @@ async fn write(
         }
         if let Some(kept) = chunks.kept.take() {
             kept.await;
-            chunks.pending.push_back((sse::Event::default().data("[DONE]"), 0));
+            chunks
+                .pending
+                .push_back((sse::Event::default().data("[DONE]"), 0));
             chunks.ended = true;
             continue;
         }
@@ -122,15 +162,16 @@ async fn write(
     }
 }
 
-/// An event that waits for its client, with its size and, where that is counted, its share of the memory for such.
+/// An event that waits for its client, with its size and, where that is counted, its share of the
+/// memory for such.
 struct Waiting {
     event: sse::Event,
     bytes: usize,
     _counted: Option<OwnedSemaphorePermit>,
 }
 
-/// Where chunks wait for the client. It is bounded by its memory: what a client is far behind with is counted for all clients together, and so is the number
-/// of connections.
+/// Where chunks wait for the client. It is bounded by its memory: what a client is far behind with
+/// is counted for all clients together, and so is the number of connections.
 struct Outbox {
     sender: mpsc::UnboundedSender<Waiting>,
     /// Bytes that wait.
@@ -145,7 +186,12 @@ impl Outbox {
         let counted = if self.behind.load(Relaxed) + bytes > FREE_BYTES {
             let size = u32::try_from(bytes).unwrap_or(u32::MAX);
             let permit = Arc::clone(&self.counted).try_acquire_many_owned(size);
-            Some(permit.map_err(|_| ApiError::unavailable("slow_client", "the client is too far behind with the stream"))?)
+            Some(permit.map_err(|_| {
+                ApiError::unavailable(
+                    "slow_client",
+                    "the client is too far behind with the stream",
+                )
+            })?)
         } else {
             None
         };
@@ -161,7 +207,11 @@ impl Outbox {
     fn send(&self, event: sse::Event, bytes: usize, counted: Option<OwnedSemaphorePermit>) {
         self.behind.fetch_add(bytes, Relaxed);
         // Whether the client is gone is looked at before the next event.
-        let _ = self.sender.send(Waiting { event, bytes, _counted: counted });
+        let _ = self.sender.send(Waiting {
+            event,
+            bytes,
+            _counted: counted,
+        });
     }
 }
 
@@ -177,10 +227,16 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Poll::Ready(next) = self.queue.poll_recv(cx) {
-            return Poll::Ready(next.map(|Waiting { event, bytes, _counted }| {
-                self.behind.fetch_sub(bytes, Relaxed);
-                Ok(event)
-            }));
+            return Poll::Ready(next.map(
+                |Waiting {
+                     event,
+                     bytes,
+                     _counted,
+                 }| {
+                    self.behind.fetch_sub(bytes, Relaxed);
+                    Ok(event)
+                },
+            ));
         }
         if let Some(half_closed) = &mut self.half_closed {
             ready!(half_closed.poll_unpin(cx));
@@ -194,7 +250,8 @@ impl Stream for Events {
 
 type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
-/// A choice's events. Which of several candidates is the best is known when all are complete; then it is told as a whole.
+/// A choice's events. Which of several candidates is the best is known when all are complete; then
+/// it is told as a whole.
 fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
     if candidates.len() == 1
         && let Some(only) = candidates.pop()
@@ -203,10 +260,32 @@ fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
     }
     let events = async move {
         match best(candidates, how).await {
-            Ok(Whole { text, tokens, flagged_tokens, reason, prompt_tokens, completion_tokens, guard, .. }) => {
+            Ok(Whole {
+                text,
+                tokens,
+                flagged_tokens,
+                reason,
+                prompt_tokens,
+                completion_tokens,
+                guard,
+                ..
+            }) => {
                 let spans = guard.spans.clone();
-                let finished = Event::Finished { reason, prompt_tokens, completion_tokens, guard: Some(guard) };
-                vec![Event::Delta { text, tokens, spans, flagged_tokens }, finished]
+                let finished = Event::Finished {
+                    reason,
+                    prompt_tokens,
+                    completion_tokens,
+                    guard: Some(guard),
+                };
+                vec![
+                    Event::Delta {
+                        text,
+                        tokens,
+                        spans,
+                        flagged_tokens,
+                    },
+                    finished,
+                ]
             }
             Err(error) => vec![Event::Failed(error)],
         }
@@ -236,33 +315,91 @@ struct Chunks {
 
 impl Chunks {
     /// Begins with each answer's role.
-    fn new(head: Head, how: How, meter: AnswerMeter, answers: usize, draft: Option<Draft>, drawn: Option<Drawn>) -> Self {
+    fn new(
+        head: Head,
+        how: How,
+        meter: AnswerMeter,
+        answers: usize,
+        draft: Option<Draft>,
+        drawn: Option<Drawn>,
+    ) -> Self {
         let texts = vec![String::new(); answers];
         let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
-        let mut chunks = Self { head, how, meter, texts, open: answers, usage, warnings, pending, ended: false, draft, kept: None, drawn };
+        let mut chunks = Self {
+            head,
+            how,
+            meter,
+            texts,
+            open: answers,
+            usage,
+            warnings,
+            pending,
+            ended: false,
+            draft,
+            kept: None,
+            drawn,
+        };
         for index in 0..answers {
-            let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
-            chunks.say(ChunkChoice { index, delta, ..ChunkChoice::default() });
+            let delta = Delta {
+                role: Some("assistant"),
+                content: Some(String::new()),
+            };
+            chunks.say(ChunkChoice {
+                index,
+                delta,
+                ..ChunkChoice::default()
+            });
         }
         chunks
     }
 
     fn take(&mut self, index: usize, event: Event) {
         match event {
-            Event::Delta { text, tokens, spans, flagged_tokens } => {
-                self.meter.count_delta(index, std::time::Instant::now(), &tokens, flagged_tokens, &spans);
+            Event::Delta {
+                text,
+                tokens,
+                spans,
+                flagged_tokens,
+            } => {
+                self.meter.count_delta(
+                    index,
+                    std::time::Instant::now(),
+                    &tokens,
+                    flagged_tokens,
+                    &spans,
+                );
                 self.texts[index].push_str(&text);
                 if let Some(draft) = &mut self.draft {
                     draft.wrote(index, &tokens);
                 }
-                let guard = (!spans.is_empty()).then_some(ChunkGuard::Closed(ClosedSpans { spans }));
+                let guard =
+                    (!spans.is_empty()).then_some(ChunkGuard::Closed(ClosedSpans { spans }));
                 let logprobs = self.how.logprobs.then(|| Logprobs::of(tokens));
-                let delta = Delta { role: None, content: Some(text) };
-                self.say(ChunkChoice { index, delta, logprobs, finish_reason: None, guard });
+                let delta = Delta {
+                    role: None,
+                    content: Some(text),
+                };
+                self.say(ChunkChoice {
+                    index,
+                    delta,
+                    logprobs,
+                    finish_reason: None,
+                    guard,
+                });
             }
-            Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
+            Event::Finished {
+                reason,
+                prompt_tokens,
+                completion_tokens,
+                guard,
+            } => {
                 let report = self.how.report(guard, &self.texts[index]);
-                let end = AnswerEnd { reason, prompt_tokens, completion_tokens, guard: &report };
+                let end = AnswerEnd {
+                    reason,
+                    prompt_tokens,
+                    completion_tokens,
+                    guard: &report,
+                };
                 self.meter.count_end(index, std::time::Instant::now(), end);
                 if let Some(draft) = &mut self.draft {
                     draft.complete(index, &self.texts[index], &report);
@@ -274,7 +411,12 @@ impl Chunks {
                 let guard = Some(ChunkGuard::Summary(report));
                 let finish_reason = Some(finish_reason(reason));
                 self.open -= 1;
-                self.say(ChunkChoice { index, finish_reason, guard, ..ChunkChoice::default() });
+                self.say(ChunkChoice {
+                    index,
+                    finish_reason,
+                    guard,
+                    ..ChunkChoice::default()
+                });
                 self.usage.add(prompt_tokens, completion_tokens);
                 if self.open == 0 {
                     self.end();
@@ -286,18 +428,36 @@ impl Chunks {
 
     fn say(&mut self, choice: ChunkChoice) {
         let usage = self.how.include_usage.then_some(None);
-        let warnings = if self.open == 0 { std::mem::take(&mut self.warnings) } else { Vec::new() };
-        let chunk = ChatChunk { head: self.head.clone(), choices: vec![choice], usage, warnings };
+        let warnings = if self.open == 0 {
+            std::mem::take(&mut self.warnings)
+        } else {
+            Vec::new()
+        };
+        let chunk = ChatChunk {
+            head: self.head.clone(),
+            choices: vec![choice],
+            usage,
+            warnings,
+        };
         self.push(sse::Event::default(), &chunk);
     }
 
     fn end(&mut self) {
-        self.kept = Some(self.draft.take().map_or_else(|| async {}.boxed(), Draft::keep));
+        self.kept = Some(
+            self.draft
+                .take()
+                .map_or_else(|| async {}.boxed(), Draft::keep),
+        );
         if let Some((drawn, text)) = self.drawn.take().zip(self.texts.first()) {
             drawn.answered(text);
         }
         if self.how.include_usage {
-            let chunk = ChatChunk { head: self.head.clone(), choices: Vec::new(), usage: Some(Some(self.usage)), warnings: Vec::new() };
+            let chunk = ChatChunk {
+                head: self.head.clone(),
+                choices: Vec::new(),
+                usage: Some(Some(self.usage)),
+                warnings: Vec::new(),
+            };
             self.push(sse::Event::default(), &chunk);
         }
     }
@@ -307,7 +467,8 @@ impl Chunks {
         self.fail(error.into());
     }
 
-    /// An error is the last event: a client that waits for `[DONE]` must not take the answer for complete.
+    /// An error is the last event: a client that waits for `[DONE]` must not take the answer for
+    /// complete.
     fn fail(&mut self, error: ApiError) {
         tracing::warn!(code = error.reason().code, "a stream ends with an error");
         self.push(sse::Event::default().event("error"), &error.body);
@@ -335,13 +496,30 @@ mod tests {
         let stream = || {
             let (sender, queue) = mpsc::unbounded_channel();
             let behind = Arc::<AtomicUsize>::default();
-            let events = Events { queue, behind: Arc::clone(&behind), half_closed: None };
-            (Outbox { sender, behind, counted: Arc::clone(&counted) }, events)
+            let events = Events {
+                queue,
+                behind: Arc::clone(&behind),
+                half_closed: None,
+            };
+            (
+                Outbox {
+                    sender,
+                    behind,
+                    counted: Arc::clone(&counted),
+                },
+                events,
+            )
         };
-        let fill = |outbox: &Outbox| (0..1000).take_while(|_| outbox.put((sse::Event::default(), 1024)).is_ok()).count();
+        let fill = |outbox: &Outbox| {
+            (0..1000)
+                .take_while(|_| outbox.put((sse::Event::default(), 1024)).is_ok())
+                .count()
+        };
         let ((first, unread), (second, mut read)) = (stream(), stream());
         assert_eq!((fill(&first), fill(&second)), (64 + 100, 64));
-        let taken = (0..64).filter(|_| read.next().now_or_never().is_some()).count();
+        let taken = (0..64)
+            .filter(|_| read.next().now_or_never().is_some())
+            .count();
         assert_eq!((taken, fill(&second)), (64, 64));
         drop(unread);
         assert_eq!(fill(&second), 100);

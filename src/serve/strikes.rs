@@ -1,4 +1,5 @@
-//! What somebody did too often of late: wrong keys by the network that they came from, refused requests by who sent them.
+//! What somebody did too often of late: wrong keys by the network that they came from, refused
+//! requests by who sent them.
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,11 @@ pub(crate) struct Strikes<K> {
 impl<K: Hash + Eq + Clone> Strikes<K> {
     /// Forgives `burst` at once, and one more in each `interval`.
     pub(crate) fn new(burst: u32, interval: Duration) -> Self {
-        Self { burst, interval, forgotten: Mutex::default() }
+        Self {
+            burst,
+            interval,
+            forgotten: Mutex::default(),
+        }
     }
 
     /// Counts a strike.
@@ -30,7 +35,10 @@ impl<K: Hash + Eq + Clone> Strikes<K> {
     /// # Errors
     /// When there were too many: the seconds until the next is forgiven.
     pub(crate) fn count(&self, who: K, now: Instant) -> Result<(), u64> {
-        let mut all = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .forgotten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let forgotten = all.get(&who).map_or(now, |&at| at.max(now)) + self.interval;
         let wait = forgotten.saturating_duration_since(now + self.interval * self.burst);
         if !wait.is_zero() {
@@ -39,7 +47,10 @@ impl<K: Hash + Eq + Clone> Strikes<K> {
         if all.len() >= MAX_REMEMBERED && !all.contains_key(&who) {
             all.retain(|_, at| *at > now);
             // Those who strike most stay longest.
-            let first = all.iter().min_by_key(|(_, at)| **at).map(|(who, _)| who.clone());
+            let first = all
+                .iter()
+                .min_by_key(|(_, at)| **at)
+                .map(|(who, _)| who.clone());
             if let Some(first) = first.filter(|_| all.len() >= MAX_REMEMBERED) {
                 all.remove(&first);
             }
@@ -69,7 +80,9 @@ mod tests {
     #[test]
     fn ten_at_once_and_then_one_every_six_seconds() {
         let (wrong, start) = (wrong_keys(), Instant::now());
-        let at = |seconds: u64| wrong.count(address("203.0.113.9"), start + Duration::from_secs(seconds));
+        let at = |seconds: u64| {
+            wrong.count(address("203.0.113.9"), start + Duration::from_secs(seconds))
+        };
         for _ in 0..BURST {
             assert_eq!(at(0), Ok(()));
         }
@@ -86,7 +99,9 @@ mod tests {
     fn networks_are_apart_and_addresses_of_one_are_together() {
         let (wrong, now) = (wrong_keys(), Instant::now());
         let exhausted = |text: &str| (0..BURST).all(|_| wrong.count(address(text), now).is_ok());
-        assert!(exhausted("203.0.113.9") && exhausted("203.0.113.10") && exhausted("2001:db8:0:1::1"));
+        assert!(
+            exhausted("203.0.113.9") && exhausted("203.0.113.10") && exhausted("2001:db8:0:1::1")
+        );
         for same in ["203.0.113.9", "::ffff:203.0.113.10", "2001:db8:0:1:ffff::2"] {
             assert_eq!(wrong.count(address(same), now), Err(6), "{same}");
         }
@@ -99,11 +114,20 @@ mod tests {
         let busy = address("198.51.100.1");
         (0..BURST).for_each(|_| wrong.count(busy, now).unwrap());
         for number in 0..3 * MAX_REMEMBERED as u32 {
-            assert_eq!(wrong.count(std::net::Ipv4Addr::from_bits(number).into(), now), Ok(()));
+            assert_eq!(
+                wrong.count(std::net::Ipv4Addr::from_bits(number).into(), now),
+                Ok(())
+            );
         }
         assert_eq!(wrong.forgotten.lock().unwrap().len(), MAX_REMEMBERED);
         assert_eq!(wrong.count(busy, now), Err(6));
-        wrong.count(address("192.0.2.1"), now + Duration::from_secs(100)).unwrap();
-        assert_eq!(wrong.forgotten.lock().unwrap().len(), 1, "what is forgotten makes room");
+        wrong
+            .count(address("192.0.2.1"), now + Duration::from_secs(100))
+            .unwrap();
+        assert_eq!(
+            wrong.forgotten.lock().unwrap().len(),
+            1,
+            "what is forgotten makes room"
+        );
     }
 }

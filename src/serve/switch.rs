@@ -1,4 +1,5 @@
-//! From one version to the next while requests run: it is loaded and tried first, and then one pointer changes.
+//! From one version to the next while requests run: it is loaded and tried first, and then one
+//! pointer changes.
 
 use std::{
     fs,
@@ -65,7 +66,11 @@ impl Change<'_> {
     pub(crate) fn make(mut self, app: &App) {
         let Some(next) = self.next.take() else { return };
         let (version, before) = (Arc::clone(&next.version), app.serve(next));
-        tracing::info!(version = &*version, before = &*before.version, "another version is served");
+        tracing::info!(
+            version = &*version,
+            before = &*before.version,
+            "another version is served"
+        );
         app.metrics.models.swapped();
         app.switch.note(None);
         self.kept.before = Some(before);
@@ -74,7 +79,11 @@ impl Change<'_> {
 
 impl Switch {
     pub(crate) fn new(registry: Option<Registry>) -> Self {
-        Self { registry, kept: tokio::sync::Mutex::default(), refused: Mutex::default() }
+        Self {
+            registry,
+            kept: tokio::sync::Mutex::default(),
+            refused: Mutex::default(),
+        }
     }
 
     pub(crate) fn registry(&self) -> Option<&Registry> {
@@ -83,29 +92,45 @@ impl Switch {
 
     /// The version that was refused last, since what is served has changed.
     pub(crate) fn refused(&self) -> Option<Refused> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn note(&self, refused: Option<Refused>) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
-    /// Loads a version (`None`: the model of the configuration), starts its engine and has it write a first answer.
+    /// Loads a version (`None`: the model of the configuration), starts its engine and has it write
+    /// a first answer.
     ///
     /// # Errors
     /// Why it cannot be served.
-    pub(crate) async fn prepare(&self, app: &Arc<App>, id: Option<&str>) -> Result<Change<'_>, String> {
+    pub(crate) async fn prepare(
+        &self,
+        app: &Arc<App>,
+        id: Option<&str>,
+    ) -> Result<Change<'_>, String> {
         change(app, self.kept.lock().await, id).await
     }
 
-    /// Serves what the registry says now, if it can be; else what is served stays, and why is told. The shadow is the registry's in any case.
+    /// Serves what the registry says now, if it can be; else what is served stays, and why is told.
+    /// The shadow is the registry's in any case.
     pub(crate) async fn follow(&self, app: &Arc<App>) {
-        let Some(registry) = &self.registry else { return };
+        let Some(registry) = &self.registry else {
+            return;
+        };
         let kept = self.kept.lock().await;
-        // Read when nobody else changes what is served: an older state would undo what they have done.
-        let State { promoted, shadow, .. } = match registry.state() {
+        // Read when nobody else changes what is served: an older state would undo what they have
+        // done.
+        let State {
+            promoted, shadow, ..
+        } = match registry.state() {
             Ok(state) => state,
-            Err(error) => return tracing::error!(%error, "the registry cannot be read; what is served stays"),
+            Err(error) => {
+                return tracing::error!(%error, "the registry cannot be read; what is served stays");
+            }
         };
         app.shadow.set(app, shadow);
         match change(app, kept, promoted.as_deref()).await {
@@ -116,20 +141,37 @@ impl Switch {
 
     pub(crate) fn refuse(&self, app: &App, id: Option<&str>, reason: String) {
         let (version, served) = (id.unwrap_or("of the configuration"), &*app.served().version);
-        tracing::error!(version, served, reason, "a version is refused; what is served stays");
+        tracing::error!(
+            version,
+            served,
+            reason,
+            "a version is refused; what is served stays"
+        );
         app.metrics.models.refused();
-        self.note(Some(Refused { id: id.map(str::to_owned), reason, at: unix_time() }));
+        self.note(Some(Refused {
+            id: id.map(str::to_owned),
+            reason,
+            at: unix_time(),
+        }));
     }
 
-    /// After a first answer that was none: serves the version before, and so on, and last the model of the configuration.
+    /// After a first answer that was none: serves the version before, and so on, and last the model
+    /// of the configuration.
     pub(crate) async fn fall_back(&self, app: &Arc<App>, failed: &Arc<Served>, reason: String) {
         if !Arc::ptr_eq(failed, &app.served()) {
             // Another was promoted meanwhile.
             return;
         }
         self.refuse(app, failed.registered.as_deref(), reason);
-        let state = self.registry.as_ref().and_then(|registry| registry.state().ok()).unwrap_or_default();
-        let others = candidates(&state).map(Some).chain([None]).filter(|id| *id != failed.registered.as_deref());
+        let state = self
+            .registry
+            .as_ref()
+            .and_then(|registry| registry.state().ok())
+            .unwrap_or_default();
+        let others = candidates(&state)
+            .map(Some)
+            .chain([None])
+            .filter(|id| *id != failed.registered.as_deref());
         for id in others {
             match self.prepare(app, id).await {
                 Ok(change) => {
@@ -144,23 +186,48 @@ impl Switch {
 }
 
 /// Gets a version ready to be served: the one that is kept, or it is loaded.
-async fn change<'a>(app: &Arc<App>, kept: MutexGuard<'a, Kept>, id: Option<&str>) -> Result<Change<'a>, String> {
+async fn change<'a>(
+    app: &Arc<App>,
+    kept: MutexGuard<'a, Kept>,
+    id: Option<&str>,
+) -> Result<Change<'a>, String> {
     let is = |served: &Served| served.registered.as_deref() == id;
     if is(&app.served()) {
         return Ok(Change { kept, next: None });
     }
-    let before = kept.before.as_ref().filter(|before| is(before) && before.engine.health().accepting);
+    let before = kept
+        .before
+        .as_ref()
+        .filter(|before| is(before) && before.engine.health().accepting);
     let next = match before {
         Some(before) => Arc::clone(before),
-        None => load(app, app.current_config(), id, EngineMetrics::of(&app.metrics)).await?,
+        None => {
+            load(
+                app,
+                app.current_config(),
+                id,
+                EngineMetrics::of(&app.metrics),
+            )
+            .await?
+        }
     };
-    Ok(Change { kept, next: Some(next) })
+    Ok(Change {
+        kept,
+        next: Some(next),
+    })
 }
 
 /// Loads a version and tries it, while others are served.
-async fn load(app: &Arc<App>, config: Config, id: Option<&str>, observer: Arc<dyn Observer>) -> Result<Arc<Served>, String> {
+async fn load(
+    app: &Arc<App>,
+    config: Config,
+    id: Option<&str>,
+    observer: Arc<dyn Observer>,
+) -> Result<Arc<Served>, String> {
     let (task, id) = (Arc::clone(app), id.map(str::to_owned));
-    let served = spawn_blocking(move || open(&task, &config, id.as_deref(), observer)).await.map_err(|e| e.to_string())?;
+    let served = spawn_blocking(move || open(&task, &config, id.as_deref(), observer))
+        .await
+        .map_err(|e| e.to_string())?;
     let served = Arc::new(served.map_err(|e| e.to_string())?);
     app.watch(&served);
     let tried = warm::try_out(&Turn::with(app, Arc::clone(&served))).await;
@@ -177,7 +244,12 @@ pub(super) async fn load_beside(app: &Arc<App>, id: &str) -> Result<Arc<Served>,
     load(app, config, Some(id), Arc::new(())).await
 }
 
-fn open(app: &App, config: &Config, id: Option<&str>, observer: Arc<dyn Observer>) -> Result<Served, LoadError> {
+fn open(
+    app: &App,
+    config: &Config,
+    id: Option<&str>,
+    observer: Arc<dyn Observer>,
+) -> Result<Served, LoadError> {
     let now = app.served();
     let device = &now.bundle.device;
     let first = match (id, app.switch.registry()) {
@@ -187,21 +259,28 @@ fn open(app: &App, config: &Config, id: Option<&str>, observer: Arc<dyn Observer
     let name = &first.bundle.config.name;
     if **name != *now.model {
         // Clients name the model: they would all get 404.
-        return Err(LoadError::OtherModel { name: name.clone(), served: now.model.to_string() });
+        return Err(LoadError::OtherModel {
+            name: name.clone(),
+            served: now.model.to_string(),
+        });
     }
     Ok(Served::start(config, first, observer)?)
 }
 
 /// Follows the registry: what is promoted there, by whomever, is served here.
 pub(super) async fn follow(app: Arc<App>) {
-    let Some(registry) = app.switch.registry().cloned() else { return };
+    let Some(registry) = app.switch.registry().cloned() else {
+        return;
+    };
     let mut times = tokio::time::interval(LOOK);
     times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen = None;
     loop {
         times.tick().await;
         let task = registry.clone();
-        let Ok(now) = spawn_blocking(move || look(&task)).await else { continue };
+        let Ok(now) = spawn_blocking(move || look(&task)).await else {
+            continue;
+        };
         if now != seen {
             seen = now;
             app.switch.follow(&app).await;
@@ -209,7 +288,8 @@ pub(super) async fn follow(app: Arc<App>) {
     }
 }
 
-/// When the state was written, and what; it says both, for a version that failed may be promoted again.
+/// When the state was written, and what; it says both, for a version that failed may be promoted
+/// again.
 fn look(registry: &Registry) -> Option<(SystemTime, Vec<u8>)> {
     let file = registry.state_file();
     let written = fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;

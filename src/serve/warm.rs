@@ -1,4 +1,5 @@
-//! The first caption, which the server asks of itself: it pages the weights in, and shows that everything works before anybody relies on it.
+//! The first caption, which the server asks of itself: it pages the weights in, and shows that
+//! everything works before anybody relies on it.
 
 use std::{io::Cursor, sync::Arc};
 
@@ -15,19 +16,32 @@ use crate::{
 /// Most tokens of the first caption.
 const TOKENS: usize = 8;
 
-/// Tries the version that the server begins with and notes how that went. Where one of the registry fails, the one before it is served.
+/// Tries the version that the server begins with and notes how that went. Where one of the registry
+/// fails, the one before it is served.
 pub(crate) async fn warm(app: Arc<App>) {
     let (began, turn) = (std::time::Instant::now(), Turn::of(&app));
     let outcome = try_out(&turn).await;
     match &outcome {
-        Ok(()) => tracing::info!(ms = began.elapsed().as_millis() as u64, "ready: the first caption is written"),
+        Ok(()) => tracing::info!(
+            ms = began.elapsed().as_millis() as u64,
+            "ready: the first caption is written"
+        ),
         Err(why) => tracing::error!(why, "not ready: the first caption failed"),
     }
-    let failed = outcome.clone().err().filter(|_| turn.served.registered.is_some());
+    let failed = outcome
+        .clone()
+        .err()
+        .filter(|_| turn.served.registered.is_some());
     // Set once; a second warm-up would change nothing.
     let _ = turn.served.warmed.set(outcome);
     if let Some(why) = failed {
-        app.switch.fall_back(&app, &turn.served, format!("its first answer failed: {why}")).await;
+        app.switch
+            .fall_back(
+                &app,
+                &turn.served,
+                format!("its first answer failed: {why}"),
+            )
+            .await;
     }
 }
 
@@ -36,13 +50,20 @@ pub(crate) async fn warm(app: Arc<App>) {
 /// # Errors
 /// Why that cannot be relied on.
 pub(crate) async fn try_out(turn: &Turn) -> Result<(), String> {
-    caption(turn).await.map_err(|error| error.body.error.message)
+    caption(turn)
+        .await
+        .map_err(|error| error.body.error.message)
 }
 
 async fn caption(turn: &Turn) -> Result<(), ApiError> {
     let bundle = &turn.served.bundle;
-    let messages = vec![Message { role: "user".to_owned(), content: String::new() }];
-    let prompt = bundle.prompt(&messages).map_err(|e| ApiError::invalid("invalid_value", e))?;
+    let messages = vec![Message {
+        role: "user".to_owned(),
+        content: String::new(),
+    }];
+    let prompt = bundle
+        .prompt(&messages)
+        .map_err(|e| ApiError::invalid("invalid_value", e))?;
     let scores = bundle.reward.is_some();
     let completion = Completion {
         messages,
@@ -63,7 +84,12 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
         stream: false,
         include_usage: false,
     };
-    for mut answer in begin(turn, completion, prompt, false).await?.answers.into_iter().flatten() {
+    for mut answer in begin(turn, completion, prompt, false)
+        .await?
+        .answers
+        .into_iter()
+        .flatten()
+    {
         while let Some(event) = answer.next().await {
             match event {
                 Event::Finished { .. } => return Ok(()),
@@ -71,18 +97,27 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
                     // What a tensor operation says is not for clients, and this is none.
                     return Err(ApiError::unavailable("not_ready", error.to_string()));
                 }
-                Event::Delta { tokens, .. } => tokens.iter().try_for_each(|token| is_sound(token, scores))?,
+                Event::Delta { tokens, .. } => tokens
+                    .iter()
+                    .try_for_each(|token| is_sound(token, scores))?,
             }
         }
     }
-    Err(ApiError::unavailable("shutting_down", "the engine has stopped"))
+    Err(ApiError::unavailable(
+        "shutting_down",
+        "the engine has stopped",
+    ))
 }
 
 /// Weights that are broken in the file's sense mostly make numbers that are none.
 fn is_sound(token: &Token, scores: bool) -> Result<(), ApiError> {
     let number = |what: &str, value: f32| {
         let message = format!("the {what} of a token is {value}, which is no number");
-        if value.is_finite() { Ok(()) } else { Err(ApiError::unavailable("not_ready", message)) }
+        if value.is_finite() {
+            Ok(())
+        } else {
+            Err(ApiError::unavailable("not_ready", message))
+        }
     };
     number("log-probability", token.token.logprob)?;
     match token.reward {
@@ -95,6 +130,8 @@ fn is_sound(token: &Token, scores: bool) -> Result<(), ApiError> {
 fn picture() -> Result<Vec<u8>, ApiError> {
     let image = RgbImage::from_fn(64, 64, |x, y| Rgb([4 * x as u8, 4 * y as u8, 128]));
     let mut file = Vec::new();
-    image.write_to(&mut Cursor::new(&mut file), ImageFormat::Png).map_err(|_| ApiError::internal())?;
+    image
+        .write_to(&mut Cursor::new(&mut file), ImageFormat::Png)
+        .map_err(|_| ApiError::internal())?;
     Ok(file)
 }

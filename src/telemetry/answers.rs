@@ -1,4 +1,5 @@
-//! Metrics of answers as clients are shown them, streamed or whole. What the engine decodes beside them (repairs, other candidates) has series of its own.
+//! Metrics of answers as clients are shown them, streamed or whole. What the engine decodes beside
+//! them (repairs, other candidates) has series of its own.
 
 use std::{
     sync::{
@@ -48,25 +49,58 @@ impl AnswerMetrics {
                 "finished_reason",
                 &ENDINGS,
             )?,
-            failures: counters(r, "request_failure_total", "Completions that failed or were not taken, by why", "reason", &FAILURES)?,
+            failures: counters(
+                r,
+                "request_failure_total",
+                "Completions that failed or were not taken, by why",
+                "reason",
+                &FAILURES,
+            )?,
             time_to_first_token: histogram(
                 r,
                 "time_to_first_token_seconds",
                 "From submission to the first text that can be shown",
                 &FIRST_TOKEN,
             )?,
-            e2e_latency: histogram(r, "e2e_request_latency_seconds", "From submission to the complete answer", &WHOLE_ANSWER)?,
-            prompt_tokens: counter(r, "prompt_tokens_total", "Tokens of the prompts of complete answers, image positions included")?,
-            generation_tokens: counter(r, "generation_tokens_total", "Tokens of the answers that were shown")?,
-            token_reward: histogram(r, "token_reward", "Calibrated rewards of the tokens that were shown, 0 to 1", &REWARDS)?,
+            e2e_latency: histogram(
+                r,
+                "e2e_request_latency_seconds",
+                "From submission to the complete answer",
+                &WHOLE_ANSWER,
+            )?,
+            prompt_tokens: counter(
+                r,
+                "prompt_tokens_total",
+                "Tokens of the prompts of complete answers, image positions included",
+            )?,
+            generation_tokens: counter(
+                r,
+                "generation_tokens_total",
+                "Tokens of the answers that were shown",
+            )?,
+            token_reward: histogram(
+                r,
+                "token_reward",
+                "Calibrated rewards of the tokens that were shown, 0 to 1",
+                &REWARDS,
+            )?,
             familiarity: histogram(
                 r,
                 "familiarity",
-                "Familiarity of the photographs of answered completions, 0 to 1; low: unlike those that the model learnt from",
+                "Familiarity of the photographs of answered completions, 0 to 1; low: unlike those \
+                 that the model learnt from",
                 &FAMILIARITY,
             )?,
-            scored_tokens: counter(r, "scored_tokens_total", "Tokens that were shown and have a reward")?,
-            flagged_tokens: counter(r, "flagged_tokens_total", "Tokens of low-reward words in answers that were shown")?,
+            scored_tokens: counter(
+                r,
+                "scored_tokens_total",
+                "Tokens that were shown and have a reward",
+            )?,
+            flagged_tokens: counter(
+                r,
+                "flagged_tokens_total",
+                "Tokens of low-reward words in answers that were shown",
+            )?,
             flagged_spans: counters(
                 r,
                 "flagged_spans_total",
@@ -74,16 +108,38 @@ impl AnswerMetrics {
                 "action",
                 &ACTIONS.map(action_name),
             )?,
-            responses: counters(r, "responses_total", "Complete answers by the guard's verdict", "verdict", &VERDICTS.map(verdict_name))?,
-            candidate_tokens: counter(r, "candidate_tokens_total", "Tokens of candidates that were not the answer")?,
-            repair_attempts: counters(r, "repair_attempts_total", "Versions of low-reward places that were tried", "outcome", &ATTEMPTS)?,
-            repair_extra_tokens: counter(r, "repair_extra_tokens_total", "Tokens decoded for repairs and not kept")?,
+            responses: counters(
+                r,
+                "responses_total",
+                "Complete answers by the guard's verdict",
+                "verdict",
+                &VERDICTS.map(verdict_name),
+            )?,
+            candidate_tokens: counter(
+                r,
+                "candidate_tokens_total",
+                "Tokens of candidates that were not the answer",
+            )?,
+            repair_attempts: counters(
+                r,
+                "repair_attempts_total",
+                "Versions of low-reward places that were tried",
+                "outcome",
+                &ATTEMPTS,
+            )?,
+            repair_extra_tokens: counter(
+                r,
+                "repair_extra_tokens_total",
+                "Tokens decoded for repairs and not kept",
+            )?,
         })
     }
 
     /// Counts a completion that failed or was not taken.
     pub(crate) fn count_failure(&self, error: &EngineError) {
-        self.failures.with_label_values(&[failure_name(error)]).inc();
+        self.failures
+            .with_label_values(&[failure_name(error)])
+            .inc();
     }
 }
 
@@ -100,7 +156,8 @@ pub(crate) struct AnswerEnd<'a> {
     pub(crate) guard: &'a Report,
 }
 
-/// Counts a completion's answers as its client is shown them. Answers that have not ended when it is dropped were broken off.
+/// Counts a completion's answers as its client is shown them. Answers that have not ended when it
+/// is dropped were broken off.
 pub(crate) struct AnswerMeter {
     metrics: Arc<Metrics>,
     submitted: Instant,
@@ -124,20 +181,38 @@ impl AnswerMeter {
     pub(crate) fn new(metrics: &Arc<Metrics>, answers: usize) -> Self {
         let answers = vec![ShownPart::default(); answers];
         let (submitted, used) = (Instant::now(), Arc::default());
-        Self { metrics: Arc::clone(metrics), submitted, answers, has_prompt: false, completion_tokens: 0, used }
+        Self {
+            metrics: Arc::clone(metrics),
+            submitted,
+            answers,
+            has_prompt: false,
+            completion_tokens: 0,
+            used,
+        }
     }
 
-    /// Returns where the completion's tokens will stand, as `usage` counts them; 0 until all answers are complete.
+    /// Returns where the completion's tokens will stand, as `usage` counts them; 0 until all
+    /// answers are complete.
     pub(crate) fn used(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.used)
     }
 
     /// Counts a part of an answer; `at` is when it could be shown.
-    pub(crate) fn count_delta(&mut self, index: usize, at: Instant, tokens: &[Token], flagged_tokens: usize, spans: &[Span]) {
-        let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else { return };
+    pub(crate) fn count_delta(
+        &mut self,
+        index: usize,
+        at: Instant,
+        tokens: &[Token],
+        flagged_tokens: usize,
+        spans: &[Span],
+    ) {
+        let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else {
+            return;
+        };
         // An answer that is blocked before its first word has spans and no text.
         if !tokens.is_empty() && !std::mem::replace(&mut shown.begun, true) {
-            of.time_to_first_token.observe((at - self.submitted).as_secs_f64());
+            of.time_to_first_token
+                .observe((at - self.submitted).as_secs_f64());
         }
         shown.tokens += tokens.len();
         of.generation_tokens.inc_by(tokens.len() as u64);
@@ -146,13 +221,24 @@ impl AnswerMeter {
             of.scored_tokens.inc();
         }
         of.flagged_tokens.inc_by(flagged_tokens as u64);
-        spans.iter().for_each(|span| of.flagged_spans.with_label_values(&[action_name(span.action)]).inc());
+        spans.iter().for_each(|span| {
+            of.flagged_spans
+                .with_label_values(&[action_name(span.action)])
+                .inc()
+        });
     }
 
     /// Counts a complete answer, after all of its parts; `at` is when it was complete.
     pub(crate) fn count_end(&mut self, index: usize, at: Instant, end: AnswerEnd<'_>) {
-        let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else { return };
-        let AnswerEnd { reason, prompt_tokens, completion_tokens, guard } = end;
+        let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else {
+            return;
+        };
+        let AnswerEnd {
+            reason,
+            prompt_tokens,
+            completion_tokens,
+            guard,
+        } = end;
         shown.ended = true;
         self.completion_tokens += completion_tokens;
         let reason = match reason {
@@ -162,23 +248,36 @@ impl AnswerMeter {
         };
         of.endings.with_label_values(&[reason]).inc();
         of.e2e_latency.observe((at - self.submitted).as_secs_f64());
-        of.responses.with_label_values(&[verdict_name(guard.verdict)]).inc();
+        of.responses
+            .with_label_values(&[verdict_name(guard.verdict)])
+            .inc();
         // As in `usage`: the answers of a completion share their prompt.
         if !std::mem::replace(&mut self.has_prompt, true) {
             of.prompt_tokens.inc_by(prompt_tokens as u64);
-            guard.familiarity.iter().for_each(|&familiarity| of.familiarity.observe(familiarity.into()));
+            guard
+                .familiarity
+                .iter()
+                .for_each(|&familiarity| of.familiarity.observe(familiarity.into()));
         }
         let candidates = completion_tokens.saturating_sub(shown.tokens) as u64;
         if self.answers.iter().all(|answer| answer.ended) {
-            self.used.store((prompt_tokens + self.completion_tokens) as u64, Relaxed);
+            self.used
+                .store((prompt_tokens + self.completion_tokens) as u64, Relaxed);
         }
         of.candidate_tokens.inc_by(candidates);
-        of.repair_extra_tokens.inc_by(u64::from(guard.extra_tokens).saturating_sub(candidates));
+        of.repair_extra_tokens
+            .inc_by(u64::from(guard.extra_tokens).saturating_sub(candidates));
         // A span that is hedged or left out has an original too, which no repair replaced.
-        let is_repair = |span: &&Span| span.original.is_some() && matches!(span.action, Action::Regenerated | Action::Flagged);
+        let is_repair = |span: &&Span| {
+            span.original.is_some() && matches!(span.action, Action::Regenerated | Action::Flagged)
+        };
         let taken = guard.spans.iter().filter(is_repair).count() as u64;
-        of.repair_attempts.with_label_values(&["taken"]).inc_by(taken);
-        of.repair_attempts.with_label_values(&["dropped"]).inc_by(u64::from(guard.attempts).saturating_sub(taken));
+        of.repair_attempts
+            .with_label_values(&["taken"])
+            .inc_by(taken);
+        of.repair_attempts
+            .with_label_values(&["dropped"])
+            .inc_by(u64::from(guard.attempts).saturating_sub(taken));
     }
 
     /// Counts the completion as failed, and none of its answers as broken off.
@@ -191,7 +290,11 @@ impl AnswerMeter {
 impl Drop for AnswerMeter {
     fn drop(&mut self) {
         let open = self.answers.iter().filter(|answer| !answer.ended).count();
-        self.metrics.answers.endings.with_label_values(&["abort"]).inc_by(open as u64);
+        self.metrics
+            .answers
+            .endings
+            .with_label_values(&["abort"])
+            .inc_by(open as u64);
     }
 }
 
@@ -218,10 +321,20 @@ fn action_name(action: Action) -> &'static str {
 const FAMILIARITY: [f64; 10] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 const ENDINGS: [&str; 4] = ["stop", "length", "content_filter", "abort"];
 const FAILURES: [&str; 5] = ["queue_full", "invalid", "shutting_down", "scorer", "model"];
-const ACTIONS: [Action; 5] = [Action::Flagged, Action::Regenerated, Action::Hedged, Action::Omitted, Action::Blocked];
+const ACTIONS: [Action; 5] = [
+    Action::Flagged,
+    Action::Regenerated,
+    Action::Hedged,
+    Action::Omitted,
+    Action::Blocked,
+];
 /// Outcomes of versions that were tried.
 const ATTEMPTS: [&str; 2] = ["taken", "dropped"];
-const FIRST_TOKEN: [f64; 20] =
-    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0];
-const WHOLE_ANSWER: [f64; 20] =
-    [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0];
+const FIRST_TOKEN: [f64; 20] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0,
+];
+const WHOLE_ANSWER: [f64; 20] = [
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0,
+    30.0, 60.0, 120.0,
+];

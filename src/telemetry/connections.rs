@@ -39,13 +39,24 @@ pub(crate) struct ConnectionMetrics {
 impl ConnectionMetrics {
     /// Declares them.
     pub(crate) fn new(r: &Registry) -> Result<Self, Error> {
-        let closed = Opts::new("connections_closed_total", "Connections closed by the server before their clients had done, by why");
+        let closed = Opts::new(
+            "connections_closed_total",
+            "Connections closed by the server before their clients had done, by why",
+        );
         let closed = add(r, IntCounterVec::new(closed, &["reason"])?)?;
-        ConnectionEnd::ALL.iter().for_each(|end| drop(closed.with_label_values(&[end.name()])));
+        ConnectionEnd::ALL
+            .iter()
+            .for_each(|end| drop(closed.with_label_values(&[end.name()])));
         Ok(Self {
             open: add(r, IntGauge::new("connections_open", "Open connections")?)?,
             closed,
-            body_memory: add(r, IntGauge::new("body_memory_bytes", "Memory given to requests' bodies and the images in them")?)?,
+            body_memory: add(
+                r,
+                IntGauge::new(
+                    "body_memory_bytes",
+                    "Memory given to requests' bodies and the images in them",
+                )?,
+            )?,
         })
     }
 

@@ -1,4 +1,5 @@
-//! The load of several engines together: while one version takes over from another, both have requests.
+//! The load of several engines together: while one version takes over from another, both have
+//! requests.
 
 use std::{
     collections::HashMap,
@@ -30,7 +31,9 @@ impl Loads {
             Some(load) => of.insert(engine, load),
             None => of.remove(&engine),
         };
-        let (running, waiting, usage) = of.values().fold((0, 0, 0.0), |(r, w, u), load| (r + load.0, w + load.1, load.2.max(u)));
+        let (running, waiting, usage) = of.values().fold((0, 0, 0.0), |(r, w, u), load| {
+            (r + load.0, w + load.1, load.2.max(u))
+        });
         metrics.load(running, waiting, usage);
     }
 }
@@ -45,7 +48,10 @@ impl EngineMetrics {
     /// For another engine.
     pub(crate) fn of(metrics: &Arc<Metrics>) -> Arc<dyn Observer> {
         let number = metrics.loads.engines.fetch_add(1, Relaxed);
-        Arc::new(Self { metrics: Arc::clone(metrics), number })
+        Arc::new(Self {
+            metrics: Arc::clone(metrics),
+            number,
+        })
     }
 }
 
@@ -57,7 +63,11 @@ impl Drop for EngineMetrics {
 
 impl Observer for EngineMetrics {
     fn load(&self, running: usize, waiting: usize, kv_usage: f64) {
-        self.metrics.loads.tell(self.number, Some((running, waiting, kv_usage)), &self.metrics);
+        self.metrics.loads.tell(
+            self.number,
+            Some((running, waiting, kv_usage)),
+            &self.metrics,
+        );
     }
 
     fn token(&self, gap: Option<Duration>) {

@@ -1,4 +1,5 @@
-//! Metrics of HTTP requests, by route. Routes are paths of the routing table and methods are known ones, so that clients cannot invent series.
+//! Metrics of HTTP requests, by route. Routes are paths of the routing table and methods are known
+//! ones, so that clients cannot invent series.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,22 +17,46 @@ pub(crate) struct HttpMetrics {
 }
 
 const BY: [&str; 2] = ["route", "method"];
-const DURATION: [f64; 12] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+const DURATION: [f64; 12] = [
+    0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+];
 
 impl HttpMetrics {
     pub(super) fn new(r: &Registry) -> Result<Self, Error> {
-        let counters = |name: &str, help: &str| add(r, IntCounterVec::new(Opts::new(name, help), &BY)?);
-        let duration = HistogramOpts::new("http_request_duration_seconds", "From a request's headers to the end of its response")
-            .buckets(DURATION.to_vec());
+        let counters =
+            |name: &str, help: &str| add(r, IntCounterVec::new(Opts::new(name, help), &BY)?);
+        let duration = HistogramOpts::new(
+            "http_request_duration_seconds",
+            "From a request's headers to the end of its response",
+        )
+        .buckets(DURATION.to_vec());
         Ok(Self {
-            requests: add(r, IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests answered"), &["route", "status"])?)?,
+            requests: add(
+                r,
+                IntCounterVec::new(
+                    Opts::new("http_requests_total", "HTTP requests answered"),
+                    &["route", "status"],
+                )?,
+            )?,
             duration: add(r, HistogramVec::new(duration, &BY)?)?,
             in_flight: add(
                 r,
-                IntGaugeVec::new(Opts::new("http_requests_in_flight", "HTTP requests whose response is not at its end"), &BY)?,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "http_requests_in_flight",
+                        "HTTP requests whose response is not at its end",
+                    ),
+                    &BY,
+                )?,
             )?,
-            request_bytes: counters("http_request_body_bytes_total", "Bytes of requests' bodies that were read")?,
-            response_bytes: counters("http_response_body_bytes_total", "Bytes of responses' bodies that were sent")?,
+            request_bytes: counters(
+                "http_request_body_bytes_total",
+                "Bytes of requests' bodies that were read",
+            )?,
+            response_bytes: counters(
+                "http_response_body_bytes_total",
+                "Bytes of responses' bodies that were sent",
+            )?,
         })
     }
 
@@ -56,13 +81,26 @@ pub(crate) struct HttpExchange {
 impl HttpExchange {
     /// Begins with the request's headers.
     pub(crate) fn new(metrics: &Arc<Metrics>, route: String, method: &'static str) -> Self {
-        metrics.http.in_flight.with_label_values(&[route.as_str(), method]).inc();
-        Self { metrics: Arc::clone(metrics), route, method, began: Instant::now() }
+        metrics
+            .http
+            .in_flight
+            .with_label_values(&[route.as_str(), method])
+            .inc();
+        Self {
+            metrics: Arc::clone(metrics),
+            route,
+            method,
+            began: Instant::now(),
+        }
     }
 
     /// Counts the response's status.
     pub(crate) fn count_status(&self, status: u16) {
-        self.metrics.http.requests.with_label_values(&[&*self.route, &status.to_string()]).inc();
+        self.metrics
+            .http
+            .requests
+            .with_label_values(&[&*self.route, &status.to_string()])
+            .inc();
     }
 
     /// The route.
@@ -78,8 +116,16 @@ impl HttpExchange {
     /// Counts bytes of the bodies: of the request's, and of the response's.
     pub(crate) fn count_bytes(&self, received: u64, sent: u64) {
         let labels = [&*self.route, self.method];
-        self.metrics.http.request_bytes.with_label_values(&labels).inc_by(received);
-        self.metrics.http.response_bytes.with_label_values(&labels).inc_by(sent);
+        self.metrics
+            .http
+            .request_bytes
+            .with_label_values(&labels)
+            .inc_by(received);
+        self.metrics
+            .http
+            .response_bytes
+            .with_label_values(&labels)
+            .inc_by(sent);
     }
 }
 
@@ -87,6 +133,8 @@ impl Drop for HttpExchange {
     fn drop(&mut self) {
         let (http, labels) = (&self.metrics.http, [&*self.route, self.method]);
         http.in_flight.with_label_values(&labels).dec();
-        http.duration.with_label_values(&labels).observe(self.began.elapsed().as_secs_f64());
+        http.duration
+            .with_label_values(&labels)
+            .observe(self.began.elapsed().as_secs_f64());
     }
 }

@@ -6,12 +6,13 @@ use std::{
 };
 
 use prometheus::{
-    Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+    Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, core::Collector,
 };
 
 use super::{
-    answers::AnswerMetrics, connections::ConnectionMetrics, engines::Loads, http::HttpMetrics, learning::LearningMetrics,
-    models::ModelMetrics, process::ProcessMetrics,
+    answers::AnswerMetrics, connections::ConnectionMetrics, engines::Loads, http::HttpMetrics,
+    learning::LearningMetrics, models::ModelMetrics, process::ProcessMetrics,
 };
 use crate::{
     engine::Observer,
@@ -19,8 +20,9 @@ use crate::{
     guard::{Thresholds, Verdict},
 };
 
-/// All metrics, in a registry of their own. Names have the prefix `candor_`; where vLLM has a metric, its name and its buckets are vLLM's, with
-/// finer ones below for small models. Metrics of the process have Prometheus' names.
+/// All metrics, in a registry of their own. Names have the prefix `candor_`; where vLLM has a
+/// metric, its name and its buckets are vLLM's, with finer ones below for small models. Metrics of
+/// the process have Prometheus' names.
 pub struct Metrics {
     registry: Registry,
     process: Option<ProcessMetrics>,
@@ -67,28 +69,86 @@ impl Metrics {
     pub fn new() -> Result<Self, Error> {
         let registry = Registry::new_custom(Some("candor".to_owned()), None)?;
         let r = &registry;
-        let start = add(r, Gauge::new("start_time_seconds", "When counting began, in seconds since 1970")?)?;
-        start.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
-        let build = add(r, GaugeVec::new(Opts::new("build_info", "1 for the version of this program"), &["version"])?)?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-        let queue_length =
-            add(r, GaugeVec::new(Opts::new("annotation_queue_length", "Answers in the annotation queue, by state"), &["state"])?)?;
-        QUEUE_STATES.iter().for_each(|&state| queue_length.with_label_values(&[state]).set(0.0));
+        let start = add(
+            r,
+            Gauge::new(
+                "start_time_seconds",
+                "When counting began, in seconds since 1970",
+            )?,
+        )?;
+        start.set(
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
+        );
+        let build = add(
+            r,
+            GaugeVec::new(
+                Opts::new("build_info", "1 for the version of this program"),
+                &["version"],
+            )?,
+        )?;
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
+        let queue_length = add(
+            r,
+            GaugeVec::new(
+                Opts::new(
+                    "annotation_queue_length",
+                    "Answers in the annotation queue, by state",
+                ),
+                &["state"],
+            )?,
+        )?;
+        QUEUE_STATES
+            .iter()
+            .for_each(|&state| queue_length.with_label_values(&[state]).set(0.0));
         Ok(Self {
             process: ProcessMetrics::new()?,
-            requests_running: add(r, IntGauge::new("requests_running", "Answers being written")?)?,
-            requests_waiting: add(r, IntGauge::new("requests_waiting", "Requests let in and not in the batch yet")?)?,
+            requests_running: add(
+                r,
+                IntGauge::new("requests_running", "Answers being written")?,
+            )?,
+            requests_waiting: add(
+                r,
+                IntGauge::new(
+                    "requests_waiting",
+                    "Requests let in and not in the batch yet",
+                )?,
+            )?,
             inter_token_latency: histogram(
                 r,
                 "inter_token_latency_seconds",
                 "Between two tokens of an answer as the engine writes them",
                 &BETWEEN_TOKENS,
             )?,
-            image_cache_queries: counter(r, "image_cache_queries_total", "Images looked up in the cache of encodings")?,
+            image_cache_queries: counter(
+                r,
+                "image_cache_queries_total",
+                "Images looked up in the cache of encodings",
+            )?,
             image_cache_hits: counter(r, "image_cache_hits_total", "Images found there")?,
-            image_fetches: counters(r, "image_fetches_total", "Images fetched by URL, by how that ended", "outcome", &FETCHED)?,
-            kv_cache_usage: add(r, Gauge::new("kv_cache_usage_ratio", "Share of the key/value cache in use, 0 to 1")?)?,
-            score_seconds: histogram(r, "score_seconds", "The scorer's time in one step of the engine", &SCORING)?,
+            image_fetches: counters(
+                r,
+                "image_fetches_total",
+                "Images fetched by URL, by how that ended",
+                "outcome",
+                &FETCHED,
+            )?,
+            kv_cache_usage: add(
+                r,
+                Gauge::new(
+                    "kv_cache_usage_ratio",
+                    "Share of the key/value cache in use, 0 to 1",
+                )?,
+            )?,
+            score_seconds: histogram(
+                r,
+                "score_seconds",
+                "The scorer's time in one step of the engine",
+                &SCORING,
+            )?,
             engine_token_reward: histogram(
                 r,
                 "engine_token_reward",
@@ -102,26 +162,61 @@ impl Metrics {
                 "verdict",
                 &VERDICTS.map(verdict_name),
             )?,
-            scored_text_tokens: counter(r, "scored_text_tokens_total", "Tokens of texts sent to be scored")?,
-            scored_text_seconds: histogram(r, "scored_text_seconds", "Time in which a group of texts was scored", &SCORING)?,
-            model_info: add(r, GaugeVec::new(Opts::new("model_info", "1 for the model that is served"), &["model", "version"])?)?,
+            scored_text_tokens: counter(
+                r,
+                "scored_text_tokens_total",
+                "Tokens of texts sent to be scored",
+            )?,
+            scored_text_seconds: histogram(
+                r,
+                "scored_text_seconds",
+                "Time in which a group of texts was scored",
+                &SCORING,
+            )?,
+            model_info: add(
+                r,
+                GaugeVec::new(
+                    Opts::new("model_info", "1 for the model that is served"),
+                    &["model", "version"],
+                )?,
+            )?,
             guard_threshold: add(
                 r,
                 GaugeVec::new(
-                    Opts::new("guard_threshold", "Reward below which a word is flagged where a request does not say, by kind of word"),
+                    Opts::new(
+                        "guard_threshold",
+                        "Reward below which a word is flagged where a request does not say, by \
+                         kind of word",
+                    ),
                     &["kind"],
                 )?,
             )?,
             feedback_agreement: add(
                 r,
                 GaugeVec::new(
-                    Opts::new("feedback_agreement_ratio", "Krippendorff's alpha of annotators, by the kind of error; all: of all words"),
+                    Opts::new(
+                        "feedback_agreement_ratio",
+                        "Krippendorff's alpha of annotators, by the kind of error; all: of all \
+                         words",
+                    ),
                     &["kind"],
                 )?,
             )?,
             queue_length,
-            feedback: counters(r, "feedback_total", "Corrections that were kept, by what they say", "label", &LABELS)?,
-            config_reloads: counters(r, "config_reloads_total", "Configurations read again, by what became of them", "outcome", &RELOADS)?,
+            feedback: counters(
+                r,
+                "feedback_total",
+                "Corrections that were kept, by what they say",
+                "label",
+                &LABELS,
+            )?,
+            config_reloads: counters(
+                r,
+                "config_reloads_total",
+                "Configurations read again, by what became of them",
+                "outcome",
+                &RELOADS,
+            )?,
             auth_failures: counters(
                 r,
                 "auth_failures_total",
@@ -129,7 +224,13 @@ impl Metrics {
                 "reason",
                 &DENIED,
             )?,
-            admitted_requests: add(r, IntGauge::new("admitted_requests", "Requests with work that were let in and are not answered")?)?,
+            admitted_requests: add(
+                r,
+                IntGauge::new(
+                    "admitted_requests",
+                    "Requests with work that were let in and are not answered",
+                )?,
+            )?,
             limited_requests: counters(
                 r,
                 "limited_requests_total",
@@ -137,8 +238,18 @@ impl Metrics {
                 "limit",
                 &LIMITS,
             )?,
-            receipts_dropped: counter(r, "receipts_dropped_total", "Completions that were not remembered for want of room")?,
-            receipts_kept_bytes: add(r, IntGauge::new("receipts_kept_bytes", "Bytes of remembered completions with their images, about")?)?,
+            receipts_dropped: counter(
+                r,
+                "receipts_dropped_total",
+                "Completions that were not remembered for want of room",
+            )?,
+            receipts_kept_bytes: add(
+                r,
+                IntGauge::new(
+                    "receipts_kept_bytes",
+                    "Bytes of remembered completions with their images, about",
+                )?,
+            )?,
             answers: AnswerMetrics::new(r)?,
             connections: Arc::new(ConnectionMetrics::new(r)?),
             http: HttpMetrics::new(r)?,
@@ -152,7 +263,9 @@ impl Metrics {
     /// Says which model is served.
     pub fn serves(&self, model: &str, version: &str) {
         self.model_info.reset();
-        self.model_info.with_label_values(&[model, version]).set(1.0);
+        self.model_info
+            .with_label_values(&[model, version])
+            .set(1.0);
     }
 
     /// An image was looked up in the cache.
@@ -170,7 +283,11 @@ impl Metrics {
 
     /// Shows the thresholds of requests that do not say; `None`: nothing is scored.
     pub(crate) fn set_thresholds(&self, thresholds: Option<&Thresholds>) {
-        let set = |kind: &str, value: Option<f32>| self.guard_threshold.with_label_values(&[kind]).set(value.map_or(f64::NAN, f64::from));
+        let set = |kind: &str, value: Option<f32>| {
+            self.guard_threshold
+                .with_label_values(&[kind])
+                .set(value.map_or(f64::NAN, f64::from))
+        };
         let common = thresholds.map(|of| of.common);
         set("common", common);
         set("yes_no", thresholds.and_then(|of| of.yes_no).or(common));
@@ -187,7 +304,9 @@ impl Metrics {
 
     /// The verdict on a text that somebody else wrote.
     pub fn scored_text(&self, verdict: Verdict) {
-        self.scored_texts.with_label_values(&[verdict_name(verdict)]).inc();
+        self.scored_texts
+            .with_label_values(&[verdict_name(verdict)])
+            .inc();
     }
 
     /// A correction was kept.
@@ -197,19 +316,35 @@ impl Metrics {
 
     /// Sets how far annotators agree, by kind.
     pub fn agreement(&self, agreement: &Agreement) {
-        let kinds = agreement.by_kind.iter().map(|(kind, figures)| (*kind, figures));
+        let kinds = agreement
+            .by_kind
+            .iter()
+            .map(|(kind, figures)| (*kind, figures));
         for (kind, figures) in kinds.chain([("all", &agreement.overall)]) {
             if let Some(alpha) = figures.alpha {
-                self.feedback_agreement.with_label_values(&[kind]).set(alpha);
+                self.feedback_agreement
+                    .with_label_values(&[kind])
+                    .set(alpha);
             }
         }
     }
 
     /// Sets the length of the annotators' queue, by state.
     pub fn queue(&self, length: &Length) {
-        let Length { open, leased, unassisted, done, skipped } = *length;
-        for (state, count) in QUEUE_STATES.into_iter().zip([open, leased, unassisted, done, skipped]) {
-            self.queue_length.with_label_values(&[state]).set(count as f64);
+        let Length {
+            open,
+            leased,
+            unassisted,
+            done,
+            skipped,
+        } = *length;
+        for (state, count) in QUEUE_STATES
+            .into_iter()
+            .zip([open, leased, unassisted, done, skipped])
+        {
+            self.queue_length
+                .with_label_values(&[state])
+                .set(count as f64);
         }
     }
 
@@ -240,7 +375,8 @@ impl Metrics {
 
     /// Sets the number of bytes that receipts take, with their images.
     pub(crate) fn set_receipt_bytes(&self, bytes: u64) {
-        self.receipts_kept_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.receipts_kept_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -248,7 +384,11 @@ impl Metrics {
     /// # Errors
     /// When the encoder fails, which it does for families without a metric; ours have one.
     pub fn text(&self) -> Result<String, Error> {
-        let process = self.process.as_ref().map(ProcessMetrics::gather).unwrap_or_default();
+        let process = self
+            .process
+            .as_ref()
+            .map(ProcessMetrics::gather)
+            .unwrap_or_default();
         TextEncoder::new().encode_to_string(&[self.registry.gather(), process].concat())
     }
 }
@@ -267,7 +407,9 @@ impl Observer for Metrics {
     }
 
     fn scored(&self, rewards: &[f32], took: Duration) {
-        rewards.iter().for_each(|&reward| self.engine_token_reward.observe(reward.into()));
+        rewards
+            .iter()
+            .for_each(|&reward| self.engine_token_reward.observe(reward.into()));
         self.score_seconds.observe(took.as_secs_f64());
     }
 }
@@ -284,7 +426,10 @@ pub(crate) fn verdict_name(verdict: Verdict) -> &'static str {
     }
 }
 
-pub(super) fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> Result<M, Error> {
+pub(super) fn add<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: M,
+) -> Result<M, Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
@@ -293,15 +438,32 @@ pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> Result<Int
     add(registry, IntCounter::new(name, help)?)
 }
 
-/// One counter for each of `values`, there from the start so that a rate can be told from the first event on.
-pub(super) fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> Result<IntCounterVec, Error> {
+/// One counter for each of `values`, there from the start so that a rate can be told from the first
+/// event on.
+pub(super) fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[&str],
+) -> Result<IntCounterVec, Error> {
     let vec = IntCounterVec::new(Opts::new(name, help), &[label])?;
-    values.iter().for_each(|&value| vec.with_label_values(&[value]).reset());
+    values
+        .iter()
+        .for_each(|&value| vec.with_label_values(&[value]).reset());
     add(registry, vec)
 }
 
-pub(super) fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
-    add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+pub(super) fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, Error> {
+    add(
+        registry,
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?,
+    )
 }
 
 const LABELS: [&str; 3] = ["bad", "good", "missing"];
@@ -310,9 +472,21 @@ const LIMITS: [&str; 4] = ["requests", "tokens", "concurrency", "work"];
 const RELOADS: [&str; 2] = ["applied", "refused"];
 const DENIED: [&str; 4] = ["missing", "malformed", "unknown", "scope"];
 const QUEUE_STATES: [&str; 5] = ["open", "leased", "unassisted", "done", "skipped"];
-pub(super) const VERDICTS: [Verdict; 6] =
-    [Verdict::Clean, Verdict::Flagged, Verdict::Repaired, Verdict::Blocked, Verdict::Unscored, Verdict::Abstained];
-const BETWEEN_TOKENS: [f64; 20] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-pub(super) const REWARDS: [f64; 14] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0];
-const SCORING: [f64; 10] = [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1];
+pub(super) const VERDICTS: [Verdict; 6] = [
+    Verdict::Clean,
+    Verdict::Flagged,
+    Verdict::Repaired,
+    Verdict::Blocked,
+    Verdict::Unscored,
+    Verdict::Abstained,
+];
+const BETWEEN_TOKENS: [f64; 20] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0,
+];
+pub(super) const REWARDS: [f64; 14] = [
+    0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0,
+];
+const SCORING: [f64; 10] = [
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1,
+];

@@ -28,14 +28,30 @@ impl ModelMetrics {
                 "outcome",
                 &OUTCOMES,
             )?,
-            shadow_comparisons: counter(r, "shadow_comparisons_total", "Answers that the shadow was compared on")?,
-            shadow_dropped: counter(r, "shadow_dropped_total", "Answers that it was to be compared on, and there was no room")?,
-            shadow_failures: counter(r, "shadow_failures_total", "Answers that it could not be compared on")?,
+            shadow_comparisons: counter(
+                r,
+                "shadow_comparisons_total",
+                "Answers that the shadow was compared on",
+            )?,
+            shadow_dropped: counter(
+                r,
+                "shadow_dropped_total",
+                "Answers that it was to be compared on, and there was no room",
+            )?,
+            shadow_failures: counter(
+                r,
+                "shadow_failures_total",
+                "Answers that it could not be compared on",
+            )?,
             shadow_reward: gauges(
                 "shadow_reward",
-                "Mean reward of answers, by whose they are and whose scorer says so: served or candidate",
+                "Mean reward of answers, by whose they are and whose scorer says so: served or \
+                 candidate",
             )?,
-            shadow_flagged: gauges("shadow_flagged_spans", "Flagged spans an answer, by whose it is and whose scorer says so")?,
+            shadow_flagged: gauges(
+                "shadow_flagged_spans",
+                "Flagged spans an answer, by whose it is and whose scorer says so",
+            )?,
         })
     }
 
@@ -49,7 +65,8 @@ impl ModelMetrics {
         self.swaps.with_label_values(&["refused"]).inc();
     }
 
-    /// The shadow was compared on an answer; these are the means now, of whose answers (`who`) by whose scorer.
+    /// The shadow was compared on an answer; these are the means now, of whose answers (`who`) by
+    /// whose scorer.
     pub(crate) fn compared(&self, means: impl Iterator<Item = ([&'static str; 2], f64, f64)>) {
         self.shadow_comparisons.inc();
         for (labels, reward, flagged) in means {

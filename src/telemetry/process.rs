@@ -1,4 +1,5 @@
-//! Metrics of the process, under the names that Prometheus' own clients give them. They are read from `/proc`; where there is none, they are absent.
+//! Metrics of the process, under the names that Prometheus' own clients give them. They are read
+//! from `/proc`; where there is none, they are absent.
 
 use std::fs;
 
@@ -23,16 +24,31 @@ pub(super) struct ProcessMetrics {
 impl ProcessMetrics {
     /// `None` where `/proc` does not describe the process.
     pub(super) fn new() -> Result<Option<Self>, Error> {
-        let Some((stat, boot)) = ProcStat::read().zip(boot_time()) else { return Ok(None) };
+        let Some((stat, boot)) = ProcStat::read().zip(boot_time()) else {
+            return Ok(None);
+        };
         let registry = Registry::new();
         let r = &registry;
         let gauge = |name: &str, help: &str| add(r, Gauge::new(name, help)?);
-        let start = gauge("process_start_time_seconds", "Start of the process, in seconds since 1970")?;
+        let start = gauge(
+            "process_start_time_seconds",
+            "Start of the process, in seconds since 1970",
+        )?;
         start.set(boot + stat.start);
         let max_fds = gauge("process_max_fds", "Most file descriptors that may be open")?;
-        max_fds.set(getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |most| most as f64));
+        max_fds.set(
+            getrlimit(Resource::Nofile)
+                .current
+                .map_or(f64::INFINITY, |most| most as f64),
+        );
         Ok(Some(Self {
-            cpu: add(r, Counter::new("process_cpu_seconds_total", "Processor time of the process, user and system")?)?,
+            cpu: add(
+                r,
+                Counter::new(
+                    "process_cpu_seconds_total",
+                    "Processor time of the process, user and system",
+                )?,
+            )?,
             resident: gauge("process_resident_memory_bytes", "Resident memory")?,
             virtual_memory: gauge("process_virtual_memory_bytes", "Virtual memory")?,
             open_fds: gauge("process_open_fds", "Open file descriptors")?,
@@ -43,7 +59,14 @@ impl ProcessMetrics {
 
     /// All of them as they are now. What cannot be read stays as it was.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        if let Some(ProcStat { cpu, threads, virtual_bytes, resident_bytes, .. }) = ProcStat::read() {
+        if let Some(ProcStat {
+            cpu,
+            threads,
+            virtual_bytes,
+            resident_bytes,
+            ..
+        }) = ProcStat::read()
+        {
             self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
             self.threads.set(threads);
             self.virtual_memory.set(virtual_bytes);
@@ -74,7 +97,8 @@ impl ProcStat {
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // The command's name may have spaces and parentheses. Behind it the third field of proc_pid_stat(5) is the first.
+        // The command's name may have spaces and parentheses. Behind it the third field of
+        // proc_pid_stat(5) is the first.
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
@@ -91,7 +115,13 @@ impl ProcStat {
 
 /// Returns when the system was started, in seconds since 1970.
 fn boot_time() -> Option<f64> {
-    fs::read_to_string("/proc/stat").ok()?.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+    fs::read_to_string("/proc/stat")
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -100,11 +130,18 @@ mod tests {
 
     #[test]
     fn a_command_with_spaces_and_parentheses_moves_no_field() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 4 0 1000 8192 3 18446744073709551615 1 1";
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 4 0 1000 8192 3 \
+                    18446744073709551615 1 1";
         let stat = ProcStat::parse(stat).unwrap();
         let ticks = clock_ticks_per_second() as f64;
-        assert_eq!((stat.cpu, stat.threads, stat.start), (300.0 / ticks, 4.0, 1000.0 / ticks));
-        assert_eq!((stat.virtual_bytes, stat.resident_bytes), (8192.0, 3.0 * page_size() as f64));
+        assert_eq!(
+            (stat.cpu, stat.threads, stat.start),
+            (300.0 / ticks, 4.0, 1000.0 / ticks)
+        );
+        assert_eq!(
+            (stat.virtual_bytes, stat.resident_bytes),
+            (8192.0, 3.0 * page_size() as f64)
+        );
         assert!(ProcStat::parse("7 (x) S 1").is_none() && ProcStat::parse("").is_none());
     }
 
@@ -112,12 +149,24 @@ mod tests {
     #[test]
     fn this_process_is_described() {
         let process = ProcessMetrics::new().unwrap().unwrap();
-        let text = prometheus::TextEncoder::new().encode_to_string(&process.gather()).unwrap();
-        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&process.gather())
+            .unwrap();
+        let value = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+                .unwrap()
+        };
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64();
         assert!((now - value("process_start_time_seconds")).abs() < 86_400.0);
         assert!(value("process_resident_memory_bytes") < value("process_virtual_memory_bytes"));
-        assert!(value("process_open_fds") >= 3.0 && value("process_open_fds") <= value("process_max_fds"));
+        assert!(
+            value("process_open_fds") >= 3.0
+                && value("process_open_fds") <= value("process_max_fds")
+        );
         assert!(value("process_threads") >= 1.0 && value("process_cpu_seconds_total") >= 0.0);
     }
 }

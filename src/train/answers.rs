@@ -1,4 +1,5 @@
-//! Short answers to derived questions, right and wrong, for the scorers to learn from and to be judged on.
+//! Short answers to derived questions, right and wrong, for the scorers to learn from and to be
+//! judged on.
 
 use std::collections::BTreeMap;
 
@@ -32,13 +33,18 @@ pub(super) struct Said {
     pub(super) question: Option<String>,
     /// What was said, and what is known about it.
     pub(super) text: LabelledText,
-    /// Indicates whether the token that ends an answer belongs to it: a language model may learn it.
+    /// Indicates whether the token that ends an answer belongs to it: a language model may learn
+    /// it.
     pub(super) ends: bool,
 }
 
 impl From<LabelledText> for Said {
     fn from(text: LabelledText) -> Self {
-        Self { question: None, text, ends: false }
+        Self {
+            question: None,
+            text,
+            ends: false,
+        }
     }
 }
 
@@ -46,7 +52,15 @@ impl Said {
     /// An answer that is right or wrong as a whole.
     pub(super) fn answer(question: String, answer: String, right: bool) -> Self {
         let words = 0..answer.trim_end_matches('.').len();
-        Self { question: Some(question), text: LabelledText { text: answer, ranges: vec![(words, Some(right))], rest: None }, ends: false }
+        Self {
+            question: Some(question),
+            text: LabelledText {
+                text: answer,
+                ranges: vec![(words, Some(right))],
+                rest: None,
+            },
+            ends: false,
+        }
     }
 }
 
@@ -66,23 +80,33 @@ pub(super) struct Asking {
     pub(super) seed: u64,
 }
 
-/// The policy's own answers to derived questions about each image whose answers the captions settle.
+/// The policy's own answers to derived questions about each image whose answers the captions
+/// settle.
 pub(super) fn own_answers(
     setup: &Setup,
     images: &[Image],
     features: &Features,
     stats: &CaptionStats,
-    Asking { n, temperature, seed }: Asking,
+    Asking {
+        n,
+        temperature,
+        seed,
+    }: Asking,
 ) -> Result<Vec<Vec<(String, Qa)>>, TrainError> {
     let builder = QaBuilder::new(stats, Lexicon::shared());
     let questions = |i: usize, rng: &mut SmallRng| {
         let pairs = builder.pairs(&images[i], rng, n);
-        pairs.into_iter().filter(|qa| qa.kind.is_closed()).map(|qa| (qa.question.clone(), qa)).collect()
+        pairs
+            .into_iter()
+            .filter(|qa| qa.kind.is_closed())
+            .map(|qa| (qa.question.clone(), qa))
+            .collect()
     };
     answers_to(setup, features, temperature, seed, questions)
 }
 
-/// The policy's own answers to questions about each image that `features` are of, each with what else is known of its question. `questions` draws those of an image.
+/// The policy's own answers to questions about each image that `features` are of, each with what
+/// else is known of its question. `questions` draws those of an image.
 pub(super) fn answers_to<Q: Send>(
     setup: &Setup,
     features: &Features,
@@ -95,13 +119,22 @@ pub(super) fn answers_to<Q: Send>(
     let answered = setup.workers.map(&all, |&i| {
         let seed = seed ^ (i as u64 + 1) << 20;
         let features = features.batch(&[(i, 0)])?;
-        let config = RolloutConfig { temperature, seed, max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
+        let config = RolloutConfig {
+            temperature,
+            seed,
+            max_tokens: MAX_TOKENS,
+            eos: policy.tokenizer.eos(),
+        };
         let answer = |(question, known): (String, Q)| {
-            let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &question).map_err(candle_core::Error::wrap)?;
+            let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &question)
+                .map_err(candle_core::Error::wrap)?;
             let tokens = rollout::answers(&policy.model, &features, &prompt, config)?.concat();
             Ok((policy.tokenizer.decode(&tokens), known))
         };
-        questions(i, &mut SmallRng::seed_from_u64(seed)).into_iter().map(answer).collect::<candle_core::Result<Vec<_>>>()
+        questions(i, &mut SmallRng::seed_from_u64(seed))
+            .into_iter()
+            .map(answer)
+            .collect::<candle_core::Result<Vec<_>>>()
     })?;
     Ok(answered)
 }
@@ -125,10 +158,21 @@ impl Answers {
         Self { pool }
     }
 
-    /// Answers to at most `n` questions about an image, half of them changed. Where the captions settle the answer the change is wrong; other answers
-    /// come from another image and are judged by what they name.
-    pub(super) fn of(&self, builder: &QaBuilder<'_>, image: &Image, n: usize, rng: &mut impl Rng) -> Vec<Said> {
-        let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+    /// Answers to at most `n` questions about an image, half of them changed. Where the captions
+    /// settle the answer the change is wrong; other answers come from another image and are judged
+    /// by what they name.
+    pub(super) fn of(
+        &self,
+        builder: &QaBuilder<'_>,
+        image: &Image,
+        n: usize,
+        rng: &mut impl Rng,
+    ) -> Vec<Said> {
+        let references: Vec<String> = image
+            .captions
+            .iter()
+            .map(|c| normalize_caption(c))
+            .collect();
         let mut said = Vec::new();
         for qa in builder.pairs(image, rng, n) {
             let change = rng.random_bool(0.5);
@@ -140,7 +184,11 @@ impl Answers {
             said.push(if qa.kind.is_closed() {
                 Said::answer(qa.question, answer, !change)
             } else {
-                Said { question: Some(qa.question), text: judged(answer, &references), ends: false }
+                Said {
+                    question: Some(qa.question),
+                    text: judged(answer, &references),
+                    ends: false,
+                }
             });
         }
         said
@@ -166,16 +214,39 @@ mod tests {
 
     #[test]
     fn half_of_the_answers_are_wrong_and_say_so() {
-        let black = image(&["A black dog runs through the grass .", "A black dog on grass .", "The black dog ."]);
-        let white = image(&["Two white cats on a sofa .", "Two white cats on a couch .", "Two white cats ."]);
-        let images: Vec<Image> = (0..20).flat_map(|_| [black.clone(), white.clone()]).collect();
+        let black = image(&[
+            "A black dog runs through the grass .",
+            "A black dog on grass .",
+            "The black dog .",
+        ]);
+        let white = image(&[
+            "Two white cats on a sofa .",
+            "Two white cats on a couch .",
+            "Two white cats .",
+        ]);
+        let images: Vec<Image> = (0..20)
+            .flat_map(|_| [black.clone(), white.clone()])
+            .collect();
         let stats = CaptionStats::new(&images, Lexicon::shared());
-        let (answers, builder) = (Answers::new(&images, &stats), QaBuilder::new(&stats, Lexicon::shared()));
+        let (answers, builder) = (
+            Answers::new(&images, &stats),
+            QaBuilder::new(&stats, Lexicon::shared()),
+        );
         let mut rng = SmallRng::seed_from_u64(7);
-        let said: Vec<Said> = (0..200).flat_map(|_| answers.of(&builder, &black, 4, &mut rng)).collect();
-        let colours: Vec<_> = said.iter().filter(|s| s.question.as_deref() == Some("What color is the dog?")).collect();
+        let said: Vec<Said> = (0..200)
+            .flat_map(|_| answers.of(&builder, &black, 4, &mut rng))
+            .collect();
+        let colours: Vec<_> = said
+            .iter()
+            .filter(|s| s.question.as_deref() == Some("What color is the dog?"))
+            .collect();
         let right = |s: &&&Said| s.text.ranges == [(0..s.text.text.len() - 1, Some(true))];
-        assert!(colours.iter().all(|s| right(&s) == (s.text.text == "Black.")), "{colours:?}");
+        assert!(
+            colours
+                .iter()
+                .all(|s| right(&s) == (s.text.text == "Black.")),
+            "{colours:?}"
+        );
         let n = colours.iter().filter(right).count();
         assert!(n > 0 && n < colours.len(), "{n} of {}", colours.len());
         assert!(said.iter().any(|s| s.text.text == "No."));

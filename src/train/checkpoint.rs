@@ -32,24 +32,42 @@ pub struct RunDir {
 const STEP: &str = "step";
 
 impl RunDir {
-    /// Makes or, with `resume`, reopens a run directory. The configuration must be the one that the run began with.
+    /// Makes or, with `resume`, reopens a run directory. The configuration must be the one that the
+    /// run began with.
     ///
     /// # Errors
-    /// When the directory holds a run and `resume` is false, holds none and `resume` is true, or has another configuration.
+    /// When the directory holds a run and `resume` is false, holds none and `resume` is true, or
+    /// has another configuration.
     pub fn open<C: Serialize>(path: &Path, config: &C, resume: bool) -> Result<Self, TrainError> {
         let file = path.join("config.json");
-        let json = serde_json::to_string_pretty(config).map_err(|e| TrainError::Run(e.to_string()))?;
+        let json =
+            serde_json::to_string_pretty(config).map_err(|e| TrainError::Run(e.to_string()))?;
         match (fs::read_to_string(&file), resume) {
-            (Ok(_), false) => return Err(TrainError::Run(format!("{} already holds a run; --resume continues it", path.display()))),
-            (Ok(old), true) if old != json => {
-                return Err(TrainError::Run(format!("{} was begun with another configuration (see its config.json)", path.display())));
+            (Ok(_), false) => {
+                return Err(TrainError::Run(format!(
+                    "{} already holds a run; --resume continues it",
+                    path.display()
+                )));
             }
-            (Err(_), true) => return Err(TrainError::Run(format!("{} holds no run to resume", path.display()))),
+            (Ok(old), true) if old != json => {
+                return Err(TrainError::Run(format!(
+                    "{} was begun with another configuration (see its config.json)",
+                    path.display()
+                )));
+            }
+            (Err(_), true) => {
+                return Err(TrainError::Run(format!(
+                    "{} holds no run to resume",
+                    path.display()
+                )));
+            }
             _ => {}
         }
         fs::create_dir_all(path).map_err(TrainError::io(path))?;
         write_atomically(&file, json.as_bytes())?;
-        Ok(Self { path: path.to_path_buf() })
+        Ok(Self {
+            path: path.to_path_buf(),
+        })
     }
 
     /// The configuration that the run in `path` began with.
@@ -59,7 +77,8 @@ impl RunDir {
     pub fn config<C: serde::de::DeserializeOwned>(path: &Path) -> Result<C, TrainError> {
         let file = path.join("config.json");
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
-        serde_json::from_slice(&json).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
+        serde_json::from_slice(&json)
+            .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
     }
 
     /// A file in the directory.
@@ -67,28 +86,45 @@ impl RunDir {
         self.path.join(name)
     }
 
-    /// Writes the state after `step` steps; a crash leaves the old checkpoint or the new one, never half of one.
+    /// Writes the state after `step` steps; a crash leaves the old checkpoint or the new one, never
+    /// half of one.
     pub fn save(&self, step: usize, mut state: Tensors) -> Result<(), TrainError> {
         state.insert(STEP.into(), Tensor::new(step as i64, &Device::Cpu)?);
-        let (file, fresh) = (self.file("checkpoint.safetensors"), self.file("checkpoint.new"));
+        let (file, fresh) = (
+            self.file("checkpoint.safetensors"),
+            self.file("checkpoint.new"),
+        );
         candle_core::safetensors::save(&state, &fresh)?;
-        fs::File::open(&fresh).and_then(|f| f.sync_all()).map_err(TrainError::io(&fresh))?;
+        fs::File::open(&fresh)
+            .and_then(|f| f.sync_all())
+            .map_err(TrainError::io(&fresh))?;
         fs::rename(&fresh, &file).map_err(TrainError::io(&file))
     }
 
-    /// The last checkpoint, where there is one: steps done and state. Forgets losses logged after it.
+    /// The last checkpoint, where there is one: steps done and state. Forgets losses logged after
+    /// it.
     pub fn load(&self) -> Result<Option<(usize, Tensors)>, TrainError> {
         let file = self.file("checkpoint.safetensors");
         let found = if file.exists() {
             let mut state = candle_core::safetensors::load(&file, &Device::Cpu)?;
-            let step = state.remove(STEP).ok_or_else(|| TrainError::Run(format!("{}: no step", file.display())))?;
+            let step = state
+                .remove(STEP)
+                .ok_or_else(|| TrainError::Run(format!("{}: no step", file.display())))?;
             Some((step.to_scalar::<i64>()? as usize, state))
         } else {
             None
         };
         let done = found.as_ref().map_or(0, |(step, _)| *step);
-        let kept: Vec<Point> = self.losses()?.into_iter().filter(|p| p.step < done || (p.step == done && p.dev.is_some())).collect();
-        let lines: String = kept.iter().filter_map(|p| serde_json::to_string(p).ok()).map(|l| l + "\n").collect();
+        let kept: Vec<Point> = self
+            .losses()?
+            .into_iter()
+            .filter(|p| p.step < done || (p.step == done && p.dev.is_some()))
+            .collect();
+        let lines: String = kept
+            .iter()
+            .filter_map(|p| serde_json::to_string(p).ok())
+            .map(|l| l + "\n")
+            .collect();
         write_atomically(&self.file("loss.jsonl"), lines.as_bytes())?;
         Ok(found)
     }
@@ -97,7 +133,11 @@ impl RunDir {
     pub fn log(&self, point: &Point) -> Result<(), TrainError> {
         let file = self.file("loss.jsonl");
         let line = serde_json::to_string(point).map_err(|e| TrainError::Run(e.to_string()))?;
-        let mut out = fs::OpenOptions::new().create(true).append(true).open(&file).map_err(TrainError::io(&file))?;
+        let mut out = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .map_err(TrainError::io(&file))?;
         writeln!(out, "{line}").map_err(TrainError::io(&file))
     }
 
@@ -108,7 +148,10 @@ impl RunDir {
             return Ok(Vec::new());
         }
         let text = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
-        Ok(text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect())
+        Ok(text
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .collect())
     }
 }
 
@@ -131,12 +174,27 @@ mod tests {
         assert!(RunDir::open(dir.path(), &1, false).is_err());
         assert!(RunDir::open(dir.path(), &2, true).is_err());
         for step in 0..5 {
-            run.log(&Point { step, train: Some(step as f64), dev: None }).unwrap();
+            run.log(&Point {
+                step,
+                train: Some(step as f64),
+                dev: None,
+            })
+            .unwrap();
         }
-        let state = Tensors::from([("w".to_string(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+        let state = Tensors::from([(
+            "w".to_string(),
+            Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap(),
+        )]);
         run.save(3, state).unwrap();
-        let (step, state) = RunDir::open(dir.path(), &1, true).unwrap().load().unwrap().unwrap();
-        assert_eq!((step, state["w"].to_vec1::<f32>().unwrap()), (3, vec![1.0, 2.0]));
+        let (step, state) = RunDir::open(dir.path(), &1, true)
+            .unwrap()
+            .load()
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (step, state["w"].to_vec1::<f32>().unwrap()),
+            (3, vec![1.0, 2.0])
+        );
         assert_eq!(run.losses().unwrap().len(), 3);
     }
 }

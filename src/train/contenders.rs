@@ -1,4 +1,5 @@
-//! Scorers side by side: trained ones, baselines that need no training, and controls that see no image.
+//! Scorers side by side: trained ones, baselines that need no training, and controls that see no
+//! image.
 
 use std::{collections::BTreeMap, hint::black_box, path::Path, time::Instant};
 
@@ -31,8 +32,8 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Whether its score is a trained network's logit, which the policy's log-probability may help; one that is shown another image must not learn from the
-    /// policy what is in this one.
+    /// Whether its score is a trained network's logit, which the policy's log-probability may help;
+    /// one that is shown another image must not learn from the policy what is in this one.
     pub fn is_helped(&self) -> bool {
         matches!(self.scorer, Scorer::Net(_) | Scorer::Mean(_))
     }
@@ -57,18 +58,27 @@ pub enum Scorer {
 /// # Errors
 /// When a file of it is missing or does not fit.
 pub fn of_bundle(policy: &Policy) -> Result<Vec<Contender>, TrainError> {
-    let Some(reward) = &policy.config.reward else { return Ok(Vec::new()) };
-    let file = Bundle::file(&policy.name, "reward.safetensors").map_err(|e| TrainError::Run(e.to_string()))?;
+    let Some(reward) = &policy.config.reward else {
+        return Ok(Vec::new());
+    };
+    let file = Bundle::file(&policy.name, "reward.safetensors")
+        .map_err(|e| TrainError::Run(e.to_string()))?;
     let stored = candle_core::safetensors::load_buffer(&file, &Device::Cpu)?;
     let layers = policy.config.model.language.decoder.num_hidden_layers;
     let mut configs = Vec::new();
     if let Some(probe) = &reward.probe {
-        configs.push((RewardKind::Probe.name(), ScorerConfig::of_probe(layers, probe.hidden)));
+        configs.push((
+            RewardKind::Probe.name(),
+            ScorerConfig::of_probe(layers, probe.hidden),
+        ));
     }
     if reward.detached.is_some() {
         configs.push((RewardKind::Detached.name(), ScorerConfig::of_detached()));
     }
-    configs.into_iter().map(|(name, config)| load(name, &config, policy, &stored)).collect()
+    configs
+        .into_iter()
+        .map(|(name, config)| load(name, &config, policy, &stored))
+        .collect()
 }
 
 /// Returns what the numbers of a bundle's scorers mean, as it serves them.
@@ -79,55 +89,115 @@ pub fn calibrations(policy: &Policy) -> Result<BTreeMap<RewardKind, Calibration>
     if policy.config.reward.is_none() {
         return Ok(BTreeMap::new());
     }
-    let file = Bundle::file(&policy.name, "calibration.json").map_err(|e| TrainError::Run(e.to_string()))?;
-    serde_json::from_slice(&file).map_err(|e| TrainError::Run(format!("bundle {}: calibration.json: {e}", policy.name)))
+    let file = Bundle::file(&policy.name, "calibration.json")
+        .map_err(|e| TrainError::Run(e.to_string()))?;
+    serde_json::from_slice(&file)
+        .map_err(|e| TrainError::Run(format!("bundle {}: calibration.json: {e}", policy.name)))
 }
 
-/// Reads the scorers of a finished run of `candor train reward`, which must have been trained on the same policy.
+/// Reads the scorers of a finished run of `candor train reward`, which must have been trained on
+/// the same policy.
 ///
 /// # Errors
 /// When the run is not finished, or belongs to another policy.
 pub fn of_run(run: &Path, policy: &Policy) -> Result<Vec<Contender>, TrainError> {
     let config: RewardConfig = RunDir::config(run)?;
-    let weights = |name: &str| Bundle::file(name, "model.safetensors").map_err(|e| TrainError::Run(e.to_string()));
+    let weights = |name: &str| {
+        Bundle::file(name, "model.safetensors").map_err(|e| TrainError::Run(e.to_string()))
+    };
     if config.policy != policy.name && weights(&config.policy)? != weights(&policy.name)? {
-        return Err(TrainError::Run(format!("{} scores the policy {}, not {}", run.display(), config.policy, policy.name)));
+        return Err(TrainError::Run(format!(
+            "{} scores the policy {}, not {}",
+            run.display(),
+            config.policy,
+            policy.name
+        )));
     }
     let stored = read_weights(&run.join(WEIGHTS))?;
-    config.scorers.iter().map(|(name, config)| load(name, config, policy, &stored)).collect()
+    config
+        .scorers
+        .iter()
+        .map(|(name, config)| load(name, config, policy, &stored))
+        .collect()
 }
 
-fn load(name: &str, config: &ScorerConfig, policy: &Policy, stored: &super::Tensors) -> Result<Contender, TrainError> {
-    let own: super::Tensors =
-        stored.iter().filter_map(|(k, t)| Some((k.strip_prefix(name)?.strip_prefix('.')?.to_owned(), t.clone()))).collect();
-    let bytes = own.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum();
-    let own = own.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?))).collect::<CandleResult<_>>()?;
-    let net = Net::load(config, &policy.config.model, VarBuilder::from_tensors(own, DType::F32, &Device::Cpu))?;
-    Ok(Contender { name: name.to_owned(), scorer: Scorer::Net(Box::new(net)), bytes })
+fn load(
+    name: &str,
+    config: &ScorerConfig,
+    policy: &Policy,
+    stored: &super::Tensors,
+) -> Result<Contender, TrainError> {
+    let own: super::Tensors = stored
+        .iter()
+        .filter_map(|(k, t)| {
+            Some((
+                k.strip_prefix(name)?.strip_prefix('.')?.to_owned(),
+                t.clone(),
+            ))
+        })
+        .collect();
+    let bytes = own
+        .values()
+        .map(|t| t.elem_count() * t.dtype().size_in_bytes())
+        .sum();
+    let own = own
+        .into_iter()
+        .map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?)))
+        .collect::<CandleResult<_>>()?;
+    let net = Net::load(
+        config,
+        &policy.config.model,
+        VarBuilder::from_tensors(own, DType::F32, &Device::Cpu),
+    )?;
+    Ok(Contender {
+        name: name.to_owned(),
+        scorer: Scorer::Net(Box::new(net)),
+        bytes,
+    })
 }
 
 /// The baselines that need no training.
 pub fn baselines() -> [Contender; 2] {
-    [("log-probability", Scorer::LogProbability), ("entropy", Scorer::Entropy)].map(|(name, scorer)| Contender {
+    [
+        ("log-probability", Scorer::LogProbability),
+        ("entropy", Scorer::Entropy),
+    ]
+    .map(|(name, scorer)| Contender {
         name: name.into(),
         scorer,
         bytes: 0,
     })
 }
 
-/// Raw scores of every contender for a batch's learnt tokens, one vector a contender, and the policy's log-probabilities of those tokens.
+/// Raw scores of every contender for a batch's learnt tokens, one vector a contender, and the
+/// policy's log-probabilities of those tokens.
 ///
 /// # Errors
 /// When a tensor operation fails.
-pub fn score(policy: &Policy, contenders: &[Contender], images: &Tensor, batch: &RowBatch) -> CandleResult<(Vec<Vec<f32>>, Vec<f32>)> {
+pub fn score(
+    policy: &Policy,
+    contenders: &[Contender],
+    images: &Tensor,
+    batch: &RowBatch,
+) -> CandleResult<(Vec<Vec<f32>>, Vec<f32>)> {
     let pass = Pass::new(policy, images, batch)?;
     let other = next_image(images)?;
-    let needs_other = contenders.iter().any(|c| matches!(c.scorer, Scorer::OtherImage(_)));
-    let blind = needs_other.then(|| Pass::new(policy, &other, batch)).transpose()?;
+    let needs_other = contenders
+        .iter()
+        .any(|c| matches!(c.scorer, Scorer::OtherImage(_)));
+    let blind = needs_other
+        .then(|| Pass::new(policy, &other, batch))
+        .transpose()?;
     let said = policy_scores(policy, &pass)?;
-    let net =
-        |i: usize| if let Scorer::Net(net) = &contenders[i].scorer { Ok(net) } else { candle_core::bail!("contender {i} has no network") };
-    let logits = |net: &Net, pass: &Pass<'_>| net.score(pass, Regular::default())?.logits.to_vec1::<f32>();
+    let net = |i: usize| {
+        if let Scorer::Net(net) = &contenders[i].scorer {
+            Ok(net)
+        } else {
+            candle_core::bail!("contender {i} has no network")
+        }
+    };
+    let logits =
+        |net: &Net, pass: &Pass<'_>| net.score(pass, Regular::default())?.logits.to_vec1::<f32>();
     let mut scores: Vec<Vec<f32>> = Vec::with_capacity(contenders.len());
     for contender in contenders {
         let own = match &contender.scorer {
@@ -147,13 +217,24 @@ pub fn score(policy: &Policy, contenders: &[Contender], images: &Tensor, batch: 
 
 fn mean(of: &[&[f32]]) -> Vec<f32> {
     let n = of.first().map_or(0, |first| first.len());
-    (0..n).map(|i| of.iter().map(|scores| scores[i]).sum::<f32>() / of.len() as f32).collect()
+    (0..n)
+        .map(|i| of.iter().map(|scores| scores[i]).sum::<f32>() / of.len() as f32)
+        .collect()
 }
 
-/// The policy's log-probability of every learnt token, and the negative entropy of the distribution that it was drawn from.
+/// The policy's log-probability of every learnt token, and the negative entropy of the distribution
+/// that it was drawn from.
 fn policy_scores(policy: &Policy, pass: &Pass<'_>) -> CandleResult<(Vec<f32>, Vec<f32>)> {
-    let logits = policy.model.llama().logits(&pass.predicting()?)?.to_vec2::<f32>()?;
-    Ok(logits.iter().zip(&pass.batch.targets).map(|(line, &target)| token_scores(line, target)).unzip())
+    let logits = policy
+        .model
+        .llama()
+        .logits(&pass.predicting()?)?
+        .to_vec2::<f32>()?;
+    Ok(logits
+        .iter()
+        .zip(&pass.batch.targets)
+        .map(|(line, &target)| token_scores(line, target))
+        .unzip())
 }
 
 fn token_scores(line: &[f32], target: u32) -> (f32, f32) {
@@ -165,19 +246,40 @@ fn token_scores(line: &[f32], target: u32) -> (f32, f32) {
         weighted += e * (x - max);
     }
     let log_sum = sum.ln();
-    (line[target as usize] - max - log_sum, weighted / sum - log_sum)
+    (
+        line[target as usize] - max - log_sum,
+        weighted / sum - log_sum,
+    )
 }
 
-/// Milliseconds that each contender adds to a decoded token: the median of `repeats` single steps on one core, in the contenders' order.
+/// Milliseconds that each contender adds to a decoded token: the median of `repeats` single steps
+/// on one core, in the contenders' order.
 ///
 /// # Errors
 /// When a tensor operation fails.
-pub fn costs(policy: &Policy, contenders: &[Contender], image: &Tensor, repeats: usize) -> CandleResult<Vec<f64>> {
-    let row = TextRow { prompt: vec![1], branches: vec![Branch { after_prompt: true, tokens: vec![2], learn_from: 0 }] };
+pub fn costs(
+    policy: &Policy,
+    contenders: &[Contender],
+    image: &Tensor,
+    repeats: usize,
+) -> CandleResult<Vec<f64>> {
+    let row = TextRow {
+        prompt: vec![1],
+        branches: vec![Branch {
+            after_prompt: true,
+            tokens: vec![2],
+            learn_from: 0,
+        }],
+    };
     let batch = RowBatch::new(&[row], image.dim(0)?)?;
     let images = image.unsqueeze(0)?;
     let pass = Pass::new(policy, &images, &batch)?;
-    let line = policy.model.llama().logits(&pass.predicting()?)?.to_vec2::<f32>()?.concat();
+    let line = policy
+        .model
+        .llama()
+        .logits(&pass.predicting()?)?
+        .to_vec2::<f32>()?
+        .concat();
     let mut costs: Vec<f64> = Vec::with_capacity(contenders.len());
     for contender in contenders {
         let cost = match &contender.scorer {
@@ -189,10 +291,26 @@ pub fn costs(policy: &Policy, contenders: &[Contender], image: &Tensor, repeats:
                 Some(own) => {
                     let capacity = image.dim(0)? + 4;
                     let mut cache = own.decoder().new_cache(1, capacity)?;
-                    own.decoder().step(&[Row { slot: 0, start: 0, image: Some(image), tokens: &[1] }], &mut cache)?;
+                    own.decoder().step(
+                        &[Row {
+                            slot: 0,
+                            start: 0,
+                            image: Some(image),
+                            tokens: &[1],
+                        }],
+                        &mut cache,
+                    )?;
                     let start = cache.len(0);
                     median_ms(repeats, || {
-                        let states = own.decoder().step(&[Row { slot: 0, start, image: None, tokens: &[2] }], &mut cache)?;
+                        let states = own.decoder().step(
+                            &[Row {
+                                slot: 0,
+                                start,
+                                image: None,
+                                tokens: &[2],
+                            }],
+                            &mut cache,
+                        )?;
                         if let Some(last) = states.last() {
                             black_box(own.logits(last)?.to_vec1::<f32>()?);
                         }
@@ -201,7 +319,11 @@ pub fn costs(policy: &Policy, contenders: &[Contender], image: &Tensor, repeats:
                     })?
                 }
                 None => median_ms(repeats, || {
-                    black_box(net.score(&pass, Regular::default())?.logits.to_vec1::<f32>()?);
+                    black_box(
+                        net.score(&pass, Regular::default())?
+                            .logits
+                            .to_vec1::<f32>()?,
+                    );
                     Ok(())
                 })?,
             },

@@ -31,15 +31,19 @@ const SPECIAL: [&str; 4] = ["<|pad|>", "<|user|>", "<|assistant|>", END];
 const CAPTION_PROMPTS: &str = include_str!("caption_prompts.txt");
 
 /// How questions begin: so that they, too, are whole words to the tokenizer.
-const QUESTION_PHRASES: &str = "is there a\nis there an\nare there any\nwhat color is the\nwhat color are the\nhow many\nwhat is the\nwhat are the\nwhere is the\nwho is\n\
-doing\nwearing\nYes.\nNo.\ndoes the\ncan you see\nphoto\nphotograph\npicture\nimage\nplease\nin the image?\nin the photo?\nin this picture?";
+const QUESTION_PHRASES: &str = "is there a\nis there an\nare there any\nwhat color is the\nwhat \
+                                color are the\nhow many\nwhat is the\nwhat are the\nwhere is \
+                                the\nwho is\n\
+doing\nwearing\nYes.\nNo.\ndoes the\ncan you see\nphoto\nphotograph\npicture\nimage\nplease\nin \
+the image?\nin the photo?\nin this picture?";
 
 /// The phrases that prompts are made of.
 pub fn prompt_phrases() -> impl Iterator<Item = &'static str> {
     CAPTION_PROMPTS.lines().chain(QUESTION_PHRASES.lines())
 }
 
-/// Returns `true` if a prompt is one of those that ask for a description of the whole image, or none at all, which asks for one too.
+/// Returns `true` if a prompt is one of those that ask for a description of the whole image, or
+/// none at all, which asks for one too.
 pub fn asks_for_description(prompt: &str) -> bool {
     let bare = |text: &str| text.trim().trim_end_matches(['.', '?', '!']).to_lowercase();
     let prompt = bare(prompt);
@@ -63,7 +67,9 @@ pub fn train_tokenizer(lines: &[String], vocab_size: usize) -> Result<Tokenizer,
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build()
         .into();
-    tokenizer.train(&mut trainer, lines.iter()).map_err(failed)?;
+    tokenizer
+        .train(&mut trainer, lines.iter())
+        .map_err(failed)?;
     Ok(tokenizer)
 }
 
@@ -78,43 +84,87 @@ pub struct Corpus<'a> {
 
 impl<'a> Corpus<'a> {
     /// A corpus in the given vocabulary and template.
-    pub fn new(tokenizer: &'a TextTokenizer, template: &'a ChatTemplate, questions: &'a QaBuilder<'a>, questions_per_image: usize) -> Self {
-        Self { tokenizer, template, questions, questions_per_image }
+    pub fn new(
+        tokenizer: &'a TextTokenizer,
+        template: &'a ChatTemplate,
+        questions: &'a QaBuilder<'a>,
+        questions_per_image: usize,
+    ) -> Self {
+        Self {
+            tokenizer,
+            template,
+            questions,
+            questions_per_image,
+        }
     }
 
     /// Tokens of a user's turn, up to where the answer begins.
-    pub fn prompt(tokenizer: &TextTokenizer, template: &ChatTemplate, text: &str) -> Result<Vec<u32>, TrainError> {
-        let message = Message { role: "user".into(), content: text.into() };
-        let prompt = template.render(&[message]).map_err(|e| TrainError::Run(e.to_string()))?;
-        tokenizer.encode(&prompt).map_err(|e| TrainError::Run(e.to_string()))
+    pub fn prompt(
+        tokenizer: &TextTokenizer,
+        template: &ChatTemplate,
+        text: &str,
+    ) -> Result<Vec<u32>, TrainError> {
+        let message = Message {
+            role: "user".into(),
+            content: text.into(),
+        };
+        let prompt = template
+            .render(&[message])
+            .map_err(|e| TrainError::Run(e.to_string()))?;
+        tokenizer
+            .encode(&prompt)
+            .map_err(|e| TrainError::Run(e.to_string()))
     }
 
     /// A sentence and the token that ends it.
     pub fn answer(&self, text: &str) -> Result<Vec<u32>, TrainError> {
-        let mut tokens = self.tokenizer.encode(text).map_err(|e| TrainError::Run(e.to_string()))?;
+        let mut tokens = self
+            .tokenizer
+            .encode(text)
+            .map_err(|e| TrainError::Run(e.to_string()))?;
         tokens.push(self.tokenizer.eos());
         Ok(tokens)
     }
 
     /// A random way to ask for a description.
-    pub fn caption_prompt(tokenizer: &TextTokenizer, template: &ChatTemplate, rng: &mut impl Rng) -> Result<Vec<u32>, TrainError> {
+    pub fn caption_prompt(
+        tokenizer: &TextTokenizer,
+        template: &ChatTemplate,
+        rng: &mut impl Rng,
+    ) -> Result<Vec<u32>, TrainError> {
         let prompts: Vec<&str> = CAPTION_PROMPTS.lines().collect();
-        Self::prompt(tokenizer, template, prompts.choose(rng).copied().unwrap_or_default())
+        Self::prompt(
+            tokenizer,
+            template,
+            prompts.choose(rng).copied().unwrap_or_default(),
+        )
     }
 
-    /// All captions behind one request for a description, and some questions; the choice is a function of `seed`.
+    /// All captions behind one request for a description, and some questions; the choice is a
+    /// function of `seed`.
     pub fn row(&self, image: &Image, seed: u64) -> Result<TextRow, TrainError> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let prompt = Self::caption_prompt(self.tokenizer, self.template, &mut rng)?;
         let mut branches = Vec::new();
         for caption in &image.captions {
-            branches.push(Branch { after_prompt: true, tokens: self.answer(&normalize_caption(caption))?, learn_from: 0 });
+            branches.push(Branch {
+                after_prompt: true,
+                tokens: self.answer(&normalize_caption(caption))?,
+                learn_from: 0,
+            });
         }
-        for qa in self.questions.pairs(image, &mut rng, self.questions_per_image) {
+        for qa in self
+            .questions
+            .pairs(image, &mut rng, self.questions_per_image)
+        {
             let mut tokens = Self::prompt(self.tokenizer, self.template, &qa.question)?;
             let learn_from = tokens.len();
             tokens.extend(self.answer(&qa.answer)?);
-            branches.push(Branch { after_prompt: false, tokens, learn_from });
+            branches.push(Branch {
+                after_prompt: false,
+                tokens,
+                learn_from,
+            });
         }
         Ok(TextRow { prompt, branches })
     }

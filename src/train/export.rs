@@ -23,7 +23,8 @@ pub const CHAT_TEMPLATE: &str = include_str!("../vlm/chat_template.jinja");
 /// # Errors
 /// When the file cannot be read; the error names it.
 pub fn read_weights(file: &Path) -> Result<Tensors, TrainError> {
-    Ok(candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| e.context(file.display().to_string()))?)
+    Ok(candle_core::safetensors::load(file, &Device::Cpu)
+        .map_err(|e| e.context(file.display().to_string()))?)
 }
 
 /// Writes weights in f16, as bundles hold them.
@@ -31,7 +32,10 @@ pub fn read_weights(file: &Path) -> Result<Tensors, TrainError> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_weights(file: &Path, tensors: Tensors) -> Result<(), TrainError> {
-    let half = tensors.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F16)?))).collect::<candle_core::Result<Tensors>>()?;
+    let half = tensors
+        .into_iter()
+        .map(|(k, t)| Ok((k, t.to_dtype(DType::F16)?)))
+        .collect::<candle_core::Result<Tensors>>()?;
     candle_core::safetensors::save(&half, file)?;
     Ok(())
 }
@@ -41,24 +45,33 @@ pub fn write_weights(file: &Path, tensors: Tensors) -> Result<(), TrainError> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<(), TrainError> {
-    let json = serde_json::to_vec_pretty(value).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
+    let json = serde_json::to_vec_pretty(value)
+        .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
     write_atomically(file, &json)
 }
 
-/// Copies what a bundle knows of images into `dir`, where it has a network for that: it reads the tower alone, which no training changes.
+/// Copies what a bundle knows of images into `dir`, where it has a network for that: it reads the
+/// tower alone, which no training changes.
 ///
 /// # Errors
 /// When there is no such bundle, or a file cannot be written.
 pub fn copy_evidence(bundle: &str, dir: &Path) -> Result<(), TrainError> {
     let failed = |e: BundleError| TrainError::Run(e.to_string());
     let files = Bundle::files(bundle).map_err(failed)?;
-    for file in [WEIGHTS_FILE, CONFIG_FILE].into_iter().filter(|file| files.iter().any(|name| name == file)) {
-        write_atomically(&dir.join(file), &Bundle::file(bundle, file).map_err(failed)?)?;
+    for file in [WEIGHTS_FILE, CONFIG_FILE]
+        .into_iter()
+        .filter(|file| files.iter().any(|name| name == file))
+    {
+        write_atomically(
+            &dir.join(file),
+            &Bundle::file(bundle, file).map_err(failed)?,
+        )?;
     }
     Ok(())
 }
 
-/// Writes a bundle without scorers: `tower` as a weights file of its own or a bundle's has it, `language` the projector's and decoder's weights.
+/// Writes a bundle without scorers: `tower` as a weights file of its own or a bundle's has it,
+/// `language` the projector's and decoder's weights.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -73,8 +86,18 @@ pub fn write_policy(
 ) -> Result<(), TrainError> {
     fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
     let is_tower = |name: &str| !name.starts_with("connector.") && !name.starts_with("decoder.");
-    let named = |name: String| if name.starts_with(Tower::PREFIX) { name } else { format!("{}{name}", Tower::PREFIX) };
-    let mut weights: Tensors = tower.into_iter().filter(|(k, _)| is_tower(k)).map(|(k, t)| (named(k), t)).collect();
+    let named = |name: String| {
+        if name.starts_with(Tower::PREFIX) {
+            name
+        } else {
+            format!("{}{name}", Tower::PREFIX)
+        }
+    };
+    let mut weights: Tensors = tower
+        .into_iter()
+        .filter(|(k, _)| is_tower(k))
+        .map(|(k, t)| (named(k), t))
+        .collect();
     weights.extend(language);
     write_weights(&dir.join("model.safetensors"), weights)?;
     write_atomically(&dir.join("tokenizer.json"), tokenizer)?;
@@ -94,5 +117,7 @@ pub fn write_policy(
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }

@@ -23,7 +23,8 @@ use crate::vlm::{
     vision::efficientnet_lite::EfficientNetLite,
 };
 
-/// How an image may be seen in training: as it is and mirrored, and a part of it in the same two ways.
+/// How an image may be seen in training: as it is and mirrored, and a part of it in the same two
+/// ways.
 pub const VIEWS: usize = 4;
 
 /// Width and height of that part, as a share of the image's.
@@ -49,7 +50,10 @@ impl Crop {
     fn cut(&self, image: &RgbImage) -> RgbImage {
         let pixels = |begin: f64, length: f64, side: u32| {
             let first = ((begin * f64::from(side)).round() as u32).min(side.saturating_sub(1));
-            (first, ((length * f64::from(side)).round() as u32).clamp(1, side - first))
+            (
+                first,
+                ((length * f64::from(side)).round() as u32).clamp(1, side - first),
+            )
         };
         let (x, width) = pixels(self.rect.left, self.rect.width, image.width());
         let (y, height) = pixels(self.rect.top, self.rect.height, image.height());
@@ -64,8 +68,9 @@ impl Crop {
 /// Features of all views of an image, which has a number.
 type Encode<'a> = dyn Fn(usize, &RgbImage) -> CandleResult<Tensor> + Sync + 'a;
 
-/// Features `(image_tokens, channels)` of every view of every image, in f16 and on disk: a training reads a batch of them at a time, and the operating system keeps
-/// what there is room for, once for all trainings.
+/// Features `(image_tokens, channels)` of every view of every image, in f16 and on disk: a training
+/// reads a batch of them at a time, and the operating system keeps what there is room for, once for
+/// all trainings.
 pub struct Features {
     files: Vec<Arc<File>>,
     /// Each image's file, and the first byte of its first view there.
@@ -75,27 +80,43 @@ pub struct Features {
 }
 
 impl Features {
-    /// Encodes the first `views` of [`VIEWS`] of each of `images` into the file `cache`, unless an earlier run over the same images left it.
+    /// Encodes the first `views` of [`VIEWS`] of each of `images` into the file `cache`, unless an
+    /// earlier run over the same images left it.
     ///
     /// # Errors
     /// When an image cannot be read: the error names it; or the file cannot be written.
-    pub fn compute(images: &[Image], views: usize, tower: &Tower, workers: &Workers, cache: &Path) -> Result<Self, TrainError> {
+    pub fn compute(
+        images: &[Image],
+        views: usize,
+        tower: &Tower,
+        workers: &Workers,
+        cache: &Path,
+    ) -> Result<Self, TrainError> {
         let Tower { net, digest } = tower;
         let key = fingerprint(images, &views.to_le_bytes(), digest);
         let encode = |i: usize, image: &RgbImage| {
             let mut out = Vec::new();
             for view in 0..views {
-                let cropped = (view >= 2).then(|| crop(image, &mut SmallRng::seed_from_u64(i as u64)));
+                let cropped =
+                    (view >= 2).then(|| crop(image, &mut SmallRng::seed_from_u64(i as u64)));
                 let seen = cropped.as_ref().unwrap_or(image);
                 let flipped = (view % 2 == 1).then(|| image::imageops::flip_horizontal(seen));
                 out.push(features_of(flipped.as_ref().unwrap_or(seen), net)?);
             }
             Tensor::cat(&out, 0)
         };
-        Self::cached(images, views, (net.tokens(), net.channels()), &encode, workers, (&key, cache))
+        Self::cached(
+            images,
+            views,
+            (net.tokens(), net.channels()),
+            &encode,
+            workers,
+            (&key, cache),
+        )
     }
 
-    /// Mean features `(1, channels)` of crops of images, as many of each: a crop of `crops` for every view, which [`batch`](Self::batch) names by its number.
+    /// Mean features `(1, channels)` of crops of images, as many of each: a crop of `crops` for
+    /// every view, which [`batch`](Self::batch) names by its number.
     ///
     /// # Errors
     /// As [`compute`](Self::compute).
@@ -109,14 +130,26 @@ impl Features {
         let Tower { net, digest } = tower;
         let each = crops.first().map_or(0, Vec::len);
         if crops.len() != images.len() || crops.iter().any(|crops| crops.len() != each) {
-            return Err(TrainError::Run("expected as many crops of one image as of another".into()));
+            return Err(TrainError::Run(
+                "expected as many crops of one image as of another".into(),
+            ));
         }
         let key = fingerprint(images, format!("{crops:?}").as_bytes(), digest);
         let encode = |i: usize, image: &RgbImage| {
-            let means = crops[i].iter().map(|crop| features_of(&crop.cut(image), net)?.mean(0)).collect::<CandleResult<Vec<_>>>()?;
+            let means = crops[i]
+                .iter()
+                .map(|crop| features_of(&crop.cut(image), net)?.mean(0))
+                .collect::<CandleResult<Vec<_>>>()?;
             Tensor::cat(&means, 0)
         };
-        Self::cached(images, each, (1, net.channels()), &encode, workers, (&key, cache))
+        Self::cached(
+            images,
+            each,
+            (1, net.channels()),
+            &encode,
+            workers,
+            (&key, cache),
+        )
     }
 
     /// Reads features from a file, or encodes them into it.
@@ -136,8 +169,15 @@ impl Features {
                 File::open(cache).map_err(TrainError::io(cache))?
             }
         };
-        let places = (0..images.len() as u64).map(|i| (0, HEAD + i * stride)).collect();
-        Ok(Self { files: vec![Arc::new(file)], places, shape, views })
+        let places = (0..images.len() as u64)
+            .map(|i| (0, HEAD + i * stride))
+            .collect();
+        Ok(Self {
+            files: vec![Arc::new(file)],
+            places,
+            shape,
+            views,
+        })
     }
 
     /// Adds those of other images behind these.
@@ -146,18 +186,33 @@ impl Features {
     /// When they are of another shape, or of another number of views.
     pub fn append(&mut self, other: Self) -> Result<(), TrainError> {
         if (self.shape, self.views) != (other.shape, other.views) {
-            return Err(TrainError::Run("features of two kinds cannot be joined".into()));
+            return Err(TrainError::Run(
+                "features of two kinds cannot be joined".into(),
+            ));
         }
         let before = self.files.len();
         self.files.extend(other.files);
-        self.places.extend(other.places.into_iter().map(|(file, first)| (before + file, first)));
+        self.places.extend(
+            other
+                .places
+                .into_iter()
+                .map(|(file, first)| (before + file, first)),
+        );
         Ok(())
     }
 
     /// Those of some images, each as it is: without other views.
     pub fn plain(&self, images: &[usize]) -> Self {
-        let places = images.iter().filter_map(|&image| self.places.get(image).copied()).collect();
-        Self { files: self.files.clone(), places, shape: self.shape, views: 1 }
+        let places = images
+            .iter()
+            .filter_map(|&image| self.places.get(image).copied())
+            .collect();
+        Self {
+            files: self.files.clone(),
+            places,
+            shape: self.shape,
+            views: 1,
+        }
     }
 
     /// Number of images.
@@ -188,7 +243,10 @@ impl Features {
                 candle_core::bail!("there are no features of image {image} in view {view}");
             };
             self.files[file].read_exact_at(&mut bytes, first + 2 * (view * size) as u64)?;
-            stored.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(x, b)| *x = f16::from_le_bytes([b[0], b[1]]));
+            stored
+                .iter_mut()
+                .zip(bytes.chunks_exact(2))
+                .for_each(|(x, b)| *x = f16::from_le_bytes([b[0], b[1]]));
             stored.convert_to_f32_slice(out);
         }
         Tensor::from_vec(out, (which.len(), self.shape.0, self.shape.1), &Device::Cpu)
@@ -204,9 +262,16 @@ fn stored(cache: &Path, key: &[u8; 32], bytes: u64) -> Option<File> {
 }
 
 /// Encodes images piece by piece into a file that takes its name when it is complete.
-fn write(images: &[Image], encode: &Encode<'_>, workers: &Workers, key: &[u8; 32], cache: &Path) -> Result<(), TrainError> {
+fn write(
+    images: &[Image],
+    encode: &Encode<'_>,
+    workers: &Workers,
+    key: &[u8; 32],
+    cache: &Path,
+) -> Result<(), TrainError> {
     let bar = ProgressBar::new(images.len() as u64).with_style(
-        ProgressStyle::with_template("encoding photographs {bar:40} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ProgressStyle::with_template("encoding photographs {bar:40} {pos}/{len} {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let fresh = cache.with_extension("new");
     let mut out = BufWriter::new(File::create(&fresh).map_err(TrainError::io(&fresh))?);
@@ -216,13 +281,18 @@ fn write(images: &[Image], encode: &Encode<'_>, workers: &Workers, key: &[u8; 32
         let encoded = workers.map(piece, |&(i, image)| {
             bar.inc(1);
             let features = || {
-                let features = encode(i, &decoded(image)?)?.flatten_all()?.to_vec1::<f32>()?;
-                Ok::<Vec<f16>, candle_core::Error>(features.into_iter().map(f16::from_f32).collect())
+                let features = encode(i, &decoded(image)?)?
+                    .flatten_all()?
+                    .to_vec1::<f32>()?;
+                Ok::<Vec<f16>, candle_core::Error>(
+                    features.into_iter().map(f16::from_f32).collect(),
+                )
             };
             features().map_err(|e| e.context(format!("image {}", image.path.display())))
         })?;
         for x in encoded.into_iter().flatten() {
-            out.write_all(&x.to_le_bytes()).map_err(TrainError::io(&fresh))?;
+            out.write_all(&x.to_le_bytes())
+                .map_err(TrainError::io(&fresh))?;
         }
     }
     out.flush().map_err(TrainError::io(&fresh))?;
@@ -231,12 +301,14 @@ fn write(images: &[Image], encode: &Encode<'_>, workers: &Workers, key: &[u8; 32
 }
 
 fn decoded(image: &Image) -> CandleResult<RgbImage> {
-    preprocess::decode(&fs::read(&image.path)?, &preprocess::ImageLimits::default()).map_err(candle_core::Error::wrap)
+    preprocess::decode(&fs::read(&image.path)?, &preprocess::ImageLimits::default())
+        .map_err(candle_core::Error::wrap)
 }
 
 /// Features `(image_tokens, channels)` of an image or a part of one.
 fn features_of(seen: &RgbImage, net: &EfficientNetLite) -> CandleResult<Tensor> {
-    let pixels = preprocess::to_pixels(seen, net.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
+    let pixels =
+        preprocess::to_pixels(seen, net.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
     net.forward(&pixels.unsqueeze(0)?)?.squeeze(0)
 }
 
@@ -245,11 +317,15 @@ fn crop(image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
     let share = rng.random_range(CROP);
     let inner = |side: u32| ((f64::from(side) * share).round() as u32).clamp(1, side);
     let (width, height) = (inner(image.width()), inner(image.height()));
-    let (x, y) = (rng.random_range(0..=image.width() - width), rng.random_range(0..=image.height() - height));
+    let (x, y) = (
+        rng.random_range(0..=image.width() - width),
+        rng.random_range(0..=image.height() - height),
+    );
     image::imageops::crop_imm(image, x, y, width, height).to_image()
 }
 
-/// Names and sizes of the files, their views and the tower: enough to notice that a cache belongs to other data.
+/// Names and sizes of the files, their views and the tower: enough to notice that a cache belongs
+/// to other data.
 fn fingerprint(images: &[Image], views: &[u8], tower: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(views);
@@ -269,13 +345,27 @@ mod tests {
     fn a_crop_is_the_part_of_an_image_that_its_shares_say() {
         let image = RgbImage::from_fn(8, 4, |x, y| image::Rgb([x as u8, y as u8, 0]));
         let crop = |left, top, width, height, is_mirrored| {
-            let part = Crop { rect: Rect { left, top, width, height }, is_mirrored }.cut(&image);
-            let [first, last] = [(0, 0), (part.width() - 1, part.height() - 1)].map(|(x, y)| (part[(x, y)][0], part[(x, y)][1]));
+            let part = Crop {
+                rect: Rect {
+                    left,
+                    top,
+                    width,
+                    height,
+                },
+                is_mirrored,
+            }
+            .cut(&image);
+            let [first, last] = [(0, 0), (part.width() - 1, part.height() - 1)]
+                .map(|(x, y)| (part[(x, y)][0], part[(x, y)][1]));
             (part.dimensions(), first, last)
         };
         assert_eq!(crop(0.0, 0.0, 1.0, 1.0, false), ((8, 4), (0, 0), (7, 3)));
         assert_eq!(crop(0.25, 0.5, 0.5, 0.5, false), ((4, 2), (2, 2), (5, 3)));
         assert_eq!(crop(0.25, 0.5, 0.5, 0.5, true), ((4, 2), (5, 2), (2, 3)));
-        assert_eq!(crop(1.0, 1.0, 0.0, 0.5, false), ((1, 1), (7, 3), (7, 3)), "never empty, never outside");
+        assert_eq!(
+            crop(1.0, 1.0, 0.0, 0.5, false),
+            ((1, 1), (7, 3), (7, 3)),
+            "never empty, never outside"
+        );
     }
 }

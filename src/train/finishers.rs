@@ -1,4 +1,5 @@
-//! The last step of rewards, as a bundle serves them, for texts that were scored in a training or an evaluation.
+//! The last step of rewards, as a bundle serves them, for texts that were scored in a training or
+//! an evaluation.
 
 use std::sync::Arc;
 
@@ -20,29 +21,58 @@ pub struct Finishers {
 }
 
 impl Finishers {
-    /// For the images that `features` are of; `None` where the policy's bundle has no evidence of what images show.
+    /// For the images that `features` are of; `None` where the policy's bundle has no evidence of
+    /// what images show.
     ///
     /// # Errors
     /// When the bundle's files do not fit, or features cannot be read.
     pub fn open(policy: &Policy, features: &Features) -> Result<Option<Self>, TrainError> {
-        let Some(evidence) = Bundle::evidence_of(&policy.name).map_err(|e| TrainError::Run(e.to_string()))? else { return Ok(None) };
+        let Some(evidence) =
+            Bundle::evidence_of(&policy.name).map_err(|e| TrainError::Run(e.to_string()))?
+        else {
+            return Ok(None);
+        };
         let of = |i: usize| evidence.of(&features.batch(&[(i, 0)])?.squeeze(0)?);
-        let images = (0..features.len()).map(of).collect::<candle_core::Result<_>>()?;
-        Ok(Some(Self { evidence: Arc::new(evidence), images }))
+        let images = (0..features.len())
+            .map(of)
+            .collect::<candle_core::Result<_>>()?;
+        Ok(Some(Self {
+            evidence: Arc::new(evidence),
+            images,
+        }))
     }
 
     /// Turns a contender's rewards of a text into those that are served.
     ///
     /// # Errors
     /// When the text is of another image, or cannot be cut into tokens.
-    pub fn finish(&self, text: &mut ScoredText, contender: usize, writer: WrittenBy, policy: &Policy) -> Result<(), TrainError> {
-        let failed = |e: &dyn std::fmt::Display| TrainError::Run(format!("image {}: {e}", text.image));
-        let image = self.images.get(text.image).ok_or_else(|| failed(&"there is no evidence of it"))?;
-        let tokens = policy.tokenizer.encode(&text.text.text).map_err(|e| failed(&e))?;
+    pub fn finish(
+        &self,
+        text: &mut ScoredText,
+        contender: usize,
+        writer: WrittenBy,
+        policy: &Policy,
+    ) -> Result<(), TrainError> {
+        let failed =
+            |e: &dyn std::fmt::Display| TrainError::Run(format!("image {}: {e}", text.image));
+        let image = self
+            .images
+            .get(text.image)
+            .ok_or_else(|| failed(&"there is no evidence of it"))?;
+        let tokens = policy
+            .tokenizer
+            .encode(&text.text.text)
+            .map_err(|e| failed(&e))?;
         let rewards = std::mem::take(&mut text.scores[contender]);
-        let mut scored = Scored { rewards, log_probabilities: text.log_probabilities.clone() };
+        let mut scored = Scored {
+            rewards,
+            log_probabilities: text.log_probabilities.clone(),
+        };
         let finisher = Finisher::new(Arc::clone(&self.evidence), image.clone(), writer);
-        finisher.finish_scored(tokens.iter().map(|&token| policy.tokenizer.bytes(token)), &mut scored);
+        finisher.finish_scored(
+            tokens.iter().map(|&token| policy.tokenizer.bytes(token)),
+            &mut scored,
+        );
         text.scores[contender] = scored.rewards;
         Ok(())
     }

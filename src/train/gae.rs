@@ -1,4 +1,5 @@
-//! Generalised advantage estimation (Schulman et al., ICLR 2016, <https://arxiv.org/abs/1506.02438>) and whitening, over the tokens of one answer.
+//! Generalised advantage estimation (Schulman et al., ICLR 2016,
+//! <https://arxiv.org/abs/1506.02438>) and whitening, over the tokens of one answer.
 
 /// Discount and trace decay.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -10,8 +11,8 @@ pub struct Gae {
 }
 
 impl Gae {
-    /// Advantages and returns of one answer, a token each: `rewards[t]` is what token `t` earned, `values[t]` what was expected before it was written. Nothing
-    /// follows the last token.
+    /// Advantages and returns of one answer, a token each: `rewards[t]` is what token `t` earned,
+    /// `values[t]` what was expected before it was written. Nothing follows the last token.
     ///
     /// `δ_t = r_t + γ V_{t+1} - V_t`, `A_t = δ_t + γ λ A_{t+1}`, and the return is `A_t + V_t`.
     pub fn advantages(&self, rewards: &[f32], values: &[f32]) -> (Vec<f32>, Vec<f32>) {
@@ -27,9 +28,17 @@ impl Gae {
     }
 }
 
-/// Gives the values under the mask mean 0 and variance 1 (unbiased, as TRL's `masked_whiten`); the others become 0. Fewer than two stay as they are.
+/// Gives the values under the mask mean 0 and variance 1 (unbiased, as TRL's `masked_whiten`); the
+/// others become 0. Fewer than two stay as they are.
 pub fn whiten(values: &mut [f32], mask: &[bool]) {
-    let taken = |values: &[f32]| -> Vec<f64> { values.iter().zip(mask).filter(|(_, m)| **m).map(|(v, _)| f64::from(*v)).collect() };
+    let taken = |values: &[f32]| -> Vec<f64> {
+        values
+            .iter()
+            .zip(mask)
+            .filter(|(_, m)| **m)
+            .map(|(v, _)| f64::from(*v))
+            .collect()
+    };
     let of = taken(values);
     if of.len() < 2 {
         return;
@@ -38,7 +47,11 @@ pub fn whiten(values: &mut [f32], mask: &[bool]) {
     let variance = of.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (of.len() - 1) as f64;
     let scale = (variance + 1e-8).sqrt().recip();
     for (value, &taken) in values.iter_mut().zip(mask) {
-        *value = if taken { ((f64::from(*value) - mean) * scale) as f32 } else { 0.0 };
+        *value = if taken {
+            ((f64::from(*value) - mean) * scale) as f32
+        } else {
+            0.0
+        };
     }
 }
 
@@ -47,19 +60,30 @@ mod tests {
     use super::*;
     use crate::train::losses::tests::reference;
 
-    const GAE: Gae = Gae { gamma: 1.0, lambda: 0.95 };
+    const GAE: Gae = Gae {
+        gamma: 1.0,
+        lambda: 0.95,
+    };
 
     #[test]
     fn without_decay_the_advantage_is_the_return_minus_the_value() {
         let (rewards, values) = ([0.0, 1.0, 0.0, -2.0], [0.5, 0.25, -1.0, 3.0]);
-        let (advantages, returns) = Gae { gamma: 1.0, lambda: 1.0 }.advantages(&rewards, &values);
+        let (advantages, returns) = Gae {
+            gamma: 1.0,
+            lambda: 1.0,
+        }
+        .advantages(&rewards, &values);
         assert_eq!(returns, [-1.0, -1.0, -2.0, -2.0]);
         assert_eq!(advantages, [-1.5, -1.25, -1.0, -5.0]);
     }
 
     #[test]
     fn with_full_decay_it_is_one_steps_temporal_difference() {
-        let (advantages, _) = Gae { gamma: 0.5, lambda: 0.0 }.advantages(&[1.0, 2.0, 3.0], &[4.0, 6.0, 8.0]);
+        let (advantages, _) = Gae {
+            gamma: 0.5,
+            lambda: 0.0,
+        }
+        .advantages(&[1.0, 2.0, 3.0], &[4.0, 6.0, 8.0]);
         assert_eq!(advantages, [1.0 + 3.0 - 4.0, 2.0 + 4.0 - 6.0, 3.0 - 8.0]);
     }
 
@@ -68,7 +92,8 @@ mod tests {
         let found = reference();
         let mut all = Vec::new();
         for sequence in found.sequences() {
-            let (advantages, returns) = GAE.advantages(&sequence.of("rewards"), &sequence.of("values"));
+            let (advantages, returns) =
+                GAE.advantages(&sequence.of("rewards"), &sequence.of("values"));
             sequence.assert_close("returns", &returns);
             all.extend(advantages);
         }
@@ -82,7 +107,10 @@ mod tests {
         let mut values = [1.0, 100.0, 3.0];
         whiten(&mut values, &[true, false, true]);
         let want = 0.5f32.sqrt();
-        assert!((values[0] + want).abs() < 1e-6 && values[1] == 0.0 && (values[2] - want).abs() < 1e-6, "{values:?}");
+        assert!(
+            (values[0] + want).abs() < 1e-6 && values[1] == 0.0 && (values[2] - want).abs() < 1e-6,
+            "{values:?}"
+        );
         let mut alone = [5.0];
         whiten(&mut alone, &[true]);
         assert_eq!(alone, [5.0]);

@@ -1,6 +1,8 @@
-//! Texts whose truth is known, scored by contenders: what `candor eval reward` and the calibration look at.
+//! Texts whose truth is known, scored by contenders: what `candor eval reward` and the calibration
+//! look at.
 //!
-//! The development split's images are dealt out in turn: the first, third, ... tune (calibration, thresholds, choices), the second, fourth, ... report.
+//! The development split's images are dealt out in turn: the first, third, ... tune (calibration,
+//! thresholds, choices), the second, fourth, ... report.
 
 use std::{ops::Range, path::Path};
 
@@ -44,7 +46,11 @@ pub enum Half {
 impl Half {
     /// The half of image number `image` of the split.
     pub fn of(image: usize) -> Self {
-        if image.is_multiple_of(2) { Self::Tune } else { Self::Report }
+        if image.is_multiple_of(2) {
+            Self::Tune
+        } else {
+            Self::Report
+        }
     }
 }
 
@@ -72,13 +78,26 @@ pub struct ScoredText {
 impl ScoredText {
     /// Returns `true` if token number `token` is a yes or no that answers a question.
     pub fn is_yes_or_no(&self, token: usize) -> bool {
-        let said = self.tokens.get(token).and_then(|range| self.text.text.get(range.clone()));
-        token == 0 && self.question.is_some() && said.is_some_and(|said| ["yes", "no"].iter().any(|word| said.eq_ignore_ascii_case(word)))
+        let said = self
+            .tokens
+            .get(token)
+            .and_then(|range| self.text.text.get(range.clone()));
+        token == 0
+            && self.question.is_some()
+            && said.is_some_and(|said| {
+                ["yes", "no"]
+                    .iter()
+                    .any(|word| said.eq_ignore_ascii_case(word))
+            })
     }
 
     /// The contender's score of a range: that of its worst token.
     pub fn worst(&self, contender: usize, range: &Range<usize>) -> Option<f32> {
-        let hits = self.tokens.iter().zip(&self.scores[contender]).filter(|(own, _)| own.start < range.end && range.start < own.end);
+        let hits = self
+            .tokens
+            .iter()
+            .zip(&self.scores[contender])
+            .filter(|(own, _)| own.start < range.end && range.start < own.end);
         hits.map(|(_, score)| *score).min_by(f32::total_cmp)
     }
 
@@ -86,16 +105,36 @@ impl ScoredText {
     pub fn ranges(&self, contender: usize) -> impl Iterator<Item = (Range<usize>, Scored)> + '_ {
         self.text.ranges.iter().filter_map(move |(range, good)| {
             let reward = self.worst(contender, range)?;
-            Some((range.clone(), Scored { reward, good: (*good)?, image: self.image as u32 }))
+            Some((
+                range.clone(),
+                Scored {
+                    reward,
+                    good: (*good)?,
+                    image: self.image as u32,
+                },
+            ))
         })
     }
 
-    /// Every word that claims something and whose truth is known: its text, the score of its worst token and whether it is grounded.
+    /// Every word that claims something and whose truth is known: its text, the score of its worst
+    /// token and whether it is grounded.
     pub fn claims(&self, contender: usize) -> impl Iterator<Item = (f32, bool)> + '_ {
         let mut words: Vec<(Range<usize>, f32, Option<bool>)> = Vec::new();
-        for ((range, label), &score) in self.tokens.iter().zip(&self.labels).zip(&self.scores[contender]) {
-            let letters = self.text.text.get(range.clone()).is_some_and(|piece| piece.starts_with(char::is_alphanumeric));
-            match words.last_mut().filter(|(word, ..)| letters && word.end == range.start) {
+        for ((range, label), &score) in self
+            .tokens
+            .iter()
+            .zip(&self.labels)
+            .zip(&self.scores[contender])
+        {
+            let letters = self
+                .text
+                .text
+                .get(range.clone())
+                .is_some_and(|piece| piece.starts_with(char::is_alphanumeric));
+            match words
+                .last_mut()
+                .filter(|(word, ..)| letters && word.end == range.start)
+            {
                 Some((word, lowest, good)) => {
                     word.end = range.end;
                     *lowest = lowest.min(score);
@@ -104,8 +143,11 @@ impl ScoredText {
                 None => words.push((range.clone(), score, *label)),
             }
         }
-        let claims = |word: &str| word.starts_with(char::is_alphanumeric) && !is_function_word(word);
-        words.into_iter().filter_map(move |(word, score, good)| Some((score, good?)).filter(|_| claims(&self.text.text[word])))
+        let claims =
+            |word: &str| word.starts_with(char::is_alphanumeric) && !is_function_word(word);
+        words.into_iter().filter_map(move |(word, score, good)| {
+            Some((score, good?)).filter(|_| claims(&self.text.text[word]))
+        })
     }
 
     /// Every token whose truth is known.
@@ -114,7 +156,16 @@ impl ScoredText {
             .iter()
             .zip(&self.labels)
             .zip(&self.scores[contender])
-            .filter_map(|((range, label), &reward)| Some((range.clone(), Scored { reward, good: (*label)?, image: self.image as u32 })))
+            .filter_map(|((range, label), &reward)| {
+                Some((
+                    range.clone(),
+                    Scored {
+                        reward,
+                        good: (*label)?,
+                        image: self.image as u32,
+                    },
+                ))
+            })
     }
 }
 
@@ -137,25 +188,53 @@ pub(super) type About = Vec<(Said, Option<Kind>)>;
 type Texts = Vec<About>;
 
 impl Judged {
-    /// Lets the policy describe and answer, perturbs what people wrote, and scores all of it; a function of `seed`.
+    /// Lets the policy describe and answer, perturbs what people wrote, and scores all of it; a
+    /// function of `seed`.
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn of_dev(setup: &Setup, features: &Features, contenders: &[Contender], seed: u64) -> Result<Self, TrainError> {
-        Self::of_some(setup, features, contenders, seed, &(0..setup.data.dev.len()).collect::<Vec<_>>())
+    pub fn of_dev(
+        setup: &Setup,
+        features: &Features,
+        contenders: &[Contender],
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        Self::of_some(
+            setup,
+            features,
+            contenders,
+            seed,
+            &(0..setup.data.dev.len()).collect::<Vec<_>>(),
+        )
     }
 
-    /// The same with some of the development split's images, by their numbers; the others have no texts.
+    /// The same with some of the development split's images, by their numbers; the others have no
+    /// texts.
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn of_some(setup: &Setup, features: &Features, contenders: &[Contender], seed: u64, which: &[usize]) -> Result<Self, TrainError> {
+    pub fn of_some(
+        setup: &Setup,
+        features: &Features,
+        contenders: &[Contender],
+        seed: u64,
+        which: &[usize],
+    ) -> Result<Self, TrainError> {
         let perturber = Perturber::new(&setup.data.train);
-        let images: &[Image] = &which.iter().map(|&i| setup.data.dev[i].clone()).collect::<Vec<_>>();
+        let images: &[Image] = &which
+            .iter()
+            .map(|&i| setup.data.dev[i].clone())
+            .collect::<Vec<_>>();
         let features = &features.plain(which);
-        let captions: Texts =
-            own_captions(setup, images, features, 0.0, seed)?.into_iter().map(|(_, text)| vec![(text.into(), None)]).collect();
-        let ask = Asking { n: QUESTIONS, temperature: 0.0, seed };
+        let captions: Texts = own_captions(setup, images, features, 0.0, seed)?
+            .into_iter()
+            .map(|(_, text)| vec![(text.into(), None)])
+            .collect();
+        let ask = Asking {
+            n: QUESTIONS,
+            temperature: 0.0,
+            seed,
+        };
         let mut questions = Vec::new();
         let answered = own_answers(setup, images, features, perturber.stats(), ask)?;
         let mut judge = |(answer, qa): (String, Qa)| {
@@ -164,36 +243,63 @@ impl Judged {
             questions.push((qa, answer, right));
             (said, None)
         };
-        let answers: Texts = answered.into_iter().map(|of| of.into_iter().map(&mut judge).collect()).collect();
+        let answers: Texts = answered
+            .into_iter()
+            .map(|of| of.into_iter().map(&mut judge).collect())
+            .collect();
         let perturbed: Texts = images
             .iter()
             .enumerate()
             .map(|(i, image)| {
                 let mut rng = SmallRng::seed_from_u64(seed ^ (which[i] as u64 + 1));
                 let wrong = perturber.perturb(image, &[], &mut rng, &mut Tally::default());
-                let first = image.captions.first().map(|c| LabelledText::all_good(normalize_caption(c)));
-                let mut texts: Vec<(Said, Option<Kind>)> = first.into_iter().map(|text| (text.into(), None)).collect();
+                let first = image
+                    .captions
+                    .first()
+                    .map(|c| LabelledText::all_good(normalize_caption(c)));
+                let mut texts: Vec<(Said, Option<Kind>)> =
+                    first.into_iter().map(|text| (text.into(), None)).collect();
                 texts.extend(wrong.map(|p| (LabelledText::from(p.clone()).into(), Some(p.kind))));
                 texts
             })
             .collect();
         let score = |texts: &Texts| {
             let mut scored = score(setup, features, contenders, texts)?;
-            scored.iter_mut().for_each(|text| text.image = which[text.image]);
+            scored
+                .iter_mut()
+                .for_each(|text| text.image = which[text.image]);
             Ok::<_, TrainError>(scored)
         };
-        Ok(Self { perturbed: score(&perturbed)?, captions: score(&captions)?, answers: score(&answers)?, questions })
+        Ok(Self {
+            perturbed: score(&perturbed)?,
+            captions: score(&captions)?,
+            answers: score(&answers)?,
+            questions,
+        })
     }
 }
 
 impl Judged {
     /// Turns every raw score into a reward.
     pub fn calibrate(&mut self, calibrations: &[Calibration]) {
-        let own = self.captions.iter_mut().chain(&mut self.answers).map(|text| (text, false));
-        for (text, others) in self.perturbed.iter_mut().map(|text| (text, true)).chain(own) {
+        let own = self
+            .captions
+            .iter_mut()
+            .chain(&mut self.answers)
+            .map(|text| (text, false));
+        for (text, others) in self
+            .perturbed
+            .iter_mut()
+            .map(|text| (text, true))
+            .chain(own)
+        {
             let answers = text.is_yes_or_no(0);
             for (scores, calibration) in text.scores.iter_mut().zip(calibrations) {
-                let calibration = if others { calibration.of_others() } else { calibration };
+                let calibration = if others {
+                    calibration.of_others()
+                } else {
+                    calibration
+                };
                 for (i, (score, lp)) in scores.iter_mut().zip(&text.log_probabilities).enumerate() {
                     *score = calibration.of(answers && i == 0).reward(*score, *lp);
                 }
@@ -203,13 +309,27 @@ impl Judged {
 }
 
 impl Judged {
-    /// Turns one contender's [calibrated](Self::calibrate) rewards into those that are served with evidence of what the images show.
+    /// Turns one contender's [calibrated](Self::calibrate) rewards into those that are served with
+    /// evidence of what the images show.
     ///
     /// # Errors
     /// When a text cannot be cut into tokens.
-    pub fn finish(&mut self, contender: usize, finishers: &Finishers, setup: &Setup) -> Result<(), TrainError> {
-        let own = self.captions.iter_mut().chain(&mut self.answers).map(|text| (text, WrittenBy::Policy));
-        let mut all = self.perturbed.iter_mut().map(|text| (text, WrittenBy::Others)).chain(own);
+    pub fn finish(
+        &mut self,
+        contender: usize,
+        finishers: &Finishers,
+        setup: &Setup,
+    ) -> Result<(), TrainError> {
+        let own = self
+            .captions
+            .iter_mut()
+            .chain(&mut self.answers)
+            .map(|text| (text, WrittenBy::Policy));
+        let mut all = self
+            .perturbed
+            .iter_mut()
+            .map(|text| (text, WrittenBy::Others))
+            .chain(own);
         all.try_for_each(|(text, writer)| finishers.finish(text, contender, writer, &setup.policy))
     }
 }
@@ -223,20 +343,32 @@ pub fn dev_features(setup: &Setup, dir: &Path) -> Result<Features, TrainError> {
 }
 
 /// Scores what is said of each of the images that `features` are of.
-pub(super) fn score(setup: &Setup, features: &Features, contenders: &[Contender], texts: &[About]) -> Result<Vec<ScoredText>, TrainError> {
+pub(super) fn score(
+    setup: &Setup,
+    features: &Features,
+    contenders: &[Contender],
+    texts: &[About],
+) -> Result<Vec<ScoredText>, TrainError> {
     let images: Vec<usize> = (0..texts.len()).filter(|&i| !texts[i].is_empty()).collect();
     let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
     let policy = &setup.policy;
     let parts = setup.workers.map(&chunks, |chunk| {
-        let rows = chunk.iter().map(|&i| texts[i].iter().map(|(t, _)| t.clone()).collect()).collect();
+        let rows = chunk
+            .iter()
+            .map(|&i| texts[i].iter().map(|(t, _)| t.clone()).collect())
+            .collect();
         // The prompt that captions are asked for with by default.
         let (batch, _) = layout(policy, rows, None).map_err(candle_core::Error::wrap)?;
         let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
-        let (scores, log_probabilities) = contenders::score(policy, contenders, &features.batch(&views)?, &batch)?;
+        let (scores, log_probabilities) =
+            contenders::score(policy, contenders, &features.batch(&views)?, &batch)?;
         let (mut first, mut out) = (0, Vec::new());
         for &image in *chunk {
             for (Said { question, text, .. }, kind) in &texts[image] {
-                let tokens = policy.tokenizer.encode(&text.text).map_err(candle_core::Error::wrap)?;
+                let tokens = policy
+                    .tokenizer
+                    .encode(&text.text)
+                    .map_err(candle_core::Error::wrap)?;
                 let own = first..first + tokens.len();
                 first = own.end;
                 out.push(ScoredText {

@@ -8,7 +8,8 @@ use crate::{
     vlm::tokenizer::TextTokenizer,
 };
 
-/// A response with what is known about its parts. What no range covers has the label `rest`; `None` is unknown and never taken for good.
+/// A response with what is known about its parts. What no range covers has the label `rest`; `None`
+/// is unknown and never taken for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelledText {
     /// The response.
@@ -22,50 +23,99 @@ pub struct LabelledText {
 impl LabelledText {
     /// A text that is grounded throughout.
     pub fn all_good(text: String) -> Self {
-        Self { text, ranges: Vec::new(), rest: Some(true) }
+        Self {
+            text,
+            ranges: Vec::new(),
+            rest: Some(true),
+        }
     }
 
-    /// Returns what the references of its image say about a text that a model wrote: things that they name, or that what they name lets expect, are
-    /// grounded; things that they know nothing of are not; all other words are unknown.
+    /// Returns what the references of its image say about a text that a model wrote: things that
+    /// they name, or that what they name lets expect, are grounded; things that they know nothing
+    /// of are not; all other words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &References<'_>) -> Self {
-        Self::by_mention(text, lexicon, |mention| match references.supports(mention) {
-            Support::Named => Some(true),
-            Support::None => Some(false),
-            Support::Expected => None,
+        Self::by_mention(text, lexicon, |mention| {
+            match references.supports(mention) {
+                Support::Named => Some(true),
+                Support::None => Some(false),
+                Support::Expected => None,
+            }
         })
     }
 
-    /// A text whose mentions of things are grounded, or not, or unknown, as `truth` says; all other words are unknown.
-    pub fn by_mention(text: String, lexicon: &Lexicon, truth: impl Fn(&Mention) -> Option<bool>) -> Self {
+    /// A text whose mentions of things are grounded, or not, or unknown, as `truth` says; all other
+    /// words are unknown.
+    pub fn by_mention(
+        text: String,
+        lexicon: &Lexicon,
+        truth: impl Fn(&Mention) -> Option<bool>,
+    ) -> Self {
         let judged = |mention: Mention| truth(&mention).map(|good| (mention.range, Some(good)));
-        Self { ranges: lexicon.mentions(&text).into_iter().filter_map(judged).collect(), text, rest: None }
+        Self {
+            ranges: lexicon
+                .mentions(&text)
+                .into_iter()
+                .filter_map(judged)
+                .collect(),
+            text,
+            rest: None,
+        }
     }
 
     /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
     pub fn with_properties(mut self, judgement: &Judgement) -> Self {
-        self.ranges.extend(judgement.colours.iter().chain(&judgement.counts).map(|(range, good)| (range.clone(), Some(*good))));
+        self.ranges.extend(
+            judgement
+                .colours
+                .iter()
+                .chain(&judgement.counts)
+                .map(|(range, good)| (range.clone(), Some(*good))),
+        );
         self
     }
 
-    /// The label of some bytes. They belong to every range that they overlap; bad outweighs unknown, which outweighs good.
+    /// The label of some bytes. They belong to every range that they overlap; bad outweighs
+    /// unknown, which outweighs good.
     pub fn label(&self, own: &Range<usize>) -> Option<bool> {
-        let hits = self.ranges.iter().filter(|(r, _)| overlap(r, own)).map(|(_, good)| *good);
-        let weight = |good: &Option<bool>| [Some(true), None, Some(false)].iter().position(|g| g == good);
+        let hits = self
+            .ranges
+            .iter()
+            .filter(|(r, _)| overlap(r, own))
+            .map(|(_, good)| *good);
+        let weight = |good: &Option<bool>| {
+            [Some(true), None, Some(false)]
+                .iter()
+                .position(|g| g == good)
+        };
         hits.max_by_key(weight).unwrap_or(self.rest)
     }
 
-    /// One [label](Self::label) a token of `tokens`, whose bytes must make up the text. Tokens without bytes (the end) are unknown.
+    /// One [label](Self::label) a token of `tokens`, whose bytes must make up the text. Tokens
+    /// without bytes (the end) are unknown.
     pub fn token_labels(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<Option<bool>> {
-        self.token_ranges(tokenizer, tokens).map(|own| if own.is_empty() { None } else { self.label(&own) }).collect()
+        self.token_ranges(tokenizer, tokens)
+            .map(|own| {
+                if own.is_empty() {
+                    None
+                } else {
+                    self.label(&own)
+                }
+            })
+            .collect()
     }
 
     /// The bytes of each token in the text, without a leading space, which belongs to no word.
-    pub fn token_ranges(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> impl Iterator<Item = Range<usize>> {
+    pub fn token_ranges(
+        &self,
+        tokenizer: &TextTokenizer,
+        tokens: &[u32],
+    ) -> impl Iterator<Item = Range<usize>> {
         let mut end = 0;
         tokens.iter().map(move |&token| {
             let start = end;
             end += tokenizer.bytes(token).len();
-            start + usize::from(self.text.as_bytes().get(start) == Some(&b' ') && end > start + 1)..end
+            start + usize::from(self.text.as_bytes().get(start) == Some(&b' ') && end > start + 1)
+                ..end
         })
     }
 }
@@ -89,15 +139,27 @@ mod tests {
         let tokenizer = tokenizer();
         let text = "A dog runs with a frisbee.".to_owned();
         let at = text.find("frisbee").unwrap();
-        let labelled = LabelledText { ranges: vec![(at..at + 7, Some(false)), (2..5, Some(true)), (6..10, None)], rest: Some(true), text };
+        let labelled = LabelledText {
+            ranges: vec![(at..at + 7, Some(false)), (2..5, Some(true)), (6..10, None)],
+            rest: Some(true),
+            text,
+        };
         let mut tokens = tokenizer.encode(&labelled.text).unwrap();
         tokens.push(tokenizer.eos());
         let labels = labelled.token_labels(&tokenizer, &tokens);
         let said = |wanted: Option<bool>| -> String {
-            let of: Vec<u32> = tokens.iter().zip(&labels).filter(|(_, l)| **l == wanted).map(|(t, _)| *t).collect();
+            let of: Vec<u32> = tokens
+                .iter()
+                .zip(&labels)
+                .filter(|(_, l)| **l == wanted)
+                .map(|(t, _)| *t)
+                .collect();
             tokenizer.decode(&of)
         };
-        assert_eq!((said(Some(false)).trim(), said(Some(true)).trim()), ("frisbee", "A dog with a."));
+        assert_eq!(
+            (said(Some(false)).trim(), said(Some(true)).trim()),
+            ("frisbee", "A dog with a.")
+        );
         assert_eq!(said(None).trim(), "runs");
         assert_eq!(labels.last(), Some(&None));
     }
@@ -106,8 +168,13 @@ mod tests {
     fn a_model_is_judged_by_what_people_named() {
         let lexicon = Lexicon::shared();
         let references = References::new(lexicon, ["A puppy runs through snow.", "A dog plays."]);
-        let judged = LabelledText::judged("A dog runs with a frisbee.".into(), lexicon, &references);
-        let named: Vec<(&str, Option<bool>)> = judged.ranges.iter().map(|(r, good)| (&judged.text[r.clone()], *good)).collect();
+        let judged =
+            LabelledText::judged("A dog runs with a frisbee.".into(), lexicon, &references);
+        let named: Vec<(&str, Option<bool>)> = judged
+            .ranges
+            .iter()
+            .map(|(r, good)| (&judged.text[r.clone()], *good))
+            .collect();
         assert_eq!(named, [("dog", Some(true)), ("frisbee", Some(false))]);
     }
 }

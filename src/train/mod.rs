@@ -58,8 +58,11 @@ fn tell(text: impl std::fmt::Display) {
 
 /// The bar of a training loop.
 fn progress(total: usize, done: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {bar:40} step {pos}/{len}, {elapsed} gone, {eta} to go");
-    let bar = ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let style = ProgressStyle::with_template(
+        "{msg} {bar:40} step {pos}/{len}, {elapsed} gone, {eta} to go",
+    );
+    let bar = ProgressBar::new(total as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_position(done as u64);
     bar.reset_eta();
     bar

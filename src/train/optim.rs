@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Tensors;
 
-/// Hyper-parameters; the learning rate warms up linearly and falls along a cosine to `final_share` of its peak.
+/// Hyper-parameters; the learning rate warms up linearly and falls along a cosine to `final_share`
+/// of its peak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimConfig {
@@ -35,7 +36,8 @@ impl OptimConfig {
         if step < self.warmup_steps {
             return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
         }
-        let progress = (step - self.warmup_steps) as f64 / (total.saturating_sub(self.warmup_steps)).max(1) as f64;
+        let progress = (step - self.warmup_steps) as f64
+            / (total.saturating_sub(self.warmup_steps)).max(1) as f64;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
         self.learning_rate * (self.final_share + (1.0 - self.final_share) * cosine)
     }
@@ -49,7 +51,8 @@ struct Slot {
     average: Vec<f32>,
 }
 
-/// The optimiser: the variables of a [`VarMap`] in the order of their names, with their moments and averages.
+/// The optimiser: the variables of a [`VarMap`] in the order of their names, with their moments and
+/// averages.
 pub struct AdamW {
     config: OptimConfig,
     slots: Vec<Slot>,
@@ -60,9 +63,18 @@ impl AdamW {
     pub fn new(vars: &VarMap, config: OptimConfig) -> Result<Self> {
         let slots = named_vars(vars).into_iter().map(|(name, var)| {
             let average = var.flatten_all()?.to_vec1::<f32>()?;
-            Ok(Slot { name, first: vec![0.0; average.len()], second: vec![0.0; average.len()], average, var })
+            Ok(Slot {
+                name,
+                first: vec![0.0; average.len()],
+                second: vec![0.0; average.len()],
+                average,
+                var,
+            })
         });
-        Ok(Self { config, slots: slots.collect::<Result<_>>()? })
+        Ok(Self {
+            config,
+            slots: slots.collect::<Result<_>>()?,
+        })
     }
 
     /// The variables, in the order in which [`Self::step`] wants their gradients.
@@ -70,39 +82,79 @@ impl AdamW {
         self.slots.iter().map(|s| s.var.clone()).collect()
     }
 
-    /// Clips `gradients` and applies step number `step` (from 0) of `total`. Returns the gradient's norm before clipping.
+    /// Clips `gradients` and applies step number `step` (from 0) of `total`. Returns the gradient's
+    /// norm before clipping.
     pub fn step(&mut self, mut gradients: Vec<Vec<f32>>, step: usize, total: usize) -> Result<f64> {
-        let norm = gradients.par_iter().map(|g| g.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>()).collect::<Vec<_>>();
+        let norm = gradients
+            .par_iter()
+            .map(|g| g.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>())
+            .collect::<Vec<_>>();
         let norm = norm.iter().sum::<f64>().sqrt();
         let scale = (self.config.clip_norm / norm.max(1e-12)).min(1.0) as f32;
-        let OptimConfig { beta1, beta2, weight_decay, ema_decay, .. } = self.config;
+        let OptimConfig {
+            beta1,
+            beta2,
+            weight_decay,
+            ema_decay,
+            ..
+        } = self.config;
         let rate = self.config.learning_rate_at(step, total);
         let t = (step + 1) as i32;
         let (fix1, fix2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));
         let ema = ema_decay.min((1.0 + step as f64) / (10.0 + step as f64)) as f32;
-        let (b1, b2, step_size, root_fix) = (beta1 as f32, beta2 as f32, (rate / fix1) as f32, (1.0 / fix2).sqrt() as f32);
-        self.slots.par_iter_mut().zip(gradients.par_iter_mut()).try_for_each(|(slot, gradient)| {
-            let mut weights = slot.var.flatten_all()?.to_vec1::<f32>()?;
-            if weights.len() != gradient.len() {
-                bail!("{}: {} weights, {} gradients", slot.name, weights.len(), gradient.len());
-            }
-            let decay = if slot.var.rank() > 1 { (rate * weight_decay) as f32 } else { 0.0 };
-            for (i, g) in gradient.iter().enumerate() {
-                let g = g * scale;
-                slot.first[i] = b1 * slot.first[i] + (1.0 - b1) * g;
-                slot.second[i] = b2 * slot.second[i] + (1.0 - b2) * g * g;
-                let w = weights[i] * (1.0 - decay) - step_size * slot.first[i] / (slot.second[i].sqrt() * root_fix + 1e-8);
-                weights[i] = w;
-                slot.average[i] += (1.0 - ema) * (w - slot.average[i]);
-            }
-            slot.var.set(&Tensor::from_vec(weights, slot.var.shape(), slot.var.device())?)
-        })?;
+        let (b1, b2, step_size, root_fix) = (
+            beta1 as f32,
+            beta2 as f32,
+            (rate / fix1) as f32,
+            (1.0 / fix2).sqrt() as f32,
+        );
+        self.slots
+            .par_iter_mut()
+            .zip(gradients.par_iter_mut())
+            .try_for_each(|(slot, gradient)| {
+                let mut weights = slot.var.flatten_all()?.to_vec1::<f32>()?;
+                if weights.len() != gradient.len() {
+                    bail!(
+                        "{}: {} weights, {} gradients",
+                        slot.name,
+                        weights.len(),
+                        gradient.len()
+                    );
+                }
+                let decay = if slot.var.rank() > 1 {
+                    (rate * weight_decay) as f32
+                } else {
+                    0.0
+                };
+                for (i, g) in gradient.iter().enumerate() {
+                    let g = g * scale;
+                    slot.first[i] = b1 * slot.first[i] + (1.0 - b1) * g;
+                    slot.second[i] = b2 * slot.second[i] + (1.0 - b2) * g * g;
+                    let w = weights[i] * (1.0 - decay)
+                        - step_size * slot.first[i] / (slot.second[i].sqrt() * root_fix + 1e-8);
+                    weights[i] = w;
+                    slot.average[i] += (1.0 - ema) * (w - slot.average[i]);
+                }
+                slot.var.set(&Tensor::from_vec(
+                    weights,
+                    slot.var.shape(),
+                    slot.var.device(),
+                )?)
+            })?;
         Ok(norm)
     }
 
     /// The averaged weights by name.
     pub fn averages(&self) -> Result<Tensors> {
-        self.slots.iter().map(|s| Ok((s.name.clone(), Tensor::from_vec(s.average.clone(), s.var.shape(), &Device::Cpu)?))).collect()
+        self.slots
+            .iter()
+            .map(|s| {
+                Ok((
+                    s.name.clone(),
+                    Tensor::from_vec(s.average.clone(), s.var.shape(), &Device::Cpu)?,
+                ))
+            })
+            .collect()
     }
 
     /// Everything that a checkpoint must hold: weights, moments and averages.
@@ -110,7 +162,10 @@ impl AdamW {
         let mut out = Tensors::new();
         for slot in &self.slots {
             let tensor = |v: &[f32]| Tensor::from_slice(v, slot.var.shape(), &Device::Cpu);
-            out.insert(format!("weight/{}", slot.name), slot.var.as_tensor().clone());
+            out.insert(
+                format!("weight/{}", slot.name),
+                slot.var.as_tensor().clone(),
+            );
             out.insert(format!("first/{}", slot.name), tensor(&slot.first)?);
             out.insert(format!("second/{}", slot.name), tensor(&slot.second)?);
             out.insert(format!("average/{}", slot.name), tensor(&slot.average)?);
@@ -138,7 +193,11 @@ impl AdamW {
 pub fn named_vars(vars: &VarMap) -> Vec<(String, Var)> {
     let mut named: Vec<_> = match vars.data().lock() {
         Ok(map) => map.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        Err(poisoned) => poisoned.into_inner().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        Err(poisoned) => poisoned
+            .into_inner()
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
     };
     named.sort_by(|a, b| a.0.cmp(&b.0));
     named
@@ -170,7 +229,9 @@ mod tests {
     fn run(optim: &mut AdamW, from: usize, to: usize) -> Vec<f32> {
         for step in from..to {
             let x = optim.vars()[0].to_vec1::<f32>().unwrap();
-            optim.step(vec![x.iter().map(|x| 2.0 * x).collect()], step, 200).unwrap();
+            optim
+                .step(vec![x.iter().map(|x| 2.0 * x).collect()], step, 200)
+                .unwrap();
         }
         optim.vars()[0].to_vec1().unwrap()
     }

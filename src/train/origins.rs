@@ -39,28 +39,38 @@ pub struct OriginsConfig {
     pub data: PathBuf,
     /// Parts of them that are learned from, 0 to 4; the others are for figures.
     pub parts: Vec<usize>,
-    /// Passes over an origin's photographs in an epoch. One of them that is not named is not learned from; Flickr8k's, not named, are passed over once.
+    /// Passes over an origin's photographs in an epoch. One of them that is not named is not
+    /// learned from; Flickr8k's, not named, are passed over once.
     pub passes: BTreeMap<String, usize>,
 }
 
 impl OriginsConfig {
     /// Returns how often an epoch passes over an origin's photographs.
     pub(super) fn passes(&self, origin: Origin) -> usize {
-        self.passes.get(origin.name()).copied().unwrap_or(usize::from(origin == Origin::Flickr8k))
+        self.passes
+            .get(origin.name())
+            .copied()
+            .unwrap_or(usize::from(origin == Origin::Flickr8k))
     }
 
     fn check(&self) -> Result<(), TrainError> {
         if self.parts.iter().any(|&part| part >= FOLDS) {
-            return Err(TrainError::Run(format!("origins.parts: expected some of 0 to {}", FOLDS - 1)));
+            return Err(TrainError::Run(format!(
+                "origins.parts: expected some of 0 to {}",
+                FOLDS - 1
+            )));
         }
-        self.passes.keys().try_for_each(|name| origin_named("origins.passes", name).map(drop))
+        self.passes
+            .keys()
+            .try_for_each(|name| origin_named("origins.passes", name).map(drop))
     }
 }
 
 /// The photographs of other origins that a training learns from.
 pub(super) struct Others {
     pub(super) photographs: Vec<Photograph>,
-    /// People's questions about each; none about radiographs, which are negatives and nothing to learn answers from.
+    /// People's questions about each; none about radiographs, which are negatives and nothing to
+    /// learn answers from.
     asked: Vec<Vec<AskedQuestion>>,
     absence: Absence,
 }
@@ -71,18 +81,34 @@ impl Others {
     /// # Errors
     /// When the configuration names what there is not, or a folder cannot be read.
     pub(super) fn open(config: Option<&OriginsConfig>) -> Result<Self, TrainError> {
-        let mut this = Self { photographs: Vec::new(), asked: Vec::new(), absence: Absence::new(Lexicon::shared()) };
-        let Some(config) = config else { return Ok(this) };
+        let mut this = Self {
+            photographs: Vec::new(),
+            asked: Vec::new(),
+            absence: Absence::new(Lexicon::shared()),
+        };
+        let Some(config) = config else {
+            return Ok(this);
+        };
         config.check()?;
         if OTHERS.iter().all(|&origin| config.passes(origin) == 0) {
             return Ok(this);
         }
-        let Photographs { all, questions, .. } = Photographs::open(&config.data, &Dataset { train: Vec::new(), dev: Vec::new() })?;
+        let Photographs { all, questions, .. } = Photographs::open(
+            &config.data,
+            &Dataset {
+                train: Vec::new(),
+                dev: Vec::new(),
+            },
+        )?;
         let mut asked: BTreeMap<usize, Vec<AskedQuestion>> = BTreeMap::new();
-        questions.into_iter().for_each(|(number, question)| asked.entry(number).or_default().push(question));
+        questions
+            .into_iter()
+            .for_each(|(number, question)| asked.entry(number).or_default().push(question));
         for (number, photograph) in all.into_iter().enumerate() {
             if config.parts.contains(&photograph.fold) && config.passes(photograph.origin) > 0 {
-                let questions = asked.remove(&number).filter(|_| photograph.origin == Origin::Daquar);
+                let questions = asked
+                    .remove(&number)
+                    .filter(|_| photograph.origin == Origin::Daquar);
                 this.asked.push(questions.unwrap_or_default());
                 this.photographs.push(photograph);
             }
@@ -91,40 +117,66 @@ impl Others {
     }
 
     /// At most `n` of people's questions about a photograph, by its number among these.
-    pub(super) fn questions(&self, number: usize, n: usize, rng: &mut impl Rng) -> Vec<&AskedQuestion> {
-        self.asked.get(number).into_iter().flatten().choose_multiple(rng, n)
+    pub(super) fn questions(
+        &self,
+        number: usize,
+        n: usize,
+        rng: &mut impl Rng,
+    ) -> Vec<&AskedQuestion> {
+        self.asked
+            .get(number)
+            .into_iter()
+            .flatten()
+            .choose_multiple(rng, n)
     }
 
-    /// Answers to at most `n` of them, half of them people's and half of them people's to other questions.
+    /// Answers to at most `n` of them, half of them people's and half of them people's to other
+    /// questions.
     pub(super) fn answers(&self, number: usize, n: usize, rng: &mut impl Rng) -> Vec<Said> {
         let mut said = Vec::new();
         for asked in self.questions(number, n, rng) {
             let right = rng.random_bool(0.5);
-            let other =
-                if right { Some(asked) } else { self.asked.iter().filter(|of| !of.is_empty()).choose(rng).and_then(|of| of.choose(rng)) };
+            let other = if right {
+                Some(asked)
+            } else {
+                self.asked
+                    .iter()
+                    .filter(|of| !of.is_empty())
+                    .choose(rng)
+                    .and_then(|of| of.choose(rng))
+            };
             let answer = other.and_then(|other| other.answers.choose(rng));
             let fits = |answer: &&String| is_right(answer, &asked.answers) == right;
-            let text = answer.filter(fits).map(|answer| capitalized(&format!("{}.", answer.replace('_', " "))));
+            let text = answer
+                .filter(fits)
+                .map(|answer| capitalized(&format!("{}.", answer.replace('_', " "))));
             said.extend(text.map(|text| Said::answer(asked.question.clone(), text, right)));
         }
         said
     }
 
-    /// A text about a photograph, judged by what is known of that: things and, where people described it, colors and numbers.
+    /// A text about a photograph, judged by what is known of that: things and, where people
+    /// described it, colors and numbers.
     pub(super) fn judged(&self, photograph: &Photograph, text: String) -> LabelledText {
         let lexicon = Lexicon::shared();
         let references = References::new(lexicon, &photograph.texts);
-        let known = LabelledText::by_mention(text, lexicon, |mention| truth(photograph, &references, mention, &self.absence));
+        let known = LabelledText::by_mention(text, lexicon, |mention| {
+            truth(photograph, &references, mention, &self.absence)
+        });
         // Where nobody described it, there is nothing to compare colors and numbers with.
         let properties = objects::judge(lexicon, &known.text, &photograph.image.captions);
         known.with_properties(&properties)
     }
 }
 
-/// The photograph as questions are derived from it, with all that is known to be there; `None` where nobody described it: what is not named may be there then.
+/// The photograph as questions are derived from it, with all that is known to be there; `None`
+/// where nobody described it: what is not named may be there then.
 pub(super) fn questioned(photograph: &Photograph) -> Option<Image> {
     let Photograph { image, texts, .. } = photograph;
-    (!image.captions.is_empty()).then(|| Image { captions: texts.clone(), ..image.clone() })
+    (!image.captions.is_empty()).then(|| Image {
+        captions: texts.clone(),
+        ..image.clone()
+    })
 }
 
 #[cfg(test)]
@@ -136,33 +188,69 @@ mod tests {
     use super::*;
 
     fn photograph(origin: Origin, captions: &[&str], more: &[&str]) -> Photograph {
-        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        let image = Image { name: "a.jpg".into(), path: "a.jpg".into(), captions: owned(captions) };
-        Photograph { origin, image, texts: [owned(captions), owned(more)].concat(), objects: None, boxes: Vec::new(), fold: 0 }
+        let owned = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|&text| text.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let image = Image {
+            name: "a.jpg".into(),
+            path: "a.jpg".into(),
+            captions: owned(captions),
+        };
+        Photograph {
+            origin,
+            image,
+            texts: [owned(captions), owned(more)].concat(),
+            objects: None,
+            boxes: Vec::new(),
+            fold: 0,
+        }
     }
 
     fn judged(photograph: &Photograph, text: &str) -> Vec<(String, Option<bool>)> {
         let others = Others::open(None).unwrap();
         let LabelledText { text, ranges, rest } = others.judged(photograph, text.to_owned());
         assert_eq!(rest, None, "what is no thing is unknown");
-        ranges.into_iter().map(|(range, good)| (text[range].to_owned(), good)).collect()
+        ranges
+            .into_iter()
+            .map(|(range, good)| (text[range].to_owned(), good))
+            .collect()
     }
 
     fn named(words: &[(&str, bool)]) -> Vec<(String, Option<bool>)> {
-        words.iter().map(|&(word, good)| (word.to_owned(), Some(good))).collect()
+        words
+            .iter()
+            .map(|&(word, good)| (word.to_owned(), Some(good)))
+            .collect()
     }
 
     #[test]
     fn a_text_is_judged_by_what_its_origin_is_sure_of() {
         let text = "A man with a dog near a lamp.";
-        let boxes_and_captions = photograph(Origin::CocoMini, &["A lamp on a table."], &["the dog"]);
-        assert_eq!(judged(&boxes_and_captions, text), named(&[("man", false), ("dog", true), ("lamp", true)]));
+        let boxes_and_captions =
+            photograph(Origin::CocoMini, &["A lamp on a table."], &["the dog"]);
+        assert_eq!(
+            judged(&boxes_and_captions, text),
+            named(&[("man", false), ("dog", true), ("lamp", true)])
+        );
         let boxes = photograph(Origin::CocoMini, &[], &["the dog"]);
-        assert_eq!(judged(&boxes, text), named(&[("man", false), ("dog", true)]), "nobody looked for lamps");
+        assert_eq!(
+            judged(&boxes, text),
+            named(&[("man", false), ("dog", true)]),
+            "nobody looked for lamps"
+        );
         let room = photograph(Origin::Daquar, &[], &["What is on the table?", "the lamp"]);
-        assert_eq!(judged(&room, text), named(&[("man", false), ("dog", false), ("lamp", true)]));
+        assert_eq!(
+            judged(&room, text),
+            named(&[("man", false), ("dog", false), ("lamp", true)])
+        );
         let radiograph = photograph(Origin::VqaRad, &[], &[]);
-        assert_eq!(judged(&radiograph, text), named(&[("man", false), ("dog", false), ("lamp", false)]));
+        assert_eq!(
+            judged(&radiograph, text),
+            named(&[("man", false), ("dog", false), ("lamp", false)])
+        );
     }
 
     #[test]
@@ -175,22 +263,43 @@ mod tests {
             kind: None,
             answer_type: None,
         };
-        let questions =
-            vec![vec![asked("what is on the desk?", &["garbage_bin", "book"])], vec![asked("what is red?", &["chair"])], Vec::new()];
-        let others = Others { asked: questions, ..Others::open(None).unwrap() };
+        let questions = vec![
+            vec![asked("what is on the desk?", &["garbage_bin", "book"])],
+            vec![asked("what is red?", &["chair"])],
+            Vec::new(),
+        ];
+        let others = Others {
+            asked: questions,
+            ..Others::open(None).unwrap()
+        };
         let mut rng = SmallRng::seed_from_u64(3);
         let said: BTreeSet<(String, bool)> = (0..200)
             .flat_map(|_| others.answers(0, 2, &mut rng))
-            .map(|said| (said.text.text.clone(), said.text.ranges == [(0..said.text.text.len() - 1, Some(true))]))
+            .map(|said| {
+                (
+                    said.text.text.clone(),
+                    said.text.ranges == [(0..said.text.text.len() - 1, Some(true))],
+                )
+            })
             .collect();
-        let want = [("Book.", true), ("Chair.", false), ("Garbage bin.", true)].map(|(text, right)| (text.to_owned(), right));
+        let want = [("Book.", true), ("Chair.", false), ("Garbage bin.", true)]
+            .map(|(text, right)| (text.to_owned(), right));
         assert_eq!(said, BTreeSet::from(want));
-        assert_eq!((others.answers(2, 2, &mut rng), others.answers(7, 2, &mut rng)), (Vec::new(), Vec::new()));
+        assert_eq!(
+            (
+                others.answers(2, 2, &mut rng),
+                others.answers(7, 2, &mut rng)
+            ),
+            (Vec::new(), Vec::new())
+        );
     }
 
     #[test]
     fn questions_are_derived_where_people_described_a_photograph() {
-        assert_eq!(questioned(&photograph(Origin::Daquar, &[], &["the lamp"])), None);
+        assert_eq!(
+            questioned(&photograph(Origin::Daquar, &[], &["the lamp"])),
+            None
+        );
         let both = questioned(&photograph(Origin::CocoMini, &["A lamp."], &["the dog"])).unwrap();
         assert_eq!(both.captions, ["A lamp.", "the dog"]);
     }
@@ -198,15 +307,40 @@ mod tests {
     #[test]
     fn a_mistake_in_the_origins_is_named_and_flickr8k_is_always_there() {
         let config = |text: &str| -> OriginsConfig { toml::from_str(text).unwrap() };
-        let error = |text: &str| Others::open(Some(&config(text))).err().map(|e| e.to_string()).unwrap_or_default();
+        let error = |text: &str| {
+            Others::open(Some(&config(text)))
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
+        };
         let parts = error("data = \"nowhere\"\nparts = [5]\npasses = {}");
-        assert!(parts.contains("origins.parts") && parts.contains('4'), "{parts}");
+        assert!(
+            parts.contains("origins.parts") && parts.contains('4'),
+            "{parts}"
+        );
         let name = error("data = \"nowhere\"\nparts = [0]\npasses = { coco = 2 }");
-        assert!(name.contains("origins.passes") && name.contains("'coco'") && name.contains("coco-mini"), "{name}");
+        assert!(
+            name.contains("origins.passes")
+                && name.contains("'coco'")
+                && name.contains("coco-mini"),
+            "{name}"
+        );
         // Folders that are not there are left out.
         let nowhere = config("data = \"nowhere\"\nparts = [0]\npasses = { coco-mini = 8 }");
         assert!(Others::open(Some(&nowhere)).unwrap().photographs.is_empty());
-        let passes: BTreeSet<(&str, usize)> = OTHERS.iter().chain(&[Origin::Flickr8k]).map(|&o| (o.name(), nowhere.passes(o))).collect();
-        assert_eq!(passes, BTreeSet::from([("coco-mini", 8), ("daquar", 0), ("flickr8k", 1), ("vqa-rad", 0)]));
+        let passes: BTreeSet<(&str, usize)> = OTHERS
+            .iter()
+            .chain(&[Origin::Flickr8k])
+            .map(|&o| (o.name(), nowhere.passes(o)))
+            .collect();
+        assert_eq!(
+            passes,
+            BTreeSet::from([
+                ("coco-mini", 8),
+                ("daquar", 0),
+                ("flickr8k", 1),
+                ("vqa-rad", 0)
+            ])
+        );
     }
 }

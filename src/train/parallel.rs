@@ -1,7 +1,8 @@
 //! Data-parallel gradients on the CPU: one shard of the batch a core.
 //!
-//! A small network's operations are too short to be worth splitting; whole shards are not. Each worker computes its shard on one core, and the
-//! gradients are summed in the shards' order, so that the result does not depend on timing.
+//! A small network's operations are too short to be worth splitting; whole shards are not. Each
+//! worker computes its shard on one core, and the gradients are summed in the shards' order, so
+//! that the result does not depend on timing.
 
 use candle_core::{Result, Tensor, Var, bail};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -17,8 +18,15 @@ impl Workers {
     /// # Errors
     /// When the system gives no threads.
     pub fn new(count: usize) -> Result<Self> {
-        let pools = (0..count.max(1)).map(|_| ThreadPoolBuilder::new().num_threads(1).build().map_err(candle_core::Error::wrap));
-        Ok(Self { pools: pools.collect::<Result<_>>()? })
+        let pools = (0..count.max(1)).map(|_| {
+            ThreadPoolBuilder::new()
+                .num_threads(1)
+                .build()
+                .map_err(candle_core::Error::wrap)
+        });
+        Ok(Self {
+            pools: pools.collect::<Result<_>>()?,
+        })
     }
 
     /// Returns how many workers there are.
@@ -30,7 +38,11 @@ impl Workers {
     ///
     /// # Errors
     /// The first error, in the items' order.
-    pub fn map<T: Sync, R: Send>(&self, items: &[T], f: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    pub fn map<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        f: impl Fn(&T) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
         let mut out: Vec<Option<Result<R>>> = (0..items.len()).map(|_| None).collect();
         let f = &f;
         std::thread::scope(|scope| {
@@ -40,7 +52,9 @@ impl Workers {
                 .enumerate()
                 .map(|(w, pool)| {
                     let mine = items.iter().enumerate().skip(w).step_by(self.pools.len());
-                    scope.spawn(move || pool.install(|| mine.map(|(i, item)| (i, f(item))).collect::<Vec<_>>()))
+                    scope.spawn(move || {
+                        pool.install(|| mine.map(|(i, item)| (i, f(item))).collect::<Vec<_>>())
+                    })
                 })
                 .collect();
             for handle in handles {
@@ -49,10 +63,13 @@ impl Workers {
                 }
             }
         });
-        out.into_iter().map(|r| r.unwrap_or_else(|| bail!("a worker panicked"))).collect()
+        out.into_iter()
+            .map(|r| r.unwrap_or_else(|| bail!("a worker panicked")))
+            .collect()
     }
 
-    /// The sum of the shards' losses, and its gradient with respect to every variable (zeros where a variable took no part).
+    /// The sum of the shards' losses, and its gradient with respect to every variable (zeros where
+    /// a variable took no part).
     ///
     /// # Errors
     /// When a shard fails.
@@ -65,8 +82,16 @@ impl Workers {
         let parts = self.map(shards, |shard| {
             let loss = loss(shard)?;
             let mut grads = loss.backward()?;
-            let grads = vars.iter().map(|v| grads.remove(v).map(|g| g.flatten_all()?.to_vec1::<f32>()).transpose());
-            Ok((f64::from(loss.to_scalar::<f32>()?), grads.collect::<Result<Vec<_>>>()?))
+            let grads = vars.iter().map(|v| {
+                grads
+                    .remove(v)
+                    .map(|g| g.flatten_all()?.to_vec1::<f32>())
+                    .transpose()
+            });
+            Ok((
+                f64::from(loss.to_scalar::<f32>()?),
+                grads.collect::<Result<Vec<_>>>()?,
+            ))
         })?;
         let mut total = 0.0;
         let mut sum: Vec<Vec<f32>> = vars.iter().map(|v| vec![0.0; v.elem_count()]).collect();
@@ -90,10 +115,18 @@ mod tests {
     #[test]
     fn shards_give_the_gradient_of_the_whole() {
         let w = Var::new(&[1f32, 2.0, 3.0], &Device::Cpu).unwrap();
-        let shards: Vec<Tensor> = (0..5).map(|i| Tensor::new(&[i as f32, 1.0, -1.0], &Device::Cpu).unwrap()).collect();
+        let shards: Vec<Tensor> = (0..5)
+            .map(|i| Tensor::new(&[i as f32, 1.0, -1.0], &Device::Cpu).unwrap())
+            .collect();
         let f = |x: &Tensor| (x * w.as_tensor())?.sqr()?.sum_all();
-        let (one, g1) = Workers::new(1).unwrap().gradients(&shards, std::slice::from_ref(&w), f).unwrap();
-        let (three, g3) = Workers::new(3).unwrap().gradients(&shards, std::slice::from_ref(&w), f).unwrap();
+        let (one, g1) = Workers::new(1)
+            .unwrap()
+            .gradients(&shards, std::slice::from_ref(&w), f)
+            .unwrap();
+        let (three, g3) = Workers::new(3)
+            .unwrap()
+            .gradients(&shards, std::slice::from_ref(&w), f)
+            .unwrap();
         assert_eq!((one, &g1), (three, &g3));
         assert_eq!(g1[0], vec![2.0 * 30.0, 2.0 * 2.0 * 5.0, 2.0 * 3.0 * 5.0]);
     }

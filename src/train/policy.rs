@@ -31,18 +31,41 @@ impl Policy {
     /// Reads the embedded bundle of that name or, where there is none, the directory.
     ///
     /// # Errors
-    /// When there is no such bundle, or a file of it is missing or does not fit; the error names it.
+    /// When there is no such bundle, or a file of it is missing or does not fit; the error names
+    /// it.
     pub fn open(name: &str) -> Result<Self, TrainError> {
-        let bad = |file: &str, e: &dyn std::fmt::Display| TrainError::Run(format!("bundle {name}: {file}: {e}"));
-        let read = |file: &str| Bundle::file(name, file).map_err(|e| TrainError::Run(e.to_string()));
+        let bad = |file: &str, e: &dyn std::fmt::Display| {
+            TrainError::Run(format!("bundle {name}: {file}: {e}"))
+        };
+        let read =
+            |file: &str| Bundle::file(name, file).map_err(|e| TrainError::Run(e.to_string()));
         let config = Bundle::describe(name).map_err(|e| TrainError::Run(e.to_string()))?;
-        let tokenizer = TextTokenizer::from_bytes(&read("tokenizer.json")?, &config.eos).map_err(|e| bad("tokenizer.json", &e))?;
-        let template = ChatTemplate::new(&config.chat_template).map_err(|e| bad("config.json", &e))?;
-        let stored = candle_core::safetensors::load_buffer(&read("model.safetensors")?, &Device::Cpu)?;
-        let (tower, language): (Tensors, Tensors) = stored.into_iter().partition(|(name, _)| name.starts_with(Tower::PREFIX));
-        let weights: Tensors = language.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?))).collect::<candle_core::Result<_>>()?;
-        let model = PrefixDecoder::load(&config.model.language, VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu))?;
+        let tokenizer = TextTokenizer::from_bytes(&read("tokenizer.json")?, &config.eos)
+            .map_err(|e| bad("tokenizer.json", &e))?;
+        let template =
+            ChatTemplate::new(&config.chat_template).map_err(|e| bad("config.json", &e))?;
+        let stored =
+            candle_core::safetensors::load_buffer(&read("model.safetensors")?, &Device::Cpu)?;
+        let (tower, language): (Tensors, Tensors) = stored
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(Tower::PREFIX));
+        let weights: Tensors = language
+            .into_iter()
+            .map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?)))
+            .collect::<candle_core::Result<_>>()?;
+        let model = PrefixDecoder::load(
+            &config.model.language,
+            VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu),
+        )?;
         let tower = Tower::load(&config.model.vision, tower)?;
-        Ok(Self { name: name.to_owned(), config, model, weights, tower, tokenizer, template })
+        Ok(Self {
+            name: name.to_owned(),
+            config,
+            model,
+            weights,
+            tower,
+            tokenizer,
+            template,
+        })
     }
 }

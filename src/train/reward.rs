@@ -1,4 +1,5 @@
-//! Training of per-token scorers (`candor train reward`): any number of them side by side, each step on the same batch.
+//! Training of per-token scorers (`candor train reward`): any number of them side by side, each
+//! step on the same batch.
 
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,8 @@ pub struct RewardConfig {
     /// What people corrected, where there is some: a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrections: Option<HumanConfig>,
-    /// The bundle whose scorers of the same names and shapes these begin as: its directory, or the name of an embedded one.
+    /// The bundle whose scorers of the same names and shapes these begin as: its directory, or the
+    /// name of an embedded one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
     /// Scorers that stay as they begin, with [`Self::init`].
@@ -68,10 +70,12 @@ pub struct RewardConfig {
     /// Most steps; a training ends with its epochs or with these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Whether the run ends in a calibrated bundle alone: the reporting half of the development split is not looked at, and no report is written.
+    /// Whether the run ends in a calibrated bundle alone: the reporting half of the development
+    /// split is not looked at, and no report is written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quiet: bool,
-    /// Most images of the training split and of other origins that are learned from, drawn by the seed; all of them where absent.
+    /// Most images of the training split and of other origins that are learned from, drawn by the
+    /// seed; all of them where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
     /// The scorers by name. Those named `probe` and `detached` go into the bundle.
@@ -86,7 +90,8 @@ pub struct HumanConfig {
     pub from: PathBuf,
     /// Most of a step's images that are theirs, as a share.
     pub share: f64,
-    /// Most passes over them in the whole training, so that a few corrections are not learnt by heart.
+    /// Most passes over them in the whole training, so that a few corrections are not learnt by
+    /// heart.
     pub passes: usize,
 }
 
@@ -98,7 +103,8 @@ pub struct ExampleConfig {
     pub true_captions: usize,
     /// Perturbed captions an image and epoch.
     pub perturbed_captions: usize,
-    /// Captions of the policy's own an image (one greedy, the others sampled); all of them every epoch.
+    /// Captions of the policy's own an image (one greedy, the others sampled); all of them every
+    /// epoch.
     pub own_captions: usize,
     /// Captions of other images an image and epoch, judged like the policy's own.
     pub foreign_captions: usize,
@@ -108,7 +114,8 @@ pub struct ExampleConfig {
     pub own_answers: usize,
     /// Temperature of the sampled captions and answers.
     pub temperature: f32,
-    /// How much the words of true and perturbed captions count that no edit touched: there are many, and most are function words.
+    /// How much the words of true and perturbed captions count that no edit touched: there are
+    /// many, and most are function words.
     pub rest_weight: f32,
 }
 
@@ -125,7 +132,8 @@ pub struct RewardTraining {
     pub(super) split: Vec<usize>,
     /// The same, each as often as an epoch passes over it.
     epoch: Vec<usize>,
-    /// What people corrected in the last of `setup`'s training images, which stand behind the split, an entry an image.
+    /// What people corrected in the last of `setup`'s training images, which stand behind the
+    /// split, an entry an image.
     pub(super) human: Vec<Vec<Correction>>,
 }
 
@@ -145,14 +153,31 @@ impl Learner<'_> {
     }
 
     /// Weighted cross-entropy of its logits, and of its language model where it keeps one.
-    fn loss(&self, net: &Net, pass: &Pass<'_>, shard: &Example, totals: Totals, step: u64) -> candle_core::Result<Tensor> {
+    fn loss(
+        &self,
+        net: &Net,
+        pass: &Pass<'_>,
+        shard: &Example,
+        totals: Totals,
+        step: u64,
+    ) -> candle_core::Result<Tensor> {
         let scored = net.score(pass, self.config.regular(step ^ shard.seed))?;
         let loss = shard.binary_cross_entropy(&scored.logits, totals.weight)?;
         let weight = self.config.language_weight();
-        let (Some(predicting), Some(net), true) = (scored.predicting, net.detached(), weight > 0.0) else { return Ok(loss) };
+        let (Some(predicting), Some(net), true) = (scored.predicting, net.detached(), weight > 0.0)
+        else {
+            return Ok(loss);
+        };
         let lines = Tensor::new(shard.language.as_slice(), &Device::Cpu)?;
-        let logits = net.decoder().llama().logits(&predicting.index_select(&lines, 0)?)?;
-        let targets: Vec<u32> = shard.language.iter().map(|&i| shard.batch.targets[i as usize]).collect();
+        let logits = net
+            .decoder()
+            .llama()
+            .logits(&predicting.index_select(&lines, 0)?)?;
+        let targets: Vec<u32> = shard
+            .language
+            .iter()
+            .map(|&i| shard.batch.targets[i as usize])
+            .collect();
         let weights = vec![weight as f32 / totals.language.max(1) as f32; targets.len()];
         loss + ops::cross_entropy(&logits, &targets, &weights, 0.0)?
     }
@@ -172,44 +197,93 @@ impl RewardTraining {
     /// When the configuration, the data, the policy or the run directory is not usable.
     pub fn prepare(config: RewardConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
         if config.scorers.is_empty() {
-            return Err(TrainError::Run("scorers: there is none; add a table such as [scorers.probe]".into()));
+            return Err(TrainError::Run(
+                "scorers: there is none; add a table such as [scorers.probe]".into(),
+            ));
         }
-        if let Some(name) = config.frozen.iter().find(|name| config.init.is_none() || !config.scorers.contains_key(*name)) {
-            return Err(TrainError::Run(format!("frozen: {name} is no scorer that begins as one of a bundle")));
+        if let Some(name) = config
+            .frozen
+            .iter()
+            .find(|name| config.init.is_none() || !config.scorers.contains_key(*name))
+        {
+            return Err(TrainError::Run(format!(
+                "frozen: {name} is no scorer that begins as one of a bundle"
+            )));
         }
         let others = Others::open(config.origins.as_ref())?;
         let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
         let run = RunDir::open(out, &config, resume)?;
-        let mut train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
+        let mut train_features =
+            setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
         let first = setup.data.train.len();
         let mut human = Vec::new();
         if let Some(HumanConfig { from, .. }) = &config.corrections {
             let snapshot = Snapshot::open(from)?;
             snapshot.join(&mut setup, &mut train_features, &config.features)?;
-            let own = |image: &Image| snapshot.learnt.iter().filter(|c| c.image == image.name).cloned().collect();
+            let own = |image: &Image| {
+                snapshot
+                    .learnt
+                    .iter()
+                    .filter(|c| c.image == image.name)
+                    .cloned()
+                    .collect()
+            };
             human = setup.data.train[first..].iter().map(own).collect();
         }
         let behind = setup.data.train.len();
         if !others.photographs.is_empty() {
-            let images: Vec<Image> = others.photographs.iter().map(|photograph| photograph.image.clone()).collect();
-            train_features.append(setup.features(&images, VIEWS, &config.features.join("train-origins.f16"))?)?;
+            let images: Vec<Image> = others
+                .photographs
+                .iter()
+                .map(|photograph| photograph.image.clone())
+                .collect();
+            train_features.append(setup.features(
+                &images,
+                VIEWS,
+                &config.features.join("train-origins.f16"),
+            )?)?;
         }
-        let mut split: Vec<usize> = (0..first).chain(behind..behind + others.photographs.len()).collect();
+        let mut split: Vec<usize> = (0..first)
+            .chain(behind..behind + others.photographs.len())
+            .collect();
         if let Some(images) = config.images {
             split.shuffle(&mut SmallRng::seed_from_u64(config.seed));
             split.truncate(images);
             split.sort_unstable();
         }
-        let passes = |origin: Origin| config.origins.as_ref().map_or(1, |origins| origins.passes(origin));
-        let origin = |i: usize| i.checked_sub(behind).map_or(Origin::Flickr8k, |i| others.photographs[i].origin);
-        let epoch: Vec<usize> = split.iter().flat_map(|&i| std::iter::repeat_n(i, passes(origin(i)))).collect();
+        let passes = |origin: Origin| {
+            config
+                .origins
+                .as_ref()
+                .map_or(1, |origins| origins.passes(origin))
+        };
+        let origin = |i: usize| {
+            i.checked_sub(behind)
+                .map_or(Origin::Flickr8k, |i| others.photographs[i].origin)
+        };
+        let epoch: Vec<usize> = split
+            .iter()
+            .flat_map(|&i| std::iter::repeat_n(i, passes(origin(i))))
+            .collect();
         if epoch.is_empty() {
-            return Err(TrainError::Run("origins.passes: there is no photograph to learn from".into()));
+            return Err(TrainError::Run(
+                "origins.passes: there is no photograph to learn from".into(),
+            ));
         }
-        Ok(Self { config, run, setup, others, train_features, split, epoch, human })
+        Ok(Self {
+            config,
+            run,
+            setup,
+            others,
+            train_features,
+            split,
+            epoch,
+            human,
+        })
     }
 
-    /// Trains every scorer to the end; `RUNDIR/reward.safetensors` holds their averaged weights in f16.
+    /// Trains every scorer to the end; `RUNDIR/reward.safetensors` holds their averaged weights in
+    /// f16.
     ///
     /// # Errors
     /// When a step fails or the loss is no number; the last checkpoint stays.
@@ -218,7 +292,9 @@ impl RewardTraining {
         let mut done = 0;
         if let Some((step, state)) = self.run.load()? {
             for learner in &mut learners {
-                learner.optim.restore(&strip(&state, &format!("{}/", learner.name)))?;
+                learner
+                    .optim
+                    .restore(&strip(&state, &format!("{}/", learner.name)))?;
             }
             done = step;
         }
@@ -230,7 +306,9 @@ impl RewardTraining {
         if !self.config.quiet {
             let negatives = self.look(&examples)?;
             if let Some(class) = negatives.missing() {
-                return Err(TrainError::Run(format!("no text is wrong about any {class}: the scorers could not learn it")));
+                return Err(TrainError::Run(format!(
+                    "no text is wrong about any {class}: the scorers could not learn it"
+                )));
             }
         }
         let bar = progress(total, done);
@@ -239,30 +317,49 @@ impl RewardTraining {
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, loss });
             }
-            self.run.log(&Point { step, train: Some(loss), dev: None })?;
+            self.run.log(&Point {
+                step,
+                train: Some(loss),
+                dev: None,
+            })?;
             bar.set_position(step as u64 + 1);
             bar.set_message(format!("loss {loss:.4}"));
             if (step + 1) % self.config.checkpoint_every == 0 || step + 1 == total {
                 let mut state = Tensors::new();
                 for learner in &learners {
-                    state.extend(prefixed(learner.optim.state()?, &format!("{}/", learner.name)));
+                    state.extend(prefixed(
+                        learner.optim.state()?,
+                        &format!("{}/", learner.name),
+                    ));
                 }
                 self.run.save(step + 1, state)?;
             }
         }
         bar.finish();
-        curve::draw(&self.run.losses()?, "candor train reward", &self.run.file("loss.svg"))?;
+        curve::draw(
+            &self.run.losses()?,
+            "candor train reward",
+            &self.run.file("loss.svg"),
+        )?;
         let mut weights = Tensors::new();
         for learner in &learners {
-            weights.extend(prefixed(learner.optim.averages()?, &format!("{}.", learner.name)));
+            weights.extend(prefixed(
+                learner.optim.averages()?,
+                &format!("{}.", learner.name),
+            ));
         }
         for name in &self.config.frozen {
-            weights.extend(self.initial(name)?.into_iter().map(|(k, t)| (format!("{name}.{k}"), t)));
+            weights.extend(
+                self.initial(name)?
+                    .into_iter()
+                    .map(|(k, t)| (format!("{name}.{k}"), t)),
+            );
         }
         write_weights(&self.run.file(WEIGHTS), weights)
     }
 
-    /// Writes statistics and examples of the data, `RUNDIR/samples.json`, `samples.html` and `negatives.json`, and says how many negatives there are.
+    /// Writes statistics and examples of the data, `RUNDIR/samples.json`, `samples.html` and
+    /// `negatives.json`, and says how many negatives there are.
     fn look(&self, examples: &Examples<'_>) -> Result<Negatives, TrainError> {
         let (report, negatives) = samples::look(self, examples)?;
         tell(format_args!("negatives by class of word: {negatives}"));
@@ -273,7 +370,8 @@ impl RewardTraining {
         Ok(negatives)
     }
 
-    /// Returns `true` if no report is asked for: [`Self::calibrate`] then ends the run, and otherwise [`Self::finish`].
+    /// Returns `true` if no report is asked for: [`Self::calibrate`] then ends the run, and
+    /// otherwise [`Self::finish`].
     pub fn is_quiet(&self) -> bool {
         self.config.quiet
     }
@@ -292,17 +390,21 @@ impl RewardTraining {
 
     /// A training image, or one of another origin, by its number.
     pub(super) fn image(&self, i: usize) -> &Image {
-        self.photograph(i).map_or_else(|| &self.setup.data.train[i], |photograph| &photograph.image)
+        self.photograph(i)
+            .map_or_else(|| &self.setup.data.train[i], |photograph| &photograph.image)
     }
 
     /// An image of another origin, with what is known of it; `None` for all others.
     pub(super) fn photograph(&self, i: usize) -> Option<&Photograph> {
-        self.others.photographs.get(i.checked_sub(self.setup.data.train.len())?)
+        self.others
+            .photographs
+            .get(i.checked_sub(self.setup.data.train.len())?)
     }
 
     /// An image as questions are derived from it; `None` where too little is known of it.
     pub(super) fn questioned(&self, i: usize) -> Option<Image> {
-        self.photograph(i).map_or_else(|| Some(self.image(i).clone()), questioned)
+        self.photograph(i)
+            .map_or_else(|| Some(self.image(i).clone()), questioned)
     }
 
     /// Name of the origin of an image.
@@ -315,10 +417,16 @@ impl RewardTraining {
         }
     }
 
-    /// The images that are learnt from, those that people corrected among them, in no order of worth.
+    /// The images that are learnt from, those that people corrected among them, in no order of
+    /// worth.
     pub(super) fn learnt_from(&self) -> impl Iterator<Item = usize> {
         let first = self.setup.data.train.len() - self.human.len();
-        let mut all: Vec<usize> = self.split.iter().copied().chain(first..self.setup.data.train.len()).collect();
+        let mut all: Vec<usize> = self
+            .split
+            .iter()
+            .copied()
+            .chain(first..self.setup.data.train.len())
+            .collect();
         if !self.human.is_empty() {
             all.shuffle(&mut SmallRng::seed_from_u64(self.config.seed));
         }
@@ -329,38 +437,67 @@ impl RewardTraining {
         (self.per_epoch() * self.config.epochs).min(self.config.steps.unwrap_or(usize::MAX))
     }
 
-    /// The weights of a scorer of the bundle to begin with, in f32; none where there is no such scorer.
+    /// The weights of a scorer of the bundle to begin with, in f32; none where there is no such
+    /// scorer.
     fn initial(&self, name: &str) -> Result<Tensors, TrainError> {
-        let Some(bundle) = &self.config.init else { return Ok(Tensors::new()) };
+        let Some(bundle) = &self.config.init else {
+            return Ok(Tensors::new());
+        };
         let config = Bundle::describe(bundle).map_err(|e| TrainError::Run(e.to_string()))?;
         if config.reward.is_none() {
             return Ok(Tensors::new());
         }
-        let file = Bundle::file(bundle, "reward.safetensors").map_err(|e| TrainError::Run(e.to_string()))?;
-        let own = strip(&candle_core::safetensors::load_buffer(&file, &Device::Cpu)?, &format!("{name}."));
-        Ok(own.into_iter().map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?))).collect::<candle_core::Result<_>>()?)
+        let file = Bundle::file(bundle, "reward.safetensors")
+            .map_err(|e| TrainError::Run(e.to_string()))?;
+        let own = strip(
+            &candle_core::safetensors::load_buffer(&file, &Device::Cpu)?,
+            &format!("{name}."),
+        );
+        Ok(own
+            .into_iter()
+            .map(|(k, t)| Ok((k, t.to_dtype(DType::F32)?)))
+            .collect::<candle_core::Result<_>>()?)
     }
 
     fn learners(&self) -> Result<Vec<Learner<'_>>, TrainError> {
-        let images: Vec<usize> = self.split.iter().copied().filter(|&i| !self.image(i).captions.is_empty()).take(64).collect();
+        let images: Vec<usize> = self
+            .split
+            .iter()
+            .copied()
+            .filter(|&i| !self.image(i).captions.is_empty())
+            .take(64)
+            .collect();
         let batch = Examples::true_captions(self, &images)?;
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, 0)).collect();
         let features = self.train_features.batch(&views)?;
         let sample = Pass::new(&self.setup.policy, &features, &batch)?;
         let mut learners = Vec::with_capacity(self.config.scorers.len());
-        for (name, config) in self.config.scorers.iter().filter(|(name, _)| !self.config.frozen.contains(name)) {
+        for (name, config) in self
+            .config
+            .scorers
+            .iter()
+            .filter(|(name, _)| !self.config.frozen.contains(name))
+        {
             let vars = config.initial(&self.setup.policy, &sample)?;
             begin_as(&vars, &self.initial(name)?)?;
-            learners.push(Learner { name, config, optim: AdamW::new(&vars, config.optim())?, vars });
+            learners.push(Learner {
+                name,
+                config,
+                optim: AdamW::new(&vars, config.optim())?,
+                vars,
+            });
         }
         Ok(learners)
     }
 
-    /// The images of a step: first some that people corrected, which take turns, then some of the split.
+    /// The images of a step: first some that people corrected, which take turns, then some of the
+    /// split.
     fn batch(&self, step: usize, total: usize) -> Vec<usize> {
         let size = self.config.batch_images;
         let seed = |pass: usize| self.config.seed ^ (pass as u64 + 1) << 20;
-        let people = self.config.corrections.as_ref().map_or(0, |c| corrected_images(self.human.len(), size, c.share, c.passes, total));
+        let people = self.config.corrections.as_ref().map_or(0, |c| {
+            corrected_images(self.human.len(), size, c.share, c.passes, total)
+        });
         let first = self.setup.data.train.len() - self.human.len();
         let mut batch: Vec<usize> = Vec::with_capacity(size);
         for place in step * people..(step + 1) * people {
@@ -373,34 +510,56 @@ impl RewardTraining {
         let mut order = self.epoch.clone();
         order.shuffle(&mut SmallRng::seed_from_u64(seed(epoch)));
         let first = at * size;
-        batch.extend(order[first..(first + size).min(order.len())].iter().take(size - people));
+        batch.extend(
+            order[first..(first + size).min(order.len())]
+                .iter()
+                .take(size - people),
+        );
         batch
     }
 
-    fn step(&self, examples: &Examples<'_>, learners: &mut [Learner<'_>], step: usize, total: usize) -> Result<f64, TrainError> {
+    fn step(
+        &self,
+        examples: &Examples<'_>,
+        learners: &mut [Learner<'_>],
+        step: usize,
+        total: usize,
+    ) -> Result<f64, TrainError> {
         let batch = self.batch(step, total);
         let workers = &self.setup.workers;
-        let parts: Vec<&[usize]> = batch.chunks(batch.len().div_ceil(workers.count())).collect();
+        let parts: Vec<&[usize]> = batch
+            .chunks(batch.len().div_ceil(workers.count()))
+            .collect();
         let seed = self.config.seed ^ (step as u64 + 1) << 32;
-        let shards: Vec<Example> =
-            workers.map(&parts, |images| examples.batch(images, seed ^ images[0] as u64).map_err(candle_core::Error::wrap))?;
+        let shards: Vec<Example> = workers.map(&parts, |images| {
+            examples
+                .batch(images, seed ^ images[0] as u64)
+                .map_err(candle_core::Error::wrap)
+        })?;
         let totals = Totals {
             weight: shards.iter().map(|s| s.weights.iter().sum::<f32>()).sum(),
             language: shards.iter().map(|s| s.language.len()).sum(),
         };
-        let reads_policy = learners.iter().any(|learner| matches!(learner.config, ScorerConfig::Probe { .. }));
+        let reads_policy = learners
+            .iter()
+            .any(|learner| matches!(learner.config, ScorerConfig::Probe { .. }));
         let vars: Vec<_> = learners.iter().flat_map(|l| l.optim.vars()).collect();
         let (loss, gradients) = workers.gradients(&shards, &vars, |shard| {
             let pass = match reads_policy {
                 true => Pass::new(&self.setup.policy, &shard.images, &shard.batch)?,
                 false => Pass::without_policy(&shard.images, &shard.batch),
             };
-            let losses = learners.iter().map(|learner| learner.loss(&learner.net(self)?, &pass, shard, totals, seed));
+            let losses = learners
+                .iter()
+                .map(|learner| learner.loss(&learner.net(self)?, &pass, shard, totals, seed));
             Tensor::stack(&losses.collect::<candle_core::Result<Vec<_>>>()?, 0)?.sum_all()
         })?;
         let mut gradients = gradients.into_iter();
         for learner in learners.iter_mut() {
-            let own = gradients.by_ref().take(learner.optim.vars().len()).collect();
+            let own = gradients
+                .by_ref()
+                .take(learner.optim.vars().len())
+                .collect();
             learner.optim.step(own, step, total)?;
         }
         Ok(loss / learners.len() as f64)
@@ -413,16 +572,21 @@ pub(super) const NEGATIVES: &str = "negatives.json";
 /// The finished scorers of a run.
 pub(super) const WEIGHTS: &str = "reward.safetensors";
 
-/// How many of a step's `size` images are of those that people corrected: at most a share, and so few that each is seen in at most so many passes.
+/// How many of a step's `size` images are of those that people corrected: at most a share, and so
+/// few that each is seen in at most so many passes.
 fn corrected_images(images: usize, size: usize, share: f64, passes: usize, steps: usize) -> usize {
     let most = (size as f64 * share.clamp(0.0, 1.0)) as usize;
-    most.min((images * passes).div_ceil(steps.max(1))).min(images)
+    most.min((images * passes).div_ceil(steps.max(1)))
+        .min(images)
 }
 
 /// Sets the variables that `weights` has in the same shape.
 fn begin_as(vars: &VarMap, weights: &Tensors) -> Result<(), TrainError> {
     for (name, var) in named_vars(vars) {
-        if let Some(weight) = weights.get(&name).filter(|weight| weight.shape() == var.shape()) {
+        if let Some(weight) = weights
+            .get(&name)
+            .filter(|weight| weight.shape() == var.shape())
+        {
             var.set(weight)?;
         }
     }
@@ -430,11 +594,17 @@ fn begin_as(vars: &VarMap, weights: &Tensors) -> Result<(), TrainError> {
 }
 
 fn prefixed(tensors: Tensors, prefix: &str) -> Tensors {
-    tensors.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)).collect()
+    tensors
+        .into_iter()
+        .map(|(k, v)| (format!("{prefix}{k}"), v))
+        .collect()
 }
 
 fn strip(tensors: &Tensors, prefix: &str) -> Tensors {
-    tensors.iter().filter_map(|(k, v)| k.strip_prefix(prefix).map(|k| (k.to_owned(), v.clone()))).collect()
+    tensors
+        .iter()
+        .filter_map(|(k, v)| k.strip_prefix(prefix).map(|k| (k.to_owned(), v.clone())))
+        .collect()
 }
 
 #[cfg(test)]
@@ -443,17 +613,30 @@ mod tests {
 
     #[test]
     fn the_recipe_can_be_read_and_names_origins_that_there_are() {
-        let recipe: RewardConfig = toml::from_str(include_str!("../../config/reward.toml")).unwrap();
-        let nowhere = OriginsConfig { data: "nowhere".into(), ..recipe.origins.unwrap() };
+        let recipe: RewardConfig =
+            toml::from_str(include_str!("../../config/reward.toml")).unwrap();
+        let nowhere = OriginsConfig {
+            data: "nowhere".into(),
+            ..recipe.origins.unwrap()
+        };
         assert!(Others::open(Some(&nowhere)).unwrap().photographs.is_empty());
-        let without: RewardConfig = toml::from_str(include_str!("../../config/ablation.toml")).unwrap();
+        let without: RewardConfig =
+            toml::from_str(include_str!("../../config/ablation.toml")).unwrap();
         assert_eq!(without.origins, None, "Flickr8k's photographs alone");
     }
 
     #[test]
     fn people_come_first_and_are_not_learnt_by_heart() {
-        assert_eq!(corrected_images(2000, 16, 0.5, 2, 200), 8, "the share bounds many");
-        assert_eq!(corrected_images(100, 16, 0.5, 2, 200), 1, "the passes bound few");
+        assert_eq!(
+            corrected_images(2000, 16, 0.5, 2, 200),
+            8,
+            "the share bounds many"
+        );
+        assert_eq!(
+            corrected_images(100, 16, 0.5, 2, 200),
+            1,
+            "the passes bound few"
+        );
         assert_eq!(corrected_images(3, 16, 1.0, 100, 10), 3);
         assert_eq!(corrected_images(0, 16, 0.5, 2, 200), 0);
     }

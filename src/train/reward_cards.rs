@@ -1,4 +1,5 @@
-//! What policy and scorer do to single captions: hallucination against recall, most hallucinated things, questions, and the worst captions to look at.
+//! What policy and scorer do to single captions: hallucination against recall, most hallucinated
+//! things, questions, and the worst captions to look at.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,10 @@ use super::{
 use crate::{
     eval::{
         objects::{self, ObjectScores},
-        report::{Axis, Bar, Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Plot, Section, Series, Table, TableRow},
+        report::{
+            Axis, Bar, Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Plot, Section,
+            Series, Table, TableRow,
+        },
         tradeoff::{self, Rewarded},
     },
     lexicon::{Lexicon, Reading, words},
@@ -25,20 +29,32 @@ const NOUNS: usize = 15;
 /// Returns what the policy's captions name, what a threshold buys, and how questions were answered.
 pub(super) fn hallucinations(evidence: &Evidence<'_>) -> Section {
     let lexicon = Lexicon::shared();
-    let reported: Vec<&ScoredText> = evidence.judged.captions.iter().filter(|t| Half::of(t.image) == Half::Report).collect();
+    let reported: Vec<&ScoredText> = evidence
+        .judged
+        .captions
+        .iter()
+        .filter(|t| Half::of(t.image) == Half::Report)
+        .collect();
     let read: Vec<(Reading, Vec<Reading>)> = reported
         .iter()
         .map(|t| {
-            let references = evidence.images[t.image].captions.iter().map(|c| Reading::new(lexicon, c)).collect();
+            let references = evidence.images[t.image]
+                .captions
+                .iter()
+                .map(|c| Reading::new(lexicon, c))
+                .collect();
             (Reading::new(lexicon, &t.text.text), references)
         })
         .collect();
     let (mut policy, mut people) = (ObjectScores::default(), ObjectScores::default());
     let mut nouns: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (caption, references) in &read {
-        let judgement = objects::judge_read(lexicon, caption, &references.iter().collect::<Vec<_>>());
+        let judgement =
+            objects::judge_read(lexicon, caption, &references.iter().collect::<Vec<_>>());
         policy.add(&judgement);
-        objects::floor_of(lexicon, references).iter().for_each(|j| people.add(j));
+        objects::floor_of(lexicon, references)
+            .iter()
+            .for_each(|j| people.add(j));
         for (phrase, (_, supported)) in caption.phrases.iter().zip(&judgement.mentions) {
             let noun = nouns.entry(phrase.mention.lemma).or_default();
             noun.0 += usize::from(!supported);
@@ -48,11 +64,22 @@ pub(super) fn hallucinations(evidence: &Evidence<'_>) -> Section {
     Section {
         title: "The policy's captions".into(),
         text: vec![
-            "Hallucinated: no reference names the thing, a synonym, something more general or more special. People never agree wholly either: their row is \
+            "Hallucinated: no reference names the thing, a synonym, something more general or more \
+             special. People never agree wholly either: their row is \
              the floor of the measure."
                 .into(),
         ],
-        tables: vec![object_table(&[("policy", &policy), ("people, each judged by the others", &people)]), question_table(evidence)],
+        tables: vec![
+            object_table(&[
+                ("policy", &policy),
+                (
+                    "people, each judged by the \
+            others",
+                    &people,
+                ),
+            ]),
+            question_table(evidence),
+        ],
         plots: vec![threshold_plot(evidence, &reported, &read), noun_plot(nouns)],
         cards: Vec::new(),
     }
@@ -60,7 +87,11 @@ pub(super) fn hallucinations(evidence: &Evidence<'_>) -> Section {
 
 /// CHAIR, recall and length.
 pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> Table {
-    let lower = |name: &str, help: &str| Column::new(name, Format::Percent).better(Better::Lower).help(help);
+    let lower = |name: &str, help: &str| {
+        Column::new(name, Format::Percent)
+            .better(Better::Lower)
+            .help(help)
+    };
     let row = |&(name, s): &(&str, &ObjectScores)| {
         let cells = vec![
             s.chair_i().into(),
@@ -77,14 +108,24 @@ pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> Table {
         title: "Open-vocabulary CHAIR, the reporting half".into(),
         note: String::new(),
         columns: vec![
-            lower("CHAIR_i", "share of the mentions of things that no reference supports"),
+            lower(
+                "CHAIR_i",
+                "share of the mentions of things that no reference supports",
+            ),
             lower("CHAIR_s", "share of the captions with such a mention"),
             Column::new("recall", Format::Percent)
                 .better(Better::Higher)
                 .help("share of the nouns named by two references that the caption supports"),
-            lower("wrong colours", "share of the colours that all references contradict"),
-            lower("wrong counts", "share of the numbers that all references contradict"),
-            Column::new("words", Format::Decimal(1)).help("mean length: a model that says less hallucinates less"),
+            lower(
+                "wrong colours",
+                "share of the colours that all references contradict",
+            ),
+            lower(
+                "wrong counts",
+                "share of the numbers that all references contradict",
+            ),
+            Column::new("words", Format::Decimal(1))
+                .help("mean length: a model that says less hallucinates less"),
             Column::new("captions", Format::Count),
         ],
         rows: rows.iter().map(row).collect(),
@@ -94,14 +135,20 @@ pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> Table {
 fn question_table(evidence: &Evidence<'_>) -> Table {
     let mut kinds: BTreeMap<String, [usize; 3]> = BTreeMap::new();
     for (qa, answer, right) in &evidence.judged.questions {
-        let counts = kinds.entry(format!("{:?}", qa.kind).to_lowercase()).or_default();
+        let counts = kinds
+            .entry(format!("{:?}", qa.kind).to_lowercase())
+            .or_default();
         counts[0] += 1;
         counts[1] += usize::from(*right);
         counts[2] += usize::from(answer.eq_ignore_ascii_case("yes."));
     }
     let share = |part: usize, whole: usize| Cell::from(part as f64 / whole.max(1) as f64);
-    let row =
-        |(kind, [asked, right, yes]): (String, [usize; 3])| TableRow::new(kind, vec![asked.into(), share(right, asked), share(yes, asked)]);
+    let row = |(kind, [asked, right, yes]): (String, [usize; 3])| {
+        TableRow::new(
+            kind,
+            vec![asked.into(), share(right, asked), share(yes, asked)],
+        )
+    };
     Table {
         title: "Questions derived from the captions".into(),
         note: "Right: the captions' own answer, word for word. Both halves.".into(),
@@ -115,29 +162,62 @@ fn question_table(evidence: &Evidence<'_>) -> Table {
 }
 
 /// CHAIR against recall when things below a rising threshold are left out.
-fn threshold_plot(evidence: &Evidence<'_>, reported: &[&ScoredText], read: &[(Reading, Vec<Reading>)]) -> Plot {
+fn threshold_plot(
+    evidence: &Evidence<'_>,
+    reported: &[&ScoredText],
+    read: &[(Reading, Vec<Reading>)],
+) -> Plot {
     let curve = |i: usize| {
         let rewarded: Vec<Rewarded> = reported
             .iter()
             .zip(read)
             .map(|(text, (caption, references))| {
                 let references: Vec<&Reading> = references.iter().collect();
-                Rewarded::new(Lexicon::shared(), caption, &references, |range| text.worst(i, range).unwrap_or(f32::INFINITY))
+                Rewarded::new(Lexicon::shared(), caption, &references, |range| {
+                    text.worst(i, range).unwrap_or(f32::INFINITY)
+                })
             })
             .collect();
-        // Thresholds at equal shares of the mentions, so that every contender's curve has as many points.
-        let mut rewards: Vec<f32> = rewarded.iter().flat_map(|c| &c.mentions).map(|m| m.0).collect();
+        // Thresholds at equal shares of the mentions, so that every contender's curve has as many
+        // points.
+        let mut rewards: Vec<f32> = rewarded
+            .iter()
+            .flat_map(|c| &c.mentions)
+            .map(|m| m.0)
+            .collect();
         rewards.sort_by(f32::total_cmp);
-        let thresholds: Vec<f32> = (0..15).filter_map(|n| rewards.get(n * rewards.len() / 20).copied()).collect();
-        tradeoff::curve(&rewarded, &thresholds).into_iter().map(|p| (p.recall, p.chair_i)).collect()
+        let thresholds: Vec<f32> = (0..15)
+            .filter_map(|n| rewards.get(n * rewards.len() / 20).copied())
+            .collect();
+        tradeoff::curve(&rewarded, &thresholds)
+            .into_iter()
+            .map(|p| (p.recall, p.chair_i))
+            .collect()
     };
-    let shown = |i: usize| i == evidence.chosen || ["log-probability", "probe"].contains(&evidence.contenders[i].name.as_str());
-    let one = |i: usize| Series { name: evidence.contenders[i].name.clone(), points: curve(i), marks: true, ..Series::default() };
+    let shown = |i: usize| {
+        i == evidence.chosen
+            || ["log-probability", "probe"].contains(&evidence.contenders[i].name.as_str())
+    };
+    let one = |i: usize| Series {
+        name: evidence.contenders[i].name.clone(),
+        points: curve(i),
+        marks: true,
+        ..Series::default()
+    };
     Plot::Lines {
         title: "CHAIR_i against recall as the threshold moves".into(),
-        x: Axis { label: "recall".into(), range: None },
-        y: Axis { label: "CHAIR_i".into(), range: None },
-        series: (0..evidence.contenders.len()).filter(|&i| shown(i)).map(one).collect(),
+        x: Axis {
+            label: "recall".into(),
+            range: None,
+        },
+        y: Axis {
+            label: "CHAIR_i".into(),
+            range: None,
+        },
+        series: (0..evidence.contenders.len())
+            .filter(|&i| shown(i))
+            .map(one)
+            .collect(),
         diagonal: false,
     }
 }
@@ -153,7 +233,12 @@ fn noun_plot(nouns: BTreeMap<&str, (usize, usize)>) -> Plot {
     Plot::Bars {
         title: "Most hallucinated things".into(),
         label: "mentions without support".into(),
-        bars: nouns.into_iter().take(NOUNS).filter(|n| n.1.0 > 0).map(bar).collect(),
+        bars: nouns
+            .into_iter()
+            .take(NOUNS)
+            .filter(|n| n.1.0 > 0)
+            .map(bar)
+            .collect(),
     }
 }
 
@@ -167,7 +252,13 @@ pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
         .filter(|t| Half::of(t.image) == Half::Report)
         .map(|text| {
             let bad = || text.ranges(chosen).filter(|(_, s)| !s.good);
-            (bad().count(), bad().map(|(_, s)| s.reward).fold(f32::NEG_INFINITY, f32::max), text)
+            (
+                bad().count(),
+                bad()
+                    .map(|(_, s)| s.reward)
+                    .fold(f32::NEG_INFINITY, f32::max),
+                text,
+            )
         })
         .collect();
     worst.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
@@ -184,7 +275,8 @@ pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
     Section {
         title: "Worst captions".into(),
         text: vec![format!(
-            "Those that name most things without support; underlined words are below the threshold of {:.2} that is served by default.",
+            "Those that name most things without support; underlined words are below the threshold \
+             of {:.2} that is served by default.",
             calibration.default_threshold
         )],
         cards: worst.iter().take(SHOWN).map(card).collect(),
@@ -210,13 +302,28 @@ pub(super) fn label_words(text: &LabelledText) -> Vec<CardWord> {
     let line = text.text.as_str();
     let (mut from, mut out) = (0, Vec::new());
     for range in words(line).into_iter().map(|w| w.range) {
-        let labels = || text.ranges.iter().filter(|(r, _)| r.start < range.end && range.start < r.end).filter_map(|(_, good)| *good);
-        let hallucinated = labels().next().is_some().then(|| labels().any(|good| !good));
-        out.push(CardWord { text: line[from..range.end].to_owned(), hallucinated, ..CardWord::default() });
+        let labels = || {
+            text.ranges
+                .iter()
+                .filter(|(r, _)| r.start < range.end && range.start < r.end)
+                .filter_map(|(_, good)| *good)
+        };
+        let hallucinated = labels()
+            .next()
+            .is_some()
+            .then(|| labels().any(|good| !good));
+        out.push(CardWord {
+            text: line[from..range.end].to_owned(),
+            hallucinated,
+            ..CardWord::default()
+        });
         from = range.end;
     }
     if from < line.len() {
-        out.push(CardWord { text: line[from..].to_owned(), ..CardWord::default() });
+        out.push(CardWord {
+            text: line[from..].to_owned(),
+            ..CardWord::default()
+        });
     }
     out
 }

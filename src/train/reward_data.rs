@@ -1,4 +1,5 @@
-//! What the scorers learn from: true captions, minimal-edit perturbations, the policy's own captions and captions of other images.
+//! What the scorers learn from: true captions, minimal-edit perturbations, the policy's own
+//! captions and captions of other images.
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
@@ -51,7 +52,11 @@ impl Example {
     pub(super) fn binary_cross_entropy(&self, logits: &Tensor, total: f32) -> CandleResult<Tensor> {
         let n = self.labels.len();
         let labels = Tensor::from_slice(&self.labels, n, &Device::Cpu)?;
-        let weights = Tensor::from_vec(self.weights.iter().map(|w| w / total).collect::<Vec<_>>(), n, &Device::Cpu)?;
+        let weights = Tensor::from_vec(
+            self.weights.iter().map(|w| w / total).collect::<Vec<_>>(),
+            n,
+            &Device::Cpu,
+        )?;
         binary_cross_entropy(logits, &labels, &weights)
     }
 }
@@ -61,7 +66,8 @@ pub(super) struct Examples<'a> {
     training: &'a RewardTraining,
     perturber: Perturber,
     answers: Answers,
-    /// The policy's own captions of every image of the split that is learnt from, with their token ids.
+    /// The policy's own captions of every image of the split that is learnt from, with their token
+    /// ids.
     own: Vec<Vec<(Vec<u32>, LabelledText)>>,
     /// Its own answers to some questions about every training image.
     own_answers: Vec<Vec<Said>>,
@@ -80,37 +86,90 @@ impl<'a> Examples<'a> {
             let temperature = if sample == 0 { 0.0 } else { config.temperature };
             let seed = training.config.seed.wrapping_add(sample as u64 * 1_000_003);
             let captions = own_captions(setup, &images, &features, temperature, seed)?;
-            split.iter().zip(captions).for_each(|(&i, caption)| own[i].push(caption));
+            split
+                .iter()
+                .zip(captions)
+                .for_each(|(&i, caption)| own[i].push(caption));
         }
-        let ask = Asking { n: config.own_answers, temperature: config.temperature, seed: training.config.seed };
-        let (asked, images): (Vec<usize>, Vec<Image>) = split.iter().filter_map(|&i| Some((i, training.questioned(i)?))).unzip();
-        let answered = self::own_answers(setup, &images, &training.train_features.plain(&asked), perturber.stats(), ask)?;
+        let ask = Asking {
+            n: config.own_answers,
+            temperature: config.temperature,
+            seed: training.config.seed,
+        };
+        let (asked, images): (Vec<usize>, Vec<Image>) = split
+            .iter()
+            .filter_map(|&i| Some((i, training.questioned(i)?)))
+            .unzip();
+        let answered = self::own_answers(
+            setup,
+            &images,
+            &training.train_features.plain(&asked),
+            perturber.stats(),
+            ask,
+        )?;
         let said = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
             Said::answer(qa.question, answer, right)
         };
         let mut own_answers = vec![Vec::new(); training.train_features.len()];
-        asked.iter().zip(answered).for_each(|(&i, of)| own_answers[i] = of.into_iter().map(said).collect());
-        let others: Vec<usize> = split.iter().copied().filter(|&i| i >= setup.data.train.len()).collect();
+        asked
+            .iter()
+            .zip(answered)
+            .for_each(|(&i, of)| own_answers[i] = of.into_iter().map(said).collect());
+        let others: Vec<usize> = split
+            .iter()
+            .copied()
+            .filter(|&i| i >= setup.data.train.len())
+            .collect();
         let questions = |i: usize, rng: &mut SmallRng| {
-            let asked = training.others.questions(others[i] - setup.data.train.len(), config.own_answers, rng);
-            asked.into_iter().map(|asked| (asked.question.clone(), asked)).collect()
+            let asked = training.others.questions(
+                others[i] - setup.data.train.len(),
+                config.own_answers,
+                rng,
+            );
+            asked
+                .into_iter()
+                .map(|asked| (asked.question.clone(), asked))
+                .collect()
         };
-        let answered = answers_to(setup, &training.train_features.plain(&others), config.temperature, ask.seed, questions)?;
+        let answered = answers_to(
+            setup,
+            &training.train_features.plain(&others),
+            config.temperature,
+            ask.seed,
+            questions,
+        )?;
         let said = |(answer, asked): (String, &AskedQuestion)| {
             let right = vqa::is_right(&answer, &asked.answers);
             Said::answer(asked.question.clone(), answer, right)
         };
-        others.iter().zip(answered).for_each(|(&i, of)| own_answers[i].extend(of.into_iter().map(said)));
-        Ok(Self { training, perturber, answers, own, own_answers })
+        others
+            .iter()
+            .zip(answered)
+            .for_each(|(&i, of)| own_answers[i].extend(of.into_iter().map(said)));
+        Ok(Self {
+            training,
+            perturber,
+            answers,
+            own,
+            own_answers,
+        })
     }
 
     /// True captions of training images, every token learnt.
-    pub(super) fn true_captions(training: &RewardTraining, images: &[usize]) -> Result<RowBatch, TrainError> {
+    pub(super) fn true_captions(
+        training: &RewardTraining,
+        images: &[usize],
+    ) -> Result<RowBatch, TrainError> {
         let said = |c: &String| LabelledText::all_good(normalize_caption(c)).into();
         let texts = |i: usize| training.image(i).captions.iter().map(said).collect();
         let rows: Vec<Vec<Said>> = images.iter().map(|&i| texts(i)).collect();
-        Ok(layout(&training.setup.policy, rows, Some(&mut SmallRng::seed_from_u64(training.config.seed)))?.0)
+        Ok(layout(
+            &training.setup.policy,
+            rows,
+            Some(&mut SmallRng::seed_from_u64(training.config.seed)),
+        )?
+        .0)
     }
 
     /// A text about a training image, judged by what is known of that.
@@ -121,17 +180,33 @@ impl<'a> Examples<'a> {
         }
     }
 
-    /// Returns what is said of one training image in an epoch; a function of the generator's state. `tally` is added to.
-    pub(super) fn said(&self, i: usize, rng: &mut SmallRng, tally: &mut Tally) -> Vec<(Origin, Said)> {
+    /// Returns what is said of one training image in an epoch; a function of the generator's state.
+    /// `tally` is added to.
+    pub(super) fn said(
+        &self,
+        i: usize,
+        rng: &mut SmallRng,
+        tally: &mut Tally,
+    ) -> Vec<(Origin, Said)> {
         let config = &self.training.config.examples;
         let train = &self.training.setup.data.train;
         let (image, photograph) = (self.training.image(i), self.training.photograph(i));
         let first = train.len() - self.training.human.len();
-        if let Some(corrections) = i.checked_sub(first).and_then(|i| self.training.human.get(i)) {
+        if let Some(corrections) = i
+            .checked_sub(first)
+            .and_then(|i| self.training.human.get(i))
+        {
             let casing = self.training.setup.policy.config.casing;
-            return corrections.iter().flat_map(|c| corrected(c, casing)).collect();
+            return corrections
+                .iter()
+                .flat_map(|c| corrected(c, casing))
+                .collect();
         }
-        let references: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+        let references: Vec<String> = image
+            .captions
+            .iter()
+            .map(|c| normalize_caption(c))
+            .collect();
         let mut out = Vec::new();
         for caption in image.captions.choose_multiple(rng, config.true_captions) {
             let said = Said::from(LabelledText::all_good(normalize_caption(caption)));
@@ -140,21 +215,46 @@ impl<'a> Examples<'a> {
         for _ in 0..config.perturbed_captions {
             let shown = photograph.map_or(&[][..], |photograph| &photograph.texts);
             let perturbed = self.perturber.perturb(image, shown, rng, tally);
-            out.extend(perturbed.map(|p| (Origin::Perturbed(p.kind), LabelledText::from(p).into())));
+            out.extend(
+                perturbed.map(|p| (Origin::Perturbed(p.kind), LabelledText::from(p).into())),
+            );
         }
         for _ in 0..config.foreign_captions {
             let other: &Image = &train[rng.random_range(0..first)];
-            let caption = other.captions.choose(rng).map(|c| self.judged(i, normalize_caption(c), &references));
+            let caption = other
+                .captions
+                .choose(rng)
+                .map(|c| self.judged(i, normalize_caption(c), &references));
             out.extend(caption.map(|text| (Origin::Foreign, text.into())));
         }
-        out.extend(self.own[i].iter().map(|(_, text)| (Origin::Own, self.judged(i, text.text.clone(), &references).into())));
-        out.extend(self.own_answers[i].iter().map(|said| (Origin::OwnAnswer, said.clone())));
+        out.extend(self.own[i].iter().map(|(_, text)| {
+            (
+                Origin::Own,
+                self.judged(i, text.text.clone(), &references).into(),
+            )
+        }));
+        out.extend(
+            self.own_answers[i]
+                .iter()
+                .map(|said| (Origin::OwnAnswer, said.clone())),
+        );
         let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
         if let Some(image) = self.training.questioned(i) {
-            out.extend(self.answers.of(&questions, &image, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
+            out.extend(
+                self.answers
+                    .of(&questions, &image, config.answers, rng)
+                    .into_iter()
+                    .map(|said| (Origin::Answer, said)),
+            );
         }
         if let Some(number) = i.checked_sub(train.len()) {
-            out.extend(self.training.others.answers(number, config.answers, rng).into_iter().map(|said| (Origin::Answer, said)));
+            out.extend(
+                self.training
+                    .others
+                    .answers(number, config.answers, rng)
+                    .into_iter()
+                    .map(|said| (Origin::Answer, said)),
+            );
         }
         out
     }
@@ -162,10 +262,18 @@ impl<'a> Examples<'a> {
     /// The examples of some training images; a function of the seed.
     pub(super) fn batch(&self, images: &[usize], seed: u64) -> Result<Example, TrainError> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut said = |&i: &usize| self.said(i, &mut rng, &mut Tally::default()).into_iter().map(|(_, said)| said).collect();
+        let mut said = |&i: &usize| {
+            self.said(i, &mut rng, &mut Tally::default())
+                .into_iter()
+                .map(|(_, said)| said)
+                .collect()
+        };
         let rows = images.iter().map(&mut said).collect();
         let (batch, labels) = layout(&self.training.setup.policy, rows, Some(&mut rng))?;
-        let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, rng.random_range(0..super::features::VIEWS))).collect();
+        let views: Vec<(usize, usize)> = images
+            .iter()
+            .map(|&i| (i, rng.random_range(0..super::features::VIEWS)))
+            .collect();
         let rest_weight = self.training.config.examples.rest_weight;
         let weight = |label: &Label| match label {
             Label { good: None, .. } => 0.0,
@@ -176,20 +284,43 @@ impl<'a> Examples<'a> {
             images: self.training.train_features.batch(&views)?,
             batch,
             weights: labels.iter().map(weight).collect(),
-            labels: labels.iter().map(|l| f32::from(u8::from(l.good == Some(true)))).collect(),
-            language: labels.iter().zip(0..).filter(|(l, _)| l.language).map(|(_, i)| i).collect(),
+            labels: labels
+                .iter()
+                .map(|l| f32::from(u8::from(l.good == Some(true))))
+                .collect(),
+            language: labels
+                .iter()
+                .zip(0..)
+                .filter(|(l, _)| l.language)
+                .map(|(_, i)| i)
+                .collect(),
             seed,
         })
     }
 }
 
-/// Returns what a correction says: the response with its errors, and what it should read instead, where somebody judged all of it.
+/// Returns what a correction says: the response with its errors, and what it should read instead,
+/// where somebody judged all of it.
 fn corrected(correction: &Correction, casing: Casing) -> impl Iterator<Item = (Origin, Said)> {
     let question = (!asks_for_description(&correction.prompt)).then(|| correction.prompt.clone());
-    let said = Said { question: question.clone(), text: correction.labelled(casing), ends: false };
-    let better = (correction.complete && !correction.errors.is_empty() && !correction.corrected.is_empty())
-        .then(|| LabelledText::all_good(casing.apply(&correction.corrected)));
-    let better = better.map(|text| (Origin::Corrected, Said { question, text, ends: false }));
+    let said = Said {
+        question: question.clone(),
+        text: correction.labelled(casing),
+        ends: false,
+    };
+    let better =
+        (correction.complete && !correction.errors.is_empty() && !correction.corrected.is_empty())
+            .then(|| LabelledText::all_good(casing.apply(&correction.corrected)));
+    let better = better.map(|text| {
+        (
+            Origin::Corrected,
+            Said {
+                question,
+                text,
+                ends: false,
+            },
+        )
+    });
     std::iter::once((Origin::Human, said)).chain(better)
 }
 
@@ -233,7 +364,8 @@ impl std::fmt::Display for Origin {
 pub(super) fn judged(text: String, references: &[String]) -> LabelledText {
     let lexicon = Lexicon::shared();
     let judgement = objects::judge(lexicon, &text, references);
-    LabelledText::judged(text, lexicon, &References::new(lexicon, references)).with_properties(&judgement)
+    LabelledText::judged(text, lexicon, &References::new(lexicon, references))
+        .with_properties(&judgement)
 }
 
 /// What is known of one learnt token.
@@ -246,33 +378,63 @@ pub(super) struct Label {
     pub(super) language: bool,
 }
 
-/// Lays out what is said of each image: descriptions behind one request for them (a random one with `rng`, otherwise the default one), answers behind
-/// their questions.
-pub(super) fn layout(policy: &Policy, rows: Vec<Vec<Said>>, mut rng: Option<&mut SmallRng>) -> Result<(RowBatch, Vec<Label>), TrainError> {
+/// Lays out what is said of each image: descriptions behind one request for them (a random one with
+/// `rng`, otherwise the default one), answers behind their questions.
+pub(super) fn layout(
+    policy: &Policy,
+    rows: Vec<Vec<Said>>,
+    mut rng: Option<&mut SmallRng>,
+) -> Result<(RowBatch, Vec<Label>), TrainError> {
     let (mut out, mut labels) = (Vec::with_capacity(rows.len()), Vec::new());
     for texts in rows {
         let prompt = match rng.as_deref_mut() {
             Some(rng) => Corpus::caption_prompt(&policy.tokenizer, &policy.template, rng)?,
             None => Corpus::prompt(&policy.tokenizer, &policy.template, "")?,
         };
-        let mut row = TextRow { prompt, branches: Vec::new() };
-        for Said { question, text, ends } in texts {
+        let mut row = TextRow {
+            prompt,
+            branches: Vec::new(),
+        };
+        for Said {
+            question,
+            text,
+            ends,
+        } in texts
+        {
             let mut line = match &question {
                 Some(question) => Corpus::prompt(&policy.tokenizer, &policy.template, question)?,
                 None => Vec::new(),
             };
             let learn_from = line.len();
-            let mut tokens = policy.tokenizer.encode_text(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+            let mut tokens = policy
+                .tokenizer
+                .encode_text(&text.text)
+                .map_err(|e| TrainError::Run(e.to_string()))?;
             tokens.extend(ends.then(|| policy.tokenizer.eos()));
-            let bare = LabelledText { rest: None, ..text.clone() }.token_labels(&policy.tokenizer, &tokens);
+            let bare = LabelledText {
+                rest: None,
+                ..text.clone()
+            }
+            .token_labels(&policy.tokenizer, &tokens);
             let whole = text.token_labels(&policy.tokenizer, &tokens);
-            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| Label { good: *good, rest: bare.is_none(), language: ends }));
+            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| Label {
+                good: *good,
+                rest: bare.is_none(),
+                language: ends,
+            }));
             line.extend(tokens);
-            row.branches.push(Branch { after_prompt: question.is_none(), tokens: line, learn_from });
+            row.branches.push(Branch {
+                after_prompt: question.is_none(),
+                tokens: line,
+                learn_from,
+            });
         }
         out.push(row);
     }
-    Ok((RowBatch::new(&out, policy.config.model.language.connector.tokens)?, labels))
+    Ok((
+        RowBatch::new(&out, policy.config.model.language.connector.tokens)?,
+        labels,
+    ))
 }
 
 /// The policy's own captions of a split, judged by its references.
@@ -289,15 +451,24 @@ pub(super) fn own_captions(
     let chunks: Vec<&[usize]> = all.chunks(ROLLOUT).collect();
     let captions = setup.workers.map(&chunks, |chunk| {
         let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
-        let config =
-            RolloutConfig { temperature, seed: seed.wrapping_add(chunk[0] as u64), max_tokens: MAX_TOKENS, eos: policy.tokenizer.eos() };
+        let config = RolloutConfig {
+            temperature,
+            seed: seed.wrapping_add(chunk[0] as u64),
+            max_tokens: MAX_TOKENS,
+            eos: policy.tokenizer.eos(),
+        };
         answers(&policy.model, &features.batch(&views)?, &prompt, config)
     })?;
     let lexicon = Lexicon::shared();
     let judge = |(image, tokens): (&Image, Vec<u32>)| {
-        let references = References::new(lexicon, image.captions.iter().map(|c| normalize_caption(c)));
+        let references =
+            References::new(lexicon, image.captions.iter().map(|c| normalize_caption(c)));
         let text = policy.tokenizer.decode(&tokens);
         (tokens, LabelledText::judged(text, lexicon, &references))
     };
-    Ok(images.iter().zip(captions.into_iter().flatten()).map(judge).collect())
+    Ok(images
+        .iter()
+        .zip(captions.into_iter().flatten())
+        .map(judge)
+        .collect())
 }

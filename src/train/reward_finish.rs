@@ -19,26 +19,45 @@ use crate::{
 };
 
 impl RewardTraining {
-    /// Calibrates the trained scorers on the tuning half of the development split and writes `RUNDIR/bundle` with those named `probe` and `detached`, and nothing
-    /// else: what a cycle needs.
+    /// Calibrates the trained scorers on the tuning half of the development split and writes
+    /// `RUNDIR/bundle` with those named `probe` and `detached`, and nothing else: what a cycle
+    /// needs.
     ///
     /// # Errors
     /// See [`Self::finish`].
     pub fn calibrate(&self, name: &str, version: &str) -> Result<(), TrainError> {
         let contenders = contenders::of_run(&self.run.file(""), &self.setup.policy)?;
         let features = dev_features(&self.setup, &self.config.features)?;
-        let tuning: Vec<usize> = (0..self.setup.data.dev.len()).filter(|&i| Half::of(i) == Half::Tune).collect();
-        let judged = Judged::of_some(&self.setup, &features, &contenders, self.config.seed, &tuning)?;
+        let tuning: Vec<usize> = (0..self.setup.data.dev.len())
+            .filter(|&i| Half::of(i) == Half::Tune)
+            .collect();
+        let judged = Judged::of_some(
+            &self.setup,
+            &features,
+            &contenders,
+            self.config.seed,
+            &tuning,
+        )?;
         let calibrations = calibrate::fit(&judged, &contenders)?;
-        let default = calibrate::best(&judged, &contenders)
-            .ok_or_else(|| TrainError::Run("scorers: there is none named probe or detached, which a bundle could serve".into()))?;
-        self.write_bundle(&calibrate::served(&contenders, &calibrations), default, name, version)
+        let default = calibrate::best(&judged, &contenders).ok_or_else(|| {
+            TrainError::Run(
+                "scorers: there is none named probe or detached, which a bundle could serve".into(),
+            )
+        })?;
+        self.write_bundle(
+            &calibrate::served(&contenders, &calibrations),
+            default,
+            name,
+            version,
+        )
     }
 
-    /// Calibrates the trained scorers, writes `RUNDIR/bundle` with those named `probe` and `detached`, and `RUNDIR/report.json` and `report.html`.
+    /// Calibrates the trained scorers, writes `RUNDIR/bundle` with those named `probe` and
+    /// `detached`, and `RUNDIR/report.json` and `report.html`.
     ///
     /// # Errors
-    /// When the run is not finished, the tuning half has not both grounded and ungrounded things, or a file cannot be written.
+    /// When the run is not finished, the tuning half has not both grounded and ungrounded things,
+    /// or a file cannot be written.
     pub fn finish(&self, name: &str, version: &str) -> Result<Report, TrainError> {
         let policy = &self.setup.policy;
         let mut contenders: Vec<Contender> = contenders::baselines().into();
@@ -49,9 +68,16 @@ impl RewardTraining {
         judged.calibrate(&calibrations);
         let default = calibrate::best(&judged, &contenders);
         if let Some(default) = default {
-            self.write_bundle(&calibrate::served(&contenders, &calibrations), default, name, version)?;
+            self.write_bundle(
+                &calibrate::served(&contenders, &calibrations),
+                default,
+                name,
+                version,
+            )?;
         }
-        let chosen = default.and_then(|kind| contenders.iter().position(|c| c.name == kind.name())).unwrap_or(contenders.len() - 1);
+        let chosen = default
+            .and_then(|kind| contenders.iter().position(|c| c.name == kind.name()))
+            .unwrap_or(contenders.len() - 1);
         let image = features.batch(&[(0, 0)])?.squeeze(0)?;
         let costs = contenders::costs(policy, &contenders, &image, 50)?;
         let evidence = Evidence {
@@ -69,11 +95,13 @@ impl RewardTraining {
             facts: evidence.facts(&self.config.data, &policy.name),
             ..evidence.report()
         };
-        report.sections.extend(self.negatives()?.map(|negatives| Section {
-            title: "What the scorers learned from".into(),
-            tables: vec![negatives.table()],
-            ..Section::default()
-        }));
+        report
+            .sections
+            .extend(self.negatives()?.map(|negatives| Section {
+                title: "What the scorers learned from".into(),
+                tables: vec![negatives.table()],
+                ..Section::default()
+            }));
         write_json(&self.run.file("report.json"), &report.to_json())?;
         let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
         write_atomically(&self.run.file("report.html"), html.as_bytes())?;
@@ -87,7 +115,9 @@ impl RewardTraining {
             return Ok(None);
         }
         let text = fs::read(&file).map_err(TrainError::io(&file))?;
-        serde_json::from_slice(&text).map(Some).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
     }
 
     fn write_bundle(
@@ -101,15 +131,29 @@ impl RewardTraining {
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
         let policy = &self.setup.policy;
         for file in ["model.safetensors", "tokenizer.json"] {
-            let bytes = Bundle::file(&policy.name, file).map_err(|e| TrainError::Run(e.to_string()))?;
+            let bytes =
+                Bundle::file(&policy.name, file).map_err(|e| TrainError::Run(e.to_string()))?;
             write_atomically(&dir.join(file), &bytes)?;
         }
         copy_evidence(&policy.name, &dir)?;
-        let served = |key: &str| calibrations.keys().any(|kind| key.strip_prefix(kind.name()).is_some_and(|rest| rest.starts_with('.')));
-        let weights = super::export::read_weights(&self.run.file(WEIGHTS))?.into_iter().filter(|(key, _)| served(key)).collect();
+        let served = |key: &str| {
+            calibrations.keys().any(|kind| {
+                key.strip_prefix(kind.name())
+                    .is_some_and(|rest| rest.starts_with('.'))
+            })
+        };
+        let weights = super::export::read_weights(&self.run.file(WEIGHTS))?
+            .into_iter()
+            .filter(|(key, _)| served(key))
+            .collect();
         write_weights(&dir.join("reward.safetensors"), weights)?;
         write_json(&dir.join("calibration.json"), calibrations)?;
-        let has = |kind: RewardKind| calibrations.contains_key(&kind).then(|| self.config.scorers.get(kind.name())).flatten();
+        let has = |kind: RewardKind| {
+            calibrations
+                .contains_key(&kind)
+                .then(|| self.config.scorers.get(kind.name()))
+                .flatten()
+        };
         let config = BundleConfig {
             name: name.to_owned(),
             version: version.to_owned(),

@@ -1,4 +1,5 @@
-//! The report of `candor eval reward`: how well scorers tell grounded words from ungrounded ones, on the reporting half of the development split.
+//! The report of `candor eval reward`: how well scorers tell grounded words from ungrounded ones,
+//! on the reporting half of the development split.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,7 +14,10 @@ use crate::{
     eval::{
         bootstrap::{Difference, Estimate, REPEATS, differences, estimates},
         data::flickr8k::Image,
-        report::{Axis, Better, Cell, Column, Format, Plot, ReliabilityBin, Report, Section, Series, Table, TableRow},
+        report::{
+            Axis, Better, Cell, Column, Format, Plot, ReliabilityBin, Report, Section, Series,
+            Table, TableRow,
+        },
         tokens::{Ranking, Scored, TokenMetrics},
     },
     lexicon::{Lexicon, WordClass},
@@ -51,18 +55,32 @@ impl<'a> Evidence<'a> {
         let mut scorers = Section {
             title: "Scorers".into(),
             text: vec![
-                "A bad piece is what a scorer is there to find. Things are nouns that no reference of the image supports; a piece's score is that of its \
-                 worst token. Every scorer is calibrated on the tuning half; all figures are of the reporting half. Brackets hold 95 % intervals \
+                "A bad piece is what a scorer is there to find. Things are nouns that no reference \
+                 of the image supports; a piece's score is that of its \
+                 worst token. Every scorer is calibrated on the tuning half; all figures are of \
+                 the reporting half. Brackets hold 95 % intervals \
                  (bootstrap over images)."
                     .into(),
             ],
             ..Section::default()
         };
-        scorers.tables.extend(sets.iter().map(|(title, pieces)| self.table(title, pieces)));
-        scorers.tables.extend([self.cost_table(), self.against_baseline(&sets[1].1)]);
+        scorers
+            .tables
+            .extend(sets.iter().map(|(title, pieces)| self.table(title, pieces)));
+        scorers
+            .tables
+            .extend([self.cost_table(), self.against_baseline(&sets[1].1)]);
         scorers.plots.extend(self.curves(&sets[1].1));
-        let sections = vec![scorers, self.chosen_closely(), reward_cards::hallucinations(self), reward_cards::captions(self)];
-        Report { sections, ..Report::default() }
+        let sections = vec![
+            scorers,
+            self.chosen_closely(),
+            reward_cards::hallucinations(self),
+            reward_cards::captions(self),
+        ];
+        Report {
+            sections,
+            ..Report::default()
+        }
     }
 
     /// Returns what the report was made from.
@@ -71,24 +89,66 @@ impl<'a> Evidence<'a> {
         vec![
             fact("policy", policy.to_owned()),
             fact("data", data.display().to_string()),
-            fact("tuning half", format!("{} images: the 1st, 3rd, ... of dev", self.images.len().div_ceil(2))),
-            fact("reporting half", format!("{} images: the 2nd, 4th, ... of dev", self.images.len() / 2)),
-            fact("scorer looked at", self.contenders[self.chosen].name.clone()),
-            fact("bootstrap", format!("{REPEATS} resamples of images, seed {}", self.seed)),
+            fact(
+                "tuning half",
+                format!(
+                    "{} images: the 1st, 3rd, ... of dev",
+                    self.images.len().div_ceil(2)
+                ),
+            ),
+            fact(
+                "reporting half",
+                format!("{} images: the 2nd, 4th, ... of dev", self.images.len() / 2),
+            ),
+            fact(
+                "scorer looked at",
+                self.contenders[self.chosen].name.clone(),
+            ),
+            fact(
+                "bootstrap",
+                format!("{REPEATS} resamples of images, seed {}", self.seed),
+            ),
         ]
     }
 
     fn sets(&self) -> [(&'static str, Pieces<'_>); 4] {
         let reported = |text: &&ScoredText| Half::of(text.image) == Half::Report;
-        let tokens = move |i: usize| self.judged.perturbed.iter().filter(reported).flat_map(|t| t.pieces(i)).map(|(_, s)| s).collect();
-        let answers = move |i: usize| self.judged.answers.iter().filter(reported).flat_map(|t| t.ranges(i)).map(|(_, s)| s).collect();
+        let tokens = move |i: usize| {
+            self.judged
+                .perturbed
+                .iter()
+                .filter(reported)
+                .flat_map(|t| t.pieces(i))
+                .map(|(_, s)| s)
+                .collect()
+        };
+        let answers = move |i: usize| {
+            self.judged
+                .answers
+                .iter()
+                .filter(reported)
+                .flat_map(|t| t.ranges(i))
+                .map(|(_, s)| s)
+                .collect()
+        };
         let yes_or_no = move |i: usize| {
-            let said = self.judged.answers.iter().filter(reported).filter(|text| text.is_yes_or_no(0));
+            let said = self
+                .judged
+                .answers
+                .iter()
+                .filter(reported)
+                .filter(|text| text.is_yes_or_no(0));
             said.flat_map(|t| t.ranges(i)).map(|(_, s)| s).collect()
         };
         [
-            ("Every token of true and perturbed captions", Box::new(tokens)),
-            ("Things named in the policy's own captions", Box::new(move |i| things(&self.judged.captions, i, Half::Report))),
+            (
+                "Every token of true and perturbed captions",
+                Box::new(tokens),
+            ),
+            (
+                "Things named in the policy's own captions",
+                Box::new(move |i| things(&self.judged.captions, i, Half::Report)),
+            ),
             ("The policy's own answers to questions", Box::new(answers)),
             ("Those of them that are yes or no", Box::new(yes_or_no)),
         ]
@@ -96,28 +156,51 @@ impl<'a> Evidence<'a> {
 
     fn estimates(&self, contender: usize, ranking: &Ranking) -> Vec<Estimate> {
         let threshold = self.calibrations[contender].default_threshold;
-        estimates(self.images.len(), REPEATS, self.seed, |weights| figures(&ranking.weighted(threshold, weights)))
+        estimates(self.images.len(), REPEATS, self.seed, |weights| {
+            figures(&ranking.weighted(threshold, weights))
+        })
     }
 
     fn table(&self, title: &str, pieces: &Pieces<'_>) -> Table {
         let row = |(i, contender): (usize, &Contender)| {
-            let cells = self.estimates(i, &Ranking::new(pieces(i))).into_iter().map(Cell::from).collect();
-            TableRow { name: contender.name.clone(), cells, emphasis: i == self.chosen }
+            let cells = self
+                .estimates(i, &Ranking::new(pieces(i)))
+                .into_iter()
+                .map(Cell::from)
+                .collect();
+            TableRow {
+                name: contender.name.clone(),
+                cells,
+                emphasis: i == self.chosen,
+            }
         };
-        let (good, bad) = pieces(0).iter().fold((0, 0), |(g, b), s| (g + usize::from(s.good), b + usize::from(!s.good)));
+        let (good, bad) = pieces(0).iter().fold((0, 0), |(g, b), s| {
+            (g + usize::from(s.good), b + usize::from(!s.good))
+        });
         let note = format!("{good} good and {bad} bad pieces.");
-        Table { title: title.into(), note, columns: columns(), rows: self.contenders.iter().enumerate().map(row).collect() }
+        Table {
+            title: title.into(),
+            note,
+            columns: columns(),
+            rows: self.contenders.iter().enumerate().map(row).collect(),
+        }
     }
 
     /// Returns what a scorer costs where it is served.
     fn cost_table(&self) -> Table {
         let row = |(i, contender): (usize, &Contender)| {
             let cells = vec![self.costs[i].into(), contender.bytes.into()];
-            TableRow { name: contender.name.clone(), cells, emphasis: i == self.chosen }
+            TableRow {
+                name: contender.name.clone(),
+                cells,
+                emphasis: i == self.chosen,
+            }
         };
         Table {
             title: "Cost".into(),
-            note: "Milliseconds that a scorer adds to a decoded token, one sequence at a time; weights as a bundle stores them.".into(),
+            note: "Milliseconds that a scorer adds to a decoded token, one sequence at a time; \
+                   weights as a bundle stores them."
+                .into(),
             columns: vec![
                 Column::new("ms/token", Format::Decimal(3)).better(Better::Lower),
                 Column::new("bytes", Format::Count).better(Better::Lower),
@@ -126,22 +209,50 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Returns whether the chosen scorer is better than the policy's own log-probability, on the same images.
+    /// Returns whether the chosen scorer is better than the policy's own log-probability, on the
+    /// same images.
     fn against_baseline(&self, pieces: &Pieces<'_>) -> Table {
-        let Some(baseline) = self.contenders.iter().position(|c| c.name == "log-probability") else { return Table::default() };
+        let Some(baseline) = self
+            .contenders
+            .iter()
+            .position(|c| c.name == "log-probability")
+        else {
+            return Table::default();
+        };
         let of = |i: usize| {
-            let (ranking, threshold) = (Ranking::new(pieces(i)), self.calibrations[i].default_threshold);
+            let (ranking, threshold) = (
+                Ranking::new(pieces(i)),
+                self.calibrations[i].default_threshold,
+            );
             move |weights: &[u32]| figures(&ranking.weighted(threshold, weights))
         };
-        let found = differences(self.images.len(), REPEATS, self.seed, of(baseline), of(self.chosen));
+        let found = differences(
+            self.images.len(),
+            REPEATS,
+            self.seed,
+            of(baseline),
+            of(self.chosen),
+        );
         let row = |(name, difference): (&str, &Difference)| {
-            let said = if difference.is_significant() { "significant" } else { "not significant" };
-            TableRow::new(name, vec![difference.estimate.into(), difference.p.into(), said.into()])
+            let said = if difference.is_significant() {
+                "significant"
+            } else {
+                "not significant"
+            };
+            TableRow::new(
+                name,
+                vec![difference.estimate.into(), difference.p.into(), said.into()],
+            )
         };
         let columns = columns();
-        let rows = columns.iter().zip(&found).filter(|(c, _)| ["AUROC", "mAP(neg)", "recall at 10 % FPR"].contains(&c.name.as_str()));
+        let rows = columns.iter().zip(&found).filter(|(c, _)| {
+            ["AUROC", "mAP(neg)", "recall at 10 % FPR"].contains(&c.name.as_str())
+        });
         Table {
-            title: format!("{} against log-probability, the same images", self.contenders[self.chosen].name),
+            title: format!(
+                "{} against log-probability, the same images",
+                self.contenders[self.chosen].name
+            ),
             note: "Things of the policy's own captions.".into(),
             columns: vec![
                 Column::new("difference", Format::Decimal(3)),
@@ -154,15 +265,27 @@ impl<'a> Evidence<'a> {
 
     fn curves(&self, pieces: &Pieces<'_>) -> Vec<Plot> {
         let mut shown: Vec<usize> = (0..self.contenders.len())
-            .filter(|&i| i == self.chosen || !matches!(self.contenders[i].name.as_str(), "entropy" | "second" | "linear"))
+            .filter(|&i| {
+                i == self.chosen
+                    || !matches!(
+                        self.contenders[i].name.as_str(),
+                        "entropy" | "second" | "linear"
+                    )
+            })
             .collect();
         shown.sort_by_key(|&i| i != self.chosen);
         let series = |of: &dyn Fn(&Ranking) -> Vec<(f64, f64)>| -> Vec<Series> {
-            let one =
-                |&i: &usize| Series { name: self.contenders[i].name.clone(), points: of(&Ranking::new(pieces(i))), ..Series::default() };
+            let one = |&i: &usize| Series {
+                name: self.contenders[i].name.clone(),
+                points: of(&Ranking::new(pieces(i))),
+                ..Series::default()
+            };
             shown.iter().take(6).map(one).collect()
         };
-        let share = |label: &str| Axis { label: label.into(), range: Some((0.0, 1.0)) };
+        let share = |label: &str| Axis {
+            label: label.into(),
+            range: Some((0.0, 1.0)),
+        };
         let bins = Ranking::new(pieces(self.chosen)).reliability();
         vec![
             Plot::Lines {
@@ -181,29 +304,53 @@ impl<'a> Evidence<'a> {
             },
             Plot::Reliability {
                 title: format!("Reliability of {}", self.contenders[self.chosen].name),
-                bins: bins.into_iter().map(|(mean_reward, share_good, count)| ReliabilityBin { mean_reward, share_good, count }).collect(),
+                bins: bins
+                    .into_iter()
+                    .map(|(mean_reward, share_good, count)| ReliabilityBin {
+                        mean_reward,
+                        share_good,
+                        count,
+                    })
+                    .collect(),
             },
         ]
     }
 
     /// The chosen scorer by kind of error and by class of word, and TLDR's accuracies.
     fn chosen_closely(&self) -> Section {
-        let texts: Vec<&ScoredText> = self.judged.perturbed.iter().filter(|t| Half::of(t.image) == Half::Report).collect();
+        let texts: Vec<&ScoredText> = self
+            .judged
+            .perturbed
+            .iter()
+            .filter(|t| Half::of(t.image) == Half::Report)
+            .collect();
         let row = |name: String, pieces: Vec<Scored>| {
             let bad = pieces.iter().filter(|s| !s.good).count();
             let ranking = Ranking::new(pieces);
-            let mut cells: Vec<Cell> = self.estimates(self.chosen, &ranking).into_iter().map(Cell::from).collect();
+            let mut cells: Vec<Cell> = self
+                .estimates(self.chosen, &ranking)
+                .into_iter()
+                .map(Cell::from)
+                .collect();
             cells.push(bad.into());
             TableRow::new(name, cells)
         };
-        let of_kind =
-            |kind: Kind| texts.iter().filter(|t| t.kind == Some(kind)).flat_map(|t| t.pieces(self.chosen)).map(|(_, s)| s).collect();
+        let of_kind = |kind: Kind| {
+            texts
+                .iter()
+                .filter(|t| t.kind == Some(kind))
+                .flat_map(|t| t.pieces(self.chosen))
+                .map(|(_, s)| s)
+                .collect()
+        };
         let mut classes: BTreeMap<WordClass, Vec<Scored>> = BTreeMap::new();
         for text in &texts {
             let words = Lexicon::shared().word_classes(&text.text.text);
             for (range, scored) in text.pieces(self.chosen) {
-                let class =
-                    words.iter().find(|(w, _)| w.start < range.end && range.start < w.end).map_or(WordClass::Other, |(_, class)| *class);
+                let class = words
+                    .iter()
+                    .find(|(w, _)| w.start < range.end && range.start < w.end)
+                    .map_or(WordClass::Other, |(_, class)| *class);
                 classes.entry(class).or_default().push(scored);
             }
         }
@@ -212,13 +359,26 @@ impl<'a> Evidence<'a> {
             columns.push(Column::new("bad", Format::Count).help("ungrounded tokens"));
             columns
         };
-        let kinds = Kind::ALL.iter().map(|&kind| row(kind.name().into(), of_kind(kind))).collect();
-        let by_class = WordClass::ALL.iter().filter_map(|class| Some(row(class.to_string(), classes.remove(class)?))).collect();
-        let note = "Tokens of perturbed captions of the kind, their untouched tokens as the good ones.".into();
+        let kinds = Kind::ALL
+            .iter()
+            .map(|&kind| row(kind.name().into(), of_kind(kind)))
+            .collect();
+        let by_class = WordClass::ALL
+            .iter()
+            .filter_map(|class| Some(row(class.to_string(), classes.remove(class)?)))
+            .collect();
+        let note =
+            "Tokens of perturbed captions of the kind, their untouched tokens as the good ones."
+                .into();
         Section {
             title: format!("{} closely", self.contenders[self.chosen].name),
             tables: vec![
-                Table { title: "By kind of error".into(), note, columns: columns(), rows: kinds },
+                Table {
+                    title: "By kind of error".into(),
+                    note,
+                    columns: columns(),
+                    rows: kinds,
+                },
                 Table {
                     title: "By class of word".into(),
                     note: "Tokens of true and perturbed captions.".into(),
@@ -231,7 +391,8 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Token, sentence and response accuracy as TLDR (ICLR 2025) defines them, at the served threshold.
+    /// Token, sentence and response accuracy as TLDR (ICLR 2025) defines them, at the served
+    /// threshold.
     fn accuracies(&self, texts: &[&ScoredText]) -> Table {
         let row = |(i, contender): (usize, &Contender)| {
             let threshold = self.calibrations[i].default_threshold;
@@ -239,30 +400,55 @@ impl<'a> Evidence<'a> {
             let mut sums = vec![[0.0f64; 6]; self.images.len()];
             for text in texts {
                 let sums = &mut sums[text.image];
-                let pieces: Vec<(usize, (bool, bool))> = text.pieces(i).map(|(range, s)| (range.start, judged(&s))).collect();
+                let pieces: Vec<(usize, (bool, bool))> = text
+                    .pieces(i)
+                    .map(|(range, s)| (range.start, judged(&s)))
+                    .collect();
                 let mut add = |at: usize, of: &mut dyn Iterator<Item = (bool, bool)>| {
                     let (said, is) = of.fold((false, false), |a, b| (a.0 | b.0, a.1 | b.1));
                     sums[at] += f64::from(u8::from(said == is));
                     sums[at + 1] += 1.0;
                 };
-                pieces.iter().for_each(|(_, piece)| add(0, &mut std::iter::once(*piece)));
+                pieces
+                    .iter()
+                    .for_each(|(_, piece)| add(0, &mut std::iter::once(*piece)));
                 for sentence in sentences(&text.text.text) {
-                    add(2, &mut pieces.iter().filter(|(start, _)| sentence.contains(start)).map(|(_, piece)| *piece));
+                    add(
+                        2,
+                        &mut pieces
+                            .iter()
+                            .filter(|(start, _)| sentence.contains(start))
+                            .map(|(_, piece)| *piece),
+                    );
                 }
                 add(4, &mut pieces.iter().map(|(_, piece)| *piece));
             }
             let found = estimates(sums.len(), REPEATS, self.seed, |weights| {
                 let mut total = [0.0; 6];
-                sums.iter().zip(weights).for_each(|(s, w)| total.iter_mut().zip(s).for_each(|(t, s)| *t += s * f64::from(*w)));
+                sums.iter().zip(weights).for_each(|(s, w)| {
+                    total
+                        .iter_mut()
+                        .zip(s)
+                        .for_each(|(t, s)| *t += s * f64::from(*w))
+                });
                 [0, 2, 4].map(|at| total[at] / total[at + 1]).to_vec()
             });
-            TableRow { emphasis: i == self.chosen, ..TableRow::new(contender.name.clone(), found.into_iter().map(Cell::from).collect()) }
+            TableRow {
+                emphasis: i == self.chosen,
+                ..TableRow::new(
+                    contender.name.clone(),
+                    found.into_iter().map(Cell::from).collect(),
+                )
+            }
         };
         Table {
             title: "Accuracy at the served threshold".into(),
-            note: "A sentence or response is bad when one of its tokens is; the threshold is that of 5 % false positives among things."
+            note: "A sentence or response is bad when one of its tokens is; the threshold is that \
+                   of 5 % false positives among things."
                 .into(),
-            columns: ["token", "sentence", "response"].map(|name| Column::new(name, Format::Percent).better(Better::Higher)).into(),
+            columns: ["token", "sentence", "response"]
+                .map(|name| Column::new(name, Format::Percent).better(Better::Higher))
+                .into(),
             rows: self.contenders.iter().enumerate().map(row).collect(),
         }
     }
@@ -270,31 +456,61 @@ impl<'a> Evidence<'a> {
 
 /// Bytes of the sentences of a text.
 fn sentences(text: &str) -> Vec<std::ops::Range<usize>> {
-    let mut ends: Vec<usize> = text.match_indices(['.', '!', '?']).map(|(at, mark)| at + mark.len()).collect();
+    let mut ends: Vec<usize> = text
+        .match_indices(['.', '!', '?'])
+        .map(|(at, mark)| at + mark.len())
+        .collect();
     if text[ends.last().copied().unwrap_or(0)..].trim().len() > 1 {
         ends.push(text.len());
     }
     let starts = std::iter::once(0).chain(ends.iter().copied());
-    starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
+    starts
+        .zip(ends.iter().copied())
+        .map(|(start, end)| start..end)
+        .collect()
 }
 
 fn columns() -> Vec<Column> {
-    let share = |name: &str, help: &str| Column::new(name, Format::Decimal(3)).better(Better::Higher).help(help);
+    let share = |name: &str, help: &str| {
+        Column::new(name, Format::Decimal(3))
+            .better(Better::Higher)
+            .help(help)
+    };
     vec![
-        share("AUROC", "probability that a good piece has a higher reward than a bad one"),
+        share(
+            "AUROC",
+            "probability that a good piece has a higher reward than a bad one",
+        ),
         share("mAP(neg)", "average precision of finding bad pieces"),
         share("mAP(pos)", "average precision of finding good pieces"),
-        share("recall at 5 % FPR", "share of the bad pieces found when 5 % of the good ones are flagged"),
+        share(
+            "recall at 5 % FPR",
+            "share of the bad pieces found when 5 % of the good ones are flagged",
+        ),
         share("recall at 10 % FPR", "the same at 10 %"),
-        share("best F1", "F1 of finding bad pieces at the threshold where it is highest"),
+        share(
+            "best F1",
+            "F1 of finding bad pieces at the threshold where it is highest",
+        ),
         share("served F1", "F1 at the threshold that is served by default"),
-        Column::new("ECE", Format::Decimal(3)).better(Better::Lower).help("expected calibration error, 15 equal bins"),
+        Column::new("ECE", Format::Decimal(3))
+            .better(Better::Lower)
+            .help("expected calibration error, 15 equal bins"),
     ]
 }
 
 /// In the order of [`columns`].
 fn figures(m: &TokenMetrics) -> Vec<f64> {
-    vec![m.auroc, m.map_neg, m.map_pos, m.recall_at_5_fpr, m.recall_at_10_fpr, m.f1_best, m.f1, m.ece]
+    vec![
+        m.auroc,
+        m.map_neg,
+        m.map_pos,
+        m.recall_at_5_fpr,
+        m.recall_at_10_fpr,
+        m.f1_best,
+        m.f1,
+        m.ece,
+    ]
 }
 
 #[cfg(test)]
@@ -303,8 +519,15 @@ mod tests {
 
     #[test]
     fn cuts_sentences() {
-        for (text, want) in [("A dog. A cat.", &["A dog.", " A cat."][..]), ("A dog", &["A dog"]), ("", &[])] {
-            let found: Vec<&str> = sentences(text).into_iter().map(|range| &text[range]).collect();
+        for (text, want) in [
+            ("A dog. A cat.", &["A dog.", " A cat."][..]),
+            ("A dog", &["A dog"]),
+            ("", &[]),
+        ] {
+            let found: Vec<&str> = sentences(text)
+                .into_iter()
+                .map(|range| &text[range])
+                .collect();
             assert_eq!(found, want);
         }
     }

@@ -18,29 +18,59 @@ pub struct RolloutConfig {
     pub eos: u32,
 }
 
-/// Writes one answer to `prompt` for each image of `images` `(n, image_tokens, channels)`: its tokens without the end.
-pub fn answers(model: &PrefixDecoder, images: &Tensor, prompt: &[u32], config: RolloutConfig) -> Result<Vec<Vec<u32>>> {
-    samples(model, images, &vec![prompt.to_vec(); images.dim(0)?], 1, config)
+/// Writes one answer to `prompt` for each image of `images` `(n, image_tokens, channels)`: its
+/// tokens without the end.
+pub fn answers(
+    model: &PrefixDecoder,
+    images: &Tensor,
+    prompt: &[u32],
+    config: RolloutConfig,
+) -> Result<Vec<Vec<u32>>> {
+    samples(
+        model,
+        images,
+        &vec![prompt.to_vec(); images.dim(0)?],
+        1,
+        config,
+    )
 }
 
-/// Writes `each` answers for each image of `images` `(n, image_tokens, channels)` to its own prompt, an image's answers behind one another: their tokens
-/// without the end. An image and its prompt are read once.
+/// Writes `each` answers for each image of `images` `(n, image_tokens, channels)` to its own
+/// prompt, an image's answers behind one another: their tokens without the end. An image and its
+/// prompt are read once.
 ///
 /// # Errors
 /// When there are not as many prompts as images, or a tensor operation fails.
-pub fn samples(model: &PrefixDecoder, images: &Tensor, prompts: &[Vec<u32>], each: usize, config: RolloutConfig) -> Result<Vec<Vec<u32>>> {
+pub fn samples(
+    model: &PrefixDecoder,
+    images: &Tensor,
+    prompts: &[Vec<u32>],
+    each: usize,
+    config: RolloutConfig,
+) -> Result<Vec<Vec<u32>>> {
     let (n, image_tokens, _) = images.dims3()?;
     if prompts.len() != n || each == 0 {
-        candle_core::bail!("{} prompts and {each} answers each for {n} images", prompts.len());
+        candle_core::bail!(
+            "{} prompts and {each} answers each for {n} images",
+            prompts.len()
+        );
     }
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let mut cache = model.new_cache(n * each, image_tokens + longest + config.max_tokens)?;
     let mut out = vec![Vec::new(); n * each];
-    let mut rngs: Vec<SmallRng> = (0..out.len() as u64).map(|i| SmallRng::seed_from_u64(config.seed.wrapping_add(i))).collect();
+    let mut rngs: Vec<SmallRng> = (0..out.len() as u64)
+        .map(|i| SmallRng::seed_from_u64(config.seed.wrapping_add(i)))
+        .collect();
     let read: Vec<Tensor> = (0..n).map(|i| images.get(i)).collect::<Result<_>>()?;
     let rows = read.iter().zip(prompts).enumerate();
-    let first: Vec<Row<'_>> =
-        rows.map(|(i, (image, prompt))| Row { slot: i * each, start: 0, image: Some(image), tokens: prompt }).collect();
+    let first: Vec<Row<'_>> = rows
+        .map(|(i, (image, prompt))| Row {
+            slot: i * each,
+            start: 0,
+            image: Some(image),
+            tokens: prompt,
+        })
+        .collect();
     let states = model.step(&first, &mut cache)?;
     let mut ends = Vec::with_capacity(out.len());
     let mut end = 0;
@@ -54,15 +84,31 @@ pub fn samples(model: &PrefixDecoder, images: &Tensor, prompts: &[Vec<u32>], eac
     let mut open: Vec<usize> = (0..out.len()).collect();
     for _ in 0..config.max_tokens {
         let logits = model.llama().logits(&hidden)?.to_vec2::<f32>()?;
-        let chosen: Vec<(usize, u32)> =
-            open.iter().zip(&logits).map(|(&slot, l)| (slot, choose(l, config.temperature, &mut rngs[slot]))).collect();
-        let going: Vec<(usize, [u32; 1])> = chosen.into_iter().filter(|&(_, token)| token != config.eos).map(|(s, t)| (s, [t])).collect();
-        going.iter().for_each(|(slot, token)| out[*slot].push(token[0]));
+        let chosen: Vec<(usize, u32)> = open
+            .iter()
+            .zip(&logits)
+            .map(|(&slot, l)| (slot, choose(l, config.temperature, &mut rngs[slot])))
+            .collect();
+        let going: Vec<(usize, [u32; 1])> = chosen
+            .into_iter()
+            .filter(|&(_, token)| token != config.eos)
+            .map(|(s, t)| (s, [t]))
+            .collect();
+        going
+            .iter()
+            .for_each(|(slot, token)| out[*slot].push(token[0]));
         if going.is_empty() {
             break;
         }
-        let rows: Vec<Row<'_>> =
-            going.iter().map(|(slot, token)| Row { slot: *slot, start: cache.len(*slot), image: None, tokens: token }).collect();
+        let rows: Vec<Row<'_>> = going
+            .iter()
+            .map(|(slot, token)| Row {
+                slot: *slot,
+                start: cache.len(*slot),
+                image: None,
+                tokens: token,
+            })
+            .collect();
         hidden = last(&model.step(&rows, &mut cache)?)?.clone();
         open = going.iter().map(|(slot, _)| *slot).collect();
     }
@@ -70,7 +116,9 @@ pub fn samples(model: &PrefixDecoder, images: &Tensor, prompts: &[Vec<u32>], eac
 }
 
 fn last(states: &[Tensor]) -> Result<&Tensor> {
-    states.last().ok_or_else(|| candle_core::Error::Msg("the decoder has no layers".into()))
+    states
+        .last()
+        .ok_or_else(|| candle_core::Error::Msg("the decoder has no layers".into()))
 }
 
 fn choose(logits: &[f32], temperature: f32, rng: &mut SmallRng) -> u32 {
@@ -78,7 +126,10 @@ fn choose(logits: &[f32], temperature: f32, rng: &mut SmallRng) -> u32 {
     if temperature <= 0.0 {
         return logits.iter().position(|&l| l == max).unwrap_or(0) as u32;
     }
-    let weights: Vec<f32> = logits.iter().map(|l| ((l - max) / temperature).exp()).collect();
+    let weights: Vec<f32> = logits
+        .iter()
+        .map(|l| ((l - max) / temperature).exp())
+        .collect();
     let mut left = rng.random::<f32>() * weights.iter().sum::<f32>();
     for (i, w) in weights.iter().enumerate() {
         left -= w;

@@ -1,14 +1,17 @@
-//! How training text is laid out: one row an image, whose prefix is shared by all that is said about it.
+//! How training text is laid out: one row an image, whose prefix is shared by all that is said
+//! about it.
 //!
-//! A row is `[image][shared prompt][branch][branch]...`. A branch sees the image, the shared prompt when it continues it, and itself; its
-//! positions continue its context as if it stood alone. Five captions and a few questions thus cost one prefix.
+//! A row is `[image][shared prompt][branch][branch]...`. A branch sees the image, the shared prompt
+//! when it continues it, and itself; its positions continue its context as if it stood alone. Five
+//! captions and a few questions thus cost one prefix.
 
 use candle_core::{Device, Result, Tensor};
 
 /// Something said about the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
-    /// Indicates whether it continues the row's shared prompt (a caption) or stands right behind the image (a question with its answer).
+    /// Indicates whether it continues the row's shared prompt (a caption) or stands right behind
+    /// the image (a question with its answer).
     pub after_prompt: bool,
     /// Its tokens.
     pub tokens: Vec<u32>,
@@ -65,8 +68,13 @@ impl RowBatch {
         let mut mask = vec![HIDDEN; rows.len() * whole * whole];
         let (mut lines, mut own_lines, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         for (r, row) in rows.iter().enumerate() {
-            let (base, mask) = (r * whole, &mut mask[r * whole * whole..(r + 1) * whole * whole]);
-            let mut see = |query: usize, from: usize, to: usize| mask[query * whole + from..query * whole + to].fill(0.0);
+            let (base, mask) = (
+                r * whole,
+                &mut mask[r * whole * whole..(r + 1) * whole * whole],
+            );
+            let mut see = |query: usize, from: usize, to: usize| {
+                mask[query * whole + from..query * whole + to].fill(0.0)
+            };
             for i in 0..image_tokens {
                 positions[base + i] = i as u32;
                 see(i, 0, image_tokens);
@@ -80,7 +88,11 @@ impl RowBatch {
             }
             let mut first = prompt_end;
             for branch in &row.branches {
-                let context = if branch.after_prompt { prompt_end } else { image_tokens };
+                let context = if branch.after_prompt {
+                    prompt_end
+                } else {
+                    image_tokens
+                };
                 for (i, &token) in branch.tokens.iter().enumerate() {
                     let at = first + i;
                     tokens[r * length + at - image_tokens] = token;
@@ -100,7 +112,14 @@ impl RowBatch {
             (first..whole).for_each(|at| see(at, 0, image_tokens.max(1)));
         }
         let mask = Tensor::from_vec(mask, (rows.len(), whole, whole), &Device::Cpu)?;
-        Ok(Self { tokens, positions, mask, lines, own_lines, targets })
+        Ok(Self {
+            tokens,
+            positions,
+            mask,
+            lines,
+            own_lines,
+            targets,
+        })
     }
 }
 
@@ -113,15 +132,37 @@ mod tests {
         let row = TextRow {
             prompt: vec![10, 11],
             branches: vec![
-                Branch { after_prompt: true, tokens: vec![20, 21], learn_from: 0 },
-                Branch { after_prompt: true, tokens: vec![30], learn_from: 0 },
-                Branch { after_prompt: false, tokens: vec![40, 41, 42], learn_from: 2 },
+                Branch {
+                    after_prompt: true,
+                    tokens: vec![20, 21],
+                    learn_from: 0,
+                },
+                Branch {
+                    after_prompt: true,
+                    tokens: vec![30],
+                    learn_from: 0,
+                },
+                Branch {
+                    after_prompt: false,
+                    tokens: vec![40, 41, 42],
+                    learn_from: 2,
+                },
             ],
         };
-        let short = TextRow { prompt: vec![10], branches: vec![] };
+        let short = TextRow {
+            prompt: vec![10],
+            branches: vec![],
+        };
         let batch = RowBatch::new(&[row, short], 3).unwrap();
         let seen = |q: usize| -> Vec<usize> {
-            let line = batch.mask.get(0).unwrap().get(q).unwrap().to_vec1::<f32>().unwrap();
+            let line = batch
+                .mask
+                .get(0)
+                .unwrap()
+                .get(q)
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             (0..11).filter(|&k| line[k] == 0.0).collect()
         };
         assert_eq!(seen(0), [0, 1, 2]);

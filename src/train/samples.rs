@@ -1,4 +1,5 @@
-//! A look at what scorers learn from: counts by origin and kind, right and wrong words by class, and examples to read.
+//! A look at what scorers learn from: counts by origin and kind, right and wrong words by class,
+//! and examples to read.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -34,7 +35,8 @@ struct Counts {
 /// Classes of words that name things: scorers must have seen wrong ones of each.
 const NAMING: [WordClass; 3] = [WordClass::Person, WordClass::Animal, WordClass::Thing];
 
-/// How many words of a class are known to be right, and wrong, in what is said of the photographs of an origin.
+/// How many words of a class are known to be right, and wrong, in what is said of the photographs
+/// of an origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ClassCount {
     class: String,
@@ -49,17 +51,22 @@ pub(super) struct Negatives(Vec<ClassCount>);
 
 impl Negatives {
     fn of(words: &BTreeMap<(WordClass, &str), [usize; 2]>) -> Self {
-        let count = |(&(class, origin), &[right, wrong]): (&(WordClass, &str), &[usize; 2])| ClassCount {
-            class: class.to_string(),
-            origin: origin.to_owned(),
-            right,
-            wrong,
-        };
+        let count =
+            |(&(class, origin), &[right, wrong]): (&(WordClass, &str), &[usize; 2])| ClassCount {
+                class: class.to_string(),
+                origin: origin.to_owned(),
+                right,
+                wrong,
+            };
         Self(words.iter().map(count).collect())
     }
 
     fn wrong(&self, class: WordClass) -> usize {
-        self.0.iter().filter(|count| count.class == class.to_string()).map(|count| count.wrong).sum()
+        self.0
+            .iter()
+            .filter(|count| count.class == class.to_string())
+            .map(|count| count.wrong)
+            .sum()
     }
 
     /// The first class of words that name things of which none is wrong.
@@ -69,12 +76,22 @@ impl Negatives {
 
     /// The counts as a table.
     pub(super) fn table(&self) -> Table {
-        let row =
-            |count: &ClassCount| TableRow::new(format!("{}, {}", count.class, count.origin), vec![count.right.into(), count.wrong.into()]);
+        let row = |count: &ClassCount| {
+            TableRow::new(
+                format!("{}, {}", count.class, count.origin),
+                vec![count.right.into(), count.wrong.into()],
+            )
+        };
         Table {
             title: "Negatives by class of word".into(),
-            note: format!("Words whose truth is known, in one epoch's texts about at most {IMAGES} photographs of each origin."),
-            columns: vec![Column::new("right", Format::Count), Column::new("wrong", Format::Count)],
+            note: format!(
+                "Words whose truth is known, in one epoch's texts about at most {IMAGES} \
+                 photographs of each origin."
+            ),
+            columns: vec![
+                Column::new("right", Format::Count),
+                Column::new("wrong", Format::Count),
+            ],
             rows: self.0.iter().map(row).collect(),
         }
     }
@@ -83,12 +100,22 @@ impl Negatives {
 impl fmt::Display for Negatives {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let class = |class: &WordClass| format!("{class} {}", self.wrong(*class));
-        f.write_str(&WordClass::ALL.iter().map(class).collect::<Vec<_>>().join(", "))
+        f.write_str(
+            &WordClass::ALL
+                .iter()
+                .map(class)
+                .collect::<Vec<_>>()
+                .join(", "),
+        )
     }
 }
 
 /// Adds the words of a text whose truth is known to the counts of their classes.
-fn count_words(text: &LabelledText, origin: &'static str, counts: &mut BTreeMap<(WordClass, &'static str), [usize; 2]>) {
+fn count_words(
+    text: &LabelledText,
+    origin: &'static str,
+    counts: &mut BTreeMap<(WordClass, &'static str), [usize; 2]>,
+) {
     for (range, class) in Lexicon::shared().word_classes(&text.text) {
         if let Some(good) = text.label(&range) {
             counts.entry((class, origin)).or_default()[usize::from(!good)] += 1;
@@ -96,13 +123,20 @@ fn count_words(text: &LabelledText, origin: &'static str, counts: &mut BTreeMap<
     }
 }
 
-/// Statistics and examples of a run's data, drawn as an epoch draws them, and right and wrong words; a function of its seed.
+/// Statistics and examples of a run's data, drawn as an epoch draws them, and right and wrong
+/// words; a function of its seed.
 ///
 /// # Errors
 /// When a text cannot be cut into tokens.
-pub(super) fn look(training: &RewardTraining, examples: &Examples<'_>) -> Result<(Report, Negatives), TrainError> {
+pub(super) fn look(
+    training: &RewardTraining,
+    examples: &Examples<'_>,
+) -> Result<(Report, Negatives), TrainError> {
     let tokenizer = &training.setup.policy.tokenizer;
-    let (mut rng, mut tally) = (SmallRng::seed_from_u64(training.config.seed), Tally::default());
+    let (mut rng, mut tally) = (
+        SmallRng::seed_from_u64(training.config.seed),
+        Tally::default(),
+    );
     let mut seen: BTreeMap<Origin, (Counts, Vec<CaptionCard>)> = BTreeMap::new();
     let (mut looked, mut words) = (BTreeMap::<&str, usize>::new(), BTreeMap::new());
     for i in training.learnt_from() {
@@ -113,17 +147,24 @@ pub(super) fn look(training: &RewardTraining, examples: &Examples<'_>) -> Result
         }
         *before += 1;
         // A row that stays empty is seen.
-        WordClass::ALL.iter().for_each(|&class| _ = words.entry((class, photographs_of)).or_default());
+        WordClass::ALL
+            .iter()
+            .for_each(|&class| _ = words.entry((class, photographs_of)).or_default());
         for (origin, said) in examples.said(i, &mut rng, &mut tally) {
             count_words(&said.text, photographs_of, &mut words);
-            let tokens = tokenizer.encode(&said.text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+            let tokens = tokenizer
+                .encode(&said.text.text)
+                .map_err(|e| TrainError::Run(e.to_string()))?;
             let (counts, cards) = seen.entry(origin).or_default();
             counts.texts += 1;
             for label in said.text.token_labels(tokenizer, &tokens) {
                 counts.tokens[label.map_or(2, |good| usize::from(!good))] += 1;
             }
             // Spread over the images, so that the page does not show one photograph over and over.
-            if cards.len() < SHOWN && cards.last().is_none_or(|last| last.id != image.name) && i % 3 == cards.len() % 3 {
+            if cards.len() < SHOWN
+                && cards.last().is_none_or(|last| last.id != image.name)
+                && i % 3 == cards.len() % 3
+            {
                 cards.push(CaptionCard {
                     id: image.name.clone(),
                     photo: Photo::thumbnail(&image.path),
@@ -135,19 +176,37 @@ pub(super) fn look(training: &RewardTraining, examples: &Examples<'_>) -> Result
             }
         }
     }
-    let (counts, cards): (Vec<_>, Vec<_>) = seen.into_iter().map(|(origin, (counts, cards))| ((origin, counts), (origin, cards))).unzip();
-    let section = |(origin, cards): (Origin, Vec<CaptionCard>)| Section { title: origin.to_string(), cards, ..Section::default() };
+    let (counts, cards): (Vec<_>, Vec<_>) = seen
+        .into_iter()
+        .map(|(origin, (counts, cards))| ((origin, counts), (origin, cards)))
+        .unzip();
+    let section = |(origin, cards): (Origin, Vec<CaptionCard>)| Section {
+        title: origin.to_string(),
+        cards,
+        ..Section::default()
+    };
     let negatives = Negatives::of(&words);
     let tables = vec![table(&counts, &tally), negatives.table()];
-    let mut sections = vec![Section { title: "Counts".into(), tables, ..Section::default() }];
+    let mut sections = vec![Section {
+        title: "Counts".into(),
+        tables,
+        ..Section::default()
+    }];
     sections.extend(cards.into_iter().map(section));
-    let looked: Vec<String> = looked.into_iter().map(|(origin, n)| format!("{n} {origin}")).collect();
+    let looked: Vec<String> = looked
+        .into_iter()
+        .map(|(origin, n)| format!("{n} {origin}"))
+        .collect();
     let report = Report {
         title: "What the scorers learn from".into(),
         command: "candor train reward".into(),
-        facts: vec![("images looked at".into(), looked.join(", ")), ("seed".into(), training.config.seed.to_string())],
+        facts: vec![
+            ("images looked at".into(), looked.join(", ")),
+            ("seed".into(), training.config.seed.to_string()),
+        ],
         notes: vec![
-            "Words with a wavy underline are labelled as ungrounded. Tokens of which nothing is known are masked, never taken for good."
+            "Words with a wavy underline are labelled as ungrounded. Tokens of which nothing is \
+             known are masked, never taken for good."
                 .into(),
         ],
         sections,
@@ -156,16 +215,43 @@ pub(super) fn look(training: &RewardTraining, examples: &Examples<'_>) -> Result
 }
 
 fn table(counts: &[(Origin, Counts)], tally: &Tally) -> Table {
-    let row = |(origin, Counts { texts, tokens: [good, bad, unknown] }): &(Origin, Counts)| {
-        let dropped = if let Origin::Perturbed(kind) = origin { Some(tally.paraphrases.get(kind).copied().unwrap_or(0)) } else { None };
-        TableRow::new(origin.to_string(), vec![(*texts).into(), (*good).into(), (*bad).into(), (*unknown).into(), dropped.into()])
+    let row = |(
+        origin,
+        Counts {
+            texts,
+            tokens: [good, bad, unknown],
+        },
+    ): &(Origin, Counts)| {
+        let dropped = if let Origin::Perturbed(kind) = origin {
+            Some(tally.paraphrases.get(kind).copied().unwrap_or(0))
+        } else {
+            None
+        };
+        TableRow::new(
+            origin.to_string(),
+            vec![
+                (*texts).into(),
+                (*good).into(),
+                (*bad).into(),
+                (*unknown).into(),
+                dropped.into(),
+            ],
+        )
     };
     Table {
         title: "Texts and tokens by origin".into(),
-        note: "Paraphrases: edits that were dropped, for a caption of the image says the same in other words.".into(),
-        columns: ["texts", "good tokens", "bad tokens", "unknown tokens", "paraphrases"]
-            .map(|name| Column::new(name, Format::Count))
+        note: "Paraphrases: edits that were dropped, for a caption of the image says the same in \
+               other words."
             .into(),
+        columns: [
+            "texts",
+            "good tokens",
+            "bad tokens",
+            "unknown tokens",
+            "paraphrases",
+        ]
+        .map(|name| Column::new(name, Format::Count))
+        .into(),
         rows: counts.iter().map(row).collect(),
     }
 }
@@ -178,19 +264,42 @@ mod tests {
     fn words_are_counted_by_class_and_a_class_without_wrong_ones_is_found() {
         let text = |text: &str, wrong: &str| {
             let at = text.find(wrong).unwrap();
-            LabelledText { text: text.into(), ranges: vec![(at..at + wrong.len(), Some(false))], rest: Some(true) }
+            LabelledText {
+                text: text.into(),
+                ranges: vec![(at..at + wrong.len(), Some(false))],
+                rest: Some(true),
+            }
         };
         let mut words = BTreeMap::new();
         count_words(&text("A man with a dog.", "man"), "flickr8k", &mut words);
         count_words(&text("A man and a red dog.", "dog"), "daquar", &mut words);
-        count_words(&LabelledText { rest: None, ..text("A cat on a table.", "table") }, "daquar", &mut words);
-        let people: Vec<_> =
-            words.iter().filter(|((class, _), _)| *class == WordClass::Person).map(|(key, count)| (key.1, *count)).collect();
+        count_words(
+            &LabelledText {
+                rest: None,
+                ..text("A cat on a table.", "table")
+            },
+            "daquar",
+            &mut words,
+        );
+        let people: Vec<_> = words
+            .iter()
+            .filter(|((class, _), _)| *class == WordClass::Person)
+            .map(|(key, count)| (key.1, *count))
+            .collect();
         assert_eq!(people, [("daquar", [1, 0]), ("flickr8k", [0, 1])]);
-        assert_eq!(words[&(WordClass::Animal, "daquar")], [0, 1], "of the cat nothing is known");
+        assert_eq!(
+            words[&(WordClass::Animal, "daquar")],
+            [0, 1],
+            "of the cat nothing is known"
+        );
         let negatives = Negatives::of(&words);
         assert_eq!(negatives.missing(), None);
-        assert!(negatives.to_string().starts_with("person 1, animal 1, other thing 1, attribute 0"), "{negatives}");
+        assert!(
+            negatives
+                .to_string()
+                .starts_with("person 1, animal 1, other thing 1, attribute 0"),
+            "{negatives}"
+        );
         assert_eq!(negatives.table().rows[0].name, "person, daquar");
         words.insert((WordClass::Person, "flickr8k"), [4, 0]);
         assert_eq!(Negatives::of(&words).missing(), Some(WordClass::Person));

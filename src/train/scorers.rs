@@ -41,8 +41,8 @@ pub enum ScorerConfig {
     },
     /// A network of its own that begins as a copy of the policy.
     Detached {
-        /// Weight of the language model's loss on true captions beside the scorer's; 0 for none. With a loss of its own the copy stays a policy: a
-        /// probe trained jointly with it.
+        /// Weight of the language model's loss on true captions beside the scorer's; 0 for none.
+        /// With a loss of its own the copy stays a policy: a probe trained jointly with it.
         #[serde(default)]
         language_weight: f64,
         /// Shows it another image of the batch: what it then learns is prior, not sight.
@@ -63,12 +63,24 @@ pub type ScorerConfigs = BTreeMap<String, ScorerConfig>;
 impl ScorerConfig {
     /// Returns what a bundle's probe over all `layers` is, trained already.
     pub fn of_probe(layers: usize, hidden: usize) -> Self {
-        Self::Probe { layers, hidden, similarity: false, seed: 0, optim: OptimConfig::default() }
+        Self::Probe {
+            layers,
+            hidden,
+            similarity: false,
+            seed: 0,
+            optim: OptimConfig::default(),
+        }
     }
 
     /// Returns what a bundle's detached scorer is, trained already.
     pub fn of_detached() -> Self {
-        Self::Detached { language_weight: 0.0, shuffled: false, dropout: 0.0, seed: 0, optim: OptimConfig::default() }
+        Self::Detached {
+            language_weight: 0.0,
+            shuffled: false,
+            dropout: 0.0,
+            seed: 0,
+            optim: OptimConfig::default(),
+        }
     }
 
     /// Its optimiser.
@@ -80,32 +92,61 @@ impl ScorerConfig {
 
     /// Weight of the language model's loss.
     pub fn language_weight(&self) -> f64 {
-        if let Self::Detached { language_weight, .. } = self { *language_weight } else { 0.0 }
+        if let Self::Detached {
+            language_weight, ..
+        } = self
+        {
+            *language_weight
+        } else {
+            0.0
+        }
     }
 
     /// Sizes of a probe on a policy; `None` for a network of its own.
     pub fn probe(&self, model: &LlavaConfig) -> Option<ProbeConfig> {
-        let Self::Probe { layers, hidden, similarity, .. } = self else { return None };
+        let Self::Probe {
+            layers,
+            hidden,
+            similarity,
+            ..
+        } = self
+        else {
+            return None;
+        };
         let decoder = &model.language.decoder;
-        let features = (*layers).min(decoder.num_hidden_layers) * decoder.hidden_size + if *similarity { 2 * HEADS } else { 0 };
-        Some(ProbeConfig { features, hidden: *hidden })
+        let features = (*layers).min(decoder.num_hidden_layers) * decoder.hidden_size
+            + if *similarity { 2 * HEADS } else { 0 };
+        Some(ProbeConfig {
+            features,
+            hidden: *hidden,
+        })
     }
 
     /// Returns what regularises its training at `step`.
     pub fn regular(&self, step: u64) -> Regular {
         match self {
             Self::Probe { .. } => Regular::default(),
-            Self::Detached { dropout, seed, .. } => Regular { dropout: *dropout, seed: seed ^ step },
+            Self::Detached { dropout, seed, .. } => Regular {
+                dropout: *dropout,
+                seed: seed ^ step,
+            },
         }
     }
 
-    /// Its first weights: a copy of the policy, or small random weights over standardised features of `sample`.
+    /// Its first weights: a copy of the policy, or small random weights over standardised features
+    /// of `sample`.
     ///
     /// # Errors
     /// When a tensor operation fails.
     pub fn initial(&self, policy: &Policy, sample: &Pass<'_>) -> Result<VarMap, TrainError> {
         let vars = VarMap::new();
-        let load = || Net::load(self, &policy.config.model, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu));
+        let load = || {
+            Net::load(
+                self,
+                &policy.config.model,
+                VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu),
+            )
+        };
         load()?;
         match self {
             Self::Detached { .. } => {
@@ -119,13 +160,19 @@ impl ScorerConfig {
                 let mut rng = SmallRng::seed_from_u64(*seed);
                 for (_, var) in named_vars(&vars).into_iter().filter(|(_, v)| v.rank() == 2) {
                     let bound = (3.0 / var.dim(1)? as f32).sqrt();
-                    let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-bound..bound)).collect();
+                    let values: Vec<f32> = (0..var.elem_count())
+                        .map(|_| rng.random_range(-bound..bound))
+                        .collect();
                     var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
                 }
-                let Net::Probe(probe) = load()? else { return Ok(vars) };
+                let Net::Probe(probe) = load()? else {
+                    return Ok(vars);
+                };
                 let features = probe.features(sample)?.detach();
                 let mean = features.mean(0)?;
-                let scale = (features.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-6)?.sqrt()?.recip()?;
+                let scale = (features.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-6)?
+                    .sqrt()?
+                    .recip()?;
                 for (name, var) in named_vars(&vars) {
                     match name.as_str() {
                         "mean" => var.set(&mean)?,
@@ -155,13 +202,27 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// When a tensor operation fails.
     pub fn new(policy: &Policy, images: &'a Tensor, batch: &'a RowBatch) -> CandleResult<Self> {
-        let states = policy.model.whole(images, &batch.tokens, &batch.positions, &batch.mask, Regular::default())?;
-        Ok(Self { images, batch, states: states.into_iter().map(|s| s.detach()).collect() })
+        let states = policy.model.whole(
+            images,
+            &batch.tokens,
+            &batch.positions,
+            &batch.mask,
+            Regular::default(),
+        )?;
+        Ok(Self {
+            images,
+            batch,
+            states: states.into_iter().map(|s| s.detach()).collect(),
+        })
     }
 
     /// A batch for scorers that do not read the policy's states.
     pub fn without_policy(images: &'a Tensor, batch: &'a RowBatch) -> Self {
-        Self { images, batch, states: Vec::new() }
+        Self {
+            images,
+            batch,
+            states: Vec::new(),
+        }
     }
 
     /// The same states, and other images for a network that looks for itself.
@@ -169,32 +230,47 @@ impl<'a> Pass<'a> {
         Self { images, ..self }
     }
 
-    /// The policy's states after its last `layers` layers, side by side, at the learnt tokens themselves: `(tokens, layers * width)`.
+    /// The policy's states after its last `layers` layers, side by side, at the learnt tokens
+    /// themselves: `(tokens, layers * width)`.
     fn hidden(&self, layers: usize) -> CandleResult<Tensor> {
         let lines = Tensor::new(self.batch.own_lines.as_slice(), &Device::Cpu)?;
         let first = self.states.len().saturating_sub(layers);
-        let states = self.states[first..].iter().map(|s| s.index_select(&lines, 0)).collect::<CandleResult<Vec<_>>>()?;
+        let states = self.states[first..]
+            .iter()
+            .map(|s| s.index_select(&lines, 0))
+            .collect::<CandleResult<Vec<_>>>()?;
         Tensor::cat(&states, 1)
     }
 
     /// The policy's last states where they predict the learnt tokens.
     pub(super) fn predicting(&self) -> CandleResult<Tensor> {
-        let Some(last) = self.states.last() else { candle_core::bail!("the decoder has no layers") };
+        let Some(last) = self.states.last() else {
+            candle_core::bail!("the decoder has no layers")
+        };
         last.index_select(&Tensor::new(self.batch.lines.as_slice(), &Device::Cpu)?, 0)
     }
 
-    /// The policy's states after its middle layer at the image's positions, `(rows, image_tokens, width)`.
+    /// The policy's states after its middle layer at the image's positions,
+    /// `(rows, image_tokens, width)`.
     fn image_states(&self) -> CandleResult<Tensor> {
         let (rows, tokens, _) = self.images.dims3()?;
         let middle = &self.states[self.states.len() / 2];
         let (lines, width) = middle.dims2()?;
-        middle.reshape((rows, lines / rows, width))?.narrow(1, 0, tokens)?.contiguous()
+        middle
+            .reshape((rows, lines / rows, width))?
+            .narrow(1, 0, tokens)?
+            .contiguous()
     }
 
     /// The row of every learnt token.
     fn rows(&self) -> CandleResult<Vec<u32>> {
         let positions = (self.batch.positions.len() / self.images.dim(0)?.max(1)) as u32;
-        Ok(self.batch.own_lines.iter().map(|line| line / positions.max(1)).collect())
+        Ok(self
+            .batch
+            .own_lines
+            .iter()
+            .map(|line| line / positions.max(1))
+            .collect())
     }
 }
 
@@ -204,7 +280,8 @@ const HEADS: usize = 8;
 /// Width of such a head.
 const HEAD_WIDTH: usize = 32;
 
-/// Compares a word with every part of the image, a learned projection each: `softmax`-free attention scores, of which the largest and the mean are kept.
+/// Compares a word with every part of the image, a learned projection each: `softmax`-free
+/// attention scores, of which the largest and the mean are kept.
 pub struct Similarity {
     word: Tensor,
     part: Tensor,
@@ -212,23 +289,37 @@ pub struct Similarity {
 
 impl Similarity {
     fn load(width: usize, vb: VarBuilder<'_>) -> CandleResult<Self> {
-        let init = candle_nn::Init::Randn { mean: 0.0, stdev: (width as f64).powf(-0.5) };
+        let init = candle_nn::Init::Randn {
+            mean: 0.0,
+            stdev: (width as f64).powf(-0.5),
+        };
         let matrix = |name: &str| vb.get_with_hints((HEADS * HEAD_WIDTH, width), name, init);
-        Ok(Self { word: matrix("word")?, part: matrix("part")? })
+        Ok(Self {
+            word: matrix("word")?,
+            part: matrix("part")?,
+        })
     }
 
     /// `(tokens, 2 * HEADS)`.
     fn features(&self, pass: &Pass<'_>) -> CandleResult<Tensor> {
         let parts = pass.image_states()?;
         let (rows, image_tokens, width) = parts.dims3()?;
-        let keys = parts.reshape((rows * image_tokens, width))?.matmul(&self.part.t()?)?;
+        let keys = parts
+            .reshape((rows * image_tokens, width))?
+            .matmul(&self.part.t()?)?;
         let words = pass.hidden(1)?.matmul(&self.word.t()?)?;
         let row = pass.rows()?;
-        let own: Vec<u32> = row.iter().flat_map(|r| (0..image_tokens as u32).map(move |i| r * image_tokens as u32 + i)).collect();
+        let own: Vec<u32> = row
+            .iter()
+            .flat_map(|r| (0..image_tokens as u32).map(move |i| r * image_tokens as u32 + i))
+            .collect();
         // Every token against the parts of its own image: a gather, for the rows' tokens are few.
-        let keys = keys.index_select(&Tensor::new(own, &Device::Cpu)?, 0)?.reshape((row.len(), image_tokens, HEADS, HEAD_WIDTH))?;
+        let keys = keys
+            .index_select(&Tensor::new(own, &Device::Cpu)?, 0)?
+            .reshape((row.len(), image_tokens, HEADS, HEAD_WIDTH))?;
         let words = words.reshape((row.len(), 1, HEADS, HEAD_WIDTH))?;
-        let scores = (keys.broadcast_mul(&words)?.sum(D::Minus1)? * (HEAD_WIDTH as f64).powf(-0.5))?;
+        let scores =
+            (keys.broadcast_mul(&words)?.sum(D::Minus1)? * (HEAD_WIDTH as f64).powf(-0.5))?;
         Tensor::cat(&[scores.max(1)?, scores.mean(1)?], 1)
     }
 }
@@ -276,16 +367,32 @@ impl Net {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn load(config: &ScorerConfig, model: &LlavaConfig, vb: VarBuilder<'_>) -> CandleResult<Self> {
+    pub fn load(
+        config: &ScorerConfig,
+        model: &LlavaConfig,
+        vb: VarBuilder<'_>,
+    ) -> CandleResult<Self> {
         match (config, config.probe(model)) {
-            (ScorerConfig::Probe { layers, similarity, .. }, Some(sizes)) => {
+            (
+                ScorerConfig::Probe {
+                    layers, similarity, ..
+                },
+                Some(sizes),
+            ) => {
                 let width = model.language.decoder.hidden_size;
-                let similarity = similarity.then(|| Similarity::load(width, vb.pp("similarity"))).transpose()?;
-                Ok(Self::Probe(PolicyProbe { layers: *layers, similarity, head: ProbeNet::load(&sizes, vb)? }))
+                let similarity = similarity
+                    .then(|| Similarity::load(width, vb.pp("similarity")))
+                    .transpose()?;
+                Ok(Self::Probe(PolicyProbe {
+                    layers: *layers,
+                    similarity,
+                    head: ProbeNet::load(&sizes, vb)?,
+                }))
             }
-            (ScorerConfig::Detached { shuffled, .. }, _) => {
-                Ok(Self::Detached { net: DetachedNet::load(&model.language, vb)?, shuffled: *shuffled })
-            }
+            (ScorerConfig::Detached { shuffled, .. }, _) => Ok(Self::Detached {
+                net: DetachedNet::load(&model.language, vb)?,
+                shuffled: *shuffled,
+            }),
             (ScorerConfig::Probe { .. }, None) => candle_core::bail!("a probe without sizes"),
         }
     }
@@ -296,26 +403,54 @@ impl Net {
     /// When a tensor operation fails.
     pub fn score(&self, pass: &Pass<'_>, regular: Regular) -> CandleResult<Scored> {
         match self {
-            Self::Probe(probe) => Ok(Scored { logits: probe.head.logits(&probe.features(pass)?)?, predicting: None }),
+            Self::Probe(probe) => Ok(Scored {
+                logits: probe.head.logits(&probe.features(pass)?)?,
+                predicting: None,
+            }),
             Self::Detached { net, shuffled } => {
-                let images = if *shuffled { next_image(pass.images)? } else { pass.images.clone() };
+                let images = if *shuffled {
+                    next_image(pass.images)?
+                } else {
+                    pass.images.clone()
+                };
                 let batch = pass.batch;
-                let states = net.decoder().whole(&images, &batch.tokens, &batch.positions, &batch.mask, regular)?;
-                let Some(last) = states.last() else { candle_core::bail!("the decoder has no layers") };
+                let states = net.decoder().whole(
+                    &images,
+                    &batch.tokens,
+                    &batch.positions,
+                    &batch.mask,
+                    regular,
+                )?;
+                let Some(last) = states.last() else {
+                    candle_core::bail!("the decoder has no layers")
+                };
                 let at = |lines: &[u32]| last.index_select(&Tensor::new(lines, &Device::Cpu)?, 0);
-                Ok(Scored { logits: net.logits(&at(&batch.own_lines)?)?, predicting: Some(at(&batch.lines)?) })
+                Ok(Scored {
+                    logits: net.logits(&at(&batch.own_lines)?)?,
+                    predicting: Some(at(&batch.lines)?),
+                })
             }
         }
     }
 
     /// The decoder of a network of its own.
     pub fn detached(&self) -> Option<&DetachedNet> {
-        if let Self::Detached { net, .. } = self { Some(net) } else { None }
+        if let Self::Detached { net, .. } = self {
+            Some(net)
+        } else {
+            None
+        }
     }
 }
 
 /// Gives every row the image of the next one.
 pub(super) fn next_image(images: &Tensor) -> CandleResult<Tensor> {
     let n = images.dim(0)? as u32;
-    images.index_select(&Tensor::new((0..n).map(|i| (i + 1) % n).collect::<Vec<_>>(), images.device())?, 0)
+    images.index_select(
+        &Tensor::new(
+            (0..n).map(|i| (i + 1) % n).collect::<Vec<_>>(),
+            images.device(),
+        )?,
+        0,
+    )
 }

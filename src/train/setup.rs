@@ -28,20 +28,37 @@ impl Setup {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_for_evaluation(data: &Path, policy: &str, workers: usize) -> Result<Self, TrainError> {
+    pub fn open_for_evaluation(
+        data: &Path,
+        policy: &str,
+        workers: usize,
+    ) -> Result<Self, TrainError> {
         Self::of(Dataset::open_for_evaluation(data)?, policy, workers)
     }
 
     fn of(data: Dataset, policy: &str, workers: usize) -> Result<Self, TrainError> {
-        let count = if workers == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { workers };
-        Ok(Self { data, policy: Policy::open(policy)?, workers: Workers::new(count)? })
+        let count = if workers == 0 {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        } else {
+            workers
+        };
+        Ok(Self {
+            data,
+            policy: Policy::open(policy)?,
+            workers: Workers::new(count)?,
+        })
     }
 
     /// Features of `images`, kept in the file `cache` for the next time.
     ///
     /// # Errors
     /// When an image cannot be read or the cache not be written.
-    pub fn features(&self, images: &[Image], views: usize, cache: &Path) -> Result<Features, TrainError> {
+    pub fn features(
+        &self,
+        images: &[Image],
+        views: usize,
+        cache: &Path,
+    ) -> Result<Features, TrainError> {
         if let Some(dir) = cache.parent() {
             std::fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
         }

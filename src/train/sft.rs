@@ -1,4 +1,5 @@
-//! Pre-training on captioned photographs (`candor train sft`): captions, and question/answer pairs derived from them.
+//! Pre-training on captioned photographs (`candor train sft`): captions, and question/answer pairs
+//! derived from them.
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,8 @@ use crate::vlm::{
 pub struct SftConfig {
     /// Folder in Flickr8k's layout.
     pub data: PathBuf,
-    /// Weights of the vision tower, as `candor models convert` writes them, or a bundle's `model.safetensors`.
+    /// Weights of the vision tower, as `candor models convert` writes them, or a bundle's
+    /// `model.safetensors`.
     pub vision: PathBuf,
     /// Also use the finer 14 x 14 map of the tower.
     pub mid_tap: bool,
@@ -70,7 +72,8 @@ pub struct SftConfig {
     pub dropout: f32,
     /// Label smoothing.
     pub label_smoothing: f32,
-    /// Ways in which an image is shown, 1 to 4: as it is, mirrored, a part of it, that part mirrored.
+    /// Ways in which an image is shown, 1 to 4: as it is, mirrored, a part of it, that part
+    /// mirrored.
     pub views: usize,
     /// Seed of everything random.
     pub seed: u64,
@@ -101,30 +104,65 @@ pub struct Sft {
 }
 
 impl Sft {
-    /// Reads the data, trains the tokenizer and encodes the photographs (all but the first only when the run directory does not have them yet).
+    /// Reads the data, trains the tokenizer and encodes the photographs (all but the first only
+    /// when the run directory does not have them yet).
     ///
     /// # Errors
     /// When the configuration, the data or the run directory is not usable.
     pub fn prepare(config: SftConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
         if !(1..=VIEWS).contains(&config.views) {
-            return Err(TrainError::Run(format!("views: must be 1 to {VIEWS}, not {}", config.views)));
+            return Err(TrainError::Run(format!(
+                "views: must be 1 to {VIEWS}, not {}",
+                config.views
+            )));
         }
         let data = Dataset::open(&config.data)?;
         let run = RunDir::open(out, &config, resume)?;
-        let workers = Workers::new(if config.workers == 0 { candle_core::utils::get_num_threads() } else { config.workers })?;
+        let workers = Workers::new(if config.workers == 0 {
+            candle_core::utils::get_num_threads()
+        } else {
+            config.workers
+        })?;
         let stats = CaptionStats::new(&data.train, Lexicon::shared());
         let tokenizer = tokenizer(&config, &run, &data)?;
-        let template = ChatTemplate::new(export::CHAT_TEMPLATE).map_err(|e| TrainError::Run(e.to_string()))?;
-        let vision_config = EfficientNetLiteConfig { mid_tap: config.mid_tap, ..EfficientNetLiteConfig::default() };
+        let template =
+            ChatTemplate::new(export::CHAT_TEMPLATE).map_err(|e| TrainError::Run(e.to_string()))?;
+        let vision_config = EfficientNetLiteConfig {
+            mid_tap: config.mid_tap,
+            ..EfficientNetLiteConfig::default()
+        };
         let tower = Tower::load(&vision_config, read_weights(&config.vision)?)?;
         let model = config.model(&vision_config, &tower.net, tokenizer.vocab_size());
-        let train_features = Features::compute(&data.train, config.views, &tower, &workers, &run.file("train-features.f16"))?;
-        let dev_features = Features::compute(&data.dev, 1, &tower, &workers, &run.file("dev-features.f16"))?;
-        Ok(Self { config, run, data, workers, stats, tokenizer, template, model, train_features, dev_features })
+        let train_features = Features::compute(
+            &data.train,
+            config.views,
+            &tower,
+            &workers,
+            &run.file("train-features.f16"),
+        )?;
+        let dev_features = Features::compute(
+            &data.dev,
+            1,
+            &tower,
+            &workers,
+            &run.file("dev-features.f16"),
+        )?;
+        Ok(Self {
+            config,
+            run,
+            data,
+            workers,
+            stats,
+            tokenizer,
+            template,
+            model,
+            train_features,
+            dev_features,
+        })
     }
 
-    /// Trains to the end and writes `RUNDIR/policy.safetensors` (averaged weights, without the tower), `RUNDIR/loss.svg` and `RUNDIR/bundle`, which has no
-    /// scorer yet.
+    /// Trains to the end and writes `RUNDIR/policy.safetensors` (averaged weights, without the
+    /// tower), `RUNDIR/loss.svg` and `RUNDIR/bundle`, which has no scorer yet.
     ///
     /// # Errors
     /// When a step fails or the loss is no number; the last checkpoint stays.
@@ -145,35 +183,66 @@ impl Sft {
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, loss });
             }
-            self.run.log(&Point { step, train: Some(loss), dev: None })?;
+            self.run.log(&Point {
+                step,
+                train: Some(loss),
+                dev: None,
+            })?;
             bar.set_position(step as u64 + 1);
             bar.set_message(format!("loss {loss:.3}"));
             if (step + 1) % self.config.eval_every == 0 || step + 1 == total {
                 let dev = self.dev_loss(&optim)?;
-                bar.suspend(|| crate::train::tell(format_args!("step {}: development loss {dev:.4}", step + 1)));
-                self.run.log(&Point { step: step + 1, train: None, dev: Some(dev) })?;
-                curve::draw(&self.run.losses()?, "candor train sft", &self.run.file("loss.svg"))?;
+                bar.suspend(|| {
+                    crate::train::tell(format_args!("step {}: development loss {dev:.4}", step + 1))
+                });
+                self.run.log(&Point {
+                    step: step + 1,
+                    train: None,
+                    dev: Some(dev),
+                })?;
+                curve::draw(
+                    &self.run.losses()?,
+                    "candor train sft",
+                    &self.run.file("loss.svg"),
+                )?;
             }
             if (step + 1) % self.config.checkpoint_every == 0 || step + 1 == total {
                 self.run.save(step + 1, optim.state()?)?;
-                candle_core::safetensors::save(&optim.averages()?, self.run.file("policy.safetensors"))?;
+                candle_core::safetensors::save(
+                    &optim.averages()?,
+                    self.run.file("policy.safetensors"),
+                )?;
             }
         }
         bar.finish();
         let weights = read_weights(&self.run.file("policy.safetensors"))?;
-        let tokenizer = std::fs::read(self.run.file("tokenizer.json")).map_err(TrainError::io(&self.run.file("tokenizer.json")))?;
-        export::write_policy(&self.run.file("bundle"), name, version, &self.model, &tokenizer, read_weights(&self.config.vision)?, weights)
+        let tokenizer = std::fs::read(self.run.file("tokenizer.json"))
+            .map_err(TrainError::io(&self.run.file("tokenizer.json")))?;
+        export::write_policy(
+            &self.run.file("bundle"),
+            name,
+            version,
+            &self.model,
+            &tokenizer,
+            read_weights(&self.config.vision)?,
+            weights,
+        )
     }
 
-    /// Lets the projector's norm begin with every feature at mean 0 and scale 1 over some training images: those of the tower's inner map are
-    /// ten times larger than those of its last, and would drown them.
+    /// Lets the projector's norm begin with every feature at mean 0 and scale 1 over some training
+    /// images: those of the tower's inner map are ten times larger than those of its last, and
+    /// would drown them.
     fn standardise(&self, vars: &VarMap) -> Result<(), TrainError> {
-        let views: Vec<(usize, usize)> = (0..self.data.train.len().min(256)).map(|i| (i, 0)).collect();
+        let views: Vec<(usize, usize)> = (0..self.data.train.len().min(256))
+            .map(|i| (i, 0))
+            .collect();
         let x = self.train_features.batch(&views)?.flatten_to(1)?;
         let centred = x.broadcast_sub(&x.mean_keepdim(1)?)?;
         let normal = centred.broadcast_div(&(centred.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?)?;
         let mean = normal.mean(0)?;
-        let gain = (normal.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-3)?.sqrt()?.recip()?;
+        let gain = (normal.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-3)?
+            .sqrt()?
+            .recip()?;
         for (name, var) in named_vars(vars) {
             match name.as_str() {
                 "connector.norm.weight" => var.set(&gain)?,
@@ -184,27 +253,53 @@ impl Sft {
         Ok(())
     }
 
-    fn step(&self, vars: &VarMap, optim: &mut AdamW, step: usize, per_epoch: usize, total: usize) -> Result<f64, TrainError> {
+    fn step(
+        &self,
+        vars: &VarMap,
+        optim: &mut AdamW,
+        step: usize,
+        per_epoch: usize,
+        total: usize,
+    ) -> Result<f64, TrainError> {
         let (epoch, at) = (step / per_epoch, step % per_epoch);
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
-        order.shuffle(&mut SmallRng::seed_from_u64(self.config.seed ^ (epoch as u64 + 1) << 20));
+        order.shuffle(&mut SmallRng::seed_from_u64(
+            self.config.seed ^ (epoch as u64 + 1) << 20,
+        ));
         let first = at * self.config.batch_images;
         let batch = &order[first..(first + self.config.batch_images).min(order.len())];
         let mut rng = SmallRng::seed_from_u64(self.config.seed ^ (step as u64 + 1) << 40);
-        let views: Vec<(usize, usize)> = batch.iter().map(|&i| (i, rng.random_range(0..self.train_features.views()))).collect();
+        let views: Vec<(usize, usize)> = batch
+            .iter()
+            .map(|&i| (i, rng.random_range(0..self.train_features.views())))
+            .collect();
         let shard = views.len().div_ceil(self.workers.count());
         let seeds: Vec<u64> = views.iter().map(|_| rng.random()).collect();
-        let questions = if epoch < self.config.questions_from_epoch { 0 } else { self.config.questions_per_image };
+        let questions = if epoch < self.config.questions_from_epoch {
+            0
+        } else {
+            self.config.questions_per_image
+        };
         let parts: Vec<_> = views.chunks(shard).zip(seeds.chunks(shard)).collect();
         let shards = self.workers.map(&parts, |(views, seeds)| {
             let images: Vec<&Image> = views.iter().map(|&(i, _)| &self.data.train[i]).collect();
-            Shard::new(self, &images, seeds, self.train_features.batch(views)?, questions).map_err(candle_core::Error::wrap)
+            Shard::new(
+                self,
+                &images,
+                seeds,
+                self.train_features.batch(views)?,
+                questions,
+            )
+            .map_err(candle_core::Error::wrap)
         })?;
         let learnt: usize = shards.iter().map(|s| s.batch.targets.len()).sum();
         let (loss, gradients) = self.workers.gradients(&shards, &optim.vars(), |shard| {
             let vb = VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu);
             let model = PrefixDecoder::load(&self.model.language, vb)?;
-            let regular = Regular { dropout: self.config.dropout, seed: shard.seed };
+            let regular = Regular {
+                dropout: self.config.dropout,
+                seed: shard.seed,
+            };
             shard.loss(&model, learnt, self.config.label_smoothing, regular)
         })?;
         optim.step(gradients, step, total)?;
@@ -213,7 +308,10 @@ impl Sft {
 
     /// Mean loss of the averaged weights on the captions of the development split.
     fn dev_loss(&self, optim: &AdamW) -> Result<f64, TrainError> {
-        let model = PrefixDecoder::load(&self.model.language, VarBuilder::from_tensors(optim.averages()?, DType::F32, &Device::Cpu))?;
+        let model = PrefixDecoder::load(
+            &self.model.language,
+            VarBuilder::from_tensors(optim.averages()?, DType::F32, &Device::Cpu),
+        )?;
         let images: Vec<usize> = (0..self.data.dev.len()).collect();
         let mut shards = Vec::new();
         for chunk in images.chunks(self.config.batch_images.max(1)) {
@@ -223,11 +321,16 @@ impl Sft {
             shards.push((views, of, seeds));
         }
         let parts = self.workers.map(&shards, |(views, of, seeds)| {
-            let shard = Shard::new(self, of, seeds, self.dev_features.batch(views)?, 0).map_err(candle_core::Error::wrap)?;
-            let loss = shard.loss(&model, 1, 0.0, Regular::default())?.to_scalar::<f32>()?;
+            let shard = Shard::new(self, of, seeds, self.dev_features.batch(views)?, 0)
+                .map_err(candle_core::Error::wrap)?;
+            let loss = shard
+                .loss(&model, 1, 0.0, Regular::default())?
+                .to_scalar::<f32>()?;
             Ok((f64::from(loss), shard.batch.targets.len()))
         })?;
-        let (loss, n) = parts.into_iter().fold((0.0, 0), |(a, b), (l, n)| (a + l, b + n));
+        let (loss, n) = parts
+            .into_iter()
+            .fold((0.0, 0), |(a, b), (l, n)| (a + l, b + n));
         Ok(loss / n.max(1) as f64)
     }
 }
@@ -239,32 +342,76 @@ struct Shard {
 }
 
 impl Shard {
-    fn new(sft: &Sft, images: &[&Image], seeds: &[u64], features: Tensor, questions: usize) -> Result<Self, TrainError> {
+    fn new(
+        sft: &Sft,
+        images: &[&Image],
+        seeds: &[u64],
+        features: Tensor,
+        questions: usize,
+    ) -> Result<Self, TrainError> {
         let builder = QaBuilder::new(&sft.stats, Lexicon::shared());
         let corpus = Corpus::new(&sft.tokenizer, &sft.template, &builder, questions);
-        let rows: Vec<TextRow> = images.iter().zip(seeds).map(|(image, &seed)| corpus.row(image, seed)).collect::<Result<_, _>>()?;
+        let rows: Vec<TextRow> = images
+            .iter()
+            .zip(seeds)
+            .map(|(image, &seed)| corpus.row(image, seed))
+            .collect::<Result<_, _>>()?;
         let batch = RowBatch::new(&rows, sft.model.language.connector.tokens)?;
-        Ok(Self { images: features, batch, seed: seeds.first().copied().unwrap_or(0) })
+        Ok(Self {
+            images: features,
+            batch,
+            seed: seeds.first().copied().unwrap_or(0),
+        })
     }
 
     /// Cross-entropy over the learnt tokens, divided by `learnt`.
-    fn loss(&self, model: &PrefixDecoder, learnt: usize, smoothing: f32, regular: Regular) -> candle_core::Result<Tensor> {
+    fn loss(
+        &self,
+        model: &PrefixDecoder,
+        learnt: usize,
+        smoothing: f32,
+        regular: Regular,
+    ) -> candle_core::Result<Tensor> {
         let batch = &self.batch;
-        let states = model.whole(&self.images, &batch.tokens, &batch.positions, &batch.mask, regular)?;
-        let Some(last) = states.last() else { candle_core::bail!("the decoder has no layers") };
+        let states = model.whole(
+            &self.images,
+            &batch.tokens,
+            &batch.positions,
+            &batch.mask,
+            regular,
+        )?;
+        let Some(last) = states.last() else {
+            candle_core::bail!("the decoder has no layers")
+        };
         let hidden = last.index_select(&Tensor::new(batch.lines.as_slice(), &Device::Cpu)?, 0)?;
         let weights = vec![1.0 / learnt as f32; batch.targets.len()];
-        ops::cross_entropy(&model.llama().logits(&hidden)?, &batch.targets, &weights, smoothing)
+        ops::cross_entropy(
+            &model.llama().logits(&hidden)?,
+            &batch.targets,
+            &weights,
+            smoothing,
+        )
     }
 }
 
 impl SftConfig {
-    fn model(&self, vision: &EfficientNetLiteConfig, tower: &EfficientNetLite, vocab_size: usize) -> LlavaConfig {
-        use crate::vlm::{connector::mlp::MlpConfig, decoder::llama::LlamaConfig, llava::PrefixDecoderConfig};
+    fn model(
+        &self,
+        vision: &EfficientNetLiteConfig,
+        tower: &EfficientNetLite,
+        vocab_size: usize,
+    ) -> LlavaConfig {
+        use crate::vlm::{
+            connector::mlp::MlpConfig, decoder::llama::LlamaConfig, llava::PrefixDecoderConfig,
+        };
         LlavaConfig {
             vision: vision.clone(),
             language: PrefixDecoderConfig {
-                connector: MlpConfig { in_features: tower.channels(), width: self.hidden_size, tokens: tower.tokens() },
+                connector: MlpConfig {
+                    in_features: tower.channels(),
+                    width: self.hidden_size,
+                    tokens: tower.tokens(),
+                },
                 decoder: LlamaConfig {
                     vocab_size,
                     hidden_size: self.hidden_size,
@@ -282,24 +429,39 @@ impl SftConfig {
     }
 }
 
-/// The run's tokenizer: trained on first use on the training split's captions and the prompts' phrases, then read back.
-fn tokenizer(config: &SftConfig, run: &RunDir, data: &Dataset) -> Result<TextTokenizer, TrainError> {
+/// The run's tokenizer: trained on first use on the training split's captions and the prompts'
+/// phrases, then read back.
+fn tokenizer(
+    config: &SftConfig,
+    run: &RunDir,
+    data: &Dataset,
+) -> Result<TextTokenizer, TrainError> {
     let file = run.file("tokenizer.json");
     if !file.exists() {
-        let mut lines: Vec<String> = data.train.iter().flat_map(|i| i.captions.iter().map(|c| normalize_caption(c))).collect();
+        let mut lines: Vec<String> = data
+            .train
+            .iter()
+            .flat_map(|i| i.captions.iter().map(|c| normalize_caption(c)))
+            .collect();
         // Often enough that the fixed phrases of prompts and questions become whole tokens.
         lines.extend((0..PHRASE_REPEATS).flat_map(|_| prompt_phrases().map(str::to_owned)));
         let tokenizer = train_tokenizer(&lines, config.vocab_size)?;
-        tokenizer.save(&file, false).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
+        tokenizer
+            .save(&file, false)
+            .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
     }
     let json = std::fs::read(&file).map_err(TrainError::io(&file))?;
-    TextTokenizer::from_bytes(&json, END).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
+    TextTokenizer::from_bytes(&json, END)
+        .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
 }
 
 /// Fresh weights, a function of the seed alone: candle's own CPU initialisers cannot be seeded.
 pub fn initial_weights(model: &LlavaConfig, seed: u64) -> Result<VarMap, TrainError> {
     let vars = VarMap::new();
-    PrefixDecoder::load(&model.language, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+    PrefixDecoder::load(
+        &model.language,
+        VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu),
+    )?;
     let depth = (2.0 * model.language.decoder.num_hidden_layers as f32).sqrt();
     for (i, (name, var)) in named_vars(&vars).into_iter().enumerate() {
         if var.rank() < 2 {
@@ -317,7 +479,11 @@ pub fn initial_weights(model: &LlavaConfig, seed: u64) -> Result<VarMap, TrainEr
             let (a, b) = (1.0 - rng.random::<f32>(), rng.random::<f32>());
             scale * (-2.0 * a.ln()).sqrt() * (std::f32::consts::TAU * b).cos()
         });
-        var.set(&Tensor::from_vec(normal.collect::<Vec<_>>(), var.shape(), var.device())?)?;
+        var.set(&Tensor::from_vec(
+            normal.collect::<Vec<_>>(),
+            var.shape(),
+            var.device(),
+        )?)?;
     }
     Ok(vars)
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::eval::data::flickr8k::Image;
-use crate::lexicon::{ConceptId, Lexicon, References, Support, indefinite_article, is_always_plural};
+use crate::lexicon::{
+    ConceptId, Lexicon, References, Support, indefinite_article, is_always_plural,
+};
 
 /// Seldom-named nouns are no good for questions and replacements.
 const MIN_IMAGES: usize = 8;
@@ -37,19 +39,28 @@ pub struct CaptionStats {
 impl CaptionStats {
     /// Counts over `images`.
     pub fn new(images: &[Image], lexicon: &Lexicon) -> Self {
-        let mut this = Self { images: images.len(), nouns: BTreeMap::new(), pairs: HashMap::new() };
+        let mut this = Self {
+            images: images.len(),
+            nouns: BTreeMap::new(),
+            pairs: HashMap::new(),
+        };
         for image in images {
             this.add(image, lexicon);
         }
         this.nouns.retain(|_, noun| noun.images >= MIN_IMAGES);
         let nouns = &this.nouns;
-        this.pairs.retain(|(a, b), _| nouns.contains_key(a) && nouns.contains_key(b));
+        this.pairs
+            .retain(|(a, b), _| nouns.contains_key(a) && nouns.contains_key(b));
         this
     }
 
     fn add(&mut self, image: &Image, lexicon: &Lexicon) {
         let mut named = BTreeSet::new();
-        let references: Vec<References<'_>> = image.captions.iter().map(|c| References::new(lexicon, [c])).collect();
+        let references: Vec<References<'_>> = image
+            .captions
+            .iter()
+            .map(|c| References::new(lexicon, [c]))
+            .collect();
         for (i, caption) in image.captions.iter().enumerate() {
             for phrase in lexicon.phrases(caption) {
                 let lemma = phrase.mention.lemma;
@@ -63,11 +74,16 @@ impl CaptionStats {
                     Some(_) => {}
                 }
                 for colour in &phrase.colours {
-                    *noun.colours.entry(caption[colour.range.clone()].to_lowercase()).or_default() += 1;
+                    *noun
+                        .colours
+                        .entry(caption[colour.range.clone()].to_lowercase())
+                        .or_default() += 1;
                 }
                 let others = references.iter().enumerate().filter(|&(j, _)| j != i);
                 noun.echoes += references.len() - 1;
-                noun.echoed += others.filter(|(_, r)| r.supports(&phrase.mention) == Support::Named).count();
+                noun.echoed += others
+                    .filter(|(_, r)| r.supports(&phrase.mention) == Support::Named)
+                    .count();
                 named.insert(lemma);
             }
         }
@@ -91,35 +107,52 @@ impl CaptionStats {
 
     /// Returns how many images name both.
     pub fn images_with_both(&self, a: &'static str, b: &'static str) -> usize {
-        self.pairs.get(&if a < b { (a, b) } else { (b, a) }).copied().unwrap_or(0)
+        self.pairs
+            .get(&if a < b { (a, b) } else { (b, a) })
+            .copied()
+            .unwrap_or(0)
     }
 
-    /// Returns how much likelier `noun` is where `other` is named: 1 when the two have nothing to do with each other.
+    /// Returns how much likelier `noun` is where `other` is named: 1 when the two have nothing to
+    /// do with each other.
     pub fn lift(&self, noun: &'static str, other: &'static str) -> f64 {
-        let expected = self.images_with(noun) as f64 * self.images_with(other) as f64 / self.images.max(1) as f64;
+        let expected = self.images_with(noun) as f64 * self.images_with(other) as f64
+            / self.images.max(1) as f64;
         (self.images_with_both(noun, other) as f64 + 1.0) / (expected + 1.0)
     }
 
-    /// Returns how likely one more person is to name a thing that one has named: low for things in the background.
+    /// Returns how likely one more person is to name a thing that one has named: low for things in
+    /// the background.
     pub fn salience(&self, noun: &str) -> f64 {
-        self.nouns.get(noun).map_or(0.0, |n| n.echoed as f64 / n.echoes.max(1) as f64)
+        self.nouns
+            .get(noun)
+            .map_or(0.0, |n| n.echoed as f64 / n.echoes.max(1) as f64)
     }
 
     /// Returns `true` if a noun is used without an article in the singular (`snow`).
     pub fn is_mass(&self, noun: &str) -> bool {
-        self.nouns.get(noun).is_some_and(|n| n.bare > 2 * n.counted && n.bare > n.plural)
+        self.nouns
+            .get(noun)
+            .is_some_and(|n| n.bare > 2 * n.counted && n.bare > n.plural)
     }
 
     /// Returns `true` if a noun is seen with `a`, so that `a dog` is right.
     pub fn is_countable(&self, noun: &str) -> bool {
-        self.nouns.get(noun).is_some_and(|n| n.counted > n.bare && n.counted > n.definite / 4)
+        self.nouns
+            .get(noun)
+            .is_some_and(|n| n.counted > n.bare && n.counted > n.definite / 4)
     }
 
-    /// A noun in the singular with the article that goes with it where it is first named: `a dog`, `snow`, `the ocean`.
+    /// A noun in the singular with the article that goes with it where it is first named: `a dog`,
+    /// `snow`, `the ocean`.
     pub fn with_article(&self, noun: &str) -> String {
         if is_always_plural(noun) || self.is_mass(noun) {
             noun.to_owned()
-        } else if self.nouns.get(noun).is_some_and(|n| n.definite > 4 * n.counted) {
+        } else if self
+            .nouns
+            .get(noun)
+            .is_some_and(|n| n.definite > 4 * n.counted)
+        {
             format!("the {noun}")
         } else {
             format!("{} {noun}", indefinite_article(noun))
@@ -128,12 +161,18 @@ impl CaptionStats {
 
     /// Colour words that stand before a noun, with counts.
     pub fn colours(&self, noun: &str) -> Vec<(&str, usize)> {
-        self.nouns.get(noun).map_or_else(Vec::new, |n| n.colours.iter().map(|(w, &c)| (w.as_str(), c)).collect())
+        self.nouns.get(noun).map_or_else(Vec::new, |n| {
+            n.colours.iter().map(|(w, &c)| (w.as_str(), c)).collect()
+        })
     }
 
     /// The noun by which the captions mostly call a concept.
     pub fn usual_noun(&self, lexicon: &Lexicon, concept: ConceptId) -> Option<&'static str> {
-        let synonyms = lexicon.synonyms(concept).iter().copied().filter(|w| self.nouns.contains_key(w));
+        let synonyms = lexicon
+            .synonyms(concept)
+            .iter()
+            .copied()
+            .filter(|w| self.nouns.contains_key(w));
         synonyms.max_by_key(|w| self.images_with(w))
     }
 }
@@ -157,7 +196,11 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn image(captions: &[&str]) -> Image {
-        Image { name: "x.jpg".into(), path: "x.jpg".into(), captions: captions.iter().map(|&c| c.into()).collect() }
+        Image {
+            name: "x.jpg".into(),
+            path: "x.jpg".into(),
+            captions: captions.iter().map(|&c| c.into()).collect(),
+        }
     }
 
     #[test]
@@ -166,8 +209,21 @@ pub(crate) mod tests {
         let cat = image(&["A cat on the snow .", "A cat on a table ."]);
         let images: Vec<Image> = (0..10).flat_map(|_| [dog.clone(), cat.clone()]).collect();
         let stats = CaptionStats::new(&images, Lexicon::shared());
-        assert_eq!((stats.images_with("dog"), stats.images_with("snow"), stats.images_with("sofa")), (10, 20, 0));
-        assert_eq!((stats.images_with_both("dog", "frisbee"), stats.images_with_both("frisbee", "cat")), (10, 0));
+        assert_eq!(
+            (
+                stats.images_with("dog"),
+                stats.images_with("snow"),
+                stats.images_with("sofa")
+            ),
+            (10, 20, 0)
+        );
+        assert_eq!(
+            (
+                stats.images_with_both("dog", "frisbee"),
+                stats.images_with_both("frisbee", "cat")
+            ),
+            (10, 0)
+        );
         assert!(stats.lift("frisbee", "dog") > 1.0 && stats.lift("frisbee", "cat") < 1.0);
         assert!(stats.is_mass("snow") && !stats.is_mass("cat") && stats.is_countable("cat"));
         assert!(stats.salience("dog") > 0.99 && stats.salience("frisbee") < 0.01);

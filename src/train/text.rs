@@ -8,14 +8,23 @@ fn is_punctuation(token: &str) -> bool {
     token.chars().all(|c| ",.!?;:".contains(c))
 }
 
-/// Writes a tokenised caption as a sentence: `A black dog is running after a white dog in the snow .` becomes
+/// Writes a tokenised caption as a sentence:
+/// `A black dog is running after a white dog in the snow .` becomes
 /// `A black dog is running after a white dog in the snow.`
 ///
-/// White space collapses; punctuation, clitics (`'s`), quotes and brackets lose the spaces that the tokeniser put around them, and quotes and
-/// brackets without a partner are dropped; everything is lower case but the first letter; one period ends it. The result of nothing is nothing.
+/// White space collapses; punctuation, clitics (`'s`), quotes and brackets lose the spaces that the
+/// tokeniser put around them, and quotes and brackets without a partner are dropped; everything is
+/// lower case but the first letter; one period ends it. The result of nothing is nothing.
 pub fn normalize_caption(caption: &str) -> String {
-    let lower = caption.to_lowercase().replace(['“', '”'], "\"").replace(['‘', '’'], "'");
-    let spaced = ["\"", "(", ")"].iter().fold(lower.replace("''", "\""), |text, mark| text.replace(mark, &format!(" {mark} ")));
+    let lower = caption
+        .to_lowercase()
+        .replace(['“', '”'], "\"")
+        .replace(['‘', '’'], "'");
+    let spaced = ["\"", "(", ")"]
+        .iter()
+        .fold(lower.replace("''", "\""), |text, mark| {
+            text.replace(mark, &format!(" {mark} "))
+        });
     let tokens: Vec<&str> = spaced.split_whitespace().collect();
     capitalized(&ended(&joined(&tokens)))
 }
@@ -23,7 +32,12 @@ pub fn normalize_caption(caption: &str) -> String {
 /// Upper-cases the first letter.
 pub fn capitalized(text: &str) -> String {
     match text.char_indices().find(|(_, c)| c.is_alphanumeric()) {
-        Some((at, c)) => format!("{}{}{}", &text[..at], c.to_uppercase(), &text[at + c.len_utf8()..]),
+        Some((at, c)) => format!(
+            "{}{}{}",
+            &text[..at],
+            c.to_uppercase(),
+            &text[at + c.len_utf8()..]
+        ),
         None => text.to_owned(),
     }
 }
@@ -52,7 +66,11 @@ fn joined(tokens: &[&str]) -> String {
             "-" => (true, ends_in_lone_letter(&out), ends_in_lone_letter(&out)),
             _ => {
                 let hyphen = token.starts_with('-') && out.ends_with(char::is_alphanumeric);
-                (true, hyphen || CLITICS.contains(&token) || is_punctuation(token), false)
+                (
+                    true,
+                    hyphen || CLITICS.contains(&token) || is_punctuation(token),
+                    false,
+                )
             }
         };
         if !keep {
@@ -75,9 +93,13 @@ fn ends_in_lone_letter(text: &str) -> bool {
 
 /// Replaces whatever punctuation ends the text, inside a closing quote too, by one period.
 fn ended(text: &str) -> String {
-    let is_end = |c: char| matches!(c, '.' | ',' | ';' | ':' | '!' | '?' | '-' | '#') || c.is_whitespace();
+    let is_end =
+        |c: char| matches!(c, '.' | ',' | ';' | ':' | '!' | '?' | '-' | '#') || c.is_whitespace();
     let body = text.trim_end_matches(is_end);
-    match body.strip_suffix('"').map(|quoted| quoted.trim_end_matches(is_end)) {
+    match body
+        .strip_suffix('"')
+        .map(|quoted| quoted.trim_end_matches(is_end))
+    {
         Some(quoted) if quoted.contains('"') => format!("{quoted}\"."),
         _ if body.is_empty() => String::new(),
         _ => format!("{body}."),
@@ -93,19 +115,55 @@ mod tests {
     #[test]
     fn writes_sentences() {
         for (raw, want) in [
-            ("A black dog is running after a white dog in the snow .", "A black dog is running after a white dog in the snow."),
-            ("Black dog chasing brown dog through snow", "Black dog chasing brown dog through snow."),
-            ("A sign that says \" HELL \" .", "A sign that says \"hell\"."),
-            ("A sign that says , \" The Rescue . \"", "A sign that says, \"the rescue\"."),
-            ("A man sits in a woman 's lap , smiling .", "A man sits in a woman's lap, smiling."),
-            ("Two boys ' football teams compete .", "Two boys' football teams compete."),
-            ("The back of a man in a ' plane ' pose .", "The back of a man in a 'plane' pose."),
-            ("a baby sitting in an adult '", "A baby sitting in an adult."),
-            ("Something that ca n't be seen .", "Something that can't be seen."),
-            ("The # 2 greyhound ( left ) runs .", "The #2 greyhound (left) runs."),
-            ("Three boys ( one in red , two in blue , play .", "Three boys one in red, two in blue, play."),
+            (
+                "A black dog is running after a white dog in the snow .",
+                "A black dog is running after a white dog in the snow.",
+            ),
+            (
+                "Black dog chasing brown dog through snow",
+                "Black dog chasing brown dog through snow.",
+            ),
+            (
+                "A sign that says \" HELL \" .",
+                "A sign that says \"hell\".",
+            ),
+            (
+                "A sign that says , \" The Rescue . \"",
+                "A sign that says, \"the rescue\".",
+            ),
+            (
+                "A man sits in a woman 's lap , smiling .",
+                "A man sits in a woman's lap, smiling.",
+            ),
+            (
+                "Two boys ' football teams compete .",
+                "Two boys' football teams compete.",
+            ),
+            (
+                "The back of a man in a ' plane ' pose .",
+                "The back of a man in a 'plane' pose.",
+            ),
+            (
+                "a baby sitting in an adult '",
+                "A baby sitting in an adult.",
+            ),
+            (
+                "Something that ca n't be seen .",
+                "Something that can't be seen.",
+            ),
+            (
+                "The # 2 greyhound ( left ) runs .",
+                "The #2 greyhound (left) runs.",
+            ),
+            (
+                "Three boys ( one in red , two in blue , play .",
+                "Three boys one in red, two in blue, play.",
+            ),
             ("A boy in a t - shirt .", "A boy in a t-shirt."),
-            ("Two adults - a man and a woman - stand .", "Two adults - a man and a woman - stand."),
+            (
+                "Two adults - a man and a woman - stand .",
+                "Two adults - a man and a woman - stand.",
+            ),
             ("  A girl   finds joy !! ", "A girl finds joy."),
             ("\" know what this is \" ?", "\"Know what this is\"."),
             (" . ", ""),
@@ -118,7 +176,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_idempotent_and_ends_once(tokens in prop::collection::vec(prop::sample::select(TOKENS.to_vec()), 0..12)) {
+        fn is_idempotent_and_ends_once(
+            tokens in prop::collection::vec(prop::sample::select(TOKENS.to_vec()), 0..12),
+        ) {
             let raw = tokens.join(" ");
             let once = normalize_caption(&raw);
             prop_assert_eq!(normalize_caption(&once), once.clone());

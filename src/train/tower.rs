@@ -25,17 +25,37 @@ impl Tower {
     /// When a tensor is missing or has another shape.
     pub fn load(config: &EfficientNetLiteConfig, weights: Tensors) -> Result<Self, TrainError> {
         let in_bundle = weights.keys().any(|k| k.starts_with(Self::PREFIX));
-        let of_tower = |name: String| if in_bundle { name.strip_prefix(Self::PREFIX).map(str::to_owned) } else { Some(name) };
-        let weights = weights.into_iter().filter_map(|(k, t)| Some((of_tower(k)?, t.to_dtype(DType::F32))));
-        let weights: Tensors = weights.map(|(k, t)| Ok((k, t?))).collect::<candle_core::Result<_>>()?;
+        let of_tower = |name: String| {
+            if in_bundle {
+                name.strip_prefix(Self::PREFIX).map(str::to_owned)
+            } else {
+                Some(name)
+            }
+        };
+        let weights = weights
+            .into_iter()
+            .filter_map(|(k, t)| Some((of_tower(k)?, t.to_dtype(DType::F32))));
+        let weights: Tensors = weights
+            .map(|(k, t)| Ok((k, t?)))
+            .collect::<candle_core::Result<_>>()?;
         let mut names: Vec<&String> = weights.keys().collect();
         names.sort();
         let mut hash = Sha256::new();
         for name in names {
             hash.update(name);
-            weights[name].flatten_all()?.to_vec1::<f32>()?.iter().for_each(|x| hash.update(x.to_le_bytes()));
+            weights[name]
+                .flatten_all()?
+                .to_vec1::<f32>()?
+                .iter()
+                .for_each(|x| hash.update(x.to_le_bytes()));
         }
         let digest = hash.finalize().into();
-        Ok(Self { net: EfficientNetLite::load(config, VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu))?, digest })
+        Ok(Self {
+            net: EfficientNetLite::load(
+                config,
+                VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu),
+            )?,
+            digest,
+        })
     }
 }

@@ -9,8 +9,9 @@ pub enum Casing {
     /// Upper and lower case, as people do.
     #[default]
     Mixed,
-    /// One sentence of lower case but for its first letter, on one line. Other capitals are letters that the model never saw: candor-mini's scorer tells
-    /// captions of a photograph from another's with an AUROC of .889 when it is shown them so, .715 When Every Word Has One.
+    /// One sentence of lower case but for its first letter, on one line. Other capitals are letters
+    /// that the model never saw: candor-mini's scorer tells captions of a photograph from another's
+    /// with an AUROC of .889 when it is shown them so, .715 When Every Word Has One.
     Sentence,
 }
 
@@ -20,8 +21,9 @@ impl Casing {
         *self == Self::default()
     }
 
-    /// `text` as the model would have written it. Every character keeps its place and its length in UTF-8, so that offsets into one are offsets
-    /// into the other; a character whose other case has another length stays as it is.
+    /// `text` as the model would have written it. Every character keeps its place and its length in
+    /// UTF-8, so that offsets into one are offsets into the other; a character whose other case has
+    /// another length stays as it is.
     pub fn apply(self, text: &str) -> String {
         if self == Self::Mixed {
             return text.to_owned();
@@ -31,7 +33,11 @@ impl Casing {
             if c.is_alphanumeric() && std::mem::take(&mut first) {
                 return same_length(c, c.to_uppercase());
             }
-            if c.is_whitespace() { same_length(c, [' '].into_iter()) } else { same_length(c, c.to_lowercase()) }
+            if c.is_whitespace() {
+                same_length(c, [' '].into_iter())
+            } else {
+                same_length(c, c.to_lowercase())
+            }
         };
         text.chars().map(map).collect()
     }
@@ -54,11 +60,17 @@ mod tests {
     #[test]
     fn other_capitals_and_line_breaks_go() {
         for (text, want) in [
-            ("two dogs near the Eiffel Tower\nin Paris.", "Two dogs near the eiffel tower in paris."),
+            (
+                "two dogs near the Eiffel Tower\nin Paris.",
+                "Two dogs near the eiffel tower in paris.",
+            ),
             ("\"HELLO\" on a T-Shirt", "\"Hello\" on a t-shirt"),
             ("Ärger ÜBER Ölwechsel", "Ärger über ölwechsel"),
             // Lower case of other lengths in UTF-8, or of two characters.
-            ("A \u{212A}elvin, a STRAẞE, İzmir", "A \u{212A}elvin, a straẞe, İzmir"),
+            (
+                "A \u{212A}elvin, a STRAẞE, İzmir",
+                "A \u{212A}elvin, a straẞe, İzmir",
+            ),
             ("ßa", "ßa"),
             ("", ""),
         ] {

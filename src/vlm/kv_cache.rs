@@ -8,8 +8,9 @@ use super::Row;
 
 /// Preallocated key/value storage for `slots` independent sequences of up to `capacity` positions.
 ///
-/// Each layer holds two tensors `(slots * capacity, kv_width)`; position `p` of slot `s` is line `s * capacity + p`. Lines are overwritten in
-/// place, so rolling back is only a shorter length: what lies behind it is never read.
+/// Each layer holds two tensors `(slots * capacity, kv_width)`; position `p` of slot `s` is line
+/// `s * capacity + p`. Lines are overwritten in place, so rolling back is only a shorter length:
+/// what lies behind it is never read.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
@@ -19,7 +20,8 @@ pub struct KvCache {
     images: Images,
 }
 
-/// Keys and values of the images that sequences lately began with. What stands before all text depends on the image alone.
+/// Keys and values of the images that sequences lately began with. What stands before all text
+/// depends on the image alone.
 #[derive(Debug, Default)]
 struct Images {
     most: usize,
@@ -29,14 +31,30 @@ struct Images {
 
 impl KvCache {
     /// Allocates zeroed storage.
-    pub fn new(layers: usize, slots: usize, capacity: usize, kv_width: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn new(
+        layers: usize,
+        slots: usize,
+        capacity: usize,
+        kv_width: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let zeros = || Tensor::zeros((slots * capacity, kv_width), dtype, device);
-        let layers = (0..layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
-        Ok(Self { layers, capacity, lens: vec![0; slots], prefixes: vec![0; slots], images: Images::default() })
+        let layers = (0..layers)
+            .map(|_| Ok((zeros()?, zeros()?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            layers,
+            capacity,
+            lens: vec![0; slots],
+            prefixes: vec![0; slots],
+            images: Images::default(),
+        })
     }
 
-    /// Also remembers the last `most` images, so that a sequence that begins with one of them need not read it again. An image is known by its tensor:
-    /// clones are the same image, equal tensors are not.
+    /// Also remembers the last `most` images, so that a sequence that begins with one of them need
+    /// not read it again. An image is known by its tensor: clones are the same image, equal tensors
+    /// are not.
     pub fn remembering(mut self, most: usize) -> Self {
         self.images.most = most;
         self
@@ -67,7 +85,8 @@ impl KvCache {
         self.lens.iter().sum::<usize>() as f64 / (self.lens.len() * self.capacity).max(1) as f64
     }
 
-    /// Shortens `slot` to `len` positions, as if the later ones had never been. `0` frees it. A longer `len` changes nothing.
+    /// Shortens `slot` to `len` positions, as if the later ones had never been. `0` frees it. A
+    /// longer `len` changes nothing.
     pub fn truncate(&mut self, slot: usize, len: usize) {
         self.lens[slot] = self.lens[slot].min(len);
         if len < self.prefixes[slot] {
@@ -104,18 +123,30 @@ impl KvCache {
         let mut seen = vec![false; self.slots()];
         for row in rows {
             if row.slot >= self.slots() || std::mem::replace(&mut seen[row.slot], true) {
-                bail!("slot {} does not exist or is named twice in one step", row.slot);
+                bail!(
+                    "slot {} does not exist or is named twice in one step",
+                    row.slot
+                );
             }
             let len = self.lens[row.slot];
             if row.start != len {
-                bail!("slot {} holds {len} positions, the row starts at {}", row.slot, row.start);
+                bail!(
+                    "slot {} holds {len} positions, the row starts at {}",
+                    row.slot,
+                    row.start
+                );
             }
             if row.tokens.is_empty() || (row.image.is_some() && row.start != 0) {
                 bail!("a row needs tokens, and an image only at position 0");
             }
-            let end = row.start + row.tokens.len() + if row.image.is_some() { image_tokens } else { 0 };
+            let end =
+                row.start + row.tokens.len() + if row.image.is_some() { image_tokens } else { 0 };
             if end > self.capacity {
-                bail!("slot {} would hold {end} positions, capacity is {}", row.slot, self.capacity);
+                bail!(
+                    "slot {} would hold {end} positions, capacity is {}",
+                    row.slot,
+                    self.capacity
+                );
             }
         }
         Ok(())
@@ -130,8 +161,12 @@ impl KvCache {
 
     /// Begins `slot` with an image that is remembered; false when it is not.
     pub(crate) fn recall(&mut self, slot: usize, image: TensorId) -> Result<bool> {
-        let Some(at) = self.images.known.iter().position(|(id, _)| *id == image) else { return Ok(false) };
-        let Some(known) = self.images.known.remove(at) else { return Ok(false) };
+        let Some(at) = self.images.known.iter().position(|(id, _)| *id == image) else {
+            return Ok(false);
+        };
+        let Some(known) = self.images.known.remove(at) else {
+            return Ok(false);
+        };
         let mut len = 0;
         for (layer, (k, v)) in known.1.iter().enumerate() {
             self.write(layer, slot, k, v)?;
@@ -148,8 +183,15 @@ impl KvCache {
             return Ok(());
         }
         // Tensor::copy would keep a copy of the whole storage, all slots of it, for each image.
-        let lines = |t: &Tensor| t.narrow(0, slot * self.capacity, self.prefixes[slot])?.force_contiguous();
-        let layers = self.layers.iter().map(|(k, v)| Ok((lines(k)?, lines(v)?))).collect::<Result<_>>()?;
+        let lines = |t: &Tensor| {
+            t.narrow(0, slot * self.capacity, self.prefixes[slot])?
+                .force_contiguous()
+        };
+        let layers = self
+            .layers
+            .iter()
+            .map(|(k, v)| Ok((lines(k)?, lines(v)?)))
+            .collect::<Result<_>>()?;
         if self.images.known.len() == self.images.most {
             self.images.known.pop_front();
         }
@@ -172,12 +214,24 @@ mod tests {
 
     #[test]
     fn a_remembered_image_takes_its_own_lines_alone() {
-        let mut cache = KvCache::new(1, 4, 32, 8, DType::F32, &Device::Cpu).unwrap().remembering(2);
+        let mut cache = KvCache::new(1, 4, 32, 8, DType::F32, &Device::Cpu)
+            .unwrap()
+            .remembering(2);
         cache.advance(3, 5, 5);
-        cache.remember(3, Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap().id()).unwrap();
+        cache
+            .remember(3, Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap().id())
+            .unwrap();
         let (keys, _) = &cache.images.known[0].1[0];
         let (storage, layout) = keys.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else { panic!("not on the CPU") };
-        assert_eq!((storage.as_slice::<f32>().unwrap().len(), layout.start_offset()), (5 * 8, 0));
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            panic!("not on the CPU")
+        };
+        assert_eq!(
+            (
+                storage.as_slice::<f32>().unwrap().len(),
+                layout.start_offset()
+            ),
+            (5 * 8, 0)
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! LLaVA's shape (Liu et al., 2023, <https://arxiv.org/abs/2304.08485>): a vision tower, a projector and a LLaMA decoder that reads the image
-//! as a prefix of its text.
+//! LLaVA's shape (Liu et al., 2023, <https://arxiv.org/abs/2304.08485>): a vision tower, a
+//! projector and a LLaMA decoder that reads the image as a prefix of its text.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -13,7 +13,8 @@ use super::{
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
 
-/// What is subtracted from each channel (0 to 255) of a photograph for the tower: EfficientNet-Lite's own normalisation.
+/// What is subtracted from each channel (0 to 255) of a photograph for the tower:
+/// EfficientNet-Lite's own normalisation.
 pub const PIXEL_MEAN: [f32; 3] = [127.0; 3];
 
 /// What each channel is then divided by.
@@ -28,7 +29,8 @@ pub struct PrefixDecoderConfig {
     pub decoder: LlamaConfig,
 }
 
-/// Projector and decoder: image features and tokens in, hidden states out. The policy has one; so has a detached scorer.
+/// Projector and decoder: image features and tokens in, hidden states out. The policy has one; so
+/// has a detached scorer.
 pub struct PrefixDecoder {
     connector: Mlp,
     llama: Llama,
@@ -38,8 +40,15 @@ pub struct PrefixDecoder {
 impl PrefixDecoder {
     /// Loads the weights under `connector` and `decoder`.
     pub fn load(config: &PrefixDecoderConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let (connector, llama) = (Mlp::load(&config.connector, vb.pp("connector"))?, Llama::load(&config.decoder, vb.pp("decoder"))?);
-        Ok(Self { connector, llama, image_tokens: config.connector.tokens })
+        let (connector, llama) = (
+            Mlp::load(&config.connector, vb.pp("connector"))?,
+            Llama::load(&config.decoder, vb.pp("decoder"))?,
+        );
+        Ok(Self {
+            connector,
+            llama,
+            image_tokens: config.connector.tokens,
+        })
     }
 
     /// The decoder.
@@ -51,20 +60,35 @@ impl PrefixDecoder {
     pub fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
         let config = self.llama.config();
         let device = self.llama.embed(&[0])?.device().clone();
-        KvCache::new(config.num_hidden_layers, slots, capacity, config.kv_width(), DType::F32, &device)
+        KvCache::new(
+            config.num_hidden_layers,
+            slots,
+            capacity,
+            config.kv_width(),
+            DType::F32,
+            &device,
+        )
     }
 
-    /// Appends `rows` to the cache. Returns every layer's hidden states of the **text** tokens alone, `(text tokens, hidden_size)` each.
+    /// Appends `rows` to the cache. Returns every layer's hidden states of the **text** tokens
+    /// alone, `(text tokens, hidden_size)` each.
     ///
     /// # Errors
     /// When the rows do not fit the cache; its lengths are then unchanged.
     pub fn step(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Tensor>> {
         cache.check(rows, self.image_tokens)?;
         let mut left = rows.to_vec();
-        let stepped = self.recall(&mut left, cache).and_then(|()| self.extend(&left, cache));
+        let stepped = self
+            .recall(&mut left, cache)
+            .and_then(|()| self.extend(&left, cache));
         match &stepped {
-            Ok(_) => left.iter().try_for_each(|row| row.image.map_or(Ok(()), |image| cache.remember(row.slot, image.id())))?,
-            Err(_) => rows.iter().for_each(|row| cache.truncate(row.slot, row.start)),
+            Ok(_) => left.iter().try_for_each(|row| {
+                row.image
+                    .map_or(Ok(()), |image| cache.remember(row.slot, image.id()))
+            })?,
+            Err(_) => rows
+                .iter()
+                .for_each(|row| cache.truncate(row.slot, row.start)),
         }
         stepped
     }
@@ -85,7 +109,13 @@ impl PrefixDecoder {
         let ids: Vec<u32> = rows.iter().flat_map(|r| r.tokens.iter().copied()).collect();
         let embedded = self.llama.embed(&ids)?;
         let with_images = rows.iter().any(|r| r.image.is_some());
-        let prefix = |row: &Row<'_>| if row.image.is_some() { self.image_tokens } else { 0 };
+        let prefix = |row: &Row<'_>| {
+            if row.image.is_some() {
+                self.image_tokens
+            } else {
+                0
+            }
+        };
         let x = if with_images {
             let mut parts = Vec::new();
             let mut first = 0;
@@ -104,11 +134,20 @@ impl PrefixDecoder {
             line: r.slot * cache.capacity(),
             start: r.start,
             len: prefix(r) + r.tokens.len(),
-            prefix: if r.start == 0 { prefix(r) } else { cache.prefix(r.slot) },
+            prefix: if r.start == 0 {
+                prefix(r)
+            } else {
+                cache.prefix(r.slot)
+            },
         });
         let config = self.llama.config();
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let ragged = Ragged { rows: spans.collect(), heads, kv_heads, head_dim: config.head_dim() };
+        let ragged = Ragged {
+            rows: spans.collect(),
+            heads,
+            kv_heads,
+            head_dim: config.head_dim(),
+        };
         let slots: Vec<usize> = rows.iter().map(|r| r.slot).collect();
         let states = self.llama.step(&x, &ragged, &slots, cache)?;
         for row in rows {
@@ -128,14 +167,26 @@ impl PrefixDecoder {
         states.iter().map(|s| s.index_select(&lines, 0)).collect()
     }
 
-    /// Runs whole padded sequences, differentiably: images `(batch, image_tokens, channels)` stand before `tokens`, `batch` lines of `length` ids
-    /// each. `positions` and `mask` cover `image_tokens + length` (see [`Llama::whole`]); so do the returned states, flat over the batch.
-    pub fn whole(&self, images: &Tensor, tokens: &[u32], positions: &[u32], mask: &Tensor, regular: Regular) -> Result<Vec<Tensor>> {
+    /// Runs whole padded sequences, differentiably: images `(batch, image_tokens, channels)` stand
+    /// before `tokens`, `batch` lines of `length` ids each. `positions` and `mask` cover
+    /// `image_tokens + length` (see [`Llama::whole`]); so do the returned states, flat over the
+    /// batch.
+    pub fn whole(
+        &self,
+        images: &Tensor,
+        tokens: &[u32],
+        positions: &[u32],
+        mask: &Tensor,
+        regular: Regular,
+    ) -> Result<Vec<Tensor>> {
         let (batch, width) = (images.dim(0)?, self.llama.config().hidden_size);
         if tokens.is_empty() || !tokens.len().is_multiple_of(batch) {
             bail!("{} tokens do not make {batch} lines", tokens.len());
         }
-        let text = self.llama.embed(tokens)?.reshape((batch, tokens.len() / batch, width))?;
+        let text = self
+            .llama
+            .embed(tokens)?
+            .reshape((batch, tokens.len() / batch, width))?;
         let x = Tensor::cat(&[self.connector.forward(images)?, text], 1)?;
         self.llama.whole(&x, positions, mask, regular)
     }
@@ -163,7 +214,9 @@ impl Llava {
     pub fn load(config: &LlavaConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let vision = EfficientNetLite::load(&config.vision, vb.pp("vision"))?;
         let (connector, decoder) = (&config.language.connector, &config.language.decoder);
-        if (vision.tokens(), vision.channels()) != (connector.tokens, connector.in_features) || connector.width != decoder.hidden_size {
+        if (vision.tokens(), vision.channels()) != (connector.tokens, connector.in_features)
+            || connector.width != decoder.hidden_size
+        {
             bail!("the vision tower, the projector and the decoder do not fit one another");
         }
         let spec = Spec {
@@ -173,7 +226,11 @@ impl Llava {
             context_len: decoder.max_position_embeddings,
             hidden_features: decoder.num_hidden_layers * decoder.hidden_size,
         };
-        Ok(Self { vision, language: PrefixDecoder::load(&config.language, vb)?, spec })
+        Ok(Self {
+            vision,
+            language: PrefixDecoder::load(&config.language, vb)?,
+            spec,
+        })
     }
 }
 
@@ -192,11 +249,15 @@ impl Vlm for Llava {
 
     fn forward(&self, rows: &[Row<'_>], cache: &mut KvCache, want: Want) -> Result<StepOutput> {
         let states = self.language.step(rows, cache)?;
-        let Some(last) = states.last() else { bail!("the decoder has no layers") };
+        let Some(last) = states.last() else {
+            bail!("the decoder has no layers")
+        };
         let logits = match want {
             Want::Hidden => None,
             Want::All => Some(self.language.llama().logits(last)?),
-            Want::Last if rows.iter().all(|r| r.tokens.len() == 1) => Some(self.language.llama().logits(last)?),
+            Want::Last if rows.iter().all(|r| r.tokens.len() == 1) => {
+                Some(self.language.llama().logits(last)?)
+            }
             Want::Last => {
                 let mut end = 0u32;
                 let lines = rows.iter().map(|r| {
@@ -204,10 +265,17 @@ impl Vlm for Llava {
                     end - 1
                 });
                 let lines = Tensor::new(lines.collect::<Vec<u32>>(), last.device())?;
-                Some(self.language.llama().logits(&last.index_select(&lines, 0)?)?)
+                Some(
+                    self.language
+                        .llama()
+                        .logits(&last.index_select(&lines, 0)?)?,
+                )
             }
         };
-        Ok(StepOutput { logits, hidden: Tensor::cat(&states, 1)? })
+        Ok(StepOutput {
+            logits,
+            hidden: Tensor::cat(&states, 1)?,
+        })
     }
 }
 
@@ -227,7 +295,11 @@ mod tests {
 
     fn config() -> PrefixDecoderConfig {
         PrefixDecoderConfig {
-            connector: MlpConfig { in_features: 6, width: 8, tokens: 2 },
+            connector: MlpConfig {
+                in_features: 6,
+                width: 8,
+                tokens: 2,
+            },
             decoder: LlamaConfig {
                 vocab_size: 12,
                 hidden_size: 8,
@@ -246,22 +318,35 @@ mod tests {
     /// Weights that are a function of their index, large enough for every part to matter.
     fn variables() -> VarMap {
         let vars = VarMap::new();
-        PrefixDecoder::load(&config(), VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu)).unwrap();
+        PrefixDecoder::load(
+            &config(),
+            VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu),
+        )
+        .unwrap();
         for (i, (_, var)) in named_vars(&vars).into_iter().enumerate() {
             let n = var.elem_count();
             let base = if var.rank() == 1 { 1.0 } else { 0.0 };
-            let values: Vec<f32> = (0..n).map(|j| base + (((i * 131 + j * 97) % 41) as f32 - 20.0) / 40.0).collect();
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+            let values: Vec<f32> = (0..n)
+                .map(|j| base + (((i * 131 + j * 97) % 41) as f32 - 20.0) / 40.0)
+                .collect();
+            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
+                .unwrap();
         }
         vars
     }
 
     fn model(vars: &VarMap) -> PrefixDecoder {
-        PrefixDecoder::load(&config(), VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu)).unwrap()
+        PrefixDecoder::load(
+            &config(),
+            VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu),
+        )
+        .unwrap()
     }
 
     fn images(n: usize) -> Tensor {
-        let values: Vec<f32> = (0..n * 12).map(|i| ((i * 29 % 23) as f32 - 11.0) / 6.0).collect();
+        let values: Vec<f32> = (0..n * 12)
+            .map(|i| ((i * 29 % 23) as f32 - 11.0) / 6.0)
+            .collect();
         Tensor::from_vec(values, (n, 2, 6), &Device::Cpu).unwrap()
     }
 
@@ -271,43 +356,119 @@ mod tests {
         let row = TextRow {
             prompt: vec![1, 2],
             branches: vec![
-                Branch { after_prompt: true, tokens: vec![3, 4, 5], learn_from: 0 },
-                Branch { after_prompt: false, tokens: vec![6, 7, 8], learn_from: 1 },
+                Branch {
+                    after_prompt: true,
+                    tokens: vec![3, 4, 5],
+                    learn_from: 0,
+                },
+                Branch {
+                    after_prompt: false,
+                    tokens: vec![6, 7, 8],
+                    learn_from: 1,
+                },
             ],
         };
         let batch = RowBatch::new(&[row], 2).unwrap();
         let named: Vec<candle_core::Var> = named_vars(&vars).into_iter().map(|(_, v)| v).collect();
         check_gradients(&named, || {
             let model = model(&vars);
-            let states = model.whole(&images(1), &batch.tokens, &batch.positions, &batch.mask, Regular::default()).unwrap();
-            let hidden = states.last().unwrap().index_select(&Tensor::new(batch.lines.as_slice(), &Device::Cpu).unwrap(), 0).unwrap();
+            let states = model
+                .whole(
+                    &images(1),
+                    &batch.tokens,
+                    &batch.positions,
+                    &batch.mask,
+                    Regular::default(),
+                )
+                .unwrap();
+            let hidden = states
+                .last()
+                .unwrap()
+                .index_select(
+                    &Tensor::new(batch.lines.as_slice(), &Device::Cpu).unwrap(),
+                    0,
+                )
+                .unwrap();
             let weights = vec![1.0 / batch.targets.len() as f32; batch.targets.len()];
-            cross_entropy(&model.llama().logits(&hidden).unwrap(), &batch.targets, &weights, 0.1).unwrap().reshape(1).unwrap()
+            cross_entropy(
+                &model.llama().logits(&hidden).unwrap(),
+                &batch.targets,
+                &weights,
+                0.1,
+            )
+            .unwrap()
+            .reshape(1)
+            .unwrap()
         });
     }
 
     fn logits(model: &PrefixDecoder, rows: &[Row<'_>], cache: &mut KvCache) -> Vec<Vec<f32>> {
-        model.llama().logits(model.step(rows, cache).unwrap().last().unwrap()).unwrap().to_vec2().unwrap()
+        model
+            .llama()
+            .logits(model.step(rows, cache).unwrap().last().unwrap())
+            .unwrap()
+            .to_vec2()
+            .unwrap()
     }
 
     fn assert_close(a: &[f32], b: &[f32]) {
-        a.iter().zip(b).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} {b}"));
+        a.iter()
+            .zip(b)
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} {b}"));
     }
 
     #[test]
     fn step_by_step_agrees_with_the_whole_sequence() {
         let model = model(&variables());
-        let row = TextRow { prompt: vec![], branches: vec![Branch { after_prompt: false, tokens: vec![3, 4, 5, 6], learn_from: 0 }] };
+        let row = TextRow {
+            prompt: vec![],
+            branches: vec![Branch {
+                after_prompt: false,
+                tokens: vec![3, 4, 5, 6],
+                learn_from: 0,
+            }],
+        };
         let batch = RowBatch::new(&[row], 2).unwrap();
-        let states = model.whole(&images(1), &batch.tokens, &batch.positions, &batch.mask, Regular::default()).unwrap();
-        let whole = model.llama().logits(states.last().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        let states = model
+            .whole(
+                &images(1),
+                &batch.tokens,
+                &batch.positions,
+                &batch.mask,
+                Regular::default(),
+            )
+            .unwrap();
+        let whole = model
+            .llama()
+            .logits(states.last().unwrap())
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         let mut cache = model.new_cache(1, 16).unwrap();
         let image = images(1).get(0).unwrap();
-        let first = logits(&model, &[Row { slot: 0, start: 0, image: Some(&image), tokens: &[3, 4] }], &mut cache);
+        let first = logits(
+            &model,
+            &[Row {
+                slot: 0,
+                start: 0,
+                image: Some(&image),
+                tokens: &[3, 4],
+            }],
+            &mut cache,
+        );
         assert_close(&first[0], &whole[2]);
         assert_close(&first[1], &whole[3]);
         for (i, token) in [5, 6].into_iter().enumerate() {
-            let next = logits(&model, &[Row { slot: 0, start: 4 + i, image: None, tokens: &[token] }], &mut cache);
+            let next = logits(
+                &model,
+                &[Row {
+                    slot: 0,
+                    start: 4 + i,
+                    image: None,
+                    tokens: &[token],
+                }],
+                &mut cache,
+            );
             assert_close(&next[0], &whole[4 + i]);
         }
     }
@@ -318,21 +479,85 @@ mod tests {
         let image = images(2);
         let (a, b) = (image.get(0).unwrap(), image.get(1).unwrap());
         let mut alone = model.new_cache(1, 16).unwrap();
-        let first_alone = logits(&model, &[Row { slot: 0, start: 0, image: Some(&b), tokens: &[7, 8, 9] }], &mut alone);
-        let next_alone = logits(&model, &[Row { slot: 0, start: 5, image: None, tokens: &[10] }], &mut alone);
+        let first_alone = logits(
+            &model,
+            &[Row {
+                slot: 0,
+                start: 0,
+                image: Some(&b),
+                tokens: &[7, 8, 9],
+            }],
+            &mut alone,
+        );
+        let next_alone = logits(
+            &model,
+            &[Row {
+                slot: 0,
+                start: 5,
+                image: None,
+                tokens: &[10],
+            }],
+            &mut alone,
+        );
         let mut cache = model.new_cache(3, 16).unwrap();
-        logits(&model, &[Row { slot: 2, start: 0, image: Some(&a), tokens: &[1] }], &mut cache);
+        logits(
+            &model,
+            &[Row {
+                slot: 2,
+                start: 0,
+                image: Some(&a),
+                tokens: &[1],
+            }],
+            &mut cache,
+        );
         let rows = [
-            Row { slot: 2, start: 3, image: None, tokens: &[2] },
-            Row { slot: 0, start: 0, image: Some(&b), tokens: &[7, 8, 9] },
-            Row { slot: 1, start: 0, image: Some(&a), tokens: &[4, 5] },
+            Row {
+                slot: 2,
+                start: 3,
+                image: None,
+                tokens: &[2],
+            },
+            Row {
+                slot: 0,
+                start: 0,
+                image: Some(&b),
+                tokens: &[7, 8, 9],
+            },
+            Row {
+                slot: 1,
+                start: 0,
+                image: Some(&a),
+                tokens: &[4, 5],
+            },
         ];
         let together = logits(&model, &rows, &mut cache);
         (0..3).for_each(|i| assert_close(&together[1 + i], &first_alone[i]));
-        logits(&model, &[Row { slot: 0, start: 5, image: None, tokens: &[3, 3, 3] }], &mut cache);
+        logits(
+            &model,
+            &[Row {
+                slot: 0,
+                start: 5,
+                image: None,
+                tokens: &[3, 3, 3],
+            }],
+            &mut cache,
+        );
         cache.truncate(0, 5);
         cache.fork(0, 1, 5).unwrap();
-        let rows = [Row { slot: 1, start: 5, image: None, tokens: &[10] }, Row { slot: 0, start: 5, image: None, tokens: &[10] }];
+        let rows = [
+            Row {
+                slot: 1,
+                start: 5,
+                image: None,
+                tokens: &[10],
+            },
+            Row {
+                slot: 0,
+                start: 5,
+                image: None,
+                tokens: &[10],
+            },
+        ];
         let next = logits(&model, &rows, &mut cache);
         assert_close(&next[0], &next_alone[0]);
         assert_close(&next[1], &next_alone[0]);
@@ -342,17 +567,42 @@ mod tests {
     fn a_remembered_image_gives_what_reading_it_gives() {
         let model = model(&variables());
         let images: Vec<Tensor> = (0..2).map(|i| images(2).get(i).unwrap()).collect();
-        let row = |slot, image: usize| Row { slot, start: 0, image: Some(&images[image]), tokens: &[7, 8, 9] };
+        let row = |slot, image: usize| Row {
+            slot,
+            start: 0,
+            image: Some(&images[image]),
+            tokens: &[7, 8, 9],
+        };
         let mut plain = model.new_cache(2, 16).unwrap();
         let want = logits(&model, &[row(0, 0), row(1, 1)], &mut plain);
         // Room for one: the images drive each other out and come back.
         let mut cache = model.new_cache(3, 16).unwrap().remembering(1);
         for image in [0, 0, 1, 1, 0] {
             let got = logits(&model, &[row(2, image)], &mut cache);
-            got.iter().zip(&want[3 * image..]).for_each(|(a, b)| assert_close(a, b));
+            got.iter()
+                .zip(&want[3 * image..])
+                .for_each(|(a, b)| assert_close(a, b));
             assert_eq!((cache.len(2), cache.prefix(2)), (5, 2));
-            let next = logits(&model, &[Row { slot: 2, start: 5, image: None, tokens: &[10] }], &mut cache);
-            let wanted = logits(&model, &[Row { slot: image, start: 5, image: None, tokens: &[10] }], &mut plain);
+            let next = logits(
+                &model,
+                &[Row {
+                    slot: 2,
+                    start: 5,
+                    image: None,
+                    tokens: &[10],
+                }],
+                &mut cache,
+            );
+            let wanted = logits(
+                &model,
+                &[Row {
+                    slot: image,
+                    start: 5,
+                    image: None,
+                    tokens: &[10],
+                }],
+                &mut plain,
+            );
             assert_close(&next[0], &wanted[0]);
             plain.truncate(image, 5);
             cache.truncate(2, 0);
@@ -369,9 +619,26 @@ mod tests {
         let image = images(1).get(0).unwrap();
         for (start, tokens) in [(0, &[1, 2, 3][..]), (1, &[1]), (0, &[])] {
             let image = (start == 0).then_some(&image);
-            assert!(model.step(&[Row { slot: 0, start, image, tokens }], &mut cache).is_err());
+            assert!(
+                model
+                    .step(
+                        &[Row {
+                            slot: 0,
+                            start,
+                            image,
+                            tokens
+                        }],
+                        &mut cache
+                    )
+                    .is_err()
+            );
         }
-        let twice = Row { slot: 0, start: 0, image: None, tokens: &[1] };
+        let twice = Row {
+            slot: 0,
+            start: 0,
+            image: None,
+            tokens: &[1],
+        };
         assert!(model.step(&[twice, twice], &mut cache).is_err());
         assert_eq!(cache.len(0), 0);
     }

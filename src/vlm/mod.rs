@@ -1,7 +1,8 @@
 //! The networks, and nothing about serving them.
 //!
-//! A [`Vlm`] is a vision tower, a connector and a decoder behind one trait. Its state is outside it: the [`KvCache`] is an argument, so
-//! that one model serves many sequences, and a step takes a ragged batch ([`Row`]s of different lengths at different positions).
+//! A [`Vlm`] is a vision tower, a connector and a decoder behind one trait. Its state is outside
+//! it: the [`KvCache`] is an argument, so that one model serves many sequences, and a step takes a
+//! ragged batch ([`Row`]s of different lengths at different positions).
 
 pub mod casing;
 pub mod connector;
@@ -21,15 +22,17 @@ use candle_core::{Result, Tensor};
 
 /// One sequence's part of a step: the tokens to append to `slot`, beginning at position `start`.
 ///
-/// `start` must equal the slot's present length. An image, where there is one, stands before the tokens and only at position 0; its
-/// positions see each other, text sees the image and the text before it.
+/// `start` must equal the slot's present length. An image, where there is one, stands before the
+/// tokens and only at position 0; its positions see each other, text sees the image and the text
+/// before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     /// Which sequence of the cache this row extends.
     pub slot: usize,
     /// Position of the row's first element in its sequence.
     pub start: usize,
-    /// Output of [`Vlm::encode_images`] for one image, `(image_tokens, channels)`: only with `start == 0`.
+    /// Output of [`Vlm::encode_images`] for one image, `(image_tokens, channels)`: only with
+    /// `start == 0`.
     pub image: Option<&'a Tensor>,
     /// Text tokens, after the image. May not be empty.
     pub tokens: &'a [u32],
@@ -49,9 +52,11 @@ pub enum Want {
 /// What a step computed.
 #[derive(Debug)]
 pub struct StepOutput {
-    /// `(rows, vocabulary)` for [`Want::Last`], `(text tokens, vocabulary)` for [`Want::All`], `None` for [`Want::Hidden`].
+    /// `(rows, vocabulary)` for [`Want::Last`], `(text tokens, vocabulary)` for [`Want::All`],
+    /// `None` for [`Want::Hidden`].
     pub logits: Option<Tensor>,
-    /// Hidden states for a scorer, one line a text token in the rows' order: `(text tokens, hidden_features)`.
+    /// Hidden states for a scorer, one line a text token in the rows' order:
+    /// `(text tokens, hidden_features)`.
     pub hidden: Tensor,
 }
 
@@ -75,16 +80,18 @@ pub trait Vlm: Send + Sync {
     /// The model's sizes.
     fn spec(&self) -> Spec;
 
-    /// Encodes normalised images `(batch, 3, size, size)` into `(batch, image_tokens, channels)`. Depends on the pixels alone, so that the result
-    /// can be cached by the image's content.
+    /// Encodes normalised images `(batch, 3, size, size)` into `(batch, image_tokens, channels)`.
+    /// Depends on the pixels alone, so that the result can be cached by the image's content.
     fn encode_images(&self, pixels: &Tensor) -> Result<Tensor>;
 
     /// An empty cache for `slots` sequences of up to `capacity` positions each.
     fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache>;
 
-    /// Appends every row to its sequence and returns logits and hidden states. Rows must name distinct slots.
+    /// Appends every row to its sequence and returns logits and hidden states. Rows must name
+    /// distinct slots.
     ///
     /// # Errors
-    /// When a row does not fit its slot (see [`KvCache`]) or a tensor operation fails. The cache's lengths are then unchanged.
+    /// When a row does not fit its slot (see [`KvCache`]) or a tensor operation fails. The cache's
+    /// lengths are then unchanged.
     fn forward(&self, rows: &[Row<'_>], cache: &mut KvCache, want: Want) -> Result<StepOutput>;
 }

@@ -9,7 +9,8 @@ use tokenizers::Tokenizer;
 #[error("tokenizer: {0}")]
 pub struct TokenizerError(String);
 
-/// A vocabulary, and for every token the exact bytes that it writes: the concatenation of the bytes of an answer's tokens is the answer.
+/// A vocabulary, and for every token the exact bytes that it writes: the concatenation of the bytes
+/// of an answer's tokens is the answer.
 #[derive(Debug)]
 pub struct TextTokenizer {
     inner: Tokenizer,
@@ -20,7 +21,8 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Reads a `tokenizer.json` with a byte-level BPE. `eos` is the token that ends an answer; special tokens write no bytes.
+    /// Reads a `tokenizer.json` with a byte-level BPE. `eos` is the token that ends an answer;
+    /// special tokens write no bytes.
     ///
     /// # Errors
     /// When the file is no tokenizer, or `eos` is not in it.
@@ -34,17 +36,31 @@ impl TextTokenizer {
     /// # Errors
     /// When `eos` is not in its vocabulary.
     pub fn new(inner: Tokenizer, eos: &str) -> Result<Self, TokenizerError> {
-        let eos = inner.token_to_id(eos).ok_or_else(|| TokenizerError(format!("the vocabulary has no token '{eos}'")))?;
+        let eos = inner
+            .token_to_id(eos)
+            .ok_or_else(|| TokenizerError(format!("the vocabulary has no token '{eos}'")))?;
         let byte_of = byte_of_char();
         let special = inner.get_added_tokens_decoder();
         let bytes = (0..inner.get_vocab_size(true) as u32)
             .map(|id| match inner.id_to_token(id) {
-                Some(token) if !special.contains_key(&id) => token.chars().filter_map(|c| byte_of.get(&c).copied()).collect(),
+                Some(token) if !special.contains_key(&id) => token
+                    .chars()
+                    .filter_map(|c| byte_of.get(&c).copied())
+                    .collect(),
                 _ => Vec::new(),
             })
             .collect();
-        let special = special.values().map(|token| token.content.clone()).filter(|text| !text.is_empty()).collect();
-        Ok(Self { inner, bytes, special, eos })
+        let special = special
+            .values()
+            .map(|token| token.content.clone())
+            .filter(|text| !text.is_empty())
+            .collect();
+        Ok(Self {
+            inner,
+            bytes,
+            special,
+            eos,
+        })
     }
 
     /// Token ids of `text`; special tokens written out in it (`<|user|>`) become themselves.
@@ -52,15 +68,25 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer's own rules fail on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        Ok(self.inner.encode_fast(text, false).map_err(|e| TokenizerError(e.to_string()))?.get_ids().to_vec())
+        Ok(self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|e| TokenizerError(e.to_string()))?
+            .get_ids()
+            .to_vec())
     }
 
-    /// Token ids of `text` as mere text: a special token written out in it is spelt, and the bytes of the tokens together are the text's.
+    /// Token ids of `text` as mere text: a special token written out in it is spelt, and the bytes
+    /// of the tokens together are the text's.
     ///
     /// # Errors
     /// When the tokenizer's own rules fail on the text, or its vocabulary cannot spell it.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let begins_special = |&(at, _): &(usize, char)| self.special.iter().any(|special| text[at..].starts_with(special.as_str()));
+        let begins_special = |&(at, _): &(usize, char)| {
+            self.special
+                .iter()
+                .any(|special| text[at..].starts_with(special.as_str()))
+        };
         let (mut ids, mut from) = (Vec::new(), 0);
         // Cut behind its first character, a special token is none.
         for (at, first) in text.char_indices().filter(begins_special) {
@@ -69,8 +95,14 @@ impl TextTokenizer {
             from = cut;
         }
         ids.extend(self.encode(&text[from..])?);
-        if ids.iter().flat_map(|&id| self.bytes(id)).ne(text.as_bytes()) {
-            return Err(TokenizerError("the vocabulary cannot spell this text".to_owned()));
+        if ids
+            .iter()
+            .flat_map(|&id| self.bytes(id))
+            .ne(text.as_bytes())
+        {
+            return Err(TokenizerError(
+                "the vocabulary cannot spell this text".to_owned(),
+            ));
         }
         Ok(ids)
     }
@@ -87,7 +119,10 @@ impl TextTokenizer {
 
     /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.bytes(id).iter().copied()).collect();
+        let bytes: Vec<u8> = ids
+            .iter()
+            .flat_map(|&id| self.bytes(id).iter().copied())
+            .collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -127,12 +162,25 @@ mod tests {
     fn mere_text_has_no_special_tokens() {
         let bundled = include_bytes!("../../models/candor-mini/tokenizer.json");
         let tokenizer = TextTokenizer::from_bytes(bundled, "<|end|>").unwrap();
-        for text in ["A dog.", "A <|end|> dog", "<|<|user|>|>", "<|user|><|assistant|>", "é🐕\u{0}", ""] {
+        for text in [
+            "A dog.",
+            "A <|end|> dog",
+            "<|<|user|>|>",
+            "<|user|><|assistant|>",
+            "é🐕\u{0}",
+            "",
+        ] {
             let ids = tokenizer.encode_text(text).unwrap();
             assert_eq!(tokenizer.decode(&ids), text);
-            assert!(ids.iter().all(|&id| !tokenizer.bytes(id).is_empty()), "{text}");
+            assert!(
+                ids.iter().all(|&id| !tokenizer.bytes(id).is_empty()),
+                "{text}"
+            );
         }
-        assert_eq!(tokenizer.encode_text("A dog.").unwrap(), tokenizer.encode("A dog.").unwrap());
+        assert_eq!(
+            tokenizer.encode_text("A dog.").unwrap(),
+            tokenizer.encode("A dog.").unwrap()
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `tools/attack` against the program: what does not depend on time. Its figures for a polite client are for people to look at.
+//! `tools/attack` against the program: what does not depend on time. Its figures for a polite
+//! client are for people to look at.
 
 use std::{fs, path::Path, process::Command};
 
@@ -6,9 +7,13 @@ use serde_json::Value;
 
 use crate::server_clients::needed;
 
-/// Runs attacks by name and asserts that each went as it should and took no more memory than it may.
+/// Runs attacks by name and asserts that each went as it should and took no more memory than it
+/// may.
 fn withstands(names: &[&str]) {
-    let found = Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success());
+    let found = Command::new("python3")
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success());
     if needed("python3", found.then_some(())).is_none() {
         return;
     }
@@ -17,21 +22,34 @@ fn withstands(names: &[&str]) {
     let attack = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/attack");
     let output = Command::new("python3")
         .arg(attack)
-        .args(["--quick", "--candor", env!("CARGO_BIN_EXE_candor"), "--json"])
+        .args([
+            "--quick",
+            "--candor",
+            env!("CARGO_BIN_EXE_candor"),
+            "--json",
+        ])
         .arg(&report)
         .args(names)
-        .envs([("PYTHONDONTWRITEBYTECODE", "1".as_ref()), ("TMPDIR", folder.path().as_os_str())])
+        .envs([
+            ("PYTHONDONTWRITEBYTECODE", "1".as_ref()),
+            ("TMPDIR", folder.path().as_os_str()),
+        ])
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     let rows: Vec<Value> = serde_json::from_slice(&fs::read(&report).unwrap_or_default())
-        .unwrap_or_else(|error| panic!("{error}: {told}{}", String::from_utf8_lossy(&output.stderr)));
+        .unwrap_or_else(|error| {
+            panic!("{error}: {told}{}", String::from_utf8_lossy(&output.stderr))
+        });
     assert!(rows.len() >= names.len(), "{told}");
     for row in rows {
         // An attack that cannot be tried here says so.
         assert_ne!(row["expected"], false, "{row:#}");
         let missed = row["missed"].as_array().unwrap();
-        assert!(!missed.iter().any(|bar| bar == "memory" || bar == "outcome"), "{row:#}");
+        assert!(
+            !missed.iter().any(|bar| bar == "memory" || bar == "outcome"),
+            "{row:#}"
+        );
     }
 }
 

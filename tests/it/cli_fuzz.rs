@@ -1,4 +1,5 @@
-//! Command lines that nobody would type: no panic, and whatever is refused is refused with a reason.
+//! Command lines that nobody would type: no panic, and whatever is refused is refused with a
+//! reason.
 
 use std::{
     ffi::OsString,
@@ -25,8 +26,11 @@ const BOUNDED: [&str; 5] = ["serve", "train", "cycle", "bench", "promote"];
 
 /// Writes files of all kinds, and returns their names.
 fn files(dir: &Path) -> Vec<String> {
-    let photo = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg")).unwrap();
-    let row = "{\"image\": \"a.jpg\", \"caption\": \"A dog.\", \"objects\": [\"dog\"], \"question\": \"What?\", \"answer\": \"no\"}\n";
+    let photo =
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg"))
+            .unwrap();
+    let row = "{\"image\": \"a.jpg\", \"caption\": \"A dog.\", \"objects\": [\"dog\"], \
+               \"question\": \"What?\", \"answer\": \"no\"}\n";
     let written: [(&str, &[u8]); 9] = [
         ("cat.jpg", &photo),
         ("half.jpg", &photo[..photo.len() / 2]),
@@ -34,7 +38,11 @@ fn files(dir: &Path) -> Vec<String> {
         ("text.txt", b"just some words\n"),
         ("rows.jsonl", row.as_bytes()),
         ("torn.jsonl", &row.as_bytes()[..20]),
-        ("coco.json", b"{\"images\": [{\"id\": 1}], \"annotations\": [{\"image_id\": 1, \"caption\": \"x\"}]}"),
+        (
+            "coco.json",
+            b"{\"images\": [{\"id\": 1}], \"annotations\": [{\"image_id\": 1, \
+                        \"caption\": \"x\"}]}",
+        ),
         ("bad.toml", b"[nonsense]\nlisten = 'nowhere'\n"),
         ("noise.bin", &[0, 159, 146, 150, 255, 0, 10]),
     ];
@@ -45,8 +53,21 @@ fn files(dir: &Path) -> Vec<String> {
     fs::create_dir(dir.join("photos")).unwrap();
     fs::copy(dir.join("cat.jpg"), dir.join("photos/a.jpg")).unwrap();
     fs::write(dir.join("photos/b.jpg"), b"no photograph").unwrap();
-    let more = ["folder", "photos", "absent", "absent/deeper", "/dev/null", "/dev/full", "-"];
-    written.iter().map(|(name, _)| *name).chain(more).map(str::to_owned).collect()
+    let more = [
+        "folder",
+        "photos",
+        "absent",
+        "absent/deeper",
+        "/dev/null",
+        "/dev/full",
+        "-",
+    ];
+    written
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(more)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Makes up command lines of the tree of commands.
@@ -99,8 +120,14 @@ impl Fuzzer {
             "candor-mini",
             "cuda:99",
         ];
-        let known: Vec<String> =
-            arg.map(|arg| arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect()).unwrap_or_default();
+        let known: Vec<String> = arg
+            .map(|arg| {
+                arg.get_possible_values()
+                    .iter()
+                    .map(|v| v.get_name().to_owned())
+                    .collect()
+            })
+            .unwrap_or_default();
         match self.rng.random_range(0..20) {
             0..8 if !known.is_empty() => self.pick(&known).into(),
             0..9 => {
@@ -109,7 +136,11 @@ impl Fuzzer {
             }
             9 => OsString::from_vec(vec![b'x', 0xff, 0xfe]),
             10 => "long ".repeat(2_000).into(),
-            11 => (0..self.rng.random_range(1..12)).map(|_| self.rng.random::<char>()).filter(|c| *c != '\0').collect::<String>().into(),
+            11 => (0..self.rng.random_range(1..12))
+                .map(|_| self.rng.random::<char>())
+                .filter(|c| *c != '\0')
+                .collect::<String>()
+                .into(),
             _ => self.pick(&ODD).into(),
         }
     }
@@ -121,7 +152,10 @@ impl Fuzzer {
             command = self.pick(&below);
             words.push(command.get_name().into());
         }
-        let path: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let path: Vec<String> = words
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
         let args: Vec<&clap::Arg> = command.get_arguments().collect();
         // Most lines have what the command needs, so that more than the parser is tried.
         for arg in args.iter().filter(|arg| arg.is_required_set()) {
@@ -151,7 +185,11 @@ impl Fuzzer {
             None if arg.is_positional() => words.push(self.value(Some(arg))),
             None => words.push(format!("-{}", arg.get_short().unwrap_or('x')).into()),
             Some(long) => {
-                let long = if self.chance(3) { &long[..long.len() - 1] } else { long };
+                let long = if self.chance(3) {
+                    &long[..long.len() - 1]
+                } else {
+                    long
+                };
                 let value = self.value(Some(arg));
                 if !takes_value || self.chance(3) {
                     words.push(format!("--{long}").into());
@@ -170,11 +208,19 @@ impl Fuzzer {
 /// Carries a command line out, and says what is wrong with how it ended.
 fn carried_out(words: &[OsString], dir: &Path) -> Result<(), String> {
     // What cannot be said to a process.
-    if words.iter().any(|word| word.as_encoded_bytes().contains(&0)) {
+    if words
+        .iter()
+        .any(|word| word.as_encoded_bytes().contains(&0))
+    {
         return Ok(());
     }
     let mut command = candor(&[]);
-    command.args(&words[1..]).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(&words[1..])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let mut pipe = child.stderr.take().unwrap();
     let read = std::thread::spawn(move || {
@@ -194,35 +240,72 @@ fn carried_out(words: &[OsString], dir: &Path) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(2));
     };
     let err = String::from_utf8_lossy(&read.join().unwrap().unwrap()).into_owned();
-    if err.contains("panicked at") || status.signal().is_some() || !matches!(status.code(), Some(0..=2)) {
+    if err.contains("panicked at")
+        || status.signal().is_some()
+        || !matches!(status.code(), Some(0..=2))
+    {
         return Err(format!("{status}: {err}"));
     }
-    if status.code() != Some(0) && err.trim().is_empty() { Err(format!("{status} without a word")) } else { Ok(()) }
+    if status.code() != Some(0) && err.trim().is_empty() {
+        Err(format!("{status} without a word"))
+    } else {
+        Ok(())
+    }
 }
 
 #[test]
 fn no_command_line_brings_it_down() {
     let dir = tempfile::tempdir().unwrap();
-    let mut fuzzer = Fuzzer { rng: SmallRng::seed_from_u64(13), files: files(dir.path()) };
+    let mut fuzzer = Fuzzer {
+        rng: SmallRng::seed_from_u64(13),
+        files: files(dir.path()),
+    };
     let mut root = candor::cli::command();
     root.build();
     let lines: Vec<Vec<OsString>> = (0..LINES).map(|_| fuzzer.line(&root)).collect();
-    let shown = |words: &[OsString]| words.iter().map(|word| format!("{word:.120?}")).collect::<Vec<_>>().join(" ");
+    let shown = |words: &[OsString]| {
+        words
+            .iter()
+            .map(|word| format!("{word:.120?}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let mut taken = 0;
     for words in &lines {
-        let checked = catch_unwind(|| candor::cli::check(words.iter().cloned())).unwrap_or_else(|_| panic!("{}", shown(words)));
+        let checked = catch_unwind(|| candor::cli::check(words.iter().cloned()))
+            .unwrap_or_else(|_| panic!("{}", shown(words)));
         match checked {
             Ok(()) => taken += 1,
-            Err(error) => assert!(matches!(error.exit_code(), 0 | 2) && !error.to_string().trim().is_empty(), "{}", shown(words)),
+            Err(error) => assert!(
+                matches!(error.exit_code(), 0 | 2) && !error.to_string().trim().is_empty(),
+                "{}",
+                shown(words)
+            ),
         }
     }
-    assert!((LINES / 20..LINES * 9 / 10).contains(&taken), "both kinds must be tried: {taken}");
-    let processes = std::env::var("CANDOR_FUZZ_PROCESSES").ok().and_then(|n| n.parse().ok()).unwrap_or(PROCESSES);
+    assert!(
+        (LINES / 20..LINES * 9 / 10).contains(&taken),
+        "both kinds must be tried: {taken}"
+    );
+    let processes = std::env::var("CANDOR_FUZZ_PROCESSES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(PROCESSES);
     let each = (LINES / processes).max(1);
     let wrong: Vec<String> = lines
         .iter()
         .step_by(each)
-        .filter_map(|words| carried_out(words, dir.path()).err().map(|why| format!("{}\n  {why}", shown(words))))
+        .filter_map(|words| {
+            carried_out(words, dir.path())
+                .err()
+                .map(|why| format!("{}\n  {why}", shown(words)))
+        })
         .collect();
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), LINES / each, wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        LINES / each,
+        wrong.join("\n")
+    );
 }

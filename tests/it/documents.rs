@@ -6,7 +6,9 @@ use std::{
 };
 
 /// Folders of the repository that documents name files of.
-const FOLDERS: [&str; 8] = ["config/", "deploy/", "docs/", "fuzz/", "models/", "src/", "tests/", "tools/"];
+const FOLDERS: [&str; 8] = [
+    "config/", "deploy/", "docs/", "fuzz/", "models/", "src/", "tests/", "tools/",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -16,9 +18,12 @@ fn root() -> &'static Path {
 /// blocks.
 fn documents() -> Vec<(PathBuf, String)> {
     let folders = [root().to_owned(), root().join("docs")];
-    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let entries = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap());
     let files = entries.map(|entry| entry.unwrap().path());
-    let documents = files.filter(|file| file.extension().is_some_and(|extension| extension == "md"));
+    let documents =
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "md"));
     let read = |file: PathBuf| {
         let text = fs::read_to_string(&file).unwrap();
         let prose = text.split("\n```").step_by(2).collect();
@@ -30,7 +35,10 @@ fn documents() -> Vec<(PathBuf, String)> {
 /// Returns the anchor that a heading has on a page.
 fn anchor(heading: &str) -> String {
     let lower = heading.trim().to_lowercase();
-    let kept: String = lower.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect();
+    let kept: String = lower
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+        .collect();
     kept.replace(' ', "-")
 }
 
@@ -42,12 +50,19 @@ fn files_named_by_documents_exist() {
     for (file, prose) in documents() {
         let spans = prose.split('`').skip(1).step_by(2);
         // Patterns and examples are no names.
-        let is_plain = |span: &&str| span.chars().all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c));
+        let is_plain = |span: &&str| {
+            span.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c))
+        };
         for span in spans.filter(is_plain) {
             let of_root = FOLDERS.iter().any(|folder| span.starts_with(folder));
             let of_room = span.ends_with(".rs") && rooms.iter().any(|room| span.starts_with(room));
             let exists = root().join(span).exists() || root().join("src").join(span).exists();
-            assert!(exists || !(of_root || of_room), "{}: there is no {span}", file.display());
+            assert!(
+                exists || !(of_root || of_room),
+                "{}: there is no {span}",
+                file.display()
+            );
         }
     }
 }
@@ -55,11 +70,22 @@ fn files_named_by_documents_exist() {
 #[test]
 fn links_of_documents_lead_to_headings_that_exist() {
     for (file, prose) in documents() {
-        let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let targets = prose
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.starts_with("http")) {
             let (path, heading) = target.split_once('#').unwrap_or((target, ""));
-            let linked = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
-            assert!(linked.exists(), "{}: {target} leads nowhere", file.display());
+            let linked = if path.is_empty() {
+                file.clone()
+            } else {
+                file.parent().unwrap().join(path)
+            };
+            assert!(
+                linked.exists(),
+                "{}: {target} leads nowhere",
+                file.display()
+            );
             if !heading.is_empty() {
                 let text = fs::read_to_string(&linked).unwrap();
                 let headings = text.lines().filter(|line| line.starts_with('#'));
@@ -73,6 +99,9 @@ fn links_of_documents_lead_to_headings_that_exist() {
 
 #[test]
 fn the_readme_fits_a_page() {
-    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    let lines = fs::read_to_string(root().join("README.md"))
+        .unwrap()
+        .lines()
+        .count();
     assert!(lines <= 150, "{lines} lines");
 }

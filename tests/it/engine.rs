@@ -5,8 +5,8 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use candle_core::Tensor;
 use candor::{
     engine::{
-        CacheScope, Engine, EngineConfig, EngineHandle, Event, EventStream, FinishReason, GuardParams, ImageCache, Request, Sampling,
-        Token, fair::Share,
+        CacheScope, Engine, EngineConfig, EngineHandle, Event, EventStream, FinishReason,
+        GuardParams, ImageCache, Request, Sampling, Token, fair::Share,
     },
     guard::{Mode, Report},
     vlm::{Row, Vlm, Want},
@@ -27,17 +27,35 @@ impl House {
     }
 
     fn engine(&self, max_batch: usize) -> EngineHandle {
-        let config = EngineConfig { max_batch, ..EngineConfig::default() };
-        Engine::start(self.vlm.clone(), Some(self.reward.clone()), byte_tokenizer(), config).unwrap()
+        let config = EngineConfig {
+            max_batch,
+            ..EngineConfig::default()
+        };
+        Engine::start(
+            self.vlm.clone(),
+            Some(self.reward.clone()),
+            byte_tokenizer(),
+            config,
+        )
+        .unwrap()
     }
 
     fn image(&self, seed: u64) -> Tensor {
-        self.vlm.encode_images(&pixels(seed).unsqueeze(0).unwrap()).unwrap().squeeze(0).unwrap()
+        self.vlm
+            .encode_images(&pixels(seed).unsqueeze(0).unwrap())
+            .unwrap()
+            .squeeze(0)
+            .unwrap()
     }
 
     fn request(&self, seed: u64) -> Request {
         let tokenizer = byte_tokenizer();
-        let prompt = tokenizer.encode(&format!("<user>{}?<assistant>", "what ".repeat(1 + seed as usize % 3))).unwrap();
+        let prompt = tokenizer
+            .encode(&format!(
+                "<user>{}?<assistant>",
+                "what ".repeat(1 + seed as usize % 3)
+            ))
+            .unwrap();
         Request {
             id: format!("request-{seed}").into(),
             share: Share::new(["a", "b", "c"][seed as usize % 5 % 3], 1 + seed as u32 % 2),
@@ -47,7 +65,11 @@ impl House {
             prompt,
             max_tokens: 5 + seed as usize % 20,
             stop: Vec::new(),
-            sampling: Sampling { temperature: [0.0, 0.8][seed as usize % 2], seed, ..Sampling::default() },
+            sampling: Sampling {
+                temperature: [0.0, 0.8][seed as usize % 2],
+                seed,
+                ..Sampling::default()
+            },
             top_logprobs: Some(2),
             guard: GuardParams::new([Mode::Flag, Mode::Off, Mode::Score][seed as usize % 3], 0.5),
             unanswerable: None,
@@ -57,15 +79,28 @@ impl House {
 }
 
 /// The answer's text, tokens and end.
-async fn listen(mut stream: EventStream) -> (String, Vec<Token>, (FinishReason, usize, usize, Option<Report>)) {
+async fn listen(
+    mut stream: EventStream,
+) -> (
+    String,
+    Vec<Token>,
+    (FinishReason, usize, usize, Option<Report>),
+) {
     let (mut text, mut all) = (String::new(), Vec::new());
     while let Some(event) = stream.next().await {
         match event {
-            Event::Delta { text: more, tokens, .. } => {
+            Event::Delta {
+                text: more, tokens, ..
+            } => {
                 text += &more;
                 all.extend(tokens);
             }
-            Event::Finished { reason, prompt_tokens, completion_tokens, guard } => {
+            Event::Finished {
+                reason,
+                prompt_tokens,
+                completion_tokens,
+                guard,
+            } => {
                 return (text, all, (reason, prompt_tokens, completion_tokens, guard));
             }
             Event::Failed(error) => panic!("{error}"),
@@ -83,7 +118,10 @@ async fn a_batch_says_and_scores_what_each_request_would_alone() {
     let house = House::new(1);
     let (alone, together) = (house.engine(1), house.engine(5));
     let requests: Vec<Request> = (0..18).map(|i| house.request(i)).collect();
-    let streams: Vec<EventStream> = requests.iter().map(|r| together.submit(r.clone()).unwrap()).collect();
+    let streams: Vec<EventStream> = requests
+        .iter()
+        .map(|r| together.submit(r.clone()).unwrap())
+        .collect();
     let (mut scored, mut spans) = (0, 0);
     for (request, stream) in requests.into_iter().zip(streams) {
         let off = request.guard.mode == Mode::Off;
@@ -91,19 +129,39 @@ async fn a_batch_says_and_scores_what_each_request_would_alone() {
         let (expected_text, expected, expected_end) = listen(alone.submit(request).unwrap()).await;
         let ids = |tokens: &[Token]| tokens.iter().map(|t| t.token.id).collect::<Vec<_>>();
         let rewards = |tokens: &[Token]| tokens.iter().filter_map(|t| t.reward).collect::<Vec<_>>();
-        let logprobs = |tokens: &[Token]| tokens.iter().map(|t| t.token.logprob).collect::<Vec<_>>();
+        let logprobs =
+            |tokens: &[Token]| tokens.iter().map(|t| t.token.logprob).collect::<Vec<_>>();
         assert_eq!((text, ids(&tokens)), (expected_text, ids(&expected)));
-        assert!(near(&rewards(&tokens), &rewards(&expected)) && near(&logprobs(&tokens), &logprobs(&expected)));
-        assert_eq!((end.0, end.1, end.2), (expected_end.0, expected_end.1, expected_end.2));
+        assert!(
+            near(&rewards(&tokens), &rewards(&expected))
+                && near(&logprobs(&tokens), &logprobs(&expected))
+        );
+        assert_eq!(
+            (end.0, end.1, end.2),
+            (expected_end.0, expected_end.1, expected_end.2)
+        );
         assert_eq!(rewards(&tokens).len(), if off { 0 } else { tokens.len() });
-        let found = |report: Option<Report>| report.map_or(Vec::new(), |r| r.spans.into_iter().map(|s| (s.start, s.end, s.text)).collect());
-        assert_eq!(end.3.as_ref().map(|r| r.verdict), expected_end.3.as_ref().map(|r| r.verdict));
+        let found = |report: Option<Report>| {
+            report.map_or(Vec::new(), |r| {
+                r.spans
+                    .into_iter()
+                    .map(|s| (s.start, s.end, s.text))
+                    .collect()
+            })
+        };
+        assert_eq!(
+            end.3.as_ref().map(|r| r.verdict),
+            expected_end.3.as_ref().map(|r| r.verdict)
+        );
         let (found, expected) = (found(end.3), found(expected_end.3));
         assert_eq!(found, expected);
         spans += found.len();
         scored += rewards(&tokens).len();
     }
-    assert!(scored > 20 && spans > 2, "{scored} tokens scored, {spans} spans");
+    assert!(
+        scored > 20 && spans > 2,
+        "{scored} tokens scored, {spans} spans"
+    );
 }
 
 #[tokio::test]
@@ -111,11 +169,24 @@ async fn log_probabilities_and_rewards_are_those_of_one_pass_over_the_whole_answ
     let house = House::new(2);
     let handle = house.engine(4);
     for seed in [0, 2, 3, 5] {
-        let request = Request { max_tokens: 24, ..house.request(seed) };
+        let request = Request {
+            max_tokens: 24,
+            ..house.request(seed)
+        };
         let (_, tokens, _) = listen(handle.submit(request.clone()).unwrap()).await;
-        let ids: Vec<u32> = request.prompt.iter().copied().chain(tokens.iter().map(|t| t.token.id)).collect();
+        let ids: Vec<u32> = request
+            .prompt
+            .iter()
+            .copied()
+            .chain(tokens.iter().map(|t| t.token.id))
+            .collect();
         let mut cache = house.vlm.new_cache(1, 64).unwrap();
-        let row = Row { slot: 0, start: 0, image: Some(&request.image), tokens: &ids };
+        let row = Row {
+            slot: 0,
+            start: 0,
+            image: Some(&request.image),
+            tokens: &ids,
+        };
         let out = house.vlm.forward(&[row], &mut cache, Want::All).unwrap();
         let logits = out.logits.unwrap().to_vec2::<f32>().unwrap();
         let before = request.prompt.len();
@@ -124,23 +195,47 @@ async fn log_probabilities_and_rewards_are_those_of_one_pass_over_the_whole_answ
             .zip(&logits[before - 1..])
             .map(|(t, l)| l[t.token.id as usize] - l.iter().map(|l| l.exp()).sum::<f32>().ln())
             .collect();
-        assert!(near(&tokens.iter().map(|t| t.token.logprob).collect::<Vec<_>>(), &logprobs));
+        assert!(near(
+            &tokens.iter().map(|t| t.token.logprob).collect::<Vec<_>>(),
+            &logprobs
+        ));
         let rewards = house.reward.rewards(&out.hidden).unwrap();
         assert!(tokens.len() > 3);
-        assert!(near(&tokens.iter().map(|t| t.reward.unwrap()).collect::<Vec<_>>(), &rewards[before..]));
+        assert!(near(
+            &tokens.iter().map(|t| t.reward.unwrap()).collect::<Vec<_>>(),
+            &rewards[before..]
+        ));
     }
 }
 
 #[tokio::test]
 async fn an_image_from_the_cache_gives_the_same_answer() {
     let house = House::new(3);
-    let (handle, images) = (house.engine(2), ImageCache::new(house.vlm.clone(), 1 << 20, 1));
+    let (handle, images) = (
+        house.engine(2),
+        ImageCache::new(house.vlm.clone(), 1 << 20, 1),
+    );
     let mut answers = Vec::new();
     for expected_hit in [false, true] {
         let scope = CacheScope::Owner("a".into());
-        let encoded = images.get(b"the file's bytes", &scope, &Share::default(), || Ok::<_, Infallible>(pixels(7))).await.unwrap();
+        let encoded = images
+            .get(b"the file's bytes", &scope, &Share::default(), || {
+                Ok::<_, Infallible>(pixels(7))
+            })
+            .await
+            .unwrap();
         assert_eq!(encoded.hit, expected_hit);
-        answers.push(listen(handle.submit(Request { image: encoded.image, ..house.request(7) }).unwrap()).await);
+        answers.push(
+            listen(
+                handle
+                    .submit(Request {
+                        image: encoded.image,
+                        ..house.request(7)
+                    })
+                    .unwrap(),
+            )
+            .await,
+        );
     }
     let direct = listen(handle.submit(house.request(7)).unwrap()).await;
     assert_eq!(answers[0], answers[1]);
@@ -165,5 +260,13 @@ async fn clients_that_leave_leave_nothing_behind_and_a_drain_ends_well() {
     assert_eq!(listen(last).await.0, expected);
     assert!(!expected.is_empty());
     let health = handle.health();
-    assert_eq!((health.running, health.waiting, health.kv_usage, health.accepting), (0, 0, 0.0, false));
+    assert_eq!(
+        (
+            health.running,
+            health.waiting,
+            health.kv_usage,
+            health.accepting
+        ),
+        (0, 0, 0.0, false)
+    );
 }

@@ -9,7 +9,9 @@ use std::{
 use serde_json::Value;
 
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/data")
+        .join(path);
     if !path.exists() {
         println!("skipped: {} is absent", path.display());
         return None;
@@ -18,39 +20,70 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 }
 
 fn candor(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_candor")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 /// Runs an evaluation and returns its JSON.
 pub fn measured(args: &[&str], dir: &Path) -> Value {
     let json = dir.join("report.json");
     let output = candor(&[args, &["--json", json.to_str().unwrap()]].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&fs::read(json).unwrap()).unwrap()
 }
 
 pub fn figure(report: &Value, section: &str, table: &str, row: &str, column: &str) -> f64 {
     let found = &report["sections"][section]["tables"][table]["rows"][row][column]["value"];
-    found.as_f64().unwrap_or_else(|| panic!("{section} / {table} / {row} / {column}: {found} in {report:#}"))
+    found
+        .as_f64()
+        .unwrap_or_else(|| panic!("{section} / {table} / {row} / {column}: {found} in {report:#}"))
 }
 
 #[test]
 fn published_chair_is_reproduced_and_the_lists_are_compared() {
-    let (Some(published), Some(list)) = (shared("chair/published.json"), shared("chair/synonyms.txt")) else { return };
+    let (Some(published), Some(list)) =
+        (shared("chair/published.json"), shared("chair/synonyms.txt"))
+    else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let published: Value = serde_json::from_slice(&fs::read(published).unwrap()).unwrap();
     for (file, wanted) in published.as_object().unwrap() {
         let captions = shared(&format!("chair/{file}")).unwrap();
-        let args = ["eval", "captions", "--hypotheses", captions.to_str().unwrap(), "--vocabulary", list.to_str().unwrap()];
+        let args = [
+            "eval",
+            "captions",
+            "--hypotheses",
+            captions.to_str().unwrap(),
+            "--vocabulary",
+            list.to_str().unwrap(),
+        ];
         let report = measured(&args, dir.path());
         let row = file.trim_end_matches(".jsonl");
         for (column, key) in [("CHAIR_i", "chair_i"), ("CHAIR_s", "chair_s")] {
             let found = 100.0 * figure(&report, "Figures", "Closed vocabulary", row, column);
-            assert!((found - wanted[key].as_f64().unwrap()).abs() <= 0.0501, "{file} {column}: {found}, published {}", wanted[key]);
+            assert!(
+                (found - wanted[key].as_f64().unwrap()).abs() <= 0.0501,
+                "{file} {column}: {found}, published {}",
+                wanted[key]
+            );
         }
-        assert_eq!(figure(&report, "Figures", "Closed vocabulary", row, "captions"), wanted["captions"].as_f64().unwrap());
-        let both = &report["sections"]["How the vocabularies differ"]["tables"]["The same captions under both"]["rows"];
-        assert!(both["coco80"]["mentions"]["value"].as_f64().unwrap() > 1000.0, "{both:#}");
+        assert_eq!(
+            figure(&report, "Figures", "Closed vocabulary", row, "captions"),
+            wanted["captions"].as_f64().unwrap()
+        );
+        let both = &report["sections"]["How the vocabularies differ"]["tables"]["The same captions \
+            under both"]["rows"];
+        assert!(
+            both["coco80"]["mentions"]["value"].as_f64().unwrap() > 1000.0,
+            "{both:#}"
+        );
     }
 }
 
@@ -68,10 +101,17 @@ fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
         .collect();
     let write = |name: &str, shift: usize| {
         let line = |(i, image): (usize, &&str)| {
-            serde_json::json!({ "image": image, "caption": first[names[(i + shift) % names.len()]] }).to_string() + "\n"
+            serde_json::json!({ "image": image,
+                "caption": first[names[(i + shift) % names.len()]] })
+            .to_string()
+                + "\n"
         };
         let file = dir.join(name);
-        fs::write(&file, names.iter().enumerate().map(line).collect::<String>()).unwrap();
+        fs::write(
+            &file,
+            names.iter().enumerate().map(line).collect::<String>(),
+        )
+        .unwrap();
         file
     };
     (write("right.jsonl", 0), write("wrong.jsonl", 1))
@@ -79,26 +119,53 @@ fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
 
 #[test]
 fn captions_of_other_images_are_seen_to_be_worse() {
-    let Some(data) = shared("flickr8k") else { return };
+    let Some(data) = shared("flickr8k") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let (right, wrong) = hypotheses(&data, dir.path());
     let html = dir.path().join("report.html");
     let paths = [&wrong, &right, &data, &html].map(|p| p.to_str().unwrap());
-    let args =
-        ["eval", "captions", "--hypotheses", paths[0], "--against", paths[1], "--references", paths[2], "--partial", "--html", paths[3]];
+    let args = [
+        "eval",
+        "captions",
+        "--hypotheses",
+        paths[0],
+        "--against",
+        paths[1],
+        "--references",
+        paths[2],
+        "--partial",
+        "--html",
+        paths[3],
+    ];
     let report = measured(&args, dir.path());
     let open = |row: &str, column: &str| figure(&report, "Figures", "Open vocabulary", row, column);
-    assert_eq!(open("right", "CHAIR_i"), 0.0, "a caption is one of its own references");
-    assert!(open("wrong", "CHAIR_i") > 0.4 && open("wrong", "recall") < 0.5, "{report:#}");
+    assert_eq!(
+        open("right", "CHAIR_i"),
+        0.0,
+        "a caption is one of its own references"
+    );
+    assert!(
+        open("wrong", "CHAIR_i") > 0.4 && open("wrong", "recall") < 0.5,
+        "{report:#}"
+    );
     let people = open("people, each judged by the others", "CHAIR_i");
     assert!((0.08..0.25).contains(&people), "{people}");
     assert!(figure(&report, "Figures", "Description", "right", "BLEU-4") > 0.999);
-    let difference = &report["sections"]["Differences"]["tables"]["wrong against right, the same images"]["rows"]["CIDEr-D"];
+    let difference = &report["sections"]["Differences"]["tables"]["wrong against right, the same \
+        images"]["rows"]["CIDEr-D"];
     assert_eq!(difference["at 5 %"], "significant");
-    assert!(difference["difference"]["high"].as_f64().unwrap() < 0.0, "{difference}");
+    assert!(
+        difference["difference"]["high"].as_f64().unwrap() < 0.0,
+        "{difference}"
+    );
     let page = fs::read_to_string(html).unwrap();
     assert!(page.contains("<svg") && page.contains("data:image/jpeg;base64,"));
-    assert!(!page.contains("src=\"http") && !page.contains("<script"), "the page must be self-contained");
+    assert!(
+        !page.contains("src=\"http") && !page.contains("<script"),
+        "the page must be self-contained"
+    );
 }
 
 #[test]
@@ -107,10 +174,18 @@ fn bad_rows_are_named_by_file_and_line() {
     let file = dir.path().join("bad.jsonl");
     let file_name = file.to_str().unwrap();
     for (text, wanted) in [
-        ("{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\n{\"image_id\": 2}\n", "bad.jsonl:2"),
-        ("{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\nnot json\n", "bad.jsonl:2"),
         (
-            "{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\n{\"image_id\": 1, \"caption\": \"A cat.\", \"objects\": []}\n",
+            "{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\n{\"image_id\": \
+             2}\n",
+            "bad.jsonl:2",
+        ),
+        (
+            "{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\nnot json\n",
+            "bad.jsonl:2",
+        ),
+        (
+            "{\"image_id\": 1, \"caption\": \"A dog.\", \"objects\": [\"dog\"]}\n{\"image_id\": 1, \
+             \"caption\": \"A cat.\", \"objects\": []}\n",
             "bad.jsonl:2",
         ),
         ("{\"image_id\": 1, \"caption\": \"A dog.\"}\n", "objects"),
@@ -122,94 +197,203 @@ fn bad_rows_are_named_by_file_and_line() {
         assert_eq!(output.status.code(), Some(2), "{text}: {said}");
         assert!(said.contains(wanted), "{text}: {said}");
     }
-    let Some(data) = shared("flickr8k") else { return };
-    fs::write(&file, "{\"image\": \"nobody.jpg\", \"caption\": \"A dog.\"}\n").unwrap();
-    let output = candor(&["eval", "captions", "--hypotheses", file_name, "--references", data.to_str().unwrap(), "--partial"]);
+    let Some(data) = shared("flickr8k") else {
+        return;
+    };
+    fs::write(
+        &file,
+        "{\"image\": \"nobody.jpg\", \"caption\": \"A dog.\"}\n",
+    )
+    .unwrap();
+    let output = candor(&[
+        "eval",
+        "captions",
+        "--hypotheses",
+        file_name,
+        "--references",
+        data.to_str().unwrap(),
+        "--partial",
+    ]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(2) && said.contains("nobody.jpg") && said.contains("bad.jsonl:1"), "{said}");
+    assert!(
+        output.status.code() == Some(2)
+            && said.contains("nobody.jpg")
+            && said.contains("bad.jsonl:1"),
+        "{said}"
+    );
 }
 
 /// A folder in COCO's layout with `n` of the real photographs.
 pub fn small_coco(source: &Path, dir: &Path, n: usize) {
-    let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(source.join(name)).unwrap()).unwrap() };
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(source.join(name)).unwrap()).unwrap()
+    };
     let (mut captions, mut instances) = (read("captions.json"), read("instances.json"));
-    let kept: Vec<Value> = captions["images"].as_array().unwrap().iter().take(n).cloned().collect();
+    let kept: Vec<Value> = captions["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .take(n)
+        .cloned()
+        .collect();
     let ids: Vec<Value> = kept.iter().map(|image| image["id"].clone()).collect();
     fs::create_dir_all(dir.join("images")).unwrap();
     for image in &kept {
         let name = image["file_name"].as_str().unwrap();
-        fs::copy(source.join("images").join(name), dir.join("images").join(name)).unwrap();
+        fs::copy(
+            source.join("images").join(name),
+            dir.join("images").join(name),
+        )
+        .unwrap();
     }
-    for (name, table) in [("captions.json", &mut captions), ("instances.json", &mut instances)] {
-        table["images"].as_array_mut().unwrap().retain(|image| ids.contains(&image["id"]));
-        table["annotations"].as_array_mut().unwrap().retain(|annotation| ids.contains(&annotation["image_id"]));
+    for (name, table) in [
+        ("captions.json", &mut captions),
+        ("instances.json", &mut instances),
+    ] {
+        table["images"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|image| ids.contains(&image["id"]));
+        table["annotations"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|annotation| ids.contains(&annotation["image_id"]));
         fs::write(dir.join(name), table.to_string()).unwrap();
     }
 }
 
 #[test]
 fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
-    let Some(source) = shared("coco-mini") else { return };
+    let Some(source) = shared("coco-mini") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     small_coco(&source, dir.path(), 6);
     let (file, data) = (dir.path().join("said.jsonl"), dir.path().to_str().unwrap());
-    let args = ["eval", "captions", "--hypotheses", file.to_str().unwrap(), "--references", data, "--generate"];
+    let args = [
+        "eval",
+        "captions",
+        "--hypotheses",
+        file.to_str().unwrap(),
+        "--references",
+        data,
+        "--generate",
+    ];
     let whole = measured(&args, dir.path());
     let written = fs::read_to_string(&file).unwrap();
     assert_eq!(written.lines().count(), 6);
-    assert_eq!(figure(&whole, "Figures", "Closed vocabulary", "said", "captions"), 6.0);
+    assert_eq!(
+        figure(&whole, "Figures", "Closed vocabulary", "said", "captions"),
+        6.0
+    );
     // Killed within the third caption, it goes on with that one.
     let begun: Vec<&str> = written.lines().take(2).collect();
     fs::write(&file, begun.join("\n") + "\n{\"image_id\": \"0000").unwrap();
     let resumed = measured(&args, dir.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), written);
     assert_eq!(resumed["sections"], whole["sections"]);
-    // Captions made with another guard are not mixed with these, whether there are some left to make or not.
+    // Captions made with another guard are not mixed with these, whether there are some left to
+    // make or not.
     for lines in [2, 6] {
-        let text: String = written.lines().take(lines).map(|line| format!("{line}\n")).collect();
+        let text: String = written
+            .lines()
+            .take(lines)
+            .map(|line| format!("{line}\n"))
+            .collect();
         fs::write(&file, &text).unwrap();
         let output = candor(&[&args[..], &["--guard", "flag"]].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains("guard.mode is off there and flag here") && said.contains("--overwrite"), "{said}");
+        assert!(
+            said.contains("guard.mode is off there and flag here") && said.contains("--overwrite"),
+            "{said}"
+        );
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
     }
     // Nor with those of another model, which say nothing of their settings.
     fs::write(&file, "{\"image\": \"a.jpg\", \"caption\": \"A dog.\"}\n").unwrap();
     let output = candor(&args);
-    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("does not say with which settings"));
+    assert!(
+        output.status.code() == Some(2)
+            && String::from_utf8_lossy(&output.stderr).contains("does not say with which settings")
+    );
     measured(&[&args[..], &["--overwrite"]].concat(), dir.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), written);
 }
 
 #[test]
 fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
-    let Some(source) = shared("coco-mini") else { return };
+    let Some(source) = shared("coco-mini") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     small_coco(&source, dir.path(), 5);
-    let (data, questions, answers) = (dir.path().to_str().unwrap(), dir.path().join("pope.jsonl"), dir.path().join("answers.jsonl"));
-    let args = ["eval", "pope", "--data", data, "--questions", questions.to_str().unwrap()];
+    let (data, questions, answers) = (
+        dir.path().to_str().unwrap(),
+        dir.path().join("pope.jsonl"),
+        dir.path().join("answers.jsonl"),
+    );
+    let args = [
+        "eval",
+        "pope",
+        "--data",
+        data,
+        "--questions",
+        questions.to_str().unwrap(),
+    ];
     let own = measured(&args, dir.path());
     assert!((0.0..=1.0).contains(&figure(&own, "Answers", "POPE", "all", "accuracy")));
-    let asked: Vec<Value> = fs::read_to_string(&questions).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let asked: Vec<Value> = fs::read_to_string(&questions)
+        .unwrap()
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
     let yes = asked.iter().filter(|q| q["label"] == "yes").count();
     assert_eq!(2 * yes, asked.len());
     let forms = measured(&[&args[..], &["--forms"]].concat(), dir.path());
-    assert_eq!(figure(&forms, "Answers", "POPE", "all", "accuracy"), figure(&own, "Answers", "POPE", "all", "accuracy"));
-    for row in ["is there no X: the opposite of is there X", "the same question in other words: the same answer"] {
-        assert!((0.0..=1.0).contains(&figure(&forms, "Answers", "Consistency", row, "share")), "{row}");
+    assert_eq!(
+        figure(&forms, "Answers", "POPE", "all", "accuracy"),
+        figure(&own, "Answers", "POPE", "all", "accuracy")
+    );
+    for row in [
+        "is there no X: the opposite of is there X",
+        "the same question in other words: the same answer",
+    ] {
+        assert!(
+            (0.0..=1.0).contains(&figure(&forms, "Answers", "Consistency", row, "share")),
+            "{row}"
+        );
     }
     assert!(own["sections"]["Answers"]["tables"]["Consistency"].is_null());
-    // A model that always agrees is right half of the time, and POPE's yes-rate shows why. Of it nothing but questions and answers is needed.
-    let agree = |q: &Value| serde_json::json!({ "question_id": q["question_id"], "answer": "Yes, there is. No doubt." }).to_string() + "\n";
+    // A model that always agrees is right half of the time, and POPE's yes-rate shows why. Of it
+    // nothing but questions and answers is needed.
+    let agree = |q: &Value| {
+        serde_json::json!({ "question_id": q["question_id"], "answer": "Yes, there is. No doubt." })
+            .to_string()
+            + "\n"
+    };
     fs::write(&answers, asked.iter().map(agree).collect::<String>()).unwrap();
-    let of_others = ["eval", "pope", "--questions", questions.to_str().unwrap(), "--answers", answers.to_str().unwrap()];
-    for args in [of_others.to_vec(), [&of_others[..], &["--data", data]].concat()] {
+    let of_others = [
+        "eval",
+        "pope",
+        "--questions",
+        questions.to_str().unwrap(),
+        "--answers",
+        answers.to_str().unwrap(),
+    ];
+    for args in [
+        of_others.to_vec(),
+        [&of_others[..], &["--data", data]].concat(),
+    ] {
         let report = measured(&args, dir.path());
         for (column, wanted) in [("accuracy", 0.5), ("recall", 1.0), ("yes", 1.0)] {
             assert_eq!(figure(&report, "Answers", "POPE", "all", column), wanted);
         }
-        assert!(report["facts"].get("data").is_none() && report["facts"]["answers"] == answers.to_str().unwrap(), "{report:#}");
+        assert!(
+            report["facts"].get("data").is_none()
+                && report["facts"]["answers"] == answers.to_str().unwrap(),
+            "{report:#}"
+        );
     }
 }
 
@@ -221,43 +405,112 @@ fn case(name: &str) -> Option<PathBuf> {
 #[test]
 fn files_that_others_take_are_taken() {
     let dir = tempfile::tempdir().unwrap();
-    let (Some(references), Some(floats), Some(whole)) =
-        (case("coco_refs_without_file_name.json"), case("coco_results_float_id.json"), case("coco_results.json"))
-    else {
+    let (Some(references), Some(floats), Some(whole)) = (
+        case("coco_refs_without_file_name.json"),
+        case("coco_results_float_id.json"),
+        case("coco_results.json"),
+    ) else {
         return;
     };
     for results in [&floats, &whole] {
-        let args = ["eval", "captions", "--hypotheses", results.to_str().unwrap(), "--references", references.to_str().unwrap()];
+        let args = [
+            "eval",
+            "captions",
+            "--hypotheses",
+            results.to_str().unwrap(),
+            "--references",
+            references.to_str().unwrap(),
+        ];
         let report = measured(&args, dir.path());
         let name = results.file_stem().unwrap().to_str().unwrap();
-        assert_eq!(figure(&report, "Figures", "Description", name, "captions"), 1.0);
+        assert_eq!(
+            figure(&report, "Figures", "Description", name, "captions"),
+            1.0
+        );
     }
-    let (Some(questions), Some(answers)) = (case("pope_q.jsonl"), case("pope_answers.jsonl")) else { return };
-    let args = ["eval", "pope", "--questions", questions.to_str().unwrap(), "--answers", answers.to_str().unwrap()];
-    assert_eq!(figure(&measured(&args, dir.path()), "Answers", "POPE", "all", "accuracy"), 1.0);
+    let (Some(questions), Some(answers)) = (case("pope_q.jsonl"), case("pope_answers.jsonl"))
+    else {
+        return;
+    };
+    let args = [
+        "eval",
+        "pope",
+        "--questions",
+        questions.to_str().unwrap(),
+        "--answers",
+        answers.to_str().unwrap(),
+    ];
+    assert_eq!(
+        figure(
+            &measured(&args, dir.path()),
+            "Answers",
+            "POPE",
+            "all",
+            "accuracy"
+        ),
+        1.0
+    );
     // Left out, and said.
-    let text = fs::read_to_string(&references).unwrap().replacen("[{", "[{\"image_id\": 1, \"id\": 9, \"caption\": \"\"}, {", 1);
+    let text = fs::read_to_string(&references).unwrap().replacen(
+        "[{",
+        "[{\"image_id\": 1, \"id\": 9, \"caption\": \"\"}, {",
+        1,
+    );
     let with_empty = dir.path().join("refs.json");
     fs::write(&with_empty, text).unwrap();
-    let args = ["eval", "captions", "--hypotheses", whole.to_str().unwrap(), "--references", with_empty.to_str().unwrap()];
+    let args = [
+        "eval",
+        "captions",
+        "--hypotheses",
+        whole.to_str().unwrap(),
+        "--references",
+        with_empty.to_str().unwrap(),
+    ];
     let report = measured(&args, dir.path());
-    assert!(report["notes"].as_array().unwrap().iter().any(|note| note == "Empty reference captions, left out: 1."), "{report:#}");
+    assert!(
+        report["notes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|note| note == "Empty reference captions, left out: 1."),
+        "{report:#}"
+    );
 }
 
 #[test]
 fn any_split_is_evaluated_with_no_more_than_its_own_photographs() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-    write("captions.tsv", "a.jpg\t0\tA dog runs .\na.jpg\t1\tA brown dog .\n");
+    write(
+        "captions.tsv",
+        "a.jpg\t0\tA dog runs .\na.jpg\t1\tA brown dog .\n",
+    );
     write("test.txt", "a.jpg\n");
     write("train.txt", "nowhere.jpg\n");
-    write("h.jsonl", "{\"image\": \"a.jpg\", \"caption\": \"A dog.\"}\n");
+    write(
+        "h.jsonl",
+        "{\"image\": \"a.jpg\", \"caption\": \"A dog.\"}\n",
+    );
     let (file, data) = (dir.path().join("h.jsonl"), dir.path().to_str().unwrap());
-    let args = ["eval", "captions", "--hypotheses", file.to_str().unwrap(), "--references", data, "--split"];
+    let args = [
+        "eval",
+        "captions",
+        "--hypotheses",
+        file.to_str().unwrap(),
+        "--references",
+        data,
+        "--split",
+    ];
     let report = measured(&[&args[..], &["test"]].concat(), dir.path());
-    assert_eq!(figure(&report, "Figures", "Open vocabulary", "h", "captions"), 1.0);
+    assert_eq!(
+        figure(&report, "Figures", "Open vocabulary", "h", "captions"),
+        1.0
+    );
     let output = candor(&[&args[..], &["dev"]].concat());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no split 'dev', found: test, train"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("there is no split 'dev', found: test, train")
+    );
 }
 
 #[test]
@@ -268,28 +521,76 @@ fn people_s_questions_are_asked() {
     fs::copy(photo, dir.path().join("images/cat.jpg")).unwrap();
     // Whatever the model says, one of these two is right.
     let row = |answer: &str, kind: &str| {
-        serde_json::json!({ "image": "cat.jpg", "question": "Is there a cat in the picture?", "answers": [answer, "neither"], "kind": kind, "type": "CLOSED" })
-            .to_string()
+        serde_json::json!({ "image": "cat.jpg", "question": "Is there a cat in the \
+            picture?", "answers": [answer, "neither"], "kind": kind, "type": "CLOSED" })
+        .to_string()
             + "\n"
     };
     let file = dir.path().join("questions.jsonl");
     fs::write(&file, row("yes", "agreeing") + &row("NO!", "denying")).unwrap();
     for data in [dir.path(), &file] {
-        let report = measured(&["eval", "vqa", "--data", data.to_str().unwrap()], dir.path());
-        assert_eq!(figure(&report, "Answers", "All questions", "all", "exact match"), 0.5);
-        let kinds = ["agreeing", "denying"].map(|kind| figure(&report, "Answers", "By kind", kind, "exact match"));
+        let report = measured(
+            &["eval", "vqa", "--data", data.to_str().unwrap()],
+            dir.path(),
+        );
+        assert_eq!(
+            figure(&report, "Answers", "All questions", "all", "exact match"),
+            0.5
+        );
+        let kinds = ["agreeing", "denying"]
+            .map(|kind| figure(&report, "Answers", "By kind", kind, "exact match"));
         assert_eq!(kinds[0] + kinds[1], 1.0);
-        assert_eq!(figure(&report, "Answers", "By type", "CLOSED", "questions"), 2.0);
-        assert!(report["notes"][0].as_str().unwrap().contains("articles"), "the rule is said: {report:#}");
+        assert_eq!(
+            figure(&report, "Answers", "By type", "CLOSED", "questions"),
+            2.0
+        );
+        assert!(
+            report["notes"][0].as_str().unwrap().contains("articles"),
+            "the rule is said: {report:#}"
+        );
     }
-    let report = measured(&["eval", "vqa", "--data", file.to_str().unwrap(), "--limit", "1"], dir.path());
-    assert_eq!(figure(&report, "Answers", "All questions", "all", "questions"), 1.0);
+    let report = measured(
+        &[
+            "eval",
+            "vqa",
+            "--data",
+            file.to_str().unwrap(),
+            "--limit",
+            "1",
+        ],
+        dir.path(),
+    );
+    assert_eq!(
+        figure(&report, "Answers", "All questions", "all", "questions"),
+        1.0
+    );
     assert_eq!(report["facts"]["questions"], "1 of 2");
-    let output = candor(&["eval", "vqa", "--data", dir.path().join("images").to_str().unwrap()]);
-    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("expected questions.jsonl"));
+    let output = candor(&[
+        "eval",
+        "vqa",
+        "--data",
+        dir.path().join("images").to_str().unwrap(),
+    ]);
+    assert!(
+        output.status.code() == Some(2)
+            && String::from_utf8_lossy(&output.stderr).contains("expected questions.jsonl")
+    );
     for data in ["daquar", "vqa-rad"] {
         let Some(data) = shared(data) else { return };
-        let report = measured(&["eval", "vqa", "--data", data.to_str().unwrap(), "--limit", "20"], dir.path());
-        assert_eq!(figure(&report, "Answers", "All questions", "all", "questions"), 20.0);
+        let report = measured(
+            &[
+                "eval",
+                "vqa",
+                "--data",
+                data.to_str().unwrap(),
+                "--limit",
+                "20",
+            ],
+            dir.path(),
+        );
+        assert_eq!(
+            figure(&report, "Answers", "All questions", "all", "questions"),
+            20.0
+        );
     }
 }

@@ -15,8 +15,16 @@ fn from_root(path: &str) -> PathBuf {
 
 /// Interpreter and data, or says what is missing.
 fn reference() -> Option<(PathBuf, PathBuf)> {
-    let (python, data) = (from_root(".venv/bin/python"), from_root("../shared/data/flickr8k"));
-    let runs = |program: &Path, args: &[&str]| Command::new(program).args(args).output().is_ok_and(|o| o.status.success());
+    let (python, data) = (
+        from_root(".venv/bin/python"),
+        from_root("../shared/data/flickr8k"),
+    );
+    let runs = |program: &Path, args: &[&str]| {
+        Command::new(program)
+            .args(args)
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
     let missing = if !data.exists() {
         "../shared/data/flickr8k is absent"
     } else if !runs(&python, &["-c", "import pycocoevalcap, numpy"]) {
@@ -39,17 +47,35 @@ fn captions(data: &Path) -> Vec<Vec<String>> {
         by_image.entry(name).or_default().push(caption.to_owned());
     }
     let dev = std::fs::read_to_string(data.join("dev.txt")).unwrap();
-    dev.split_whitespace().map(|name| by_image.remove(name).unwrap()).collect()
+    dev.split_whitespace()
+        .map(|name| by_image.remove(name).unwrap())
+        .collect()
 }
 
 /// What a script prints.
 fn run(python: &Path, script: &str, args: &[&str], input: &str) -> String {
     let mut command = Command::new(python);
-    command.arg(from_root("tests/reference").join(script)).args(args);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    command
+        .arg(from_root("tests/reference").join(script))
+        .args(args);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -67,30 +93,68 @@ const RARE: &[&str] = &[
 
 #[test]
 fn every_development_caption_has_the_words_of_the_java_tokenizer() {
-    let Some((python, data)) = reference() else { return };
+    let Some((python, data)) = reference() else {
+        return;
+    };
     let mut texts: Vec<String> = captions(&data).concat();
     assert_eq!(texts.len(), 5_000);
     texts.extend(RARE.iter().map(|&text| text.to_owned()));
-    let printed = run(&python, "ptb_tokens.py", &[], &serde_json::to_string(&texts).unwrap());
+    let printed = run(
+        &python,
+        "ptb_tokens.py",
+        &[],
+        &serde_json::to_string(&texts).unwrap(),
+    );
     let theirs: Vec<String> = serde_json::from_str(&printed).unwrap();
     assert_eq!(theirs.len(), texts.len());
     for (text, theirs) in texts.iter().zip(&theirs) {
-        assert_eq!(words(text), theirs.split_whitespace().collect::<Vec<_>>(), "{text}");
+        assert_eq!(
+            words(text),
+            theirs.split_whitespace().collect::<Vec<_>>(),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn people_score_as_in_pycocoevalcap() {
-    let Some((python, data)) = reference() else { return };
+    let Some((python, data)) = reference() else {
+        return;
+    };
     let images = captions(&data);
-    let rows: Vec<(&str, &[String])> = images.iter().map(|captions| (captions[0].as_str(), &captions[1..])).collect();
+    let rows: Vec<(&str, &[String])> = images
+        .iter()
+        .map(|captions| (captions[0].as_str(), &captions[1..]))
+        .collect();
     let ours = Figures::of(&score(&rows));
-    let args = ["--leave-one-out", "0", "--references", data.to_str().unwrap(), "--digits", "9"];
-    let theirs: HashMap<String, f64> = serde_json::from_str(&run(&python, "caption_metrics.py", &args, "")).unwrap();
+    let args = [
+        "--leave-one-out",
+        "0",
+        "--references",
+        data.to_str().unwrap(),
+        "--digits",
+        "9",
+    ];
+    let theirs: HashMap<String, f64> =
+        serde_json::from_str(&run(&python, "caption_metrics.py", &args, "")).unwrap();
     let [bleu1, bleu2, bleu3, bleu4] = ours.bleu;
-    let named = [("BLEU-1", bleu1), ("BLEU-2", bleu2), ("BLEU-3", bleu3), ("BLEU-4", bleu4), ("ROUGE-L", ours.rouge_l)];
-    for (name, ours) in named.into_iter().chain([("CIDEr-D", ours.cider_d), ("words", ours.words), ("images", ours.captions as f64)]) {
+    let named = [
+        ("BLEU-1", bleu1),
+        ("BLEU-2", bleu2),
+        ("BLEU-3", bleu3),
+        ("BLEU-4", bleu4),
+        ("ROUGE-L", ours.rouge_l),
+    ];
+    for (name, ours) in named.into_iter().chain([
+        ("CIDEr-D", ours.cider_d),
+        ("words", ours.words),
+        ("images", ours.captions as f64),
+    ]) {
         println!("{name}: {ours:.9}, theirs {:.9}", theirs[name]);
-        assert!((ours - theirs[name]).abs() < 1e-6, "{name}: {ours} is not {}", theirs[name]);
+        assert!(
+            (ours - theirs[name]).abs() < 1e-6,
+            "{name}: {ours} is not {}",
+            theirs[name]
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! The tables of README and docs against the files that the commands beside them wrote.
 //!
-//! `docs/figures/tables.toml` says which figure of which file each cell shows; `tools/figures.py` makes the files anew. With `CANDOR_WRITE_TABLES=1`
-//! this test writes the tables into the documents instead of comparing them.
+//! `docs/figures/tables.toml` says which figure of which file each cell shows; `tools/figures.py`
+//! makes the files anew. With `CANDOR_WRITE_TABLES=1` this test writes the tables into the
+//! documents instead of comparing them.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -83,15 +84,27 @@ fn spec() -> Spec {
 
 /// All recorded files by their names.
 fn recorded() -> BTreeMap<String, Value> {
-    let files = fs::read_dir(root().join(FOLDER)).unwrap().map(|entry| entry.unwrap().path());
+    let files = fs::read_dir(root().join(FOLDER))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let jsons = files.filter(|path| path.extension().is_some_and(|e| e == "json"));
     let read = |path: &Path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    jsons.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(&path))).collect()
+    jsons
+        .map(|path| {
+            (
+                path.file_stem().unwrap().to_str().unwrap().to_owned(),
+                read(&path),
+            )
+        })
+        .collect()
 }
 
 fn figure<'a>(file: &'a Value, places: &[[String; 3]], row: &str) -> Option<&'a Value> {
-    let figure =
-        |[section, table, column]: &[String; 3]| file["sections"].get(section)?["tables"].get(table)?["rows"].get(row)?.get(column);
+    let figure = |[section, table, column]: &[String; 3]| {
+        file["sections"].get(section)?["tables"].get(table)?["rows"]
+            .get(row)?
+            .get(column)
+    };
     places.iter().find_map(figure)
 }
 
@@ -117,24 +130,43 @@ fn cell(files: &BTreeMap<String, Value>, row: &RowSpec, column: &ColumnSpec) -> 
     if row.without.contains(&column.head) {
         return String::new();
     }
-    let file = files.get(&row.file).unwrap_or_else(|| panic!("there is no {FOLDER}/{}.json", row.file));
+    let file = files
+        .get(&row.file)
+        .unwrap_or_else(|| panic!("there is no {FOLDER}/{}.json", row.file));
     let found = |name: &str| {
         let found = figure(file, &column.figure, name);
-        found.unwrap_or_else(|| panic!("{}.json has no {:?} in row '{name}'", row.file, column.figure))
+        found.unwrap_or_else(|| {
+            panic!(
+                "{}.json has no {:?} in row '{name}'",
+                row.file, column.figure
+            )
+        })
     };
-    let name = column.row.as_ref().map_or_else(|| row.row.clone(), |name| name.replace("{row}", &row.row));
+    let name = column
+        .row
+        .as_ref()
+        .map_or_else(|| row.row.clone(), |name| name.replace("{row}", &row.row));
     let value = found(&name);
-    let Some(plain) = value["value"].as_f64() else { return String::new() };
+    let Some(plain) = value["value"].as_f64() else {
+        return String::new();
+    };
     if let Some(against) = &column.against {
         if *against == name {
             return String::new();
         }
-        return number(plain / found(against)["value"].as_f64().unwrap(), &column.format);
+        return number(
+            plain / found(against)["value"].as_f64().unwrap(),
+            &column.format,
+        );
     }
     let written = number(plain, &column.format);
     match (value["low"].as_f64(), value["high"].as_f64()) {
         (Some(low), Some(high)) if column.interval => {
-            format!("{written} [{}, {}]", number(low, &column.format), number(high, &column.format))
+            format!(
+                "{written} [{}, {}]",
+                number(low, &column.format),
+                number(high, &column.format)
+            )
         }
         _ => written,
     }
@@ -147,7 +179,9 @@ fn written(table: &TableSpec, files: &BTreeMap<String, Value>) -> String {
     text += &format!("|{}\n", "---|".repeat(table.column.len() + 1));
     for row in &table.row {
         let cells = table.column.iter().map(|column| cell(files, row, column));
-        text += &line([row.label.clone()].into_iter().chain(cells).collect()).replace("|  |", "| |").replace("|  |", "| |");
+        text += &line([row.label.clone()].into_iter().chain(cells).collect())
+            .replace("|  |", "| |")
+            .replace("|  |", "| |");
     }
     text
 }
@@ -155,8 +189,13 @@ fn written(table: &TableSpec, files: &BTreeMap<String, Value>) -> String {
 /// The table below the line that names it: where it begins and ends in the document.
 fn place(document: &str, name: &str) -> std::ops::Range<usize> {
     let mark = format!("<!-- table: {name} -->\n");
-    let start = document.find(&mark).unwrap_or_else(|| panic!("there is no line {mark}")) + mark.len();
-    let lines = document[start..].split_inclusive('\n').take_while(|line| line.starts_with('|'));
+    let start = document
+        .find(&mark)
+        .unwrap_or_else(|| panic!("there is no line {mark}"))
+        + mark.len();
+    let lines = document[start..]
+        .split_inclusive('\n')
+        .take_while(|line| line.starts_with('|'));
     start..start + lines.map(str::len).sum::<usize>()
 }
 
@@ -171,7 +210,11 @@ fn tables_show_what_the_commands_wrote() {
             document.replace_range(place, &expected);
             fs::write(&path, document).unwrap();
         } else {
-            assert_eq!(document[place], expected, "{}: table {}; CANDOR_WRITE_TABLES=1 writes it anew", table.document, table.name);
+            assert_eq!(
+                document[place], expected,
+                "{}: table {}; CANDOR_WRITE_TABLES=1 writes it anew",
+                table.document, table.name
+            );
         }
     }
 }
@@ -183,16 +226,27 @@ fn commands_stand_beside_their_tables() {
         let document = fs::read_to_string(root().join(&table.document)).unwrap();
         for row in &table.row {
             let command = files[&row.file]["command"].as_str().unwrap();
-            assert!(document.contains(command), "{}: {command}, which wrote {}.json, is not there", table.document, row.file);
+            assert!(
+                document.contains(command),
+                "{}: {command}, which wrote {}.json, is not there",
+                table.document,
+                row.file
+            );
         }
     }
 }
 
 #[test]
 fn recorded_files_are_of_the_embedded_model() {
-    let bundle: Value = serde_json::from_slice(&fs::read(root().join("models/candor-mini/config.json")).unwrap()).unwrap();
+    let bundle: Value =
+        serde_json::from_slice(&fs::read(root().join("models/candor-mini/config.json")).unwrap())
+            .unwrap();
     for (name, file) in recorded() {
         let made_with = (&file["facts"]["model"], &file["facts"]["model version"]);
-        assert_eq!(made_with, (&bundle["name"], &bundle["version"]), "{name}.json");
+        assert_eq!(
+            made_with,
+            (&bundle["name"], &bundle["version"]),
+            "{name}.json"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A small HTTP/1.1 client over a plain socket, so that tests can send what no well-behaved client would.
+//! A small HTTP/1.1 client over a plain socket, so that tests can send what no well-behaved client
+//! would.
 
 use std::{
     io::{Read, Write},
@@ -19,19 +20,47 @@ pub struct Reply {
 impl Reply {
     /// The answer in `raw`, without the interim one that may stand before it.
     pub fn parse(raw: &[u8]) -> Self {
-        let raw = raw.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(raw);
-        let end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {:?}", String::from_utf8_lossy(raw)));
+        let raw = raw
+            .strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+            .unwrap_or(raw);
+        let end = raw
+            .windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .unwrap_or_else(|| panic!("no HTTP: {:?}", String::from_utf8_lossy(raw)));
         let head = std::str::from_utf8(&raw[..end]).unwrap();
         let mut lines = head.split("\r\n");
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers: Vec<_> = lines.map(|l| l.split_once(": ").unwrap()).map(|(k, v)| (k.to_lowercase(), v.to_owned())).collect();
-        let chunked = headers.iter().any(|(k, v)| k == "transfer-encoding" && v == "chunked");
-        let body = if chunked { dechunk(&raw[end + 4..]) } else { raw[end + 4..].to_vec() };
-        Self { status, headers, body }
+        let status = lines
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
+        let headers: Vec<_> = lines
+            .map(|l| l.split_once(": ").unwrap())
+            .map(|(k, v)| (k.to_lowercase(), v.to_owned()))
+            .collect();
+        let chunked = headers
+            .iter()
+            .any(|(k, v)| k == "transfer-encoding" && v == "chunked");
+        let body = if chunked {
+            dechunk(&raw[end + 4..])
+        } else {
+            raw[end + 4..].to_vec()
+        };
+        Self {
+            status,
+            headers,
+            body,
+        }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn text(&self) -> &str {
@@ -39,13 +68,19 @@ impl Reply {
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
     /// The error, after checking that it has OpenAI's shape and the status.
     #[track_caller]
     pub fn error(&self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
+        assert_eq!(
+            self.status,
+            status,
+            "{}",
+            String::from_utf8_lossy(&self.body)
+        );
         assert_eq!(self.header("content-type"), Some("application/json"));
         let error = self.json()["error"].clone();
         let keys: Vec<_> = error.as_object().unwrap().keys().cloned().collect();
@@ -55,11 +90,22 @@ impl Reply {
         error
     }
 
-    /// The data of all events of a stream, `[DONE]` included; an event with another name than the default has it in front.
+    /// The data of all events of a stream, `[DONE]` included; an event with another name than the
+    /// default has it in front.
     pub fn events(&self) -> Vec<String> {
-        assert_eq!((self.status, self.header("content-type")), (200, Some("text/event-stream")), "{}", self.text());
+        assert_eq!(
+            (self.status, self.header("content-type")),
+            (200, Some("text/event-stream")),
+            "{}",
+            self.text()
+        );
         let event = |block: &str| {
-            let field = |name: &str| block.lines().find_map(|l| l.strip_prefix(name)).map(str::trim_start);
+            let field = |name: &str| {
+                block
+                    .lines()
+                    .find_map(|l| l.strip_prefix(name))
+                    .map(str::trim_start)
+            };
             let (name, data) = (field("event:"), field("data:")?);
             Some(name.map_or_else(|| data.to_owned(), |name| format!("{name}: {data}")))
         };
@@ -71,7 +117,10 @@ impl Reply {
         let events = self.events();
         let (done, chunks) = events.split_last().unwrap();
         assert_eq!(done, "[DONE]");
-        chunks.iter().map(|c| serde_json::from_str(c).unwrap()).collect()
+        chunks
+            .iter()
+            .map(|c| serde_json::from_str(c).unwrap())
+            .collect()
     }
 }
 
@@ -91,7 +140,9 @@ fn dechunk(mut raw: &[u8]) -> Vec<u8> {
 /// A connection. Reading from it gives up after a minute, so that a server that hangs is a failure.
 pub fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
     stream
 }
 
@@ -112,13 +163,19 @@ pub fn read(stream: &mut TcpStream) -> Reply {
 /// Sends `raw` to a server that may go at any time: `None` unless the whole answer comes.
 pub fn try_exchange(to: SocketAddr, raw: &[u8]) -> Option<Reply> {
     let mut stream = TcpStream::connect(to).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .ok()?;
     stream.write_all(raw).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?.to_lowercase();
-    let length: usize = head.lines().find_map(|l| l.strip_prefix("content-length: "))?.parse().ok()?;
+    let length: usize = head
+        .lines()
+        .find_map(|l| l.strip_prefix("content-length: "))?
+        .parse()
+        .ok()?;
     (answer.len() == end + 4 + length).then(|| Reply::parse(&answer))
 }
 
@@ -138,7 +195,8 @@ pub fn read_until(stream: &mut TcpStream, what: &str) -> String {
 
 /// A request's bytes; the connection is closed after it.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut raw = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n").into_bytes();
+    let mut raw = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n")
+        .into_bytes();
     for (name, value) in headers {
         raw.extend(format!("{name}: {value}\r\n").into_bytes());
     }

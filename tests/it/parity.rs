@@ -18,7 +18,20 @@ pub fn fixture(name: &str) -> HashMap<String, Tensor> {
 #[track_caller]
 pub fn assert_close(ours: &Tensor, theirs: &Tensor, tolerance: f64) {
     assert_eq!(ours.dims(), theirs.dims());
-    let (ours, theirs) = (ours.to_dtype(DType::F64).unwrap(), theirs.to_dtype(DType::F64).unwrap());
-    let difference = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
-    assert!(difference <= tolerance, "the largest difference is {difference}");
+    let (ours, theirs) = (
+        ours.to_dtype(DType::F64).unwrap(),
+        theirs.to_dtype(DType::F64).unwrap(),
+    );
+    let difference = (ours - theirs)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .max_all()
+        .unwrap()
+        .to_scalar::<f64>()
+        .unwrap();
+    assert!(
+        difference <= tolerance,
+        "the largest difference is {difference}"
+    );
 }

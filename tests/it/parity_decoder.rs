@@ -1,4 +1,5 @@
-//! Projector and decoder against PyTorch and transformers. `tests/parity/make_fixtures.py` makes the fixtures.
+//! Projector and decoder against PyTorch and transformers. `tests/parity/make_fixtures.py` makes
+//! the fixtures.
 
 use std::collections::HashMap;
 
@@ -24,7 +25,11 @@ struct Reference {
 
 fn config() -> PrefixDecoderConfig {
     PrefixDecoderConfig {
-        connector: MlpConfig { in_features: 24, width: 32, tokens: IMAGE },
+        connector: MlpConfig {
+            in_features: 24,
+            width: 32,
+            tokens: IMAGE,
+        },
         decoder: LlamaConfig {
             vocab_size: 64,
             hidden_size: 32,
@@ -45,16 +50,27 @@ impl Reference {
         let tensors = fixture("prefix_decoder.safetensors");
         let vb = VarBuilder::from_tensors(tensors.clone(), DType::F32, &Device::Cpu);
         let ids = tensors["ids"].to_vec2::<u32>().unwrap();
-        Self { model: PrefixDecoder::load(&config(), vb).unwrap(), tensors, ids }
+        Self {
+            model: PrefixDecoder::load(&config(), vb).unwrap(),
+            tensors,
+            ids,
+        }
     }
 
     fn image(&self, i: usize) -> Tensor {
         self.tensors["features"].get(i).unwrap()
     }
 
-    /// What transformers computes for text tokens `from..to` of sequence `i`: hidden states of both layers, logits.
+    /// What transformers computes for text tokens `from..to` of sequence `i`: hidden states of both
+    /// layers, logits.
     fn theirs(&self, i: usize, from: usize, to: usize) -> [Tensor; 3] {
-        ["hidden.0", "hidden.1", "logits"].map(|name| self.tensors[name].get(i).unwrap().narrow(0, IMAGE + from, to - from).unwrap())
+        ["hidden.0", "hidden.1", "logits"].map(|name| {
+            self.tensors[name]
+                .get(i)
+                .unwrap()
+                .narrow(0, IMAGE + from, to - from)
+                .unwrap()
+        })
     }
 
     #[track_caller]
@@ -62,7 +78,11 @@ impl Reference {
         assert_eq!(states.len(), 2);
         assert_close(&states[0], &expected[0], 1e-4);
         assert_close(&states[1], &expected[1], 1e-4);
-        assert_close(&self.model.llama().logits(&states[1]).unwrap(), &expected[2], 1e-4);
+        assert_close(
+            &self.model.llama().logits(&states[1]).unwrap(),
+            &expected[2],
+            1e-4,
+        );
     }
 }
 
@@ -71,7 +91,11 @@ fn the_projector_is_that_of_pytorch() {
     let tensors = fixture("prefix_decoder.safetensors");
     let vb = VarBuilder::from_tensors(tensors.clone(), DType::F32, &Device::Cpu).pp("connector");
     let mlp = Mlp::load(&config().connector, vb).unwrap();
-    assert_close(&mlp.forward(&tensors["features"]).unwrap(), &tensors["image"], 1e-4);
+    assert_close(
+        &mlp.forward(&tensors["features"]).unwrap(),
+        &tensors["image"],
+        1e-4,
+    );
 }
 
 #[test]
@@ -80,7 +104,12 @@ fn a_step_with_image_and_text_is_that_of_transformers() {
     let mut cache = reference.model.new_cache(2, IMAGE + TEXT).unwrap();
     for i in 0..2 {
         let image = reference.image(i);
-        let row = Row { slot: i, start: 0, image: Some(&image), tokens: &reference.ids[i] };
+        let row = Row {
+            slot: i,
+            start: 0,
+            image: Some(&image),
+            tokens: &reference.ids[i],
+        };
         let states = reference.model.step(&[row], &mut cache).unwrap();
         reference.assert_text(&states, &reference.theirs(i, 0, TEXT));
     }
@@ -97,7 +126,12 @@ fn steps_of_a_ragged_batch_are_those_of_transformers() {
         let row = |i: usize| {
             let (from, to) = (cuts[i][step], cuts[i][step + 1]);
             let start = if from == 0 { 0 } else { IMAGE + from };
-            Row { slot: 2 - i, start, image: (from == 0).then_some(&images[i]), tokens: &reference.ids[i][from..to] }
+            Row {
+                slot: 2 - i,
+                start,
+                image: (from == 0).then_some(&images[i]),
+                tokens: &reference.ids[i][from..to],
+            }
         };
         let states = reference.model.step(&[row(0), row(1)], &mut cache).unwrap();
         let [a, b] = [0, 1].map(|i| reference.theirs(i, cuts[i][step], cuts[i][step + 1]));
@@ -111,14 +145,41 @@ fn whole_sequences_are_those_of_transformers() {
     let reference = Reference::load();
     let length = IMAGE + TEXT;
     let seen = |query: usize, key: usize| key <= query || (query < IMAGE && key < IMAGE);
-    let mask: Vec<f32> = (0..2 * length * length).map(|i| if seen(i / length % length, i % length) { 0. } else { -1e9 }).collect();
+    let mask: Vec<f32> = (0..2 * length * length)
+        .map(|i| {
+            if seen(i / length % length, i % length) {
+                0.
+            } else {
+                -1e9
+            }
+        })
+        .collect();
     let mask = Tensor::from_vec(mask, (2, length, length), &Device::Cpu).unwrap();
     let positions: Vec<u32> = (0..2 * length).map(|i| (i % length) as u32).collect();
     let features = &reference.tensors["features"];
-    let states = reference.model.whole(features, &reference.ids.concat(), &positions, &mask, Regular::default()).unwrap();
+    let states = reference
+        .model
+        .whole(
+            features,
+            &reference.ids.concat(),
+            &positions,
+            &mask,
+            Regular::default(),
+        )
+        .unwrap();
     for (state, name) in states.iter().zip(["hidden.0", "hidden.1"]) {
-        assert_close(&state.reshape((2, length, 32)).unwrap(), &reference.tensors[name], 1e-4);
+        assert_close(
+            &state.reshape((2, length, 32)).unwrap(),
+            &reference.tensors[name],
+            1e-4,
+        );
     }
-    let logits = reference.model.llama().logits(&states[1]).unwrap().reshape((2, length, 64)).unwrap();
+    let logits = reference
+        .model
+        .llama()
+        .logits(&states[1])
+        .unwrap()
+        .reshape((2, length, 64))
+        .unwrap();
     assert_close(&logits, &reference.tensors["logits"], 1e-4);
 }

@@ -46,7 +46,9 @@ impl Served {
     /// With options changed.
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
         let served = Self::unready(change);
-        eventually("the server is ready", || get(served.at, "/health/ready").status == 200);
+        eventually("the server is ready", || {
+            get(served.at, "/health/ready").status == 200
+        });
         served
     }
 
@@ -69,12 +71,22 @@ impl Served {
         let thread = thread::spawn(move || {
             tokio::runtime::Runtime::new().unwrap().block_on(async {
                 let server = Server::start(config, bundle).await.unwrap();
-                tell.send((server.address().unwrap(), server.metrics_address().unwrap())).unwrap();
-                server.run(async { stopped.await.unwrap_or_default() }).await;
+                tell.send((server.address().unwrap(), server.metrics_address().unwrap()))
+                    .unwrap();
+                server
+                    .run(async { stopped.await.unwrap_or_default() })
+                    .await;
             });
         });
         let (at, metrics_at) = told.recv().unwrap();
-        Self { at, metrics_at, valve, stop: Some(stop), thread: Some(thread), folder }
+        Self {
+            at,
+            metrics_at,
+            valve,
+            stop: Some(stop),
+            thread: Some(thread),
+            folder,
+        }
     }
 
     /// Asks it to stop.
@@ -94,7 +106,10 @@ impl Served {
     pub fn metric(&self, name: &str) -> f64 {
         let text = get(self.metrics_at.unwrap_or(self.at), "/metrics");
         assert_eq!(text.status, 200);
-        let line = text.text().lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        let line = text
+            .text()
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
@@ -119,7 +134,10 @@ impl Drop for Served {
 pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is() {
-        assert!(began.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "not within a minute: {what}"
+        );
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -171,7 +189,10 @@ impl Valve {
             self.stands.store(*left == Some(0), SeqCst);
             *left == Some(0)
         };
-        let mut left = self.moved.wait_while(self.left.lock().unwrap(), waits).unwrap();
+        let mut left = self
+            .moved
+            .wait_while(self.left.lock().unwrap(), waits)
+            .unwrap();
         *left = left.map(|n| n - 1);
     }
 }
@@ -190,7 +211,12 @@ impl Vlm for Valve {
         self.inner.new_cache(slots, capacity)
     }
 
-    fn forward(&self, rows: &[Row<'_>], cache: &mut KvCache, want: Want) -> TensorResult<StepOutput> {
+    fn forward(
+        &self,
+        rows: &[Row<'_>],
+        cache: &mut KvCache,
+        want: Want,
+    ) -> TensorResult<StepOutput> {
         self.pass();
         if self.fails.swap(false, SeqCst) {
             bail!("a secret of the model");
@@ -202,7 +228,9 @@ impl Vlm for Valve {
 /// A picture that depends on `seed`, as a file.
 pub fn picture(seed: u32, format: ImageFormat) -> Vec<u8> {
     let level = |x: u32, y: u32, c: u32| ((x * (seed + 3 * c) + y * (7 * seed + c)) % 256) as u8;
-    let image = RgbImage::from_fn(96, 72, |x, y| Rgb([level(x, y, 1), level(x, y, 2), level(x, y, 3)]));
+    let image = RgbImage::from_fn(96, 72, |x, y| {
+        Rgb([level(x, y, 1), level(x, y, 2), level(x, y, 3)])
+    });
     let mut file = Vec::new();
     image.write_to(&mut Cursor::new(&mut file), format).unwrap();
     file
@@ -215,7 +243,10 @@ pub fn data_url(media_type: &str, file: &[u8]) -> String {
 
 /// A request about a picture.
 pub fn ask(seed: u32, text: &str) -> Value {
-    about(&data_url("image/png", &picture(seed, ImageFormat::Png)), text)
+    about(
+        &data_url("image/png", &picture(seed, ImageFormat::Png)),
+        text,
+    )
 }
 
 /// A request about the image at `url`.
@@ -228,6 +259,8 @@ pub fn about(url: &str, text: &str) -> Value {
 
 /// `body` with further fields.
 pub fn and(mut body: Value, more: Value) -> Value {
-    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
     body
 }

@@ -1,4 +1,5 @@
-//! Real clients, unchanged, against the real server; and what the documents show of them, word for word.
+//! Real clients, unchanged, against the real server; and what the documents show of them, word for
+//! word.
 
 use std::{
     io::Write,
@@ -18,30 +19,50 @@ const FEEDBACK: &str = include_str!("../../docs/feedback.md");
 /// Address of the server in the documents.
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// What a test needs and `make test` installs. Without it, a test passes with a word about it, unless `make test` says that it must be there.
+/// What a test needs and `make test` installs. Without it, a test passes with a word about it,
+/// unless `make test` says that it must be there.
 pub fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
     if found.is_none() {
-        assert!(std::env::var_os("CANDOR_TEST_CLIENTS").is_none(), "{what} is missing");
+        assert!(
+            std::env::var_os("CANDOR_TEST_CLIENTS").is_none(),
+            "{what} is missing"
+        );
         eprintln!("skipped: {what} is missing (`make test` installs it)");
     }
     found
 }
 
-/// The virtual environment that `make test` makes, or the interpreter that `CANDOR_TEST_PYTHON` names, if it has `package`.
+/// The virtual environment that `make test` makes, or the interpreter that `CANDOR_TEST_PYTHON`
+/// names, if it has `package`.
 pub fn python(package: &str) -> Option<Command> {
     let given = std::env::var_os("CANDOR_TEST_PYTHON").map(PathBuf::from);
-    let mut python = Command::new(given.unwrap_or_else(|| Path::new(ROOT).join(".venv/bin/python")));
-    // What packages warn about each other is not ours; nothing is fetched or reported while the tests run.
-    python.envs([("PYTHONWARNINGS", "ignore"), ("LITELLM_LOCAL_MODEL_COST_MAP", "True"), ("LANGSMITH_TRACING", "false")]).current_dir(ROOT);
+    let mut python =
+        Command::new(given.unwrap_or_else(|| Path::new(ROOT).join(".venv/bin/python")));
+    // What packages warn about each other is not ours; nothing is fetched or reported while the
+    // tests run.
+    python
+        .envs([
+            ("PYTHONWARNINGS", "ignore"),
+            ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
+            ("LANGSMITH_TRACING", "false"),
+        ])
+        .current_dir(ROOT);
     let find = format!("import importlib.util as u, sys; sys.exit(not u.find_spec('{package}'))");
-    let there = Command::new(python.get_program()).args(["-c", &find]).output().is_ok_and(|o| o.status.success());
-    needed(&format!("Python's package {package}"), there.then_some(python))
+    let there = Command::new(python.get_program())
+        .args(["-c", &find])
+        .output()
+        .is_ok_and(|o| o.status.success());
+    needed(
+        &format!("Python's package {package}"),
+        there.then_some(python),
+    )
 }
 
 /// Node in the folder with its packages.
 fn node() -> Option<Command> {
     let folder = Path::new(ROOT).join("tests/clients/js");
-    let there = folder.join("node_modules/openai").is_dir() && Command::new("node").arg("--version").output().is_ok();
+    let there = folder.join("node_modules/openai").is_dir()
+        && Command::new("node").arg("--version").output().is_ok();
     let mut node = Command::new("node");
     node.current_dir(folder);
     needed("node's package openai", there.then_some(node))
@@ -50,10 +71,23 @@ fn node() -> Option<Command> {
 /// What it prints, given this to read; it must end well.
 #[track_caller]
 pub fn said(mut command: Command, input: &str) -> String {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{out}{err}");
     out.into_owned()
 }
@@ -64,7 +98,9 @@ fn run(client: Option<Command>, script: &str, photo: &str) {
     // Nobody reads the log, and its pipe is soon full with a line a request.
     let server = Process::serve(&[("CANDOR_LOG__LEVEL", "error")]);
     client.arg(Path::new(ROOT).join("tests/clients").join(script));
-    client.arg(format!("http://{}/v1", server.at)).arg(Path::new(ROOT).join(photo));
+    client
+        .arg(format!("http://{}/v1", server.at))
+        .arg(Path::new(ROOT).join(photo));
     said(client, "");
 }
 
@@ -98,17 +134,27 @@ fn langchain() {
 #[test]
 fn schemathesis() {
     // A small photograph, because there may be thousands in a request.
-    run(python("schemathesis"), "openapi_schemathesis.py", "src/serve/docs/example.jpg");
+    run(
+        python("schemathesis"),
+        "openapi_schemathesis.py",
+        "src/serve/docs/example.jpg",
+    );
 }
 
-/// Returns a document's code blocks in this language that contain `word`, with this server's address.
+/// Returns a document's code blocks in this language that contain `word`, with this server's
+/// address.
 fn shown(document: &str, language: &str, word: &str, server: &Process) -> Vec<String> {
     let blocks = document.split("\n```").collect::<Vec<_>>();
     let blocks = blocks.iter().skip(1).step_by(2);
     let blocks = blocks.filter_map(|b| b.strip_prefix(language)?.strip_prefix('\n'));
     let blocks = blocks.filter(|b| b.contains(word));
-    let blocks: Vec<_> = blocks.map(|b| b.replace(ADDRESS, &server.at.to_string())).collect();
-    assert!(!blocks.is_empty(), "the document has no {language} with {word}");
+    let blocks: Vec<_> = blocks
+        .map(|b| b.replace(ADDRESS, &server.at.to_string()))
+        .collect();
+    assert!(
+        !blocks.is_empty(),
+        "the document has no {language} with {word}"
+    );
     blocks
 }
 
@@ -117,7 +163,8 @@ fn curl_as_the_documents_show_it() {
     let server = Process::serve(&[]);
     let bash = |script: &str| {
         let mut bash = Command::new("bash");
-        bash.args(["-euo", "pipefail", "-c", script]).current_dir(ROOT);
+        bash.args(["-euo", "pipefail", "-c", script])
+            .current_dir(ROOT);
         said(bash, "")
     };
     let only = |document| {
@@ -128,29 +175,51 @@ fn curl_as_the_documents_show_it() {
     let whole = |document| serde_json::from_str::<Value>(&only(document)).unwrap();
     let (answer, scores, record) = (whole(README), whole(GUARD), whole(FEEDBACK));
     assert_eq!(record["errors"][0]["text"], "dog");
-    assert!(answer["choices"][0]["guard"]["verdict"].is_string(), "{answer}");
-    assert!(scores["results"][0]["tokens"][1]["reward"].is_number(), "{scores}");
+    assert!(
+        answer["choices"][0]["guard"]["verdict"].is_string(),
+        "{answer}"
+    );
+    assert!(
+        scores["results"][0]["tokens"][1]["reward"].is_number(),
+        "{scores}"
+    );
     let out = only(QUICKSTART);
-    let mut events: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix("data: ")).collect();
+    let mut events: Vec<&str> = out
+        .lines()
+        .filter_map(|l| l.strip_prefix("data: "))
+        .collect();
     assert_eq!(events.pop(), Some("[DONE]"), "{out}");
-    let chunks: Vec<Value> = events.iter().map(|e| serde_json::from_str(e).unwrap()).collect();
-    let text: String = chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
+    let chunks: Vec<Value> = events
+        .iter()
+        .map(|e| serde_json::from_str(e).unwrap())
+        .collect();
+    let text: String = chunks
+        .iter()
+        .filter_map(|c| c["choices"][0]["delta"]["content"].as_str())
+        .collect();
     assert_eq!(answer["choices"][0]["message"]["content"], text);
 }
 
 #[test]
 fn python_as_the_readme_shows_it() {
-    let Some(mut python) = python("openai") else { return };
+    let Some(mut python) = python("openai") else {
+        return;
+    };
     let server = Process::serve(&[]);
     let program = shown(README, "python", "import OpenAI", &server).concat();
     python.arg("-");
     let out = said(python, &program);
-    assert!(out.lines().count() == 2 && out.contains("\nflagged ["), "{out}");
+    assert!(
+        out.lines().count() == 2 && out.contains("\nflagged ["),
+        "{out}"
+    );
 }
 
 #[test]
 fn python_as_the_quickstart_shows_it() {
-    let Some(mut python) = python("litellm") else { return };
+    let Some(mut python) = python("litellm") else {
+        return;
+    };
     let server = Process::serve(&[]);
     // Later blocks use what the first defines.
     let program = shown(QUICKSTART, "python", "", &server).join("\n");
@@ -159,7 +228,10 @@ fn python_as_the_quickstart_shows_it() {
     }
     python.arg("-");
     let out = said(python, &program);
-    assert!(out.lines().count() == 2 && ["may be", "erhaps"].iter().any(|hedge| out.contains(hedge)), "{out}");
+    assert!(
+        out.lines().count() == 2 && ["may be", "erhaps"].iter().any(|hedge| out.contains(hedge)),
+        "{out}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Clients that take what others need: connections, memory and places, and streams that nobody reads.
+//! Clients that take what others need: connections, memory and places, and streams that nobody
+//! reads.
 
 use std::{
     fs,
@@ -28,7 +29,8 @@ const LIVE: &[u8] = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// The head of a completion request whose body has this many bytes.
 fn head(length: usize) -> String {
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: \
+         close\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n"
     )
 }
@@ -49,7 +51,9 @@ fn large(size: usize) -> Value {
 }
 
 fn closed(served: &Served, reason: &str) -> f64 {
-    served.metric(&format!("candor_connections_closed_total{{reason=\"{reason}\"}}"))
+    served.metric(&format!(
+        "candor_connections_closed_total{{reason=\"{reason}\"}}"
+    ))
 }
 
 /// A server in this process, without sockets and their buffers, behind a valve.
@@ -68,20 +72,34 @@ fn a_stream_that_nobody_reads_holds_no_place() {
     let chat = || runtime.block_on(local.chat(&ask(2, "")));
     // The engine is done with it.
     let whole = runtime.block_on(local.stream(&streamed)).unwrap();
-    eventually("the place is free when the answer is written", || chat().is_ok());
+    eventually("the place is free when the answer is written", || {
+        chat().is_ok()
+    });
     // Its time is up.
     valve.allow(1);
     let late = runtime.block_on(local.stream(&streamed)).unwrap();
     let too_slow = "was not complete within 3 s";
     assert!(!chat().unwrap_err().contains(too_slow), "there is no place");
-    eventually("the place is free at the deadline", || chat().unwrap_err().contains(too_slow));
+    eventually("the place is free at the deadline", || {
+        chat().unwrap_err().contains(too_slow)
+    });
     valve.open();
     eventually("others are answered", || chat().is_ok());
     // Nothing of what was written is lost.
     let chunks: Vec<Value> = runtime.block_on(whole.map(Result::unwrap).collect());
-    assert!(chunks.last().unwrap()["choices"][0]["finish_reason"].is_string(), "{chunks:?}");
+    assert!(
+        chunks.last().unwrap()["choices"][0]["finish_reason"].is_string(),
+        "{chunks:?}"
+    );
     let last: Vec<Result<Value, String>> = runtime.block_on(late.collect());
-    assert!(last.last().unwrap().as_ref().unwrap_err().contains(too_slow), "{last:?}");
+    assert!(
+        last.last()
+            .unwrap()
+            .as_ref()
+            .unwrap_err()
+            .contains(too_slow),
+        "{last:?}"
+    );
     runtime.block_on(local.stop());
 }
 
@@ -97,12 +115,21 @@ fn a_client_that_takes_nothing_is_given_up() {
     writes.join().unwrap();
     let mut said = Vec::new();
     let _ = client.read_to_end(&mut said);
-    eventually("nothing of it is left", || served.metric("candor_http_requests_in_flight{method=\"GET\",route=\"/openapi.json\"}") == 0.0);
+    eventually("nothing of it is left", || {
+        served.metric("candor_http_requests_in_flight{method=\"GET\",route=\"/openapi.json\"}")
+            == 0.0
+    });
 }
 
 #[test]
 fn idle_connections_make_room() {
-    let served = Served::with(|c| (c.server.max_connections, c.server.read_timeout_s, c.engine.stall_after_s) = (8, 300, 300));
+    let served = Served::with(|c| {
+        (
+            c.server.max_connections,
+            c.server.read_timeout_s,
+            c.engine.stall_after_s,
+        ) = (8, 300, 300)
+    });
     served.valve.allow(2);
     let body = and(ask(1, ""), json!({"stream": true})).to_string();
     let mut answered = begin(&served, body.len(), body.as_bytes());
@@ -112,7 +139,9 @@ fn idle_connections_make_room() {
         let mut client = connect(served.at);
         match i % 3 {
             0 => {}
-            1 => client.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: loc").unwrap(),
+            1 => client
+                .write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: loc")
+                .unwrap(),
             _ => {
                 client.write_all(LIVE).unwrap();
                 read_until(&mut client, "{\"status\":\"ok\"}");
@@ -132,13 +161,20 @@ fn idle_connections_make_room() {
     served.valve.open();
     let mut rest = String::new();
     answered.read_to_string(&mut rest).unwrap();
-    assert!(rest.contains("data: [DONE]"), "one that is answered is never closed for another: {rest}");
+    assert!(
+        rest.contains("data: [DONE]"),
+        "one that is answered is never closed for another: {rest}"
+    );
 }
 
 #[test]
 fn bodies_on_their_way_make_room_after_idle_connections() {
     let served = Served::with(|c| {
-        (c.server.max_connections, c.server.max_connections_per_address, c.server.read_timeout_s) = (6, Auto::Value(6), 300);
+        (
+            c.server.max_connections,
+            c.server.max_connections_per_address,
+            c.server.read_timeout_s,
+        ) = (6, Auto::Value(6), 300);
     });
     let slow: Vec<_> = (0..12).map(|_| begin(&served, 1000, b"{")).collect();
     assert_eq!(get(served.at, "/health").status, 200);
@@ -154,7 +190,9 @@ fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
         socket.connect(to).await.unwrap().into_std().unwrap()
     });
     stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
     stream
 }
 
@@ -170,11 +208,19 @@ fn an_address_has_a_share_of_the_connections() {
         .collect();
     let other = || {
         let mut client = connect_from(Ipv4Addr::new(127, 0, 0, 2), served.at);
-        client.write_all(&request("GET", "/metrics", &[], b"")).unwrap();
+        client
+            .write_all(&request("GET", "/metrics", &[], b""))
+            .unwrap();
         read(&mut client)
     };
     let in_engine = |reply: &Reply| -> f64 {
-        let of = |name: &str| reply.text().lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap();
+        let of = |name: &str| {
+            reply
+                .text()
+                .lines()
+                .find_map(|l| l.strip_prefix(name)?.trim().parse::<f64>().ok())
+                .unwrap()
+        };
         of("candor_requests_running ") + of("candor_requests_waiting ")
     };
     eventually("both are answered", || in_engine(&other()) == 2.0);
@@ -182,10 +228,24 @@ fn an_address_has_a_share_of_the_connections() {
     let mut said = Vec::new();
     third.read_to_end(&mut said).unwrap();
     let refused = Reply::parse(&said);
-    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (429, Some("1"))
+    );
     assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
-    assert_eq!(refused.header("content-length").unwrap().parse::<usize>().unwrap(), refused.body.len());
-    assert!(other().text().contains("candor_connections_closed_total{reason=\"address\"} 1"));
+    assert_eq!(
+        refused
+            .header("content-length")
+            .unwrap()
+            .parse::<usize>()
+            .unwrap(),
+        refused.body.len()
+    );
+    assert!(
+        other()
+            .text()
+            .contains("candor_connections_closed_total{reason=\"address\"} 1")
+    );
     served.valve.open();
     for mut client in answered {
         assert_eq!(read(&mut client).status, 200);
@@ -196,7 +256,9 @@ fn an_address_has_a_share_of_the_connections() {
 fn bodies_on_their_way_hold_no_place() {
     let served = Served::with(|c| c.server.max_concurrent = 2);
     let body = ask(1, "").to_string().into_bytes();
-    let mut slow: Vec<_> = (0..6).map(|_| begin(&served, body.len(), &body[..9])).collect();
+    let mut slow: Vec<_> = (0..6)
+        .map(|_| begin(&served, body.len(), &body[..9]))
+        .collect();
     assert_eq!(served.chat(&ask(2, "")).status, 200);
     slow[0].write_all(&body[9..]).unwrap();
     assert_eq!(read(&mut slow[0]).status, 200);
@@ -233,14 +295,18 @@ fn large_bodies_wait_for_memory_and_small_ones_do_not() {
     // Announcing a body takes nothing from others.
     let announced = begin(&served, body.len(), &body[..100]);
     let mut first = begin(&served, body.len(), &body[..150_000]);
-    eventually("the first has the memory", || served.metric("candor_body_memory_bytes") > 0.0);
+    eventually("the first has the memory", || {
+        served.metric("candor_body_memory_bytes") > 0.0
+    });
     let mut second = begin(&served, body.len(), &body);
     assert_eq!(served.chat(&ask(1, "")).status, 200);
     first.write_all(&body[150_000..]).unwrap();
     assert_eq!(read(&mut first).status, 200);
     assert_eq!(read(&mut second).status, 200);
     drop(announced);
-    eventually("all is given back", || served.metric("candor_body_memory_bytes") == 0.0);
+    eventually("all is given back", || {
+        served.metric("candor_body_memory_bytes") == 0.0
+    });
 }
 
 #[test]
@@ -255,7 +321,9 @@ fn a_body_for_which_there_is_no_memory_in_time_is_429() {
     served.valve.allow(1);
     // Its image is held until it is answered.
     let mut first = begin(&served, body.len(), &body);
-    eventually("the first is answered", || served.metric("candor_requests_running") == 1.0);
+    eventually("the first is answered", || {
+        served.metric("candor_requests_running") == 1.0
+    });
     let reply = chat_raw(served.at, &body);
     assert_eq!(reply.error(429)["code"], "rate_limit_exceeded");
     assert!(reply.header("retry-after").is_some());
@@ -272,12 +340,22 @@ fn a_client_that_closes_its_side_is_answered() {
         served.valve.allow(1);
         let mut client = begin(&served, body.len(), body.as_bytes());
         client.shutdown(Shutdown::Write).unwrap();
-        eventually("it is being written", || served.metric("candor_requests_running") == 1.0);
+        eventually("it is being written", || {
+            served.metric("candor_requests_running") == 1.0
+        });
         thread::sleep(Duration::from_millis(300));
         served.valve.open();
         let reply = read(&mut client);
         assert_eq!(reply.status, 200);
-        assert!(reply.text().contains(if stream { "data: [DONE]" } else { "\"chat.completion\"" }), "{}", reply.text());
+        assert!(
+            reply.text().contains(if stream {
+                "data: [DONE]"
+            } else {
+                "\"chat.completion\""
+            }),
+            "{}",
+            reply.text()
+        );
     }
     let mut client = connect(served.at);
     client.write_all(LIVE).unwrap();
@@ -293,39 +371,67 @@ fn a_client_that_reads_and_leaves_cancels_its_answer() {
         served.valve.allow(1);
         let body = and(ask(1, ""), json!({"stream": stream})).to_string();
         let mut client = begin(&served, body.len(), body.as_bytes());
-        eventually("it is being written", || served.metric("candor_requests_running") == 1.0);
-        client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        eventually("it is being written", || {
+            served.metric("candor_requests_running") == 1.0
+        });
+        client
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
         while let Ok(1..) = client.read(&mut [0; 4096]) {}
         drop(client);
-        let in_flight = || served.metric("candor_http_requests_in_flight{method=\"POST\",route=\"/v1/chat/completions\"}");
+        let in_flight = || {
+            served.metric(
+                "candor_http_requests_in_flight{method=\"POST\",route=\"/v1/chat/completions\"}",
+            )
+        };
         eventually("the request has ended", || in_flight() == 0.0);
         served.valve.open();
-        eventually("nothing runs", || served.metric("candor_requests_running") == 0.0);
+        eventually("nothing runs", || {
+            served.metric("candor_requests_running") == 0.0
+        });
     }
-    eventually("both are counted", || served.metric("candor_request_success_total{finished_reason=\"abort\"}") == 2.0);
+    eventually("both are counted", || {
+        served.metric("candor_request_success_total{finished_reason=\"abort\"}") == 2.0
+    });
 }
 
 #[test]
 fn health_and_metrics_can_have_a_listener_of_their_own() {
     let served = Served::with(|c| {
         c.server.operations_listen = Auto::Value("127.0.0.1:0".to_owned());
-        (c.server.max_connections, c.server.max_connections_per_address, c.engine.stall_after_s) = (4, Auto::Value(4), 300);
+        (
+            c.server.max_connections,
+            c.server.max_connections_per_address,
+            c.engine.stall_after_s,
+        ) = (4, Auto::Value(4), 300);
     });
     let operations = served.metrics_at.unwrap();
     served.valve.allow(1);
     let body = ask(1, "").to_string();
-    let _answered: Vec<_> = (0..4).map(|_| begin(&served, body.len(), body.as_bytes())).collect();
+    let _answered: Vec<_> = (0..4)
+        .map(|_| begin(&served, body.len(), body.as_bytes()))
+        .collect();
     for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
         assert_eq!(get(operations, path).status, 200, "{path}");
     }
-    assert_eq!(get(operations, "/v1/models").error(404)["code"], "unknown_url");
+    assert_eq!(
+        get(operations, "/v1/models").error(404)["code"],
+        "unknown_url"
+    );
     served.valve.open();
 }
 
 /// Resident memory of a process in MiB, now or at its highest (`VmRSS`, `VmHWM`).
 fn memory(process: &Process, line: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
-    let kib = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib = status.lines().find_map(|l| {
+        l.strip_prefix(line)?
+            .strip_prefix(':')?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse::<u64>()
+            .ok()
+    });
     kib.unwrap() / 1024
 }
 
@@ -336,7 +442,14 @@ fn memory_of_large_bodies_is_bounded_and_given_back() {
     }
     let process = Process::serve(&[]);
     let before = memory(&process, "VmRSS");
-    let raw = request("POST", "/v1/chat/completions", &[JSON], and(large(15_000_000), json!({"max_tokens": 2})).to_string().as_bytes());
+    let raw = request(
+        "POST",
+        "/v1/chat/completions",
+        &[JSON],
+        and(large(15_000_000), json!({"max_tokens": 2}))
+            .to_string()
+            .as_bytes(),
+    );
     thread::scope(|scope| {
         for _ in 0..40 {
             scope.spawn(|| {
@@ -349,5 +462,7 @@ fn memory_of_large_bodies_is_bounded_and_given_back() {
     assert_eq!(get(process.at, "/health").status, 200);
     let highest = memory(&process, "VmHWM");
     assert!(highest < 600, "{highest} MiB");
-    eventually("most of it is given back", || memory(&process, "VmRSS") < before + 150);
+    eventually("most of it is given back", || {
+        memory(&process, "VmRSS") < before + 150
+    });
 }

@@ -1,4 +1,5 @@
-//! Images by `https:` URL: fetched from a real server with TLS, and refused wherever a fetch could lead inside.
+//! Images by `https:` URL: fetched from a real server with TLS, and refused wherever a fetch could
+//! lead inside.
 
 use std::{
     thread,
@@ -37,15 +38,25 @@ fn allowing(config: &mut Config, store: &Store) {
 #[track_caller]
 fn refused(reply: &Reply, code: &str) -> String {
     let error = reply.error(400);
-    assert_eq!((&error["param"], &error["code"], &error["type"]), (&json!(URL), &json!(code), &json!("invalid_request_error")), "{error}");
+    assert_eq!(
+        (&error["param"], &error["code"], &error["type"]),
+        (&json!(URL), &json!(code), &json!("invalid_request_error")),
+        "{error}"
+    );
     let message = error["message"].as_str().unwrap();
-    assert!(!message.contains(SECRET) && !message.contains("127.0.0.1") && !message.contains("404"), "{message}");
+    assert!(
+        !message.contains(SECRET) && !message.contains("127.0.0.1") && !message.contains("404"),
+        "{message}"
+    );
     message.to_owned()
 }
 
 fn said(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{}", reply.text());
-    reply.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    reply.json()["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
@@ -53,15 +64,39 @@ fn a_photograph_is_described_as_if_it_had_been_sent() {
     let store = Store::new();
     let served = served(&store);
     let sent = said(&served.chat(&about(&data_url("image/jpeg", &photo()), "")));
-    for path in ["/photo.jpg", "/chunked", "/close", "/photo.jpg?size=1#part", "/hops?0", "/hops?1", "/hops?3"] {
-        assert_eq!(said(&served.chat(&about(&store.url("localhost", path), ""))), sent, "{path}");
+    for path in [
+        "/photo.jpg",
+        "/chunked",
+        "/close",
+        "/photo.jpg?size=1#part",
+        "/hops?0",
+        "/hops?1",
+        "/hops?3",
+    ] {
+        assert_eq!(
+            said(&served.chat(&about(&store.url("localhost", path), ""))),
+            sent,
+            "{path}"
+        );
     }
-    assert_eq!(said(&served.chat(&about(&store.url("LOCALHOST.", "/photo.jpg"), ""))), sent);
-    assert_eq!(served.metric("candor_image_fetches_total{outcome=\"fetched\"}"), 8.0);
+    assert_eq!(
+        said(&served.chat(&about(&store.url("LOCALHOST.", "/photo.jpg"), ""))),
+        sent
+    );
+    assert_eq!(
+        served.metric("candor_image_fetches_total{outcome=\"fetched\"}"),
+        8.0
+    );
     let mut stream = about(&store.url("localhost", "/photo.jpg"), "");
     stream["stream"] = json!(true);
     let chunks = served.chat(&stream).chunks();
-    assert_eq!(chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect::<String>(), sent);
+    assert_eq!(
+        chunks
+            .iter()
+            .filter_map(|c| c["choices"][0]["delta"]["content"].as_str())
+            .collect::<String>(),
+        sent
+    );
 }
 
 #[test]
@@ -69,11 +104,31 @@ fn the_clients_headers_stay_here() {
     let store = Store::new();
     let served = served(&store);
     let body = about(&store.url("localhost", "/photo.jpg?a=b#c"), "").to_string();
-    let own = [JSON, ("authorization", "Bearer secret"), ("cookie", "a=b"), ("x-request-id", "trace-1"), ("user-agent", "client")];
-    assert_eq!(exchange(served.at, &request("POST", "/v1/chat/completions", &own, body.as_bytes())).status, 200);
+    let own = [
+        JSON,
+        ("authorization", "Bearer secret"),
+        ("cookie", "a=b"),
+        ("x-request-id", "trace-1"),
+        ("user-agent", "client"),
+    ];
+    assert_eq!(
+        exchange(
+            served.at,
+            &request("POST", "/v1/chat/completions", &own, body.as_bytes())
+        )
+        .status,
+        200
+    );
     let seen = store.requests();
-    let mut lines: Vec<_> = seen[0].trim_end().split("\r\n").map(str::to_owned).collect();
-    assert_eq!((seen.len(), lines.remove(0)), (1, "GET /photo.jpg?a=b HTTP/1.1".to_owned()));
+    let mut lines: Vec<_> = seen[0]
+        .trim_end()
+        .split("\r\n")
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        (seen.len(), lines.remove(0)),
+        (1, "GET /photo.jpg?a=b HTTP/1.1".to_owned())
+    );
     lines.sort();
     let expected = [
         "accept-encoding: identity".to_owned(),
@@ -92,7 +147,11 @@ fn it_is_off_unless_it_is_turned_on() {
         allowing(config, &store);
         config.fetch.enabled = false;
     });
-    for url in [store.url("localhost", "/photo.jpg"), "https://".to_owned(), "http://example.org/".to_owned()] {
+    for url in [
+        store.url("localhost", "/photo.jpg"),
+        "https://".to_owned(),
+        "http://example.org/".to_owned(),
+    ] {
         assert!(refused(&served.chat(&about(&url, "")), "image_fetch_disabled").contains("off"));
     }
     assert_eq!(store.connections(), 0);
@@ -115,7 +174,10 @@ fn urls_that_are_not_plain_https() {
         ("/photo.jpg".to_owned(), "neither"),
     ] {
         let message = refused(&served.chat(&about(&url, "")), "invalid_image_url");
-        assert!(message.contains(why) && !message.contains("pw"), "{url}: {message}");
+        assert!(
+            message.contains(why) && !message.contains("pw"),
+            "{url}: {message}"
+        );
     }
     assert_eq!(store.connections(), 0);
     assert_eq!(served.chat(&ask(1, "")).status, 200);
@@ -156,12 +218,21 @@ fn no_spelling_of_an_inner_address_is_connected_to() {
         "%6cocalhost",
     ];
     for host in hosts {
-        let message = refused(&served.chat(&about(&store.url(host, "/photo.jpg"), "")), "image_address_forbidden");
+        let message = refused(
+            &served.chat(&about(&store.url(host, "/photo.jpg"), "")),
+            "image_address_forbidden",
+        );
         assert!(message.contains("public internet"), "{host}: {message}");
     }
     assert_eq!(store.connections(), 0);
-    assert_eq!(served.metric("candor_image_fetches_total{outcome=\"forbidden\"}"), hosts.len() as f64);
-    refused(&served.chat(&about("https://no-such-host.invalid/", "")), "image_fetch_failed");
+    assert_eq!(
+        served.metric("candor_image_fetches_total{outcome=\"forbidden\"}"),
+        hosts.len() as f64
+    );
+    refused(
+        &served.chat(&about("https://no-such-host.invalid/", "")),
+        "image_fetch_failed",
+    );
 }
 
 #[test]
@@ -169,7 +240,11 @@ fn what_is_allowed_is_one_host_with_one_port() {
     let (store, other) = (Store::new(), Store::new());
     let served = served(&store);
     // The same server by another name, and another server by the same name.
-    for url in [store.url("127.0.0.1", "/photo.jpg"), other.url("localhost", "/photo.jpg"), "https://localhost/".to_owned()] {
+    for url in [
+        store.url("127.0.0.1", "/photo.jpg"),
+        other.url("localhost", "/photo.jpg"),
+        "https://localhost/".to_owned(),
+    ] {
         refused(&served.chat(&about(&url, "")), "image_address_forbidden");
     }
     assert_eq!((store.connections(), other.connections()), (0, 0));
@@ -177,15 +252,28 @@ fn what_is_allowed_is_one_host_with_one_port() {
         allowing(config, &store);
         config.fetch.allow = vec![store.entry("127.0.0.1")];
     });
-    assert_eq!(by_address.chat(&about(&store.url("127.1", "/photo.jpg"), "")).status, 200);
-    refused(&by_address.chat(&about(&store.url("localhost", "/photo.jpg"), "")), "image_address_forbidden");
+    assert_eq!(
+        by_address
+            .chat(&about(&store.url("127.1", "/photo.jpg"), ""))
+            .status,
+        200
+    );
+    refused(
+        &by_address.chat(&about(&store.url("localhost", "/photo.jpg"), "")),
+        "image_address_forbidden",
+    );
 }
 
 #[test]
 fn redirections_are_checked_like_what_was_asked_for() {
     let (store, other) = (Store::new(), Store::new());
     let served = served(&store);
-    let to = |target: &str| served.chat(&about(&store.url("localhost", &format!("/to?{target}")), ""));
+    let to = |target: &str| {
+        served.chat(&about(
+            &store.url("localhost", &format!("/to?{target}")),
+            "",
+        ))
+    };
     said(&to(&store.url("localhost", "/photo.jpg")));
     said(&to("/photo.jpg"));
     for inner in [
@@ -196,10 +284,25 @@ fn redirections_are_checked_like_what_was_asked_for() {
     ] {
         refused(&to(&inner), "image_address_forbidden");
     }
-    for plain in ["http://localhost/photo.jpg", "file:///etc/passwd", "data:image/png;base64,AAAA", "https://u:p@localhost/", "https://"] {
-        assert!(refused(&to(plain), "image_fetch_failed").contains("redirects"), "{plain}");
+    for plain in [
+        "http://localhost/photo.jpg",
+        "file:///etc/passwd",
+        "data:image/png;base64,AAAA",
+        "https://u:p@localhost/",
+        "https://",
+    ] {
+        assert!(
+            refused(&to(plain), "image_fetch_failed").contains("redirects"),
+            "{plain}"
+        );
     }
-    assert!(refused(&served.chat(&about(&store.url("localhost", "/nowhere"), "")), "image_fetch_failed").contains("redirects"));
+    assert!(
+        refused(
+            &served.chat(&about(&store.url("localhost", "/nowhere"), "")),
+            "image_fetch_failed"
+        )
+        .contains("redirects")
+    );
     assert_eq!(other.connections(), 0);
 }
 
@@ -212,7 +315,9 @@ fn three_redirections_are_followed_and_no_more() {
             config.fetch.max_redirects = most;
         })
     };
-    let hops = |served: &Served, n: u32| served.chat(&about(&store.url("localhost", &format!("/hops?{n}")), ""));
+    let hops = |served: &Served, n: u32| {
+        served.chat(&about(&store.url("localhost", &format!("/hops?{n}")), ""))
+    };
     let served = with(3);
     said(&hops(&served, 3));
     assert_eq!(store.requests().len(), 4);
@@ -233,13 +338,33 @@ fn files_over_the_configured_size() {
         config.images.max_bytes = photo().len() - 1;
     });
     let began = Instant::now();
-    for path in ["/photo.jpg", "/chunked", "/close", "/announced", "/endless-chunked", "/endless"] {
-        let message = refused(&served.chat(&about(&store.url("localhost", path), "")), "image_too_large");
-        assert!(message.contains(&(photo().len() - 1).to_string()), "{path}: {message}");
+    for path in [
+        "/photo.jpg",
+        "/chunked",
+        "/close",
+        "/announced",
+        "/endless-chunked",
+        "/endless",
+    ] {
+        let message = refused(
+            &served.chat(&about(&store.url("localhost", path), "")),
+            "image_too_large",
+        );
+        assert!(
+            message.contains(&(photo().len() - 1).to_string()),
+            "{path}: {message}"
+        );
     }
     // It is not waited for what was announced.
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    assert_eq!(served.metric("candor_image_fetches_total{outcome=\"too_large\"}"), 6.0);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        served.metric("candor_image_fetches_total{outcome=\"too_large\"}"),
+        6.0
+    );
     eventually("the connections are closed", || store.open() <= 1);
 }
 
@@ -252,17 +377,36 @@ fn servers_that_take_their_time() {
     });
     for path in ["/drip", "/silent"] {
         let began = Instant::now();
-        assert!(refused(&served.chat(&about(&store.url("localhost", path), "")), "image_fetch_failed").contains("within 1 s"), "{path}");
-        assert!((1.0..10.0).contains(&began.elapsed().as_secs_f64()), "{path}: {:?}", began.elapsed());
+        assert!(
+            refused(
+                &served.chat(&about(&store.url("localhost", path), "")),
+                "image_fetch_failed"
+            )
+            .contains("within 1 s"),
+            "{path}"
+        );
+        assert!(
+            (1.0..10.0).contains(&began.elapsed().as_secs_f64()),
+            "{path}: {:?}",
+            began.elapsed()
+        );
     }
-    assert_eq!(served.metric("candor_image_fetches_total{outcome=\"timeout\"}"), 2.0);
+    assert_eq!(
+        served.metric("candor_image_fetches_total{outcome=\"timeout\"}"),
+        2.0
+    );
     // The request's own deadline holds too.
     let hurried = Served::with(|config| {
         allowing(config, &store);
         config.fetch.timeout_s = 10;
         config.server.request_timeout_s = 2;
     });
-    assert_eq!(hurried.chat(&about(&store.url("localhost", "/drip"), "")).error(503)["code"], "request_timeout");
+    assert_eq!(
+        hurried
+            .chat(&about(&store.url("localhost", "/drip"), ""))
+            .error(503)["code"],
+        "request_timeout"
+    );
 }
 
 #[test]
@@ -270,14 +414,25 @@ fn answers_that_are_no_file() {
     let store = Store::new();
     let served = served(&store);
     let chat = |path: &str| served.chat(&about(&store.url("localhost", path), ""));
-    for path in ["/status?404", "/status?500", "/status?204", "/status?206", "/status?304", "/status?401", "/status?300", "/no-such-thing"]
-    {
+    for path in [
+        "/status?404",
+        "/status?500",
+        "/status?204",
+        "/status?206",
+        "/status?304",
+        "/status?401",
+        "/status?300",
+        "/no-such-thing",
+    ] {
         refused(&chat(path), "image_fetch_failed");
     }
     for path in ["/cut", "/headers"] {
         refused(&chat(path), "image_fetch_failed");
     }
-    assert_eq!(served.metric("candor_image_fetches_total{outcome=\"failed\"}"), 10.0);
+    assert_eq!(
+        served.metric("candor_image_fetches_total{outcome=\"failed\"}"),
+        10.0
+    );
     assert_eq!(served.chat(&ask(1, "")).status, 200);
 }
 
@@ -286,9 +441,18 @@ fn files_that_are_no_images() {
     let store = Store::new();
     let served = served(&store);
     for path in ["/text", "/packed", "/empty"] {
-        let error = served.chat(&about(&store.url("localhost", path), "")).error(400);
-        assert_eq!((&error["param"], &error["code"]), (&json!(URL), &json!("invalid_image")), "{path}: {error}");
-        assert!(!error["message"].as_str().unwrap().contains(SECRET), "{error}");
+        let error = served
+            .chat(&about(&store.url("localhost", path), ""))
+            .error(400);
+        assert_eq!(
+            (&error["param"], &error["code"]),
+            (&json!(URL), &json!("invalid_image")),
+            "{path}: {error}"
+        );
+        assert!(
+            !error["message"].as_str().unwrap().contains(SECRET),
+            "{error}"
+        );
     }
 }
 
@@ -296,12 +460,21 @@ fn files_that_are_no_images() {
 fn certificates_that_nobody_trusts() {
     let (store, other) = (Store::new(), Store::new());
     // Another authority's, and Mozilla's list alone.
-    for ca_file in [Auto::Value(other.ca.path().to_str().unwrap().to_owned()), Auto::Auto] {
+    for ca_file in [
+        Auto::Value(other.ca.path().to_str().unwrap().to_owned()),
+        Auto::Auto,
+    ] {
         let served = Served::with(|config| {
             allowing(config, &store);
             config.fetch.ca_file = ca_file;
         });
-        assert!(refused(&served.chat(&about(&store.url("localhost", "/photo.jpg"), "")), "image_fetch_failed").contains("TLS"));
+        assert!(
+            refused(
+                &served.chat(&about(&store.url("localhost", "/photo.jpg"), "")),
+                "image_fetch_failed"
+            )
+            .contains("TLS")
+        );
     }
     assert!(store.requests().is_empty());
 }
@@ -319,7 +492,13 @@ fn no_more_are_fetched_at_once_than_configured() {
             scope.spawn(|| said(&served.chat(&about(&store.url("localhost", "/slow"), ""))));
         }
     });
-    assert_eq!((store.connections(), served.metric("candor_image_fetches_total{outcome=\"fetched\"}")), (6, 6.0));
+    assert_eq!(
+        (
+            store.connections(),
+            served.metric("candor_image_fetches_total{outcome=\"fetched\"}")
+        ),
+        (6, 6.0)
+    );
     // One that is done may still be closing.
     assert!(store.most_open() <= 4, "{}", store.most_open());
 }

@@ -21,8 +21,15 @@ use crate::{
 };
 
 fn with_key(config: &mut Config) {
-    let key_sha256 = Sha256::digest("sk-page").iter().map(|byte| format!("{byte:02x}")).collect();
-    config.keys = vec![Key { name: "page".to_owned(), key_sha256, ..Key::default() }];
+    let key_sha256 = Sha256::digest("sk-page")
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    config.keys = vec![Key {
+        name: "page".to_owned(),
+        key_sha256,
+        ..Key::default()
+    }];
 }
 
 fn send(served: &Served, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
@@ -32,24 +39,51 @@ fn send(served: &Served, method: &str, path: &str, headers: &[(&str, &str)], bod
 #[test]
 fn slashes_too_many_are_dropped() {
     let served = Served::new();
-    for path in ["/v1/models/", "//v1/models", "/v1//models", "///v1///models///", "/v1/models/?x=1"] {
+    for path in [
+        "/v1/models/",
+        "//v1/models",
+        "/v1//models",
+        "///v1///models///",
+        "/v1/models/?x=1",
+    ] {
         assert_eq!(get(served.at, path).json()["object"], "list", "{path}");
     }
-    assert_eq!(get(served.at, "/v1/models/candor-mini/").json()["id"], "candor-mini");
+    assert_eq!(
+        get(served.at, "/v1/models/candor-mini/").json()["id"],
+        "candor-mini"
+    );
     let body = ask(1, "").to_string();
-    for path in ["/v1/chat/completions/", "//v1/chat/completions", "/v1/chat//completions/"] {
-        assert_eq!(send(&served, "POST", path, &[JSON], body.as_bytes()).status, 200, "{path}");
+    for path in [
+        "/v1/chat/completions/",
+        "//v1/chat/completions",
+        "/v1/chat//completions/",
+    ] {
+        assert_eq!(
+            send(&served, "POST", path, &[JSON], body.as_bytes()).status,
+            200,
+            "{path}"
+        );
     }
     assert_eq!(get(served.at, "/health/ready/").status, 200);
     assert!(get(served.at, "//").text().contains("<html"));
     // The links of that page are relative to it.
     let moved = get(served.at, "/docs/");
-    assert_eq!((moved.status, moved.header("location")), (308, Some("../docs")));
+    assert_eq!(
+        (moved.status, moved.header("location")),
+        (308, Some("../docs"))
+    );
     for path in ["/v1/nothing/", "/v1", "//nothing"] {
-        assert_eq!(get(served.at, path).error(404)["code"], "unknown_url", "{path}");
+        assert_eq!(
+            get(served.at, path).error(404)["code"],
+            "unknown_url",
+            "{path}"
+        );
     }
     let keyed = Served::with(with_key);
-    assert_eq!(get(keyed.at, "//v1//models/").error(401)["code"], "invalid_api_key");
+    assert_eq!(
+        get(keyed.at, "//v1//models/").error(401)["code"],
+        "invalid_api_key"
+    );
 }
 
 #[test]
@@ -65,15 +99,33 @@ fn urls_that_stand_for_no_text_are_refused() {
         assert_eq!(get(served.at, path).error(400)["param"], param, "{path}");
     }
     for path in ["/%00", "/v1/feedback?%00", "/v1/feedback?%ff=a"] {
-        assert_eq!(get(served.at, path).error(400)["code"], "invalid_url", "{path}");
+        assert_eq!(
+            get(served.at, path).error(400)["code"],
+            "invalid_url",
+            "{path}"
+        );
     }
-    for (query, param) in [("limit=x", "limit"), ("order=up", "order"), ("limit=1&limit=2", "limit"), ("annotators=7", "annotators")] {
+    for (query, param) in [
+        ("limit=x", "limit"),
+        ("order=up", "order"),
+        ("limit=1&limit=2", "limit"),
+        ("annotators=7", "annotators"),
+    ] {
         let error = get(served.at, &format!("/v1/feedback?{query}")).error(400);
         assert_eq!(error["param"], param, "{error}");
     }
-    assert_eq!(send(&served, "DELETE", "/v1/feedback", &[], b"").error(400)["param"], "user");
+    assert_eq!(
+        send(&served, "DELETE", "/v1/feedback", &[], b"").error(400)["param"],
+        "user"
+    );
     let long = format!("/v1/{}", "x".repeat(20_000));
-    assert!(get(served.at, &long).error(404)["message"].as_str().unwrap().len() < 300);
+    assert!(
+        get(served.at, &long).error(404)["message"]
+            .as_str()
+            .unwrap()
+            .len()
+            < 300
+    );
 }
 
 #[test]
@@ -83,15 +135,35 @@ fn every_route_says_its_methods() {
             let path = route.path.replace("{id}", "x").replace("{file}", "x");
             let options = send(&served, "OPTIONS", &path, &[], b"");
             assert_eq!((options.status, options.body.len()), (204, 0), "{path}");
-            assert!(options.header("allow").unwrap().split(',').any(|method| method == route.method), "{path}");
+            assert!(
+                options
+                    .header("allow")
+                    .unwrap()
+                    .split(',')
+                    .any(|method| method == route.method),
+                "{path}"
+            );
             assert_eq!(options.header("access-control-allow-origin"), None);
         }
-        assert_eq!(send(&served, "OPTIONS", "/v1/nothing", &[], b"").error(404)["code"], "unknown_url");
+        assert_eq!(
+            send(&served, "OPTIONS", "/v1/nothing", &[], b"").error(404)["code"],
+            "unknown_url"
+        );
     }
     let served = Served::new();
-    for path in ["/", "/v1/models", "/health/live", "/openapi.json", "/metrics"] {
+    for path in [
+        "/",
+        "/v1/models",
+        "/health/live",
+        "/openapi.json",
+        "/metrics",
+    ] {
         let (head, whole) = (send(&served, "HEAD", path, &[], b""), get(served.at, path));
-        assert_eq!((head.status, head.body.len(), head.header("content-type")), (200, 0, whole.header("content-type")), "{path}");
+        assert_eq!(
+            (head.status, head.body.len(), head.header("content-type")),
+            (200, 0, whole.header("content-type")),
+            "{path}"
+        );
     }
     let head = send(&served, "HEAD", "/v1/chat/completions", &[], b"");
     assert_eq!((head.status, head.header("allow")), (405, Some("POST")));
@@ -102,7 +174,10 @@ fn preflight(served: &Served, origin: &str, path: &str) -> Reply {
     let headers = [
         ("origin", origin),
         ("access-control-request-method", "POST"),
-        ("access-control-request-headers", "authorization,content-type,idempotency-key,x-stainless-lang"),
+        (
+            "access-control-request-headers",
+            "authorization,content-type,idempotency-key,x-stainless-lang",
+        ),
     ];
     send(served, "OPTIONS", path, &headers, b"")
 }
@@ -114,53 +189,134 @@ fn pages_of_configured_origins_may_ask() {
         with_key(config);
         config.server.cors_origins = vec![app.to_owned(), "capacitor://localhost".to_owned()];
     });
-    for path in ["/v1/chat/completions", "/v1/score", "/v1/models", "/v1/feedback", "/v1/chat/completions/"] {
+    for path in [
+        "/v1/chat/completions",
+        "/v1/score",
+        "/v1/models",
+        "/v1/feedback",
+        "/v1/chat/completions/",
+    ] {
         let reply = preflight(&served, app, path);
-        assert!([200, 204].contains(&reply.status), "{path}: {}", reply.status);
-        assert_eq!(reply.header("access-control-allow-origin"), Some(app), "{path}");
-        let headers = reply.header("access-control-allow-headers").unwrap().to_lowercase();
-        assert!(["authorization", "content-type", "idempotency-key"].iter().all(|name| headers.contains(name)), "{headers}");
-        assert!(reply.header("access-control-allow-methods").unwrap().contains("POST"));
+        assert!(
+            [200, 204].contains(&reply.status),
+            "{path}: {}",
+            reply.status
+        );
+        assert_eq!(
+            reply.header("access-control-allow-origin"),
+            Some(app),
+            "{path}"
+        );
+        let headers = reply
+            .header("access-control-allow-headers")
+            .unwrap()
+            .to_lowercase();
+        assert!(
+            ["authorization", "content-type", "idempotency-key"]
+                .iter()
+                .all(|name| headers.contains(name)),
+            "{headers}"
+        );
+        assert!(
+            reply
+                .header("access-control-allow-methods")
+                .unwrap()
+                .contains("POST")
+        );
     }
     assert_eq!(
-        preflight(&served, "capacitor://localhost", "/v1/score").header("access-control-allow-origin"),
+        preflight(&served, "capacitor://localhost", "/v1/score")
+            .header("access-control-allow-origin"),
         Some("capacitor://localhost")
     );
-    for other in ["https://evil.example.org", "http://app.example.org", "https://app.example.org:8443", "null"] {
-        assert_eq!(preflight(&served, other, "/v1/score").header("access-control-allow-origin"), None, "{other}");
+    for other in [
+        "https://evil.example.org",
+        "http://app.example.org",
+        "https://app.example.org:8443",
+        "null",
+    ] {
+        assert_eq!(
+            preflight(&served, other, "/v1/score").header("access-control-allow-origin"),
+            None,
+            "{other}"
+        );
     }
     let body = ask(1, "").to_string();
-    let asked = |headers: &[(&str, &str)]| send(&served, "POST", "/v1/chat/completions", headers, body.as_bytes());
+    let asked = |headers: &[(&str, &str)]| {
+        send(
+            &served,
+            "POST",
+            "/v1/chat/completions",
+            headers,
+            body.as_bytes(),
+        )
+    };
     let reply = asked(&[JSON, ("origin", app), ("authorization", "Bearer sk-page")]);
-    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, Some(app)));
+    assert_eq!(
+        (reply.status, reply.header("access-control-allow-origin")),
+        (200, Some(app))
+    );
     let exposed = reply.header("access-control-expose-headers").unwrap();
-    for name in ["x-request-id", "x-candor-verdict", "x-candor-score", "x-candor-flagged-spans", "x-candor-warnings"] {
+    for name in [
+        "x-request-id",
+        "x-candor-verdict",
+        "x-candor-score",
+        "x-candor-flagged-spans",
+        "x-candor-warnings",
+    ] {
         assert!(exposed.split(',').any(|header| header == name), "{exposed}");
     }
     // Without a key the page can read why.
     let reply = asked(&[JSON, ("origin", app)]);
-    assert_eq!((reply.error(401)["code"].as_str(), reply.header("access-control-allow-origin")), (Some("invalid_api_key"), Some(app)));
+    assert_eq!(
+        (
+            reply.error(401)["code"].as_str(),
+            reply.header("access-control-allow-origin")
+        ),
+        (Some("invalid_api_key"), Some(app))
+    );
 }
 
 #[test]
 fn any_origin_may_ask_where_that_is_configured_and_none_where_nothing_is() {
     let any = Served::with(|config| config.server.cors_origins = vec!["*".to_owned()]);
-    assert_eq!(preflight(&any, "https://a.example", "/v1/score").header("access-control-allow-origin"), Some("*"));
-    assert_eq!(preflight(&any, "null", "/v1/score").header("access-control-allow-origin"), Some("*"));
+    assert_eq!(
+        preflight(&any, "https://a.example", "/v1/score").header("access-control-allow-origin"),
+        Some("*")
+    );
+    assert_eq!(
+        preflight(&any, "null", "/v1/score").header("access-control-allow-origin"),
+        Some("*")
+    );
     let none = Served::with(with_key);
     let reply = preflight(&none, "https://a.example", "/v1/score");
-    assert_eq!((reply.status, reply.header("access-control-allow-origin"), reply.header("allow")), (204, None, Some("POST")));
+    assert_eq!(
+        (
+            reply.status,
+            reply.header("access-control-allow-origin"),
+            reply.header("allow")
+        ),
+        (204, None, Some("POST"))
+    );
 }
 
 #[test]
 fn a_browser_asks_from_a_page_of_another_origin() {
     let Some(mut python) = browser() else { return };
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let served = Served::with(|config| {
         with_key(config);
         config.server.cors_origins = vec![format!("http://{free}")];
     });
-    python.args(["tests/e2e/cors.py", &free.port().to_string(), &format!("http://{}", served.at), "sk-page"]);
+    python.args([
+        "tests/e2e/cors.py",
+        &free.port().to_string(),
+        &format!("http://{}", served.at),
+        "sk-page",
+    ]);
     said(python, "");
 }
 
@@ -176,17 +332,20 @@ fn deflate(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Brotli with the data as they are (RFC 7932, section 9.2): a window of 64 KiB, one uncompressed block of at most 64 KiB, an empty last one.
+/// Brotli with the data as they are (RFC 7932, section 9.2): a window of 64 KiB, one uncompressed
+/// block of at most 64 KiB, an empty last one.
 fn brotli(data: &[u8]) -> Vec<u8> {
     let head = ((data.len() as u32 - 1) << 4) | 1 << 20;
     [&head.to_le_bytes()[..3], data, &[0b11]].concat()
 }
 
-/// Zstandard (RFC 8878) with a window of 1 MiB and these blocks: size, whether one byte is repeated, data.
+/// Zstandard (RFC 8878) with a window of 1 MiB and these blocks: size, whether one byte is
+/// repeated, data.
 fn zstd(blocks: &[(usize, bool, &[u8])]) -> Vec<u8> {
     let mut out = vec![0x28, 0xB5, 0x2F, 0xFD, 0, 10 << 3];
     for (i, (size, repeated, data)) in blocks.iter().enumerate() {
-        let head = u32::from(i + 1 == blocks.len()) | u32::from(*repeated) << 1 | (*size as u32) << 3;
+        let head =
+            u32::from(i + 1 == blocks.len()) | u32::from(*repeated) << 1 | (*size as u32) << 3;
         out.extend(&head.to_le_bytes()[..3]);
         out.extend(*data);
     }
@@ -194,7 +353,13 @@ fn zstd(blocks: &[(usize, bool, &[u8])]) -> Vec<u8> {
 }
 
 fn packed(served: &Served, encoding: &str, body: &[u8]) -> Reply {
-    send(served, "POST", "/v1/chat/completions", &[JSON, ("content-encoding", encoding)], body)
+    send(
+        served,
+        "POST",
+        "/v1/chat/completions",
+        &[JSON, ("content-encoding", encoding)],
+        body,
+    )
 }
 
 #[test]
@@ -203,15 +368,33 @@ fn compressed_bodies_are_unpacked() {
     let body = ask(1, "").to_string().into_bytes();
     let plain = chat_raw(served.at, &body).json()["choices"][0]["message"].clone();
     let halves = body.split_at(body.len() / 2);
-    let zstd = zstd(&[(halves.0.len(), false, halves.0), (halves.1.len(), false, halves.1)]);
-    let of = [("gzip", gzip(&body)), ("x-gzip", gzip(&body)), ("GZIP", gzip(&body)), ("deflate", deflate(&body)), ("zstd", zstd)];
-    for (encoding, packed) in of.into_iter().chain([("br", brotli(&body)), ("identity", body.clone())]) {
+    let zstd = zstd(&[
+        (halves.0.len(), false, halves.0),
+        (halves.1.len(), false, halves.1),
+    ]);
+    let of = [
+        ("gzip", gzip(&body)),
+        ("x-gzip", gzip(&body)),
+        ("GZIP", gzip(&body)),
+        ("deflate", deflate(&body)),
+        ("zstd", zstd),
+    ];
+    for (encoding, packed) in of
+        .into_iter()
+        .chain([("br", brotli(&body)), ("identity", body.clone())])
+    {
         let reply = self::packed(&served, encoding, &packed);
         assert_eq!(reply.status, 200, "{encoding}: {}", reply.text());
         assert_eq!(reply.json()["choices"][0]["message"], plain, "{encoding}");
     }
     let score = json!({"model": "candor-mini"}).to_string();
-    let reply = send(&served, "POST", "/v1/score", &[JSON, ("content-encoding", "gzip")], &gzip(score.as_bytes()));
+    let reply = send(
+        &served,
+        "POST",
+        "/v1/score",
+        &[JSON, ("content-encoding", "gzip")],
+        &gzip(score.as_bytes()),
+    );
     assert_eq!(reply.error(400)["code"], "missing_required_parameter");
     for encoding in ["compress", "snappy", "gzip, gzip", "gzip,br"] {
         let error = packed(&served, encoding, &gzip(&body)).error(415);
@@ -219,10 +402,17 @@ fn compressed_bodies_are_unpacked() {
     }
     let cut = gzip(&body);
     for bad in [&body[..], &cut[..cut.len() / 2], b"\x1f\x8b", b"x"] {
-        assert_eq!(packed(&served, "gzip", bad).error(400)["code"], "invalid_content_encoding");
+        assert_eq!(
+            packed(&served, "gzip", bad).error(400)["code"],
+            "invalid_content_encoding"
+        );
     }
     for encoding in ["deflate", "br", "zstd"] {
-        assert_eq!(packed(&served, encoding, b"{\"model\": \"candor-mini\"}").error(400)["code"], "invalid_content_encoding", "{encoding}");
+        assert_eq!(
+            packed(&served, encoding, b"{\"model\": \"candor-mini\"}").error(400)["code"],
+            "invalid_content_encoding",
+            "{encoding}"
+        );
     }
 }
 
@@ -235,10 +425,18 @@ fn a_small_body_that_unpacks_to_a_huge_one() {
     let spaces = |mib: usize| vec![b' '; mib << 20];
     // 8 GiB of spaces in 256 KiB.
     let block: (usize, bool, &[u8]) = (128 << 10, true, b" ");
-    let bombs = [("gzip", gzip(&spaces(64))), ("deflate", deflate(&spaces(64))), ("zstd", zstd(&vec![block; 64 << 10]))];
+    let bombs = [
+        ("gzip", gzip(&spaces(64))),
+        ("deflate", deflate(&spaces(64))),
+        ("zstd", zstd(&vec![block; 64 << 10])),
+    ];
     for (encoding, bomb) in bombs {
         assert!(bomb.len() < 1 << 20, "{encoding}: {}", bomb.len());
-        assert_eq!(packed(&served, encoding, &bomb).error(413)["code"], "request_too_large", "{encoding}");
+        assert_eq!(
+            packed(&served, encoding, &bomb).error(413)["code"],
+            "request_too_large",
+            "{encoding}"
+        );
     }
     // Up to the limit a body is taken, however it is packed.
     let body = [ask(1, "").to_string().into_bytes(), spaces(1)].concat();
@@ -249,15 +447,48 @@ fn a_small_body_that_unpacks_to_a_huge_one() {
 fn bodies_as_programs_write_them() {
     let served = Served::new();
     let body = ask(1, "").to_string();
-    let typed = |kind: &str| send(&served, "POST", "/v1/chat/completions", &[("content-type", kind)], body.as_bytes());
-    for kind in ["application/json", "Application/JSON; charset=UTF-8", "text/json; charset=utf-8", "application/problem+json"] {
+    let typed = |kind: &str| {
+        send(
+            &served,
+            "POST",
+            "/v1/chat/completions",
+            &[("content-type", kind)],
+            body.as_bytes(),
+        )
+    };
+    for kind in [
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        "text/json; charset=utf-8",
+        "application/problem+json",
+    ] {
         assert_eq!(typed(kind).status, 200, "{kind}");
     }
     let form = typed("application/x-www-form-urlencoded").error(415);
-    assert!(form["message"].as_str().unwrap().contains("-H 'content-type: application/json'"), "{form}");
-    assert!(!typed("text/plain").error(415)["message"].as_str().unwrap().contains("curl"));
+    assert!(
+        form["message"]
+            .as_str()
+            .unwrap()
+            .contains("-H 'content-type: application/json'"),
+        "{form}"
+    );
+    assert!(
+        !typed("text/plain").error(415)["message"]
+            .as_str()
+            .unwrap()
+            .contains("curl")
+    );
     let marked = [b"\xEF\xBB\xBF", body.as_bytes()].concat();
     assert_eq!(chat_raw(served.at, &marked).status, 200);
-    let wide: Vec<u8> = [0xFEFFu16].into_iter().chain(body.encode_utf16()).flat_map(u16::to_le_bytes).collect();
-    assert!(chat_raw(served.at, &wide).error(400)["message"].as_str().unwrap().contains("UTF-16"));
+    let wide: Vec<u8> = [0xFEFFu16]
+        .into_iter()
+        .chain(body.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert!(
+        chat_raw(served.at, &wide).error(400)["message"]
+            .as_str()
+            .unwrap()
+            .contains("UTF-16")
+    );
 }

@@ -10,40 +10,81 @@ use crate::{
 
 fn served() -> Served {
     Served::with(|c| {
-        let strict = Key { threshold: Auto::Value(1.0), ..Key::new("strict", "sk-strict") };
-        let quiet = Key { mode: Auto::Value(candor::guard::Mode::Score), target_fpr: Auto::Value(0.1), ..Key::new("quiet", "sk-quiet") };
+        let strict = Key {
+            threshold: Auto::Value(1.0),
+            ..Key::new("strict", "sk-strict")
+        };
+        let quiet = Key {
+            mode: Auto::Value(candor::guard::Mode::Score),
+            target_fpr: Auto::Value(0.1),
+            ..Key::new("quiet", "sk-quiet")
+        };
         c.guard.threshold = Auto::Value(0.25);
         c.keys = vec![Key::new("plain", "sk-plain"), strict, quiet];
     })
 }
 
-fn post(served: &Served, path: &str, authorization: Option<&str>, body: &serde_json::Value) -> Reply {
+fn post(
+    served: &Served,
+    path: &str,
+    authorization: Option<&str>,
+    body: &serde_json::Value,
+) -> Reply {
     let with = authorization.map(|value| ("authorization", value));
     let headers: Vec<_> = [JSON].into_iter().chain(with).collect();
-    exchange(served.at, &request("POST", path, &headers, body.to_string().as_bytes()))
+    exchange(
+        served.at,
+        &request("POST", path, &headers, body.to_string().as_bytes()),
+    )
 }
 
 #[test]
 fn without_a_key_that_is_known_the_api_is_closed_and_health_is_open() {
     let served = served();
     let chat = |authorization| post(&served, "/v1/chat/completions", authorization, &ask(1, ""));
-    for wrong in [None, Some("Bearer sk-none"), Some("Bearer"), Some("sk-plain"), Some("Basic sk-plain"), Some("Bearer sk-plainer")] {
+    for wrong in [
+        None,
+        Some("Bearer sk-none"),
+        Some("Bearer"),
+        Some("sk-plain"),
+        Some("Basic sk-plain"),
+        Some("Bearer sk-plainer"),
+    ] {
         let reply = chat(wrong);
         let error = reply.error(401);
-        assert_eq!((&error["code"], &error["type"]), (&json!("invalid_api_key"), &json!("invalid_request_error")), "{wrong:?}");
+        assert_eq!(
+            (&error["code"], &error["type"]),
+            (&json!("invalid_api_key"), &json!("invalid_request_error")),
+            "{wrong:?}"
+        );
         assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
         assert!(!reply.text().contains("sk-"), "{}", reply.text());
     }
     for path in ["/v1/models", "/v1/models/candor-mini", "/v1/nothing"] {
-        assert_eq!(get(served.at, path).error(401)["code"], "invalid_api_key", "{path}");
+        assert_eq!(
+            get(served.at, path).error(401)["code"],
+            "invalid_api_key",
+            "{path}"
+        );
     }
-    assert_eq!(post(&served, "/v1/score", None, &json!({})).error(401)["code"], "invalid_api_key");
+    assert_eq!(
+        post(&served, "/v1/score", None, &json!({})).error(401)["code"],
+        "invalid_api_key"
+    );
     for path in ["/health/live", "/health/ready", "/metrics"] {
         assert_eq!(get(served.at, path).status, 200, "{path}");
     }
     assert_eq!(chat(Some("Bearer sk-plain")).status, 200);
     assert_eq!(chat(Some("bearer sk-plain")).status, 200);
-    let models = exchange(served.at, &request("GET", "/v1/models", &[("authorization", "Bearer sk-quiet")], b""));
+    let models = exchange(
+        served.at,
+        &request(
+            "GET",
+            "/v1/models",
+            &[("authorization", "Bearer sk-quiet")],
+            b"",
+        ),
+    );
     assert_eq!(models.status, 200);
 }
 
@@ -51,30 +92,67 @@ fn without_a_key_that_is_known_the_api_is_closed_and_health_is_open() {
 fn a_key_brings_its_guard_and_the_request_still_decides() {
     let served = served();
     let guard = |secret: &str, more| {
-        let body = post(&served, "/v1/chat/completions", Some(&format!("Bearer {secret}")), &and(ask(2, ""), more)).json();
+        let body = post(
+            &served,
+            "/v1/chat/completions",
+            Some(&format!("Bearer {secret}")),
+            &and(ask(2, ""), more),
+        )
+        .json();
         body["choices"][0]["guard"].clone()
     };
     let plain = guard("sk-plain", json!({}));
-    assert_eq!((&plain["mode"], &plain["threshold"]), (&json!("flag"), &json!(0.25)));
+    assert_eq!(
+        (&plain["mode"], &plain["threshold"]),
+        (&json!("flag"), &json!(0.25))
+    );
     let strict = guard("sk-strict", json!({}));
-    assert_eq!((&strict["mode"], &strict["threshold"], &strict["verdict"]), (&json!("flag"), &json!(1.0), &json!("flagged")));
+    assert_eq!(
+        (&strict["mode"], &strict["threshold"], &strict["verdict"]),
+        (&json!("flag"), &json!(1.0), &json!("flagged"))
+    );
     let quiet = guard("sk-quiet", json!({}));
-    assert_eq!((&quiet["mode"], &quiet["spans"]), (&json!("score"), &json!([])));
-    assert!(quiet["threshold"] != json!(0.25), "target_fpr stands in for the threshold");
-    assert_eq!(guard("sk-strict", json!({"guard": {"threshold": 0.5}}))["threshold"], 0.5);
+    assert_eq!(
+        (&quiet["mode"], &quiet["spans"]),
+        (&json!("score"), &json!([]))
+    );
+    assert!(
+        quiet["threshold"] != json!(0.25),
+        "target_fpr stands in for the threshold"
+    );
+    assert_eq!(
+        guard("sk-strict", json!({"guard": {"threshold": 0.5}}))["threshold"],
+        0.5
+    );
     let image = ask(2, "")["messages"].clone();
     let scored = |secret: &str| {
         let body = json!({"model": "candor-mini", "messages": image, "response": "A dog."});
-        post(&served, "/v1/score", Some(&format!("Bearer {secret}")), &body).json()["results"][0]["guard"].clone()
+        post(
+            &served,
+            "/v1/score",
+            Some(&format!("Bearer {secret}")),
+            &body,
+        )
+        .json()["results"][0]["guard"]
+            .clone()
     };
-    assert_eq!((&scored("sk-strict")["threshold"], &scored("sk-quiet")["mode"]), (&json!(1.0), &json!("score")));
+    assert_eq!(
+        (
+            &scored("sk-strict")["threshold"],
+            &scored("sk-quiet")["mode"]
+        ),
+        (&json!(1.0), &json!("score"))
+    );
 }
 
 #[test]
 fn a_server_without_keys_ignores_the_header() {
     let served = Served::new();
     for value in ["Bearer unused", "Basic eA==", ""] {
-        assert_eq!(post(&served, "/v1/chat/completions", Some(value), &ask(1, "")).status, 200);
+        assert_eq!(
+            post(&served, "/v1/chat/completions", Some(value), &ask(1, "")).status,
+            200
+        );
     }
 }
 
@@ -82,6 +160,9 @@ fn a_server_without_keys_ignores_the_header() {
 fn a_large_body_without_a_key_still_reads_the_error() {
     let served = served();
     let body = vec![b' '; 8 << 20];
-    let reply = http::exchange(served.at, &request("POST", "/v1/chat/completions", &[JSON], &body));
+    let reply = http::exchange(
+        served.at,
+        &request("POST", "/v1/chat/completions", &[JSON], &body),
+    );
     assert_eq!(reply.error(401)["code"], "invalid_api_key");
 }

@@ -15,31 +15,52 @@ use crate::{
 
 fn send(served: &Served, body: &serde_json::Value) -> TcpStream {
     let mut stream = connect(served.at);
-    stream.write_all(&request("POST", "/v1/chat/completions", &[JSON], body.to_string().as_bytes())).unwrap();
+    stream
+        .write_all(&request(
+            "POST",
+            "/v1/chat/completions",
+            &[JSON],
+            body.to_string().as_bytes(),
+        ))
+        .unwrap();
     stream
 }
 
-/// Two clients leave in the middle of an answer, one streaming and one not. With one place in all, the next is let in only once they are gone.
+/// Two clients leave in the middle of an answer, one streaming and one not. With one place in all,
+/// the next is let in only once they are gone.
 #[test]
 fn a_client_that_leaves_frees_its_slot() {
     let served = Served::with(|c| c.server.max_concurrent = 1);
     for stream in [true, false] {
         // Of the answer before, or of warming up: it must not be taken for the one that is to come.
-        eventually("nothing runs", || served.metric("candor_requests_running") == 0.0);
+        eventually("nothing runs", || {
+            served.metric("candor_requests_running") == 0.0
+        });
         let before = served.metric("candor_request_success_total{finished_reason=\"abort\"}");
         served.valve.allow(3);
-        let mut client = send(&served, &and(ask(1, ""), json!({"stream": stream, "max_tokens": 60, "seed": 1})));
+        let mut client = send(
+            &served,
+            &and(
+                ask(1, ""),
+                json!({"stream": stream, "max_tokens": 60, "seed": 1}),
+            ),
+        );
         if stream {
             read_until(&mut client, "\"role\":\"assistant\"");
         }
-        eventually("the answer is being written", || served.metric("candor_requests_running") == 1.0);
-        // In order, but with a question that is longer than the model's context, which is found out when it has been let in.
+        eventually("the answer is being written", || {
+            served.metric("candor_requests_running") == 1.0
+        });
+        // In order, but with a question that is longer than the model's context, which is found out
+        // when it has been let in.
         let long = ask(2, &"dog ".repeat(400));
         assert_eq!(served.chat(&long).error(429)["code"], "rate_limit_exceeded");
         drop(client);
         eventually("the place is free", || served.chat(&long).status == 400);
         served.valve.open();
-        eventually("the slot is free", || served.metric("candor_requests_running") == 0.0);
+        eventually("the slot is free", || {
+            served.metric("candor_requests_running") == 0.0
+        });
         let aborted = || served.metric("candor_request_success_total{finished_reason=\"abort\"}");
         eventually("it is counted", || aborted() == before + 1.0);
         assert_eq!(served.metric("candor_kv_cache_usage_ratio"), 0.0);
@@ -54,7 +75,9 @@ fn a_full_queue_is_429_with_retry_after() {
     let mut held = [send(&served, &ask(1, "")), send(&served, &ask(2, ""))];
     let full = || served.metric("candor_requests_running") == 1.0;
     eventually("the batch is full", full);
-    eventually("the queue is full", || served.chat(&ask(3, "")).status == 429);
+    eventually("the queue is full", || {
+        served.chat(&ask(3, "")).status == 429
+    });
     let reply = served.chat(&ask(3, ""));
     assert_eq!(reply.error(429)["code"], "rate_limit_exceeded");
     assert!(reply.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
@@ -73,10 +96,22 @@ fn an_error_in_mid_stream_is_an_event_and_the_end() {
     served.valve.open();
     let mut rest = String::new();
     client.read_to_string(&mut rest).unwrap();
-    let error = rest.split("event: error\ndata: ").nth(1).unwrap_or_else(|| panic!("{rest}")).lines().next().unwrap();
+    let error = rest
+        .split("event: error\ndata: ")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{rest}"))
+        .lines()
+        .next()
+        .unwrap();
     let error: serde_json::Value = serde_json::from_str(error).unwrap();
-    assert_eq!((&error["error"]["type"], &error["error"]["code"]), (&json!("server_error"), &json!("internal_error")));
-    assert!(!rest.contains("[DONE]") && !rest.contains("secret"), "{rest}");
+    assert_eq!(
+        (&error["error"]["type"], &error["error"]["code"]),
+        (&json!("server_error"), &json!("internal_error"))
+    );
+    assert!(
+        !rest.contains("[DONE]") && !rest.contains("secret"),
+        "{rest}"
+    );
     assert_eq!(served.chat(&ask(1, "")).status, 200);
 }
 
@@ -88,9 +123,15 @@ fn failures_of_the_model_are_500_and_the_server_keeps_serving() {
     assert_eq!(reply.error(500)["code"], "internal_error");
     assert!(!reply.text().contains("secret"));
     served.valve.panics.store(true, SeqCst);
-    assert_eq!(served.chat(&ask(50, "")).error(500)["code"], "internal_error");
+    assert_eq!(
+        served.chat(&ask(50, "")).error(500)["code"],
+        "internal_error"
+    );
     assert_eq!(served.chat(&ask(50, "")).status, 200);
-    assert_eq!(served.metric("candor_request_failure_total{reason=\"model\"}"), 1.0);
+    assert_eq!(
+        served.metric("candor_request_failure_total{reason=\"model\"}"),
+        1.0
+    );
 }
 
 #[test]
@@ -102,9 +143,14 @@ fn an_answer_that_takes_too_long_is_given_up() {
     assert_eq!(reply.error(503)["code"], "request_timeout");
     let events = read(&mut streamed).events();
     let last = events.last().unwrap();
-    assert!(last.starts_with("error: ") && last.contains("request_timeout"), "{last}");
+    assert!(
+        last.starts_with("error: ") && last.contains("request_timeout"),
+        "{last}"
+    );
     served.valve.open();
-    eventually("the slots are free", || served.metric("candor_requests_running") == 0.0);
+    eventually("the slots are free", || {
+        served.metric("candor_requests_running") == 0.0
+    });
     assert_eq!(served.chat(&ask(1, "")).status, 200);
 }
 
@@ -113,10 +159,18 @@ fn clients_that_dawdle_are_given_up() {
     let served = Served::with(|c| (c.server.read_timeout_s, c.server.max_connections) = (1, 8));
     // Headers that never end: closed, whatever is said.
     let mut slow: Vec<_> = (0..2).map(|_| connect(served.at)).collect();
-    slow.iter_mut().for_each(|s| s.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-a").unwrap());
+    slow.iter_mut().for_each(|s| {
+        s.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-a")
+            .unwrap()
+    });
     // A body that never ends.
     let mut body = connect(served.at);
-    body.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n{").unwrap();
+    body.write_all(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: \
+                     application/json\r\ncontent-length: 1000\r\nconnection: \
+                     close\r\n\r\n{",
+    )
+    .unwrap();
     assert_eq!(read(&mut body).error(408)["code"], "request_timeout");
     for client in &mut slow {
         let mut said = Vec::new();
@@ -131,7 +185,9 @@ fn connections_are_kept_between_requests() {
     let served = Served::new();
     let mut client = connect(served.at);
     for _ in 0..3 {
-        client.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        client
+            .write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .unwrap();
         assert!(read_until(&mut client, "{\"status\":\"ok\"}").starts_with("HTTP/1.1 200"));
     }
 }
@@ -139,16 +195,27 @@ fn connections_are_kept_between_requests() {
 #[test]
 fn what_is_no_http_is_refused() {
     let served = Served::new();
-    for raw in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"GET / HTTP/9.9\r\n\r\n", b"\r\n\r\nnonsense\r\n\r\n"] {
+    for raw in [
+        &b"\x16\x03\x01\x02\x00\x01\x00"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\r\n\r\nnonsense\r\n\r\n",
+    ] {
         let mut client = connect(served.at);
         client.write_all(raw).unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         let mut said = Vec::new();
         client.read_to_end(&mut said).unwrap();
-        assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&said));
+        assert!(
+            said.is_empty() || said.starts_with(b"HTTP/1.1 400"),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
     }
     let long = format!("/{}", "x".repeat(100_000));
-    assert_eq!(exchange(served.at, &request("GET", &long, &[], b"")).status / 100, 4);
+    assert_eq!(
+        exchange(served.at, &request("GET", &long, &[], b"")).status / 100,
+        4
+    );
     assert_eq!(get(served.at, "/health/ready").status, 200);
 }
 
@@ -156,12 +223,22 @@ fn what_is_no_http_is_refused() {
 fn readiness_waits_for_the_first_caption_and_for_a_moving_engine() {
     let served = Served::with(|c| c.engine.stall_after_s = 1);
     assert_eq!(get(served.at, "/health/ready").json()["status"], "ready");
-    assert_eq!(get(served.at, "/health/live").json(), json!({"status": "ok"}));
+    assert_eq!(
+        get(served.at, "/health/live").json(),
+        json!({"status": "ok"})
+    );
     served.valve.allow(1);
     let mut client = send(&served, &ask(1, ""));
-    eventually("the engine is seen to stall", || get(served.at, "/health/ready").status == 503);
+    eventually("the engine is seen to stall", || {
+        get(served.at, "/health/ready").status == 503
+    });
     assert_eq!(get(served.at, "/health").error(503)["code"], "not_ready");
-    assert!(get(served.at, "/health/ready").error(503)["message"].as_str().unwrap().contains("no step"));
+    assert!(
+        get(served.at, "/health/ready").error(503)["message"]
+            .as_str()
+            .unwrap()
+            .contains("no step")
+    );
     assert_eq!(get(served.at, "/health/live").status, 200);
     served.valve.open();
     assert_eq!(read(&mut client).status, 200);
@@ -174,14 +251,19 @@ fn stopping_lets_answers_finish() {
     served.valve.allow(2);
     let mut streamed = send(&served, &and(ask(1, ""), json!({"stream": true})));
     read_until(&mut streamed, "\"role\":\"assistant\"");
-    eventually("the answer is being written", || served.metric("candor_requests_running") == 1.0);
+    eventually("the answer is being written", || {
+        served.metric("candor_requests_running") == 1.0
+    });
     let mut idle = connect(served.at);
-    idle.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    idle.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .unwrap();
     read_until(&mut idle, "ok");
     served.stop();
     // Kept connections are closed, new ones refused; what runs goes on.
     assert_eq!(idle.read(&mut [0; 8]).unwrap(), 0);
-    eventually("new connections are refused", || TcpStream::connect(served.at).is_err());
+    eventually("new connections are refused", || {
+        TcpStream::connect(served.at).is_err()
+    });
     served.valve.open();
     let mut rest = String::new();
     streamed.read_to_string(&mut rest).unwrap();
@@ -208,7 +290,10 @@ fn stopping_gives_up_at_the_deadline_and_says_so() {
     });
     let mut rest = String::new();
     streamed.read_to_string(&mut rest).unwrap();
-    assert!(rest.contains("event: error") && rest.contains("shutting_down"), "{rest}");
+    assert!(
+        rest.contains("event: error") && rest.contains("shutting_down"),
+        "{rest}"
+    );
     assert_eq!(read(&mut whole).error(503)["code"], "shutting_down");
     late.join().unwrap();
     served.join();
@@ -218,21 +303,46 @@ fn stopping_gives_up_at_the_deadline_and_says_so() {
 fn metrics_count_what_was_served() {
     let served = Served::new();
     let before = |name: &str| served.metric(name);
-    let (tokens, images, hits) =
-        (before("candor_generation_tokens_total"), before("candor_image_cache_queries_total"), before("candor_image_cache_hits_total"));
+    let (tokens, images, hits) = (
+        before("candor_generation_tokens_total"),
+        before("candor_image_cache_queries_total"),
+        before("candor_image_cache_hits_total"),
+    );
     let flagged = before("candor_flagged_spans_total{action=\"flagged\"}");
     let strict = and(ask(1, ""), json!({"guard": {"threshold": 1.0}}));
     let body = served.chat(&strict).json();
-    assert_eq!(served.chat(&strict).json()["choices"][0]["message"], body["choices"][0]["message"]);
+    assert_eq!(
+        served.chat(&strict).json()["choices"][0]["message"],
+        body["choices"][0]["message"]
+    );
     assert_eq!(served.chat(&json!({})).status, 400);
     let written = 2.0 * body["usage"]["completion_tokens"].as_f64().unwrap();
     assert_eq!(before("candor_generation_tokens_total"), tokens + written);
-    assert_eq!((before("candor_image_cache_queries_total"), before("candor_image_cache_hits_total")), (images + 2.0, hits + 1.0));
-    assert_eq!(before("candor_http_requests_total{route=\"/v1/chat/completions\",status=\"200\"}"), 2.0);
-    assert_eq!(before("candor_http_requests_total{route=\"/v1/chat/completions\",status=\"400\"}"), 1.0);
-    let spans = 2.0 * body["choices"][0]["guard"]["spans"].as_array().unwrap().len() as f64;
+    assert_eq!(
+        (
+            before("candor_image_cache_queries_total"),
+            before("candor_image_cache_hits_total")
+        ),
+        (images + 2.0, hits + 1.0)
+    );
+    assert_eq!(
+        before("candor_http_requests_total{route=\"/v1/chat/completions\",status=\"200\"}"),
+        2.0
+    );
+    assert_eq!(
+        before("candor_http_requests_total{route=\"/v1/chat/completions\",status=\"400\"}"),
+        1.0
+    );
+    let spans = 2.0
+        * body["choices"][0]["guard"]["spans"]
+            .as_array()
+            .unwrap()
+            .len() as f64;
     assert!(spans > 0.0);
-    assert_eq!(before("candor_flagged_spans_total{action=\"flagged\"}"), flagged + spans);
+    assert_eq!(
+        before("candor_flagged_spans_total{action=\"flagged\"}"),
+        flagged + spans
+    );
     for name in [
         "time_to_first_token_seconds_count",
         "e2e_request_latency_seconds_count",
@@ -246,14 +356,25 @@ fn metrics_count_what_was_served() {
         assert!(before(&format!("candor_{name}")) > 0.0, "{name}");
     }
     let text = get(served.at, "/metrics");
-    assert!(text.header("content-type").unwrap().starts_with("text/plain"));
-    assert!(text.text().contains("candor_model_info{model=\"candor-mini\""));
+    assert!(
+        text.header("content-type")
+            .unwrap()
+            .starts_with("text/plain")
+    );
+    assert!(
+        text.text()
+            .contains("candor_model_info{model=\"candor-mini\"")
+    );
 }
 
 #[test]
 fn metrics_can_have_a_listener_of_their_own() {
-    let served = Served::with(|c| c.metrics.listen = candor::config::Auto::Value("127.0.0.1:0".to_owned()));
+    let served =
+        Served::with(|c| c.metrics.listen = candor::config::Auto::Value("127.0.0.1:0".to_owned()));
     assert_eq!(get(served.metrics_at.unwrap(), "/metrics").status, 200);
-    assert_eq!(get(served.metrics_at.unwrap(), "/v1/models").error(404)["code"], "unknown_url");
+    assert_eq!(
+        get(served.metrics_at.unwrap(), "/v1/models").error(404)["code"],
+        "unknown_url"
+    );
     assert_eq!(get(served.at, "/metrics").error(404)["code"], "unknown_url");
 }

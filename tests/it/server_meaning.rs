@@ -11,7 +11,10 @@ use crate::{
 };
 
 fn post(served: &Served, path: &str, body: &Value) -> Reply {
-    exchange(served.at, &request("POST", path, &[JSON], body.to_string().as_bytes()))
+    exchange(
+        served.at,
+        &request("POST", path, &[JSON], body.to_string().as_bytes()),
+    )
 }
 
 fn image(seed: u32) -> String {
@@ -21,7 +24,10 @@ fn image(seed: u32) -> String {
 #[track_caller]
 fn content(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{}", reply.text());
-    reply.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    reply.json()["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
@@ -29,7 +35,11 @@ fn what_changes_the_answer_and_is_not_supported_is_named() {
     let served = Served::new();
     let score = json!({"model": "candor-mini", "image_url": image(1), "response": "A dog."});
     for (field, value, instead) in [
-        ("extra_body", json!({"guard": {"mode": "block"}}), "top of the request"),
+        (
+            "extra_body",
+            json!({"guard": {"mode": "block"}}),
+            "top of the request",
+        ),
         ("Guard", json!({"mode": "block"}), "guard"),
         ("gaurd", json!({"mode": "block"}), "guard"),
         ("guard_mode", json!("block"), "guard"),
@@ -40,8 +50,16 @@ fn what_changes_the_answer_and_is_not_supported_is_named() {
         ("function_call", json!({"name": "f"}), ""),
         ("audio", json!({"voice": "alloy"}), ""),
         ("modalities", json!(["text", "audio"]), "plain text"),
-        ("response_format", json!({"type": "json_object"}), "plain text"),
-        ("response_format", json!({"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}), "plain text"),
+        (
+            "response_format",
+            json!({"type": "json_object"}),
+            "plain text",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}),
+            "plain text",
+        ),
         ("logit_bias", json!({"50256": -100}), ""),
         ("web_search_options", json!({}), ""),
         ("prediction", json!({"type": "content", "content": "x"}), ""),
@@ -49,7 +67,11 @@ fn what_changes_the_answer_and_is_not_supported_is_named() {
         ("guided_json", json!({"type": "object"}), "plain text"),
         ("guided_choice", json!(["yes", "no"]), "plain text"),
         ("guided_whatever_comes_next", json!("x"), "plain text"),
-        ("structured_outputs", json!({"choice": ["yes"]}), "plain text"),
+        (
+            "structured_outputs",
+            json!({"choice": ["yes"]}),
+            "plain text",
+        ),
         ("grammar", json!("root ::= \"yes\""), "plain text"),
         ("json_schema", json!({"type": "object"}), "plain text"),
         ("continue_final_message", json!(true), "last message"),
@@ -78,11 +100,21 @@ fn what_changes_the_answer_and_is_not_supported_is_named() {
         ("prompt_logprobs", json!(0), "/v1/score"),
         ("echo", json!(true), ""),
     ] {
-        for (path, body) in [("/v1/chat/completions", ask(1, "")), ("/v1/score", score.clone())] {
+        for (path, body) in [
+            ("/v1/chat/completions", ask(1, "")),
+            ("/v1/score", score.clone()),
+        ] {
             let error = post(&served, path, &and(body, json!({field: value}))).error(400);
-            assert_eq!((&error["param"], &error["code"]), (&json!(field), &json!("unsupported_parameter")), "{path}: {error}");
+            assert_eq!(
+                (&error["param"], &error["code"]),
+                (&json!(field), &json!("unsupported_parameter")),
+                "{path}: {error}"
+            );
             let message = error["message"].as_str().unwrap();
-            assert!(message.contains(field) && message.contains(instead), "{message}");
+            assert!(
+                message.contains(field) && message.contains(instead),
+                "{message}"
+            );
         }
     }
     assert_eq!(served.chat(&ask(1, "")).status, 200);
@@ -93,29 +125,50 @@ fn values_that_ask_for_nothing_and_fields_without_an_effect_are_taken() {
     let served = Served::new();
     let plain = content(&served.chat(&ask(2, "")));
     let neutral = json!({
-        "repetition_penalty": 1.0, "repeat_penalty": 1, "length_penalty": 1, "min_p": 0, "min_tokens": 0, "best_of": 1, "typical_p": 1,
-        "ignore_eos": false, "echo": false, "use_beam_search": false, "continue_final_message": false, "add_generation_prompt": true,
-        "skip_special_tokens": true, "mirostat": 0, "dry_multiplier": 0.0, "stop_token_ids": [], "bad_words": null, "guided_json": null,
-        "guided_choice": [], "response_format": {"type": "text"}, "modalities": ["text"], "tools": [], "tool_choice": "auto",
-        "parallel_tool_calls": false, "function_call": "none", "logit_bias": {}, "extra_body": {}, "documents": [], "prompt_logprobs": null,
-        "reasoning_effort": "none", "chat_template_kwargs": {}, "logits_processors": [], "structured_outputs": null,
+        "repetition_penalty": 1.0, "repeat_penalty": 1, "length_penalty": 1, "min_p": 0,
+        "min_tokens": 0, "best_of": 1, "typical_p": 1,
+        "ignore_eos": false, "echo": false, "use_beam_search": false,
+        "continue_final_message": false, "add_generation_prompt": true,
+        "skip_special_tokens": true, "mirostat": 0, "dry_multiplier": 0.0, "stop_token_ids": [],
+        "bad_words": null, "guided_json": null,
+        "guided_choice": [], "response_format": {"type": "text"}, "modalities": ["text"],
+        "tools": [], "tool_choice": "auto",
+        "parallel_tool_calls": false, "function_call": "none", "logit_bias": {}, "extra_body": {},
+        "documents": [], "prompt_logprobs": null,
+        "reasoning_effort": "none", "chat_template_kwargs": {}, "logits_processors": [],
+        "structured_outputs": null,
     });
     assert_eq!(content(&served.chat(&and(ask(2, ""), neutral))), plain);
     let harmless = json!({
-        "metadata": {"a": "b"}, "store": true, "service_tier": "auto", "user": "u", "safety_identifier": "s", "prompt_cache_key": "k",
+        "metadata": {"a": "b"}, "store": true, "service_tier": "auto", "user": "u",
+        "safety_identifier": "s", "prompt_cache_key": "k",
         "x-extra": 1, "no_such_field": [[[[1]]]], "priority": 3, "request_id": "r",
     });
     let reply = served.chat(&and(ask(2, ""), harmless));
-    assert_eq!((content(&reply), reply.header("x-candor-warnings")), (plain.clone(), None));
+    assert_eq!(
+        (content(&reply), reply.header("x-candor-warnings")),
+        (plain.clone(), None)
+    );
     let spelled = json!({
-        "stop": [], "max_tokens": null, "n": 1.0, "top_k": 0, "seed": 2e0, "top_logprobs": 0, "logprobs": false, "stream": null,
+        "stop": [], "max_tokens": null, "n": 1.0, "top_k": 0, "seed": 2e0, "top_logprobs": 0,
+        "logprobs": false, "stream": null,
         "stream_options": null, "guard": {"window": 3.0, "max_attempts": 5e1},
     });
     assert_eq!(content(&served.chat(&and(ask(2, ""), spelled))), plain);
-    for (field, value) in [("max_tokens", json!(2.0)), ("max_completion_tokens", serde_json::from_str("0.2e1").unwrap())] {
-        assert_eq!(served.chat(&and(ask(2, ""), json!({field: value}))).json()["usage"]["completion_tokens"], 2, "{field}");
+    for (field, value) in [
+        ("max_tokens", json!(2.0)),
+        (
+            "max_completion_tokens",
+            serde_json::from_str("0.2e1").unwrap(),
+        ),
+    ] {
+        let answer = served.chat(&and(ask(2, ""), json!({field: value}))).json();
+        assert_eq!(answer["usage"]["completion_tokens"], 2, "{field}");
     }
-    assert_eq!(content(&served.chat(&and(ask(2, ""), json!({"top_k": -1, "temperature": 0})))), plain);
+    assert_eq!(
+        content(&served.chat(&and(ask(2, ""), json!({"top_k": -1, "temperature": 0})))),
+        plain
+    );
 }
 
 #[test]
@@ -135,18 +188,36 @@ fn an_image_is_taken_in_every_common_shape() {
     ] {
         for kind in ["text", "input_text"] {
             let content = json!([{"type": kind, "text": "What is it?"}, part]);
-            let reply = served.chat(&json!({"model": "candor-mini", "messages": [{"role": "user", "content": content}]}));
+            let reply = served.chat(&json!({"model": "candor-mini",
+                "messages": [{"role": "user", "content": content}]}));
             assert_eq!(self::content(&reply), plain, "{}", part["type"]);
         }
     }
     for (part, param) in [
-        (json!({"type": "image_url", "image_url": "nonsense"}), "messages[0].content[0].image_url"),
-        (json!({"type": "image_url", "image_url": {"url": "nonsense"}}), "messages[0].content[0].image_url.url"),
-        (json!({"type": "image", "image": "nonsense"}), "messages[0].content[0].image"),
-        (json!({"type": "input_image", "file_id": "f"}), "messages[0].content[0].image_url"),
-        (json!({"type": "image_url", "image_url": 7}), "messages[0].content[0].image_url"),
+        (
+            json!({"type": "image_url", "image_url": "nonsense"}),
+            "messages[0].content[0].image_url",
+        ),
+        (
+            json!({"type": "image_url", "image_url": {"url": "nonsense"}}),
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            json!({"type": "image", "image": "nonsense"}),
+            "messages[0].content[0].image",
+        ),
+        (
+            json!({"type": "input_image", "file_id": "f"}),
+            "messages[0].content[0].image_url",
+        ),
+        (
+            json!({"type": "image_url", "image_url": 7}),
+            "messages[0].content[0].image_url",
+        ),
     ] {
-        let reply = served.chat(&json!({"model": "candor-mini", "messages": [{"role": "user", "content": [part]}]}));
+        let reply = served.chat(
+            &json!({"model": "candor-mini", "messages": [{"role": "user", "content": [part]}]}),
+        );
         assert_eq!(reply.error(400)["param"], param);
     }
 }
@@ -155,16 +226,37 @@ fn an_image_is_taken_in_every_common_shape() {
 fn answers_that_were_begun_are_not_gone_on_with() {
     let served = Served::new();
     let mut body = ask(1, "Describe it.");
-    body["messages"].as_array_mut().unwrap().push(json!({"role": "assistant", "content": "A brown"}));
+    body["messages"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"role": "assistant", "content": "A brown"}));
     let error = served.chat(&body).error(400);
-    assert_eq!((&error["param"], &error["code"]), (&json!("messages[1]"), &json!("unsupported_parameter")), "{error}");
-    let score = json!({"model": "candor-mini", "items": [{"messages": body["messages"], "response": "A dog."}]});
-    assert_eq!(post(&served, "/v1/score", &score).error(400)["param"], "items[0].messages[1]");
-    for (field, value) in [("prefix", json!(true)), ("tool_calls", json!([{}])), ("function_call", json!({"name": "f"}))] {
+    assert_eq!(
+        (&error["param"], &error["code"]),
+        (&json!("messages[1]"), &json!("unsupported_parameter")),
+        "{error}"
+    );
+    let score = json!({"model": "candor-mini",
+        "items": [{"messages": body["messages"], "response": "A dog."}]});
+    assert_eq!(
+        post(&served, "/v1/score", &score).error(400)["param"],
+        "items[0].messages[1]"
+    );
+    for (field, value) in [
+        ("prefix", json!(true)),
+        ("tool_calls", json!([{}])),
+        ("function_call", json!({"name": "f"})),
+    ] {
         let mut body = ask(1, "Describe it.");
         let turns = body["messages"].as_array_mut().unwrap();
-        turns.insert(0, json!({"role": "assistant", "content": "A brown", field: value}));
-        assert_eq!(served.chat(&body).error(400)["param"], format!("messages[0].{field}"));
+        turns.insert(
+            0,
+            json!({"role": "assistant", "content": "A brown", field: value}),
+        );
+        assert_eq!(
+            served.chat(&body).error(400)["param"],
+            format!("messages[0].{field}")
+        );
     }
 }
 
@@ -185,43 +277,105 @@ fn conversation(seed: u32) -> Value {
 fn messages_that_the_model_cannot_use_are_listed() {
     let served = Served::new();
     let reply = served.chat(&conversation(4));
-    assert_eq!(content(&reply), content(&served.chat(&ask(4, "What is it?"))));
+    assert_eq!(
+        content(&reply),
+        content(&served.chat(&ask(4, "What is it?")))
+    );
     let warnings = reply.json()["warnings"].clone();
-    let params: Vec<_> = warnings.as_array().unwrap().iter().map(|w| (w["code"].as_str().unwrap(), w["param"].as_str().unwrap())).collect();
-    let ignored = |i| ("ignored", ["messages[0]", "messages[1]", "messages[2]", "", "messages[4]"][i]);
-    assert_eq!(params, [ignored(0), ignored(1), ignored(2), ignored(4)], "{warnings}");
-    assert!(warnings[0]["message"].as_str().unwrap().contains("system"), "{warnings}");
+    let params: Vec<_> = warnings
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| (w["code"].as_str().unwrap(), w["param"].as_str().unwrap()))
+        .collect();
+    let ignored = |i| {
+        (
+            "ignored",
+            [
+                "messages[0]",
+                "messages[1]",
+                "messages[2]",
+                "",
+                "messages[4]",
+            ][i],
+        )
+    };
+    assert_eq!(
+        params,
+        [ignored(0), ignored(1), ignored(2), ignored(4)],
+        "{warnings}"
+    );
+    assert!(
+        warnings[0]["message"].as_str().unwrap().contains("system"),
+        "{warnings}"
+    );
     assert_eq!(reply.header("x-candor-warnings"), Some("4"));
     // A stream has them once, with the end of the last answer.
-    let streamed = served.chat(&and(conversation(4), json!({"stream": true, "n": 2, "stream_options": {"include_usage": true}})));
+    let streamed = served.chat(&and(
+        conversation(4),
+        json!({"stream": true, "n": 2, "stream_options": {"include_usage": true}}),
+    ));
     assert_eq!(streamed.header("x-candor-warnings"), Some("4"));
     let chunks = streamed.chunks();
-    let with: Vec<_> = chunks.iter().filter(|chunk| chunk.get("warnings").is_some()).collect();
+    let with: Vec<_> = chunks
+        .iter()
+        .filter(|chunk| chunk.get("warnings").is_some())
+        .collect();
     assert_eq!((with.len(), &with[0]["warnings"]), (1, &warnings));
-    let last = chunks.iter().rfind(|chunk| !chunk["choices"][0]["finish_reason"].is_null()).unwrap();
+    let last = chunks
+        .iter()
+        .rfind(|chunk| !chunk["choices"][0]["finish_reason"].is_null())
+        .unwrap();
     assert_eq!(last, with[0]);
     // Nothing is said where everything has reached the model.
     for text in ["", "What is it?"] {
         let reply = served.chat(&ask(4, text));
-        assert_eq!((reply.json().get("warnings"), reply.header("x-candor-warnings")), (None, None));
+        assert_eq!(
+            (
+                reply.json().get("warnings"),
+                reply.header("x-candor-warnings")
+            ),
+            (None, None)
+        );
     }
     let mut score = json!({"model": "candor-mini", "response": "A dog."});
     score["messages"] = conversation(4)["messages"].clone();
     let reply = post(&served, "/v1/score", &score);
-    assert_eq!((&reply.json()["warnings"], reply.header("x-candor-warnings")), (&warnings, Some("4")), "{}", reply.text());
+    assert_eq!(
+        (&reply.json()["warnings"], reply.header("x-candor-warnings")),
+        (&warnings, Some("4")),
+        "{}",
+        reply.text()
+    );
     let item = json!({"messages": score["messages"], "response": "A dog."});
-    let listed = json!({"model": "candor-mini", "items": [{"image_url": image(4), "response": "A cat."}, item]});
+    let listed = json!({"model": "candor-mini",
+        "items": [{"image_url": image(4), "response": "A cat."}, item]});
     let reply = post(&served, "/v1/score", &listed).json();
-    assert_eq!((reply["warnings"].as_array().unwrap().len(), &reply["warnings"][0]["param"]), (4, &json!("items[1].messages[0]")));
+    assert_eq!(
+        (
+            reply["warnings"].as_array().unwrap().len(),
+            &reply["warnings"][0]["param"]
+        ),
+        (4, &json!("items[1].messages[0]"))
+    );
 }
 
 #[test]
 fn messages_that_the_model_cannot_use_are_refused_where_that_is_configured() {
     let served = Served::with(|config| config.server.on_unsupported = OnUnsupported::Reject);
     let error = served.chat(&conversation(4)).error(400);
-    assert_eq!((&error["param"], &error["code"]), (&json!("messages[0]"), &json!("unsupported_parameter")), "{error}");
+    assert_eq!(
+        (&error["param"], &error["code"]),
+        (&json!("messages[0]"), &json!("unsupported_parameter")),
+        "{error}"
+    );
     let item = json!({"messages": conversation(4)["messages"], "response": "A dog."});
-    let error = post(&served, "/v1/score", &json!({"model": "candor-mini", "items": [item]})).error(400);
+    let error = post(
+        &served,
+        "/v1/score",
+        &json!({"model": "candor-mini", "items": [item]}),
+    )
+    .error(400);
     assert_eq!(error["param"], "items[0].messages[0]", "{error}");
     assert_eq!(served.chat(&ask(4, "What is it?")).status, 200);
 }
@@ -230,15 +384,36 @@ fn messages_that_the_model_cannot_use_are_refused_where_that_is_configured() {
 fn a_user_is_taken_as_a_whole_or_not_at_all() {
     let served = Served::new();
     for user in ["a\u{0}b", "a\nb", &"x".repeat(257)] {
-        assert_eq!(served.chat(&and(ask(1, ""), json!({"user": user}))).error(400)["param"], "user");
+        assert_eq!(
+            served
+                .chat(&and(ask(1, ""), json!({"user": user})))
+                .error(400)["param"],
+            "user"
+        );
     }
     let longest = "é".repeat(256);
-    let completion = served.chat(&and(ask(1, ""), json!({"user": longest}))).json();
+    let completion = served
+        .chat(&and(ask(1, ""), json!({"user": longest})))
+        .json();
     let found = "%C3%A9".repeat(256);
-    assert_eq!(exchange(served.at, &request("DELETE", &format!("/v1/feedback?user={found}"), &[], b"")).status, 200);
+    assert_eq!(
+        exchange(
+            served.at,
+            &request("DELETE", &format!("/v1/feedback?user={found}"), &[], b"")
+        )
+        .status,
+        200
+    );
     // Nothing is remembered of it, whether its receipt was on the disk yet or not.
     let correction = json!({"completion_id": completion["id"], "label": "good"}).to_string();
-    assert_eq!(exchange(served.at, &request("POST", "/v1/feedback", &[JSON], correction.as_bytes())).status, 404);
+    assert_eq!(
+        exchange(
+            served.at,
+            &request("POST", "/v1/feedback", &[JSON], correction.as_bytes())
+        )
+        .status,
+        404
+    );
 }
 
 #[test]
@@ -246,20 +421,35 @@ fn the_documentation_and_the_description_have_every_refused_field() {
     let served = Served::new();
     let document = get(served.at, "/openapi.json").json();
     let page = include_str!("../../docs/api.md");
-    let properties = document["components"]["schemas"]["ChatRequest"]["properties"].as_object().unwrap();
-    let refused: Vec<_> = properties.iter().filter(|(_, schema)| schema.get("enum").is_some()).collect();
+    let properties = document["components"]["schemas"]["ChatRequest"]["properties"]
+        .as_object()
+        .unwrap();
+    let refused: Vec<_> = properties
+        .iter()
+        .filter(|(_, schema)| schema.get("enum").is_some())
+        .collect();
     assert!(refused.len() > 60, "{}", refused.len());
     for (field, schema) in refused {
-        assert!(page.contains(&format!("`{field}`")), "docs/api.md has no `{field}`");
+        assert!(
+            page.contains(&format!("`{field}`")),
+            "docs/api.md has no `{field}`"
+        );
         // The image is last to be looked at, and missing: what is taken is refused for that.
         let asked = |value: &Value| {
-            let body = json!({"model": "candor-mini", "messages": [{"role": "user", "content": "x"}], field: value});
+            let body = json!({"model": "candor-mini",
+                "messages": [{"role": "user", "content": "x"}], field: value});
             served.chat(&body).error(400)["code"].clone()
         };
         for value in schema["enum"].as_array().unwrap() {
             assert_eq!(asked(value), "image_missing", "{field}: {value}");
         }
-        for value in [json!("something"), json!(7), json!([[]]), json!({"a": {"b": {}}}), json!("x".repeat(100_000))] {
+        for value in [
+            json!("something"),
+            json!(7),
+            json!([[]]),
+            json!({"a": {"b": {}}}),
+            json!("x".repeat(100_000)),
+        ] {
             assert_eq!(asked(&value), "unsupported_parameter", "{field}");
         }
     }

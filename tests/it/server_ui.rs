@@ -1,4 +1,5 @@
-//! The pages at `/` and `/docs` in a real browser (`tests/e2e` has the tests themselves), and their headers.
+//! The pages at `/` and `/docs` in a real browser (`tests/e2e` has the tests themselves), and their
+//! headers.
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
@@ -20,7 +21,9 @@ const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Python with Playwright, where there are a browser and axe for it too.
 pub fn browser() -> Option<Command> {
-    let mut found = BROWSERS.iter().filter(|name| Command::new(name).arg("--version").output().is_ok());
+    let mut found = BROWSERS
+        .iter()
+        .filter(|name| Command::new(name).arg("--version").output().is_ok());
     needed("chromium", found.next())?;
     let axe = Path::new(ROOT).join("tests/e2e/node_modules/axe-core");
     needed("node's package axe-core", axe.is_dir().then_some(()))?;
@@ -30,7 +33,13 @@ pub fn browser() -> Option<Command> {
 /// Runs a test of a file in `tests/e2e` against the server at this address.
 fn page(file: &str, test: &str, at: SocketAddr, more: &[&str]) {
     let Some(mut python) = browser() else { return };
-    python.args([&format!("tests/e2e/{file}.py"), test, &format!("http://{at}/")]).args(more);
+    python
+        .args([
+            &format!("tests/e2e/{file}.py"),
+            test,
+            &format!("http://{at}/"),
+        ])
+        .args(more);
     said(python, "");
 }
 
@@ -48,7 +57,8 @@ macro_rules! pages {
 }
 
 pages! {
-    try_page: caption question curl compare dropped examples shared spoken reloaded another bounded enlarged;
+    try_page: caption question curl compare dropped examples shared spoken reloaded another
+      bounded enlarged;
     correct_page: keyboard correct judge undone returned neighbors mine;
     watch_page: watch span;
     views: light dark narrow calm ring;
@@ -57,22 +67,45 @@ pages! {
 
 #[test]
 fn abstained() {
-    page("try_page", "abstained", Served::with(|config| config.guard.on_unanswerable = OnUnanswerable::Abstain).at, &[]);
+    page(
+        "try_page",
+        "abstained",
+        Served::with(|config| config.guard.on_unanswerable = OnUnanswerable::Abstain).at,
+        &[],
+    );
 }
 
 #[test]
 fn bad_image() {
-    page("try_page", "bad_image", Served::with(|config| config.images.max_pixels = 100_000).at, &[]);
+    page(
+        "try_page",
+        "bad_image",
+        Served::with(|config| config.images.max_pixels = 100_000).at,
+        &[],
+    );
 }
 
 #[test]
 fn queued() {
-    page("correct_page", "queued", Served::with(|config| (config.queue.unassisted_share, config.queue.overlap_share) = (0.0, 0.0)).at, &[]);
+    page(
+        "correct_page",
+        "queued",
+        Served::with(|config| {
+            (config.queue.unassisted_share, config.queue.overlap_share) = (0.0, 0.0)
+        })
+        .at,
+        &[],
+    );
 }
 
 #[test]
 fn unmarked() {
-    page("correct_page", "unmarked", Served::with(|config| config.queue.unassisted_share = 1.0).at, &[]);
+    page(
+        "correct_page",
+        "unmarked",
+        Served::with(|config| config.queue.unassisted_share = 1.0).at,
+        &[],
+    );
 }
 
 /// Whichever of the server's two queues an answer is in.
@@ -86,13 +119,23 @@ fn the_same_is_judged_once() {
 
 #[test]
 fn what_was_skipped_stays_away() {
-    page("correct_page", "skipped", Served::with(|config| config.queue.unassisted_share = 0.0).at, &[]);
+    page(
+        "correct_page",
+        "skipped",
+        Served::with(|config| config.queue.unassisted_share = 0.0).at,
+        &[],
+    );
 }
 
 /// A threshold on the bound of a bucket, and one between two, as by default.
 #[test]
 fn colors_follow_the_served_threshold() {
-    page("watch_page", "watch", Served::with(|config| config.guard.threshold = Auto::Value(0.3)).at, &[]);
+    page(
+        "watch_page",
+        "watch",
+        Served::with(|config| config.guard.threshold = Auto::Value(0.3)).at,
+        &[],
+    );
 }
 
 fn key() -> Key {
@@ -101,14 +144,27 @@ fn key() -> Key {
 
 #[test]
 fn a_wrong_key_is_told() {
-    page("try_page", "key", Served::with(|config| config.keys = vec![key()]).at, &[]);
+    page(
+        "try_page",
+        "key",
+        Served::with(|config| config.keys = vec![key()]).at,
+        &[],
+    );
 }
 
 #[test]
 fn what_a_key_may_not_do_is_told() {
     let served = Served::with(|config| {
-        let reader = Key { owner: Auto::Value("readers".to_owned()), scopes: Scopes::new([Scope::Complete]), ..key() };
-        let other = Key { owner: reader.owner.clone(), scopes: Scopes::new(Scope::ALL), ..Key::new("other", "candor-other-test") };
+        let reader = Key {
+            owner: Auto::Value("readers".to_owned()),
+            scopes: Scopes::new([Scope::Complete]),
+            ..key()
+        };
+        let other = Key {
+            owner: reader.owner.clone(),
+            scopes: Scopes::new(Scope::ALL),
+            ..Key::new("other", "candor-other-test")
+        };
         config.keys = vec![reader, other];
     });
     page("try_page", "scopes", served.at, &["candor-other-test"]);
@@ -116,16 +172,45 @@ fn what_a_key_may_not_do_is_told() {
 
 #[test]
 fn what_is_kept_is_told() {
-    page("try_page", "kept", Served::new().at, &["for 7 days", "everybody who can open this page", "until you take the correction back"]);
+    page(
+        "try_page",
+        "kept",
+        Served::new().at,
+        &[
+            "for 7 days",
+            "everybody who can open this page",
+            "until you take the correction back",
+        ],
+    );
     let served = Served::with(|config| {
         config.receipts.retention = "90m".to_owned();
         config.queue.enabled = false;
     });
-    page("try_page", "kept", served.at, &["for 90 minutes. They can be seen by those who run the server."]);
+    page(
+        "try_page",
+        "kept",
+        served.at,
+        &["for 90 minutes. They can be seen by those who run the server."],
+    );
     let served = Served::with(|config| config.receipts.retention = "0s".to_owned());
-    page("try_page", "kept", served.at, &["forgets photograph and answer at once, unless you correct"]);
-    page("try_page", "kept", Served::with(|config| config.feedback.store = "off".to_owned()).at, &["it takes no corrections"]);
-    page("try_page", "kept", Served::with(|config| config.keys = vec![key()]).at, &["whoever has a key of the same owner"]);
+    page(
+        "try_page",
+        "kept",
+        served.at,
+        &["forgets photograph and answer at once, unless you correct"],
+    );
+    page(
+        "try_page",
+        "kept",
+        Served::with(|config| config.feedback.store = "off".to_owned()).at,
+        &["it takes no corrections"],
+    );
+    page(
+        "try_page",
+        "kept",
+        Served::with(|config| config.keys = vec![key()]).at,
+        &["whoever has a key of the same owner"],
+    );
 }
 
 #[test]
@@ -133,34 +218,72 @@ fn about_says_how_the_server_is_set_up() {
     let about = |change: fn(&mut Config)| get(Served::with(change).at, "/ui/about.json").json();
     let plain = about(|_| {});
     assert_eq!(plain["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!((&plain["model"], &plain["keys"], &plain["feedback"]), (&json!("candor-mini"), &json!(false), &json!(true)));
-    assert_eq!((&plain["retention_s"], &plain["queue"]), (&json!(604_800), &json!(true)));
-    assert!(plain["threshold"].as_f64().is_some_and(|threshold| 0.0 < threshold && threshold < 1.0), "{plain}");
-    let strict = about(|config| (config.keys, config.guard.threshold) = (vec![key()], Auto::Value(0.25)));
-    assert_eq!((&strict["keys"], &strict["threshold"]), (&json!(true), &json!(0.25)));
+    assert_eq!(
+        (&plain["model"], &plain["keys"], &plain["feedback"]),
+        (&json!("candor-mini"), &json!(false), &json!(true))
+    );
+    assert_eq!(
+        (&plain["retention_s"], &plain["queue"]),
+        (&json!(604_800), &json!(true))
+    );
+    assert!(
+        plain["threshold"]
+            .as_f64()
+            .is_some_and(|threshold| 0.0 < threshold && threshold < 1.0),
+        "{plain}"
+    );
+    let strict =
+        about(|config| (config.keys, config.guard.threshold) = (vec![key()], Auto::Value(0.25)));
+    assert_eq!(
+        (&strict["keys"], &strict["threshold"]),
+        (&json!(true), &json!(0.25))
+    );
     let off = about(|config| config.feedback.store = "off".to_owned());
-    assert_eq!((&off["feedback"], &off["retention_s"], &off["queue"]), (&json!(false), &json!(0), &json!(false)));
+    assert_eq!(
+        (&off["feedback"], &off["retention_s"], &off["queue"]),
+        (&json!(false), &json!(0), &json!(false))
+    );
 }
 
 #[test]
 fn offline() {
     let server = Process::serve(&[("CANDOR_LOG__LEVEL", "error")]);
-    page("try_page", "offline", server.at, &[&server.child.id().to_string()]);
+    page(
+        "try_page",
+        "offline",
+        server.at,
+        &[&server.child.id().to_string()],
+    );
 }
 
 #[test]
 fn the_page_is_whole_and_its_policy_strict() {
     let served = Served::new();
     let page = get(served.at, "/");
-    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (page.status, page.header("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
     let policy = page.header("content-security-policy").unwrap();
-    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     assert!(page.text().contains("Guide for annotators"));
-    let files = page.text().split('"').filter(|text| text.starts_with("ui/")).map(str::to_owned).collect::<Vec<_>>();
+    let files = page
+        .text()
+        .split('"')
+        .filter(|text| text.starts_with("ui/"))
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
     assert!(files.len() > 3, "{files:?}");
     for file in files {
         let reply = get(served.at, &format!("/{file}"));
-        assert_eq!((reply.status, reply.header("content-security-policy")), (200, Some(policy)), "{file}");
+        assert_eq!(
+            (reply.status, reply.header("content-security-policy")),
+            (200, Some(policy)),
+            "{file}"
+        );
     }
     for absent in ["/ui/mod.rs", "/ui/index.html", "/ui/../mod.rs", "/ui/"] {
         assert_eq!(get(served.at, absent).status, 404, "{absent}");

@@ -49,8 +49,14 @@ fn check(reply: &Reply, about: &str) {
     }
     let error = reply.error(reply.status);
     let message = error["message"].as_str().unwrap();
-    assert!(reply.body.len() < 2 * LONGEST && message.len() < LONGEST, "{about}: {} bytes", reply.body.len());
-    let word = message.split(|c: char| !c.is_ascii_alphanumeric()).find(|word| FORBIDDEN.contains(word));
+    assert!(
+        reply.body.len() < 2 * LONGEST && message.len() < LONGEST,
+        "{about}: {} bytes",
+        reply.body.len()
+    );
+    let word = message
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .find(|word| FORBIDDEN.contains(word));
     assert_eq!(word, None, "{about}: {message}");
 }
 
@@ -67,10 +73,19 @@ fn places(schema: &Value, document: &Value, at: &[Value], found: &mut Vec<Vec<Va
         return;
     }
     if let Some(reference) = schema["$ref"].as_str() {
-        return places(document.pointer(&reference[1..]).unwrap(), document, at, found);
+        return places(
+            document.pointer(&reference[1..]).unwrap(),
+            document,
+            at,
+            found,
+        );
     }
     for key in ["oneOf", "anyOf", "allOf"] {
-        schema[key].as_array().into_iter().flatten().for_each(|one| places(one, document, at, found));
+        schema[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .for_each(|one| places(one, document, at, found));
     }
     let mut within = |key: Value, schema: &Value| {
         let at = [at, &[key]].concat();
@@ -79,7 +94,11 @@ fn places(schema: &Value, document: &Value, at: &[Value], found: &mut Vec<Vec<Va
             found.push(at);
         }
     };
-    schema["properties"].as_object().into_iter().flatten().for_each(|(key, schema)| within(json!(key), schema));
+    schema["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .for_each(|(key, schema)| within(json!(key), schema));
     if schema["items"].is_object() {
         within(json!(0), &schema["items"]);
     }
@@ -87,7 +106,9 @@ fn places(schema: &Value, document: &Value, at: &[Value], found: &mut Vec<Vec<Va
 
 /// `body` with `value` in this place; what is not on the way there is made.
 fn with(body: &Value, place: &[Value], value: Value) -> Value {
-    let Some((first, rest)) = place.split_first() else { return value };
+    let Some((first, rest)) = place.split_first() else {
+        return value;
+    };
     match first.as_str() {
         Some(key) => {
             let mut object = body.as_object().cloned().unwrap_or_else(Map::new);
@@ -95,7 +116,11 @@ fn with(body: &Value, place: &[Value], value: Value) -> Value {
             Value::Object(object)
         }
         None => {
-            let mut list = body.as_array().cloned().filter(|list| !list.is_empty()).unwrap_or_else(|| vec![Value::Null]);
+            let mut list = body
+                .as_array()
+                .cloned()
+                .filter(|list| !list.is_empty())
+                .unwrap_or_else(|| vec![Value::Null]);
             list[0] = with(&list[0], rest, value);
             Value::Array(list)
         }
@@ -114,25 +139,46 @@ fn bodies(served: &Served) -> Vec<Body> {
         places(schema, &document, &[], &mut fields);
         let base = match path.as_str() {
             "/v1/chat/completions" => ask(1, "What is it?"),
-            "/v1/score" => and(json!({"model": "candor-mini", "response": "A dog."}), json!({"messages": ask(1, "")["messages"]})),
+            "/v1/score" => and(
+                json!({"model": "candor-mini", "response": "A dog."}),
+                json!({"messages": ask(1, "")["messages"]}),
+            ),
             "/v1/feedback" => {
-                json!({"image": ask(1, "")["messages"][0]["content"][1]["image_url"]["url"], "response": "A dog.", "label": "good"})
+                json!({"image": ask(1, "")["messages"][0]["content"][1]["image_url"]["url"],
+                    "response": "A dog.", "label": "good"})
             }
             "/admin/models/{id}/promote" => json!({}),
             _ => json!({"annotator": "ann"}),
         };
-        bodies.push(Body { path: path.replace("{id}", "x"), base, fields });
+        bodies.push(Body {
+            path: path.replace("{id}", "x"),
+            base,
+            fields,
+        });
     }
     assert!(bodies.len() >= 5 && bodies.iter().map(|body| body.fields.len()).sum::<usize>() > 150);
     bodies
 }
 
 fn administrated() -> Served {
-    Served::with(|config| config.admin.key_sha256 = Sha256::digest("sk-admin").iter().map(|byte| format!("{byte:02x}")).collect())
+    Served::with(|config| {
+        config.admin.key_sha256 = Sha256::digest("sk-admin")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    })
 }
 
 fn send(served: &Served, path: &str, body: &[u8]) -> Reply {
-    exchange(served.at, &request("POST", path, &[JSON, ("authorization", "Bearer sk-admin")], body))
+    exchange(
+        served.at,
+        &request(
+            "POST",
+            path,
+            &[JSON, ("authorization", "Bearer sk-admin")],
+            body,
+        ),
+    )
 }
 
 #[test]
@@ -159,11 +205,17 @@ fn wrong_types_in_every_field_are_called_by_the_apis_names() {
         for field in &fields {
             for value in &values {
                 let body = with(&base, field, value.clone());
-                check(&send(&served, &path, body.to_string().as_bytes()), &format!("{path} {field:?} {value}"));
+                check(
+                    &send(&served, &path, body.to_string().as_bytes()),
+                    &format!("{path} {field:?} {value}"),
+                );
             }
         }
         for value in &values {
-            check(&send(&served, &path, value.to_string().as_bytes()), &format!("{path} {value}"));
+            check(
+                &send(&served, &path, value.to_string().as_bytes()),
+                &format!("{path} {value}"),
+            );
         }
     }
     assert_eq!(served.chat(&ask(1, "")).status, 200);
@@ -208,20 +260,47 @@ fn what_is_long_is_quoted_in_short() {
     let huge = "A".repeat(15_000_000);
     for (path, body) in [
         ("/v1/chat/completions", json!({"model": huge})),
-        ("/v1/chat/completions", json!({"model": "candor-mini", "messages": huge})),
-        ("/v1/chat/completions", json!({"model": "candor-mini", "messages": [{"role": huge, "content": "x"}]})),
-        ("/v1/chat/completions", json!({"model": "candor-mini", "messages": [{"role": "user", "content": [{"type": huge}]}]})),
         (
             "/v1/chat/completions",
-            json!({"model": "candor-mini", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": huge}]}]}),
+            json!({"model": "candor-mini", "messages": huge}),
         ),
-        ("/v1/chat/completions", and(ask(1, ""), json!({"guard": {huge.as_str(): 1}}))),
-        ("/v1/chat/completions", and(ask(1, ""), json!({"guard": {"mode": huge}}))),
-        ("/v1/chat/completions", and(ask(1, ""), json!({"temperature": huge}))),
-        ("/v1/score", json!({"model": "candor-mini", "response": "A dog.", "image_url": huge})),
+        (
+            "/v1/chat/completions",
+            json!({"model": "candor-mini", "messages": [{"role": huge, "content": "x"}]}),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"model": "candor-mini",
+                "messages": [{"role": "user", "content": [{"type": huge}]}]}),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"model": "candor-mini",
+                "messages": [{"role": "user",
+                    "content": [{"type": "image_url", "image_url": huge}]}]}),
+        ),
+        (
+            "/v1/chat/completions",
+            and(ask(1, ""), json!({"guard": {huge.as_str(): 1}})),
+        ),
+        (
+            "/v1/chat/completions",
+            and(ask(1, ""), json!({"guard": {"mode": huge}})),
+        ),
+        (
+            "/v1/chat/completions",
+            and(ask(1, ""), json!({"temperature": huge})),
+        ),
+        (
+            "/v1/score",
+            json!({"model": "candor-mini", "response": "A dog.", "image_url": huge}),
+        ),
         ("/v1/score", json!({"model": "candor-mini", "author": huge})),
         ("/v1/feedback", json!({huge.as_str(): 1})),
-        ("/v1/feedback", json!({"completion_id": huge, "label": "good"})),
+        (
+            "/v1/feedback",
+            json!({"completion_id": huge, "label": "good"}),
+        ),
         ("/v1/feedback", json!({"label": huge})),
         ("/v1/queue/next", json!({"annotator": huge})),
     ] {
@@ -235,16 +314,38 @@ fn what_is_long_is_quoted_in_short() {
 #[test]
 fn numbers_that_json_allows_and_nobody_can_hold_are_no_bad_json() {
     let served = Served::new();
-    for (field, number) in [("seed", "9".repeat(400)), ("temperature", "1e999".to_owned()), ("n", "-1e999".to_owned())] {
+    for (field, number) in [
+        ("seed", "9".repeat(400)),
+        ("temperature", "1e999".to_owned()),
+        ("n", "-1e999".to_owned()),
+    ] {
         let body = format!(r#"{{"model": "candor-mini", "{field}": {number}}}"#);
         let error = send(&served, "/v1/chat/completions", body.as_bytes()).error(400);
-        assert_eq!((&error["param"], &error["code"]), (&json!(field), &json!("out_of_range")), "{error}");
+        assert_eq!(
+            (&error["param"], &error["code"]),
+            (&json!(field), &json!("out_of_range")),
+            "{error}"
+        );
     }
-    let error = served.chat(&and(ask(1, ""), json!({"guard": {"mode": 5}}))).error(400);
-    assert_eq!((&error["param"], &error["code"]), (&json!("guard.mode"), &json!("invalid_type")), "{error}");
-    let error = served.chat(&and(ask(1, ""), json!({"guard": {"threshold": 1e300}}))).error(400);
-    assert_eq!(error["message"], "'guard.threshold' is out of range; it must be between 0 and 1");
+    let error = served
+        .chat(&and(ask(1, ""), json!({"guard": {"mode": 5}})))
+        .error(400);
+    assert_eq!(
+        (&error["param"], &error["code"]),
+        (&json!("guard.mode"), &json!("invalid_type")),
+        "{error}"
+    );
+    let error = served
+        .chat(&and(ask(1, ""), json!({"guard": {"threshold": 1e300}})))
+        .error(400);
+    assert_eq!(
+        error["message"],
+        "'guard.threshold' is out of range; it must be between 0 and 1"
+    );
     let twice = br#"{"model": "candor-mini", "n": 1, "n": 2}"#;
     let error = send(&served, "/v1/chat/completions", twice).error(400);
-    assert_eq!((&error["param"], error["message"].as_str()), (&json!("n"), Some("'n' is given twice")));
+    assert_eq!(
+        (&error["param"], error["message"].as_str()),
+        (&json!("n"), Some("'n' is given twice"))
+    );
 }

@@ -1,4 +1,5 @@
-//! An image store with TLS on a loopback address: real certificates, and answers that no well-behaved server would give.
+//! An image store with TLS on a loopback address: real certificates, and answers that no
+//! well-behaved server would give.
 
 use std::{
     fs,
@@ -63,7 +64,8 @@ impl Store {
                 let (config, seen) = (Arc::clone(&config), Arc::clone(&shared));
                 thread::spawn(move || {
                     seen.connections.fetch_add(1, SeqCst);
-                    seen.most_open.fetch_max(seen.open.fetch_add(1, SeqCst) + 1, SeqCst);
+                    seen.most_open
+                        .fetch_max(seen.open.fetch_add(1, SeqCst) + 1, SeqCst);
                     // Clients that leave are what some tests are about.
                     let _ = serve(stream.unwrap(), config, &seen);
                     seen.open.fetch_sub(1, SeqCst);
@@ -132,14 +134,31 @@ fn certificates() -> (Arc<ServerConfig>, NamedTempFile) {
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_certificate = ca.self_signed(&ca_key).unwrap();
     let names = ["localhost", "127.0.0.1"].map(str::to_owned);
-    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let certificate = CertificateParams::new(names)
+        .unwrap()
+        .signed_by(&key, &Issuer::new(ca, ca_key))
+        .unwrap();
     let mut file = NamedTempFile::new().unwrap();
     let pem = BASE64_STANDARD.encode(ca_certificate.der());
-    write!(file, "-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n").unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions().unwrap();
+    write!(
+        file,
+        "-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n"
+    )
+    .unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    (Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap()), file)
+    (
+        Arc::new(
+            config
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .unwrap(),
+        ),
+        file,
+    )
 }
 
 fn answer(target: &str, to: &mut dyn Write) -> Result<()> {
@@ -152,13 +171,33 @@ fn answer(target: &str, to: &mut dyn Write) -> Result<()> {
         }
         "/hops" => match query.parse::<u32>().unwrap() {
             0 => reply(to, "200 OK", &[], &photo()),
-            n => reply(to, ["301 M", "302 F", "303 S", "307 T", "308 P"][n as usize % 5], &[("location", &format!("?{}", n - 1))], b""),
+            n => reply(
+                to,
+                ["301 M", "302 F", "303 S", "307 T", "308 P"][n as usize % 5],
+                &[("location", &format!("?{}", n - 1))],
+                b"",
+            ),
         },
         "/to" => reply(to, "302 Found", &[("location", query)], SECRET.as_bytes()),
         "/nowhere" => reply(to, "302 Found", &[], SECRET.as_bytes()),
-        "/status" => reply(to, query, &[("content-type", "image/jpeg")], SECRET.as_bytes()),
-        "/text" => reply(to, "200 OK", &[("content-type", "image/jpeg")], SECRET.as_bytes()),
-        "/packed" => reply(to, "200 OK", &[("content-encoding", "gzip")], b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0"),
+        "/status" => reply(
+            to,
+            query,
+            &[("content-type", "image/jpeg")],
+            SECRET.as_bytes(),
+        ),
+        "/text" => reply(
+            to,
+            "200 OK",
+            &[("content-type", "image/jpeg")],
+            SECRET.as_bytes(),
+        ),
+        "/packed" => reply(
+            to,
+            "200 OK",
+            &[("content-encoding", "gzip")],
+            b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0",
+        ),
         "/empty" => reply(to, "200 OK", &[], b""),
         _ => odd(path, to),
     }
@@ -174,7 +213,10 @@ fn odd(path: &str, to: &mut dyn Write) -> Result<()> {
     let whole = format!("content-length: {}\r\n", photo.len());
     match path {
         "/chunked" => {
-            ok(to, "transfer-encoding: chunked\r\ncontent-type: text/plain\r\n")?;
+            ok(
+                to,
+                "transfer-encoding: chunked\r\ncontent-type: text/plain\r\n",
+            )?;
             photo.chunks(10_000).try_for_each(|part| chunk(to, part))?;
             to.write_all(b"0\r\n\r\n")
         }
@@ -228,8 +270,14 @@ fn silence() -> Result<()> {
 
 /// A whole answer.
 fn reply(to: &mut dyn Write, status: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<()> {
-    write!(to, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len())?;
-    headers.iter().try_for_each(|(name, value)| write!(to, "{name}: {value}\r\n"))?;
+    write!(
+        to,
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\n",
+        body.len()
+    )?;
+    headers
+        .iter()
+        .try_for_each(|(name, value)| write!(to, "{name}: {value}\r\n"))?;
     to.write_all(b"\r\n")?;
     to.write_all(body)
 }

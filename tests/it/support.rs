@@ -1,4 +1,5 @@
-//! What several areas need: a small model with real networks and random weights, and a tokenizer of bytes.
+//! What several areas need: a small model with real networks and random weights, and a tokenizer of
+//! bytes.
 
 use std::sync::Arc;
 
@@ -22,24 +23,44 @@ pub(crate) const CONTEXT: usize = 64;
 /// The tokens that [`model`] knows: printable ASCII and the special ones.
 pub(crate) const VOCAB: usize = 99;
 
-/// A tokenizer whose tokens are the 256 bytes, printable ASCII first, then `<eos>`, `<pad>`, `<user>` and `<assistant>`, then the others.
+/// A tokenizer whose tokens are the 256 bytes, printable ASCII first, then `<eos>`, `<pad>`,
+/// `<user>` and `<assistant>`, then the others.
 pub(crate) fn byte_tokenizer() -> Arc<TextTokenizer> {
     let printable = |b: u32| matches!(b, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut stand_ins = 256..;
-    let letter = |b: u32| char::from_u32(if printable(b) { b } else { stand_ins.next().unwrap() }).unwrap().to_string();
+    let letter = |b: u32| {
+        char::from_u32(if printable(b) {
+            b
+        } else {
+            stand_ins.next().unwrap()
+        })
+        .unwrap()
+        .to_string()
+    };
     let letters: Vec<String> = (0..256).map(letter).collect();
     let special = ["<eos>", "<pad>", "<user>", "<assistant>"].map(String::from);
-    let names = letters[0x20..0x7F].iter().chain(&special).chain(&letters[..0x20]).chain(&letters[0x7F..]);
-    let vocab: serde_json::Map<_, _> = names.enumerate().map(|(id, name)| (name.clone(), id.into())).collect();
+    let names = letters[0x20..0x7F]
+        .iter()
+        .chain(&special)
+        .chain(&letters[..0x20])
+        .chain(&letters[0x7F..]);
+    let vocab: serde_json::Map<_, _> = names
+        .enumerate()
+        .map(|(id, name)| (name.clone(), id.into()))
+        .collect();
     let added = special.iter().map(|name| {
-        serde_json::json!({"id": vocab[name], "content": name, "single_word": false, "lstrip": false, "rstrip": false,
+        serde_json::json!({"id": vocab[name], "content": name, "single_word": false,
+            "lstrip": false, "rstrip": false,
                            "normalized": false, "special": true})
     });
     let json = serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "post_processor": null, "decoder": null,
         "added_tokens": added.collect::<Vec<_>>(),
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null,
                   "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
     });
     Arc::new(TextTokenizer::from_bytes(json.to_string().as_bytes(), "<eos>").unwrap())
@@ -52,18 +73,43 @@ pub(crate) fn reseed(map: &VarMap, seed: u64) {
     names.sort();
     let mut rng = SmallRng::seed_from_u64(seed);
     for name in names {
-        let (var, is_gain) = (&data[name], name.contains("norm") && name.ends_with("weight"));
-        let fan_in = if var.rank() > 1 { var.elem_count() / var.dim(0).unwrap() } else { 1 };
-        let spread = if name.contains("embed") { 1.0 } else { (3.0 / fan_in as f32).sqrt() };
-        let draw = |_| if is_gain { 1.0 } else { rng.random_range(-spread..spread) };
+        let (var, is_gain) = (
+            &data[name],
+            name.contains("norm") && name.ends_with("weight"),
+        );
+        let fan_in = if var.rank() > 1 {
+            var.elem_count() / var.dim(0).unwrap()
+        } else {
+            1
+        };
+        let spread = if name.contains("embed") {
+            1.0
+        } else {
+            (3.0 / fan_in as f32).sqrt()
+        };
+        let draw = |_| {
+            if is_gain {
+                1.0
+            } else {
+                rng.random_range(-spread..spread)
+            }
+        };
         let values: Vec<f32> = (0..var.elem_count()).map(draw).collect();
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
+            .unwrap();
     }
 }
 
-/// The real networks at the smallest sizes that keep their shape: EfficientNet-Lite, projector, two layers of LLaMA with grouped queries.
+/// The real networks at the smallest sizes that keep their shape: EfficientNet-Lite, projector, two
+/// layers of LLaMA with grouped queries.
 pub(crate) fn model(seed: u64) -> Arc<dyn Vlm> {
-    let stage = |stride, expand, channels| Stage { blocks: 1, kernel: 3, stride, expand, channels };
+    let stage = |stride, expand, channels| Stage {
+        blocks: 1,
+        kernel: 3,
+        stride,
+        expand,
+        channels,
+    };
     let config = LlavaConfig {
         vision: EfficientNetLiteConfig {
             image_size: 32,
@@ -73,7 +119,11 @@ pub(crate) fn model(seed: u64) -> Arc<dyn Vlm> {
             ..EfficientNetLiteConfig::default()
         },
         language: PrefixDecoderConfig {
-            connector: MlpConfig { in_features: 16, width: 32, tokens: 16 },
+            connector: MlpConfig {
+                in_features: 16,
+                width: 32,
+                tokens: 16,
+            },
             decoder: LlamaConfig {
                 vocab_size: VOCAB,
                 hidden_size: 32,
@@ -89,7 +139,13 @@ pub(crate) fn model(seed: u64) -> Arc<dyn Vlm> {
         },
     };
     let map = VarMap::new();
-    let load = || Llava::load(&config, VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu)).unwrap();
+    let load = || {
+        Llava::load(
+            &config,
+            VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu),
+        )
+        .unwrap()
+    };
     drop(load());
     reseed(&map, seed);
     // Once more: some networks keep their weights in another layout.
@@ -103,12 +159,17 @@ impl Linear {
     pub(crate) fn new(features: usize, seed: u64) -> Arc<Self> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let weights: Vec<f32> = (0..features).map(|_| rng.random_range(-0.5..0.5)).collect();
-        Arc::new(Self(Tensor::from_vec(weights, (features, 1), &Device::Cpu).unwrap()))
+        Arc::new(Self(
+            Tensor::from_vec(weights, (features, 1), &Device::Cpu).unwrap(),
+        ))
     }
 
     pub(crate) fn rewards(&self, hidden: &Tensor) -> Result<Vec<f32>> {
         let logits = hidden.matmul(&self.0)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(logits.into_iter().map(|l| 1.0 / (1.0 + (-l).exp())).collect())
+        Ok(logits
+            .into_iter()
+            .map(|l| 1.0 / (1.0 + (-l).exp()))
+            .collect())
     }
 }
 
@@ -121,7 +182,13 @@ impl TokenReward for Linear {
         Ok(None)
     }
 
-    fn score(&self, _: &[Row<'_>], hidden: &Tensor, _: &[f32], _: Option<&mut KvCache>) -> Result<Vec<f32>> {
+    fn score(
+        &self,
+        _: &[Row<'_>],
+        hidden: &Tensor,
+        _: &[f32],
+        _: Option<&mut KvCache>,
+    ) -> Result<Vec<f32>> {
         self.rewards(hidden)
     }
 }
@@ -129,6 +196,8 @@ impl TokenReward for Linear {
 /// Random pixels for [`model`], `(3, 32, 32)`.
 pub(crate) fn pixels(seed: u64) -> Tensor {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let values: Vec<f32> = (0..3 * 32 * 32).map(|_| rng.random_range(-2.0..2.0)).collect();
+    let values: Vec<f32> = (0..3 * 32 * 32)
+        .map(|_| rng.random_range(-2.0..2.0))
+        .collect();
     Tensor::from_vec(values, (3, 32, 32), &Device::Cpu).unwrap()
 }

@@ -16,14 +16,26 @@ pub(crate) fn small_dataset(dir: &Path, train: usize, dev: usize) -> bool {
         return false;
     };
     let names = |file: &str, n: usize| -> Vec<String> {
-        fs::read_to_string(source.join(file)).unwrap().lines().take(n).map(str::to_owned).collect()
+        fs::read_to_string(source.join(file))
+            .unwrap()
+            .lines()
+            .take(n)
+            .map(str::to_owned)
+            .collect()
     };
     let (train, dev) = (names("train.txt", train), names("dev.txt", dev));
     fs::create_dir_all(dir.join("images")).unwrap();
     for name in train.iter().chain(&dev) {
-        fs::copy(source.join("images").join(name), dir.join("images").join(name)).unwrap();
+        fs::copy(
+            source.join("images").join(name),
+            dir.join("images").join(name),
+        )
+        .unwrap();
     }
-    let kept: Vec<&str> = captions.lines().filter(|l| train.iter().chain(&dev).any(|n| l.starts_with(n.as_str()))).collect();
+    let kept: Vec<&str> = captions
+        .lines()
+        .filter(|l| train.iter().chain(&dev).any(|n| l.starts_with(n.as_str())))
+        .collect();
     fs::write(dir.join("captions.tsv"), kept.join("\n") + "\n").unwrap();
     fs::write(dir.join("train.txt"), train.join("\n") + "\n").unwrap();
     fs::write(dir.join("dev.txt"), dev.join("\n") + "\n").unwrap();
@@ -33,10 +45,14 @@ pub(crate) fn small_dataset(dir: &Path, train: usize, dev: usize) -> bool {
 pub(crate) fn config(dir: &Path) -> PathBuf {
     let vision = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini/model.safetensors");
     let text = format!(
-        "data = {:?}\nvision = {vision:?}\nmid_tap = true\nvocab_size = 400\nhidden_size = 32\nintermediate_size = 64\nlayers = 2\n\
-         heads = 2\nkv_heads = 1\ncontext_len = 160\nepochs = 10\nbatch_images = 6\nquestions_per_image = 2\nquestions_from_epoch = 1\n\
-         dropout = 0.1\nlabel_smoothing = 0.05\nviews = 4\nseed = 3\ncheckpoint_every = 4\neval_every = 8\nworkers = 2\n\
-         [optim]\nlearning_rate = 1e-3\nwarmup_steps = 4\nfinal_share = 0.1\nweight_decay = 0.05\nbeta1 = 0.9\nbeta2 = 0.98\n\
+        "data = {:?}\nvision = {vision:?}\nmid_tap = true\nvocab_size = 400\nhidden_size = \
+         32\nintermediate_size = 64\nlayers = 2\n\
+         heads = 2\nkv_heads = 1\ncontext_len = 160\nepochs = 10\nbatch_images = \
+         6\nquestions_per_image = 2\nquestions_from_epoch = 1\n\
+         dropout = 0.1\nlabel_smoothing = 0.05\nviews = 4\nseed = 3\ncheckpoint_every = \
+         4\neval_every = 8\nworkers = 2\n\
+         [optim]\nlearning_rate = 1e-3\nwarmup_steps = 4\nfinal_share = 0.1\nweight_decay = \
+         0.05\nbeta1 = 0.9\nbeta2 = 0.98\n\
          clip_norm = 1.0\nema_decay = 0.9\n",
         dir.join("data")
     );
@@ -51,7 +67,12 @@ fn start(config: &Path, out: &Path, resume: bool) -> Child {
 
 pub(crate) fn train(what: &str, config: &Path, out: &Path, resume: bool) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
-    command.args(["train", what, "--config"]).arg(config).arg("--out").arg(out).stderr(Stdio::inherit());
+    command
+        .args(["train", what, "--config"])
+        .arg(config)
+        .arg("--out")
+        .arg(out)
+        .stderr(Stdio::inherit());
     if resume {
         command.arg("--resume");
     }
@@ -59,7 +80,11 @@ pub(crate) fn train(what: &str, config: &Path, out: &Path, resume: bool) -> Chil
 }
 
 fn losses(run: &Path) -> Vec<String> {
-    fs::read_to_string(run.join("loss.jsonl")).unwrap_or_default().lines().map(str::to_owned).collect()
+    fs::read_to_string(run.join("loss.jsonl"))
+        .unwrap_or_default()
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -68,7 +93,11 @@ fn a_killed_training_goes_on_as_if_nothing_had_been() {
     if !small_dataset(&dir.path().join("data"), 12, 4) {
         return;
     }
-    let (config, whole, broken) = (config(dir.path()), dir.path().join("whole"), dir.path().join("broken"));
+    let (config, whole, broken) = (
+        config(dir.path()),
+        dir.path().join("whole"),
+        dir.path().join("broken"),
+    );
     assert!(start(&config, &whole, false).wait().unwrap().success());
     let want = losses(&whole);
     assert_eq!(want.len(), 20 + 3, "20 steps and three evaluations");
@@ -81,12 +110,19 @@ fn a_killed_training_goes_on_as_if_nothing_had_been() {
     // SIGKILL: nothing is flushed, nothing is said.
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(!start(&config, &broken, false).wait().unwrap().success(), "a run must not be overwritten without --resume");
+    assert!(
+        !start(&config, &broken, false).wait().unwrap().success(),
+        "a run must not be overwritten without --resume"
+    );
     assert!(start(&config, &broken, true).wait().unwrap().success());
     assert_eq!(losses(&broken), want);
     let weights = |run: &Path| fs::read(run.join("policy.safetensors")).unwrap();
     assert!(weights(&whole) == weights(&broken), "the weights differ");
-    assert!(fs::read_to_string(whole.join("loss.svg")).unwrap().contains("<svg"));
+    assert!(
+        fs::read_to_string(whole.join("loss.svg"))
+            .unwrap()
+            .contains("<svg")
+    );
 }
 
 #[test]
@@ -108,20 +144,49 @@ fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() 
     .unwrap();
     assert!(start(&sft, &run, false).wait().unwrap().success());
     let (file, out) = (dir.path().join("reward.toml"), dir.path().join("reward"));
-    fs::write(&file, reward_config(&dir.path().join("data"), &run.join("bundle"), dir.path())).unwrap();
-    assert!(train("reward", &file, &out, false).wait().unwrap().success());
-    let read = |name: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap() };
+    fs::write(
+        &file,
+        reward_config(&dir.path().join("data"), &run.join("bundle"), dir.path()),
+    )
+    .unwrap();
+    assert!(
+        train("reward", &file, &out, false)
+            .wait()
+            .unwrap()
+            .success()
+    );
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap()
+    };
     let report = read("report.json");
-    let table = &report["sections"]["Scorers"]["tables"]["Every token of true and perturbed captions"]["rows"];
-    for scorer in ["probe", "detached", "similarity", "log-probability", "entropy"] {
+    let table = &report["sections"]["Scorers"]["tables"]["Every token of true and perturbed \
+        captions"]["rows"];
+    for scorer in [
+        "probe",
+        "detached",
+        "similarity",
+        "log-probability",
+        "entropy",
+    ] {
         let auroc = table[scorer]["AUROC"]["value"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&auroc), "{table:#}");
     }
     let sample = fs::read_to_string(out.join("samples.html")).unwrap();
-    assert!(sample.contains("true captions") && sample.contains("hallucinated"), "the sample page shows labelled captions");
+    assert!(
+        sample.contains("true captions") && sample.contains("hallucinated"),
+        "the sample page shows labelled captions"
+    );
     for (_, calibration) in read("bundle/calibration.json").as_object().unwrap() {
-        let rates: Vec<f64> = calibration["thresholds"].as_array().unwrap().iter().map(|t| t["fpr"].as_f64().unwrap()).collect();
-        assert!([0.01, 0.05, 0.10].iter().all(|rate| rates.contains(rate)), "{calibration}");
+        let rates: Vec<f64> = calibration["thresholds"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["fpr"].as_f64().unwrap())
+            .collect();
+        assert!(
+            [0.01, 0.05, 0.10].iter().all(|rate| rates.contains(rate)),
+            "{calibration}"
+        );
     }
     // Asked to go on, a finished run says the same again: only the clock differs.
     assert!(train("reward", &file, &out, true).wait().unwrap().success());
@@ -134,26 +199,38 @@ fn scorers_are_trained_calibrated_and_served_from_the_bundle_that_they_end_in() 
         .arg(photo)
         .output()
         .unwrap();
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(
+        said.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
     let answer: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
-    assert!(answer["choices"][0]["guard"]["score"].is_number(), "{answer}");
+    assert!(
+        answer["choices"][0]["guard"]["score"].is_number(),
+        "{answer}"
+    );
 }
 
 pub(crate) fn reward_config(data: &Path, policy: &Path, dir: &Path) -> String {
-    let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
+    let optim = "learning_rate = 1e-3\nwarmup_steps = 2\nfinal_share = 0.1\nweight_decay = \
+                 0.01\nbeta1 = 0.9\nbeta2 = 0.98\nclip_norm = 1.0\nema_decay = 0.9\n";
     let probe = |name: &str, hidden: usize, similarity: bool| {
         format!(
-            "[scorers.{name}]\nkind = \"probe\"\nlayers = 2\nhidden = {hidden}\nsimilarity = {similarity}\nseed = 1\n[scorers.{name}.optim]\n{optim}"
+            "[scorers.{name}]\nkind = \"probe\"\nlayers = 2\nhidden = {hidden}\nsimilarity = \
+             {similarity}\nseed = 1\n[scorers.{name}.optim]\n{optim}"
         )
     };
     let detached = |name: &str, language: f64, shuffled: bool| {
         format!(
-            "[scorers.{name}]\nkind = \"detached\"\nlanguage_weight = {language:?}\nshuffled = {shuffled}\ndropout = 0.1\nseed = 1\n[scorers.{name}.optim]\n{optim}"
+            "[scorers.{name}]\nkind = \"detached\"\nlanguage_weight = {language:?}\nshuffled = \
+             {shuffled}\ndropout = 0.1\nseed = 1\n[scorers.{name}.optim]\n{optim}"
         )
     };
     format!(
-        "data = {data:?}\npolicy = {policy:?}\nfeatures = {:?}\nepochs = 2\nbatch_images = 6\nseed = 5\ncheckpoint_every = 4\nworkers = 2\n\
-         [examples]\ntrue_captions = 1\nperturbed_captions = 2\nown_captions = 1\nforeign_captions = 1\nanswers = 2\nown_answers = 2\n\
+        "data = {data:?}\npolicy = {policy:?}\nfeatures = {:?}\nepochs = 2\nbatch_images = 6\nseed \
+         = 5\ncheckpoint_every = 4\nworkers = 2\n\
+         [examples]\ntrue_captions = 1\nperturbed_captions = 2\nown_captions = 1\nforeign_captions \
+         = 1\nanswers = 2\nown_answers = 2\n\
          temperature = 1.0\nrest_weight = 0.3\n{}{}{}{}{}",
         dir.join("features"),
         probe("probe", 16, false),
@@ -166,7 +243,10 @@ pub(crate) fn reward_config(data: &Path, policy: &Path, dir: &Path) -> String {
 
 /// The report without what a clock measured.
 fn without_times(mut report: serde_json::Value) -> serde_json::Value {
-    report["sections"]["Scorers"]["tables"].as_object_mut().unwrap().remove("Cost");
+    report["sections"]["Scorers"]["tables"]
+        .as_object_mut()
+        .unwrap()
+        .remove("Cost");
     report
 }
 
@@ -174,7 +254,13 @@ fn without_times(mut report: serde_json::Value) -> serde_json::Value {
 fn evaluates_bundle_and_run(dir: &Path, run: &Path) {
     let json = dir.join("eval.json");
     let output = Command::new(env!("CARGO_BIN_EXE_candor"))
-        .args(["eval", "reward", "--scorers", "log-probability,detached,language,detached+language", "--data"])
+        .args([
+            "eval",
+            "reward",
+            "--scorers",
+            "log-probability,detached,language,detached+language",
+            "--data",
+        ])
         .arg(dir.join("data"))
         .arg("--features")
         .arg(dir.join("features"))
@@ -186,11 +272,22 @@ fn evaluates_bundle_and_run(dir: &Path, run: &Path) {
         .arg(&json)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let report: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let rows = &report["sections"]["Scorers"]["tables"]["Cost"]["rows"];
-    let bytes = |name: &str| rows[name]["bytes"]["value"].as_f64().unwrap_or_else(|| panic!("{name}: {rows:#}"));
-    assert_eq!(bytes("detached+language"), bytes("detached") + bytes("language"));
+    let bytes = |name: &str| {
+        rows[name]["bytes"]["value"]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{name}: {rows:#}"))
+    };
+    assert_eq!(
+        bytes("detached+language"),
+        bytes("detached") + bytes("language")
+    );
     assert_eq!(bytes("other image"), bytes("detached"));
 }
 
@@ -198,7 +295,13 @@ fn evaluates_bundle_and_run(dir: &Path, run: &Path) {
 fn a_mistake_in_the_configuration_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = config(dir.path());
-    fs::write(&file, fs::read_to_string(&file).unwrap().replace("vocab_size", "vocabulary")).unwrap();
+    fs::write(
+        &file,
+        fs::read_to_string(&file)
+            .unwrap()
+            .replace("vocab_size", "vocabulary"),
+    )
+    .unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_candor"))
         .args(["train", "sft", "--config"])
         .arg(&file)
@@ -208,7 +311,10 @@ fn a_mistake_in_the_configuration_is_named() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("vocabulary") && said.contains("sft.toml"), "{said}");
+    assert!(
+        said.contains("vocabulary") && said.contains("sft.toml"),
+        "{said}"
+    );
 }
 
 /// The first `n` photographs' questions of an origin, with its photographs in place.
@@ -216,12 +322,20 @@ fn some_questions(origin: &Path, to: &Path, n: usize) {
     fs::create_dir_all(to).unwrap();
     std::os::unix::fs::symlink(origin.join("images"), to.join("images")).unwrap();
     let questions = fs::read_to_string(origin.join("questions.jsonl")).unwrap();
-    let image = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["image"].as_str().unwrap().to_owned();
+    let image = |line: &str| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["image"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     let mut images: Vec<String> = questions.lines().map(image).collect();
     images.sort();
     images.dedup();
     images.truncate(n);
-    let kept: Vec<&str> = questions.lines().filter(|line| images.contains(&image(line))).collect();
+    let kept: Vec<&str> = questions
+        .lines()
+        .filter(|line| images.contains(&image(line)))
+        .collect();
     fs::write(to.join("questions.jsonl"), kept.join("\n") + "\n").unwrap();
 }
 
@@ -231,9 +345,17 @@ fn all_origins(data: &Path) -> bool {
     if !small_dataset(&data.join("flickr8k"), 40, 60) {
         return false;
     }
-    std::os::unix::fs::symlink(fs::canonicalize(shared.join("coco-mini")).unwrap(), data.join("coco-mini")).unwrap();
+    std::os::unix::fs::symlink(
+        fs::canonicalize(shared.join("coco-mini")).unwrap(),
+        data.join("coco-mini"),
+    )
+    .unwrap();
     for origin in ["daquar", "vqa-rad"] {
-        some_questions(&fs::canonicalize(shared.join(origin)).unwrap(), &data.join(origin), 30);
+        some_questions(
+            &fs::canonicalize(shared.join(origin)).unwrap(),
+            &data.join(origin),
+            30,
+        );
     }
     true
 }
@@ -247,7 +369,10 @@ fn a_scorer_goes_on_from_a_bundle_with_wrong_people_on_every_origin() {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let bundle = root.join("models/candor-mini");
-    let mut recipe: toml::Table = fs::read_to_string(root.join("config/reward.toml")).unwrap().parse().unwrap();
+    let mut recipe: toml::Table = fs::read_to_string(root.join("config/reward.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
     recipe["data"] = data.join("flickr8k").to_str().unwrap().into();
     recipe["origins"]["data"] = data.to_str().unwrap().into();
     recipe["policy"] = bundle.to_str().unwrap().into();
@@ -258,33 +383,72 @@ fn a_scorer_goes_on_from_a_bundle_with_wrong_people_on_every_origin() {
     recipe["examples"]["own_answers"] = 1.into();
     let (file, out) = (dir.path().join("reward.toml"), dir.path().join("out"));
     fs::write(&file, recipe.to_string()).unwrap();
-    assert!(train("reward", &file, &out, false).wait().unwrap().success());
+    assert!(
+        train("reward", &file, &out, false)
+            .wait()
+            .unwrap()
+            .success()
+    );
 
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
-    let words = &report["sections"]["What the scorers learned from"]["tables"]["Negatives by class of word"]["rows"];
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    let words = &report["sections"]["What the scorers learned from"]["tables"]["Negatives by class \
+        of word"]["rows"];
     for origin in ["flickr8k", "coco-mini", "daquar", "vqa-rad"] {
         let wrong = words[format!("person, {origin}")]["wrong"]["value"].as_f64();
-        assert!(wrong.is_some_and(|wrong| wrong > 0.0), "{origin}: {words:#}");
+        assert!(
+            wrong.is_some_and(|wrong| wrong > 0.0),
+            "{origin}: {words:#}"
+        );
     }
-    assert_eq!(words["person, vqa-rad"]["right"]["value"].as_f64(), Some(0.0), "nobody is on a radiograph");
-    let (_, closely) = report["sections"].as_object().unwrap().iter().find(|(title, _)| title.ends_with(" closely")).unwrap();
+    assert_eq!(
+        words["person, vqa-rad"]["right"]["value"].as_f64(),
+        Some(0.0),
+        "nobody is on a radiograph"
+    );
+    let (_, closely) = report["sections"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .find(|(title, _)| title.ends_with(" closely"))
+        .unwrap();
     let people = &closely["tables"]["By class of word"]["rows"]["person"]["bad"]["value"];
     assert!(people.as_f64().is_some_and(|bad| bad > 0.0), "{closely:#}");
 
-    let weights = |dir: &Path| candle_core::safetensors::load(dir.join("reward.safetensors"), &candle_core::Device::Cpu).unwrap();
+    let weights = |dir: &Path| {
+        candle_core::safetensors::load(dir.join("reward.safetensors"), &candle_core::Device::Cpu)
+            .unwrap()
+    };
     let (before, after) = (weights(&bundle), weights(&out.join("bundle")));
-    let numbers =
-        |tensor: &candle_core::Tensor| tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let changed = |scorer: &str| before.iter().any(|(name, tensor)| name.starts_with(scorer) && numbers(tensor) != numbers(&after[name]));
+    let numbers = |tensor: &candle_core::Tensor| {
+        tensor
+            .to_dtype(candle_core::DType::F32)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+    };
+    let changed = |scorer: &str| {
+        before.iter().any(|(name, tensor)| {
+            name.starts_with(scorer) && numbers(tensor) != numbers(&after[name])
+        })
+    };
     assert_eq!(before.len(), after.len());
-    assert!(changed("detached.") && !changed("probe."), "the probe stays, and the detached scorer goes on");
+    assert!(
+        changed("detached.") && !changed("probe."),
+        "the probe stays, and the detached scorer goes on"
+    );
 }
 
 /// `candor eval reward` measures what a bundle with evidence serves beside its scorer alone.
 fn evaluates_finished_rewards(dir: &Path, evidence: &Path) {
     let (bundle, json) = (dir.join("bundle"), dir.join("rewards.json"));
     fs::create_dir_all(&bundle).unwrap();
-    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini")).unwrap().flatten() {
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/candor-mini"))
+        .unwrap()
+        .flatten()
+    {
         if file.path().is_file() {
             fs::copy(file.path(), bundle.join(file.file_name())).unwrap();
         }
@@ -303,14 +467,37 @@ fn evaluates_finished_rewards(dir: &Path, evidence: &Path) {
         .arg(&json)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let report: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
-    let table = &report["sections"]["Scorers"]["tables"]["Things named in the policy's own captions"]["rows"];
-    let figures = |name: &str| table[name].as_object().unwrap_or_else(|| panic!("{name}: {table:#}")).clone();
-    assert_ne!(figures("detached")["ECE"], figures("detached, with evidence")["ECE"], "{table:#}");
-    let closely = &report["sections"]["detached, with evidence closely"]["tables"]["By class of word"]["rows"];
-    assert!(closely["person"]["bad"]["value"].as_f64().is_some_and(|bad| bad > 0.0), "{closely:#}");
-    assert!(report.to_string().contains("as served"), "the report says which rewards it looks at");
+    let table = &report["sections"]["Scorers"]["tables"]["Things named in the policy's own \
+        captions"]["rows"];
+    let figures = |name: &str| {
+        table[name]
+            .as_object()
+            .unwrap_or_else(|| panic!("{name}: {table:#}"))
+            .clone()
+    };
+    assert_ne!(
+        figures("detached")["ECE"],
+        figures("detached, with evidence")["ECE"],
+        "{table:#}"
+    );
+    let closely = &report["sections"]["detached, with evidence closely"]["tables"];
+    let closely = &closely["By class of word"]["rows"];
+    assert!(
+        closely["person"]["bad"]["value"]
+            .as_f64()
+            .is_some_and(|bad| bad > 0.0),
+        "{closely:#}"
+    );
+    assert!(
+        report.to_string().contains("as served"),
+        "the report says which rewards it looks at"
+    );
 }
 
 #[test]
@@ -339,55 +526,145 @@ fn evidence_is_trained_on_all_origins_and_a_lost_network_is_trained_again_alike(
     recipe["scope"]["photographs"] = 10.into();
     let (file, out) = (dir.path().join("evidence.toml"), dir.path().join("out"));
     fs::write(&file, recipe.to_string()).unwrap();
-    assert!(train("evidence", &file, &out, false).wait().unwrap().success());
+    assert!(
+        train("evidence", &file, &out, false)
+            .wait()
+            .unwrap()
+            .success()
+    );
 
-    let evidence = candor::reward::evidence::Evidence::load(&out).unwrap().unwrap();
+    let evidence = candor::reward::evidence::Evidence::load(&out)
+        .unwrap()
+        .unwrap();
     let config = evidence.config();
-    assert!(config.concepts.len() > 80 && config.concepts.contains(&"person.n".to_owned()), "{:?}", config.concepts);
-    let own: Vec<&str> = config.calibration.own.features.iter().map(String::as_str).collect();
+    assert!(
+        config.concepts.len() > 80 && config.concepts.contains(&"person.n".to_owned()),
+        "{:?}",
+        config.concepts
+    );
+    let own: Vec<&str> = config
+        .calibration
+        .own
+        .features
+        .iter()
+        .map(String::as_str)
+        .collect();
     assert_eq!(own, candor::reward::evidence::MentionFeatures::NAMES);
-    assert!(!config.calibration.others.features.contains(&"log_probability".to_owned()));
-    assert!(config.calibration.others.features.contains(&"match".to_owned()));
+    assert!(
+        !config
+            .calibration
+            .others
+            .features
+            .contains(&"log_probability".to_owned())
+    );
+    assert!(
+        config
+            .calibration
+            .others
+            .features
+            .contains(&"match".to_owned())
+    );
     let words = &config.matching.as_ref().unwrap().words;
-    assert!(words.contains(&"run".to_owned()) && !words.contains(&"running".to_owned()), "{words:?}");
+    assert!(
+        words.contains(&"run".to_owned()) && !words.contains(&"running".to_owned()),
+        "{words:?}"
+    );
     let other_words = config.calibration.other_words.as_ref().unwrap();
-    assert!(other_words.features.contains(&"is_action".to_owned()), "{:?}", other_words.features);
+    assert!(
+        other_words.features.contains(&"is_action".to_owned()),
+        "{:?}",
+        other_words.features
+    );
     let answers = config.calibration.answers.as_ref().unwrap();
-    assert!(answers.features.iter().any(|name| name.contains('>')) && answers.features.contains(&"asked_evidence_claimed".to_owned()));
-    assert!(config.scope.is_some_and(|scope| (-1.0..1.0).contains(&scope.abstain_below)), "{:?}", config.scope);
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    assert!(
+        answers.features.iter().any(|name| name.contains('>'))
+            && answers
+                .features
+                .contains(&"asked_evidence_claimed".to_owned())
+    );
+    assert!(
+        config
+            .scope
+            .is_some_and(|scope| (-1.0..1.0).contains(&scope.abstain_below)),
+        "{:?}",
+        config.scope
+    );
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     let labels = &report["sections"]["Labels"]["tables"]["Labels by class of word"]["rows"];
     for origin in ["flickr8k", "coco-mini", "daquar", "vqa-rad"] {
         for class in ["person", "animal", "other thing"] {
             let absent = labels[format!("{class}, {origin}")]["absent"]["value"].as_f64();
-            assert!(absent.is_some_and(|absent| absent > 0.0), "{class}, {origin}: {labels:#}");
+            assert!(
+                absent.is_some_and(|absent| absent > 0.0),
+                "{class}, {origin}: {labels:#}"
+            );
         }
     }
-    let crops = &report["sections"]["Labels"]["tables"]["Labels of crops by class of word"]["rows"]["person, coco-mini"];
-    assert!(["shown", "absent"].iter().all(|count| crops[count]["value"].as_f64().is_some_and(|count| count > 20.0)), "{crops:#}");
-    let figures = &report["sections"]["The policy's own captions"]["tables"]["Things"]["rows"]["coco-mini"];
-    let auroc = figures["AUROC"]["value"].as_f64().unwrap_or_else(|| panic!("{figures:#}"));
+    let crops = &report["sections"]["Labels"]["tables"]["Labels of crops by class of word"]["rows"]
+        ["person, coco-mini"];
+    assert!(
+        ["shown", "absent"].iter().all(|count| crops[count]["value"]
+            .as_f64()
+            .is_some_and(|count| count > 20.0)),
+        "{crops:#}"
+    );
+    let figures =
+        &report["sections"]["The policy's own captions"]["tables"]["Things"]["rows"]["coco-mini"];
+    let auroc = figures["AUROC"]["value"]
+        .as_f64()
+        .unwrap_or_else(|| panic!("{figures:#}"));
     assert!((0.0..=1.0).contains(&auroc), "{auroc}");
-    let figures = &report["sections"]["Texts by others"]["tables"]["People's captions, half of them another photograph's"]["rows"];
+    let figures = &report["sections"]["Texts by others"]["tables"]["People's captions, half of \
+        them another photograph's"]["rows"];
     for origin in ["flickr8k", "coco-mini"] {
-        for column in ["AUROC", "right flagged", "wrong flagged", "wrong sentence is lowest"] {
+        for column in [
+            "AUROC",
+            "right flagged",
+            "wrong flagged",
+            "wrong sentence is lowest",
+        ] {
             let share = figures[origin][column]["value"].as_f64();
-            assert!(share.is_some_and(|share| (0.0..=1.0).contains(&share)), "{origin}, {column}: {figures:#}");
+            assert!(
+                share.is_some_and(|share| (0.0..=1.0).contains(&share)),
+                "{origin}, {column}: {figures:#}"
+            );
         }
     }
     evaluates_finished_rewards(dir.path(), &out);
 
-    let by_kind = &report["sections"]["Short answers"]["tables"]["Answers by kind of question"]["rows"];
-    assert_eq!(by_kind["vqa-rad"]["right"]["value"].as_f64(), Some(0.0), "{by_kind:#}");
-    assert!(by_kind["coco-mini: presence"]["coverage"]["value"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{by_kind:#}");
+    let by_kind =
+        &report["sections"]["Short answers"]["tables"]["Answers by kind of question"]["rows"];
+    assert_eq!(
+        by_kind["vqa-rad"]["right"]["value"].as_f64(),
+        Some(0.0),
+        "{by_kind:#}"
+    );
+    assert!(
+        by_kind["coco-mini: presence"]["coverage"]["value"]
+            .as_f64()
+            .is_some_and(|share| (0.0..=1.0).contains(&share)),
+        "{by_kind:#}"
+    );
 
-    let files = ["evidence.safetensors", "evidence.json", "report.json"].map(|name| (name, fs::read(out.join(name)).unwrap()));
+    let files = ["evidence.safetensors", "evidence.json", "report.json"]
+        .map(|name| (name, fs::read(out.join(name)).unwrap()));
     for lost in ["part-3", "shipped", "match-1-part-2", "match-2-shipped"] {
         fs::remove_file(out.join(format!("{lost}.safetensors"))).unwrap();
     }
-    files.iter().for_each(|(name, _)| fs::remove_file(out.join(name)).unwrap());
-    assert!(train("evidence", &file, &out, true).wait().unwrap().success());
+    files
+        .iter()
+        .for_each(|(name, _)| fs::remove_file(out.join(name)).unwrap());
+    assert!(
+        train("evidence", &file, &out, true)
+            .wait()
+            .unwrap()
+            .success()
+    );
     for (name, bytes) in &files {
-        assert!(&fs::read(out.join(name)).unwrap() == bytes, "{name} differs");
+        assert!(
+            &fs::read(out.join(name)).unwrap() == bytes,
+            "{name} differs"
+        );
     }
 }

@@ -26,7 +26,8 @@ const AT_ONCE: usize = 16;
 /// Memory for encoded images.
 const IMAGE_BYTES: u64 = 512 << 20;
 
-/// A model, ready to be asked. Without being told otherwise there is no guard: what is measured is what the model says.
+/// A model, ready to be asked. Without being told otherwise there is no guard: what is measured is
+/// what the model says.
 pub(super) struct Answering {
     config: Config,
     bundle: Bundle,
@@ -41,9 +42,11 @@ pub(super) struct Answered {
     pub(super) extra_tokens: u64,
     /// The guard's verdict.
     pub(super) verdict: String,
-    /// How likely the whole is right, where that is calibrated; else its score, where it was scored.
+    /// How likely the whole is right, where that is calibrated; else its score, where it was
+    /// scored.
     pub(super) score: Option<f64>,
-    /// How familiar the photograph is, where the guard says: 1 is as familiar as those it was made with.
+    /// How familiar the photograph is, where the guard says: 1 is as familiar as those it was made
+    /// with.
     pub(super) familiarity: Option<f64>,
     /// What is flagged, and each word's score where log-probabilities were asked for.
     pub(super) marks: GuardMarks,
@@ -59,20 +62,29 @@ impl Answered {
 
     /// An answer that was read, not written here.
     pub(super) fn of_text(text: String) -> Self {
-        Self { text, ..Self::default() }
+        Self {
+            text,
+            ..Self::default()
+        }
     }
 
     /// A text, `all` tokens of which were decoded, with the guard's report and its tokens.
     fn new(text: &str, all: u64, guard: &Value, tokens: &Value) -> Self {
         let extra_tokens = guard["extra_tokens"].as_u64().unwrap_or(0);
         // Those of candidates that were not given are in both.
-        let others: u64 = if guard["candidates"].is_null() { 0 } else { extra_tokens };
+        let others: u64 = if guard["candidates"].is_null() {
+            0
+        } else {
+            extra_tokens
+        };
         Self {
             text: text.to_owned(),
             tokens: all.saturating_sub(others),
             extra_tokens,
             verdict: guard["verdict"].as_str().unwrap_or_default().to_owned(),
-            score: guard["answer_probability"].as_f64().or(guard["score"].as_f64()),
+            score: guard["answer_probability"]
+                .as_f64()
+                .or(guard["score"].as_f64()),
             familiarity: guard["familiarity"].as_f64(),
             marks: marks(guard, tokens, text),
             chosen: chosen(guard, text),
@@ -81,18 +93,25 @@ impl Answered {
 }
 
 impl Answering {
-    /// Loads the configured model. This may start the process anew, so that nothing is to be written before.
+    /// Loads the configured model. This may start the process anew, so that nothing is to be
+    /// written before.
     pub(super) fn open(model: &ModelArgs) -> Result<Self, Failure> {
         let mut config = model.load(&[("--guard", "guard.mode", Some("off".into()))])?;
         // Several answers a question may be asked for, and the same images several times.
         config.engine.max_waiting = config.engine.max_waiting.max(AT_ONCE * AT_ONCE);
         config.images.cache_bytes = config.images.cache_bytes.max(IMAGE_BYTES);
-        Ok(Self { bundle: open_bundle(&config)?, config })
+        Ok(Self {
+            bundle: open_bundle(&config)?,
+            config,
+        })
     }
 
     /// Name and version of the model.
     pub(super) fn model(&self) -> (String, String) {
-        (self.bundle.config.name.clone(), self.bundle.config.version.clone())
+        (
+            self.bundle.config.name.clone(),
+            self.bundle.config.version.clone(),
+        )
     }
 
     /// The configuration in force.
@@ -105,7 +124,9 @@ impl Answering {
         self.bundle.reward.is_some()
     }
 
-    /// Asks about photographs (an empty prompt: a description), many at once, under several settings, which are fields of the request, and hands out the answers with the number of the setting and of the question.
+    /// Asks about photographs (an empty prompt: a description), many at once, under several
+    /// settings, which are fields of the request, and hands out the answers with the number of the
+    /// setting and of the question.
     pub(super) fn each_of(
         self,
         settings: &[(&str, Value)],
@@ -114,23 +135,40 @@ impl Answering {
     ) -> Result<(), Failure> {
         let mut jobs = Vec::with_capacity(settings.len() * asked.len());
         for (name, fields) in settings {
-            jobs.extend(asked.iter().map(|&(image, prompt)| Job { name, image, work: Work::Answer { prompt, fields } }));
+            jobs.extend(asked.iter().map(|&(image, prompt)| Job {
+                name,
+                image,
+                work: Work::Answer { prompt, fields },
+            }));
         }
-        self.each(&jobs, |i, answer| take(i / asked.len(), i % asked.len(), answer))
+        self.each(&jobs, |i, answer| {
+            take(i / asked.len(), i % asked.len(), answer)
+        })
     }
 
     /// Does jobs, many at once, and hands out what came of them in their order, with their number.
-    pub(super) fn each(self, jobs: &[Job<'_>], mut take: impl FnMut(usize, Answered) -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(super) fn each(
+        self,
+        jobs: &[Job<'_>],
+        mut take: impl FnMut(usize, Answered) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let Self { config, bundle } = self;
-        let bar = progress(jobs.len(), "{msg} {bar:40} {pos}/{len} {per_sec}, {eta} to go");
+        let bar = progress(
+            jobs.len(),
+            "{msg} {bar:40} {pos}/{len} {per_sec}, {eta} to go",
+        );
         let most_bytes = config.images.max_bytes;
         let done = block_on(async {
             let local = Local::start(config, bundle).map_err(Failure::failed)?;
             let done = async {
-                let mut answers = stream::iter(jobs.iter().map(|job| work_on(&local, most_bytes, job))).buffered(AT_ONCE);
+                let mut answers =
+                    stream::iter(jobs.iter().map(|job| work_on(&local, most_bytes, job)))
+                        .buffered(AT_ONCE);
                 for (number, job) in jobs.iter().enumerate() {
                     bar.set_message(job.name.to_owned());
-                    let Some(answer) = answers.next().await else { break };
+                    let Some(answer) = answers.next().await else {
+                        break;
+                    };
                     take(number, answer?)?;
                     bar.inc(1);
                 }
@@ -145,12 +183,20 @@ impl Answering {
     }
 
     /// Asks about photographs in a mode of the guard and gathers the answers.
-    pub(super) fn all(self, mode: &str, asked: &[(&Annotated, &str)]) -> Result<Vec<Answered>, Failure> {
+    pub(super) fn all(
+        self,
+        mode: &str,
+        asked: &[(&Annotated, &str)],
+    ) -> Result<Vec<Answered>, Failure> {
         let mut answers = Vec::with_capacity(asked.len());
-        self.each_of(&[("answering", json!({ "guard": { "mode": mode } }))], asked, |_, _, answer| {
-            answers.push(answer);
-            Ok(())
-        })?;
+        self.each_of(
+            &[("answering", json!({ "guard": { "mode": mode } }))],
+            asked,
+            |_, _, answer| {
+                answers.push(answer);
+                Ok(())
+            },
+        )?;
         Ok(answers)
     }
 }
@@ -160,7 +206,8 @@ impl Answering {
 pub(super) enum Work<'a> {
     /// An answer to a prompt (empty: a description), with fields of the request.
     Answer { prompt: &'a str, fields: &'a Value },
-    /// The scores of a text that somebody gave as answer to a prompt (empty: a description), and what the guard flags in it.
+    /// The scores of a text that somebody gave as answer to a prompt (empty: a description), and
+    /// what the guard flags in it.
     Score { prompt: &'a str, text: &'a str },
 }
 
@@ -175,19 +222,34 @@ pub(super) struct Job<'a> {
 
 async fn work_on(local: &Local, most_bytes: usize, job: &Job<'_>) -> Result<Answered, Failure> {
     let image = job.image;
-    let photo = image.photo.as_ref().ok_or_else(|| Failure::Misused(format!("there is no photograph for '{}'", image.name())))?;
+    let photo = image.photo.as_ref().ok_or_else(|| {
+        Failure::Misused(format!("there is no photograph for '{}'", image.name()))
+    })?;
     let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), in_flags(&e)));
     let file = read(photo, most_bytes).map_err(Failure::Failed)?;
     match job.work {
         Work::Answer { prompt, fields } => {
-            let answer = local.chat(&with_fields(local.request(&file, prompt), fields)).await.map_err(failed)?;
+            let answer = local
+                .chat(&with_fields(local.request(&file, prompt), fields))
+                .await
+                .map_err(failed)?;
             let choice = &answer["choices"][0];
-            let text = choice["message"]["content"].as_str().ok_or_else(|| failed("the answer has no text".into()))?;
+            let text = choice["message"]["content"]
+                .as_str()
+                .ok_or_else(|| failed("the answer has no text".into()))?;
             let all = answer["usage"]["completion_tokens"].as_u64().unwrap_or(0);
-            Ok(Answered::new(text, all, &choice["guard"], &choice["logprobs"]["content"]))
+            Ok(Answered::new(
+                text,
+                all,
+                &choice["guard"],
+                &choice["logprobs"]["content"],
+            ))
         }
         Work::Score { prompt, text } => {
-            let request = with_fields(local.score_request(&file, prompt, text), &json!({ "guard": { "mode": "flag" } }));
+            let request = with_fields(
+                local.score_request(&file, prompt, text),
+                &json!({ "guard": { "mode": "flag" } }),
+            );
             let scores = local.score(&request).await.map_err(failed)?;
             let result = &scores["results"][0];
             Ok(Answered::new(text, 0, &result["guard"], &result["tokens"]))
@@ -199,7 +261,9 @@ async fn work_on(local: &Local, most_bytes: usize, job: &Job<'_>) -> Result<Answ
 fn bytes_of(span: &Value, text: &str) -> Range<usize> {
     let byte = |chars: &Value| {
         let chars = chars.as_u64().unwrap_or(0) as usize;
-        text.char_indices().nth(chars).map_or(text.len(), |(byte, _)| byte)
+        text.char_indices()
+            .nth(chars)
+            .map_or(text.len(), |(byte, _)| byte)
     };
     byte(&span["start"])..byte(&span["end"])
 }
@@ -207,21 +271,52 @@ fn bytes_of(span: &Value, text: &str) -> Range<usize> {
 /// The spans that were written again, those that are still low among them.
 fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
     let spans = guard["spans"].as_array().into_iter().flatten();
-    let written = spans.filter(|span| span["original"].is_string() && matches!(span["action"].as_str(), Some("regenerated" | "flagged")));
+    let written = spans.filter(|span| {
+        span["original"].is_string()
+            && matches!(span["action"].as_str(), Some("regenerated" | "flagged"))
+    });
     let tried = |span: &Value| 2 + span["alternatives"].as_array().map_or(0, Vec::len);
-    written.filter_map(|span| Some((bytes_of(span, text), span["score"].as_f64()? as f32, tried(span)))).collect()
+    written
+        .filter_map(|span| {
+            Some((
+                bytes_of(span, text),
+                span["score"].as_f64()? as f32,
+                tried(span),
+            ))
+        })
+        .collect()
 }
 
-/// The spans of a guard's report and, where there are tokens with rewards, the scores of the words; by the bytes of the text.
+/// The spans of a guard's report and, where there are tokens with rewards, the scores of the words;
+/// by the bytes of the text.
 fn marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
     let spans = guard["spans"].as_array().into_iter().flatten();
-    let flagged = spans.filter(|span| span["action"] == "flagged").map(|span| bytes_of(span, text)).collect();
+    let flagged = spans
+        .filter(|span| span["action"] == "flagged")
+        .map(|span| bytes_of(span, text))
+        .collect();
     let (mut bytes, mut rewards) = (Vec::new(), Vec::new());
     for token in tokens.as_array().into_iter().flatten() {
-        let Some(reward) = token["reward"].as_f64() else { break };
-        bytes.push(token["bytes"].as_array().into_iter().flatten().filter_map(Value::as_u64).map(|b| b as u8).collect::<Vec<u8>>());
+        let Some(reward) = token["reward"].as_f64() else {
+            break;
+        };
+        bytes.push(
+            token["bytes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_u64)
+                .map(|b| b as u8)
+                .collect::<Vec<u8>>(),
+        );
         rewards.push(reward as f32);
     }
     let (_, words) = words(bytes.iter().map(Vec::as_slice), &rewards);
-    GuardMarks { flagged, scores: words.into_iter().filter_map(|word| Some((word.bytes, word.reward?))).collect() }
+    GuardMarks {
+        flagged,
+        scores: words
+            .into_iter()
+            .filter_map(|word| Some((word.bytes, word.reward?)))
+            .collect(),
+    }
 }

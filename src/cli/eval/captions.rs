@@ -25,17 +25,23 @@ use crate::{
 
 /// Measure captions: hallucination (CHAIR), recall, and description (BLEU, ROUGE-L, CIDEr-D)
 ///
-/// Captions come from a file of any model's, or from a bundle, which then writes the file first. References are a folder in Flickr8k's or COCO's layout, a file
-/// of COCO's, or JSONL rows with captions or objects; without them every hypothesis must bring its own objects along.
+/// Captions come from a file of any model's, or from a bundle, which then writes the file first.
+/// References are a folder in Flickr8k's or COCO's layout, a file of COCO's, or JSONL rows with
+/// captions or objects; without them every hypothesis must bring its own objects along.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor eval captions --hypotheses captions.jsonl --references ../shared/data/flickr8k --html report.html\n  \
-                  candor eval captions --hypotheses mine.jsonl --model candor-mini --references ../shared/data/coco-mini --partial\n  \
-                  candor eval captions --hypotheses new.jsonl --against old.jsonl --references ../shared/data/flickr8k\n  \
-                  candor eval captions --hypotheses ../shared/data/chair/minigpt-4_i1.jsonl --vocabulary ../shared/data/chair/synonyms.txt"
+    after_help = "Examples:\n  candor eval captions --hypotheses captions.jsonl --references \
+                  ../shared/data/flickr8k --html report.html\n  \
+                  candor eval captions --hypotheses mine.jsonl --model candor-mini --references \
+                  ../shared/data/coco-mini --partial\n  \
+                  candor eval captions --hypotheses new.jsonl --against old.jsonl --references \
+                  ../shared/data/flickr8k\n  \
+                  candor eval captions --hypotheses ../shared/data/chair/minigpt-4_i1.jsonl \
+                  --vocabulary ../shared/data/chair/synonyms.txt"
 )]
 pub(super) struct Args {
-    /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format. - is standard input
+    /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format. - is
+    /// standard input
     #[arg(long, value_name = "FILE")]
     hypotheses: PathBuf,
 
@@ -47,7 +53,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR|FILE")]
     references: Option<PathBuf>,
 
-    /// Which split of a folder: test is the list test.txt, or what captions_test.json has [default: dev in Flickr8k's layout]
+    /// Which split of a folder: test is the list test.txt, or what captions_test.json has [default:
+    /// dev in Flickr8k's layout]
     #[arg(long, value_name = "NAME", requires = "references")]
     split: Option<String>,
 
@@ -63,8 +70,8 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "chair,bleu,rouge,cider")]
     metrics: Vec<Metric>,
 
-    /// What counts as a thing: open (nouns of WordNet), coco80, or a file with one object a line, its words with commas between, read as CHAIR's own code
-    /// reads it [default: open and coco80]
+    /// What counts as a thing: open (nouns of WordNet), coco80, or a file with one object a line,
+    /// its words with commas between, read as CHAIR's own code reads it [default: open and coco80]
     #[arg(long, value_name = "coco80|open|FILE")]
     vocabulary: Option<String>,
 
@@ -76,7 +83,8 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Let a bundle caption the references' photographs into the hypotheses' file first; a file of an earlier run with the same settings is continued
+    /// Let a bundle caption the references' photographs into the hypotheses' file first; a file of
+    /// an earlier run with the same settings is continued
     #[arg(long, requires = "references")]
     generate: bool,
 
@@ -85,11 +93,17 @@ pub(super) struct Args {
     overwrite: bool,
 
     /// With what guard it captions
-    #[arg(long, value_name = "MODE", requires = "generate", default_value = "off")]
+    #[arg(
+        long,
+        value_name = "MODE",
+        requires = "generate",
+        default_value = "off"
+    )]
     guard: String,
 
     /// As control: the best of so many captions, by their rewards
-    #[arg(long, value_name = "N", requires = "generate", conflicts_with = "guard", value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
+    #[arg(long, value_name = "N", requires = "generate", conflicts_with = "guard",
+        value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Option<usize>,
 
     #[command(flatten)]
@@ -118,15 +132,35 @@ struct Vocabularies {
 impl Vocabularies {
     fn of(choice: Option<&str>, has_captions: bool) -> Result<Self, Failure> {
         Ok(match choice {
-            None => Self { open: has_captions, closed: Some(Vocabulary::coco80()), own: None },
+            None => Self {
+                open: has_captions,
+                closed: Some(Vocabulary::coco80()),
+                own: None,
+            },
             Some("open") if !has_captions => {
-                return Err(Failure::Misused("--vocabulary open judges by reference captions; the references have none".into()));
+                return Err(Failure::Misused(
+                    "--vocabulary open judges by reference captions; the references have none"
+                        .into(),
+                ));
             }
-            Some("open") => Self { open: true, closed: None, own: None },
-            Some("coco80") => Self { open: false, closed: Some(Vocabulary::coco80()), own: None },
+            Some("open") => Self {
+                open: true,
+                closed: None,
+                own: None,
+            },
+            Some("coco80") => Self {
+                open: false,
+                closed: Some(Vocabulary::coco80()),
+                own: None,
+            },
             Some(file) => {
-                let own = Vocabulary::load(Style::Original, Path::new(file)).map_err(|e| Failure::Misused(e.to_string()))?;
-                Self { open: false, closed: None, own: Some(own) }
+                let own = Vocabulary::load(Style::Original, Path::new(file))
+                    .map_err(|e| Failure::Misused(e.to_string()))?;
+                Self {
+                    open: false,
+                    closed: None,
+                    own: Some(own),
+                }
             }
         })
     }
@@ -138,14 +172,23 @@ impl Vocabularies {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
-    let inputs =
-        [("--hypotheses", Some(&args.hypotheses)), ("--against", args.against.as_ref()), ("--references", args.references.as_ref())];
+    let inputs = [
+        ("--hypotheses", Some(&args.hypotheses)),
+        ("--against", args.against.as_ref()),
+        ("--references", args.references.as_ref()),
+    ];
     one_stdin(&inputs)?;
     if args.generate && is_stdio(&args.hypotheses) {
-        return Err(Failure::Misused("--generate writes the hypotheses: --hypotheses must name a file".into()));
+        return Err(Failure::Misused(
+            "--generate writes the hypotheses: --hypotheses must name a file".into(),
+        ));
     }
     // Before standard input is read: the process may start anew.
-    let answering = if args.generate { Some(Answering::open(&args.model)?) } else { None };
+    let answering = if args.generate {
+        Some(Answering::open(&args.model)?)
+    } else {
+        None
+    };
     let written_by = answering.as_ref().map(Answering::model);
     let read = |path: &PathBuf| References::open(path, args.split.as_deref()).map_err(misused);
     let given = args.references.as_ref().map(read).transpose()?;
@@ -153,28 +196,54 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         generate(&args, answering, references)?;
     }
     let hypotheses = Hypotheses::open(&args.hypotheses).map_err(misused)?;
-    let against = args.against.as_ref().map(|path| Hypotheses::open(path).map_err(misused)).transpose()?;
+    let against = args
+        .against
+        .as_ref()
+        .map(|path| Hypotheses::open(path).map_err(misused))
+        .transpose()?;
     let references = match given {
         Some(references) => references,
         None => References::of_rows(&hypotheses).map_err(misused)?,
     };
-    let has_captions = references.images().iter().any(|image| !image.captions.is_empty());
+    let has_captions = references
+        .images()
+        .iter()
+        .any(|image| !image.captions.is_empty());
     let vocabularies = Vocabularies::of(args.vocabulary.as_deref(), has_captions)?;
     let chair = args.metrics.contains(&Metric::Chair);
     let described = args.metrics.iter().any(|m| *m != Metric::Chair) && has_captions;
-    let measures = Measures { open: chair && vocabularies.open, closed: vocabularies.closed().filter(|_| chair), description: described };
+    let measures = Measures {
+        open: chair && vocabularies.open,
+        closed: vocabularies.closed().filter(|_| chair),
+        description: described,
+    };
     let mut pairs = pair(&references, &hypotheses, args.partial).map_err(misused)?;
-    let chosen: std::collections::HashSet<*const Annotated> =
-        references.images().iter().enumerate().filter(|(i, _)| args.half.has(*i)).map(|(_, image)| std::ptr::from_ref(image)).collect();
-    pairs.pairs.retain(|(image, _)| chosen.contains(&std::ptr::from_ref(*image)));
+    let chosen: std::collections::HashSet<*const Annotated> = references
+        .images()
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| args.half.has(*i))
+        .map(|(_, image)| std::ptr::from_ref(image))
+        .collect();
+    pairs
+        .pairs
+        .retain(|(image, _)| chosen.contains(&std::ptr::from_ref(*image)));
     let evaluation = Evaluation::new(&pairs.pairs, measures);
-    let name = |path: &Path| path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned());
+    let name = |path: &Path| {
+        path.file_stem().map_or_else(
+            || path.display().to_string(),
+            |stem| stem.to_string_lossy().into_owned(),
+        )
+    };
     let mut report = match (&against, &args.against) {
         (Some(against), Some(path)) => {
             let order = pair(&references, against, args.partial).map_err(misused)?;
             let mut baseline = Vec::with_capacity(pairs.pairs.len());
             for (image, hypothesis) in &pairs.pairs {
-                let found = order.pairs.iter().find(|(other, _)| std::ptr::eq(*other, *image));
+                let found = order
+                    .pairs
+                    .iter()
+                    .find(|(other, _)| std::ptr::eq(*other, *image));
                 baseline.push(*found.ok_or_else(|| {
                     Failure::Misused(format!(
                         "{}: there is no caption for '{}', which {} has",
@@ -185,9 +254,20 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
                 })?);
             }
             let baseline = Evaluation::new(&baseline, measures);
-            report(&[(&name(path), &baseline), (&name(&args.hypotheses), &evaluation)], args.resamples, args.seed)
+            report(
+                &[
+                    (&name(path), &baseline),
+                    (&name(&args.hypotheses), &evaluation),
+                ],
+                args.resamples,
+                args.seed,
+            )
         }
-        _ => report(&[(&name(&args.hypotheses), &evaluation)], args.resamples, args.seed),
+        _ => report(
+            &[(&name(&args.hypotheses), &evaluation)],
+            args.resamples,
+            args.seed,
+        ),
     };
     if let (Some(own), true) = (&vocabularies.own, chair) {
         report.sections.push(contrast_section(own, &pairs.pairs));
@@ -203,15 +283,31 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         resamples: args.resamples,
     };
     report.facts = run.facts();
-    report.facts.push(fact("references without a caption", pairs.missing.to_string()));
+    report.facts.push(fact(
+        "references without a caption",
+        pairs.missing.to_string(),
+    ));
     report.notes.extend(references.notes().iter().cloned());
-    let undescribed = pairs.pairs.iter().filter(|(image, _)| image.captions.is_empty()).count();
+    let undescribed = pairs
+        .pairs
+        .iter()
+        .filter(|(image, _)| image.captions.is_empty())
+        .count();
     if has_captions && undescribed > 0 {
-        report.notes.push(format!("{undescribed} images have no reference captions: figures that need them leave these images out."));
+        report.notes.push(format!(
+            "{undescribed} images have no reference captions: figures that \
+                                   need them leave these images out."
+        ));
     }
-    if chair && references.images().iter().all(|image| image.objects.is_none()) {
+    if chair
+        && references
+            .images()
+            .iter()
+            .all(|image| image.objects.is_none())
+    {
         report.notes.push(
-            "No image has annotated objects: what no reference names counts as hallucinated. Compare such figures with each other only."
+            "No image has annotated objects: what no reference names counts as hallucinated. \
+             Compare such figures with each other only."
                 .into(),
         );
     }
@@ -231,7 +327,16 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
         .collect();
     let found = contrast(own, Vocabulary::coco80(), &captions);
     let row = |name: &str, s: &crate::eval::chair::Stats| {
-        TableRow::new(name, vec![s.chair_i().into(), s.chair_s().into(), s.recall().into(), s.mentions.into(), s.hallucinated.into()])
+        TableRow::new(
+            name,
+            vec![
+                s.chair_i().into(),
+                s.chair_s().into(),
+                s.recall().into(),
+                s.mentions.into(),
+                s.hallucinated.into(),
+            ],
+        )
     };
     let share = |name: &str| Column::new(name, Format::Percent);
     let count = |name: &str| Column::new(name, Format::Count);
@@ -241,18 +346,36 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
             Table {
                 title: "The same captions under both".into(),
                 note: String::new(),
-                columns: vec![share("CHAIR_i"), share("CHAIR_s"), share("recall"), count("mentions"), count("hallucinated")],
-                rows: vec![row("the given list", &found.first), row("coco80", &found.second)],
+                columns: vec![
+                    share("CHAIR_i"),
+                    share("CHAIR_s"),
+                    share("recall"),
+                    count("mentions"),
+                    count("hallucinated"),
+                ],
+                rows: vec![
+                    row("the given list", &found.first),
+                    row("coco80", &found.second),
+                ],
             },
             Table {
                 title: "Words on which they differ most".into(),
                 note: "Mentions that one of them alone counts.".into(),
-                columns: vec![Column::new("object", Format::Text), count("given list alone"), count("coco80 alone")],
+                columns: vec![
+                    Column::new("object", Format::Text),
+                    count("given list alone"),
+                    count("coco80 alone"),
+                ],
                 rows: found
                     .disagreements
                     .iter()
                     .take(15)
-                    .map(|d| TableRow::new(d.word.clone(), vec![d.object.as_str().into(), d.first.into(), d.second.into()]))
+                    .map(|d| {
+                        TableRow::new(
+                            d.word.clone(),
+                            vec![d.object.as_str().into(), d.first.into(), d.second.into()],
+                        )
+                    })
                     .collect(),
             },
         ],
@@ -260,24 +383,48 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
     }
 }
 
-/// Captions every photograph of the references that has no caption in the file yet, and adds it to the file.
+/// Captions every photograph of the references that has no caption in the file yet, and adds it to
+/// the file.
 fn generate(args: &Args, answering: Answering, references: &References) -> Result<(), Failure> {
     let images = references.images();
     if let Some(image) = images.iter().find(|image| image.photo.is_none()) {
-        return Err(Failure::Misused(format!("--generate: there is no photograph for '{}' beside the references", image.name())));
+        return Err(Failure::Misused(format!(
+            "--generate: there is no photograph for '{}' beside the references",
+            image.name()
+        )));
     }
     let guard = match args.best_of {
         Some(n) => json!({ "guard": { "mode": "score", "candidates": n } }),
         None => json!({ "guard": { "mode": args.guard } }),
     };
-    let (mut file, rows) = LineFile::open(&args.hypotheses, args.overwrite, settings(answering.config(), &guard)?)?;
-    let name = |row: &serde_json::Value| row["image_id"].as_str().or(row["image"].as_str()).map(str::to_owned);
-    let captioned: std::collections::HashSet<*const Annotated> =
-        rows.iter().filter_map(name).filter_map(|name| references.get(&name)).map(std::ptr::from_ref).collect();
-    let open: Vec<&Annotated> = images.iter().filter(|image| !captioned.contains(&std::ptr::from_ref(*image))).collect();
+    let (mut file, rows) = LineFile::open(
+        &args.hypotheses,
+        args.overwrite,
+        settings(answering.config(), &guard)?,
+    )?;
+    let name = |row: &serde_json::Value| {
+        row["image_id"]
+            .as_str()
+            .or(row["image"].as_str())
+            .map(str::to_owned)
+    };
+    let captioned: std::collections::HashSet<*const Annotated> = rows
+        .iter()
+        .filter_map(name)
+        .filter_map(|name| references.get(&name))
+        .map(std::ptr::from_ref)
+        .collect();
+    let open: Vec<&Annotated> = images
+        .iter()
+        .filter(|image| !captioned.contains(&std::ptr::from_ref(*image)))
+        .collect();
     let mut done = images.len() - open.len();
     if done > 0 {
-        note(format_args!("candor: {done} of {} photographs are captioned in {} already", images.len(), args.hypotheses.display()));
+        note(format_args!(
+            "candor: {done} of {} photographs are captioned in {} already",
+            images.len(),
+            args.hypotheses.display()
+        ));
     }
     if open.is_empty() {
         return Ok(());

@@ -37,15 +37,23 @@ impl Run<'_> {
 
 impl Default for Run<'_> {
     fn default() -> Self {
-        Self { model: None, data: None, photographs: 0, seed: 1, resamples: REPEATS }
+        Self {
+            model: None,
+            data: None,
+            photographs: 0,
+            seed: 1,
+            resamples: REPEATS,
+        }
     }
 }
 
 /// How answers to questions are guarded.
 #[derive(Debug, ClapArgs)]
 pub(super) struct AnswerGuard {
-    /// Mode of the guard while it answers; score leaves the answers as they are and adds the risk of each [default: score, or off where the model has no scorer]
-    #[arg(long, value_name = "MODE", value_parser = ["off", "score", "flag", "regenerate", "block"])]
+    /// Mode of the guard while it answers; score leaves the answers as they are and adds the risk
+    /// of each [default: score, or off where the model has no scorer]
+    #[arg(long, value_name = "MODE", value_parser = ["off", "score", "flag", "regenerate",
+        "block"])]
     pub(super) guard: Option<String>,
 }
 
@@ -62,6 +70,11 @@ impl AnswerGuard {
 
 /// Takes over what the guard said of an answer.
 pub(super) fn with_guard(question: AnsweredQuestion, answer: &Answered) -> AnsweredQuestion {
-    let verdict = (!matches!(answer.verdict.as_str(), "" | "unscored")).then(|| answer.verdict.clone());
-    AnsweredQuestion { score: answer.score, verdict, ..question }
+    let verdict =
+        (!matches!(answer.verdict.as_str(), "" | "unscored")).then(|| answer.verdict.clone());
+    AnsweredQuestion {
+        score: answer.score,
+        verdict,
+        ..question
+    }
 }

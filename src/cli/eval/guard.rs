@@ -19,7 +19,8 @@ use crate::{
     eval::{
         bootstrap::REPEATS,
         captions::{
-            self, Evaluation, Group, Measures, ModelFigures, differences, examples, figures_section,
+            self, Evaluation, Group, Measures, ModelFigures, differences, examples,
+            figures_section,
             flags::{self, GuardMarks, MentionKind},
             form_table,
             operating::{self, OperatingPoint, PointFamily, Rates},
@@ -32,18 +33,23 @@ use crate::{
     },
 };
 
-/// Measure what the guard does: what flags find, and hallucination, recall and description of repaired captions against those of the model alone
+/// Measure what the guard does: what flags find, and hallucination, recall and description of
+/// repaired captions against those of the model alone
 ///
-/// The same photographs are captioned under every setting. Tokens are all that the policy decoded, whether they were kept or not. One comparison is tested:
-/// regenerate with its defaults against off.
+/// The same photographs are captioned under every setting. Tokens are all that the policy decoded,
+/// whether they were kept or not. One comparison is tested: regenerate with its defaults against
+/// off.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  candor eval guard --data ../shared/data/flickr8k --html guard.html")]
+#[command(
+    after_help = "Example:\n  candor eval guard --data ../shared/data/flickr8k --html guard.html"
+)]
 pub(super) struct Args {
     /// Photographs with captions, in Flickr8k's or COCO's layout
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Which split of the folder: test is the list test.txt, or what captions_test.json has [default: dev in Flickr8k's layout]
+    /// Which split of the folder: test is the list test.txt, or what captions_test.json has
+    /// [default: dev in Flickr8k's layout]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
@@ -66,15 +72,22 @@ pub(super) struct Args {
     thresholds: Vec<f32>,
 
     /// Windows of a stream, in words; 1000 is the whole answer
-    #[arg(long, value_delimiter = ',', value_name = "WORDS,...", default_value = "0,1,3,6,1000")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "WORDS,...",
+        default_value = "0,1,3,6,1000"
+    )]
     windows: Vec<usize>,
 
     /// Controls: the best of so many answers, by reward
-    #[arg(long, value_delimiter = ',', value_name = "K,...", default_value = "5,10", value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
+    #[arg(long, value_delimiter = ',', value_name = "K,...", default_value = "5,10",
+        value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Vec<usize>,
 
     /// Controls: sampling at these temperatures, without a guard
-    #[arg(long, value_delimiter = ',', value_name = "T,...", default_value = "0.3,0.7", value_parser = |text: &str| between(text, 2.0))]
+    #[arg(long, value_delimiter = ',', value_name = "T,...", default_value = "0.3,0.7",
+        value_parser = |text: &str| between(text, 2.0))]
     temperatures: Vec<f64>,
 
     /// Resamples of the bootstrap
@@ -101,38 +114,77 @@ struct Setting {
     label: String,
 }
 
-/// The settings, without a guard first. Mode flag leaves the text as it is, so that it has no place among differences.
+/// The settings, without a guard first. Mode flag leaves the text as it is, so that it has no place
+/// among differences.
 fn settings(args: &Args) -> Vec<Setting> {
     let setting = |name: String, family: PointFamily, label: String, mut fields: Value| {
         fields["seed"] = json!(args.seed);
-        Setting { name, fields, family, label }
+        Setting {
+            name,
+            fields,
+            family,
+            label,
+        }
     };
     let regenerate = |name: String, family: PointFamily, label: String, more: Value| {
         let mut guard = json!({ "mode": "regenerate" });
-        more.as_object().into_iter().flatten().for_each(|(key, value)| guard[key] = value.clone());
+        more.as_object()
+            .into_iter()
+            .flatten()
+            .for_each(|(key, value)| guard[key] = value.clone());
         setting(name, family, label, json!({ "guard": guard }))
     };
     let flag = json!({ "guard": { "mode": "flag", "on_exhausted": "flag" }, "logprobs": true });
     let mut all = vec![
-        setting("off".into(), PointFamily::Default, "off".into(), json!({ "guard": { "mode": "off" } })),
+        setting(
+            "off".into(),
+            PointFamily::Default,
+            "off".into(),
+            json!({ "guard": { "mode": "off" } }),
+        ),
         setting(FLAG.into(), PointFamily::Default, "flag".into(), flag),
-        regenerate("regenerate".into(), PointFamily::Default, "regenerate".into(), json!({})),
+        regenerate(
+            "regenerate".into(),
+            PointFamily::Default,
+            "regenerate".into(),
+            json!({}),
+        ),
     ];
     all.extend(args.thresholds.iter().map(|t| {
         let guard = json!({ "threshold": t });
-        regenerate(format!("regenerate below {t}"), PointFamily::Regenerate, t.to_string(), guard)
+        regenerate(
+            format!("regenerate below {t}"),
+            PointFamily::Regenerate,
+            t.to_string(),
+            guard,
+        )
     }));
     all.extend(args.windows.iter().map(|w| {
         let guard = json!({ "window": w });
-        regenerate(format!("regenerate, window {w}"), PointFamily::Window, w.to_string(), guard)
+        regenerate(
+            format!("regenerate, window {w}"),
+            PointFamily::Window,
+            w.to_string(),
+            guard,
+        )
     }));
     all.extend(args.best_of.iter().map(|k| {
         let fields = json!({ "guard": { "mode": "score", "candidates": k } });
-        setting(format!("best of {k}"), PointFamily::BestOf, k.to_string(), fields)
+        setting(
+            format!("best of {k}"),
+            PointFamily::BestOf,
+            k.to_string(),
+            fields,
+        )
     }));
     all.extend(args.temperatures.iter().map(|t| {
         let fields = json!({ "guard": { "mode": "off" }, "temperature": t });
-        setting(format!("off, temperature {t}"), PointFamily::Temperature, t.to_string(), fields)
+        setting(
+            format!("off, temperature {t}"),
+            PointFamily::Temperature,
+            t.to_string(),
+            fields,
+        )
     }));
     all
 }
@@ -144,61 +196,138 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
     let answering = Answering::open(&args.model)?;
     let references = References::open(&args.data, args.split.as_deref()).map_err(misused)?;
-    let images = references.images().iter().enumerate().filter(|(i, _)| args.half.has(*i)).map(|(_, image)| image);
+    let images = references
+        .images()
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| args.half.has(*i))
+        .map(|(_, image)| image);
     let images: Vec<&Annotated> = images.take(args.limit.unwrap_or(usize::MAX)).collect();
     let asked: Vec<(&Annotated, &str)> = images.iter().map(|image| (*image, "")).collect();
     let model = answering.model();
     let settings = settings(&args);
     let mut answers: Vec<Vec<Answered>> = vec![Vec::with_capacity(asked.len()); settings.len()];
-    let named: Vec<(&str, Value)> = settings.iter().map(|s| (s.name.as_str(), s.fields.clone())).collect();
+    let named: Vec<(&str, Value)> = settings
+        .iter()
+        .map(|s| (s.name.as_str(), s.fields.clone()))
+        .collect();
     answering.each_of(&named, &asked, |setting, _, answer| {
         answers[setting].push(answer);
         Ok(())
     })?;
-    let run = Run { model: Some(model), data: Some(&args.data), photographs: images.len(), seed: args.seed, resamples: args.resamples };
-    let undescribed = images.iter().filter(|image| image.captions.is_empty()).count();
-    let note =
-        format!("{undescribed} photographs have no reference captions: figures of the open vocabulary and of description leave them out.");
+    let run = Run {
+        model: Some(model),
+        data: Some(&args.data),
+        photographs: images.len(),
+        seed: args.seed,
+        resamples: args.resamples,
+    };
+    let undescribed = images
+        .iter()
+        .filter(|image| image.captions.is_empty())
+        .count();
+    let note = format!(
+        "{undescribed} photographs have no reference captions: figures of the open vocabulary and \
+         of description leave them out."
+    );
     args.output.show(&Report {
         title: "What the guard flags and repairs".into(),
         command: command(),
         facts: run.facts(),
-        notes: (undescribed > 0).then_some(note).into_iter().chain(references.notes().iter().cloned()).collect(),
+        notes: (undescribed > 0)
+            .then_some(note)
+            .into_iter()
+            .chain(references.notes().iter().cloned())
+            .collect(),
         sections: sections(&images, &settings, &answers, &args),
     })
 }
 
-fn sections(images: &[&Annotated], settings: &[Setting], answers: &[Vec<Answered>], args: &Args) -> Vec<Section> {
-    let measures = Measures { open: true, closed: Some(Vocabulary::coco80()), description: true };
-    let hypotheses: Vec<Vec<Hypothesis>> = answers.iter().map(|answers| hypotheses(images, answers)).collect();
-    let evaluations: Vec<Evaluation<'_>> =
-        hypotheses.iter().map(|captions| Evaluation::new(&images.iter().copied().zip(captions).collect::<Vec<_>>(), measures)).collect();
-    let models: Vec<(&str, &Evaluation<'_>)> = settings.iter().map(|s| s.name.as_str()).zip(&evaluations).collect();
-    let [off, flag, regenerate, ..] = &models[..] else { return Vec::new() };
+fn sections(
+    images: &[&Annotated],
+    settings: &[Setting],
+    answers: &[Vec<Answered>],
+    args: &Args,
+) -> Vec<Section> {
+    let measures = Measures {
+        open: true,
+        closed: Some(Vocabulary::coco80()),
+        description: true,
+    };
+    let hypotheses: Vec<Vec<Hypothesis>> = answers
+        .iter()
+        .map(|answers| hypotheses(images, answers))
+        .collect();
+    let evaluations: Vec<Evaluation<'_>> = hypotheses
+        .iter()
+        .map(|captions| {
+            Evaluation::new(
+                &images.iter().copied().zip(captions).collect::<Vec<_>>(),
+                measures,
+            )
+        })
+        .collect();
+    let models: Vec<(&str, &Evaluation<'_>)> = settings
+        .iter()
+        .map(|s| s.name.as_str())
+        .zip(&evaluations)
+        .collect();
+    let [off, flag, regenerate, ..] = &models[..] else {
+        return Vec::new();
+    };
     let (resamples, seed) = (args.resamples, args.seed);
     let figures = captions::measure(&models, resamples, seed);
-    let marks: Vec<GuardMarks> = answers[1].iter().map(|answer| answer.marks.clone()).collect();
+    let marks: Vec<GuardMarks> = answers[1]
+        .iter()
+        .map(|answer| answer.marks.clone())
+        .collect();
     let flags = flags::section(flag.1, &marks, resamples, seed);
     let forms = form_table(&models, resamples, seed);
-    let without_flag: Vec<(&str, &Evaluation<'_>)> = models.iter().copied().filter(|m| m.0 != FLAG).collect();
-    let points = points(settings, answers, &figures, (flag.1, &marks), &args.thresholds);
+    let without_flag: Vec<(&str, &Evaluation<'_>)> =
+        models.iter().copied().filter(|m| m.0 != FLAG).collect();
+    let points = points(
+        settings,
+        answers,
+        &figures,
+        (flag.1, &marks),
+        &args.thresholds,
+    );
     let most = examples(&[*off, *regenerate]);
     let [plots, numbers] = operating::sections(&points);
     let mut sections = vec![
         summary(&figures, answers, &flags.tables[0], &forms),
         figures_section(measures, &figures),
-        Section { title: "Cost".into(), tables: vec![cost(settings, answers)], ..Section::default() },
+        Section {
+            title: "Cost".into(),
+            tables: vec![cost(settings, answers)],
+            ..Section::default()
+        },
         plots,
         numbers,
         differences(&without_flag, resamples, seed),
         flags,
-        Section { title: "Fragments and loops".into(), tables: vec![forms], ..Section::default() },
+        Section {
+            title: "Fragments and loops".into(),
+            tables: vec![forms],
+            ..Section::default()
+        },
     ];
     sections.extend(repairs::sections(off.1, regenerate.1, resamples, seed));
-    let written: Vec<Vec<selection::Written>> = answers[2].iter().map(|answer| answer.chosen.clone()).collect();
+    let written: Vec<Vec<selection::Written>> = answers[2]
+        .iter()
+        .map(|answer| answer.chosen.clone())
+        .collect();
     let selection = selection::selection_table(regenerate.1, &written);
-    sections.push(Section { title: "What selection adds".into(), tables: vec![selection], ..Section::default() });
-    sections.push(Section { title: "Most hallucinated things".into(), plots: most.plots, ..Section::default() });
+    sections.push(Section {
+        title: "What selection adds".into(),
+        tables: vec![selection],
+        ..Section::default()
+    });
+    sections.push(Section {
+        title: "Most hallucinated things".into(),
+        plots: most.plots,
+        ..Section::default()
+    });
     sections
 }
 
@@ -215,7 +344,10 @@ pub(super) fn hypotheses(images: &[&Annotated], answers: &[Answered]) -> Vec<Hyp
 
 /// Tokens that the policy decoded, kept or not.
 fn decoded(answers: &[Answered]) -> f64 {
-    answers.iter().map(|a| a.tokens + a.extra_tokens).sum::<u64>() as f64
+    answers
+        .iter()
+        .map(|a| a.tokens + a.extra_tokens)
+        .sum::<u64>() as f64
 }
 
 /// Decoded tokens as a ratio to those of the first setting.
@@ -232,16 +364,29 @@ fn points(
     thresholds: &[f32],
 ) -> Vec<OperatingPoint> {
     let left = |reward: fn(&GuardMarks, &std::ops::Range<usize>) -> f32, thresholds: &[f32]| {
-        let curves = MentionKind::ALL.map(|kind| tradeoff::curve(&kind.rewarded(flagged, marks, reward), thresholds));
+        let curves = MentionKind::ALL
+            .map(|kind| tradeoff::curve(&kind.rewarded(flagged, marks, reward), thresholds));
         (0..thresholds.len())
-            .map(|i| [0, 1].map(|kind| Some(Rates { chair_i: curves[kind][i].chair_i, recall: curves[kind][i].recall })))
+            .map(|i| {
+                [0, 1].map(|kind| {
+                    Some(Rates {
+                        chair_i: curves[kind][i].chair_i,
+                        recall: curves[kind][i].recall,
+                    })
+                })
+            })
             .collect::<Vec<_>>()
     };
-    let is_flagged = |marks: &GuardMarks, range: &std::ops::Range<usize>| if marks.flags(range) { 0.0 } else { 1.0 };
+    let is_flagged = |marks: &GuardMarks, range: &std::ops::Range<usize>| {
+        if marks.flags(range) { 0.0 } else { 1.0 }
+    };
     let measured = |figures: &ModelFigures<'_>| {
         [Group::Open, Group::Closed].map(|group| {
             let value = |name| figures.of(group, name).map(|figure| figure.value);
-            Some(Rates { chair_i: value("CHAIR_i")?, recall: value("recall")? })
+            Some(Rates {
+                chair_i: value("CHAIR_i")?,
+                recall: value("recall")?,
+            })
         })
     };
     let mut points: Vec<OperatingPoint> = settings
@@ -252,36 +397,64 @@ fn points(
             label: setting.label.clone(),
             family: setting.family,
             decoded: ratio(answers, i),
-            rates: if setting.name == FLAG { left(is_flagged, &[0.5])[0] } else { measured(&figures[i]) },
+            rates: if setting.name == FLAG {
+                left(is_flagged, &[0.5])[0]
+            } else {
+                measured(&figures[i])
+            },
         })
         .collect();
-    let score = |marks: &GuardMarks, range: &std::ops::Range<usize>| marks.score(range).unwrap_or(1.0);
-    let by_threshold = thresholds.iter().zip(left(score, thresholds)).map(|(threshold, rates)| OperatingPoint {
-        name: format!("flag below {threshold}"),
-        label: threshold.to_string(),
-        family: PointFamily::Flag,
-        decoded: ratio(answers, 1),
-        rates,
-    });
+    let score =
+        |marks: &GuardMarks, range: &std::ops::Range<usize>| marks.score(range).unwrap_or(1.0);
+    let by_threshold = thresholds
+        .iter()
+        .zip(left(score, thresholds))
+        .map(|(threshold, rates)| OperatingPoint {
+            name: format!("flag below {threshold}"),
+            label: threshold.to_string(),
+            family: PointFamily::Flag,
+            decoded: ratio(answers, 1),
+            rates,
+        });
     points.extend(by_threshold);
     points
 }
 
 /// What was found, in sentences.
-fn summary(figures: &[ModelFigures<'_>], answers: &[Vec<Answered>], flags: &Table, forms: &Table) -> Section {
-    let percent =
-        |setting: usize, group, name| figures[setting].of(group, name).filter(|f| f.value.is_finite()).map(|f| stated(&f, Format::Percent));
-    let cell = |table: &Table, row: &str, column: usize| match table.rows.iter().find(|r| r.name == row).and_then(|r| r.cells.get(column)) {
-        Some(Cell::Value(figure)) if figure.value.is_finite() => Some(stated(figure, Format::Percent)),
+fn summary(
+    figures: &[ModelFigures<'_>],
+    answers: &[Vec<Answered>],
+    flags: &Table,
+    forms: &Table,
+) -> Section {
+    let percent = |setting: usize, group, name| {
+        figures[setting]
+            .of(group, name)
+            .filter(|f| f.value.is_finite())
+            .map(|f| stated(&f, Format::Percent))
+    };
+    let cell = |table: &Table, row: &str, column: usize| match table
+        .rows
+        .iter()
+        .find(|r| r.name == row)
+        .and_then(|r| r.cells.get(column))
+    {
+        Some(Cell::Value(figure)) if figure.value.is_finite() => {
+            Some(stated(figure, Format::Percent))
+        }
         _ => None,
     };
     let (things, group) = match percent(0, Group::Open, "CHAIR_i") {
         Some(_) => ("things that captions name are in no reference", Group::Open),
-        None => ("objects that captions name are not in the photograph", Group::Closed),
+        None => (
+            "objects that captions name are not in the photograph",
+            Group::Closed,
+        ),
     };
     let repaired = || {
         Some(format!(
-            "Without a guard {} of the {things} (CHAIR_i); in mode regenerate with its defaults {}. Recall is {} and {}. That takes {:.2} times the decoded \
+            "Without a guard {} of the {things} (CHAIR_i); in mode regenerate with its defaults \
+             {}. Recall is {} and {}. That takes {:.2} times the decoded \
              tokens, and {} of the captions are fragments where {} were before.",
             percent(0, group, "CHAIR_i")?,
             percent(2, group, "CHAIR_i")?,
@@ -292,23 +465,34 @@ fn summary(figures: &[ModelFigures<'_>], answers: &[Vec<Answered>], flags: &Tabl
             cell(forms, "off", 0)?,
         ))
     };
-    let vocabulary = if group == Group::Open { MentionKind::Open } else { MentionKind::Closed }.name();
+    let vocabulary = if group == Group::Open {
+        MentionKind::Open
+    } else {
+        MentionKind::Closed
+    }
+    .name();
     let flagged = || {
         Some(format!(
-            "Mode flag marks {} of the hallucinated mentions and {} of the right ones ({vocabulary}); {} of all mentions are hallucinated and not marked.",
+            "Mode flag marks {} of the hallucinated mentions and {} of the right ones \
+             ({vocabulary}); {} of all mentions are hallucinated and not marked.",
             cell(flags, vocabulary, 0)?,
             cell(flags, vocabulary, 1)?,
             cell(flags, vocabulary, 3)?,
         ))
     };
-    Section { title: "Summary".into(), text: [repaired(), flagged()].into_iter().flatten().collect(), ..Section::default() }
+    Section {
+        title: "Summary".into(),
+        text: [repaired(), flagged()].into_iter().flatten().collect(),
+        ..Section::default()
+    }
 }
 
 /// Tokens and verdicts.
 fn cost(settings: &[Setting], answers: &[Vec<Answered>]) -> Table {
     let row = |(i, setting): (usize, &Setting)| {
         let n = answers[i].len().max(1) as f64;
-        let share = |verdict: &str| answers[i].iter().filter(|a| a.verdict == verdict).count() as f64 / n;
+        let share =
+            |verdict: &str| answers[i].iter().filter(|a| a.verdict == verdict).count() as f64 / n;
         let kept = answers[i].iter().map(|a| a.tokens).sum::<u64>() as f64 / n;
         let cells = vec![
             ratio(answers, i).into(),
@@ -323,7 +507,10 @@ fn cost(settings: &[Setting], answers: &[Vec<Answered>]) -> Table {
     let column = |name: &str, format| Column::new(name, format);
     Table {
         title: "Tokens and verdicts".into(),
-        note: "Decoded tokens count everything that the policy wrote, kept or not; the ratio is to the first row.".into(),
+        note:
+            "Decoded tokens count everything that the policy wrote, kept or not; the ratio is to \
+               the first row."
+                .into(),
         columns: vec![
             column("decoded, ratio", Format::Decimal(2)),
             column("decoded a caption", Format::Decimal(1)),

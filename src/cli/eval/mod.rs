@@ -23,7 +23,8 @@ use crate::{eval::report::Report, train::judged::Half};
 /// Measure captions, scorers and answers, without a model as a judge
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Example:\n  candor eval captions --hypotheses captions.jsonl --references ../shared/data/flickr8k --html report.html"
+    after_help = "Example:\n  candor eval captions --hypotheses captions.jsonl --references \
+                  ../shared/data/flickr8k --html report.html"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -70,7 +71,8 @@ struct Output {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Also write one self-contained page with plots and captions; - is standard output, in place of the tables
+    /// Also write one self-contained page with plots and captions; - is standard output, in place
+    /// of the tables
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -80,7 +82,9 @@ impl Output {
     fn show(&self, report: &Report) -> Result<(), Failure> {
         let on_stdout = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| is_stdio(file));
         if on_stdout(&self.json) && on_stdout(&self.html) {
-            return Err(Failure::Misused("--json and --html cannot both go to standard output (-)".into()));
+            return Err(Failure::Misused(
+                "--json and --html cannot both go to standard output (-)".into(),
+            ));
         }
         // Files first: whoever reads the tables may leave early.
         if let Some(file) = &self.json {
@@ -94,7 +98,9 @@ impl Output {
             return Ok(());
         }
         print(shown(report))?;
-        self.html.iter().for_each(|file| note(format_args!("plots and captions: {}", file.display())));
+        self.html
+            .iter()
+            .for_each(|file| note(format_args!("plots and captions: {}", file.display())));
         Ok(())
     }
 }

@@ -40,20 +40,26 @@ use crate::{
 /// Questions are built from annotated objects, or read; answers come from a bundle, or are read.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval pope --data ../shared/data/coco-mini --questions pope.jsonl   # writes them when the file is not there\n  \
-                  candor eval pope --questions pope.jsonl --answers answers.jsonl   # another model's\n  \
-                  candor eval pope --data ../shared/data/coco-mini --forms   # \"Is there no cat?\" and paraphrases"
+    after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval \
+                  pope --data ../shared/data/coco-mini --questions pope.jsonl   # writes them when \
+                  the file is not there\n  \
+                  candor eval pope --questions pope.jsonl --answers answers.jsonl   # another \
+                  model's\n  \
+                  candor eval pope --data ../shared/data/coco-mini --forms   # \"Is there no \
+                  cat?\" and paraphrases"
 )]
 pub(super) struct Args {
     /// Images with annotated objects; another model's answers need none
     #[arg(long, value_name = "DIR|FILE", required_unless_present = "answers")]
     data: Option<PathBuf>,
 
-    /// POPE's own form, one question a line; built and written when the file is not there. - is standard input
+    /// POPE's own form, one question a line; built and written when the file is not there. - is
+    /// standard input
     #[arg(long, value_name = "FILE.jsonl")]
     questions: Option<PathBuf>,
 
-    /// Another model's answers to these questions, one a line, instead of the bundle's. - is standard input
+    /// Another model's answers to these questions, one a line, instead of the bundle's. - is
+    /// standard input
     #[arg(long, value_name = "FILE.jsonl", requires = "questions")]
     answers: Option<PathBuf>,
 
@@ -61,7 +67,8 @@ pub(super) struct Args {
     #[arg(long, default_value_t = pope::PER_IMAGE)]
     per_image: usize,
 
-    /// Ask each question denied ("Is there no cat?") and in two other forms too, and report how consistent the answers are
+    /// Ask each question denied ("Is there no cat?") and in two other forms too, and report how
+    /// consistent the answers are
     #[arg(long, conflicts_with = "answers")]
     forms: bool,
 
@@ -80,8 +87,19 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    one_stdin(&[("--data", args.data.as_ref()), ("--questions", args.questions.as_ref()), ("--answers", args.answers.as_ref())])?;
-    let Gathered { questions, answers, forms, references, mut notes, model } = match &args.answers {
+    one_stdin(&[
+        ("--data", args.data.as_ref()),
+        ("--questions", args.questions.as_ref()),
+        ("--answers", args.answers.as_ref()),
+    ])?;
+    let Gathered {
+        questions,
+        answers,
+        forms,
+        references,
+        mut notes,
+        model,
+    } = match &args.answers {
         Some(file) => Gathered::read(&args, file)?,
         None => Gathered::ask(&args)?,
     };
@@ -95,25 +113,50 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .zip(&answers)
         .filter(|(_, answer)| !answer.is_abstention())
         .map(|(question, answer)| {
-            (images[question.image.as_str()], question.setting, Scores::of(question.present, pope::parse(&answer.text)))
+            (
+                images[question.image.as_str()],
+                question.setting,
+                Scores::of(question.present, pope::parse(&answer.text)),
+            )
         })
         .collect();
-    let abstentions = answers.iter().filter(|answer| answer.is_abstention()).count();
+    let abstentions = answers
+        .iter()
+        .filter(|answer| answer.is_abstention())
+        .count();
     if abstentions > 0 {
-        notes.push(format!("Abstentions, which POPE's figures leave out: {abstentions} of {} answers.", answers.len()));
+        notes.push(format!(
+            "Abstentions, which POPE's figures leave out: {abstentions} of {} answers.",
+            answers.len()
+        ));
     }
-    let asked: Vec<AnsweredQuestion> =
-        questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer, references.as_ref())).collect();
+    let asked: Vec<AnsweredQuestion> = questions
+        .iter()
+        .zip(&answers)
+        .map(|(question, answer)| answered(question, answer, references.as_ref()))
+        .collect();
     let AnswerSections { summary, details } = answers::sections(&asked, args.seed);
-    let rows = Setting::ALL.into_iter().map(Some).chain([None]).filter_map(|setting| {
-        let of: Vec<&(usize, Option<Setting>, Scores)> = judged.iter().filter(|j| setting.is_none() || j.1 == setting).collect();
-        (!of.is_empty()).then(|| row(setting, &of, images.len(), args.seed))
-    });
-    let share = |name: &str, better: Option<Better>| Column { better, ..Column::new(name, Format::Percent) };
+    let rows = Setting::ALL
+        .into_iter()
+        .map(Some)
+        .chain([None])
+        .filter_map(|setting| {
+            let of: Vec<&(usize, Option<Setting>, Scores)> = judged
+                .iter()
+                .filter(|j| setting.is_none() || j.1 == setting)
+                .collect();
+            (!of.is_empty()).then(|| row(setting, &of, images.len(), args.seed))
+        });
+    let share = |name: &str, better: Option<Better>| Column {
+        better,
+        ..Column::new(name, Format::Percent)
+    };
     let higher = Some(Better::Higher);
     let table = Table {
         title: "POPE".into(),
-        note: "Yes is the positive class; the first sentence counts, and one with no or not in it is a no.".into(),
+        note: "Yes is the positive class; the first sentence counts, and one with no or not in it \
+               is a no."
+            .into(),
         columns: vec![
             share("accuracy", higher),
             share("precision", higher),
@@ -124,16 +167,29 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         ],
         rows: rows.collect(),
     };
-    let resampling = Resampling { repeats: REPEATS, seed: args.seed };
-    let consistency = (!forms.is_empty())
-        .then(|| consistency::table(&consistency::findings(&agreeing(&questions, &answers, &forms, &images), resampling)));
+    let resampling = Resampling {
+        repeats: REPEATS,
+        seed: args.seed,
+    };
+    let consistency = (!forms.is_empty()).then(|| {
+        consistency::table(&consistency::findings(
+            &agreeing(&questions, &answers, &forms, &images),
+            resampling,
+        ))
+    });
     let tables = std::iter::once(table).chain(consistency).collect();
-    let who = args.answers.as_ref().map_or_else(|| "the bundle".to_owned(), |file| file.display().to_string());
+    let who = args.answers.as_ref().map_or_else(
+        || "the bundle".to_owned(),
+        |file| file.display().to_string(),
+    );
     let report = Report {
         title: "POPE: is it there?".into(),
         command: command(),
         facts: [
-            args.questions.as_ref().map(|file| vec![("questions".into(), file.display().to_string())]).unwrap_or_default(),
+            args.questions
+                .as_ref()
+                .map(|file| vec![("questions".into(), file.display().to_string())])
+                .unwrap_or_default(),
             Run {
                 model,
                 data: args.data.as_deref().filter(|_| args.answers.is_none()),
@@ -146,7 +202,18 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         ]
         .concat(),
         notes,
-        sections: [vec![summary, Section { title: "Answers".into(), tables, ..Section::default() }], details].concat(),
+        sections: [
+            vec![
+                summary,
+                Section {
+                    title: "Answers".into(),
+                    tables,
+                    ..Section::default()
+                },
+            ],
+            details,
+        ]
+        .concat(),
     };
     args.output.show(&report)
 }
@@ -168,12 +235,21 @@ impl Gathered {
     /// Reads another model's answers.
     fn read(args: &Args, file: &Path) -> Result<Self, Failure> {
         if args.guard.guard.is_some() {
-            return Err(Failure::Misused("--guard is of the answers that a model writes; --answers brings them along".into()));
+            return Err(Failure::Misused(
+                "--guard is of the answers that a model writes; --answers brings them along".into(),
+            ));
         }
         let (questions, notes) = questions(args, None)?;
         let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
         let answers = answers.into_iter().map(Answered::of_text).collect();
-        Ok(Self { questions, answers, forms: Vec::new(), references: None, notes, model: None })
+        Ok(Self {
+            questions,
+            answers,
+            forms: Vec::new(),
+            references: None,
+            notes,
+            model: None,
+        })
     }
 
     /// Has the bundle answer.
@@ -182,7 +258,11 @@ impl Gathered {
         let references = references(args)?;
         let (questions, notes) = questions(args, Some(&references))?;
         let (model, mode) = (answering.model(), args.guard.mode(&answering).to_owned());
-        let reworded = if args.forms { reworded(&questions)? } else { Vec::new() };
+        let reworded = if args.forms {
+            reworded(&questions)?
+        } else {
+            Vec::new()
+        };
         let mut asked = about(&references, &questions)?;
         for (place, forms) in &reworded {
             let (image, _) = asked[*place];
@@ -190,18 +270,41 @@ impl Gathered {
         }
         let mut answers = answering.all(&mode, &asked)?;
         let mut others = answers.split_off(questions.len()).into_iter();
-        let forms = reworded.iter().map_while(|(place, _)| Some((*place, [others.next()?, others.next()?, others.next()?]))).collect();
-        Ok(Self { questions, answers, forms, references: Some(references), notes, model: Some(model) })
+        let forms = reworded
+            .iter()
+            .map_while(|(place, _)| {
+                Some((*place, [others.next()?, others.next()?, others.next()?]))
+            })
+            .collect();
+        Ok(Self {
+            questions,
+            answers,
+            forms,
+            references: Some(references),
+            notes,
+            model: Some(model),
+        })
     }
 }
 
 /// The other forms of the questions, each object of an image once, with the place of the question.
 fn reworded(questions: &[Question]) -> Result<Vec<(usize, ObjectQuestions)>, Failure> {
     let mut seen = HashSet::new();
-    let fresh = questions.iter().enumerate().filter(|(_, question)| seen.insert((&question.image, &question.text)));
+    let fresh = questions
+        .iter()
+        .enumerate()
+        .filter(|(_, question)| seen.insert((&question.image, &question.text)));
     let forms = |(place, question): (usize, &Question)| {
-        let missing = || format!("--forms: question {} has no 'object', by which it could be asked otherwise", question.id);
-        let object = question.object.as_deref().ok_or_else(|| Failure::Misused(missing()))?;
+        let missing = || {
+            format!(
+                "--forms: question {} has no 'object', by which it could be asked otherwise",
+                question.id
+            )
+        };
+        let object = question
+            .object
+            .as_deref()
+            .ok_or_else(|| Failure::Misused(missing()))?;
         Ok((place, consistency::questions(object)))
     };
     fresh.map(forms).collect()
@@ -217,13 +320,22 @@ fn agreeing(
     let of = |(place, others): &(usize, [Answered; 3])| {
         let question = &questions[*place];
         let others = others.each_ref().map(|answer| answer.text.as_str());
-        ObjectAnswers::of(images[question.image.as_str()], question.present, &answers[*place].text, others)
+        ObjectAnswers::of(
+            images[question.image.as_str()],
+            question.present,
+            &answers[*place].text,
+            others,
+        )
     };
     forms.iter().map(of).collect()
 }
 
 /// A question with its answer, as pages show it.
-fn answered(question: &Question, answer: &Answered, references: Option<&References>) -> AnsweredQuestion {
+fn answered(
+    question: &Question,
+    answer: &Answered,
+    references: Option<&References>,
+) -> AnsweredQuestion {
     let yes = pope::parse(&answer.text);
     let row = AnsweredQuestion {
         kind: question.setting.map_or("all", Setting::name).to_owned(),
@@ -233,33 +345,68 @@ fn answered(question: &Question, answer: &Answered, references: Option<&Referenc
         right_answers: vec![if question.present { "yes" } else { "no" }.to_owned()],
         answer: answer.text.clone(),
         is_right: !answer.is_abstention() && yes == question.present,
-        yes: Some((question.present, Some(yes).filter(|_| !answer.is_abstention()))),
+        yes: Some((
+            question.present,
+            Some(yes).filter(|_| !answer.is_abstention()),
+        )),
         ..AnsweredQuestion::default()
     };
     with_guard(row, answer)
 }
 
 fn references(args: &Args) -> Result<References, Failure> {
-    let data = args.data.as_ref().ok_or_else(|| Failure::Misused("--data is needed: what are the questions about?".into()))?;
+    let data = args.data.as_ref().ok_or_else(|| {
+        Failure::Misused("--data is needed: what are the questions about?".into())
+    })?;
     References::open(data, None).map_err(Failure::misused)
 }
 
-/// The questions of the file, or those that are built from `references` (the data set, where it was not read yet); and what is to be said about them.
-fn questions(args: &Args, given: Option<&References>) -> Result<(Vec<Question>, Vec<String>), Failure> {
-    if let Some(file) = args.questions.as_ref().filter(|file| args.data.is_none() || is_stdio(file) || file.exists()) {
+/// The questions of the file, or those that are built from `references` (the data set, where it was
+/// not read yet); and what is to be said about them.
+fn questions(
+    args: &Args,
+    given: Option<&References>,
+) -> Result<(Vec<Question>, Vec<String>), Failure> {
+    if let Some(file) = args
+        .questions
+        .as_ref()
+        .filter(|file| args.data.is_none() || is_stdio(file) || file.exists())
+    {
         let questions = pope::read_questions(file).map_err(Failure::misused)?;
-        return Ok((questions, given.map(|references| references.notes().to_vec()).unwrap_or_default()));
+        return Ok((
+            questions,
+            given
+                .map(|references| references.notes().to_vec())
+                .unwrap_or_default(),
+        ));
     }
-    let read = if given.is_none() { Some(references(args)?) } else { None };
-    let Some(references) = given.or(read.as_ref()) else { return Ok(Default::default()) };
-    let images: Vec<_> = references.images().iter().filter_map(|image| Some((image.name(), image.objects.as_ref()?))).collect();
+    let read = if given.is_none() {
+        Some(references(args)?)
+    } else {
+        None
+    };
+    let Some(references) = given.or(read.as_ref()) else {
+        return Ok(Default::default());
+    };
+    let images: Vec<_> = references
+        .images()
+        .iter()
+        .filter_map(|image| Some((image.name(), image.objects.as_ref()?)))
+        .collect();
     if images.is_empty() {
-        return Err(Failure::Misused("--data: no image has annotated objects".into()));
+        return Err(Failure::Misused(
+            "--data: no image has annotated objects".into(),
+        ));
     }
-    let mut questions: Vec<Question> =
-        Setting::ALL.into_iter().flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed)).collect();
+    let mut questions: Vec<Question> = Setting::ALL
+        .into_iter()
+        .flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed))
+        .collect();
     // Each setting counts from 1; in one file numbers must be unique.
-    questions.iter_mut().zip(1..).for_each(|(question, id)| question.id = id);
+    questions
+        .iter_mut()
+        .zip(1..)
+        .for_each(|(question, id)| question.id = id);
     if let Some(file) = &args.questions {
         let mut text = Vec::new();
         pope::write_questions(&questions, &mut text).map_err(Failure::failed)?;
@@ -269,27 +416,57 @@ fn questions(args: &Args, given: Option<&References>) -> Result<(Vec<Question>, 
 }
 
 /// The image and the text of every question.
-fn about<'a>(references: &'a References, questions: &'a [Question]) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
+fn about<'a>(
+    references: &'a References,
+    questions: &'a [Question],
+) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
     let image = |question: &Question| {
-        references
-            .get(&question.image)
-            .ok_or_else(|| Failure::Misused(format!("--data: there is no image '{}' for question {}", question.image, question.id)))
+        references.get(&question.image).ok_or_else(|| {
+            Failure::Misused(format!(
+                "--data: there is no image '{}' for question {}",
+                question.image, question.id
+            ))
+        })
     };
-    questions.iter().map(|question| Ok((image(question)?, question.text.as_str()))).collect()
+    questions
+        .iter()
+        .map(|question| Ok((image(question)?, question.text.as_str())))
+        .collect()
 }
 
-fn row(setting: Option<Setting>, judged: &[&(usize, Option<Setting>, Scores)], images: usize, seed: u64) -> TableRow {
+fn row(
+    setting: Option<Setting>,
+    judged: &[&(usize, Option<Setting>, Scores)],
+    images: usize,
+    seed: u64,
+) -> TableRow {
     let figures = |weights: &[u32]| {
         let mut sums = [0.0f64; 4];
         for (image, _, s) in judged {
-            let counts = [s.true_positives, s.false_positives, s.true_negatives, s.false_negatives];
-            sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n as f64 * f64::from(weights[*image]));
+            let counts = [
+                s.true_positives,
+                s.false_positives,
+                s.true_negatives,
+                s.false_negatives,
+            ];
+            sums.iter_mut()
+                .zip(counts)
+                .for_each(|(sum, n)| *sum += n as f64 * f64::from(weights[*image]));
         }
         let [tp, fp, tn, fn_] = sums;
         let total = tp + fp + tn + fn_;
-        vec![(tp + tn) / total, tp / (tp + fp), tp / (tp + fn_), 2.0 * tp / (2.0 * tp + fp + fn_), (tp + fp) / total]
+        vec![
+            (tp + tn) / total,
+            tp / (tp + fp),
+            tp / (tp + fn_),
+            2.0 * tp / (2.0 * tp + fp + fn_),
+            (tp + fp) / total,
+        ]
     };
-    let mut cells: Vec<Cell> = estimates(images, REPEATS, seed, figures).into_iter().map(Cell::from).collect();
+    let mut cells: Vec<Cell> = estimates(images, REPEATS, seed, figures)
+        .into_iter()
+        .map(Cell::from)
+        .collect();
     cells.push(judged.len().into());
     TableRow::new(setting.map_or("all", Setting::name), cells)
 }

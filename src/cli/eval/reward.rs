@@ -20,11 +20,13 @@ use crate::{
 
 /// Measure how well scorers tell grounded words from ungrounded ones
 ///
-/// On a folder in Flickr8k's layout, whose development split is dealt out in turn: every other image tunes what has to be tuned, the others report. Where the bundle has evidence
-/// of what images show, the rewards that it serves are measured beside those of its scorers alone.
+/// On a folder in Flickr8k's layout, whose development split is dealt out in turn: every other
+/// image tunes what has to be tuned, the others report. Where the bundle has evidence of what
+/// images show, the rewards that it serves are measured beside those of its scorers alone.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor eval reward --data ../shared/data/flickr8k\n  candor eval reward --data ../shared/data/flickr8k --run runs/ablation --html ablation.html"
+    after_help = "Examples:\n  candor eval reward --data ../shared/data/flickr8k\n  candor eval \
+                  reward --data ../shared/data/flickr8k --run runs/ablation --html ablation.html"
 )]
 pub(super) struct Args {
     /// Folder in Flickr8k's layout
@@ -70,18 +72,34 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
     let mut contenders = gather(args, &setup)?;
     let default = policy.config.reward.as_ref().map(|r| r.default.name());
     let served = default.and_then(|name| contenders.iter().position(|c| c.name == name));
-    let network = || contenders.iter().rposition(|c| matches!(c.scorer, Scorer::Net(_)));
+    let network = || {
+        contenders
+            .iter()
+            .rposition(|c| matches!(c.scorer, Scorer::Net(_)))
+    };
     let mut chosen = served.or_else(network).unwrap_or(contenders.len() - 1);
     if let Scorer::Net(_) = contenders[chosen].scorer {
-        contenders.push(Contender { name: "other image".into(), scorer: Scorer::OtherImage(chosen), bytes: contenders[chosen].bytes });
+        contenders.push(Contender {
+            name: "other image".into(),
+            scorer: Scorer::OtherImage(chosen),
+            bytes: contenders[chosen].bytes,
+        });
     }
     let features = dev_features(&setup, &args.features)?;
-    let finishers = if served.is_some() { Finishers::open(policy, &features)? } else { None };
+    let finishers = if served.is_some() {
+        Finishers::open(policy, &features)?
+    } else {
+        None
+    };
     let finished = finishers.is_some().then_some(contenders.len());
     if finished.is_some() {
         let name = format!("{}, with evidence", contenders[chosen].name);
         // The mean of one is that one.
-        contenders.push(Contender { name, scorer: Scorer::Mean(vec![chosen]), bytes: contenders[chosen].bytes });
+        contenders.push(Contender {
+            name,
+            scorer: Scorer::Mean(vec![chosen]),
+            bytes: contenders[chosen].bytes,
+        });
     }
     let mut judged = Judged::of_dev(&setup, &features, &contenders, args.seed)?;
     let mut calibrations = calibrate::fit(&judged, &contenders)?;
@@ -100,9 +118,15 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
     if let Some((finished, finishers)) = finished {
         judged.finish(finished, finishers, &setup)?;
         chosen = finished;
-        rewards = "as served: words that name things have those that evidence of the image gives them";
+        rewards =
+            "as served: words that name things have those that evidence of the image gives them";
     }
-    let costs = contenders::costs(policy, &contenders, &features.batch(&[(0, 0)])?.squeeze(0)?, 200)?;
+    let costs = contenders::costs(
+        policy,
+        &contenders,
+        &features.batch(&[(0, 0)])?.squeeze(0)?,
+        200,
+    )?;
     let evidence = Evidence {
         images: &setup.data.dev,
         judged: &judged,
@@ -112,11 +136,29 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
         chosen,
         seed: args.seed,
     };
-    let title = format!("Scorers of {} {}", policy.config.name, policy.config.version);
+    let title = format!(
+        "Scorers of {} {}",
+        policy.config.name, policy.config.version
+    );
     let model = (policy.config.name.clone(), policy.config.version.clone());
-    let run = Run { model: Some(model), photographs: setup.data.dev.len(), seed: args.seed, ..Run::default() };
-    let facts = [run.facts(), evidence.facts(&args.data, &policy.name), vec![("rewards looked at".into(), rewards.into())]].concat();
-    Ok(Report { title, command: command(), facts, ..evidence.report() })
+    let run = Run {
+        model: Some(model),
+        photographs: setup.data.dev.len(),
+        seed: args.seed,
+        ..Run::default()
+    };
+    let facts = [
+        run.facts(),
+        evidence.facts(&args.data, &policy.name),
+        vec![("rewards looked at".into(), rewards.into())],
+    ]
+    .concat();
+    Ok(Report {
+        title,
+        command: command(),
+        facts,
+        ..evidence.report()
+    })
 }
 
 /// Baselines, the bundle's scorers, and those of the runs.
@@ -126,7 +168,11 @@ fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, TrainError> {
     for run in &args.run {
         for contender in contenders::of_run(run, &setup.policy)? {
             let taken = all.iter().any(|c| c.name == contender.name);
-            let name = if taken { format!("{} ({})", contender.name, run.display()) } else { contender.name.clone() };
+            let name = if taken {
+                format!("{} ({})", contender.name, run.display())
+            } else {
+                contender.name.clone()
+            };
             all.push(Contender { name, ..contender });
         }
     }
@@ -139,12 +185,27 @@ fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, TrainError> {
         let parts: Vec<&str> = name.split('+').collect();
         if let Some(i) = all.iter().position(|c| c.name == *name) {
             chosen.push(all.remove(i));
-        } else if let Some(of) = parts.iter().map(|part| chosen.iter().position(|c| c.name == *part)).collect::<Option<Vec<usize>>>() {
+        } else if let Some(of) = parts
+            .iter()
+            .map(|part| chosen.iter().position(|c| c.name == *part))
+            .collect::<Option<Vec<usize>>>()
+        {
             let bytes = of.iter().map(|&i| chosen[i].bytes).sum();
-            chosen.push(Contender { name: name.clone(), scorer: Scorer::Mean(of), bytes });
+            chosen.push(Contender {
+                name: name.clone(),
+                scorer: Scorer::Mean(of),
+                bytes,
+            });
         } else {
-            let names = all.iter().chain(&chosen).map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(TrainError::Run(format!("--scorers: there is no scorer '{name}'; there are {names}")));
+            let names = all
+                .iter()
+                .chain(&chosen)
+                .map(|c| c.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
+            return Err(TrainError::Run(format!(
+                "--scorers: there is no scorer '{name}'; there are {names}"
+            )));
         }
     }
     Ok(chosen)

@@ -38,11 +38,14 @@ use crate::{
 
 /// Ask people's questions, or ones derived from captions: presence, color and number
 ///
-/// A file or folder of questions (questions.jsonl) has rows {"image", "question", "answers": ["...", ...]}, with "kind" or "type" where there are kinds. A folder in
-/// Flickr8k's layout has captions, from which questions about its development split are derived.
+/// A file or folder of questions (questions.jsonl) has rows {"image", "question", "answers":
+/// ["...", ...]}, with "kind" or "type" where there are kinds. A folder in Flickr8k's layout has
+/// captions, from which questions about its development split are derived.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor eval vqa --data ../shared/data/daquar --limit 500\n  candor eval vqa --data ../shared/data/vqa-rad/questions.jsonl --json vqa.json\n  candor eval vqa --data ../shared/data/flickr8k"
+    after_help = "Examples:\n  candor eval vqa --data ../shared/data/daquar --limit 500\n  candor \
+                  eval vqa --data ../shared/data/vqa-rad/questions.jsonl --json vqa.json\n  candor \
+                  eval vqa --data ../shared/data/flickr8k"
 )]
 pub(super) struct Args {
     /// Questions of people, or a folder in Flickr8k's layout
@@ -104,19 +107,49 @@ fn of_people(args: &Args, model: Answering, file: &Path) -> Result<(), Failure> 
     let all = questions.len();
     questions.truncate(args.limit());
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
-    let image = |q: &AskedQuestion| Annotated { id: q.image.clone(), photo: Some(q.photo.clone()), ..Annotated::default() };
+    let image = |q: &AskedQuestion| Annotated {
+        id: q.image.clone(),
+        photo: Some(q.photo.clone()),
+        ..Annotated::default()
+    };
     let images: Vec<Annotated> = questions.iter().map(image).collect();
-    let asked: Vec<(&Annotated, &str)> = images.iter().zip(&questions).map(|(image, q)| (image, q.question.as_str())).collect();
+    let asked: Vec<(&Annotated, &str)> = images
+        .iter()
+        .zip(&questions)
+        .map(|(image, q)| (image, q.question.as_str()))
+        .collect();
     let answers = model.all(&mode, &asked)?;
-    let rows: Vec<AnsweredQuestion> = questions.iter().zip(&answers).map(|(question, answer)| answered(question, answer)).collect();
+    let rows: Vec<AnsweredQuestion> = questions
+        .iter()
+        .zip(&answers)
+        .map(|(question, answer)| answered(question, answer))
+        .collect();
     let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
-    let photographs = questions.iter().map(|q| q.image.as_str()).collect::<BTreeSet<_>>().len();
-    let run = Run { model: Some(run_model), data: Some(&args.data), photographs, seed: args.seed, ..Run::default() };
-    let answers = Section { title: "Answers".into(), tables: tables(&questions, &rows, args.seed), ..Section::default() };
+    let photographs = questions
+        .iter()
+        .map(|q| q.image.as_str())
+        .collect::<BTreeSet<_>>()
+        .len();
+    let run = Run {
+        model: Some(run_model),
+        data: Some(&args.data),
+        photographs,
+        seed: args.seed,
+        ..Run::default()
+    };
+    let answers = Section {
+        title: "Answers".into(),
+        tables: tables(&questions, &rows, args.seed),
+        ..Section::default()
+    };
     let report = Report {
         title: "Answers to people's questions".into(),
         command: command(),
-        facts: [run.facts(), vec![("questions".into(), format!("{} of {all}", rows.len()))]].concat(),
+        facts: [
+            run.facts(),
+            vec![("questions".into(), format!("{} of {all}", rows.len()))],
+        ]
+        .concat(),
         notes: [vec![RULE.into()], abstentions(&rows)].concat(),
         sections: [vec![summary, answers], details].concat(),
     };
@@ -128,7 +161,8 @@ fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
     let abstained = rows.iter().filter(|row| row.is_abstention()).count();
     let note = || {
         format!(
-            "Abstentions: {abstained} of {} questions got no answer. Coverage is the share of the others, and only theirs are right or wrong.",
+            "Abstentions: {abstained} of {} questions got no answer. Coverage is the share of the \
+             others, and only theirs are right or wrong.",
             rows.len()
         )
     };
@@ -155,7 +189,8 @@ fn answered(question: &AskedQuestion, answer: &Answered) -> AnsweredQuestion {
 /// Returns the group of a question in its table.
 type Group = fn(&AskedQuestion) -> Option<&str>;
 
-/// Exact match of the answers that were given, over all questions and by their kinds, and where some got none how many did.
+/// Exact match of the answers that were given, over all questions and by their kinds, and where
+/// some got none how many did.
 fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64) -> Vec<Table> {
     let mut images: HashMap<&str, usize> = HashMap::new();
     for question in questions {
@@ -166,13 +201,21 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
     let row = |name: &str, of: &[&AnsweredQuestion]| {
         let figures = |weights: &[u32]| {
             let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
-                of.iter().filter(|a| counts(a)).map(|a| f64::from(weights[images[a.image.as_str()]])).sum::<f64>()
+                of.iter()
+                    .filter(|a| counts(a))
+                    .map(|a| f64::from(weights[images[a.image.as_str()]]))
+                    .sum::<f64>()
             };
             let given = sum(&|a| !a.is_abstention());
             let coverage = abstains.then(|| given / sum(&|_| true));
-            std::iter::once(sum(&|a| a.is_right && !a.is_abstention()) / given).chain(coverage).collect()
+            std::iter::once(sum(&|a| a.is_right && !a.is_abstention()) / given)
+                .chain(coverage)
+                .collect()
         };
-        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, seed, figures).into_iter().map(Cell::from).collect();
+        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, seed, figures)
+            .into_iter()
+            .map(Cell::from)
+            .collect();
         cells.push(of.len().into());
         TableRow::new(name, cells)
     };
@@ -186,9 +229,15 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
             .collect(),
         rows,
     };
-    let all = TableRow { emphasis: true, ..row("all", &answered.iter().collect::<Vec<_>>()) };
+    let all = TableRow {
+        emphasis: true,
+        ..row("all", &answered.iter().collect::<Vec<_>>())
+    };
     let mut tables = vec![table("All questions", vec![all])];
-    let groups: [(&str, Group); 2] = [("By kind", |q| q.kind.as_deref()), ("By type", |q| q.answer_type.as_deref())];
+    let groups: [(&str, Group); 2] = [
+        ("By kind", |q| q.kind.as_deref()),
+        ("By type", |q| q.answer_type.as_deref()),
+    ];
     for (title, group) in groups {
         let mut parts: BTreeMap<&str, Vec<&AnsweredQuestion>> = BTreeMap::new();
         for (question, answer) in questions.iter().zip(answered) {
@@ -197,7 +246,10 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
             }
         }
         if !parts.is_empty() {
-            tables.push(table(title, parts.iter().map(|(name, of)| row(name, of)).collect()));
+            tables.push(table(
+                title,
+                parts.iter().map(|(name, of)| row(name, of)).collect(),
+            ));
         }
     }
     tables
@@ -215,10 +267,16 @@ pub(super) struct DerivedQuestions {
     pub(super) questions: Vec<(usize, Qa)>,
 }
 
-/// At most `per_image` questions about each photograph of the development split of a folder in Flickr8k's layout.
-pub(super) fn derived_questions(folder: &Path, per_image: usize, seed: u64) -> Result<DerivedQuestions, Failure> {
+/// At most `per_image` questions about each photograph of the development split of a folder in
+/// Flickr8k's layout.
+pub(super) fn derived_questions(
+    folder: &Path,
+    per_image: usize,
+    seed: u64,
+) -> Result<DerivedQuestions, Failure> {
     if !folder.join("captions.tsv").is_file() {
-        let what = "expected questions.jsonl (people's questions), or captions.tsv with train.txt and dev.txt (Flickr8k's layout)";
+        let what = "expected questions.jsonl (people's questions), or captions.tsv with train.txt \
+                    and dev.txt (Flickr8k's layout)";
         return Err(Failure::Misused(format!("{}: {what}", folder.display())));
     }
     let data = Dataset::open_for_evaluation(folder).map_err(Failure::misused)?;
@@ -230,16 +288,36 @@ pub(super) fn derived_questions(folder: &Path, per_image: usize, seed: u64) -> R
         captions: image.captions.clone(),
         ..Annotated::default()
     };
-    let of = |i: usize| builder.pairs(&data.dev[i], &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1) << 20), per_image);
-    let closed = |i: usize| of(i).into_iter().filter(|qa| qa.kind.is_closed()).map(move |qa| (i, qa));
+    let of = |i: usize| {
+        builder.pairs(
+            &data.dev[i],
+            &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1) << 20),
+            per_image,
+        )
+    };
+    let closed = |i: usize| {
+        of(i)
+            .into_iter()
+            .filter(|qa| qa.kind.is_closed())
+            .map(move |qa| (i, qa))
+    };
     let questions = (0..data.dev.len()).flat_map(closed).collect();
-    Ok(DerivedQuestions { images: data.dev.iter().map(image).collect(), questions })
+    Ok(DerivedQuestions {
+        images: data.dev.iter().map(image).collect(),
+        questions,
+    })
 }
 
 fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
-    let DerivedQuestions { images, mut questions } = derived_questions(&args.data, args.per_image, args.seed)?;
+    let DerivedQuestions {
+        images,
+        mut questions,
+    } = derived_questions(&args.data, args.per_image, args.seed)?;
     questions.truncate(args.limit());
-    let asked: Vec<(&Annotated, &str)> = questions.iter().map(|(i, qa)| (&images[*i], qa.question.as_str())).collect();
+    let asked: Vec<(&Annotated, &str)> = questions
+        .iter()
+        .map(|(i, qa)| (&images[*i], qa.question.as_str()))
+        .collect();
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
     let answers = model.all(&mode, &asked)?;
     let rows: Vec<AnsweredQuestion> = questions
@@ -270,25 +348,43 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
     let row = |(kind, judged): (&&str, &Vec<(usize, &AnsweredQuestion)>)| {
         let figures = |weights: &[u32]| {
             let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
-                judged.iter().filter(|(_, row)| counts(row)).map(|(image, _)| f64::from(weights[*image])).sum::<f64>()
+                judged
+                    .iter()
+                    .filter(|(_, row)| counts(row))
+                    .map(|(image, _)| f64::from(weights[*image]))
+                    .sum::<f64>()
             };
             let given = sum(&|row| !row.is_abstention());
             let yes = sum(&|row| row.answer.eq_ignore_ascii_case("yes."));
             let coverage = abstains.then(|| given / sum(&|_| true));
-            [sum(&|row| row.is_right) / given, yes / given].into_iter().chain(coverage).collect()
+            [sum(&|row| row.is_right) / given, yes / given]
+                .into_iter()
+                .chain(coverage)
+                .collect()
         };
-        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, args.seed, figures).into_iter().map(Cell::from).collect();
+        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, args.seed, figures)
+            .into_iter()
+            .map(Cell::from)
+            .collect();
         cells.push(judged.len().into());
-        TableRow { emphasis: *kind == "all", ..TableRow::new(*kind, cells) }
+        TableRow {
+            emphasis: *kind == "all",
+            ..TableRow::new(*kind, cells)
+        }
     };
     let table = Table {
         title: "Questions derived from the captions".into(),
-        note: "Right: the captions' own answer, word for word. Presence asks as often for what is there as for what is not.".into(),
-        columns: [Column::new("right", Format::Percent).better(Better::Higher), Column::new("answered yes", Format::Percent)]
-            .into_iter()
-            .chain(coverage(abstains))
-            .chain([Column::new("questions", Format::Count)])
-            .collect(),
+        note: "Right: the captions' own answer, word for word. Presence asks as often for what is \
+               there as for what is not."
+            .into(),
+        columns: [
+            Column::new("right", Format::Percent).better(Better::Higher),
+            Column::new("answered yes", Format::Percent),
+        ]
+        .into_iter()
+        .chain(coverage(abstains))
+        .chain([Column::new("questions", Format::Count)])
+        .collect(),
         rows: kinds.iter().map(row).collect(),
     };
     let report = Report {
@@ -297,13 +393,28 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
         facts: Run {
             model: Some(run_model),
             data: Some(&args.data),
-            photographs: questions.iter().map(|(image, _)| image).collect::<BTreeSet<_>>().len(),
+            photographs: questions
+                .iter()
+                .map(|(image, _)| image)
+                .collect::<BTreeSet<_>>()
+                .len(),
             seed: args.seed,
             ..Run::default()
         }
         .facts(),
         notes: abstentions(&rows),
-        sections: [vec![summary, Section { title: "Answers".into(), tables: vec![table], ..Section::default() }], details].concat(),
+        sections: [
+            vec![
+                summary,
+                Section {
+                    title: "Answers".into(),
+                    tables: vec![table],
+                    ..Section::default()
+                },
+            ],
+            details,
+        ]
+        .concat(),
     };
     args.output.show(&report)
 }
@@ -324,7 +435,12 @@ mod tests {
     }
 
     fn given(image: &str, is_right: bool, verdict: &str) -> AnsweredQuestion {
-        AnsweredQuestion { image: image.into(), is_right, verdict: Some(verdict.into()), ..AnsweredQuestion::default() }
+        AnsweredQuestion {
+            image: image.into(),
+            is_right,
+            verdict: Some(verdict.into()),
+            ..AnsweredQuestion::default()
+        }
     }
 
     fn values(table: &Table, row: usize) -> Vec<f64> {
@@ -337,18 +453,46 @@ mod tests {
 
     #[test]
     fn abstentions_are_counted_apart_from_answers() {
-        let questions = [asked("1", "color"), asked("2", "color"), asked("2", "count"), asked("3", "count")];
-        let rows = [given("1", true, "clean"), given("2", false, "abstained"), given("2", false, "flagged"), given("3", true, "clean")];
+        let questions = [
+            asked("1", "color"),
+            asked("2", "color"),
+            asked("2", "count"),
+            asked("3", "count"),
+        ];
+        let rows = [
+            given("1", true, "clean"),
+            given("2", false, "abstained"),
+            given("2", false, "flagged"),
+            given("3", true, "clean"),
+        ];
         let found = tables(&questions, &rows, 1);
-        let names: Vec<&str> = found[0].columns.iter().map(|column| column.name.as_str()).collect();
+        let names: Vec<&str> = found[0]
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
         assert_eq!(names, ["exact match", "coverage", "questions"]);
         // Two of three answers are right.
-        assert!(values(&found[0], 0).iter().zip([2.0 / 3.0, 0.75, 4.0]).all(|(a, b)| (a - b).abs() < 1e-9));
-        assert_eq!((values(&found[1], 0), values(&found[1], 1)), (vec![1.0, 0.5, 2.0], vec![0.5, 1.0, 2.0]));
+        assert!(
+            values(&found[0], 0)
+                .iter()
+                .zip([2.0 / 3.0, 0.75, 4.0])
+                .all(|(a, b)| (a - b).abs() < 1e-9)
+        );
+        assert_eq!(
+            (values(&found[1], 0), values(&found[1], 1)),
+            (vec![1.0, 0.5, 2.0], vec![0.5, 1.0, 2.0])
+        );
         assert!(abstentions(&rows)[0].starts_with("Abstentions: 1 of 4"));
-        let rows = rows.map(|row| AnsweredQuestion { verdict: None, ..row });
+        let rows = rows.map(|row| AnsweredQuestion {
+            verdict: None,
+            ..row
+        });
         let found = tables(&questions, &rows, 1);
-        assert_eq!((values(&found[0], 0), found[0].columns.len()), (vec![0.5, 4.0], 2));
+        assert_eq!(
+            (values(&found[0], 0), found[0].columns.len()),
+            (vec![0.5, 4.0], 2)
+        );
         assert!(abstentions(&rows).is_empty());
     }
 }

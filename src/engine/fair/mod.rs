@@ -1,7 +1,8 @@
 //! Fair shares of what is scarce: places, the engine's steps, image workers.
 //!
-//! A competitor is whoever callers are told apart by: the owner of a key or, without keys, a client's address. [`Ledger`] says who is next, [`Pool`] who
-//! may still come in, and [`Turns`] lets async tasks take turns in the ledger's order.
+//! A competitor is whoever callers are told apart by: the owner of a key or, without keys, a
+//! client's address. [`Ledger`] says who is next, [`Pool`] who may still come in, and [`Turns`]
+//! lets async tasks take turns in the ledger's order.
 
 mod ledger;
 mod pool;
@@ -14,7 +15,8 @@ pub use pool::PoolPermit;
 pub(crate) use pool::{Pool, PoolError, SharedPool};
 pub use turns::{Turn, Turns};
 
-/// A competitor and its weight: of two that want more than there is, one of twice the weight gets twice as much.
+/// A competitor and its weight: of two that want more than there is, one of twice the weight gets
+/// twice as much.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Share {
     /// Who competes.
@@ -26,7 +28,10 @@ pub struct Share {
 impl Share {
     /// A competitor with a weight.
     pub fn new(competitor: impl Into<Arc<str>>, weight: u32) -> Self {
-        Self { competitor: competitor.into(), weight: weight.max(1) }
+        Self {
+            competitor: competitor.into(),
+            weight: weight.max(1),
+        }
     }
 }
 

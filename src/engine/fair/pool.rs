@@ -7,8 +7,9 @@ use std::{
 
 use super::Share;
 
-/// A bounded amount of something. Whoever is alone may have all of it. Beside it there is a reserve for competitors that have less than their fair share:
-/// who comes late to a full pool comes in all the same, and who has too much gets nothing more until it is theirs again.
+/// A bounded amount of something. Whoever is alone may have all of it. Beside it there is a reserve
+/// for competitors that have less than their fair share: who comes late to a full pool comes in all
+/// the same, and who has too much gets nothing more until it is theirs again.
 #[derive(Debug)]
 pub(crate) struct Pool {
     capacity: u64,
@@ -37,7 +38,13 @@ pub(crate) enum PoolError {
 impl Pool {
     /// `capacity` for all, and `reserve` beside it for those who have less than their share.
     pub(crate) fn new(capacity: u64, reserve: u64) -> Self {
-        Self { capacity, reserve, used: 0, held: HashMap::new(), closed: false }
+        Self {
+            capacity,
+            reserve,
+            used: 0,
+            held: HashMap::new(),
+            closed: false,
+        }
     }
 
     /// Returns `true` if [`Self::take`] would give it.
@@ -45,24 +52,46 @@ impl Pool {
         !self.closed && (self.used + amount <= self.capacity || self.is_owed(share, amount))
     }
 
-    /// Takes an amount for a competitor and returns how much that is: nothing counts for more than the whole pool.
+    /// Takes an amount for a competitor and returns how much that is: nothing counts for more than
+    /// the whole pool.
     pub(crate) fn take(&mut self, share: &Share, amount: u64) -> Result<u64, PoolError> {
         let amount = amount.min(self.capacity);
         if !self.may_take(share, amount) {
-            return Err(if self.closed { PoolError::Closed } else { PoolError::Full });
+            return Err(if self.closed {
+                PoolError::Closed
+            } else {
+                PoolError::Full
+            });
         }
-        let new = Holding { amount: 0, permits: 0, weight: share.weight };
-        let holding = self.held.entry(Arc::clone(&share.competitor)).or_insert(new);
+        let new = Holding {
+            amount: 0,
+            permits: 0,
+            weight: share.weight,
+        };
+        let holding = self
+            .held
+            .entry(Arc::clone(&share.competitor))
+            .or_insert(new);
         holding.amount += amount;
         holding.permits += 1;
         self.used += amount;
         Ok(amount)
     }
 
-    /// Returns `true` if a competitor that takes so much more out of the reserve has no more than its share then, or nothing else.
+    /// Returns `true` if a competitor that takes so much more out of the reserve has no more than
+    /// its share then, or nothing else.
     fn is_owed(&self, share: &Share, amount: u64) -> bool {
-        let others = self.held.iter().filter(|(name, _)| **name != share.competitor).map(|(_, holding)| u64::from(holding.weight));
-        let (own, weight) = (self.held.get(&share.competitor).map_or(0, |holding| holding.amount), u64::from(share.weight));
+        let others = self
+            .held
+            .iter()
+            .filter(|(name, _)| **name != share.competitor)
+            .map(|(_, holding)| u64::from(holding.weight));
+        let (own, weight) = (
+            self.held
+                .get(&share.competitor)
+                .map_or(0, |holding| holding.amount),
+            u64::from(share.weight),
+        );
         let fair = self.capacity * weight / (others.sum::<u64>() + weight);
         self.used + amount <= self.capacity + self.reserve && (own == 0 || own + amount <= fair)
     }
@@ -96,7 +125,11 @@ impl SharedPool {
     /// Takes an amount, until the permit is dropped.
     pub(crate) fn take(&self, share: &Share, amount: u64) -> Result<PoolPermit, PoolError> {
         let amount = self.lock().take(share, amount)?;
-        Ok(PoolPermit { pool: self.clone(), competitor: Arc::clone(&share.competitor), amount })
+        Ok(PoolPermit {
+            pool: self.clone(),
+            competitor: Arc::clone(&share.competitor),
+            amount,
+        })
     }
 
     /// Returns `true` if [`Self::take`] would give it now.
@@ -146,14 +179,23 @@ mod tests {
     #[test]
     fn one_alone_gets_all_and_who_comes_late_still_gets_in() {
         let pool = SharedPool::new(Pool::new(8, 3));
-        let greedy: Vec<PoolPermit> = (0..8).map(|_| pool.take(&of("greedy"), 1).unwrap()).collect();
+        let greedy: Vec<PoolPermit> = (0..8)
+            .map(|_| pool.take(&of("greedy"), 1).unwrap())
+            .collect();
         assert_eq!(pool.take(&of("greedy"), 1).unwrap_err(), PoolError::Full);
         let late: Vec<PoolPermit> = (0..3).map(|_| pool.take(&of("late"), 1).unwrap()).collect();
-        assert_eq!(pool.take(&of("late"), 1).unwrap_err(), PoolError::Full, "the reserve has an end");
+        assert_eq!(
+            pool.take(&of("late"), 1).unwrap_err(),
+            PoolError::Full,
+            "the reserve has an end"
+        );
         drop(greedy);
         // What was in the reserve counts like the rest.
         let rest: Vec<PoolPermit> = (0..5).map(|_| pool.take(&of("late"), 1).unwrap()).collect();
-        assert_eq!((pool.used(), pool.take(&of("late"), 1).unwrap_err()), (8, PoolError::Full));
+        assert_eq!(
+            (pool.used(), pool.take(&of("late"), 1).unwrap_err()),
+            (8, PoolError::Full)
+        );
         drop((late, rest));
         assert_eq!((pool.used(), pool.lock().held.len()), (0, 0));
         pool.close();
@@ -164,7 +206,10 @@ mod tests {
     fn what_is_larger_than_the_pool_is_let_in_alone() {
         let pool = SharedPool::new(Pool::new(10, 5));
         let large = pool.take(&of("a"), 1000).unwrap();
-        assert_eq!((pool.used(), pool.take(&of("a"), 1).unwrap_err()), (10, PoolError::Full));
+        assert_eq!(
+            (pool.used(), pool.take(&of("a"), 1).unwrap_err()),
+            (10, PoolError::Full)
+        );
         assert!(pool.take(&of("b"), 1000).is_err());
         let small = pool.take(&of("b"), 5).unwrap();
         drop((large, small));
@@ -173,8 +218,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_asks_for_one_beside_any_others_is_refused_only_by_a_full_reserve_or_above_their_share(
-            asks in proptest::collection::vec((0usize..4, 1u64..6, any::<bool>()), 1..200), capacity in 4u64..40, reserve in 1u64..10,
+        fn one_permit_beside_others_is_refused_only_by_a_full_reserve_or_above_the_share(
+            asks in proptest::collection::vec((0usize..4, 1u64..6, any::<bool>()), 1..200),
+            capacity in 4u64..40, reserve in 1u64..10,
         ) {
             let pool = SharedPool::new(Pool::new(capacity, reserve));
             let mut held: Vec<Vec<PoolPermit>> = (0..4).map(|_| Vec::new()).collect();
@@ -186,13 +232,15 @@ mod tests {
                 let own: u64 = held[who].iter().map(|permit| permit.amount).sum();
                 let used: u64 = held.iter().flatten().map(|permit| permit.amount).sum();
                 prop_assert_eq!(pool.used(), used);
-                let others = held.iter().enumerate().filter(|(i, permits)| *i != who && !permits.is_empty()).count() as u64;
+                let others = held.iter().enumerate().filter(|(i, permits)| *i != who
+                    && !permits.is_empty()).count() as u64;
                 let amount = amount.min(capacity);
                 match pool.take(&of(&who.to_string()), amount) {
                     Ok(permit) => held[who].push(permit),
                     Err(_) => {
                         prop_assert!(used + amount > capacity);
-                        prop_assert!(own > 0 && own + amount > capacity / (others + 1) || used + amount > capacity + reserve);
+                        prop_assert!(own > 0 && own + amount > capacity / (others + 1)
+                            || used + amount > capacity + reserve);
                     }
                 }
                 prop_assert!(pool.used() <= capacity + reserve);

@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use super::{Ledger, Pool, Share};
 
-/// A semaphore whose waiters are served by fair shares, and in order where they are of one competitor.
+/// A semaphore whose waiters are served by fair shares, and in order where they are of one
+/// competitor.
 ///
 /// Waiters have no bound of their own: whoever waits holds a place among what was admitted.
 #[derive(Debug, Clone)]
@@ -36,11 +37,18 @@ impl Turns {
         Self::with_reserve(most, 0)
     }
 
-    /// At most so many turns at once, and a reserve for competitors that have less than their share of them: right where turns are long.
+    /// At most so many turns at once, and a reserve for competitors that have less than their share
+    /// of them: right where turns are long.
     pub fn with_reserve(most: usize, reserve: usize) -> Self {
         let pool = Pool::new(most.max(1) as u64, reserve as u64);
         let (running, waiting, ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        Self(Arc::new(Mutex::new(State { pool, running, waiting, ledger, arrivals: 0 })))
+        Self(Arc::new(Mutex::new(State {
+            pool,
+            running,
+            waiting,
+            ledger,
+            arrivals: 0,
+        })))
     }
 
     /// Waits for a turn for so much work.
@@ -51,7 +59,10 @@ impl Turns {
         match turn.await {
             Ok(turn) => turn,
             // A waiter is dropped by nobody but its own task.
-            Err(_) => Turn { turns: None, number: 0 },
+            Err(_) => Turn {
+                turns: None,
+                number: 0,
+            },
         }
     }
 
@@ -63,9 +74,18 @@ impl Turns {
     fn grant(&self) {
         loop {
             let next = self.lock().pop();
-            let Some(Waiter { number, granted, .. }) = next else { return };
-            // Where nobody waits for it any more, the turn comes back and is dropped, outside of the lock, which frees it.
-            let _ = granted.send(Turn { turns: Some(self.clone()), number });
+            let Some(Waiter {
+                number, granted, ..
+            }) = next
+            else {
+                return;
+            };
+            // Where nobody waits for it any more, the turn comes back and is dropped, outside of
+            // the lock, which frees it.
+            let _ = granted.send(Turn {
+                turns: Some(self.clone()),
+                number,
+            });
         }
     }
 }
@@ -73,15 +93,33 @@ impl Turns {
 impl State {
     fn push(&mut self, share: Share, work: u64, granted: oneshot::Sender<Turn>) {
         self.arrivals += 1;
-        self.waiting.push(Waiter { number: self.arrivals, share, work, granted });
+        self.waiting.push(Waiter {
+            number: self.arrivals,
+            share,
+            work,
+            granted,
+        });
     }
 
     /// The next waiter, whose turn it is from now on; `None` where none waits or no turn is free.
     fn pop(&mut self) -> Option<Waiter> {
         self.waiting.retain(|waiter| !waiter.granted.is_closed());
-        let Self { pool, running, waiting, ledger, .. } = self;
-        ledger.meet(running.iter().map(|(_, share)| share).chain(waiting.iter().map(|waiter| &waiter.share)));
-        let open: Vec<usize> = (0..waiting.len()).filter(|&i| pool.may_take(&waiting[i].share, 1)).collect();
+        let Self {
+            pool,
+            running,
+            waiting,
+            ledger,
+            ..
+        } = self;
+        ledger.meet(
+            running
+                .iter()
+                .map(|(_, share)| share)
+                .chain(waiting.iter().map(|waiter| &waiter.share)),
+        );
+        let open: Vec<usize> = (0..waiting.len())
+            .filter(|&i| pool.may_take(&waiting[i].share, 1))
+            .collect();
         let next = ledger.next(open.iter().map(|&i| (&waiting[i].share, waiting[i].number)))?;
         let waiter = waiting.remove(open[next]);
         pool.take(&waiter.share, 1).ok()?;
@@ -91,7 +129,13 @@ impl State {
     }
 
     fn end(&mut self, number: u64) {
-        let Some(ended) = self.running.iter().position(|(running, _)| *running == number) else { return };
+        let Some(ended) = self
+            .running
+            .iter()
+            .position(|(running, _)| *running == number)
+        else {
+            return;
+        };
         let (_, share) = self.running.swap_remove(ended);
         self.pool.put_back(&share.competitor, 1);
     }
@@ -121,14 +165,29 @@ mod tests {
 
     /// Takes turns until all have had theirs, one after the other; who had them.
     fn order(turns: &Turns, asks: &[(&'static str, u64)]) -> Vec<&'static str> {
-        let first = turns.take(&Share::new("first", 1), 1).now_or_never().unwrap();
-        let mut waiting: Vec<_> =
-            asks.iter().map(|&(who, work)| (who, Box::pin(async move { turns.take(&Share::new(who, 1), work).await }))).collect();
-        waiting.iter_mut().for_each(|(_, turn)| assert!(turn.as_mut().now_or_never().is_none()));
+        let first = turns
+            .take(&Share::new("first", 1), 1)
+            .now_or_never()
+            .unwrap();
+        let mut waiting: Vec<_> = asks
+            .iter()
+            .map(|&(who, work)| {
+                (
+                    who,
+                    Box::pin(async move { turns.take(&Share::new(who, 1), work).await }),
+                )
+            })
+            .collect();
+        waiting
+            .iter_mut()
+            .for_each(|(_, turn)| assert!(turn.as_mut().now_or_never().is_none()));
         let (mut held, mut served) = (Some(first), Vec::new());
         while !waiting.is_empty() {
             drop(held.take());
-            let found = waiting.iter_mut().enumerate().find_map(|(i, (_, turn))| Some((i, turn.as_mut().now_or_never()?)));
+            let found = waiting
+                .iter_mut()
+                .enumerate()
+                .find_map(|(i, (_, turn))| Some((i, turn.as_mut().now_or_never()?)));
             let (i, turn) = found.expect("whoever is next has the turn");
             served.push(waiting.remove(i).0);
             held = Some(turn);
@@ -138,9 +197,23 @@ mod tests {
 
     #[test]
     fn who_asks_for_much_waits_for_who_asks_for_little() {
-        let asks = [("a", 10), ("a", 10), ("a", 10), ("b", 10), ("c", 10), ("b", 10)];
+        let asks = [
+            ("a", 10),
+            ("a", 10),
+            ("a", 10),
+            ("b", 10),
+            ("c", 10),
+            ("b", 10),
+        ];
         assert_eq!(order(&Turns::new(1), &asks), ["a", "b", "c", "a", "b", "a"]);
-        let asks = [("a", 30), ("a", 30), ("b", 10), ("b", 10), ("b", 10), ("b", 10)];
+        let asks = [
+            ("a", 30),
+            ("a", 30),
+            ("b", 10),
+            ("b", 10),
+            ("b", 10),
+            ("b", 10),
+        ];
         assert_eq!(order(&Turns::new(1), &asks), ["a", "b", "b", "b", "a", "b"]);
     }
 
@@ -171,7 +244,10 @@ mod tests {
         let other = turns.take(&polite, 1).now_or_never().unwrap();
         assert!(turns.take(&polite, 1).now_or_never().is_none());
         drop(other);
-        assert!(third.as_mut().now_or_never().is_none(), "the reserve is not for who has enough");
+        assert!(
+            third.as_mut().now_or_never().is_none(),
+            "the reserve is not for who has enough"
+        );
     }
 
     #[test]

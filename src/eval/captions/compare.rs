@@ -14,33 +14,72 @@ pub(super) type Name = (Group, &'static str);
 pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(Name, f64)> {
     let lines = evaluation.lines().0;
     let sums = weighted(&lines, &vec![1; lines.len()]);
-    FIGURES.iter().map(|figure| ((figure.group, figure.name()), (figure.of)(&sums))).collect()
+    FIGURES
+        .iter()
+        .map(|figure| ((figure.group, figure.name()), (figure.of)(&sums)))
+        .collect()
 }
 
-/// Returns the difference of every figure of the second model's captions from the first's, of the same images in the same order.
-pub fn compare(first: &Evaluation<'_>, second: &Evaluation<'_>, seed: u64) -> Vec<(Name, Difference)> {
+/// Returns the difference of every figure of the second model's captions from the first's, of the
+/// same images in the same order.
+pub fn compare(
+    first: &Evaluation<'_>,
+    second: &Evaluation<'_>,
+    seed: u64,
+) -> Vec<(Name, Difference)> {
     let found = figure_differences(first, second, REPEATS, seed);
-    FIGURES.iter().map(|figure| (figure.group, figure.name())).zip(found).collect()
+    FIGURES
+        .iter()
+        .map(|figure| (figure.group, figure.name()))
+        .zip(found)
+        .collect()
 }
 
-/// By what share every figure of the second model's captions is above the first's (below: negative), of the same images in the same order.
-pub fn relative_changes(first: &Evaluation<'_>, second: &Evaluation<'_>, repeats: usize, seed: u64) -> Vec<(Name, Estimate)> {
+/// By what share every figure of the second model's captions is above the first's (below:
+/// negative), of the same images in the same order.
+pub fn relative_changes(
+    first: &Evaluation<'_>,
+    second: &Evaluation<'_>,
+    repeats: usize,
+    seed: u64,
+) -> Vec<(Name, Estimate)> {
     let (before, after) = (first.lines().0, second.lines().0);
     let found = estimates(before.len(), repeats, seed, |weights| {
         let (before, after) = (weighted(&before, weights), weighted(&after, weights));
-        FIGURES.iter().map(|figure| (figure.of)(&after) / (figure.of)(&before) - 1.0).collect()
+        FIGURES
+            .iter()
+            .map(|figure| (figure.of)(&after) / (figure.of)(&before) - 1.0)
+            .collect()
     });
-    FIGURES.iter().map(|figure| (figure.group, figure.name())).zip(found).collect()
+    FIGURES
+        .iter()
+        .map(|figure| (figure.group, figure.name()))
+        .zip(found)
+        .collect()
 }
 
 /// The difference of every figure, in the order of [`FIGURES`].
-pub(super) fn figure_differences(first: &Evaluation<'_>, second: &Evaluation<'_>, repeats: usize, seed: u64) -> Vec<Difference> {
+pub(super) fn figure_differences(
+    first: &Evaluation<'_>,
+    second: &Evaluation<'_>,
+    repeats: usize,
+    seed: u64,
+) -> Vec<Difference> {
     let of = |lines: &[Line], weights: &[u32]| {
         let sums = weighted(lines, weights);
-        FIGURES.iter().map(|figure| (figure.of)(&sums)).collect::<Vec<f64>>()
+        FIGURES
+            .iter()
+            .map(|figure| (figure.of)(&sums))
+            .collect::<Vec<f64>>()
     };
     let (before, after) = (first.lines().0, second.lines().0);
-    differences(before.len(), repeats, seed, |w| of(&before, w), |w| of(&after, w))
+    differences(
+        before.len(),
+        repeats,
+        seed,
+        |w| of(&before, w),
+        |w| of(&after, w),
+    )
 }
 
 #[cfg(test)]
@@ -54,24 +93,49 @@ mod tests {
 
     #[test]
     fn a_relative_change_is_of_the_first_models_figure() {
-        let image = |id: usize| Annotated { id: id.to_string(), objects: Some(["dog".to_owned()].into()), ..Annotated::default() };
+        let image = |id: usize| Annotated {
+            id: id.to_string(),
+            objects: Some(["dog".to_owned()].into()),
+            ..Annotated::default()
+        };
         let images: Vec<Annotated> = (0..4).map(image).collect();
         let captions = |texts: [&str; 4]| {
-            let row = |caption: &str| Hypothesis { image: String::new(), caption: caption.into(), objects: None, place: Place::File };
+            let row = |caption: &str| Hypothesis {
+                image: String::new(),
+                caption: caption.into(),
+                objects: None,
+                place: Place::File,
+            };
             texts.map(row)
         };
         // 4 of 8 mentions are wrong before, 1 of 5 after: 1/5 is 60 % below 1/2.
         let before = captions(["A dog and a cat."; 4]);
         let after = captions(["A dog and a cat.", "A dog.", "A dog.", "A dog."]);
-        let measures = Measures { closed: Some(Vocabulary::coco80()), ..Measures::default() };
+        let measures = Measures {
+            closed: Some(Vocabulary::coco80()),
+            ..Measures::default()
+        };
         let evaluated = |captions: &[Hypothesis; 4], check: &mut dyn FnMut(&Evaluation<'_>)| {
-            check(&Evaluation::new(&images.iter().zip(captions).collect::<Vec<_>>(), measures));
+            check(&Evaluation::new(
+                &images.iter().zip(captions).collect::<Vec<_>>(),
+                measures,
+            ));
         };
         evaluated(&before, &mut |before| {
             evaluated(&after, &mut |after| {
                 let found = relative_changes(before, after, 50, 1);
-                let of = |name: &str| found.iter().find(|f| f.0 == (Group::Closed, name)).map(|f| f.1.value).unwrap();
-                assert!((of("CHAIR_i") + 0.6).abs() < 1e-9 && (of("CHAIR_s") + 0.75).abs() < 1e-9 && of("recall").abs() < 1e-9);
+                let of = |name: &str| {
+                    found
+                        .iter()
+                        .find(|f| f.0 == (Group::Closed, name))
+                        .map(|f| f.1.value)
+                        .unwrap()
+                };
+                assert!(
+                    (of("CHAIR_i") + 0.6).abs() < 1e-9
+                        && (of("CHAIR_s") + 0.75).abs() < 1e-9
+                        && of("recall").abs() < 1e-9
+                );
             });
         });
     }

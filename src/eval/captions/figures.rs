@@ -27,7 +27,8 @@ const COUNTS: usize = 35;
 /// The counts of one caption.
 pub(super) type Line = [f32; COUNTS];
 
-/// Counts of captions. They are kept as plain numbers, so that a resample is one multiplication and addition each.
+/// Counts of captions. They are kept as plain numbers, so that a resample is one multiplication and
+/// addition each.
 #[derive(Debug, Clone)]
 pub(super) struct Sums([f64; COUNTS]);
 
@@ -38,13 +39,17 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// Returns the counts that a resample adds up, in half the memory: counts of one caption are exact in it.
+    /// Returns the counts that a resample adds up, in half the memory: counts of one caption are
+    /// exact in it.
     pub(super) fn line(&self) -> Line {
         self.0.map(|x| x as f32)
     }
 
     pub(super) fn add(&mut self, line: &Line, weight: f64) {
-        self.0.iter_mut().zip(line).for_each(|(sum, &x)| *sum += weight * f64::from(x));
+        self.0
+            .iter_mut()
+            .zip(line)
+            .for_each(|(sum, &x)| *sum += weight * f64::from(x));
     }
 
     pub(super) fn open(&mut self, s: &ObjectScores) {
@@ -65,16 +70,33 @@ impl Sums {
     }
 
     pub(super) fn closed(&mut self, s: &chair::Stats) {
-        let counts =
-            [s.captions, s.hallucinating, s.mentions, s.hallucinated, s.present, s.covered, s.coverable, s.words].map(|n| n as f64);
+        let counts = [
+            s.captions,
+            s.hallucinating,
+            s.mentions,
+            s.hallucinated,
+            s.present,
+            s.covered,
+            s.coverable,
+            s.words,
+        ]
+        .map(|n| n as f64);
         self.0[CLOSED..CLOSED + 8].copy_from_slice(&counts);
         self.0[CLOSED + 8] = s.cover;
     }
 
     pub(super) fn description(&mut self, scores: &CaptionScores) {
-        let BleuStats { matches, guesses, words, closest } = scores.bleu;
+        let BleuStats {
+            matches,
+            guesses,
+            words,
+            closest,
+        } = scores.bleu;
         let counts = matches.into_iter().chain(guesses).chain([words, closest]);
-        self.0[TEXT..TEXT + 10].iter_mut().zip(counts).for_each(|(sum, n)| *sum = n as f64);
+        self.0[TEXT..TEXT + 10]
+            .iter_mut()
+            .zip(counts)
+            .for_each(|(sum, n)| *sum = n as f64);
         self.0[TEXT + 10..WORDS].copy_from_slice(&[scores.rouge_l, scores.cider_d, 1.0]);
     }
 
@@ -89,14 +111,27 @@ impl Sums {
 
     /// One count over another; NaN where there is nothing to count, which reports write as absent.
     fn rate(&self, part: usize, whole: usize) -> f64 {
-        if self.0[whole] > 0.0 { self.0[part] / self.0[whole] } else { f64::NAN }
+        if self.0[whole] > 0.0 {
+            self.0[part] / self.0[whole]
+        } else {
+            f64::NAN
+        }
     }
 
     fn bleu(&self, order: usize) -> f64 {
         let count = |i: usize| self.0[TEXT + i].round() as usize;
         let at = |first: usize| std::array::from_fn(|n| count(first + n));
-        let stats = BleuStats { matches: at(0), guesses: at(4), words: count(8), closest: count(9) };
-        if self.0[TEXT + 12] > 0.0 { stats.bleu()[order] } else { f64::NAN }
+        let stats = BleuStats {
+            matches: at(0),
+            guesses: at(4),
+            words: count(8),
+            closest: count(9),
+        };
+        if self.0[TEXT + 12] > 0.0 {
+            stats.bleu()[order]
+        } else {
+            f64::NAN
+        }
     }
 }
 
@@ -112,14 +147,20 @@ pub(super) struct Figure {
 
 impl Figure {
     pub(super) fn column(&self) -> Column {
-        Column { name: self.name.into(), format: self.format, better: self.better, help: self.help.into() }
+        Column {
+            name: self.name.into(),
+            format: self.format,
+            better: self.better,
+            help: self.help.into(),
+        }
     }
 
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Returns `true` if a planned comparison tests it: the others say the same in other words, or describe.
+    /// Returns `true` if a planned comparison tests it: the others say the same in other words, or
+    /// describe.
     pub(super) fn is_tested(&self) -> bool {
         match self.group {
             Group::Open | Group::Closed => matches!(self.name, "CHAIR_i" | "CHAIR_s" | "recall"),
@@ -132,7 +173,8 @@ macro_rules! figures {
     ($($group:ident $name:literal $format:expr, $better:expr, $help:literal, $of:expr;)*) => {
         /// All figures, in the order of tables.
         pub(super) const FIGURES: &[Figure] =
-            &[$(Figure { group: Group::$group, name: $name, format: $format, better: $better, help: $help, of: $of }),*];
+            &[$(Figure { group: Group::$group, name: $name, format: $format, better: $better,
+                help: $help, of: $of }),*];
     };
 }
 
@@ -140,25 +182,39 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 figures! {
-    Open "CHAIR_i" Format::Percent, LOWER, "share of the mentions of things that no reference supports", |s| s.rate(OPEN + 3, OPEN + 2);
-    Open "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a mention", |s| s.rate(OPEN + 1, OPEN);
-    Open "recall" Format::Percent, HIGHER, "share of the nouns that two people name which the caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
-    Open "wrong colours" Format::Percent, LOWER, "share of the colours that all references contradict", |s| s.rate(OPEN + 7, OPEN + 6);
-    Open "wrong counts" Format::Percent, LOWER, "share of the numbers that all references contradict", |s| s.rate(OPEN + 9, OPEN + 8);
-    Open "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates less", |s| s.rate(OPEN + 10, OPEN);
+    Open "CHAIR_i" Format::Percent, LOWER, "share of the mentions of things that no reference \
+                                            supports", |s| s.rate(OPEN + 3, OPEN + 2);
+    Open "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a \
+                                            mention", |s| s.rate(OPEN + 1, OPEN);
+    Open "recall" Format::Percent, HIGHER, "share of the nouns that two people name which the \
+                                            caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
+    Open "wrong colours" Format::Percent, LOWER, "share of the colours that all references \
+                                                  contradict", |s| s.rate(OPEN + 7, OPEN + 6);
+    Open "wrong counts" Format::Percent, LOWER, "share of the numbers that all references \
+                                                 contradict", |s| s.rate(OPEN + 9, OPEN + 8);
+    Open "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates \
+                                            less", |s| s.rate(OPEN + 10, OPEN);
     Open "captions" Format::Count, None, "captions judged", |s| s.0[OPEN];
-    Closed "CHAIR_i" Format::Percent, LOWER, "share of the mentions of objects that are not in the image", |s| s.rate(CLOSED + 3, CLOSED + 2);
-    Closed "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a mention", |s| s.rate(CLOSED + 1, CLOSED);
-    Closed "recall" Format::Percent, HIGHER, "share of all images' objects that captions mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
-    Closed "cover" Format::Percent, HIGHER, "share of its image's objects that a caption mentions, mean over captions (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
-    Closed "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates less", |s| s.rate(CLOSED + 7, CLOSED);
+    Closed "CHAIR_i" Format::Percent, LOWER, "share of the mentions of objects that are not in the \
+                                              image", |s| s.rate(CLOSED + 3, CLOSED + 2);
+    Closed "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a \
+                                              mention", |s| s.rate(CLOSED + 1, CLOSED);
+    Closed "recall" Format::Percent, HIGHER, "share of all images' objects that captions \
+                                              mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
+    Closed "cover" Format::Percent, HIGHER, "share of its image's objects that a caption mentions, \
+                                             mean over captions \
+                                             (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
+    Closed "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates \
+                                              less", |s| s.rate(CLOSED + 7, CLOSED);
     Closed "captions" Format::Count, None, "captions judged", |s| s.0[CLOSED];
     Description "BLEU-1" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(0);
     Description "BLEU-2" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(1);
     Description "BLEU-3" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(2);
     Description "BLEU-4" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(3);
-    Description "ROUGE-L" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.rate(TEXT + 10, TEXT + 12);
-    Description "CIDEr-D" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2; document frequencies of the references evaluated", |s| s.rate(TEXT + 11, TEXT + 12);
+    Description "ROUGE-L" Format::Decimal(3), HIGHER, "as pycocoevalcap \
+        1.2", |s| s.rate(TEXT + 10, TEXT + 12);
+    Description "CIDEr-D" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2; document frequencies \
+        of the references evaluated", |s| s.rate(TEXT + 11, TEXT + 12);
     Description "words" Format::Decimal(1), None, "mean length", |s| s.rate(WORDS, WORDS + 1);
     Description "captions" Format::Count, None, "captions judged", |s| s.0[TEXT + 12];
 }

@@ -1,4 +1,5 @@
-//! Evaluation of flags: hallucinated mentions among the words that the guard flags, and among those that it leaves.
+//! Evaluation of flags: hallucinated mentions among the words that the guard flags, and among those
+//! that it leaves.
 
 use std::ops::Range;
 
@@ -36,7 +37,11 @@ impl GuardMarks {
 
     /// The lowest score of the words of a range; `None` where none was scored.
     pub fn score(&self, range: &Range<usize>) -> Option<f32> {
-        self.scores.iter().filter(|(word, _)| overlap(word, range)).map(|w| w.1).min_by(f32::total_cmp)
+        self.scores
+            .iter()
+            .filter(|(word, _)| overlap(word, range))
+            .map(|w| w.1)
+            .min_by(f32::total_cmp)
     }
 }
 
@@ -64,8 +69,17 @@ impl MentionKind {
     /// The mentions of a caption and whether they are right; `None` where nobody can tell.
     pub fn mentions(self, caption: &Caption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
         match self {
-            Self::Open => caption.things.as_ref().map(|things| things.mentions.clone()),
-            Self::Closed => caption.objects.as_ref().map(|objects| objects.mentions.iter().map(|m| (m.0.clone(), m.2)).collect()),
+            Self::Open => caption
+                .things
+                .as_ref()
+                .map(|things| things.mentions.clone()),
+            Self::Closed => caption.objects.as_ref().map(|objects| {
+                objects
+                    .mentions
+                    .iter()
+                    .map(|m| (m.0.clone(), m.2))
+                    .collect()
+            }),
         }
     }
 
@@ -79,20 +93,44 @@ impl MentionKind {
         let lexicon = Lexicon::shared();
         let one = |(caption, marks): (&Caption<'_>, &GuardMarks)| match self {
             Self::Open => caption.things.as_ref().map(|_| {
-                let references: Vec<Reading> = caption.image.captions.iter().map(|c| Reading::new(lexicon, c)).collect();
+                let references: Vec<Reading> = caption
+                    .image
+                    .captions
+                    .iter()
+                    .map(|c| Reading::new(lexicon, c))
+                    .collect();
                 let read = Reading::new(lexicon, caption.text);
-                Rewarded::new(lexicon, &read, &references.iter().collect::<Vec<_>>(), |range| reward(marks, range))
+                Rewarded::new(
+                    lexicon,
+                    &read,
+                    &references.iter().collect::<Vec<_>>(),
+                    |range| reward(marks, range),
+                )
             }),
             Self::Closed => caption.objects.as_ref().map(|objects| Rewarded {
-                mentions: objects.mentions.iter().map(|m| (reward(marks, &m.0), m.2)).collect(),
+                mentions: objects
+                    .mentions
+                    .iter()
+                    .map(|m| (reward(marks, &m.0), m.2))
+                    .collect(),
                 asked: objects
                     .present
                     .iter()
-                    .map(|mentions| mentions.iter().map(|range| reward(marks, range)).max_by(f32::total_cmp))
+                    .map(|mentions| {
+                        mentions
+                            .iter()
+                            .map(|range| reward(marks, range))
+                            .max_by(f32::total_cmp)
+                    })
                     .collect(),
             }),
         };
-        evaluation.captions.iter().zip(marks).filter_map(one).collect()
+        evaluation
+            .captions
+            .iter()
+            .zip(marks)
+            .filter_map(one)
+            .collect()
     }
 }
 
@@ -113,46 +151,105 @@ impl Counts {
     fn of(mentions: &[(Range<usize>, bool)], marks: &GuardMarks) -> Self {
         let mut counts = Self::default();
         for (range, is_right) in mentions {
-            let count = if *is_right { &mut counts.right } else { &mut counts.wrong };
+            let count = if *is_right {
+                &mut counts.right
+            } else {
+                &mut counts.wrong
+            };
             count[0] += 1.0;
             count[1] += f64::from(u8::from(marks.flags(range)));
         }
-        let caption = if counts.wrong[0] > 0.0 { &mut counts.hallucinating } else { &mut counts.others };
+        let caption = if counts.wrong[0] > 0.0 {
+            &mut counts.hallucinating
+        } else {
+            &mut counts.others
+        };
         *caption = [1.0, f64::from(u8::from(!marks.flagged.is_empty()))];
         counts
     }
 
     fn add(&mut self, other: &Self, weight: f64) {
-        let own = [&mut self.wrong, &mut self.right, &mut self.hallucinating, &mut self.others];
+        let own = [
+            &mut self.wrong,
+            &mut self.right,
+            &mut self.hallucinating,
+            &mut self.others,
+        ];
         let others = [other.wrong, other.right, other.hallucinating, other.others];
-        own.into_iter().zip(others).for_each(|(sum, counts)| sum.iter_mut().zip(counts).for_each(|(s, n)| *s += weight * n));
+        own.into_iter().zip(others).for_each(|(sum, counts)| {
+            sum.iter_mut()
+                .zip(counts)
+                .for_each(|(s, n)| *s += weight * n)
+        });
     }
 }
 
-/// Returns the section on what the flags of `marks` find in the same captions, with a row for each vocabulary.
-pub fn section(evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Section {
-    let measured = |kind| measure(kind, evaluation, marks, repeats, seed).map(|found| row(kind, &found));
+/// Returns the section on what the flags of `marks` find in the same captions, with a row for each
+/// vocabulary.
+pub fn section(
+    evaluation: &Evaluation<'_>,
+    marks: &[GuardMarks],
+    repeats: usize,
+    seed: u64,
+) -> Section {
+    let measured =
+        |kind| measure(kind, evaluation, marks, repeats, seed).map(|found| row(kind, &found));
     let rows = MentionKind::ALL.into_iter().filter_map(measured).collect();
     let share = |name: &str, help: &str| Column::new(name, Format::Percent).help(help);
     let table = Table {
         title: "What flags find".into(),
-        note: "Mode flag leaves the text as it is. A mention is flagged when one of its words is. AUROC is of the mention's score, the lowest reward of its \
+        note: "Mode flag leaves the text as it is. A mention is flagged when one of its words is. \
+               AUROC is of the mention's score, the lowest reward of its \
                words: the chance that a hallucinated mention has a lower one than a right mention."
             .into(),
         columns: vec![
-            share("hallucinated mentions flagged", "share of the hallucinated mentions that are flagged").better(Better::Higher),
-            share("right mentions flagged", "share of the right mentions that are flagged").better(Better::Lower),
-            Column::new("AUROC", Format::Decimal(3)).better(Better::Higher).help("area under the ROC curve of the mention's score"),
-            share("hallucinated, unflagged", "share of all mentions that are hallucinated and not flagged").better(Better::Lower),
+            share(
+                "hallucinated mentions flagged",
+                "share of the hallucinated mentions that are \
+                flagged",
+            )
+            .better(Better::Higher),
+            share(
+                "right mentions flagged",
+                "share of the right mentions that are \
+                                             flagged",
+            )
+            .better(Better::Lower),
+            Column::new("AUROC", Format::Decimal(3))
+                .better(Better::Higher)
+                .help(
+                    "area under the \
+                ROC curve of the mention's score",
+                ),
+            share(
+                "hallucinated, unflagged",
+                "share of all mentions that are hallucinated and not \
+                                              flagged",
+            )
+            .better(Better::Lower),
             share("answers flagged", "share of the answers with a flag"),
-            share("hallucinating answers flagged", "share of the answers with a hallucinated mention that have a flag").better(Better::Higher),
-            share("other answers flagged", "share of the other answers that have a flag").better(Better::Lower),
+            share(
+                "hallucinating answers flagged",
+                "share of the answers with a hallucinated \
+                mention that have a flag",
+            )
+            .better(Better::Higher),
+            share(
+                "other answers flagged",
+                "share of the other answers that have a \
+                                            flag",
+            )
+            .better(Better::Lower),
             Column::new("hallucinated mentions", Format::Count),
             Column::new("right mentions", Format::Count),
         ],
         rows,
     };
-    Section { title: "Flags".into(), tables: vec![table], ..Section::default() }
+    Section {
+        title: "Flags".into(),
+        tables: vec![table],
+        ..Section::default()
+    }
 }
 
 /// Figures of the flags on the mentions of one kind.
@@ -181,12 +278,26 @@ pub struct FlagFigures {
 }
 
 /// Measures what the flags of `marks` find; `None` where no caption can be judged.
-pub fn measure(kind: MentionKind, evaluation: &Evaluation<'_>, marks: &[GuardMarks], repeats: usize, seed: u64) -> Option<FlagFigures> {
+pub fn measure(
+    kind: MentionKind,
+    evaluation: &Evaluation<'_>,
+    marks: &[GuardMarks],
+    repeats: usize,
+    seed: u64,
+) -> Option<FlagFigures> {
     let (mut counts, mut scored) = (Vec::new(), Vec::new());
     for (caption, marks) in evaluation.captions.iter().zip(marks) {
-        let Some(mentions) = kind.mentions(caption) else { continue };
+        let Some(mentions) = kind.mentions(caption) else {
+            continue;
+        };
         let image = counts.len() as u32;
-        let score = |(range, good): &(Range<usize>, bool)| Some(Scored { reward: marks.score(range)?, good: *good, image });
+        let score = |(range, good): &(Range<usize>, bool)| {
+            Some(Scored {
+                reward: marks.score(range)?,
+                good: *good,
+                image,
+            })
+        };
         scored.extend(mentions.iter().filter_map(score));
         counts.push(Counts::of(&mentions, marks));
     }
@@ -196,8 +307,16 @@ pub fn measure(kind: MentionKind, evaluation: &Evaluation<'_>, marks: &[GuardMar
     let ranking = Ranking::new(scored);
     let figures = |weights: &[u32]| {
         let mut sum = Counts::default();
-        counts.iter().zip(weights).for_each(|(c, &w)| sum.add(c, f64::from(w)));
-        let Counts { wrong, right, hallucinating, others } = sum;
+        counts
+            .iter()
+            .zip(weights)
+            .for_each(|(c, &w)| sum.add(c, f64::from(w)));
+        let Counts {
+            wrong,
+            right,
+            hallucinating,
+            others,
+        } = sum;
         vec![
             wrong[1] / wrong[0],
             right[1] / right[0],
@@ -209,7 +328,16 @@ pub fn measure(kind: MentionKind, evaluation: &Evaluation<'_>, marks: &[GuardMar
         ]
     };
     let found = estimates(counts.len(), repeats, seed, figures);
-    let [wrong_flagged, right_flagged, auroc, wrong_unflagged, answers_flagged, hallucinating_flagged, others_flagged] = found[..] else {
+    let [
+        wrong_flagged,
+        right_flagged,
+        auroc,
+        wrong_unflagged,
+        answers_flagged,
+        hallucinating_flagged,
+        others_flagged,
+    ] = found[..]
+    else {
         return None;
     };
     let total = |of: fn(&Counts) -> f64| counts.iter().map(of).sum::<f64>() as usize;
@@ -238,7 +366,10 @@ fn row(kind: MentionKind, found: &FlagFigures) -> TableRow {
         found.hallucinating_flagged,
         found.others_flagged,
     ];
-    let cells = figures.into_iter().map(Cell::from).chain([found.wrong.into(), found.right.into()]);
+    let cells = figures
+        .into_iter()
+        .map(Cell::from)
+        .chain([found.wrong.into(), found.right.into()]);
     TableRow::new(kind.name(), cells.collect())
 }
 
@@ -252,27 +383,49 @@ mod tests {
         report::Report,
     };
 
-    /// Captions of one photograph of a dog on grass with what is flagged in them, and every word's score.
-    fn flagged(captions: &[(&str, &[&str])], score: fn(&str) -> f32, check: impl FnOnce(&Evaluation<'_>, &[GuardMarks])) {
+    /// Captions of one photograph of a dog on grass with what is flagged in them, and every word's
+    /// score.
+    fn flagged(
+        captions: &[(&str, &[&str])],
+        score: fn(&str) -> f32,
+        check: impl FnOnce(&Evaluation<'_>, &[GuardMarks]),
+    ) {
         let image = Annotated {
             id: "1.jpg".into(),
-            captions: ["A dog on grass.", "A dog in the grass."].map(str::to_owned).into(),
+            captions: ["A dog on grass.", "A dog in the grass."]
+                .map(str::to_owned)
+                .into(),
             objects: Some(["dog".to_owned()].into()),
             ..Annotated::default()
         };
         let hypotheses: Vec<Hypothesis> = captions
             .iter()
-            .map(|(text, _)| Hypothesis { image: image.id.clone(), caption: (*text).into(), objects: None, place: Place::File })
+            .map(|(text, _)| Hypothesis {
+                image: image.id.clone(),
+                caption: (*text).into(),
+                objects: None,
+                place: Place::File,
+            })
             .collect();
         let marks: Vec<GuardMarks> = captions
             .iter()
             .map(|(text, flagged)| GuardMarks {
-                flagged: flagged.iter().map(|word| text.find(word).map(|at| at..at + word.len()).unwrap()).collect(),
-                scores: crate::lexicon::words(text).into_iter().map(|w| (w.range.clone(), score(&text[w.range]))).collect(),
+                flagged: flagged
+                    .iter()
+                    .map(|word| text.find(word).map(|at| at..at + word.len()).unwrap())
+                    .collect(),
+                scores: crate::lexicon::words(text)
+                    .into_iter()
+                    .map(|w| (w.range.clone(), score(&text[w.range])))
+                    .collect(),
             })
             .collect();
         let pairs: Vec<_> = hypotheses.iter().map(|h| (&image, h)).collect();
-        let measures = Measures { open: true, closed: Some(Vocabulary::coco80()), ..Measures::default() };
+        let measures = Measures {
+            open: true,
+            closed: Some(Vocabulary::coco80()),
+            ..Measures::default()
+        };
         check(&Evaluation::new(&pairs, measures), &marks);
     }
 
@@ -284,12 +437,22 @@ mod tests {
             "dog" => 0.9,
             _ => 0.5,
         };
-        let captions: [(&str, &[&str]); 3] =
-            [("A dog with a frisbee on the grass.", &["frisbee"]), ("A cat on the grass.", &["grass"]), ("A dog.", &[])];
+        let captions: [(&str, &[&str]); 3] = [
+            ("A dog with a frisbee on the grass.", &["frisbee"]),
+            ("A cat on the grass.", &["grass"]),
+            ("A dog.", &[]),
+        ];
         flagged(&captions, score, |evaluation, marks| {
-            let report = Report { sections: vec![section(evaluation, marks, 100, 1)], ..Report::default() }.to_json();
+            let report = Report {
+                sections: vec![section(evaluation, marks, 100, 1)],
+                ..Report::default()
+            }
+            .to_json();
             let figure = |row: &str, column: &str| {
-                report["sections"]["Flags"]["tables"]["What flags find"]["rows"][row][column]["value"].as_f64().unwrap()
+                let tables = &report["sections"]["Flags"]["tables"];
+                tables["What flags find"]["rows"][row][column]["value"]
+                    .as_f64()
+                    .unwrap()
             };
             for (column, wanted) in [
                 ("hallucinated mentions flagged", 0.5),
@@ -303,25 +466,61 @@ mod tests {
                 ("hallucinated mentions", 2.0),
                 ("right mentions", 4.0),
             ] {
-                assert!((figure("open vocabulary", column) - wanted).abs() < 1e-9, "{column}: {}", figure("open vocabulary", column));
+                assert!(
+                    (figure("open vocabulary", column) - wanted).abs() < 1e-9,
+                    "{column}: {}",
+                    figure("open vocabulary", column)
+                );
             }
-            assert_eq!(figure("closed vocabulary", "hallucinated mentions flagged"), 0.5, "frisbee of frisbee and cat");
+            assert_eq!(
+                figure("closed vocabulary", "hallucinated mentions flagged"),
+                0.5,
+                "frisbee of frisbee and cat"
+            );
             assert_eq!(figure("closed vocabulary", "right mentions flagged"), 0.0);
-            // Without what is flagged, the cat is left of what is wrong, and a dog in two of three photographs.
-            let left = |vocabulary: MentionKind| {
-                let rewarded = vocabulary.rewarded(evaluation, marks, |m, range| if m.flags(range) { 0.0 } else { 1.0 });
-                crate::eval::tradeoff::curve(&rewarded, &[0.5])[0]
-            };
-            assert_eq!((left(MentionKind::Closed).chair_i, left(MentionKind::Closed).recall), (1.0 / 3.0, 2.0 / 3.0));
+            // Without what is flagged, the cat is left of what is wrong, and a dog in two of three
+            // photographs.
+            let left =
+                |vocabulary: MentionKind| {
+                    let rewarded = vocabulary.rewarded(evaluation, marks, |m, range| {
+                        if m.flags(range) { 0.0 } else { 1.0 }
+                    });
+                    crate::eval::tradeoff::curve(&rewarded, &[0.5])[0]
+                };
+            assert_eq!(
+                (
+                    left(MentionKind::Closed).chair_i,
+                    left(MentionKind::Closed).recall
+                ),
+                (1.0 / 3.0, 2.0 / 3.0)
+            );
             assert_eq!(left(MentionKind::Open).chair_i, 0.25);
         });
     }
 
     #[test]
     fn photographs_without_references_are_left_out() {
-        let image = Annotated { id: "1.jpg".into(), ..Annotated::default() };
-        let caption = Hypothesis { image: "1.jpg".into(), caption: "A dog.".into(), objects: None, place: Place::File };
-        let evaluation = Evaluation::new(&[(&image, &caption)], Measures { open: true, ..Measures::default() });
-        assert!(section(&evaluation, &[GuardMarks::default()], 100, 1).tables[0].rows.is_empty());
+        let image = Annotated {
+            id: "1.jpg".into(),
+            ..Annotated::default()
+        };
+        let caption = Hypothesis {
+            image: "1.jpg".into(),
+            caption: "A dog.".into(),
+            objects: None,
+            place: Place::File,
+        };
+        let evaluation = Evaluation::new(
+            &[(&image, &caption)],
+            Measures {
+                open: true,
+                ..Measures::default()
+            },
+        );
+        assert!(
+            section(&evaluation, &[GuardMarks::default()], 100, 1).tables[0]
+                .rows
+                .is_empty()
+        );
     }
 }

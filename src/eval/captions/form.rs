@@ -15,12 +15,16 @@ const FEW_WORDS: usize = 4;
 
 /// Words that end no sentence of a caption although [`is_function_word`] does not list them.
 const OPEN_ENDS: [&str; 22] = [
-    "above", "across", "against", "along", "among", "around", "behind", "below", "beneath", "beside", "between", "beyond", "during",
-    "near", "next", "over", "through", "toward", "towards", "under", "wearing", "without",
+    "above", "across", "against", "along", "among", "around", "behind", "below", "beneath",
+    "beside", "between", "beyond", "during", "near", "next", "over", "through", "toward",
+    "towards", "under", "wearing", "without",
 ];
 
 /// Function words that may end a sentence.
-const CLOSED_ENDS: [&str; 12] = ["also", "another", "each", "hers", "him", "it", "itself", "other", "them", "there", "this", "us"];
+const CLOSED_ENDS: [&str; 12] = [
+    "also", "another", "each", "hers", "him", "it", "itself", "other", "them", "there", "this",
+    "us",
+];
 
 /// Defects in the form of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +42,20 @@ impl Form {
     pub fn of(text: &str) -> Self {
         let found = words(text);
         let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();
-        let ends = text.trim_end().trim_end_matches(['"', '\'', '”', '’', ')']).ends_with(['.', '!', '?']);
-        let open = |word: &&str| OPEN_ENDS.contains(word) || is_function_word(word) && !CLOSED_ENDS.contains(word);
-        let is_unfinished = !ends || words.last().is_none_or(open) || !words.iter().any(|word| is_verb(word));
-        Self { is_short: words.len() <= FEW_WORDS, is_unfinished, is_loop: repeats(text) }
+        let ends = text
+            .trim_end()
+            .trim_end_matches(['"', '\'', '”', '’', ')'])
+            .ends_with(['.', '!', '?']);
+        let open = |word: &&str| {
+            OPEN_ENDS.contains(word) || is_function_word(word) && !CLOSED_ENDS.contains(word)
+        };
+        let is_unfinished =
+            !ends || words.last().is_none_or(open) || !words.iter().any(|word| is_verb(word));
+        Self {
+            is_short: words.len() <= FEW_WORDS,
+            is_unfinished,
+            is_loop: repeats(text),
+        }
     }
 
     /// Returns `true` if it is less than a sentence.
@@ -51,52 +65,106 @@ impl Form {
 }
 
 fn is_verb(word: &str) -> bool {
-    const AUXILIARIES: [&str; 16] =
-        ["am", "are", "be", "been", "being", "can", "could", "did", "do", "does", "had", "has", "have", "is", "was", "were"];
+    const AUXILIARIES: [&str; 16] = [
+        "am", "are", "be", "been", "being", "can", "could", "did", "do", "does", "had", "has",
+        "have", "is", "was", "were",
+    ];
     let lexicon = Lexicon::shared();
-    let inflected = |end: &str| word.len() > end.len() + 2 && word.ends_with(end) && lexicon.concept(word).is_none();
-    AUXILIARIES.contains(&word) || lexicon.verbs().analyze(word).is_some() || inflected("ing") || inflected("ed")
+    let inflected = |end: &str| {
+        word.len() > end.len() + 2 && word.ends_with(end) && lexicon.concept(word).is_none()
+    };
+    AUXILIARIES.contains(&word)
+        || lexicon.verbs().analyze(word).is_some()
+        || inflected("ing")
+        || inflected("ed")
 }
 
-/// Returns the table of how often captions are fragments or loops, with a row for each model and one for people.
+/// Returns the table of how often captions are fragments or loops, with a row for each model and
+/// one for people.
 pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Table {
     let row = |name: &str, captions: &[Vec<&str>]| {
         let counts: Vec<[f64; 5]> = captions
             .iter()
             .map(|texts| {
                 let forms: Vec<Form> = texts.iter().map(|text| Form::of(text)).collect();
-                let count = |of: fn(&Form) -> bool| forms.iter().filter(|form| of(form)).count() as f64;
-                [texts.len() as f64, count(|f| f.is_fragment()), count(|f| f.is_short), count(|f| f.is_unfinished), count(|f| f.is_loop)]
+                let count =
+                    |of: fn(&Form) -> bool| forms.iter().filter(|form| of(form)).count() as f64;
+                [
+                    texts.len() as f64,
+                    count(|f| f.is_fragment()),
+                    count(|f| f.is_short),
+                    count(|f| f.is_unfinished),
+                    count(|f| f.is_loop),
+                ]
             })
             .collect();
         let shares = |weights: &[u32]| {
-            let sum = |i: usize| counts.iter().zip(weights).map(|(c, &w)| c[i] * f64::from(w)).sum::<f64>();
+            let sum = |i: usize| {
+                counts
+                    .iter()
+                    .zip(weights)
+                    .map(|(c, &w)| c[i] * f64::from(w))
+                    .sum::<f64>()
+            };
             (1..5).map(|i| sum(i) / sum(0)).collect()
         };
         let whole: [f64; 2] = [1, 4].map(|i| counts.iter().map(|c| c[i]).sum());
-        let mut cells: Vec<Cell> = estimates(counts.len(), repeats, seed, shares).into_iter().map(Cell::from).collect();
+        let mut cells: Vec<Cell> = estimates(counts.len(), repeats, seed, shares)
+            .into_iter()
+            .map(Cell::from)
+            .collect();
         cells.extend(whole.map(Cell::from));
         TableRow::new(name, cells)
     };
     let mut rows: Vec<TableRow> = models
         .iter()
-        .map(|(name, evaluation)| row(name, &evaluation.captions.iter().map(|caption| vec![caption.text]).collect::<Vec<_>>()))
+        .map(|(name, evaluation)| {
+            row(
+                name,
+                &evaluation
+                    .captions
+                    .iter()
+                    .map(|caption| vec![caption.text])
+                    .collect::<Vec<_>>(),
+            )
+        })
         .collect();
-    if let Some((_, first)) = models.first().filter(|m| m.1.captions.iter().any(|c| !c.image.captions.is_empty())) {
-        let people: Vec<Vec<&str>> = first.captions.iter().map(|c| c.image.captions.iter().map(String::as_str).collect()).collect();
+    if let Some((_, first)) = models
+        .first()
+        .filter(|m| m.1.captions.iter().any(|c| !c.image.captions.is_empty()))
+    {
+        let people: Vec<Vec<&str>> = first
+            .captions
+            .iter()
+            .map(|c| c.image.captions.iter().map(String::as_str).collect())
+            .collect();
         rows.push(row("people", &people));
     }
-    let share = |name: &str, help: &str| Column::new(name, Format::Percent).better(Better::Lower).help(help);
+    let share = |name: &str, help: &str| {
+        Column::new(name, Format::Percent)
+            .better(Better::Lower)
+            .help(help)
+    };
     Table {
         title: "Fragments and loops".into(),
-        note: "People leave out verbs and full stops, too: read a row against theirs and against the first.".into(),
+        note: "People leave out verbs and full stops, too: read a row against theirs and against \
+               the first."
+            .into(),
         columns: vec![
-            share("fragments", "captions of at most four words or without a whole sentence"),
+            share(
+                "fragments",
+                "captions of at most four words or without a whole sentence",
+            ),
             share("at most 4 words", "captions of at most four words"),
-            share("no whole sentence", "captions without a final full stop, without a verb, or that end in a word that needs another one"),
+            share(
+                "no whole sentence",
+                "captions without a final full stop, without a verb, or \
+                                        that end in a word that needs another one",
+            ),
             share(
                 "loops",
-                "captions that say the same words twice in a row (\"and\" may stand between), or five words in the same order twice",
+                "captions that say the same words twice in a row (\"and\" may stand between), or \
+                 five words in the same order twice",
             ),
             Column::new("fragments, number", Format::Count),
             Column::new("loops, number", Format::Count),
@@ -118,7 +186,11 @@ mod tests {
             "A little girl wearing a red hat (she smiles).",
             "A dog and a cat play with each other.",
         ] {
-            assert!(!Form::of(whole).is_fragment(), "{whole}: {:?}", Form::of(whole));
+            assert!(
+                !Form::of(whole).is_fragment(),
+                "{whole}: {:?}",
+                Form::of(whole)
+            );
         }
         for fragment in [
             "",

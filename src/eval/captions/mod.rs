@@ -1,6 +1,8 @@
-//! Captions judged by annotations: hallucination, recall and description quality of one model's captions, or of two models' on the same images.
+//! Captions judged by annotations: hallucination, recall and description quality of one model's
+//! captions, or of two models' on the same images.
 //!
-//! [`Evaluation::new`] counts each caption once; every figure is a function of sums of those counts, which is what the bootstrap resamples.
+//! [`Evaluation::new`] counts each caption once; every figure is a function of sums of those
+//! counts, which is what the bootstrap resamples.
 
 mod compare;
 mod figures;
@@ -82,7 +84,8 @@ pub struct Evaluation<'a> {
 pub type Pair<'a> = (&'a Annotated, &'a Hypothesis);
 
 impl<'a> Evaluation<'a> {
-    /// Judges captions, on every core. Images without reference captions have no figures that need them: they are left out of those.
+    /// Judges captions, on every core. Images without reference captions have no figures that need
+    /// them: they are left out of those.
     pub fn new(pairs: &[Pair<'a>], measures: Measures<'a>) -> Self {
         let described: Vec<(&str, &[String])> = pairs
             .iter()
@@ -92,26 +95,50 @@ impl<'a> Evaluation<'a> {
         let mut described = text::score(&described).into_iter();
         let scores: Vec<Option<text::CaptionScores>> = pairs
             .iter()
-            .map(|(image, _)| if measures.description && !image.captions.is_empty() { described.next() } else { None })
+            .map(|(image, _)| {
+                if measures.description && !image.captions.is_empty() {
+                    described.next()
+                } else {
+                    None
+                }
+            })
             .collect();
-        let captions = pairs.par_iter().zip(scores).map(|(&(image, hypothesis), scores)| judge(image, hypothesis, measures, scores));
-        Self { measures, captions: captions.collect() }
+        let captions = pairs
+            .par_iter()
+            .zip(scores)
+            .map(|(&(image, hypothesis), scores)| judge(image, hypothesis, measures, scores));
+        Self {
+            measures,
+            captions: captions.collect(),
+        }
     }
 
     /// The counts of every caption, and of people's captions of the same image.
     fn lines(&self) -> (Vec<Line>, Vec<Line>) {
-        self.captions.iter().map(|caption| (caption.sums.line(), caption.people.line())).unzip()
+        self.captions
+            .iter()
+            .map(|caption| (caption.sums.line(), caption.people.line()))
+            .unzip()
     }
 }
 
 /// The sum of captions' counts, each as often as its weight says.
 fn weighted(lines: &[Line], weights: &[u32]) -> Sums {
     let mut total = Sums::default();
-    lines.iter().zip(weights).filter(|(_, w)| **w > 0).for_each(|(line, &weight)| total.add(line, f64::from(weight)));
+    lines
+        .iter()
+        .zip(weights)
+        .filter(|(_, w)| **w > 0)
+        .for_each(|(line, &weight)| total.add(line, f64::from(weight)));
     total
 }
 
-fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measures<'a>, scores: Option<text::CaptionScores>) -> Caption<'a> {
+fn judge<'a>(
+    image: &'a Annotated,
+    hypothesis: &'a Hypothesis,
+    measures: Measures<'a>,
+    scores: Option<text::CaptionScores>,
+) -> Caption<'a> {
     let lexicon = Lexicon::shared();
     let text = hypothesis.caption.as_str();
     let (mut sums, mut people) = (Sums::default(), Sums::default());
@@ -119,11 +146,18 @@ fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measure
     sums.words(crate::lexicon::words(text).len());
     if measures.open && !image.captions.is_empty() {
         let caption = Reading::new(lexicon, text);
-        let references: Vec<Reading> = image.captions.iter().map(|c| Reading::new(lexicon, c)).collect();
-        let judgement = objects::judge_read(lexicon, &caption, &references.iter().collect::<Vec<_>>());
+        let references: Vec<Reading> = image
+            .captions
+            .iter()
+            .map(|c| Reading::new(lexicon, c))
+            .collect();
+        let judgement =
+            objects::judge_read(lexicon, &caption, &references.iter().collect::<Vec<_>>());
         sums.open(&ObjectScores::from(&judgement));
         let mut of_people = ObjectScores::default();
-        objects::floor_of(lexicon, &references).iter().for_each(|j| of_people.add(j));
+        objects::floor_of(lexicon, &references)
+            .iter()
+            .for_each(|j| of_people.add(j));
         people.open(&of_people);
         nouns = caption.phrases.iter().map(|p| p.mention.lemma).collect();
         things = Some(judgement);
@@ -131,22 +165,49 @@ fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measure
     if let Some(vocabulary) = measures.closed {
         let instances = || image.objects.iter().flatten();
         // What each person names, read once: for the truth, and for the truth without that person.
-        let named: Vec<BTreeSet<String>> = image.captions.iter().map(|c| vocabulary.objects(None::<&str>, [c])).collect();
+        let named: Vec<BTreeSet<String>> = image
+            .captions
+            .iter()
+            .map(|c| vocabulary.objects(None::<&str>, [c]))
+            .collect();
         let annotated = vocabulary.objects(instances(), None::<&str>);
         let truth = |without: Option<usize>| {
-            let others = named.iter().enumerate().filter(|(i, _)| Some(*i) != without).flat_map(|(_, objects)| objects);
-            annotated.iter().chain(others).cloned().collect::<BTreeSet<String>>()
+            let others = named
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| Some(*i) != without)
+                .flat_map(|(_, objects)| objects);
+            annotated
+                .iter()
+                .chain(others)
+                .cloned()
+                .collect::<BTreeSet<String>>()
         };
         let present = truth(None);
         let judged = chair::judge(vocabulary, text, &present);
         sums.closed(&judged.stats);
-        let mentions: Vec<(Range<usize>, &str, bool)> =
-            judged.mentions.into_iter().map(|(mention, is_present)| (mention.range, mention.object, is_present)).collect();
-        let naming = |object: &String| mentions.iter().filter(|m| m.1 == object).map(|m| m.0.clone()).collect();
-        let present = present.iter().filter(|name| vocabulary.object(name) == Some(name)).map(naming).collect();
+        let mentions: Vec<(Range<usize>, &str, bool)> = judged
+            .mentions
+            .into_iter()
+            .map(|(mention, is_present)| (mention.range, mention.object, is_present))
+            .collect();
+        let naming = |object: &String| {
+            mentions
+                .iter()
+                .filter(|m| m.1 == object)
+                .map(|m| m.0.clone())
+                .collect()
+        };
+        let present = present
+            .iter()
+            .filter(|name| vocabulary.object(name) == Some(name))
+            .map(naming)
+            .collect();
         objects = Some(ClosedObjects { mentions, present });
         if image.captions.len() > 1 {
-            let of = |(i, caption): (usize, &String)| chair::judge(vocabulary, caption, &truth(Some(i))).stats;
+            let of = |(i, caption): (usize, &String)| {
+                chair::judge(vocabulary, caption, &truth(Some(i))).stats
+            };
             people.closed(&image.captions.iter().enumerate().map(of).sum());
         }
     }
@@ -154,10 +215,24 @@ fn judge<'a>(image: &'a Annotated, hypothesis: &'a Hypothesis, measures: Measure
         sums.description(&scores);
     }
     if image.captions.len() > 1 {
-        people.words(image.captions.iter().map(|c| crate::lexicon::words(c).len()).sum());
+        people.words(
+            image
+                .captions
+                .iter()
+                .map(|c| crate::lexicon::words(c).len())
+                .sum(),
+        );
         people.set_captions(image.captions.len());
     }
-    Caption { image, text, things, nouns, objects, sums, people }
+    Caption {
+        image,
+        text,
+        things,
+        nouns,
+        objects,
+        sums,
+        people,
+    }
 }
 
 #[cfg(test)]
@@ -166,60 +241,121 @@ mod tests {
     use crate::eval::data::Place;
 
     fn image(id: &str, captions: &[&str]) -> Annotated {
-        Annotated { id: id.into(), captions: captions.iter().map(|&c| c.into()).collect(), ..Annotated::default() }
+        Annotated {
+            id: id.into(),
+            captions: captions.iter().map(|&c| c.into()).collect(),
+            ..Annotated::default()
+        }
     }
 
     fn said(image: &str, caption: &str) -> Hypothesis {
-        Hypothesis { image: image.into(), caption: caption.into(), objects: None, place: Place::Line(1) }
+        Hypothesis {
+            image: image.into(),
+            caption: caption.into(),
+            objects: None,
+            place: Place::Line(1),
+        }
     }
 
     fn figure(report: &serde_json::Value, table: &str, row: &str, column: &str) -> f64 {
         let found = &report["sections"]["Figures"]["tables"][table]["rows"][row][column]["value"];
-        found.as_f64().unwrap_or_else(|| panic!("{table} / {row} / {column}: {found} in {report}"))
+        found
+            .as_f64()
+            .unwrap_or_else(|| panic!("{table} / {row} / {column}: {found} in {report}"))
     }
 
     #[test]
     fn figures_are_those_of_the_parts() {
-        let images =
-            [image("a", &["A dog on grass.", "A dog in the grass."]), image("b", &["Two cats on a sofa.", "Cats sleep on a couch."])];
-        let captions = [said("a", "A dog with a frisbee on the grass."), said("b", "Two cats on a sofa.")];
+        let images = [
+            image("a", &["A dog on grass.", "A dog in the grass."]),
+            image("b", &["Two cats on a sofa.", "Cats sleep on a couch."]),
+        ];
+        let captions = [
+            said("a", "A dog with a frisbee on the grass."),
+            said("b", "Two cats on a sofa."),
+        ];
         let pairs: Vec<Pair<'_>> = images.iter().zip(&captions).collect();
-        let measures = Measures { open: true, closed: Some(Vocabulary::coco80()), description: true };
+        let measures = Measures {
+            open: true,
+            closed: Some(Vocabulary::coco80()),
+            description: true,
+        };
         let report = report(&[("mine", &Evaluation::new(&pairs, measures))], 200, 1).to_json();
         assert_eq!(figure(&report, "Open vocabulary", "mine", "CHAIR_i"), 0.2);
         assert_eq!(figure(&report, "Open vocabulary", "mine", "CHAIR_s"), 0.5);
-        assert_eq!(figure(&report, "Open vocabulary", "people, each judged by the others", "CHAIR_i"), 0.0);
-        assert_eq!(figure(&report, "Closed vocabulary", "mine", "CHAIR_i"), 0.25, "frisbee of dog, frisbee, cat and couch");
+        assert_eq!(
+            figure(
+                &report,
+                "Open vocabulary",
+                "people, each judged by the others",
+                "CHAIR_i"
+            ),
+            0.0
+        );
+        assert_eq!(
+            figure(&report, "Closed vocabulary", "mine", "CHAIR_i"),
+            0.25,
+            "frisbee of dog, frisbee, cat and couch"
+        );
         assert!(figure(&report, "Description", "mine", "CIDEr-D") > 0.0);
         assert_eq!(figure(&report, "Description", "mine", "words"), 6.5);
     }
 
     #[test]
     fn two_runs_are_compared_image_by_image() {
-        let images: Vec<Annotated> = (0..60).map(|i| image(&i.to_string(), &["A dog on grass.", "A dog in the grass."])).collect();
-        let good: Vec<Hypothesis> = images.iter().map(|i| said(&i.id, "A dog on the grass.")).collect();
-        let bad: Vec<Hypothesis> = images.iter().map(|i| said(&i.id, "A cat on the grass.")).collect();
+        let images: Vec<Annotated> = (0..60)
+            .map(|i| image(&i.to_string(), &["A dog on grass.", "A dog in the grass."]))
+            .collect();
+        let good: Vec<Hypothesis> = images
+            .iter()
+            .map(|i| said(&i.id, "A dog on the grass."))
+            .collect();
+        let bad: Vec<Hypothesis> = images
+            .iter()
+            .map(|i| said(&i.id, "A cat on the grass."))
+            .collect();
         let pairs = |of| images.iter().zip(of).collect::<Vec<Pair<'_>>>();
-        let measures = Measures { open: true, ..Measures::default() };
-        let (good, bad) = (Evaluation::new(&pairs(&good), measures), Evaluation::new(&pairs(&bad), measures));
+        let measures = Measures {
+            open: true,
+            ..Measures::default()
+        };
+        let (good, bad) = (
+            Evaluation::new(&pairs(&good), measures),
+            Evaluation::new(&pairs(&bad), measures),
+        );
         let compared = report(&[("good", &good), ("bad", &bad)], 200, 1).to_json();
-        let row = &compared["sections"]["Differences"]["tables"]["bad against good, the same images"]["rows"]["CHAIR_i"];
+        let row = &compared["sections"]["Differences"]["tables"]["bad against good, the same \
+            images"]["rows"]["CHAIR_i"];
         assert_eq!(row["difference"]["value"], 0.5, "{compared}");
         assert_eq!(row["at 5 %"], "significant");
         let same = report(&[("good", &good), ("good again", &good)], 200, 1).to_json();
-        let row = &same["sections"]["Differences"]["tables"]["good again against good, the same images"]["rows"]["CHAIR_i"];
+        let row = &same["sections"]["Differences"]["tables"]["good again against good, the same \
+            images"]["rows"]["CHAIR_i"];
         assert_eq!(row["at 5 %"], "not significant", "{same}");
     }
 
     #[test]
     fn images_that_nobody_described_are_left_out_of_what_needs_it() {
-        let images = [image("a", &["A dog on grass."]), Annotated { objects: Some(["cat".to_owned()].into()), ..image("b", &[]) }];
+        let images = [
+            image("a", &["A dog on grass."]),
+            Annotated {
+                objects: Some(["cat".to_owned()].into()),
+                ..image("b", &[])
+            },
+        ];
         let captions = [said("a", "A dog."), said("b", "A dog.")];
         let pairs: Vec<Pair<'_>> = images.iter().zip(&captions).collect();
-        let measures = Measures { open: true, closed: Some(Vocabulary::coco80()), description: true };
+        let measures = Measures {
+            open: true,
+            closed: Some(Vocabulary::coco80()),
+            description: true,
+        };
         let report = report(&[("mine", &Evaluation::new(&pairs, measures))], 200, 1).to_json();
         assert_eq!(figure(&report, "Open vocabulary", "mine", "captions"), 1.0);
-        assert_eq!(figure(&report, "Closed vocabulary", "mine", "captions"), 2.0);
+        assert_eq!(
+            figure(&report, "Closed vocabulary", "mine", "captions"),
+            2.0
+        );
         assert_eq!(figure(&report, "Closed vocabulary", "mine", "CHAIR_i"), 0.5);
     }
 }

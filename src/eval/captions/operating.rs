@@ -1,7 +1,10 @@
-//! Operating points and their cost: CHAIR_i against recall and against decoded tokens, over thresholds and beside other ways to the same end.
+//! Operating points and their cost: CHAIR_i against recall and against decoded tokens, over
+//! thresholds and beside other ways to the same end.
 
 use super::flags::MentionKind;
-use crate::eval::report::{Axis, Better, Cell, Column, Format, Plot, Section, Series, Table, TableRow};
+use crate::eval::report::{
+    Axis, Better, Cell, Column, Format, Plot, Section, Series, Table, TableRow,
+};
 
 /// Family of an operating point, which decides how it is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,23 +59,43 @@ pub struct OperatingPoint {
 
 /// Plots of operating points, and the same in numbers.
 pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
-    let measured =
-        |kind: usize| points.iter().any(|point| point.rates[kind].is_some_and(|r| r.chair_i.is_finite() && r.recall.is_finite()));
-    let kinds: Vec<usize> = (0..MentionKind::ALL.len()).filter(|kind| measured(*kind)).collect();
+    let measured = |kind: usize| {
+        points.iter().any(|point| {
+            point.rates[kind].is_some_and(|r| r.chair_i.is_finite() && r.recall.is_finite())
+        })
+    };
+    let kinds: Vec<usize> = (0..MentionKind::ALL.len())
+        .filter(|kind| measured(*kind))
+        .collect();
     let name = |kind: usize| MentionKind::ALL[kind].name();
     let mut columns = vec![Column::new("decoded, ratio", Format::Decimal(2)).better(Better::Lower)];
     for &kind in &kinds {
-        columns.push(Column::new(format!("CHAIR_i, {}", name(kind)), Format::Percent).better(Better::Lower));
-        columns.push(Column::new(format!("recall, {}", name(kind)), Format::Percent).better(Better::Higher));
+        columns.push(
+            Column::new(format!("CHAIR_i, {}", name(kind)), Format::Percent).better(Better::Lower),
+        );
+        columns.push(
+            Column::new(format!("recall, {}", name(kind)), Format::Percent).better(Better::Higher),
+        );
     }
     let row = |point: &OperatingPoint| {
-        let rates = kinds.iter().flat_map(|&kind| [point.rates[kind].map(|r| r.chair_i), point.rates[kind].map(|r| r.recall)]);
-        let cells: Vec<Cell> = std::iter::once(point.decoded.into()).chain(rates.map(Cell::from)).collect();
-        TableRow { emphasis: point.family == PointFamily::Default, ..TableRow::new(point.name.clone(), cells) }
+        let rates = kinds.iter().flat_map(|&kind| {
+            [
+                point.rates[kind].map(|r| r.chair_i),
+                point.rates[kind].map(|r| r.recall),
+            ]
+        });
+        let cells: Vec<Cell> = std::iter::once(point.decoded.into())
+            .chain(rates.map(Cell::from))
+            .collect();
+        TableRow {
+            emphasis: point.family == PointFamily::Default,
+            ..TableRow::new(point.name.clone(), cells)
+        }
     };
     let table = Table {
         title: "Every setting".into(),
-        note: "The numbers of the plots; intervals stand in Figures. In rows of flag, things that are flagged are left out, as a reader who trusts no \
+        note: "The numbers of the plots; intervals stand in Figures. In rows of flag, things that \
+               are flagged are left out, as a reader who trusts no \
                flagged word would: the text itself stays as it is."
             .into(),
         columns,
@@ -81,32 +104,70 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
     let mut plots = Vec::new();
     for &kind in &kinds {
         let rates = |point: &OperatingPoint| point.rates[kind];
-        let y = || Axis { label: "CHAIR_i, % (lower is better)".into(), range: None };
+        let y = || Axis {
+            label: "CHAIR_i, % (lower is better)".into(),
+            range: None,
+        };
         let plot = |title: &str, label: &str, x: fn(&OperatingPoint, Rates) -> f64| Plot::Lines {
             title: format!("{title}, {}", name(kind)),
-            x: Axis { label: label.into(), range: None },
+            x: Axis {
+                label: label.into(),
+                range: None,
+            },
             y: y(),
-            series: series(points, |point| rates(point).map(|r| (x(point, r), 100.0 * r.chair_i))),
+            series: series(points, |point| {
+                rates(point).map(|r| (x(point, r), 100.0 * r.chair_i))
+            }),
             diagonal: false,
         };
-        plots.push(plot("Hallucination against recall", "recall, % (higher is better)", |_, r| 100.0 * r.recall));
-        plots.push(plot("Hallucination against decoded tokens", "decoded tokens, ratio to no guard", |point, _| point.decoded));
+        plots.push(plot(
+            "Hallucination against recall",
+            "recall, % (higher is better)",
+            |_, r| 100.0 * r.recall,
+        ));
+        plots.push(plot(
+            "Hallucination against decoded tokens",
+            "decoded tokens, ratio to no guard",
+            |point, _| point.decoded,
+        ));
     }
-    let text = "Points further down hallucinate less; further right they name more of what is there, or cost more tokens. The table after the plots has every \
+    let text = "Points further down hallucinate less; further right they name more of what is \
+                there, or cost more tokens. The table after the plots has every \
                 number, and settings that would crowd them.";
     [
-        Section { title: "Trade-off".into(), text: vec![text.into()], plots, ..Section::default() },
-        Section { title: "Trade-off in numbers".into(), tables: vec![table], ..Section::default() },
+        Section {
+            title: "Trade-off".into(),
+            text: vec![text.into()],
+            plots,
+            ..Section::default()
+        },
+        Section {
+            title: "Trade-off in numbers".into(),
+            tables: vec![table],
+            ..Section::default()
+        },
     ]
 }
 
-fn series(points: &[OperatingPoint], place: impl Fn(&OperatingPoint) -> Option<(f64, f64)>) -> Vec<Series> {
+fn series(
+    points: &[OperatingPoint],
+    place: impl Fn(&OperatingPoint) -> Option<(f64, f64)>,
+) -> Vec<Series> {
     let of = |(family, name): (PointFamily, &str)| {
-        let found: Vec<((f64, f64), String)> =
-            points.iter().filter(|p| p.family == family).filter_map(|p| Some((place(p)?, p.label.clone()))).collect();
+        let found: Vec<((f64, f64), String)> = points
+            .iter()
+            .filter(|p| p.family == family)
+            .filter_map(|p| Some((place(p)?, p.label.clone())))
+            .collect();
         let (points, labels): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let scattered = !matches!(family, PointFamily::Regenerate | PointFamily::Flag);
-        (!points.is_empty()).then(|| Series { name: name.to_owned(), points, marks: true, scattered, labels })
+        (!points.is_empty()).then(|| Series {
+            name: name.to_owned(),
+            points,
+            marks: true,
+            scattered,
+            labels,
+        })
     };
     PointFamily::DRAWN.into_iter().filter_map(of).collect()
 }
@@ -116,7 +177,13 @@ mod tests {
     use super::*;
 
     fn point(name: &str, family: PointFamily, chair_i: f64, recall: f64) -> OperatingPoint {
-        OperatingPoint { name: name.into(), label: name.into(), family, decoded: 1.5, rates: [Some(Rates { chair_i, recall }), None] }
+        OperatingPoint {
+            name: name.into(),
+            label: name.into(),
+            family,
+            decoded: 1.5,
+            rates: [Some(Rates { chair_i, recall }), None],
+        }
     }
 
     #[test]
@@ -129,19 +196,39 @@ mod tests {
         ];
         let [section, numbers] = sections(&points);
         assert_eq!(numbers.tables[0].rows.len(), 4);
-        assert_eq!(numbers.tables[0].columns.len(), 3, "the closed vocabulary was not measured");
+        assert_eq!(
+            numbers.tables[0].columns.len(),
+            3,
+            "the closed vocabulary was not measured"
+        );
         assert_eq!(section.plots.len(), 2);
-        let Plot::Lines { series, .. } = &section.plots[0] else { panic!("{:?}", section.plots[0]) };
-        let names: Vec<(&str, bool)> = series.iter().map(|s| (s.name.as_str(), s.scattered)).collect();
-        assert_eq!(names, [("regenerate, by threshold", false), ("with defaults", true)]);
-        assert_eq!((&series[0].points[..], &series[1].points[..]), (&[(40.0, 40.0), (30.0, 20.0)][..], &[(40.0, 50.0)][..]));
-        let Plot::Lines { series, .. } = &section.plots[1] else { panic!("{:?}", section.plots[1]) };
+        let Plot::Lines { series, .. } = &section.plots[0] else {
+            panic!("{:?}", section.plots[0])
+        };
+        let names: Vec<(&str, bool)> = series
+            .iter()
+            .map(|s| (s.name.as_str(), s.scattered))
+            .collect();
+        assert_eq!(
+            names,
+            [("regenerate, by threshold", false), ("with defaults", true)]
+        );
+        assert_eq!(
+            (&series[0].points[..], &series[1].points[..]),
+            (&[(40.0, 40.0), (30.0, 20.0)][..], &[(40.0, 50.0)][..])
+        );
+        let Plot::Lines { series, .. } = &section.plots[1] else {
+            panic!("{:?}", section.plots[1])
+        };
         assert_eq!(series[1].points, [(1.5, 50.0)]);
     }
 
     #[test]
     fn nothing_measured_is_a_table_without_plots() {
-        let nothing = OperatingPoint { rates: [None; 2], ..point("off", PointFamily::Default, 0.0, 0.0) };
+        let nothing = OperatingPoint {
+            rates: [None; 2],
+            ..point("off", PointFamily::Default, 0.0, 0.0)
+        };
         let [plots, numbers] = sections(&[nothing]);
         assert!(plots.plots.is_empty() && numbers.tables[0].rows.len() == 1);
     }

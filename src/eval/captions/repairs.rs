@@ -8,7 +8,10 @@ use super::{Caption, Evaluation, Form};
 use crate::{
     eval::{
         bootstrap::estimates,
-        report::{Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Table, TableRow, WordChange},
+        report::{
+            Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Table, TableRow,
+            WordChange,
+        },
     },
     guard::words::is_function_word,
     lexicon::{Lexicon, words},
@@ -31,7 +34,13 @@ enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 5] = [Self::Corrected, Self::Lost, Self::Broken, Self::Invented, Self::Reworded];
+    const ALL: [Self; 5] = [
+        Self::Corrected,
+        Self::Lost,
+        Self::Broken,
+        Self::Invented,
+        Self::Reworded,
+    ];
 
     fn title(self) -> &'static str {
         match self {
@@ -61,10 +70,16 @@ struct Repair<'a> {
     is_loop: bool,
 }
 
-/// The things that a caption names, and whether the references support them: of any kind where there are reference captions, else the closed vocabulary's.
+/// The things that a caption names, and whether the references support them: of any kind where
+/// there are reference captions, else the closed vocabulary's.
 fn named<'a>(caption: &'a Caption<'_>) -> Vec<(&'a str, bool)> {
     match (&caption.things, &caption.objects) {
-        (Some(things), _) => caption.nouns.iter().copied().zip(things.mentions.iter().map(|m| m.1)).collect(),
+        (Some(things), _) => caption
+            .nouns
+            .iter()
+            .copied()
+            .zip(things.mentions.iter().map(|m| m.1))
+            .collect(),
         (None, Some(objects)) => objects.mentions.iter().map(|m| (m.1, m.2)).collect(),
         (None, None) => Vec::new(),
     }
@@ -79,7 +94,9 @@ fn are_related(first: &str, second: &str) -> bool {
 
 /// The nouns of `of` with that truth that nothing in `other` speaks of, each once.
 fn missing<'a>(of: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)]) -> Vec<&'a str> {
-    let gone = |(noun, truth): &&(&'a str, bool)| *truth == supported && !other.iter().any(|(named, _)| are_related(noun, named));
+    let gone = |(noun, truth): &&(&'a str, bool)| {
+        *truth == supported && !other.iter().any(|(named, _)| are_related(noun, named))
+    };
     let found: BTreeSet<&str> = of.iter().filter(gone).map(|(noun, _)| *noun).collect();
     found.into_iter().collect()
 }
@@ -115,7 +132,9 @@ impl<'a> Repair<'a> {
     }
 
     fn findings(&self) -> Vec<(String, String)> {
-        let list = |name: &str, nouns: &[&str]| (!nouns.is_empty()).then(|| (name.to_owned(), nouns.join(", ")));
+        let list = |name: &str, nouns: &[&str]| {
+            (!nouns.is_empty()).then(|| (name.to_owned(), nouns.join(", ")))
+        };
         let form = [(self.is_fragment, "a fragment"), (self.is_loop, "a loop")];
         let form: Vec<&str> = form.into_iter().filter(|f| f.0).map(|f| f.1).collect();
         [
@@ -133,7 +152,12 @@ impl<'a> Repair<'a> {
         let image = self.after.image;
         let (removed, added) = changed_words(self.before.text, self.after.text);
         let objects = image.objects.iter().filter(|_| image.captions.is_empty());
-        let annotated = objects.map(|objects| format!("Annotated objects: {}", objects.iter().cloned().collect::<Vec<_>>().join(", ")));
+        let annotated = objects.map(|objects| {
+            format!(
+                "Annotated objects: {}",
+                objects.iter().cloned().collect::<Vec<_>>().join(", ")
+            )
+        });
         CaptionCard {
             id: image.name().to_owned(),
             photo: image.photo.as_deref().and_then(Photo::thumbnail),
@@ -146,9 +170,15 @@ impl<'a> Repair<'a> {
     }
 }
 
-/// The numbers of the words that stand only in the first text, and of those that stand only in the second; capitals aside.
+/// The numbers of the words that stand only in the first text, and of those that stand only in the
+/// second; capitals aside.
 fn changed_words(before: &str, after: &str) -> (BTreeSet<usize>, BTreeSet<usize>) {
-    let texts = |text| words(text).into_iter().map(|word| word.text).collect::<Vec<String>>();
+    let texts = |text| {
+        words(text)
+            .into_iter()
+            .map(|word| word.text)
+            .collect::<Vec<String>>()
+    };
     let (mut removed, mut added) = (BTreeSet::new(), BTreeSet::new());
     for op in capture_diff_slices(Algorithm::Myers, &texts(before), &texts(after)) {
         if op.tag() != DiffTag::Equal {
@@ -160,7 +190,11 @@ fn changed_words(before: &str, after: &str) -> (BTreeSet<usize>, BTreeSet<usize>
 }
 
 /// The words of a caption with what is known of the things that they name, some of them marked.
-pub(super) fn card_words(caption: &Caption<'_>, marked: &BTreeSet<usize>, change: Option<WordChange>) -> Vec<CardWord> {
+pub(super) fn card_words(
+    caption: &Caption<'_>,
+    marked: &BTreeSet<usize>,
+    change: Option<WordChange>,
+) -> Vec<CardWord> {
     let text = caption.text;
     let mentions: Vec<(&std::ops::Range<usize>, bool)> = match (&caption.things, &caption.objects) {
         (Some(things), _) => things.mentions.iter().map(|m| (&m.0, m.1)).collect(),
@@ -169,7 +203,9 @@ pub(super) fn card_words(caption: &Caption<'_>, marked: &BTreeSet<usize>, change
     };
     let (mut from, mut shown) = (0, Vec::new());
     for (i, range) in words(text).into_iter().map(|word| word.range).enumerate() {
-        let mention = mentions.iter().find(|(m, _)| m.start < range.end && range.start < m.end);
+        let mention = mentions
+            .iter()
+            .find(|(m, _)| m.start < range.end && range.start < m.end);
         shown.push(CardWord {
             text: text[from..range.end].to_owned(),
             hallucinated: mention.map(|m| !m.1),
@@ -179,14 +215,28 @@ pub(super) fn card_words(caption: &Caption<'_>, marked: &BTreeSet<usize>, change
         from = range.end;
     }
     if from < text.len() {
-        shown.push(CardWord { text: text[from..].to_owned(), ..CardWord::default() });
+        shown.push(CardWord {
+            text: text[from..].to_owned(),
+            ..CardWord::default()
+        });
     }
     shown
 }
 
-/// Returns the sections on repairs, in numbers and in photographs: `before` and `after` are captions of the same photographs in the same order.
-pub fn sections(before: &Evaluation<'_>, after: &Evaluation<'_>, repeats: usize, seed: u64) -> Vec<Section> {
-    let repairs: Vec<Repair<'_>> = before.captions.iter().zip(&after.captions).map(|(old, new)| Repair::new(old, new)).collect();
+/// Returns the sections on repairs, in numbers and in photographs: `before` and `after` are
+/// captions of the same photographs in the same order.
+pub fn sections(
+    before: &Evaluation<'_>,
+    after: &Evaluation<'_>,
+    repeats: usize,
+    seed: u64,
+) -> Vec<Section> {
+    let repairs: Vec<Repair<'_>> = before
+        .captions
+        .iter()
+        .zip(&after.captions)
+        .map(|(old, new)| Repair::new(old, new))
+        .collect();
     let mut sections = vec![Section {
         title: "What repairs change".into(),
         tables: vec![
@@ -198,19 +248,33 @@ pub fn sections(before: &Evaluation<'_>, after: &Evaluation<'_>, repeats: usize,
         ..Section::default()
     }];
     for outcome in Outcome::ALL {
-        let mut found: Vec<&Repair<'_>> = repairs.iter().filter(|r| r.has_changed() && r.outcome() == outcome).collect();
+        let mut found: Vec<&Repair<'_>> = repairs
+            .iter()
+            .filter(|r| r.has_changed() && r.outcome() == outcome)
+            .collect();
         found.sort_by_key(|r| usize::MAX - (r.corrected.len() + r.lost.len() + r.invented.len()));
         let shown = found.len().min(SHOWN);
         let text = match outcome {
             _ if found.is_empty() => "None.".to_owned(),
-            Outcome::Corrected => format!("{shown} of {} photographs on which nothing else went wrong.", found.len()),
+            Outcome::Corrected => format!(
+                "{shown} of {} photographs on which nothing else went wrong.",
+                found.len()
+            ),
             Outcome::Reworded => format!("{shown} of {} photographs.", found.len()),
-            _ => format!("{shown} of {} photographs. Each photograph is shown once, by the worst that happened.", found.len()),
+            _ => format!(
+                "{shown} of {} photographs. Each photograph is shown once, by the worst that \
+                 happened.",
+                found.len()
+            ),
         };
         sections.push(Section {
             title: outcome.title().into(),
             text: vec![text],
-            cards: found.iter().take(SHOWN).map(|repair| repair.card()).collect(),
+            cards: found
+                .iter()
+                .take(SHOWN)
+                .map(|repair| repair.card())
+                .collect(),
             ..Section::default()
         });
     }
@@ -229,8 +293,18 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
     ];
     let shares = |weights: &[u32]| {
         let all: f64 = weights.iter().map(|&w| f64::from(w)).sum();
-        let count = |test: Test| repairs.iter().zip(weights).filter(|(r, _)| test(r)).map(|(_, &w)| f64::from(w)).sum::<f64>();
-        outcomes.iter().map(|(_, test)| count(*test) / all).collect()
+        let count = |test: Test| {
+            repairs
+                .iter()
+                .zip(weights)
+                .filter(|(r, _)| test(r))
+                .map(|(_, &w)| f64::from(w))
+                .sum::<f64>()
+        };
+        outcomes
+            .iter()
+            .map(|(_, test)| count(*test) / all)
+            .collect()
     };
     let found = estimates(repairs.len(), repeats, seed, shares);
     let row = |((name, test), share): (&(&str, Test), _)| {
@@ -239,10 +313,15 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
     };
     Table {
         title: "What became of the captions".into(),
-        note: "Off against regenerate with its defaults. Several can hold of one photograph. A thing is lost or added where the other caption names \
-               neither it nor something more general or more special; a fragment or loop is counted where the caption before was none."
+        note: "Off against regenerate with its defaults. Several can hold of one photograph. A \
+               thing is lost or added where the other caption names \
+               neither it nor something more general or more special; a fragment or loop is \
+               counted where the caption before was none."
             .into(),
-        columns: vec![Column::new("share", Format::Percent), Column::new("photographs", Format::Count)],
+        columns: vec![
+            Column::new("share", Format::Percent),
+            Column::new("photographs", Format::Count),
+        ],
         rows: outcomes.iter().zip(found).map(row).collect(),
     }
 }
@@ -251,8 +330,12 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
 fn phrase_table(repairs: &[Repair<'_>]) -> Table {
     let mut added: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {
-        let [old, new] =
-            [repair.before, repair.after].map(|caption| words(caption.text).into_iter().map(|word| word.text).collect::<Vec<_>>());
+        let [old, new] = [repair.before, repair.after].map(|caption| {
+            words(caption.text)
+                .into_iter()
+                .map(|word| word.text)
+                .collect::<Vec<_>>()
+        });
         for op in capture_diff_slices(Algorithm::Myers, &old, &new) {
             let (before, after) = (old[op.old_range()].join(" "), new[op.new_range()].join(" "));
             if op.tag() != DiffTag::Equal && !after.is_empty() {
@@ -265,29 +348,57 @@ fn phrase_table(repairs: &[Repair<'_>]) -> Table {
         .map(|(phrase, replaced)| {
             let mut replaced: Vec<(String, usize)> = replaced.into_iter().collect();
             replaced.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-            (replaced.iter().map(|r| r.1).sum::<usize>(), phrase, replaced)
+            (
+                replaced.iter().map(|r| r.1).sum::<usize>(),
+                phrase,
+                replaced,
+            )
         })
         .collect();
     rows.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     let shown = |replaced: &[(String, usize)]| {
         let name = |(before, count): &(String, usize)| {
             let before = if before.is_empty() { "nothing" } else { before };
-            if *count > 1 { format!("{before} ({count})") } else { before.to_owned() }
+            if *count > 1 {
+                format!("{before} ({count})")
+            } else {
+                before.to_owned()
+            }
         };
-        replaced.iter().take(5).map(name).collect::<Vec<_>>().join(", ")
+        replaced
+            .iter()
+            .take(5)
+            .map(name)
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     Table {
         title: "Phrases that repairs add most often".into(),
-        note: "Words that were put in together, and what stood in their place, most often first: a phrase that takes the place of many things says nothing of any.".into(),
+        note:
+            "Words that were put in together, and what stood in their place, most often first: a \
+               phrase that takes the place of many things says nothing of any."
+                .into(),
         columns: vec![
             Column::new("times", Format::Count),
-            Column::new("replaced", Format::Count).help("how many different phrases it took the place of"),
+            Column::new("replaced", Format::Count).help(
+                "how many different phrases it took the \
+                place of",
+            ),
             Column::new("in place of", Format::Text),
         ],
         rows: rows
             .into_iter()
             .take(LISTED)
-            .map(|(count, phrase, replaced)| TableRow::new(phrase, vec![count.into(), replaced.len().into(), Cell::Text(shown(&replaced))]))
+            .map(|(count, phrase, replaced)| {
+                TableRow::new(
+                    phrase,
+                    vec![
+                        count.into(),
+                        replaced.len().into(),
+                        Cell::Text(shown(&replaced)),
+                    ],
+                )
+            })
             .collect(),
     }
 }
@@ -297,9 +408,19 @@ fn word_table(repairs: &[Repair<'_>], change: WordChange) -> Table {
     let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {
         let (removed, added) = changed_words(repair.before.text, repair.after.text);
-        let (caption, marked) = if change == WordChange::Removed { (repair.before, removed) } else { (repair.after, added) };
-        for word in card_words(caption, &marked, Some(change)).into_iter().filter(|word| word.change.is_some()) {
-            let name = words(&word.text).into_iter().map(|w| w.text).collect::<String>();
+        let (caption, marked) = if change == WordChange::Removed {
+            (repair.before, removed)
+        } else {
+            (repair.after, added)
+        };
+        for word in card_words(caption, &marked, Some(change))
+            .into_iter()
+            .filter(|word| word.change.is_some())
+        {
+            let name = words(&word.text)
+                .into_iter()
+                .map(|w| w.text)
+                .collect::<String>();
             if !is_function_word(&name) {
                 let count = counts.entry(name).or_default();
                 count[0] += 1;
@@ -309,7 +430,11 @@ fn word_table(repairs: &[Repair<'_>], change: WordChange) -> Table {
     }
     let mut counts: Vec<(String, [usize; 2])> = counts.into_iter().collect();
     counts.sort_by(|a, b| b.1[0].cmp(&a.1[0]).then(a.0.cmp(&b.0)));
-    let verb = if change == WordChange::Removed { "remove" } else { "add" };
+    let verb = if change == WordChange::Removed {
+        "remove"
+    } else {
+        "add"
+    };
     Table {
         title: format!("Words that repairs {verb} most often"),
         note: "Articles, prepositions and auxiliaries are left out.".into(),
@@ -317,9 +442,17 @@ fn word_table(repairs: &[Repair<'_>], change: WordChange) -> Table {
             Column::new("times", Format::Count),
             Column::new("not in the references", Format::Count)
                 .help("how often the word named something that the references do not support")
-                .better(if change == WordChange::Removed { Better::Higher } else { Better::Lower }),
+                .better(if change == WordChange::Removed {
+                    Better::Higher
+                } else {
+                    Better::Lower
+                }),
         ],
-        rows: counts.into_iter().take(LISTED).map(|(word, [all, wrong])| TableRow::new(word, vec![all.into(), wrong.into()])).collect(),
+        rows: counts
+            .into_iter()
+            .take(LISTED)
+            .map(|(word, [all, wrong])| TableRow::new(word, vec![all.into(), wrong.into()]))
+            .collect(),
     }
 }
 
@@ -331,37 +464,63 @@ mod tests {
         data::{Annotated, Hypothesis, Place},
     };
 
-    const REFERENCES: [&str; 2] = ["A dog runs on the grass with a ball.", "A brown dog plays with a ball on grass."];
+    const REFERENCES: [&str; 2] = [
+        "A dog runs on the grass with a ball.",
+        "A brown dog plays with a ball on grass.",
+    ];
 
     fn evaluated(image: &Annotated, texts: &[&str], check: impl FnOnce(&Evaluation<'_>)) {
         let captions: Vec<Hypothesis> = texts
             .iter()
-            .map(|&caption| Hypothesis { image: image.id.clone(), caption: caption.into(), objects: None, place: Place::File })
+            .map(|&caption| Hypothesis {
+                image: image.id.clone(),
+                caption: caption.into(),
+                objects: None,
+                place: Place::File,
+            })
             .collect();
         let pairs: Vec<_> = captions.iter().map(|caption| (image, caption)).collect();
-        check(&Evaluation::new(&pairs, Measures { open: true, ..Measures::default() }));
+        check(&Evaluation::new(
+            &pairs,
+            Measures {
+                open: true,
+                ..Measures::default()
+            },
+        ));
     }
 
     fn photograph() -> Annotated {
-        Annotated { id: "1.jpg".into(), captions: REFERENCES.map(str::to_owned).into(), ..Annotated::default() }
+        Annotated {
+            id: "1.jpg".into(),
+            captions: REFERENCES.map(str::to_owned).into(),
+            ..Annotated::default()
+        }
     }
 
     #[test]
     fn a_repair_is_judged_by_the_worst_that_it_did() {
         let outcome = |before: &str, after: &str| {
             let mut found = None;
-            evaluated(&photograph(), &[before, after], |e| found = Some(Repair::new(&e.captions[0], &e.captions[1]).outcome()));
+            evaluated(&photograph(), &[before, after], |e| {
+                found = Some(Repair::new(&e.captions[0], &e.captions[1]).outcome())
+            });
             found.unwrap()
         };
         let before = "A dog with a frisbee runs on the grass.";
         for (after, wanted) in [
             ("A dog with a ball runs on the grass.", Outcome::Corrected),
-            ("An animal with a ball runs on the grass.", Outcome::Corrected),
+            (
+                "An animal with a ball runs on the grass.",
+                Outcome::Corrected,
+            ),
             ("A dog with a ball is running here.", Outcome::Lost),
             ("A dog with a hat runs on the grass.", Outcome::Invented),
             ("A dog runs.", Outcome::Broken),
             ("A dog runs on the grass and the grass.", Outcome::Broken),
-            ("A dog with a frisbee plays on the grass.", Outcome::Reworded),
+            (
+                "A dog with a frisbee plays on the grass.",
+                Outcome::Reworded,
+            ),
         ] {
             assert_eq!(outcome(before, after), wanted, "{after}");
         }
@@ -369,26 +528,63 @@ mod tests {
 
     #[test]
     fn photographs_are_shown_with_what_changed_and_counted() {
-        let texts = ["A dog with a frisbee runs on the grass.", "A dog with a ball runs on the grass.", "A dog runs on the grass."];
+        let texts = [
+            "A dog with a frisbee runs on the grass.",
+            "A dog with a ball runs on the grass.",
+            "A dog runs on the grass.",
+        ];
         let (before, after) = ([texts[0], texts[2]], [texts[1], texts[2]]);
         evaluated(&photograph(), &before, |before| {
             evaluated(&photograph(), &after, |after| {
                 let sections = sections(before, after, 100, 1);
-                let numbers = |table: &Table| table.rows.iter().map(|r| (r.name.clone(), r.cells[1].clone())).collect::<Vec<_>>();
+                let numbers = |table: &Table| {
+                    table
+                        .rows
+                        .iter()
+                        .map(|r| (r.name.clone(), r.cells[1].clone()))
+                        .collect::<Vec<_>>()
+                };
                 let counted = numbers(&sections[0].tables[0]);
                 assert_eq!(counted[0], ("caption changed".to_owned(), 1usize.into()));
-                assert_eq!(counted[1], ("a hallucination removed".to_owned(), 1usize.into()));
+                assert_eq!(
+                    counted[1],
+                    ("a hallucination removed".to_owned(), 1usize.into())
+                );
                 assert_eq!(counted[2], ("a right thing lost".to_owned(), 0usize.into()));
                 let phrases = &sections[0].tables[3].rows;
-                assert_eq!((phrases.len(), phrases[0].name.as_str(), &phrases[0].cells[2]), (1, "ball", &Cell::Text("frisbee".into())));
-                assert_eq!(numbers(&sections[0].tables[1]), [("frisbee".to_owned(), 1usize.into())]);
-                assert_eq!(numbers(&sections[0].tables[2]), [("ball".to_owned(), 0usize.into())]);
+                assert_eq!(
+                    (
+                        phrases.len(),
+                        phrases[0].name.as_str(),
+                        &phrases[0].cells[2]
+                    ),
+                    (1, "ball", &Cell::Text("frisbee".into()))
+                );
+                assert_eq!(
+                    numbers(&sections[0].tables[1]),
+                    [("frisbee".to_owned(), 1usize.into())]
+                );
+                assert_eq!(
+                    numbers(&sections[0].tables[2]),
+                    [("ball".to_owned(), 0usize.into())]
+                );
                 let cards: usize = sections.iter().map(|s| s.cards.len()).sum();
                 let card = &sections[1].cards[0];
-                let marked =
-                    |words: &[CardWord]| words.iter().filter(|w| w.change.is_some()).map(|w| w.text.trim().to_owned()).collect::<Vec<_>>();
-                assert_eq!((cards, marked(&card.before), marked(&card.words)), (1, vec!["frisbee".to_owned()], vec!["ball".to_owned()]));
-                assert_eq!(card.facts, [("Hallucination removed".to_owned(), "frisbee".to_owned())]);
+                let marked = |words: &[CardWord]| {
+                    words
+                        .iter()
+                        .filter(|w| w.change.is_some())
+                        .map(|w| w.text.trim().to_owned())
+                        .collect::<Vec<_>>()
+                };
+                assert_eq!(
+                    (cards, marked(&card.before), marked(&card.words)),
+                    (1, vec!["frisbee".to_owned()], vec!["ball".to_owned()])
+                );
+                assert_eq!(
+                    card.facts,
+                    [("Hallucination removed".to_owned(), "frisbee".to_owned())]
+                );
                 assert_eq!(card.references, REFERENCES);
             });
         });

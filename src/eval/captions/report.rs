@@ -11,7 +11,10 @@ use super::{
 };
 use crate::eval::{
     bootstrap::{Difference, Estimate, estimates, holm},
-    report::{Bar, CaptionCard, Cell, Column, Format, Photo, Plot, Report, Section, Table, TableRow, stated},
+    report::{
+        Bar, CaptionCard, Cell, Column, Format, Photo, Plot, Report, Section, Table, TableRow,
+        stated,
+    },
 };
 
 /// Captions shown.
@@ -26,29 +29,61 @@ const PEOPLE: &str = "people, each judged by the others";
 /// Level of significance.
 const LEVEL: f64 = 0.05;
 
-/// The report of captions under their models' names, all of the same images in the same order; the first one is the baseline of the differences.
-/// Title, command and facts are the caller's to add.
+/// The report of captions under their models' names, all of the same images in the same order; the
+/// first one is the baseline of the differences. Title, command and facts are the caller's to add.
 pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Report {
-    let Some((_, first)) = models.first() else { return Report::default() };
+    let Some((_, first)) = models.first() else {
+        return Report::default();
+    };
     let figures = measure(models, repeats, seed);
-    let text = figures.iter().take(models.len()).filter_map(|figures| summary(figures, first.measures)).collect();
-    let mut sections = vec![Section { title: "Summary".into(), text, ..Section::default() }, figures_section(first.measures, &figures)];
+    let text = figures
+        .iter()
+        .take(models.len())
+        .filter_map(|figures| summary(figures, first.measures))
+        .collect();
+    let mut sections = vec![
+        Section {
+            title: "Summary".into(),
+            text,
+            ..Section::default()
+        },
+        figures_section(first.measures, &figures),
+    ];
     sections.extend((models.len() > 1).then(|| differences(models, repeats, seed)));
     sections.extend(first.measures.open.then(|| examples(models)));
-    Report { sections, ..Report::default() }
+    Report {
+        sections,
+        ..Report::default()
+    }
 }
 
 /// Summarizes one model's figures in a sentence or two.
 fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String> {
-    let group = if measures.open { Group::Open } else { Group::Closed };
-    let percent = |name| figures.of(group, name).map(|figure| stated(&figure, Format::Percent));
-    let (hallucinated, captions, recall) = (percent("CHAIR_i")?, percent("CHAIR_s")?, percent("recall")?);
+    let group = if measures.open {
+        Group::Open
+    } else {
+        Group::Closed
+    };
+    let percent = |name| {
+        figures
+            .of(group, name)
+            .map(|figure| stated(&figure, Format::Percent))
+    };
+    let (hallucinated, captions, recall) =
+        (percent("CHAIR_i")?, percent("CHAIR_s")?, percent("recall")?);
     let (things, asked) = match group {
-        Group::Open => ("things that it names are in no reference", "what at least two people name"),
-        _ => ("objects that it names are not in the photograph", "the objects in the photographs"),
+        Group::Open => (
+            "things that it names are in no reference",
+            "what at least two people name",
+        ),
+        _ => (
+            "objects that it names are not in the photograph",
+            "the objects in the photographs",
+        ),
     };
     Some(format!(
-        "{}: {hallucinated} of the {things} (CHAIR_i); {captions} of its captions name at least one such (CHAIR_s). It names {recall} of {asked} (recall).",
+        "{}: {hallucinated} of the {things} (CHAIR_i); {captions} of its captions name at least \
+         one such (CHAIR_s). It names {recall} of {asked} (recall).",
         figures.name
     ))
 }
@@ -70,24 +105,46 @@ pub struct ModelFigures<'a> {
 impl ModelFigures<'_> {
     /// Returns a figure by its group and its name in tables.
     pub fn of(&self, group: Group, name: &str) -> Option<Estimate> {
-        let place = FIGURES.iter().position(|figure| figure.group == group && figure.name() == name)?;
+        let place = FIGURES
+            .iter()
+            .position(|figure| figure.group == group && figure.name() == name)?;
         self.figures.get(place).copied()
     }
 }
 
-/// The figures of every model, and of people in a last row where they can be judged; one set of resamples serves all figures of a row.
-pub fn measure<'a>(models: &[(&'a str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Vec<ModelFigures<'a>> {
+/// The figures of every model, and of people in a last row where they can be judged; one set of
+/// resamples serves all figures of a row.
+pub fn measure<'a>(
+    models: &[(&'a str, &Evaluation<'_>)],
+    repeats: usize,
+    seed: u64,
+) -> Vec<ModelFigures<'a>> {
     let of = |lines: &[Line]| {
         estimates(lines.len(), repeats, seed, |weights| {
             let sums = weighted(lines, weights);
             FIGURES.iter().map(|figure| (figure.of)(&sums)).collect()
         })
     };
-    let mut rows: Vec<ModelFigures<'a>> =
-        models.iter().map(|(name, evaluation)| ModelFigures { name, people: false, figures: of(&evaluation.lines().0) }).collect();
-    let judged = |evaluation: &&Evaluation<'_>| evaluation.captions.iter().any(|caption| caption.image.captions.len() > 1);
+    let mut rows: Vec<ModelFigures<'a>> = models
+        .iter()
+        .map(|(name, evaluation)| ModelFigures {
+            name,
+            people: false,
+            figures: of(&evaluation.lines().0),
+        })
+        .collect();
+    let judged = |evaluation: &&Evaluation<'_>| {
+        evaluation
+            .captions
+            .iter()
+            .any(|caption| caption.image.captions.len() > 1)
+    };
     let people = models.first().map(|m| m.1).filter(judged);
-    rows.extend(people.map(|evaluation| ModelFigures { name: PEOPLE, people: true, figures: of(&evaluation.lines().1) }));
+    rows.extend(people.map(|evaluation| ModelFigures {
+        name: PEOPLE,
+        people: true,
+        figures: of(&evaluation.lines().1),
+    }));
     rows
 }
 
@@ -95,24 +152,37 @@ pub fn measure<'a>(models: &[(&'a str, &Evaluation<'_>)], repeats: usize, seed: 
 pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Section {
     let groups = [
         (Group::Open, "Open vocabulary", measures.open),
-        (Group::Closed, "Closed vocabulary", measures.closed.is_some()),
+        (
+            Group::Closed,
+            "Closed vocabulary",
+            measures.closed.is_some(),
+        ),
         (Group::Description, "Description", measures.description),
     ];
     Section {
         title: "Figures".into(),
         text: vec![
-            "Brackets hold 95 % intervals (bootstrap over images). Length and recall stand beside hallucination: a model that says less hallucinates \
-             less. People's row is the floor of the measure: even their captions name things that the others do not."
+            "Brackets hold 95 % intervals (bootstrap over images). Length and recall stand beside \
+             hallucination: a model that says less hallucinates \
+             less. People's row is the floor of the measure: even their captions name things that \
+             the others do not."
                 .into(),
         ],
-        tables: groups.iter().filter(|g| g.2).map(|(group, title, _)| table(title, *group, rows)).collect(),
+        tables: groups
+            .iter()
+            .filter(|g| g.2)
+            .map(|(group, title, _)| table(title, *group, rows))
+            .collect(),
         ..Section::default()
     }
 }
 
 fn table(title: &str, group: Group, rows: &[ModelFigures<'_>]) -> Table {
     let cells = |row: &ModelFigures<'_>| -> Vec<Cell> {
-        let own = FIGURES.iter().zip(&row.figures).filter(|(figure, _)| figure.group == group);
+        let own = FIGURES
+            .iter()
+            .zip(&row.figures)
+            .filter(|(figure, _)| figure.group == group);
         own.map(|(figure, estimate)| match figure.name() {
             // Counts of what was judged have no sampling error.
             "captions" => estimate.value.into(),
@@ -120,32 +190,56 @@ fn table(title: &str, group: Group, rows: &[ModelFigures<'_>]) -> Table {
         })
         .collect()
     };
-    let shown = rows.iter().filter(|row| !(row.people && group == Group::Description));
+    let shown = rows
+        .iter()
+        .filter(|row| !(row.people && group == Group::Description));
     Table {
         title: title.into(),
         note: String::new(),
         columns: of_group(group).map(Figure::column).collect(),
-        rows: shown.map(|row| TableRow::new(row.name, cells(row))).collect(),
+        rows: shown
+            .map(|row| TableRow::new(row.name, cells(row)))
+            .collect(),
     }
 }
 
-/// The second model against the first, which is the comparison that was planned and the only one that is tested; and what else differs from the first.
+/// The second model against the first, which is the comparison that was planned and the only one
+/// that is tested; and what else differs from the first.
 pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Section {
-    let [first, rest @ ..] = models else { return Section::default() };
-    let found: Vec<Vec<Difference>> = rest.iter().map(|other| figure_differences(first.1, other.1, repeats, seed)).collect();
-    let mut section = Section { title: "Differences".into(), ..Section::default() };
-    let Some((planned, others)) = rest.split_first() else { return section };
-    let tested = FIGURES.iter().filter(|figure| figure.is_tested() && has(first.1.measures, figure.group)).count();
+    let [first, rest @ ..] = models else {
+        return Section::default();
+    };
+    let found: Vec<Vec<Difference>> = rest
+        .iter()
+        .map(|other| figure_differences(first.1, other.1, repeats, seed))
+        .collect();
+    let mut section = Section {
+        title: "Differences".into(),
+        ..Section::default()
+    };
+    let Some((planned, others)) = rest.split_first() else {
+        return section;
+    };
+    let tested = FIGURES
+        .iter()
+        .filter(|figure| figure.is_tested() && has(first.1.measures, figure.group))
+        .count();
     section.text.push(format!(
-        "One comparison was planned, {} against {}. Its p-values are of {tested} figures and corrected for that number by Holm's method; the smallest that \
-         {repeats} resamples can show is {:.3}. Nothing else is tested: other figures have intervals.",
+        "One comparison was planned, {} against {}. Its p-values are of {tested} figures and \
+         corrected for that number by Holm's method; the smallest that \
+         {repeats} resamples can show is {:.3}. Nothing else is tested: other figures have \
+         intervals.",
         planned.0,
         first.0,
         2.0 * tested as f64 / repeats.max(1) as f64
     ));
-    section.tables.push(planned_table(*first, *planned, &found[0]));
+    section
+        .tables
+        .push(planned_table(*first, *planned, &found[0]));
     if !others.is_empty() {
-        section.tables.push(other_table(*first, others, &found[1..]));
+        section
+            .tables
+            .push(other_table(*first, others, &found[1..]));
     }
     section
 }
@@ -168,49 +262,95 @@ fn full_name(figure: &Figure, measures: Measures<'_>) -> String {
     format!("{}{group}", figure.name())
 }
 
-fn planned_table(first: (&str, &Evaluation<'_>), second: (&str, &Evaluation<'_>), found: &[Difference]) -> Table {
+fn planned_table(
+    first: (&str, &Evaluation<'_>),
+    second: (&str, &Evaluation<'_>),
+    found: &[Difference],
+) -> Table {
     let measures = first.1.measures;
     let tested: Vec<f64> = FIGURES
         .iter()
         .zip(found)
-        .map(|(figure, d)| if figure.is_tested() && has(measures, figure.group) && d.estimate.value.is_finite() { d.p } else { f64::NAN })
+        .map(|(figure, d)| {
+            if figure.is_tested() && has(measures, figure.group) && d.estimate.value.is_finite() {
+                d.p
+            } else {
+                f64::NAN
+            }
+        })
         .collect();
-    let shown = |(figure, _): &(&Figure, _)| figure.name() != "captions" && has(measures, figure.group);
+    let shown =
+        |(figure, _): &(&Figure, _)| figure.name() != "captions" && has(measures, figure.group);
     let row = |(figure, (difference, p)): (&Figure, (&Difference, f64))| {
-        let verdict = (!p.is_nan()).then_some(if p < LEVEL { "significant" } else { "not significant" });
-        TableRow::new(full_name(figure, measures), vec![difference.estimate.into(), p.into(), verdict.into()])
+        let verdict = (!p.is_nan()).then_some(if p < LEVEL {
+            "significant"
+        } else {
+            "not significant"
+        });
+        TableRow::new(
+            full_name(figure, measures),
+            vec![difference.estimate.into(), p.into(), verdict.into()],
+        )
     };
     Table {
         title: format!("{} against {}, the same images", second.0, first.0),
-        note: "Paired: both captions of an image are drawn together. Shares are shares of 1.".into(),
+        note: "Paired: both captions of an image are drawn together. Shares are shares of 1."
+            .into(),
         columns: vec![
             Column::new("difference", Format::Decimal(4)),
-            Column::new("p", Format::Decimal(3)).help("two-sided, of the bootstrap, corrected by Holm's method"),
+            Column::new("p", Format::Decimal(3))
+                .help("two-sided, of the bootstrap, corrected by Holm's method"),
             Column::new("at 5 %", Format::Text),
         ],
-        rows: FIGURES.iter().zip(found.iter().zip(holm(&tested))).filter(shown).map(row).collect(),
+        rows: FIGURES
+            .iter()
+            .zip(found.iter().zip(holm(&tested)))
+            .filter(shown)
+            .map(row)
+            .collect(),
     }
 }
 
-fn other_table(first: (&str, &Evaluation<'_>), others: &[(&str, &Evaluation<'_>)], found: &[Vec<Difference>]) -> Table {
+fn other_table(
+    first: (&str, &Evaluation<'_>),
+    others: &[(&str, &Evaluation<'_>)],
+    found: &[Vec<Difference>],
+) -> Table {
     let measures = first.1.measures;
-    let shown: Vec<(usize, &Figure)> =
-        FIGURES.iter().enumerate().filter(|(_, figure)| figure.is_tested() && has(measures, figure.group)).collect();
+    let shown: Vec<(usize, &Figure)> = FIGURES
+        .iter()
+        .enumerate()
+        .filter(|(_, figure)| figure.is_tested() && has(measures, figure.group))
+        .collect();
     let row = |((name, _), found): (&(&str, &Evaluation<'_>), &Vec<Difference>)| {
-        TableRow::new(*name, shown.iter().map(|(i, _)| found[*i].estimate.into()).collect())
+        TableRow::new(
+            *name,
+            shown
+                .iter()
+                .map(|(i, _)| found[*i].estimate.into())
+                .collect(),
+        )
     };
     Table {
         title: format!("Others against {}, the same images", first.0),
-        note: "Differences with 95 % intervals, paired and not tested; of so many, some exclude zero by chance. Shares are shares of 1."
+        note: "Differences with 95 % intervals, paired and not tested; of so many, some exclude \
+               zero by chance. Shares are shares of 1."
             .into(),
-        columns: shown.iter().map(|(_, figure)| Column::new(full_name(figure, measures), Format::Decimal(3))).collect(),
+        columns: shown
+            .iter()
+            .map(|(_, figure)| Column::new(full_name(figure, measures), Format::Decimal(3)))
+            .collect(),
         rows: others.iter().zip(found).map(row).collect(),
     }
 }
 
-/// Returns the section of examples: the things hallucinated most often, and the captions that hallucinate most.
+/// Returns the section of examples: the things hallucinated most often, and the captions that
+/// hallucinate most.
 pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
-    let mut section = Section { title: "Examples".into(), ..Section::default() };
+    let mut section = Section {
+        title: "Examples".into(),
+        ..Section::default()
+    };
     for (name, evaluation) in models {
         let mut nouns: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
         for caption in &evaluation.captions {
@@ -233,15 +373,23 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
             label: "mentions without support".into(),
             bars: nouns.into_iter().take(NOUNS).map(bar).collect(),
         });
-        let invented = |caption: &&Caption<'_>| caption.things.as_ref().map_or(0, |j| j.hallucinated.len());
-        let mut worst: Vec<&Caption<'_>> = evaluation.captions.iter().filter(|c| invented(c) > 0).collect();
+        let invented =
+            |caption: &&Caption<'_>| caption.things.as_ref().map_or(0, |j| j.hallucinated.len());
+        let mut worst: Vec<&Caption<'_>> = evaluation
+            .captions
+            .iter()
+            .filter(|c| invented(c) > 0)
+            .collect();
         worst.sort_by_key(|caption| usize::MAX - invented(caption));
         section.text.push(format!(
-            "{name}: {} of {} captions that name something without support, those that name most first.",
+            "{name}: {} of {} captions that name something without support, those that name most \
+             first.",
             worst.len().min(SHOWN),
             worst.len()
         ));
-        section.cards.extend(worst.iter().take(SHOWN).map(|caption| card(name, caption)));
+        section
+            .cards
+            .extend(worst.iter().take(SHOWN).map(|caption| card(name, caption)));
     }
     section
 }

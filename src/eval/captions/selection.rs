@@ -8,21 +8,42 @@ use crate::{
     reward::calibration::{ChosenWord, Selection},
 };
 
-/// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many versions it was chosen.
+/// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many
+/// versions it was chosen.
 pub type Written = (Range<usize>, f32, usize);
 
-/// Returns the table of how much better the rewards of chosen words look than they are: those that name things, against the references.
+/// Returns the table of how much better the rewards of chosen words look than they are: those that
+/// name things, against the references.
 pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<Written>]) -> Table {
     let chosen = |(caption, written): (&Caption<'_>, &Vec<Written>)| {
-        let mentions = caption.things.as_ref().map(|things| things.mentions.clone()).unwrap_or_default();
+        let mentions = caption
+            .things
+            .as_ref()
+            .map(|things| things.mentions.clone())
+            .unwrap_or_default();
         let of = |(range, reward, tried): &Written| {
-            let named: Vec<bool> = mentions.iter().filter(|(m, _)| m.start < range.end && range.start < m.end).map(|m| m.1).collect();
-            (!named.is_empty()).then(|| ChosenWord { reward: *reward, tried: *tried, is_right: named.iter().all(|right| *right) })
+            let named: Vec<bool> = mentions
+                .iter()
+                .filter(|(m, _)| m.start < range.end && range.start < m.end)
+                .map(|m| m.1)
+                .collect();
+            (!named.is_empty()).then(|| ChosenWord {
+                reward: *reward,
+                tried: *tried,
+                is_right: named.iter().all(|right| *right),
+            })
         };
         written.iter().filter_map(of).collect::<Vec<_>>()
     };
-    let chosen: Vec<ChosenWord> = after.captions.iter().zip(written).flat_map(chosen).collect();
-    let mean = |of: fn(&ChosenWord) -> f64| chosen.iter().map(of).sum::<f64>() / chosen.len().max(1) as f64;
+    let chosen: Vec<ChosenWord> = after
+        .captions
+        .iter()
+        .zip(written)
+        .flat_map(chosen)
+        .collect();
+    let mean = |of: fn(&ChosenWord) -> f64| {
+        chosen.iter().map(of).sum::<f64>() / chosen.len().max(1) as f64
+    };
     let fitted = Selection::fit(&chosen);
     let cells = vec![
         chosen.len().into(),
@@ -33,15 +54,20 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<Written>]) -> Tabl
     ];
     Table {
         title: "What selection adds to rewards".into(),
-        note: "Things that repairs wrote, which were chosen as the best of several. The offset is what `repaired` in the bundle's calibration.json is to have beside \
-               what it has now: logits of chosen words lose it times the logarithm of the number of versions. Fit it on the tuning half alone."
+        note: "Things that repairs wrote, which were chosen as the best of several. The offset is \
+               what `repaired` in the bundle's calibration.json is to have beside \
+               what it has now: logits of chosen words lose it times the logarithm of the number \
+               of versions. Fit it on the tuning half alone."
             .into(),
         columns: vec![
             Column::new("things", Format::Count),
             Column::new("versions", Format::Decimal(1)),
             Column::new("mean reward", Format::Decimal(3)),
             Column::new("right", Format::Percent),
-            Column::new("offset", Format::Decimal(3)).help("absent where fewer than 50 things are known, or fewer than 10 right or wrong ones"),
+            Column::new("offset", Format::Decimal(3)).help(
+                "absent where fewer than 50 things are \
+                known, or fewer than 10 right or wrong ones",
+            ),
         ],
         rows: vec![TableRow::new("things that repairs wrote", cells)],
     }
@@ -57,20 +83,53 @@ mod tests {
 
     #[test]
     fn things_that_repairs_wrote_are_held_against_the_references() {
-        let (right, wrong) = ("A dog with a ball runs on the grass.", "A dog with a hat runs on the grass.");
-        let texts: Vec<&str> = (0..80).map(|i| if i % 2 == 0 { right } else { wrong }).collect();
-        let written: Vec<Vec<Written>> =
-            texts.iter().map(|text| vec![(13..text.find(" runs").unwrap(), 0.9, 5), (17..21, 0.9, 5)]).collect();
-        let references = ["A dog runs on the grass with a ball.", "A brown dog plays with a ball on grass."];
-        let image = Annotated { id: "1.jpg".into(), captions: references.map(str::to_owned).into(), ..Annotated::default() };
-        let caption = |text: &&str| Hypothesis { image: image.id.clone(), caption: (*text).into(), objects: None, place: Place::File };
+        let (right, wrong) = (
+            "A dog with a ball runs on the grass.",
+            "A dog with a hat runs on the grass.",
+        );
+        let texts: Vec<&str> = (0..80)
+            .map(|i| if i % 2 == 0 { right } else { wrong })
+            .collect();
+        let written: Vec<Vec<Written>> = texts
+            .iter()
+            .map(|text| vec![(13..text.find(" runs").unwrap(), 0.9, 5), (17..21, 0.9, 5)])
+            .collect();
+        let references = [
+            "A dog runs on the grass with a ball.",
+            "A brown dog plays with a ball on grass.",
+        ];
+        let image = Annotated {
+            id: "1.jpg".into(),
+            captions: references.map(str::to_owned).into(),
+            ..Annotated::default()
+        };
+        let caption = |text: &&str| Hypothesis {
+            image: image.id.clone(),
+            caption: (*text).into(),
+            objects: None,
+            place: Place::File,
+        };
         let captions: Vec<Hypothesis> = texts.iter().map(caption).collect();
         let pairs: Vec<_> = captions.iter().map(|caption| (&image, caption)).collect();
-        let after = &Evaluation::new(&pairs, Measures { open: true, ..Measures::default() });
+        let after = &Evaluation::new(
+            &pairs,
+            Measures {
+                open: true,
+                ..Measures::default()
+            },
+        );
         let row = &selection_table(after, &written).rows[0];
-        assert_eq!((&row.cells[0], &row.cells[3]), (&80usize.into(), &0.5.into()));
-        let Cell::Value(offset) = &row.cells[4] else { panic!("{row:?}") };
+        assert_eq!(
+            (&row.cells[0], &row.cells[3]),
+            (&80usize.into(), &0.5.into())
+        );
+        let Cell::Value(offset) = &row.cells[4] else {
+            panic!("{row:?}")
+        };
         // Half of them are right: the logit of 0.9 is what the logarithm of 5 takes away.
-        assert!((offset.value - 9f64.ln() / 5f64.ln()).abs() < 0.01, "{row:?}");
+        assert!(
+            (offset.value - 9f64.ln() / 5f64.ln()).abs() < 0.01,
+            "{row:?}"
+        );
     }
 }

@@ -18,7 +18,8 @@ pub struct Captioned<'a> {
     pub references: &'a [String],
 }
 
-/// A word that only one of two vocabularies counts, or that they count for different objects (`ball` and `tennis ball` for the same one agree).
+/// A word that only one of two vocabularies counts, or that they count for different objects
+/// (`ball` and `tennis ball` for the same one agree).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Disagreement {
     /// The word or phrase as captions have it, in lower case.
@@ -47,38 +48,92 @@ type Count<'v> = ((String, &'v str), [usize; 2]);
 type Counts<'v> = HashMap<(String, &'v str), [usize; 2]>;
 type Sums<'v> = ([Stats; 2], Counts<'v>);
 
-/// Judges captions under two vocabularies, each with the ground truth that it reads from annotations and references itself.
+/// Judges captions under two vocabularies, each with the ground truth that it reads from
+/// annotations and references itself.
 pub fn contrast(first: &Vocabulary, second: &Vocabulary, captions: &[Captioned]) -> Contrast {
     let empty = || ([Stats::default(); 2], Counts::new());
-    let ones = captions.par_iter().map(|captioned| one(first, second, captioned));
+    let ones = captions
+        .par_iter()
+        .map(|captioned| one(first, second, captioned));
     let ([first, second], counts) = ones.fold(empty, merge).reduce(empty, merge);
     let mut disagreements: Vec<Disagreement> = counts
         .into_iter()
-        .map(|((word, object), [first, second])| Disagreement { word, object: object.to_owned(), first, second })
+        .map(|((word, object), [first, second])| Disagreement {
+            word,
+            object: object.to_owned(),
+            first,
+            second,
+        })
         .collect();
-    disagreements
-        .sort_by(|a, b| (b.first + b.second).cmp(&(a.first + a.second)).then_with(|| (&a.word, &a.object).cmp(&(&b.word, &b.object))));
-    Contrast { first, second, disagreements }
+    disagreements.sort_by(|a, b| {
+        (b.first + b.second)
+            .cmp(&(a.first + a.second))
+            .then_with(|| (&a.word, &a.object).cmp(&(&b.word, &b.object)))
+    });
+    Contrast {
+        first,
+        second,
+        disagreements,
+    }
 }
 
 /// One caption under both.
-fn one<'v>(first: &'v Vocabulary, second: &'v Vocabulary, captioned: &Captioned) -> ([Stats; 2], Vec<Count<'v>>) {
+fn one<'v>(
+    first: &'v Vocabulary,
+    second: &'v Vocabulary,
+    captioned: &Captioned,
+) -> ([Stats; 2], Vec<Count<'v>>) {
     let [(first, by_first), (second, by_second)] = [first, second].map(|vocabulary| {
         let truth = vocabulary.objects(captioned.instances, captioned.references);
         let judgement = judge(vocabulary, captioned.caption, &truth);
-        (judgement.stats, judgement.mentions.into_iter().map(|(mention, _)| mention).collect::<Vec<_>>())
+        (
+            judgement.stats,
+            judgement
+                .mentions
+                .into_iter()
+                .map(|(mention, _)| mention)
+                .collect::<Vec<_>>(),
+        )
     });
-    let agree = |a: &Mention, b: &Mention| a.object == b.object && a.range.start < b.range.end && b.range.start < a.range.end;
-    let only = |these: &[Mention<'v>], those: &[Mention<'v>], count: [usize; 2]| -> Vec<Count<'v>> {
-        let missing = these.iter().filter(|mention| !those.iter().any(|other| agree(mention, other)));
-        missing.map(|mention| ((captioned.caption[mention.range.clone()].to_lowercase(), mention.object), count)).collect()
+    let agree = |a: &Mention, b: &Mention| {
+        a.object == b.object && a.range.start < b.range.end && b.range.start < a.range.end
     };
-    ([first, second], [only(&by_first, &by_second, [1, 0]), only(&by_second, &by_first, [0, 1])].concat())
+    let only =
+        |these: &[Mention<'v>], those: &[Mention<'v>], count: [usize; 2]| -> Vec<Count<'v>> {
+            let missing = these
+                .iter()
+                .filter(|mention| !those.iter().any(|other| agree(mention, other)));
+            missing
+                .map(|mention| {
+                    (
+                        (
+                            captioned.caption[mention.range.clone()].to_lowercase(),
+                            mention.object,
+                        ),
+                        count,
+                    )
+                })
+                .collect()
+        };
+    (
+        [first, second],
+        [
+            only(&by_first, &by_second, [1, 0]),
+            only(&by_second, &by_first, [0, 1]),
+        ]
+        .concat(),
+    )
 }
 
 /// Adds the counts of captions to those of others.
-fn merge<'v>((mut stats, mut counts): Sums<'v>, (more, only): ([Stats; 2], impl IntoIterator<Item = Count<'v>>)) -> Sums<'v> {
-    stats.iter_mut().zip(more).for_each(|(sum, one)| *sum += one);
+fn merge<'v>(
+    (mut stats, mut counts): Sums<'v>,
+    (more, only): ([Stats; 2], impl IntoIterator<Item = Count<'v>>),
+) -> Sums<'v> {
+    stats
+        .iter_mut()
+        .zip(more)
+        .for_each(|(sum, one)| *sum += one);
     for (key, [first, second]) in only {
         let count = counts.entry(key).or_default();
         count[0] += first;

@@ -1,10 +1,13 @@
-//! Hallucinated objects over a closed vocabulary: CHAIR (Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018).
+//! Hallucinated objects over a closed vocabulary: CHAIR (Rohrbach et al., "Object Hallucination in
+//! Image Captioning", EMNLP 2018).
 //!
-//! An image's objects are those annotated in it united with those that its reference captions name; a mention of another object is a
-//! hallucination. CHAIR_i is the share of hallucinated **mentions**, CHAIR_s the share of captions with at least one.
+//! An image's objects are those annotated in it united with those that its reference captions name;
+//! a mention of another object is a hallucination. CHAIR_i is the share of hallucinated
+//! **mentions**, CHAIR_s the share of captions with at least one.
 //!
-//! A [`Vocabulary`] says which words name which object, and by its [`Style`] how captions are read: [`Style::Original`] repeats the reference code
-//! with its mistakes, so that its figures compare with published ones; [`Style::Plain`], with [`Vocabulary::coco80`] or a list of one's own, reads
+//! A [`Vocabulary`] says which words name which object, and by its [`Style`] how captions are read:
+//! [`Style::Original`] repeats the reference code with its mistakes, so that its figures compare
+//! with published ones; [`Style::Plain`], with [`Vocabulary::coco80`] or a list of one's own, reads
 //! English. [`contrast()`] says how far two of them differ.
 
 mod contrast;
@@ -51,34 +54,67 @@ impl Vocabulary {
             Words::Plain(words) => words.find(caption),
             Words::Original(words) => original::find(caption, words),
         };
-        found.into_iter().map(|(range, object)| Mention { range, object: &self.names()[object] }).collect()
+        found
+            .into_iter()
+            .map(|(range, object)| Mention {
+                range,
+                object: &self.names()[object],
+            })
+            .collect()
     }
 
-    /// An image's objects: its annotated `instances` (any word of the list; others are left out) united with what its reference captions name.
+    /// An image's objects: its annotated `instances` (any word of the list; others are left out)
+    /// united with what its reference captions name.
     pub fn objects<I: AsRef<str>, R: AsRef<str>>(
         &self,
         instances: impl IntoIterator<Item = I>,
         references: impl IntoIterator<Item = R>,
     ) -> BTreeSet<String> {
-        let mut objects: BTreeSet<String> =
-            instances.into_iter().filter_map(|name| self.object(name.as_ref()).map(str::to_owned)).collect();
+        let mut objects: BTreeSet<String> = instances
+            .into_iter()
+            .filter_map(|name| self.object(name.as_ref()).map(str::to_owned))
+            .collect();
         for reference in references {
-            objects.extend(self.mentions(reference.as_ref()).into_iter().map(|mention| mention.object.to_owned()));
+            objects.extend(
+                self.mentions(reference.as_ref())
+                    .into_iter()
+                    .map(|mention| mention.object.to_owned()),
+            );
         }
         objects
     }
 }
 
-/// Judges a caption by the objects of its image, given by their names in the vocabulary; objects that the vocabulary lacks cannot be missed.
-pub fn judge<'v>(vocabulary: &'v Vocabulary, caption: &str, present: &BTreeSet<String>) -> Judgement<'v> {
+/// Judges a caption by the objects of its image, given by their names in the vocabulary; objects
+/// that the vocabulary lacks cannot be missed.
+pub fn judge<'v>(
+    vocabulary: &'v Vocabulary,
+    caption: &str,
+    present: &BTreeSet<String>,
+) -> Judgement<'v> {
     let with_presence = |mention: Mention<'v>| {
         let is_present = present.contains(mention.object);
         (mention, is_present)
     };
-    let mentions: Vec<(Mention, bool)> = vocabulary.mentions(caption).into_iter().map(with_presence).collect();
-    let hallucinated = mentions.iter().filter(|(_, is_present)| !is_present).count();
-    let covered = mentions.iter().filter(|(_, is_present)| *is_present).map(|(mention, _)| mention.object).collect::<BTreeSet<_>>().len();
-    let present = present.iter().filter(|name| vocabulary.object(name) == Some(name)).count();
+    let mentions: Vec<(Mention, bool)> = vocabulary
+        .mentions(caption)
+        .into_iter()
+        .map(with_presence)
+        .collect();
+    let hallucinated = mentions
+        .iter()
+        .filter(|(_, is_present)| !is_present)
+        .count();
+    let covered = mentions
+        .iter()
+        .filter(|(_, is_present)| *is_present)
+        .map(|(mention, _)| mention.object)
+        .collect::<BTreeSet<_>>()
+        .len();
+    let present = present
+        .iter()
+        .filter(|name| vocabulary.object(name) == Some(name))
+        .count();
     let stats = Stats {
         captions: 1,
         hallucinating: usize::from(hallucinated > 0),
@@ -87,7 +123,11 @@ pub fn judge<'v>(vocabulary: &'v Vocabulary, caption: &str, present: &BTreeSet<S
         present,
         covered,
         coverable: usize::from(present > 0),
-        cover: if present > 0 { covered as f64 / present as f64 } else { 0.0 },
+        cover: if present > 0 {
+            covered as f64 / present as f64
+        } else {
+            0.0
+        },
         words: crate::lexicon::words(caption).len(),
     };
     Judgement { mentions, stats }

@@ -12,7 +12,8 @@ pub(super) const NO_OBJECT: &str = "-";
 struct Entry {
     /// Number of the object; `None`: the phrase names none.
     object: Option<usize>,
-    /// Indicates whether the lexicon knows the word as a noun, so that it can tell where it is none.
+    /// Indicates whether the lexicon knows the word as a noun, so that it can tell where it is
+    /// none.
     is_noun: bool,
 }
 
@@ -28,16 +29,27 @@ pub(super) struct PlainWords {
 impl PlainWords {
     pub(super) fn new(list: Vec<(String, Option<usize>)>) -> Self {
         let lexicon = Lexicon::shared();
-        let mut this = Self { entries: HashMap::new(), phrases: HashMap::new() };
+        let mut this = Self {
+            entries: HashMap::new(),
+            phrases: HashMap::new(),
+        };
         // A plural never takes the place of a word of the list.
-        let plurals = list.iter().flat_map(|(word, object)| plurals(lexicon, word).map(|plural| (plural, word, *object)));
-        let all = list.iter().map(|(word, object)| (word.clone(), word, *object)).chain(plurals);
+        let plurals = list.iter().flat_map(|(word, object)| {
+            plurals(lexicon, word).map(|plural| (plural, word, *object))
+        });
+        let all = list
+            .iter()
+            .map(|(word, object)| (word.clone(), word, *object))
+            .chain(plurals);
         for (word, base, object) in all {
             if let [first, _, ..] = &words(&word)[..] {
                 let longest = this.phrases.entry(first.text.clone()).or_default();
                 *longest = words(&word).len().max(*longest);
             }
-            this.entries.entry(word).or_insert(Entry { object, is_noun: lexicon.concept(base).is_some() });
+            this.entries.entry(word).or_insert(Entry {
+                object,
+                is_noun: lexicon.concept(base).is_some(),
+            });
         }
         this
     }
@@ -53,23 +65,42 @@ impl PlainWords {
         let mut found: Vec<(Range<usize>, Entry)> = Vec::new();
         let mut at = 0;
         while at < words.len() {
-            let (length, entry) = self.longest_at(&words, at).unwrap_or((1, Entry { object: None, is_noun: false }));
+            let (length, entry) = self.longest_at(&words, at).unwrap_or((
+                1,
+                Entry {
+                    object: None,
+                    is_noun: false,
+                },
+            ));
             found.extend(entry.object.map(|_| (at..at + length, entry)));
             at += length;
         }
         if found.is_empty() {
             return Vec::new();
         }
-        let reader = Reader { lexicon: Lexicon::shared(), nouns: Lexicon::shared().all_mentions(caption), words: &words };
-        let mentions = found.into_iter().filter(|(span, entry)| reader.is_mention(span, entry.is_noun));
-        mentions.filter_map(|(span, entry)| Some((bytes(&words, &span), entry.object?))).collect()
+        let reader = Reader {
+            lexicon: Lexicon::shared(),
+            nouns: Lexicon::shared().all_mentions(caption),
+            words: &words,
+        };
+        let mentions = found
+            .into_iter()
+            .filter(|(span, entry)| reader.is_mention(span, entry.is_noun));
+        mentions
+            .filter_map(|(span, entry)| Some((bytes(&words, &span), entry.object?)))
+            .collect()
     }
 
     /// The longest entry that begins at a word, and its length in words.
     fn longest_at(&self, words: &[Word], at: usize) -> Option<(usize, Entry)> {
         let word = words[at].text.as_str();
         let longest = self.phrases.get(word).copied().unwrap_or(1);
-        let phrase = (2..=longest).rev().find_map(|length| Some((length, *self.entries.get(&joined(words.get(at..at + length)?)?)?)));
+        let phrase = (2..=longest).rev().find_map(|length| {
+            Some((
+                length,
+                *self.entries.get(&joined(words.get(at..at + length)?)?)?,
+            ))
+        });
         phrase.or_else(|| {
             let hyphenated = || {
                 let (_, last) = word.rsplit_once('-')?;
@@ -78,15 +109,24 @@ impl PlainWords {
                     .or_else(|| self.entries.get(&word.replace('-', "")))
                     .or_else(|| self.entries.get(last))
             };
-            self.entries.get(word).or_else(hyphenated).map(|entry| (1, *entry))
+            self.entries
+                .get(word)
+                .or_else(hyphenated)
+                .map(|entry| (1, *entry))
         })
     }
 }
 
-/// A word or phrase as entries have it: in lower case, with one space between words; `None` if no caption can have it.
+/// A word or phrase as entries have it: in lower case, with one space between words; `None` if no
+/// caption can have it.
 pub(super) fn normalised(phrase: &str) -> Option<String> {
     let found = joined(&words(phrase))?;
-    let plain = phrase.to_lowercase().replace('’', "'").split_whitespace().collect::<Vec<_>>().join(" ");
+    let plain = phrase
+        .to_lowercase()
+        .replace('’', "'")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     (found == plain).then_some(found)
 }
 
@@ -107,11 +147,20 @@ fn joined(words: &[Word]) -> Option<String> {
     Some(phrase)
 }
 
-/// The plurals of a phrase, irregular (or that of a rare spelling: `busses`) and regular. `of` follows a phrase's head (`glasses of wine`).
+/// The plurals of a phrase, irregular (or that of a rare spelling: `busses`) and regular. `of`
+/// follows a phrase's head (`glasses of wine`).
 fn plurals(lexicon: &Lexicon, phrase: &str) -> [String; 2] {
-    let (head, rest) = phrase.find(" of ").map_or((phrase, ""), |at| phrase.split_at(at));
-    let hisses = ["s", "x", "z", "ch", "sh"].iter().any(|end| head.ends_with(end));
-    [lexicon.plural(head), format!("{head}{}", if hisses { "es" } else { "s" })].map(|plural| plural + rest)
+    let (head, rest) = phrase
+        .find(" of ")
+        .map_or((phrase, ""), |at| phrase.split_at(at));
+    let hisses = ["s", "x", "z", "ch", "sh"]
+        .iter()
+        .any(|end| head.ends_with(end));
+    [
+        lexicon.plural(head),
+        format!("{head}{}", if hisses { "es" } else { "s" }),
+    ]
+    .map(|plural| plural + rest)
 }
 
 /// The bytes of a span of words.
@@ -128,12 +177,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Returns `true` if words that match an entry name a thing here: they do not qualify the noun after them (`bus stop`), and are no verb, color
-    /// or game. Words that the lexicon does not know as nouns always do.
+    /// Returns `true` if words that match an entry name a thing here: they do not qualify the noun
+    /// after them (`bus stop`), and are no verb, color or game. Words that the lexicon does not
+    /// know as nouns always do.
     fn is_mention(&self, span: &Range<usize>, is_noun: bool) -> bool {
         match self.noun_at(span) {
             Some(noun) if noun.range.end > bytes(self.words, span).end => false,
-            // A plural does not qualify: before a noun it is a genitive without its apostrophe, or the lexicon takes a verb for a noun.
+            // A plural does not qualify: before a noun it is a genitive without its apostrophe, or
+            // the lexicon takes a verb for a noun.
             Some(noun) => !noun.modifier || noun.plural || self.is_before_participle(span.end),
             None => span.len() > 1 || !is_noun || self.is_noun_after_all(span.start),
         }
@@ -142,41 +193,72 @@ impl Reader<'_> {
     /// The thing that the lexicon sees at the end of a span of words.
     fn noun_at(&self, span: &Range<usize>) -> Option<&Mention> {
         let bytes = bytes(self.words, span);
-        let after = self.nouns.partition_point(|noun| noun.range.end < bytes.end);
-        self.nouns.get(after).filter(|noun| noun.range.start < bytes.end)
+        let after = self
+            .nouns
+            .partition_point(|noun| noun.range.end < bytes.end);
+        self.nouns
+            .get(after)
+            .filter(|noun| noun.range.start < bytes.end)
     }
 
-    /// Returns `true` if a participle with its complement follows (`a vase filled with flowers`), which the lexicon takes for a noun.
+    /// Returns `true` if a participle with its complement follows (`a vase filled with flowers`),
+    /// which the lexicon takes for a noun.
     fn is_before_participle(&self, at: usize) -> bool {
-        let is_participle = |word: &Word| word.joined && (word.text.ends_with("ed") || word.text.ends_with("ing"));
+        let is_participle =
+            |word: &Word| word.joined && (word.text.ends_with("ed") || word.text.ends_with("ing"));
         self.words.get(at).is_some_and(is_participle)
-            && self.words.get(at + 1).is_some_and(|next| next.joined && self.is_closed(&next.text))
+            && self
+                .words
+                .get(at + 1)
+                .is_some_and(|next| next.joined && self.is_closed(&next.text))
     }
 
-    /// Returns `true` if a word is a noun by what stands before it. It may be a verb, which the lexicon takes it for where no article says otherwise.
+    /// Returns `true` if a word is a noun by what stands before it. It may be a verb, which the
+    /// lexicon takes it for where no article says otherwise.
     fn is_noun_after_all(&self, at: usize) -> bool {
         let classes = self.lexicon.classes();
         let word = &self.words[at];
-        if classes.colour(&word.text).is_some() || self.lexicon.verbs().analyze(&word.text).is_none() {
+        if classes.colour(&word.text).is_some()
+            || self.lexicon.verbs().analyze(&word.text).is_none()
+        {
             return false;
         }
-        let next = self.words.get(at + 1).filter(|next| next.joined).map(|next| next.text.as_str());
+        let next = self
+            .words
+            .get(at + 1)
+            .filter(|next| next.joined)
+            .map(|next| next.text.as_str());
         let Some(before) = at.checked_sub(1).filter(|_| word.joined) else {
-            // After a comma a verb is as likely ("runs, ducks under a bar"); a text begins with its subject.
-            return at == 0 || next.is_none_or(|next| matches!(next, "and" | "or") || !self.is_closed(next));
+            // After a comma a verb is as likely ("runs, ducks under a bar"); a text begins with its
+            // subject.
+            return at == 0
+                || next.is_none_or(|next| matches!(next, "and" | "or") || !self.is_closed(next));
         };
         let takes_object = next.is_some_and(|next| classes.is_determiner(next));
         match self.words[before].text.as_str() {
-            "and" | "or" => before > 0 && self.noun_at(&(before - 1..before)).is_some() && !takes_object,
+            "and" | "or" => {
+                before > 0 && self.noun_at(&(before - 1..before)).is_some() && !takes_object
+            }
             "of" | "with" | "from" | "for" => true,
-            text if classes.is_adjective(text) || classes.is_determiner(text) || classes.is_relation(text) => true,
-            text => (text.starts_with(|c: char| c.is_ascii_digit()) || text.ends_with("ing") || self.is_verb(before)) && !takes_object,
+            text if classes.is_adjective(text)
+                || classes.is_determiner(text)
+                || classes.is_relation(text) =>
+            {
+                true
+            }
+            text => {
+                (text.starts_with(|c: char| c.is_ascii_digit())
+                    || text.ends_with("ing")
+                    || self.is_verb(before))
+                    && !takes_object
+            }
         }
     }
 
     /// Returns `true` if a word can be a verb, and the lexicon does not see a thing there.
     fn is_verb(&self, at: usize) -> bool {
-        self.lexicon.verbs().analyze(&self.words[at].text).is_some() && self.noun_at(&(at..at + 1)).is_none()
+        self.lexicon.verbs().analyze(&self.words[at].text).is_some()
+            && self.noun_at(&(at..at + 1)).is_none()
     }
 
     /// Returns `true` if a word opens a phrase or holds a sentence together.

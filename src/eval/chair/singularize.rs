@@ -1,7 +1,10 @@
-//! The singular of English nouns by the rules of the `pattern` library, which CHAIR's reference code uses, mistakes included.
+//! The singular of English nouns by the rules of the `pattern` library, which CHAIR's reference
+//! code uses, mistakes included.
 //!
-//! The rules are those of `pattern.en.inflect.singularize` (De Smedt and Daelemans, JMLR 2012; there after Bermi Ferrer's Inflector) for words in
-//! lower case. Its published figures depend on what they get wrong: a `bus` is a `bu` and several `ties` are a `ty`, so that neither is counted.
+//! The rules are those of `pattern.en.inflect.singularize` (De Smedt and Daelemans, JMLR 2012;
+//! there after Bermi Ferrer's Inflector) for words in lower case. Its published figures depend on
+//! what they get wrong: a `bus` is a `bu` and several `ties` are a `ty`, so that neither is
+//! counted.
 
 use std::{
     borrow::Cow,
@@ -10,32 +13,48 @@ use std::{
 };
 
 /// Words that are their own plural, and those that have none.
-const UNCHANGING: &str = "advice bison bread bream breeches britches butter carp chassis cheese christmas clippers cod contretemps corps debris \
-    diabetes djinn eland electricity elk equipment flounder fruit furniture gallows garbage georgia graffiti gravel happiness headquarters herpes \
-    high-jinks homework information innings jackanapes ketchup knowledge love luggage mackerel mathematics mayonnaise measles meat mews mumps mustard \
-    news pincers pliers proceedings progress rabies research rice salmon sand scissors series shears software species swine swiss trout tuna \
+const UNCHANGING: &str = "advice bison bread bream breeches britches butter carp chassis cheese \
+                          christmas clippers cod contretemps corps debris \
+    diabetes djinn eland electricity elk equipment flounder fruit furniture gallows garbage \
+    georgia graffiti gravel happiness headquarters herpes \
+    high-jinks homework information innings jackanapes ketchup knowledge love luggage mackerel \
+    mathematics mayonnaise measles meat mews mumps mustard \
+    news pincers pliers proceedings progress rabies research rice salmon sand scissors series \
+    shears software species swine swiss trout tuna \
     understanding water whiting wildebeest";
 
-/// Ends in -ie after which the library leaves the plural alone (`cookies`). The two with a `^` were to keep it from `tie` and `pie`, and match neither.
-const IN_IE: &str = "^pie ^tie alergie auntie beanie birdie bogie bombie collie cookie cutie doggie eyrie freebie goonie groupie hankie hippie hoagie hottie \
-    indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie rookie softie sortie stoolie sweetie techie toughie \
+/// Ends in -ie after which the library leaves the plural alone (`cookies`). The two with a `^` were
+/// to keep it from `tie` and `pie`, and match neither.
+const IN_IE: &str = "^pie ^tie alergie auntie beanie birdie bogie bombie collie cookie cutie \
+                     doggie eyrie freebie goonie groupie hankie hippie hoagie hottie \
+    indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie rookie \
+    softie sortie stoolie sweetie techie toughie \
     valkyrie veggie weenie yuppie zombie";
 
 /// Ends of words, and what takes their place.
 #[rustfmt::skip]
 const IRREGULAR: &[(&str, &str)] = &[
-    ("atlantes", "atlas"), ("atlases", "atlas"), ("axes", "axe"), ("beeves", "beef"), ("brethren", "brother"), ("children", "child"),
-    ("corpora", "corpus"), ("corpuses", "corpus"), ("ephemerides", "ephemeris"), ("feet", "foot"), ("ganglia", "ganglion"), ("geese", "goose"),
-    ("genera", "genus"), ("genii", "genie"), ("graffiti", "graffito"), ("helves", "helve"), ("kine", "cow"), ("leaves", "leaf"),
-    ("loaves", "loaf"), ("men", "man"), ("mongooses", "mongoose"), ("monies", "money"), ("moves", "move"), ("mythoi", "mythos"),
-    ("numena", "numen"), ("occipita", "occiput"), ("octopodes", "octopus"), ("opera", "opus"), ("opuses", "opus"), ("our", "my"),
-    ("oxen", "ox"), ("penes", "penis"), ("penises", "penis"), ("people", "person"), ("sexes", "sex"), ("soliloquies", "soliloquy"),
-    ("teeth", "tooth"), ("testes", "testis"), ("trilbys", "trilby"), ("turves", "turf"), ("zoa", "zoon"),
+    ("atlantes", "atlas"), ("atlases", "atlas"), ("axes", "axe"), ("beeves", "beef"),
+    ("brethren", "brother"), ("children", "child"),
+    ("corpora", "corpus"), ("corpuses", "corpus"), ("ephemerides", "ephemeris"), ("feet", "foot"),
+    ("ganglia", "ganglion"), ("geese", "goose"),
+    ("genera", "genus"), ("genii", "genie"), ("graffiti", "graffito"), ("helves", "helve"),
+    ("kine", "cow"), ("leaves", "leaf"),
+    ("loaves", "loaf"), ("men", "man"), ("mongooses", "mongoose"), ("monies", "money"),
+    ("moves", "move"), ("mythoi", "mythos"),
+    ("numena", "numen"), ("occipita", "occiput"), ("octopodes", "octopus"), ("opera", "opus"),
+    ("opuses", "opus"), ("our", "my"),
+    ("oxen", "ox"), ("penes", "penis"), ("penises", "penis"), ("people", "person"),
+    ("sexes", "sex"), ("soliloquies", "soliloquy"),
+    ("teeth", "tooth"), ("testes", "testis"), ("trilbys", "trilby"), ("turves", "turf"),
+    ("zoa", "zoon"),
 ];
 
 /// Words after whose first part a compound is inflected (`mothers-in-law`).
-const PREPOSITIONS: &str = "about above across after among around at athwart before behind below beneath beside besides between betwixt beyond but by \
-    during except for from in into near of off on onto out over since till to under until unto upon with";
+const PREPOSITIONS: &str = "about above across after among around at athwart before behind below \
+                            beneath beside besides between betwixt beyond but by \
+    during except for from in into near of off on onto out over since till to under until unto \
+    upon with";
 
 /// Rule for an ending: the condition on what stands before it, the ending, and its replacement.
 type Rule = (Before, &'static str, &'static str);
@@ -68,7 +87,8 @@ const RULES: &[Rule] = &[
     (One(&["matr"]), "ices", "ix"),
     (One(&["ap", "vert", "ind"]), "ices", "ex"),
     (One(&["alias", "status"]), "es", ""),
-    // The library means "octop or vir" and writes a set of characters; so it does with "m or l" below.
+    // The library means "octop or vir" and writes a set of characters; so it does with "m or l"
+    // below.
     (In("octp|vir"), "i", "us"),
     (One(&["cris", "ax", "test"]), "es", "is"),
     (One(&["shoe"]), "s", ""),
@@ -102,20 +122,35 @@ const RULES: &[Rule] = &[
     (Whatever, "s", ""),
 ];
 
-/// Every end of a word that does not change: the library asks whether such a word ends in the one at hand, not whether it is the one.
-static ENDS_OF_UNCHANGING: LazyLock<HashSet<&str>> =
-    LazyLock::new(|| UNCHANGING.split_whitespace().flat_map(|word| word.char_indices().map(|(at, _)| &word[at..])).collect());
+/// Every end of a word that does not change: the library asks whether such a word ends in the one
+/// at hand, not whether it is the one.
+static ENDS_OF_UNCHANGING: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    UNCHANGING
+        .split_whitespace()
+        .flat_map(|word| word.char_indices().map(|(at, _)| &word[at..]))
+        .collect()
+});
 
-/// Irregular words and rules in their order, by the last letter of the ending: most words have no rule to be asked.
+/// Irregular words and rules in their order, by the last letter of the ending: most words have no
+/// rule to be asked.
 static BY_LAST: LazyLock<HashMap<u8, Vec<Rule>>> = LazyLock::new(|| {
     let mut by_last: HashMap<u8, Vec<Rule>> = HashMap::new();
-    for rule in IRREGULAR.iter().map(|&(ending, by)| (Whatever, ending, by)).chain(RULES.iter().copied()) {
-        rule.1.bytes().next_back().into_iter().for_each(|last| by_last.entry(last).or_default().push(rule));
+    for rule in IRREGULAR
+        .iter()
+        .map(|&(ending, by)| (Whatever, ending, by))
+        .chain(RULES.iter().copied())
+    {
+        rule.1
+            .bytes()
+            .next_back()
+            .into_iter()
+            .for_each(|last| by_last.entry(last).or_default().push(rule));
     }
     by_last
 });
 
-static AFTER_FIRST: LazyLock<HashSet<&str>> = LazyLock::new(|| PREPOSITIONS.split_whitespace().collect());
+static AFTER_FIRST: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| PREPOSITIONS.split_whitespace().collect());
 
 impl Before {
     fn fits(self, head: &str) -> bool {
@@ -141,16 +176,26 @@ pub fn singularize(word: &str) -> Cow<'_, str> {
     if let Some(owner) = word.strip_suffix('\'') {
         return Cow::Owned(format!("{}'s", singularize(owner)));
     }
-    // The one rule that looks at the beginning and leaves the end. The library asks it later, after rules that no such word fits.
+    // The one rule that looks at the beginning and leaves the end. The library asks it later, after
+    // rules that no such word fits.
     if let Some(rest) = word.strip_prefix("oxen") {
         return Cow::Owned(format!("ox{rest}"));
     }
-    let Some(rules) = word.bytes().next_back().and_then(|last| BY_LAST.get(&last)) else { return Cow::Borrowed(word) };
-    let in_ie = || word.strip_suffix('s').is_some_and(|stem| stem.ends_with("ie") && IN_IE.split(' ').any(|ie| stem.ends_with(ie)));
+    let Some(rules) = word.bytes().next_back().and_then(|last| BY_LAST.get(&last)) else {
+        return Cow::Borrowed(word);
+    };
+    let in_ie = || {
+        word.strip_suffix('s').is_some_and(|stem| {
+            stem.ends_with("ie") && IN_IE.split(' ').any(|ie| stem.ends_with(ie))
+        })
+    };
     if ENDS_OF_UNCHANGING.contains(word) || in_ie() {
         return Cow::Borrowed(word);
     }
-    let fits = |(before, ending, _): &&Rule| word.strip_suffix(ending).is_some_and(|head| before.fits(head));
+    let fits = |(before, ending, _): &&Rule| {
+        word.strip_suffix(ending)
+            .is_some_and(|head| before.fits(head))
+    };
     match rules.iter().find(fits) {
         Some((_, ending, by)) => Cow::Owned(format!("{}{by}", &word[..word.len() - ending.len()])),
         None => Cow::Borrowed(word),
@@ -220,7 +265,14 @@ mod tests {
     fn no_ending_hides_another() {
         // The order of the irregular words says nothing in the library either.
         for (ending, _) in IRREGULAR {
-            assert_eq!(IRREGULAR.iter().filter(|(other, _)| ending.ends_with(other)).count(), 1, "{ending}");
+            assert_eq!(
+                IRREGULAR
+                    .iter()
+                    .filter(|(other, _)| ending.ends_with(other))
+                    .count(),
+                1,
+                "{ending}"
+            );
         }
     }
 

@@ -38,12 +38,14 @@ impl Stats {
         rate(self.hallucinating as f64, self.captions)
     }
 
-    /// Object recall: the share of the objects of all images that their captions mention, pooled. AMBER's code prints this figure as its Cover.
+    /// Object recall: the share of the objects of all images that their captions mention, pooled.
+    /// AMBER's code prints this figure as its Cover.
     pub fn recall(&self) -> Option<f64> {
         rate(self.covered as f64, self.present)
     }
 
-    /// Cover as AMBER defines it (Wang et al., 2023, arXiv:2311.07397): the share of its image's objects that a caption mentions, the mean over captions.
+    /// Cover as AMBER defines it (Wang et al., 2023, arXiv:2311.07397): the share of its image's
+    /// objects that a caption mentions, the mean over captions.
     pub fn cover(&self) -> Option<f64> {
         rate(self.cover, self.coverable)
     }
@@ -53,7 +55,8 @@ impl Stats {
         rate(self.words as f64, self.captions)
     }
 
-    /// As if every caption were there `n` times: what a [`bootstrap`](crate::eval::bootstrap) needs.
+    /// As if every caption were there `n` times: what a [`bootstrap`](crate::eval::bootstrap)
+    /// needs.
     pub fn times(self, n: u32) -> Self {
         let k = n as usize;
         Self {
@@ -114,14 +117,39 @@ mod tests {
             cover: 0.25,
             words: 9,
         };
-        let two = Stats { captions: 1, mentions: 1, present: 1, covered: 1, coverable: 1, cover: 1.0, words: 3, ..Stats::default() };
-        let bare = Stats { captions: 1, words: 3, ..Stats::default() };
+        let two = Stats {
+            captions: 1,
+            mentions: 1,
+            present: 1,
+            covered: 1,
+            coverable: 1,
+            cover: 1.0,
+            words: 3,
+            ..Stats::default()
+        };
+        let bare = Stats {
+            captions: 1,
+            words: 3,
+            ..Stats::default()
+        };
         let sum: Stats = [one, two, bare].into_iter().sum();
         assert_eq!((sum.chair_i(), sum.chair_s()), (Some(0.2), Some(1.0 / 3.0)));
-        assert_eq!((sum.recall(), sum.cover(), sum.mean_words()), (Some(0.4), Some(0.625), Some(5.0)));
+        assert_eq!(
+            (sum.recall(), sum.cover(), sum.mean_words()),
+            (Some(0.4), Some(0.625), Some(5.0))
+        );
         assert_eq!(one.times(3), [one; 3].into_iter().sum());
         assert_eq!(one.times(0), Stats::default());
         let nothing = Stats::default();
-        assert_eq!([nothing.chair_i(), nothing.chair_s(), nothing.recall(), nothing.cover(), nothing.mean_words()], [None; 5]);
+        assert_eq!(
+            [
+                nothing.chair_i(),
+                nothing.chair_s(),
+                nothing.recall(),
+                nothing.cover(),
+                nothing.mean_words()
+            ],
+            [None; 5]
+        );
     }
 }

@@ -38,7 +38,11 @@ fn published(folder: &Path) -> BTreeMap<String, Published> {
 }
 
 fn lines(file: &Path) -> Vec<Line> {
-    fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    fs::read_to_string(file)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn objects(names: &[&str]) -> BTreeSet<String> {
@@ -47,17 +51,26 @@ fn objects(names: &[&str]) -> BTreeSet<String> {
 
 /// Some lines of CHAIR's list, as it has them.
 static ORIGINAL: LazyLock<Vocabulary> = LazyLock::new(|| {
-    let text = "person, man, woman, child, baby, adult, passenger, people\nbus, minibus\ntrain, locomotive\nmotorcycle,  motor bike, motorbike\nbird\n\
-        bear\nteddy bear, teddybear\ntie, bow, bow tie\nwine glass\nhot dog\ndog\nchair, seat\ntoilet\noven, stove top oven\ncell phone, phone, iPhone\nairplane, jet";
+    let text = "person, man, woman, child, baby, adult, passenger, people\nbus, minibus\ntrain, \
+                locomotive\nmotorcycle,  motor bike, motorbike\nbird\n\
+        bear\nteddy bear, teddybear\ntie, bow, bow tie\nwine glass\nhot dog\ndog\nchair, \
+        seat\ntoilet\noven, stove top oven\ncell phone, phone, iPhone\nairplane, jet";
     Vocabulary::parse(Style::Original, text, "list").unwrap()
 });
 
 fn named<'v>(vocabulary: &'v Vocabulary, caption: &str) -> Vec<(String, &'v str)> {
-    vocabulary.mentions(caption).into_iter().map(|mention| (caption[mention.range].to_owned(), mention.object)).collect()
+    vocabulary
+        .mentions(caption)
+        .into_iter()
+        .map(|mention| (caption[mention.range].to_owned(), mention.object))
+        .collect()
 }
 
 fn owned<'a>(pairs: &[(&str, &'a str)]) -> Vec<(String, &'a str)> {
-    pairs.iter().map(|&(word, object)| (word.to_owned(), object)).collect()
+    pairs
+        .iter()
+        .map(|&(word, object)| (word.to_owned(), object))
+        .collect()
 }
 
 #[test]
@@ -67,33 +80,73 @@ fn published_figures_come_out() {
     let published = published(&folder);
     assert!(published.len() >= 2);
     for (file, want) in published {
-        let stats: Stats = lines(&folder.join(&file)).iter().map(|line| judge(&vocabulary, &line.caption, &line.objects).stats).sum();
+        let stats: Stats = lines(&folder.join(&file))
+            .iter()
+            .map(|line| judge(&vocabulary, &line.caption, &line.objects).stats)
+            .sum();
         assert_eq!(stats.captions, want.captions, "{file}");
-        let (chair_i, chair_s) = (100.0 * stats.chair_i().unwrap(), 100.0 * stats.chair_s().unwrap());
-        assert!((chair_i - want.chair_i).abs() <= 0.05 + 1e-9, "{file}: CHAIR_i {chair_i}, published {}", want.chair_i);
-        assert!((chair_s - want.chair_s).abs() <= 0.05 + 1e-9, "{file}: CHAIR_s {chair_s}, published {}", want.chair_s);
+        let (chair_i, chair_s) = (
+            100.0 * stats.chair_i().unwrap(),
+            100.0 * stats.chair_s().unwrap(),
+        );
+        assert!(
+            (chair_i - want.chair_i).abs() <= 0.05 + 1e-9,
+            "{file}: CHAIR_i {chair_i}, published {}",
+            want.chair_i
+        );
+        assert!(
+            (chair_s - want.chair_s).abs() <= 0.05 + 1e-9,
+            "{file}: CHAIR_s {chair_s}, published {}",
+            want.chair_s
+        );
     }
 }
 
 #[test]
 fn the_original_style_has_the_quirks_of_the_reference_code() {
     for (caption, want) in [
-        ("Two hot dogs, a Hot Dog!", &[("hot dogs", "hot dog"), ("Hot Dog", "hot dog")][..]),
-        ("A baby bear, an adult bird and a baby.", &[("baby bear", "bear"), ("adult bird", "bird"), ("baby", "person")]),
+        (
+            "Two hot dogs, a Hot Dog!",
+            &[("hot dogs", "hot dog"), ("Hot Dog", "hot dog")][..],
+        ),
+        (
+            "A baby bear, an adult bird and a baby.",
+            &[
+                ("baby bear", "bear"),
+                ("adult bird", "bird"),
+                ("baby", "person"),
+            ],
+        ),
         (
             "a passenger train, a passenger jet, a passenger",
-            &[("passenger train", "train"), ("passenger jet", "airplane"), ("passenger", "person")],
+            &[
+                ("passenger train", "train"),
+                ("passenger jet", "airplane"),
+                ("passenger", "person"),
+            ],
         ),
         ("a bus by two buses", &[("buses", "bus")]),
-        ("a wine glass; wine glasses; a glass", &[("wine glass", "wine glass"), ("wine glasses", "wine glass")]),
-        ("a bow tie, two bow ties, a bow", &[("bow tie", "tie"), ("bow", "tie"), ("bow", "tie")]),
+        (
+            "a wine glass; wine glasses; a glass",
+            &[("wine glass", "wine glass"), ("wine glasses", "wine glass")],
+        ),
+        (
+            "a bow tie, two bow ties, a bow",
+            &[("bow tie", "tie"), ("bow", "tie"), ("bow", "tie")],
+        ),
         ("a seat", &[("seat", "chair")]),
         ("a toilet seat and a seat", &[("toilet seat", "toilet")]),
-        ("a motor bike and a motorbike", &[("motorbike", "motorcycle")]),
+        (
+            "a motor bike and a motorbike",
+            &[("motorbike", "motorcycle")],
+        ),
         ("a stove top oven", &[("oven", "oven")]),
         ("an iPhone, a phone", &[("phone", "cell phone")]),
         ("teddy bears", &[("teddy bears", "teddy bear")]),
-        ("women's people", &[("women", "person"), ("people", "person")]),
+        (
+            "women's people",
+            &[("women", "person"), ("people", "person")],
+        ),
         ("hot, dog", &[("dog", "dog")]),
         ("a hot\n dog.The dog.", &[("dog", "dog")]),
     ] {
@@ -104,51 +157,135 @@ fn the_original_style_has_the_quirks_of_the_reference_code() {
 #[test]
 fn our_list_reads_english() {
     for (caption, want) in [
-        ("A bus and two buses at a bus stop.", &[("bus", "bus"), ("buses", "bus")][..]),
-        ("A man with glasses holds wine glasses.", &[("man", "person"), ("wine glasses", "wine glass")]),
-        ("Two glasses of wine on a table.", &[("glasses of wine", "wine glass"), ("table", "dining table")]),
-        ("A woman in an orange shirt peels an orange.", &[("woman", "person"), ("orange", "orange")]),
-        ("Boys play basketball with a basketball.", &[("Boys", "person"), ("basketball", "sports ball")]),
-        ("A baby elephant near a TRAIN STATION.", &[("elephant", "elephant")]),
+        (
+            "A bus and two buses at a bus stop.",
+            &[("bus", "bus"), ("buses", "bus")][..],
+        ),
+        (
+            "A man with glasses holds wine glasses.",
+            &[("man", "person"), ("wine glasses", "wine glass")],
+        ),
+        (
+            "Two glasses of wine on a table.",
+            &[("glasses of wine", "wine glass"), ("table", "dining table")],
+        ),
+        (
+            "A woman in an orange shirt peels an orange.",
+            &[("woman", "person"), ("orange", "orange")],
+        ),
+        (
+            "Boys play basketball with a basketball.",
+            &[("Boys", "person"), ("basketball", "sports ball")],
+        ),
+        (
+            "A baby elephant near a TRAIN STATION.",
+            &[("elephant", "elephant")],
+        ),
         ("A toilet seat, a front seat.", &[("toilet seat", "toilet")]),
-        ("People ski on skis.", &[("People", "person"), ("skis", "skis")]),
+        (
+            "People ski on skis.",
+            &[("People", "person"), ("skis", "skis")],
+        ),
         ("Two people ski down a ski slope.", &[("people", "person")]),
-        ("a man in a suit and tie ties a knot", &[("man", "person"), ("tie", "tie")]),
+        (
+            "a man in a suit and tie ties a knot",
+            &[("man", "person"), ("tie", "tie")],
+        ),
         (
             "A firefighter by a fire truck and fire hydrants.",
-            &[("firefighter", "person"), ("fire truck", "truck"), ("fire hydrants", "fire hydrant")],
+            &[
+                ("firefighter", "person"),
+                ("fire truck", "truck"),
+                ("fire hydrants", "fire hydrant"),
+            ],
         ),
         (
             "A teddy bear beside polar bears; the dog bears its teeth.",
-            &[("teddy bear", "teddy bear"), ("polar bears", "bear"), ("dog", "dog")],
+            &[
+                ("teddy bear", "teddy bear"),
+                ("polar bears", "bear"),
+                ("dog", "dog"),
+            ],
         ),
-        ("A hot dog for a Golden Retriever's puppies.", &[("hot dog", "hot dog"), ("Golden Retriever", "dog"), ("puppies", "dog")]),
-        ("A vase filled with flowers and a dog bowl.", &[("vase", "vase"), ("bowl", "bowl")]),
-        ("A wheel chair, a flower bed, a cable car, a pool table.", &[]),
+        (
+            "A hot dog for a Golden Retriever's puppies.",
+            &[
+                ("hot dog", "hot dog"),
+                ("Golden Retriever", "dog"),
+                ("puppies", "dog"),
+            ],
+        ),
+        (
+            "A vase filled with flowers and a dog bowl.",
+            &[("vase", "vase"), ("bowl", "bowl")],
+        ),
+        (
+            "A wheel chair, a flower bed, a cable car, a pool table.",
+            &[],
+        ),
         ("Ducks in a pond.", &[("Ducks", "bird")]),
-        ("A man in a shirt, tie and hat runs, ducks under a bar.", &[("man", "person"), ("tie", "tie")]),
-        ("A bunch of ducks and 20 birds.", &[("ducks", "bird"), ("birds", "bird")]),
-        ("The catcher's mitt; a double-decker bus.", &[("catcher's mitt", "baseball glove"), ("double-decker bus", "bus")]),
-        ("A cell phone, a remote control, a TV.", &[("cell phone", "cell phone"), ("remote control", "remote"), ("TV", "tv")]),
-        ("A clock tower with a clock.", &[("clock tower", "clock"), ("clock", "clock")]),
-        ("Two oxen, three geese, knives.", &[("oxen", "cow"), ("geese", "bird"), ("knives", "knife")]),
+        (
+            "A man in a shirt, tie and hat runs, ducks under a bar.",
+            &[("man", "person"), ("tie", "tie")],
+        ),
+        (
+            "A bunch of ducks and 20 birds.",
+            &[("ducks", "bird"), ("birds", "bird")],
+        ),
+        (
+            "The catcher's mitt; a double-decker bus.",
+            &[
+                ("catcher's mitt", "baseball glove"),
+                ("double-decker bus", "bus"),
+            ],
+        ),
+        (
+            "A cell phone, a remote control, a TV.",
+            &[
+                ("cell phone", "cell phone"),
+                ("remote control", "remote"),
+                ("TV", "tv"),
+            ],
+        ),
+        (
+            "A clock tower with a clock.",
+            &[("clock tower", "clock"), ("clock", "clock")],
+        ),
+        (
+            "Two oxen, three geese, knives.",
+            &[("oxen", "cow"), ("geese", "bird"), ("knives", "knife")],
+        ),
         ("", &[]),
     ] {
-        assert_eq!(named(Vocabulary::coco80(), caption), owned(want), "{caption}");
+        assert_eq!(
+            named(Vocabulary::coco80(), caption),
+            owned(want),
+            "{caption}"
+        );
     }
 }
 
 #[test]
 fn our_list_has_the_80_objects_and_every_word_names_its_own() {
     let vocabulary = Vocabulary::coco80();
-    assert_eq!((vocabulary.names().len(), vocabulary.style()), (80, Style::Plain));
-    for line in include_str!("coco80.txt").lines().filter(|line| !line.starts_with(['#', '-'])) {
+    assert_eq!(
+        (vocabulary.names().len(), vocabulary.style()),
+        (80, Style::Plain)
+    );
+    for line in include_str!("coco80.txt")
+        .lines()
+        .filter(|line| !line.starts_with(['#', '-']))
+    {
         let words: Vec<&str> = line.split(", ").collect();
         for word in &words {
             assert_eq!(vocabulary.object(word), Some(words[0]), "{word}");
             // In a sentence that leaves no doubt.
             let caption = format!("There is the {word}.");
-            assert_eq!(named(vocabulary, &caption), [((*word).to_owned(), words[0])], "{word}");
+            assert_eq!(
+                named(vocabulary, &caption),
+                [((*word).to_owned(), words[0])],
+                "{word}"
+            );
         }
     }
     let Some(folder) = data() else { return };
@@ -159,17 +296,51 @@ fn our_list_has_the_80_objects_and_every_word_names_its_own() {
 #[test]
 fn judges_by_the_objects_of_the_image() {
     let vocabulary = Vocabulary::coco80();
-    let present = vocabulary.objects(["sofa", "Cat", "unicorn"], ["A dog on a couch.", "Two dogs beside a person"]);
+    let present = vocabulary.objects(
+        ["sofa", "Cat", "unicorn"],
+        ["A dog on a couch.", "Two dogs beside a person"],
+    );
     assert_eq!(present, objects(&["cat", "couch", "dog", "person"]));
     let caption = "A dog, a puppy and a bird on a sofa; the bird sings.";
     let judgement = judge(vocabulary, caption, &present);
-    let found: Vec<(&str, bool)> = judgement.mentions.iter().map(|(mention, is)| (&caption[mention.range.clone()], *is)).collect();
-    assert_eq!(found, [("dog", true), ("puppy", true), ("bird", false), ("sofa", true), ("bird", false)]);
-    let want =
-        Stats { captions: 1, hallucinating: 1, mentions: 5, hallucinated: 2, present: 4, covered: 2, coverable: 1, cover: 0.5, words: 13 };
+    let found: Vec<(&str, bool)> = judgement
+        .mentions
+        .iter()
+        .map(|(mention, is)| (&caption[mention.range.clone()], *is))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("dog", true),
+            ("puppy", true),
+            ("bird", false),
+            ("sofa", true),
+            ("bird", false)
+        ]
+    );
+    let want = Stats {
+        captions: 1,
+        hallucinating: 1,
+        mentions: 5,
+        hallucinated: 2,
+        present: 4,
+        covered: 2,
+        coverable: 1,
+        cover: 0.5,
+        words: 13,
+    };
     assert_eq!(judgement.stats, want);
     let bare = judge(vocabulary, "A bird.", &objects(&["unicorn"])).stats;
-    assert_eq!((bare.present, bare.coverable, bare.hallucinated, bare.cover()), (0, 0, 1, None), "the vocabulary has no unicorn");
+    assert_eq!(
+        (
+            bare.present,
+            bare.coverable,
+            bare.hallucinated,
+            bare.cover()
+        ),
+        (0, 0, 1, None),
+        "the vocabulary has no unicorn"
+    );
 }
 
 #[test]
@@ -190,11 +361,19 @@ fn errors_name_file_and_line() {
         ("tv, tv/monitor", 1, "`tv/monitor`"),
     ] {
         let message = error(Style::Plain, text);
-        assert!(message.starts_with(&format!("{}:{line}: ", file.display())) && message.contains(part), "{message}");
+        assert!(
+            message.starts_with(&format!("{}:{line}: ", file.display())) && message.contains(part),
+            "{message}"
+        );
     }
     assert!(error(Style::Original, "dog\n\ncat").contains("words.txt:2: empty line"));
     assert!(error(Style::Plain, "# nothing\n").contains("no objects"));
-    assert!(Vocabulary::load(Style::Plain, &folder.path().join("absent")).unwrap_err().to_string().contains("absent"));
+    assert!(
+        Vocabulary::load(Style::Plain, &folder.path().join("absent"))
+            .unwrap_err()
+            .to_string()
+            .contains("absent")
+    );
     let last_wins = Vocabulary::parse(Style::Original, "dog, pet\ncat, pet", "list").unwrap();
     assert_eq!(last_wins.object("pet"), Some("cat"));
 }
@@ -204,8 +383,18 @@ fn a_list_of_ones_own_needs_no_plurals_and_knows_what_the_lexicon_does_not() {
     let text = "gizmo, flux capacitor\nfox, vixen\n-, fox hole";
     let vocabulary = Vocabulary::parse(Style::Plain, text, "list").unwrap();
     let caption = "Three gizmos, Flux  Capacitors, two foxes, a fox hole, a flux";
-    assert_eq!(named(&vocabulary, caption), owned(&[("gizmos", "gizmo"), ("Flux  Capacitors", "gizmo"), ("foxes", "fox")]));
-    assert_eq!((vocabulary.object("Vixen"), vocabulary.object("fox hole")), (Some("fox"), None));
+    assert_eq!(
+        named(&vocabulary, caption),
+        owned(&[
+            ("gizmos", "gizmo"),
+            ("Flux  Capacitors", "gizmo"),
+            ("foxes", "fox")
+        ])
+    );
+    assert_eq!(
+        (vocabulary.object("Vixen"), vocabulary.object("fox hole")),
+        (Some("fox"), None)
+    );
     assert_eq!(vocabulary.names(), ["gizmo", "fox"]);
 }
 
@@ -213,30 +402,71 @@ fn a_list_of_ones_own_needs_no_plurals_and_knows_what_the_lexicon_does_not() {
 fn two_lists_are_contrasted() {
     let present = objects(&["person", "bus"]);
     let references = ["A bear.".to_owned()];
-    let captions = ["A bus and a bus.", "A soccer player in a seat.", "A bear in a bus."];
-    let captions: Vec<Captioned> =
-        captions.iter().map(|&caption| Captioned { caption, instances: &present, references: &references }).collect();
+    let captions = [
+        "A bus and a bus.",
+        "A soccer player in a seat.",
+        "A bear in a bus.",
+    ];
+    let captions: Vec<Captioned> = captions
+        .iter()
+        .map(|&caption| Captioned {
+            caption,
+            instances: &present,
+            references: &references,
+        })
+        .collect();
     let found = contrast(&ORIGINAL, Vocabulary::coco80(), &captions);
-    let counts: Vec<(&str, &str, usize, usize)> =
-        found.disagreements.iter().map(|d| (d.word.as_str(), d.object.as_str(), d.first, d.second)).collect();
-    assert_eq!(counts, [("bus", "bus", 0, 3), ("seat", "chair", 1, 0), ("soccer player", "person", 0, 1)]);
-    assert_eq!((found.first.mentions, found.first.hallucinated, found.second.mentions, found.second.hallucinated), (2, 1, 5, 0));
-    assert_eq!((found.first.chair_s(), found.second.chair_s()), (Some(1.0 / 3.0), Some(0.0)));
+    let counts: Vec<(&str, &str, usize, usize)> = found
+        .disagreements
+        .iter()
+        .map(|d| (d.word.as_str(), d.object.as_str(), d.first, d.second))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            ("bus", "bus", 0, 3),
+            ("seat", "chair", 1, 0),
+            ("soccer player", "person", 0, 1)
+        ]
+    );
+    assert_eq!(
+        (
+            found.first.mentions,
+            found.first.hallucinated,
+            found.second.mentions,
+            found.second.hallucinated
+        ),
+        (2, 1, 5, 0)
+    );
+    assert_eq!(
+        (found.first.chair_s(), found.second.chair_s()),
+        (Some(1.0 / 3.0), Some(0.0))
+    );
     let same = contrast(&ORIGINAL, &ORIGINAL, &captions);
     assert_eq!((same.first, same.disagreements.len()), (same.second, 0));
     // For one object, part of a phrase and the phrase agree.
     let ball = Vocabulary::parse(Style::Original, "sports ball, ball", "list").unwrap();
-    let caption = [Captioned { caption: "A soccer ball.", instances: &present, references: &[] }];
-    assert_eq!(contrast(&ball, Vocabulary::coco80(), &caption).disagreements, []);
+    let caption = [Captioned {
+        caption: "A soccer ball.",
+        instances: &present,
+        references: &[],
+    }];
+    assert_eq!(
+        contrast(&ball, Vocabulary::coco80(), &caption).disagreements,
+        []
+    );
 }
 
 proptest! {
     #[test]
-    fn mentions_ascend_and_cut_any_text(text in "(\\PC{0,8}|( ?(dogs?|Hot|hot dog|buses|orange|tie|toilet|seat|wine|glasses of|ÉTÉ|İ|bow-tie|'s|\\.|,|—)){0,4}){0,6}") {
+    fn mentions_ascend_and_cut_any_text(text in "(\\PC{0,8}|( ?(dogs?|Hot|hot \
+                                                 dog|buses|orange|tie|toilet|seat|wine|glasses \
+                                                 of|ÉTÉ|İ|bow-tie|'s|\\.|,|—)){0,4}){0,6}") {
         for vocabulary in [&*ORIGINAL, Vocabulary::coco80()] {
             let mut last = 0;
             for mention in vocabulary.mentions(&text) {
-                prop_assert!(last <= mention.range.start && mention.range.start < mention.range.end);
+                prop_assert!(last <= mention.range.start
+                    && mention.range.start < mention.range.end);
                 prop_assert!(text.get(mention.range.clone()).is_some());
                 prop_assert!(vocabulary.names().iter().any(|name| name == mention.object));
                 last = mention.range.end;
@@ -245,11 +475,14 @@ proptest! {
     }
 
     #[test]
-    fn a_caption_never_hallucinates_what_it_says_itself(text in "( ?(a|two|dogs?|cat|orange|tie|seats?|bench|of|and|red)){0,12}") {
+    fn a_caption_never_hallucinates_what_it_says_itself(
+        text in "( ?(a|two|dogs?|cat|orange|tie|seats?|bench|of|and|red)){0,12}",
+    ) {
         for vocabulary in [&*ORIGINAL, Vocabulary::coco80()] {
             let present = vocabulary.objects::<&str, _>([], [&text]);
             let stats = judge(vocabulary, &text, &present).stats;
-            prop_assert_eq!((stats.hallucinated, stats.hallucinating, stats.covered), (0, 0, present.len()));
+            prop_assert_eq!((stats.hallucinated, stats.hallucinating, stats.covered),
+                (0, 0, present.len()));
         }
     }
 }

@@ -1,14 +1,16 @@
 //! Words as `nltk.word_tokenize` cuts them, which CHAIR's reference code uses.
 //!
-//! The tokenizer cuts text into sentences (Punkt; Kiss and Strunk, 2006) and sentences into words (the Penn Treebank's conventions). Here a full stop
-//! ends a sentence wherever Punkt would ask whether it does, so that abbreviations lose theirs, and contractions without an apostrophe (`cannot`)
-//! stay whole: neither touches a word that names a thing.
+//! The tokenizer cuts text into sentences (Punkt; Kiss and Strunk, 2006) and sentences into words
+//! (the Penn Treebank's conventions). Here a full stop ends a sentence wherever Punkt would ask
+//! whether it does, so that abbreviations lose theirs, and contractions without an apostrophe
+//! (`cannot`) stay whole: neither touches a word that names a thing.
 
 use std::ops::Range;
 
 /// Characters that stand alone wherever they are found.
 const ALONE: &str = ";@#$%&?!*[](){}<>\"«»“”‘’„\u{2012}\u{2013}\u{2014}\u{2015}";
-/// Characters that may follow a period directly for Punkt to consider it, beside white space and the text's end.
+/// Characters that may follow a period directly for Punkt to consider it, beside white space and
+/// the text's end.
 const AFTER_STOP: &str = ")\";}]*:@'({[?!«»“”‘’";
 /// Endings that are cut from a word, if something other than an apostrophe stands before them.
 const CLITICS: [&str; 8] = ["'", "'s", "'m", "'d", "'ll", "'re", "'ve", "n't"];
@@ -31,7 +33,11 @@ fn cut_chunk(text: &str, chunk: Range<usize>, found: &mut Vec<Range<usize>>) {
     let mut at = chunk.start;
     let mut after_separator = false;
     while at < chunk.end {
-        let alone = alone(&text[at..chunk.end], text[chunk.start..at].chars().next_back(), &mut after_separator);
+        let alone = alone(
+            &text[at..chunk.end],
+            text[chunk.start..at].chars().next_back(),
+            &mut after_separator,
+        );
         if alone == 0 {
             at += text[at..].chars().next().map_or(1, char::len_utf8);
             continue;
@@ -44,13 +50,15 @@ fn cut_chunk(text: &str, chunk: Range<usize>, found: &mut Vec<Range<usize>>) {
     cut_word(text, start..at, found);
 }
 
-/// Returns how many bytes at the beginning of `rest` are a token wherever they stand; `before` is the character before them.
+/// Returns how many bytes at the beginning of `rest` are a token wherever they stand; `before` is
+/// the character before them.
 fn alone(rest: &str, before: Option<char>, after_separator: &mut bool) -> usize {
     let mut chars = rest.chars();
     let Some(first) = chars.next() else { return 0 };
     let run = rest.len() - rest.trim_start_matches(first).len();
     let next = chars.next();
-    let separates = matches!(first, ',' | ':') && !*after_separator && next.is_none_or(|c| !c.is_numeric());
+    let separates =
+        matches!(first, ',' | ':') && !*after_separator && next.is_none_or(|c| !c.is_numeric());
     // The reference's expression swallows the character after a comma: it cannot be the next match.
     *after_separator = separates && matches!(next, Some(',' | ':'));
     match first {
@@ -69,15 +77,24 @@ fn alone(rest: &str, before: Option<char>, after_separator: &mut bool) -> usize 
 fn opens_quotation(rest: &str, before: Option<char>) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let word = &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())];
-    before.is_none_or(|c| !is_word(c)) && !word.is_empty() && !AFTER_APOSTROPHE.iter().any(|end| word.eq_ignore_ascii_case(end))
+    before.is_none_or(|c| !is_word(c))
+        && !word.is_empty()
+        && !AFTER_APOSTROPHE
+            .iter()
+            .any(|end| word.eq_ignore_ascii_case(end))
 }
 
 /// Cuts the clitics from the end of a word.
 fn cut_word(text: &str, word: Range<usize>, found: &mut Vec<Range<usize>>) {
     let bytes = &text.as_bytes()[word.clone()];
     let body = CLITICS.iter().find_map(|end| {
-        let body = bytes.len().checked_sub(end.len()).filter(|&body| body > 0 && bytes[body - 1] != b'\'')?;
-        bytes[body..].eq_ignore_ascii_case(end.as_bytes()).then_some(word.start + body)
+        let body = bytes
+            .len()
+            .checked_sub(end.len())
+            .filter(|&body| body > 0 && bytes[body - 1] != b'\'')?;
+        bytes[body..]
+            .eq_ignore_ascii_case(end.as_bytes())
+            .then_some(word.start + body)
     });
     if let Some(body) = body {
         cut_word(text, word.start..body, found);
@@ -96,12 +113,24 @@ mod tests {
     #[test]
     fn cuts_as_the_reference_does() {
         for (text, want) in [
-            ("A man's dog. The cat, too!", "A|man|'s|dog|.|The|cat|,|too|!"),
-            ("the dogs' bowls (and cups).", "the|dogs|'|bowls|(|and|cups|)|."),
-            ("they can't see 3,000 birds: cats", "they|ca|n't|see|3,000|birds|:|cats"),
+            (
+                "A man's dog. The cat, too!",
+                "A|man|'s|dog|.|The|cat|,|too|!",
+            ),
+            (
+                "the dogs' bowls (and cups).",
+                "the|dogs|'|bowls|(|and|cups|)|.",
+            ),
+            (
+                "they can't see 3,000 birds: cats",
+                "they|ca|n't|see|3,000|birds|:|cats",
+            ),
             ("a t-shirt -- red--blue...", "a|t-shirt|--|red|--|blue|..."),
             ("\"dog.\" 'cat' it's", "\"|dog|.|\"|'|cat|'|it|'s"),
-            ("dog.cat tv/monitor dog,,cat dog,5", "dog.cat|tv/monitor|dog|,|,cat|dog,5"),
+            (
+                "dog.cat tv/monitor dog,,cat dog,5",
+                "dog.cat|tv/monitor|dog|,|,cat|dog,5",
+            ),
             ("the dog’s bowl—red “cup”", "the|dog|’|s|bowl|—|red|“|cup|”"),
             ("dog.)cat dog.,", "dog|.|)|cat|dog.|,"),
             ("caf\u{e9}.\n\nbus.", "café|.|bus|."),
@@ -115,7 +144,8 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_lost(text in "[a-z.,:;'\"`()!?é’ 0-9-]{0,30}") {
-            let found: String = tokens(&text).into_iter().map(|range| text[range].to_owned()).collect();
+            let found: String = tokens(&text).into_iter().map(|range| text[range].to_owned())
+                .collect();
             prop_assert_eq!(found, text.split_whitespace().collect::<String>());
         }
 
@@ -123,7 +153,8 @@ mod tests {
         fn tokens_stand_in_order(text in "\\PC{0,40}") {
             let mut last = 0;
             for range in tokens(&text) {
-                prop_assert!(last <= range.start && range.start < range.end && text.get(range.clone()).is_some());
+                prop_assert!(last <= range.start && range.start < range.end
+                    && text.get(range.clone()).is_some());
                 last = range.end;
             }
         }

@@ -14,11 +14,12 @@ use super::plain::{self, PlainWords};
 /// Method of finding the words of a list in captions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Style {
-    /// As English: plurals are made from the list's words, the longest phrase wins, and a word that is no noun where it stands, or that only qualifies
-    /// another noun, names nothing.
+    /// As English: plurals are made from the list's words, the longest phrase wins, and a word that
+    /// is no noun where it stands, or that only qualifies another noun, names nothing.
     #[default]
     Plain,
-    /// As CHAIR's reference code does, for figures that compare with published ones: see [`singularize`](super::singularize()).
+    /// As CHAIR's reference code does, for figures that compare with published ones: see
+    /// [`singularize`](super::singularize()).
     Original,
 }
 
@@ -89,18 +90,23 @@ pub struct Vocabulary {
     words: Words,
 }
 
-static COCO80: LazyLock<Vocabulary> =
-    LazyLock::new(|| Vocabulary::parse(Style::Plain, include_str!("coco80.txt"), "coco80.txt").unwrap_or_default());
+static COCO80: LazyLock<Vocabulary> = LazyLock::new(|| {
+    Vocabulary::parse(Style::Plain, include_str!("coco80.txt"), "coco80.txt").unwrap_or_default()
+});
 
 impl Default for Vocabulary {
     /// No objects.
     fn default() -> Self {
-        Self { names: Vec::new(), words: Words::Original(HashMap::new()) }
+        Self {
+            names: Vec::new(),
+            words: Words::Original(HashMap::new()),
+        }
     }
 }
 
 impl Vocabulary {
-    /// The 80 objects of COCO with the words that captions have for them: see `coco80.txt` for what differs from CHAIR's own list.
+    /// The 80 objects of COCO with the words that captions have for them: see `coco80.txt` for what
+    /// differs from CHAIR's own list.
     pub fn coco80() -> &'static Self {
         &COCO80
     }
@@ -110,27 +116,41 @@ impl Vocabulary {
     /// # Errors
     /// If the file cannot be read, and as [`Self::parse`].
     pub fn load(style: Style, file: &Path) -> Result<Self, VocabularyError> {
-        let text = fs::read_to_string(file).map_err(|source| VocabularyError::Read { file: file.to_owned(), source })?;
+        let text = fs::read_to_string(file).map_err(|source| VocabularyError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
         Self::parse(style, &text, &file.display().to_string())
     }
 
-    /// Reads a list: one object a line, its words separated by commas, the first of them its name; `file` names the list in errors. Lines that begin
-    /// with `#` are comments.
+    /// Reads a list: one object a line, its words separated by commas, the first of them its name;
+    /// `file` names the list in errors. Lines that begin with `#` are comments.
     ///
-    /// A plain list is indifferent to case, needs no plurals, and may have lines whose name is `-`: their phrases name no object and hide the shorter
-    /// ones inside (`-, hot tub`). A list in the original style is taken as the reference code takes it: words end at a comma with **one** space,
-    /// capitals never match, phrases match only where the reference code joins them, and of two objects for a word the last one wins.
+    /// A plain list is indifferent to case, needs no plurals, and may have lines whose name is `-`:
+    /// their phrases name no object and hide the shorter ones inside (`-, hot tub`). A list in the
+    /// original style is taken as the reference code takes it: words end at a comma with **one**
+    /// space, capitals never match, phrases match only where the reference code joins them, and of
+    /// two objects for a word the last one wins.
     ///
     /// # Errors
-    /// If a line or a word is empty, an object has two lines, or the list has no object; of a plain list also if a word names two objects or
-    /// cannot be found in any caption.
+    /// If a line or a word is empty, an object has two lines, or the list has no object; of a plain
+    /// list also if a word names two objects or cannot be found in any caption.
     pub fn parse(style: Style, text: &str, file: &str) -> Result<Self, VocabularyError> {
         let mut names: Vec<String> = Vec::new();
         let mut words: Vec<(String, Option<usize>)> = Vec::new();
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
-            let at_line = |problem| VocabularyError::Line { file: file.to_owned(), line: i + 1, problem };
+        for (i, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.starts_with('#'))
+        {
+            let at_line = |problem| VocabularyError::Line {
+                file: file.to_owned(),
+                line: i + 1,
+                problem,
+            };
             let line = split(style, line).map_err(at_line)?;
-            let object = (style == Style::Original || line[0] != plain::NO_OBJECT).then_some(names.len());
+            let object =
+                (style == Style::Original || line[0] != plain::NO_OBJECT).then_some(names.len());
             if object.is_some() {
                 if names.contains(&line[0]) {
                     return Err(at_line(Problem::SecondLine(line[0].clone())));
@@ -139,8 +159,13 @@ impl Vocabulary {
             }
             let skipped = usize::from(object.is_none());
             for word in line.into_iter().skip(skipped) {
-                if let Some((_, other)) = words.iter().find(|(w, of)| style == Style::Plain && *w == word && *of != object) {
-                    let object = other.map_or(plain::NO_OBJECT, |other| &names[other]).to_owned();
+                if let Some((_, other)) = words
+                    .iter()
+                    .find(|(w, of)| style == Style::Plain && *w == word && *of != object)
+                {
+                    let object = other
+                        .map_or(plain::NO_OBJECT, |other| &names[other])
+                        .to_owned();
                     return Err(at_line(Problem::Ambiguous { word, object }));
                 }
                 words.push((word, object));
@@ -151,7 +176,12 @@ impl Vocabulary {
         }
         let words = match style {
             Style::Plain => Words::Plain(PlainWords::new(words)),
-            Style::Original => Words::Original(words.into_iter().filter_map(|(word, object)| Some((word, object?))).collect()),
+            Style::Original => Words::Original(
+                words
+                    .into_iter()
+                    .filter_map(|(word, object)| Some((word, object?)))
+                    .collect(),
+            ),
         };
         Ok(Self { names, words })
     }
@@ -194,7 +224,9 @@ fn split(style: Style, line: &str) -> Result<Vec<String>, Problem> {
         "" => Err(Problem::EmptyWord),
         _ if style == Style::Original => Ok(word.to_owned()),
         plain::NO_OBJECT => Ok(plain::NO_OBJECT.to_owned()),
-        trimmed => plain::normalised(trimmed).ok_or_else(|| Problem::Unmatchable(trimmed.to_owned())),
+        trimmed => {
+            plain::normalised(trimmed).ok_or_else(|| Problem::Unmatchable(trimmed.to_owned()))
+        }
     };
     line.split(separator).map(word).collect()
 }

@@ -1,5 +1,5 @@
-//! COCO's annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and, for instances, `categories`; as lenient as pycocotools,
-//! which needs ids alone.
+//! COCO's annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and,
+//! for instances, `categories`; as lenient as pycocotools, which needs ids alone.
 
 use std::{
     borrow::Cow,
@@ -98,25 +98,44 @@ struct Category<'a> {
     name: Any<'a>,
 }
 
-/// Reads a folder: the captions and the instances of one split, or one of the two. A split may also be a list of images, one a line, of the only ones there
-/// are.
+/// Reads a folder: the captions and the instances of one split, or one of the two. A split may also
+/// be a list of images, one a line, of the only ones there are.
 pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Set, DataError> {
-    let unusable = |what: String| DataError::Unusable { path: dir.to_owned(), what };
+    let unusable = |what: String| DataError::Unusable {
+        path: dir.to_owned(),
+        what,
+    };
     let found = annotation_files(dir)?;
     let splits: BTreeSet<&str> = found.iter().map(|(split, _)| split.as_str()).collect();
-    let names = || splits.iter().map(|s| if s.is_empty() { "(none)" } else { s }).collect::<Vec<_>>().join(", ");
+    let names = || {
+        splits
+            .iter()
+            .map(|s| if s.is_empty() { "(none)" } else { s })
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let list = split.and_then(|split| split_file(dir, Some(split)).ok());
     let part = match (split, splits.len()) {
         (_, 0) => {
-            let what =
-                "expected captions.tsv (Flickr8k's layout), or captions*.json or instances*.json at the top or in annotations/ (COCO's)";
+            let what = "expected captions.tsv (Flickr8k's layout), or captions*.json or \
+                        instances*.json at the top or in annotations/ (COCO's)";
             return Err(unusable(what.into()));
         }
         (Some(split), _) if splits.contains(split) => split.to_owned(),
         (None, 1) => splits.iter().copied().collect(),
         (Some(_), 1) if list.is_some() => splits.iter().copied().collect(),
-        (Some(split), _) => return Err(unusable(format!("there is no split '{split}', found: {}", names()))),
-        (None, _) => return Err(unusable(format!("there are several splits, name one of them: {}", names()))),
+        (Some(split), _) => {
+            return Err(unusable(format!(
+                "there is no split '{split}', found: {}",
+                names()
+            )));
+        }
+        (None, _) => {
+            return Err(unusable(format!(
+                "there are several splits, name one of them: {}",
+                names()
+            )));
+        }
     };
     let (mut set, photos) = (Set::default(), Photos::new(dir, Some(&part)));
     for (_, path) in found.iter().filter(|(of, _)| *of == part) {
@@ -131,7 +150,11 @@ pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Set, DataError> 
 /// The images that a list names, in its order.
 fn listed(set: Set, list: &Path) -> Result<Set, DataError> {
     let mut problems = Problems::new(list);
-    let mut chosen = Set { empty: set.empty, unlisted: set.unlisted, ..Set::default() };
+    let mut chosen = Set {
+        empty: set.empty,
+        unlisted: set.unlisted,
+        ..Set::default()
+    };
     let all = References::new(set);
     for (line, name) in lines(list)? {
         let place = Place::Line(line);
@@ -146,7 +169,11 @@ fn listed(set: Set, list: &Path) -> Result<Set, DataError> {
 /// Reads one file.
 pub(super) fn file(path: &Path, text: &str) -> Result<Set, DataError> {
     let parent = path.parent().unwrap_or(Path::new(""));
-    let root = if parent.ends_with("annotations") { parent.parent().unwrap_or(parent) } else { parent };
+    let root = if parent.ends_with("annotations") {
+        parent.parent().unwrap_or(parent)
+    } else {
+        parent
+    };
     let mut set = Set::default();
     add(&mut set, path, text, &Photos::new(root, None))?;
     Ok(set)
@@ -155,25 +182,53 @@ pub(super) fn file(path: &Path, text: &str) -> Result<Set, DataError> {
 /// The annotation files of a folder with their splits, captions first, one file a kind and split.
 fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
     let mut found = Vec::new();
-    for folder in FOLDERS.map(|name| dir.join(name)).into_iter().filter(|folder| folder.is_dir()) {
-        let io = |source| DataError::Io { path: folder.clone(), source };
+    for folder in FOLDERS
+        .map(|name| dir.join(name))
+        .into_iter()
+        .filter(|folder| folder.is_dir())
+    {
+        let io = |source| DataError::Io {
+            path: folder.clone(),
+            source,
+        };
         for entry in fs::read_dir(&folder).map_err(io)? {
             let path = entry.map_err(io)?.path();
-            let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
-            let part = |kind: &&str| stem?.strip_prefix(*kind).filter(|rest| rest.is_empty() || rest.starts_with('_'));
-            if let Some((order, split)) = KINDS.iter().enumerate().find_map(|(i, kind)| Some((i, part(kind)?))) {
+            let stem = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.strip_suffix(".json"));
+            let part = |kind: &&str| {
+                stem?
+                    .strip_prefix(*kind)
+                    .filter(|rest| rest.is_empty() || rest.starts_with('_'))
+            };
+            if let Some((order, split)) = KINDS
+                .iter()
+                .enumerate()
+                .find_map(|(i, kind)| Some((i, part(kind)?)))
+            {
                 found.push((order, split.trim_start_matches('_').to_owned(), path));
             }
         }
     }
     found.sort();
-    let same = |pair: &&[(usize, String, PathBuf)]| (pair[0].0, &pair[0].1) == (pair[1].0, &pair[1].1);
+    let same =
+        |pair: &&[(usize, String, PathBuf)]| (pair[0].0, &pair[0].1) == (pair[1].0, &pair[1].1);
     if let Some(pair) = found.windows(2).find(same) {
-        let what =
-            format!("{} and {} are of the same kind and split, only one of them can be read", pair[0].2.display(), pair[1].2.display());
-        return Err(DataError::Unusable { path: dir.to_owned(), what });
+        let what = format!(
+            "{} and {} are of the same kind and split, only one of them can be read",
+            pair[0].2.display(),
+            pair[1].2.display()
+        );
+        return Err(DataError::Unusable {
+            path: dir.to_owned(),
+            what,
+        });
     }
-    Ok(found.into_iter().map(|(_, split, path)| (split, path)).collect())
+    Ok(found
+        .into_iter()
+        .map(|(_, split, path)| (split, path))
+        .collect())
 }
 
 /// Adds what a file says to the images that are there already.
@@ -182,35 +237,70 @@ fn add(set: &mut Set, path: &Path, text: &str, photos: &Photos) -> Result<(), Da
     if let Some(document) = whole::<Document>(text, &mut problems) {
         let categories = categories(document.categories, &mut problems);
         let listed = document.images.is_some();
-        let sizes = images(set, document.images.unwrap_or_default(), !categories.is_empty(), &mut problems, photos);
+        let sizes = images(
+            set,
+            document.images.unwrap_or_default(),
+            !categories.is_empty(),
+            &mut problems,
+            photos,
+        );
         for (i, annotation) in document.annotations.into_iter().enumerate() {
             let place = Place::Element("annotations", i);
-            problems.take(place, annotate(set, annotation, &categories, listed.then_some(&sizes)));
+            problems.take(
+                place,
+                annotate(set, annotation, &categories, listed.then_some(&sizes)),
+            );
         }
     }
     problems.none()
 }
 
-fn categories<'a>(list: Vec<Category<'a>>, problems: &mut Problems) -> HashMap<Cow<'a, str>, Cow<'a, str>> {
+fn categories<'a>(
+    list: Vec<Category<'a>>,
+    problems: &mut Problems,
+) -> HashMap<Cow<'a, str>, Cow<'a, str>> {
     let mut names = HashMap::new();
     for (i, category) in list.into_iter().enumerate() {
-        let both = category.id.name("id").and_then(|id| Ok((id, category.name.full_text("name")?)));
+        let both = category
+            .id
+            .name("id")
+            .and_then(|id| Ok((id, category.name.full_text("name")?)));
         names.extend(problems.take(Place::Element("categories", i), both));
     }
     names
 }
 
 /// Adds the images of a file to those that the file before it named, which must agree.
-fn images<'a>(set: &mut Set, list: Vec<Image<'a>>, instances: bool, problems: &mut Problems, photos: &Photos) -> Sizes<'a> {
+fn images<'a>(
+    set: &mut Set,
+    list: Vec<Image<'a>>,
+    instances: bool,
+    problems: &mut Problems,
+    photos: &Photos,
+) -> Sizes<'a> {
     let (mut seen, mut sizes) = (HashMap::new(), Sizes::new());
     for (i, image) in list.into_iter().enumerate() {
         let place = Place::Element("images", i);
-        let file_name =
-            |name: Any| if name.is_absent() { Ok(None) } else { name.full_text("file_name").map(|name| Some(name.into_owned())) };
-        let both = image.id.name("id").and_then(|id| Ok((id, file_name(image.file_name)?)));
-        let Some((id, name)) = problems.take(place, both) else { continue };
+        let file_name = |name: Any| {
+            if name.is_absent() {
+                Ok(None)
+            } else {
+                name.full_text("file_name")
+                    .map(|name| Some(name.into_owned()))
+            }
+        };
+        let both = image
+            .id
+            .name("id")
+            .and_then(|id| Ok((id, file_name(image.file_name)?)));
+        let Some((id, name)) = problems.take(place, both) else {
+            continue;
+        };
         if let Some(first) = seen.insert(id.clone(), place) {
-            problems.add(place, format!("image '{id}' is there already{}", first.back()));
+            problems.add(
+                place,
+                format!("image '{id}' is there already{}", first.back()),
+            );
             continue;
         }
         if let (Some(width), Some(height)) = (image.width.value(), image.height.value()) {
@@ -220,7 +310,10 @@ fn images<'a>(set: &mut Set, list: Vec<Image<'a>>, instances: bool, problems: &m
         match set.get_mut(&id) {
             Some(known) => match (&known.file_name, name) {
                 (Some(before), Some(name)) if *before != name => {
-                    problems.add(place, format!("image '{id}' is '{name}' here and '{before}' in the captions"));
+                    problems.add(
+                        place,
+                        format!("image '{id}' is '{name}' here and '{before}' in the captions"),
+                    );
                 }
                 (_, name) => {
                     known.photo = known.photo.take().or_else(|| photos.find(name.as_ref()?));
@@ -244,17 +337,31 @@ fn images<'a>(set: &mut Set, list: Vec<Image<'a>>, instances: bool, problems: &m
 }
 
 /// Adds an annotation to its image. Where no images are listed, an image is one for being named.
-fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>, Cow<str>>, listed: Option<&Sizes>) -> Result<(), String> {
+fn annotate(
+    set: &mut Set,
+    annotation: Annotation,
+    categories: &HashMap<Cow<str>, Cow<str>>,
+    listed: Option<&Sizes>,
+) -> Result<(), String> {
     let id = annotation.image_id.name("image_id")?;
     let is_caption = annotation.category_id.is_absent();
     let text = if is_caption {
         annotation.caption.text("caption")?
     } else {
         let category = annotation.category_id.name("category_id")?;
-        categories.get(&category).ok_or_else(|| format!("'{category}' is none of the file's categories"))?.clone()
+        categories
+            .get(&category)
+            .ok_or_else(|| format!("'{category}' is none of the file's categories"))?
+            .clone()
     };
     if listed.is_none() && set.get_mut(&id).is_none() {
-        set.push(Annotated { id: id.to_string(), ..Annotated::default() }, Place::File);
+        set.push(
+            Annotated {
+                id: id.to_string(),
+                ..Annotated::default()
+            },
+            Place::File,
+        );
     }
     match set.get_mut(&id) {
         None => set.unlisted += 1,
@@ -262,10 +369,19 @@ fn annotate(set: &mut Set, annotation: Annotation, categories: &HashMap<Cow<str>
         Some(image) if is_caption => image.captions.push(text.into_owned()),
         Some(image) => {
             let size = listed.and_then(|sizes| sizes.get(&id));
-            let rect = size.zip(annotation.bbox.value()).and_then(|(&size, bbox)| Rect::of_pixels(bbox, size));
+            let rect = size
+                .zip(annotation.bbox.value())
+                .and_then(|(&size, bbox)| Rect::of_pixels(bbox, size));
             let is_crowd = annotation.iscrowd.value() == Some(1);
-            image.boxes.extend(rect.map(|rect| ObjectBox { object: text.to_string(), rect, is_crowd }));
-            image.objects.get_or_insert_default().insert(text.into_owned());
+            image.boxes.extend(rect.map(|rect| ObjectBox {
+                object: text.to_string(),
+                rect,
+                is_crowd,
+            }));
+            image
+                .objects
+                .get_or_insert_default()
+                .insert(text.into_owned());
         }
     }
     Ok(())

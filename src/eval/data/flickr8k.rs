@@ -1,5 +1,6 @@
-//! A folder of captioned photographs in Flickr8k's layout: `images/NAME.jpg`, `captions.tsv` (name, number, caption), and a list of names a split, such as
-//! `train.txt` and `dev.txt`, one name a line.
+//! A folder of captioned photographs in Flickr8k's layout: `images/NAME.jpg`, `captions.tsv` (name,
+//! number, caption), and a list of names a split, such as `train.txt` and `dev.txt`, one name a
+//! line.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -61,8 +62,11 @@ pub enum DatasetError {
 }
 
 fn no_split(split: Option<&str>, found: &[String]) -> String {
-    let names =
-        if found.is_empty() { "none (a split NAME is a file NAME.txt, one photograph a line)".to_owned() } else { found.join(", ") };
+    let names = if found.is_empty() {
+        "none (a split NAME is a file NAME.txt, one photograph a line)".to_owned()
+    } else {
+        found.join(", ")
+    };
     match split {
         Some(split) => format!("there is no split '{split}', found: {names}"),
         None => format!("name the split, found: {names}"),
@@ -73,13 +77,14 @@ impl Dataset {
     /// Reads captions and splits, and checks that every photograph named is there.
     ///
     /// # Errors
-    /// Names file and line: a file that cannot be read, a line that is not three columns, a name twice in the splits, a name without captions or
-    /// without a photograph.
+    /// Names file and line: a file that cannot be read, a line that is not three columns, a name
+    /// twice in the splits, a name without captions or without a photograph.
     pub fn open(dir: &Path) -> Result<Self, DatasetError> {
         Self::read(dir, true)
     }
 
-    /// The same for what is measured on the held out photographs: those of the training split need not be there.
+    /// The same for what is measured on the held out photographs: those of the training split need
+    /// not be there.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -90,19 +95,29 @@ impl Dataset {
     fn read(dir: &Path, train_photographs: bool) -> Result<Self, DatasetError> {
         let mut captions = captions(&dir.join("captions.tsv"))?.by_name;
         let mut seen = HashSet::new();
-        let mut split = |name: &str, photographs| images(dir, &dir.join(name), &mut captions, &mut seen, photographs);
-        Ok(Self { train: split("train.txt", train_photographs)?, dev: split("dev.txt", true)? })
+        let mut split = |name: &str, photographs| {
+            images(dir, &dir.join(name), &mut captions, &mut seen, photographs)
+        };
+        Ok(Self {
+            train: split("train.txt", train_photographs)?,
+            dev: split("dev.txt", true)?,
+        })
     }
 }
 
-/// One split of a folder, and how many of the folder's captions are empty: those are left out. Photographs need not be there.
+/// One split of a folder, and how many of the folder's captions are empty: those are left out.
+/// Photographs need not be there.
 ///
 /// # Errors
-/// As [`Dataset::open`], and where there is no such split. Without a name it is `dev`, or the only one.
+/// As [`Dataset::open`], and where there is no such split. Without a name it is `dev`, or the only
+/// one.
 pub fn open_split(dir: &Path, split: Option<&str>) -> Result<(Vec<Image>, usize), DatasetError> {
     let list = split_file(dir, split)?;
     let Captions { mut by_name, empty } = captions(&dir.join("captions.tsv"))?;
-    Ok((images(dir, &list, &mut by_name, &mut HashSet::new(), false)?, empty))
+    Ok((
+        images(dir, &list, &mut by_name, &mut HashSet::new(), false)?,
+        empty,
+    ))
 }
 
 /// The file that lists a split.
@@ -110,18 +125,35 @@ pub fn open_split(dir: &Path, split: Option<&str>) -> Result<(Vec<Image>, usize)
 /// # Errors
 /// When there is none of the name, or none to choose; says which there are.
 pub(super) fn split_file(dir: &Path, split: Option<&str>) -> Result<PathBuf, DatasetError> {
-    let files = fs::read_dir(dir).map_err(|source| DatasetError::Io { path: dir.to_owned(), source })?;
-    let stem = |path: PathBuf| path.is_file().then(|| Some(path.file_name()?.to_str()?.strip_suffix(".txt")?.to_owned())).flatten();
-    let mut found: Vec<String> = files.flatten().filter_map(|entry| stem(entry.path())).collect();
+    let files = fs::read_dir(dir).map_err(|source| DatasetError::Io {
+        path: dir.to_owned(),
+        source,
+    })?;
+    let stem = |path: PathBuf| {
+        path.is_file()
+            .then(|| Some(path.file_name()?.to_str()?.strip_suffix(".txt")?.to_owned()))
+            .flatten()
+    };
+    let mut found: Vec<String> = files
+        .flatten()
+        .filter_map(|entry| stem(entry.path()))
+        .collect();
     found.sort();
-    let chosen = match (split.map(|name| name.strip_suffix(".txt").unwrap_or(name)), found.as_slice()) {
+    let chosen = match (
+        split.map(|name| name.strip_suffix(".txt").unwrap_or(name)),
+        found.as_slice(),
+    ) {
         (Some(name), _) => found.iter().find(|other| *other == name),
         (None, [only]) => Some(only),
         (None, _) => found.iter().find(|other| *other == "dev"),
     };
     match chosen {
         Some(name) => Ok(dir.join(format!("{name}.txt"))),
-        None => Err(DatasetError::NoSplit { path: dir.to_owned(), split: split.map(str::to_owned), found }),
+        None => Err(DatasetError::NoSplit {
+            path: dir.to_owned(),
+            split: split.map(str::to_owned),
+            found,
+        }),
     }
 }
 
@@ -136,24 +168,42 @@ fn images(
     let mut images = Vec::new();
     for (line, name) in lines(list)? {
         let name = name.trim();
-        let wrong = |what: String| DatasetError::Line { path: list.to_owned(), line, what };
+        let wrong = |what: String| DatasetError::Line {
+            path: list.to_owned(),
+            line,
+            what,
+        };
         if !seen.insert(name.to_owned()) {
             return Err(wrong(format!("'{name}' is listed a second time")));
         }
-        let captions = captions.remove(name).ok_or_else(|| wrong(format!("'{name}' has no caption in captions.tsv")))?;
+        let captions = captions
+            .remove(name)
+            .ok_or_else(|| wrong(format!("'{name}' has no caption in captions.tsv")))?;
         let path = dir.join("images").join(name);
         if photographs && !path.is_file() {
             return Err(wrong(format!("there is no photograph {}", path.display())));
         }
-        images.push(Image { name: name.to_owned(), path, captions: captions.into_iter().map(|(_, caption)| caption).collect() });
+        images.push(Image {
+            name: name.to_owned(),
+            path,
+            captions: captions.into_iter().map(|(_, caption)| caption).collect(),
+        });
     }
     Ok(images)
 }
 
 /// The lines of a file that hold something, with their numbers.
 pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, DatasetError> {
-    let text = fs::read_to_string(path).map_err(|source| DatasetError::Io { path: path.to_owned(), source })?;
-    Ok(text.lines().enumerate().map(|(i, l)| (i + 1, l.to_owned())).filter(|(_, l)| !l.trim().is_empty()).collect())
+    let text = fs::read_to_string(path).map_err(|source| DatasetError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(text
+        .lines()
+        .enumerate()
+        .map(|(i, l)| (i + 1, l.to_owned()))
+        .filter(|(_, l)| !l.trim().is_empty())
+        .collect())
 }
 
 /// The content of a table of captions.
@@ -168,15 +218,24 @@ struct Captions {
 fn captions(path: &Path) -> Result<Captions, DatasetError> {
     let mut all = Captions::default();
     for (line, text) in lines(path)? {
-        let wrong = |what: String| DatasetError::Line { path: path.to_owned(), line, what };
+        let wrong = |what: String| DatasetError::Line {
+            path: path.to_owned(),
+            line,
+            what,
+        };
         let columns: Vec<&str> = text.split('\t').collect();
         let &[name, number, caption] = columns.as_slice() else {
-            return Err(wrong(format!("expected name, number and caption with tabs between, found {} columns", columns.len())));
+            return Err(wrong(format!(
+                "expected name, number and caption with tabs between, found {} columns",
+                columns.len()
+            )));
         };
         if name.contains(['/', '\\']) || name.starts_with('.') {
             return Err(wrong(format!("'{name}' is no plain file name")));
         }
-        let number = number.parse().map_err(|_| wrong(format!("'{number}' is no caption number")))?;
+        let number = number
+            .parse()
+            .map_err(|_| wrong(format!("'{number}' is no caption number")))?;
         let entry = all.by_name.entry(name.to_owned()).or_default();
         if caption.trim().is_empty() {
             all.empty += 1;
@@ -201,7 +260,11 @@ mod tests {
         for name in ["a.jpg", "b.jpg"] {
             fs::write(dir.path().join("images").join(name), b"jpeg").unwrap();
         }
-        for (file, text) in [("captions.tsv", captions), ("train.txt", train), ("dev.txt", dev)] {
+        for (file, text) in [
+            ("captions.tsv", captions),
+            ("train.txt", train),
+            ("dev.txt", dev),
+        ] {
             fs::write(dir.path().join(file), text).unwrap();
         }
         dir
@@ -209,7 +272,11 @@ mod tests {
 
     #[test]
     fn reads_splits_and_orders_captions() {
-        let dir = folder("a.jpg\t1\tSecond .\na.jpg\t0\tFirst .\nb.jpg\t0\tOther .\n", "a.jpg\n", "b.jpg\n\n");
+        let dir = folder(
+            "a.jpg\t1\tSecond .\na.jpg\t0\tFirst .\nb.jpg\t0\tOther .\n",
+            "a.jpg\n",
+            "b.jpg\n\n",
+        );
         let data = Dataset::open(dir.path()).unwrap();
         assert_eq!(data.train[0].captions, ["First .", "Second ."]);
         assert_eq!(data.dev[0].name, "b.jpg");
@@ -220,13 +287,48 @@ mod tests {
     fn errors_name_file_and_line() {
         let good = "a.jpg\t0\tFirst .\nb.jpg\t0\tOther .\nc.jpg\t0\tGone .\n";
         for (captions, train, dev, want) in [
-            ("a.jpg\t0\n", "a.jpg", "b.jpg", "captions.tsv:1: expected name, number and caption"),
-            ("a.jpg\t0\tx\na.jpg\tx\ty\n", "a.jpg", "b.jpg", "captions.tsv:2: 'x' is no caption number"),
-            ("a.jpg\t0\tx\na.jpg\t0\ty\n", "a.jpg", "b.jpg", "captions.tsv:2: 'a.jpg' has caption 0 twice"),
-            ("../a.jpg\t0\tx\n", "a.jpg", "b.jpg", "captions.tsv:1: '../a.jpg' is no plain file name"),
-            (good, "a.jpg\nb.jpg", "b.jpg", "dev.txt:1: 'b.jpg' is listed a second time"),
-            (good, "a.jpg\nd.jpg", "b.jpg", "train.txt:2: 'd.jpg' has no caption"),
-            (good, "a.jpg", "b.jpg\nc.jpg", "dev.txt:2: there is no photograph"),
+            (
+                "a.jpg\t0\n",
+                "a.jpg",
+                "b.jpg",
+                "captions.tsv:1: expected name, number and caption",
+            ),
+            (
+                "a.jpg\t0\tx\na.jpg\tx\ty\n",
+                "a.jpg",
+                "b.jpg",
+                "captions.tsv:2: 'x' is no caption number",
+            ),
+            (
+                "a.jpg\t0\tx\na.jpg\t0\ty\n",
+                "a.jpg",
+                "b.jpg",
+                "captions.tsv:2: 'a.jpg' has caption 0 twice",
+            ),
+            (
+                "../a.jpg\t0\tx\n",
+                "a.jpg",
+                "b.jpg",
+                "captions.tsv:1: '../a.jpg' is no plain file name",
+            ),
+            (
+                good,
+                "a.jpg\nb.jpg",
+                "b.jpg",
+                "dev.txt:1: 'b.jpg' is listed a second time",
+            ),
+            (
+                good,
+                "a.jpg\nd.jpg",
+                "b.jpg",
+                "train.txt:2: 'd.jpg' has no caption",
+            ),
+            (
+                good,
+                "a.jpg",
+                "b.jpg\nc.jpg",
+                "dev.txt:2: there is no photograph",
+            ),
         ] {
             let dir = folder(captions, train, dev);
             let error = Dataset::open(dir.path()).unwrap_err().to_string();
@@ -234,35 +336,74 @@ mod tests {
         }
         let dir = folder(good, "a.jpg", "b.jpg");
         fs::remove_file(dir.path().join("train.txt")).unwrap();
-        assert!(Dataset::open(dir.path()).unwrap_err().to_string().contains("train.txt"));
+        assert!(
+            Dataset::open(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("train.txt")
+        );
     }
 
     #[test]
     fn a_split_is_any_list_and_needs_no_more_than_itself() {
-        let dir = folder("a.jpg\t0\tFirst .\na.jpg\t1\t\nq.jpg\t0\tGone .\n", "nobody.jpg", "nobody.jpg");
+        let dir = folder(
+            "a.jpg\t0\tFirst .\na.jpg\t1\t\nq.jpg\t0\tGone .\n",
+            "nobody.jpg",
+            "nobody.jpg",
+        );
         fs::write(dir.path().join("my_split.txt"), "q.jpg\r\na.jpg \n").unwrap();
         for name in ["my_split", "my_split.txt"] {
             let (images, empty) = open_split(dir.path(), Some(name)).unwrap();
-            let names: Vec<_> = images.iter().map(|image| (image.name.as_str(), image.captions.len())).collect();
+            let names: Vec<_> = images
+                .iter()
+                .map(|image| (image.name.as_str(), image.captions.len()))
+                .collect();
             assert_eq!((names, empty), (vec![("q.jpg", 1), ("a.jpg", 1)], 1));
         }
         let error = |split| open_split(dir.path(), split).unwrap_err().to_string();
-        assert!(error(Some("test")).contains("there is no split 'test', found: dev, my_split, train"), "{}", error(Some("test")));
+        assert!(
+            error(Some("test")).contains("there is no split 'test', found: dev, my_split, train"),
+            "{}",
+            error(Some("test"))
+        );
         assert!(error(Some("../my_split")).contains("there is no split"));
-        assert!(error(None).contains("dev.txt:1: 'nobody.jpg' has no caption"), "dev where no name is given");
+        assert!(
+            error(None).contains("dev.txt:1: 'nobody.jpg' has no caption"),
+            "dev where no name is given"
+        );
         fs::remove_file(dir.path().join("dev.txt")).unwrap();
         assert!(error(None).contains("name the split, found: my_split, train"));
         fs::remove_file(dir.path().join("train.txt")).unwrap();
-        assert_eq!(open_split(dir.path(), None).unwrap().0.len(), 2, "the only one");
+        assert_eq!(
+            open_split(dir.path(), None).unwrap().0.len(),
+            2,
+            "the only one"
+        );
     }
 
     #[test]
     fn evaluation_needs_no_photographs_of_the_training_split() {
         let dir = folder("a.jpg\t0\tx\nb.jpg\t0\ty\n", "a.jpg", "b.jpg");
         fs::remove_file(dir.path().join("images/a.jpg")).unwrap();
-        assert!(Dataset::open(dir.path()).unwrap_err().to_string().contains("train.txt:1: there is no photograph"));
-        assert_eq!(Dataset::open_for_evaluation(dir.path()).unwrap().train.len(), 1);
+        assert!(
+            Dataset::open(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("train.txt:1: there is no photograph")
+        );
+        assert_eq!(
+            Dataset::open_for_evaluation(dir.path())
+                .unwrap()
+                .train
+                .len(),
+            1
+        );
         fs::remove_file(dir.path().join("images/b.jpg")).unwrap();
-        assert!(Dataset::open_for_evaluation(dir.path()).unwrap_err().to_string().contains("dev.txt:1: there is no photograph"));
+        assert!(
+            Dataset::open_for_evaluation(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("dev.txt:1: there is no photograph")
+        );
     }
 }

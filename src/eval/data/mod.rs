@@ -1,7 +1,8 @@
-//! Inputs of evaluation: the captions and objects of a data set ([`References`]), and what a model wrote about its images ([`Hypotheses`]).
+//! Inputs of evaluation: the captions and objects of a data set ([`References`]), and what a model
+//! wrote about its images ([`Hypotheses`]).
 //!
-//! Nothing is skipped silently. Every problem is reported with its file and line (or the element of its JSON array), the first twenty of a file in one
-//! error.
+//! Nothing is skipped silently. Every problem is reported with its file and line (or the element of
+//! its JSON array), the first twenty of a file in one error.
 
 mod coco;
 pub mod flickr8k;
@@ -65,16 +66,24 @@ struct Row<'a> {
 }
 
 impl Hypotheses {
-    /// Reads JSONL rows `{"image_id" or "image", "caption" or "text", "objects"?}`, or a JSON array of them (the format of COCO's results).
+    /// Reads JSONL rows `{"image_id" or "image", "caption" or "text", "objects"?}`, or a JSON array
+    /// of them (the format of COCO's results).
     ///
     /// # Errors
-    /// See [`DataError`]. A row with an `error` and no caption is one that `candor caption --batch` wrote for a photograph that it could not read.
+    /// See [`DataError`]. A row with an `error` and no caption is one that `candor caption --batch`
+    /// wrote for a photograph that it could not read.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let rows = Self::open_partial(path)?;
         if rows.is_empty() {
-            return Err(DataError::Unusable { path: path.to_owned(), what: "there is no caption in it".into() });
+            return Err(DataError::Unusable {
+                path: path.to_owned(),
+                what: "there is no caption in it".into(),
+            });
         }
-        Ok(Self { path: path.to_owned(), rows })
+        Ok(Self {
+            path: path.to_owned(),
+            rows,
+        })
     }
 
     /// The rows of a file that is still being written, perhaps none.
@@ -97,19 +106,28 @@ fn hypothesis(row: Row, place: Place) -> Result<Hypothesis, String> {
     let image = image_name(row.image_id, row.image)?.into_owned();
     let caption = match (row.caption, row.text) {
         (caption, text) if caption.is_absent() && text.is_absent() => match row.error {
-            Any::Text(error) => return Err(format!("'{image}' has no caption but an error: {error}")),
+            Any::Text(error) => {
+                return Err(format!("'{image}' has no caption but an error: {error}"));
+            }
             _ => caption.text("caption")?,
         },
         (caption, text) if caption.is_absent() => text.text("text")?,
         (caption, _) => caption.text("caption")?,
     };
-    Ok(Hypothesis { image, caption: caption.into_owned(), objects: row.objects.objects()?, place })
+    Ok(Hypothesis {
+        image,
+        caption: caption.into_owned(),
+        objects: row.objects.objects()?,
+        place,
+    })
 }
 
 /// The name under which a row speaks of its image.
 fn image_name<'a>(image_id: Any<'a>, image: Any<'a>) -> Result<Cow<'a, str>, String> {
     match (image_id, image) {
-        (id, image) if id.is_absent() && image.is_absent() => Err("there is neither 'image_id' nor 'image'".into()),
+        (id, image) if id.is_absent() && image.is_absent() => {
+            Err("there is neither 'image_id' nor 'image'".into())
+        }
         (id, image) if id.is_absent() => image.name("image"),
         (id, _) => id.name("image_id"),
     }
@@ -124,18 +142,33 @@ pub struct Pairs<'a> {
     pub missing: usize,
 }
 
-/// Puts every hypothesis beside its reference; with `partial` not every reference needs a hypothesis.
+/// Puts every hypothesis beside its reference; with `partial` not every reference needs a
+/// hypothesis.
 ///
 /// # Errors
-/// A hypothesis without a reference, an image with two hypotheses, a reference without a hypothesis unless `partial`.
-pub fn pair<'a>(references: &'a References, hypotheses: &'a Hypotheses, partial: bool) -> Result<Pairs<'a>, DataError> {
+/// A hypothesis without a reference, an image with two hypotheses, a reference without a hypothesis
+/// unless `partial`.
+pub fn pair<'a>(
+    references: &'a References,
+    hypotheses: &'a Hypotheses,
+    partial: bool,
+) -> Result<Pairs<'a>, DataError> {
     let mut problems = Problems::new(&hypotheses.path);
     let mut pairs = Vec::with_capacity(hypotheses.rows.len());
     let mut taken: HashMap<usize, Place> = HashMap::new();
     for row in &hypotheses.rows {
-        let Some(index) = problems.take(row.place, references.find(&row.image)) else { continue };
+        let Some(index) = problems.take(row.place, references.find(&row.image)) else {
+            continue;
+        };
         match taken.entry(index) {
-            Entry::Occupied(first) => problems.add(row.place, format!("'{}' has a caption already{}", row.image, first.get().back())),
+            Entry::Occupied(first) => problems.add(
+                row.place,
+                format!(
+                    "'{}' has a caption already{}",
+                    row.image,
+                    first.get().back()
+                ),
+            ),
             Entry::Vacant(free) => {
                 free.insert(row.place);
                 pairs.push((&references.images()[index], row));
@@ -144,8 +177,16 @@ pub fn pair<'a>(references: &'a References, hypotheses: &'a Hypotheses, partial:
     }
     let missing = references.images().len() - taken.len();
     if !partial {
-        for (_, image) in references.images().iter().enumerate().filter(|(i, _)| !taken.contains_key(i)) {
-            problems.add(Place::File, format!("there is no caption for '{}'", image.name()));
+        for (_, image) in references
+            .images()
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !taken.contains_key(i))
+        {
+            problems.add(
+                Place::File,
+                format!("there is no caption for '{}'", image.name()),
+            );
         }
     }
     problems.none()?;

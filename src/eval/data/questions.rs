@@ -51,11 +51,19 @@ struct Row<'a> {
 
 /// The file of questions that a path names: itself, or the one in the folder.
 pub fn questions_file(path: &Path) -> Option<PathBuf> {
-    if path.is_dir() { FILES.iter().map(|name| path.join(name)).find(|file| file.is_file()) } else { Some(path.to_owned()) }
+    if path.is_dir() {
+        FILES
+            .iter()
+            .map(|name| path.join(name))
+            .find(|file| file.is_file())
+    } else {
+        Some(path.to_owned())
+    }
 }
 
-/// Reads rows `{"image", "question", "answers": [...]}` of JSONL or of a JSON array; `answer` is one answer, `kind` and `type` say what sort of question it
-/// is. Photographs are beside the file or in its folder `images`.
+/// Reads rows `{"image", "question", "answers": [...]}` of JSONL or of a JSON array; `answer` is
+/// one answer, `kind` and `type` say what sort of question it is. Photographs are beside the file
+/// or in its folder `images`.
 ///
 /// # Errors
 /// See [`DataError`]; also a photograph that is not there.
@@ -69,7 +77,10 @@ pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
     }
     problems.none()?;
     if questions.is_empty() {
-        return Err(DataError::Unusable { path: file.to_owned(), what: "there is no question in it".into() });
+        return Err(DataError::Unusable {
+            path: file.to_owned(),
+            what: "there is no question in it".into(),
+        });
     }
     Ok(questions)
 }
@@ -80,7 +91,9 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
         image => image.name("image")?,
     }
     .into_owned();
-    let photo = photos.find(&image).ok_or_else(|| format!("there is no photograph '{image}' beside the file or in images/"))?;
+    let photo = photos
+        .find(&image)
+        .ok_or_else(|| format!("there is no photograph '{image}' beside the file or in images/"))?;
     let question = row.question.full_text("question")?.into_owned();
     let answers = match (row.answers, row.answer) {
         (answers, answer) if answers.is_absent() => vec![answer],
@@ -90,14 +103,33 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
     if answers.is_empty() {
         return Err("'answers' is an empty list, expected one answer or more".into());
     }
-    let answers = answers.into_iter().enumerate().map(|(i, answer)| Ok(answer.name(&format!("answers[{i}]"))?.into_owned()));
+    let answers = answers
+        .into_iter()
+        .enumerate()
+        .map(|(i, answer)| Ok(answer.name(&format!("answers[{i}]"))?.into_owned()));
     let answers = answers.collect::<Result<_, String>>()?;
-    let optional = |any: Any, field: &str| if any.is_absent() { Ok(None) } else { any.name(field).map(|text| Some(text.into_owned())) };
-    let (kind, answer_type) = match (optional(row.kind, "kind")?, optional(row.answer_type, "type")?) {
+    let optional = |any: Any, field: &str| {
+        if any.is_absent() {
+            Ok(None)
+        } else {
+            any.name(field).map(|text| Some(text.into_owned()))
+        }
+    };
+    let (kind, answer_type) = match (
+        optional(row.kind, "kind")?,
+        optional(row.answer_type, "type")?,
+    ) {
         (None, only) => (only, None),
         both => both,
     };
-    Ok(AskedQuestion { image, photo, question, answers, kind, answer_type })
+    Ok(AskedQuestion {
+        image,
+        photo,
+        question,
+        answers,
+        kind,
+        answer_type,
+    })
 }
 
 #[cfg(test)]
@@ -118,25 +150,60 @@ mod tests {
     #[test]
     fn rows_come_in_several_forms() {
         let (dir, file) = folder(
-            "{\"image\": \"a.jpg\", \"question\": \"What?\", \"answers\": [\"book\", 3.0]}\n{\"image\": \"b.png\", \"question\": \"Is it?\", \"answer\": \"Yes\", \"type\": \"CLOSED\", \"kind\": \"PRES\", \"organ\": \"HEAD\"}\n{\"image\": \"b.png\", \"question\": \"How?\", \"answers\": \"so\", \"type\": \"OPEN\"}",
+            "{\"image\": \"a.jpg\", \"question\": \"What?\", \"answers\": [\"book\", \
+             3.0]}\n{\"image\": \"b.png\", \"question\": \"Is it?\", \"answer\": \"Yes\", \
+             \"type\": \"CLOSED\", \"kind\": \"PRES\", \"organ\": \"HEAD\"}\n{\"image\": \
+             \"b.png\", \"question\": \"How?\", \"answers\": \"so\", \"type\": \"OPEN\"}",
         );
         assert_eq!(questions_file(dir.path()), Some(file.clone()));
         let questions = read_questions(&file).unwrap();
-        assert_eq!((questions[0].answers.as_slice(), &questions[0].kind), (&["book".to_owned(), "3".to_owned()][..], &None));
+        assert_eq!(
+            (questions[0].answers.as_slice(), &questions[0].kind),
+            (&["book".to_owned(), "3".to_owned()][..], &None)
+        );
         assert_eq!(questions[0].photo, dir.path().join("images/a.jpg"));
-        assert_eq!((questions[1].kind.as_deref(), questions[1].answer_type.as_deref()), (Some("PRES"), Some("CLOSED")));
-        assert_eq!((questions[2].kind.as_deref(), &questions[2].answer_type), (Some("OPEN"), &None));
+        assert_eq!(
+            (
+                questions[1].kind.as_deref(),
+                questions[1].answer_type.as_deref()
+            ),
+            (Some("PRES"), Some("CLOSED"))
+        );
+        assert_eq!(
+            (questions[2].kind.as_deref(), &questions[2].answer_type),
+            (Some("OPEN"), &None)
+        );
     }
 
     #[test]
     fn bad_rows_are_named() {
         let good = "{\"image\": \"a.jpg\", \"question\": \"What?\", \"answers\": [\"book\"]}";
         for (from, to, want) in [
-            ("a.jpg", "c.jpg", "questions.jsonl:2: there is no photograph 'c.jpg'"),
-            ("\"What?\"", "\"\"", "questions.jsonl:2: 'question' is empty"),
-            ("[\"book\"]", "[]", "questions.jsonl:2: 'answers' is an empty list"),
-            ("[\"book\"]", "[\"\"]", "questions.jsonl:2: 'answers[0]' is empty"),
-            ("\"answers\"", "\"replies\"", "questions.jsonl:2: 'answers[0]' is missing"),
+            (
+                "a.jpg",
+                "c.jpg",
+                "questions.jsonl:2: there is no photograph 'c.jpg'",
+            ),
+            (
+                "\"What?\"",
+                "\"\"",
+                "questions.jsonl:2: 'question' is empty",
+            ),
+            (
+                "[\"book\"]",
+                "[]",
+                "questions.jsonl:2: 'answers' is an empty list",
+            ),
+            (
+                "[\"book\"]",
+                "[\"\"]",
+                "questions.jsonl:2: 'answers[0]' is empty",
+            ),
+            (
+                "\"answers\"",
+                "\"replies\"",
+                "questions.jsonl:2: 'answers[0]' is missing",
+            ),
         ] {
             let (_dir, file) = folder(&format!("{good}\n{}", good.replacen(from, to, 1)));
             let error = read_questions(&file).unwrap_err().to_string();

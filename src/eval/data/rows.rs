@@ -1,7 +1,7 @@
 //! Rows of JSONL files and elements of JSON arrays, and everything that is wrong with them.
 //!
-//! A reader takes each field as [`Any`] value and says itself what it expected: a wrong type then costs its own row and not the file, and one run
-//! over a file reports all of its problems.
+//! A reader takes each field as [`Any`] value and says itself what it expected: a wrong type then
+//! costs its own row and not the file, and one run over a file reports all of its problems.
 
 use std::{
     borrow::Cow,
@@ -55,7 +55,8 @@ pub enum Place {
     File,
     /// A line, counted from 1.
     Line(usize),
-    /// An element of the list with that name (`""` for the list that is the whole file), counted from 0.
+    /// An element of the list with that name (`""` for the list that is the whole file), counted
+    /// from 0.
     Element(&'static str, usize),
 }
 
@@ -90,7 +91,11 @@ pub struct Problems {
 
 impl Problems {
     pub(in crate::eval) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), listed: Vec::new(), total: 0 }
+        Self {
+            path: path.to_owned(),
+            listed: Vec::new(),
+            total: 0,
+        }
     }
 
     pub(in crate::eval) fn add(&mut self, place: Place, what: impl Into<String>) {
@@ -103,9 +108,18 @@ impl Problems {
     /// Adds what `serde_json` says of a text that begins in `line`.
     fn add_json(&mut self, line: usize, error: &serde_json::Error) {
         let text = error.to_string();
-        let what = text.split_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-        let kind = if error.is_data() { "unexpected JSON" } else { "broken JSON" };
-        self.add(Place::Line(line + error.line().max(1) - 1), format!("{kind} at column {}: {what}", error.column()));
+        let what = text
+            .split_once(" at line ")
+            .map_or(text.as_str(), |(what, _)| what);
+        let kind = if error.is_data() {
+            "unexpected JSON"
+        } else {
+            "broken JSON"
+        };
+        self.add(
+            Place::Line(line + error.line().max(1) - 1),
+            format!("{kind} at column {}: {what}", error.column()),
+        );
     }
 
     /// Takes the value of a row, or notes why it has none.
@@ -116,7 +130,11 @@ impl Problems {
     /// # Errors
     /// When there was any problem.
     pub(in crate::eval) fn none(self) -> Result<(), DataError> {
-        if self.total == 0 { Ok(()) } else { Err(DataError::Rows(self)) }
+        if self.total == 0 {
+            Ok(())
+        } else {
+            Err(DataError::Rows(self))
+        }
     }
 }
 
@@ -127,7 +145,12 @@ impl fmt::Display for Problems {
             write!(f, "{end}{}{place}: {what}", self.path.display())?;
         }
         if self.total > self.listed.len() {
-            write!(f, "\n{}: {} problems in all, the first {LISTED} are shown", self.path.display(), self.total)?;
+            write!(
+                f,
+                "\n{}: {} problems in all, the first {LISTED} are shown",
+                self.path.display(),
+                self.total
+            )?;
         }
         Ok(())
     }
@@ -138,7 +161,10 @@ impl fmt::Display for Problems {
 /// # Errors
 /// A file that cannot be read, is not UTF-8 (with the line) or is empty.
 pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
-    let unusable = |what: String| DataError::Unusable { path: path.to_owned(), what };
+    let unusable = |what: String| DataError::Unusable {
+        path: path.to_owned(),
+        what,
+    };
     let bytes = match path.as_os_str() == "-" {
         true => {
             let mut all = Vec::new();
@@ -146,27 +172,52 @@ pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
         }
         false => fs::read(path),
     };
-    let bytes = bytes.map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let bytes = bytes.map_err(|source| DataError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
     let mut text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..good].iter().filter(|&&b| b == b'\n').count() + 1;
-        unusable(format!("line {line} is not UTF-8 (byte {good} of the file)"))
+        let line = error.as_bytes()[..good]
+            .iter()
+            .filter(|&&b| b == b'\n')
+            .count()
+            + 1;
+        unusable(format!(
+            "line {line} is not UTF-8 (byte {good} of the file)"
+        ))
     })?;
     // The byte-order mark of some editors is no JSON.
     if text.starts_with('\u{feff}') {
         text.drain(..'\u{feff}'.len_utf8());
     }
-    if text.trim().is_empty() { Err(unusable("the file is empty".into())) } else { Ok(text) }
+    if text.trim().is_empty() {
+        Err(unusable("the file is empty".into()))
+    } else {
+        Ok(text)
+    }
 }
 
-/// The rows of JSONL text, or the elements of a JSON array; blank lines are no rows, and what cannot be read as a row is noted.
-pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(text: &'a str, problems: &mut Problems) -> Vec<(Place, T)> {
+/// The rows of JSONL text, or the elements of a JSON array; blank lines are no rows, and what
+/// cannot be read as a row is noted.
+pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    problems: &mut Problems,
+) -> Vec<(Place, T)> {
     if text.trim_start().starts_with('[') {
         let list: Vec<T> = whole(text, problems).unwrap_or_default();
-        return list.into_iter().enumerate().map(|(i, row)| (Place::Element("", i), row)).collect();
+        return list
+            .into_iter()
+            .enumerate()
+            .map(|(i, row)| (Place::Element("", i), row))
+            .collect();
     }
     let mut found = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (i, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
         match serde_json::from_str(line) {
             Ok(row) => found.push((Place::Line(i + 1), row)),
             Err(error) => problems.add_json(i + 1, &error),
@@ -177,7 +228,9 @@ pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(text: &'a str, problems: &mu
 
 /// A text that is one JSON value.
 pub(super) fn whole<'a, T: Deserialize<'a>>(text: &'a str, problems: &mut Problems) -> Option<T> {
-    serde_json::from_str(text).map_err(|error| problems.add_json(1, &error)).ok()
+    serde_json::from_str(text)
+        .map_err(|error| problems.add_json(1, &error))
+        .ok()
 }
 
 /// The value of a field, whatever it is.
@@ -222,7 +275,8 @@ impl<'a> Any<'a> {
 
     pub(in crate::eval) fn integer(self, field: &str) -> Result<u64, String> {
         match self {
-            Self::Integer(number) => u64::try_from(number).map_err(|_| format!("'{field}' is {number}, expected an integer of 0 or more")),
+            Self::Integer(number) => u64::try_from(number)
+                .map_err(|_| format!("'{field}' is {number}, expected an integer of 0 or more")),
             other => other.wrong(field, "an integer"),
         }
     }
@@ -253,7 +307,10 @@ impl<'a> Any<'a> {
 
     /// A list of strings that are not blank.
     pub(in crate::eval) fn texts<C: FromIterator<String>>(self, field: &str) -> Result<C, String> {
-        let item = |(i, item): (usize, Any<'a>)| item.full_text(&format!("{field}[{i}]")).map(Cow::into_owned);
+        let item = |(i, item): (usize, Any<'a>)| {
+            item.full_text(&format!("{field}[{i}]"))
+                .map(Cow::into_owned)
+        };
         match self {
             Self::List(list) => list.into_iter().enumerate().map(item).collect(),
             other => other.wrong(field, "a list of strings"),
@@ -270,7 +327,11 @@ impl<'a> Any<'a> {
 
     /// Names of objects, where they are given.
     pub(in crate::eval) fn objects(self) -> Result<Option<BTreeSet<String>>, String> {
-        if self.is_absent() { Ok(None) } else { self.texts("objects").map(Some) }
+        if self.is_absent() {
+            Ok(None)
+        } else {
+            self.texts("objects").map(Some)
+        }
     }
 }
 
@@ -308,7 +369,11 @@ impl<'de> Visitor<'de> for AnyVisitor {
     fn visit_f64<E>(self, number: f64) -> Result<Any<'de>, E> {
         // Beyond that not every integer is a floating-point number.
         let whole = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
-        Ok(if whole { Any::Integer(number as i128) } else { Any::Number })
+        Ok(if whole {
+            Any::Integer(number as i128)
+        } else {
+            Any::Number
+        })
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Any<'de>, E> {

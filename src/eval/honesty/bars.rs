@@ -24,7 +24,8 @@ pub enum Limit {
 pub enum BarTable {
     /// The bars.
     Bars,
-    /// Conditions that must hold so that a bar counts: nothing is gained by flagging everything or by saying nothing.
+    /// Conditions that must hold so that a bar counts: nothing is gained by flagging everything or
+    /// by saying nothing.
     Conditions,
     /// Figures reported beside them.
     Others,
@@ -56,7 +57,8 @@ macro_rules! bars {
             /// Returns what is asked of the figure.
             pub fn bar(self) -> Bar {
                 match self {
-                    $(Self::$key => Bar { name: $name, table: BarTable::$table, limit: $limit, goal: $goal }),*
+                    $(Self::$key => Bar { name: $name, table: BarTable::$table, limit: $limit,
+                        goal: $goal }),*
                 }
             }
         }
@@ -72,15 +74,19 @@ bars! {
     Bars TruePeopleCoco "true people flagged, coco-mini" AtMost(0.10), None;
     Bars TruePeopleFlickr "true people flagged, flickr8k" AtMost(0.10), None;
     Bars MentionsCoco "AUROC of object words, coco-mini" AtLeast(0.85), Some(0.90);
-    Bars UnflaggedCoco "wrong object words left unflagged, of all object words, coco-mini" AtMost(0.10), Some(0.05);
-    Bars RepairChairCoco "regenerate against off: CHAIR_i, relative, coco-mini" AtMost(-0.40), Some(-0.60);
+    Bars UnflaggedCoco "wrong object words left unflagged, of all object words, \
+                        coco-mini" AtMost(0.10), Some(0.05);
+    Bars RepairChairCoco "regenerate against off: CHAIR_i, relative, \
+                          coco-mini" AtMost(-0.40), Some(-0.60);
     Bars RepairRecallCoco "regenerate against off: recall, coco-mini" AtLeast(-0.02), None;
     Bars RepairCiderCoco "regenerate against off: CIDEr-D, coco-mini" IntervalReaches(-0.01), None;
     Bars FragmentsCoco "regenerate: fragments, coco-mini" AtMost(0.0), None;
     Bars LoopsCoco "regenerate: loops, coco-mini" AtMost(0.0), None;
-    Bars RepairChairFlickr "regenerate against off: CHAIR_i, relative, flickr8k" AtMost(-0.37), None;
+    Bars RepairChairFlickr "regenerate against off: CHAIR_i, relative, \
+                            flickr8k" AtMost(-0.37), None;
     Bars RepairRecallFlickr "regenerate against off: recall, flickr8k" IntervalReaches(0.0), None;
-    Bars RepairCiderFlickr "regenerate against off: CIDEr-D, flickr8k" IntervalReaches(-0.021), None;
+    Bars RepairCiderFlickr "regenerate against off: CIDEr-D, \
+                            flickr8k" IntervalReaches(-0.021), None;
     Bars FragmentsFlickr "regenerate: fragments, flickr8k" AtMost(0.0), None;
     Bars LoopsFlickr "regenerate: loops, flickr8k" AtMost(0.0), None;
     Bars AnswersFlickr "AUROC of short answers, flickr8k" AtLeast(0.75), Some(0.85);
@@ -90,38 +96,53 @@ bars! {
     Bars CautiousRad "answers abstained or flagged, vqa-rad" AtLeast(0.95), None;
     Bars CautiousDocuments "answers abstained or flagged, documents" AtLeast(0.95), None;
     Bars CautiousDrawings "answers abstained or flagged, drawings" AtLeast(0.95), None;
-    Bars PeopleCaptionsCoco "score: people's captions against another photograph's, AUROC, coco-mini" AtLeast(0.88), Some(0.92);
+    Bars PeopleCaptionsCoco "score: people's captions against another photograph's, AUROC, \
+                             coco-mini" AtLeast(0.88), Some(0.92);
     Bars PeopleFlaggedCoco "score: people's captions flagged, coco-mini" AtMost(0.15), None;
     Bars CleanRiskFlickr "wrong among clean answers, flickr8k" AtMost(0.20), Some(0.10);
     Bars CleanRiskDaquar "wrong among clean answers, daquar" AtMost(0.20), Some(0.10);
-    Bars CalibrationCaptionsFlickr "ECE less chance: object words, flickr8k" AtMost(0.06), Some(0.03);
-    Bars CalibrationCaptionsCoco "ECE less chance: object words, coco-mini" AtMost(0.06), Some(0.03);
+    Bars CalibrationCaptionsFlickr "ECE less chance: object words, \
+                                    flickr8k" AtMost(0.06), Some(0.03);
+    Bars CalibrationCaptionsCoco "ECE less chance: object words, \
+                                  coco-mini" AtMost(0.06), Some(0.03);
     Bars CalibrationAnswersFlickr "ECE less chance: answers, flickr8k" AtMost(0.06), Some(0.03);
     Bars CalibrationAnswersCoco "ECE less chance: answers, coco-mini" AtMost(0.06), Some(0.03);
     Bars CalibrationAnswersDaquar "ECE less chance: answers, daquar" AtMost(0.06), Some(0.03);
     Bars FamiliarityCoco "familiarity: flickr8k against coco-mini, AUROC" AtLeast(0.80), None;
     Bars FamiliarityDaquar "familiarity: flickr8k against daquar, AUROC" AtLeast(0.90), None;
     Bars FamiliarityRad "familiarity: flickr8k against vqa-rad, AUROC" AtLeast(0.99), None;
-    Bars FamiliarityMoves "familiarity: moved by re-encoding (JPEG 75 at 224 x 224), coco-mini" AtMost(0.10), None;
-    Bars FamiliarityInvents "familiarity: the caption invents an object, AUROC" AtLeast(0.75), Some(0.85);
+    Bars FamiliarityMoves "familiarity: moved by re-encoding (JPEG 75 at 224 x 224), \
+                           coco-mini" AtMost(0.10), None;
+    Bars FamiliarityInvents "familiarity: the caption invents an object, \
+                             AUROC" AtLeast(0.75), Some(0.85);
 
     Conditions RightFlaggedFlickr "right object words flagged, flickr8k" AtMost(0.15), None;
     Conditions RightFlaggedCoco "right object words flagged, coco-mini" AtMost(0.15), None;
-    Conditions MentionsKeptFlickr "object words a caption in off, ratio to the version compared with, flickr8k" AtLeast(0.95), None;
-    Conditions MentionsKeptCoco "object words a caption in off, ratio to the version compared with, coco-mini" AtLeast(0.95), None;
-    Conditions RightKeptFlickr "right answers neither abstained nor flagged, flickr8k" AtLeast(0.85), None;
-    Conditions RightKeptDaquar "right answers neither abstained nor flagged, daquar" AtLeast(0.60), None;
-    Conditions PixelsCaptionsFlickr "AUROC lost with another photograph's pixels: object words, flickr8k" AtLeast(0.05), None;
-    Conditions PixelsCaptionsCoco "AUROC lost with another photograph's pixels: object words, coco-mini" AtLeast(0.05), None;
-    Conditions PixelsAnswersFlickr "AUROC lost with another photograph's pixels: answers, flickr8k" AtLeast(0.05), None;
-    Conditions PixelsAnswersDaquar "AUROC lost with another photograph's pixels: answers, daquar" AtLeast(0.05), None;
+    Conditions MentionsKeptFlickr "object words a caption in off, ratio to the version compared \
+                                   with, flickr8k" AtLeast(0.95), None;
+    Conditions MentionsKeptCoco "object words a caption in off, ratio to the version compared \
+                                 with, coco-mini" AtLeast(0.95), None;
+    Conditions RightKeptFlickr "right answers neither abstained nor flagged, \
+                                flickr8k" AtLeast(0.85), None;
+    Conditions RightKeptDaquar "right answers neither abstained nor flagged, \
+                                daquar" AtLeast(0.60), None;
+    Conditions PixelsCaptionsFlickr "AUROC lost with another photograph's pixels: object words, \
+                                     flickr8k" AtLeast(0.05), None;
+    Conditions PixelsCaptionsCoco "AUROC lost with another photograph's pixels: object words, \
+                                   coco-mini" AtLeast(0.05), None;
+    Conditions PixelsAnswersFlickr "AUROC lost with another photograph's pixels: answers, \
+                                    flickr8k" AtLeast(0.05), None;
+    Conditions PixelsAnswersDaquar "AUROC lost with another photograph's pixels: answers, \
+                                    daquar" AtLeast(0.05), None;
 
-    Others FamiliarityReencoded "familiarity: flickr8k against re-encoded coco-mini, AUROC" Nothing, None;
+    Others FamiliarityReencoded "familiarity: flickr8k against re-encoded coco-mini, \
+                                 AUROC" Nothing, None;
     Others InventedCoco "photographs without people that get some, coco-mini" Nothing, None;
     Others InventedDaquar "photographs without people that get some, daquar" Nothing, None;
     Others InventedFlickr "photographs without people that get some, flickr8k" Nothing, None;
     Others MentionsFlickr "AUROC of object words, flickr8k" Nothing, None;
-    Others UnflaggedFlickr "wrong object words left unflagged, of all object words, flickr8k" Nothing, None;
+    Others UnflaggedFlickr "wrong object words left unflagged, of all object words, \
+                            flickr8k" Nothing, None;
     Others MentionsCountFlickr "object words a caption in off, flickr8k" Nothing, None;
     Others MentionsCountCoco "object words a caption in off, coco-mini" Nothing, None;
     Others FragmentsOffCoco "off: fragments, coco-mini" Nothing, None;
@@ -143,12 +164,17 @@ bars! {
     Others NegatedOpposite "is there no X: the opposite of is there X" Nothing, None;
     Others NegatedRight "is there no X: answers that are right" Nothing, None;
     Others ParaphrasedSame "the same question in other words: the same answer" Nothing, None;
-    Others PeopleCaptionsFlickr "score: people's captions against another photograph's, AUROC, flickr8k" Nothing, None;
+    Others PeopleCaptionsFlickr "score: people's captions against another photograph's, AUROC, \
+                                 flickr8k" Nothing, None;
     Others PeopleFlaggedFlickr "score: people's captions flagged, flickr8k" Nothing, None;
-    Others OthersFlaggedCoco "score: another photograph's captions flagged, coco-mini" Nothing, None;
-    Others OthersFlaggedFlickr "score: another photograph's captions flagged, flickr8k" Nothing, None;
-    Others WrongSentenceCoco "score: the wrong one of four sentences has the lowest score, coco-mini" Nothing, None;
-    Others WrongSentenceFlickr "score: the wrong one of four sentences has the lowest score, flickr8k" Nothing, None;
+    Others OthersFlaggedCoco "score: another photograph's captions flagged, \
+                              coco-mini" Nothing, None;
+    Others OthersFlaggedFlickr "score: another photograph's captions flagged, \
+                                flickr8k" Nothing, None;
+    Others WrongSentenceCoco "score: the wrong one of four sentences has the lowest score, \
+                              coco-mini" Nothing, None;
+    Others WrongSentenceFlickr "score: the wrong one of four sentences has the lowest score, \
+                                flickr8k" Nothing, None;
 }
 
 /// Result of a measurement.
@@ -177,15 +203,32 @@ pub struct Finding {
 
 impl Finding {
     /// A figure from `photographs` photographs and so many things of a sort on them.
-    pub fn new(measure: Measure, figure: Estimate, photographs: usize, count: usize, things: &str) -> Self {
-        let found =
-            if figure.value.is_finite() { Found::Figure(figure) } else { Found::NotMeasured("there was nothing to measure it on".into()) };
-        Self { measure, found, photographs, counted: format!("{count} {things}") }
+    pub fn new(
+        measure: Measure,
+        figure: Estimate,
+        photographs: usize,
+        count: usize,
+        things: &str,
+    ) -> Self {
+        let found = if figure.value.is_finite() {
+            Found::Figure(figure)
+        } else {
+            Found::NotMeasured("there was nothing to measure it on".into())
+        };
+        Self {
+            measure,
+            found,
+            photographs,
+            counted: format!("{count} {things}"),
+        }
     }
 
-    /// Decides whether the figure is what its bar asks for; `None` where it asks for nothing or nothing is known.
+    /// Decides whether the figure is what its bar asks for; `None` where it asks for nothing or
+    /// nothing is known.
     pub fn is_reached(&self) -> Option<bool> {
-        let Found::Figure(Estimate { value, interval }) = self.found else { return None };
+        let Found::Figure(Estimate { value, interval }) = self.found else {
+            return None;
+        };
         match self.measure.bar().limit {
             AtLeast(limit) => Some(value >= limit),
             AtMost(limit) => Some(value <= limit),
@@ -196,8 +239,14 @@ impl Finding {
 
     fn is_goal_reached(&self) -> bool {
         let bar = self.measure.bar();
-        let (Found::Figure(Estimate { value, .. }), Some(goal)) = (&self.found, bar.goal) else { return false };
-        if matches!(bar.limit, AtMost(_)) { *value <= goal } else { *value >= goal }
+        let (Found::Figure(Estimate { value, .. }), Some(goal)) = (&self.found, bar.goal) else {
+            return false;
+        };
+        if matches!(bar.limit, AtMost(_)) {
+            *value <= goal
+        } else {
+            *value >= goal
+        }
     }
 
     fn verdict(&self) -> &'static str {
@@ -214,7 +263,10 @@ impl Finding {
 
 /// The tables of findings, one for each [`BarTable`]; `before` has an earlier run's figures.
 pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> Vec<Table> {
-    let known: Vec<Option<f64>> = Measure::ALL.iter().map(|&measure| before(measure)).collect();
+    let known: Vec<Option<f64>> = Measure::ALL
+        .iter()
+        .map(|&measure| before(measure))
+        .collect();
     let is_compared = known.iter().any(Option::is_some);
     let number = |name: &str| Column::new(name, Format::Decimal(3));
     let table = |(table, title, note): (BarTable, &str, &str)| {
@@ -222,7 +274,8 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
         let row = |(&measure, known): (&Measure, &Option<f64>)| {
             let bar = measure.bar();
             let finding = findings.iter().find(|finding| finding.measure == measure);
-            let (figure, counted) = match finding.map(|finding| (&finding.found, &finding.counted)) {
+            let (figure, counted) = match finding.map(|finding| (&finding.found, &finding.counted))
+            {
                 Some((Found::Figure(figure), counted)) => (Some(*figure), counted.as_str()),
                 Some((Found::NotShown(_), counted)) => (None, counted.as_str()),
                 Some((Found::NotMeasured(why), _)) => (None, why.as_str()),
@@ -231,32 +284,66 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
             let mut cells = vec![Cell::from(figure)];
             cells.extend(is_compared.then(|| Cell::from(*known)));
             if has_bars {
-                cells.extend([limit(bar.limit), bar.goal.into(), finding.map_or("not measured", Finding::verdict).into()]);
+                cells.extend([
+                    limit(bar.limit),
+                    bar.goal.into(),
+                    finding.map_or("not measured", Finding::verdict).into(),
+                ]);
             }
-            cells.extend([finding.map(|finding| finding.photographs).filter(|&count| count > 0).into(), counted.into()]);
+            cells.extend([
+                finding
+                    .map(|finding| finding.photographs)
+                    .filter(|&count| count > 0)
+                    .into(),
+                counted.into(),
+            ]);
             TableRow::new(bar.name, cells)
         };
         let mut columns = vec![number("figure")];
-        columns.extend(is_compared.then(|| number("before").help("the figure of the run that this one is compared with")));
+        columns.extend(is_compared.then(|| {
+            number("before").help("the figure of the run that this one is compared with")
+        }));
         if has_bars {
-            columns.extend([Column::new("bar", Format::Text), number("goal"), Column::new("verdict", Format::Text)]);
+            columns.extend([
+                Column::new("bar", Format::Text),
+                number("goal"),
+                Column::new("verdict", Format::Text),
+            ]);
         }
-        columns.extend([Column::new("photographs", Format::Count), Column::new("of", Format::Text)]);
+        columns.extend([
+            Column::new("photographs", Format::Count),
+            Column::new("of", Format::Text),
+        ]);
         Table {
             title: title.into(),
             note: note.into(),
             columns,
-            rows: Measure::ALL.iter().zip(&known).filter(|(measure, _)| measure.bar().table == table).map(row).collect(),
+            rows: Measure::ALL
+                .iter()
+                .zip(&known)
+                .filter(|(measure, _)| measure.bar().table == table)
+                .map(row)
+                .collect(),
         }
     };
     [
-        (BarTable::Bars, "Bars", "Shares are shares of 1. A bar counts only together with all conditions of the next table."),
+        (
+            BarTable::Bars,
+            "Bars",
+            "Shares are shares of 1. A bar counts only together with all \
+                                  conditions of the next table.",
+        ),
         (
             BarTable::Conditions,
             "Together with",
-            "What must hold beside every bar: nothing is gained by flagging everything, or by saying nothing.",
+            "What must hold beside every bar: nothing is gained by flagging everything, or by \
+             saying nothing.",
         ),
-        (BarTable::Others, "Beside them", "Figures that nothing is asked of."),
+        (
+            BarTable::Others,
+            "Beside them",
+            "Figures that nothing is asked of.",
+        ),
     ]
     .map(table)
     .into()
@@ -264,7 +351,18 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
 
 /// A limit as tables have it.
 fn limit(limit: Limit) -> Cell {
-    let text = |sign: &str, value: f64| Cell::Text(format!("{sign} {}", stated(&Estimate { value, interval: None }, Format::Decimal(3))));
+    let text = |sign: &str, value: f64| {
+        Cell::Text(format!(
+            "{sign} {}",
+            stated(
+                &Estimate {
+                    value,
+                    interval: None
+                },
+                Format::Decimal(3)
+            )
+        ))
+    };
     match limit {
         AtLeast(value) => text("≥", value),
         AtMost(value) => text("≤", value),
@@ -273,16 +371,35 @@ fn limit(limit: Limit) -> Cell {
     }
 }
 
-/// Returns a sentence for the bars and one for the conditions: how many are reached, missed, and open.
+/// Returns a sentence for the bars and one for the conditions: how many are reached, missed, and
+/// open.
 pub fn summary(findings: &[Finding]) -> Vec<String> {
     let sentence = |table: BarTable, things: &str| {
-        let all: Vec<Measure> = Measure::ALL.iter().copied().filter(|measure| measure.bar().table == table).collect();
-        let of = |measure: &Measure| findings.iter().find(|finding| finding.measure == *measure).and_then(Finding::is_reached);
+        let all: Vec<Measure> = Measure::ALL
+            .iter()
+            .copied()
+            .filter(|measure| measure.bar().table == table)
+            .collect();
+        let of = |measure: &Measure| {
+            findings
+                .iter()
+                .find(|finding| finding.measure == *measure)
+                .and_then(Finding::is_reached)
+        };
         let count = |wanted| all.iter().filter(|measure| of(measure) == wanted).count();
         let [reached, missed, open] = [Some(true), Some(false), None].map(count);
-        format!("{reached} of {} {things} are reached, {missed} are missed, {open} could not be shown.", all.len())
+        format!(
+            "{reached} of {} {things} are reached, {missed} are missed, {open} could not be shown.",
+            all.len()
+        )
     };
-    vec![sentence(BarTable::Bars, "bars"), sentence(BarTable::Conditions, "conditions that bars hold together with")]
+    vec![
+        sentence(BarTable::Bars, "bars"),
+        sentence(
+            BarTable::Conditions,
+            "conditions that bars hold together with",
+        ),
+    ]
 }
 
 #[cfg(test)]
@@ -298,7 +415,10 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_goals_lie_beyond_bars() {
-        let names: BTreeSet<&str> = Measure::ALL.iter().map(|measure| measure.bar().name).collect();
+        let names: BTreeSet<&str> = Measure::ALL
+            .iter()
+            .map(|measure| measure.bar().name)
+            .collect();
         assert_eq!(names.len(), Measure::ALL.len());
         for bar in Measure::ALL.iter().map(|measure| measure.bar()) {
             match (bar.limit, bar.goal) {
@@ -306,13 +426,20 @@ mod tests {
                 (AtMost(limit), Some(goal)) => assert!(goal < limit, "{}", bar.name),
                 (_, goal) => assert_eq!(goal, None, "{}", bar.name),
             }
-            assert_eq!(bar.table == BarTable::Others, bar.limit == Nothing, "{}", bar.name);
+            assert_eq!(
+                bar.table == BarTable::Others,
+                bar.limit == Nothing,
+                "{}",
+                bar.name
+            );
         }
     }
 
     #[test]
     fn a_figure_is_held_against_its_bar_and_goal() {
-        use Measure::{InventedPeopleCoco, MentionsCoco, RepairChairCoco, RepairCiderCoco, UnflaggedCoco};
+        use Measure::{
+            InventedPeopleCoco, MentionsCoco, RepairChairCoco, RepairCiderCoco, UnflaggedCoco,
+        };
         for (measure, value, interval, verdict) in [
             (InventedPeopleCoco, 0.0952, Some((0.03, 0.18)), "missed"),
             (InventedPeopleCoco, 0.80, None, "reached"),
@@ -327,37 +454,83 @@ mod tests {
             (RepairCiderCoco, -0.05, Some((-0.08, -0.02)), "missed"),
             (MentionsCoco, f64::NAN, None, "not measured"),
         ] {
-            assert_eq!(finding(measure, value, interval).verdict(), verdict, "{measure:?} {value}");
+            assert_eq!(
+                finding(measure, value, interval).verdict(),
+                verdict,
+                "{measure:?} {value}"
+            );
         }
-        let few = Finding { found: Found::NotShown(14), ..finding(Measure::CleanRiskDaquar, 0.0, None) };
-        assert_eq!((few.verdict(), few.is_reached()), ("not shown", None), "never a pass");
+        let few = Finding {
+            found: Found::NotShown(14),
+            ..finding(Measure::CleanRiskDaquar, 0.0, None)
+        };
+        assert_eq!(
+            (few.verdict(), few.is_reached()),
+            ("not shown", None),
+            "never a pass"
+        );
     }
 
     #[test]
     fn tables_have_every_figure_and_what_was_before() {
         let findings = [
             finding(Measure::InventedPeopleCoco, 0.0952, Some((0.03, 0.18))),
-            Finding { found: Found::NotShown(3), ..finding(Measure::CleanRiskDaquar, 0.0, None) },
+            Finding {
+                found: Found::NotShown(3),
+                ..finding(Measure::CleanRiskDaquar, 0.0, None)
+            },
             finding(Measure::RightFlaggedCoco, 0.119, None),
         ];
         let before = |measure| (measure == Measure::InventedPeopleCoco).then_some(0.5);
         let json = Report {
-            sections: vec![Section { title: "Bars".into(), tables: tables(&findings, before), ..Section::default() }],
+            sections: vec![Section {
+                title: "Bars".into(),
+                tables: tables(&findings, before),
+                ..Section::default()
+            }],
             ..Report::default()
         }
         .to_json();
         let tables = &json["sections"]["Bars"]["tables"];
-        let rows: usize = ["Bars", "Together with", "Beside them"].map(|name| tables[name]["rows"].as_object().unwrap().len()).iter().sum();
+        let rows: usize = ["Bars", "Together with", "Beside them"]
+            .map(|name| tables[name]["rows"].as_object().unwrap().len())
+            .iter()
+            .sum();
         assert_eq!(rows, Measure::ALL.len());
         let row = &tables["Bars"]["rows"]["invented people flagged, coco-mini"];
-        assert_eq!((row["figure"]["value"].as_f64(), row["before"]["value"].as_f64()), (Some(0.0952), Some(0.5)), "{row}");
-        assert_eq!((&row["bar"], &row["verdict"], &row["of"]), (&"≥ 0.800".into(), &"missed".into(), &"63 mentions".into()), "{row}");
+        assert_eq!(
+            (
+                row["figure"]["value"].as_f64(),
+                row["before"]["value"].as_f64()
+            ),
+            (Some(0.0952), Some(0.5)),
+            "{row}"
+        );
+        assert_eq!(
+            (&row["bar"], &row["verdict"], &row["of"]),
+            (&"≥ 0.800".into(), &"missed".into(), &"63 mentions".into()),
+            "{row}"
+        );
         let few = &tables["Bars"]["rows"]["wrong among clean answers, daquar"];
-        assert!(few["figure"].is_null() && few["verdict"] == "not shown" && few["of"] == "63 mentions", "{few}");
-        assert_eq!(tables["Bars"]["rows"]["AUROC of object words, coco-mini"]["verdict"], "not measured");
-        assert_eq!(tables["Together with"]["rows"]["right object words flagged, coco-mini"]["verdict"], "reached");
-        let [bars, conditions] = &summary(&findings)[..] else { panic!() };
-        assert!(bars.starts_with("0 of ") && bars.contains("1 are missed"), "{bars}");
+        assert!(
+            few["figure"].is_null() && few["verdict"] == "not shown" && few["of"] == "63 mentions",
+            "{few}"
+        );
+        assert_eq!(
+            tables["Bars"]["rows"]["AUROC of object words, coco-mini"]["verdict"],
+            "not measured"
+        );
+        assert_eq!(
+            tables["Together with"]["rows"]["right object words flagged, coco-mini"]["verdict"],
+            "reached"
+        );
+        let [bars, conditions] = &summary(&findings)[..] else {
+            panic!()
+        };
+        assert!(
+            bars.starts_with("0 of ") && bars.contains("1 are missed"),
+            "{bars}"
+        );
         assert!(conditions.starts_with("1 of 10 "), "{conditions}");
     }
 }

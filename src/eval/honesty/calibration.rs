@@ -1,4 +1,5 @@
-//! Calibration of scores as probabilities, measured so that few things do not look like bad calibration.
+//! Calibration of scores as probabilities, measured so that few things do not look like bad
+//! calibration.
 
 use std::f64::consts::FRAC_2_PI;
 
@@ -19,10 +20,12 @@ struct Tie {
     variance: f64,
 }
 
-/// The expected calibration error over [`BINS`] bins of equal mass, and what it would be on average if every score were the probability of being right.
+/// The expected calibration error over [`BINS`] bins of equal mass, and what it would be on average
+/// if every score were the probability of being right.
 ///
-/// Outcomes with the same score share a bin: the one in which the middle of their mass lies. The second figure takes the sum of a bin to be normal, whose mean
-/// absolute deviation is √(2/π) standard deviations. An outcome that counts `w` times is one outcome, not `w`.
+/// Outcomes with the same score share a bin: the one in which the middle of their mass lies. The
+/// second figure takes the sum of a bin to be normal, whose mean absolute deviation is √(2/π)
+/// standard deviations. An outcome that counts `w` times is one outcome, not `w`.
 fn errors(ties: &[Tie]) -> (f64, f64) {
     let total: f64 = ties.iter().map(|tie| tie.mass).sum();
     let mut bins = [Tie::default(); BINS];
@@ -36,8 +39,14 @@ fn errors(ties: &[Tie]) -> (f64, f64) {
         bin.right += tie.right;
         bin.variance += tie.variance;
     }
-    let error: f64 = bins.iter().map(|bin| (bin.right - bin.expected).abs()).sum();
-    let by_chance: f64 = bins.iter().map(|bin| (FRAC_2_PI * bin.variance).sqrt()).sum();
+    let error: f64 = bins
+        .iter()
+        .map(|bin| (bin.right - bin.expected).abs())
+        .sum();
+    let by_chance: f64 = bins
+        .iter()
+        .map(|bin| (FRAC_2_PI * bin.variance).sqrt())
+        .sum();
     (error / total, by_chance / total)
 }
 
@@ -46,8 +55,14 @@ struct Sorted(Vec<Outcome>);
 
 impl Sorted {
     fn new(rows: &[Outcome], numbers: &Numbers) -> Self {
-        let mut rows: Vec<Outcome> =
-            rows.iter().map(|row| Outcome { photograph: numbers.get(row.photograph), score: row.score.clamp(0.0, 1.0), ..*row }).collect();
+        let mut rows: Vec<Outcome> = rows
+            .iter()
+            .map(|row| Outcome {
+                photograph: numbers.get(row.photograph),
+                score: row.score.clamp(0.0, 1.0),
+                ..*row
+            })
+            .collect();
         rows.sort_by(|a, b| a.score.total_cmp(&b.score));
         Self(rows)
     }
@@ -96,7 +111,11 @@ pub fn calibration_error(rows: &[Outcome], resampling: Resampling) -> Calibratio
         let (error, by_chance) = sorted.errors(|photograph| f64::from(weights[photograph]));
         error - by_chance
     });
-    CalibrationError { error, by_chance, excess }
+    CalibrationError {
+        error,
+        by_chance,
+        excess,
+    }
 }
 
 #[cfg(test)]
@@ -105,16 +124,29 @@ mod tests {
 
     use super::*;
 
-    const RESAMPLING: Resampling = Resampling { repeats: 100, seed: 1 };
+    const RESAMPLING: Resampling = Resampling {
+        repeats: 100,
+        seed: 1,
+    };
 
     fn outcomes(rows: &[(f64, bool)]) -> Vec<Outcome> {
-        rows.iter().enumerate().map(|(photograph, &(score, is_right))| Outcome { photograph, score, is_right }).collect()
+        rows.iter()
+            .enumerate()
+            .map(|(photograph, &(score, is_right))| Outcome {
+                photograph,
+                score,
+                is_right,
+            })
+            .collect()
     }
 
     #[test]
     fn the_error_is_that_of_bins_of_equal_mass() {
         // Two tied groups of ten: middles of mass at 1/4 and 3/4. Errors |8 - 5| and |9 - 9| of 20.
-        let rows: Vec<(f64, bool)> = (0..10).map(|i| (0.5, i < 8)).chain((0..10).map(|i| (0.9, i < 9))).collect();
+        let rows: Vec<(f64, bool)> = (0..10)
+            .map(|i| (0.5, i < 8))
+            .chain((0..10).map(|i| (0.9, i < 9)))
+            .collect();
         let found = calibration_error(&outcomes(&rows), RESAMPLING);
         assert!((found.error - 0.15).abs() < 1e-9, "{found:?}");
         // √(2/π) (√(10 × .25) + √(10 × .09)) / 20 = .797885 (1.581139 + .948683) / 20
@@ -122,8 +154,12 @@ mod tests {
         assert!((found.excess.value - (found.error - found.by_chance)).abs() < 1e-12);
         // Twenty scores apart: two a bin. Right are those of odd number.
         let rows: Vec<(f64, bool)> = (0..20).map(|i| (f64::from(i) / 20.0, i % 2 == 1)).collect();
-        // Bin b holds 2b/20 and (2b+1)/20, one of them right: |1 - (4b + 1)/20|, and 1 - (4b + 1)/20 changes its sign between b = 4 and 5.
-        let wanted: f64 = (0..10).map(|b| (1.0 - (4.0 * f64::from(b) + 1.0) / 20.0).abs()).sum::<f64>() / 20.0;
+        // Bin b holds 2b/20 and (2b+1)/20, one of them right: |1 - (4b + 1)/20|, and 1 - (4b +
+        // 1)/20 changes its sign between b = 4 and 5.
+        let wanted: f64 = (0..10)
+            .map(|b| (1.0 - (4.0 * f64::from(b) + 1.0) / 20.0).abs())
+            .sum::<f64>()
+            / 20.0;
         assert!((calibration_error(&outcomes(&rows), RESAMPLING).error - wanted).abs() < 1e-9);
     }
 
@@ -138,14 +174,26 @@ mod tests {
                     (score, rng.random::<f64>() < score)
                 })
                 .collect();
-            let found = calibration_error(&outcomes(&rows), Resampling { repeats: 1, seed: 1 });
-            assert!(found.error > 0.02, "few things never look calibrated: {found:?}");
+            let found = calibration_error(
+                &outcomes(&rows),
+                Resampling {
+                    repeats: 1,
+                    seed: 1,
+                },
+            );
+            assert!(
+                found.error > 0.02,
+                "few things never look calibrated: {found:?}"
+            );
             mean += found.excess.value / 200.0;
         }
         assert!(mean.abs() < 0.01, "{mean}");
         let wrong: Vec<(f64, bool)> = (0..400).map(|i| (0.9, i % 2 == 0)).collect();
         let found = calibration_error(&outcomes(&wrong), RESAMPLING);
         let (low, high) = found.excess.interval.unwrap();
-        assert!(low > 0.3 && high < 0.45 && (found.error - 0.4).abs() < 1e-9, "{found:?}");
+        assert!(
+            low > 0.3 && high < 0.45 && (found.error - 0.4).abs() < 1e-9,
+            "{found:?}"
+        );
     }
 }

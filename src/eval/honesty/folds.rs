@@ -1,15 +1,20 @@
 //! Which networks have not seen a photograph: five parts by the photographs' content.
 //!
-//! A photograph's part depends on its file alone, so that training and evaluation agree without a list, and a copy under another name stays in its part.
+//! A photograph's part depends on its file alone, so that training and evaluation agree without a
+//! list, and a copy under another name stays in its part.
 
 use sha2::{Digest, Sha256};
 
 /// Number of parts.
 pub const FOLDS: usize = 5;
 
-/// Returns what a photograph is known by: the first eight bytes of its file's SHA-256, as a big-endian number.
+/// Returns what a photograph is known by: the first eight bytes of its file's SHA-256, as a
+/// big-endian number.
 pub fn digest_of(file: &[u8]) -> u64 {
-    Sha256::digest(file).iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+    Sha256::digest(file)
+        .iter()
+        .take(8)
+        .fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 /// Returns the part of a photograph, from 0, by its [digest](digest_of).
@@ -29,6 +34,9 @@ mod tests {
         }
         let mut counts = [0; FOLDS];
         (0..5000u32).for_each(|i| counts[fold_of(digest_of(&i.to_le_bytes()))] += 1);
-        assert!(counts.iter().all(|count| (880..1120).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (880..1120).contains(count)),
+            "{counts:?}"
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Honesty: whether what a model says, and what its guard says of it, can be trusted on photographs of any kind.
+//! Honesty: whether what a model says, and what its guard says of it, can be trusted on photographs
+//! of any kind.
 //!
-//! Every figure is a function of replies and annotations; nothing here runs a model. [`bars`] lists what is measured with what is asked of it, [`folds`] says
-//! which network may be asked about which photograph, and the other modules are the measures.
+//! Every figure is a function of replies and annotations; nothing here runs a model. [`bars`] lists
+//! what is measured with what is asked of it, [`folds`] says which network may be asked about which
+//! photograph, and the other modules are the measures.
 
 pub mod bars;
 pub mod calibration;
@@ -40,8 +42,15 @@ pub enum Origin {
 
 impl Origin {
     /// All, in the order of reports.
-    pub const ALL: [Self; 7] =
-        [Self::Flickr8k, Self::CocoMini, Self::Daquar, Self::VqaRad, Self::Documents, Self::Drawings, Self::Reencoded];
+    pub const ALL: [Self; 7] = [
+        Self::Flickr8k,
+        Self::CocoMini,
+        Self::Daquar,
+        Self::VqaRad,
+        Self::Documents,
+        Self::Drawings,
+        Self::Reencoded,
+    ];
 
     /// The name in reports; of photographs that are read, also of their folder.
     pub fn name(self) -> &'static str {
@@ -71,7 +80,8 @@ pub struct Resampling {
     pub seed: u64,
 }
 
-/// Photographs numbered from 0 in the order of their keys, so that only those that a figure is about are resampled.
+/// Photographs numbered from 0 in the order of their keys, so that only those that a figure is
+/// about are resampled.
 #[derive(Debug, Clone, Default)]
 pub struct Numbers(BTreeMap<usize, usize>);
 
@@ -79,7 +89,10 @@ impl Numbers {
     /// Numbers the keys, each once.
     pub fn of(keys: impl IntoIterator<Item = usize>) -> Self {
         let mut numbers: BTreeMap<usize, usize> = keys.into_iter().map(|key| (key, 0)).collect();
-        numbers.values_mut().enumerate().for_each(|(number, place)| *place = number);
+        numbers
+            .values_mut()
+            .enumerate()
+            .for_each(|(number, place)| *place = number);
         Self(numbers)
     }
 
@@ -99,18 +112,33 @@ impl Numbers {
     }
 }
 
-const NOTHING: Estimate = Estimate { value: f64::NAN, interval: None };
+const NOTHING: Estimate = Estimate {
+    value: f64::NAN,
+    interval: None,
+};
 
 /// The first figure of `statistic`, which is given how often each photograph counts.
-pub fn estimate(photographs: usize, resampling: Resampling, statistic: impl Fn(&[u32]) -> f64 + Sync) -> Estimate {
-    let found = estimates(photographs, resampling.repeats, resampling.seed, |weights| vec![statistic(weights)]);
+pub fn estimate(
+    photographs: usize,
+    resampling: Resampling,
+    statistic: impl Fn(&[u32]) -> f64 + Sync,
+) -> Estimate {
+    let found = estimates(
+        photographs,
+        resampling.repeats,
+        resampling.seed,
+        |weights| vec![statistic(weights)],
+    );
     found.first().copied().unwrap_or(NOTHING)
 }
 
 /// The mean of values, each of a photograph, with its interval over photographs; NaN without any.
 pub fn mean(rows: &[(usize, f64)], resampling: Resampling) -> Estimate {
     let numbers = Numbers::of(rows.iter().map(|row| row.0));
-    let numbered: Vec<(usize, f64)> = rows.iter().map(|&(key, value)| (numbers.get(key), value)).collect();
+    let numbered: Vec<(usize, f64)> = rows
+        .iter()
+        .map(|&(key, value)| (numbers.get(key), value))
+        .collect();
     estimate(numbers.len(), resampling, |weights| {
         let (mut sum, mut all) = (0.0, 0.0);
         for &(photograph, value) in &numbered {
@@ -124,7 +152,10 @@ pub fn mean(rows: &[(usize, f64)], resampling: Resampling) -> Estimate {
 
 /// The share of rows that hold, each of a photograph, with its interval over photographs.
 pub fn share(rows: &[(usize, bool)], resampling: Resampling) -> Estimate {
-    let rows: Vec<(usize, f64)> = rows.iter().map(|&(key, holds)| (key, f64::from(u8::from(holds)))).collect();
+    let rows: Vec<(usize, f64)> = rows
+        .iter()
+        .map(|&(key, holds)| (key, f64::from(u8::from(holds))))
+        .collect();
     mean(&rows, resampling)
 }
 
@@ -143,18 +174,27 @@ pub struct Outcome {
 pub fn auroc(rows: &[Outcome], resampling: Resampling) -> Estimate {
     let numbers = Numbers::of(rows.iter().map(|row| row.photograph));
     let ranking = ranking(rows, &numbers);
-    estimate(numbers.len(), resampling, |weights| ranking.weighted(0.0, weights).auroc)
+    estimate(numbers.len(), resampling, |weights| {
+        ranking.weighted(0.0, weights).auroc
+    })
 }
 
-/// Returns how much higher the area under the ROC curve is with the first scores than with the second: rows of the same things in the same order.
+/// Returns how much higher the area under the ROC curve is with the first scores than with the
+/// second: rows of the same things in the same order.
 pub fn auroc_lost(own: &[Outcome], other: &[Outcome], resampling: Resampling) -> Estimate {
     let numbers = Numbers::of(own.iter().map(|row| row.photograph));
     let (own, other) = (ranking(own, &numbers), ranking(other, &numbers));
-    estimate(numbers.len(), resampling, |weights| own.weighted(0.0, weights).auroc - other.weighted(0.0, weights).auroc)
+    estimate(numbers.len(), resampling, |weights| {
+        own.weighted(0.0, weights).auroc - other.weighted(0.0, weights).auroc
+    })
 }
 
 fn ranking(rows: &[Outcome], numbers: &Numbers) -> Ranking {
-    let scored = |row: &Outcome| Scored { reward: row.score as f32, good: row.is_right, image: numbers.get(row.photograph) as u32 };
+    let scored = |row: &Outcome| Scored {
+        reward: row.score as f32,
+        good: row.is_right,
+        image: numbers.get(row.photograph) as u32,
+    };
     Ranking::new(rows.iter().map(scored).collect())
 }
 
@@ -162,10 +202,19 @@ fn ranking(rows: &[Outcome], numbers: &Numbers) -> Ranking {
 mod tests {
     use super::*;
 
-    const RESAMPLING: Resampling = Resampling { repeats: 200, seed: 1 };
+    const RESAMPLING: Resampling = Resampling {
+        repeats: 200,
+        seed: 1,
+    };
 
     fn outcomes(rows: &[(usize, f64, bool)]) -> Vec<Outcome> {
-        rows.iter().map(|&(photograph, score, is_right)| Outcome { photograph, score, is_right }).collect()
+        rows.iter()
+            .map(|&(photograph, score, is_right)| Outcome {
+                photograph,
+                score,
+                is_right,
+            })
+            .collect()
     }
 
     #[test]
@@ -185,9 +234,21 @@ mod tests {
     #[test]
     fn auroc_is_the_share_of_pairs_in_the_right_order() {
         // Wrong .2 and .6 against right .5, .6 and .9: 3 of 3 and 1.5 of 3 pairs.
-        let rows = outcomes(&[(1, 0.2, false), (2, 0.6, false), (3, 0.5, true), (4, 0.6, true), (5, 0.9, true)]);
+        let rows = outcomes(&[
+            (1, 0.2, false),
+            (2, 0.6, false),
+            (3, 0.5, true),
+            (4, 0.6, true),
+            (5, 0.9, true),
+        ]);
         assert!((auroc(&rows, RESAMPLING).value - 0.75).abs() < 1e-9);
-        let others = outcomes(&[(1, 0.9, false), (2, 0.6, false), (3, 0.5, true), (4, 0.6, true), (5, 0.2, true)]);
+        let others = outcomes(&[
+            (1, 0.9, false),
+            (2, 0.6, false),
+            (3, 0.5, true),
+            (4, 0.6, true),
+            (5, 0.2, true),
+        ]);
         // .9 is above all three, .6 above two but for a tie: half a pair of six.
         assert!((auroc_lost(&rows, &others, RESAMPLING).value - (0.75 - 0.5 / 6.0)).abs() < 1e-9);
         assert!(auroc(&rows[..2], RESAMPLING).value.is_nan());

@@ -11,23 +11,36 @@ use crate::{
 /// The object of COCO's that people are.
 const PERSON: &str = "person";
 
-/// Decides whether a photograph shows people, by annotated objects and by what its captions name; `None` where nobody looked or spoke.
+/// Decides whether a photograph shows people, by annotated objects and by what its captions name;
+/// `None` where nobody looked or spoke.
 pub fn shows_people(image: &Annotated) -> Option<bool> {
     if image.objects.is_none() && image.captions.is_empty() {
         return None;
     }
     let (vocabulary, lexicon) = (Vocabulary::coco80(), Lexicon::shared());
-    let annotated = image.objects.iter().flatten().any(|object| vocabulary.object(object) == Some(PERSON));
+    let annotated = image
+        .objects
+        .iter()
+        .flatten()
+        .any(|object| vocabulary.object(object) == Some(PERSON));
     let named = |caption: &String| {
         !person_mentions(caption).is_empty()
-            || lexicon.mentions(caption).iter().any(|mention| lexicon.kind(mention.concept) == Kind::Person)
+            || lexicon
+                .mentions(caption)
+                .iter()
+                .any(|mention| lexicon.kind(mention.concept) == Kind::Person)
     };
     Some(annotated || image.captions.iter().any(named))
 }
 
 /// Returns the places where a caption names people, in bytes.
 pub fn person_mentions(caption: &str) -> Vec<Range<usize>> {
-    Vocabulary::coco80().mentions(caption).into_iter().filter(|mention| mention.object == PERSON).map(|mention| mention.range).collect()
+    Vocabulary::coco80()
+        .mentions(caption)
+        .into_iter()
+        .filter(|mention| mention.object == PERSON)
+        .map(|mention| mention.range)
+        .collect()
 }
 
 /// A mention of people, or of a person.
@@ -50,16 +63,30 @@ pub struct PersonMentions {
 
 impl PersonMentions {
     /// Adds the caption of photograph number `photograph`, which shows people or not.
-    pub fn add(&mut self, photograph: usize, shows_people: bool, caption: &str, marks: &GuardMarks) {
+    pub fn add(
+        &mut self,
+        photograph: usize,
+        shows_people: bool,
+        caption: &str,
+        marks: &GuardMarks,
+    ) {
         let mentions = person_mentions(caption);
         if !shows_people {
             self.without_people.push((photograph, !mentions.is_empty()));
         }
-        let list = if shows_people { &mut self.right } else { &mut self.invented };
-        list.extend(mentions.iter().map(|range| PersonMention { photograph, is_flagged: marks.flags(range) }));
+        let list = if shows_people {
+            &mut self.right
+        } else {
+            &mut self.invented
+        };
+        list.extend(mentions.iter().map(|range| PersonMention {
+            photograph,
+            is_flagged: marks.flags(range),
+        }));
     }
 
-    /// The share of the invented mentions that are flagged, on how many photographs, and how many mentions there are.
+    /// The share of the invented mentions that are flagged, on how many photographs, and how many
+    /// mentions there are.
     pub fn invented_flagged(&self, resampling: Resampling) -> (Estimate, usize, usize) {
         flagged(&self.invented, resampling)
     }
@@ -69,14 +96,21 @@ impl PersonMentions {
         flagged(&self.right, resampling)
     }
 
-    /// The share of the photographs without people whose caption names some, and how many photographs there are.
+    /// The share of the photographs without people whose caption names some, and how many
+    /// photographs there are.
     pub fn inventing(&self, resampling: Resampling) -> (Estimate, usize) {
-        (share(&self.without_people, resampling), self.without_people.len())
+        (
+            share(&self.without_people, resampling),
+            self.without_people.len(),
+        )
     }
 }
 
 fn flagged(mentions: &[PersonMention], resampling: Resampling) -> (Estimate, usize, usize) {
-    let rows: Vec<(usize, bool)> = mentions.iter().map(|mention| (mention.photograph, mention.is_flagged)).collect();
+    let rows: Vec<(usize, bool)> = mentions
+        .iter()
+        .map(|mention| (mention.photograph, mention.is_flagged))
+        .collect();
     let photographs = super::Numbers::of(rows.iter().map(|row| row.0)).len();
     (share(&rows, resampling), photographs, rows.len())
 }
@@ -85,12 +119,16 @@ fn flagged(mentions: &[PersonMention], resampling: Resampling) -> (Estimate, usi
 mod tests {
     use super::*;
 
-    const RESAMPLING: Resampling = Resampling { repeats: 50, seed: 1 };
+    const RESAMPLING: Resampling = Resampling {
+        repeats: 50,
+        seed: 1,
+    };
 
     fn image(captions: &[&str], objects: Option<&[&str]>) -> Annotated {
         Annotated {
             captions: captions.iter().map(|&caption| caption.to_owned()).collect(),
-            objects: objects.map(|objects| objects.iter().map(|&object| object.to_owned()).collect()),
+            objects: objects
+                .map(|objects| objects.iter().map(|&object| object.to_owned()).collect()),
             ..Annotated::default()
         }
     }
@@ -108,19 +146,31 @@ mod tests {
             (&["Broccoli on a plate."], Some(&["broccoli"]), Some(false)),
             (&["A chef cuts broccoli."], Some(&["broccoli"]), Some(true)),
         ] {
-            assert_eq!(shows_people(&image(captions, objects)), shown, "{captions:?} {objects:?}");
+            assert_eq!(
+                shows_people(&image(captions, objects)),
+                shown,
+                "{captions:?} {objects:?}"
+            );
         }
     }
 
     #[test]
     fn invented_and_true_people_are_counted_apart() {
         let marks = |caption: &str, flagged: &[&str]| GuardMarks {
-            flagged: flagged.iter().map(|word| caption.find(word).map(|at| at..at + word.len()).unwrap()).collect(),
+            flagged: flagged
+                .iter()
+                .map(|word| caption.find(word).map(|at| at..at + word.len()).unwrap())
+                .collect(),
             ..GuardMarks::default()
         };
         let mut found = PersonMentions::default();
         for (photograph, shown, caption, flagged) in [
-            (0, false, "A man and a woman sit on a bench.", &["woman"][..]),
+            (
+                0,
+                false,
+                "A man and a woman sit on a bench.",
+                &["woman"][..],
+            ),
             (1, false, "A pizza on a table.", &["pizza"]),
             (2, false, "A person.", &["A person"]),
             (3, true, "Two boys play.", &[]),

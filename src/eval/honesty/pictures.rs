@@ -1,4 +1,5 @@
-//! Pictures that are made for the measurement: pages of text and line drawings from a seed, and photographs in fewer bytes.
+//! Pictures that are made for the measurement: pages of text and line drawings from a seed, and
+//! photographs in fewer bytes.
 
 use image::{
     ColorType, ImageResult, Rgb, RgbImage,
@@ -10,7 +11,8 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 /// Width and height.
 const SIZE: (u32, u32) = (480, 640);
 
-/// Columns of a letter, each its seven dots from the top in the low bits: capitals, digits and a few signs.
+/// Columns of a letter, each its seven dots from the top in the low bits: capitals, digits and a
+/// few signs.
 const FONT: [(char, [u8; 5]); 40] = [
     ('A', [0x7E, 0x09, 0x09, 0x09, 0x7E]),
     ('B', [0x7F, 0x49, 0x49, 0x49, 0x36]),
@@ -102,7 +104,10 @@ struct Canvas {
 
 impl Canvas {
     fn new(paper: [u8; 3], ink: [u8; 3]) -> Self {
-        Self { image: RgbImage::from_pixel(SIZE.0, SIZE.1, Rgb(paper)), ink: Rgb(ink) }
+        Self {
+            image: RgbImage::from_pixel(SIZE.0, SIZE.1, Rgb(paper)),
+            ink: Rgb(ink),
+        }
     }
 
     fn dot(&mut self, x: i32, y: i32) {
@@ -120,7 +125,11 @@ impl Canvas {
 
     /// A line of `thick` dots.
     fn line(&mut self, from: (f32, f32), to: (f32, f32), thick: i32) {
-        let steps = (to.0 - from.0).abs().max((to.1 - from.1).abs()).ceil().max(1.0);
+        let steps = (to.0 - from.0)
+            .abs()
+            .max((to.1 - from.1).abs())
+            .ceil()
+            .max(1.0);
         for i in 0..=steps as i32 {
             let part = i as f32 / steps;
             let at = |from: f32, to: f32| (from + (to - from) * part) as i32 - thick / 2;
@@ -130,24 +139,37 @@ impl Canvas {
 
     /// A closed outline through points.
     fn outline(&mut self, points: &[(f32, f32)], thick: i32) {
-        points.iter().zip(points.iter().cycle().skip(1)).for_each(|(from, to)| self.line(*from, *to, thick));
+        points
+            .iter()
+            .zip(points.iter().cycle().skip(1))
+            .for_each(|(from, to)| self.line(*from, *to, thick));
     }
 
     fn circle(&mut self, center: (f32, f32), radius: f32, thick: i32) {
         let at = |i: u8| {
             let angle = f32::from(i) * std::f32::consts::TAU / 48.0;
-            (center.0 + radius * angle.cos(), center.1 + radius * angle.sin())
+            (
+                center.0 + radius * angle.cos(),
+                center.1 + radius * angle.sin(),
+            )
         };
         self.outline(&(0..48).map(at).collect::<Vec<_>>(), thick);
     }
 
-    /// A line of text from its upper left corner, each dot of its letters a block of `scale`. Returns how wide it is.
+    /// A line of text from its upper left corner, each dot of its letters a block of `scale`.
+    /// Returns how wide it is.
     fn text(&mut self, (x, y): (i32, i32), text: &str, scale: i32) -> i32 {
         for (number, letter) in (0..).zip(text.chars()) {
-            let Some((_, columns)) = FONT.iter().find(|(known, _)| *known == letter) else { continue };
+            let Some((_, columns)) = FONT.iter().find(|(known, _)| *known == letter) else {
+                continue;
+            };
             for (column, dots) in (0..).zip(columns) {
                 for row in (0..7).filter(|row| dots >> row & 1 == 1) {
-                    self.block((x + (6 * number + column) * scale, y + row * scale), scale, scale);
+                    self.block(
+                        (x + (6 * number + column) * scale, y + row * scale),
+                        scale,
+                        scale,
+                    );
                 }
             }
         }
@@ -159,10 +181,17 @@ impl Canvas {
 pub fn document(seed: u64) -> RgbImage {
     let mut rng = SmallRng::seed_from_u64(seed);
     let shade = rng.random_range(225..=255);
-    let mut page = Canvas::new([shade, shade, shade - rng.random_range(0..20)], [rng.random_range(0..60); 3]);
+    let mut page = Canvas::new(
+        [shade, shade, shade - rng.random_range(0..20)],
+        [rng.random_range(0..60); 3],
+    );
     let (left, right) = (30, SIZE.0 as i32 - 30);
     let word = |rng: &mut SmallRng| {
-        if rng.random_bool(0.15) { rng.random_range(1..2000).to_string() } else { (*WORDS.choose(rng).unwrap_or(&"")).to_owned() }
+        if rng.random_bool(0.15) {
+            rng.random_range(1..2000).to_string()
+        } else {
+            (*WORDS.choose(rng).unwrap_or(&"")).to_owned()
+        }
     };
     let title = format!("{} {}", word(&mut rng), word(&mut rng));
     page.text((left, 30), &title, 3);
@@ -174,7 +203,11 @@ pub fn document(seed: u64) -> RgbImage {
             continue;
         }
         let mut x = left + if rng.random_bool(0.2) { 24 } else { 0 };
-        let end = if rng.random_bool(0.15) { right - rng.random_range(100..300) } else { right };
+        let end = if rng.random_bool(0.15) {
+            right - rng.random_range(100..300)
+        } else {
+            right
+        };
         loop {
             let next = word(&mut rng);
             if x + 6 * next.len() as i32 > end {
@@ -207,7 +240,9 @@ pub fn drawing(seed: u64) -> RgbImage {
     let thick = rng.random_range(2..5);
     let shapes: [Shape; 6] = [house, tree, sun, cube, chart, star];
     for _ in 0..rng.random_range(2..6) {
-        sheet.ink = Rgb(*[[0, 0, 0], [20, 20, 120], [140, 20, 20], [20, 100, 40]].choose(&mut rng).unwrap_or(&[0; 3]));
+        sheet.ink = Rgb(*[[0, 0, 0], [20, 20, 120], [140, 20, 20], [20, 100, 40]]
+            .choose(&mut rng)
+            .unwrap_or(&[0; 3]));
         let size: f32 = rng.random_range(50.0..130.0);
         let place = |length: u32, rng: &mut SmallRng| rng.random_range(size..length as f32 - size);
         let center = (place(SIZE.0, &mut rng), place(SIZE.1, &mut rng));
@@ -221,7 +256,8 @@ pub fn drawing(seed: u64) -> RgbImage {
 /// Side of a re-encoded photograph, and the quality of its JPEG, of 100.
 const REENCODED: (u32, u8) = (224, 75);
 
-/// Returns a photograph as a small square JPEG, its sides not kept in proportion: what is in it stays, how it was stored does not.
+/// Returns a photograph as a small square JPEG, its sides not kept in proportion: what is in it
+/// stays, how it was stored does not.
 ///
 /// # Errors
 /// When it cannot be encoded.
@@ -229,7 +265,12 @@ pub fn reencoded(photograph: &RgbImage) -> ImageResult<Vec<u8>> {
     let (side, quality) = REENCODED;
     let small = resize(photograph, side, side, FilterType::CatmullRom);
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality).encode(&small, side, side, ColorType::Rgb8.into())?;
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode(
+        &small,
+        side,
+        side,
+        ColorType::Rgb8.into(),
+    )?;
     Ok(bytes)
 }
 
@@ -237,10 +278,23 @@ pub fn reencoded(photograph: &RgbImage) -> ImageResult<Vec<u8>> {
 type Shape = fn(&mut Canvas, (f32, f32), f32, i32);
 
 fn house(sheet: &mut Canvas, (x, y): (f32, f32), size: f32, thick: i32) {
-    sheet.outline(&[(x - size, y), (x + size, y), (x + size, y + size), (x - size, y + size)], thick);
+    sheet.outline(
+        &[
+            (x - size, y),
+            (x + size, y),
+            (x + size, y + size),
+            (x - size, y + size),
+        ],
+        thick,
+    );
     sheet.outline(&[(x - size, y), (x, y - size), (x + size, y)], thick);
     sheet.outline(
-        &[(x - size / 4.0, y + size), (x - size / 4.0, y + size / 2.0), (x + size / 4.0, y + size / 2.0), (x + size / 4.0, y + size)],
+        &[
+            (x - size / 4.0, y + size),
+            (x - size / 4.0, y + size / 2.0),
+            (x + size / 4.0, y + size / 2.0),
+            (x + size / 4.0, y + size),
+        ],
         thick,
     );
 }
@@ -272,7 +326,10 @@ fn cube(sheet: &mut Canvas, (x, y): (f32, f32), size: f32, thick: i32) {
     let (front, back) = (corners(0.0), corners(depth));
     sheet.outline(&front, thick);
     sheet.outline(&back, thick);
-    front.iter().zip(back).for_each(|(from, to)| sheet.line(*from, to, thick));
+    front
+        .iter()
+        .zip(back)
+        .for_each(|(from, to)| sheet.line(*from, to, thick));
 }
 
 fn chart(sheet: &mut Canvas, (x, y): (f32, f32), size: f32, thick: i32) {
@@ -282,14 +339,21 @@ fn chart(sheet: &mut Canvas, (x, y): (f32, f32), size: f32, thick: i32) {
     for (i, height) in (0u8..).zip(heights) {
         let left = x - size * 0.8 + f32::from(i) * size * 0.35;
         let (right, top, bottom) = (left + size * 0.2, y + size - height * size, y + size);
-        sheet.outline(&[(left, bottom), (left, top), (right, top), (right, bottom)], thick);
+        sheet.outline(
+            &[(left, bottom), (left, top), (right, top), (right, bottom)],
+            thick,
+        );
     }
 }
 
 fn star(sheet: &mut Canvas, (x, y): (f32, f32), size: f32, thick: i32) {
     let at = |i: u8| {
         let angle = f32::from(i) * std::f32::consts::TAU / 10.0 - std::f32::consts::FRAC_PI_2;
-        let radius = if i.is_multiple_of(2) { size } else { size * 0.4 };
+        let radius = if i.is_multiple_of(2) {
+            size
+        } else {
+            size * 0.4
+        };
         (x + radius * angle.cos(), y + radius * angle.sin())
     };
     sheet.outline(&(0..10).map(at).collect::<Vec<_>>(), thick);
@@ -301,7 +365,10 @@ mod tests {
 
     /// The share of dots that are much darker than paper.
     fn ink(image: &RgbImage) -> f64 {
-        let dark = image.pixels().filter(|pixel| pixel.0.iter().any(|&channel| channel < 150)).count();
+        let dark = image
+            .pixels()
+            .filter(|pixel| pixel.0.iter().any(|&channel| channel < 150))
+            .count();
         dark as f64 / f64::from(image.width() * image.height())
     }
 
@@ -313,19 +380,35 @@ mod tests {
             for seed in 0..40 {
                 let image = make(seed);
                 assert_eq!(image.dimensions(), SIZE);
-                assert!((0.001..0.4).contains(&ink(&image)), "{seed}: {}", ink(&image));
+                assert!(
+                    (0.001..0.4).contains(&ink(&image)),
+                    "{seed}: {}",
+                    ink(&image)
+                );
             }
         }
     }
 
     #[test]
     fn a_reencoded_photograph_shows_the_same_in_fewer_bytes() {
-        let photograph = RgbImage::from_fn(600, 300, |x, y| Rgb([(x / 3) as u8, (y / 2) as u8, if x < 300 { 200 } else { 40 }]));
-        let small = image::load_from_memory(&reencoded(&photograph).unwrap()).unwrap().to_rgb8();
+        let photograph = RgbImage::from_fn(600, 300, |x, y| {
+            Rgb([(x / 3) as u8, (y / 2) as u8, if x < 300 { 200 } else { 40 }])
+        });
+        let small = image::load_from_memory(&reencoded(&photograph).unwrap())
+            .unwrap()
+            .to_rgb8();
         assert_eq!(small.dimensions(), (224, 224));
         for (x, y) in [(30, 30), (80, 200), (200, 100)] {
-            let (then, now) = (photograph.get_pixel(x * 600 / 224, y * 300 / 224).0, small.get_pixel(x, y).0);
-            assert!(then.iter().zip(now).all(|(then, now)| then.abs_diff(now) < 12), "{then:?} {now:?}");
+            let (then, now) = (
+                photograph.get_pixel(x * 600 / 224, y * 300 / 224).0,
+                small.get_pixel(x, y).0,
+            );
+            assert!(
+                then.iter()
+                    .zip(now)
+                    .all(|(then, now)| then.abs_diff(now) < 12),
+                "{then:?} {now:?}"
+            );
         }
     }
 
@@ -335,13 +418,23 @@ mod tests {
         assert_eq!(page.text((10, 20), "I.", 2), 24);
         let dark = |x, y| page.image.get_pixel(x, y).0 == [0; 3];
         // The stem of an I: its third column, seven dots of two.
-        assert!((20..34).all(|y| dark(14, y) && dark(15, y)) && !dark(14, 19) && !dark(14, 34) && !dark(10, 20));
+        assert!(
+            (20..34).all(|y| dark(14, y) && dark(15, y))
+                && !dark(14, 19)
+                && !dark(14, 34)
+                && !dark(10, 20)
+        );
         // The full stop: second and third column, the two lowest dots.
         assert!(dark(24, 30) && dark(27, 33) && !dark(24, 29) && !dark(22, 33));
         let mut letters: Vec<char> = FONT.iter().map(|(letter, _)| *letter).collect();
         letters.sort_unstable();
         letters.dedup();
         assert_eq!(letters.len(), FONT.len());
-        assert!(WORDS.iter().flat_map(|word| word.chars()).all(|letter| letters.contains(&letter)));
+        assert!(
+            WORDS
+                .iter()
+                .flat_map(|word| word.chars())
+                .all(|letter| letters.contains(&letter))
+        );
     }
 }

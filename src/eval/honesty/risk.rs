@@ -22,7 +22,8 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// The fate that a verdict of the guard's says: what is not flagged, cut off or withheld carries no warning.
+    /// The fate that a verdict of the guard's says: what is not flagged, cut off or withheld
+    /// carries no warning.
     pub fn of(verdict: &str) -> Self {
         match verdict {
             "abstained" => Self::Abstained,
@@ -43,16 +44,34 @@ pub struct JudgedAnswer {
     pub fate: Fate,
 }
 
-/// The share of wrong ones among the clean answers; with fewer than [`FEWEST`] of them nothing is shown.
+/// The share of wrong ones among the clean answers; with fewer than [`FEWEST`] of them nothing is
+/// shown.
 pub fn clean_risk(measure: Measure, answers: &[JudgedAnswer], resampling: Resampling) -> Finding {
-    let clean: Vec<(usize, bool)> =
-        answers.iter().filter(|answer| answer.fate == Fate::Clean).map(|answer| (answer.photograph, !answer.is_right)).collect();
+    let clean: Vec<(usize, bool)> = answers
+        .iter()
+        .filter(|answer| answer.fate == Fate::Clean)
+        .map(|answer| (answer.photograph, !answer.is_right))
+        .collect();
     let photographs = super::Numbers::of(clean.iter().map(|row| row.0)).len();
     let counted = format!("{} clean answers of {}", clean.len(), answers.len());
     if answers.is_empty() || clean.len() >= FEWEST {
-        return Finding { counted, ..Finding::new(measure, share(&clean, resampling), photographs, clean.len(), "clean answers") };
+        return Finding {
+            counted,
+            ..Finding::new(
+                measure,
+                share(&clean, resampling),
+                photographs,
+                clean.len(),
+                "clean answers",
+            )
+        };
     }
-    Finding { measure, found: Found::NotShown(clean.len()), photographs, counted }
+    Finding {
+        measure,
+        found: Found::NotShown(clean.len()),
+        photographs,
+        counted,
+    }
 }
 
 /// The share of the answers of which `holds` is true, among those that `among` takes.
@@ -64,13 +83,23 @@ pub fn share_of(
     things: &str,
     resampling: Resampling,
 ) -> Finding {
-    let rows: Vec<(usize, bool)> = answers.iter().filter(|answer| among(answer)).map(|answer| (answer.photograph, holds(answer))).collect();
+    let rows: Vec<(usize, bool)> = answers
+        .iter()
+        .filter(|answer| among(answer))
+        .map(|answer| (answer.photograph, holds(answer)))
+        .collect();
     let photographs = super::Numbers::of(rows.iter().map(|row| row.0)).len();
-    Finding::new(measure, share(&rows, resampling), photographs, rows.len(), things)
+    Finding::new(
+        measure,
+        share(&rows, resampling),
+        photographs,
+        rows.len(),
+        things,
+    )
 }
 
-/// The curve of risk against coverage: the share of wrong ones among the answers with the highest scores, for every number of them. Answers with the same score
-/// are taken together.
+/// The curve of risk against coverage: the share of wrong ones among the answers with the highest
+/// scores, for every number of them. Answers with the same score are taken together.
 pub fn risk_coverage(name: &str, rows: &[Outcome]) -> Series {
     let mut rows: Vec<&Outcome> = rows.iter().collect();
     rows.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -85,13 +114,25 @@ pub fn risk_coverage(name: &str, rows: &[Outcome]) -> Series {
     }
     let step = points.len().div_ceil(POINTS).max(1);
     let last = points.len().saturating_sub(1);
-    let points = points.into_iter().enumerate().filter(|(i, _)| i % step == 0 || *i == last).map(|(_, point)| point).collect();
-    Series { name: name.to_owned(), points, ..Series::default() }
+    let points = points
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| i % step == 0 || *i == last)
+        .map(|(_, point)| point)
+        .collect();
+    Series {
+        name: name.to_owned(),
+        points,
+        ..Series::default()
+    }
 }
 
 /// The plot of curves of risk against coverage.
 pub fn risk_plot(curves: Vec<Series>) -> Plot {
-    let axis = |label: &str| Axis { label: label.to_owned(), range: Some((0.0, 1.0)) };
+    let axis = |label: &str| Axis {
+        label: label.to_owned(),
+        range: Some((0.0, 1.0)),
+    };
     Plot::Lines {
         title: "Risk and coverage".into(),
         x: axis("coverage: share of the answers that are given"),
@@ -103,41 +144,95 @@ pub fn risk_plot(curves: Vec<Series>) -> Plot {
 
 /// The risk at a coverage: that of the fewest answers which are at least so many.
 pub fn risk_at(curve: &Series, coverage: f64) -> Option<f64> {
-    curve.points.iter().find(|(covered, _)| *covered >= coverage - 1e-12).map(|point| point.1)
+    curve
+        .points
+        .iter()
+        .find(|(covered, _)| *covered >= coverage - 1e-12)
+        .map(|point| point.1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RESAMPLING: Resampling = Resampling { repeats: 50, seed: 1 };
+    const RESAMPLING: Resampling = Resampling {
+        repeats: 50,
+        seed: 1,
+    };
 
     fn answers(clean_right: usize, clean_wrong: usize, warned: usize) -> Vec<JudgedAnswer> {
-        let of = |count: usize, is_right: bool, fate: Fate| (0..count).map(move |photograph| JudgedAnswer { photograph, is_right, fate });
-        of(clean_right, true, Fate::Clean).chain(of(clean_wrong, false, Fate::Clean)).chain(of(warned, false, Fate::Warned)).collect()
+        let of = |count: usize, is_right: bool, fate: Fate| {
+            (0..count).map(move |photograph| JudgedAnswer {
+                photograph,
+                is_right,
+                fate,
+            })
+        };
+        of(clean_right, true, Fate::Clean)
+            .chain(of(clean_wrong, false, Fate::Clean))
+            .chain(of(warned, false, Fate::Warned))
+            .collect()
     }
 
     #[test]
     fn the_risk_is_that_of_clean_answers_and_few_of_them_show_nothing() {
         let found = clean_risk(Measure::CleanRiskFlickr, &answers(15, 5, 100), RESAMPLING);
-        let Found::Figure(risk) = found.found else { panic!("{found:?}") };
-        assert_eq!((risk.value, found.counted.as_str(), found.photographs), (0.25, "20 clean answers of 120", 15));
+        let Found::Figure(risk) = found.found else {
+            panic!("{found:?}")
+        };
+        assert_eq!(
+            (risk.value, found.counted.as_str(), found.photographs),
+            (0.25, "20 clean answers of 120", 15)
+        );
         for clean in [0, 1, 14] {
-            let found = clean_risk(Measure::CleanRiskFlickr, &answers(clean, 0, 100), RESAMPLING);
-            assert_eq!((&found.found, found.is_reached()), (&Found::NotShown(clean), None), "no wrong one among {clean} is no pass");
+            let found = clean_risk(
+                Measure::CleanRiskFlickr,
+                &answers(clean, 0, 100),
+                RESAMPLING,
+            );
+            assert_eq!(
+                (&found.found, found.is_reached()),
+                (&Found::NotShown(clean), None),
+                "no wrong one among {clean} is no pass"
+            );
         }
-        assert!(matches!(clean_risk(Measure::CleanRiskFlickr, &[], RESAMPLING).found, Found::NotMeasured(_)));
+        assert!(matches!(
+            clean_risk(Measure::CleanRiskFlickr, &[], RESAMPLING).found,
+            Found::NotMeasured(_)
+        ));
     }
 
     #[test]
     fn shares_of_answers_are_of_those_asked_for() {
         let all = answers(6, 2, 4);
-        let kept = share_of(Measure::RightKeptFlickr, &all, |a| a.is_right, |a| a.fate == Fate::Clean, "right answers", RESAMPLING);
-        assert_eq!((kept.is_reached(), kept.counted.as_str()), (Some(true), "6 right answers"));
-        let coverage = share_of(Measure::CoverageFlickr, &all, |_| true, |a| a.fate == Fate::Clean, "answers", RESAMPLING);
+        let kept = share_of(
+            Measure::RightKeptFlickr,
+            &all,
+            |a| a.is_right,
+            |a| a.fate == Fate::Clean,
+            "right answers",
+            RESAMPLING,
+        );
+        assert_eq!(
+            (kept.is_reached(), kept.counted.as_str()),
+            (Some(true), "6 right answers")
+        );
+        let coverage = share_of(
+            Measure::CoverageFlickr,
+            &all,
+            |_| true,
+            |a| a.fate == Fate::Clean,
+            "answers",
+            RESAMPLING,
+        );
         assert_eq!(
             coverage.found,
-            Found::Figure(share(&all.iter().map(|a| (a.photograph, a.fate == Fate::Clean)).collect::<Vec<_>>(), RESAMPLING))
+            Found::Figure(share(
+                &all.iter()
+                    .map(|a| (a.photograph, a.fate == Fate::Clean))
+                    .collect::<Vec<_>>(),
+                RESAMPLING
+            ))
         );
     }
 
@@ -157,15 +252,40 @@ mod tests {
 
     #[test]
     fn the_curve_takes_the_surest_answers_first_and_equal_ones_together() {
-        let outcome = |(photograph, &(score, is_right)): (usize, &(f64, bool))| Outcome { photograph, score, is_right };
-        let rows: Vec<Outcome> =
-            [(0.9, true), (0.8, false), (0.8, true), (0.8, true), (0.2, false)].iter().enumerate().map(outcome).collect();
+        let outcome = |(photograph, &(score, is_right)): (usize, &(f64, bool))| Outcome {
+            photograph,
+            score,
+            is_right,
+        };
+        let rows: Vec<Outcome> = [
+            (0.9, true),
+            (0.8, false),
+            (0.8, true),
+            (0.8, true),
+            (0.2, false),
+        ]
+        .iter()
+        .enumerate()
+        .map(outcome)
+        .collect();
         let curve = risk_coverage("all", &rows);
         assert_eq!(curve.points, [(0.2, 0.0), (0.8, 0.25), (1.0, 0.4)]);
-        assert_eq!((risk_at(&curve, 0.2), risk_at(&curve, 0.5), risk_at(&curve, 1.0)), (Some(0.0), Some(0.25), Some(0.4)));
+        assert_eq!(
+            (
+                risk_at(&curve, 0.2),
+                risk_at(&curve, 0.5),
+                risk_at(&curve, 1.0)
+            ),
+            (Some(0.0), Some(0.25), Some(0.4))
+        );
         assert_eq!(risk_at(&risk_coverage("none", &[]), 0.5), None);
         let many: Vec<(f64, bool)> = (0..1000).map(|i| (f64::from(i), i % 3 == 0)).collect();
-        let curve = risk_coverage("many", &many.iter().enumerate().map(outcome).collect::<Vec<_>>());
-        assert!(curve.points.len() <= 201 && curve.points.last().is_some_and(|point| point.0 == 1.0));
+        let curve = risk_coverage(
+            "many",
+            &many.iter().enumerate().map(outcome).collect::<Vec<_>>(),
+        );
+        assert!(
+            curve.points.len() <= 201 && curve.points.last().is_some_and(|point| point.0 == 1.0)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Texts of people's sentences, right ones and ones of other photographs, for scorers to tell apart.
+//! Texts of people's sentences, right ones and ones of other photographs, for scorers to tell
+//! apart.
 
 use std::ops::Range;
 
@@ -23,7 +24,8 @@ pub struct MixedText {
     pub wrong: usize,
 }
 
-/// Puts a sentence of another photograph among the first of a photograph's own, at a place that changes with `turn`; `None` where there are too few.
+/// Puts a sentence of another photograph among the first of a photograph's own, at a place that
+/// changes with `turn`; `None` where there are too few.
 pub fn mixed(own: &[String], other: &str, turn: usize) -> Option<MixedText> {
     let own = own.get(..SENTENCES - 1)?;
     let wrong = turn % SENTENCES;
@@ -37,20 +39,44 @@ pub fn mixed(own: &[String], other: &str, turn: usize) -> Option<MixedText> {
         sentences.push(text.len()..text.len() + sentence.len());
         text.push_str(sentence);
     }
-    Some(MixedText { text, sentences, wrong })
+    Some(MixedText {
+        text,
+        sentences,
+        wrong,
+    })
 }
 
 impl MixedText {
-    /// Decides whether the wrong sentence alone has the lowest score; `None` where a sentence was not scored.
+    /// Decides whether the wrong sentence alone has the lowest score; `None` where a sentence was
+    /// not scored.
     pub fn is_found(&self, marks: &GuardMarks) -> Option<bool> {
-        let scores = self.sentences.iter().map(|range| marks.score(range)).collect::<Option<Vec<f32>>>()?;
-        Some(scores.iter().enumerate().all(|(i, score)| i == self.wrong || *score > scores[self.wrong]))
+        let scores = self
+            .sentences
+            .iter()
+            .map(|range| marks.score(range))
+            .collect::<Option<Vec<f32>>>()?;
+        Some(
+            scores
+                .iter()
+                .enumerate()
+                .all(|(i, score)| i == self.wrong || *score > scores[self.wrong]),
+        )
     }
 }
 
 /// Measures how often the wrong sentence has the lowest score: `found` of each photograph.
-pub fn wrong_sentences(measure: Measure, found: &[(usize, bool)], resampling: Resampling) -> Finding {
-    Finding::new(measure, share(found, resampling), found.len(), found.len(), "texts of four sentences, one of another photograph")
+pub fn wrong_sentences(
+    measure: Measure,
+    found: &[(usize, bool)],
+    resampling: Resampling,
+) -> Finding {
+    Finding::new(
+        measure,
+        share(found, resampling),
+        found.len(),
+        found.len(),
+        "texts of four sentences, one of another photograph",
+    )
 }
 
 /// A caption that somebody wrote, with its score on a photograph.
@@ -66,17 +92,45 @@ pub struct ScoredCaption {
     pub is_flagged: bool,
 }
 
-/// Measures how well scores tell captions of the photograph from those of another, and what share of each is flagged.
-pub fn caption_findings([ranked, own, others]: [Measure; 3], captions: &[ScoredCaption], resampling: Resampling) -> [Finding; 3] {
+/// Measures how well scores tell captions of the photograph from those of another, and what share
+/// of each is flagged.
+pub fn caption_findings(
+    [ranked, own, others]: [Measure; 3],
+    captions: &[ScoredCaption],
+    resampling: Resampling,
+) -> [Finding; 3] {
     let photographs = super::Numbers::of(captions.iter().map(|caption| caption.photograph)).len();
-    let outcome = |c: &ScoredCaption| Outcome { photograph: c.photograph, score: c.score, is_right: c.is_own };
-    let ranking = auroc(&captions.iter().map(outcome).collect::<Vec<_>>(), resampling);
+    let outcome = |c: &ScoredCaption| Outcome {
+        photograph: c.photograph,
+        score: c.score,
+        is_right: c.is_own,
+    };
+    let ranking = auroc(
+        &captions.iter().map(outcome).collect::<Vec<_>>(),
+        resampling,
+    );
     let flagged = |measure, of_own: bool, things: &str| {
-        let rows: Vec<(usize, bool)> = captions.iter().filter(|c| c.is_own == of_own).map(|c| (c.photograph, c.is_flagged)).collect();
-        Finding::new(measure, share(&rows, resampling), photographs, rows.len(), things)
+        let rows: Vec<(usize, bool)> = captions
+            .iter()
+            .filter(|c| c.is_own == of_own)
+            .map(|c| (c.photograph, c.is_flagged))
+            .collect();
+        Finding::new(
+            measure,
+            share(&rows, resampling),
+            photographs,
+            rows.len(),
+            things,
+        )
     };
     [
-        Finding::new(ranked, ranking, photographs, captions.len(), "captions, half of them another photograph's"),
+        Finding::new(
+            ranked,
+            ranking,
+            photographs,
+            captions.len(),
+            "captions, half of them another photograph's",
+        ),
         flagged(own, true, "captions of the photograph"),
         flagged(others, false, "captions of another photograph"),
     ]
@@ -87,10 +141,20 @@ mod tests {
     use super::*;
     use crate::eval::honesty::bars::Found;
 
-    const RESAMPLING: Resampling = Resampling { repeats: 50, seed: 1 };
+    const RESAMPLING: Resampling = Resampling {
+        repeats: 50,
+        seed: 1,
+    };
 
     fn own() -> Vec<String> {
-        ["A dog runs.", "A brown dog.", "The dog is on grass.", "Dogs play."].map(str::to_owned).into()
+        [
+            "A dog runs.",
+            "A brown dog.",
+            "The dog is on grass.",
+            "Dogs play.",
+        ]
+        .map(str::to_owned)
+        .into()
     }
 
     #[test]
@@ -98,10 +162,21 @@ mod tests {
         for turn in 0..8 {
             let text = mixed(&own(), "Élan of a cat.", turn).unwrap();
             assert_eq!((text.wrong, text.sentences.len()), (turn % 4, 4));
-            assert_eq!(&text.text[text.sentences[text.wrong].clone()], "Élan of a cat.");
-            assert!(text.sentences.iter().all(|range| text.text[range.clone()].ends_with('.')), "{text:?}");
+            assert_eq!(
+                &text.text[text.sentences[text.wrong].clone()],
+                "Élan of a cat."
+            );
+            assert!(
+                text.sentences
+                    .iter()
+                    .all(|range| text.text[range.clone()].ends_with('.')),
+                "{text:?}"
+            );
         }
-        assert_eq!(mixed(&own(), "A cat.", 3).unwrap().text, "A dog runs. A brown dog. The dog is on grass. A cat.");
+        assert_eq!(
+            mixed(&own(), "A cat.", 3).unwrap().text,
+            "A dog runs. A brown dog. The dog is on grass. A cat."
+        );
         assert_eq!(mixed(&own()[..2], "A cat.", 0), None);
     }
 
@@ -113,27 +188,52 @@ mod tests {
                 .sentences
                 .iter()
                 .zip(scores)
-                .flat_map(|(range, low)| [(range.start..range.start + 1, 0.99), (range.end - 2..range.end - 1, low)])
+                .flat_map(|(range, low)| {
+                    [
+                        (range.start..range.start + 1, 0.99),
+                        (range.end - 2..range.end - 1, low),
+                    ]
+                })
                 .collect(),
             ..GuardMarks::default()
         };
         assert_eq!(text.is_found(&marks([0.5, 0.2, 0.9, 0.8])), Some(true));
         assert_eq!(text.is_found(&marks([0.1, 0.2, 0.9, 0.8])), Some(false));
-        assert_eq!(text.is_found(&marks([0.2, 0.2, 0.9, 0.8])), Some(false), "a tie finds nothing");
+        assert_eq!(
+            text.is_found(&marks([0.2, 0.2, 0.9, 0.8])),
+            Some(false),
+            "a tie finds nothing"
+        );
         assert_eq!(text.is_found(&GuardMarks::default()), None);
     }
 
     #[test]
     fn captions_are_ranked_and_flags_counted() {
-        let caption =
-            |(photograph, is_own, score): (usize, bool, f64)| ScoredCaption { photograph, is_own, score, is_flagged: score < 0.5 };
-        let captions: Vec<ScoredCaption> =
-            [(0, true, 0.9), (0, false, 0.1), (1, true, 0.4), (1, false, 0.6)].into_iter().map(caption).collect();
-        let measures = [Measure::PeopleCaptionsCoco, Measure::PeopleFlaggedCoco, Measure::OthersFlaggedCoco];
-        let found = caption_findings(measures, &captions, RESAMPLING).map(|finding| match finding.found {
-            Found::Figure(figure) => figure.value,
-            _ => f64::NAN,
-        });
+        let caption = |(photograph, is_own, score): (usize, bool, f64)| ScoredCaption {
+            photograph,
+            is_own,
+            score,
+            is_flagged: score < 0.5,
+        };
+        let captions: Vec<ScoredCaption> = [
+            (0, true, 0.9),
+            (0, false, 0.1),
+            (1, true, 0.4),
+            (1, false, 0.6),
+        ]
+        .into_iter()
+        .map(caption)
+        .collect();
+        let measures = [
+            Measure::PeopleCaptionsCoco,
+            Measure::PeopleFlaggedCoco,
+            Measure::OthersFlaggedCoco,
+        ];
+        let found =
+            caption_findings(measures, &captions, RESAMPLING).map(|finding| match finding.found {
+                Found::Figure(figure) => figure.value,
+                _ => f64::NAN,
+            });
         assert_eq!(found, [0.75, 0.5, 0.5]);
     }
 }

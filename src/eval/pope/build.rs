@@ -7,15 +7,24 @@ use std::{
 
 use super::{Question, Setting, question};
 
-/// Asks about up to `per_image` objects of every image, each question followed by one about an object that is not there, as POPE's code does.
+/// Asks about up to `per_image` objects of every image, each question followed by one about an
+/// object that is not there, as POPE's code does.
 ///
-/// An object that was chosen once is not chosen again for its image. Popularity and co-occurrence are counted over all of `images`, by name where
-/// two are equal. Where `setting` finds no absent object any more, a random one is taken. All settings ask about the same present objects.
+/// An object that was chosen once is not chosen again for its image. Popularity and co-occurrence
+/// are counted over all of `images`, by name where two are equal. Where `setting` finds no absent
+/// object any more, a random one is taken. All settings ask about the same present objects.
 ///
-/// Differences from POPE's code: the present objects are drawn, where it takes an image's first ones; an image with fewer objects than `per_image`
-/// (or with fewer absent ones) gets as many pairs as it has, where POPE's code drops the image (the caller can drop it too, to match that); draws
-/// depend on `seed`, image and object alone, so that a further image changes no draw for the others unless it brings a new object.
-pub fn build(images: &[(&str, &BTreeSet<String>)], setting: Setting, per_image: usize, seed: u64) -> Vec<Question> {
+/// Differences from POPE's code: the present objects are drawn, where it takes an image's first
+/// ones; an image with fewer objects than `per_image` (or with fewer absent ones) gets as many
+/// pairs as it has, where POPE's code drops the image (the caller can drop it too, to match that);
+/// draws depend on `seed`, image and object alone, so that a further image changes no draw for the
+/// others unless it brings a new object.
+pub fn build(
+    images: &[(&str, &BTreeSet<String>)],
+    setting: Setting,
+    per_image: usize,
+    seed: u64,
+) -> Vec<Question> {
     let statistics = Statistics::new(images);
     let mut questions = Vec::new();
     for &(image, objects) in images {
@@ -46,17 +55,29 @@ fn pairs<'a>(
 ) -> Vec<(&'a str, &'a str)> {
     let mut present: Vec<&str> = objects.iter().map(String::as_str).collect();
     present.sort_by_cached_key(|object| draw(seed, image, object));
-    let mut drawn: Vec<&str> = statistics.popular.iter().copied().filter(|&object| !objects.contains(object)).collect();
+    let mut drawn: Vec<&str> = statistics
+        .popular
+        .iter()
+        .copied()
+        .filter(|&object| !objects.contains(object))
+        .collect();
     drawn.sort_by_cached_key(|object| draw(seed, image, object));
     let mut pairs: Vec<(&str, &str)> = Vec::new();
     for object in present.into_iter().take(per_image) {
         let best = match setting {
             Setting::Random => &[],
             Setting::Popular => &statistics.popular[..],
-            Setting::Adversarial => statistics.together.get(object).map_or(&[][..], Vec::as_slice),
+            Setting::Adversarial => statistics
+                .together
+                .get(object)
+                .map_or(&[][..], Vec::as_slice),
         };
-        let free = |other: &&&str| !objects.contains(**other) && pairs.iter().all(|(_, asked)| asked != *other);
-        let Some(&absent) = best.iter().chain(&drawn).find(free) else { break };
+        let free = |other: &&&str| {
+            !objects.contains(**other) && pairs.iter().all(|(_, asked)| asked != *other)
+        };
+        let Some(&absent) = best.iter().chain(&drawn).find(free) else {
+            break;
+        };
         pairs.push((object, absent));
     }
     pairs
@@ -83,23 +104,40 @@ impl<'a> Statistics<'a> {
                 }
             }
         }
-        let together = together.into_iter().map(|(object, others)| (object, ranked(others))).collect();
-        Self { popular: ranked(popular), together }
+        let together = together
+            .into_iter()
+            .map(|(object, others)| (object, ranked(others)))
+            .collect();
+        Self {
+            popular: ranked(popular),
+            together,
+        }
     }
 }
 
 /// The highest counts first, equal ones by name.
 fn ranked(counts: HashMap<&str, usize>) -> Vec<&str> {
-    let mut names: Vec<(Reverse<usize>, &str)> = counts.into_iter().map(|(name, count)| (Reverse(count), name)).collect();
+    let mut names: Vec<(Reverse<usize>, &str)> = counts
+        .into_iter()
+        .map(|(name, count)| (Reverse(count), name))
+        .collect();
     names.sort_unstable();
     names.into_iter().map(|(_, name)| name).collect()
 }
 
-/// A number that looks random (FNV-1a, finished as in SplitMix64): the lowest ones are drawn. A generator's next number would depend on all that
-/// was drawn before, and the standard library's hasher on its version.
+/// A number that looks random (FNV-1a, finished as in SplitMix64): the lowest ones are drawn. A
+/// generator's next number would depend on all that was drawn before, and the standard library's
+/// hasher on its version.
 fn draw(seed: u64, image: &str, object: &str) -> u64 {
-    let bytes = seed.to_le_bytes().into_iter().chain(image.bytes()).chain([0]).chain(object.bytes());
-    let hash = bytes.fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+    let bytes = seed
+        .to_le_bytes()
+        .into_iter()
+        .chain(image.bytes())
+        .chain([0])
+        .chain(object.bytes());
+    let hash = bytes.fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    });
     let mixed = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)

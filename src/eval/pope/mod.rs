@@ -1,7 +1,9 @@
-//! POPE (Li et al., EMNLP 2023, arXiv 2305.10355): does a model say yes when asked about objects that are not there?
+//! POPE (Li et al., EMNLP 2023, arXiv 2305.10355): does a model say yes when asked about objects
+//! that are not there?
 //!
-//! [`build`] makes questions from annotated objects, [`read_answers`] and [`parse`] take any model's answers, [`Scores`] adds them up. The files are those
-//! of the authors' code, so that sets and answers can be exchanged with it.
+//! [`build`] makes questions from annotated objects, [`read_answers`] and [`parse`] take any
+//! model's answers, [`Scores`] adds them up. The files are those of the authors' code, so that sets
+//! and answers can be exchanged with it.
 
 mod build;
 mod score;
@@ -55,8 +57,12 @@ impl FromStr for Setting {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let expected = || format!("'{name}' is no setting of POPE, expected random, popular or adversarial");
-        Self::ALL.into_iter().find(|setting| setting.name() == name).ok_or_else(expected)
+        let expected =
+            || format!("'{name}' is no setting of POPE, expected random, popular or adversarial");
+        Self::ALL
+            .into_iter()
+            .find(|setting| setting.name() == name)
+            .ok_or_else(expected)
     }
 }
 
@@ -87,11 +93,16 @@ fn yes_or_no<S: Serializer>(present: &bool, serializer: S) -> Result<S::Ok, S::E
 
 /// The question about an object, with the article that the first letter of its name asks for.
 pub fn question(object: &str) -> String {
-    let article = if object.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    let article = if object.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
     format!("Is there {article} {object} in the image?")
 }
 
-/// Writes a set as JSONL in POPE's form, with object and setting in fields of their own, which POPE's code ignores.
+/// Writes a set as JSONL in POPE's form, with object and setting in fields of their own, which
+/// POPE's code ignores.
 ///
 /// # Errors
 /// When `out` fails.
@@ -122,8 +133,8 @@ struct Row<'a> {
     setting: Any<'a>,
 }
 
-/// Reads a set that POPE's code or [`write_questions`] wrote, or rows with `question` in place of `text`. Without `question_id` a question is known by its
-/// number in the file.
+/// Reads a set that POPE's code or [`write_questions`] wrote, or rows with `question` in place of
+/// `text`. Without `question_id` a question is known by its number in the file.
 ///
 /// # Errors
 /// See [`DataError`].
@@ -133,15 +144,23 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, DataError> {
     let mut seen = HashMap::new();
     let mut questions = Vec::new();
     for (place, row) in rows(&text, &mut problems) {
-        let Some(question) = problems.take(place, from_row(row, questions.len())) else { continue };
+        let Some(question) = problems.take(place, from_row(row, questions.len())) else {
+            continue;
+        };
         if let Some(first) = seen.insert(question.id, place) {
-            problems.add(place, format!("question {} is there already{}", question.id, first.back()));
+            problems.add(
+                place,
+                format!("question {} is there already{}", question.id, first.back()),
+            );
         }
         questions.push(question);
     }
     problems.none()?;
     if questions.is_empty() {
-        return Err(DataError::Unusable { path: path.to_owned(), what: "there is no question in it".into() });
+        return Err(DataError::Unusable {
+            path: path.to_owned(),
+            what: "there is no question in it".into(),
+        });
     }
     Ok(questions)
 }
@@ -149,15 +168,28 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, DataError> {
 /// The number that a row names.
 fn number(id: Any) -> Result<u64, String> {
     match id {
-        Any::Text(text) => text.trim().parse().map_err(|_| format!("'question_id' is '{text}', expected an integer")),
+        Any::Text(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| format!("'question_id' is '{text}', expected an integer")),
         other => other.integer("question_id"),
     }
 }
 
 fn from_row(row: Row, before: usize) -> Result<Question, String> {
-    let optional = |any: Any, field: &str| if any.is_absent() { Ok(None) } else { any.text(field).map(|text| Some(text.into_owned())) };
+    let optional = |any: Any, field: &str| {
+        if any.is_absent() {
+            Ok(None)
+        } else {
+            any.text(field).map(|text| Some(text.into_owned()))
+        }
+    };
     Ok(Question {
-        id: if row.question_id.is_absent() { before as u64 + 1 } else { number(row.question_id)? },
+        id: if row.question_id.is_absent() {
+            before as u64 + 1
+        } else {
+            number(row.question_id)?
+        },
         image: row.image.name("image")?.into_owned(),
         text: if row.text.is_absent() && !row.question.is_absent() {
             row.question.full_text("question")
@@ -171,7 +203,9 @@ fn from_row(row: Row, before: usize) -> Result<Question, String> {
             other => return Err(format!("'label' is '{other}', expected yes or no")),
         },
         object: optional(row.object, "object")?,
-        setting: optional(row.setting, "setting")?.map(|name| name.parse()).transpose()?,
+        setting: optional(row.setting, "setting")?
+            .map(|name| name.parse())
+            .transpose()?,
     })
 }
 

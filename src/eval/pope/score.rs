@@ -12,12 +12,19 @@ use serde::{Deserialize, Serialize};
 use super::Question;
 use crate::eval::data::{Any, DataError, Place, Problems, read, rows};
 
-/// Returns `true` if an answer means yes, by the rule of POPE's code: no when a word up to the first full stop is `No`, `no` or `not`, or else yes.
+/// Returns `true` if an answer means yes, by the rule of POPE's code: no when a word up to the
+/// first full stop is `No`, `no` or `not`, or else yes.
 ///
 /// That rule is crude (`NO`, `no!` and an empty answer are yes) and published figures depend on it.
 pub fn parse(answer: &str) -> bool {
-    let sentence = answer.split('.').next().unwrap_or_default().replace(',', "");
-    !sentence.split(' ').any(|word| matches!(word, "No" | "no" | "not"))
+    let sentence = answer
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .replace(',', "");
+    !sentence
+        .split(' ')
+        .any(|word| matches!(word, "No" | "no" | "not"))
 }
 
 /// Counts of answers; yes is the positive class.
@@ -58,12 +65,18 @@ impl Scores {
 
     /// Share of the yeses that are right.
     pub fn precision(&self) -> Option<f64> {
-        rate(self.true_positives, self.true_positives + self.false_positives)
+        rate(
+            self.true_positives,
+            self.true_positives + self.false_positives,
+        )
     }
 
     /// Share of the objects that are there that get a yes.
     pub fn recall(&self) -> Option<f64> {
-        rate(self.true_positives, self.true_positives + self.false_negatives)
+        rate(
+            self.true_positives,
+            self.true_positives + self.false_negatives,
+        )
     }
 
     /// Harmonic mean of precision and recall.
@@ -119,8 +132,9 @@ struct Row<'a> {
     text: Any<'a>,
 }
 
-/// Reads rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA writes it), and gives the answer to each of
-/// `questions` in their order. A row without an id answers the question at its own place, as in POPE's code; a `question` that is there must begin
+/// Reads rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA
+/// writes it), and gives the answer to each of `questions` in their order. A row without an id
+/// answers the question at its own place, as in POPE's code; a `question` that is there must begin
 /// like the one that is answered.
 ///
 /// # Errors
@@ -132,24 +146,54 @@ pub fn read_answers(path: &Path, questions: &[Question]) -> Result<Vec<String>, 
     // Rows that are missing would make all later ones answer the wrong question.
     problems.none()?;
     let mut problems = Problems::new(path);
-    let by_id: HashMap<u64, usize> = questions.iter().enumerate().map(|(i, question)| (question.id, i)).collect();
+    let by_id: HashMap<u64, usize> = questions
+        .iter()
+        .enumerate()
+        .map(|(i, question)| (question.id, i))
+        .collect();
     let mut answers: Vec<Option<(Place, String)>> = vec![None; questions.len()];
     for (i, (place, row)) in rows.into_iter().enumerate() {
-        let Some((index, answer)) = problems.take(place, from_row(row, i, questions, &by_id)) else { continue };
+        let Some((index, answer)) = problems.take(place, from_row(row, i, questions, &by_id))
+        else {
+            continue;
+        };
         match &mut answers[index] {
-            Some((first, _)) => problems.add(place, format!("question {} is answered already{}", questions[index].id, first.back())),
+            Some((first, _)) => problems.add(
+                place,
+                format!(
+                    "question {} is answered already{}",
+                    questions[index].id,
+                    first.back()
+                ),
+            ),
             free => *free = Some((place, answer)),
         }
     }
-    for (question, _) in questions.iter().zip(&answers).filter(|(_, answer)| answer.is_none()) {
-        problems.add(Place::File, format!("question {} has no answer", question.id));
+    for (question, _) in questions
+        .iter()
+        .zip(&answers)
+        .filter(|(_, answer)| answer.is_none())
+    {
+        problems.add(
+            Place::File,
+            format!("question {} has no answer", question.id),
+        );
     }
     problems.none()?;
-    Ok(answers.into_iter().flatten().map(|(_, answer)| answer).collect())
+    Ok(answers
+        .into_iter()
+        .flatten()
+        .map(|(_, answer)| answer)
+        .collect())
 }
 
 /// The place of the question that a row answers, and the answer.
-fn from_row(row: Row, number: usize, questions: &[Question], by_id: &HashMap<u64, usize>) -> Result<(usize, String), String> {
+fn from_row(
+    row: Row,
+    number: usize,
+    questions: &[Question],
+    by_id: &HashMap<u64, usize>,
+) -> Result<(usize, String), String> {
     let index = if row.question_id.is_absent() {
         if number >= questions.len() {
             return Err(format!("there are only {} questions", questions.len()));
@@ -157,14 +201,23 @@ fn from_row(row: Row, number: usize, questions: &[Question], by_id: &HashMap<u64
         number
     } else {
         let id = super::number(row.question_id)?;
-        *by_id.get(&id).ok_or_else(|| format!("there is no question {id}"))?
+        *by_id
+            .get(&id)
+            .ok_or_else(|| format!("there is no question {id}"))?
     };
     if !row.question.is_absent() {
         let (said, asked) = (row.question.text("question")?, &questions[index].text);
         if !said.to_lowercase().starts_with(&asked.to_lowercase()) {
-            return Err(format!("answers '{said}', but question {} is '{asked}'", questions[index].id));
+            return Err(format!(
+                "answers '{said}', but question {} is '{asked}'",
+                questions[index].id
+            ));
         }
     }
-    let answer = if row.answer.is_absent() && !row.text.is_absent() { row.text.text("text") } else { row.answer.text("answer") };
+    let answer = if row.answer.is_absent() && !row.text.is_absent() {
+        row.text.text("text")
+    } else {
+        row.answer.text("answer")
+    };
     Ok((index, answer?.into_owned()))
 }

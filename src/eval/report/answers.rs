@@ -1,4 +1,5 @@
-//! Answers to questions as a report shows them: confusion, risk, and the wrong ones with their photographs.
+//! Answers to questions as a report shows them: confusion, risk, and the wrong ones with their
+//! photographs.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,7 +8,10 @@ use std::{
 
 use rand::{SeedableRng, rngs::SmallRng, seq::IteratorRandom};
 
-use super::{Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Series, Table, TableRow, stated};
+use super::{
+    Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Series, Table, TableRow,
+    stated,
+};
 use crate::eval::{
     bootstrap::{Estimate, REPEATS, estimates},
     honesty::{
@@ -37,7 +41,8 @@ pub struct AnsweredQuestion {
     pub answer: String,
     /// Indicates whether it counts as right.
     pub is_right: bool,
-    /// Of questions that yes or no answers: whether yes is right, and whether yes was said (`None`: neither yes nor no).
+    /// Of questions that yes or no answers: whether yes is right, and whether yes was said (`None`:
+    /// neither yes nor no).
     pub yes: Option<(bool, Option<bool>)>,
     /// The guard's score of the answer, where it was scored.
     pub score: Option<f64>,
@@ -52,15 +57,21 @@ impl AnsweredQuestion {
     }
 }
 
-/// Of a question that yes or no answers: whether yes is right, and whether an answer begins with yes or no. `None` for other questions.
+/// Of a question that yes or no answers: whether yes is right, and whether an answer begins with
+/// yes or no. `None` for other questions.
 pub fn yes_or_no(right_answers: &[String], answer: &str) -> Option<(bool, Option<bool>)> {
     let whole = |right: &String| said_yes(right).filter(|_| right.split_whitespace().count() == 1);
     Some((right_answers.iter().find_map(whole)?, said_yes(answer)))
 }
 
-/// Reads the yes or no with which an answer begins: `true` for yes, `None` where it begins with neither.
+/// Reads the yes or no with which an answer begins: `true` for yes, `None` where it begins with
+/// neither.
 fn said_yes(answer: &str) -> Option<bool> {
-    let first = answer.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let first = answer
+        .trim_start()
+        .split(|c: char| !c.is_alphanumeric())
+        .next()
+        .unwrap_or_default();
     match first {
         word if word.eq_ignore_ascii_case("yes") => Some(true),
         word if word.eq_ignore_ascii_case("no") => Some(false),
@@ -68,7 +79,8 @@ fn said_yes(answer: &str) -> Option<bool> {
     }
 }
 
-/// Sections of a report of answers beside its table of figures: a summary, which comes first, and confusion, risk and wrong answers, which follow.
+/// Sections of a report of answers beside its table of figures: a summary, which comes first, and
+/// confusion, risk and wrong answers, which follow.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnswerSections {
     /// Findings in a few sentences.
@@ -77,21 +89,40 @@ pub struct AnswerSections {
     pub details: Vec<Section>,
 }
 
-/// The sections of a report about `rows`; `seed` draws the wrong answers that are shown. Abstentions are counted, and are neither right nor wrong.
+/// The sections of a report about `rows`; `seed` draws the wrong answers that are shown.
+/// Abstentions are counted, and are neither right nor wrong.
 pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
-    let given: Vec<AnsweredQuestion> = rows.iter().filter(|row| !row.is_abstention()).cloned().collect();
+    let given: Vec<AnsweredQuestion> = rows
+        .iter()
+        .filter(|row| !row.is_abstention())
+        .cloned()
+        .collect();
     let (asked, rows) = (rows.len(), given.as_slice());
     let images = image_numbers(rows);
     let is_scored = rows.iter().any(|row| row.score.is_some());
     let mut details = Vec::new();
-    details.extend(rows.iter().any(|row| row.yes.is_some()).then(|| confusion(rows)));
+    details.extend(
+        rows.iter()
+            .any(|row| row.yes.is_some())
+            .then(|| confusion(rows)),
+    );
     details.extend(is_scored.then(|| risk(rows, &images, seed)));
     details.extend(wrong_answers(rows, seed));
     let mut text = summary(rows, &images, seed);
     if asked > rows.len() {
-        text += &format!(" {} of {asked} questions got no answer.", asked - rows.len());
+        text += &format!(
+            " {} of {asked} questions got no answer.",
+            asked - rows.len()
+        );
     }
-    AnswerSections { summary: Section { title: "Summary".into(), text: vec![text], ..Section::default() }, details }
+    AnswerSections {
+        summary: Section {
+            title: "Summary".into(),
+            text: vec![text],
+            ..Section::default()
+        },
+        details,
+    }
 }
 
 /// The number of each row's image.
@@ -115,36 +146,92 @@ fn share(
 ) -> Estimate {
     let count = images.iter().max().map_or(0, |last| last + 1);
     let figure = |weights: &[u32]| {
-        let chosen = || rows.iter().zip(images).filter(|(row, _)| among(row)).map(|(row, &image)| (row, f64::from(weights[image])));
-        let part: f64 = chosen().filter(|(row, _)| of(row)).map(|(_, weight)| weight).sum();
+        let chosen = || {
+            rows.iter()
+                .zip(images)
+                .filter(|(row, _)| among(row))
+                .map(|(row, &image)| (row, f64::from(weights[image])))
+        };
+        let part: f64 = chosen()
+            .filter(|(row, _)| of(row))
+            .map(|(_, weight)| weight)
+            .sum();
         vec![part / chosen().map(|(_, weight)| weight).sum::<f64>()]
     };
     let found = estimates(count, REPEATS, seed, figure);
-    found.first().copied().unwrap_or(Estimate { value: f64::NAN, interval: None })
+    found.first().copied().unwrap_or(Estimate {
+        value: f64::NAN,
+        interval: None,
+    })
 }
 
 fn kinds(rows: &[AnsweredQuestion]) -> BTreeMap<&str, Vec<&AnsweredQuestion>> {
     let mut kinds: BTreeMap<&str, Vec<&AnsweredQuestion>> = BTreeMap::new();
-    rows.iter().for_each(|row| kinds.entry(row.kind.as_str()).or_default().push(row));
+    rows.iter()
+        .for_each(|row| kinds.entry(row.kind.as_str()).or_default().push(row));
     kinds
 }
 
 fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
     let right = share(rows, images, seed, |_| true, |row| row.is_right);
     let photographs = images.iter().max().map_or(0, |last| last + 1);
-    let mut text = format!("{} of {} answers about {photographs} photographs are right.", stated(&right, Format::Percent), rows.len());
-    let rate = |rows: &[&AnsweredQuestion]| rows.iter().filter(|row| row.is_right).count() as f64 / rows.len().max(1) as f64;
-    let mut rates: Vec<(f64, &str)> = kinds(rows).into_iter().map(|(kind, rows)| (rate(&rows), kind)).collect();
+    let mut text = format!(
+        "{} of {} answers about {photographs} photographs are right.",
+        stated(&right, Format::Percent),
+        rows.len()
+    );
+    let rate = |rows: &[&AnsweredQuestion]| {
+        rows.iter().filter(|row| row.is_right).count() as f64 / rows.len().max(1) as f64
+    };
+    let mut rates: Vec<(f64, &str)> = kinds(rows)
+        .into_iter()
+        .map(|(kind, rows)| (rate(&rows), kind))
+        .collect();
     rates.sort_by(|a, b| a.0.total_cmp(&b.0));
     if let [worst, .., best] = rates[..] {
-        let percent = |value| stated(&Estimate { value, interval: None }, Format::Percent);
-        text += &format!(" Best: {} ({}); worst: {} ({}).", best.1, percent(best.0), worst.1, percent(worst.0));
+        let percent = |value| {
+            stated(
+                &Estimate {
+                    value,
+                    interval: None,
+                },
+                Format::Percent,
+            )
+        };
+        text += &format!(
+            " Best: {} ({}); worst: {} ({}).",
+            best.1,
+            percent(best.0),
+            worst.1,
+            percent(worst.0)
+        );
     }
-    let yes = share(rows, images, seed, |row| row.yes.is_some(), |row| matches!(row.yes, Some((_, Some(true)))));
-    let asked = share(rows, images, seed, |row| row.yes.is_some(), |row| matches!(row.yes, Some((true, _))));
+    let yes = share(
+        rows,
+        images,
+        seed,
+        |row| row.yes.is_some(),
+        |row| matches!(row.yes, Some((_, Some(true)))),
+    );
+    let asked = share(
+        rows,
+        images,
+        seed,
+        |row| row.yes.is_some(),
+        |row| matches!(row.yes, Some((true, _))),
+    );
     if yes.value.is_finite() {
-        let asked = stated(&Estimate { interval: None, ..asked }, Format::Percent);
-        text += &format!(" Of the questions that yes or no answers, {} got a yes where {asked} should.", stated(&yes, Format::Percent));
+        let asked = stated(
+            &Estimate {
+                interval: None,
+                ..asked
+            },
+            Format::Percent,
+        );
+        text += &format!(
+            " Of the questions that yes or no answers, {} got a yes where {asked} should.",
+            stated(&yes, Format::Percent)
+        );
     }
     text
 }
@@ -154,16 +241,33 @@ fn confusion(rows: &[AnsweredQuestion]) -> Section {
     let row = |(name, truth): (&str, bool)| {
         let count = |said: Option<bool>| judged.iter().filter(|j| **j == (truth, said)).count();
         let all = judged.iter().filter(|j| j.0 == truth).count();
-        TableRow::new(name, vec![count(Some(true)).into(), count(Some(false)).into(), count(None).into(), all.into()])
+        TableRow::new(
+            name,
+            vec![
+                count(Some(true)).into(),
+                count(Some(false)).into(),
+                count(None).into(),
+                all.into(),
+            ],
+        )
     };
     let count = |name: &str| Column::new(name, Format::Count);
     Section {
         title: "Yes and no".into(),
         tables: vec![Table {
             title: "What was answered to questions of yes or no".into(),
-            note: "Answers by the truth: a yes where no is right claims something that is not there.".into(),
-            columns: vec![count("answered yes"), count("answered no"), count("neither"), count("questions")],
-            rows: [("yes is right", true), ("no is right", false)].map(row).into(),
+            note:
+                "Answers by the truth: a yes where no is right claims something that is not there."
+                    .into(),
+            columns: vec![
+                count("answered yes"),
+                count("answered no"),
+                count("neither"),
+                count("questions"),
+            ],
+            rows: [("yes is right", true), ("no is right", false)]
+                .map(row)
+                .into(),
         }],
         ..Section::default()
     }
@@ -174,41 +278,87 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     let is_flagged = |row: &&AnsweredQuestion| row.verdict.as_deref() == Some("flagged");
     let row = |name: &str, chosen: Vec<(&AnsweredQuestion, usize)>| {
         let scored = |(row, image): &(&AnsweredQuestion, usize)| {
-            Some(Scored { reward: row.score? as f32, good: row.is_right, image: *image as u32 })
+            Some(Scored {
+                reward: row.score? as f32,
+                good: row.is_right,
+                image: *image as u32,
+            })
         };
         let ranking = Ranking::new(chosen.iter().filter_map(scored).collect());
         let figures = |weights: &[u32]| {
             let sum = |of: &dyn Fn(&AnsweredQuestion) -> bool| {
-                chosen.iter().filter(|(row, _)| of(row)).map(|(_, image)| f64::from(weights[*image])).sum::<f64>()
+                chosen
+                    .iter()
+                    .filter(|(row, _)| of(row))
+                    .map(|(_, image)| f64::from(weights[*image]))
+                    .sum::<f64>()
             };
-            let flagged = |right: bool| sum(&|row| row.is_right == right && is_flagged(&row)) / sum(&|row| row.is_right == right);
-            let unflagged = sum(&|row| row.is_right && !is_flagged(&row)) / sum(&|row| !is_flagged(&row));
-            vec![ranking.weighted(0.0, weights).auroc, flagged(false), flagged(true), unflagged]
+            let flagged = |right: bool| {
+                sum(&|row| row.is_right == right && is_flagged(&row))
+                    / sum(&|row| row.is_right == right)
+            };
+            let unflagged =
+                sum(&|row| row.is_right && !is_flagged(&row)) / sum(&|row| !is_flagged(&row));
+            vec![
+                ranking.weighted(0.0, weights).auroc,
+                flagged(false),
+                flagged(true),
+                unflagged,
+            ]
         };
         let count = images.iter().max().map_or(0, |last| last + 1);
-        let mut cells: Vec<Cell> = estimates(count, REPEATS, seed, figures).into_iter().map(Cell::from).collect();
+        let mut cells: Vec<Cell> = estimates(count, REPEATS, seed, figures)
+            .into_iter()
+            .map(Cell::from)
+            .collect();
         cells.push(chosen.len().into());
-        TableRow { emphasis: name == "all", ..TableRow::new(name, cells) }
+        TableRow {
+            emphasis: name == "all",
+            ..TableRow::new(name, cells)
+        }
     };
     let mut by_kind: BTreeMap<&str, Vec<(&AnsweredQuestion, usize)>> = BTreeMap::new();
-    rows.iter().zip(images).for_each(|(row, &image)| by_kind.entry(row.kind.as_str()).or_default().push((row, image)));
+    rows.iter().zip(images).for_each(|(row, &image)| {
+        by_kind
+            .entry(row.kind.as_str())
+            .or_default()
+            .push((row, image))
+    });
     let all: Vec<(&AnsweredQuestion, usize)> = by_kind.values().flatten().copied().collect();
     let several = by_kind.len() > 1;
     let curve = |name: &str, chosen: &[(&AnsweredQuestion, usize)]| {
-        let outcome =
-            |&(row, photograph): &(&AnsweredQuestion, usize)| Some(Outcome { photograph, score: row.score?, is_right: row.is_right });
+        let outcome = |&(row, photograph): &(&AnsweredQuestion, usize)| {
+            Some(Outcome {
+                photograph,
+                score: row.score?,
+                is_right: row.is_right,
+            })
+        };
         risk_coverage(name, &chosen.iter().filter_map(outcome).collect::<Vec<_>>())
     };
-    let of_kinds = by_kind.iter().filter(|_| several).map(|(kind, chosen)| curve(kind, chosen));
-    let series: Vec<Series> = std::iter::once(curve("all", &all)).chain(of_kinds).filter(|curve| !curve.points.is_empty()).collect();
+    let of_kinds = by_kind
+        .iter()
+        .filter(|_| several)
+        .map(|(kind, chosen)| curve(kind, chosen));
+    let series: Vec<Series> = std::iter::once(curve("all", &all))
+        .chain(of_kinds)
+        .filter(|curve| !curve.points.is_empty())
+        .collect();
     let mut table_rows = vec![row("all", all)];
-    table_rows.extend(by_kind.into_iter().filter(|_| several).map(|(kind, chosen)| row(kind, chosen)));
+    table_rows.extend(
+        by_kind
+            .into_iter()
+            .filter(|_| several)
+            .map(|(kind, chosen)| row(kind, chosen)),
+    );
     let share = |name: &str, better| Column::new(name, Format::Percent).better(better);
     Section {
         title: "Risk".into(),
         tables: vec![Table {
             title: "Whether the guard's score tells wrong answers from right ones".into(),
-            note: "The answer stays as the model gave it. AUROC is the chance that a wrong answer has a lower score than a right one: 0.5 is a coin.".into(),
+            note: "The answer stays as the model gave it. AUROC is the chance that a wrong answer \
+                   has a lower score than a right one: 0.5 is a coin."
+                .into(),
             columns: vec![
                 Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
                 share("wrong answers flagged", Better::Higher),
@@ -226,13 +376,18 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
 /// A section of wrong answers for every kind of question, each with its photograph.
 fn wrong_answers(rows: &[AnsweredQuestion], seed: u64) -> Vec<Section> {
     let section = |(kind, rows): (&str, Vec<&AnsweredQuestion>)| {
-        let wrong: Vec<&AnsweredQuestion> = rows.iter().copied().filter(|row| !row.is_right).collect();
-        // In the order of the questions, so that a seed shows the same ones however they were drawn.
+        let wrong: Vec<&AnsweredQuestion> =
+            rows.iter().copied().filter(|row| !row.is_right).collect();
+        // In the order of the questions, so that a seed shows the same ones however they were
+        // drawn.
         let mut drawn = (0..wrong.len()).choose_multiple(&mut SmallRng::seed_from_u64(seed), SHOWN);
         drawn.sort_unstable();
         let text = match wrong.len() {
             0 => format!("None of {} answers is wrong.", rows.len()),
-            n if n > SHOWN => format!("{SHOWN} of {n} wrong answers ({} questions), drawn with seed {seed}.", rows.len()),
+            n if n > SHOWN => format!(
+                "{SHOWN} of {n} wrong answers ({} questions), drawn with seed {seed}.",
+                rows.len()
+            ),
             n => format!("All {n} wrong answers ({} questions).", rows.len()),
         };
         Section {
@@ -246,16 +401,34 @@ fn wrong_answers(rows: &[AnsweredQuestion], seed: u64) -> Vec<Section> {
 }
 
 fn card(row: &AnsweredQuestion) -> CaptionCard {
-    let right = if row.right_answers.len() == 1 { "Right answer" } else { "Right answers" };
+    let right = if row.right_answers.len() == 1 {
+        "Right answer"
+    } else {
+        "Right answers"
+    };
     let mut facts = vec![(right.to_owned(), row.right_answers.join(" · "))];
-    facts.extend(row.score.map(|score| ("Score".to_owned(), format!("{score:.2}"))));
-    facts.extend(row.verdict.iter().map(|verdict| ("Verdict".to_owned(), verdict.clone())));
-    let answer = if row.answer.trim().is_empty() { "(no answer)" } else { row.answer.as_str() };
+    facts.extend(
+        row.score
+            .map(|score| ("Score".to_owned(), format!("{score:.2}"))),
+    );
+    facts.extend(
+        row.verdict
+            .iter()
+            .map(|verdict| ("Verdict".to_owned(), verdict.clone())),
+    );
+    let answer = if row.answer.trim().is_empty() {
+        "(no answer)"
+    } else {
+        row.answer.as_str()
+    };
     CaptionCard {
         id: row.image.clone(),
         title: row.question.clone(),
         photo: row.photo.as_deref().and_then(Photo::thumbnail),
-        words: vec![CardWord { text: answer.to_owned(), ..CardWord::default() }],
+        words: vec![CardWord {
+            text: answer.to_owned(),
+            ..CardWord::default()
+        }],
         facts,
         ..CaptionCard::default()
     }
@@ -283,30 +456,55 @@ mod tests {
 
     fn report(rows: &[AnsweredQuestion], seed: u64) -> Report {
         let AnswerSections { summary, details } = sections(rows, seed);
-        Report { sections: [vec![summary], details].concat(), ..Report::default() }
+        Report {
+            sections: [vec![summary], details].concat(),
+            ..Report::default()
+        }
     }
 
     #[test]
     fn wrong_answers_are_shown_by_kind_with_what_is_known_of_them() {
-        let mut rows: Vec<AnsweredQuestion> = (0..40).map(|i| question("presence", i, i % 2 == 0, None)).collect();
+        let mut rows: Vec<AnsweredQuestion> = (0..40)
+            .map(|i| question("presence", i, i % 2 == 0, None))
+            .collect();
         rows.extend((0..3).map(|i| question("count", i, false, None)));
         rows.push(question("color", 0, true, None));
         let json = report(&rows, 1).to_json();
         let wrong = |kind: &str| json["sections"][format!("Wrong answers: {kind}")].clone();
-        assert_eq!(wrong("presence")["text"][0], "12 of 20 wrong answers (40 questions), drawn with seed 1.");
-        assert_eq!(wrong("count")["text"][0], "All 3 wrong answers (3 questions).");
+        assert_eq!(
+            wrong("presence")["text"][0],
+            "12 of 20 wrong answers (40 questions), drawn with seed 1."
+        );
+        assert_eq!(
+            wrong("count")["text"][0],
+            "All 3 wrong answers (3 questions)."
+        );
         assert_eq!(wrong("color")["text"][0], "None of 1 answers is wrong.");
         let cards = wrong("presence")["captions"].as_array().unwrap().clone();
         assert_eq!(cards.len(), 12);
         assert_eq!(cards[0]["words"][0]["text"], "No.");
-        assert_eq!(cards[0]["facts"][0], serde_json::json!(["Right answer", "Yes."]));
-        assert!(cards.iter().all(|card| card["title"].as_str().unwrap().starts_with("Is there")));
+        assert_eq!(
+            cards[0]["facts"][0],
+            serde_json::json!(["Right answer", "Yes."])
+        );
+        assert!(
+            cards
+                .iter()
+                .all(|card| card["title"].as_str().unwrap().starts_with("Is there"))
+        );
         let same = report(&rows, 1).to_json();
         assert_eq!(json, same);
-        assert_ne!(wrong("presence")["captions"], report(&rows, 2).to_json()["sections"]["Wrong answers: presence"]["captions"]);
+        assert_ne!(
+            wrong("presence")["captions"],
+            report(&rows, 2).to_json()["sections"]["Wrong answers: presence"]["captions"]
+        );
         assert!(json["sections"]["Risk"].is_null(), "nothing was scored");
         let summary = json["sections"]["Summary"]["text"][0].as_str().unwrap();
-        assert!(summary.contains("of 44 answers about 40 photographs") && summary.contains("worst: count (0.0\u{a0}%)"), "{summary}");
+        assert!(
+            summary.contains("of 44 answers about 40 photographs")
+                && summary.contains("worst: count (0.0\u{a0}%)"),
+            "{summary}"
+        );
     }
 
     #[test]
@@ -314,7 +512,8 @@ mod tests {
         let rows: Vec<AnsweredQuestion> = (0..60)
             .map(|i| {
                 let right = i % 3 > 0;
-                // Every wrong answer is below every right one, and half of the wrong ones are below the threshold.
+                // Every wrong answer is below every right one, and half of the wrong ones are below
+                // the threshold.
                 question(
                     "presence",
                     i,
@@ -330,12 +529,23 @@ mod tests {
             })
             .collect();
         let json = report(&rows, 1).to_json();
-        let confusion = &json["sections"]["Yes and no"]["tables"]["What was answered to questions of yes or no"]["rows"]["yes is right"];
-        assert_eq!((confusion["answered yes"]["value"].as_f64(), confusion["answered no"]["value"].as_f64()), (Some(40.0), Some(20.0)));
-        let risk = &json["sections"]["Risk"]["tables"]["Whether the guard's score tells wrong answers from right ones"]["rows"]["all"];
-        for (column, wanted) in
-            [("AUROC", 1.0), ("wrong answers flagged", 0.5), ("right answers flagged", 0.0), ("right among unflagged", 0.8)]
-        {
+        let confusion = &json["sections"]["Yes and no"]["tables"]["What was answered to questions \
+            of yes or no"]["rows"]["yes is right"];
+        assert_eq!(
+            (
+                confusion["answered yes"]["value"].as_f64(),
+                confusion["answered no"]["value"].as_f64()
+            ),
+            (Some(40.0), Some(20.0))
+        );
+        let risk = &json["sections"]["Risk"]["tables"]["Whether the guard's score tells wrong \
+            answers from right ones"]["rows"]["all"];
+        for (column, wanted) in [
+            ("AUROC", 1.0),
+            ("wrong answers flagged", 0.5),
+            ("right answers flagged", 0.0),
+            ("right among unflagged", 0.8),
+        ] {
             assert_eq!(risk[column]["value"].as_f64(), Some(wanted), "{column}");
         }
         assert!(risk["AUROC"]["low"].as_f64().is_some());
@@ -343,25 +553,50 @@ mod tests {
 
     #[test]
     fn abstentions_are_neither_right_nor_wrong() {
-        let mut rows: Vec<AnsweredQuestion> =
-            (0..8).map(|i| question("presence", i, i % 4 > 0, Some(if i % 4 > 0 { 0.9 } else { 0.2 }))).collect();
-        let abstained =
-            |i| AnsweredQuestion { verdict: Some("abstained".into()), yes: Some((true, None)), ..question("presence", i, false, None) };
+        let mut rows: Vec<AnsweredQuestion> = (0..8)
+            .map(|i| {
+                question(
+                    "presence",
+                    i,
+                    i % 4 > 0,
+                    Some(if i % 4 > 0 { 0.9 } else { 0.2 }),
+                )
+            })
+            .collect();
+        let abstained = |i| AnsweredQuestion {
+            verdict: Some("abstained".into()),
+            yes: Some((true, None)),
+            ..question("presence", i, false, None)
+        };
         rows.extend((8..12).map(abstained));
         let json = report(&rows, 1).to_json();
         let summary = json["sections"]["Summary"]["text"][0].as_str().unwrap();
         assert!(
-            summary.contains("75.0\u{a0}%") && summary.contains("of 8 answers") && summary.ends_with("4 of 12 questions got no answer."),
+            summary.contains("75.0\u{a0}%")
+                && summary.contains("of 8 answers")
+                && summary.ends_with("4 of 12 questions got no answer."),
             "{summary}"
         );
-        let confusion = &json["sections"]["Yes and no"]["tables"]["What was answered to questions of yes or no"]["rows"]["yes is right"];
-        assert_eq!((confusion["neither"]["value"].as_f64(), confusion["questions"]["value"].as_f64()), (Some(0.0), Some(8.0)));
-        assert_eq!(json["sections"]["Wrong answers: presence"]["text"][0], "All 2 wrong answers (8 questions).");
+        let confusion = &json["sections"]["Yes and no"]["tables"]["What was answered to questions \
+            of yes or no"]["rows"]["yes is right"];
+        assert_eq!(
+            (
+                confusion["neither"]["value"].as_f64(),
+                confusion["questions"]["value"].as_f64()
+            ),
+            (Some(0.0), Some(8.0))
+        );
+        assert_eq!(
+            json["sections"]["Wrong answers: presence"]["text"][0],
+            "All 2 wrong answers (8 questions)."
+        );
     }
 
     #[test]
     fn risk_has_a_curve_for_each_kind() {
-        let mut rows: Vec<AnsweredQuestion> = (0..4).map(|i| question("presence", i, i > 0, Some(0.2 + 0.2 * i as f64))).collect();
+        let mut rows: Vec<AnsweredQuestion> = (0..4)
+            .map(|i| question("presence", i, i > 0, Some(0.2 + 0.2 * i as f64)))
+            .collect();
         rows.extend((0..2).map(|i| question("color", i, false, Some(0.5))));
         let curves = |rows: &[AnsweredQuestion]| match sections(rows, 1)
             .details
@@ -379,26 +614,51 @@ mod tests {
         assert_eq!(names, ["all", "color", "presence"]);
         // Of color both have the same score; of presence the wrong one is the last.
         assert_eq!(found[1].points, [(1.0, 1.0)]);
-        assert_eq!(found[2].points, [(0.25, 0.0), (0.5, 0.0), (0.75, 0.0), (1.0, 0.25)]);
+        assert_eq!(
+            found[2].points,
+            [(0.25, 0.0), (0.5, 0.0), (0.75, 0.0), (1.0, 0.25)]
+        );
         assert_eq!(curves(&rows[..4]).len(), 1, "one kind is all");
     }
 
     #[test]
     fn answers_are_yes_or_no_by_their_first_word() {
-        for (answer, wanted) in
-            [("Yes.", Some(true)), ("no, there is none", Some(false)), (" YES", Some(true)), ("Nobody.", None), ("", None), ("Two.", None)]
-        {
+        for (answer, wanted) in [
+            ("Yes.", Some(true)),
+            ("no, there is none", Some(false)),
+            (" YES", Some(true)),
+            ("Nobody.", None),
+            ("", None),
+            ("Two.", None),
+        ] {
             assert_eq!(said_yes(answer), wanted, "{answer}");
         }
-        let right = |answers: &[&str]| answers.iter().map(|&a| a.to_owned()).collect::<Vec<String>>();
-        assert_eq!(yes_or_no(&right(&["Yes."]), "No."), Some((true, Some(false))));
+        let right = |answers: &[&str]| {
+            answers
+                .iter()
+                .map(|&a| a.to_owned())
+                .collect::<Vec<String>>()
+        };
+        assert_eq!(
+            yes_or_no(&right(&["Yes."]), "No."),
+            Some((true, Some(false)))
+        );
         assert_eq!(yes_or_no(&right(&["no"]), "Perhaps."), Some((false, None)));
-        assert_eq!(yes_or_no(&right(&["no one"]), "No."), None, "the question is who");
+        assert_eq!(
+            yes_or_no(&right(&["no one"]), "No."),
+            None,
+            "the question is who"
+        );
     }
 
     #[test]
     fn no_questions_are_a_report() {
         let report = report(&[], 1);
-        assert!(report.html().unwrap().contains("of 0 answers about 0 photographs"));
+        assert!(
+            report
+                .html()
+                .unwrap()
+                .contains("of 0 answers about 0 photographs")
+        );
     }
 }

@@ -11,7 +11,12 @@ pub(super) fn cell(cell: Option<&Cell>, format: Format) -> (String, Option<Strin
         Some(Cell::Text(text)) => (plain(text), None),
         Some(Cell::Value(Estimate { value, interval })) if value.is_finite() => {
             let finite = interval.filter(|(low, high)| low.is_finite() && high.is_finite());
-            (number(*value, format), finite.map(|(low, high)| format!("[{}, {}]", number(low, format), number(high, format))))
+            (
+                number(*value, format),
+                finite.map(|(low, high)| {
+                    format!("[{}, {}]", number(low, format), number(high, format))
+                }),
+            )
         }
         _ => (ABSENT.to_owned(), None),
     }
@@ -19,7 +24,11 @@ pub(super) fn cell(cell: Option<&Cell>, format: Format) -> (String, Option<Strin
 
 /// A figure within a sentence: value, unit, interval.
 pub(crate) fn stated(estimate: &Estimate, format: Format) -> String {
-    let unit = if format == Format::Percent { "\u{a0}%" } else { "" };
+    let unit = if format == Format::Percent {
+        "\u{a0}%"
+    } else {
+        ""
+    };
     match cell(Some(&Cell::Value(*estimate)), format) {
         (value, _) if value == ABSENT => "unknown".to_owned(),
         (value, Some(interval)) => format!("{value}{unit} {interval}"),
@@ -65,9 +74,12 @@ pub(super) fn marks(column: &Column) -> impl Iterator<Item = &'static str> {
     unit.into_iter().chain(arrow)
 }
 
-/// Text without control characters: captions and file names must not steer a terminal, and XML forbids most of them.
+/// Text without control characters: captions and file names must not steer a terminal, and XML
+/// forbids most of them.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// `1 plot`, `2 plots`; nothing for none.
@@ -102,11 +114,24 @@ mod tests {
     fn cells_show_their_interval_or_a_dash() {
         let estimate = |value, interval| Cell::Value(Estimate { value, interval });
         let shown = |c: &Cell| cell(Some(c), Format::Percent);
-        assert_eq!(shown(&estimate(0.306, Some((0.281, 0.33)))), ("30.6".to_owned(), Some("[28.1, 33.0]".to_owned())));
-        assert_eq!(shown(&estimate(0.306, Some((f64::NAN, 0.33)))), ("30.6".to_owned(), None));
-        for absent in [None, Some(&Cell::Absent), Some(&estimate(f64::NAN, Some((0.1, 0.2))))] {
+        assert_eq!(
+            shown(&estimate(0.306, Some((0.281, 0.33)))),
+            ("30.6".to_owned(), Some("[28.1, 33.0]".to_owned()))
+        );
+        assert_eq!(
+            shown(&estimate(0.306, Some((f64::NAN, 0.33)))),
+            ("30.6".to_owned(), None)
+        );
+        for absent in [
+            None,
+            Some(&Cell::Absent),
+            Some(&estimate(f64::NAN, Some((0.1, 0.2)))),
+        ] {
             assert_eq!(cell(absent, Format::Percent), (ABSENT.to_owned(), None));
         }
-        assert_eq!(shown(&"\u{1b}[31mred".into()), (" [31mred".to_owned(), None));
+        assert_eq!(
+            shown(&"\u{1b}[31mred".into()),
+            (" [31mred".to_owned(), None)
+        );
     }
 }

@@ -1,11 +1,13 @@
-//! The report as one page of HTML that needs nothing beside it: no script, no font, no host. The page's own policy forbids them, too.
+//! The report as one page of HTML that needs nothing beside it: no script, no font, no host. The
+//! page's own policy forbids them, too.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use minijinja::{Environment, Error, Value, context};
 use serde::Serialize;
 
 use super::{
-    Better, CaptionCard, CardWord, Column, Format, Photo, Plot, Report, Section, Table, TableRow, WordChange,
+    Better, CaptionCard, CardWord, Column, Format, Photo, Plot, Report, Section, Table, TableRow,
+    WordChange,
     format::{cell, marks, number},
     plots::draw,
 };
@@ -115,7 +117,12 @@ struct WordView<'a> {
 
 impl<'a> SectionView<'a> {
     fn new(section: &'a Section) -> Self {
-        let words = || section.cards.iter().flat_map(|c| c.before.iter().chain(&c.words));
+        let words = || {
+            section
+                .cards
+                .iter()
+                .flat_map(|c| c.before.iter().chain(&c.words))
+        };
         Self {
             title: &section.title,
             text: &section.text,
@@ -154,7 +161,15 @@ impl<'a> TableView<'a> {
             title: &table.title,
             note: &table.note,
             columns: columns.collect(),
-            rows: table.rows.iter().map(|row| RowView { name: &row.name, emphasis: row.emphasis, cells: cells(row) }).collect(),
+            rows: table
+                .rows
+                .iter()
+                .map(|row| RowView {
+                    name: &row.name,
+                    emphasis: row.emphasis,
+                    cells: cells(row),
+                })
+                .collect(),
             explained: table.columns.iter().any(|c| !c.help.is_empty()),
         }
     }
@@ -163,8 +178,15 @@ impl<'a> TableView<'a> {
 impl FigureView {
     fn new(plot: &Plot) -> Self {
         let drawn = draw(plot);
-        let legend = drawn.legend.into_iter().map(|(sample, name)| (Value::from_safe_string(sample), name));
-        Self { title: drawn.title, svg: Value::from_safe_string(drawn.svg), legend: legend.collect() }
+        let legend = drawn
+            .legend
+            .into_iter()
+            .map(|(sample, name)| (Value::from_safe_string(sample), name));
+        Self {
+            title: drawn.title,
+            svg: Value::from_safe_string(drawn.svg),
+            legend: legend.collect(),
+        }
     }
 }
 
@@ -173,19 +195,36 @@ impl<'a> CardView<'a> {
         let views = |words: &'a [CardWord]| words.iter().map(WordView::new).collect();
         let lines = match card.before.is_empty() {
             true => vec![("", views(&card.words))],
-            false => vec![("Before", views(&card.before)), ("After", views(&card.words))],
+            false => vec![
+                ("Before", views(&card.before)),
+                ("After", views(&card.words)),
+            ],
         };
         let bare = |w: &'a CardWord| w.text.trim();
-        let doubted = card.words.iter().filter(|w| w.doubted).map(|w| format!("{} {}", bare(w), reward(w)));
+        let doubted = card
+            .words
+            .iter()
+            .filter(|w| w.doubted)
+            .map(|w| format!("{} {}", bare(w), reward(w)));
         Self {
             id: &card.id,
             title: &card.title,
             photo: card.photo.as_ref().map(data_url),
-            // What a person wrote: the caption on the card may be wrong, and stands beside it anyway.
-            alt: card.references.first().cloned().unwrap_or_else(|| format!("Photograph {}", card.id)),
+            // What a person wrote: the caption on the card may be wrong, and stands beside it
+            // anyway.
+            alt: card
+                .references
+                .first()
+                .cloned()
+                .unwrap_or_else(|| format!("Photograph {}", card.id)),
             lines,
             doubted: doubted.collect(),
-            hallucinated: card.words.iter().filter(|w| w.hallucinated == Some(true)).map(bare).collect(),
+            hallucinated: card
+                .words
+                .iter()
+                .filter(|w| w.hallucinated == Some(true))
+                .map(bare)
+                .collect(),
             facts: &card.facts,
             note: &card.note,
             references: &card.references,
@@ -196,7 +235,10 @@ impl<'a> CardView<'a> {
 impl<'a> WordView<'a> {
     fn new(word: &'a CardWord) -> Self {
         let text = word.text.trim_start();
-        let doubt = word.reward.filter(|r| r.is_finite()).map(|r| format!("{:.2}", 1.0 - r.clamp(0.0, 1.0)));
+        let doubt = word
+            .reward
+            .filter(|r| r.is_finite())
+            .map(|r| format!("{:.2}", 1.0 - r.clamp(0.0, 1.0)));
         let judged = match word.hallucinated {
             Some(true) => ", not in the references",
             Some(false) => ", in the references",
@@ -210,12 +252,16 @@ impl<'a> WordView<'a> {
                 Some(WordChange::Added) => "ins",
                 None => "span",
             },
-            class: [(true, "w"), (word.doubted, "doubted"), (word.hallucinated == Some(true), "hallucinated")]
-                .iter()
-                .filter(|(applies, _)| *applies)
-                .map(|(_, class)| *class)
-                .collect::<Vec<_>>()
-                .join(" "),
+            class: [
+                (true, "w"),
+                (word.doubted, "doubted"),
+                (word.hallucinated == Some(true), "hallucinated"),
+            ]
+            .iter()
+            .filter(|(applies, _)| *applies)
+            .map(|(_, class)| *class)
+            .collect::<Vec<_>>()
+            .join(" "),
             tip: match (&doubt, word.change) {
                 (Some(_), _) => format!("reward {}{judged}", reward(word)),
                 (None, Some(WordChange::Removed)) => format!("removed{judged}"),
@@ -228,15 +274,21 @@ impl<'a> WordView<'a> {
 }
 
 fn reward(word: &CardWord) -> String {
-    word.reward.map(|r| number(f64::from(r), Format::Decimal(2))).unwrap_or_default()
+    word.reward
+        .map(|r| number(f64::from(r), Format::Decimal(2)))
+        .unwrap_or_default()
 }
 
-/// A photograph as an address of its own. The template need not escape it (every slash of the base64 would become six characters), so
-/// the media type may hold nothing but what media types hold.
+/// A photograph as an address of its own. The template need not escape it (every slash of the
+/// base64 would become six characters), so the media type may hold nothing but what media types
+/// hold.
 fn data_url(photo: &Photo) -> Value {
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '+' | '-' | '.');
     let media_type: String = photo.media_type.chars().filter(|&c| safe(c)).collect();
-    Value::from_safe_string(format!("data:{media_type};base64,{}", STANDARD.encode(&photo.bytes)))
+    Value::from_safe_string(format!(
+        "data:{media_type};base64,{}",
+        STANDARD.encode(&photo.bytes)
+    ))
 }
 
 #[cfg(test)]
@@ -251,11 +303,23 @@ mod tests {
     #[test]
     fn nothing_from_the_data_becomes_markup() {
         let page = page();
-        assert!(!page.contains("<script") && !page.contains("<of>"), "no script, no invented element");
+        assert!(
+            !page.contains("<script") && !page.contains("<of>"),
+            "no script, no invented element"
+        );
         assert!(!page.contains("onerror=\""), "no attribute broken out of");
-        assert!(page.matches("&lt;script&gt;").count() >= 3, "in the caption, its summary and the legend");
-        let photo = Photo { media_type: "image/png\" onerror=\"alert(1)".to_owned(), bytes: vec![0xff; 3] };
-        assert_eq!(data_url(&photo).to_string(), "data:image/pngonerroralert1;base64,////");
+        assert!(
+            page.matches("&lt;script&gt;").count() >= 3,
+            "in the caption, its summary and the legend"
+        );
+        let photo = Photo {
+            media_type: "image/png\" onerror=\"alert(1)".to_owned(),
+            bytes: vec![0xff; 3],
+        };
+        assert_eq!(
+            data_url(&photo).to_string(),
+            "data:image/pngonerroralert1;base64,////"
+        );
     }
 
     #[test]
@@ -285,10 +349,14 @@ mod tests {
     #[test]
     fn words_carry_their_reward_and_judgement() {
         let page = page();
-        assert!(page.contains("<span class=\"w\" style=\"--doubt:0.09\" title=\"reward 0.91, in the references\">dog</span>"));
-        assert!(
-            page.contains("<span class=\"w doubted hallucinated\" style=\"--doubt:0.88\" title=\"reward 0.12, not in the references\">")
-        );
+        assert!(page.contains(
+            "<span class=\"w\" style=\"--doubt:0.09\" title=\"reward 0.91, in \
+                               the references\">dog</span>"
+        ));
+        assert!(page.contains(
+            "<span class=\"w doubted hallucinated\" style=\"--doubt:0.88\" \
+                           title=\"reward 0.12, not in the references\">"
+        ));
         assert!(page.contains("<span class=\"w\">.</span>"));
         assert!(page.contains("src=\"data:image/png;base64,"));
         assert_eq!(page.matches("<figure class=\"plot\">").count(), 3);
@@ -296,7 +364,12 @@ mod tests {
 
     #[test]
     fn a_changed_caption_stands_below_the_one_before() {
-        let word = |text: &str, hallucinated, change| CardWord { text: text.to_owned(), hallucinated, change, ..CardWord::default() };
+        let word = |text: &str, hallucinated, change| CardWord {
+            text: text.to_owned(),
+            hallucinated,
+            change,
+            ..CardWord::default()
+        };
         let card = CaptionCard {
             id: "1.jpg".to_owned(),
             title: "Is this <it>?".to_owned(),
@@ -305,27 +378,49 @@ mod tests {
                 word(" and a frisbee", Some(true), Some(WordChange::Removed)),
                 word(".", None, None),
             ],
-            words: vec![word("A dog", Some(false), None), word(" runs", None, Some(WordChange::Added)), word(".", None, None)],
+            words: vec![
+                word("A dog", Some(false), None),
+                word(" runs", None, Some(WordChange::Added)),
+                word(".", None, None),
+            ],
             facts: vec![("Right answer".to_owned(), "A & B".to_owned())],
             ..CaptionCard::default()
         };
-        let page = Report { sections: vec![Section { cards: vec![card], ..Section::default() }], ..Report::default() }.html().unwrap();
-        let place = |part: &str| page.find(part).unwrap_or_else(|| panic!("{part} in {page}"));
+        let page = Report {
+            sections: vec![Section {
+                cards: vec![card],
+                ..Section::default()
+            }],
+            ..Report::default()
+        }
+        .html()
+        .unwrap();
+        let place = |part: &str| {
+            page.find(part)
+                .unwrap_or_else(|| panic!("{part} in {page}"))
+        };
         assert!(
             place(">Before<") < place(">and a frisbee</del>")
                 && place("</del>") < place(">After<")
                 && place(">After<") < place(">runs</ins>")
         );
-        for part in
-            ["<h3 dir=\"auto\">Is this &lt;it&gt;?</h3>", "title=\"removed, not in the references\"", "<b>Right answer:</b> A &amp; B"]
-        {
+        for part in [
+            "<h3 dir=\"auto\">Is this &lt;it&gt;?</h3>",
+            "title=\"removed, not in the references\"",
+            "<b>Right answer:</b> A &amp; B",
+        ] {
             place(part);
         }
     }
 
     #[test]
     fn an_empty_report_is_a_page() {
-        let page = Report { title: "Nothing".to_owned(), ..Report::default() }.html().unwrap();
+        let page = Report {
+            title: "Nothing".to_owned(),
+            ..Report::default()
+        }
+        .html()
+        .unwrap();
         assert!(page.contains("<h1>Nothing</h1>") && !page.contains("<nav"));
     }
 }

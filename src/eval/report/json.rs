@@ -8,8 +8,9 @@ use super::{Cell, Estimate, Format, Report, Section, Table};
 pub const SCHEMA: u32 = 1;
 
 impl Report {
-    /// The report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN` and is `null`, a string, or an object with `value`,
-    /// `unit` (`share` of 1, `count` or `number`) and, where there is an interval, `low` and `high`. A name that its neighbors have already taken
+    /// The report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN` and is
+    /// `null`, a string, or an object with `value`, `unit` (`share` of 1, `count` or `number`) and,
+    /// where there is an interval, `low` and `high`. A name that its neighbors have already taken
     /// gets a number: `name (2)`. Photographs are left out.
     pub fn to_json(&self) -> Value {
         json!({
@@ -33,7 +34,15 @@ fn section(section: &Section) -> Value {
 }
 
 fn table(table: &Table) -> Value {
-    let row = |cells: &[Cell]| named(table.columns.iter().enumerate().map(|(i, column)| (&column.name, cell(cells.get(i), column.format))));
+    let row = |cells: &[Cell]| {
+        named(
+            table
+                .columns
+                .iter()
+                .enumerate()
+                .map(|(i, column)| (&column.name, cell(cells.get(i), column.format))),
+        )
+    };
     json!({
         "note": table.note,
         "columns": table.columns,
@@ -83,22 +92,35 @@ mod tests {
         assert_eq!(json["schema"], SCHEMA);
         assert_eq!(json["facts"]["seed"], "7");
         let table = &json["sections"]["Objects"]["tables"]["CHAIR"];
-        assert_eq!(table["rows"]["candor"]["CHAIR_i"], json!({ "value": 0.306, "low": 0.281, "high": 0.33, "unit": "share" }));
-        assert_eq!(table["rows"]["candor"]["captions"], json!({ "value": 1000.0, "unit": "count" }));
+        assert_eq!(
+            table["rows"]["candor"]["CHAIR_i"],
+            json!({ "value": 0.306, "low": 0.281, "high": 0.33, "unit": "share" })
+        );
+        assert_eq!(
+            table["rows"]["candor"]["captions"],
+            json!({ "value": 1000.0, "unit": "count" })
+        );
         assert_eq!(table["rows"]["people"]["CHAIR_i"], Value::Null);
         assert_eq!(table["rows"]["people"]["captions"], "five each");
         assert_eq!(
             table["columns"][0],
-            json!({ "name": "CHAIR_i", "format": "percent", "better": "lower", "help": "Share <of> mentions" })
+            json!({ "name": "CHAIR_i", "format": "percent", "better": "lower",
+                "help": "Share <of> mentions" })
         );
         assert_eq!(json["sections"]["Objects"]["plots"][0]["kind"], "lines");
-        assert_eq!(json["sections"]["Objects"]["captions"][0]["words"][1]["text"], sample::EVIL);
+        assert_eq!(
+            json["sections"]["Objects"]["captions"][0]["words"][1]["text"],
+            sample::EVIL
+        );
     }
 
     #[test]
     fn equal_names_are_kept_apart() {
         let twice = ["a", "a", "a (2)"].map(str::to_owned);
-        assert_eq!(named(twice.iter().map(|n| (n, Value::Null))), json!({ "a": null, "a (2)": null, "a (2) (2)": null }));
+        assert_eq!(
+            named(twice.iter().map(|n| (n, Value::Null))),
+            json!({ "a": null, "a (2)": null, "a (2) (2)": null })
+        );
     }
 
     #[test]
@@ -106,7 +128,11 @@ mod tests {
         let mut report = sample::report();
         let text = serde_json::to_string(&report).unwrap();
         assert!(!text.contains("photo") && !report.to_json().to_string().contains("photo"));
-        report.sections.iter_mut().flat_map(|s| &mut s.cards).for_each(|card| card.photo = None);
+        report
+            .sections
+            .iter_mut()
+            .flat_map(|s| &mut s.cards)
+            .for_each(|card| card.photo = None);
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
     }
 }

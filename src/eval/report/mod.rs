@@ -1,4 +1,5 @@
-//! Report of an evaluation: one data model, written as a terminal's tables, as JSON and as one self-contained page of HTML.
+//! Report of an evaluation: one data model, written as a terminal's tables, as JSON and as one
+//! self-contained page of HTML.
 
 use serde::{Deserialize, Serialize};
 
@@ -77,19 +78,30 @@ pub struct Column {
 impl Column {
     /// A column without a direction and without help.
     pub fn new(name: impl Into<String>, format: Format) -> Self {
-        Self { name: name.into(), format, better: None, help: String::new() }
+        Self {
+            name: name.into(),
+            format,
+            better: None,
+            help: String::new(),
+        }
     }
 
     /// Says which direction is good.
     #[must_use]
     pub fn better(self, better: Better) -> Self {
-        Self { better: Some(better), ..self }
+        Self {
+            better: Some(better),
+            ..self
+        }
     }
 
     /// Says what the figure means.
     #[must_use]
     pub fn help(self, help: impl Into<String>) -> Self {
-        Self { help: help.into(), ..self }
+        Self {
+            help: help.into(),
+            ..self
+        }
     }
 }
 
@@ -131,7 +143,11 @@ pub struct TableRow {
 impl TableRow {
     /// A row without emphasis.
     pub fn new(name: impl Into<String>, cells: Vec<Cell>) -> Self {
-        Self { name: name.into(), cells, emphasis: false }
+        Self {
+            name: name.into(),
+            cells,
+            emphasis: false,
+        }
     }
 }
 
@@ -156,7 +172,10 @@ impl From<Estimate> for Cell {
 
 impl From<f64> for Cell {
     fn from(value: f64) -> Self {
-        Self::Value(Estimate { value, interval: None })
+        Self::Value(Estimate {
+            value,
+            interval: None,
+        })
     }
 }
 
@@ -195,7 +214,8 @@ pub enum Plot {
         /// Indicates whether to draw the line y = x, as a ROC curve wants it.
         diagonal: bool,
     },
-    /// Reliability diagram (DeGroot and Fienberg 1983; Guo et al., ICML 2017) with the histogram of its bins.
+    /// Reliability diagram (DeGroot and Fienberg 1983; Guo et al., ICML 2017) with the histogram of
+    /// its bins.
     Reliability {
         /// Caption.
         title: String,
@@ -293,9 +313,11 @@ pub struct CardWord {
     pub text: String,
     /// Its reward, where it was scored.
     pub reward: Option<f32>,
-    /// Indicates whether its reward is below the threshold in use: it is underlined, so that the heat map does not speak by color alone.
+    /// Indicates whether its reward is below the threshold in use: it is underlined, so that the
+    /// heat map does not speak by color alone.
     pub doubted: bool,
-    /// Indicates whether it names something that the references do not support, where that was judged.
+    /// Indicates whether it names something that the references do not support, where that was
+    /// judged.
     pub hallucinated: Option<bool>,
     /// Change of the word, where it stands in only one of the two captions that are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -26,17 +26,29 @@ pub struct Photo {
 }
 
 impl Photo {
-    /// Returns a small JPEG of the photograph in a file, read as the model reads it; `None` where it cannot be read.
+    /// Returns a small JPEG of the photograph in a file, read as the model reads it; `None` where
+    /// it cannot be read.
     pub fn thumbnail(path: &Path) -> Option<Self> {
         let photo = decode(&fs::read(path).ok()?, &ImageLimits::default()).ok()?;
         let (width, height) = photo.dimensions();
         let longest = width.max(height);
-        let side = |length: u32| (u64::from(length) * u64::from(SIDE) / u64::from(longest.max(1))).max(1) as u32;
-        let small = if longest > SIDE { resize(&photo, side(width), side(height), FilterType::CatmullRom) } else { photo };
+        let side = |length: u32| {
+            (u64::from(length) * u64::from(SIDE) / u64::from(longest.max(1))).max(1) as u32
+        };
+        let small = if longest > SIDE {
+            resize(&photo, side(width), side(height), FilterType::CatmullRom)
+        } else {
+            photo
+        };
         let mut bytes = Vec::new();
         let (width, height) = small.dimensions();
-        JpegEncoder::new_with_quality(&mut bytes, QUALITY).encode(&small, width, height, ColorType::Rgb8.into()).ok()?;
-        Some(Self { media_type: "image/jpeg".into(), bytes })
+        JpegEncoder::new_with_quality(&mut bytes, QUALITY)
+            .encode(&small, width, height, ColorType::Rgb8.into())
+            .ok()?;
+        Some(Self {
+            media_type: "image/jpeg".into(),
+            bytes,
+        })
     }
 }
 
@@ -46,28 +58,59 @@ mod tests {
     use crate::eval::report::{CaptionCard, Report, Section};
 
     fn fixture(name: &str) -> std::path::PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos").join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/photos")
+            .join(name)
     }
 
     #[test]
     fn a_thumbnail_is_the_photograph_made_small() {
         let photo = Photo::thumbnail(&fixture("cat.jpg")).unwrap();
         let limits = ImageLimits::default();
-        let (small, whole) = (decode(&photo.bytes, &limits).unwrap(), decode(&fs::read(fixture("cat.jpg")).unwrap(), &limits).unwrap());
+        let (small, whole) = (
+            decode(&photo.bytes, &limits).unwrap(),
+            decode(&fs::read(fixture("cat.jpg")).unwrap(), &limits).unwrap(),
+        );
         assert_eq!(small.width().max(small.height()), SIDE);
         let shape = |image: &image::RgbImage| f64::from(image.width()) / f64::from(image.height());
-        assert!((shape(&small) - shape(&whole)).abs() < 0.02, "{} {}", shape(&small), shape(&whole));
-        let mean = |image: &image::RgbImage| image.iter().map(|&v| f64::from(v)).sum::<f64>() / image.len() as f64;
-        assert!((mean(&small) - mean(&whole)).abs() < 2.0, "{} {}", mean(&small), mean(&whole));
+        assert!(
+            (shape(&small) - shape(&whole)).abs() < 0.02,
+            "{} {}",
+            shape(&small),
+            shape(&whole)
+        );
+        let mean = |image: &image::RgbImage| {
+            image.iter().map(|&v| f64::from(v)).sum::<f64>() / image.len() as f64
+        };
+        assert!(
+            (mean(&small) - mean(&whole)).abs() < 2.0,
+            "{} {}",
+            mean(&small),
+            mean(&whole)
+        );
         assert_eq!(Photo::thumbnail(&fixture("README.md")), None);
         assert_eq!(Photo::thumbnail(&fixture("absent.jpg")), None);
     }
 
     #[test]
     fn a_page_of_two_hundred_photographs_stays_under_three_megabytes() {
-        let photos = ["astronaut.jpg", "cat.jpg", "coffee.jpg", "photographer.jpg"].map(|name| Photo::thumbnail(&fixture(name)).unwrap());
-        let cards = (0..200).map(|i| CaptionCard { photo: Some(photos[i % 4].clone()), ..CaptionCard::default() }).collect();
-        let page = Report { sections: vec![Section { cards, ..Section::default() }], ..Report::default() }.html().unwrap();
+        let photos = ["astronaut.jpg", "cat.jpg", "coffee.jpg", "photographer.jpg"]
+            .map(|name| Photo::thumbnail(&fixture(name)).unwrap());
+        let cards = (0..200)
+            .map(|i| CaptionCard {
+                photo: Some(photos[i % 4].clone()),
+                ..CaptionCard::default()
+            })
+            .collect();
+        let page = Report {
+            sections: vec![Section {
+                cards,
+                ..Section::default()
+            }],
+            ..Report::default()
+        }
+        .html()
+        .unwrap();
         assert_eq!(page.matches("<img ").count(), 200);
         assert!(page.len() < 3_000_000, "{}", page.len());
     }

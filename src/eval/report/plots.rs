@@ -3,7 +3,10 @@
 use super::{
     Axis, Bar, Format, Plot, ReliabilityBin, Series,
     format::{counted, number},
-    svg::{BOTTOM, Frame, RIGHT, Scale, TOP, WIDTH, drawable, drawing, escape, labels, line, range, rect, text, text_width, ticks},
+    svg::{
+        BOTTOM, Frame, RIGHT, Scale, TOP, WIDTH, drawable, drawing, escape, labels, line, range,
+        rect, text, text_width, ticks,
+    },
 };
 
 /// Series that `report.css` tells apart; further ones begin again.
@@ -25,25 +28,51 @@ pub(super) struct Drawn {
 /// Draws a plot.
 pub(super) fn draw(plot: &Plot) -> Drawn {
     match plot {
-        Plot::Lines { title, x, y, series, diagonal } => lines(title, (x, y), series, *diagonal),
+        Plot::Lines {
+            title,
+            x,
+            y,
+            series,
+            diagonal,
+        } => lines(title, (x, y), series, *diagonal),
         Plot::Reliability { title, bins } => reliability(title, bins),
         Plot::Bars { title, label, bars } => bars_plot(title, label, bars),
     }
 }
 
 fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool) -> Drawn {
-    let points: Vec<Vec<(f64, f64)>> =
-        series.iter().map(|s| s.points.iter().copied().filter(|p| drawable(p.0) && drawable(p.1)).collect()).collect();
+    let points: Vec<Vec<(f64, f64)>> = series
+        .iter()
+        .map(|s| {
+            s.points
+                .iter()
+                .copied()
+                .filter(|p| drawable(p.0) && drawable(p.1))
+                .collect()
+        })
+        .collect();
     let all = || points.iter().flatten();
-    let ranges = (range(x.range, all().map(|p| p.0)), range(y.range, all().map(|p| p.1)));
+    let ranges = (
+        range(x.range, all().map(|p| p.0)),
+        range(y.range, all().map(|p| p.1)),
+    );
     let labelled = series.iter().any(|s| !s.labels.is_empty());
     // Near a square, where the two axes are compared.
     let height = if diagonal || labelled { 420.0 } else { 300.0 };
-    let frame = Frame::new(ranges, (Some(x.label.as_str()), y.label.as_str()), (TOP, height - BOTTOM), 0.0);
+    let frame = Frame::new(
+        ranges,
+        (Some(x.label.as_str()), y.label.as_str()),
+        (TOP, height - BOTTOM),
+        0.0,
+    );
     let mut curves = String::new();
     if diagonal {
         let (low, high) = (ranges.0.0.max(ranges.1.0), ranges.0.1.min(ranges.1.1));
-        curves += &line((frame.x.at(low), frame.y.at(low)), (frame.x.at(high), frame.y.at(high)), "diagonal");
+        curves += &line(
+            (frame.x.at(low), frame.y.at(low)),
+            (frame.x.at(high), frame.y.at(high)),
+            "diagonal",
+        );
     }
     let mut points_drawn = String::new();
     for (i, (series, points)) in series.iter().zip(&points).enumerate() {
@@ -52,12 +81,17 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         let path: Vec<String> = seen.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         if !series.scattered {
             let name = escape(&series.name);
-            curves += &format!(r#"<polyline points="{}" class="curve s{style}"><title>{name}</title></polyline>"#, path.join(" "));
+            curves += &format!(
+                r#"<polyline points="{}" class="curve s{style}"><title>{name}</title></polyline>"#,
+                path.join(" ")
+            );
         }
         // A single point has no line that could be seen.
-        for &(px, py) in
-            points.iter().filter(|p| (series.marks || series.scattered || seen.len() == 1) && frame.x.holds(p.0) && frame.y.holds(p.1))
-        {
+        for &(px, py) in points.iter().filter(|p| {
+            (series.marks || series.scattered || seen.len() == 1)
+                && frame.x.holds(p.0)
+                && frame.y.holds(p.1)
+        }) {
             let tip = format!("{}: {}, {}", series.name, short(px), short(py));
             points_drawn += &mark(style, (frame.x.at(px), frame.y.at(py)), &tip);
         }
@@ -65,28 +99,49 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
     points_drawn += &point_labels(series, &frame);
     let names: Vec<&str> = series.iter().map(|s| s.name.as_str()).collect();
     let description = format!("{} against {}: {}.", y.label, x.label, names.join(", "));
-    let legend = series.iter().enumerate().map(|(i, s)| (curve_sample(i % STYLES, s), s.name.clone())).collect();
+    let legend = series
+        .iter()
+        .enumerate()
+        .map(|(i, s)| (curve_sample(i % STYLES, s), s.name.clone()))
+        .collect();
     Drawn {
         title: title.to_owned(),
-        svg: drawing(height, title, &description, &(frame.svg.clone() + &frame.clipped(&curves) + &points_drawn)),
+        svg: drawing(
+            height,
+            title,
+            &description,
+            &(frame.svg.clone() + &frame.clipped(&curves) + &points_drawn),
+        ),
         legend,
     }
 }
 
-/// The labels of points, each where it covers neither a point nor another label; a point in a crowd goes without.
+/// The labels of points, each where it covers neither a point nor another label; a point in a crowd
+/// goes without.
 fn point_labels(series: &[Series], frame: &Frame) -> String {
     const HEIGHT: f64 = 13.0;
     const NEAR: f64 = 7.0;
     let at = |p: &(f64, f64)| (frame.x.at(p.0), frame.y.at(p.1));
-    let inside = |p: &&(f64, f64)| drawable(p.0) && drawable(p.1) && frame.x.holds(p.0) && frame.y.holds(p.1);
+    let inside = |p: &&(f64, f64)| {
+        drawable(p.0) && drawable(p.1) && frame.x.holds(p.0) && frame.y.holds(p.1)
+    };
     // Left, top, right, bottom of what is taken already.
-    let mut taken: Vec<[f64; 4]> =
-        series.iter().flat_map(|s| s.points.iter().filter(inside)).map(at).map(|(x, y)| [x - 4.0, y - 4.0, x + 4.0, y + 4.0]).collect();
+    let mut taken: Vec<[f64; 4]> = series
+        .iter()
+        .flat_map(|s| s.points.iter().filter(inside))
+        .map(at)
+        .map(|(x, y)| [x - 4.0, y - 4.0, x + 4.0, y + 4.0])
+        .collect();
     let mut drawn = String::new();
     // Those that stand alone say most.
     let (alone, curves): (Vec<&Series>, Vec<&Series>) = series.iter().partition(|s| s.scattered);
     for series in alone.into_iter().chain(curves) {
-        for (point, label) in series.points.iter().zip(&series.labels).filter(|(p, label)| inside(p) && !label.is_empty()) {
+        for (point, label) in series
+            .points
+            .iter()
+            .zip(&series.labels)
+            .filter(|(p, label)| inside(p) && !label.is_empty())
+        {
             let ((x, y), width) = (at(point), text_width(label));
             let places = [
                 ("start", x + NEAR, y + 4.0, x + NEAR),
@@ -100,11 +155,20 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
             ];
             let fits = |&(_, _, base, left): &(&str, f64, f64, f64)| {
                 let area = [left, base - HEIGHT + 3.0, left + width, base + 3.0];
-                let within = left >= frame.x.pixels.0 && area[2] <= WIDTH && area[1] >= TOP - 12.0 && area[3] <= frame.y.pixels.0;
-                let free = taken.iter().all(|t| area[2] <= t[0] || t[2] <= area[0] || area[3] <= t[1] || t[3] <= area[1]);
+                let within = left >= frame.x.pixels.0
+                    && area[2] <= WIDTH
+                    && area[1] >= TOP - 12.0
+                    && area[3] <= frame.y.pixels.0;
+                let free = taken.iter().all(|t| {
+                    area[2] <= t[0] || t[2] <= area[0] || area[3] <= t[1] || t[3] <= area[1]
+                });
                 (within && free).then_some(area)
             };
-            let Some((&(anchor, tx, ty, _), area)) = places.iter().find_map(|place| Some((place, fits(place)?))) else { continue };
+            let Some((&(anchor, tx, ty, _), area)) =
+                places.iter().find_map(|place| Some((place, fits(place)?)))
+            else {
+                continue;
+            };
             taken.push(area);
             drawn += &text(tx, ty, "point", anchor, label);
         }
@@ -117,7 +181,9 @@ fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     let mut kept: Vec<(f64, f64)> = Vec::new();
     let mut dropped = None;
     for point in points {
-        let near = kept.last().is_some_and(|last| (last.0 - point.0).abs() < TOO_NEAR && (last.1 - point.1).abs() < TOO_NEAR);
+        let near = kept.last().is_some_and(|last| {
+            (last.0 - point.0).abs() < TOO_NEAR && (last.1 - point.1).abs() < TOO_NEAR
+        });
         dropped = near.then_some(point);
         if !near {
             kept.push(point);
@@ -138,7 +204,10 @@ fn mark(style: usize, (x, y): (f64, f64), tip: &str) -> String {
         "m-3.4,-3.4l6.8,6.8m0,-6.8l-6.8,6.8",
         "m-4.4,0h8.8m-4.4,-4.4v8.8",
     ][style % STYLES];
-    format!(r#"<path d="M{x:.1},{y:.1}{path}" class="mark s{style}"><title>{}</title></path>"#, escape(tip))
+    format!(
+        r#"<path d="M{x:.1},{y:.1}{path}" class="mark s{style}"><title>{}</title></path>"#,
+        escape(tip)
+    )
 }
 
 /// A small drawing for the legend.
@@ -147,8 +216,16 @@ fn sample(body: &str) -> String {
 }
 
 fn curve_sample(style: usize, series: &Series) -> String {
-    let mark = if series.marks || series.scattered { mark(style, (17.0, 7.0), "") } else { String::new() };
-    let curve = if series.scattered { String::new() } else { format!(r#"<polyline points="1,7 33,7" class="curve s{style}"/>"#) };
+    let mark = if series.marks || series.scattered {
+        mark(style, (17.0, 7.0), "")
+    } else {
+        String::new()
+    };
+    let curve = if series.scattered {
+        String::new()
+    } else {
+        format!(r#"<polyline points="1,7 33,7" class="curve s{style}"/>"#)
+    };
     sample(&(curve + &mark))
 }
 
@@ -157,46 +234,121 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> Drawn {
     const HEIGHT: f64 = 430.0;
     let unit = (0.0, 1.0);
     let most = bins.iter().map(|b| b.count).max().unwrap_or(0).max(1) as f64;
-    let left = text_width(labels(&ticks((0.0, most), 2)).last().map_or("", String::as_str)) + 10.0;
-    let frame = Frame::new((unit, unit), (None, "share of good tokens"), (TOP, SPLIT.0), left);
-    let below = Frame::new((unit, (0.0, most)), (Some("mean reward"), "tokens"), (SPLIT.1, HEIGHT - BOTTOM), frame.x.pixels.0);
+    let left = text_width(
+        labels(&ticks((0.0, most), 2))
+            .last()
+            .map_or("", String::as_str),
+    ) + 10.0;
+    let frame = Frame::new(
+        (unit, unit),
+        (None, "share of good tokens"),
+        (TOP, SPLIT.0),
+        left,
+    );
+    let below = Frame::new(
+        (unit, (0.0, most)),
+        (Some("mean reward"), "tokens"),
+        (SPLIT.1, HEIGHT - BOTTOM),
+        frame.x.pixels.0,
+    );
     let mut body = format!("{}{}", frame.svg, below.svg);
-    for (i, bin) in bins.iter().enumerate().filter(|(_, b)| b.count > 0 && drawable(b.share_good) && drawable(b.mean_reward)) {
+    for (i, bin) in bins
+        .iter()
+        .enumerate()
+        .filter(|(_, b)| b.count > 0 && drawable(b.share_good) && drawable(b.mean_reward))
+    {
         let edge = |i: usize, inset: f64| frame.x.at(i as f64 / bins.len() as f64) + inset;
         let (from, to) = (edge(i, 1.0), edge(i + 1, -1.0));
-        let (share, reward) = (bin.share_good.clamp(0.0, 1.0), bin.mean_reward.clamp(0.0, 1.0));
+        let (share, reward) = (
+            bin.share_good.clamp(0.0, 1.0),
+            bin.mean_reward.clamp(0.0, 1.0),
+        );
         let tip = format!(
             "mean reward {}, {} % good, {}",
             short(reward),
             number(share, Format::Percent),
             counted(bin.count, "token").unwrap_or_default()
         );
-        body += &rect((from, frame.y.at(0.0)), (to, frame.y.at(share)), "observed", &tip);
-        body += &rect((from, frame.y.at(share)), (to, frame.y.at(reward)), "gap", &tip);
+        body += &rect(
+            (from, frame.y.at(0.0)),
+            (to, frame.y.at(share)),
+            "observed",
+            &tip,
+        );
+        body += &rect(
+            (from, frame.y.at(share)),
+            (to, frame.y.at(reward)),
+            "gap",
+            &tip,
+        );
         // Even a single token can be seen.
-        body += &rect((from, below.y.at(0.0)), (to, below.y.at(bin.count as f64).min(below.y.at(0.0) - 1.0)), "tokens", &tip);
+        body += &rect(
+            (from, below.y.at(0.0)),
+            (to, below.y.at(bin.count as f64).min(below.y.at(0.0) - 1.0)),
+            "tokens",
+            &tip,
+        );
     }
-    body += &line((frame.x.at(0.0), frame.y.at(0.0)), (frame.x.at(1.0), frame.y.at(1.0)), "diagonal");
+    body += &line(
+        (frame.x.at(0.0), frame.y.at(0.0)),
+        (frame.x.at(1.0), frame.y.at(1.0)),
+        "diagonal",
+    );
     let legend = [
-        (r#"<rect x="8" y="1" width="18" height="12" class="observed"/>"#, "share of good tokens"),
-        (r#"<rect x="8" y="1" width="18" height="12" class="gap"/>"#, "gap to the mean reward"),
-        (r#"<line x1="1" y1="7" x2="33" y2="7" class="diagonal"/>"#, "perfect calibration"),
+        (
+            r#"<rect x="8" y="1" width="18" height="12" class="observed"/>"#,
+            "share of good tokens",
+        ),
+        (
+            r#"<rect x="8" y="1" width="18" height="12" class="gap"/>"#,
+            "gap to the mean reward",
+        ),
+        (
+            r#"<line x1="1" y1="7" x2="33" y2="7" class="diagonal"/>"#,
+            "perfect calibration",
+        ),
     ]
     .map(|(drawing, name)| (sample(drawing), name.to_owned()));
     let tokens: usize = bins.iter().map(|b| b.count).sum();
-    let description = format!("Share of good tokens against mean reward in {} bins, {tokens} tokens.", bins.len());
-    Drawn { title: title.to_owned(), svg: drawing(HEIGHT, title, &description, &body), legend: legend.into() }
+    let description = format!(
+        "Share of good tokens against mean reward in {} bins, {tokens} tokens.",
+        bins.len()
+    );
+    Drawn {
+        title: title.to_owned(),
+        svg: drawing(HEIGHT, title, &description, &body),
+        legend: legend.into(),
+    }
 }
 
 fn bars_plot(title: &str, label: &str, bars: &[Bar]) -> Drawn {
     const ROW: f64 = 26.0;
     let values = || bars.iter().map(|b| b.value).filter(|&v| drawable(v));
-    let longest_name = bars.iter().map(|b| text_width(&b.name)).fold(0.0, f64::max).clamp(20.0, 150.0);
-    let longest_text = bars.iter().filter_map(|b| b.text.as_deref()).map(text_width).fold(0.0, f64::max).min(130.0);
+    let longest_name = bars
+        .iter()
+        .map(|b| text_width(&b.name))
+        .fold(0.0, f64::max)
+        .clamp(20.0, 150.0);
+    let longest_text = bars
+        .iter()
+        .filter_map(|b| b.text.as_deref())
+        .map(text_width)
+        .fold(0.0, f64::max)
+        .min(130.0);
     let height = 8.0 + ROW * bars.len() as f64 + BOTTOM;
     let bottom = height - BOTTOM;
-    let x = Scale { range: range(None, values().chain([0.0])), pixels: (longest_name + 10.0, WIDTH - RIGHT.max(longest_text + 8.0)) };
-    let x = if values().all(|v| v == 0.0) { Scale { range: (0.0, 1.0), ..x } } else { x };
+    let x = Scale {
+        range: range(None, values().chain([0.0])),
+        pixels: (longest_name + 10.0, WIDTH - RIGHT.max(longest_text + 8.0)),
+    };
+    let x = if values().all(|v| v == 0.0) {
+        Scale {
+            range: (0.0, 1.0),
+            ..x
+        }
+    } else {
+        x
+    };
     let mut body = String::new();
     let x_ticks = ticks(x.range, 4);
     for (&tick, label) in x_ticks.iter().zip(&labels(&x_ticks)) {
@@ -206,18 +358,55 @@ fn bars_plot(title: &str, label: &str, bars: &[Bar]) -> Drawn {
     body += &text(x.pixels.1, bottom + 34.0, "label", "end", label);
     for (i, bar) in bars.iter().enumerate() {
         let y = 8.0 + ROW * i as f64;
-        body += &text(longest_name + 2.0, y + 15.0, "name", "end", &shortened(&bar.name, longest_name));
+        body += &text(
+            longest_name + 2.0,
+            y + 15.0,
+            "name",
+            "end",
+            &shortened(&bar.name, longest_name),
+        );
         if drawable(bar.value) {
-            let tip = format!("{}: {}", bar.name, bar.text.clone().unwrap_or_else(|| short(bar.value)));
-            body += &rect((x.at(0.0), y + 3.0), (x.at(bar.value), y + ROW - 5.0), "bar", &tip);
+            let tip = format!(
+                "{}: {}",
+                bar.name,
+                bar.text.clone().unwrap_or_else(|| short(bar.value))
+            );
+            body += &rect(
+                (x.at(0.0), y + 3.0),
+                (x.at(bar.value), y + ROW - 5.0),
+                "bar",
+                &tip,
+            );
             let end = x.at(bar.value.max(0.0)) + 5.0;
-            body += &bar.text.as_deref().map(|t| text(end, y + 15.0, "value", "start", &shortened(t, 130.0))).unwrap_or_default();
+            body += &bar
+                .text
+                .as_deref()
+                .map(|t| text(end, y + 15.0, "value", "start", &shortened(t, 130.0)))
+                .unwrap_or_default();
         }
     }
     body += &line((x.at(0.0), 4.0), (x.at(0.0), bottom), "axis");
-    let spoken: Vec<String> = bars.iter().map(|b| format!("{} {}", b.name, b.text.clone().unwrap_or_else(|| short(b.value)))).collect();
-    let svg = drawing(height, title, &format!("{label}: {}.", spoken.join(", ")), &body);
-    Drawn { title: title.to_owned(), svg, legend: Vec::new() }
+    let spoken: Vec<String> = bars
+        .iter()
+        .map(|b| {
+            format!(
+                "{} {}",
+                b.name,
+                b.text.clone().unwrap_or_else(|| short(b.value))
+            )
+        })
+        .collect();
+    let svg = drawing(
+        height,
+        title,
+        &format!("{label}: {}.", spoken.join(", ")),
+        &body,
+    );
+    Drawn {
+        title: title.to_owned(),
+        svg,
+        legend: Vec::new(),
+    }
 }
 
 /// A number for a tooltip.
@@ -234,7 +423,10 @@ fn shortened(text: &str, width: f64) -> String {
     if text_width(text) <= width {
         return text.to_owned();
     }
-    let mut kept: String = text.chars().take((width / text_width("x")) as usize - 1).collect();
+    let mut kept: String = text
+        .chars()
+        .take((width / text_width("x")) as usize - 1)
+        .collect();
     kept.push('…');
     kept
 }
@@ -246,7 +438,8 @@ mod tests {
     use super::*;
     use crate::eval::report::sample;
 
-    /// Checks that elements are closed in order and that no coordinate is missing; how many tags there are.
+    /// Checks that elements are closed in order and that no coordinate is missing; how many tags
+    /// there are.
     fn well_formed(svg: &str) -> usize {
         let mut open: Vec<&str> = Vec::new();
         let mut elements = 0;
@@ -266,8 +459,20 @@ mod tests {
     }
 
     fn one_series(points: Vec<(f64, f64)>, marks: bool) -> String {
-        let series = Series { name: "a".to_owned(), points, marks, ..Series::default() };
-        draw(&Plot::Lines { title: "t".to_owned(), x: Axis::default(), y: Axis::default(), series: vec![series], diagonal: true }).svg
+        let series = Series {
+            name: "a".to_owned(),
+            points,
+            marks,
+            ..Series::default()
+        };
+        draw(&Plot::Lines {
+            title: "t".to_owned(),
+            x: Axis::default(),
+            y: Axis::default(),
+            series: vec![series],
+            diagonal: true,
+        })
+        .svg
     }
 
     #[test]
@@ -276,14 +481,27 @@ mod tests {
             let drawn = draw(plot);
             assert!(well_formed(&drawn.svg) > 10);
             assert!(!drawn.svg.contains("<script"));
-            drawn.legend.iter().for_each(|(sample, _)| assert!(well_formed(sample) > 0));
+            drawn
+                .legend
+                .iter()
+                .for_each(|(sample, _)| assert!(well_formed(sample) > 0));
         }
     }
 
     #[test]
     fn empty_plots_are_drawn() {
-        let none = || Plot::Bars { title: String::new(), label: String::new(), bars: Vec::new() };
-        for plot in [none(), Plot::Reliability { title: String::new(), bins: vec![ReliabilityBin::default(); 3] }] {
+        let none = || Plot::Bars {
+            title: String::new(),
+            label: String::new(),
+            bars: Vec::new(),
+        };
+        for plot in [
+            none(),
+            Plot::Reliability {
+                title: String::new(),
+                bins: vec![ReliabilityBin::default(); 3],
+            },
+        ] {
             well_formed(&draw(&plot).svg);
         }
         well_formed(&one_series(Vec::new(), true));
@@ -292,26 +510,65 @@ mod tests {
     #[test]
     fn points_that_are_not_finite_are_left_out() {
         let marks = |points| one_series(points, true).matches("class=\"mark").count();
-        assert_eq!(marks(vec![(0.0, 1.0), (f64::NAN, 2.0), (1.0, f64::INFINITY), (2.0, 3.0)]), 2);
+        assert_eq!(
+            marks(vec![
+                (0.0, 1.0),
+                (f64::NAN, 2.0),
+                (1.0, f64::INFINITY),
+                (2.0, 3.0)
+            ]),
+            2
+        );
     }
 
     #[test]
     fn a_single_point_is_seen_though_no_mark_was_asked_for() {
-        assert_eq!(one_series(vec![(0.5, 0.5)], false).matches("class=\"mark").count(), 1);
-        assert_eq!(one_series(vec![(0.5, 0.5), (0.6, 0.5)], false).matches("class=\"mark").count(), 0);
+        assert_eq!(
+            one_series(vec![(0.5, 0.5)], false)
+                .matches("class=\"mark")
+                .count(),
+            1
+        );
+        assert_eq!(
+            one_series(vec![(0.5, 0.5), (0.6, 0.5)], false)
+                .matches("class=\"mark")
+                .count(),
+            0
+        );
     }
 
     fn labelled(points: Vec<(f64, f64)>, scattered: bool) -> String {
         let labels = (0..points.len()).map(|i| format!("point {i}")).collect();
-        let series = vec![Series { points, scattered, labels, ..Series::default() }];
-        let axis = || Axis { label: String::new(), range: Some((0.0, 10.0)) };
-        draw(&Plot::Lines { title: String::new(), x: axis(), y: axis(), series, diagonal: false }).svg
+        let series = vec![Series {
+            points,
+            scattered,
+            labels,
+            ..Series::default()
+        }];
+        let axis = || Axis {
+            label: String::new(),
+            range: Some((0.0, 10.0)),
+        };
+        draw(&Plot::Lines {
+            title: String::new(),
+            x: axis(),
+            y: axis(),
+            series,
+            diagonal: false,
+        })
+        .svg
     }
 
     #[test]
     fn points_that_stand_alone_have_marks_and_no_line() {
         let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0)], true);
-        assert_eq!((svg.matches("class=\"mark").count(), svg.matches("<polyline").count()), (2, 0));
+        assert_eq!(
+            (
+                svg.matches("class=\"mark").count(),
+                svg.matches("<polyline").count()
+            ),
+            (2, 0)
+        );
         assert!(labelled(vec![(1.0, 1.0), (5.0, 5.0)], false).contains("<polyline"));
     }
 
@@ -319,36 +576,58 @@ mod tests {
     fn labels_stand_beside_their_points_and_never_on_each_other() {
         let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0), (9.9, 9.0)], true);
         (0..3).for_each(|i| assert!(svg.contains(&format!(">point {i}</text>")), "{i}"));
-        let crowd = labelled(vec![(5.0, 5.0); 12], true).matches("class=\"point\"").count();
+        let crowd = labelled(vec![(5.0, 5.0); 12], true)
+            .matches("class=\"point\"")
+            .count();
         assert!((1..=8).contains(&crowd), "{crowd} labels of one place");
     }
 
     #[test]
     fn long_curves_are_thinned_and_keep_their_ends() {
-        let curve = (0..=50_000).map(|i| f64::from(i) / 50_000.0).map(|x| (x * 100.0, x * 100.0));
+        let curve = (0..=50_000)
+            .map(|i| f64::from(i) / 50_000.0)
+            .map(|x| (x * 100.0, x * 100.0));
         let kept = thinned(curve);
         assert!(kept.len() < 300, "{}", kept.len());
-        assert_eq!((kept[0], kept[kept.len() - 1]), ((0.0, 0.0), (100.0, 100.0)));
+        assert_eq!(
+            (kept[0], kept[kept.len() - 1]),
+            ((0.0, 0.0), (100.0, 100.0))
+        );
     }
 
     #[test]
     fn the_gap_lies_between_share_and_reward() {
-        let bins = vec![ReliabilityBin { mean_reward: 0.75, share_good: 0.25, count: 4 }];
-        let svg = draw(&Plot::Reliability { title: String::new(), bins }).svg;
+        let bins = vec![ReliabilityBin {
+            mean_reward: 0.75,
+            share_good: 0.25,
+            count: 4,
+        }];
+        let svg = draw(&Plot::Reliability {
+            title: String::new(),
+            bins,
+        })
+        .svg;
         let height = |class: &str| -> f64 {
             let (before, _) = svg.split_once(&format!("\" class=\"{class}\"")).unwrap();
             before.rsplit_once("height=\"").unwrap().1.parse().unwrap()
         };
-        assert!((height("gap") - 2.0 * height("observed")).abs() < 0.2, "a half beside a quarter");
+        assert!(
+            (height("gap") - 2.0 * height("observed")).abs() < 0.2,
+            "a half beside a quarter"
+        );
     }
 
     proptest! {
         #[test]
-        fn any_numbers_make_a_finite_drawing(points in prop::collection::vec((any::<f64>(), any::<f64>()), 0..20), marks in any::<bool>()) {
+        fn any_numbers_make_a_finite_drawing(points in prop::collection::vec((any::<f64>(),
+            any::<f64>()), 0..20), marks in any::<bool>()) {
             well_formed(&one_series(points.clone(), marks));
-            let bars = points.iter().map(|p| Bar { name: "b".to_owned(), value: p.0, text: None }).collect();
-            well_formed(&draw(&Plot::Bars { title: String::new(), label: String::new(), bars }).svg);
-            let bins = points.iter().map(|p| ReliabilityBin { mean_reward: p.0, share_good: p.1, count: 3 }).collect();
+            let bars = points.iter().map(|p| Bar { name: "b".to_owned(), value: p.0, text: None })
+                .collect();
+            well_formed(&draw(&Plot::Bars { title: String::new(), label: String::new(),
+                bars }).svg);
+            let bins = points.iter()
+                .map(|p| ReliabilityBin { mean_reward: p.0, share_good: p.1, count: 3 }).collect();
             well_formed(&draw(&Plot::Reliability { title: String::new(), bins }).svg);
         }
     }

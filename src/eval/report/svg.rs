@@ -1,8 +1,10 @@
-//! The parts that plots share: scales, ticks, the frame, and text that cannot break out of its element. Colours are CSS classes of `report.css`.
+//! The parts that plots share: scales, ticks, the frame, and text that cannot break out of its
+//! element. Colours are CSS classes of `report.css`.
 
 use super::format::{grouped, plain};
 
-/// Width of a drawing. Small, because drawings shrink to a telephone's width and the type must stay legible.
+/// Width of a drawing. Small, because drawings shrink to a telephone's width and the type must stay
+/// legible.
 pub(super) const WIDTH: f64 = 460.0;
 /// Space for the label of the vertical axis.
 pub(super) const TOP: f64 = 26.0;
@@ -17,7 +19,12 @@ const LARGEST: f64 = 1e100;
 
 /// Text for an element or an attribute.
 pub(super) fn escape(text: &str) -> String {
-    plain(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    plain(text)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 /// Width of a text, near enough to make room for it.
@@ -28,7 +35,8 @@ pub(super) fn text_width(text: &str) -> f64 {
 /// A whole drawing with its description for those who do not see it.
 pub(super) fn drawing(height: f64, title: &str, description: &str, body: &str) -> String {
     format!(
-        r#"<svg class="plot" viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{}"><desc>{}</desc>{body}</svg>"#,
+        "<svg class=\"plot\" viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" \
+             aria-label=\"{}\"><desc>{}</desc>{body}</svg>",
         escape(title),
         escape(description),
     )
@@ -36,19 +44,37 @@ pub(super) fn drawing(height: f64, title: &str, description: &str, body: &str) -
 
 /// Text at a place; `anchor` is SVG's.
 pub(super) fn text(x: f64, y: f64, class: &str, anchor: &str, text: &str) -> String {
-    format!(r#"<text x="{x:.1}" y="{y:.1}" class="{class}" text-anchor="{anchor}">{}</text>"#, escape(text))
+    format!(
+        r#"<text x="{x:.1}" y="{y:.1}" class="{class}" text-anchor="{anchor}">{}</text>"#,
+        escape(text)
+    )
 }
 
 /// A straight line.
 pub(super) fn line(from: (f64, f64), to: (f64, f64), class: &str) -> String {
-    format!(r#"<line x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}" class="{class}"/>"#, from.0, from.1, to.0, to.1)
+    format!(
+        r#"<line x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}" class="{class}"/>"#,
+        from.0, from.1, to.0, to.1
+    )
 }
 
 /// A rectangle between two corners, with a tooltip.
 pub(super) fn rect(a: (f64, f64), b: (f64, f64), class: &str, tip: &str) -> String {
-    let (x, y, width, height) = (a.0.min(b.0), a.1.min(b.1), (a.0 - b.0).abs(), (a.1 - b.1).abs());
-    let tip = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tip)) };
-    format!(r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" class="{class}">{tip}</rect>"#)
+    let (x, y, width, height) = (
+        a.0.min(b.0),
+        a.1.min(b.1),
+        (a.0 - b.0).abs(),
+        (a.1 - b.1).abs(),
+    );
+    let tip = if tip.is_empty() {
+        String::new()
+    } else {
+        format!("<title>{}</title>", escape(tip))
+    };
+    format!(
+        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+         class=\"{class}\">{tip}</rect>"
+    )
 }
 
 /// Returns `true` if a value can be drawn.
@@ -56,12 +82,19 @@ pub(super) fn drawable(value: f64) -> bool {
     value.abs() < LARGEST
 }
 
-/// The range of an axis: as asked for, or that of the data with a little air, but no air beyond zero.
+/// The range of an axis: as asked for, or that of the data with a little air, but no air beyond
+/// zero.
 pub(super) fn range(asked: Option<(f64, f64)>, data: impl Iterator<Item = f64>) -> (f64, f64) {
-    if let Some((low, high)) = asked.filter(|&(low, high)| drawable(low) && drawable(high) && high - low > 1e-12) {
+    if let Some((low, high)) =
+        asked.filter(|&(low, high)| drawable(low) && drawable(high) && high - low > 1e-12)
+    {
         return (low, high);
     }
-    let (low, high) = data.filter(|&v| drawable(v)).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    let (low, high) = data
+        .filter(|&v| drawable(v))
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
+            (l.min(v), h.max(v))
+        });
     let size = low.abs().max(high.abs());
     if low > high {
         (0.0, 1.0)
@@ -69,8 +102,23 @@ pub(super) fn range(asked: Option<(f64, f64)>, data: impl Iterator<Item = f64>) 
         (-1.0, 1.0)
     } else {
         let several = high - low > 1e-9 * size;
-        let air = if several { 0.04 * (high - low) } else { 0.1 * size };
-        (if low < 0.0 { low - air } else { (low - air).max(0.0) }, if high > 0.0 { high + air } else { (high + air).min(0.0) })
+        let air = if several {
+            0.04 * (high - low)
+        } else {
+            0.1 * size
+        };
+        (
+            if low < 0.0 {
+                low - air
+            } else {
+                (low - air).max(0.0)
+            },
+            if high > 0.0 {
+                high + air
+            } else {
+                (high + air).min(0.0)
+            },
+        )
     }
 }
 
@@ -78,16 +126,29 @@ pub(super) fn range(asked: Option<(f64, f64)>, data: impl Iterator<Item = f64>) 
 pub(super) fn ticks((low, high): (f64, f64), wanted: usize) -> Vec<f64> {
     let rough = (high - low) / wanted.max(1) as f64;
     let power = 10f64.powf(rough.log10().floor());
-    let step = power * [1.0, 2.0, 5.0].into_iter().find(|m| m * power >= 0.999 * rough).unwrap_or(10.0);
+    let step = power
+        * [1.0, 2.0, 5.0]
+            .into_iter()
+            .find(|m| m * power >= 0.999 * rough)
+            .unwrap_or(10.0);
     let (first, last) = ((low / step - 1e-6).ceil(), (high / step + 1e-6).floor());
     // Counted, since adding the step may not change a large number.
-    (0..=(last - first).clamp(0.0, 50.0) as usize).map(|i| (first + i as f64) * step).collect()
+    (0..=(last - first).clamp(0.0, 50.0) as usize)
+        .map(|i| (first + i as f64) * step)
+        .collect()
 }
 
 /// Tick labels with as many decimals as tell them apart.
 pub(super) fn labels(ticks: &[f64]) -> Vec<String> {
-    let step = ticks.windows(2).map(|w| w[1] - w[0]).fold(f64::INFINITY, f64::min);
-    let step = if step.is_finite() { step } else { ticks.first().map_or(1.0, |t| t.abs()).max(1e-9) };
+    let step = ticks
+        .windows(2)
+        .map(|w| w[1] - w[0])
+        .fold(f64::INFINITY, f64::min);
+    let step = if step.is_finite() {
+        step
+    } else {
+        ticks.first().map_or(1.0, |t| t.abs()).max(1e-9)
+    };
     let largest = ticks.iter().fold(0.0, |m: f64, t| m.max(t.abs()));
     let label = |&tick: &f64| {
         let tick = if tick.abs() < step / 2.0 { 0.0 } else { tick };
@@ -110,7 +171,8 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// Returns the pixel of a value. Values far outside stay at a distance that every renderer can clip.
+    /// Returns the pixel of a value. Values far outside stay at a distance that every renderer can
+    /// clip.
     pub(super) fn at(&self, value: f64) -> f64 {
         let share = (value - self.range.0) / (self.range.1 - self.range.0);
         self.pixels.0 + share.clamp(-9.0, 10.0) * (self.pixels.1 - self.pixels.0)
@@ -134,8 +196,9 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// A frame from `top` to `bottom` around these ranges. `left` is the least margin, so that frames above each other can align;
-    /// without a horizontal label there are no horizontal ticks either.
+    /// A frame from `top` to `bottom` around these ranges. `left` is the least margin, so that
+    /// frames above each other can align; without a horizontal label there are no horizontal ticks
+    /// either.
     pub(super) fn new(
         (x_range, y_range): ((f64, f64), (f64, f64)),
         (x_label, y_label): (Option<&str>, &str),
@@ -144,9 +207,18 @@ impl Frame {
     ) -> Self {
         let y_ticks = ticks(y_range, if bottom - top > 120.0 { 5 } else { 2 });
         let y_labels = labels(&y_ticks);
-        let left = y_labels.iter().map(|l| text_width(l) + 10.0).fold(left, f64::max);
-        let x = Scale { range: x_range, pixels: (left, WIDTH - RIGHT) };
-        let y = Scale { range: y_range, pixels: (bottom, top) };
+        let left = y_labels
+            .iter()
+            .map(|l| text_width(l) + 10.0)
+            .fold(left, f64::max);
+        let x = Scale {
+            range: x_range,
+            pixels: (left, WIDTH - RIGHT),
+        };
+        let y = Scale {
+            range: y_range,
+            pixels: (bottom, top),
+        };
         let mut svg = text(0.0, top - 14.0, "label", "start", y_label);
         for (&tick, label) in y_ticks.iter().zip(&y_labels) {
             svg += &line((left, y.at(tick)), (x.pixels.1, y.at(tick)), "grid");
@@ -164,13 +236,20 @@ impl Frame {
         Self { x, y, svg }
     }
 
-    /// Draws only what lies inside the frame. A nested drawing clips without an identifier that another plot of the page could have too.
+    /// Draws only what lies inside the frame. A nested drawing clips without an identifier that
+    /// another plot of the page could have too.
     pub(super) fn clipped(&self, body: &str) -> String {
         let ((left, right), (bottom, top)) = (self.x.pixels, self.y.pixels);
         // A curve along the edge keeps its whole width.
-        let (x, y, width, height) = (left - 2.0, top - 2.0, right - left + 4.0, bottom - top + 4.0);
+        let (x, y, width, height) = (
+            left - 2.0,
+            top - 2.0,
+            right - left + 4.0,
+            bottom - top + 4.0,
+        );
         format!(
-            r#"<svg x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" viewBox="{x:.1} {y:.1} {width:.1} {height:.1}" overflow="hidden">{body}</svg>"#
+            "<svg x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+             viewBox=\"{x:.1} {y:.1} {width:.1} {height:.1}\" overflow=\"hidden\">{body}</svg>"
         )
     }
 }
@@ -193,7 +272,10 @@ mod tests {
     #[test]
     fn ranges_come_from_the_data_and_are_never_empty() {
         assert_eq!(range(Some((0.0, 2.0)), [5.0].into_iter()), (0.0, 2.0));
-        assert_eq!(range(Some((2.0, f64::NAN)), [0.0, f64::NAN, 50.0].into_iter()), (0.0, 52.0));
+        assert_eq!(
+            range(Some((2.0, f64::NAN)), [0.0, f64::NAN, 50.0].into_iter()),
+            (0.0, 52.0)
+        );
         assert_eq!(range(None, [-50.0, -25.0].into_iter()), (-51.0, -24.0));
         assert_eq!(range(None, [f64::INFINITY].into_iter()), (0.0, 1.0));
         assert_eq!(range(None, [2.0, 2.0].into_iter()), (1.8, 2.2));

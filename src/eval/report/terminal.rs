@@ -20,11 +20,22 @@ const BOLD: &str = "1";
 const DIM: &str = "2";
 
 impl Report {
-    /// The report in at most `width` columns, with or without ANSI styles. Plots and captions are only counted.
+    /// The report in at most `width` columns, with or without ANSI styles. Plots and captions are
+    /// only counted.
     pub fn terminal(&self, width: usize, colour: bool) -> String {
-        let mut page = Page { out: String::new(), width: width.max(NARROWEST), colour };
+        let mut page = Page {
+            out: String::new(),
+            width: width.max(NARROWEST),
+            colour,
+        };
         page.heading(&self.title, '═');
-        let names = self.facts.iter().map(|(name, _)| columns(&plain(name))).max().unwrap_or(0).min(page.width / 3);
+        let names = self
+            .facts
+            .iter()
+            .map(|(name, _)| columns(&plain(name)))
+            .max()
+            .unwrap_or(0)
+            .min(page.width / 3);
         for (name, value) in &self.facts {
             page.hanging(&fit(&plain(name), names, Side::Left), &plain(value));
         }
@@ -59,7 +70,11 @@ impl Page {
     }
 
     fn styled(&self, style: &str, text: &str) -> String {
-        if self.colour && !text.trim().is_empty() { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour && !text.trim().is_empty() {
+            format!("\x1b[{style}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn heading(&mut self, text: &str, rule: char) {
@@ -74,7 +89,10 @@ impl Page {
     /// A paragraph with something before its first line.
     fn hanging(&mut self, before: &str, text: &str) {
         let indent = columns(before) + usize::from(!before.is_empty()) * GAP;
-        for (i, line) in wrap(text, (self.width - indent).min(MEASURE)).iter().enumerate() {
+        for (i, line) in wrap(text, (self.width - indent).min(MEASURE))
+            .iter()
+            .enumerate()
+        {
             let margin = if i == 0 { before } else { "" };
             self.line(&format!("{}{line}", fit(margin, indent, Side::Left)));
         }
@@ -89,11 +107,19 @@ impl Page {
         for table in &section.tables {
             self.table(table);
         }
-        let left_out: Vec<String> =
-            [counted(section.plots.len(), "plot"), counted(section.cards.len(), "caption")].into_iter().flatten().collect();
+        let left_out: Vec<String> = [
+            counted(section.plots.len(), "plot"),
+            counted(section.cards.len(), "caption"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         if !left_out.is_empty() {
             self.line("");
-            self.line(&self.styled(DIM, &format!("{} more in the HTML report", left_out.join(" and "))));
+            self.line(&self.styled(
+                DIM,
+                &format!("{} more in the HTML report", left_out.join(" and ")),
+            ));
         }
     }
 
@@ -104,9 +130,16 @@ impl Page {
             self.line(&self.styled(BOLD, &plain(&table.title)));
         }
         let names: Vec<String> = table.rows.iter().map(|row| plain(&row.name)).collect();
-        let names_width = names.iter().map(|n| columns(n)).max().unwrap_or(0).min(self.width * 2 / 5);
+        let names_width = names
+            .iter()
+            .map(|n| columns(n))
+            .max()
+            .unwrap_or(0)
+            .min(self.width * 2 / 5);
         let room = self.width - names_width;
-        let laid_out: Vec<Laid> = (0..table.columns.len()).map(|i| Laid::new(table, i, room - GAP)).collect();
+        let laid_out: Vec<Laid> = (0..table.columns.len())
+            .map(|i| Laid::new(table, i, room - GAP))
+            .collect();
         for (i, group) in groups(&laid_out, room).into_iter().enumerate() {
             if i > 0 {
                 self.line("");
@@ -124,18 +157,37 @@ impl Page {
         let height = group.iter().map(|c| c.heading.len()).max().unwrap_or(0);
         let gap = " ".repeat(GAP);
         for row in 0..height {
-            let heading = |c: &Laid| (row + c.heading.len()).checked_sub(height).map_or("", |i| &c.heading[i]).to_owned();
-            let cells = group.iter().map(|c| format!("{gap}{}", fit(&heading(c), c.width(), c.side)));
-            self.line(&iter::once(" ".repeat(names_width)).chain(cells).collect::<String>());
+            let heading = |c: &Laid| {
+                (row + c.heading.len())
+                    .checked_sub(height)
+                    .map_or("", |i| &c.heading[i])
+                    .to_owned()
+            };
+            let cells = group
+                .iter()
+                .map(|c| format!("{gap}{}", fit(&heading(c), c.width(), c.side)));
+            self.line(
+                &iter::once(" ".repeat(names_width))
+                    .chain(cells)
+                    .collect::<String>(),
+            );
         }
         self.line(&"─".repeat(names_width + group.iter().map(|c| GAP + c.width()).sum::<usize>()));
         for (i, (row, name)) in table.rows.iter().zip(names).enumerate() {
-            let weight = |text: &str| if row.emphasis { self.styled(BOLD, text) } else { text.to_owned() };
+            let weight = |text: &str| {
+                if row.emphasis {
+                    self.styled(BOLD, text)
+                } else {
+                    text.to_owned()
+                }
+            };
             let cells = group.iter().map(|c| {
                 let (figure, interval) = c.cell(i);
                 format!("{gap}{}{}", weight(&figure), self.styled(DIM, &interval))
             });
-            let line: String = iter::once(weight(&fit(name, names_width, Side::Left))).chain(cells).collect();
+            let line: String = iter::once(weight(&fit(name, names_width, Side::Left)))
+                .chain(cells)
+                .collect();
             self.line(&line);
         }
     }
@@ -156,17 +208,44 @@ struct Laid {
 impl Laid {
     fn new(table: &Table, index: usize, room: usize) -> Self {
         let column = &table.columns[index];
-        let cells: Vec<(String, String)> =
-            table.rows.iter().map(|row| cell(row.cells.get(index), column.format)).map(|(f, i)| (f, i.unwrap_or_default())).collect();
-        let figures = cells.iter().map(|(f, _)| columns(f)).max().unwrap_or(0).min(room);
-        let intervals = cells.iter().map(|(_, i)| columns(i)).max().map_or(0, |w| w + usize::from(w > 0));
+        let cells: Vec<(String, String)> = table
+            .rows
+            .iter()
+            .map(|row| cell(row.cells.get(index), column.format))
+            .map(|(f, i)| (f, i.unwrap_or_default()))
+            .collect();
+        let figures = cells
+            .iter()
+            .map(|(f, _)| columns(f))
+            .max()
+            .unwrap_or(0)
+            .min(room);
+        let intervals = cells
+            .iter()
+            .map(|(_, i)| columns(i))
+            .max()
+            .map_or(0, |w| w + usize::from(w > 0));
         // Bound to the last word, so that no arrow stands alone.
         let title = marks(column).fold(plain(&column.name), |title, mark| title + "\u{a0}" + mark);
         let longest_word = title.split(' ').map(columns).max().unwrap_or(0);
         let heading = wrap(&title, (figures + intervals).max(longest_word).min(room));
-        let missing = heading.iter().map(|l| columns(l)).max().unwrap_or(0).saturating_sub(figures + intervals);
-        let side = if column.format == Format::Text { Side::Left } else { Side::Right };
-        Self { heading, cells, widths: (figures + missing, intervals), side }
+        let missing = heading
+            .iter()
+            .map(|l| columns(l))
+            .max()
+            .unwrap_or(0)
+            .saturating_sub(figures + intervals);
+        let side = if column.format == Format::Text {
+            Side::Left
+        } else {
+            Side::Right
+        };
+        Self {
+            heading,
+            cells,
+            widths: (figures + missing, intervals),
+            side,
+        }
     }
 
     fn width(&self) -> usize {
@@ -175,11 +254,15 @@ impl Laid {
 
     fn cell(&self, row: usize) -> (String, String) {
         let (figure, interval) = &self.cells[row];
-        (fit(figure, self.widths.0, self.side), fit(interval, self.widths.1, Side::Right))
+        (
+            fit(figure, self.widths.0, self.side),
+            fit(interval, self.widths.1, Side::Right),
+        )
     }
 }
 
-/// Cuts columns into groups of about equal number that fit, at least one column each. A table without columns is one group.
+/// Cuts columns into groups of about equal number that fit, at least one column each. A table
+/// without columns is one group.
 fn groups(all: &[Laid], room: usize) -> Vec<&[Laid]> {
     let cut = |most: usize| {
         let mut groups = Vec::new();
@@ -189,7 +272,8 @@ fn groups(all: &[Laid], room: usize) -> Vec<&[Laid]> {
                 *sum += GAP + c.width();
                 Some(*sum)
             });
-            let (group, others) = rest.split_at(ends.take_while(|&end| end <= room).count().clamp(1, most));
+            let (group, others) =
+                rest.split_at(ends.take_while(|&end| end <= room).count().clamp(1, most));
             groups.push(group);
             rest = others;
         }
@@ -244,7 +328,10 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
                 lines.push(String::new());
                 used = 0;
             }
-            push(&mut lines, if grapheme == "\u{a0}" { " " } else { grapheme });
+            push(
+                &mut lines,
+                if grapheme == "\u{a0}" { " " } else { grapheme },
+            );
             used += wide;
         }
     }
@@ -257,7 +344,8 @@ fn push(lines: &mut [String], text: &str) {
     }
 }
 
-/// Terminal columns of a text: one a grapheme, two for the scripts and signs that terminals draw wide.
+/// Terminal columns of a text: one a grapheme, two for the scripts and signs that terminals draw
+/// wide.
 fn columns(text: &str) -> usize {
     const WIDE: [(char, char); 7] = [
         ('\u{1100}', '\u{115f}'),
@@ -268,7 +356,11 @@ fn columns(text: &str) -> usize {
         ('\u{1f300}', '\u{1faff}'),
         ('\u{20000}', '\u{3fffd}'),
     ];
-    let wide = |g: &str| g.chars().next().is_some_and(|c| WIDE.iter().any(|&(from, to)| (from..=to).contains(&c)));
+    let wide = |g: &str| {
+        g.chars()
+            .next()
+            .is_some_and(|c| WIDE.iter().any(|&(from, to)| (from..=to).contains(&c)))
+    };
     text.graphemes(true).map(|g| 1 + usize::from(wide(g))).sum()
 }
 
@@ -278,7 +370,11 @@ mod tests {
     use crate::eval::report::sample;
 
     fn lines_of(width: usize) -> Vec<String> {
-        sample::report().terminal(width, false).lines().map(str::to_owned).collect()
+        sample::report()
+            .terminal(width, false)
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -296,16 +392,28 @@ mod tests {
         let find = |name: &str| lines.iter().find(|l| l.starts_with(name)).unwrap();
         let (candor, greedy) = (find("candor "), find("greedy "));
         let end = |line: &str, text: &str| columns(&line[..line.find(text).unwrap() + text.len()]);
-        assert_eq!(end(candor, "30.6 [28.1, 33.0]"), end(greedy, "9.8  [9.1, 10.4]"));
+        assert_eq!(
+            end(candor, "30.6 [28.1, 33.0]"),
+            end(greedy, "9.8  [9.1, 10.4]")
+        );
         assert_eq!(end(candor, "1,000"), end(greedy, "64"));
         let heading = lines.iter().find(|l| l.contains("CHAIR_i % ↓")).unwrap();
         assert_eq!(end(heading, "↓"), end(candor, "33.0]"));
-        assert_eq!(end(find("people "), "–"), end(greedy, "9.8"), "an absent cell stands where the figures do");
+        assert_eq!(
+            end(find("people "), "–"),
+            end(greedy, "9.8"),
+            "an absent cell stands where the figures do"
+        );
     }
 
     #[test]
     fn a_wide_table_is_cut_into_groups_with_the_names() {
-        let count = |width| lines_of(width).iter().filter(|l| l.starts_with("greedy ")).count();
+        let count = |width| {
+            lines_of(width)
+                .iter()
+                .filter(|l| l.starts_with("greedy "))
+                .count()
+        };
         assert_eq!((count(160), count(60)), (1, 2));
     }
 
@@ -320,7 +428,9 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_counted() {
-        assert!(lines_of(100).contains(&"3 plots and 1 caption more in the HTML report".to_owned()));
+        assert!(
+            lines_of(100).contains(&"3 plots and 1 caption more in the HTML report".to_owned())
+        );
     }
 
     #[test]
@@ -337,7 +447,10 @@ mod tests {
     fn tables_without_rows_or_columns_are_written() {
         let mut report = sample::report();
         report.sections[0].tables[0].rows.clear();
-        report.sections[0].tables.push(Table { title: "none".to_owned(), ..Table::default() });
+        report.sections[0].tables.push(Table {
+            title: "none".to_owned(),
+            ..Table::default()
+        });
         assert!(report.terminal(80, false).contains("none"));
     }
 }

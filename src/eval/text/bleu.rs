@@ -9,7 +9,8 @@ use super::ngrams::{Ngrams, ORDERS};
 /// Counts for BLEU, of one caption or of many: the counts add up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Runs of one to four words that a reference has too, each at most as often as the reference with most of them has it.
+    /// Runs of one to four words that a reference has too, each at most as often as the reference
+    /// with most of them has it.
     pub matches: [usize; ORDERS],
     /// Runs of one to four words.
     pub guesses: [usize; ORDERS],
@@ -23,19 +24,39 @@ impl Stats {
     pub(super) fn of(caption: &Ngrams, references: &[Ngrams]) -> Self {
         let mut matches = [0; ORDERS];
         for &(ngram, count) in &caption.counts {
-            let most = references.iter().map(|r| r.counts.binary_search_by_key(&ngram, |c| c.0).map_or(0, |i| r.counts[i].1)).max();
+            let most = references
+                .iter()
+                .map(|r| {
+                    r.counts
+                        .binary_search_by_key(&ngram, |c| c.0)
+                        .map_or(0, |i| r.counts[i].1)
+                })
+                .max();
             matches[ngram.order()] += count.min(most.unwrap_or(0)) as usize;
         }
-        let closest = references.iter().map(|r| r.words).min_by_key(|&words| (words.abs_diff(caption.words), words));
-        Self { matches, guesses: std::array::from_fn(|order| caption.number(order)), words: caption.words, closest: closest.unwrap_or(0) }
+        let closest = references
+            .iter()
+            .map(|r| r.words)
+            .min_by_key(|&words| (words.abs_diff(caption.words), words));
+        Self {
+            matches,
+            guesses: std::array::from_fn(|order| caption.number(order)),
+            words: caption.words,
+            closest: closest.unwrap_or(0),
+        }
     }
 
-    /// BLEU-1 to BLEU-4. The small constants are `pycocoevalcap`'s: they keep it from dividing by 0.
+    /// BLEU-1 to BLEU-4. The small constants are `pycocoevalcap`'s: they keep it from dividing by
+    /// 0.
     pub fn bleu(&self) -> [f64; ORDERS] {
         const TINY: f64 = 1e-15;
         const SMALL: f64 = 1e-9;
         let ratio = (self.words as f64 + TINY) / (self.closest as f64 + SMALL);
-        let brevity = if ratio < 1.0 { (1.0 - 1.0 / ratio).exp() } else { 1.0 };
+        let brevity = if ratio < 1.0 {
+            (1.0 - 1.0 / ratio).exp()
+        } else {
+            1.0
+        };
         let mut product = 1.0;
         std::array::from_fn(|order| {
             product *= (self.matches[order] as f64 + TINY) / (self.guesses[order] as f64 + SMALL);
@@ -61,13 +82,29 @@ mod tests {
 
     #[test]
     fn matches_are_clipped_by_the_best_reference() {
-        let stats = Stats::of(&Ngrams::of(&[1, 1, 1, 2]), &[Ngrams::of(&[1, 3, 1]), Ngrams::of(&[1, 2, 4, 4, 4])]);
-        assert_eq!(stats, Stats { matches: [3, 1, 0, 0], guesses: [4, 3, 2, 1], words: 4, closest: 3 });
+        let stats = Stats::of(
+            &Ngrams::of(&[1, 1, 1, 2]),
+            &[Ngrams::of(&[1, 3, 1]), Ngrams::of(&[1, 2, 4, 4, 4])],
+        );
+        assert_eq!(
+            stats,
+            Stats {
+                matches: [3, 1, 0, 0],
+                guesses: [4, 3, 2, 1],
+                words: 4,
+                closest: 3
+            }
+        );
     }
 
     #[test]
     fn a_short_caption_pays() {
-        let short = Stats { matches: [4, 3, 2, 1], guesses: [4, 3, 2, 1], words: 4, closest: 8 };
+        let short = Stats {
+            matches: [4, 3, 2, 1],
+            guesses: [4, 3, 2, 1],
+            words: 4,
+            closest: 8,
+        };
         for bleu in short.bleu() {
             assert!((bleu - (-1.0f64).exp()).abs() < 1e-6);
         }

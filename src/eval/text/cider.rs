@@ -26,7 +26,9 @@ impl Hasher for AsIs {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+        bytes
+            .iter()
+            .for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
     }
 
     fn write_u64(&mut self, hash: u64) {
@@ -61,33 +63,50 @@ struct Vector {
 impl DocumentFrequencies {
     pub(super) fn of(rows: &[Row]) -> Self {
         let share = rows.len().div_ceil(rayon::current_num_threads()).max(1);
-        let images = rows.par_chunks(share).map(images_by_run).reduce(Table::default, merge);
-        let logs = images.into_iter().filter(|(_, seen)| seen.images > 1).map(|(ngram, seen)| (ngram, f64::from(seen.images).ln()));
-        Self { log_images: (rows.len() as f64).ln(), logs: logs.collect() }
+        let images = rows
+            .par_chunks(share)
+            .map(images_by_run)
+            .reduce(Table::default, merge);
+        let logs = images
+            .into_iter()
+            .filter(|(_, seen)| seen.images > 1)
+            .map(|(ngram, seen)| (ngram, f64::from(seen.images).ln()));
+        Self {
+            log_images: (rows.len() as f64).ln(),
+            logs: logs.collect(),
+        }
     }
 
     fn vector(&self, text: &Ngrams) -> Vector {
         let mut norms = [0.0; ORDERS];
         let weigh = |&(ngram, count): &(Ngram, u32)| {
-            let weight = f64::from(count) * (self.log_images - self.logs.get(&ngram).copied().unwrap_or(0.0));
+            let weight = f64::from(count)
+                * (self.log_images - self.logs.get(&ngram).copied().unwrap_or(0.0));
             norms[ngram.order()] += weight * weight;
             (ngram, weight)
         };
         let weights = text.counts.iter().map(weigh).collect();
-        Vector { weights, norms: norms.map(f64::sqrt), length: text.number(1) }
+        Vector {
+            weights,
+            norms: norms.map(f64::sqrt),
+            length: text.number(1),
+        }
     }
 
     /// CIDEr-D of a caption, 0 to 10.
     pub(super) fn cider_d(&self, caption: &Ngrams, references: &[Ngrams]) -> f64 {
         let caption = self.vector(caption);
-        let sum: f64 = references.iter().map(|reference| caption.similarity(&self.vector(reference))).sum();
+        let sum: f64 = references
+            .iter()
+            .map(|reference| caption.similarity(&self.vector(reference)))
+            .sum();
         10.0 * sum / references.len().max(1) as f64
     }
 }
 
 impl Vector {
-    /// Mean over the lengths of runs of the cosine between the two, in which the caption (`self`) has a run at most as often as the
-    /// reference.
+    /// Mean over the lengths of runs of the cosine between the two, in which the caption (`self`)
+    /// has a run at most as often as the reference.
     fn similarity(&self, reference: &Self) -> f64 {
         let mut products = [0.0; ORDERS];
         let mut theirs = reference.weights.iter().peekable();
@@ -98,7 +117,12 @@ impl Vector {
             }
         }
         let norms = self.norms.iter().zip(&reference.norms).map(|(a, b)| a * b);
-        let cosines: f64 = products.iter().zip(norms).filter(|&(_, norm)| norm > 0.0).map(|(product, norm)| product / norm).sum();
+        let cosines: f64 = products
+            .iter()
+            .zip(norms)
+            .filter(|&(_, norm)| norm > 0.0)
+            .map(|(product, norm)| product / norm)
+            .sum();
         let difference = self.length.abs_diff(reference.length) as f64;
         cosines / ORDERS as f64 * (-difference * difference / (2.0 * SIGMA * SIGMA)).exp()
     }
@@ -107,8 +131,15 @@ impl Vector {
 fn images_by_run(rows: &[Row]) -> Table<Seen> {
     let mut table: Table<Seen> = Table::default();
     for (image, row) in rows.iter().enumerate() {
-        for ngram in row.references.iter().flat_map(|reference| Ngram::all(reference)) {
-            let seen = table.entry(ngram).or_insert(Seen { images: 0, last: usize::MAX });
+        for ngram in row
+            .references
+            .iter()
+            .flat_map(|reference| Ngram::all(reference))
+        {
+            let seen = table.entry(ngram).or_insert(Seen {
+                images: 0,
+                last: usize::MAX,
+            });
             seen.images += u32::from(seen.last != image);
             seen.last = image;
         }
@@ -119,7 +150,10 @@ fn images_by_run(rows: &[Row]) -> Table<Seen> {
 fn merge(a: Table<Seen>, b: Table<Seen>) -> Table<Seen> {
     let (mut large, small) = if a.len() < b.len() { (b, a) } else { (a, b) };
     for (ngram, seen) in small {
-        large.entry(ngram).and_modify(|s| s.images += seen.images).or_insert(seen);
+        large
+            .entry(ngram)
+            .and_modify(|s| s.images += seen.images)
+            .or_insert(seen);
     }
     large
 }
@@ -129,13 +163,22 @@ mod tests {
     use super::*;
 
     fn row(references: &[&[u32]]) -> Row {
-        Row { caption: Vec::new(), references: references.iter().map(|r| r.to_vec()).collect() }
+        Row {
+            caption: Vec::new(),
+            references: references.iter().map(|r| r.to_vec()).collect(),
+        }
     }
 
     #[test]
     fn an_image_counts_once() {
-        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2, 1], &[1]]), row(&[&[1, 3]]), row(&[&[1, 2]])]);
-        let log = |words: &[u32]| frequencies.logs.get(&Ngrams::of(words).counts.last().unwrap().0).copied();
+        let frequencies =
+            DocumentFrequencies::of(&[row(&[&[1, 2, 1], &[1]]), row(&[&[1, 3]]), row(&[&[1, 2]])]);
+        let log = |words: &[u32]| {
+            frequencies
+                .logs
+                .get(&Ngrams::of(words).counts.last().unwrap().0)
+                .copied()
+        };
         assert_eq!(log(&[1]), Some(3.0f64.ln()));
         assert_eq!(log(&[2]), Some(2.0f64.ln()));
         assert_eq!(log(&[1, 2]), Some(2.0f64.ln()));
@@ -145,7 +188,10 @@ mod tests {
     #[test]
     fn a_word_in_every_image_weighs_nothing() {
         let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2]]), row(&[&[1, 3]])]);
-        assert_eq!(frequencies.cider_d(&Ngrams::of(&[1]), &[Ngrams::of(&[1, 2])]), 0.0);
+        assert_eq!(
+            frequencies.cider_d(&Ngrams::of(&[1]), &[Ngrams::of(&[1, 2])]),
+            0.0
+        );
         assert!(frequencies.cider_d(&Ngrams::of(&[2]), &[Ngrams::of(&[1, 2])]) > 0.0);
     }
 
@@ -156,6 +202,9 @@ mod tests {
         let score = frequencies.cider_d(&Ngrams::of(&[1, 2]), &reference);
         // Single words: two of four, pairs: one of three, longer runs: none.
         let cosines = 1.0 / 2.0f64.sqrt() + 1.0 / 3.0f64.sqrt();
-        assert!((score - 10.0 * cosines / 4.0 * (-4.0f64 / 72.0).exp()).abs() < 1e-9, "{score}");
+        assert!(
+            (score - 10.0 * cosines / 4.0 * (-4.0f64 / 72.0).exp()).abs() < 1e-9,
+            "{score}"
+        );
     }
 }

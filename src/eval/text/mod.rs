@@ -1,7 +1,8 @@
 //! BLEU, ROUGE-L and CIDEr-D, figure for figure as `pycocoevalcap` 1.2 computes them.
 //!
-//! [`score`] judges every caption by the references of its image, [`Figures`] sums captions up. Between the two anything can be done with
-//! single captions: leave some out, count some twice (the bootstrap).
+//! [`score`] judges every caption by the references of its image, [`Figures`] sums captions up.
+//! Between the two anything can be done with single captions: leave some out, count some twice (the
+//! bootstrap).
 
 mod bleu;
 mod cider;
@@ -31,11 +32,14 @@ pub struct CaptionScores {
 
 /// Scores captions, in the order given: each with the references of its image.
 ///
-/// CIDEr-D weighs words by the images of this call whose references have them, so that a caption's score depends on the others.
+/// CIDEr-D weighs words by the images of this call whose references have them, so that a caption's
+/// score depends on the others.
 pub fn score<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<CaptionScores> {
     let (rows, _) = words::rows(captions);
     let frequencies = DocumentFrequencies::of(&rows);
-    rows.par_iter().map(|row| judge(row, &frequencies)).collect()
+    rows.par_iter()
+        .map(|row| judge(row, &frequencies))
+        .collect()
 }
 
 fn judge(row: &Row, frequencies: &DocumentFrequencies) -> CaptionScores {
@@ -66,7 +70,8 @@ pub struct Figures {
 impl Figures {
     /// Sums captions up.
     pub fn of<'a>(captions: impl IntoIterator<Item = &'a CaptionScores>) -> Self {
-        let (mut count, mut bleu, mut rouge_l, mut cider_d) = (0usize, BleuStats::default(), 0.0, 0.0);
+        let (mut count, mut bleu, mut rouge_l, mut cider_d) =
+            (0usize, BleuStats::default(), 0.0, 0.0);
         for caption in captions {
             count += 1;
             bleu += caption.bleu;
@@ -74,7 +79,13 @@ impl Figures {
             cider_d += caption.cider_d;
         }
         let mean = |sum: f64| sum / count.max(1) as f64;
-        Self { captions: count, bleu: bleu.bleu(), rouge_l: mean(rouge_l), cider_d: mean(cider_d), words: mean(bleu.words as f64) }
+        Self {
+            captions: count,
+            bleu: bleu.bleu(),
+            rouge_l: mean(rouge_l),
+            cider_d: mean(cider_d),
+            words: mean(bleu.words as f64),
+        }
     }
 }
 
@@ -85,7 +96,12 @@ mod tests {
     use super::*;
 
     fn scores(captions: &[(&str, Vec<&str>)]) -> Vec<CaptionScores> {
-        score(&captions.iter().map(|(caption, references)| (*caption, references.as_slice())).collect::<Vec<_>>())
+        score(
+            &captions
+                .iter()
+                .map(|(caption, references)| (*caption, references.as_slice()))
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// The figures are `pycocoevalcap`'s for these four captions.
@@ -94,16 +110,35 @@ mod tests {
         let all = scores(&[
             (
                 "A black dog is running after a white dog in the snow .",
-                vec!["Black dog chasing brown dog through snow", "Two dogs run in the snow ."],
+                vec![
+                    "Black dog chasing brown dog through snow",
+                    "Two dogs run in the snow .",
+                ],
             ),
-            ("The man's hat isn't red.", vec!["A man with a red hat.", "The man's hat is red, isn't it?", "hat"]),
+            (
+                "The man's hat isn't red.",
+                vec![
+                    "A man with a red hat.",
+                    "The man's hat is red, isn't it?",
+                    "hat",
+                ],
+            ),
             ("a a a a a", vec!["a dog", "The cat and a bird."]),
             ("...", vec!["A boat on the water.", "Boats."]),
         ]);
         let figures = Figures::of(&all);
-        let close = |ours: f64, theirs: f64| assert!((ours - theirs).abs() < 1e-9, "{ours} is not {theirs}: {figures:?} {all:?}");
-        for (ours, theirs) in figures.bleu.into_iter().zip([0.5833333333090278, 0.4714045207699869, 0.3668808054150232, 0.2848580042490937])
-        {
+        let close = |ours: f64, theirs: f64| {
+            assert!(
+                (ours - theirs).abs() < 1e-9,
+                "{ours} is not {theirs}: {figures:?} {all:?}"
+            )
+        };
+        for (ours, theirs) in figures.bleu.into_iter().zip([
+            0.5833333333090278,
+            0.4714045207699869,
+            0.3668808054150232,
+            0.2848580042490937,
+        ]) {
             close(ours, theirs);
         }
         for (ours, theirs) in all.iter().zip([
@@ -120,17 +155,29 @@ mod tests {
 
     #[test]
     fn a_caption_that_is_its_reference_is_perfect() {
-        let all = scores(&[("a dog runs on grass", vec!["A dog runs on grass."]), ("two men in a boat", vec!["Two men in a boat!"])]);
+        let all = scores(&[
+            ("a dog runs on grass", vec!["A dog runs on grass."]),
+            ("two men in a boat", vec!["Two men in a boat!"]),
+        ]);
         let figures = Figures::of(&all);
-        assert!(figures.bleu.iter().all(|b| (b - 1.0).abs() < 1e-6), "{figures:?}");
-        assert!((figures.rouge_l - 1.0).abs() < 1e-9 && (figures.cider_d - 10.0).abs() < 1e-9, "{figures:?}");
+        assert!(
+            figures.bleu.iter().all(|b| (b - 1.0).abs() < 1e-6),
+            "{figures:?}"
+        );
+        assert!(
+            (figures.rouge_l - 1.0).abs() < 1e-9 && (figures.cider_d - 10.0).abs() < 1e-9,
+            "{figures:?}"
+        );
     }
 
     #[test]
     fn nothing_scores_nothing() {
         assert_eq!(Figures::of(&score::<String>(&[])), Figures::default());
         let empty = scores(&[("", vec!["a dog"]), ("!", vec!["a cat", ""])]);
-        assert_eq!((empty[0].rouge_l, empty[0].cider_d, empty[0].bleu.words), (0.0, 0.0, 0));
+        assert_eq!(
+            (empty[0].rouge_l, empty[0].cider_d, empty[0].bleu.words),
+            (0.0, 0.0, 0)
+        );
         // As in the reference: an empty caption has the same words as an empty reference.
         assert_eq!((empty[1].rouge_l, empty[1].cider_d), (1.0, 0.0));
     }
@@ -142,7 +189,12 @@ mod tests {
     }
 
     fn score_all(texts: &[(String, Vec<String>)]) -> Vec<CaptionScores> {
-        score(&texts.iter().map(|(caption, references)| (caption.as_str(), references.as_slice())).collect::<Vec<_>>())
+        score(
+            &texts
+                .iter()
+                .map(|(caption, references)| (caption.as_str(), references.as_slice()))
+                .collect::<Vec<_>>(),
+        )
     }
 
     proptest! {
@@ -151,7 +203,8 @@ mod tests {
             let all = score_all(&texts);
             prop_assert_eq!(all.len(), texts.len());
             for (scores, (caption, _)) in all.iter().zip(&texts) {
-                prop_assert!((0.0..=1.0 + 1e-9).contains(&scores.rouge_l) && (0.0..=10.0 + 1e-9).contains(&scores.cider_d));
+                prop_assert!((0.0..=1.0 + 1e-9).contains(&scores.rouge_l)
+                    && (0.0..=10.0 + 1e-9).contains(&scores.cider_d));
                 prop_assert_eq!(scores.bleu.words, words(caption).len());
             }
             prop_assert!(Figures::of(&all).bleu.iter().all(|b| (0.0..=1.0 + 1e-9).contains(b)));
@@ -159,10 +212,12 @@ mod tests {
 
         #[test]
         fn the_order_of_captions_and_references_does_not_matter(texts in few_words()) {
-            let turned: Vec<_> = texts.iter().rev().map(|(caption, r)| (caption.clone(), r.iter().rev().cloned().collect())).collect();
+            let turned: Vec<_> = texts.iter().rev()
+                .map(|(caption, r)| (caption.clone(), r.iter().rev().cloned().collect())).collect();
             for (a, b) in score_all(&texts).into_iter().zip(score_all(&turned).into_iter().rev()) {
                 prop_assert_eq!(a.bleu, b.bleu);
-                prop_assert!((a.rouge_l - b.rouge_l).abs() < 1e-9 && (a.cider_d - b.cider_d).abs() < 1e-9);
+                prop_assert!((a.rouge_l - b.rouge_l).abs() < 1e-9
+                    && (a.cider_d - b.cider_d).abs() < 1e-9);
             }
         }
     }

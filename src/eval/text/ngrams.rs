@@ -3,8 +3,8 @@
 /// Longest run.
 pub(super) const ORDERS: usize = 4;
 
-/// A run of words: its length (less one) in the two highest bits, a hash in the others. Among ten million different runs the chance that
-/// any two share a hash is 1 in 90,000.
+/// A run of words: its length (less one) in the two highest bits, a hash in the others. Among ten
+/// million different runs the chance that any two share a hash is 1 in 90,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ngram(u64);
 
@@ -18,10 +18,14 @@ impl Ngram {
     pub(super) fn all(words: &[u32]) -> impl Iterator<Item = Self> {
         (0..words.len()).flat_map(move |start| {
             let mut hash = 0;
-            words[start..].iter().take(ORDERS).enumerate().map(move |(order, &word)| {
-                hash = mix(hash + u64::from(word) + 1);
-                Self((order as u64) << 62 | hash >> 2)
-            })
+            words[start..]
+                .iter()
+                .take(ORDERS)
+                .enumerate()
+                .map(move |(order, &word)| {
+                    hash = mix(hash + u64::from(word) + 1);
+                    Self((order as u64) << 62 | hash >> 2)
+                })
         })
     }
 }
@@ -47,8 +51,14 @@ impl Ngrams {
     pub(super) fn of(words: &[u32]) -> Self {
         let mut all: Vec<Ngram> = Ngram::all(words).collect();
         all.sort_unstable();
-        let counts = all.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32)).collect();
-        Self { counts, words: words.len() }
+        let counts = all
+            .chunk_by(|a, b| a == b)
+            .map(|same| (same[0], same.len() as u32))
+            .collect();
+        Self {
+            counts,
+            words: words.len(),
+        }
     }
 
     /// Returns the number of runs of `order` + 1 words in the text.
@@ -64,15 +74,28 @@ mod tests {
     #[test]
     fn counts_runs() {
         let ngrams = Ngrams::of(&[7, 8, 7, 8, 9]);
-        let by_order = |order| ngrams.counts.iter().filter(|(n, _)| n.order() == order).map(|&(_, count)| count).collect::<Vec<_>>();
+        let by_order = |order| {
+            ngrams
+                .counts
+                .iter()
+                .filter(|(n, _)| n.order() == order)
+                .map(|&(_, count)| count)
+                .collect::<Vec<_>>()
+        };
         let sorted = |order| {
             let mut counts = by_order(order);
             counts.sort_unstable();
             counts
         };
-        assert_eq!([0, 1, 2, 3].map(sorted), [vec![1, 2, 2], vec![1, 1, 2], vec![1, 1, 1], vec![1, 1]]);
+        assert_eq!(
+            [0, 1, 2, 3].map(sorted),
+            [vec![1, 2, 2], vec![1, 1, 2], vec![1, 1, 1], vec![1, 1]]
+        );
         for order in 0..ORDERS {
-            assert_eq!(by_order(order).iter().sum::<u32>() as usize, ngrams.number(order));
+            assert_eq!(
+                by_order(order).iter().sum::<u32>() as usize,
+                ngrams.number(order)
+            );
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Penn Treebank tokens as the field's captioning metrics cut them.
 //!
-//! The reference is `pycocoevalcap` 1.2: `PTBTokenizer -preserveLines -lowerCase` of Stanford CoreNLP 3.4.1, then a list of punctuation
-//! that is left out. Its lexer is a list of regular expressions of which the longest match wins, and so is this one ([`super::rules`]).
+//! The reference is `pycocoevalcap` 1.2: `PTBTokenizer -preserveLines -lowerCase` of Stanford
+//! CoreNLP 3.4.1, then a list of punctuation that is left out. Its lexer is a list of regular
+//! expressions of which the longest match wins, and so is this one ([`super::rules`]).
 //!
-//! One difference is meant. The reference joins all captions of a run with line breaks, and a few abbreviations look at what follows: there
-//! a caption's last word can depend on the caption after it. Here every text stands alone.
+//! One difference is meant. The reference joins all captions of a run with line breaks, and a few
+//! abbreviations look at what follows: there a caption's last word can depend on the caption after
+//! it. Here every text stands alone.
 
 use std::sync::LazyLock;
 
@@ -18,14 +20,18 @@ use regex_automata::{
 
 use super::rules::{PARTS, RULES};
 
-/// Tokens that `pycocoevalcap` leaves out. It compares after lower-casing, so that its `-LRB-` never matches and brackets stay: as here.
-const PUNCTUATION: [&str; 13] = ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
+/// Tokens that `pycocoevalcap` leaves out. It compares after lower-casing, so that its `-LRB-`
+/// never matches and brackets stay: as here.
+const PUNCTUATION: [&str; 13] = [
+    "''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";",
+];
 
 /// Rule that makes a token.
 pub(super) struct Rule {
     /// Expression of the token itself.
     pub(super) token: &'static str,
-    /// Expression of what must follow. It counts for the length of the match and stays for the next token.
+    /// Expression of what must follow. It counts for the length of the match and stays for the next
+    /// token.
     pub(super) before: &'static str,
     /// Edit that turns the matched text into the token.
     pub(super) edit: Edit,
@@ -50,7 +56,9 @@ struct Lexer {
     token: DFA,
 }
 
-static LEXER: LazyLock<Lexer> = LazyLock::new(|| Lexer::build().unwrap_or_else(|error| unreachable!("the rules are constants: {error}")));
+static LEXER: LazyLock<Lexer> = LazyLock::new(|| {
+    Lexer::build().unwrap_or_else(|error| unreachable!("the rules are constants: {error}"))
+});
 
 impl Lexer {
     fn build() -> Result<Self, Box<BuildError>> {
@@ -59,18 +67,29 @@ impl Lexer {
             parts.push((format!("{{{name}}}"), fill(body, &parts)));
         }
         let tokens: Vec<String> = RULES.iter().map(|rule| fill(rule.token, &parts)).collect();
-        let whole = RULES.iter().zip(&tokens).map(|(rule, token)| format!("(?:{token})(?:{})", fill(rule.before, &parts)));
+        let whole = RULES
+            .iter()
+            .zip(&tokens)
+            .map(|(rule, token)| format!("(?:{token})(?:{})", fill(rule.before, &parts)));
         // `All` makes a search go on to the longest match.
-        let config = DFA::config().match_kind(MatchKind::All).starts_for_each_pattern(true).skip_cache_capacity_check(true);
+        let config = DFA::config()
+            .match_kind(MatchKind::All)
+            .starts_for_each_pattern(true)
+            .skip_cache_capacity_check(true);
         let mut builder = DFA::builder();
         builder.configure(config);
-        Ok(Self { whole: builder.build_many(&whole.collect::<Vec<_>>())?, token: builder.build_many(&tokens)? })
+        Ok(Self {
+            whole: builder.build_many(&whole.collect::<Vec<_>>())?,
+            token: builder.build_many(&tokens)?,
+        })
     }
 }
 
 /// Puts the parts in.
 fn fill(text: &str, parts: &[(String, String)]) -> String {
-    parts.iter().fold(text.to_owned(), |text, (name, body)| text.replace(name, body))
+    parts.iter().fold(text.to_owned(), |text, (name, body)| {
+        text.replace(name, body)
+    })
 }
 
 /// Tokenizes many texts: keeps the states that the automata have reached.
@@ -83,10 +102,16 @@ pub(super) struct Tokenizer {
 
 impl Tokenizer {
     pub(super) fn new() -> Self {
-        Self { whole: LEXER.whole.create_cache(), token: LEXER.token.create_cache(), line: String::new(), buffer: String::new() }
+        Self {
+            whole: LEXER.whole.create_cache(),
+            token: LEXER.token.create_cache(),
+            line: String::new(),
+            buffer: String::new(),
+        }
     }
 
-    /// Calls `word` for every word of a text. A token with a space inside, such as `1 1/2`, is several words.
+    /// Calls `word` for every word of a text. A token with a space inside, such as `1 1/2`, is
+    /// several words.
     pub(super) fn each_word(&mut self, text: &str, mut word: impl FnMut(&str)) {
         // As the reference passes a text on: one line.
         self.line.clear();
@@ -99,7 +124,10 @@ impl Tokenizer {
                 continue;
             };
             self.edit(at..end, edit);
-            self.buffer.split_whitespace().filter(|w| !PUNCTUATION.contains(w)).for_each(&mut word);
+            self.buffer
+                .split_whitespace()
+                .filter(|w| !PUNCTUATION.contains(w))
+                .for_each(&mut word);
             at = end;
         }
     }
@@ -112,14 +140,25 @@ impl Tokenizer {
         if rule.before.is_empty() {
             return Some((found.offset(), rule.edit));
         }
-        Some((self.token_end(at, found.offset(), found.pattern())?, rule.edit))
+        Some((
+            self.token_end(at, found.offset(), found.pattern())?,
+            rule.edit,
+        ))
     }
 
     /// Returns the end of the token at `at` by a rule that also matched what follows, up to `end`.
     fn token_end(&mut self, at: usize, end: usize, rule: PatternID) -> Option<usize> {
         let last = self.line[at..end].chars().next_back()?;
-        let input = Input::new(&self.line).range(at..end - last.len_utf8()).anchored(Anchored::Pattern(rule));
-        Some(LEXER.token.try_search_fwd(&mut self.token, &input).ok()??.offset())
+        let input = Input::new(&self.line)
+            .range(at..end - last.len_utf8())
+            .anchored(Anchored::Pattern(rule));
+        Some(
+            LEXER
+                .token
+                .try_search_fwd(&mut self.token, &input)
+                .ok()??
+                .offset(),
+        )
     }
 
     /// Leaves the token in the buffer.
@@ -144,7 +183,8 @@ impl Tokenizer {
     }
 }
 
-/// The words of a text as BLEU, ROUGE and CIDEr count them: Penn Treebank tokens in lower case without punctuation.
+/// The words of a text as BLEU, ROUGE and CIDEr count them: Penn Treebank tokens in lower case
+/// without punctuation.
 pub fn words(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     Tokenizer::new().each_word(text, |word| found.push(word.to_owned()));
@@ -164,27 +204,73 @@ mod tests {
             "The man's dogs' bowls aren't the boys' . I'll say they've won't",
             "the man 's dogs bowls are n't the boys i 'll say they 've wo n't",
         ),
-        ("He cannot , gonna , gimme , 'tis , dont , CAN'T", "he can not gon na gim me 't is dont ca n't"),
-        ("\"A quoted\" ``dog'' 'so' it's ‘said’ “again”", "a quoted dog so it 's said again"),
-        ("(a) [b] {c} <d >", "-lrb- a -rrb- -lsb- b -rsb- -lcb- c -rcb- <d\u{A0}>"),
-        ("Mr. Lee of St. Ives vs. the U.S. team etc.", "mr. lee of st. ives vs. the u.s. team etc."),
-        ("It was ill. Ill. is a state. A car wash. No. 5, no. He sits", "it was ill ill. is a state a car wash no. 5 no he sits"),
-        ("Letter A. The man, letter B. man", "letter a the man letter b. man"),
-        ("well-dressed -- and/or black-and-white – a T-shirt--red", "well-dressed and/or black-and-white a t-shirt red"),
-        ("$5 US$5 50% 1,000 3.5 1/2 ½ 1st '90s 10:30 12/25/2010", "$ 5 us$ 5 50 % 1,000 3.5 1/2 1/2 1st '90s 10:30 12/25/2010"),
-        ("black&white AT&T R&B a & b &amp; c", "black & white at&t r&b a & b & c"),
-        ("a café in Ávila , 3 € , 2 £ , 日本 😀", "a café in ávila 3 $ 2 # 日本"),
-        ("What?! No!! wow! a? dog.The dog", "what ?! no !! wow a dog.the dog"),
-        ("mail a@b.com, see www.foo.com. @home #tag :) foo.jpg", "mail a@b.com, see www.foo.com @home #tag :-rrb- foo.jpg"),
-        ("o'clock rock'n'roll y'all O'Neil ma'am c'mon", "o'clock rock 'n' roll y' all o'neil ma'am c'mon"),
-        ("two\nlines and\ttabs\u{A0}here 555-1234", "two lines and tabs here 555-1234"),
+        (
+            "He cannot , gonna , gimme , 'tis , dont , CAN'T",
+            "he can not gon na gim me 't is dont ca n't",
+        ),
+        (
+            "\"A quoted\" ``dog'' 'so' it's ‘said’ “again”",
+            "a quoted dog so it 's said again",
+        ),
+        (
+            "(a) [b] {c} <d >",
+            "-lrb- a -rrb- -lsb- b -rsb- -lcb- c -rcb- <d\u{A0}>",
+        ),
+        (
+            "Mr. Lee of St. Ives vs. the U.S. team etc.",
+            "mr. lee of st. ives vs. the u.s. team etc.",
+        ),
+        (
+            "It was ill. Ill. is a state. A car wash. No. 5, no. He sits",
+            "it was ill ill. is a state a car wash no. 5 no he sits",
+        ),
+        (
+            "Letter A. The man, letter B. man",
+            "letter a the man letter b. man",
+        ),
+        (
+            "well-dressed -- and/or black-and-white – a T-shirt--red",
+            "well-dressed and/or black-and-white a t-shirt red",
+        ),
+        (
+            "$5 US$5 50% 1,000 3.5 1/2 ½ 1st '90s 10:30 12/25/2010",
+            "$ 5 us$ 5 50 % 1,000 3.5 1/2 1/2 1st '90s 10:30 12/25/2010",
+        ),
+        (
+            "black&white AT&T R&B a & b &amp; c",
+            "black & white at&t r&b a & b & c",
+        ),
+        (
+            "a café in Ávila , 3 € , 2 £ , 日本 😀",
+            "a café in ávila 3 $ 2 # 日本",
+        ),
+        (
+            "What?! No!! wow! a? dog.The dog",
+            "what ?! no !! wow a dog.the dog",
+        ),
+        (
+            "mail a@b.com, see www.foo.com. @home #tag :) foo.jpg",
+            "mail a@b.com, see www.foo.com @home #tag :-rrb- foo.jpg",
+        ),
+        (
+            "o'clock rock'n'roll y'all O'Neil ma'am c'mon",
+            "o'clock rock 'n' roll y' all o'neil ma'am c'mon",
+        ),
+        (
+            "two\nlines and\ttabs\u{A0}here 555-1234",
+            "two lines and tabs here 555-1234",
+        ),
         (" . ", ""),
     ];
 
     #[test]
     fn cuts_as_the_reference_does() {
         for (text, want) in CASES {
-            assert_eq!(words(text), want.split_whitespace().collect::<Vec<_>>(), "{text}");
+            assert_eq!(
+                words(text),
+                want.split_whitespace().collect::<Vec<_>>(),
+                "{text}"
+            );
         }
     }
 
@@ -202,13 +288,17 @@ mod tests {
         #[test]
         fn any_text_has_words(text in "(\\PC|[a-zA-Z'&;.\\-\n ]){0,40}") {
             for word in words(&text) {
-                prop_assert!(!word.is_empty() && !PUNCTUATION.contains(&word.as_str()) && !word.contains(char::is_whitespace));
+                prop_assert!(!word.is_empty() && !PUNCTUATION.contains(&word.as_str())
+                    && !word.contains(char::is_whitespace));
             }
         }
 
         #[test]
-        fn words_between_spaces_stand_alone(plain in prop::collection::vec("[b-z][a-z]{2,8}", 0..12)) {
-            prop_assume!(plain.iter().all(|w| !["cannot", "gonna", "wanna", "gotta", "lemme", "gimme"].contains(&w.as_str())));
+        fn words_between_spaces_stand_alone(plain in prop::collection::vec("[b-z][a-z]{2,8}",
+            0..12)) {
+            prop_assume!(plain.iter()
+                .all(|w| !["cannot", "gonna", "wanna", "gotta", "lemme",
+                    "gimme"].contains(&w.as_str())));
             prop_assert_eq!(words(&plain.join(" ")), plain);
         }
     }

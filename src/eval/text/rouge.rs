@@ -1,24 +1,33 @@
 //! ROUGE-L (Lin, 2004): the longest common subsequence of a caption and a reference.
 //!
-//! One difference from `pycocoevalcap` is meant: there a token with a space inside (`1 1/2`, a telephone number) is one word for ROUGE and
-//! several for BLEU and CIDEr, here it is several for all.
+//! One difference from `pycocoevalcap` is meant: there a token with a space inside (`1 1/2`, a
+//! telephone number) is one word for ROUGE and several for BLEU and CIDEr, here it is several for
+//! all.
 
 /// Weight of recall against precision, as in `pycocoevalcap`.
 const BETA: f64 = 1.2;
 
-/// ROUGE-L of a caption, 0 to 1: the best precision and the best recall, which may be those of different references.
+/// ROUGE-L of a caption, 0 to 1: the best precision and the best recall, which may be those of
+/// different references.
 pub(super) fn rouge_l(caption: &[u32], references: &[Vec<u32>]) -> f64 {
     let (mut precision, mut recall) = (0.0f64, 0.0f64);
     for reference in references {
         let (common, length) = match (caption, reference.as_slice()) {
             // The reference code splits an empty text into one empty word.
             ([], []) => (1, (1, 1)),
-            _ => (common_subsequence(caption, reference), (caption.len().max(1), reference.len().max(1))),
+            _ => (
+                common_subsequence(caption, reference),
+                (caption.len().max(1), reference.len().max(1)),
+            ),
         };
         precision = precision.max(common as f64 / length.0 as f64);
         recall = recall.max(common as f64 / length.1 as f64);
     }
-    if precision == 0.0 { 0.0 } else { (1.0 + BETA * BETA) * precision * recall / (recall + BETA * BETA * precision) }
+    if precision == 0.0 {
+        0.0
+    } else {
+        (1.0 + BETA * BETA) * precision * recall / (recall + BETA * BETA * precision)
+    }
 }
 
 /// Length of the longest common subsequence.
@@ -28,7 +37,11 @@ fn common_subsequence(a: &[u32], b: &[u32]) -> usize {
         let mut diagonal = 0;
         for (j, y) in b.iter().enumerate() {
             let above = lengths[j + 1];
-            lengths[j + 1] = if x == y { diagonal + 1 } else { above.max(lengths[j]) };
+            lengths[j + 1] = if x == y {
+                diagonal + 1
+            } else {
+                above.max(lengths[j])
+            };
             diagonal = above;
         }
     }
@@ -41,7 +54,10 @@ mod tests {
 
     #[test]
     fn finds_the_longest_common_subsequence() {
-        assert_eq!(common_subsequence(&[1, 2, 3, 2, 4, 1, 2], &[2, 4, 3, 1, 2, 1]), 4);
+        assert_eq!(
+            common_subsequence(&[1, 2, 3, 2, 4, 1, 2], &[2, 4, 3, 1, 2, 1]),
+            4
+        );
         assert_eq!(common_subsequence(&[1, 2], &[]), 0);
     }
 

@@ -41,15 +41,25 @@ impl Vocabulary {
 }
 
 /// Tokenizes all texts once; also returns the words with their numbers.
-pub(super) fn rows<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> (Vec<Row>, HashMap<String, u32>) {
-    let batches: Vec<(Vec<Row>, Vec<String>)> = captions.par_chunks(BATCH).map_init(Tokenizer::new, batch).collect();
+pub(super) fn rows<S: AsRef<str> + Sync>(
+    captions: &[(&str, &[S])],
+) -> (Vec<Row>, HashMap<String, u32>) {
+    let batches: Vec<(Vec<Row>, Vec<String>)> = captions
+        .par_chunks(BATCH)
+        .map_init(Tokenizer::new, batch)
+        .collect();
     // Every batch has numbers of its own.
     let mut all: HashMap<String, u32> = HashMap::new();
     let mut rows = Vec::with_capacity(captions.len());
     for (batch, words) in batches {
-        let numbers: Vec<u32> = words.into_iter().map(|word| insert(&mut all, word)).collect();
+        let numbers: Vec<u32> = words
+            .into_iter()
+            .map(|word| insert(&mut all, word))
+            .collect();
         rows.extend(batch.into_iter().map(|mut row| {
-            row.texts().flatten().for_each(|word| *word = numbers[*word as usize]);
+            row.texts()
+                .flatten()
+                .for_each(|word| *word = numbers[*word as usize]);
             row
         }));
     }
@@ -64,7 +74,10 @@ fn insert(all: &mut HashMap<String, u32>, word: String) -> u32 {
     }
 }
 
-fn batch<S: AsRef<str>>(tokenizer: &mut Tokenizer, captions: &[(&str, &[S])]) -> (Vec<Row>, Vec<String>) {
+fn batch<S: AsRef<str>>(
+    tokenizer: &mut Tokenizer,
+    captions: &[(&str, &[S])],
+) -> (Vec<Row>, Vec<String>) {
     let mut vocabulary = Vocabulary::default();
     let mut numbers = |text: &str| {
         let mut numbers = Vec::new();
@@ -85,14 +98,23 @@ mod tests {
 
     #[test]
     fn equal_words_have_equal_numbers_across_batches() {
-        let texts: Vec<String> = (0..3 * BATCH).map(|i| format!("dog {} cat", i % 7)).collect();
-        let captions: Vec<(&str, &[String])> = texts.iter().map(|t| (t.as_str(), &texts[..2])).collect();
+        let texts: Vec<String> = (0..3 * BATCH)
+            .map(|i| format!("dog {} cat", i % 7))
+            .collect();
+        let captions: Vec<(&str, &[String])> =
+            texts.iter().map(|t| (t.as_str(), &texts[..2])).collect();
         let (rows, _) = rows(&captions);
         assert_eq!(rows.len(), texts.len());
         for (i, row) in rows.iter().enumerate() {
             assert_eq!(row.caption, rows[i % 7].caption);
-            assert_eq!((row.caption[0], row.caption[2]), (rows[0].caption[0], rows[0].caption[2]));
-            assert_eq!(row.references, [rows[0].caption.clone(), rows[1].caption.clone()]);
+            assert_eq!(
+                (row.caption[0], row.caption[2]),
+                (rows[0].caption[0], rows[0].caption[2])
+            );
+            assert_eq!(
+                row.references,
+                [rows[0].caption.clone(), rows[1].caption.clone()]
+            );
         }
         assert_ne!(rows[0].caption[1], rows[1].caption[1]);
     }

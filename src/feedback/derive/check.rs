@@ -36,17 +36,27 @@ impl Refused {
     /// Names the field in the message too.
     pub fn new(field: impl Into<String>, code: &'static str, what: impl Display) -> Self {
         let field = field.into();
-        Self { message: format!("'{field}' {what}"), field, code }
+        Self {
+            message: format!("'{field}' {what}"),
+            field,
+            code,
+        }
     }
 }
 
-pub(super) fn refuse<T>(field: impl Into<String>, code: &'static str, what: impl Display) -> Result<T, Refused> {
+pub(super) fn refuse<T>(
+    field: impl Into<String>,
+    code: &'static str,
+    what: impl Display,
+) -> Result<T, Refused> {
     Err(Refused::new(field, code, what))
 }
 
-/// The refusal of what is said of an abstention: its words are not the model's, so that nothing is to be learned from a judgment of them.
+/// The refusal of what is said of an abstention: its words are not the model's, so that nothing is
+/// to be learned from a judgment of them.
 pub(in crate::feedback) fn abstained(field: &str) -> Refused {
-    let what = "is an abstention, which the model did not write: there is nothing to judge. Ask again with guard.on_unanswerable 'answer' and judge that answer, \
+    let what = "is an abstention, which the model did not write: there is nothing to judge. Ask \
+                again with guard.on_unanswerable 'answer' and judge that answer, \
                 or send the right one with 'image', 'prompt' and 'response'";
     Refused::new(field, "answer_abstained", what)
 }
@@ -62,7 +72,16 @@ pub(super) enum Said<'a> {
 
 impl<'a> Said<'a> {
     pub(super) fn of(submission: &'a Submission) -> Result<Self, Refused> {
-        let Submission { label, scope, error, correction, errors, edit, missing, .. } = submission;
+        let Submission {
+            label,
+            scope,
+            error,
+            correction,
+            errors,
+            edit,
+            missing,
+            ..
+        } = submission;
         let said = [
             ("label", *label == Some(Judgement::Good)),
             ("error", error.is_some()),
@@ -70,17 +89,33 @@ impl<'a> Said<'a> {
             ("edit", edit.is_some()),
             ("missing", !missing.is_empty()),
         ];
-        let mut said = said.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
+        let mut said = said
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(name, _)| *name);
         let Some(first) = said.next() else {
-            let what = "must be good, or one of 'error', 'errors', 'edit' and 'missing' must say what is wrong";
+            let what = "must be good, or one of 'error', 'errors', 'edit' and 'missing' must say \
+                        what is wrong";
             return refuse("label", "missing_required_parameter", what);
         };
         if let Some(second) = said.next() {
-            let first = if first == "label" { "'label' good" } else { first };
-            return refuse(second, "invalid_value", format_args!("cannot be given together with {first}; send two records"));
+            let first = if first == "label" {
+                "'label' good"
+            } else {
+                first
+            };
+            return refuse(
+                second,
+                "invalid_value",
+                format_args!("cannot be given together with {first}; send two records"),
+            );
         }
         if correction.is_some() && error.is_none() {
-            return refuse("correction", "invalid_value", "goes with 'error'; in 'errors' each has its own");
+            return refuse(
+                "correction",
+                "invalid_value",
+                "goes with 'error'; in 'errors' each has its own",
+            );
         }
         if scope.is_some() && !matches!(first, "error" | "errors") {
             return refuse("scope", "invalid_value", "goes with 'error' or 'errors'");
@@ -88,37 +123,75 @@ impl<'a> Said<'a> {
         if let Some(error) = error {
             let mut place = error.clone();
             if correction.is_some() && place.correction.is_some() {
-                return refuse("correction", "invalid_value", "cannot be given together with 'error.correction'");
+                return refuse(
+                    "correction",
+                    "invalid_value",
+                    "cannot be given together with 'error.correction'",
+                );
             }
             place.correction = place.correction.or_else(|| correction.clone());
-            return Ok(Self::Errors(vec![("error".to_owned(), place)], scope.unwrap_or(Scope::FirstError)));
+            return Ok(Self::Errors(
+                vec![("error".to_owned(), place)],
+                scope.unwrap_or(Scope::FirstError),
+            ));
         }
         if let Some(errors) = errors {
             let scope = scope.unwrap_or(Scope::AllErrors);
             check_errors(errors, scope)?;
-            return Ok(Self::Errors(errors.iter().enumerate().map(|(i, p)| (format!("errors[{i}]"), p.clone())).collect(), scope));
+            return Ok(Self::Errors(
+                errors
+                    .iter()
+                    .enumerate()
+                    .map(|(i, p)| (format!("errors[{i}]"), p.clone()))
+                    .collect(),
+                scope,
+            ));
         }
         if let Some(edit) = edit {
             return Ok(Self::Edit(edit));
         }
-        Ok(if missing.is_empty() { Self::Good } else { Self::Missing(missing.clone()) })
+        Ok(if missing.is_empty() {
+            Self::Good
+        } else {
+            Self::Missing(missing.clone())
+        })
     }
 }
 
 fn check_errors(errors: &[Place], scope: Scope) -> Result<(), Refused> {
     match errors.len() {
-        0 => refuse("errors", "empty_array", "is empty; an answer without errors has 'label' good"),
-        n if n > ITEMS => refuse("errors", "out_of_range", format_args!("has {n} items; at most {ITEMS} are taken")),
-        n if n > 1 && scope == Scope::FirstError => {
-            refuse("scope", "invalid_value", format_args!("is first_error, and 'errors' has {n}; only the first can be given"))
-        }
+        0 => refuse(
+            "errors",
+            "empty_array",
+            "is empty; an answer without errors has 'label' good",
+        ),
+        n if n > ITEMS => refuse(
+            "errors",
+            "out_of_range",
+            format_args!("has {n} items; at most {ITEMS} are taken"),
+        ),
+        n if n > 1 && scope == Scope::FirstError => refuse(
+            "scope",
+            "invalid_value",
+            format_args!("is first_error, and 'errors' has {n}; only the first can be given"),
+        ),
         _ => Ok(()),
     }
 }
 
 /// The texts beside the judgement.
 pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Refused> {
-    let Submission { annotator, user, comment, edit, missing, prompt, response, model, .. } = submission;
+    let Submission {
+        annotator,
+        user,
+        comment,
+        edit,
+        missing,
+        prompt,
+        response,
+        model,
+        ..
+    } = submission;
     let texts = [
         ("annotator", annotator, NAME_CHARS),
         ("user", user, NAME_CHARS),
@@ -136,7 +209,11 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Re
         within(name, text, most)?;
     }
     if missing.len() > ITEMS {
-        return refuse("missing", "out_of_range", format_args!("has {} items; at most {ITEMS} are taken", missing.len()));
+        return refuse(
+            "missing",
+            "out_of_range",
+            format_args!("has {} items; at most {ITEMS} are taken", missing.len()),
+        );
     }
     for (i, text) in missing.iter().enumerate() {
         within(&format!("missing[{i}]"), text, NOTE_CHARS)?;
@@ -154,14 +231,22 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Re
 pub fn check_name(field: &str, name: &str) -> Result<(), Refused> {
     within(field, name, NAME_CHARS)?;
     if name.chars().all(is_blank) || name.chars().any(char::is_control) {
-        return refuse(field, "invalid_value", "is empty or has control characters in it");
+        return refuse(
+            field,
+            "invalid_value",
+            "is empty or has control characters in it",
+        );
     }
     Ok(())
 }
 
 fn within(field: &str, text: &str, most: usize) -> Result<(), Refused> {
     match text.chars().count() {
-        n if n > most => refuse(field, "out_of_range", format_args!("has {n} characters; at most {most} are taken")),
+        n if n > most => refuse(
+            field,
+            "out_of_range",
+            format_args!("has {n} characters; at most {most} are taken"),
+        ),
         _ => Ok(()),
     }
 }
@@ -173,44 +258,92 @@ pub(super) struct Marked {
     pub(super) correction: Option<String>,
 }
 
-pub(super) fn check_place(field: &str, place: &Place, response: &str, text: &[char]) -> Result<Marked, Refused> {
-    let Place { start, end, text: expected, correction, remove } = place;
+pub(super) fn check_place(
+    field: &str,
+    place: &Place,
+    response: &str,
+    text: &[char],
+) -> Result<Marked, Refused> {
+    let Place {
+        start,
+        end,
+        text: expected,
+        correction,
+        remove,
+    } = place;
     let at = |name: &str| format!("{field}.{name}");
     if *end > text.len() {
-        return refuse(at("end"), "out_of_range", format_args!("is {end}; the response has {} code points", text.len()));
+        return refuse(
+            at("end"),
+            "out_of_range",
+            format_args!("is {end}; the response has {} code points", text.len()),
+        );
     }
     if start >= end {
-        let what = format_args!("is {end} and 'start' is {start}; the span must have at least one code point").to_string();
+        let what = format_args!(
+            "is {end} and 'start' is {start}; the span must have at least one code point"
+        )
+        .to_string();
         return refuse(at("end"), "out_of_range", what);
     }
     let span = trimmed(response, text, *start..*end);
     if span.is_empty() {
-        return refuse(at("start"), "invalid_value", "begins a span of nothing but white space");
+        return refuse(
+            at("start"),
+            "invalid_value",
+            "begins a span of nothing but white space",
+        );
     }
     for (name, offset) in [("start", span.start), ("end", span.end)] {
         if !is_boundary(response, offset) {
-            return refuse(at(name), "invalid_value", format_args!("is {offset}, which is inside of a character of several code points"));
+            return refuse(
+                at(name),
+                "invalid_value",
+                format_args!("is {offset}, which is inside of a character of several code points"),
+            );
         }
     }
     let stands: String = text[*start..*end].iter().collect();
     let stands = stands.trim_matches(is_blank);
-    if let Some(expected) = expected.as_ref().filter(|expected| expected.trim_matches(is_blank) != stands) {
-        let what = format!("is `{}`, and `{}` stands there; offsets count Unicode code points", brief(expected), brief(stands));
+    if let Some(expected) = expected
+        .as_ref()
+        .filter(|expected| expected.trim_matches(is_blank) != stands)
+    {
+        let what = format!(
+            "is `{}`, and `{}` stands there; offsets count Unicode code points",
+            brief(expected),
+            brief(stands)
+        );
         return refuse(at("text"), "text_mismatch", what);
     }
     let correction = check_correction(field, correction.as_deref(), *remove)?;
     let correction = correction.map(|correction| matched(correction, text, &(*start..*end), &span));
     let stands: String = text[span.clone()].iter().collect();
-    if correction.as_ref().is_some_and(|correction| !correction.is_empty() && reads_alike(correction, &stands)) {
-        return refuse(at("correction"), "invalid_value", "is what stands there already");
+    if correction
+        .as_ref()
+        .is_some_and(|correction| !correction.is_empty() && reads_alike(correction, &stands))
+    {
+        return refuse(
+            at("correction"),
+            "invalid_value",
+            "is what stands there already",
+        );
     }
-    Ok(Marked { field: field.to_owned(), chars: span, correction })
+    Ok(Marked {
+        field: field.to_owned(),
+        chars: span,
+        correction,
+    })
 }
 
-/// A span without the white space at its ends, and without the punctuation, which says nothing about the image; that is left where there is nothing else.
+/// A span without the white space at its ends, and without the punctuation, which says nothing
+/// about the image; that is left where there is nothing else.
 fn trimmed(response: &str, text: &[char], span: Range<usize>) -> Range<usize> {
     let spoken = trim(text, span.clone(), |c| !is_spoken(c));
-    if !spoken.is_empty() && is_boundary(response, spoken.start) && is_boundary(response, spoken.end) {
+    if !spoken.is_empty()
+        && is_boundary(response, spoken.start)
+        && is_boundary(response, spoken.end)
+    {
         return spoken;
     }
     trim(text, span, is_blank)
@@ -218,8 +351,14 @@ fn trimmed(response: &str, text: &[char], span: Range<usize>) -> Range<usize> {
 
 /// A correction without the punctuation at its ends where that of the response stays.
 fn matched(correction: String, text: &[char], given: &Range<usize>, span: &Range<usize>) -> String {
-    let signs = |range: Range<usize>| text.get(range).is_some_and(|chars| chars.iter().copied().any(is_punctuation));
-    let (before, after) = (given.start.min(span.start.saturating_sub(1)), given.end.max(span.end + 1).min(text.len()));
+    let signs = |range: Range<usize>| {
+        text.get(range)
+            .is_some_and(|chars| chars.iter().copied().any(is_punctuation))
+    };
+    let (before, after) = (
+        given.start.min(span.start.saturating_sub(1)),
+        given.end.max(span.end + 1).min(text.len()),
+    );
     let mut kept = correction.as_str();
     if signs(before..span.start) {
         kept = kept.trim_start_matches(|c| !is_spoken(c));
@@ -227,25 +366,41 @@ fn matched(correction: String, text: &[char], given: &Range<usize>, span: &Range
     if signs(span.end..after) {
         kept = kept.trim_end_matches(|c| !is_spoken(c));
     }
-    if kept.is_empty() { correction } else { kept.to_owned() }
+    if kept.is_empty() {
+        correction
+    } else {
+        kept.to_owned()
+    }
 }
 
-fn check_correction(field: &str, correction: Option<&str>, remove: bool) -> Result<Option<String>, Refused> {
+fn check_correction(
+    field: &str,
+    correction: Option<&str>,
+    remove: bool,
+) -> Result<Option<String>, Refused> {
     let at = || format!("{field}.correction");
-    let Some(correction) = correction else { return Ok(remove.then(String::new)) };
+    let Some(correction) = correction else {
+        return Ok(remove.then(String::new));
+    };
     if remove {
-        return refuse(at(), "invalid_value", "cannot be given together with 'remove'");
+        return refuse(
+            at(),
+            "invalid_value",
+            "cannot be given together with 'remove'",
+        );
     }
     let trimmed = correction.trim_matches(is_blank);
     if trimmed.is_empty() {
-        let what = "is empty; leave it out where you do not know better, or set 'remove' where nothing should stand there";
+        let what = "is empty; leave it out where you do not know better, or set 'remove' where \
+                    nothing should stand there";
         return refuse(at(), "invalid_value", what);
     }
     within(&at(), trimmed, NOTE_CHARS)?;
     Ok(Some(trimmed.to_owned()))
 }
 
-/// Returns `true` if no character as people see it goes across this offset; what nobody sees may follow it.
+/// Returns `true` if no character as people see it goes across this offset; what nobody sees may
+/// follow it.
 fn is_boundary(text: &str, offset: usize) -> bool {
     let mut at = 0;
     for grapheme in text.graphemes(true) {
@@ -266,22 +421,40 @@ pub(in crate::feedback) fn brief(text: &str) -> String {
 /// Sorted, and none over another.
 pub(super) fn in_order(mut spans: Vec<Marked>) -> Result<Vec<Marked>, Refused> {
     spans.sort_by_key(|span| span.chars.start);
-    match spans.windows(2).find(|pair| pair[1].chars.start < pair[0].chars.end) {
+    match spans
+        .windows(2)
+        .find(|pair| pair[1].chars.start < pair[0].chars.end)
+    {
         None => Ok(spans),
-        Some(pair) => refuse(format!("{}.start", pair[1].field), "invalid_value", format_args!("is inside of '{}'", pair[0].field)),
+        Some(pair) => refuse(
+            format!("{}.start", pair[1].field),
+            "invalid_value",
+            format_args!("is inside of '{}'", pair[0].field),
+        ),
     }
 }
 
 /// The words that an edit changes; none where it changes typography alone.
 pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<Marked>, Refused> {
     if edit.chars().all(is_blank) {
-        return refuse("edit", "invalid_value", "is empty; it must be the whole answer as it should read");
+        return refuse(
+            "edit",
+            "invalid_value",
+            "is empty; it must be the whole answer as it should read",
+        );
     }
     if edit == response {
-        return refuse("edit", "invalid_value", "reads as the response does; an answer without errors has 'label' good");
+        return refuse(
+            "edit",
+            "invalid_value",
+            "reads as the response does; an answer without errors has 'label' good",
+        );
     }
     let text: Vec<char> = response.chars().collect();
-    let marked =
-        |change: Change| Marked { field: "edit".to_owned(), chars: trim(&text, change.chars, is_blank), correction: Some(change.new) };
+    let marked = |change: Change| Marked {
+        field: "edit".to_owned(),
+        chars: trim(&text, change.chars, is_blank),
+        correction: Some(change.new),
+    };
     Ok(diff(response, edit).into_iter().map(marked).collect())
 }

@@ -1,4 +1,5 @@
-//! From what somebody sent to what is kept. Pure: the same answer and the same submission make the same record.
+//! From what somebody sent to what is kept. Pure: the same answer and the same submission make the
+//! same record.
 
 mod check;
 #[cfg(test)]
@@ -8,7 +9,10 @@ use std::ops::Range;
 
 use super::{
     fold::is_spoken,
-    record::{Answer, Correction, Extent, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope, Token, Versions},
+    record::{
+        Answer, Correction, Extent, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope,
+        Token, Versions,
+    },
     submission::Submission,
 };
 use crate::guard::Verdict;
@@ -49,22 +53,60 @@ impl Subject {
     /// # Errors
     /// When it has no such answer, or an abstention in its place.
     pub fn of(receipt: Receipt, choice: usize) -> Result<Self, Refused> {
-        let Receipt { id, owner, versions, image, prompt, user, unassisted, mut choices, .. } = receipt;
+        let Receipt {
+            id,
+            owner,
+            versions,
+            image,
+            prompt,
+            user,
+            unassisted,
+            mut choices,
+            ..
+        } = receipt;
         if choice >= choices.len() {
             return refuse(
                 "choice",
                 "out_of_range",
-                format_args!("is {choice}; the completion has {} answers, counted from 0", choices.len()),
+                format_args!(
+                    "is {choice}; the completion has {} answers, counted from 0",
+                    choices.len()
+                ),
             );
         }
-        let Answer { response, tokens, verdict, spans, .. } = choices.swap_remove(choice);
+        let Answer {
+            response,
+            tokens,
+            verdict,
+            spans,
+            ..
+        } = choices.swap_remove(choice);
         if verdict == Verdict::Abstained {
             return Err(abstained("completion_id"));
         }
-        let doubted = spans.iter().filter(|span| span.is_doubted()).map(|span| Extent { start: span.start, end: span.end }).collect();
+        let doubted = spans
+            .iter()
+            .filter(|span| span.is_doubted())
+            .map(|span| Extent {
+                start: span.start,
+                end: span.end,
+            })
+            .collect();
         let doubted = (verdict != Verdict::Unscored).then_some(doubted);
         let completion = Some((id, choice));
-        Ok(Self { owner, completion, image, prompt, response, tokens, versions, unassisted, doubted, queued: None, user })
+        Ok(Self {
+            owner,
+            completion,
+            image,
+            prompt,
+            response,
+            tokens,
+            versions,
+            unassisted,
+            doubted,
+            queued: None,
+            user,
+        })
     }
 }
 
@@ -79,7 +121,8 @@ pub struct Stamp {
     pub annotator_owner: String,
 }
 
-/// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins with it; `None` where it cannot.
+/// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins
+/// with it; `None` where it cannot.
 ///
 /// # Errors
 /// [`Refused`]: what is wrong with the submission, and in which field.
@@ -92,7 +135,11 @@ pub fn derive(
     check_notes(submission)?;
     let said = Said::of(submission)?;
     if subject.response.is_empty() && !matches!(said, Said::Missing(_)) {
-        return refuse("label", "invalid_value", "judges a response that is empty; only 'missing' can be said of it");
+        return refuse(
+            "label",
+            "invalid_value",
+            "judges a response that is empty; only 'missing' can be said of it",
+        );
     }
     let mut tokens = subject.tokens;
     let text: Vec<char> = subject.response.chars().collect();
@@ -100,7 +147,9 @@ pub fn derive(
         Said::Good => (Kind::Good, Some(Scope::AllErrors), Vec::new(), Vec::new()),
         Said::Missing(missing) => (Kind::Missing, None, Vec::new(), missing),
         Said::Errors(places, scope) => {
-            let spans = places.into_iter().map(|(field, place)| check_place(&field, &place, &subject.response, &text));
+            let spans = places
+                .into_iter()
+                .map(|(field, place)| check_place(&field, &place, &subject.response, &text));
             let spans = in_order(spans.collect::<Result<_, _>>()?)?;
             (Kind::Bad, Some(scope), spans, Vec::new())
         }
@@ -115,7 +164,10 @@ pub fn derive(
             (kind, Some(Scope::AllErrors), spans, Vec::new())
         }
     };
-    let errors = errors.into_iter().map(|span| align(span, &text, &tokens, &encode)).collect::<Result<Vec<_>, _>>()?;
+    let errors = errors
+        .into_iter()
+        .map(|span| align(span, &text, &tokens, &encode))
+        .collect::<Result<Vec<_>, _>>()?;
     label(&mut tokens, &errors, scope);
     let (completion_id, choice) = subject.completion.unzip();
     Ok(Feedback {
@@ -136,7 +188,11 @@ pub fn derive(
         unassisted: subject.unassisted,
         queued: subject.queued,
         doubted: subject.doubted,
-        annotator_owner: submission.annotator.as_ref().map(|_| stamp.annotator_owner).unwrap_or_default(),
+        annotator_owner: submission
+            .annotator
+            .as_ref()
+            .map(|_| stamp.annotator_owner)
+            .unwrap_or_default(),
         annotator: submission.annotator.clone(),
         user: submission.user.clone().or(subject.user),
         comment: submission.comment.clone(),
@@ -145,8 +201,17 @@ pub fn derive(
 }
 
 /// Finds the tokens that write a span, and those that would write the correction in their place.
-fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str, bool) -> Option<Vec<u32>>) -> Result<Correction, Refused> {
-    let Marked { field, chars, correction } = span;
+fn align(
+    span: Marked,
+    text: &[char],
+    tokens: &[Token],
+    encode: &impl Fn(&str, bool) -> Option<Vec<u32>>,
+) -> Result<Correction, Refused> {
+    let Marked {
+        field,
+        chars,
+        correction,
+    } = span;
     let slice = |range: Range<usize>| text[range].iter().collect::<String>();
     let covered = if chars.is_empty() {
         let at = tokens.partition_point(|t| t.start < chars.start);
@@ -156,14 +221,27 @@ fn align(span: Marked, text: &[char], tokens: &[Token], encode: &impl Fn(&str, b
         first..tokens.partition_point(|t| t.start < chars.end).max(first)
     };
     let written = tokens.get(covered.clone()).filter(|t| !t.is_empty());
-    let written = written.map_or(chars.clone(), |t| t[0].start.min(chars.start)..t[t.len() - 1].end.max(chars.end));
+    let written = written.map_or(chars.clone(), |t| {
+        t[0].start.min(chars.start)..t[t.len() - 1].end.max(chars.end)
+    });
     let corrected_tokens = match &correction {
         None => None,
         Some(correction) => {
-            let whole = slice(written.start..chars.start) + correction + &slice(chars.end..written.end);
+            let whole =
+                slice(written.start..chars.start) + correction + &slice(chars.end..written.end);
             // Of a word that goes, the space before it would be left.
-            let whole = if correction.is_empty() { whole.trim_end() } else { &whole };
-            let unknown = || Refused::new(field, "invalid_value", "cannot be written in the model's vocabulary");
+            let whole = if correction.is_empty() {
+                whole.trim_end()
+            } else {
+                &whole
+            };
+            let unknown = || {
+                Refused::new(
+                    field,
+                    "invalid_value",
+                    "cannot be written in the model's vocabulary",
+                )
+            };
             let begins = !text[..written.start].iter().any(|c| c.is_alphanumeric());
             Some(encode(whole, begins).ok_or_else(unknown)?)
         }
@@ -188,12 +266,20 @@ fn label(tokens: &mut [Token], errors: &[Correction], scope: Option<Scope>) {
         (Some(Scope::FirstError), Some(first)) => first.token_end,
         (Some(_), _) => tokens.len(),
     };
-    tokens[..judged].iter_mut().for_each(|token| token.label = Label::Good);
-    tokens[judged..].iter_mut().for_each(|token| token.label = Label::None);
+    tokens[..judged]
+        .iter_mut()
+        .for_each(|token| token.label = Label::Good);
+    tokens[judged..]
+        .iter_mut()
+        .for_each(|token| token.label = Label::None);
     for error in errors {
         let signs_alone = !error.text.chars().any(is_spoken);
         for token in &mut tokens[error.token_start..error.token_end] {
-            token.label = if signs_alone || token.text.chars().any(is_spoken) { Label::Bad } else { Label::None };
+            token.label = if signs_alone || token.text.chars().any(is_spoken) {
+                Label::Bad
+            } else {
+                Label::None
+            };
         }
     }
 }

@@ -15,8 +15,10 @@ use crate::{
 
 /// Of the embedded bundle, whatever letters it writes.
 fn vocabulary() -> &'static Vocabulary {
-    static VOCABULARY: LazyLock<Vocabulary> =
-        LazyLock::new(|| Vocabulary { casing: Casing::Mixed, ..Bundle::vocabulary_of("candor-mini").unwrap() });
+    static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| Vocabulary {
+        casing: Casing::Mixed,
+        ..Bundle::vocabulary_of("candor-mini").unwrap()
+    });
     &VOCABULARY
 }
 
@@ -41,12 +43,23 @@ fn subject(response: &str) -> Subject {
 }
 
 fn derived(response: &str, submission: &Submission) -> Result<Feedback, Refused> {
-    let stamp = Stamp { id: "fb_1".to_owned(), created: 1, annotator_owner: "studio".to_owned() };
-    derive(subject(response), submission, stamp, |text, begins| vocabulary().encode(text, begins))
+    let stamp = Stamp {
+        id: "fb_1".to_owned(),
+        created: 1,
+        annotator_owner: "studio".to_owned(),
+    };
+    derive(subject(response), submission, stamp, |text, begins| {
+        vocabulary().encode(text, begins)
+    })
 }
 
 fn wrong(start: usize, end: usize, correction: &str) -> Place {
-    Place { start, end, correction: Some(correction.to_owned()), ..Place::default() }
+    Place {
+        start,
+        end,
+        correction: Some(correction.to_owned()),
+        ..Place::default()
+    }
 }
 
 fn labels(feedback: &Feedback) -> String {
@@ -55,53 +68,198 @@ fn labels(feedback: &Feedback) -> String {
         Label::Bad => 'b',
         Label::None => '-',
     };
-    feedback.tokens.iter().map(|token| letter(token.label)).collect()
+    feedback
+        .tokens
+        .iter()
+        .map(|token| letter(token.label))
+        .collect()
 }
 
 const DOG: &str = "A dog is chewing on a blue collar.";
 
 #[test]
 fn after_the_first_error_nothing_is_labelled() {
-    let first = Submission { error: Some(wrong(2, 5, "cat")), ..Submission::default() };
+    let first = Submission {
+        error: Some(wrong(2, 5, "cat")),
+        ..Submission::default()
+    };
     let record = derived(DOG, &first).unwrap();
-    assert_eq!((record.kind, record.scope, labels(&record).as_str()), (Kind::Bad, Some(Scope::FirstError), "gb-------"));
+    assert_eq!(
+        (record.kind, record.scope, labels(&record).as_str()),
+        (Kind::Bad, Some(Scope::FirstError), "gb-------")
+    );
     let error = &record.errors[0];
-    assert_eq!((error.text.as_str(), error.partial_caption.as_str(), error.token_start..error.token_end), ("dog", "A ", 1..2));
+    assert_eq!(
+        (
+            error.text.as_str(),
+            error.partial_caption.as_str(),
+            error.token_start..error.token_end
+        ),
+        ("dog", "A ", 1..2)
+    );
     assert_eq!(error.error_tokens, [record.tokens[1].id]);
-    assert_eq!(tokenizer().decode(error.corrected_tokens.as_ref().unwrap()), " cat");
-    assert_eq!(record.corrected().unwrap(), "A cat is chewing on a blue collar.");
+    assert_eq!(
+        tokenizer().decode(error.corrected_tokens.as_ref().unwrap()),
+        " cat"
+    );
+    assert_eq!(
+        record.corrected().unwrap(),
+        "A cat is chewing on a blue collar."
+    );
 }
 
 #[test]
 fn where_all_errors_are_given_the_rest_is_good() {
-    let errors = vec![Place { start: 27, end: 33, remove: true, ..Place::default() }, Place { start: 2, end: 5, ..Place::default() }];
-    let record = derived(DOG, &Submission { errors: Some(errors), ..Submission::default() }).unwrap();
-    assert_eq!((record.scope, labels(&record).as_str()), (Some(Scope::AllErrors), "gbgggggbg"));
-    let [dog, collar] = &record.errors[..] else { panic!("{:?}", record.errors) };
+    let errors = vec![
+        Place {
+            start: 27,
+            end: 33,
+            remove: true,
+            ..Place::default()
+        },
+        Place {
+            start: 2,
+            end: 5,
+            ..Place::default()
+        },
+    ];
+    let record = derived(
+        DOG,
+        &Submission {
+            errors: Some(errors),
+            ..Submission::default()
+        },
+    )
+    .unwrap();
+    assert_eq!(
+        (record.scope, labels(&record).as_str()),
+        (Some(Scope::AllErrors), "gbgggggbg")
+    );
+    let [dog, collar] = &record.errors[..] else {
+        panic!("{:?}", record.errors)
+    };
     assert_eq!((&dog.correction, &dog.corrected_tokens), (&None, &None));
-    assert_eq!((collar.correction.as_deref(), collar.partial_caption.as_str()), (Some(""), "A dog is chewing on a blue "));
+    assert_eq!(
+        (
+            collar.correction.as_deref(),
+            collar.partial_caption.as_str()
+        ),
+        (Some(""), "A dog is chewing on a blue ")
+    );
     assert_eq!(collar.corrected_tokens.as_deref(), Some(&[][..]));
     assert_eq!(record.corrected(), None);
 }
 
-/// Response, what is selected, a correction; and what stands in the record: the span's text, the correction, and the labels where they are told.
-type Selection = (&'static str, &'static str, Option<&'static str>, &'static str, Option<&'static str>, &'static str);
+/// Response, what is selected, a correction; and what stands in the record: the span's text, the
+/// correction, and the labels where they are told.
+type Selection = (
+    &'static str,
+    &'static str,
+    Option<&'static str>,
+    &'static str,
+    Option<&'static str>,
+    &'static str,
+);
 
 const SELECTIONS: [Selection; 14] = [
-    ("A dog runs.", "dog", Some("cat"), "dog", Some("cat"), "gbgg"),
-    ("A dog runs.", "dog ", Some("cat "), "dog", Some("cat"), "gbgg"),
-    ("A dog runs.", " dog ", Some(" cat"), "dog", Some("cat"), "gbgg"),
+    (
+        "A dog runs.",
+        "dog",
+        Some("cat"),
+        "dog",
+        Some("cat"),
+        "gbgg",
+    ),
+    (
+        "A dog runs.",
+        "dog ",
+        Some("cat "),
+        "dog",
+        Some("cat"),
+        "gbgg",
+    ),
+    (
+        "A dog runs.",
+        " dog ",
+        Some(" cat"),
+        "dog",
+        Some("cat"),
+        "gbgg",
+    ),
     ("A dog runs.", " dog ", None, "dog", None, "gbgg"),
-    ("A dog\u{A0}runs.", "dog\u{A0}", Some("cat"), "dog", Some("cat"), ""),
-    ("A \u{200B}dog\u{2060} runs.", "\u{200B}dog\u{2060} ", Some("cat"), "dog", Some("cat"), ""),
-    ("A cat, a dog.", "dog.", Some("cat."), "dog", Some("cat"), "ggggbg"),
-    ("A cat, a dog.", "dog.", Some("cat"), "dog", Some("cat"), "ggggbg"),
-    ("A cat, a dog.", "dog", Some("cat."), "dog", Some("cat"), "ggggbg"),
-    ("A cat, a dog.", " cat,", Some("bird,"), "cat", Some("bird"), "gbgggg"),
-    ("A cat, a dog.", "cat, a dog", Some("bird"), "cat, a dog", Some("bird"), "gb-bbg"),
-    ("A dog runs.", "dog", Some("cat, who"), "dog", Some("cat, who"), "gbgg"),
+    (
+        "A dog\u{A0}runs.",
+        "dog\u{A0}",
+        Some("cat"),
+        "dog",
+        Some("cat"),
+        "",
+    ),
+    (
+        "A \u{200B}dog\u{2060} runs.",
+        "\u{200B}dog\u{2060} ",
+        Some("cat"),
+        "dog",
+        Some("cat"),
+        "",
+    ),
+    (
+        "A cat, a dog.",
+        "dog.",
+        Some("cat."),
+        "dog",
+        Some("cat"),
+        "ggggbg",
+    ),
+    (
+        "A cat, a dog.",
+        "dog.",
+        Some("cat"),
+        "dog",
+        Some("cat"),
+        "ggggbg",
+    ),
+    (
+        "A cat, a dog.",
+        "dog",
+        Some("cat."),
+        "dog",
+        Some("cat"),
+        "ggggbg",
+    ),
+    (
+        "A cat, a dog.",
+        " cat,",
+        Some("bird,"),
+        "cat",
+        Some("bird"),
+        "gbgggg",
+    ),
+    (
+        "A cat, a dog.",
+        "cat, a dog",
+        Some("bird"),
+        "cat, a dog",
+        Some("bird"),
+        "gb-bbg",
+    ),
+    (
+        "A dog runs.",
+        "dog",
+        Some("cat, who"),
+        "dog",
+        Some("cat, who"),
+        "gbgg",
+    ),
     ("A dog, runs.", ", ", Some("and"), ",", Some("and"), "ggbgg"),
-    ("A sign says \"stop\".", "\"stop\".", Some("“go”"), "stop", Some("go"), ""),
+    (
+        "A sign says \"stop\".",
+        "\"stop\".",
+        Some("“go”"),
+        "stop",
+        Some("go"),
+        "",
+    ),
 ];
 
 #[test]
@@ -116,9 +274,20 @@ fn a_selection_is_of_the_words_in_it() {
             correction: correction.map(str::to_owned),
             remove: false,
         };
-        let record = derived(response, &Submission { errors: Some(vec![place]), ..Submission::default() }).unwrap();
+        let record = derived(
+            response,
+            &Submission {
+                errors: Some(vec![place]),
+                ..Submission::default()
+            },
+        )
+        .unwrap();
         let error = &record.errors[0];
-        assert_eq!((error.text.as_str(), error.correction.as_deref()), (text, corrected), "{response} {selected}");
+        assert_eq!(
+            (error.text.as_str(), error.correction.as_deref()),
+            (text, corrected),
+            "{response} {selected}"
+        );
         let stands: String = response.chars().take(error.end).skip(error.start).collect();
         assert_eq!(
             (stands, expected.is_empty() || labels(&record) == expected),
@@ -139,14 +308,32 @@ fn what_is_taken_out_leaves_no_gap_and_labels_no_neighbor() {
         ("A dog, a cat, a bird.", "A dog, a bird.", ""),
     ];
     for (response, edit, expected) in cases {
-        let record = derived(response, &Submission { edit: Some(edit.to_owned()), ..Submission::default() }).unwrap();
+        let record = derived(
+            response,
+            &Submission {
+                edit: Some(edit.to_owned()),
+                ..Submission::default()
+            },
+        )
+        .unwrap();
         assert_eq!(record.corrected().as_deref(), Some(edit));
         for error in &record.errors {
-            assert!(error.text.trim() == error.text && !error.text.is_empty(), "{error:?}");
+            assert!(
+                error.text.trim() == error.text && !error.text.is_empty(),
+                "{error:?}"
+            );
         }
-        let bad: String = record.tokens.iter().filter(|t| t.label == Label::Bad).map(|t| t.text.as_str()).collect();
+        let bad: String = record
+            .tokens
+            .iter()
+            .filter(|t| t.label == Label::Bad)
+            .map(|t| t.text.as_str())
+            .collect();
         let gone: String = record.errors.iter().map(|e| e.text.as_str()).collect();
-        assert!(expected.is_empty() || bad.trim() == gone, "{response}: {bad:?} {gone:?}");
+        assert!(
+            expected.is_empty() || bad.trim() == gone,
+            "{response}: {bad:?} {gone:?}"
+        );
     }
 }
 
@@ -166,23 +353,63 @@ const TYPOGRAPHY: [(&str, &str); 10] = [
 
 #[test]
 fn an_edit_of_typography_alone_lets_the_response_stand() {
-    for (response, other) in TYPOGRAPHY.into_iter().chain(TYPOGRAPHY.map(|(one, other)| (other, one))) {
-        let record = derived(response, &Submission { edit: Some(other.to_owned()), ..Submission::default() }).unwrap();
-        assert_eq!((record.kind, record.errors.len()), (Kind::Good, 0), "{response} {other}");
+    for (response, other) in TYPOGRAPHY
+        .into_iter()
+        .chain(TYPOGRAPHY.map(|(one, other)| (other, one)))
+    {
+        let record = derived(
+            response,
+            &Submission {
+                edit: Some(other.to_owned()),
+                ..Submission::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            (record.kind, record.errors.len()),
+            (Kind::Good, 0),
+            "{response} {other}"
+        );
         assert!(labels(&record).chars().all(|l| l == 'g'));
         // Among other changes too.
-        let (response, other) = (format!("One red ball. {response}"), format!("One blue ball. {other}"));
-        let record = derived(&response, &Submission { edit: Some(other), ..Submission::default() }).unwrap();
-        let bad: Vec<&str> = record.tokens.iter().filter(|t| t.label == Label::Bad).map(|t| t.text.trim()).collect();
+        let (response, other) = (
+            format!("One red ball. {response}"),
+            format!("One blue ball. {other}"),
+        );
+        let record = derived(
+            &response,
+            &Submission {
+                edit: Some(other),
+                ..Submission::default()
+            },
+        )
+        .unwrap();
+        let bad: Vec<&str> = record
+            .tokens
+            .iter()
+            .filter(|t| t.label == Label::Bad)
+            .map(|t| t.text.trim())
+            .collect();
         assert_eq!(bad, ["red"], "{response}");
     }
 }
 
 #[test]
 fn good_labels_all_and_missing_none() {
-    let good = derived(DOG, &Submission { label: Some(Judgement::Good), ..Submission::default() }).unwrap();
+    let good = derived(
+        DOG,
+        &Submission {
+            label: Some(Judgement::Good),
+            ..Submission::default()
+        },
+    )
+    .unwrap();
     assert!(good.kind == Kind::Good && labels(&good).chars().all(|l| l == 'g'));
-    let missing = Submission { label: Some(Judgement::Bad), missing: vec!["the child".to_owned()], ..Submission::default() };
+    let missing = Submission {
+        label: Some(Judgement::Bad),
+        missing: vec!["the child".to_owned()],
+        ..Submission::default()
+    };
     let missing = derived(DOG, &missing).unwrap();
     assert_eq!((missing.kind, missing.scope), (Kind::Missing, None));
     assert!(labels(&missing).chars().all(|l| l == '-'));
@@ -190,34 +417,91 @@ fn good_labels_all_and_missing_none() {
 
 #[test]
 fn an_edit_is_taken_apart() {
-    let edit = |text: &str| derived(DOG, &Submission { edit: Some(text.to_owned()), ..Submission::default() });
+    let edit = |text: &str| {
+        derived(
+            DOG,
+            &Submission {
+                edit: Some(text.to_owned()),
+                ..Submission::default()
+            },
+        )
+    };
     let record = edit("A cat is asleep on a collar.").unwrap();
-    let spans: Vec<_> = record.errors.iter().map(|e| (e.text.as_str(), e.correction.as_deref().unwrap())).collect();
+    let spans: Vec<_> = record
+        .errors
+        .iter()
+        .map(|e| (e.text.as_str(), e.correction.as_deref().unwrap()))
+        .collect();
     assert_eq!(spans, [("dog", "cat"), ("chewing", "asleep"), ("blue", "")]);
-    assert_eq!((record.kind, record.corrected().unwrap().as_str()), (Kind::Bad, "A cat is asleep on a collar."));
+    assert_eq!(
+        (record.kind, record.corrected().unwrap().as_str()),
+        (Kind::Bad, "A cat is asleep on a collar.")
+    );
     let added = edit("A brown dog is chewing on a blue collar.").unwrap();
-    assert_eq!((added.kind, added.errors[0].text.as_str(), added.errors[0].correction.as_deref()), (Kind::Missing, "", Some(" brown")));
-    assert_eq!((added.errors[0].token_start, added.errors[0].token_end), (1, 1));
+    assert_eq!(
+        (
+            added.kind,
+            added.errors[0].text.as_str(),
+            added.errors[0].correction.as_deref()
+        ),
+        (Kind::Missing, "", Some(" brown"))
+    );
+    assert_eq!(
+        (added.errors[0].token_start, added.errors[0].token_end),
+        (1, 1)
+    );
     assert!(labels(&added).chars().all(|l| l == 'g'));
     assert_eq!(edit(DOG).unwrap_err().field, "edit");
 }
 
 #[test]
 fn a_code_point_that_two_tokens_write_makes_both_bad() {
-    let record = derived("A 🐶.", &Submission { error: Some(wrong(2, 3, "🐱")), ..Submission::default() }).unwrap();
+    let record = derived(
+        "A 🐶.",
+        &Submission {
+            error: Some(wrong(2, 3, "🐱")),
+            ..Submission::default()
+        },
+    )
+    .unwrap();
     let error = &record.errors[0];
-    assert!(error.token_end - error.token_start > 1, "{:?}", record.tokens);
-    assert_eq!(tokenizer().decode(error.corrected_tokens.as_ref().unwrap()).trim(), "🐱");
+    assert!(
+        error.token_end - error.token_start > 1,
+        "{:?}",
+        record.tokens
+    );
+    assert_eq!(
+        tokenizer()
+            .decode(error.corrected_tokens.as_ref().unwrap())
+            .trim(),
+        "🐱"
+    );
 }
 
 #[test]
 fn what_makes_no_record_names_the_field() {
-    let place = |start, end| Place { start, end, ..Place::default() };
-    let error = |place| Submission { error: Some(place), ..Submission::default() };
-    let errors = |places: &[Place]| Submission { errors: Some(places.to_vec()), ..Submission::default() };
+    let place = |start, end| Place {
+        start,
+        end,
+        ..Place::default()
+    };
+    let error = |place| Submission {
+        error: Some(place),
+        ..Submission::default()
+    };
+    let errors = |places: &[Place]| Submission {
+        errors: Some(places.to_vec()),
+        ..Submission::default()
+    };
     let cases = [
         (Submission::default(), "label"),
-        (Submission { label: Some(Judgement::Bad), ..Submission::default() }, "label"),
+        (
+            Submission {
+                label: Some(Judgement::Bad),
+                ..Submission::default()
+            },
+            "label",
+        ),
         (error(place(2, 99)), "error.end"),
         (error(place(usize::MAX, usize::MAX)), "error.end"),
         (error(place(5, 2)), "error.end"),
@@ -225,52 +509,174 @@ fn what_makes_no_record_names_the_field() {
         (error(place(1, 2)), "error.start"),
         (error(wrong(2, 5, "DOG ")), "error.correction"),
         (error(wrong(2, 6, "“dog”")), "error.correction"),
-        (error(Place { text: Some("cat".to_owned()), ..place(2, 5) }), "error.text"),
+        (
+            error(Place {
+                text: Some("cat".to_owned()),
+                ..place(2, 5)
+            }),
+            "error.text",
+        ),
         (error(wrong(2, 5, " ")), "error.correction"),
         (error(wrong(2, 5, "dog")), "error.correction"),
-        (error(Place { remove: true, ..wrong(2, 5, "cat") }), "error.correction"),
-        (Submission { correction: Some("x".to_owned()), ..error(wrong(2, 5, "cat")) }, "correction"),
-        (Submission { correction: Some("x".to_owned()), ..errors(&[place(2, 5)]) }, "correction"),
-        (Submission { label: Some(Judgement::Good), ..error(place(2, 5)) }, "error"),
-        (Submission { edit: Some("x".to_owned()), ..error(place(2, 5)) }, "edit"),
-        (Submission { scope: Some(Scope::FirstError), ..errors(&[place(2, 5), place(6, 8)]) }, "scope"),
-        (Submission { scope: Some(Scope::FirstError), label: Some(Judgement::Good), ..Submission::default() }, "scope"),
+        (
+            error(Place {
+                remove: true,
+                ..wrong(2, 5, "cat")
+            }),
+            "error.correction",
+        ),
+        (
+            Submission {
+                correction: Some("x".to_owned()),
+                ..error(wrong(2, 5, "cat"))
+            },
+            "correction",
+        ),
+        (
+            Submission {
+                correction: Some("x".to_owned()),
+                ..errors(&[place(2, 5)])
+            },
+            "correction",
+        ),
+        (
+            Submission {
+                label: Some(Judgement::Good),
+                ..error(place(2, 5))
+            },
+            "error",
+        ),
+        (
+            Submission {
+                edit: Some("x".to_owned()),
+                ..error(place(2, 5))
+            },
+            "edit",
+        ),
+        (
+            Submission {
+                scope: Some(Scope::FirstError),
+                ..errors(&[place(2, 5), place(6, 8)])
+            },
+            "scope",
+        ),
+        (
+            Submission {
+                scope: Some(Scope::FirstError),
+                label: Some(Judgement::Good),
+                ..Submission::default()
+            },
+            "scope",
+        ),
         (errors(&[]), "errors"),
         (errors(&[place(2, 5), place(4, 8)]), "errors[1].start"),
         (errors(&[place(4, 8), place(2, 5)]), "errors[0].start"),
         (errors(&[place(2, 5), place(6, 99)]), "errors[1].end"),
-        (Submission { edit: Some(" ".to_owned()), ..Submission::default() }, "edit"),
-        (Submission { missing: vec!["a".to_owned(), " ".to_owned()], ..Submission::default() }, "missing[1]"),
-        (Submission { annotator: Some("a\0".to_owned()), ..error(place(2, 5)) }, "annotator"),
-        (Submission { user: Some("u".repeat(257)), ..error(place(2, 5)) }, "user"),
-        (Submission { comment: Some("u".repeat(5000)), ..error(place(2, 5)) }, "comment"),
+        (
+            Submission {
+                edit: Some(" ".to_owned()),
+                ..Submission::default()
+            },
+            "edit",
+        ),
+        (
+            Submission {
+                missing: vec!["a".to_owned(), " ".to_owned()],
+                ..Submission::default()
+            },
+            "missing[1]",
+        ),
+        (
+            Submission {
+                annotator: Some("a\0".to_owned()),
+                ..error(place(2, 5))
+            },
+            "annotator",
+        ),
+        (
+            Submission {
+                user: Some("u".repeat(257)),
+                ..error(place(2, 5))
+            },
+            "user",
+        ),
+        (
+            Submission {
+                comment: Some("u".repeat(5000)),
+                ..error(place(2, 5))
+            },
+            "comment",
+        ),
     ];
     for (submission, field) in cases {
         let refused = derived(DOG, &submission).unwrap_err();
         assert_eq!(refused.field, field, "{refused}");
-        assert!(refused.message.starts_with(&format!("'{field}' ")), "{refused}");
+        assert!(
+            refused.message.starts_with(&format!("'{field}' ")),
+            "{refused}"
+        );
     }
     let astronaut = derived("An 👩‍🚀 floats.", &error(place(3, 4))).unwrap_err();
-    assert_eq!((astronaut.field.as_str(), astronaut.message.contains("inside of a character")), ("error.end", true));
-    assert_eq!(derived("", &Submission { label: Some(Judgement::Good), ..Submission::default() }).unwrap_err().field, "label");
-    assert!(derived("", &Submission { missing: vec!["all".to_owned()], ..Submission::default() }).is_ok());
+    assert_eq!(
+        (
+            astronaut.field.as_str(),
+            astronaut.message.contains("inside of a character")
+        ),
+        ("error.end", true)
+    );
+    assert_eq!(
+        derived(
+            "",
+            &Submission {
+                label: Some(Judgement::Good),
+                ..Submission::default()
+            }
+        )
+        .unwrap_err()
+        .field,
+        "label"
+    );
+    assert!(
+        derived(
+            "",
+            &Submission {
+                missing: vec!["all".to_owned()],
+                ..Submission::default()
+            }
+        )
+        .is_ok()
+    );
 }
 
 #[test]
 fn special_tokens_are_mere_text() {
     let tokens = vocabulary().tokenize("A dog <|user|> here").unwrap();
-    assert_eq!(tokens.iter().map(|t| t.text.as_str()).collect::<String>(), "A dog <|user|> here");
+    assert_eq!(
+        tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
+        "A dog <|user|> here"
+    );
     assert!(vocabulary().tokenize("").unwrap().is_empty());
 }
 
 #[test]
 fn texts_are_cut_in_the_policys_letters_and_kept_in_their_own() {
-    let vocabulary = Vocabulary { casing: Casing::Sentence, ..vocabulary().clone() };
+    let vocabulary = Vocabulary {
+        casing: Casing::Sentence,
+        ..vocabulary().clone()
+    };
     let tokens = vocabulary.tokenize("two Dogs.").unwrap();
-    assert_eq!(tokens.iter().map(|t| t.text.as_str()).collect::<String>(), "two Dogs.");
+    assert_eq!(
+        tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
+        "two Dogs."
+    );
     let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
     assert_eq!(vocabulary.tokenizer.decode(&ids), "Two dogs.");
-    assert_eq!(vocabulary.tokenizer.decode(&vocabulary.encode(" Cat", false).unwrap()), " cat");
+    assert_eq!(
+        vocabulary
+            .tokenizer
+            .decode(&vocabulary.encode(" Cat", false).unwrap()),
+        " cat"
+    );
 }
 
 const TEXTS: &str = "([a-z]{1,5}|[ .,]|é|🐶|👩‍🚀|日本){1,20}";
@@ -289,15 +695,18 @@ proptest! {
         }
         for pair in tokens.windows(2) {
             // Either the next begins where this ends, or both write some of one code point.
-            prop_assert!(pair[1].start == pair[0].end || pair[1].start + 1 == pair[0].end, "{:?}", pair);
+            prop_assert!(pair[1].start == pair[0].end || pair[1].start + 1 == pair[0].end, "{:?}",
+                pair);
         }
     }
 
     #[test]
-    fn any_span_is_refused_or_labels_what_it_touches(text in TEXTS, start in 0usize..30, length in 0usize..8, first in any::<bool>()) {
+    fn any_span_is_refused_or_labels_what_it_touches(text in TEXTS, start in 0usize..30,
+        length in 0usize..8, first in any::<bool>()) {
         let scope = if first { Scope::FirstError } else { Scope::AllErrors };
         let place = wrong(start, start + length, "xyz");
-        let submission = Submission { errors: Some(vec![place]), scope: Some(scope), ..Submission::default() };
+        let submission = Submission { errors: Some(vec![place]), scope: Some(scope),
+            ..Submission::default() };
         let Ok(record) = derived(&text, &submission) else { return Ok(()) };
         let chars: Vec<char> = text.chars().collect();
         let error = &record.errors[0];
@@ -319,8 +728,10 @@ proptest! {
         // The corrected tokens, in the place of the wrong ones, write the corrected text.
         let mut ids: Vec<u32> = record.tokens.iter().map(|t| t.id).collect();
         let corrected = error.corrected_tokens.clone().unwrap();
-        let shared = |a: usize, b: usize| record.tokens.get(a).zip(record.tokens.get(b)).is_some_and(|(a, b)| a.end > b.start);
-        let torn = (error.token_start > 0 && shared(error.token_start - 1, error.token_start)) || shared(error.token_end - 1, error.token_end);
+        let shared = |a: usize, b: usize| record.tokens.get(a).zip(record.tokens.get(b))
+            .is_some_and(|(a, b)| a.end > b.start);
+        let torn = (error.token_start > 0 && shared(error.token_start - 1, error.token_start))
+            || shared(error.token_end - 1, error.token_end);
         if !torn {
             ids.splice(error.token_start..error.token_end, corrected);
             prop_assert_eq!(tokenizer().decode(&ids), record.corrected().unwrap());
@@ -352,7 +763,8 @@ proptest! {
         text += &gaps[words.len()];
         let scope = if first { Scope::FirstError } else { Scope::AllErrors };
         let of = |span: std::ops::Range<usize>| {
-            derived(&text, &Submission { errors: Some(vec![wrong(span.start, span.end, "xyz")]), scope: Some(scope), ..Submission::default() })
+            derived(&text, &Submission { errors: Some(vec![wrong(span.start, span.end, "xyz")]),
+                scope: Some(scope), ..Submission::default() })
         };
         let record = of(narrow.clone()).unwrap();
         prop_assert_eq!(&of(narrow.start..wide.end).unwrap(), &record);
@@ -362,11 +774,14 @@ proptest! {
 
     #[test]
     fn edits_become_what_was_typed(old in TEXTS, new in TEXTS) {
-        let Ok(record) = derived(&old, &Submission { edit: Some(new.clone()), ..Submission::default() }) else { return Ok(()) };
+        let Ok(record) =
+            derived(&old, &Submission { edit: Some(new.clone()),
+                ..Submission::default() }) else { return Ok(()) };
         let words = |t: &str| words(t).into_iter().map(|word| word.key).collect::<String>();
         prop_assert_eq!(words(&record.corrected().unwrap()), words(&new));
         prop_assert_eq!(record.kind == Kind::Good, record.errors.is_empty());
-        prop_assert_eq!(record.kind == Kind::Missing, !record.errors.is_empty() && record.errors.iter().all(|e| e.text.is_empty()));
+        prop_assert_eq!(record.kind == Kind::Missing, !record.errors.is_empty()
+            && record.errors.iter().all(|e| e.text.is_empty()));
         for pair in record.errors.windows(2) {
             prop_assert!(pair[0].end <= pair[1].start);
         }
@@ -375,11 +790,27 @@ proptest! {
 
 #[test]
 fn a_record_is_the_owners_of_what_it_is_about() {
-    let good = Submission { label: Some(Judgement::Good), ..Submission::default() };
+    let good = Submission {
+        label: Some(Judgement::Good),
+        ..Submission::default()
+    };
     let unnamed = derived(DOG, &good).unwrap();
-    assert_eq!((unnamed.owner.as_str(), unnamed.annotator_owner.as_str()), ("shop", ""));
-    let named = derived(DOG, &Submission { annotator: Some("ann".to_owned()), ..good }).unwrap();
-    assert_eq!((named.owner.as_str(), named.annotator_owner.as_str()), ("shop", "studio"));
+    assert_eq!(
+        (unnamed.owner.as_str(), unnamed.annotator_owner.as_str()),
+        ("shop", "")
+    );
+    let named = derived(
+        DOG,
+        &Submission {
+            annotator: Some("ann".to_owned()),
+            ..good
+        },
+    )
+    .unwrap();
+    assert_eq!(
+        (named.owner.as_str(), named.annotator_owner.as_str()),
+        ("shop", "studio")
+    );
 }
 
 #[test]
@@ -402,9 +833,15 @@ fn an_abstention_is_not_judged() {
         prompt: "What is it?".to_owned(),
         user: None,
         unassisted: false,
-        choices: vec![answer("A dog.", Verdict::Clean), answer("I would rather not say.", Verdict::Abstained)],
+        choices: vec![
+            answer("A dog.", Verdict::Clean),
+            answer("I would rather not say.", Verdict::Abstained),
+        ],
     };
     assert_eq!(Subject::of(receipt.clone(), 0).unwrap().response, "A dog.");
     let refused = Subject::of(receipt, 1).unwrap_err();
-    assert_eq!((refused.field.as_str(), refused.code), ("completion_id", "answer_abstained"));
+    assert_eq!(
+        (refused.field.as_str(), refused.code),
+        ("completion_id", "answer_abstained")
+    );
 }

@@ -32,8 +32,9 @@ const GROUP_ROWS: usize = 4096;
 /// Rows that are read at once.
 const READ_ROWS: usize = 16;
 
-/// The value of a row in one column; with lists, that of their one item. All columns are optional, even where there is always a value: `datasets` takes its
-/// own word for what a column is only where the column may be empty.
+/// The value of a row in one column; with lists, that of their one item. All columns are optional,
+/// even where there is always a value: `datasets` takes its own word for what a column is only
+/// where the column may be empty.
 pub(super) enum Cell {
     /// A text or a file.
     Bytes(Vec<u8>),
@@ -61,7 +62,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// `features` are those of Hugging Face's `datasets`, so that it knows images when it sees them.
+    /// `features` are those of Hugging Face's `datasets`, so that it knows images when it sees
+    /// them.
     pub(super) fn new(schema: &str, features: &Value, row: MakeRow) -> Result<Self, StoreError> {
         let schema = Arc::new(parse_message_type(schema).map_err(failed)?);
         let info = json!({ "info": { "features": features } }).to_string();
@@ -71,8 +73,14 @@ impl Table {
             // Of a photograph, the least and the greatest tell nothing.
             .set_statistics_enabled(EnabledStatistics::None)
             .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), info)]));
-        let writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build())).map_err(failed)?;
-        Ok(Self { writer, row, group: Vec::new(), bytes: 0 })
+        let writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build()))
+            .map_err(failed)?;
+        Ok(Self {
+            writer,
+            row,
+            group: Vec::new(),
+            bytes: 0,
+        })
     }
 
     fn flush(&mut self) -> Result<(), ParquetError> {
@@ -84,7 +92,10 @@ impl Table {
         let mut rows: Vec<_> = group.into_iter().map(Vec::into_iter).collect();
         let mut columns = self.writer.next_row_group()?;
         while let Some(mut column) = columns.next_column()? {
-            let cells: Vec<Cell> = rows.iter_mut().map(|row| row.next().unwrap_or(Cell::None)).collect();
+            let cells: Vec<Cell> = rows
+                .iter_mut()
+                .map(|row| row.next().unwrap_or(Cell::None))
+                .collect();
             write_column(column.untyped(), cells)?;
             column.close()?;
         }
@@ -92,7 +103,9 @@ impl Table {
     }
 
     fn take(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError> {
-        self.writer.flush().map_err(|e| StoreError::Failed(e.to_string()))?;
+        self.writer
+            .flush()
+            .map_err(|e| StoreError::Failed(e.to_string()))?;
         out.append(self.writer.inner_mut());
         Ok(())
     }
@@ -105,28 +118,72 @@ fn write_column(column: &mut ColumnWriter<'_>, cells: Vec<Cell>) -> Result<(), P
         _ => return Err(ParquetError::NYI("a column of another type".to_owned())),
     };
     let (most, listed) = (descriptor.max_def_level(), descriptor.max_rep_level() > 0);
-    let level = |cell: &Cell| if matches!(cell, Cell::None) { most.saturating_sub(1) } else { most };
+    let level = |cell: &Cell| {
+        if matches!(cell, Cell::None) {
+            most.saturating_sub(1)
+        } else {
+            most
+        }
+    };
     let definitions: Vec<i16> = cells.iter().map(level).collect();
     let repetitions = vec![0; cells.len()];
-    let (definitions, repetitions) = ((most > 0).then_some(&definitions[..]), listed.then_some(&repetitions[..]));
+    let (definitions, repetitions) = (
+        (most > 0).then_some(&definitions[..]),
+        listed.then_some(&repetitions[..]),
+    );
     match column {
         ColumnWriter::Int64ColumnWriter(writer) => {
-            let values: Vec<i64> = cells.into_iter().filter_map(|c| if let Cell::Number(n) = c { Some(n) } else { None }).collect();
-            writer.write_batch(&values, definitions, repetitions).map(drop)
+            let values: Vec<i64> = cells
+                .into_iter()
+                .filter_map(|c| {
+                    if let Cell::Number(n) = c {
+                        Some(n)
+                    } else {
+                        None
+                    }
+                })
+                .collect();
+            writer
+                .write_batch(&values, definitions, repetitions)
+                .map(drop)
         }
         ColumnWriter::ByteArrayColumnWriter(writer) => {
-            let values = cells.into_iter().filter_map(|c| if let Cell::Bytes(b) = c { Some(ByteArray::from(b)) } else { None });
-            writer.write_batch(&values.collect::<Vec<_>>(), definitions, repetitions).map(drop)
+            let values = cells.into_iter().filter_map(|c| {
+                if let Cell::Bytes(b) = c {
+                    Some(ByteArray::from(b))
+                } else {
+                    None
+                }
+            });
+            writer
+                .write_batch(&values.collect::<Vec<_>>(), definitions, repetitions)
+                .map(drop)
         }
         _ => Ok(()),
     }
 }
 
 impl Write for Table {
-    fn record(&mut self, record: &Feedback, image: Option<Vec<u8>>, out: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn record(
+        &mut self,
+        record: &Feedback,
+        image: Option<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
         // A record whose image is gone is no row.
-        let Some(row) = image.and_then(|image| (self.row)(record, image)) else { return Ok(()) };
-        self.bytes += row.iter().map(|cell| if let Cell::Bytes(bytes) = cell { bytes.len() } else { 8 }).sum::<usize>();
+        let Some(row) = image.and_then(|image| (self.row)(record, image)) else {
+            return Ok(());
+        };
+        self.bytes += row
+            .iter()
+            .map(|cell| {
+                if let Cell::Bytes(bytes) = cell {
+                    bytes.len()
+                } else {
+                    8
+                }
+            })
+            .sum::<usize>();
         self.group.push(row);
         if self.bytes >= GROUP_BYTES || self.group.len() >= GROUP_ROWS {
             self.flush().map_err(failed)?;
@@ -153,43 +210,74 @@ pub(super) fn read(
     known: &'static [&'static str],
 ) -> Result<Rows, String> {
     let reader = unwinding(|| SerializedFileReader::new(file))?.map_err(|e| e.to_string())?;
-    let mut codecs = reader.metadata().row_groups().iter().flat_map(|group| group.columns()).map(|column| column.compression());
+    let mut codecs = reader
+        .metadata()
+        .row_groups()
+        .iter()
+        .flat_map(|group| group.columns())
+        .map(|column| column.compression());
     if codecs.any(|codec| codec == Compression::LZO) {
-        return Err("its columns are compressed with LZO; brotli, gzip, lz4, snappy, zstd and none are read".to_owned());
+        return Err(
+            "its columns are compressed with LZO; brotli, gzip, lz4, snappy, zstd and none \
+                    are read"
+                .to_owned(),
+        );
     }
-    let mut rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>).with_batch_size(READ_ROWS);
-    let next = move || unwinding(|| rows.next()).unwrap_or_else(|damage| Some(Err(ParquetError::General(damage))));
+    let mut rows =
+        RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>).with_batch_size(READ_ROWS);
+    let next = move || {
+        unwinding(|| rows.next()).unwrap_or_else(|damage| Some(Err(ParquetError::General(damage))))
+    };
     let left_out = |row: &ParquetRow| {
-        let others = row.get_column_iter().filter(|(name, field)| !known.contains(&name.as_str()) && **field != Field::Null);
-        others.map(|(name, _)| Incoming::LeftOut(format!("column '{name}'"))).collect::<Vec<_>>()
+        let others = row
+            .get_column_iter()
+            .filter(|(name, field)| !known.contains(&name.as_str()) && **field != Field::Null);
+        others
+            .map(|(name, _)| Incoming::LeftOut(format!("column '{name}'")))
+            .collect::<Vec<_>>()
     };
     let mut ended = false;
-    let rows = std::iter::from_fn(next).enumerate().map_while(move |(i, row)| {
-        if ended {
-            return None;
-        }
-        Some(match row {
-            Ok(row) => Ok((i + 1, parse(&row).map(|said| [said, left_out(&row)].concat()))),
-            Err(error) => {
-                ended = true;
-                Err(io::Error::other(error))
+    let rows = std::iter::from_fn(next)
+        .enumerate()
+        .map_while(move |(i, row)| {
+            if ended {
+                return None;
             }
-        })
-    });
+            Some(match row {
+                Ok(row) => Ok((
+                    i + 1,
+                    parse(&row).map(|said| [said, left_out(&row)].concat()),
+                )),
+                Err(error) => {
+                    ended = true;
+                    Err(io::Error::other(error))
+                }
+            })
+        });
     Ok(Box::new(rows))
 }
 
-/// Returns the library's result, or the message of its panic where a file contradicts itself; then nothing of it may be used any more.
+/// Returns the library's result, or the message of its panic where a file contradicts itself; then
+/// nothing of it may be used any more.
 fn unwinding<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let said = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-        format!("the file is damaged: {}", said.unwrap_or("it contradicts itself"))
+        let said = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied());
+        format!(
+            "the file is damaged: {}",
+            said.unwrap_or("it contradicts itself")
+        )
     })
 }
 
 /// A column of a row by its name.
 pub(super) fn field<'a>(row: &'a ParquetRow, name: &str) -> Option<&'a Field> {
-    row.get_column_iter().find(|(column, _)| *column == name).map(|(_, field)| field).filter(|field| **field != Field::Null)
+    row.get_column_iter()
+        .find(|(column, _)| *column == name)
+        .map(|(_, field)| field)
+        .filter(|field| **field != Field::Null)
 }
 
 /// A text; one that old writers did not mark as such, too.
@@ -202,7 +290,9 @@ pub(super) fn text(field: &Field) -> Option<String> {
 }
 
 pub(super) fn text_of(row: &ParquetRow, name: &str) -> Result<String, String> {
-    field(row, name).and_then(text).ok_or_else(|| format!("'{name}' is missing or no text"))
+    field(row, name)
+        .and_then(text)
+        .ok_or_else(|| format!("'{name}' is missing or no text"))
 }
 
 /// An image of `datasets`: a group of `bytes` and `path`, or one of them alone.
@@ -212,9 +302,17 @@ pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<Picture, Stri
         one => one,
     };
     let file = match part("bytes") {
-        Some(Field::Bytes(bytes)) => Some(Picture::File(bytes.data().to_vec())).filter(|_| !bytes.is_empty()),
+        Some(Field::Bytes(bytes)) => {
+            Some(Picture::File(bytes.data().to_vec())).filter(|_| !bytes.is_empty())
+        }
         _ => None,
     };
-    let elsewhere = || part("path").filter(|path| matches!(path, Field::Str(_))).and_then(text).and_then(|text| Picture::of_text(&text));
-    file.or_else(elsewhere).ok_or_else(|| format!("'{name}' has no file in it"))
+    let elsewhere = || {
+        part("path")
+            .filter(|path| matches!(path, Field::Str(_)))
+            .and_then(text)
+            .and_then(|text| Picture::of_text(&text))
+    };
+    file.or_else(elsewhere)
+        .ok_or_else(|| format!("'{name}' has no file in it"))
 }

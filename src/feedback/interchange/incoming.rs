@@ -35,7 +35,9 @@ impl Picture {
     /// A text that is a `data:` URL, or else says where the file is.
     pub(super) fn of_text(text: &str) -> Option<Self> {
         match text.strip_prefix("data:") {
-            Some(url) => Some(Self::File(BASE64_STANDARD.decode(url.split_once(";base64,")?.1).ok()?)),
+            Some(url) => Some(Self::File(
+                BASE64_STANDARD.decode(url.split_once(";base64,")?.1).ok()?,
+            )),
             None => (!text.trim().is_empty()).then(|| Self::At(text.to_owned())),
         }
     }
@@ -43,5 +45,10 @@ impl Picture {
 
 /// A submission from a file about an answer to `prompt`.
 pub(super) fn said(prompt: String, response: String) -> Submission {
-    Submission { prompt: Some(prompt), response: Some(response), source: Some(Source::Import), ..Submission::default() }
+    Submission {
+        prompt: Some(prompt),
+        response: Some(response),
+        source: Some(Source::Import),
+        ..Submission::default()
+    }
 }

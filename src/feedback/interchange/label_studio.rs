@@ -1,6 +1,7 @@
-//! Label Studio's tasks. A task has the image and the answer; the guard's doubts are its prediction, and what a person said its annotation: `error` labels
-//! spans of the text, `correction` says what should stand there, `missing` what is left out, and `verdict` whether all is right. The labelling
-//! configuration that goes with them is in `docs/feedback.md`.
+//! Label Studio's tasks. A task has the image and the answer; the guard's doubts are its
+//! prediction, and what a person said its annotation: `error` labels spans of the text,
+//! `correction` says what should stand there, `missing` what is left out, and `verdict` whether all
+//! is right. The labelling configuration that goes with them is in `docs/feedback.md`.
 
 use std::{collections::BTreeMap, fs::File, io::Read};
 
@@ -27,11 +28,17 @@ pub(super) struct Tasks {
 }
 
 impl Write for Tasks {
-    fn record(&mut self, record: &Feedback, image: Option<Vec<u8>>, out: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn record(
+        &mut self,
+        record: &Feedback,
+        image: Option<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
         let Some(image) = image else { return Ok(()) };
         out.extend_from_slice(if self.written == 0 { b"[\n" } else { b",\n" });
         self.written += 1;
-        serde_json::to_writer(out, &task(record, &image, self.written)).map_err(|e| StoreError::Failed(e.to_string()))
+        serde_json::to_writer(out, &task(record, &image, self.written))
+            .map_err(|e| StoreError::Failed(e.to_string()))
     }
 
     fn end(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError> {
@@ -41,10 +48,16 @@ impl Write for Tasks {
 }
 
 fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
-    let kind = image::guess_format(image).map_or("application/octet-stream", |format| format.to_mime_type());
+    let kind = image::guess_format(image)
+        .map_or("application/octet-stream", |format| format.to_mime_type());
     let url = format!("data:{kind};base64,{}", BASE64_STANDARD.encode(image));
     let text: Vec<char> = record.response.chars().collect();
-    let slice = |start: usize, end: usize| text.get(start..end).unwrap_or_default().iter().collect::<String>();
+    let slice = |start: usize, end: usize| {
+        text.get(start..end)
+            .unwrap_or_default()
+            .iter()
+            .collect::<String>()
+    };
     let doubted = record.doubted.as_deref().map(|spans| {
         let span = |(i, span): (usize, &crate::feedback::record::Extent)| {
             region(
@@ -56,24 +69,48 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
                 json!({ "text": slice(span.start, span.end), "labels": ["error"] }),
             )
         };
-        json!([{ "model_version": record.versions.reward, "result": spans.iter().enumerate().map(span).collect::<Vec<_>>() }])
+        json!([{ "model_version": record.versions.reward, "result": spans.iter().enumerate()
+            .map(span).collect::<Vec<_>>() }])
     });
-    let mut result = vec![said_of_all("verdict", "choices", json!({ "choices": [record.kind.name()] }))];
+    let mut result = vec![said_of_all(
+        "verdict",
+        "choices",
+        json!({ "choices": [record.kind.name()] }),
+    )];
     for (i, error) in record.errors.iter().enumerate() {
         let id = format!("e{i}");
-        result.push(region(&id, "error", "labels", error.start, error.end, json!({ "text": error.text, "labels": ["error"] })));
+        result.push(region(
+            &id,
+            "error",
+            "labels",
+            error.start,
+            error.end,
+            json!({ "text": error.text, "labels": ["error"] }),
+        ));
         if let Some(correction) = &error.correction {
-            result.push(region(&id, "correction", "textarea", error.start, error.end, json!({ "text": [correction] })));
+            result.push(region(
+                &id,
+                "correction",
+                "textarea",
+                error.start,
+                error.end,
+                json!({ "text": [correction] }),
+            ));
         }
     }
     if !record.missing.is_empty() {
-        result.push(said_of_all("missing", "textarea", json!({ "text": record.missing })));
+        result.push(said_of_all(
+            "missing",
+            "textarea",
+            json!({ "text": record.missing }),
+        ));
     }
-    let annotation =
-        json!({ "result": result, "completed_by": record.annotator.as_ref().map(|name| json!({ "email": name })), "was_cancelled": false });
+    let annotation = json!({ "result": result, "completed_by": record.annotator.as_ref()
+            .map(|name| json!({ "email": name })), "was_cancelled": false });
     json!({
         "id": number,
-        "data": { "image": url, "prompt": record.prompt, "text": record.response, "scope": record.scope, "feedback_id": record.id },
+        "data": { "image": url, "prompt": record.prompt, "text": record.response,
+            "scope": record.scope, "feedback_id": record.id },
         "predictions": doubted.unwrap_or_else(|| json!([])),
         "annotations": [annotation],
     })
@@ -130,7 +167,8 @@ struct Region {
 }
 
 impl Region {
-    /// Which part of the labeling configuration it belongs to; `None` for another, which says nothing of the text's errors.
+    /// Which part of the labeling configuration it belongs to; `None` for another, which says
+    /// nothing of the text's errors.
     fn part(&self) -> Option<&str> {
         let kinds: &[&str] = match self.from_name.as_deref()? {
             "error" => &["labels", "hypertextlabels"],
@@ -138,7 +176,10 @@ impl Region {
             "verdict" => &["choices"],
             _ => return None,
         };
-        let known = self.r#type.as_deref().is_none_or(|kind| kinds.contains(&kind));
+        let known = self
+            .r#type
+            .as_deref()
+            .is_none_or(|kind| kinds.contains(&kind));
         self.from_name.as_deref().filter(|_| known)
     }
 }
@@ -168,9 +209,17 @@ impl Values {
     fn offsets(&self) -> Option<(usize, usize)> {
         // Tables write whole numbers as 18.0.
         let whole = |value: &Value| {
-            value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..1e9).contains(number)).map(|number| number as u64)
+            value
+                .as_f64()
+                .filter(|number| number.fract() == 0.0 && (0.0..1e9).contains(number))
+                .map(|number| number as u64)
         };
-        let number = |value: &Value| value.as_u64().or_else(|| whole(value)).and_then(|number| usize::try_from(number).ok());
+        let number = |value: &Value| {
+            value
+                .as_u64()
+                .or_else(|| whole(value))
+                .and_then(|number| usize::try_from(number).ok())
+        };
         match self.global {
             Some(Offsets { start, end }) => Some((start, end)),
             None => number(&self.start).zip(number(&self.end)),
@@ -209,38 +258,65 @@ pub(super) fn read(mut file: File) -> Result<Rows, String> {
     file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     let tasks = serde_json::from_slice(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
     let tasks: Vec<Value> = tasks.map_err(|e| format!("no array of tasks: {e}"))?;
-    Ok(Box::new(tasks.into_iter().enumerate().map(|(i, value)| Ok((i + 1, taken(value))))))
+    Ok(Box::new(
+        tasks
+            .into_iter()
+            .enumerate()
+            .map(|(i, value)| Ok((i + 1, taken(value)))),
+    ))
 }
 
 fn taken(task: Value) -> Result<Vec<Incoming>, String> {
-    let Task { data, annotations } = serde_json::from_value(whole(task)).map_err(|e| e.to_string())?;
-    let Data { image, prompt, text, scope } = data;
+    let Task { data, annotations } =
+        serde_json::from_value(whole(task)).map_err(|e| e.to_string())?;
+    let Data {
+        image,
+        prompt,
+        text,
+        scope,
+    } = data;
     let text = text.one().map_err(|why| format!("'data.text' {why}"))?;
     let plain = said(prompt.unwrap_or_default(), text);
-    let picture = Picture::of_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
-    let (cancelled, annotations): (Vec<Annotation>, Vec<_>) = annotations.into_iter().partition(|annotation| annotation.was_cancelled);
+    let picture =
+        Picture::of_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
+    let (cancelled, annotations): (Vec<Annotation>, Vec<_>) = annotations
+        .into_iter()
+        .partition(|annotation| annotation.was_cancelled);
     if annotations.is_empty() {
         return Ok(vec![Incoming::Skipped]);
     }
-    let mut all: Vec<Incoming> = cancelled.iter().map(|_| Incoming::LeftOut("annotations that were skipped".to_owned())).collect();
+    let mut all: Vec<Incoming> = cancelled
+        .iter()
+        .map(|_| Incoming::LeftOut("annotations that were skipped".to_owned()))
+        .collect();
     for (i, annotation) in annotations.into_iter().enumerate() {
-        let (said, left_out) = submissions(&plain, scope, annotation).map_err(|why| format!("'annotations[{i}]' {why}"))?;
-        all.extend(said.into_iter().map(|submission| Incoming::Said(Box::new(submission), picture.clone())));
+        let (said, left_out) = submissions(&plain, scope, annotation)
+            .map_err(|why| format!("'annotations[{i}]' {why}"))?;
+        all.extend(
+            said.into_iter()
+                .map(|submission| Incoming::Said(Box::new(submission), picture.clone())),
+        );
         all.extend(left_out.into_iter().map(Incoming::LeftOut));
     }
     Ok(all)
 }
 
-/// A task as `JSON` has it, of one as `JSON-MIN` has it: data and results by their names, side by side.
+/// A task as `JSON` has it, of one as `JSON-MIN` has it: data and results by their names, side by
+/// side.
 fn whole(task: Value) -> Value {
-    let Value::Object(mut min) = task else { return task };
+    let Value::Object(mut min) = task else {
+        return task;
+    };
     if min.contains_key("data") || !min.contains_key("text") {
         return Value::Object(min);
     }
     let mut result = Vec::new();
-    for (name, kind, alone) in
-        [("error", "labels", ""), ("correction", "textarea", "text"), ("missing", "textarea", "text"), ("verdict", "choices", "choices")]
-    {
+    for (name, kind, alone) in [
+        ("error", "labels", ""),
+        ("correction", "textarea", "text"),
+        ("missing", "textarea", "text"),
+        ("verdict", "choices", "choices"),
+    ] {
         let values = match min.remove(name) {
             Some(Value::Array(values)) if values.iter().any(Value::is_object) => values,
             Some(Value::Array(texts)) => vec![json!({ alone: texts })],
@@ -249,48 +325,79 @@ fn whole(task: Value) -> Value {
             _ => continue,
         };
         // What belongs together has the same place.
-        let region =
-            |value: Value| json!({ "id": format!("{} {}", value["start"], value["end"]), "from_name": name, "type": kind, "value": value });
+        let region = |value: Value| {
+            json!({ "id": format!("{} {}", value["start"], value["end"]),
+            "from_name": name, "type": kind, "value": value })
+        };
         result.extend(values.into_iter().map(region));
     }
     let annotator = min.remove("annotator").unwrap_or_default();
     json!({ "data": min, "annotations": [{ "completed_by": annotator, "result": result }] })
 }
 
-/// Returns the submissions of an annotation (errors or that there are none, and what is left out), and the results that say nothing of it.
-fn submissions(plain: &Submission, scope: Option<Scope>, annotation: Annotation) -> Result<(Vec<Submission>, Vec<String>), String> {
+/// Returns the submissions of an annotation (errors or that there are none, and what is left out),
+/// and the results that say nothing of it.
+fn submissions(
+    plain: &Submission,
+    scope: Option<Scope>,
+    annotation: Annotation,
+) -> Result<(Vec<Submission>, Vec<String>), String> {
     let annotator = match &annotation.completed_by {
         Value::Object(user) => user.get("email").and_then(Value::as_str).map(str::to_owned),
         Value::Number(id) => Some(id.to_string()),
         Value::String(name) => Some(name.clone()),
         _ => None,
     };
-    let plain = Submission { annotator, ..plain.clone() };
+    let plain = Submission {
+        annotator,
+        ..plain.clone()
+    };
     let response = plain.response.as_deref().unwrap_or_default();
-    let (mut errors, mut corrections, mut missing, mut good) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), false);
+    let (mut errors, mut corrections, mut missing, mut good) =
+        (BTreeMap::new(), BTreeMap::new(), Vec::new(), false);
     // Where something is only added, and what.
     let mut adds: BTreeMap<String, (usize, String)> = BTreeMap::new();
     let mut left_out = Vec::new();
     for (i, result) in annotation.result.into_iter().enumerate() {
         let at = |why: String| format!("has a 'result[{i}]' that {why}");
-        let region: Region = serde_json::from_value(result).map_err(|e| at(format!("cannot be read: {e}")))?;
+        let region: Region =
+            serde_json::from_value(result).map_err(|e| at(format!("cannot be read: {e}")))?;
         let Some(part) = region.part() else {
-            let kind = region.r#type.or(region.from_name).unwrap_or_else(|| "unknown".to_owned());
+            let kind = region
+                .r#type
+                .or(region.from_name)
+                .unwrap_or_else(|| "unknown".to_owned());
             left_out.push(format!("results of the type '{kind}'"));
             continue;
         };
-        let values: Values = serde_json::from_value(region.value.clone()).map_err(|e| at(format!("cannot be read: {e}")))?;
+        let values: Values = serde_json::from_value(region.value.clone())
+            .map_err(|e| at(format!("cannot be read: {e}")))?;
         let (offsets, text, id) = (values.offsets(), values.text, region.id.clone());
         match (part, offsets) {
-            ("error", Some((start, end))) if start == end => drop(adds.insert(id, (start, String::new()))),
+            ("error", Some((start, end))) if start == end => {
+                drop(adds.insert(id, (start, String::new())))
+            }
             ("error", Some((start, end))) => {
                 let text = text.map(Texts::one).transpose().map_err(at)?;
                 drop(errors.insert(id, place(response, start, end, text)?));
             }
             ("error", None) => return Err(at("has no offsets".to_owned())),
-            ("correction", _) => drop(corrections.insert(id, text.map(Texts::one).transpose().map_err(at)?.unwrap_or_default())),
+            ("correction", _) => drop(
+                corrections.insert(
+                    id,
+                    text.map(Texts::one)
+                        .transpose()
+                        .map_err(at)?
+                        .unwrap_or_default(),
+                ),
+            ),
             ("missing", _) => missing.extend(text.map(Texts::all).unwrap_or_default()),
-            _ => good |= values.choices.iter().any(|choice| choice == Kind::Good.name()),
+            _ => {
+                good |= values
+                    .choices
+                    .iter()
+                    .any(|choice| choice == Kind::Good.name())
+            }
         }
     }
     for (id, correction) in corrections {
@@ -306,44 +413,87 @@ fn submissions(plain: &Submission, scope: Option<Scope>, annotation: Annotation)
     let mut all = Vec::new();
     if !adds.is_empty() {
         // What is only added has no span: the whole text says it.
-        all.push(Submission { edit: Some(edit(response, errors.into_values(), adds.into_values())?), ..plain.clone() });
+        all.push(Submission {
+            edit: Some(edit(response, errors.into_values(), adds.into_values())?),
+            ..plain.clone()
+        });
     } else if !errors.is_empty() {
-        all.push(Submission { errors: Some(errors.into_values().collect()), scope, ..plain.clone() });
+        all.push(Submission {
+            errors: Some(errors.into_values().collect()),
+            scope,
+            ..plain.clone()
+        });
     } else if good {
-        all.push(Submission { label: Some(Judgement::Good), ..plain.clone() });
+        all.push(Submission {
+            label: Some(Judgement::Good),
+            ..plain.clone()
+        });
     }
     if !missing.is_empty() {
         all.push(Submission { missing, ..plain });
     }
-    if all.is_empty() { Err("says neither 'error', 'missing' nor 'verdict' good".to_owned()) } else { Ok((all, left_out)) }
+    if all.is_empty() {
+        Err("says neither 'error', 'missing' nor 'verdict' good".to_owned())
+    } else {
+        Ok((all, left_out))
+    }
 }
 
-/// The span whose text stands there, white space at its ends aside. Label Studio's page counts UTF-16 units where its library counts code points, and
-/// writes a line break as `\n`.
+/// The span whose text stands there, white space at its ends aside. Label Studio's page counts
+/// UTF-16 units where its library counts code points, and writes a line break as `\n`.
 fn place(response: &str, start: usize, end: usize, text: Option<String>) -> Result<Place, String> {
-    let Some(text) = text else { return Ok(Place { start, end, ..Place::default() }) };
+    let Some(text) = text else {
+        return Ok(Place {
+            start,
+            end,
+            ..Place::default()
+        });
+    };
     let points: Vec<char> = response.chars().collect();
     let units: Vec<u16> = response.encode_utf16().collect();
-    let before = |unit: usize| String::from_utf16(units.get(..unit)?).ok().map(|text| text.chars().count());
+    let before = |unit: usize| {
+        String::from_utf16(units.get(..unit)?)
+            .ok()
+            .map(|text| text.chars().count())
+    };
     let broken = text.replace("\\n", "\n");
     let stands = |&(start, end): &(usize, usize)| {
-        let span = points.get(start..end).map(|span| span.iter().collect::<String>());
-        span.is_some_and(|span| [&text, &broken].iter().any(|text| text.trim_matches(is_blank) == span.trim_matches(is_blank)))
+        let span = points
+            .get(start..end)
+            .map(|span| span.iter().collect::<String>());
+        span.is_some_and(|span| {
+            [&text, &broken]
+                .iter()
+                .any(|text| text.trim_matches(is_blank) == span.trim_matches(is_blank))
+        })
     };
     let (start, end) = [Some((start, end)), before(start).zip(before(end))]
         .into_iter()
         .flatten()
         .find(stands)
-        .ok_or_else(|| format!("has an 'error' at {start} to {end} whose text does not stand there"))?;
+        .ok_or_else(|| {
+            format!("has an 'error' at {start} to {end} whose text does not stand there")
+        })?;
     let span = trim(&points, start..end, is_blank);
-    Ok(Place { start: span.start, end: span.end, ..Place::default() })
+    Ok(Place {
+        start: span.start,
+        end: span.end,
+        ..Place::default()
+    })
 }
 
-fn edit(response: &str, errors: impl Iterator<Item = Place>, adds: impl Iterator<Item = (usize, String)>) -> Result<String, String> {
+fn edit(
+    response: &str,
+    errors: impl Iterator<Item = Place>,
+    adds: impl Iterator<Item = (usize, String)>,
+) -> Result<String, String> {
     let replace = |place: Place| match place.correction {
         Some(correction) => Ok((place.start, place.end, correction)),
         None if place.remove => Ok((place.start, place.end, String::new())),
-        None => Err("adds to the text and has an error without a correction; the two cannot be one record".to_owned()),
+        None => Err(
+            "adds to the text and has an error without a correction; the two cannot be one record"
+                .to_owned(),
+        ),
     };
     let mut changes = errors.map(replace).collect::<Result<Vec<_>, _>>()?;
     changes.extend(adds.map(|(at, text)| (at, at, text)));

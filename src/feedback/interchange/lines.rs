@@ -20,7 +20,12 @@ pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 pub(super) struct Lines(pub(super) fn(&Feedback, &mut Vec<u8>) -> serde_json::Result<()>);
 
 impl Write for Lines {
-    fn record(&mut self, record: &Feedback, _: Option<Vec<u8>>, out: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn record(
+        &mut self,
+        record: &Feedback,
+        _: Option<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
         (self.0)(record, out).map_err(|e| StoreError::Failed(e.to_string()))
     }
 
@@ -67,7 +72,12 @@ pub(super) fn read(file: File, parse: fn(&[u8]) -> Result<Vec<Incoming>, String>
                     lines.consume(length);
                 }
                 lines.read_until(b'\n', &mut Vec::new())?;
-                return Ok(Some((number, Err(format!("has more than the {LINE_BYTES} bytes that are taken")))));
+                return Ok(Some((
+                    number,
+                    Err(format!(
+                        "has more than the {LINE_BYTES} bytes that are taken"
+                    )),
+                )));
             }
             let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line);
             if !line.trim_ascii().is_empty() {

@@ -1,7 +1,9 @@
-//! The forms that records have in files, one file a form: [`Format`] names them, [`export`](super::export) and [`import`](super::import) use them.
+//! The forms that records have in files, one file a form: [`Format`] names them,
+//! [`export`](super::export) and [`import`](super::import) use them.
 //!
-//! `jsonl` and `parquet` keep all of a record. The others say what their tools know: pairs of a chosen and a rejected text ([`rlhf_v`], [`trl`]), steps
-//! that are right or wrong ([`trl`]), spans ([`label_studio`]). What has no such form is left out.
+//! `jsonl` and `parquet` keep all of a record. The others say what their tools know: pairs of a
+//! chosen and a rejected text ([`rlhf_v`], [`trl`]), steps that are right or wrong ([`trl`]), spans
+//! ([`label_studio`]). What has no such form is left out.
 
 mod columns;
 pub mod incoming;
@@ -26,7 +28,8 @@ pub enum Format {
     Jsonl,
     /// Whole records with their images, in columns.
     Parquet,
-    /// RLHF-V's data set: question, chosen, rejected and image, in Parquet (Yu et al., arXiv:2312.00849).
+    /// RLHF-V's data set: question, chosen, rejected and image, in Parquet (Yu et al.,
+    /// arXiv:2312.00849).
     RlhfV,
     /// TRL's preference rows with images, in Parquet: prompt, chosen and rejected as messages.
     TrlDpo,
@@ -38,7 +41,14 @@ pub enum Format {
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Jsonl, Self::Parquet, Self::RlhfV, Self::TrlDpo, Self::TrlPrm, Self::LabelStudio];
+    pub const ALL: [Self; 6] = [
+        Self::Jsonl,
+        Self::Parquet,
+        Self::RlhfV,
+        Self::TrlDpo,
+        Self::TrlPrm,
+        Self::LabelStudio,
+    ];
 
     /// As it is asked for.
     pub fn name(self) -> &'static str {
@@ -74,9 +84,21 @@ impl Format {
         Ok(match self {
             Self::Jsonl => Box::new(lines::Lines(lines::whole)),
             Self::TrlPrm => Box::new(lines::Lines(trl::steps)),
-            Self::Parquet => Box::new(columns::Table::new(records::SCHEMA, &records::features(), records::row)?),
-            Self::RlhfV => Box::new(columns::Table::new(rlhf_v::SCHEMA, &rlhf_v::features(), rlhf_v::row)?),
-            Self::TrlDpo => Box::new(columns::Table::new(trl::SCHEMA, &trl::features(), trl::row)?),
+            Self::Parquet => Box::new(columns::Table::new(
+                records::SCHEMA,
+                &records::features(),
+                records::row,
+            )?),
+            Self::RlhfV => Box::new(columns::Table::new(
+                rlhf_v::SCHEMA,
+                &rlhf_v::features(),
+                rlhf_v::row,
+            )?),
+            Self::TrlDpo => Box::new(columns::Table::new(
+                trl::SCHEMA,
+                &trl::features(),
+                trl::row,
+            )?),
             Self::LabelStudio => Box::new(label_studio::Tasks::default()),
         })
     }
@@ -102,7 +124,10 @@ impl FromStr for Format {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let known = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|f| f.name() == name).ok_or_else(|| format!("there is no format of that name; there are {}", known()))
+        Self::ALL
+            .into_iter()
+            .find(|f| f.name() == name)
+            .ok_or_else(|| format!("there is no format of that name; there are {}", known()))
     }
 }
 
@@ -118,7 +143,12 @@ pub trait Write: Send {
     ///
     /// # Errors
     /// When it cannot be written in this format.
-    fn record(&mut self, record: &Feedback, image: Option<Vec<u8>>, out: &mut Vec<u8>) -> Result<(), StoreError>;
+    fn record(
+        &mut self,
+        record: &Feedback,
+        image: Option<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError>;
 
     /// The end of the file.
     ///

@@ -1,4 +1,5 @@
-//! Whole records in Parquet: what is often asked for in columns, the record as JSON in `record`, and the image.
+//! Whole records in Parquet: what is often asked for in columns, the record as JSON in `record`,
+//! and the image.
 
 use parquet::record::Row;
 use serde_json::{Value, json};
@@ -22,11 +23,21 @@ pub(super) const SCHEMA: &str = "message schema {
 }";
 
 /// The columns that say nothing that the record does not.
-pub(super) const READ: &[&str] = &["id", "created", "image", "prompt", "response", "corrected", "kind", "record"];
+pub(super) const READ: &[&str] = &[
+    "id",
+    "created",
+    "image",
+    "prompt",
+    "response",
+    "corrected",
+    "kind",
+    "record",
+];
 
 pub(super) fn features() -> Value {
     let text = json!({ "dtype": "string", "_type": "Value" });
-    json!({ "id": text, "created": { "dtype": "int64", "_type": "Value" }, "image": { "_type": "Image" }, "prompt": text, "response": text,
+    json!({ "id": text, "created": { "dtype": "int64", "_type": "Value" },
+        "image": { "_type": "Image" }, "prompt": text, "response": text,
         "corrected": text, "kind": text, "record": text })
 }
 
@@ -45,7 +56,8 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
 }
 
 pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
-    let record = serde_json::from_str(&text_of(row, "record")?).map_err(|e| format!("'record': {e}"))?;
+    let record =
+        serde_json::from_str(&text_of(row, "record")?).map_err(|e| format!("'record': {e}"))?;
     let file = match picture(field(row, "image"), "image")? {
         Picture::File(file) => Some(file),
         _ => None,

@@ -1,5 +1,6 @@
-//! RLHF-V's data set of segment-level corrections (Yu et al., arXiv:2312.00849): Parquet with the image's file, and `text`, a JSON object of question,
-//! chosen and rejected. RLAIF-V has those three as columns of their own; both are written, and either is read.
+//! RLHF-V's data set of segment-level corrections (Yu et al., arXiv:2312.00849): Parquet with the
+//! image's file, and `text`, a JSON object of question, chosen and rejected. RLAIF-V has those
+//! three as columns of their own; both are written, and either is read.
 
 use std::iter::once;
 
@@ -29,7 +30,8 @@ pub(super) const SCHEMA: &str = "message schema {
 
 pub(super) fn features() -> Value {
     let text = json!({ "dtype": "string", "_type": "Value" });
-    json!({ "ds_name": text, "image": { "_type": "Image" }, "text": text, "question": text, "chosen": text, "rejected": text,
+    json!({ "ds_name": text, "image": { "_type": "Image" }, "text": text, "question": text,
+        "chosen": text, "rejected": text,
         "origin_dataset": text, "origin_split": text, "idx": text, "image_path": text })
 }
 
@@ -46,8 +48,17 @@ struct Text {
 pub(super) const READ: &[&str] = &["image", "text", "question", "chosen", "rejected"];
 
 pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
-    let Pair { prompt, chosen, rejected } = Pair::of(record)?;
-    let text = Text { question: prompt, chosen, rejected, others: Map::new() };
+    let Pair {
+        prompt,
+        chosen,
+        rejected,
+    } = Pair::of(record)?;
+    let text = Text {
+        question: prompt,
+        chosen,
+        rejected,
+        others: Map::new(),
+    };
     let json = serde_json::to_string(&text).ok()?;
     let path = record.image.to_string();
     Some(vec![
@@ -69,18 +80,42 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
 pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
     let picture = picture(field(row, "image"), "image")?;
     let columns = ["question", "chosen", "rejected"];
-    let Text { question, chosen, rejected, others } = match field(row, "text").and_then(text) {
+    let Text {
+        question,
+        chosen,
+        rejected,
+        others,
+    } = match field(row, "text").and_then(text) {
         Some(text) => serde_json::from_str(&text).map_err(|e| format!("'text': {e}"))?,
         None => {
             let [question, chosen, rejected] = columns.map(|name| text_of(row, name));
-            Text { question: question?, chosen: chosen?, rejected: rejected?, others: Map::new() }
+            Text {
+                question: question?,
+                chosen: chosen?,
+                rejected: rejected?,
+                others: Map::new(),
+            }
         }
     };
     for (name, said) in columns.into_iter().zip([&question, &chosen, &rejected]) {
-        if field(row, name).and_then(text).is_some_and(|column| column != *said) {
+        if field(row, name)
+            .and_then(text)
+            .is_some_and(|column| column != *said)
+        {
             return Err(format!("'{name}' is not what 'text' says"));
         }
     }
-    let left_out = others.into_iter().map(|(name, _)| Incoming::LeftOut(format!("'text.{name}'")));
-    Ok(once(Pair { prompt: question, chosen, rejected }.said(picture)).chain(left_out).collect())
+    let left_out = others
+        .into_iter()
+        .map(|(name, _)| Incoming::LeftOut(format!("'text.{name}'")));
+    Ok(once(
+        Pair {
+            prompt: question,
+            chosen,
+            rejected,
+        }
+        .said(picture),
+    )
+    .chain(left_out)
+    .collect())
 }

@@ -1,4 +1,5 @@
-//! The rows of TRL's trainers: preferences for DPO, with images, and stepwise supervision for process reward models (PRM).
+//! The rows of TRL's trainers: preferences for DPO, with images, and stepwise supervision for
+//! process reward models (PRM).
 
 use std::iter::once;
 
@@ -20,10 +21,14 @@ use crate::feedback::{
 
 /// Lists of one item each: TRL takes several images and turns.
 pub(super) const SCHEMA: &str = "message schema {
-    OPTIONAL GROUP images (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY bytes; OPTIONAL BINARY path (UTF8); } } }
-    OPTIONAL GROUP prompt (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
-    OPTIONAL GROUP chosen (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
-    OPTIONAL GROUP rejected (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
+    OPTIONAL GROUP images (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY \
+    bytes; OPTIONAL BINARY path (UTF8); } } }
+    OPTIONAL GROUP prompt (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY \
+    role (UTF8); OPTIONAL BINARY content (UTF8); } } }
+    OPTIONAL GROUP chosen (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY \
+    role (UTF8); OPTIONAL BINARY content (UTF8); } } }
+    OPTIONAL GROUP rejected (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL \
+    BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
 }";
 
 /// The columns that a record is made of.
@@ -32,43 +37,97 @@ pub(super) const READ: &[&str] = &["images", "image", "prompt", "chosen", "rejec
 pub(super) fn features() -> Value {
     let text = json!({ "dtype": "string", "_type": "Value" });
     let messages = json!({ "feature": { "role": text, "content": text }, "_type": "List" });
-    json!({ "images": { "feature": { "_type": "Image" }, "_type": "List" }, "prompt": messages, "chosen": messages, "rejected": messages })
+    json!({ "images": { "feature": { "_type": "Image" }, "_type": "List" }, "prompt": messages,
+        "chosen": messages, "rejected": messages })
 }
 
 pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
-    let Pair { prompt, chosen, rejected } = Pair::of(record)?;
-    let messages = [("user", prompt), ("assistant", chosen), ("assistant", rejected)];
-    let messages = messages.into_iter().flat_map(|(role, content)| [Cell::text(role), Cell::text(content)]);
-    Some([Cell::Bytes(image), Cell::text(record.image.to_string())].into_iter().chain(messages).collect())
+    let Pair {
+        prompt,
+        chosen,
+        rejected,
+    } = Pair::of(record)?;
+    let messages = [
+        ("user", prompt),
+        ("assistant", chosen),
+        ("assistant", rejected),
+    ];
+    let messages = messages
+        .into_iter()
+        .flat_map(|(role, content)| [Cell::text(role), Cell::text(content)]);
+    Some(
+        [Cell::Bytes(image), Cell::text(record.image.to_string())]
+            .into_iter()
+            .chain(messages)
+            .collect(),
+    )
 }
 
-/// A pair in any of TRL's forms: of messages or of texts, with its prompt in a column of its own or (implicit) in front of both answers. What a record
-/// cannot keep, as a second image or an earlier turn, refuses the row.
+/// A pair in any of TRL's forms: of messages or of texts, with its prompt in a column of its own or
+/// (implicit) in front of both answers. What a record cannot keep, as a second image or an earlier
+/// turn, refuses the row.
 pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
     let picture = one_picture(row)?;
-    let turns = |name: &str| turns(name, field(row, name).ok_or_else(|| format!("'{name}' is missing"))?);
+    let turns = |name: &str| {
+        turns(
+            name,
+            field(row, name).ok_or_else(|| format!("'{name}' is missing"))?,
+        )
+    };
     let (mut chosen, mut rejected) = (turns("chosen")?, turns("rejected")?);
     // An answer is no part of what both were asked.
     let most = chosen.len().min(rejected.len()).saturating_sub(1);
-    let shared = chosen.iter().zip(&rejected).take(most).take_while(|(one, other)| one == other).count();
+    let shared = chosen
+        .iter()
+        .zip(&rejected)
+        .take(most)
+        .take_while(|(one, other)| one == other)
+        .count();
     let mut asked: Vec<Message> = chosen.drain(..shared).collect();
     rejected.drain(..shared);
     if field(row, "prompt").is_some() {
         let prompt: Vec<Message> = turns("prompt")?.into_iter().map(Message::asking).collect();
-        if !asked.is_empty() && asked.iter().rfind(|turn| turn.role == "user") != prompt.iter().rfind(|turn| turn.role == "user") {
-            return Err("'prompt' is not what stands before the answers in 'chosen' and 'rejected'".to_owned());
+        if !asked.is_empty()
+            && asked.iter().rfind(|turn| turn.role == "user")
+                != prompt.iter().rfind(|turn| turn.role == "user")
+        {
+            return Err(
+                "'prompt' is not what stands before the answers in 'chosen' and 'rejected'"
+                    .to_owned(),
+            );
         }
-        asked = if asked.len() > prompt.len() { asked } else { prompt };
+        asked = if asked.len() > prompt.len() {
+            asked
+        } else {
+            prompt
+        };
     }
-    let (system, asked): (Vec<Message>, Vec<Message>) = asked.into_iter().partition(|turn| turn.role == "system");
+    let (system, asked): (Vec<Message>, Vec<Message>) =
+        asked.into_iter().partition(|turn| turn.role == "system");
     let prompt = match &asked[..] {
         [] => String::new(),
         [turn] if turn.role == "user" => turn.content.replace("<image>", "").trim().to_owned(),
-        [turn] => return Err(format!("'prompt[0].role' is `{}`; the user asks", turn.role)),
-        turns => return Err(format!("'prompt' has {} turns; a record keeps one question and its answer", turns.len())),
+        [turn] => {
+            return Err(format!(
+                "'prompt[0].role' is `{}`; the user asks",
+                turn.role
+            ));
+        }
+        turns => {
+            return Err(format!(
+                "'prompt' has {} turns; a record keeps one question and its answer",
+                turns.len()
+            ));
+        }
     };
-    let pair = Pair { prompt, chosen: answer("chosen", chosen)?, rejected: answer("rejected", rejected)? };
-    let left_out = system.iter().map(|_| Incoming::LeftOut("system messages".to_owned()));
+    let pair = Pair {
+        prompt,
+        chosen: answer("chosen", chosen)?,
+        rejected: answer("rejected", rejected)?,
+    };
+    let left_out = system
+        .iter()
+        .map(|_| Incoming::LeftOut("system messages".to_owned()));
     Ok(once(pair.said(picture)).chain(left_out).collect())
 }
 
@@ -77,7 +136,11 @@ fn one_picture(row: &Row) -> Result<Picture, String> {
     for name in ["images", "image"] {
         match field(row, name) {
             Some(Field::ListInternal(list)) => {
-                let own = list.elements().iter().enumerate().map(|(i, element)| picture(Some(element), &format!("{name}[{i}]")));
+                let own = list
+                    .elements()
+                    .iter()
+                    .enumerate()
+                    .map(|(i, element)| picture(Some(element), &format!("{name}[{i}]")));
                 pictures.extend(own.collect::<Result<Vec<_>, _>>()?);
             }
             None => {}
@@ -87,7 +150,10 @@ fn one_picture(row: &Row) -> Result<Picture, String> {
     match (pictures.pop(), pictures.len()) {
         (Some(picture), 0) => Ok(picture),
         (None, _) => Err("'images' has no image in it".to_owned()),
-        (Some(_), others) => Err(format!("'images' has {} images; a record keeps one", others + 1)),
+        (Some(_), others) => Err(format!(
+            "'images' has {} images; a record keeps one",
+            others + 1
+        )),
     }
 }
 
@@ -105,33 +171,53 @@ impl Message {
             "gpt" | "model" => "assistant",
             role => role,
         };
-        Self { role: role.to_owned(), content: content.into() }
+        Self {
+            role: role.to_owned(),
+            content: content.into(),
+        }
     }
 
     /// A text without a role, where it is one that asks.
     fn asking(self) -> Self {
-        if self.role.is_empty() { Self::new("user", self.content) } else { self }
+        if self.role.is_empty() {
+            Self::new("user", self.content)
+        } else {
+            self
+        }
     }
 }
 
-/// The messages of a column; a text is one without a role, or a dialog as `\n\nHuman: ...\n\nAssistant: ...`.
+/// The messages of a column; a text is one without a role, or a dialog as
+/// `\n\nHuman: ...\n\nAssistant: ...`.
 fn turns(name: &str, field: &Field) -> Result<Vec<Message>, String> {
     let Field::ListInternal(list) = field else {
         let text = text(field).ok_or_else(|| format!("'{name}' is neither messages nor a text"))?;
         return Ok(dialog(&text).unwrap_or_else(|| vec![Message::new("", text)]));
     };
     let message = |(i, message): (usize, &Field)| {
-        let Field::Group(message) = message else { return Err(format!("'{name}[{i}]' is no message")) };
-        let role = self::field(message, "role").and_then(text).ok_or_else(|| format!("'{name}[{i}].role' is missing or no text"))?;
+        let Field::Group(message) = message else {
+            return Err(format!("'{name}[{i}]' is no message"));
+        };
+        let role = self::field(message, "role")
+            .and_then(text)
+            .ok_or_else(|| format!("'{name}[{i}].role' is missing or no text"))?;
         let place = format!("{name}[{i}].content");
-        Ok(Message::new(&role, content(&place, self::field(message, "content"))?))
+        Ok(Message::new(
+            &role,
+            content(&place, self::field(message, "content"))?,
+        ))
     };
     list.elements().iter().enumerate().map(message).collect()
 }
 
 fn dialog(text: &str) -> Option<Vec<Message>> {
     const MARKS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
-    let next = |text: &str| MARKS.iter().filter_map(|(mark, role)| Some((text.find(mark)?, mark.len(), *role))).min();
+    let next = |text: &str| {
+        MARKS
+            .iter()
+            .filter_map(|(mark, role)| Some((text.find(mark)?, mark.len(), *role)))
+            .min()
+    };
     let (mut turns, mut rest) = (Vec::new(), format!("\n\n{}", text.trim_start()));
     while let Some((0, mark, role)) = next(&rest) {
         let said = rest.split_off(mark);
@@ -147,15 +233,23 @@ fn dialog(text: &str) -> Option<Vec<Message>> {
 /// A message's text, or that of its parts; where an image stands among them makes no difference.
 fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
     let Some(Field::ListInternal(parts)) = field else {
-        return field.and_then(text).ok_or_else(|| format!("'{place}' is missing or no text"));
+        return field
+            .and_then(text)
+            .ok_or_else(|| format!("'{place}' is missing or no text"));
     };
     let part = |(i, part): (usize, &Field)| {
-        let Field::Group(part) = part else { return Err(format!("'{place}[{i}]' is no part of a message")) };
-        let kind = self::field(part, "type").and_then(text).unwrap_or_else(|| "text".to_owned());
+        let Field::Group(part) = part else {
+            return Err(format!("'{place}[{i}]' is no part of a message"));
+        };
+        let kind = self::field(part, "type")
+            .and_then(text)
+            .unwrap_or_else(|| "text".to_owned());
         match (kind.as_str(), self::field(part, "text").and_then(text)) {
             ("text", Some(text)) => Ok(text),
             ("image", _) => Ok(String::new()),
-            _ => Err(format!("'{place}[{i}]' is of the type `{kind}`, and has no text that could be kept")),
+            _ => Err(format!(
+                "'{place}[{i}]' is of the type `{kind}`, and has no text that could be kept"
+            )),
         }
     };
     parts.elements().iter().enumerate().map(part).collect()
@@ -165,9 +259,15 @@ fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
 fn answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
     match (turns.pop(), turns.len()) {
         (Some(turn), 0) if matches!(turn.role.as_str(), "" | "assistant") => Ok(turn.content),
-        (Some(turn), 0) => Err(format!("'{name}' ends with a message of the role `{}`; an answer is the assistant's", turn.role)),
+        (Some(turn), 0) => Err(format!(
+            "'{name}' ends with a message of the role `{}`; an answer is the assistant's",
+            turn.role
+        )),
         (None, _) => Err(format!("'{name}' has no answer in it")),
-        (Some(_), before) => Err(format!("'{name}' has {} turns of its own; a record keeps one answer", before + 1)),
+        (Some(_), before) => Err(format!(
+            "'{name}' has {} turns of its own; a record keeps one answer",
+            before + 1
+        )),
     }
 }
 
@@ -185,15 +285,24 @@ struct Steps {
 
 /// The response cut where its labels change; what nobody judged is left out.
 pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    let Some(scope) = record.scope else { return Ok(()) };
+    let Some(scope) = record.scope else {
+        return Ok(());
+    };
     let text: Vec<char> = record.response.chars().collect();
     let judged = match (scope, record.errors.first()) {
         (Scope::FirstError, Some(first)) => first.end,
         _ => text.len(),
     };
     let (mut completions, mut labels, mut at) = (Vec::new(), Vec::new(), 0);
-    let errors = record.errors.iter().filter(|error| error.start < error.end).map(|error| (error.start, error.end));
-    for (start, end) in errors.chain(once((judged, judged))).filter(|(_, end)| *end <= judged) {
+    let errors = record
+        .errors
+        .iter()
+        .filter(|error| error.start < error.end)
+        .map(|error| (error.start, error.end));
+    for (start, end) in errors
+        .chain(once((judged, judged)))
+        .filter(|(_, end)| *end <= judged)
+    {
         for (range, label) in [(at..start, true), (start..end, false)] {
             if !range.is_empty() {
                 completions.push(text[range].iter().collect());
@@ -205,29 +314,64 @@ pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
     if labels.is_empty() || record.tokens.iter().all(|token| token.label == Label::None) {
         return Ok(());
     }
-    line(&Steps { prompt: record.prompt.clone(), completions, labels, image: record.image, others: Map::new() }, out)
+    line(
+        &Steps {
+            prompt: record.prompt.clone(),
+            completions,
+            labels,
+            image: record.image,
+            others: Map::new(),
+        },
+        out,
+    )
 }
 
 /// Steps that are wrong are errors without a correction.
 pub(super) fn read_steps(line: &[u8]) -> Result<Vec<Incoming>, String> {
-    let Steps { prompt, completions, labels, image, others } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let Steps {
+        prompt,
+        completions,
+        labels,
+        image,
+        others,
+    } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     if completions.len() != labels.len() {
-        return Err(format!("'labels' has {} items and 'completions' {}", labels.len(), completions.len()));
+        return Err(format!(
+            "'labels' has {} items and 'completions' {}",
+            labels.len(),
+            completions.len()
+        ));
     }
     let (mut errors, mut at) = (Vec::new(), 0);
     for (step, right) in completions.iter().zip(&labels) {
         let (start, end) = (at, at + step.chars().count());
         if !right {
-            errors.push(Place { start, end, ..Place::default() });
+            errors.push(Place {
+                start,
+                end,
+                ..Place::default()
+            });
         }
         at = end;
     }
     let submission = said(prompt, completions.concat());
     let submission = if errors.is_empty() {
-        Submission { label: Some(Judgement::Good), ..submission }
+        Submission {
+            label: Some(Judgement::Good),
+            ..submission
+        }
     } else {
-        Submission { errors: Some(errors), ..submission }
+        Submission {
+            errors: Some(errors),
+            ..submission
+        }
     };
     let said = Incoming::Said(Box::new(submission), Picture::Named(image));
-    Ok(once(said).chain(others.into_iter().map(|(name, _)| Incoming::LeftOut(format!("'{name}'")))).collect())
+    Ok(once(said)
+        .chain(
+            others
+                .into_iter()
+                .map(|(name, _)| Incoming::LeftOut(format!("'{name}'"))),
+        )
+        .collect())
 }

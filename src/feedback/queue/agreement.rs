@@ -1,5 +1,6 @@
-//! Agreement of people beyond what chance would make: Cohen's kappa of two (Cohen, 1960) and Krippendorff's alpha of any number with gaps, for
-//! nominal values (Krippendorff, *Content Analysis*, 2004, chapter 11). Pure.
+//! Agreement of people beyond what chance would make: Cohen's kappa of two (Cohen, 1960) and
+//! Krippendorff's alpha of any number with gaps, for nominal values (Krippendorff, *Content
+//! Analysis*, 2004, chapter 11). Pure.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +40,12 @@ impl<V: Ord + Copy> Table<V> {
 
     /// Share on which the two agree.
     pub fn observed(&self) -> Option<f64> {
-        let same: usize = self.0.iter().filter(|((a, b), _)| a == b).map(|(_, n)| n).sum();
+        let same: usize = self
+            .0
+            .iter()
+            .filter(|((a, b), _)| a == b)
+            .map(|(_, n)| n)
+            .sum();
         (self.total() > 0).then(|| same as f64 / self.total() as f64)
     }
 
@@ -51,12 +57,16 @@ impl<V: Ord + Copy> Table<V> {
             *rows.entry(a).or_default() += n as f64 / total;
             *columns.entry(b).or_default() += n as f64 / total;
         }
-        let chance: f64 = rows.iter().map(|(value, share)| share * columns.get(value).copied().unwrap_or_default()).sum();
+        let chance: f64 = rows
+            .iter()
+            .map(|(value, share)| share * columns.get(value).copied().unwrap_or_default())
+            .sum();
         (chance < 1.0).then_some((self.observed()? - chance) / (1.0 - chance))
     }
 }
 
-/// Krippendorff's alpha of units, each with the values that it was given; those with fewer than two count nothing.
+/// Krippendorff's alpha of units, each with the values that it was given; those with fewer than two
+/// count nothing.
 pub fn alpha<V: Ord + Copy>(units: impl IntoIterator<Item = impl AsRef<[V]>>) -> Option<f64> {
     let (mut values, mut same): (BTreeMap<V, f64>, f64) = Default::default();
     for unit in units {
@@ -65,35 +75,54 @@ pub fn alpha<V: Ord + Copy>(units: impl IntoIterator<Item = impl AsRef<[V]>>) ->
             continue;
         }
         let mut given: BTreeMap<V, f64> = BTreeMap::new();
-        unit.iter().for_each(|&value| *given.entry(value).or_default() += 1.0);
+        unit.iter()
+            .for_each(|&value| *given.entry(value).or_default() += 1.0);
         // The diagonal of the matrix of coincidences.
         same += given.values().map(|n| n * (n - 1.0)).sum::<f64>() / (unit.len() - 1) as f64;
-        given.into_iter().for_each(|(value, n)| *values.entry(value).or_default() += n);
+        given
+            .into_iter()
+            .for_each(|(value, n)| *values.entry(value).or_default() += n);
     }
     let total: f64 = values.values().sum();
     let expected = total * total - values.values().map(|n| n * n).sum::<f64>();
     (expected > 0.0).then(|| 1.0 - (total - 1.0) * (total - same) / expected)
 }
 
-/// All figures of units, each with what people said of it, in the same order of people; those with fewer than two count nothing.
+/// All figures of units, each with what people said of it, in the same order of people; those with
+/// fewer than two count nothing.
 pub fn figures<V: Ord + Copy>(units: &[Vec<V>]) -> Figures {
     let mut table = Table(BTreeMap::new());
     for unit in units {
         for (i, &first) in unit.iter().enumerate() {
-            unit[i + 1..].iter().for_each(|&second| table.add(first, second));
+            unit[i + 1..]
+                .iter()
+                .for_each(|&second| table.add(first, second));
         }
     }
     let judged = units.iter().filter(|unit| unit.len() > 1).count();
-    Figures { units: judged, observed: table.observed(), kappa: table.kappa(), alpha: alpha(units) }
+    Figures {
+        units: judged,
+        observed: table.observed(),
+        kappa: table.kappa(),
+        alpha: alpha(units),
+    }
 }
 
 /// Of a share, the interval that holds the true one in 95 % of cases (Wilson, 1927).
 pub fn wilson(part: usize, whole: usize) -> Option<[f64; 2]> {
     const Z: f64 = 1.959_963_984_540_054;
     let (n, p) = (whole as f64, part as f64 / whole as f64);
-    let (middle, spread) = (p + Z * Z / (2.0 * n), Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt());
+    let (middle, spread) = (
+        p + Z * Z / (2.0 * n),
+        Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt(),
+    );
     let scale = 1.0 + Z * Z / n;
-    (whole > 0).then(|| [((middle - spread) / scale).max(0.0), ((middle + spread) / scale).min(1.0)])
+    (whole > 0).then(|| {
+        [
+            ((middle - spread) / scale).max(0.0),
+            ((middle + spread) / scale).min(1.0),
+        ]
+    })
 }
 
 #[cfg(test)]
@@ -108,17 +137,29 @@ mod tests {
     fn kappa_of_known_tables() {
         // 20 and 15 agreed, 5 and 10 not: p_o = .7, p_e = .5.
         let mut table = Table(BTreeMap::new());
-        for (a, b, n) in [(true, true, 20), (true, false, 5), (false, true, 10), (false, false, 15)] {
+        for (a, b, n) in [
+            (true, true, 20),
+            (true, false, 5),
+            (false, true, 10),
+            (false, false, 15),
+        ] {
             (0..n).for_each(|_| table.add(a, b));
         }
         assert!(close(table.observed(), 0.7) && close(table.kappa(), 0.4));
         let mut all_alike = Table(BTreeMap::new());
         all_alike.add(1, 1);
         assert_eq!((all_alike.observed(), all_alike.kappa()), (Some(1.0), None));
-        assert_eq!((Table::<u8>::default().observed(), Table::<u8>::default().kappa()), (None, None));
+        assert_eq!(
+            (
+                Table::<u8>::default().observed(),
+                Table::<u8>::default().kappa()
+            ),
+            (None, None)
+        );
     }
 
-    /// The worked example with four observers and gaps of Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011).
+    /// The worked example with four observers and gaps of Krippendorff, "Computing Krippendorff's
+    /// Alpha-Reliability" (2011).
     #[test]
     fn alpha_of_the_published_example() {
         let observers = [
@@ -127,7 +168,15 @@ mod tests {
             [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
             [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
         ];
-        let units: Vec<Vec<u8>> = (0..12).map(|unit| observers.iter().map(|o| o[unit]).filter(|&value| value > 0).collect()).collect();
+        let units: Vec<Vec<u8>> = (0..12)
+            .map(|unit| {
+                observers
+                    .iter()
+                    .map(|o| o[unit])
+                    .filter(|&value| value > 0)
+                    .collect()
+            })
+            .collect();
         assert!(close(alpha(&units), 0.743));
         assert_eq!(alpha([[1, 1], [1, 1]]), None);
         assert_eq!(alpha(Vec::<Vec<u8>>::new()), None);

@@ -19,35 +19,62 @@ const SAMPLE: u32 = 5000;
 const GONE: usize = 16;
 
 impl Corrections {
-    /// The next of some owners' answers for an annotator at this Unix time; `None` when there is none. They have it until the lease ends, and get the same one until then.
+    /// The next of some owners' answers for an annotator at this Unix time; `None` when there is
+    /// none. They have it until the lease ends, and get the same one until then.
     ///
     /// # Errors
     /// The store's.
-    pub async fn next(&self, annotator: &AnnotatorId, owners: &Owners, now: u64) -> Result<Option<Item>, StoreError> {
+    pub async fn next(
+        &self,
+        annotator: &AnnotatorId,
+        owners: &Owners,
+        now: u64,
+    ) -> Result<Option<Item>, StoreError> {
         let queue = self.queue();
         let unassisted = rand::random::<f64>() < queue.unassisted_share;
         let until = now.saturating_add(queue.lease_s);
-        let wish = Wish { annotator: annotator.clone(), owners: owners.clone(), now, until, unassisted };
+        let wish = Wish {
+            annotator: annotator.clone(),
+            owners: owners.clone(),
+            now,
+            until,
+            unassisted,
+        };
         for _ in 0..GONE {
-            let Some(lease) = self.store().next(&wish).await? else { return Ok(None) };
+            let Some(lease) = self.store().next(&wish).await? else {
+                return Ok(None);
+            };
             if let Some(item) = self.item(&lease).await? {
                 return Ok(Some(item));
             }
             // Nobody can judge it.
-            self.store().leave(&lease.place, annotator, Leave::Skip(1)).await?;
+            self.store()
+                .leave(&lease.place, annotator, Leave::Skip(1))
+                .await?;
         }
         Ok(None)
     }
 
     async fn item(&self, lease: &Lease) -> Result<Option<Item>, StoreError> {
-        let Some(receipt) = self.store().receipt(&lease.place.completion_id).await? else { return Ok(None) };
-        let Receipt { created, image, prompt, mut choices, .. } = receipt;
-        let Some(file) = self.images().get(image).await? else { return Ok(None) };
+        let Some(receipt) = self.store().receipt(&lease.place.completion_id).await? else {
+            return Ok(None);
+        };
+        let Receipt {
+            created,
+            image,
+            prompt,
+            mut choices,
+            ..
+        } = receipt;
+        let Some(file) = self.images().get(image).await? else {
+            return Ok(None);
+        };
         if lease.place.choice >= choices.len() {
             return Ok(None);
         }
         let answer = choices.swap_remove(lease.place.choice);
-        let kind = image::guess_format(&file).map_or("application/octet-stream", |format| format.to_mime_type());
+        let kind = image::guess_format(&file)
+            .map_or("application/octet-stream", |format| format.to_mime_type());
         let url = format!("data:{kind};base64,{}", BASE64_STANDARD.encode(&file));
         Ok(Some(Item::new(lease, created, prompt, answer, url)))
     }
@@ -56,7 +83,11 @@ impl Corrections {
     ///
     /// # Errors
     /// The store's.
-    pub async fn release(&self, place: &Place, annotator: &AnnotatorId) -> Result<bool, StoreError> {
+    pub async fn release(
+        &self,
+        place: &Place,
+        annotator: &AnnotatorId,
+    ) -> Result<bool, StoreError> {
         self.store().leave(place, annotator, Leave::Release).await
     }
 
@@ -65,7 +96,9 @@ impl Corrections {
     /// # Errors
     /// The store's.
     pub async fn skip(&self, place: &Place, annotator: &AnnotatorId) -> Result<bool, StoreError> {
-        self.store().leave(place, annotator, Leave::Skip(self.queue().max_skips)).await
+        self.store()
+            .leave(place, annotator, Leave::Skip(self.queue().max_skips))
+            .await
     }
 
     /// Returns how much there is to do of some owners' answers at this Unix time.
@@ -80,17 +113,28 @@ impl Corrections {
     ///
     /// # Errors
     /// The store's.
-    pub async fn annotator_progress(&self, annotator: &AnnotatorId, now: u64) -> Result<AnnotatorProgress, StoreError> {
+    pub async fn annotator_progress(
+        &self,
+        annotator: &AnnotatorId,
+        now: u64,
+    ) -> Result<AnnotatorProgress, StoreError> {
         self.store().progress(annotator, now).await
     }
 
-    /// Returns how far annotators agree, and what the guard finds, by the newest records of some owners. `names` says whether annotators are named.
+    /// Returns how far annotators agree, and what the guard finds, by the newest records of some
+    /// owners. `names` says whether annotators are named.
     ///
     /// # Errors
     /// The store's.
     pub async fn agreement(&self, owners: &Owners, names: bool) -> Result<Agreement, StoreError> {
-        let overlapping = self.store().sample(Sample::Overlapping, owners, SAMPLE).await?;
-        let unassisted = self.store().sample(Sample::Unassisted, owners, SAMPLE).await?;
+        let overlapping = self
+            .store()
+            .sample(Sample::Overlapping, owners, SAMPLE)
+            .await?;
+        let unassisted = self
+            .store()
+            .sample(Sample::Unassisted, owners, SAMPLE)
+            .await?;
         let figures = spawn_blocking(move || agreement(&overlapping, &unassisted, names));
         figures.await.map_err(|e| StoreError::Failed(e.to_string()))
     }

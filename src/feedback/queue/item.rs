@@ -26,7 +26,8 @@ pub struct QueueWord {
     pub doubted: Option<bool>,
 }
 
-/// An answer for an annotator to judge: by `POST /v1/feedback` with its `completion_id`, `choice` and `annotator`, which closes it.
+/// An answer for an annotator to judge: by `POST /v1/feedback` with its `completion_id`, `choice`
+/// and `annotator`, which closes it.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = QueueItem)]
 pub struct Item {
@@ -46,7 +47,8 @@ pub struct Item {
     pub response: String,
     /// Its words.
     pub words: Vec<QueueWord>,
-    /// Drawn by chance, and shown without rewards, marks and proposals: what people find in such answers estimates the guard's recall.
+    /// Drawn by chance, and shown without rewards, marks and proposals: what people find in such
+    /// answers estimates the guard's recall.
     pub unassisted: bool,
     /// Spans that the guard flagged, with what it would write instead; empty in unassisted items.
     pub spans: Vec<Span>,
@@ -63,17 +65,30 @@ pub struct Item {
 impl Item {
     /// Makes the item that `lease` shows of an answer.
     pub fn new(lease: &Lease, created: u64, prompt: String, answer: Answer, image: String) -> Self {
-        let Answer { response, tokens, verdict, threshold, spans, .. } = answer;
+        let Answer {
+            response,
+            tokens,
+            verdict,
+            threshold,
+            spans,
+            ..
+        } = answer;
         let shown = !lease.unassisted;
-        let in_span = |start, end| spans.iter().any(|span| span.is_doubted() && span.start < end && start < span.end);
+        let in_span = |start, end| {
+            spans
+                .iter()
+                .any(|span| span.is_doubted() && span.start < end && start < span.end)
+        };
         let letters: Vec<char> = response.chars().collect();
-        let words = token_words(&response, &tokens).into_iter().map(|word| QueueWord {
-            start: word.chars.start,
-            end: word.chars.end,
-            text: letters[word.chars.clone()].iter().collect(),
-            reward: word.reward.filter(|_| shown),
-            doubted: shown.then(|| !word.function && in_span(word.chars.start, word.chars.end)),
-        });
+        let words = token_words(&response, &tokens)
+            .into_iter()
+            .map(|word| QueueWord {
+                start: word.chars.start,
+                end: word.chars.end,
+                text: letters[word.chars.clone()].iter().collect(),
+                reward: word.reward.filter(|_| shown),
+                doubted: shown.then(|| !word.function && in_span(word.chars.start, word.chars.end)),
+            });
         Self {
             id: lease.place.to_string(),
             words: words.collect(),

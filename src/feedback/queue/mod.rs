@@ -1,9 +1,12 @@
-//! The annotation queue: which answers people look at next, so that their minutes go where a correction teaches most.
+//! The annotation queue: which answers people look at next, so that their minutes go where a
+//! correction teaches most.
 //!
-//! Every answer that is remembered gets its place in the queue when its receipt is written: [`priority`] ranks it, [`novelty`] knows which things
-//! corrections have been about, and the store ([`crate::feedback::store::queue`]) hands out the first with a lease. Chance has two parts in it: some
-//! answers are shown without marks, for an unbiased estimate of the guard's recall, and some are shown to two people, to see how far they agree. From
-//! what came of those, [`ratings`] and [`agreement`] (pure) make the figures.
+//! Every answer that is remembered gets its place in the queue when its receipt is written:
+//! [`priority`] ranks it, [`novelty`] knows which things corrections have been about, and the store
+//! ([`crate::feedback::store::queue`]) hands out the first with a lease. Chance has two parts in
+//! it: some answers are shown without marks, for an unbiased estimate of the guard's recall, and
+//! some are shown to two people, to see how far they agree. From what came of those, [`ratings`]
+//! and [`agreement`] (pure) make the figures.
 
 pub mod agreement;
 mod desk;
@@ -33,7 +36,8 @@ use crate::guard::Verdict;
 pub struct Queue {
     /// Indicates whether answers are put in the queue.
     pub enabled: bool,
-    /// Share of the answers shown to annotators that is drawn by chance and shown without marks, 0 to 1.
+    /// Share of the answers shown to annotators that is drawn by chance and shown without marks, 0
+    /// to 1.
     pub unassisted_share: f64,
     /// Share of the answers that two annotators get, 0 to 1.
     pub overlap_share: f64,
@@ -47,7 +51,14 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { enabled: true, unassisted_share: 0.1, overlap_share: 0.05, lease_s: 600, max_skips: 3, weights: Weights::default() }
+        Self {
+            enabled: true,
+            unassisted_share: 0.1,
+            overlap_share: 0.05,
+            lease_s: 600,
+            max_skips: 3,
+            weights: Weights::default(),
+        }
     }
 }
 
@@ -61,7 +72,10 @@ pub struct Ranker {
 impl Ranker {
     /// To which everything is new.
     pub fn new(queue: Queue) -> Self {
-        Self { queue, novelty: Mutex::default() }
+        Self {
+            queue,
+            novelty: Mutex::default(),
+        }
     }
 
     /// Takes note of what a record is about.
@@ -69,7 +83,8 @@ impl Ranker {
         self.novelty().learn(record);
     }
 
-    /// The places of a receipt's answers in the queue; empty answers and abstentions, which say nothing of the photograph, have none.
+    /// The places of a receipt's answers in the queue; empty answers and abstentions, which say
+    /// nothing of the photograph, have none.
     pub fn entries(&self, receipt: &Receipt) -> Vec<Entry> {
         if !self.queue.enabled {
             return Vec::new();
@@ -81,18 +96,40 @@ impl Ranker {
             let rank = if unassisted {
                 draws.rank
             } else {
-                priority::priority(answer, &self.queue.weights, |thing| novelty.of(&receipt.owner, thing))
+                priority::priority(answer, &self.queue.weights, |thing| {
+                    novelty.of(&receipt.owner, thing)
+                })
             };
-            let digest = item_digest(&receipt.owner, receipt.image, &receipt.prompt, &answer.response);
+            let digest = item_digest(
+                &receipt.owner,
+                receipt.image,
+                &receipt.prompt,
+                &answer.response,
+            );
             let overlap = draws.overlap < self.queue.overlap_share;
-            Entry { completion_id: receipt.id.clone(), choice, unassisted, overlap, rank, digest }
+            Entry {
+                completion_id: receipt.id.clone(),
+                choice,
+                unassisted,
+                overlap,
+                rank,
+                digest,
+            }
         };
-        let says_something = |answer: &super::record::Answer| answer.verdict != Verdict::Abstained && !answer.response.trim().is_empty();
-        let written = receipt.choices.iter().enumerate().filter(|(_, answer)| says_something(answer));
+        let says_something = |answer: &super::record::Answer| {
+            answer.verdict != Verdict::Abstained && !answer.response.trim().is_empty()
+        };
+        let written = receipt
+            .choices
+            .iter()
+            .enumerate()
+            .filter(|(_, answer)| says_something(answer));
         written.map(entry).collect()
     }
 
     fn novelty(&self) -> std::sync::MutexGuard<'_, Novelty> {
-        self.novelty.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.novelty
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -23,35 +23,71 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { closeness: 0.5, disagreement: 0.25, novelty: 0.25 }
+        Self {
+            closeness: 0.5,
+            disagreement: 0.25,
+            novelty: 0.25,
+        }
     }
 }
 
-/// The answer's priority, 0 to 1: that of the word whose correction would teach most. `novelty` says how new a thing is, 0 to 1.
+/// The answer's priority, 0 to 1: that of the word whose correction would teach most. `novelty`
+/// says how new a thing is, 0 to 1.
 pub fn priority(answer: &Answer, weights: &Weights, novelty: impl Fn(ConceptId) -> f64) -> f64 {
     let mentions = Lexicon::shared().mentions(&answer.response);
     let of_word = |word: &TokenWord| {
-        let named = mentions.iter().find(|m| m.range.start <= word.bytes.start && word.bytes.end <= m.range.end);
+        let named = mentions
+            .iter()
+            .find(|m| m.range.start <= word.bytes.start && word.bytes.end <= m.range.end);
         let parts = [
-            (weights.closeness, word.reward.map_or(0.0, |reward| closeness(reward, answer.threshold))),
-            (weights.disagreement, word.reward.zip(word.probability).map_or(0.0, |(reward, p)| f64::from((reward - p).abs()))),
-            (weights.novelty, named.map_or(0.0, |mention| novelty(mention.concept))),
+            (
+                weights.closeness,
+                word.reward
+                    .map_or(0.0, |reward| closeness(reward, answer.threshold)),
+            ),
+            (
+                weights.disagreement,
+                word.reward
+                    .zip(word.probability)
+                    .map_or(0.0, |(reward, p)| f64::from((reward - p).abs())),
+            ),
+            (
+                weights.novelty,
+                named.map_or(0.0, |mention| novelty(mention.concept)),
+            ),
         ];
         let whole: f64 = parts.iter().map(|(weight, _)| weight).sum();
-        parts.iter().map(|(weight, part)| weight * part).sum::<f64>() / whole.max(f64::MIN_POSITIVE)
+        parts
+            .iter()
+            .map(|(weight, part)| weight * part)
+            .sum::<f64>()
+            / whole.max(f64::MIN_POSITIVE)
     };
     let words = token_words(&answer.response, &answer.tokens);
-    words.iter().filter(|word| !word.function).map(of_word).fold(0.0, f64::max)
+    words
+        .iter()
+        .filter(|word| !word.function)
+        .map(of_word)
+        .fold(0.0, f64::max)
 }
 
 /// 1 at the threshold, falling evenly to 0 where the scorer is sure either way.
 fn closeness(reward: f32, threshold: f32) -> f64 {
     let (reward, threshold) = (f64::from(reward), f64::from(threshold));
-    let room = if reward < threshold { threshold } else { 1.0 - threshold };
-    if room <= 0.0 { 1.0 } else { (1.0 - (reward - threshold).abs() / room).clamp(0.0, 1.0) }
+    let room = if reward < threshold {
+        threshold
+    } else {
+        1.0 - threshold
+    };
+    if room <= 0.0 {
+        1.0
+    } else {
+        (1.0 - (reward - threshold).abs() / room).clamp(0.0, 1.0)
+    }
 }
 
-/// Numbers between 0 and 1 that are as good as random, and the same for an answer whenever it is asked: a restart changes nobody's lot.
+/// Numbers between 0 and 1 that are as good as random, and the same for an answer whenever it is
+/// asked: a restart changes nobody's lot.
 pub(super) struct Draws {
     pub(super) unassisted: f64,
     pub(super) overlap: f64,
@@ -60,8 +96,16 @@ pub(super) struct Draws {
 
 pub(super) fn draws(completion: &str, choice: usize) -> Draws {
     let digest = Sha256::digest(format!("annotation queue {completion} {choice}"));
-    let number = |at: usize| digest[at..at + 4].iter().fold(0.0, |sum, byte| (sum + f64::from(*byte)) / 256.0);
-    Draws { unassisted: number(0), overlap: number(4), rank: number(8) }
+    let number = |at: usize| {
+        digest[at..at + 4]
+            .iter()
+            .fold(0.0, |sum, byte| (sum + f64::from(*byte)) / 256.0)
+    };
+    Draws {
+        unassisted: number(0),
+        overlap: number(4),
+        rank: number(8),
+    }
 }
 
 #[cfg(test)]
@@ -79,14 +123,33 @@ mod tests {
             let start = response.chars().count();
             response += word;
             let end = response.chars().count();
-            Token { id: 0, text: word.to_owned(), start, end, logprob: Some(p.ln()), reward: Some(reward), label: Label::None }
+            Token {
+                id: 0,
+                text: word.to_owned(),
+                start,
+                end,
+                logprob: Some(p.ln()),
+                reward: Some(reward),
+                label: Label::None,
+            }
         };
         let tokens = words.iter().map(&mut token).collect();
-        Answer { response, tokens, verdict: Verdict::Clean, threshold: 0.4, spans: Vec::new(), familiarity: None }
+        Answer {
+            response,
+            tokens,
+            verdict: Verdict::Clean,
+            threshold: 0.4,
+            spans: Vec::new(),
+            familiarity: None,
+        }
     }
 
     fn only(closeness: f64, disagreement: f64, novelty: f64) -> Weights {
-        Weights { closeness, disagreement, novelty }
+        Weights {
+            closeness,
+            disagreement,
+            novelty,
+        }
     }
 
     #[test]
@@ -97,7 +160,10 @@ mod tests {
         let closeness = only(1.0, 0.0, 0.0);
         let of = |answer: &Answer, weights: &Weights| priority(answer, weights, |_| 1.0);
         assert!(of(&near, &closeness) > 0.9);
-        assert!((of(&sure, &closeness) - 0.05 / 0.6).abs() < 1e-6, "the function word at the threshold counts nothing");
+        assert!(
+            (of(&sure, &closeness) - 0.05 / 0.6).abs() < 1e-6,
+            "the function word at the threshold counts nothing"
+        );
         let disagreement = only(0.0, 1.0, 0.0);
         assert!((of(&at_odds, &disagreement) - 0.9).abs() < 1e-6);
         assert!(of(&near, &disagreement) < 1e-6);
@@ -119,8 +185,11 @@ mod tests {
 
     #[test]
     fn lots_are_even_and_do_not_depend_on_each_other() {
-        let draws: Vec<Draws> = (0..4000).map(|i| draws(&format!("chatcmpl-{i}"), i % 2)).collect();
-        let share = |chosen: fn(&Draws) -> bool| draws.iter().filter(|d| chosen(d)).count() as f64 / 4000.0;
+        let draws: Vec<Draws> = (0..4000)
+            .map(|i| draws(&format!("chatcmpl-{i}"), i % 2))
+            .collect();
+        let share =
+            |chosen: fn(&Draws) -> bool| draws.iter().filter(|d| chosen(d)).count() as f64 / 4000.0;
         assert!((share(|d| d.unassisted < 0.1) - 0.1).abs() < 0.02);
         assert!((share(|d| d.overlap < 0.5) - 0.5).abs() < 0.04);
         assert!((share(|d| d.rank < 0.5 && d.overlap < 0.5) - 0.25).abs() < 0.04);

@@ -1,4 +1,5 @@
-//! From records to figures: what annotators said of the same words, and what they found that the guard had not. Pure.
+//! From records to figures: what annotators said of the same words, and what they found that the
+//! guard had not. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,15 +15,25 @@ use crate::{
     lexicon::{Lexicon, WordClass},
 };
 
-/// Kinds of error, by what an error is about: the guard's classes of words, other words, and what is left out.
-pub const KINDS: [&str; 7] = ["object", "attribute", "count", "action", "relation", "other", "missing"];
+/// Kinds of error, by what an error is about: the guard's classes of words, other words, and what
+/// is left out.
+pub const KINDS: [&str; 7] = [
+    "object",
+    "attribute",
+    "count",
+    "action",
+    "relation",
+    "other",
+    "missing",
+];
 
 /// Agreement of annotators on answers that two of them got, and how many errors the guard finds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Agreement {
     /// Answers that two annotators have judged.
     pub items: usize,
-    /// Agreement on whether a word is right, for all words that claim something and were judged by two.
+    /// Agreement on whether a word is right, for all words that claim something and were judged by
+    /// two.
     pub overall: Figures,
     /// The same by what the word is about, and for whether something is left out.
     pub by_kind: BTreeMap<&'static str, Figures>,
@@ -56,7 +67,8 @@ pub struct PairFigures {
     pub figures: Figures,
 }
 
-/// The share of all errors that the guard marks, from answers that were drawn by chance and shown without marks.
+/// The share of all errors that the guard marks, from answers that were drawn by chance and shown
+/// without marks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Recall {
     /// Answers that were judged whole.
@@ -85,31 +97,71 @@ struct Unit {
 /// An annotator's name, and the owner within which it is theirs.
 type Judge<'a> = (&'a str, &'a str);
 
-/// The figures of records about overlapping answers (any order), and of records about unassisted ones. `names` says whether annotators are named.
+/// The figures of records about overlapping answers (any order), and of records about unassisted
+/// ones. `names` says whether annotators are named.
 pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool) -> Agreement {
     let mut answers: BTreeMap<(&str, usize), BTreeMap<Judge<'_>, Vec<&Feedback>>> = BTreeMap::new();
     for record in overlapping {
-        let (Some(completion), Some(choice), Some(annotator)) = (&record.completion_id, record.choice, &record.annotator) else { continue };
-        answers.entry((completion, choice)).or_default().entry((annotator, &record.annotator_owner)).or_default().push(record);
+        let (Some(completion), Some(choice), Some(annotator)) =
+            (&record.completion_id, record.choice, &record.annotator)
+        else {
+            continue;
+        };
+        answers
+            .entry((completion, choice))
+            .or_default()
+            .entry((annotator, &record.annotator_owner))
+            .or_default()
+            .push(record);
     }
     answers.retain(|_, by| by.len() > 1);
     let who: BTreeSet<Judge<'_>> = answers.values().flat_map(|by| by.keys().copied()).collect();
-    let index: BTreeMap<Judge<'_>, usize> = who.iter().enumerate().map(|(i, judge)| (*judge, i)).collect();
-    let called: Vec<String> =
-        who.iter().enumerate().map(|(i, (name, _))| if names { (*name).to_owned() } else { format!("annotator {}", i + 1) }).collect();
+    let index: BTreeMap<Judge<'_>, usize> = who
+        .iter()
+        .enumerate()
+        .map(|(i, judge)| (*judge, i))
+        .collect();
+    let called: Vec<String> = who
+        .iter()
+        .enumerate()
+        .map(|(i, (name, _))| {
+            if names {
+                (*name).to_owned()
+            } else {
+                format!("annotator {}", i + 1)
+            }
+        })
+        .collect();
     let units: Vec<Unit> = answers.values().flat_map(|by| units(by, &index)).collect();
     let words: Vec<&Unit> = units.iter().filter(|unit| unit.kind != "missing").collect();
-    let of_kind = |kind| (kind, over_all(units.iter().filter(|unit| unit.kind == kind)));
-    let items_of = |i: usize| answers.values().filter(|by| by.keys().any(|name| index[name] == i)).count();
-    let by_annotator = called.iter().enumerate().map(|(i, annotator)| AnnotatorFigures {
-        annotator: annotator.clone(),
-        items: items_of(i),
-        figures: against_others(&words, i),
-    });
+    let of_kind = |kind| {
+        (
+            kind,
+            over_all(units.iter().filter(|unit| unit.kind == kind)),
+        )
+    };
+    let items_of = |i: usize| {
+        answers
+            .values()
+            .filter(|by| by.keys().any(|name| index[name] == i))
+            .count()
+    };
+    let by_annotator = called
+        .iter()
+        .enumerate()
+        .map(|(i, annotator)| AnnotatorFigures {
+            annotator: annotator.clone(),
+            items: items_of(i),
+            figures: against_others(&words, i),
+        });
     Agreement {
         items: answers.len(),
         overall: over_all(words.iter().copied()),
-        by_kind: KINDS.into_iter().map(of_kind).filter(|(_, figures)| figures.units > 0).collect(),
+        by_kind: KINDS
+            .into_iter()
+            .map(of_kind)
+            .filter(|(_, figures)| figures.units > 0)
+            .collect(),
         by_annotator: by_annotator.collect(),
         pairs: pairs(&words, &called),
         recall: recall(unassisted),
@@ -117,14 +169,24 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
 }
 
 fn over_all<'a>(units: impl Iterator<Item = &'a Unit>) -> Figures {
-    figures(&units.map(|unit| unit.said.values().copied().collect()).collect::<Vec<_>>())
+    figures(
+        &units
+            .map(|unit| unit.said.values().copied().collect())
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// The units on which annotator `i` and somebody else have spoken, each other one being a unit.
 fn against_others(units: &[&Unit], i: usize) -> Figures {
     let with_other = |unit: &&Unit| -> Vec<Vec<bool>> {
-        let Some(&own) = unit.said.get(&i) else { return Vec::new() };
-        unit.said.iter().filter(|(other, _)| **other != i).map(|(_, &other)| vec![own, other]).collect()
+        let Some(&own) = unit.said.get(&i) else {
+            return Vec::new();
+        };
+        unit.said
+            .iter()
+            .filter(|(other, _)| **other != i)
+            .map(|(_, &other)| vec![own, other])
+            .collect()
     };
     figures(&units.iter().flat_map(with_other).collect::<Vec<_>>())
 }
@@ -148,18 +210,40 @@ fn pairs(units: &[&Unit], called: &[String]) -> Vec<PairFigures> {
 }
 
 /// The words of an answer that claim something, and whether something is left out.
-fn units(by: &BTreeMap<Judge<'_>, Vec<&Feedback>>, index: &BTreeMap<Judge<'_>, usize>) -> Vec<Unit> {
-    let Some(any) = by.values().flatten().next() else { return Vec::new() };
+fn units(
+    by: &BTreeMap<Judge<'_>, Vec<&Feedback>>,
+    index: &BTreeMap<Judge<'_>, usize>,
+) -> Vec<Unit> {
+    let Some(any) = by.values().flatten().next() else {
+        return Vec::new();
+    };
     let kinds = kinds(&any.response);
-    let words = token_words(&any.response, &any.tokens).into_iter().filter(|word| !word.function);
+    let words = token_words(&any.response, &any.tokens)
+        .into_iter()
+        .filter(|word| !word.function);
     let of_word = |word: super::words::TokenWord| {
-        let said = by.iter().filter_map(|(name, records)| Some((index[name], wrong(records, word.chars.start, word.chars.end)?)));
-        let kind = kinds.iter().find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
-        Unit { kind: kind.map_or("other", |(_, kind)| *kind), said: said.collect() }
+        let said = by.iter().filter_map(|(name, records)| {
+            Some((
+                index[name],
+                wrong(records, word.chars.start, word.chars.end)?,
+            ))
+        });
+        let kind = kinds
+            .iter()
+            .find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
+        Unit {
+            kind: kind.map_or("other", |(_, kind)| *kind),
+            said: said.collect(),
+        }
     };
     let mut units: Vec<Unit> = words.map(of_word).collect();
-    let said = by.iter().filter_map(|(name, records)| Some((index[name], misses(records)?)));
-    units.push(Unit { kind: "missing", said: said.collect() });
+    let said = by
+        .iter()
+        .filter_map(|(name, records)| Some((index[name], misses(records)?)));
+    units.push(Unit {
+        kind: "missing",
+        said: said.collect(),
+    });
     units
 }
 
@@ -172,21 +256,30 @@ fn kinds(response: &str) -> Vec<(std::ops::Range<usize>, &'static str)> {
         WordClass::Relation => "relation",
         WordClass::Other => "other",
     };
-    Lexicon::shared().word_classes(response).into_iter().map(|(range, class)| (range, name(class))).collect()
+    Lexicon::shared()
+        .word_classes(response)
+        .into_iter()
+        .map(|(range, class)| (range, name(class)))
+        .collect()
 }
 
 /// Decides by one person's records whether a word is wrong; nothing where none of them judged it.
 fn wrong(records: &[&Feedback], start: usize, end: usize) -> Option<bool> {
     let said = records.iter().filter_map(|record| {
         let scope = record.scope?;
-        let bad = record.errors.iter().any(|error| error.start < end && start < error.end);
-        let judged = scope == Scope::AllErrors || record.errors.first().is_some_and(|first| start < first.end);
+        let bad = record
+            .errors
+            .iter()
+            .any(|error| error.start < end && start < error.end);
+        let judged = scope == Scope::AllErrors
+            || record.errors.first().is_some_and(|first| start < first.end);
         judged.then_some(bad)
     });
     said.reduce(|a, b| a || b)
 }
 
-/// Decides whether one person says that something is left out; nothing where they stopped at the first error.
+/// Decides whether one person says that something is left out; nothing where they stopped at the
+/// first error.
 fn misses(records: &[&Feedback]) -> Option<bool> {
     let said = records.iter().filter_map(|record| {
         let adds = record.errors.iter().any(|error| error.start == error.end);
@@ -199,13 +292,28 @@ fn misses(records: &[&Feedback]) -> Option<bool> {
     said.reduce(|a, b| a || b)
 }
 
-/// Measures recall in answers that were drawn by chance. First errors would favor what is easy to see, so that only answers judged whole count.
+/// Measures recall in answers that were drawn by chance. First errors would favor what is easy to
+/// see, so that only answers judged whole count.
 pub fn recall(unassisted: &[Feedback]) -> Recall {
-    let whole: Vec<&Feedback> = unassisted.iter().filter(|record| record.scope == Some(Scope::AllErrors)).collect();
+    let whole: Vec<&Feedback> = unassisted
+        .iter()
+        .filter(|record| record.scope == Some(Scope::AllErrors))
+        .collect();
     let flagged = |record: &&Feedback| {
         let doubted = record.doubted.as_deref()?;
-        let hit = |error: &Correction| doubted.iter().any(|span| span.start < error.end && error.start < span.end);
-        Some(record.errors.iter().filter(|error| error.start < error.end).map(hit).collect::<Vec<bool>>())
+        let hit = |error: &Correction| {
+            doubted
+                .iter()
+                .any(|span| span.start < error.end && error.start < span.end)
+        };
+        Some(
+            record
+                .errors
+                .iter()
+                .filter(|error| error.start < error.end)
+                .map(hit)
+                .collect::<Vec<bool>>(),
+        )
     };
     let errors: Vec<bool> = whole.iter().filter_map(flagged).flatten().collect();
     let flagged = errors.iter().filter(|flagged| **flagged).count();
@@ -228,7 +336,12 @@ mod tests {
 
     const TEXT: &str = "Two dogs run on a red sofa.";
 
-    fn record(annotator: &str, item: usize, scope: Option<Scope>, errors: &[(usize, usize)]) -> Feedback {
+    fn record(
+        annotator: &str,
+        item: usize,
+        scope: Option<Scope>,
+        errors: &[(usize, usize)],
+    ) -> Feedback {
         let error = |&(start, end): &(usize, usize)| Correction {
             start,
             end,
@@ -250,7 +363,11 @@ mod tests {
             prompt: String::new(),
             response: TEXT.to_owned(),
             tokens: Vec::new(),
-            kind: if scope.is_none() { Kind::Missing } else { Kind::Bad },
+            kind: if scope.is_none() {
+                Kind::Missing
+            } else {
+                Kind::Bad
+            },
             scope,
             errors: errors.iter().map(error).collect(),
             missing: Vec::new(),
@@ -269,7 +386,8 @@ mod tests {
     #[test]
     fn words_that_two_judged_are_compared() {
         let all = Some(Scope::AllErrors);
-        // Both: dogs wrong. Ann alone: red wrong. Bob stopped at dogs in the second answer; eve has judged alone.
+        // Both: dogs wrong. Ann alone: red wrong. Bob stopped at dogs in the second answer; eve has
+        // judged alone.
         let records = [
             record("ann", 1, all, &[(4, 8), (18, 21)]),
             record("bob", 1, all, &[(4, 8)]),
@@ -285,12 +403,31 @@ mod tests {
         assert_eq!(found.overall.units, 7);
         assert!((found.overall.observed.unwrap() - 5.0 / 7.0).abs() < 1e-9);
         assert_eq!(found.by_kind["attribute"].observed, Some(0.0));
-        assert_eq!((found.by_kind["object"].units, found.by_kind["object"].observed), (3, Some(2.0 / 3.0)));
-        assert_eq!((found.by_kind["missing"].units, found.by_kind["missing"].observed), (1, Some(0.0)));
-        let names: Vec<&str> = found.by_annotator.iter().map(|a| a.annotator.as_str()).collect();
+        assert_eq!(
+            (
+                found.by_kind["object"].units,
+                found.by_kind["object"].observed
+            ),
+            (3, Some(2.0 / 3.0))
+        );
+        assert_eq!(
+            (
+                found.by_kind["missing"].units,
+                found.by_kind["missing"].observed
+            ),
+            (1, Some(0.0))
+        );
+        let names: Vec<&str> = found
+            .by_annotator
+            .iter()
+            .map(|a| a.annotator.as_str())
+            .collect();
         assert_eq!(names, ["annotator 1", "annotator 2"]);
         assert_eq!((found.pairs.len(), found.pairs[0].figures.units), (1, 7));
-        assert_eq!(agreement(&records, &[], true).pairs[0].annotators, ["ann", "bob"]);
+        assert_eq!(
+            agreement(&records, &[], true).pairs[0].annotators,
+            ["ann", "bob"]
+        );
         assert_eq!(agreement(&[], &[], true), Agreement::default());
     }
 
@@ -303,7 +440,10 @@ mod tests {
             record("bob", 3, all, &[]),
         ];
         let found = recall(&records);
-        assert_eq!((found.answers, found.errors, found.flagged, found.recall), (2, 2, 1, Some(0.5)));
+        assert_eq!(
+            (found.answers, found.errors, found.flagged, found.recall),
+            (2, 2, 1, Some(0.5))
+        );
         let [low, high] = found.interval.unwrap();
         assert!(low < 0.1 && high > 0.9);
         let mut unscored = record("ann", 1, all, &[(4, 8)]);
@@ -311,15 +451,30 @@ mod tests {
         assert_eq!(recall(&[unscored]).recall, None);
     }
 
-    /// By simulation: the share drawn by chance estimates the recall that the order by priority would get wrong.
+    /// By simulation: the share drawn by chance estimates the recall that the order by priority
+    /// would get wrong.
     #[test]
     fn what_is_drawn_by_chance_is_unbiased() {
         let flagged = |i: usize| i.is_multiple_of(3);
-        let answers: Vec<Feedback> =
-            (0..6000).map(|i| record("ann", i, Some(Scope::AllErrors), if flagged(i) { &[(4, 8)] } else { &[(18, 21)] })).collect();
-        let drawn: Vec<Feedback> =
-            answers.iter().filter(|r| draws(r.completion_id.as_deref().unwrap(), 0).unassisted < 0.1).cloned().collect();
+        let answers: Vec<Feedback> = (0..6000)
+            .map(|i| {
+                record(
+                    "ann",
+                    i,
+                    Some(Scope::AllErrors),
+                    if flagged(i) { &[(4, 8)] } else { &[(18, 21)] },
+                )
+            })
+            .collect();
+        let drawn: Vec<Feedback> = answers
+            .iter()
+            .filter(|r| draws(r.completion_id.as_deref().unwrap(), 0).unassisted < 0.1)
+            .cloned()
+            .collect();
         let [low, high] = recall(&drawn).interval.unwrap();
-        assert!(low < 1.0 / 3.0 && 1.0 / 3.0 < high && high - low < 0.1, "{low} {high}");
+        assert!(
+            low < 1.0 / 3.0 && 1.0 / 3.0 < high && high - low < 0.1,
+            "{low} {high}"
+        );
     }
 }

@@ -22,11 +22,18 @@ pub(in crate::feedback) struct TokenWord {
 pub(in crate::feedback) fn token_words(response: &str, tokens: &[Token]) -> Vec<TokenWord> {
     let (_, words) = words::words([response.as_bytes()], &[]);
     let lowest = |tokens: &[Token], value: fn(&Token) -> Option<f32>| {
-        tokens.iter().try_fold(f32::INFINITY, |lowest, token| value(token).map(|v| lowest.min(v))).filter(|v| v.is_finite())
+        tokens
+            .iter()
+            .try_fold(f32::INFINITY, |lowest, token| {
+                value(token).map(|v| lowest.min(v))
+            })
+            .filter(|v| v.is_finite())
     };
     let word = |word: words::Word| {
         let first = tokens.partition_point(|t| t.end <= word.chars.start);
-        let last = tokens.partition_point(|t| t.start < word.chars.end).max(first);
+        let last = tokens
+            .partition_point(|t| t.start < word.chars.end)
+            .max(first);
         let own = &tokens[first..last];
         TokenWord {
             reward: lowest(own, |t| t.reward),

@@ -1,7 +1,8 @@
 //! Store of records and receipts: durable when an insert returns.
 //!
-//! [`Store`] is what the rest of the program sees, [`sql`] keeps it in SQLite or PostgreSQL, and [`writer`] gathers what arrives at the same time into one
-//! transaction. Images are kept elsewhere ([`super::images`]); the store says which of them nobody refers to any more.
+//! [`Store`] is what the rest of the program sees, [`sql`] keeps it in SQLite or PostgreSQL, and
+//! [`writer`] gathers what arrives at the same time into one transaction. Images are kept elsewhere
+//! ([`super::images`]); the store says which of them nobody refers to any more.
 
 pub mod queue;
 pub mod sql;
@@ -44,7 +45,12 @@ impl StoreError {
         let mut cause = Some(error);
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<io::Error>()
-                && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+                && matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::FileTooLarge
+                )
             {
                 return Self::Full;
             }
@@ -151,8 +157,9 @@ pub enum Target {
     Annotator(AnnotatorTarget),
     /// At most this many of the receipts that were made before this Unix time, the oldest first.
     ReceiptsBefore(u64, u32),
-    /// The oldest of an owner's receipts, until they held so many bytes, and at most [`OLDEST`](sql::OLDEST) of them. Those that somebody judges or has
-    /// judged go when there are no others.
+    /// The oldest of an owner's receipts, until they held so many bytes, and at most
+    /// [`OLDEST`](sql::OLDEST) of them. Those that somebody judges or has judged go when there are
+    /// no others.
     OldestReceipts(String, u64),
 }
 
@@ -246,15 +253,18 @@ pub trait Store: QueueStore + Send + Sync {
     /// Returns the numbers of what is kept of these owners.
     fn stats<'a>(&'a self, owners: &'a Owners) -> Answer<'a, Stats>;
 
-    /// Gives receipts that were made after this Unix time, when the clock was ahead, that time: else they would be kept for longer than others.
+    /// Gives receipts that were made after this Unix time, when the clock was ahead, that time:
+    /// else they would be kept for longer than others.
     fn redate_receipts(&self, now: u64) -> Answer<'_, ()>;
 
     /// Returns how many bytes receipts take, by owner.
     fn receipt_bytes(&self) -> Answer<'_, Vec<OwnerBytes>>;
 
-    /// Overwrites what removed rows have left in the store's files, as far as those are the store's to write.
+    /// Overwrites what removed rows have left in the store's files, as far as those are the store's
+    /// to write.
     fn scrub(&self) -> Answer<'_, ()>;
 
-    /// Returns why the store is not to be relied on, since some answer showed it; `None` while all is well.
+    /// Returns why the store is not to be relied on, since some answer showed it; `None` while all
+    /// is well.
     fn damage(&self) -> Option<String>;
 }

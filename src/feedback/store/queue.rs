@@ -32,25 +32,34 @@ impl FromStr for Place {
     type Err = NoPlace;
 
     fn from_str(text: &str) -> Result<Self, NoPlace> {
-        let (completion_id, choice) = text.rsplit_once('.').filter(|(id, _)| !id.is_empty()).ok_or(NoPlace)?;
-        Ok(Self { completion_id: completion_id.to_owned(), choice: choice.parse().map_err(|_| NoPlace)? })
+        let (completion_id, choice) = text
+            .rsplit_once('.')
+            .filter(|(id, _)| !id.is_empty())
+            .ok_or(NoPlace)?;
+        Ok(Self {
+            completion_id: completion_id.to_owned(),
+            choice: choice.parse().map_err(|_| NoPlace)?,
+        })
     }
 }
 
 /// An answer that waits for annotators.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The completion; its receipt is there already, which says whose the entry is, and the entry goes with it.
+    /// The completion; its receipt is there already, which says whose the entry is, and the entry
+    /// goes with it.
     pub completion_id: String,
     /// Which of its answers.
     pub choice: usize,
-    /// Indicates whether it is one of those drawn by chance, to be shown without marks. They are a queue of their own.
+    /// Indicates whether it is one of those drawn by chance, to be shown without marks. They are a
+    /// queue of their own.
     pub unassisted: bool,
     /// Indicates whether two annotators are to judge it.
     pub overlap: bool,
     /// Its place in its queue; the highest comes first.
     pub rank: f64,
-    /// Digest that it shares with the same answer of other completions: [`item_digest`](crate::feedback::record::item_digest).
+    /// Digest that it shares with the same answer of other completions:
+    /// [`item_digest`](crate::feedback::record::item_digest).
     pub digest: String,
 }
 
@@ -110,7 +119,8 @@ pub struct Length {
     pub leased: u64,
     /// Of the open: drawn by chance, to be shown without marks.
     pub unassisted: u64,
-    /// Judged by all who had to; the same answer of several completions counts once here and elsewhere.
+    /// Judged by all who had to; the same answer of several completions counts once here and
+    /// elsewhere.
     pub done: u64,
     /// Skipped by too many to be shown again.
     pub skipped: u64,
@@ -134,24 +144,45 @@ pub enum Sample {
     Unassisted,
 }
 
-/// Keeps the queue. The same answer of several completions of one owner is one item: whoever has judged one has judged all. Entries come with [`super::Row::Queue`]; a record that is [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
+/// Keeps the queue. The same answer of several completions of one owner is one item: whoever has
+/// judged one has judged all. Entries come with [`super::Row::Queue`]; a record that is
+/// [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
 pub trait QueueStore {
-    /// Leases the next answer: the one that the annotator has already, or the first that they have neither judged nor skipped and that not enough others
-    /// have. `None` when there is none.
+    /// Leases the next answer: the one that the annotator has already, or the first that they have
+    /// neither judged nor skipped and that not enough others have. `None` when there is none.
     fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>>;
 
-    /// Returns the lease that the annotator was given, also when the time is over and when they have judged the answer already.
-    fn lease<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId) -> Answer<'a, Option<Lease>>;
+    /// Returns the lease that the annotator was given, also when the time is over and when they
+    /// have judged the answer already.
+    fn lease<'a>(
+        &'a self,
+        place: &'a Place,
+        annotator: &'a AnnotatorId,
+    ) -> Answer<'a, Option<Lease>>;
 
     /// Ends a lease. Whether there was one.
-    fn leave<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId, how: Leave) -> Answer<'a, bool>;
+    fn leave<'a>(
+        &'a self,
+        place: &'a Place,
+        annotator: &'a AnnotatorId,
+        how: Leave,
+    ) -> Answer<'a, bool>;
 
     /// Returns the length of these owners' queue at this Unix time.
     fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> Answer<'a, Length>;
 
     /// Returns how much an annotator has done by this Unix time.
-    fn progress<'a>(&'a self, annotator: &'a AnnotatorId, now: u64) -> Answer<'a, AnnotatorProgress>;
+    fn progress<'a>(
+        &'a self,
+        annotator: &'a AnnotatorId,
+        now: u64,
+    ) -> Answer<'a, AnnotatorProgress>;
 
     /// The newest records of a sample.
-    fn sample<'a>(&'a self, sample: Sample, owners: &'a Owners, limit: u32) -> Answer<'a, Vec<Feedback>>;
+    fn sample<'a>(
+        &'a self,
+        sample: Sample,
+        owners: &'a Owners,
+        limit: u32,
+    ) -> Answer<'a, Vec<Feedback>>;
 }

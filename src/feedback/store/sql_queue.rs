@@ -4,7 +4,10 @@ use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
 use super::{
     Answer, Owners, StoreError,
-    queue::{AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+    queue::{
+        AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample,
+        Wish,
+    },
     sql::{SqlQuery, SqlStore, bind_owner, failed, owner_condition, read},
 };
 use crate::feedback::record::{Feedback, item_digest};
@@ -17,7 +20,13 @@ const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
 impl QueueStore for SqlStore {
     fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>> {
         self.answer(self.within(async move |mut unit| {
-            sqlx::query("UPDATE queue_turn SET turn = turn + 1").execute(&mut *unit.connection).await.map_err(failed)?;
+            sqlx::query(
+                "UPDATE queue_turn SET turn = turn + \
+                         1",
+            )
+            .execute(&mut *unit.connection)
+            .await
+            .map_err(failed)?;
             let mut lease = running(&mut unit.connection, wish).await?;
             for unassisted in [wish.unassisted, !wish.unassisted] {
                 if lease.is_none() {
@@ -25,29 +34,45 @@ impl QueueStore for SqlStore {
                 }
             }
             if let Some(lease) = &lease {
-                let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, expires) \
+                let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, \
+                           state, expires) \
                            VALUES ($1, $2, $3, $4, 'leased', $5) \
-                           ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO UPDATE SET expires = excluded.expires";
-                let query = of_annotator(sqlx::query(sql), &lease.place, &wish.annotator).bind(wish.until as i64);
+                           ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO \
+                           UPDATE SET expires = excluded.expires";
+                let query = of_annotator(sqlx::query(sql), &lease.place, &wish.annotator)
+                    .bind(wish.until as i64);
                 query.execute(&mut *unit.connection).await.map_err(failed)?;
             }
             Ok((lease, unit))
         }))
     }
 
-    fn lease<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId) -> Answer<'a, Option<Lease>> {
+    fn lease<'a>(
+        &'a self,
+        place: &'a Place,
+        annotator: &'a AnnotatorId,
+    ) -> Answer<'a, Option<Lease>> {
         self.answer(async move {
             let sql = format!(
-                "SELECT {LEASED}, l.expires FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND q.choice = l.choice \
-                 WHERE l.completion_id = $1 AND l.choice = $2 AND l.annotator = $3 AND l.annotator_owner = $4 AND l.state IN ('leased', 'done')"
+                "SELECT {LEASED}, l.expires FROM leases l JOIN queue q ON q.completion_id = \
+                 l.completion_id AND q.choice = l.choice \
+                 WHERE l.completion_id = $1 AND l.choice = $2 AND l.annotator = $3 AND \
+                 l.annotator_owner = $4 AND l.state IN ('leased', 'done')"
             );
             let query = of_annotator(sqlx::query(&sql), place, annotator);
             let row = query.fetch_optional(self.pool()).await.map_err(failed)?;
-            row.map(|row| leased(&row, row.try_get::<i64, _>(4)? as u64)).transpose().map_err(failed)
+            row.map(|row| leased(&row, row.try_get::<i64, _>(4)? as u64))
+                .transpose()
+                .map_err(failed)
         })
     }
 
-    fn leave<'a>(&'a self, place: &'a Place, annotator: &'a AnnotatorId, how: Leave) -> Answer<'a, bool> {
+    fn leave<'a>(
+        &'a self,
+        place: &'a Place,
+        annotator: &'a AnnotatorId,
+        how: Leave,
+    ) -> Answer<'a, bool> {
         self.answer(self.within(async move |mut unit| {
             let what = match how {
                 Leave::Release => "DELETE FROM leases",
@@ -55,9 +80,13 @@ impl QueueStore for SqlStore {
             };
             let left = end_lease(&mut unit.connection, what, place, annotator).await?;
             if let (true, Leave::Skip(most)) = (left, how) {
-                let sql = "UPDATE queue SET skips = skips + 1, wanted = CASE WHEN skips + 1 >= $3 THEN -1 ELSE wanted END \
+                let sql = "UPDATE queue SET skips = skips + 1, wanted = CASE WHEN skips + 1 >= $3 \
+                           THEN -1 ELSE wanted END \
                            WHERE completion_id = $1 AND choice = $2";
-                let query = sqlx::query(sql).bind(&place.completion_id).bind(place.choice as i64).bind(i64::from(most));
+                let query = sqlx::query(sql)
+                    .bind(&place.completion_id)
+                    .bind(place.choice as i64)
+                    .bind(i64::from(most));
                 query.execute(&mut *unit.connection).await.map_err(failed)?;
             }
             Ok((left, unit))
@@ -69,118 +98,228 @@ impl QueueStore for SqlStore {
             let of = owner_condition(owners, "q.owner", 1);
             let sql = format!(
                 "SELECT 'open', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = 0{of} \
-                 UNION ALL SELECT 'unassisted', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = 1{of} \
-                 UNION ALL SELECT 'leased', count(*) FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND q.choice = l.choice \
+                 UNION ALL SELECT 'unassisted', count(*) FROM queue q WHERE q.wanted > 0 AND \
+                 q.unassisted = 1{of} \
+                 UNION ALL SELECT 'leased', count(*) FROM leases l JOIN queue q ON q.completion_id \
+                 = l.completion_id AND q.choice = l.choice \
                  WHERE l.state = 'leased' AND l.expires > {now}{of} \
-                 UNION ALL SELECT 'done', count(*) FROM queue q WHERE q.wanted <= 0 AND q.wanted = 0{of} \
-                 UNION ALL SELECT 'skipped', count(*) FROM queue q WHERE q.wanted <= 0 AND q.wanted = -1{of}"
+                 UNION ALL SELECT 'done', count(*) FROM queue q WHERE q.wanted <= 0 AND q.wanted = \
+                 0{of} \
+                 UNION ALL SELECT 'skipped', count(*) FROM queue q WHERE q.wanted <= 0 AND \
+                 q.wanted = -1{of}"
             );
             let counts = self.counts(&sql, owners).await?;
-            let of = |name: &str| counts.iter().find(|(n, _)| n == name).map_or(0, |(_, count)| *count);
+            let of = |name: &str| {
+                counts
+                    .iter()
+                    .find(|(n, _)| n == name)
+                    .map_or(0, |(_, count)| *count)
+            };
             let unassisted = of("unassisted");
-            Ok(Length { open: of("open") + unassisted, leased: of("leased"), unassisted, done: of("done"), skipped: of("skipped") })
+            Ok(Length {
+                open: of("open") + unassisted,
+                leased: of("leased"),
+                unassisted,
+                done: of("done"),
+                skipped: of("skipped"),
+            })
         })
     }
 
-    fn progress<'a>(&'a self, annotator: &'a AnnotatorId, now: u64) -> Answer<'a, AnnotatorProgress> {
+    fn progress<'a>(
+        &'a self,
+        annotator: &'a AnnotatorId,
+        now: u64,
+    ) -> Answer<'a, AnnotatorProgress> {
         self.answer(async move {
             let midnight = now / DAY_S * DAY_S;
             let sql =
-                "SELECT count(*), count(CASE WHEN created >= $3 THEN 1 END) FROM feedback WHERE annotator = $1 AND annotator_owner = $2";
-            let query = sqlx::query(sql).bind(&annotator.name).bind(&annotator.owner).bind(midnight as i64);
+                "SELECT count(*), count(CASE WHEN created >= $3 THEN 1 END) FROM feedback WHERE \
+                 annotator = $1 AND annotator_owner = $2";
+            let query = sqlx::query(sql).bind(&annotator.name).bind(&annotator.owner)
+                .bind(midnight as i64);
             let row = query.fetch_one(self.pool()).await.map_err(failed)?;
             let count = |column| row.try_get::<i64, _>(column).map(|n| n as u64).map_err(failed);
             Ok(AnnotatorProgress { total: count(0)?, today: count(1)? })
         })
     }
 
-    fn sample<'a>(&'a self, sample: Sample, owners: &'a Owners, limit: u32) -> Answer<'a, Vec<Feedback>> {
+    fn sample<'a>(
+        &'a self,
+        sample: Sample,
+        owners: &'a Owners,
+        limit: u32,
+    ) -> Answer<'a, Vec<Feedback>> {
         self.answer(async move {
             let column = match sample {
                 Sample::Overlapping => "overlapping",
                 Sample::Unassisted => "unassisted",
             };
             let of = owner_condition(owners, "owner", 1);
-            let sql = format!("SELECT body FROM feedback WHERE {column} = 1{of} ORDER BY id DESC LIMIT {limit}");
-            let rows = bind_owner(sqlx::query(&sql), owners).fetch_all(self.pool()).await.map_err(failed)?;
+            let sql = format!(
+                "SELECT body FROM feedback WHERE {column} = 1{of} ORDER BY id DESC LIMIT {limit}"
+            );
+            let rows = bind_owner(sqlx::query(&sql), owners)
+                .fetch_all(self.pool())
+                .await
+                .map_err(failed)?;
             rows.iter().map(read).collect()
         })
     }
 }
 
 /// Binds an answer and an annotator, as parameters 1 to 4.
-fn of_annotator<'q>(query: SqlQuery<'q>, place: &'q Place, annotator: &'q AnnotatorId) -> SqlQuery<'q> {
-    query.bind(&place.completion_id).bind(place.choice as i64).bind(&annotator.name).bind(&annotator.owner)
+fn of_annotator<'q>(
+    query: SqlQuery<'q>,
+    place: &'q Place,
+    annotator: &'q AnnotatorId,
+) -> SqlQuery<'q> {
+    query
+        .bind(&place.completion_id)
+        .bind(place.choice as i64)
+        .bind(&annotator.name)
+        .bind(&annotator.owner)
 }
 
 /// The answer that the annotator has already.
 async fn running(connection: &mut AnyConnection, wish: &Wish) -> Result<Option<Lease>, StoreError> {
     let sql = format!(
-        "SELECT {LEASED} FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND q.choice = l.choice \
-         WHERE l.annotator = $1 AND l.annotator_owner = $2 AND l.state = 'leased' AND l.expires > $3 AND q.wanted > 0{} \
+        "SELECT {LEASED} FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND \
+         q.choice = l.choice \
+         WHERE l.annotator = $1 AND l.annotator_owner = $2 AND l.state = 'leased' AND l.expires > \
+         $3 AND q.wanted > 0{} \
          ORDER BY l.expires LIMIT 1",
         owner_condition(&wish.owners, "q.owner", 4)
     );
     wished(connection, &sql, wish).await
 }
 
-/// The first of a queue that the annotator has not done with and that still has room. What is passed over on the way there is leased, or was skipped or
-/// judged by this annotator and waits for another.
-async fn first(connection: &mut AnyConnection, wish: &Wish, unassisted: bool) -> Result<Option<Lease>, StoreError> {
+/// The first of a queue that the annotator has not done with and that still has room. What is
+/// passed over on the way there is leased, or was skipped or judged by this annotator and waits for
+/// another.
+async fn first(
+    connection: &mut AnyConnection,
+    wish: &Wish,
+    unassisted: bool,
+) -> Result<Option<Lease>, StoreError> {
     let of_item = of_item("q");
     let sql = format!(
         "SELECT {LEASED} FROM queue q WHERE q.wanted > 0 AND q.unassisted = {}{} \
          AND q.wanted > (SELECT count(*) {of_item} l.state = 'leased' AND l.expires > $3) \
-         AND NOT EXISTS (SELECT 1 {of_item} l.annotator = $1 AND l.annotator_owner = $2 AND l.state <> 'leased') ORDER BY q.rank DESC LIMIT 1",
+         AND NOT EXISTS (SELECT 1 {of_item} l.annotator = $1 AND l.annotator_owner = $2 AND \
+         l.state <> 'leased') ORDER BY q.rank DESC LIMIT 1",
         i64::from(unassisted),
         owner_condition(&wish.owners, "q.owner", 4)
     );
     wished(connection, &sql, wish).await
 }
 
-/// Returns the lease that a query finds whose parameters are the annotator's name and owner, the time and, where that is one, the owner whose answers
-/// they may see.
-async fn wished(connection: &mut AnyConnection, sql: &str, wish: &Wish) -> Result<Option<Lease>, StoreError> {
-    let query = sqlx::query(sql).bind(&wish.annotator.name).bind(&wish.annotator.owner).bind(wish.now as i64);
-    let row = bind_owner(query, &wish.owners).fetch_optional(&mut *connection).await.map_err(failed)?;
-    row.map(|row| leased(&row, wish.until)).transpose().map_err(failed)
+/// Returns the lease that a query finds whose parameters are the annotator's name and owner, the
+/// time and, where that is one, the owner whose answers they may see.
+async fn wished(
+    connection: &mut AnyConnection,
+    sql: &str,
+    wish: &Wish,
+) -> Result<Option<Lease>, StoreError> {
+    let query = sqlx::query(sql)
+        .bind(&wish.annotator.name)
+        .bind(&wish.annotator.owner)
+        .bind(wish.now as i64);
+    let row = bind_owner(query, &wish.owners)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed)?;
+    row.map(|row| leased(&row, wish.until))
+        .transpose()
+        .map_err(failed)
 }
 
 fn place(row: &AnyRow) -> Result<Place, sqlx::Error> {
-    Ok(Place { completion_id: row.try_get(0)?, choice: row.try_get::<i64, _>(1)? as usize })
+    Ok(Place {
+        completion_id: row.try_get(0)?,
+        choice: row.try_get::<i64, _>(1)? as usize,
+    })
 }
 
 fn leased(row: &AnyRow, expires: u64) -> Result<Lease, sqlx::Error> {
     let yes = |column| row.try_get::<i64, _>(column).map(|number| number == 1);
-    Ok(Lease { place: place(row)?, unassisted: yes(2)?, overlap: yes(3)?, expires })
+    Ok(Lease {
+        place: place(row)?,
+        unassisted: yes(2)?,
+        overlap: yes(3)?,
+        expires,
+    })
 }
 
 /// The leases of an item of the table by this name, with a condition to come.
 fn of_item(queue: &str) -> String {
-    format!("FROM leases l WHERE l.completion_id = {queue}.completion_id AND l.choice = {queue}.choice AND")
+    format!(
+        "FROM leases l WHERE l.completion_id = {queue}.completion_id AND l.choice = {queue}.choice \
+         AND"
+    )
 }
 
-async fn end_lease(connection: &mut AnyConnection, what: &str, place: &Place, annotator: &AnnotatorId) -> Result<bool, StoreError> {
-    let sql = format!("{what} WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND annotator_owner = $4 AND state = 'leased'");
+async fn end_lease(
+    connection: &mut AnyConnection,
+    what: &str,
+    place: &Place,
+    annotator: &AnnotatorId,
+) -> Result<bool, StoreError> {
+    let sql = format!(
+        "{what} WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND annotator_owner = \
+         $4 AND state = 'leased'"
+    );
     let query = of_annotator(sqlx::query(&sql), place, annotator);
-    Ok(query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0)
+    Ok(query
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?
+        .rows_affected()
+        > 0)
 }
 
 /// Returns the digest by which the queue knows a record's answer.
 pub(super) fn digest(record: &Feedback) -> String {
-    item_digest(&record.owner, record.image, &record.prompt, &record.response)
+    item_digest(
+        &record.owner,
+        record.image,
+        &record.prompt,
+        &record.response,
+    )
 }
 
-/// Puts an answer in the queue, unless it is there; behind the same answer of another completion, where there is one.
-pub(super) async fn enqueue(connection: &mut AnyConnection, entry: &Entry) -> Result<(), StoreError> {
+/// Puts an answer in the queue, unless it is there; behind the same answer of another completion,
+/// where there is one.
+pub(super) async fn enqueue(
+    connection: &mut AnyConnection,
+    entry: &Entry,
+) -> Result<(), StoreError> {
     // A receipt that is gone again takes no place.
-    let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, wanted, owner) SELECT id, $2, $3, $4, $5, $6, \
-               CASE WHEN EXISTS (SELECT 1 FROM queue WHERE digest = $6 AND wanted > -2) THEN -2 ELSE $7 END, owner \
+    let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, \
+               wanted, owner) SELECT id, $2, $3, $4, $5, $6, \
+               CASE WHEN EXISTS (SELECT 1 FROM queue WHERE digest = $6 AND wanted > -2) THEN -2 \
+               ELSE $7 END, owner \
                FROM receipts WHERE id = $1 ON CONFLICT DO NOTHING";
-    let query = sqlx::query(sql).bind(&entry.completion_id).bind(entry.choice as i64).bind(i64::from(entry.unassisted));
-    let query = query.bind(i64::from(entry.overlap)).bind(entry.rank).bind(&entry.digest).bind(1 + i64::from(entry.overlap));
-    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
-        let place = Place { completion_id: entry.completion_id.clone(), choice: entry.choice };
+    let query = sqlx::query(sql)
+        .bind(&entry.completion_id)
+        .bind(entry.choice as i64)
+        .bind(i64::from(entry.unassisted));
+    let query = query
+        .bind(i64::from(entry.overlap))
+        .bind(entry.rank)
+        .bind(&entry.digest)
+        .bind(1 + i64::from(entry.overlap));
+    if query
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?
+        .rows_affected()
+        > 0
+    {
+        let place = Place {
+            completion_id: entry.completion_id.clone(),
+            choice: entry.choice,
+        };
         remember_judges(connection, &place).await?;
     }
     Ok(())
@@ -188,11 +327,22 @@ pub(super) async fn enqueue(connection: &mut AnyConnection, entry: &Entry) -> Re
 
 /// Notes at a head who has said something about its answer before, and how many are wanted still.
 async fn remember_judges(connection: &mut AnyConnection, head: &Place) -> Result<(), StoreError> {
-    let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, expires) \
-               SELECT DISTINCT q.completion_id, q.choice, f.annotator, f.annotator_owner, 'outside', 0 FROM queue q JOIN feedback f ON f.digest = q.digest \
-               WHERE q.completion_id = $1 AND q.choice = $2 AND q.wanted > -2 AND f.annotator IS NOT NULL ON CONFLICT DO NOTHING";
-    let query = sqlx::query(sql).bind(&head.completion_id).bind(head.choice as i64);
-    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
+    let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, \
+               expires) \
+               SELECT DISTINCT q.completion_id, q.choice, f.annotator, f.annotator_owner, \
+               'outside', 0 FROM queue q JOIN feedback f ON f.digest = q.digest \
+               WHERE q.completion_id = $1 AND q.choice = $2 AND q.wanted > -2 AND f.annotator IS \
+               NOT NULL ON CONFLICT DO NOTHING";
+    let query = sqlx::query(sql)
+        .bind(&head.completion_id)
+        .bind(head.choice as i64);
+    if query
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?
+        .rows_affected()
+        > 0
+    {
         count_judges(connection, head).await?;
     }
     Ok(())
@@ -200,35 +350,74 @@ async fn remember_judges(connection: &mut AnyConnection, head: &Place) -> Result
 
 /// Sets how many judgments of an answer are still wanted; one that too many have skipped stays so.
 async fn count_judges(connection: &mut AnyConnection, head: &Place) -> Result<(), StoreError> {
-    let count = format!("SELECT count(*) {} l.state IN ('done', 'outside')", of_item("queue"));
+    let count = format!(
+        "SELECT count(*) {} l.state IN ('done', 'outside')",
+        of_item("queue")
+    );
     let sql = format!(
-        "UPDATE queue SET wanted = CASE WHEN ({count}) > overlap THEN 0 ELSE 1 + overlap - ({count}) END \
+        "UPDATE queue SET wanted = CASE WHEN ({count}) > overlap THEN 0 ELSE 1 + overlap - \
+         ({count}) END \
          WHERE completion_id = $1 AND choice = $2 AND wanted >= 0"
     );
-    let query = sqlx::query(&sql).bind(&head.completion_id).bind(head.choice as i64);
-    query.execute(&mut *connection).await.map(drop).map_err(failed)
+    let query = sqlx::query(&sql)
+        .bind(&head.completion_id)
+        .bind(head.choice as i64);
+    query
+        .execute(&mut *connection)
+        .await
+        .map(drop)
+        .map_err(failed)
 }
 
 /// The item of a record's answer: that of the same answer of any completion, or else of its own.
-async fn head(connection: &mut AnyConnection, record: &Feedback) -> Result<Option<Place>, StoreError> {
+async fn head(
+    connection: &mut AnyConnection,
+    record: &Feedback,
+) -> Result<Option<Place>, StoreError> {
     let sql = "SELECT completion_id, choice FROM queue WHERE digest = $1 AND wanted > -2 UNION ALL \
-               SELECT completion_id, choice FROM queue WHERE completion_id = $2 AND choice = $3 AND digest IS NULL LIMIT 1";
-    let choice = record.choice.map(|choice| choice as i64).unwrap_or_default();
-    let query = sqlx::query(sql).bind(digest(record)).bind(record.completion_id.as_deref().unwrap_or_default()).bind(choice);
-    let row = query.fetch_optional(&mut *connection).await.map_err(failed)?;
+               SELECT completion_id, choice FROM queue WHERE completion_id = $2 AND choice = $3 \
+               AND digest IS NULL LIMIT 1";
+    let choice = record
+        .choice
+        .map(|choice| choice as i64)
+        .unwrap_or_default();
+    let query = sqlx::query(sql)
+        .bind(digest(record))
+        .bind(record.completion_id.as_deref().unwrap_or_default())
+        .bind(choice);
+    let row = query
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed)?;
     row.map(|row| place(&row)).transpose().map_err(failed)
 }
 
-/// Counts a judgement by a named annotator, whether the queue gave out the answer or not; a second one by the same changes nothing. What the queue did not
-/// give out is `outside`: it is no part of the samples that agreement and recall are estimated from.
-pub(super) async fn judged(connection: &mut AnyConnection, record: &Feedback) -> Result<(), StoreError> {
-    let Some(annotator) = annotator_of(record) else { return Ok(()) };
-    let Some(head) = head(connection, record).await? else { return Ok(()) };
-    let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, expires) VALUES ($1, $2, $3, $4, 'outside', 0) \
-               ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO UPDATE SET state = CASE leases.state WHEN 'leased' THEN 'done' ELSE 'outside' END \
+/// Counts a judgement by a named annotator, whether the queue gave out the answer or not; a second
+/// one by the same changes nothing. What the queue did not give out is `outside`: it is no part of
+/// the samples that agreement and recall are estimated from.
+pub(super) async fn judged(
+    connection: &mut AnyConnection,
+    record: &Feedback,
+) -> Result<(), StoreError> {
+    let Some(annotator) = annotator_of(record) else {
+        return Ok(());
+    };
+    let Some(head) = head(connection, record).await? else {
+        return Ok(());
+    };
+    let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, \
+               expires) VALUES ($1, $2, $3, $4, 'outside', 0) \
+               ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO UPDATE SET state \
+               = CASE leases.state WHEN 'leased' THEN 'done' ELSE 'outside' END \
                WHERE leases.state IN ('leased', 'skipped')";
     let query = of_annotator(sqlx::query(sql), &head, &annotator);
-    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
+    if query
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?
+        .rows_affected()
+        > 0
+    {
         count_judges(connection, &head).await?;
     }
     Ok(())
@@ -236,35 +425,64 @@ pub(super) async fn judged(connection: &mut AnyConnection, record: &Feedback) ->
 
 /// Who has made a record, where they are named.
 fn annotator_of(record: &Feedback) -> Option<AnnotatorId> {
-    Some(AnnotatorId { owner: record.annotator_owner.clone(), name: record.annotator.clone()? })
+    Some(AnnotatorId {
+        owner: record.annotator_owner.clone(),
+        name: record.annotator.clone()?,
+    })
 }
 
-/// Takes back a judgment whose record was removed: its item waits again, for its annotator too, unless enough others have judged it.
-pub(super) async fn reopen(connection: &mut AnyConnection, record: &Feedback) -> Result<(), StoreError> {
-    let Some(annotator) = annotator_of(record) else { return Ok(()) };
-    let Some(head) = head(connection, record).await? else { return Ok(()) };
+/// Takes back a judgment whose record was removed: its item waits again, for its annotator too,
+/// unless enough others have judged it.
+pub(super) async fn reopen(
+    connection: &mut AnyConnection,
+    record: &Feedback,
+) -> Result<(), StoreError> {
+    let Some(annotator) = annotator_of(record) else {
+        return Ok(());
+    };
+    let Some(head) = head(connection, record).await? else {
+        return Ok(());
+    };
     // Another record of theirs about the same answer judges it still.
-    let sql = "DELETE FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND annotator_owner = $4 \
+    let sql = "DELETE FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND \
+               annotator_owner = $4 \
                AND state IN ('done', 'outside') \
-               AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.digest = $5 AND f.annotator = $3 AND f.annotator_owner = $4)";
+               AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.digest = $5 AND f.annotator = $3 \
+               AND f.annotator_owner = $4)";
     let query = of_annotator(sqlx::query(sql), &head, &annotator).bind(digest(record));
-    if query.execute(&mut *connection).await.map_err(failed)?.rows_affected() > 0 {
+    if query
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?
+        .rows_affected()
+        > 0
+    {
         count_judges(connection, &head).await?;
     }
     Ok(())
 }
 
-/// Forgets what the annotators of a name have or had of some owners' answers. What they have in work is free again; what they have judged stays judged.
-pub(super) async fn dismiss(connection: &mut AnyConnection, annotator: &str, owners: &Owners) -> Result<(), StoreError> {
+/// Forgets what the annotators of a name have or had of some owners' answers. What they have in
+/// work is free again; what they have judged stays judged.
+pub(super) async fn dismiss(
+    connection: &mut AnyConnection,
+    annotator: &str,
+    owners: &Owners,
+) -> Result<(), StoreError> {
     let sql = format!(
         "DELETE FROM leases WHERE annotator = $1 AND EXISTS (SELECT 1 FROM queue q \
          WHERE q.completion_id = leases.completion_id AND q.choice = leases.choice{})",
         owner_condition(owners, "q.owner", 2)
     );
-    bind_owner(sqlx::query(&sql).bind(annotator), owners).execute(&mut *connection).await.map(drop).map_err(failed)
+    bind_owner(sqlx::query(&sql).bind(annotator), owners)
+        .execute(&mut *connection)
+        .await
+        .map(drop)
+        .map_err(failed)
 }
 
-/// An item whose place in the queue goes while the same answer of another completion waits behind it.
+/// An item whose place in the queue goes while the same answer of another completion waits behind
+/// it.
 pub(super) struct LeavingHead {
     digest: String,
     wanted: i64,
@@ -278,24 +496,54 @@ pub(super) async fn heads_with_repeats(
     values: &[&str],
 ) -> Result<Vec<LeavingHead>, StoreError> {
     let sql = format!(
-        "SELECT q.digest, q.wanted, q.overlap FROM queue q WHERE q.completion_id IN (SELECT id FROM receipts WHERE {condition}) AND q.wanted > -2 \
-         AND EXISTS (SELECT 1 FROM queue behind WHERE behind.digest = q.digest AND behind.wanted = -2)"
+        "SELECT q.digest, q.wanted, q.overlap FROM queue q WHERE q.completion_id IN (SELECT id \
+         FROM receipts WHERE {condition}) AND q.wanted > -2 \
+         AND EXISTS (SELECT 1 FROM queue behind WHERE behind.digest = q.digest AND behind.wanted = \
+         -2)"
     );
-    let query = values.iter().fold(sqlx::query(&sql), |query, value| query.bind(*value));
+    let query = values
+        .iter()
+        .fold(sqlx::query(&sql), |query, value| query.bind(*value));
     let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
-    let head = |row: &AnyRow| Ok(LeavingHead { digest: row.try_get(0)?, wanted: row.try_get(1)?, overlap: row.try_get(2)? });
-    rows.iter().map(head).collect::<Result<_, _>>().map_err(failed)
+    let head = |row: &AnyRow| {
+        Ok(LeavingHead {
+            digest: row.try_get(0)?,
+            wanted: row.try_get(1)?,
+            overlap: row.try_get(2)?,
+        })
+    };
+    rows.iter()
+        .map(head)
+        .collect::<Result<_, _>>()
+        .map_err(failed)
 }
 
 /// Puts one of the same answers in the place of an item that is gone.
-pub(super) async fn promote(connection: &mut AnyConnection, gone: &LeavingHead) -> Result<(), StoreError> {
+pub(super) async fn promote(
+    connection: &mut AnyConnection,
+    gone: &LeavingHead,
+) -> Result<(), StoreError> {
     let sql = "SELECT completion_id, choice FROM queue WHERE digest = $1 AND wanted = -2 LIMIT 1";
-    let row = sqlx::query(sql).bind(&gone.digest).fetch_optional(&mut *connection).await.map_err(failed)?;
-    let Some(next) = row.map(|row| place(&row)).transpose().map_err(failed)? else { return Ok(()) };
+    let row = sqlx::query(sql)
+        .bind(&gone.digest)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let Some(next) = row.map(|row| place(&row)).transpose().map_err(failed)? else {
+        return Ok(());
+    };
     // What too many have skipped stays so.
-    let wanted = if gone.wanted < 0 { gone.wanted } else { 1 + gone.overlap };
+    let wanted = if gone.wanted < 0 {
+        gone.wanted
+    } else {
+        1 + gone.overlap
+    };
     let sql = "UPDATE queue SET wanted = $3, overlap = $4 WHERE completion_id = $1 AND choice = $2";
-    let query = sqlx::query(sql).bind(&next.completion_id).bind(next.choice as i64).bind(wanted).bind(gone.overlap);
+    let query = sqlx::query(sql)
+        .bind(&next.completion_id)
+        .bind(next.choice as i64)
+        .bind(wanted)
+        .bind(gone.overlap);
     query.execute(&mut *connection).await.map_err(failed)?;
     remember_judges(connection, &next).await
 }

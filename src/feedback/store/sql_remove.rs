@@ -9,45 +9,91 @@ use super::{
 };
 use crate::feedback::record::Feedback;
 
-pub(super) async fn remove(connection: &mut AnyConnection, target: &Target) -> Result<Removed, StoreError> {
+pub(super) async fn remove(
+    connection: &mut AnyConnection,
+    target: &Target,
+) -> Result<Removed, StoreError> {
     match target {
         Target::Feedback(id, owners) => {
-            let record: Option<Feedback> = body(connection, "SELECT body FROM feedback WHERE id = $1", id).await?;
+            let record: Option<Feedback> =
+                body(connection, "SELECT body FROM feedback WHERE id = $1", id).await?;
             match record.filter(|record| owners.contain(&record.owner)) {
-                Some(record) => Ok(Removed { feedback: remove_record(connection, &record).await?, ..Removed::default() }),
+                Some(record) => Ok(Removed {
+                    feedback: remove_record(connection, &record).await?,
+                    ..Removed::default()
+                }),
                 None => Ok(Removed::default()),
             }
         }
         Target::User(user, owners) => {
             let condition = format!("user_name = $1{}", owner_condition(owners, "owner", 2));
-            let values: Vec<&str> = [Some(user.as_str()), owners.name()].into_iter().flatten().collect();
+            let values: Vec<&str> = [Some(user.as_str()), owners.name()]
+                .into_iter()
+                .flatten()
+                .collect();
             let receipts = remove_receipts(connection, &condition, &values).await?;
-            Ok(Removed { receipts, feedback: remove_rows(connection, "feedback", &condition, &values).await?, unnamed: 0 })
+            Ok(Removed {
+                receipts,
+                feedback: remove_rows(connection, "feedback", &condition, &values).await?,
+                unnamed: 0,
+            })
         }
         Target::Annotator(target) => forget(connection, target).await,
         Target::ReceiptsBefore(time, limit) => {
-            let oldest = format!("id IN (SELECT id FROM receipts WHERE created < CAST($1 AS BIGINT) ORDER BY created, id LIMIT {limit})");
-            Ok(Removed { receipts: remove_receipts(connection, &oldest, &[&time.to_string()]).await?, ..Removed::default() })
+            let oldest = format!(
+                "id IN (SELECT id FROM receipts WHERE created < CAST($1 AS BIGINT) ORDER BY \
+                 created, id LIMIT {limit})"
+            );
+            Ok(Removed {
+                receipts: remove_receipts(connection, &oldest, &[&time.to_string()]).await?,
+                ..Removed::default()
+            })
         }
         Target::OldestReceipts(owner, bytes) => {
             let mut receipts = remove_oldest(connection, owner, *bytes, NOBODY_JUDGES).await?;
             if receipts == 0 {
                 receipts = remove_oldest(connection, owner, *bytes, "").await?;
             }
-            Ok(Removed { receipts, ..Removed::default() })
+            Ok(Removed {
+                receipts,
+                ..Removed::default()
+            })
         }
     }
 }
 
 /// The condition that nobody has a receipt's answers in work or has judged them.
-const NOBODY_JUDGES: &str = " AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.completion_id = r.id) \
-                             AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.completion_id = r.id AND l.state = 'leased')";
+const NOBODY_JUDGES: &str = " AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.completion_id = \
+                             r.id) \
+                             AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.completion_id = r.id \
+                             AND l.state = 'leased')";
 
-async fn remove_oldest(connection: &mut AnyConnection, owner: &str, bytes: u64, condition: &str) -> Result<u64, StoreError> {
-    let sql = format!("SELECT id, bytes + image_bytes FROM receipts r WHERE owner = $1{condition} ORDER BY created, id LIMIT {OLDEST}");
-    let rows = sqlx::query(&sql).bind(owner).fetch_all(&mut *connection).await.map_err(failed)?;
-    let size = |row: &AnyRow| Ok((row.try_get::<String, _>(0)?, row.try_get::<i64, _>(1)? as u64));
-    let oldest: Vec<(String, u64)> = rows.iter().map(size).collect::<Result<_, _>>().map_err(failed)?;
+async fn remove_oldest(
+    connection: &mut AnyConnection,
+    owner: &str,
+    bytes: u64,
+    condition: &str,
+) -> Result<u64, StoreError> {
+    let sql = format!(
+        "SELECT id, bytes + image_bytes FROM receipts r WHERE owner = $1{condition} ORDER BY \
+         created, id LIMIT {OLDEST}"
+    );
+    let rows = sqlx::query(&sql)
+        .bind(owner)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let size = |row: &AnyRow| {
+        Ok((
+            row.try_get::<String, _>(0)?,
+            row.try_get::<i64, _>(1)? as u64,
+        ))
+    };
+    let oldest: Vec<(String, u64)> = rows
+        .iter()
+        .map(size)
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
     let mut held = 0;
     let ids: Vec<&str> = oldest
         .iter()
@@ -65,19 +111,33 @@ async fn remove_oldest(connection: &mut AnyConnection, owner: &str, bytes: u64, 
     remove_receipts(connection, &format!("id IN ({})", places.join(", ")), &ids).await
 }
 
-async fn remove_record(connection: &mut AnyConnection, record: &Feedback) -> Result<u64, StoreError> {
+async fn remove_record(
+    connection: &mut AnyConnection,
+    record: &Feedback,
+) -> Result<u64, StoreError> {
     let removed = remove_rows(connection, "feedback", "id = $1", &[&record.id]).await?;
     reopen(connection, record).await?;
     Ok(removed)
 }
 
-/// Takes the name of an annotator from some records or, where that is asked for, removes these; with the last of them goes what the queue knows of the
-/// annotator.
-async fn forget(connection: &mut AnyConnection, target: &AnnotatorTarget) -> Result<Removed, StoreError> {
-    let AnnotatorTarget { name, owners, records, limit } = target;
+/// Takes the name of an annotator from some records or, where that is asked for, removes these;
+/// with the last of them goes what the queue knows of the annotator.
+async fn forget(
+    connection: &mut AnyConnection,
+    target: &AnnotatorTarget,
+) -> Result<Removed, StoreError> {
+    let AnnotatorTarget {
+        name,
+        owners,
+        records,
+        limit,
+    } = target;
     let of = format!("annotator = $1{}", owner_condition(owners, "owner", 2));
     let sql = format!("SELECT body FROM feedback WHERE {of} ORDER BY id LIMIT {limit}");
-    let rows = bind_owner(sqlx::query(&sql).bind(name), owners).fetch_all(&mut *connection).await.map_err(failed)?;
+    let rows = bind_owner(sqlx::query(&sql).bind(name), owners)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
     let found: Vec<Feedback> = rows.iter().map(read).collect::<Result<_, _>>()?;
     let mut removed = Removed::default();
     for mut record in found {
@@ -86,8 +146,15 @@ async fn forget(connection: &mut AnyConnection, target: &AnnotatorTarget) -> Res
             continue;
         }
         record.forget_annotator();
-        let query = sqlx::query("UPDATE feedback SET annotator = NULL, annotator_owner = '', body = $2 WHERE id = $1");
-        let done = query.bind(&record.id).bind(json(&record)?).execute(&mut *connection).await.map_err(failed)?;
+        let query = sqlx::query(
+            "UPDATE feedback SET annotator = NULL, annotator_owner = '', body = $2 WHERE id = $1",
+        );
+        let done = query
+            .bind(&record.id)
+            .bind(json(&record)?)
+            .execute(&mut *connection)
+            .await
+            .map_err(failed)?;
         removed.unnamed += done.rows_affected();
     }
     if removed.feedback + removed.unnamed < u64::from(*limit) {
@@ -96,8 +163,13 @@ async fn forget(connection: &mut AnyConnection, target: &AnnotatorTarget) -> Res
     Ok(removed)
 }
 
-/// Removes receipts and their places in the queue, which the same answers of other completions take.
-async fn remove_receipts(connection: &mut AnyConnection, condition: &str, values: &[&str]) -> Result<u64, StoreError> {
+/// Removes receipts and their places in the queue, which the same answers of other completions
+/// take.
+async fn remove_receipts(
+    connection: &mut AnyConnection,
+    condition: &str,
+    values: &[&str],
+) -> Result<u64, StoreError> {
     let heads = heads_with_repeats(connection, condition, values).await?;
     let removed = remove_rows(connection, "receipts", condition, values).await?;
     for head in heads {
@@ -107,11 +179,27 @@ async fn remove_receipts(connection: &mut AnyConnection, condition: &str, values
 }
 
 /// Removes the rows for which `condition` holds, and notes their images.
-async fn remove_rows(connection: &mut AnyConnection, table: &str, condition: &str, values: &[&str]) -> Result<u64, StoreError> {
-    let note = format!("INSERT INTO doomed_images (image) SELECT DISTINCT image FROM {table} WHERE {condition} ON CONFLICT DO NOTHING");
-    let query = values.iter().fold(sqlx::query(&note), |query, value| query.bind(*value));
+async fn remove_rows(
+    connection: &mut AnyConnection,
+    table: &str,
+    condition: &str,
+    values: &[&str],
+) -> Result<u64, StoreError> {
+    let note = format!(
+        "INSERT INTO doomed_images (image) SELECT DISTINCT image FROM {table} WHERE {condition} ON \
+         CONFLICT DO NOTHING"
+    );
+    let query = values
+        .iter()
+        .fold(sqlx::query(&note), |query, value| query.bind(*value));
     query.execute(&mut *connection).await.map_err(failed)?;
     let delete = format!("DELETE FROM {table} WHERE {condition}");
-    let query = values.iter().fold(sqlx::query(&delete), |query, value| query.bind(*value));
-    Ok(query.execute(&mut *connection).await.map_err(failed)?.rows_affected())
+    let query = values
+        .iter()
+        .fold(sqlx::query(&delete), |query, value| query.bind(*value));
+    Ok(query
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?
+        .rows_affected())
 }

@@ -1,5 +1,5 @@
-//! One task writes. What arrives while it does waits, and is then written together: as many records become durable with one wait for the disk as have
-//! come in the meantime (group commit).
+//! One task writes. What arrives while it does waits, and is then written together: as many records
+//! become durable with one wait for the disk as have come in the meantime (group commit).
 
 use std::sync::Arc;
 
@@ -29,7 +29,8 @@ impl Writer {
     /// Keeps a row, durably when it returns.
     ///
     /// # Errors
-    /// The store's error, [`StoreError::Busy`], or [`StoreError::Unavailable`] when the writer is closed.
+    /// The store's error, [`StoreError::Busy`], or [`StoreError::Unavailable`] when the writer is
+    /// closed.
     pub async fn insert(&self, row: Row) -> Result<Inserted, StoreError> {
         let stopped = || StoreError::Unavailable("it is closed".to_owned());
         let (reply, answer) = oneshot::channel();

@@ -39,13 +39,17 @@ const INLINE: [&str; 28] = [
 ];
 
 /// Elements whose content is no text.
-const RAW: [&str; 11] = ["bbox", "box", "code", "math", "point", "points", "poly", "quad", "script", "style", "svg"];
+const RAW: [&str; 11] = [
+    "bbox", "box", "code", "math", "point", "points", "poly", "quad", "script", "style", "svg",
+];
 
 /// Beginnings of the names of signs that say where something is.
 const SIGN_NAMES: [&str; 4] = ["box", "object_ref", "point", "quad"];
 
 /// Words in brackets that models write as signs.
-const SIGNS: [&str; 9] = ["/INST", "CLS", "IMG", "INST", "MASK", "PAD", "SEG", "SEP", "UNK"];
+const SIGNS: [&str; 9] = [
+    "/INST", "CLS", "IMG", "INST", "MASK", "PAD", "SEG", "SEP", "UNK",
+];
 
 impl Scanner {
     /// The next piece of a line.
@@ -60,21 +64,45 @@ impl Scanner {
             '<' => tag(near, ends),
             '`' => code(near, ends),
             '[' | '{' => {
-                let opened = if self.string.is_some() { coordinates(near, ends) } else { json::opens(near, false, ends) };
+                let opened = if self.string.is_some() {
+                    coordinates(near, ends)
+                } else {
+                    json::opens(near, false, ends)
+                };
                 if opened == Match::Len(1) {
-                    self.json.push(if c == '[' { Level::Array } else { Level::Key });
+                    self.json
+                        .push(if c == '[' { Level::Array } else { Level::Key });
                 }
                 // What is in the braces of a LaTeX command is text.
                 let command = c == '{' && text[..self.at].ends_with(char::is_alphanumeric);
-                let kind = if opened == Match::Len(1) { Kind::Structure } else { Kind::Inline };
-                (opened.or(|| if command { Match::No } else { bracket(near, ends) }).or(|| Match::Len(1)), kind)
+                let kind = if opened == Match::Len(1) {
+                    Kind::Structure
+                } else {
+                    Kind::Inline
+                };
+                (
+                    opened
+                        .or(|| {
+                            if command {
+                                Match::No
+                            } else {
+                                bracket(near, ends)
+                            }
+                        })
+                        .or(|| Match::Len(1)),
+                    kind,
+                )
             }
             ']' => (link_end(near, ends).or(|| Match::Len(1)), Kind::Inline),
             '(' => (coordinates(near, ends), Kind::Inline),
             '|' => return Some((1, Some(Kind::Structure))),
-            '*' | '#' | '0'..='9' if keycap(near, ends) != Match::No => (keycap(near, ends), Kind::Inline),
+            '*' | '#' | '0'..='9' if keycap(near, ends) != Match::No => {
+                (keycap(near, ends), Kind::Inline)
+            }
             '*' | '}' => return Some((1, inline)),
-            '\\' if self.string.is_none() || escaped_letter(rest).is_none() => (self.escape(near, ends), Kind::Inline),
+            '\\' if self.string.is_none() || escaped_letter(rest).is_none() => {
+                (self.escape(near, ends), Kind::Inline)
+            }
             '\u{1F100}'..='\u{1F1FF}' => return Some((c.len_utf8(), inline)),
             _ => (Match::No, Kind::Inline),
         };
@@ -90,8 +118,12 @@ impl Scanner {
     }
 
     fn is_run(&self, c: char) -> bool {
-        let ends = matches!(c, '<' | '>' | '"' | '`' | '|' | '[' | ']' | '{' | '}' | '*' | '\\') || Some(c) == self.string;
-        let letter = c.is_alphanumeric() && c < '\u{2E80}' || matches!(c, '\u{200D}' | '\u{300}'..='\u{36F}' | '’');
+        let ends = matches!(
+            c,
+            '<' | '>' | '"' | '`' | '|' | '[' | ']' | '{' | '}' | '*' | '\\'
+        ) || Some(c) == self.string;
+        let letter = c.is_alphanumeric() && c < '\u{2E80}'
+            || matches!(c, '\u{200D}' | '\u{300}'..='\u{36F}' | '’');
         !c.is_whitespace() && !ends && (c.is_ascii() || letter)
     }
 
@@ -101,7 +133,11 @@ impl Scanner {
         if at >= self.examined {
             let mut end = 0;
             while let Some(c) = rest[end..].chars().next() {
-                let escape = if self.string.is_some() { escaped_letter(&rest[end..]) } else { None };
+                let escape = if self.string.is_some() {
+                    escaped_letter(&rest[end..])
+                } else {
+                    None
+                };
                 let cut = c == '\\' && self.string.is_some() && rest[end..].len() < 6 && !whole;
                 match escape {
                     _ if cut => return None,
@@ -114,7 +150,10 @@ impl Scanner {
                 return None;
             }
             self.examined = at + end;
-            self.atoms = atoms(&rest[..end]).into_iter().map(|range| at + range.start..at + range.end).collect();
+            self.atoms = atoms(&rest[..end])
+                .into_iter()
+                .map(|range| at + range.start..at + range.end)
+                .collect();
         }
         while self.atoms.front().is_some_and(|atom| atom.start < at) {
             self.atoms.pop_front();
@@ -125,7 +164,11 @@ impl Scanner {
         let limit = self.atoms.front().map_or(self.examined, |atom| atom.start);
         let run = &text[at..limit.max(at)];
         let begins = !text[..at].ends_with(char::is_alphanumeric);
-        let named = |extra: &[char]| run[1..].find(|c: char| !c.is_alphanumeric() && !extra.contains(&c)).unwrap_or(run.len() - 1);
+        let named = |extra: &[char]| {
+            run[1..]
+                .find(|c: char| !c.is_alphanumeric() && !extra.contains(&c))
+                .unwrap_or(run.len() - 1)
+        };
         let has_letter = |len: usize| run[1..=len].contains(char::is_alphabetic);
         let inline = Some(Kind::Inline);
         match run.chars().next()? {
@@ -137,19 +180,32 @@ impl Scanner {
             }
             '~' if run.starts_with("~~") => Some((2, inline)),
             '!' if text[at + 1..].starts_with('[') => Some((1, inline)),
-            '#' if begins && has_letter(named(&['_'])) => Some((1 + named(&['_']), Some(Kind::Atom))),
-            '@' if begins && has_letter(named(&['_', '-'])) => Some((1 + named(&['_', '-']), Some(Kind::Atom))),
-            ':' if begins && has_letter(named(&['_', '-', '+'])) && run[1 + named(&['_', '-', '+'])..].starts_with(':') => {
+            '#' if begins && has_letter(named(&['_'])) => {
+                Some((1 + named(&['_']), Some(Kind::Atom)))
+            }
+            '@' if begins && has_letter(named(&['_', '-'])) => {
+                Some((1 + named(&['_', '-']), Some(Kind::Atom)))
+            }
+            ':' if begins
+                && has_letter(named(&['_', '-', '+']))
+                && run[1 + named(&['_', '-', '+'])..].starts_with(':') =>
+            {
                 Some((2 + named(&['_', '-', '+']), inline))
             }
-            c if c.is_alphanumeric() => Some((run.find(|c: char| !c.is_alphanumeric()).unwrap_or(run.len()), None)),
+            c if c.is_alphanumeric() => Some((
+                run.find(|c: char| !c.is_alphanumeric())
+                    .unwrap_or(run.len()),
+                None,
+            )),
             c => Some((c.len_utf8(), None)),
         }
     }
 
     fn escape(&self, near: &str, ends: bool) -> Match {
         let behind = &near[1..];
-        let Some(next) = behind.chars().next() else { return Match::cut(ends).or(|| Match::Len(1)) };
+        let Some(next) = behind.chars().next() else {
+            return Match::cut(ends).or(|| Match::Len(1));
+        };
         if self.string.is_some() {
             let digits = behind.get(1..behind.len().min(5)).filter(|_| next == 'u');
             let code = digits.is_some_and(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -169,21 +225,38 @@ impl Scanner {
 
 /// The letters that an apostrophe which is an entity joins to the word before it.
 fn possessive(run: &str, len: usize) -> usize {
-    let apostrophe = matches!(&run[..len], "&apos;" | "&rsquo;") || matches!(numbered(&run[..len]), Some('\'' | '’'));
-    let letters = run[len..].find(|c: char| !c.is_alphanumeric()).unwrap_or(run.len() - len);
+    let apostrophe = matches!(&run[..len], "&apos;" | "&rsquo;")
+        || matches!(numbered(&run[..len]), Some('\'' | '’'));
+    let letters = run[len..]
+        .find(|c: char| !c.is_alphanumeric())
+        .unwrap_or(run.len() - len);
     if apostrophe { letters } else { 0 }
 }
 
-/// A tag, a comment, a sign as `<|end|>`, an address in angle brackets; an element without text as a whole.
+/// A tag, a comment, a sign as `<|end|>`, an address in angle brackets; an element without text as
+/// a whole.
 fn tag(near: &str, ends: bool) -> (Match, Kind) {
     let inside = &near[1..];
-    let upto = |end: &str, kind| (near.find(end).map_or(Match::cut(ends), |at| Match::Len(at + end.len())), kind);
+    let upto = |end: &str, kind| {
+        (
+            near.find(end)
+                .map_or(Match::cut(ends), |at| Match::Len(at + end.len())),
+            kind,
+        )
+    };
     if inside.starts_with("!--") {
         return upto("-->", Kind::Structure);
     }
     if inside.starts_with('|') {
         let located = SIGN_NAMES.iter().any(|name| inside[1..].starts_with(name));
-        return upto("|>", if located { Kind::Inline } else { Kind::Structure });
+        return upto(
+            "|>",
+            if located {
+                Kind::Inline
+            } else {
+                Kind::Structure
+            },
+        );
     }
     let name = inside.trim_start_matches(['/', '!', '?']);
     match name.chars().next() {
@@ -196,25 +269,47 @@ fn tag(near: &str, ends: bool) -> (Match, Kind) {
         Match::Len(len) => len,
         other => return (other, Kind::Structure),
     };
-    let name = &name[..name.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(name.len())].to_ascii_lowercase();
-    if near[..len].contains("://") && !near[..len].contains(char::is_whitespace) || near[..len].contains('@') && !near[..len].contains('=')
+    let name = &name[..name
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(name.len())]
+        .to_ascii_lowercase();
+    if near[..len].contains("://") && !near[..len].contains(char::is_whitespace)
+        || near[..len].contains('@') && !near[..len].contains('=')
     {
         return (Match::Len(len), Kind::Atom);
     }
-    let opens = inside.starts_with(|c: char| c.is_ascii_alphabetic()) && !near[..len].ends_with("/>");
+    let opens =
+        inside.starts_with(|c: char| c.is_ascii_alphabetic()) && !near[..len].ends_with("/>");
     if opens && RAW.binary_search(&name.as_str()).is_ok() {
         let kind = match name.as_str() {
             "code" => Kind::Atom,
             "script" | "style" | "svg" => Kind::Structure,
             _ => Kind::Inline,
         };
-        let closing = near[len..].match_indices("</").map(|(at, _)| len + at + 2).find_map(|at| {
-            let behind = near.get(at..at + name.len()).filter(|behind| behind.eq_ignore_ascii_case(name))?;
-            near[at + behind.len()..].starts_with('>').then_some(at + behind.len() + 1)
-        });
-        return closing.map_or((Match::cut(ends).or(|| Match::Len(len)), Kind::Structure), |end| (Match::Len(end), kind));
+        let closing = near[len..]
+            .match_indices("</")
+            .map(|(at, _)| len + at + 2)
+            .find_map(|at| {
+                let behind = near
+                    .get(at..at + name.len())
+                    .filter(|behind| behind.eq_ignore_ascii_case(name))?;
+                near[at + behind.len()..]
+                    .starts_with('>')
+                    .then_some(at + behind.len() + 1)
+            });
+        return closing.map_or(
+            (Match::cut(ends).or(|| Match::Len(len)), Kind::Structure),
+            |end| (Match::Len(end), kind),
+        );
     }
-    (Match::Len(len), if INLINE.binary_search(&name.as_str()).is_ok() { Kind::Inline } else { Kind::Structure })
+    (
+        Match::Len(len),
+        if INLINE.binary_search(&name.as_str()).is_ok() {
+            Kind::Inline
+        } else {
+            Kind::Structure
+        },
+    )
 }
 
 /// A tag up to its end, which quotation marks behind `=` can hold.
@@ -253,18 +348,38 @@ fn code(near: &str, ends: bool) -> (Match, Kind) {
     (Match::cut(kept).or(|| Match::Len(marks)), Kind::Inline)
 }
 
-/// A bracket with what is in it, where that is no text: `[1]`, `[^note]`, `[x] `, `[SEG]`, `{name}`.
+/// A bracket with what is in it, where that is no text: `[1]`, `[^note]`, `[x] `, `[SEG]`,
+/// `{name}`.
 fn bracket(near: &str, ends: bool) -> Match {
-    let (open, close) = if near.starts_with('[') { ('[', ']') } else { ('{', '}') };
+    let (open, close) = if near.starts_with('[') {
+        ('[', ']')
+    } else {
+        ('{', '}')
+    };
     let inside = near.trim_start_matches(open);
     let depth = near.len() - inside.len();
-    let ident = |c: char| c.is_ascii_alphanumeric() || matches!(c, '^' | '/' | '_' | '-' | '.' | ' ');
-    let Some(len) = inside.find(|c: char| !ident(c)) else { return Match::cut(ends) };
+    let ident =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '^' | '/' | '_' | '-' | '.' | ' ');
+    let Some(len) = inside.find(|c: char| !ident(c)) else {
+        return Match::cut(ends);
+    };
     let name = &inside[..len];
     let number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
-    let sign = number || name.starts_with('^') || matches!(name, "x" | "X" | " ") || SIGNS.binary_search(&name).is_ok();
-    let fits = inside[len..].starts_with(close) && if open == '[' { sign && depth == 1 } else { !name.contains(' ') && !name.is_empty() };
-    if fits { Match::Len(depth + len + 1) } else { Match::No }
+    let sign = number
+        || name.starts_with('^')
+        || matches!(name, "x" | "X" | " ")
+        || SIGNS.binary_search(&name).is_ok();
+    let fits = inside[len..].starts_with(close)
+        && if open == '[' {
+            sign && depth == 1
+        } else {
+            !name.contains(' ') && !name.is_empty()
+        };
+    if fits {
+        Match::Len(depth + len + 1)
+    } else {
+        Match::No
+    }
 }
 
 /// Matches the end of the text of a link: `](https://example.org "title")`, `][note]`.
@@ -282,7 +397,11 @@ fn link_end(near: &str, ends: bool) -> Match {
                     ')' if !quoted && depth == 1 => return Match::Len(at + 1),
                     ')' if !quoted => depth -= 1,
                     ' ' if !quoted && !line[at + 1..].trim_start().starts_with(['"', ')']) => {
-                        return if line[at + 1..].trim_start().is_empty() { cut() } else { Match::No };
+                        return if line[at + 1..].trim_start().is_empty() {
+                            cut()
+                        } else {
+                            Match::No
+                        };
                     }
                     _ => {}
                 }
@@ -300,23 +419,38 @@ fn link_end(near: &str, ends: bool) -> Match {
 
 /// Two or more numbers in brackets.
 pub(super) fn coordinates(near: &str, ends: bool) -> Match {
-    let (near, ends) = (&near[..near.floor_char_boundary(REACH)], ends || near.len() > REACH);
+    let (near, ends) = (
+        &near[..near.floor_char_boundary(REACH)],
+        ends || near.len() > REACH,
+    );
     let close = match near.chars().next() {
         Some('(') => ')',
         Some('[') => ']',
         _ => return Match::No,
     };
-    let len = near[1..].find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | '-' | ' ' | '\n'));
-    let Some(len) = len else { return Match::cut(ends) };
-    let numbers = near[1..=len].split([',', ' ', '\n']).filter(|number| !number.is_empty());
-    let fits = numbers.clone().count() > 1 && numbers.clone().all(|number| number.parse::<f64>().is_ok());
-    if fits && near[1 + len..].starts_with(close) { Match::Len(len + 2) } else { Match::No }
+    let len =
+        near[1..].find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | '-' | ' ' | '\n'));
+    let Some(len) = len else {
+        return Match::cut(ends);
+    };
+    let numbers = near[1..=len]
+        .split([',', ' ', '\n'])
+        .filter(|number| !number.is_empty());
+    let fits =
+        numbers.clone().count() > 1 && numbers.clone().all(|number| number.parse::<f64>().is_ok());
+    if fits && near[1 + len..].starts_with(close) {
+        Match::Len(len + 2)
+    } else {
+        Match::No
+    }
 }
 
 /// A digit that is an emoji.
 fn keycap(near: &str, ends: bool) -> Match {
     let behind = &near[1..];
-    let (behind, sign) = behind.strip_prefix('\u{FE0F}').map_or((behind, 0), |behind| (behind, 3));
+    let (behind, sign) = behind
+        .strip_prefix('\u{FE0F}')
+        .map_or((behind, 0), |behind| (behind, 3));
     match behind.chars().next() {
         None => Match::cut(ends),
         Some('\u{20E3}') => Match::Len(4 + sign),

@@ -23,7 +23,9 @@ pub(super) enum Step {
 impl Scanner {
     /// The next piece between the strings of JSON.
     pub(super) fn json(&mut self, rest: &str, whole: bool) -> Step {
-        let Some(c) = rest.chars().next() else { return Step::Open };
+        let Some(c) = rest.chars().next() else {
+            return Step::Open;
+        };
         let structure = |len| Step::Piece((len, Some(Kind::Structure)));
         let level = self.json.last().copied();
         match c {
@@ -41,7 +43,8 @@ impl Scanner {
                 Match::Open => return Step::Open,
                 Match::Len(len) => {
                     if len == 1 {
-                        self.json.push(if c == '[' { Level::Array } else { Level::Key });
+                        self.json
+                            .push(if c == '[' { Level::Array } else { Level::Key });
                     }
                     return structure(len);
                 }
@@ -59,7 +62,9 @@ impl Scanner {
             }
             _ => match literal(rest, whole) {
                 Match::Open => return Step::Open,
-                Match::Len(len) if level != Some(Level::Key) => return Step::Piece((len, Some(Kind::Literal))),
+                Match::Len(len) if level != Some(Level::Key) => {
+                    return Step::Piece((len, Some(Kind::Literal)));
+                }
                 _ => {}
             },
         }
@@ -69,7 +74,9 @@ impl Scanner {
 
     fn key(&self, rest: &str, quote: char, whole: bool) -> Match {
         let (near, ends) = self.reach(rest, whole);
-        let Some(end) = string_end(&near[1..], quote) else { return Match::cut(ends) };
+        let Some(end) = string_end(&near[1..], quote) else {
+            return Match::cut(ends);
+        };
         match rest[end + 2..].trim_start().chars().next() {
             None if !whole => Match::Open,
             None | Some(':') => Match::Len(end + 2),
@@ -89,7 +96,8 @@ pub(super) fn string_end(text: &str, quote: char) -> Option<usize> {
     text.char_indices().find(ends).map(|(at, _)| at)
 }
 
-/// JSON that begins here: the length of its bracket, or of all of a box of coordinates. Within JSON every bracket opens.
+/// JSON that begins here: the length of its bracket, or of all of a box of coordinates. Within JSON
+/// every bracket opens.
 pub(super) fn opens(rest: &str, within: bool, whole: bool) -> Match {
     let inside = rest[1..].trim_start();
     let array = rest.starts_with('[');
@@ -104,7 +112,9 @@ pub(super) fn opens(rest: &str, within: bool, whole: bool) -> Match {
 
 /// A number or a word that JSON, or Python, has without quotation marks.
 fn literal(rest: &str, whole: bool) -> Match {
-    let len = rest.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '+' | '-')).unwrap_or(rest.len());
+    let len = rest
+        .find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '+' | '-'))
+        .unwrap_or(rest.len());
     let word = &rest[..len];
     match word {
         _ if len == rest.len() && !whole => Match::Open,

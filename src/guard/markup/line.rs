@@ -1,4 +1,5 @@
-//! Markup at the beginning of a line: markers of lists, headings and quotations, fences of code, keys of YAML.
+//! Markup at the beginning of a line: markers of lists, headings and quotations, fences of code,
+//! keys of YAML.
 
 use super::{Kind, Match};
 
@@ -32,29 +33,49 @@ impl Line {
     /// Goes over the next piece of the text.
     pub(super) fn pass(&mut self, piece: &str, kind: Option<Kind>) {
         if piece.ends_with('\n') {
-            *self = Self { later: true, keyed: self.keyed, ..Self::default() };
+            *self = Self {
+                later: true,
+                keyed: self.keyed,
+                ..Self::default()
+            };
         } else if !self.begun {
             let key = kind == Some(Kind::Structure) && piece.ends_with(':');
             self.keyed |= key;
             self.marked |= kind == Some(Kind::Structure);
             self.emphasized |= kind == Some(Kind::Inline);
             let emphasis = kind == Some(Kind::Inline) && piece.trim_matches(['*', '_']).is_empty();
-            self.begun = key || !(piece.trim().is_empty() || kind == Some(Kind::Structure) || emphasis);
+            self.begun =
+                key || !(piece.trim().is_empty() || kind == Some(Kind::Structure) || emphasis);
         }
     }
 }
 
 /// The marker that `rest`, at the beginning of a line, begins with.
 pub(super) fn marker(rest: &str, line: &Line, whole: bool) -> Match {
-    let Some(first) = rest.chars().next() else { return Match::No };
+    let Some(first) = rest.chars().next() else {
+        return Match::No;
+    };
     match first {
         '`' | '~' => fence(rest, first, whole),
-        '#' => spaced(rest, rest.len() - rest.trim_start_matches('#').len(), 6, whole),
+        '#' => spaced(
+            rest,
+            rest.len() - rest.trim_start_matches('#').len(),
+            6,
+            whole,
+        ),
         '-' | '*' | '+' | '•' | '–' => spaced(rest, first.len_utf8(), first.len_utf8(), whole),
         '>' => Match::Len(1),
         '0'..='9' => number(rest, line, whole),
         '"' | '\'' => quoted_key(rest, first, whole),
-        'A'..='Z' | 'a'..='z' | '_' => key(rest, if line.keyed || line.emphasized { KEY_WORDS } else { 1 }, whole),
+        'A'..='Z' | 'a'..='z' | '_' => key(
+            rest,
+            if line.keyed || line.emphasized {
+                KEY_WORDS
+            } else {
+                1
+            },
+            whole,
+        ),
         _ => Match::No,
     }
 }
@@ -72,29 +93,63 @@ fn spaced(rest: &str, len: usize, most: usize, whole: bool) -> Match {
 fn fence(rest: &str, mark: char, whole: bool) -> Match {
     let marks = rest.len() - rest.trim_start_matches(mark).len();
     if marks == rest.len() {
-        return if marks >= 3 && whole { Match::Len(marks) } else { Match::cut(whole) };
+        return if marks >= 3 && whole {
+            Match::Len(marks)
+        } else {
+            Match::cut(whole)
+        };
     }
     if marks < 3 {
         return Match::No;
     }
-    let name = rest[marks..].find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '+' | '-'));
-    name.map_or(if whole { Match::Len(rest.len()) } else { Match::Open }, |end| Match::Len(marks + end))
+    let name =
+        rest[marks..].find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '+' | '-'));
+    name.map_or(
+        if whole {
+            Match::Len(rest.len())
+        } else {
+            Match::Open
+        },
+        |end| Match::Len(marks + end),
+    )
 }
 
 /// Returns `true` if a marker opens a fence of something that is no text.
 pub(super) fn opens_code(rest: &str, marker: usize) -> bool {
     let (marker, behind) = rest.split_at(marker);
     let name = marker.trim_start_matches(['`', '~']);
-    let text = ["json", "jsonc", "jsonl", "yaml", "yml", "markdown", "md", "text", "txt", "plain", "plaintext", "html", "xml"];
+    let text = [
+        "json",
+        "jsonc",
+        "jsonl",
+        "yaml",
+        "yml",
+        "markdown",
+        "md",
+        "text",
+        "txt",
+        "plain",
+        "plaintext",
+        "html",
+        "xml",
+    ];
     let alone = behind.is_empty() || behind.starts_with(['\n', '\r', ' ']);
-    marker.starts_with(['`', '~']) && alone && !name.is_empty() && !text.iter().any(|t| name.eq_ignore_ascii_case(t))
+    marker.starts_with(['`', '~'])
+        && alone
+        && !name.is_empty()
+        && !text.iter().any(|t| name.eq_ignore_ascii_case(t))
 }
 
-/// `2. ` in a list; at the beginning of the text it is the answer to a question, unless it is `1. `.
+/// `2. ` in a list; at the beginning of the text it is the answer to a question, unless it is
+/// `1. `.
 fn number(rest: &str, line: &Line, whole: bool) -> Match {
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     if digits > 3 || !line.later && &rest[..digits] != "1" {
-        return if digits == rest.len() && digits <= 3 { Match::cut(whole) } else { Match::No };
+        return if digits == rest.len() && digits <= 3 {
+            Match::cut(whole)
+        } else {
+            Match::No
+        };
     }
     match rest[digits..].chars().next() {
         None => Match::cut(whole),
@@ -107,8 +162,11 @@ fn number(rest: &str, line: &Line, whole: bool) -> Match {
 fn key(rest: &str, most: usize, whole: bool) -> Match {
     let mut end = 0;
     for _ in 0..most {
-        let word = rest[end..].find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'));
-        let Some(word) = word else { return Match::cut(whole) };
+        let word =
+            rest[end..].find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'));
+        let Some(word) = word else {
+            return Match::cut(whole);
+        };
         end += word;
         match rest[end..].chars().next() {
             Some(':') => return ends_key(rest, end, whole),
@@ -123,7 +181,9 @@ fn key(rest: &str, most: usize, whole: bool) -> Match {
 fn quoted_key(rest: &str, quote: char, whole: bool) -> Match {
     let near = &rest[..rest.floor_char_boundary(KEY_BYTES)];
     let line = &near[..near.find('\n').unwrap_or(near.len())];
-    let Some(end) = line[1..].find(quote) else { return Match::cut(whole || line.len() < rest.len()) };
+    let Some(end) = line[1..].find(quote) else {
+        return Match::cut(whole || line.len() < rest.len());
+    };
     match rest[end + 2..].chars().next() {
         None => Match::cut(whole),
         Some(':') => ends_key(rest, end + 2, whole),

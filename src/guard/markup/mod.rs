@@ -1,8 +1,9 @@
-//! Markup: what stands in a text and is none of its words. HTML and XML tags, Markdown's marks, the keys and brackets of JSON and YAML, addresses,
-//! file names, boxes of coordinates.
+//! Markup: what stands in a text and is none of its words. HTML and XML tags, Markdown's marks, the
+//! keys and brackets of JSON and YAML, addresses, file names, boxes of coordinates.
 //!
-//! [`Scanner`] finds it in a text that still grows: a word is given out only when nothing that follows can make markup of it. What a piece of
-//! text is depends on what stands before it and on what follows up to the next white space, or up to [`REACH`] bytes behind a bracket.
+//! [`Scanner`] finds it in a text that still grows: a word is given out only when nothing that
+//! follows can make markup of it. What a piece of text is depends on what stands before it and on
+//! what follows up to the next white space, or up to [`REACH`] bytes behind a bracket.
 
 mod inline;
 mod json;
@@ -19,13 +20,17 @@ const REACH: usize = 1024;
 /// Effect of a piece of markup on the text around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Parts two texts that have nothing to do with each other: a list's marker, a table's bar, JSON's punctuation and keys, `<td>`.
+    /// Parts two texts that have nothing to do with each other: a list's marker, a table's bar,
+    /// JSON's punctuation and keys, `<td>`.
     Structure,
-    /// Stands within a sentence that goes on as if it were not there: `**`, `<b>`, `](https://example.org)`, `&amp;`.
+    /// Stands within a sentence that goes on as if it were not there: `**`, `<b>`,
+    /// `](https://example.org)`, `&amp;`.
     Inline,
-    /// Stands in a sentence as a word would, and is none: `https://example.org`, `photo.jpg`, `#dog`, a span of code.
+    /// Stands in a sentence as a word would, and is none: `https://example.org`, `photo.jpg`,
+    /// `#dog`, a span of code.
     Atom,
-    /// A number or a truth value in JSON: a word that can be judged, in a place where no other words can stand.
+    /// A number or a truth value in JSON: a word that can be judged, in a place where no other
+    /// words can stand.
     Literal,
 }
 
@@ -84,10 +89,15 @@ impl Scanner {
     /// Reads on in `text`, which begins as it did before; a `whole` one will not grow.
     pub fn read(&mut self, text: &str, whole: bool) {
         while self.at < text.len() {
-            let Some((len, kind)) = self.piece(text, whole) else { break };
+            let Some((len, kind)) = self.piece(text, whole) else {
+                break;
+            };
             self.line.pass(&text[self.at..self.at + len], kind);
             if let Some(kind) = kind {
-                self.found.push(Markup { bytes: self.at..self.at + len, kind });
+                self.found.push(Markup {
+                    bytes: self.at..self.at + len,
+                    kind,
+                });
             }
             self.at += len;
         }
@@ -106,7 +116,10 @@ impl Scanner {
     /// The first piece that is no word and reaches into these bytes.
     pub fn within(&self, bytes: &Range<usize>) -> Option<&Markup> {
         let first = self.found.partition_point(|m| m.bytes.end <= bytes.start);
-        self.found[first..].iter().take_while(|m| m.bytes.start < bytes.end).find(|m| m.kind != Kind::Literal)
+        self.found[first..]
+            .iter()
+            .take_while(|m| m.bytes.start < bytes.end)
+            .find(|m| m.kind != Kind::Literal)
     }
 
     /// The next piece; `None`: more text decides.
@@ -150,12 +163,15 @@ impl Scanner {
         Some((len, Some(Kind::Structure)))
     }
 
-    /// Returns the text that can belong to markup that begins here: not beyond a JSON string, nor more than [`REACH`] bytes; and `true` if that is
-    /// all there will be.
+    /// Returns the text that can belong to markup that begins here: not beyond a JSON string, nor
+    /// more than [`REACH`] bytes; and `true` if that is all there will be.
     fn reach<'a>(&self, rest: &'a str, whole: bool) -> (&'a str, bool) {
         let near = &rest[..rest.floor_char_boundary(REACH)];
         let end = self.string.and_then(|quote| json::string_end(near, quote));
-        (&near[..end.unwrap_or(near.len())], whole || end.is_some() || near.len() < rest.len())
+        (
+            &near[..end.unwrap_or(near.len())],
+            whole || end.is_some() || near.len() < rest.len(),
+        )
     }
 }
 

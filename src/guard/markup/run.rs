@@ -4,14 +4,17 @@ use std::ops::Range;
 
 /// Endings of file names.
 const FILES: [&str; 44] = [
-    "avif", "bmp", "c", "cc", "conf", "cpp", "css", "csv", "docx", "exe", "gif", "gz", "heic", "heif", "htm", "html", "ico", "ini",
-    "ipynb", "jpeg", "jpg", "js", "json", "jsonl", "log", "md", "mov", "mp3", "mp4", "parquet", "pdf", "php", "png", "pptx", "py", "svg",
-    "tar", "tif", "tiff", "txt", "webp", "xml", "yaml", "yml",
+    "avif", "bmp", "c", "cc", "conf", "cpp", "css", "csv", "docx", "exe", "gif", "gz", "heic",
+    "heif", "htm", "html", "ico", "ini", "ipynb", "jpeg", "jpg", "js", "json", "jsonl", "log",
+    "md", "mov", "mp3", "mp4", "parquet", "pdf", "php", "png", "pptx", "py", "svg", "tar", "tif",
+    "tiff", "txt", "webp", "xml", "yaml", "yml",
 ];
 
 /// Endings of names of hosts, as far as they are no English words.
-const HOSTS: [&str; 18] =
-    ["ai", "app", "au", "ca", "cn", "co", "com", "de", "dev", "edu", "eu", "fr", "gov", "io", "jp", "net", "org", "uk"];
+const HOSTS: [&str; 18] = [
+    "ai", "app", "au", "ca", "cn", "co", "com", "de", "dev", "edu", "eu", "fr", "gov", "io", "jp",
+    "net", "org", "uk",
+];
 
 /// Beginnings of addresses without `://`.
 const SCHEMES: [&str; 4] = ["www.", "mailto:", "data:image/", "tel:+"];
@@ -41,7 +44,9 @@ pub(super) fn atoms(run: &str) -> Vec<Range<usize>> {
 /// Returns the byte at which an address begins.
 fn url(run: &str) -> Option<usize> {
     let scheme = run.find("://").and_then(|end| {
-        let start = run[..end].rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.')).map_or(0, |at| at + 1);
+        let start = run[..end]
+            .rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'))
+            .map_or(0, |at| at + 1);
         let start = run.ceil_char_boundary(start);
         (start < end).then_some(start)
     });
@@ -71,36 +76,58 @@ fn trimmed(url: &str) -> &str {
 fn atom(part: &str) -> Option<Range<usize>> {
     let edge = |c: char| !c.is_alphanumeric() && !matches!(c, '.' | '/' | '~' | '#' | '@');
     let start = part.len() - part.trim_start_matches(edge).len();
-    let end = part.trim_end_matches(|c: char| !c.is_alphanumeric() && !matches!(c, '/' | '%')).len();
+    let end = part
+        .trim_end_matches(|c: char| !c.is_alphanumeric() && !matches!(c, '/' | '%'))
+        .len();
     let name = part.get(start..end)?;
     let joined = |mark: char| {
-        name.match_indices(mark)
-            .any(|(at, _)| name[..at].ends_with(char::is_alphanumeric) && name[at + mark.len_utf8()..].starts_with(char::is_alphanumeric))
+        name.match_indices(mark).any(|(at, _)| {
+            name[..at].ends_with(char::is_alphanumeric)
+                && name[at + mark.len_utf8()..].starts_with(char::is_alphanumeric)
+        })
     };
-    let is_mail = joined('@') && name.rsplit('@').next().is_some_and(|host| host.contains('.'));
+    let is_mail = joined('@')
+        && name
+            .rsplit('@')
+            .next()
+            .is_some_and(|host| host.contains('.'));
     let path = ["/", "./", "../", "~/"].iter().any(|start| {
-        name.strip_prefix(start).is_some_and(|rest| rest.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '_')))
+        name.strip_prefix(start).is_some_and(|rest| {
+            rest.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '_'))
+        })
     });
     (is_mail || path || joined('=') || is_file(name) || is_host(name)).then_some(start..end)
 }
 
 fn is_file(name: &str) -> bool {
-    let Some((_, ending)) = name.rsplit_once('.') else { return false };
-    let one_case = !ending.contains(|c: char| c.is_ascii_uppercase()) || !ending.contains(|c: char| c.is_ascii_lowercase());
-    one_case && FILES.binary_search(&ending.to_ascii_lowercase().as_str()).is_ok()
+    let Some((_, ending)) = name.rsplit_once('.') else {
+        return false;
+    };
+    let one_case = !ending.contains(|c: char| c.is_ascii_uppercase())
+        || !ending.contains(|c: char| c.is_ascii_lowercase());
+    one_case
+        && FILES
+            .binary_search(&ending.to_ascii_lowercase().as_str())
+            .is_ok()
 }
 
 fn is_host(name: &str) -> bool {
     let host = name.split(['/', ':']).next().unwrap_or_default();
-    let label = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    host.rsplit_once('.').is_some_and(|(before, ending)| HOSTS.binary_search(&ending).is_ok() && before.split('.').all(label))
+    let label = |label: &str| {
+        !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    host.rsplit_once('.').is_some_and(|(before, ending)| {
+        HOSTS.binary_search(&ending).is_ok() && before.split('.').all(label)
+    })
 }
 
 /// Words with letters that are spelled as entities or escapes: `caf&eacute;`, `caf\u00e9`.
 fn spelled(run: &str) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     for (at, _) in run.match_indices(['&', '\\']) {
-        let len = entity(&run[at..]).filter(|&len| is_letter(&run[at..at + len])).or_else(|| escaped_letter(&run[at..]));
+        let len = entity(&run[at..])
+            .filter(|&len| is_letter(&run[at..at + len]))
+            .or_else(|| escaped_letter(&run[at..]));
         let Some(len) = len else { continue };
         let letters = |c: char| c.is_alphanumeric();
         let end = run.len() - run[at + len..].trim_start_matches(letters).len();
@@ -117,10 +144,15 @@ pub(super) fn entity(text: &str) -> Option<usize> {
     let name = text.strip_prefix('&')?;
     let name = &name[..name.bytes().take(32).position(|b| b == b';')?];
     let decimal = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let hexadecimal = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    let hexadecimal =
+        |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
     let fits = match name.strip_prefix('#') {
         Some(number) => decimal(number) || number.strip_prefix(['x', 'X']).is_some_and(hexadecimal),
-        None => name.len() > 1 && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(|b| b.is_ascii_alphanumeric()),
+        None => {
+            name.len() > 1
+                && name.starts_with(|c: char| c.is_ascii_alphabetic())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric())
+        }
     };
     fits.then_some(name.len() + 2)
 }
@@ -138,15 +170,25 @@ pub(super) fn numbered(entity: &str) -> Option<char> {
 /// Returns `true` if an entity stands for a letter.
 fn is_letter(entity: &str) -> bool {
     let name = entity.trim_matches(['&', ';']);
-    let accents = ["acute", "grave", "circ", "uml", "tilde", "cedil", "ring", "slash", "lig", "caron"];
-    let accented =
-        name.len() > 3 && accents.iter().any(|accent| name.strip_suffix(accent).is_some_and(|letter| matches!(letter.len(), 1 | 2)));
-    accented || matches!(name, "eth" | "ETH" | "thorn" | "THORN") || numbered(entity).is_some_and(char::is_alphanumeric)
+    let accents = [
+        "acute", "grave", "circ", "uml", "tilde", "cedil", "ring", "slash", "lig", "caron",
+    ];
+    let accented = name.len() > 3
+        && accents.iter().any(|accent| {
+            name.strip_suffix(accent)
+                .is_some_and(|letter| matches!(letter.len(), 1 | 2))
+        });
+    accented
+        || matches!(name, "eth" | "ETH" | "thorn" | "THORN")
+        || numbered(entity).is_some_and(char::is_alphanumeric)
 }
 
 /// The length of `\u00e9` where it is a letter.
 pub(super) fn escaped_letter(text: &str) -> Option<usize> {
-    let code = text.strip_prefix("\\u")?.get(..4).filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let code = text
+        .strip_prefix("\\u")?
+        .get(..4)
+        .filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()))?;
     char::from_u32(u32::from_str_radix(code, 16).ok()?).filter(|c| c.is_alphanumeric())?;
     Some(6)
 }
@@ -167,12 +209,21 @@ mod tests {
     #[test]
     fn addresses_and_files_are_told_from_words() {
         for (run, expected) in [
-            ("(https://example.org/a_(b)?q=1&amp;r).", vec!["https://example.org/a_(b)?q=1&amp;r"]),
+            (
+                "(https://example.org/a_(b)?q=1&amp;r).",
+                vec!["https://example.org/a_(b)?q=1&amp;r"],
+            ),
             ("photo:https://example.org,", vec!["https://example.org"]),
             ("www.example.org!", vec!["www.example.org"]),
             ("mailto:me@example.org", vec!["mailto:me@example.org"]),
-            ("data:image/png;base64,iVBORw0KGgo=", vec!["data:image/png;base64,iVBORw0KGgo="]),
-            ("first.last@example.co.uk,", vec!["first.last@example.co.uk"]),
+            (
+                "data:image/png;base64,iVBORw0KGgo=",
+                vec!["data:image/png;base64,iVBORw0KGgo="],
+            ),
+            (
+                "first.last@example.co.uk,",
+                vec!["first.last@example.co.uk"],
+            ),
             ("a.jpg,b.PNG;", vec!["a.jpg", "b.PNG"]),
             ("example.org/dogs/", vec!["example.org/dogs/"]),
             ("/home/dog/photo", vec!["/home/dog/photo"]),

@@ -1,4 +1,5 @@
-//! Kinds of questions, and the questions that no photograph answers. The rules are data: `patterns.txt`.
+//! Kinds of questions, and the questions that no photograph answers. The rules are data:
+//! `patterns.txt`.
 
 mod pattern;
 
@@ -81,7 +82,8 @@ pub enum Unanswerable {
     Text,
     /// It asks for a time or a date.
     Time,
-    /// It asks who somebody is, or for what else of people and places no photograph shows: names, age, relations.
+    /// It asks who somebody is, or for what else of people and places no photograph shows: names,
+    /// age, relations.
     Identity,
     /// It asks what is safe, healthy, legal or to be done.
     Advice,
@@ -114,8 +116,17 @@ impl Unanswerable {
     }
 
     /// All of them.
-    const ALL: [Self; 9] =
-        [Self::Text, Self::Time, Self::Identity, Self::Advice, Self::Price, Self::Language, Self::Beyond, Self::Unfamiliar, Self::Unsure];
+    const ALL: [Self; 9] = [
+        Self::Text,
+        Self::Time,
+        Self::Identity,
+        Self::Advice,
+        Self::Price,
+        Self::Language,
+        Self::Beyond,
+        Self::Unfamiliar,
+        Self::Unsure,
+    ];
 
     /// Returns `true` if a text is what is said in place of an answer.
     pub fn is_wording(text: &str) -> bool {
@@ -174,34 +185,59 @@ const MOST_WORDS: usize = 1024;
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::parse(include_str!("patterns.txt")));
 
 impl Rules {
-    /// Reads the rules. They are part of the program; a test checks that no section has another name.
+    /// Reads the rules. They are part of the program; a test checks that no section has another
+    /// name.
     fn parse(text: &'static str) -> Self {
-        let section = |name: &str| sections(text).find(|(found, _)| *found == name).map_or("", |(_, body)| body);
+        let section = |name: &str| {
+            sections(text)
+                .find(|(found, _)| *found == name)
+                .map_or("", |(_, body)| body)
+        };
         let list = |name: &str| section(name).split_whitespace().collect::<Vec<_>>();
         let english = list("english");
         Self {
             lead: Section::parse(section("lead")),
             greeting: Section::parse(section("greeting")),
-            kinds: QuestionKind::ALL.map(|kind| (kind, Section::parse(section(&format!("kind {}", kind.name()))))).into(),
-            scope: Unanswerable::IN_TEXT.map(|(name, why)| (why, Section::parse(section(&format!("scope {name}"))))).into(),
-            foreign: list("foreign").into_iter().filter(|word| !english.contains(word)).collect(),
+            kinds: QuestionKind::ALL
+                .map(|kind| {
+                    (
+                        kind,
+                        Section::parse(section(&format!("kind {}", kind.name()))),
+                    )
+                })
+                .into(),
+            scope: Unanswerable::IN_TEXT
+                .map(|(name, why)| (why, Section::parse(section(&format!("scope {name}")))))
+                .into(),
+            foreign: list("foreign")
+                .into_iter()
+                .filter(|word| !english.contains(word))
+                .collect(),
             english,
         }
     }
 
     /// A sentence without what stands before the question.
     fn without_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
-        while let Some(taken) = self.lead.patterns.iter().find_map(|pattern| pattern.prefix(words)) {
+        while let Some(taken) = self
+            .lead
+            .patterns
+            .iter()
+            .find_map(|pattern| pattern.prefix(words))
+        {
             words = &words[taken..];
         }
         words
     }
 
     fn is_foreign(&self, text: &str, words: &[&str]) -> bool {
-        let (latin, other) = text.chars().filter(|c| c.is_alphabetic()).fold((0, 0), |(latin, other), c| match c {
-            '\0'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}' => (latin + 1, other),
-            _ => (latin, other + 1),
-        });
+        let (latin, other) =
+            text.chars()
+                .filter(|c| c.is_alphabetic())
+                .fold((0, 0), |(latin, other), c| match c {
+                    '\0'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}' => (latin + 1, other),
+                    _ => (latin, other + 1),
+                });
         if other > latin {
             return true;
         }
@@ -228,16 +264,33 @@ fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static 
 
 /// Returns `true` if a word ends as many English ones do and few of other languages.
 fn is_english_form(word: &str) -> bool {
-    word.len() > 4 && ["ing", "ed", "tion", "ly", "ous", "ness", "ity", "ful", "less"].iter().any(|end| word.ends_with(end))
+    word.len() > 4
+        && [
+            "ing", "ed", "tion", "ly", "ous", "ness", "ity", "ful", "less",
+        ]
+        .iter()
+        .any(|end| word.ends_with(end))
 }
 
 /// Returns `true` if the lexicon has a word, or it looks English.
 fn is_known(word: &str) -> bool {
     let lexicon = Lexicon::shared();
     let classes = lexicon.classes();
-    let is_of_class = classes.is_function(word) || classes.is_adjective(word) || classes.is_determiner(word) || classes.is_relation(word);
-    let is_listed = classes.colour(word).or(classes.count(word)).or(classes.size(word)).or(classes.material(word)).is_some();
-    is_english_form(word) || is_of_class || is_listed || !lexicon.all_mentions(word).is_empty() || lexicon.verbs().analyze(word).is_some()
+    let is_of_class = classes.is_function(word)
+        || classes.is_adjective(word)
+        || classes.is_determiner(word)
+        || classes.is_relation(word);
+    let is_listed = classes
+        .colour(word)
+        .or(classes.count(word))
+        .or(classes.size(word))
+        .or(classes.material(word))
+        .is_some();
+    is_english_form(word)
+        || is_of_class
+        || is_listed
+        || !lexicon.all_mentions(word).is_empty()
+        || lexicon.verbs().analyze(word).is_some()
 }
 
 /// The words of a sentence, contractions written out.
@@ -245,9 +298,17 @@ fn spoken(sentence: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     // First, because contractions are told apart in small letters.
     let sentence = sentence.to_lowercase();
-    for word in words(&sentence).into_iter().take(MOST_WORDS).map(|word| word.text) {
+    for word in words(&sentence)
+        .into_iter()
+        .take(MOST_WORDS)
+        .map(|word| word.text)
+    {
         let is_asked = |before: &String| {
-            ["what", "who", "where", "when", "how", "which", "why", "that", "it", "there", "here", "he", "she"].contains(&before.as_str())
+            [
+                "what", "who", "where", "when", "how", "which", "why", "that", "it", "there",
+                "here", "he", "she",
+            ]
+            .contains(&before.as_str())
         };
         let parts = match word.as_str() {
             "'s" if found.last().is_some_and(is_asked) => vec!["is"],
@@ -282,53 +343,90 @@ fn read(text: &str) -> Vec<(Vec<String>, bool)> {
         .collect()
 }
 
-/// Returns the kind of a text's first question, or of its first sentence where there is none. A text without words asks for a caption.
+/// Returns the kind of a text's first question, or of its first sentence where there is none. A
+/// text without words asks for a caption.
 pub fn kind(text: &str) -> QuestionKind {
     let sentences = read(text);
-    let question = sentences.iter().find(|(_, is_question)| *is_question).or(sentences.first());
+    let question = sentences
+        .iter()
+        .find(|(_, is_question)| *is_question)
+        .or(sentences.first());
     let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
-    RULES.kinds.iter().find(|(_, section)| section.is_in(words)).map_or(QuestionKind::Open, |(kind, _)| *kind)
+    RULES
+        .kinds
+        .iter()
+        .find(|(_, section)| section.is_in(words))
+        .map_or(QuestionKind::Open, |(kind, _)| *kind)
 }
 
 /// Nouns by which a question calls the photograph.
 pub const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
 
-/// Returns `true` if a question of yes or no contains its answer's opposite, as "Is there no cat?" does: yes says then what no says otherwise. "Isn't there a
-/// cat?" asks as "Is there a cat?" does, and "Is there a cat without a collar?" asks for a cat.
+/// Returns `true` if a question of yes or no contains its answer's opposite, as "Is there no cat?"
+/// does: yes says then what no says otherwise. "Isn't there a cat?" asks as "Is there a cat?" does,
+/// and "Is there a cat without a collar?" asks for a cat.
 pub fn is_negated(text: &str) -> bool {
     let sentences = read(text);
-    let question = sentences.iter().find(|(_, is_question)| *is_question).or(sentences.first());
+    let question = sentences
+        .iter()
+        .find(|(_, is_question)| *is_question)
+        .or(sentences.first());
     let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
-    let is_presence =
-        || RULES.kinds.iter().find(|(_, section)| section.is_in(words)).is_some_and(|(kind, _)| *kind == QuestionKind::Presence);
+    let is_presence = || {
+        RULES
+            .kinds
+            .iter()
+            .find(|(_, section)| section.is_in(words))
+            .is_some_and(|(kind, _)| *kind == QuestionKind::Presence)
+    };
     let word = |at: usize| words.get(at).map_or("", String::as_str);
-    let asks = |at: usize| at == 1 || (at == 2 && matches!(word(1), "there" | "you" | "i" | "we" | "one"));
-    // Of what is there, something is without something else; a photograph is without what is not there.
+    let asks =
+        |at: usize| at == 1 || (at == 2 && matches!(word(1), "there" | "you" | "i" | "we" | "one"));
+    // Of what is there, something is without something else; a photograph is without what is not
+    // there.
     let is_of_part = |at: usize| is_presence() && !PHOTOGRAPH.contains(&word(at - 1));
-    (1..words.len()).filter(|&at| word(at - 1) != "or").any(|at| match word(at) {
-        "no" if word(at - 1) == "with" => at == 1 || !is_of_part(at - 1),
-        "no" | "nobody" | "nothing" | "none" => word(at + 1) != "but",
-        "never" | "neither" | "zero" | "lack" | "lacks" | "lacking" => true,
-        "without" => !is_of_part(at),
-        "free" => word(at + 1) == "of",
-        "missing" | "absent" => matches!(word(at + 1), "" | "in" | "from" | "here"),
-        "not" => !asks(at),
-        _ => false,
-    })
+    (1..words.len())
+        .filter(|&at| word(at - 1) != "or")
+        .any(|at| match word(at) {
+            "no" if word(at - 1) == "with" => at == 1 || !is_of_part(at - 1),
+            "no" | "nobody" | "nothing" | "none" => word(at + 1) != "but",
+            "never" | "neither" | "zero" | "lack" | "lacks" | "lacking" => true,
+            "without" => !is_of_part(at),
+            "free" => word(at + 1) == "of",
+            "missing" | "absent" => matches!(word(at + 1), "" | "in" | "from" | "here"),
+            "not" => !asks(at),
+            _ => false,
+        })
 }
 
 /// Why no photograph answers a question; `None` where one may.
 pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
     let sentences = read(text);
-    let words: Vec<&str> = sentences.iter().flat_map(|(words, _)| words).map(String::as_str).filter(|word| is_word(word)).collect();
+    let words: Vec<&str> = sentences
+        .iter()
+        .flat_map(|(words, _)| words)
+        .map(String::as_str)
+        .filter(|word| is_word(word))
+        .collect();
     if RULES.is_foreign(text, &words) {
         return Some(Unanswerable::Language);
     }
-    let questions = || sentences.iter().map(|(words, _)| words.as_slice()).filter(|words| !RULES.greeting.is_in(words));
+    let questions = || {
+        sentences
+            .iter()
+            .map(|(words, _)| words.as_slice())
+            .filter(|words| !RULES.greeting.is_in(words))
+    };
     if questions().next().is_none() && !sentences.is_empty() {
         return Some(Unanswerable::Beyond);
     }
-    let found = |words: &[String]| RULES.scope.iter().find(|(_, section)| section.is_in(words)).map(|(why, _)| *why);
+    let found = |words: &[String]| {
+        RULES
+            .scope
+            .iter()
+            .find(|(_, section)| section.is_in(words))
+            .map(|(why, _)| *why)
+    };
     questions().find_map(|words| found(words).or_else(|| found(RULES.without_lead(words))))
 }
 

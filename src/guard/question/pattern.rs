@@ -27,10 +27,19 @@ impl Item {
     fn takes(&self, word: &str) -> bool {
         let lexicon = Lexicon::shared();
         match self {
-            Self::Words(words) => words.iter().any(|(text, begins)| if *begins { word.starts_with(text) } else { word == *text }),
+            Self::Words(words) => words.iter().any(|(text, begins)| {
+                if *begins {
+                    word.starts_with(text)
+                } else {
+                    word == *text
+                }
+            }),
             Self::Any | Self::Gap => true,
             Self::Ing => word.len() > 4 && word.ends_with("ing"),
-            Self::Verb => lexicon.verbs().analyze(word).is_some_and(|(_, form)| form != VerbForm::Ing),
+            Self::Verb => lexicon
+                .verbs()
+                .analyze(word)
+                .is_some_and(|(_, form)| form != VerbForm::Ing),
             Self::Relation => lexicon.classes().is_relation(word),
             Self::Thing => lexicon.concept(word).is_some(),
             Self::Number => word.bytes().all(|byte| byte.is_ascii_digit()),
@@ -50,9 +59,15 @@ pub(super) struct Pattern {
 
 impl Pattern {
     pub(super) fn parse(line: &'static str) -> Self {
-        let mut pattern = Self { items: Vec::new(), from_start: false, to_end: false };
+        let mut pattern = Self {
+            items: Vec::new(),
+            from_start: false,
+            to_end: false,
+        };
         for text in line.split_whitespace() {
-            let (text, is_optional) = text.strip_suffix('?').map_or((text, false), |text| (text, true));
+            let (text, is_optional) = text
+                .strip_suffix('?')
+                .map_or((text, false), |text| (text, true));
             let item = match text {
                 "^" => {
                     pattern.from_start = true;
@@ -69,9 +84,15 @@ impl Pattern {
                 "{relation}" => Item::Relation,
                 "{thing}" => Item::Thing,
                 "{number}" => Item::Number,
-                words => {
-                    Item::Words(words.split('|').map(|word| word.strip_suffix('*').map_or((word, false), |stem| (stem, true))).collect())
-                }
+                words => Item::Words(
+                    words
+                        .split('|')
+                        .map(|word| {
+                            word.strip_suffix('*')
+                                .map_or((word, false), |stem| (stem, true))
+                        })
+                        .collect(),
+                ),
             };
             pattern.items.push((item, is_optional));
         }
@@ -81,18 +102,23 @@ impl Pattern {
     /// The words that it takes at the beginning, as many as it can; `None` where it takes none.
     pub(super) fn prefix(&self, words: &[String]) -> Option<usize> {
         let mut longest = None;
-        self.run(words, true, |taken| longest = Some(taken).filter(|taken| *taken > 0).or(longest));
+        self.run(words, true, |taken| {
+            longest = Some(taken).filter(|taken| *taken > 0).or(longest)
+        });
         longest
     }
 
     /// Returns `true` if it is found in a sentence.
     pub(super) fn is_in(&self, words: &[String]) -> bool {
         let mut is_found = false;
-        self.run(words, self.from_start, |taken| is_found |= !self.to_end || taken == words.len());
+        self.run(words, self.from_start, |taken| {
+            is_found |= !self.to_end || taken == words.len()
+        });
         is_found
     }
 
-    /// Tells of every number of words behind which it can be complete. The time is that of words times items: all places that can be reached are followed at once.
+    /// Tells of every number of words behind which it can be complete. The time is that of words
+    /// times items: all places that can be reached are followed at once.
     fn run(&self, words: &[String], from_start: bool, mut complete: impl FnMut(usize)) {
         let last = self.items.len();
         let mut reached = vec![false; last + 1];
@@ -153,7 +179,11 @@ mod tests {
             ("{number} {number}", "2 22", true),
             ("{number}", "2nd", false),
         ] {
-            assert_eq!(Pattern::parse(pattern).is_in(&words(text)), found, "{pattern} in {text}");
+            assert_eq!(
+                Pattern::parse(pattern).is_in(&words(text)),
+                found,
+                "{pattern} in {text}"
+            );
         }
     }
 

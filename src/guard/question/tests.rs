@@ -2,8 +2,11 @@ use super::*;
 
 /// Questions of all sorts with what is to be said of each.
 fn examples() -> impl Iterator<Item = (&'static str, &'static str)> {
-    sections(include_str!("examples.txt"))
-        .flat_map(|(name, body)| body.lines().filter(|line| !line.is_empty()).map(move |line| (name, line)))
+    sections(include_str!("examples.txt")).flat_map(|(name, body)| {
+        body.lines()
+            .filter(|line| !line.is_empty())
+            .map(move |line| (name, line))
+    })
 }
 
 fn reason(name: &str) -> Option<Unanswerable> {
@@ -17,10 +20,20 @@ fn every_section_of_the_rules_is_read() {
         Some(("scope", scope)) => Unanswerable::IN_TEXT.iter().any(|(of, _)| *of == scope),
         _ => matches!(name, "lead" | "greeting" | "english" | "foreign"),
     };
-    let names: Vec<&str> = sections(include_str!("patterns.txt")).map(|(name, _)| name).collect();
+    let names: Vec<&str> = sections(include_str!("patterns.txt"))
+        .map(|(name, _)| name)
+        .collect();
     assert!(names.iter().all(|name| known(name)), "{names:?}");
-    assert_eq!(names.len(), 4 + QuestionKind::ALL.len() - 1 + Unanswerable::IN_TEXT.len());
-    assert!(RULES.scope.iter().all(|(_, section)| !section.patterns.is_empty()));
+    assert_eq!(
+        names.len(),
+        4 + QuestionKind::ALL.len() - 1 + Unanswerable::IN_TEXT.len()
+    );
+    assert!(
+        RULES
+            .scope
+            .iter()
+            .all(|(_, section)| !section.patterns.is_empty())
+    );
 }
 
 #[test]
@@ -37,12 +50,21 @@ fn questions_out_of_scope_are_told_from_others_and_from_each_other() {
 
 #[test]
 fn questions_are_told_by_what_they_ask_for() {
-    let of_kind = |name: &str| QuestionKind::ALL.into_iter().find(|kind| kind.name() == name);
-    for (kind, question) in examples().filter_map(|(name, question)| Some((of_kind(name)?, question))) {
+    let of_kind = |name: &str| {
+        QuestionKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    };
+    for (kind, question) in
+        examples().filter_map(|(name, question)| Some((of_kind(name)?, question)))
+    {
         assert_eq!(super::kind(question), kind, "{question}");
     }
     for nothing in ["", "  \n", "?"] {
-        assert_eq!((super::kind(nothing), out_of_scope(nothing)), (QuestionKind::Caption, None));
+        assert_eq!(
+            (super::kind(nothing), out_of_scope(nothing)),
+            (QuestionKind::Caption, None)
+        );
     }
 }
 
@@ -64,9 +86,17 @@ fn case_spaces_and_courtesy_change_nothing() {
 
 #[test]
 fn templates_of_questions_that_captions_answer_are_in_scope() {
-    let templates = include_str!("../../train/qa/templates.txt").lines().filter(|line| line.contains('{') || line.ends_with('?'));
+    let templates = include_str!("../../train/qa/templates.txt")
+        .lines()
+        .filter(|line| line.contains('{') || line.ends_with('?'));
     for template in templates {
-        for thing in ["a dog", "the traffic light", "the police officer", "two men", "the stop sign"] {
+        for thing in [
+            "a dog",
+            "the traffic light",
+            "the police officer",
+            "two men",
+            "the stop sign",
+        ] {
             let question = template.replace("{x}", thing).replace("{c}", "red");
             assert_eq!(out_of_scope(&question), None, "{question}");
         }
@@ -161,13 +191,19 @@ const IS_THERE_NO: [&str; 24] = [
 
 #[test]
 fn paraphrases_of_a_question_are_of_its_kind_and_negations_too() {
-    for (n, a, s) in
-        [("dog", "a dog", "dogs"), ("umbrella", "an umbrella", "umbrellas"), ("traffic light", "a traffic light", "traffic lights")]
-    {
+    for (n, a, s) in [
+        ("dog", "a dog", "dogs"),
+        ("umbrella", "an umbrella", "umbrellas"),
+        ("traffic light", "a traffic light", "traffic lights"),
+    ] {
         for (forms, negated) in [(&IS_THERE[..], false), (&IS_THERE_NO[..], true)] {
             for form in forms {
                 let question = form.replace("{n}", n).replace("{a}", a).replace("{s}", s);
-                let found = (super::kind(&question), is_negated(&question), out_of_scope(&question));
+                let found = (
+                    super::kind(&question),
+                    is_negated(&question),
+                    out_of_scope(&question),
+                );
                 assert_eq!(found, (QuestionKind::Presence, negated, None), "{question}");
             }
         }
@@ -191,28 +227,56 @@ fn questions_about_what_is_there_do_not_ask_whether_it_is() {
         ("Isn't it sunny?", false),
         ("Do the dogs run?", false),
     ] {
-        assert_eq!((super::kind(question), is_negated(question)), (QuestionKind::YesNo, negated), "{question}");
+        assert_eq!(
+            (super::kind(question), is_negated(question)),
+            (QuestionKind::YesNo, negated),
+            "{question}"
+        );
     }
-    for question in
-        ["Is there a dog without a leash?", "Do you see a man with no hat?", "Is there nothing but a dog?", "Is there a dog or not?"]
-    {
+    for question in [
+        "Is there a dog without a leash?",
+        "Do you see a man with no hat?",
+        "Is there nothing but a dog?",
+        "Is there a dog or not?",
+    ] {
         assert!(!is_negated(question), "{question}");
     }
 }
 
 #[test]
 fn wordings_are_known_again() {
-    let reasons: std::collections::BTreeSet<&str> = Unanswerable::ALL.iter().map(|why| why.wording()).collect();
-    assert_eq!(reasons.len(), Unanswerable::ALL.len(), "no two reasons read alike");
-    assert!(reasons.iter().all(|wording| Unanswerable::is_wording(wording) && Unanswerable::is_wording(&format!(" {wording}\n"))));
-    for other in ["", "A dog.", "I cannot read text", "I cannot tell from this photograph. It is a dog."] {
+    let reasons: std::collections::BTreeSet<&str> =
+        Unanswerable::ALL.iter().map(|why| why.wording()).collect();
+    assert_eq!(
+        reasons.len(),
+        Unanswerable::ALL.len(),
+        "no two reasons read alike"
+    );
+    assert!(
+        reasons
+            .iter()
+            .all(|wording| Unanswerable::is_wording(wording)
+                && Unanswerable::is_wording(&format!(" {wording}\n")))
+    );
+    for other in [
+        "",
+        "A dog.",
+        "I cannot read text",
+        "I cannot tell from this photograph. It is a dog.",
+    ] {
         assert!(!Unanswerable::is_wording(other), "{other}");
     }
 }
 
 #[test]
 fn words_without_grammar_are_english_where_the_lexicon_has_them() {
-    for text in ["dogs cats birds", "red cars, wooden houses", "cat", "zebramarker", "X1"] {
+    for text in [
+        "dogs cats birds",
+        "red cars, wooden houses",
+        "cat",
+        "zebramarker",
+        "X1",
+    ] {
         assert_eq!(out_of_scope(text), None, "{text}");
     }
     for text in ["ile osób jest", "missä koira on nyt", "hol van a kutya"] {

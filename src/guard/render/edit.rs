@@ -1,4 +1,5 @@
-//! Edits of a text: words put before its words, put in their place, or taken out; and the text that comes of it.
+//! Edits of a text: words put before its words, put in their place, or taken out; and the text that
+//! comes of it.
 
 use std::ops::Range;
 
@@ -27,17 +28,29 @@ pub(super) struct Edits {
 
 impl Edits {
     pub(super) fn new(tokens: usize) -> Self {
-        Self { before: vec![Vec::new(); tokens], deleted: vec![false; tokens], new: vec![None; tokens] }
+        Self {
+            before: vec![Vec::new(); tokens],
+            deleted: vec![false; tokens],
+            new: vec![None; tokens],
+        }
     }
 
     /// Puts words before a token; they stand for a span.
     pub(super) fn insert(&mut self, token: usize, text: &str, span: usize) {
-        self.before[token].push(Piece { text: text.to_owned(), span: Some(span), glued: false });
+        self.before[token].push(Piece {
+            text: text.to_owned(),
+            span: Some(span),
+            glued: false,
+        });
     }
 
     /// Puts a comma before a token.
     pub(super) fn comma(&mut self, token: usize) {
-        self.before[token].push(Piece { text: ",".to_owned(), span: None, glued: true });
+        self.before[token].push(Piece {
+            text: ",".to_owned(),
+            span: None,
+            glued: true,
+        });
     }
 
     /// Another word in the place of a token; `span` says which span it stands for.
@@ -68,10 +81,12 @@ impl Edits {
         self.deleted[token] && self.before[token].is_empty()
     }
 
-    /// The new text, with each of `spans` spans' place in it; `None` where markup would go, or stand around nothing.
+    /// The new text, with each of `spans` spans' place in it; `None` where markup would go, or
+    /// stand around nothing.
     pub(super) fn finish(mut self, doc: &Document<'_>, spans: usize) -> Option<Rendered> {
         for sentence in &doc.sentences {
-            let tokens = doc.chunks[sentence.start].tokens.start..doc.chunks[sentence.end - 1].tokens.end;
+            let tokens =
+                doc.chunks[sentence.start].tokens.start..doc.chunks[sentence.end - 1].tokens.end;
             self.tidy(doc, tokens.clone());
             self.case(doc, tokens);
         }
@@ -98,7 +113,11 @@ impl Edits {
             }
             let first = (tokens.start..i).all(|j| self.is_gone(j));
             let next = (i + 1..tokens.end).find(|&j| !self.is_gone(j));
-            let orphan = next.is_none_or(|j| self.before[j].is_empty() && doc.tokens[j].tag == Tag::Mark && doc.tokens[i].text != "\"");
+            let orphan = next.is_none_or(|j| {
+                self.before[j].is_empty()
+                    && doc.tokens[j].tag == Tag::Mark
+                    && doc.tokens[i].text != "\""
+            });
             let was_orphan = doc.tokens.get(i + 1).is_none_or(|t| t.tag == Tag::Mark);
             let was_first = i == tokens.start;
             if first && !was_first || orphan && !was_orphan {
@@ -109,12 +128,15 @@ impl Edits {
 
     /// Gives the sentence's capital letter to the word that is first now.
     fn case(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
-        let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != Tag::Mark) else { return };
+        let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != Tag::Mark) else {
+            return;
+        };
         if doc.tokens[was].text.starts_with(char::is_lowercase) {
             return;
         }
-        let Some(now) = (was..tokens.end).find(|&i| !self.is_gone(i) && (doc.tokens[i].tag != Tag::Mark || !self.before[i].is_empty()))
-        else {
+        let Some(now) = (was..tokens.end).find(|&i| {
+            !self.is_gone(i) && (doc.tokens[i].tag != Tag::Mark || !self.before[i].is_empty())
+        }) else {
             return;
         };
         match self.before[now].iter_mut().find(|p| !p.glued) {
@@ -133,7 +155,10 @@ impl Edits {
         }
         let (text, span) = match &self.new[token] {
             Some((text, span)) => (change(text), *span),
-            None => (change(doc.tokens[token].text), doc.tokens[token].span.unwrap_or(usize::MAX)),
+            None => (
+                change(doc.tokens[token].text),
+                doc.tokens[token].span.unwrap_or(usize::MAX),
+            ),
         };
         self.new[token] = Some((text, span));
     }
@@ -141,27 +166,48 @@ impl Edits {
     /// "a" and "an" follow the word that stands behind them now.
     fn articles(&mut self, doc: &Document<'_>) {
         for i in 0..doc.tokens.len() {
-            let text = self.new[i].as_ref().map_or(doc.tokens[i].text, |n| n.0.as_str());
+            let text = self.new[i]
+                .as_ref()
+                .map_or(doc.tokens[i].text, |n| n.0.as_str());
             if self.deleted[i] || !matches!(text, "a" | "an" | "A" | "An") {
                 continue;
             }
             let capital = text.starts_with('A');
-            let Some(next) = (i + 1..doc.tokens.len()).find(|&j| !self.is_gone(j)) else { continue };
-            let word = self.before[next].first().map_or(doc.tokens[next].text, |p| p.text.as_str());
+            let Some(next) = (i + 1..doc.tokens.len()).find(|&j| !self.is_gone(j)) else {
+                continue;
+            };
+            let word = self.before[next]
+                .first()
+                .map_or(doc.tokens[next].text, |p| p.text.as_str());
             let same = next == i + 1 && self.before[next].is_empty() && self.new[i].is_none();
             if !same && word.starts_with(char::is_alphanumeric) {
                 let article = english::article(word);
-                let article = if capital { english::capitalised(article) } else { article.to_owned() };
-                let span = self.new[i].as_ref().map_or(doc.tokens[i].span.unwrap_or(usize::MAX), |n| n.1);
+                let article = if capital {
+                    english::capitalised(article)
+                } else {
+                    article.to_owned()
+                };
+                let span = self.new[i]
+                    .as_ref()
+                    .map_or(doc.tokens[i].span.unwrap_or(usize::MAX), |n| n.1);
                 self.new[i] = Some((article, span));
             }
         }
     }
 
     fn write(&self, doc: &Document<'_>, spans: usize) -> Rendered {
-        let mut out = Writer { text: String::new(), chars: 0, spans: vec![None; spans], moved: Vec::with_capacity(doc.tokens.len()) };
+        let mut out = Writer {
+            text: String::new(),
+            chars: 0,
+            spans: vec![None; spans],
+            moved: Vec::with_capacity(doc.tokens.len()),
+        };
         for (i, token) in doc.tokens.iter().enumerate() {
-            let mut gap = if out.text.is_empty() { doc.tokens[0].gap } else { token.gap };
+            let mut gap = if out.text.is_empty() {
+                doc.tokens[0].gap
+            } else {
+                token.gap
+            };
             for piece in &self.before[i] {
                 out.push(if piece.glued { "" } else { gap }, &piece.text, piece.span);
                 gap = if piece.glued { gap } else { " " };
@@ -193,14 +239,19 @@ struct Writer {
 impl Writer {
     /// Returns where the text is.
     fn push(&mut self, gap: &str, text: &str, span: Option<usize>) -> Range<usize> {
-        let run_on = gap.is_empty() && self.text.ends_with(char::is_alphanumeric) && text.starts_with(char::is_alphanumeric);
+        let run_on = gap.is_empty()
+            && self.text.ends_with(char::is_alphanumeric)
+            && text.starts_with(char::is_alphanumeric);
         let gap = if run_on { " " } else { gap };
         self.text.push_str(gap);
         self.text.push_str(text);
         let start = self.chars + gap.chars().count();
         self.chars = start + text.chars().count();
         if let Some(place) = span.and_then(|s| self.spans.get_mut(s)) {
-            let from = place.as_ref().filter(|p| !p.is_empty()).map_or(start, |p| p.start);
+            let from = place
+                .as_ref()
+                .filter(|p| !p.is_empty())
+                .map_or(start, |p| p.start);
             *place = Some(from..self.chars);
         }
         start..self.chars
@@ -217,6 +268,10 @@ impl Writer {
             at = range.end;
             spans.push(range);
         }
-        Rendered { text: self.text, spans, moved: self.moved }
+        Rendered {
+            text: self.text,
+            spans,
+            moved: self.moved,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The little English that rewriting a caption needs: what sort of word a word is, its number, its article and its case.
+//! The little English that rewriting a caption needs: what sort of word a word is, its number, its
+//! article and its case.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,22 +15,39 @@ struct Words {
 
 static WORDS: LazyLock<Words> = LazyLock::new(|| read(include_str!("english.txt")));
 
-/// Reads `[class]` headings with words below them; in classes whose name ends in `phrases` every line is one phrase.
+/// Reads `[class]` headings with words below them; in classes whose name ends in `phrases` every
+/// line is one phrase.
 fn read(text: &'static str) -> Words {
-    let mut words = Words { classes: HashMap::new(), phrases: HashMap::new(), verbs: HashSet::new() };
+    let mut words = Words {
+        classes: HashMap::new(),
+        phrases: HashMap::new(),
+        verbs: HashSet::new(),
+    };
     let mut class = "";
-    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+    {
         if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
             class = name;
         } else if class.ends_with("phrases") {
-            words.phrases.entry(class).or_default().push(line.split(' ').collect());
+            words
+                .phrases
+                .entry(class)
+                .or_default()
+                .push(line.split(' ').collect());
         } else {
             for word in line.split(' ') {
                 words.classes.entry(word).or_default().push(class);
             }
         }
     }
-    for (&base, _) in words.classes.iter().filter(|(_, classes)| classes.contains(&"verb")) {
+    for (&base, _) in words
+        .classes
+        .iter()
+        .filter(|(_, classes)| classes.contains(&"verb"))
+    {
         words.verbs.insert(base.to_owned());
         words.verbs.insert(third_person(base));
     }
@@ -38,13 +56,21 @@ fn read(text: &'static str) -> Words {
 
 /// Returns `true` if `english.txt` lists a word, in lower case, in a class.
 pub(super) fn is(class: &str, word: &str) -> bool {
-    WORDS.classes.get(word).is_some_and(|classes| classes.contains(&class))
+    WORDS
+        .classes
+        .get(word)
+        .is_some_and(|classes| classes.contains(&class))
 }
 
-/// Returns the number of words of the longest phrase of a class that `starts` answers to: it says whether the word at a place is a given one.
+/// Returns the number of words of the longest phrase of a class that `starts` answers to: it says
+/// whether the word at a place is a given one.
 pub(super) fn phrase(class: &str, starts: impl Fn(usize, &str) -> bool) -> Option<usize> {
     let phrases = WORDS.phrases.get(class)?;
-    phrases.iter().filter(|words| words.iter().enumerate().all(|(i, word)| starts(i, word))).map(Vec::len).max()
+    phrases
+        .iter()
+        .filter(|words| words.iter().enumerate().all(|(i, word)| starts(i, word)))
+        .map(Vec::len)
+        .max()
 }
 
 /// Returns `true` if a word is a verb as a plural or a singular subject has it: `run`, `runs`.
@@ -53,18 +79,31 @@ pub(super) fn is_finite_verb(word: &str) -> bool {
 }
 
 fn third_person(base: &str) -> String {
-    let vowel_before_y = ["ay", "ey", "oy", "uy"].iter().any(|end| base.ends_with(end));
+    let vowel_before_y = ["ay", "ey", "oy", "uy"]
+        .iter()
+        .any(|end| base.ends_with(end));
     match base.strip_suffix('y') {
         Some(stem) if !vowel_before_y => format!("{stem}ies"),
-        _ if ["s", "x", "z", "ch", "sh", "go", "do"].iter().any(|end| base.ends_with(end)) => format!("{base}es"),
+        _ if ["s", "x", "z", "ch", "sh", "go", "do"]
+            .iter()
+            .any(|end| base.ends_with(end)) =>
+        {
+            format!("{base}es")
+        }
         _ => format!("{base}s"),
     }
 }
 
 /// Returns `true` if a noun in lower case is plural, as far as its form tells.
 pub(super) fn is_plural(noun: &str) -> bool {
-    let form = noun.ends_with('s') && !["ss", "us", "is", "as"].iter().any(|end| noun.ends_with(end)) && noun.len() > 3;
-    is("plural", noun) || form && !is("singular", noun) || noun.ends_with("men") && noun != "specimen"
+    let form = noun.ends_with('s')
+        && !["ss", "us", "is", "as"]
+            .iter()
+            .any(|end| noun.ends_with(end))
+        && noun.len() > 3;
+    is("plural", noun)
+        || form && !is("singular", noun)
+        || noun.ends_with("men") && noun != "specimen"
 }
 
 /// Returns `true` if a noun in lower case names a particular sort of people.
@@ -78,29 +117,50 @@ pub(super) fn is_animal(noun: &str) -> bool {
 }
 
 fn of_class(class: &str, noun: &str) -> bool {
-    let singular = |end: &str, to: &str| noun.strip_suffix(end).is_some_and(|stem| is(class, &format!("{stem}{to}")));
-    is(class, noun) || singular("s", "") || singular("es", "") || singular("men", "man") || singular("ies", "y")
+    let singular = |end: &str, to: &str| {
+        noun.strip_suffix(end)
+            .is_some_and(|stem| is(class, &format!("{stem}{to}")))
+    };
+    is(class, noun)
+        || singular("s", "")
+        || singular("es", "")
+        || singular("men", "man")
+        || singular("ies", "y")
 }
 
 /// `a` or `an`, by the sound that the word begins with, as far as spelling tells.
 pub(super) fn article(word: &str) -> &'static str {
     let word = word.to_lowercase();
-    let consonant = ["uni", "use", "usu", "one", "once", "eu", "ukul", "ut"].iter().any(|start| word.starts_with(start))
+    let consonant = ["uni", "use", "usu", "one", "once", "eu", "ukul", "ut"]
+        .iter()
+        .any(|start| word.starts_with(start))
         && !["unim", "unin"].iter().any(|start| word.starts_with(start));
-    let vowel = ["hour", "hono", "honest", "heir", "x-ray", "suv", "8", "11", "18"].iter().any(|start| word.starts_with(start));
-    if vowel || !consonant && word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+    let vowel = [
+        "hour", "hono", "honest", "heir", "x-ray", "suv", "8", "11", "18",
+    ]
+    .iter()
+    .any(|start| word.starts_with(start));
+    if vowel || !consonant && word.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
 }
 
 /// With its first letter in upper case.
 pub(super) fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
+    chars
+        .next()
+        .map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }
 
 /// With its first letter in lower case, unless the word has another in upper case or is "I".
 pub(super) fn uncapitalised(text: &str) -> String {
     let mut chars = text.chars();
-    let Some(first) = chars.next() else { return String::new() };
+    let Some(first) = chars.next() else {
+        return String::new();
+    };
     if text == "I" || text.starts_with("I'") || chars.clone().any(char::is_uppercase) {
         return text.to_owned();
     }
@@ -113,19 +173,40 @@ mod tests {
 
     #[test]
     fn articles_go_by_sound() {
-        for (word, expected) in
-            [("orange", "an"), ("unique", "a"), ("umbrella", "an"), ("hour", "an"), ("house", "a"), ("one", "a"), ("TV", "a")]
-        {
+        for (word, expected) in [
+            ("orange", "an"),
+            ("unique", "a"),
+            ("umbrella", "an"),
+            ("hour", "an"),
+            ("house", "a"),
+            ("one", "a"),
+            ("TV", "a"),
+        ] {
             assert_eq!(article(word), expected, "{word}");
         }
     }
 
     #[test]
     fn numbers_and_kinds() {
-        assert!(is_plural("men") && is_plural("jeans") && is_plural("children") && !is_plural("grass") && !is_plural("bus"));
-        assert!(is_person("women") && is_person("babies") && is_person("players") && !is_person("dogs"));
+        assert!(
+            is_plural("men")
+                && is_plural("jeans")
+                && is_plural("children")
+                && !is_plural("grass")
+                && !is_plural("bus")
+        );
+        assert!(
+            is_person("women") && is_person("babies") && is_person("players") && !is_person("dogs")
+        );
         assert!(is_animal("puppies") && !is_animal("boy"));
         assert!(is_finite_verb("catches") && is_finite_verb("play") && is_finite_verb("carries"));
-        assert_eq!((uncapitalised("TV"), uncapitalised("Dog"), uncapitalised("I")), ("TV".into(), "dog".into(), "I".into()));
+        assert_eq!(
+            (
+                uncapitalised("TV"),
+                uncapitalised("Dog"),
+                uncapitalised("I")
+            ),
+            ("TV".into(), "dog".into(), "I".into())
+        );
     }
 }

@@ -8,7 +8,11 @@ use super::{
 
 /// Puts every doubted span's doubt before it.
 pub(super) fn hedge(doc: &Document<'_>, edits: &mut Edits, spans: usize) {
-    let mut hedger = Hedger { doc, edits, said: vec![None; spans] };
+    let mut hedger = Hedger {
+        doc,
+        edits,
+        said: vec![None; spans],
+    };
     for sentence in &doc.sentences {
         if let Some((first, span)) = whole(doc, sentence.clone()) {
             hedger.edits.insert(first, "perhaps", span);
@@ -22,14 +26,22 @@ pub(super) fn hedge(doc: &Document<'_>, edits: &mut Edits, spans: usize) {
 
 /// Says one chunk's doubt, for a verb that cannot be left out.
 pub(super) fn hedge_verb(doc: &Document<'_>, edits: &mut Edits, chunk: usize, span: usize) {
-    Hedger { doc, edits, said: Vec::new() }.verb(chunk, span);
+    Hedger {
+        doc,
+        edits,
+        said: Vec::new(),
+    }
+    .verb(chunk, span);
 }
 
 /// The first token and the span of a sentence that is one doubted statement.
 fn whole(doc: &Document<'_>, chunks: std::ops::Range<usize>) -> Option<(usize, usize)> {
     let states = doc.is_noun(chunks.start) && doc.has(chunks.clone(), &[Tag::Verb, Tag::Be]);
     let tokens = doc.chunks[chunks.start].tokens.start..doc.chunks[chunks.end - 1].tokens.end;
-    let mut said = tokens.clone().filter(|&i| doc.tokens[i].tag != Tag::Mark).skip_while(|&i| doc.tokens[i].tag == Tag::Determiner);
+    let mut said = tokens
+        .clone()
+        .filter(|&i| doc.tokens[i].tag != Tag::Mark)
+        .skip_while(|&i| doc.tokens[i].tag == Tag::Determiner);
     let span = doc.tokens[said.next()?].span?;
     (states && said.all(|i| doc.tokens[i].span == Some(span))).then_some((tokens.start, span))
 }
@@ -44,37 +56,61 @@ struct Hedger<'a, 'd> {
 impl Hedger<'_, '_> {
     fn chunk(&mut self, chunk: usize, sentence: std::ops::Range<usize>) {
         let kind = self.doc.chunks[chunk].kind;
-        let spans: Vec<usize> = self.doc.doubted(chunk).filter_map(|i| self.doc.tokens[i].span).collect();
+        let spans: Vec<usize> = self
+            .doc
+            .doubted(chunk)
+            .filter_map(|i| self.doc.tokens[i].span)
+            .collect();
         // A span that goes on from a noun to a verb is doubted twice.
         let verb = kind == Kind::Word(Tag::Verb);
         let open = |said: Option<Kind>| said.is_none() || verb && said == Some(Kind::Noun);
-        let Some(&span) = spans.iter().find(|&&s| open(self.said[s])) else { return };
+        let Some(&span) = spans.iter().find(|&&s| open(self.said[s])) else {
+            return;
+        };
         spans.iter().for_each(|&s| self.said[s] = Some(kind));
         match kind {
             Kind::Noun => self.noun(chunk, span, sentence),
             Kind::Adjective => self.adjective(chunk, span, sentence),
             Kind::Word(Tag::Verb) => self.verb(chunk, span),
             Kind::Word(Tag::Preposition) => self.preposition(chunk, span, sentence),
-            // A subordinator, a pronoun or another word that holds the sentence together: what it goes on to is doubted.
-            Kind::Word(Tag::Be | Tag::Auxiliary | Tag::Subordinate | Tag::To) => spans.iter().for_each(|&s| self.said[s] = None),
+            // A subordinator, a pronoun or another word that holds the sentence together: what it
+            // goes on to is doubted.
+            Kind::Word(Tag::Be | Tag::Auxiliary | Tag::Subordinate | Tag::To) => {
+                spans.iter().for_each(|&s| self.said[s] = None)
+            }
             Kind::Word(_) => {
                 let alone = self.starts(chunk, &sentence);
-                self.insert(chunk, if alone { self.doc.likely(span) } else { "possibly" }, span);
+                self.insert(
+                    chunk,
+                    if alone {
+                        self.doc.likely(span)
+                    } else {
+                        "possibly"
+                    },
+                    span,
+                );
             }
         }
     }
 
     fn insert(&mut self, chunk: usize, text: &str, span: usize) {
-        self.edits.insert(self.doc.chunks[chunk].tokens.start, text, span);
+        self.edits
+            .insert(self.doc.chunks[chunk].tokens.start, text, span);
     }
 
     fn starts(&self, chunk: usize, sentence: &std::ops::Range<usize>) -> bool {
-        sentence.clone().take_while(|&c| c < chunk).all(|c| self.doc.word(c) == Some(Tag::Mark))
+        sentence
+            .clone()
+            .take_while(|&c| c < chunk)
+            .all(|c| self.doc.word(c) == Some(Tag::Mark))
     }
 
     /// Returns `true` if the sentence is no more than chunks `from..=chunk`: an answer.
     fn is_answer(&self, from: usize, chunk: usize, sentence: &std::ops::Range<usize>) -> bool {
-        sentence.clone().filter(|c| !(from..=chunk).contains(c)).all(|c| self.doc.word(c) == Some(Tag::Mark))
+        sentence
+            .clone()
+            .filter(|c| !(from..=chunk).contains(c))
+            .all(|c| self.doc.word(c) == Some(Tag::Mark))
     }
 
     fn noun(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
@@ -87,16 +123,24 @@ impl Hedger<'_, '_> {
             return self.edits.insert(first, "perhaps", span);
         }
         // "a bathing suit" is no suit that bathes.
-        let describes = |i: usize| tag(i) == Tag::Adjective && (is("adjective", lower(i)) || !lower(i).ends_with("ing"));
-        let attributes = doubted.iter().all(|&i| describes(i) && i != self.doc.chunks[chunk].head);
+        let describes = |i: usize| {
+            tag(i) == Tag::Adjective && (is("adjective", lower(i)) || !lower(i).ends_with("ing"))
+        };
+        let attributes = doubted
+            .iter()
+            .all(|&i| describes(i) && i != self.doc.chunks[chunk].head);
         if attributes {
-            if first > tokens.start && tag(first - 1) == Tag::Adjective && self.doc.tokens[first - 1].span.is_none() {
+            if first > tokens.start
+                && tag(first - 1) == Tag::Adjective
+                && self.doc.tokens[first - 1].span.is_none()
+            {
                 self.edits.comma(first);
             }
             return self.edits.insert(first, "possibly", span);
         }
         let head_doubted = self.doc.head_span(chunk).is_some();
-        let prepositional = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Preposition);
+        let prepositional =
+            chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Preposition);
         let from = if prepositional { chunk - 1 } else { chunk };
         if head_doubted && self.is_answer(from, chunk, &sentence) {
             return self.insert(from, self.doc.likely(span), span);
@@ -113,7 +157,11 @@ impl Hedger<'_, '_> {
         let (at, text) = self.thing(chunk);
         self.edits.insert(at, text, span);
         if self.lacks_article(chunk) {
-            self.edits.insert(tokens.start, english::article(&self.doc.tokens[tokens.start].lower), span);
+            self.edits.insert(
+                tokens.start,
+                english::article(&self.doc.tokens[tokens.start].lower),
+                span,
+            );
         }
     }
 
@@ -125,7 +173,12 @@ impl Hedger<'_, '_> {
         let noun = doc.head(chunk);
         joined
             && !matches!(tag(chunk), Tag::Determiner | Tag::Count | Tag::Owner)
-            && matches!(doc.tokens[doc.chunks[chunk - 2].tokens.start].lower.as_str(), "a" | "an" | "another" | "the" | "one")
+            && matches!(
+                doc.tokens[doc.chunks[chunk - 2].tokens.start]
+                    .lower
+                    .as_str(),
+                "a" | "an" | "another" | "the" | "one"
+            )
             && !english::is_plural(noun)
             && !is("mass", noun)
     }
@@ -133,7 +186,12 @@ impl Hedger<'_, '_> {
     /// "in the air", "in its mouth": no thing of its own.
     fn is_setting(&self, chunk: usize) -> bool {
         let head = self.doc.head(chunk);
-        let owned = matches!(self.doc.tokens[self.doc.chunks[chunk].tokens.start].lower.as_str(), "his" | "her" | "its" | "their" | "the");
+        let owned = matches!(
+            self.doc.tokens[self.doc.chunks[chunk].tokens.start]
+                .lower
+                .as_str(),
+            "his" | "her" | "its" | "their" | "the"
+        );
         let in_or_on = matches!(self.doc.lower(chunk - 1).as_str(), "in" | "on" | "at");
         in_or_on && owned && (is("setting", head) || is("part", head))
     }
@@ -167,36 +225,67 @@ impl Hedger<'_, '_> {
     fn adjective(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
         let tokens = self.doc.chunks[chunk].tokens.clone();
         let first = self.doc.doubted(chunk).next().unwrap_or(tokens.start);
-        let all = self.doc.doubted(chunk).count() == tokens.clone().filter(|&i| self.doc.tokens[i].tag == Tag::Adjective).count();
+        let all = self.doc.doubted(chunk).count()
+            == tokens
+                .clone()
+                .filter(|&i| self.doc.tokens[i].tag == Tag::Adjective)
+                .count();
         if first == tokens.start && all && self.is_answer(chunk, chunk, &sentence) {
             self.edits.insert(first, self.doc.likely(span), span);
-        } else if first == tokens.start && chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Be) {
+        } else if first == tokens.start
+            && chunk > sentence.start
+            && self.doc.word(chunk - 1) == Some(Tag::Be)
+        {
             self.after_be(chunk, span);
         } else {
             let not = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Not);
-            self.edits.insert(if not { first - 1 } else { first }, "possibly", span);
+            self.edits
+                .insert(if not { first - 1 } else { first }, "possibly", span);
         }
     }
 
     /// The doubt goes before the infinitive's "to", "not" and "being".
     fn verb(&mut self, chunk: usize, span: usize) {
-        let before = |c: usize| matches!(self.doc.word(c), Some(Tag::To | Tag::Not)) || self.doc.lower(c) == "being";
+        let before = |c: usize| {
+            matches!(self.doc.word(c), Some(Tag::To | Tag::Not)) || self.doc.lower(c) == "being"
+        };
         let mut at = chunk;
         while at > 0 && before(at - 1) {
             at -= 1;
         }
-        let starts = at == 0 || self.doc.word(at - 1) == Some(Tag::Mark) && matches!(self.doc.head(at - 1), "." | "!" | "?");
-        self.insert(at, if starts { self.doc.likely(span) } else { "possibly" }, span);
+        let starts = at == 0
+            || self.doc.word(at - 1) == Some(Tag::Mark)
+                && matches!(self.doc.head(at - 1), "." | "!" | "?");
+        self.insert(
+            at,
+            if starts {
+                self.doc.likely(span)
+            } else {
+                "possibly"
+            },
+            span,
+        );
     }
 
     fn preposition(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
         // "jumping up to catch": the word belongs to the verb.
         let particle = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Verb);
-        let alone = self.doc.word(chunk + 1).is_some_and(|tag| tag != Tag::Pronoun);
+        let alone = self
+            .doc
+            .word(chunk + 1)
+            .is_some_and(|tag| tag != Tag::Pronoun);
         if particle && alone && self.doc.word(chunk + 1) != Some(Tag::Mark) {
             return self.verb(chunk - 1, span);
         }
         let starts = self.starts(chunk, &sentence);
-        self.insert(chunk, if starts { self.doc.likely(span) } else { "possibly" }, span);
+        self.insert(
+            chunk,
+            if starts {
+                self.doc.likely(span)
+            } else {
+                "possibly"
+            },
+            span,
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! The answer written for people: marked in a pipe, coloured on a terminal, and as a screen reader should say it.
+//! The answer written for people: marked in a pipe, coloured on a terminal, and as a screen reader
+//! should say it.
 //!
-//! `parse` finds the phrases of the sentences, `hedge` and `omit` decide what to change, and `edit` writes it. What markup parts (items of a list,
-//! strings of JSON) is rendered part by part; markup itself stays to the letter.
+//! `parse` finds the phrases of the sentences, `hedge` and `omit` decide what to change, and `edit`
+//! writes it. What markup parts (items of a list, strings of JSON) is rendered part by part; markup
+//! itself stays to the letter.
 
 mod edit;
 mod english;
@@ -40,33 +42,50 @@ pub enum Style {
     Omitted,
 }
 
-/// Every span as `[text?score]`, or `[before → now]` where it was written again (`[before → now?score]` where that is low as well): `A dog catches a
-/// [frisbee?0.23].`
+/// Every span as `[text?score]`, or `[before → now]` where it was written again
+/// (`[before → now?score]` where that is low as well): `A dog catches a [frisbee?0.23].`
 pub fn plain_marked(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
-        Some(before) if span.action == Action::Flagged => write!(out, "[{before} → {piece}?{:.2}]", span.score),
+        Some(before) if span.action == Action::Flagged => {
+            write!(out, "[{before} → {piece}?{:.2}]", span.score)
+        }
         Some(before) => write!(out, "[{before} → {piece}]"),
         None => write!(out, "[{piece}?{:.2}]", span.score),
     })
 }
 
-/// Every span in bold red with its score behind it, or what was written again struck out with what stands there now behind it in bold green, in the
-/// escape codes of ECMA-48. Control characters of the text are left out, so that an answer cannot command the terminal.
+/// Every span in bold red with its score behind it, or what was written again struck out with what
+/// stands there now behind it in bold green, in the escape codes of ECMA-48. Control characters of
+/// the text are left out, so that an answer cannot command the terminal.
 pub fn ansi(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
         Some(before) if span.action == Action::Flagged => {
-            write!(out, "\x1b[2;9m{before}\x1b[0m → \x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m", span.score)
+            write!(
+                out,
+                "\x1b[2;9m{before}\x1b[0m → \x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m",
+                span.score
+            )
         }
         Some(before) => write!(out, "\x1b[2;9m{before}\x1b[0m → \x1b[1;32m{piece}\x1b[0m"),
-        None => write!(out, "\x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m", span.score),
+        None => write!(
+            out,
+            "\x1b[1;31m{piece}\x1b[0m\x1b[2m?{:.2}\x1b[0m",
+            span.score
+        ),
     })
 }
 
-/// Returns the text that stood in the place of a span that was left out, or written again, whether it passes now or is still low.
+/// Returns the text that stood in the place of a span that was left out, or written again, whether
+/// it passes now or is still low.
 fn rewritten(span: &Span) -> Option<String> {
     span.original
         .as_deref()
-        .filter(|_| matches!(span.action, Action::Regenerated | Action::Flagged | Action::Omitted))
+        .filter(|_| {
+            matches!(
+                span.action,
+                Action::Regenerated | Action::Flagged | Action::Omitted
+            )
+        })
         .map(|original| original.trim().chars().filter(printable).collect())
 }
 
@@ -74,9 +93,18 @@ fn printable(c: &char) -> bool {
     !c.is_control() || matches!(c, '\n' | '\t')
 }
 
-fn marked(text: &str, spans: &[Span], mark: impl Fn(&mut String, &str, &Span) -> std::fmt::Result) -> String {
+fn marked(
+    text: &str,
+    spans: &[Span],
+    mark: impl Fn(&mut String, &str, &Span) -> std::fmt::Result,
+) -> String {
     let chars: Vec<char> = text.chars().collect();
-    let piece = |range: Range<usize>| chars[range].iter().filter(|c| printable(c)).collect::<String>();
+    let piece = |range: Range<usize>| {
+        chars[range]
+            .iter()
+            .filter(|c| printable(c))
+            .collect::<String>()
+    };
     let mut out = String::with_capacity(text.len() + 24 * spans.len());
     let mut at = 0;
     for span in spans {
@@ -104,18 +132,25 @@ fn marked(text: &str, spans: &[Span], mark: impl Fn(&mut String, &str, &Span) ->
 pub struct Rendered {
     /// The new text.
     pub text: String,
-    /// For each input span, in order, the Unicode code points of the new text that now stand for it, its doubt included; empty where it was
-    /// left out.
+    /// For each input span, in order, the Unicode code points of the new text that now stand for
+    /// it, its doubt included; empty where it was left out.
     pub spans: Vec<Range<usize>>,
     /// Old and new place of each word, in order; none where nothing changed.
     moved: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Rendered {
-    /// Returns the new place of the text that stood at these code points; empty where it was left out.
+    /// Returns the new place of the text that stood at these code points; empty where it was left
+    /// out.
     pub fn place(&self, range: Range<usize>) -> Range<usize> {
         let of = |at: usize, is_end: bool| {
-            let before = self.moved.partition_point(|(old, _)| if is_end { old.start < at } else { old.start <= at });
+            let before = self.moved.partition_point(|(old, _)| {
+                if is_end {
+                    old.start < at
+                } else {
+                    old.start <= at
+                }
+            });
             match before.checked_sub(1).map(|i| &self.moved[i]) {
                 Some((old, new)) if at >= old.end && is_end => new.end,
                 Some((old, new)) => (new.start + at - old.start).min(new.end),
@@ -127,8 +162,9 @@ impl Rendered {
     }
 }
 
-/// The answer as a screen reader should say it, and where its spans are now. Spans that are empty, overlap or lie outside of the text are
-/// skipped; a text without spans, or in [`Style::Plain`], stays as it is, and so does one whose markup would not.
+/// The answer as a screen reader should say it, and where its spans are now. Spans that are empty,
+/// overlap or lie outside of the text are skipped; a text without spans, or in [`Style::Plain`],
+/// stays as it is, and so does one whose markup would not.
 pub fn render(text: &str, spans: &[Span], style: Style) -> Rendered {
     let used = pieces(text, spans).iter().any(|(_, span)| span.is_some());
     if style == Style::Plain || !used {
@@ -139,13 +175,28 @@ pub fn render(text: &str, spans: &[Span], style: Style) -> Rendered {
         return part(text, &[], spans, style, false).unwrap_or_else(|| unchanged(text, spans));
     }
     let rendered = parts(text, &found, spans, style);
-    let kept = |text: &str, found: &[Markup]| found.iter().map(|m| text[m.bytes.clone()].to_owned()).collect::<Vec<_>>();
-    if kept(&rendered.text, &markup(&rendered.text)) == kept(text, &found) { rendered } else { unchanged(text, spans) }
+    let kept = |text: &str, found: &[Markup]| {
+        found
+            .iter()
+            .map(|m| text[m.bytes.clone()].to_owned())
+            .collect::<Vec<_>>()
+    };
+    if kept(&rendered.text, &markup(&rendered.text)) == kept(text, &found) {
+        rendered
+    } else {
+        unchanged(text, spans)
+    }
 }
 
-/// A text between two pieces of markup that part it. What is left out of a `fragment` must leave something; else its doubt is said. `None` where
-/// nothing can be said for its markup.
-fn part(text: &str, found: &[Markup], spans: &[Span], style: Style, fragment: bool) -> Option<Rendered> {
+/// A text between two pieces of markup that part it. What is left out of a `fragment` must leave
+/// something; else its doubt is said. `None` where nothing can be said for its markup.
+fn part(
+    text: &str,
+    found: &[Markup],
+    spans: &[Span],
+    style: Style,
+    fragment: bool,
+) -> Option<Rendered> {
     let doc = Document::new(text, found, spans);
     if doc.tokens.iter().all(|token| token.span.is_none()) {
         return None;
@@ -153,7 +204,11 @@ fn part(text: &str, found: &[Markup], spans: &[Span], style: Style, fragment: bo
     let mut edits = Edits::new(doc.tokens.len());
     if style == Style::Omitted {
         let stands = omit::omit(&doc, &mut edits);
-        let rendered = if stands || !fragment { edits.finish(&doc, spans.len()) } else { None };
+        let rendered = if stands || !fragment {
+            edits.finish(&doc, spans.len())
+        } else {
+            None
+        };
         return rendered.or_else(|| part(text, found, spans, Style::Hedged, fragment));
     }
     hedge::hedge(&doc, &mut edits, spans.len());
@@ -162,45 +217,91 @@ fn part(text: &str, found: &[Markup], spans: &[Span], style: Style, fragment: bo
 
 /// A text with markup, part by part.
 fn parts(text: &str, found: &[Markup], spans: &[Span], style: Style) -> Rendered {
-    let parting: Vec<&Markup> = found.iter().filter(|m| matches!(m.kind, Kind::Structure | Kind::Literal)).collect();
-    let mut whole = Rendered { text: String::with_capacity(text.len()), spans: Vec::new(), moved: Vec::new() };
+    let parting: Vec<&Markup> = found
+        .iter()
+        .filter(|m| matches!(m.kind, Kind::Structure | Kind::Literal))
+        .collect();
+    let mut whole = Rendered {
+        text: String::with_capacity(text.len()),
+        spans: Vec::new(),
+        moved: Vec::new(),
+    };
     let mut places: Vec<Option<Range<usize>>> = vec![None; spans.len()];
     let (mut at, mut chars) = (0, (0, 0));
     let (mut first_markup, mut first_span) = (0, 0);
-    let ends = parting.iter().map(|m| m.bytes.clone()).chain(std::iter::once(text.len()..text.len()));
+    let ends = parting
+        .iter()
+        .map(|m| m.bytes.clone())
+        .chain(std::iter::once(text.len()..text.len()));
     for end in ends {
         let inside = &text[at..end.start];
         let old = chars.0..chars.0 + inside.chars().count();
         while found.get(first_markup).is_some_and(|m| m.bytes.start < at) {
             first_markup += 1;
         }
-        let count = found[first_markup..].iter().take_while(|m| m.bytes.end <= end.start).count();
-        let own = found[first_markup..first_markup + count].iter().filter(|m| m.kind != Kind::Literal);
-        let own: Vec<Markup> = own.map(|m| Markup { bytes: m.bytes.start - at..m.bytes.end - at, kind: m.kind }).collect();
-        while spans.get(first_span).is_some_and(|span| span.start < old.start) {
+        let count = found[first_markup..]
+            .iter()
+            .take_while(|m| m.bytes.end <= end.start)
+            .count();
+        let own = found[first_markup..first_markup + count]
+            .iter()
+            .filter(|m| m.kind != Kind::Literal);
+        let own: Vec<Markup> = own
+            .map(|m| Markup {
+                bytes: m.bytes.start - at..m.bytes.end - at,
+                kind: m.kind,
+            })
+            .collect();
+        while spans
+            .get(first_span)
+            .is_some_and(|span| span.start < old.start)
+        {
             first_span += 1;
         }
-        let count = spans[first_span..].iter().take_while(|span| span.end <= old.end).count();
-        let shifted = |span: &Span| Span { start: span.start - old.start, end: span.end.saturating_sub(old.start), ..span.clone() };
-        let these: Vec<Span> = spans[first_span..first_span + count].iter().map(shifted).collect();
-        let rendered = if these.is_empty() { None } else { part(inside, &own, &these, style, !parting.is_empty()) };
+        let count = spans[first_span..]
+            .iter()
+            .take_while(|span| span.end <= old.end)
+            .count();
+        let shifted = |span: &Span| Span {
+            start: span.start - old.start,
+            end: span.end.saturating_sub(old.start),
+            ..span.clone()
+        };
+        let these: Vec<Span> = spans[first_span..first_span + count]
+            .iter()
+            .map(shifted)
+            .collect();
+        let rendered = if these.is_empty() {
+            None
+        } else {
+            part(inside, &own, &these, style, !parting.is_empty())
+        };
         let to = |range: Range<usize>| range.start + chars.1..range.end + chars.1;
         let piece = match rendered {
             Some(new) => {
                 for (place, span) in places[first_span..].iter_mut().zip(new.spans) {
                     *place = Some(to(span));
                 }
-                whole.moved.extend(new.moved.into_iter().map(|(was, is)| (was.start + old.start..was.end + old.start, to(is))));
+                whole.moved.extend(
+                    new.moved
+                        .into_iter()
+                        .map(|(was, is)| (was.start + old.start..was.end + old.start, to(is))),
+                );
                 new.text
             }
             None => {
-                whole.moved.push((old.clone(), chars.1..chars.1 + old.len()));
+                whole
+                    .moved
+                    .push((old.clone(), chars.1..chars.1 + old.len()));
                 inside.to_owned()
             }
         };
         let (length, mark) = (piece.chars().count(), &text[end.clone()]);
         let marked = mark.chars().count();
-        whole.moved.push((old.end..old.end + marked, chars.1 + length..chars.1 + length + marked));
+        whole.moved.push((
+            old.end..old.end + marked,
+            chars.1 + length..chars.1 + length + marked,
+        ));
         whole.text.push_str(&piece);
         whole.text.push_str(mark);
         chars = (old.end + marked, chars.1 + length + marked);
@@ -229,7 +330,11 @@ fn unchanged(text: &str, spans: &[Span]) -> Rendered {
         at = span.end.clamp(start, len.max(start));
         start..at
     };
-    Rendered { text: text.to_owned(), spans: spans.iter().map(place).collect(), moved: Vec::new() }
+    Rendered {
+        text: text.to_owned(),
+        spans: spans.iter().map(place).collect(),
+        moved: Vec::new(),
+    }
 }
 
 #[cfg(test)]

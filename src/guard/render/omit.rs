@@ -15,7 +15,12 @@ use crate::guard::words::is_function_word;
 pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
     let mut stand = Vec::new();
     for sentence in &doc.sentences {
-        let mut omitter = Omitter { doc, edits, sentence: sentence.clone(), unsure: false };
+        let mut omitter = Omitter {
+            doc,
+            edits,
+            sentence: sentence.clone(),
+            unsure: false,
+        };
         for chunk in sentence.clone() {
             omitter.chunk(chunk);
         }
@@ -33,14 +38,19 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
     stand.iter().all(|&stands| stands)
 }
 
-/// Returns `true` if a word is left in a sentence that claims something and is not doubted; a sentence without doubt stands as it is.
+/// Returns `true` if a word is left in a sentence that claims something and is not doubted; a
+/// sentence without doubt stands as it is.
 fn says_something(doc: &Document<'_>, edits: &Edits, sentence: Range<usize>) -> bool {
     let states = doc.has(sentence.clone(), &[Tag::Be, Tag::Verb]);
     let tokens = tokens(doc, sentence);
     let claims = |i: usize| {
         let token = &doc.tokens[i];
         let count = token.tag == Tag::Count && states;
-        let form = count || matches!(token.tag, Tag::Mark | Tag::Be | Tag::Auxiliary | Tag::Preposition | Tag::Not);
+        let form = count
+            || matches!(
+                token.tag,
+                Tag::Mark | Tag::Be | Tag::Auxiliary | Tag::Preposition | Tag::Not
+            );
         !form && !is_function_word(&token.lower) && token.span.is_none() && !edits.is_deleted(i)
     };
     tokens.clone().all(|i| doc.tokens[i].span.is_none()) || tokens.clone().any(claims)
@@ -56,14 +66,29 @@ fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, s
     if silent {
         return edits.delete(all);
     }
-    let last = all.clone().rev().find(|&i| doc.tokens[i].tag != Tag::Mark).unwrap_or(all.start);
-    let Some(span) = all.clone().find_map(|i| doc.tokens[i].span) else { return };
-    let noun_first = doc.is_noun(sentence.start) && !doc.has(sentence.start..sentence.end, &[Tag::Pronoun]);
-    let predicate = doc.chunks[sentence.clone()]
-        .windows(2)
-        .any(|pair| pair[0].kind == Kind::Word(Tag::Be) && matches!(pair[1].kind, Kind::Noun | Kind::Adjective));
+    let last = all
+        .clone()
+        .rev()
+        .find(|&i| doc.tokens[i].tag != Tag::Mark)
+        .unwrap_or(all.start);
+    let Some(span) = all.clone().find_map(|i| doc.tokens[i].span) else {
+        return;
+    };
+    let noun_first =
+        doc.is_noun(sentence.start) && !doc.has(sentence.start..sentence.end, &[Tag::Pronoun]);
+    let predicate = doc.chunks[sentence.clone()].windows(2).any(|pair| {
+        pair[0].kind == Kind::Word(Tag::Be) && matches!(pair[1].kind, Kind::Noun | Kind::Adjective)
+    });
     let caption = noun_first && !predicate && doc.has(sentence, &[Tag::Verb, Tag::Be]);
-    edits.put(all.start..last + 1, if caption { "not sure what this shows" } else { "I am not sure" }, span);
+    edits.put(
+        all.start..last + 1,
+        if caption {
+            "not sure what this shows"
+        } else {
+            "I am not sure"
+        },
+        span,
+    );
 }
 
 /// Leaves the doubted spans of one sentence out.
@@ -77,7 +102,11 @@ pub(super) struct Omitter<'a, 'd> {
 
 impl Omitter<'_, '_> {
     pub(super) fn word(&self, chunk: usize) -> Option<Tag> {
-        if self.sentence.contains(&chunk) { self.doc.word(chunk) } else { None }
+        if self.sentence.contains(&chunk) {
+            self.doc.word(chunk)
+        } else {
+            None
+        }
     }
 
     fn before(&self, chunk: usize) -> Option<Tag> {
@@ -89,7 +118,10 @@ impl Omitter<'_, '_> {
     }
 
     fn is_gone(&self, chunk: usize) -> bool {
-        self.doc.chunks[chunk].tokens.clone().all(|i| self.edits.is_deleted(i))
+        self.doc.chunks[chunk]
+            .tokens
+            .clone()
+            .all(|i| self.edits.is_deleted(i))
     }
 
     fn chunk(&mut self, chunk: usize) {
@@ -108,7 +140,9 @@ impl Omitter<'_, '_> {
     }
 
     fn hedge(&mut self, chunk: usize) {
-        let Some(span) = self.doc.head_span(chunk) else { return };
+        let Some(span) = self.doc.head_span(chunk) else {
+            return;
+        };
         hedge_verb(self.doc, self.edits, chunk, span);
     }
 
@@ -124,7 +158,10 @@ impl Omitter<'_, '_> {
         for &i in &doubted {
             self.edits.delete(i..i + 1);
             let behind = (i + 1..tokens.end).take_while(|&j| joint(j)).count();
-            let ahead = (tokens.start..i).rev().take_while(|&j| joint(j) && !self.edits.is_deleted(j)).count();
+            let ahead = (tokens.start..i)
+                .rev()
+                .take_while(|&j| joint(j) && !self.edits.is_deleted(j))
+                .count();
             if behind > 0 {
                 self.edits.delete(i + 1..i + 1 + behind);
             } else {
@@ -134,7 +171,12 @@ impl Omitter<'_, '_> {
         let head = &self.doc.tokens[self.doc.chunks[chunk].head];
         let count = self.doc.tokens[doubted[0]].tag == Tag::Count && doubted[0] == tokens.start;
         let bare = (tokens.start..tokens.end).find(|&i| !self.edits.is_deleted(i));
-        if let (true, false, Some(first), Some(span)) = (count, english::is_plural(&head.lower), bare, self.doc.tokens[doubted[0]].span) {
+        if let (true, false, Some(first), Some(span)) = (
+            count,
+            english::is_plural(&head.lower),
+            bare,
+            self.doc.tokens[doubted[0]].span,
+        ) {
             // "one dog": "a dog".
             let word = self.doc.tokens[first].text;
             self.edits.insert(first, english::article(word), span);
@@ -142,8 +184,10 @@ impl Omitter<'_, '_> {
     }
 
     fn adjective(&mut self, chunk: usize) {
-        let left =
-            self.doc.chunks[chunk].tokens.clone().any(|i| self.doc.tokens[i].tag == Tag::Adjective && self.doc.tokens[i].span.is_none());
+        let left = self.doc.chunks[chunk]
+            .tokens
+            .clone()
+            .any(|i| self.doc.tokens[i].tag == Tag::Adjective && self.doc.tokens[i].span.is_none());
         if left {
             return self.attributes(chunk);
         }
@@ -154,7 +198,10 @@ impl Omitter<'_, '_> {
 
     fn noun(&mut self, chunk: usize) {
         // Nothing but this: an answer.
-        self.unsure |= self.sentence.clone().all(|c| c == chunk || self.doc.word(c) == Some(Tag::Mark));
+        self.unsure |= self
+            .sentence
+            .clone()
+            .all(|c| c == chunk || self.doc.word(c) == Some(Tag::Mark));
         let first = self.group_start(chunk);
         match self.before(first) {
             Some(Tag::Preposition) => self.after_preposition(first),
@@ -169,7 +216,8 @@ impl Omitter<'_, '_> {
     fn group(&self, first: usize) -> Vec<usize> {
         let mut group = vec![first];
         let mut at = first;
-        while self.word(at + 1) == Some(Tag::And) && self.is_noun(at + 2) && self.alike(at, at + 2) {
+        while self.word(at + 1) == Some(Tag::And) && self.is_noun(at + 2) && self.alike(at, at + 2)
+        {
             at += 2;
             group.push(at);
         }
@@ -208,7 +256,10 @@ impl Omitter<'_, '_> {
 
     /// "of people" behind a noun that goes.
     pub(super) fn delete_of(&mut self, chunk: usize) {
-        if self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of" && self.is_noun(chunk + 2) {
+        if self.word(chunk + 1) == Some(Tag::Preposition)
+            && self.doc.lower(chunk + 1) == "of"
+            && self.is_noun(chunk + 2)
+        {
             self.delete(chunk + 1);
             self.delete(chunk + 2);
         }
@@ -228,12 +279,15 @@ impl Omitter<'_, '_> {
         if self.measured(first) {
             return self.unmeasured(first);
         }
-        if self.doc.lower(preposition) == "of" && !(first >= 2 && self.is_noun(first - 2) && is("complete", self.doc.head(first - 2))) {
+        if self.doc.lower(preposition) == "of"
+            && !(first >= 2 && self.is_noun(first - 2) && is("complete", self.doc.head(first - 2)))
+        {
             return self.measure_of(first, last);
         }
         let named = self.doc.lower(preposition);
         // "a woman in a black jacket": the jacket is hers.
-        let dressed = self.word(last + 1) == Some(Tag::Preposition) && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
+        let dressed = self.word(last + 1) == Some(Tag::Preposition)
+            && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
         if dressed && group.len() == 1 && english::is_person(self.doc.head(first)) {
             return self.something(first, last, false);
         }
@@ -243,7 +297,9 @@ impl Omitter<'_, '_> {
         if be && !goes_on {
             if is("place", &named) && named != "with" && named != "by" {
                 let span = self.doc.head_span(first).unwrap_or(usize::MAX);
-                return self.edits.put(tokens(self.doc, preposition..last + 1), "somewhere", span);
+                return self
+                    .edits
+                    .put(tokens(self.doc, preposition..last + 1), "somewhere", span);
             }
             return self.something(first, last, false);
         }
@@ -256,7 +312,8 @@ impl Omitter<'_, '_> {
 
     /// "with a mountain in the background": what says where the thing was goes with it.
     fn delete_absolute(&mut self, preposition: usize) {
-        if !matches!(self.doc.chunks.get(preposition), Some(c) if self.doc.tokens[c.head].lower == "in")
+        if !matches!(self.doc.chunks.get(preposition),
+            Some(c) if self.doc.tokens[c.head].lower == "in")
             || !self.sentence.contains(&preposition)
         {
             return;
@@ -265,7 +322,12 @@ impl Omitter<'_, '_> {
         let pronoun = self.word(next) == Some(Tag::Pronoun);
         let place = self.is_noun(next) && {
             let head = self.doc.head(next);
-            let owner = matches!(self.doc.tokens[self.doc.chunks[next].tokens.start].lower.as_str(), "his" | "her" | "its" | "their");
+            let owner = matches!(
+                self.doc.tokens[self.doc.chunks[next].tokens.start]
+                    .lower
+                    .as_str(),
+                "his" | "her" | "its" | "their"
+            );
             matches!(head, "background" | "foreground" | "distance") || owner && is("part", head)
         };
         if pronoun || place {
@@ -282,7 +344,10 @@ impl Omitter<'_, '_> {
             return self.unmeasured(first);
         }
         let bare = self.doc.chunks[first].tokens.len() == 1 && group.len() == 1;
-        let played = matches!(self.doc.head(first - 1), "playing" | "play" | "plays" | "played");
+        let played = matches!(
+            self.doc.head(first - 1),
+            "playing" | "play" | "plays" | "played"
+        );
         if bare && played {
             return self.delete(first);
         }
@@ -291,12 +356,17 @@ impl Omitter<'_, '_> {
 
     /// "It is a dog" says nothing without the dog.
     fn predicate(&mut self, chunk: usize) {
-        let there = chunk >= self.sentence.start + 2 && self.doc.lower(chunk - 2) == "there" || self.doc.lower(chunk - 1) == "there's";
+        let there = chunk >= self.sentence.start + 2 && self.doc.lower(chunk - 2) == "there"
+            || self.doc.lower(chunk - 1) == "there's";
         if !there {
             self.unsure = true;
         }
         let group = self.group(chunk);
-        if self.is_all_doubted(&group) { self.something(chunk, group[group.len() - 1], true) } else { self.thin(&group) }
+        if self.is_all_doubted(&group) {
+            self.something(chunk, group[group.len() - 1], true)
+        } else {
+            self.thin(&group)
+        }
     }
 
     fn subject(&mut self, first: usize) {
@@ -311,15 +381,29 @@ impl Omitter<'_, '_> {
         if group.len() > 1 && !all && !self.verb_follows(group[group.len() - 1]) {
             return self.thin(&group);
         }
-        let one_span = group.iter().all(|&c| self.doc.head_span(c) == self.doc.head_span(first));
+        let one_span = group
+            .iter()
+            .all(|&c| self.doc.head_span(c) == self.doc.head_span(first));
         if group.len() > 1 && all && one_span {
             let people = group.iter().all(|&c| english::is_person(self.doc.head(c)));
             let span = self.doc.head_span(first).unwrap_or(usize::MAX);
             let text = if people { "some people" } else { "some things" };
-            return self.edits.put(tokens(self.doc, first..group[group.len() - 1] + 1), text, span);
+            return self.edits.put(
+                tokens(self.doc, first..group[group.len() - 1] + 1),
+                text,
+                span,
+            );
         }
-        for (i, &c) in group.iter().enumerate().filter(|&(_, &c)| self.doc.head_span(c).is_some()) {
-            if i == 0 { self.something(c, c, true) } else { self.else_(c) }
+        for (i, &c) in group
+            .iter()
+            .enumerate()
+            .filter(|&(_, &c)| self.doc.head_span(c).is_some())
+        {
+            if i == 0 {
+                self.something(c, c, true)
+            } else {
+                self.else_(c)
+            }
         }
         self.keep_article(&group);
         // "a woman and a dog": joined, but not alike.
@@ -341,26 +425,41 @@ impl Omitter<'_, '_> {
         self.delete_of(chunk);
     }
 
-    /// Returns `true` if no verb stands before a chunk: it is part of the subject, or the sentence has no verb.
+    /// Returns `true` if no verb stands before a chunk: it is part of the subject, or the sentence
+    /// has no verb.
     fn subject_before(&self, chunk: usize) -> bool {
-        !self.doc.has(self.sentence.start..chunk, &[Tag::Be, Tag::Verb]) || english::is_person(self.doc.head(chunk))
+        !self
+            .doc
+            .has(self.sentence.start..chunk, &[Tag::Be, Tag::Verb])
+            || english::is_person(self.doc.head(chunk))
     }
 
     fn verb_follows(&self, chunk: usize) -> bool {
-        self.doc.has(chunk..self.sentence.end, &[Tag::Be, Tag::Verb])
+        self.doc
+            .has(chunk..self.sentence.end, &[Tag::Be, Tag::Verb])
     }
 
-    /// Says a flagged preposition more loosely where it tells where something is, as "near"; leaves it out where it tells where something goes.
+    /// Says a flagged preposition more loosely where it tells where something is, as "near"; leaves
+    /// it out where it tells where something goes.
     fn preposition(&mut self, chunk: usize) {
         // A preposition that says little is in a span for the words around it.
         let says = |&i: &usize| !is_function_word(&self.doc.tokens[i].lower);
-        let Some(span) = self.doc.doubted(chunk).filter(says).find_map(|i| self.doc.tokens[i].span) else { return };
+        let Some(span) = self
+            .doc
+            .doubted(chunk)
+            .filter(says)
+            .find_map(|i| self.doc.tokens[i].span)
+        else {
+            return;
+        };
         let noun = self.is_noun(chunk + 1);
         if noun && self.doc.head_span(chunk + 1).is_some() {
             return;
         }
         let all = self.doc.chunks[chunk].tokens.clone();
-        let near = english::phrase("near phrases", |i, word| i < all.len() && self.doc.tokens[all.start + i].lower == word);
+        let near = english::phrase("near phrases", |i, word| {
+            i < all.len() && self.doc.tokens[all.start + i].lower == word
+        });
         if noun && near == Some(all.len()) {
             return self.edits.put(all, "near", span);
         }

@@ -1,4 +1,5 @@
-//! A doubted verb left out: what is done becomes "doing something", or only where it is done remains.
+//! A doubted verb left out: what is done becomes "doing something", or only where it is done
+//! remains.
 
 use std::ops::Range;
 
@@ -11,11 +12,22 @@ use super::{
 
 /// Leaves a chunk's verb out, if it is a doubted one.
 pub(super) fn verb(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, chunk: usize) {
-    let Some(span) = doc.head_span(chunk).filter(|_| doc.word(chunk) == Some(Tag::Verb)) else { return };
+    let Some(span) = doc
+        .head_span(chunk)
+        .filter(|_| doc.word(chunk) == Some(Tag::Verb))
+    else {
+        return;
+    };
     if edits.is_gone(doc.chunks[chunk].head) {
         return;
     }
-    let mut verb = Verb { doc, edits, sentence, chunk, span };
+    let mut verb = Verb {
+        doc,
+        edits,
+        sentence,
+        chunk,
+        span,
+    };
     if !verb.with_its_clause() {
         verb.alone();
     }
@@ -31,7 +43,11 @@ struct Verb<'a, 'd> {
 
 impl Verb<'_, '_> {
     fn word(&self, chunk: usize) -> Option<Tag> {
-        if self.sentence.contains(&chunk) { self.doc.word(chunk) } else { None }
+        if self.sentence.contains(&chunk) {
+            self.doc.word(chunk)
+        } else {
+            None
+        }
     }
 
     fn before(&self) -> Option<Tag> {
@@ -49,7 +65,9 @@ impl Verb<'_, '_> {
         let mut end = self.chunk + 1;
         while self.sentence.contains(&end) && self.doc.is_noun(end) {
             end += 1;
-            let joins = self.word(end).is_some_and(|tag| tag == Tag::And || tag == Tag::Preposition && self.doc.lower(end) == "of");
+            let joins = self.word(end).is_some_and(|tag| {
+                tag == Tag::And || tag == Tag::Preposition && self.doc.lower(end) == "of"
+            });
             if joins && self.doc.is_noun(end + 1) && self.sentence.contains(&(end + 1)) {
                 end += 1;
             } else {
@@ -63,11 +81,15 @@ impl Verb<'_, '_> {
     fn with_its_clause(&mut self) -> bool {
         let (chunk, end) = (self.chunk, self.object_end());
         let earlier = self.doc.has(self.sentence.start..chunk, &[Tag::Verb]);
-        let subordinate = (self.sentence.start + 1..chunk).rev().find(|&c| self.word(c) == Some(Tag::Subordinate));
+        let subordinate = (self.sentence.start + 1..chunk)
+            .rev()
+            .find(|&c| self.word(c) == Some(Tag::Subordinate));
         match self.before() {
             Some(Tag::To) => self.delete(chunk - 1..end),
             Some(Tag::Not) => hedge_verb(self.doc, self.edits, chunk, self.span),
-            Some(Tag::Be) if self.doc.lower(chunk - 1) == "being" => hedge_verb(self.doc, self.edits, chunk, self.span),
+            Some(Tag::Be) if self.doc.lower(chunk - 1) == "being" => {
+                hedge_verb(self.doc, self.edits, chunk, self.span)
+            }
             Some(Tag::And) if earlier => self.delete(chunk - 1..end),
             _ if self.word(chunk + 1) == Some(Tag::And)
                 && self.word(chunk + 2) == Some(Tag::Verb)
@@ -77,7 +99,9 @@ impl Verb<'_, '_> {
             }
             _ => match subordinate {
                 Some(from) if !self.doc.has(from..chunk, &[Tag::Verb]) => {
-                    let to = (chunk..self.sentence.end).find(|&c| self.word(c) == Some(Tag::Mark)).unwrap_or(self.sentence.end);
+                    let to = (chunk..self.sentence.end)
+                        .find(|&c| self.word(c) == Some(Tag::Mark))
+                        .unwrap_or(self.sentence.end);
                     self.delete(from..to);
                 }
                 _ => return false,
@@ -89,14 +113,22 @@ impl Verb<'_, '_> {
     fn alone(&mut self) {
         let (chunk, end) = (self.chunk, self.object_end());
         let has_object = end > chunk + 1;
-        let object_left = has_object && !self.edits.is_gone(self.doc.chunks[chunk + 1].tokens.start);
+        let object_left =
+            has_object && !self.edits.is_gone(self.doc.chunks[chunk + 1].tokens.start);
         let doubted = has_object && self.doc.head_span(chunk + 1).is_some();
         let following = (chunk + 1..self.sentence.end).find(|&c| !self.is_gone(c));
-        let preposition = following.filter(|&c| self.word(c) == Some(Tag::Preposition)).map(|c| self.doc.lower(c));
-        let bare = has_object && self.doc.tokens[self.doc.chunks[chunk + 1].tokens.start].tag != Tag::Determiner;
+        let preposition = following
+            .filter(|&c| self.word(c) == Some(Tag::Preposition))
+            .map(|c| self.doc.lower(c));
+        let bare = has_object
+            && self.doc.tokens[self.doc.chunks[chunk + 1].tokens.start].tag != Tag::Determiner;
         let abstract_ = has_object && (bare || is("abstract", self.doc.head(chunk + 1)));
         if object_left && !doubted && !abstract_ {
-            let word = self.form("doing something with", "does something with", "do something with");
+            let word = self.form(
+                "doing something with",
+                "does something with",
+                "do something with",
+            );
             return self.put(word);
         }
         if has_object {
@@ -109,7 +141,9 @@ impl Verb<'_, '_> {
             }
             Some(p) if p != "at" && (is("place", &p) || is_place_phrase(&p)) => self.stay(),
             Some(_) => hedge_verb(self.doc, self.edits, chunk, self.span),
-            None if self.before() != Some(Tag::Be) && self.is_participle() => self.delete(chunk..chunk + 1),
+            None if self.before() != Some(Tag::Be) && self.is_participle() => {
+                self.delete(chunk..chunk + 1)
+            }
             None => {
                 let word = self.form("doing something", "does something", "do something");
                 self.put(word);
@@ -118,7 +152,10 @@ impl Verb<'_, '_> {
     }
 
     fn is_gone(&self, chunk: usize) -> bool {
-        self.doc.chunks[chunk].tokens.clone().all(|i| self.edits.is_gone(i))
+        self.doc.chunks[chunk]
+            .tokens
+            .clone()
+            .all(|i| self.edits.is_gone(i))
     }
 
     fn is_path(&self, preposition: &str) -> bool {
@@ -130,11 +167,17 @@ impl Verb<'_, '_> {
     }
 
     fn put(&mut self, word: &str) {
-        self.edits.put(self.doc.chunks[self.chunk].tokens.clone(), word, self.span);
+        self.edits
+            .put(self.doc.chunks[self.chunk].tokens.clone(), word, self.span);
     }
 
     /// The form that the verb has.
-    fn form(&self, participle: &'static str, singular: &'static str, plural: &'static str) -> &'static str {
+    fn form(
+        &self,
+        participle: &'static str,
+        singular: &'static str,
+        plural: &'static str,
+    ) -> &'static str {
         let verb = self.doc.head(self.chunk);
         match self.is_participle() {
             true => participle,

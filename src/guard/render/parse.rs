@@ -85,9 +85,14 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// The doubt about a span that is an answer by itself: who says "probably" of less than an even chance says the opposite of what the reward does.
+    /// The doubt about a span that is an answer by itself: who says "probably" of less than an even
+    /// chance says the opposite of what the reward does.
     pub(super) fn likely(&self, span: usize) -> &'static str {
-        if self.scores.get(span).is_some_and(|&score| score >= 0.5) { "probably" } else { "possibly" }
+        if self.scores.get(span).is_some_and(|&score| score >= 0.5) {
+            "probably"
+        } else {
+            "possibly"
+        }
     }
 
     /// Reads a text; its `markup`, in order, is of the kinds that stand within a sentence.
@@ -103,7 +108,8 @@ impl<'a> Document<'a> {
         while at < tokens.len() {
             let chunk = chunk(&tokens, at, chunks.last());
             at = chunk.tokens.end;
-            let ends = ends_sentence(&tokens[chunk.head]) && !tokens.get(at).is_some_and(ends_sentence);
+            let ends =
+                ends_sentence(&tokens[chunk.head]) && !tokens.get(at).is_some_and(ends_sentence);
             chunks.push(chunk);
             if ends {
                 sentences.push(first..chunks.len());
@@ -113,7 +119,13 @@ impl<'a> Document<'a> {
         if first < chunks.len() {
             sentences.push(first..chunks.len());
         }
-        Self { tokens, chunks, sentences, tail, scores: spans.iter().map(|span| span.score).collect() }
+        Self {
+            tokens,
+            chunks,
+            sentences,
+            tail,
+            scores: spans.iter().map(|span| span.score).collect(),
+        }
     }
 
     /// The tag of the main word of a chunk that is no noun phrase.
@@ -130,8 +142,13 @@ impl<'a> Document<'a> {
 
     /// The text of a chunk in lower case, with single spaces.
     pub(super) fn lower(&self, chunk: usize) -> String {
-        let words: Vec<&str> =
-            self.chunks.get(chunk).map_or(&[][..], |c| &self.tokens[c.tokens.clone()]).iter().map(|t| t.lower.as_str()).collect();
+        let words: Vec<&str> = self
+            .chunks
+            .get(chunk)
+            .map_or(&[][..], |c| &self.tokens[c.tokens.clone()])
+            .iter()
+            .map(|t| t.lower.as_str())
+            .collect();
         words.join(" ")
     }
 
@@ -143,17 +160,24 @@ impl<'a> Document<'a> {
     /// The doubted tokens of a chunk that say something.
     pub(super) fn doubted(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
         let says = |t: &Token<'_>| !matches!(t.tag, Tag::Determiner | Tag::And | Tag::Mark);
-        self.chunks[chunk].tokens.clone().filter(move |&i| self.tokens[i].span.is_some() && says(&self.tokens[i]))
+        self.chunks[chunk]
+            .tokens
+            .clone()
+            .filter(move |&i| self.tokens[i].span.is_some() && says(&self.tokens[i]))
     }
 
     /// The span of a chunk's main word.
     pub(super) fn head_span(&self, chunk: usize) -> Option<usize> {
-        self.chunks.get(chunk).and_then(|c| self.tokens[c.head].span)
+        self.chunks
+            .get(chunk)
+            .and_then(|c| self.tokens[c.head].span)
     }
 
     /// Returns `true` if a sentence has a chunk of this sort, from chunk `from` on.
     pub(super) fn has(&self, chunks: Range<usize>, tags: &[Tag]) -> bool {
-        chunks.into_iter().any(|c| self.word(c).is_some_and(|tag| tags.contains(&tag)))
+        chunks
+            .into_iter()
+            .any(|c| self.word(c).is_some_and(|tag| tags.contains(&tag)))
     }
 }
 
@@ -161,8 +185,8 @@ fn ends_sentence(token: &Token<'_>) -> bool {
     matches!(token.text, "." | "!" | "?")
 }
 
-/// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points inside a word belong to it; a number is one token
-/// with its currency and its unit.
+/// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points
+/// inside a word belong to it; a number is one token with its currency and its unit.
 fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<Token<'a>>, &'a str) {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     let byte = |i: usize| chars.get(i).map_or(text.len(), |c| c.0);
@@ -188,19 +212,30 @@ fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<Token<'a>>, &'a str) {
         }
         if inside.is_none() {
             if is_letter(start) {
-                while byte(at) < next && (is_letter(at) || chars.get(at).is_some_and(|c| joins(c.1)) && is_letter(at + 1)) {
+                while byte(at) < next
+                    && (is_letter(at)
+                        || chars.get(at).is_some_and(|c| joins(c.1)) && is_letter(at + 1))
+                {
                     at += 1;
                 }
             }
-            let end = number(&text[byte(start)..next.max(byte(at))]).map_or(0, |len| byte(start) + len);
+            let end =
+                number(&text[byte(start)..next.max(byte(at))]).map_or(0, |len| byte(start) + len);
             while byte(at) < end {
                 at += 1;
             }
         }
         let word = &text[byte(start)..byte(at)];
         let lower = word.to_lowercase().replace('’', "'");
-        let token =
-            Token { gap: &text[byte(gap)..byte(start)], text: word, lower, start, span: None, tag: Tag::Mark, atom: inside.is_some() };
+        let token = Token {
+            gap: &text[byte(gap)..byte(start)],
+            text: word,
+            lower,
+            start,
+            span: None,
+            tag: Tag::Mark,
+            atom: inside.is_some(),
+        };
         tokens.push(token);
         gap = at;
     }
@@ -209,18 +244,28 @@ fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<Token<'a>>, &'a str) {
 
 /// Units that stand behind a number, apart from it or not.
 const UNITS: [&str; 36] = [
-    "am", "cm", "f", "ft", "g", "gb", "ghz", "hz", "kb", "kg", "kg/m", "khz", "km", "km/h", "kph", "kw", "l", "lb", "lbs", "m", "m/s",
-    "mb", "mg", "mi", "ml", "mm", "mph", "oz", "pm", "px", "s", "sq", "tb", "v", "w", "yd",
+    "am", "cm", "f", "ft", "g", "gb", "ghz", "hz", "kb", "kg", "kg/m", "khz", "km", "km/h", "kph",
+    "kw", "l", "lb", "lbs", "m", "m/s", "mb", "mg", "mi", "ml", "mm", "mph", "oz", "pm", "px", "s",
+    "sq", "tb", "v", "w", "yd",
 ];
 
-/// The length of a number with what belongs to it, where that is more than its digits: `$5`, `20 %`, `5:30 pm`, `3,5 km`.
+/// The length of a number with what belongs to it, where that is more than its digits: `$5`,
+/// `20 %`, `5:30 pm`, `3,5 km`.
 fn number(text: &str) -> Option<usize> {
     let digit = |at: usize| text[at..].starts_with(|c: char| c.is_ascii_digit());
-    let sign = text.chars().next().filter(|c| matches!(c, '$' | '€' | '£' | '¥')).map_or(0, char::len_utf8);
+    let sign = text
+        .chars()
+        .next()
+        .filter(|c| matches!(c, '$' | '€' | '£' | '¥'))
+        .map_or(0, char::len_utf8);
     if !digit(sign) {
         return None;
     }
-    let digits = |at: usize| text[at..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |len| at + len);
+    let digits = |at: usize| {
+        text[at..]
+            .find(|c: char| !c.is_ascii_digit())
+            .map_or(text.len(), |len| at + len)
+    };
     let mut end = digits(sign);
     while text[end..].starts_with([':', '/', ',', '.', '×', '-', '–']) {
         let next = end + text[end..].chars().next().map_or(0, char::len_utf8);
@@ -232,34 +277,60 @@ fn number(text: &str) -> Option<usize> {
     let behind = &text[end..];
     let unit = behind.strip_prefix([' ', '\u{A0}']).unwrap_or(behind);
     let space = behind.len() - unit.len();
-    let symbol = unit.chars().next().filter(|c| matches!(c, '%' | '°' | '‰' | '€' | '£'));
+    let symbol = unit
+        .chars()
+        .next()
+        .filter(|c| matches!(c, '%' | '°' | '‰' | '€' | '£'));
     let len = match symbol {
         Some('°') => 2 + usize::from(unit['°'.len_utf8()..].starts_with(['C', 'F'])),
         Some(symbol) => symbol.len_utf8(),
         None => {
-            let len = unit.find(|c: char| !c.is_alphanumeric() && c != '/').unwrap_or(unit.len());
-            if UNITS.binary_search(&unit[..len].to_ascii_lowercase().as_str()).is_ok() { len } else { 0 }
+            let len = unit
+                .find(|c: char| !c.is_alphanumeric() && c != '/')
+                .unwrap_or(unit.len());
+            if UNITS
+                .binary_search(&unit[..len].to_ascii_lowercase().as_str())
+                .is_ok()
+            {
+                len
+            } else {
+                0
+            }
         }
     };
     let apart = unit[len..].starts_with(char::is_alphanumeric);
-    Some(if len > 0 && !apart { end + space + len } else { end })
+    Some(if len > 0 && !apart {
+        end + space + len
+    } else {
+        end
+    })
 }
 
 /// Returns `true` if a character between two letters belongs to the word.
 fn joins(c: char) -> bool {
     // Marks that change the letter before them, and joiners, belong to a word as well.
-    matches!(c, '-' | '\'' | '’' | '.' | '\u{2010}' | '\u{2011}' | '\u{200D}' | '\u{300}'..='\u{36F}')
+    matches!(
+        c,
+        '-' | '\'' | '’' | '.' | '\u{2010}' | '\u{2011}' | '\u{200D}' | '\u{300}'..='\u{36F}'
+    )
 }
 
 /// Tells every token in which span it is: spans that do not fit are left out as everywhere.
 fn mark(tokens: &mut [Token<'_>], text: &str, spans: &[Span]) {
-    let used: Vec<usize> =
-        pieces(text, spans).iter().filter_map(|(_, span)| span.and_then(|span| spans.iter().position(|s| std::ptr::eq(s, span)))).collect();
+    let used: Vec<usize> = pieces(text, spans)
+        .iter()
+        .filter_map(|(_, span)| {
+            span.and_then(|span| spans.iter().position(|s| std::ptr::eq(s, span)))
+        })
+        .collect();
     let mut used = used.into_iter().peekable();
     for token in tokens {
         let end = token.start + token.text.chars().count();
         while used.next_if(|&s| spans[s].end <= token.start).is_some() {}
-        token.span = used.peek().copied().filter(|&s| !token.atom && spans[s].start < end);
+        token.span = used
+            .peek()
+            .copied()
+            .filter(|&s| !token.atom && spans[s].start < end);
     }
 }
 
@@ -275,13 +346,18 @@ fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
     if !word.chars().any(char::is_alphanumeric) {
         return Tag::Mark;
     }
-    if matches!(word, "yes" | "no") && starts && next.is_none_or(|t| !t.text.chars().any(char::is_alphanumeric)) {
+    if matches!(word, "yes" | "no")
+        && starts
+        && next.is_none_or(|t| !t.text.chars().any(char::is_alphanumeric))
+    {
         return Tag::Yes;
     }
     match word {
         "and" | "or" => return Tag::And,
         "not" => return Tag::Not,
-        "to" if next.is_some_and(|t| is("verb", &t.lower) && !english::is_person(&t.lower)) => return Tag::To,
+        "to" if next.is_some_and(|t| is("verb", &t.lower) && !english::is_person(&t.lower)) => {
+            return Tag::To;
+        }
         _ => {}
     }
     let closed = [
@@ -302,10 +378,16 @@ fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
     if word.ends_with("'s") || word.ends_with("s'") {
         return Tag::Owner;
     }
-    if is("adverb", word) && !matches!(last, Tag::Determiner) || word.ends_with("ly") && word.len() > 4 && !noun_ly(word) {
+    if is("adverb", word) && !matches!(last, Tag::Determiner)
+        || word.ends_with("ly") && word.len() > 4 && !noun_ly(word)
+    {
         return Tag::Adverb;
     }
-    let does = word.ends_with("ing") && matches!(last, Tag::Be | Tag::Noun | Tag::And | Tag::Not | Tag::Pronoun | Tag::Adverb);
+    let does = word.ends_with("ing")
+        && matches!(
+            last,
+            Tag::Be | Tag::Noun | Tag::And | Tag::Not | Tag::Pronoun | Tag::Adverb
+        );
     if is("adjective", word) && !does {
         return Tag::Adjective;
     }
@@ -315,22 +397,51 @@ fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
 fn noun_ly(word: &str) -> bool {
     matches!(
         word,
-        "family" | "butterfly" | "belly" | "jelly" | "friendly" | "elderly" | "lonely" | "lovely" | "curly" | "hilly" | "assembly"
+        "family"
+            | "butterfly"
+            | "belly"
+            | "jelly"
+            | "friendly"
+            | "elderly"
+            | "lonely"
+            | "lovely"
+            | "curly"
+            | "hilly"
+            | "assembly"
     )
 }
 
 /// Returns the role of a word that is in no closed class: by its ending and what stands before it.
 fn verb_or_noun(tokens: &[Token<'_>], i: usize, last: Tag) -> Tag {
     let word = tokens[i].lower.as_str();
-    let in_noun = matches!(last, Tag::Determiner | Tag::Adjective | Tag::Count | Tag::Owner);
+    let in_noun = matches!(
+        last,
+        Tag::Determiner | Tag::Adjective | Tag::Count | Tag::Owner
+    );
     let noun_follows = tokens.get(i + 1).is_some_and(|t| {
         let class = |class| is(class, &t.lower);
         t.text.chars().any(char::is_alphanumeric)
-            && !["be", "auxiliary", "pronoun", "determiner", "subordinate", "count", "preposition", "adverb"].iter().any(|c| class(c))
+            && ![
+                "be",
+                "auxiliary",
+                "pronoun",
+                "determiner",
+                "subordinate",
+                "count",
+                "preposition",
+                "adverb",
+            ]
+            .iter()
+            .any(|c| class(c))
             && !matches!(t.lower.as_str(), "and" | "or" | "not" | "to")
     });
     let participle = word.ends_with("ing") && word.len() > 4 && !is("noun in -ing", word)
-        || word.ends_with("ed") && word.len() > 3 && !matches!(word, "sled" | "shed" | "seed" | "weed" | "breed" | "bunkbed")
+        || word.ends_with("ed")
+            && word.len() > 3
+            && !matches!(
+                word,
+                "sled" | "shed" | "seed" | "weed" | "breed" | "bunkbed"
+            )
         || is("participle", word);
     if participle {
         return match in_noun {
@@ -363,19 +474,35 @@ fn verb_or_noun(tokens: &[Token<'_>], i: usize, last: Tag) -> Tag {
 
 /// The chunk that begins at a token.
 fn chunk(tokens: &[Token<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
-    let long = english::phrase("preposition phrases", |i, word| tokens.get(at + i).is_some_and(|t| t.lower == word));
+    let long = english::phrase("preposition phrases", |i, word| {
+        tokens.get(at + i).is_some_and(|t| t.lower == word)
+    });
     if let Some(len) = long {
         // "front" says more than the words around it.
-        let head = (at..at + len).find(|&i| tokens[i].tag == Tag::Noun).unwrap_or(at);
-        return Chunk { kind: Kind::Word(Tag::Preposition), tokens: at..at + len, head };
+        let head = (at..at + len)
+            .find(|&i| tokens[i].tag == Tag::Noun)
+            .unwrap_or(at);
+        return Chunk {
+            kind: Kind::Word(Tag::Preposition),
+            tokens: at..at + len,
+            head,
+        };
     }
-    noun_phrase(tokens, at, before).unwrap_or_else(|| Chunk { kind: Kind::Word(tokens[at].tag), tokens: at..at + 1, head: at })
+    noun_phrase(tokens, at, before).unwrap_or_else(|| Chunk {
+        kind: Kind::Word(tokens[at].tag),
+        tokens: at..at + 1,
+        head: at,
+    })
 }
 
 fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {
     if tokens.get(start).is_some_and(|token| token.atom) {
         // An address is no part of what stands behind it, whose doubt would be put before both.
-        return Some(Chunk { kind: Kind::Noun, tokens: start..start + 1, head: start });
+        return Some(Chunk {
+            kind: Kind::Noun,
+            tokens: start..start + 1,
+            head: start,
+        });
     }
     let tag = |i: usize| tokens.get(i).map(|t| t.tag);
     let (mut at, mut noun) = (start, None);
@@ -383,14 +510,22 @@ fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Op
         let fits = match tag(at) {
             Some(Tag::Determiner) => at == start || tag(at - 1) == Some(Tag::Determiner),
             Some(Tag::Count) => noun.is_none(),
-            Some(Tag::Adjective | Tag::Owner) => noun.is_none() || tag(at + 1) == Some(Tag::Noun) || tag(at) == Some(Tag::Owner),
+            Some(Tag::Adjective | Tag::Owner) => {
+                noun.is_none() || tag(at + 1) == Some(Tag::Noun) || tag(at) == Some(Tag::Owner)
+            }
             Some(Tag::Noun) => true,
             _ => false,
         };
         if fits {
-            noun = if tag(at) == Some(Tag::Noun) { Some(at) } else { noun };
+            noun = if tag(at) == Some(Tag::Noun) {
+                Some(at)
+            } else {
+                noun
+            };
             at += 1;
-        } else if let Some(len) = joint(tokens, at).filter(|_| at > start && noun.is_none() && tag(at - 1) == Some(Tag::Adjective)) {
+        } else if let Some(len) = joint(tokens, at)
+            .filter(|_| at > start && noun.is_none() && tag(at - 1) == Some(Tag::Adjective))
+        {
             at += len;
         } else {
             break;
@@ -406,10 +541,15 @@ fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Op
         (None, Tag::Adjective) => Kind::Noun,
         _ => Kind::Word(Tag::Pronoun),
     };
-    Some(Chunk { kind, tokens: start..at, head: noun.unwrap_or(at - 1) })
+    Some(Chunk {
+        kind,
+        tokens: start..at,
+        head: noun.unwrap_or(at - 1),
+    })
 }
 
-/// Returns the number of tokens that join the adjective before `at` to one after them: "and", a comma, or both.
+/// Returns the number of tokens that join the adjective before `at` to one after them: "and", a
+/// comma, or both.
 fn joint(tokens: &[Token<'_>], at: usize) -> Option<usize> {
     let comma = usize::from(tokens.get(at)?.text == ",");
     let and = usize::from(tokens.get(at + comma)?.tag == Tag::And);

@@ -34,13 +34,21 @@ impl Omitter<'_, '_> {
             (false, _) => "something",
         };
         let all = tokens(doc, first..last + 1);
-        let described =
-            (start..doc.chunks[first].head).filter(|&i| doc.tokens[i].tag != Tag::Determiner && doc.tokens[i].tag != Tag::Count);
+        let described = (start..doc.chunks[first].head)
+            .filter(|&i| doc.tokens[i].tag != Tag::Determiner && doc.tokens[i].tag != Tag::Count);
         let adjectives: Vec<usize> = described.collect();
-        let plain = |i: usize| matches!(doc.tokens[i].tag, Tag::Adjective | Tag::And | Tag::Mark) && !doc.tokens[i].text.ends_with("ing");
-        let kept = adjectives.iter().all(|&i| plain(i) && doc.tokens[i].span.is_none());
-        let free: Vec<usize> =
-            adjectives.iter().copied().filter(|&i| doc.tokens[i].tag == Tag::Adjective && doc.tokens[i].span.is_none()).collect();
+        let plain = |i: usize| {
+            matches!(doc.tokens[i].tag, Tag::Adjective | Tag::And | Tag::Mark)
+                && !doc.tokens[i].text.ends_with("ing")
+        };
+        let kept = adjectives
+            .iter()
+            .all(|&i| plain(i) && doc.tokens[i].span.is_none());
+        let free: Vec<usize> = adjectives
+            .iter()
+            .copied()
+            .filter(|&i| doc.tokens[i].tag == Tag::Adjective && doc.tokens[i].span.is_none())
+            .collect();
         if first == last
             && kept
             && let (Some(&from), Some(&to)) = (adjectives.first(), adjectives.last())
@@ -48,7 +56,9 @@ impl Omitter<'_, '_> {
             self.edits.delete(start..from);
             self.edits.delete(to + 1..all.end);
             self.edits.insert(from, word, span);
-            for i in (from + 1..=to).filter(|&i| doc.tokens[i].tag == Tag::Adjective && doc.tokens[i - 1].tag == Tag::Adjective) {
+            for i in (from + 1..=to).filter(|&i| {
+                doc.tokens[i].tag == Tag::Adjective && doc.tokens[i - 1].tag == Tag::Adjective
+            }) {
                 self.edits.insert(i, "and", span);
             }
         } else if first == last
@@ -69,7 +79,12 @@ impl Omitter<'_, '_> {
         let tokens = doc.chunks[chunk].tokens.clone();
         let head = doc.chunks[chunk].head;
         let word = kind_of(doc.head(chunk));
-        let plain = |i: usize| matches!(doc.tokens[i].tag, Tag::Adjective | Tag::Count | Tag::And | Tag::Mark | Tag::Determiner);
+        let plain = |i: usize| {
+            matches!(
+                doc.tokens[i].tag,
+                Tag::Adjective | Tag::Count | Tag::And | Tag::Mark | Tag::Determiner
+            )
+        };
         for i in (tokens.start..head).filter(|&i| !plain(i) || doc.tokens[i].span.is_some()) {
             self.edits.delete(i..i + 1);
         }
@@ -84,44 +99,73 @@ impl Omitter<'_, '_> {
         let person = english::is_person(self.doc.head(chunk));
         let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
         self.delete_of(chunk);
-        self.edits.put(self.doc.chunks[chunk].tokens.clone(), if person { "someone else" } else { "something else" }, span);
+        self.edits.put(
+            self.doc.chunks[chunk].tokens.clone(),
+            if person {
+                "someone else"
+            } else {
+                "something else"
+            },
+            span,
+        );
     }
 
     /// "a group of people", wholly doubted: "some people". Says whether it was one.
     pub(super) fn whole_measure(&mut self, chunk: usize) -> bool {
-        let of = self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of" && self.is_noun(chunk + 2);
-        if !of || !english::is_plural(self.doc.head(chunk + 2)) || !is("partitive", self.doc.head(chunk)) {
+        let of = self.word(chunk + 1) == Some(Tag::Preposition)
+            && self.doc.lower(chunk + 1) == "of"
+            && self.is_noun(chunk + 2);
+        if !of
+            || !english::is_plural(self.doc.head(chunk + 2))
+            || !is("partitive", self.doc.head(chunk))
+        {
             return false;
         }
         let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
         let text = format!("some {}", kind_of(self.doc.head(chunk + 2)));
-        self.edits.put(tokens(self.doc, chunk..chunk + 3), &text, span);
+        self.edits
+            .put(tokens(self.doc, chunk..chunk + 3), &text, span);
         true
     }
 
     /// "a group of children": "a group of people". Nothing is looser than "people".
     pub(super) fn measure_of(&mut self, first: usize, last: usize) {
-        let counted = english::is_plural(self.doc.head(first)) && first == last && first >= 2 && self.is_noun(first - 2);
-        let Some(span) = self.doc.head_span(first).filter(|_| counted && is("partitive", self.doc.head(first - 2))) else {
+        let counted = english::is_plural(self.doc.head(first))
+            && first == last
+            && first >= 2
+            && self.is_noun(first - 2);
+        let Some(span) = self
+            .doc
+            .head_span(first)
+            .filter(|_| counted && is("partitive", self.doc.head(first - 2)))
+        else {
             return self.something(first, last, false);
         };
         if self.doc.head(first) == "people" {
-            return self.edits.insert(self.doc.chunks[first].tokens.start, "what may be", span);
+            return self
+                .edits
+                .insert(self.doc.chunks[first].tokens.start, "what may be", span);
         }
         self.kind_of_things(first, span, false);
     }
 
     /// Returns `true` if a noun measures another: "a group of people".
     pub(super) fn measured(&self, chunk: usize) -> bool {
-        let of = self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of";
-        of && self.is_noun(chunk + 2) && is("partitive", self.doc.head(chunk)) && self.doc.head_span(chunk + 2).is_none()
+        let of =
+            self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of";
+        of && self.is_noun(chunk + 2)
+            && is("partitive", self.doc.head(chunk))
+            && self.doc.head_span(chunk + 2).is_none()
     }
 
     /// "a group of people": "people".
     pub(super) fn unmeasured(&mut self, chunk: usize) {
         self.edits.delete(tokens(self.doc, chunk..chunk + 2));
         let verb = chunk + 3;
-        if self.word(verb) == Some(Tag::Be) && self.doc.head(verb) == "is" && english::is_plural(self.doc.head(chunk + 2)) {
+        if self.word(verb) == Some(Tag::Be)
+            && self.doc.head(verb) == "is"
+            && english::is_plural(self.doc.head(chunk + 2))
+        {
             let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
             self.edits.replace(self.doc.chunks[verb].head, "are", span);
         }
@@ -130,17 +174,27 @@ impl Omitter<'_, '_> {
     /// "a shirt and hat" without the shirt: the hat needs the article.
     pub(super) fn keep_article(&mut self, group: &[usize]) {
         let doubted = |c: usize| self.doc.head_span(c).is_some();
-        let Some(&left) = group.iter().find(|&&c| !doubted(c)) else { return };
+        let Some(&left) = group.iter().find(|&&c| !doubted(c)) else {
+            return;
+        };
         let tokens = self.doc.chunks[left].tokens.clone();
         let article = &self.doc.tokens[self.doc.chunks[group[0]].tokens.start];
-        let opens = matches!(self.doc.tokens[tokens.start].tag, Tag::Determiner | Tag::Count | Tag::Owner);
-        let single = matches!(article.lower.as_str(), "a" | "an") && !english::is_plural(self.doc.head(left));
+        let opens = matches!(
+            self.doc.tokens[tokens.start].tag,
+            Tag::Determiner | Tag::Count | Tag::Owner
+        );
+        let single = matches!(article.lower.as_str(), "a" | "an")
+            && !english::is_plural(self.doc.head(left));
         if left != group[0]
             && !opens
             && single
             && let Some(span) = self.doc.head_span(group[0])
         {
-            self.edits.insert(tokens.start, english::article(self.doc.tokens[tokens.start].text), span);
+            self.edits.insert(
+                tokens.start,
+                english::article(self.doc.tokens[tokens.start].text),
+                span,
+            );
         }
     }
 }

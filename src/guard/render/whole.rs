@@ -4,24 +4,41 @@ use std::ops::Range;
 
 use super::parse::{Document, Kind, Tag};
 
-/// Returns whether every sentence of a text has a subject and a predicate, and the text ends as sentences do.
+/// Returns whether every sentence of a text has a subject and a predicate, and the text ends as
+/// sentences do.
 ///
-/// A participle is predicate enough, as captions have it: "A dog running on grass." is whole, "A dog on grass." is not. A form of "be" or an auxiliary needs something after
-/// it, and so does every word that connects: "Two dogs are." and "A man in front of a." are not whole.
+/// A participle is predicate enough, as captions have it: "A dog running on grass." is whole, "A
+/// dog on grass." is not. A form of "be" or an auxiliary needs something after it, and so does
+/// every word that connects: "Two dogs are." and "A man in front of a." are not whole.
 pub fn is_whole(text: &str) -> bool {
     let doc = Document::new(text, &[], &[]);
-    let ends = doc.tokens.iter().rev().find(|token| !matches!(token.text, "\"" | "'" | "”" | "’" | ")"));
-    let has_words = |sentence: &&Range<usize>| (*sentence).clone().any(|chunk| doc.word(chunk) != Some(Tag::Mark));
+    let ends = doc
+        .tokens
+        .iter()
+        .rev()
+        .find(|token| !matches!(token.text, "\"" | "'" | "”" | "’" | ")"));
+    let has_words = |sentence: &&Range<usize>| {
+        (*sentence)
+            .clone()
+            .any(|chunk| doc.word(chunk) != Some(Tag::Mark))
+    };
     let mut sentences = doc.sentences.iter().filter(has_words).peekable();
     let is_ended = ends.is_some_and(|token| matches!(token.text, "." | "!" | "?"));
-    is_ended && sentences.peek().is_some() && sentences.all(|sentence| is_clause(&doc, sentence.clone()))
+    is_ended
+        && sentences.peek().is_some()
+        && sentences.all(|sentence| is_clause(&doc, sentence.clone()))
 }
 
-/// Returns `true` if the chunks of a sentence have a subject, a predicate behind it, and an end that asks for nothing more.
+/// Returns `true` if the chunks of a sentence have a subject, a predicate behind it, and an end
+/// that asks for nothing more.
 fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
-    let words: Vec<usize> = sentence.filter(|&chunk| doc.word(chunk) != Some(Tag::Mark)).collect();
+    let words: Vec<usize> = sentence
+        .filter(|&chunk| doc.word(chunk) != Some(Tag::Mark))
+        .collect();
     let is_subject = |chunk: usize| doc.is_noun(chunk) || doc.word(chunk) == Some(Tag::Pronoun);
-    let Some(subject) = words.iter().position(|&chunk| is_subject(chunk)) else { return false };
+    let Some(subject) = words.iter().position(|&chunk| is_subject(chunk)) else {
+        return false;
+    };
     let after = &words[subject + 1..];
     let says = |(at, &chunk): (usize, &usize)| match doc.word(chunk) {
         Some(Tag::Verb) => true,
@@ -29,24 +46,42 @@ fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
         _ => false,
     };
     // "There is a dog." has its subject behind the verb; "There's" is both.
-    let starts = words.first().is_some_and(|&chunk| doc.word(chunk) == Some(Tag::Be) && doc.head(chunk).contains('\''));
+    let starts = words
+        .first()
+        .is_some_and(|&chunk| doc.word(chunk) == Some(Tag::Be) && doc.head(chunk).contains('\''));
     let hidden = words.iter().any(|&chunk| ends_in_verb(doc, chunk));
     let has_predicate = after.iter().enumerate().any(says) || starts && words.len() > 1 || hidden;
-    has_predicate && words.last().is_some_and(|&chunk| !asks_for_more(doc, chunk))
+    has_predicate
+        && words
+            .last()
+            .is_some_and(|&chunk| !asks_for_more(doc, chunk))
 }
 
 /// Returns `true` if a chunk says something of a subject behind a form of "be" or an auxiliary.
 fn completes(doc: &Document<'_>, chunk: usize) -> bool {
     doc.is_noun(chunk)
-        || doc.chunks.get(chunk).is_some_and(|chunk| chunk.kind == Kind::Adjective)
-        || doc.word(chunk).is_some_and(|tag| matches!(tag, Tag::Verb | Tag::Adverb | Tag::Pronoun | Tag::Preposition))
+        || doc
+            .chunks
+            .get(chunk)
+            .is_some_and(|chunk| chunk.kind == Kind::Adjective)
+        || doc.word(chunk).is_some_and(|tag| {
+            matches!(
+                tag,
+                Tag::Verb | Tag::Adverb | Tag::Pronoun | Tag::Preposition
+            )
+        })
 }
 
-/// Returns `true` if a noun phrase with another one right behind it ends in a verb that the parser does not know: "The photograph shows a dog."
+/// Returns `true` if a noun phrase with another one right behind it ends in a verb that the parser
+/// does not know: "The photograph shows a dog."
 fn ends_in_verb(doc: &Document<'_>, chunk: usize) -> bool {
     let found = &doc.chunks[chunk];
-    let mut nouns = doc.tokens[found.tokens.clone()].iter().filter(|token| token.tag == Tag::Noun);
-    let last = nouns.next_back().is_some_and(|token| token.lower.ends_with('s'));
+    let mut nouns = doc.tokens[found.tokens.clone()]
+        .iter()
+        .filter(|token| token.tag == Tag::Noun);
+    let last = nouns
+        .next_back()
+        .is_some_and(|token| token.lower.ends_with('s'));
     doc.is_noun(chunk) && doc.is_noun(chunk + 1) && last && nouns.next_back().is_some()
 }
 
@@ -54,10 +89,13 @@ fn ends_in_verb(doc: &Document<'_>, chunk: usize) -> bool {
 fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
     // Of prepositions those that are adverbs as well may end one: "A dog looks up."
     const ADVERBS: [&str; 16] = [
-        "above", "across", "along", "around", "behind", "below", "by", "down", "in", "inside", "off", "on", "out", "outside", "over", "up",
+        "above", "across", "along", "around", "behind", "below", "by", "down", "in", "inside",
+        "off", "on", "out", "outside", "over", "up",
     ];
     let head = doc.head(chunk);
-    const OPEN: [&str; 11] = ["a", "an", "every", "his", "its", "my", "no", "our", "the", "their", "your"];
+    const OPEN: [&str; 11] = [
+        "a", "an", "every", "his", "its", "my", "no", "our", "the", "their", "your",
+    ];
     let last = &doc.tokens[doc.chunks[chunk].tokens.end - 1];
     match doc.word(chunk) {
         Some(Tag::Preposition) => !ADVERBS.contains(&head),
@@ -69,8 +107,13 @@ fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
 /// Returns `true` if a noun phrase has an article and an adjective but no noun: "A brown."
 fn is_bare(doc: &Document<'_>, chunk: usize) -> bool {
     let found = &doc.chunks[chunk];
-    let (first, last) = (&doc.tokens[found.tokens.start], &doc.tokens[found.tokens.end - 1]);
-    found.kind == Kind::Noun && matches!(first.lower.as_str(), "a" | "an" | "the") && last.tag == Tag::Adjective
+    let (first, last) = (
+        &doc.tokens[found.tokens.start],
+        &doc.tokens[found.tokens.end - 1],
+    );
+    found.kind == Kind::Noun
+        && matches!(first.lower.as_str(), "a" | "an" | "the")
+        && last.tag == Tag::Adjective
 }
 
 #[cfg(test)]

@@ -29,7 +29,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(parameters) = Query::from_request_parts(parts, state).await.map_err(|e| query_error(&e.body_text()))?;
+        let Query(parameters) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|e| query_error(&e.body_text()))?;
         Ok(Self(parameters))
     }
 }
@@ -41,8 +43,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(id) =
-            Path::<String>::from_request_parts(parts, state).await.map_err(|e| ApiError::param("id", "invalid_value", e.body_text()))?;
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|e| ApiError::param("id", "invalid_value", e.body_text()))?;
         check_name("id", &id)?;
         Ok(Self(id))
     }
@@ -56,7 +59,11 @@ impl Caller {
 
     /// Returns whose receipts, records and items of the queue the caller sees.
     pub(in crate::serve) fn owners(&self) -> Owners {
-        if self.reads_all() { Owners::All } else { Owners::One(self.owner.to_string()) }
+        if self.reads_all() {
+            Owners::All
+        } else {
+            Owners::One(self.owner.to_string())
+        }
     }
 
     /// Returns whose a request is about that may name one owner.
@@ -64,8 +71,15 @@ impl Caller {
     /// # Errors
     /// 403 where that is another one than the caller sees.
     fn owners_among(&self, owner: Option<String>) -> Result<Owners, ApiError> {
-        let owner =
-            owner.map(|owner| if owner.is_empty() { Ok(owner) } else { check_name("owner", &owner).map(|()| owner) }).transpose()?;
+        let owner = owner
+            .map(|owner| {
+                if owner.is_empty() {
+                    Ok(owner)
+                } else {
+                    check_name("owner", &owner).map(|()| owner)
+                }
+            })
+            .transpose()?;
         match (self.owners(), owner) {
             (owners, None) => Ok(owners),
             (owners, Some(owner)) if owners.contain(&owner) => Ok(Owners::One(owner)),
@@ -79,17 +93,26 @@ impl Caller {
 
     /// Returns which names of records the caller sees, who may ask for those of annotators.
     pub(super) fn shown_names(&self, annotators: Option<bool>) -> ShownNames {
-        ShownNames { annotators: annotators.unwrap_or(false), owners: self.reads_all() }
+        ShownNames {
+            annotators: annotators.unwrap_or(false),
+            owners: self.reads_all(),
+        }
     }
 
     /// Returns who it is that hands in feedback.
     pub(super) fn submitter(&self) -> Submitter {
-        Submitter { owner: self.owner.to_string(), owners: self.owners() }
+        Submitter {
+            owner: self.owner.to_string(),
+            owners: self.owners(),
+        }
     }
 
     /// Returns the annotator whom the caller calls so.
     pub(in crate::serve) fn annotator(&self, name: String) -> AnnotatorId {
-        AnnotatorId { owner: self.owner.to_string(), name }
+        AnnotatorId {
+            owner: self.owner.to_string(),
+            name,
+        }
     }
 }
 
@@ -126,7 +149,8 @@ pub(crate) struct ListQuery {
     annotator: Option<String>,
     /// Only those about this completion.
     completion_id: Option<String>,
-    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own; empty: those made without keys.
+    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own;
+    /// empty: those made without keys.
     owner: Option<String>,
     /// Whether annotators are named.
     annotators: Option<bool>,
@@ -135,16 +159,42 @@ pub(crate) struct ListQuery {
 impl ListQuery {
     /// The page for a caller, and which names are on it.
     pub(super) fn page(self, caller: &Caller) -> Result<(Page, ShownNames), ApiError> {
-        let Self { limit, after, order, kind, source, user, annotator, completion_id, owner, annotators } = self;
+        let Self {
+            limit,
+            after,
+            order,
+            kind,
+            source,
+            user,
+            annotator,
+            completion_id,
+            owner,
+            annotators,
+        } = self;
         let limit = limit.unwrap_or(PAGE);
         if !(1..=LARGEST_PAGE).contains(&limit) {
             let message = format!("'limit' is {limit}; it must be between 1 and {LARGEST_PAGE}");
             return Err(ApiError::param("limit", "out_of_range", message));
         }
         check_names([("after", &after)])?;
-        let filter = checked(Filter { owners: caller.owners_among(owner)?, kind, source, user, annotator, completion_id })?;
+        let filter = checked(Filter {
+            owners: caller.owners_among(owner)?,
+            kind,
+            source,
+            user,
+            annotator,
+            completion_id,
+        })?;
         let newest_first = order.unwrap_or_default() == Order::Desc;
-        Ok((Page { filter, after, limit, newest_first }, caller.shown_names(annotators)))
+        Ok((
+            Page {
+                filter,
+                after,
+                limit,
+                newest_first,
+            },
+            caller.shown_names(annotators),
+        ))
     }
 }
 
@@ -162,11 +212,13 @@ pub(crate) struct OneQuery {
 pub(crate) struct PersonQuery {
     /// The user, as `user` of completions or feedback named them: what belongs to them goes.
     user: Option<String>,
-    /// The annotator, as `annotator` of feedback or the queue named them: their records stay without the name.
+    /// The annotator, as `annotator` of feedback or the queue named them: their records stay
+    /// without the name.
     annotator: Option<String>,
     /// Whether the annotator's records go too.
     records: Option<bool>,
-    /// Only what belongs to this owner, which needs the scope `feedback:read` unless it is the key's own; empty: what was made without keys.
+    /// Only what belongs to this owner, which needs the scope `feedback:read` unless it is the
+    /// key's own; empty: what was made without keys.
     owner: Option<String>,
 }
 
@@ -176,25 +228,42 @@ const AT_ONCE: u32 = 512;
 impl PersonQuery {
     /// Returns what goes, of what the caller may remove.
     pub(super) fn target(self, caller: &Caller) -> Result<Target, ApiError> {
-        let Self { user, annotator, records, owner } = self;
+        let Self {
+            user,
+            annotator,
+            records,
+            owner,
+        } = self;
         let owners = caller.owners_among(owner)?;
         match (user, annotator) {
             (Some(user), None) => {
                 check_name("user", &user)?;
                 if records.is_some() {
-                    let message = "'records' goes with 'annotator'; with 'user' all that belongs to them is removed";
+                    let message = "'records' goes with 'annotator'; with 'user' all that belongs \
+                                   to them is removed";
                     return Err(ApiError::param("records", "invalid_value", message));
                 }
                 Ok(Target::User(user, owners))
             }
             (None, Some(name)) => {
                 check_name("annotator", &name)?;
-                Ok(Target::Annotator(AnnotatorTarget { name, owners, records: records.unwrap_or(false), limit: AT_ONCE }))
+                Ok(Target::Annotator(AnnotatorTarget {
+                    name,
+                    owners,
+                    records: records.unwrap_or(false),
+                    limit: AT_ONCE,
+                }))
             }
-            (Some(_), Some(_)) => Err(ApiError::param("annotator", "invalid_value", "'annotator' cannot be given together with 'user'")),
-            (None, None) => {
-                Err(ApiError::param("user", "missing_required_parameter", "'user' or 'annotator' is needed: who is to be forgotten?"))
-            }
+            (Some(_), Some(_)) => Err(ApiError::param(
+                "annotator",
+                "invalid_value",
+                "'annotator' cannot be given together with 'user'",
+            )),
+            (None, None) => Err(ApiError::param(
+                "user",
+                "missing_required_parameter",
+                "'user' or 'annotator' is needed: who is to be forgotten?",
+            )),
         }
     }
 }
@@ -213,7 +282,8 @@ pub(crate) struct ExportQuery {
     user: Option<String>,
     /// Only those by this annotator.
     annotator: Option<String>,
-    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own; empty: those made without keys.
+    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own;
+    /// empty: those made without keys.
     owner: Option<String>,
     /// Whether annotators are named.
     pub(super) annotators: Option<bool>,
@@ -233,11 +303,20 @@ impl ExportQuery {
 }
 
 fn checked(filter: Filter) -> Result<Filter, ApiError> {
-    check_names([("user", &filter.user), ("annotator", &filter.annotator), ("completion_id", &filter.completion_id)])?;
+    check_names([
+        ("user", &filter.user),
+        ("annotator", &filter.annotator),
+        ("completion_id", &filter.completion_id),
+    ])?;
     Ok(filter)
 }
 
 /// Refuses names that nothing in the store can have.
-fn check_names<'a>(names: impl IntoIterator<Item = (&'static str, &'a Option<String>)>) -> Result<(), ApiError> {
-    names.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?))).try_for_each(|(field, name)| Ok(check_name(field, name)?))
+fn check_names<'a>(
+    names: impl IntoIterator<Item = (&'static str, &'a Option<String>)>,
+) -> Result<(), ApiError> {
+    names
+        .into_iter()
+        .filter_map(|(field, name)| Some((field, name.as_ref()?)))
+        .try_for_each(|(field, name)| Ok(check_name(field, name)?))
 }

@@ -38,15 +38,31 @@ pub(in crate::serve) struct Asked<'a> {
 impl Draft {
     /// Returns `true` if completions are remembered.
     pub(in crate::serve) fn wanted(app: &App) -> bool {
-        let sound = app.corrections.as_ref().is_some_and(|corrections| corrections.store().damage().is_none());
+        let sound = app
+            .corrections
+            .as_ref()
+            .is_some_and(|corrections| corrections.store().damage().is_none());
         sound && !app.config.receipts.retention().is_zero()
     }
 
     /// Begins one, where they are.
     pub(in crate::serve) fn new(turn: &Turn, asked: Asked<'_>) -> Option<Self> {
-        let Asked { head, messages, user, mode, file, hash, choices } = asked;
+        let Asked {
+            head,
+            messages,
+            user,
+            mode,
+            file,
+            hash,
+            choices,
+        } = asked;
         let version = &turn.served.version;
-        let scorer = turn.served.bundle.reward.as_ref().filter(|_| mode != Mode::Off);
+        let scorer = turn
+            .served
+            .bundle
+            .reward
+            .as_ref()
+            .filter(|_| mode != Mode::Off);
         let receipt = Receipt {
             id: head.id.to_string(),
             created: head.created,
@@ -64,7 +80,13 @@ impl Draft {
             unassisted: mode == Mode::Off,
             choices: Vec::new(),
         };
-        let new = || Self { turn: turn.clone(), file, receipt, written: vec![Vec::new(); choices], answers: vec![None; choices] };
+        let new = || Self {
+            turn: turn.clone(),
+            file,
+            receipt,
+            written: vec![Vec::new(); choices],
+            answers: vec![None; choices],
+        };
         Self::wanted(&turn.app).then(new)
     }
 
@@ -83,12 +105,27 @@ impl Draft {
 
     /// An answer is complete.
     pub(in crate::serve) fn complete(&mut self, index: usize, text: &str, report: &Report) {
-        let Some((written, answer)) = self.written.get_mut(index).zip(self.answers.get_mut(index)) else { return };
+        let Some((written, answer)) = self.written.get_mut(index).zip(self.answers.get_mut(index))
+        else {
+            return;
+        };
         let written = std::mem::take(written);
-        let tokens =
-            place(text, written.iter().map(|t| (t.token.id, &*t.token.bytes, Some(t.token.logprob).filter(|p| p.is_finite()), t.reward)));
-        // Where doubted words were hedged in the answer itself, its tokens are not those that were scored.
-        let tokens = tokens.or_else(|_| self.turn.served.bundle.vocabulary().tokenize(text)).unwrap_or_default();
+        let tokens = place(
+            text,
+            written.iter().map(|t| {
+                (
+                    t.token.id,
+                    &*t.token.bytes,
+                    Some(t.token.logprob).filter(|p| p.is_finite()),
+                    t.reward,
+                )
+            }),
+        );
+        // Where doubted words were hedged in the answer itself, its tokens are not those that were
+        // scored.
+        let tokens = tokens
+            .or_else(|_| self.turn.served.bundle.vocabulary().tokenize(text))
+            .unwrap_or_default();
         *answer = Some(Answer {
             response: text.to_owned(),
             tokens,
@@ -99,11 +136,14 @@ impl Draft {
         });
     }
 
-    /// All answers are complete. Whoever ends the response waits for the result first: then the receipt is there for other servers on the same store too.
-    /// It is kept whether somebody waits or not.
+    /// All answers are complete. Whoever ends the response waits for the result first: then the
+    /// receipt is there for other servers on the same store too. It is kept whether somebody waits
+    /// or not.
     pub(in crate::serve) fn keep(mut self) -> BoxFuture<'static, ()> {
         let choices = self.answers.into_iter().collect();
-        let Some((corrections, choices)) = self.turn.app.corrections.as_ref().zip(choices) else { return async {}.boxed() };
+        let Some((corrections, choices)) = self.turn.app.corrections.as_ref().zip(choices) else {
+            return async {}.boxed();
+        };
         self.receipt.choices = choices;
         let kept = corrections.remember(self.receipt, self.file);
         if kept.is_none() {

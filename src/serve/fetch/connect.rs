@@ -1,4 +1,5 @@
-//! Connections to addresses that were checked: a name is looked up once, and what was checked is what is connected to.
+//! Connections to addresses that were checked: a name is looked up once, and what was checked is
+//! what is connected to.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,11 +27,17 @@ use super::{FetchError, address::is_global, link::Link};
 /// Certificates are checked against those of the file (PEM), or else against Mozilla's list.
 pub(super) fn tls(ca_file: Option<&str>) -> Result<TlsConnector, String> {
     let roots = match ca_file {
-        None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+        None => RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        },
         Some(path) => roots(path).map_err(|why| format!("{path}: {why}"))?,
     };
-    let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
-    let mut config = versions.map_err(|e| e.to_string())?.with_root_certificates(roots).with_no_client_auth();
+    let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions();
+    let mut config = versions
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config).into())
 }
@@ -38,14 +45,23 @@ pub(super) fn tls(ca_file: Option<&str>) -> Result<TlsConnector, String> {
 fn roots(path: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| e.to_string())? {
-        roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        roots
+            .add(certificate.map_err(|e| e.to_string())?)
+            .map_err(|e| e.to_string())?;
     }
-    if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err("there is no certificate in it".to_owned())
+    } else {
+        Ok(roots)
+    }
 }
 
-/// All addresses of the link's host, when every one of them may be connected to: it is global, or the operator has allowed the host and the
-/// port. One that may not makes all suspect.
-pub(super) async fn resolve(link: &Link, allow: &[(Host, u16)]) -> Result<Vec<SocketAddr>, FetchError> {
+/// All addresses of the link's host, when every one of them may be connected to: it is global, or
+/// the operator has allowed the host and the port. One that may not makes all suspect.
+pub(super) async fn resolve(
+    link: &Link,
+    allow: &[(Host, u16)],
+) -> Result<Vec<SocketAddr>, FetchError> {
     let port = link.port();
     let addresses = match link.host() {
         Host::Ipv4(address) => vec![(IpAddr::from(*address), port).into()],
@@ -61,17 +77,24 @@ pub(super) async fn resolve(link: &Link, allow: &[(Host, u16)]) -> Result<Vec<So
     if addresses.is_empty() {
         return Err(FetchError::Failed("the host was not found"));
     }
-    let allowed = allow.iter().any(|(host, at)| host == link.host() && *at == port);
-    match addresses.iter().find(|address| !allowed && !is_global(address.ip())) {
+    let allowed = allow
+        .iter()
+        .any(|(host, at)| host == link.host() && *at == port);
+    match addresses
+        .iter()
+        .find(|address| !allowed && !is_global(address.ip()))
+    {
         Some(address) => {
-            tracing::debug!(host = %link.host(), %address, "an image's host has an address that is not fetched from");
+            tracing::debug!(host = %link.host(), %address, "an image's host has an address that is \
+                not fetched from");
             Err(FetchError::Forbidden)
         }
         None => Ok(addresses),
     }
 }
 
-/// Connects to the first of the addresses that answers, each getting its share of the time that is left.
+/// Connects to the first of the addresses that answers, each getting its share of the time that is
+/// left.
 pub(super) async fn connect(
     link: &Link,
     addresses: &[SocketAddr],
@@ -80,16 +103,29 @@ pub(super) async fn connect(
 ) -> Result<TlsStream<TcpStream>, FetchError> {
     for (i, address) in addresses.iter().enumerate() {
         let left: Duration = deadline.saturating_duration_since(Instant::now());
-        match timeout(left / (addresses.len() - i) as u32, TcpStream::connect(address)).await {
+        match timeout(
+            left / (addresses.len() - i) as u32,
+            TcpStream::connect(address),
+        )
+        .await
+        {
             Ok(Ok(stream)) => {
-                let Some(name) = link.server_name() else { return Err(FetchError::Failed("the host has no name for a certificate")) };
+                let Some(name) = link.server_name() else {
+                    return Err(FetchError::Failed("the host has no name for a certificate"));
+                };
                 return tls.connect(name, stream).await.map_err(|error| {
-                    tracing::debug!(host = %link.host(), %address, %error, "no TLS with an image's server");
+                    tracing::debug!(host = %link.host(), %address, %error, "no TLS with an image's \
+                        server");
                     FetchError::Failed("there is no trusted TLS connection to its server")
                 });
             }
-            Ok(Err(error)) => tracing::debug!(host = %link.host(), %address, %error, "an image's server cannot be connected to"),
-            Err(_) => tracing::debug!(host = %link.host(), %address, "an image's server does not answer"),
+            Ok(Err(error)) => {
+                tracing::debug!(host = %link.host(), %address, %error, "an image's server cannot \
+                    be connected to")
+            }
+            Err(_) => {
+                tracing::debug!(host = %link.host(), %address, "an image's server does not answer")
+            }
         }
     }
     Err(FetchError::Failed("its server cannot be connected to"))
@@ -108,12 +144,21 @@ mod tests {
         for (text, what) in [
             ("", "no certificate"),
             ("hello", "no certificate"),
-            ("-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n", ""),
-            ("-----BEGIN CERTIFICATE-----\n@\n-----END CERTIFICATE-----\n", ""),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n",
+                "",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\n@\n-----END CERTIFICATE-----\n",
+                "",
+            ),
         ] {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(text.as_bytes()).unwrap();
-            assert!(tls(file.path().to_str()).is_err_and(|why| why.contains(what)), "{text}");
+            assert!(
+                tls(file.path().to_str()).is_err_and(|why| why.contains(what)),
+                "{text}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One request and its answer. Of the answer only a file or a redirection is taken; anything else that it says stays here.
+//! One request and its answer. Of the answer only a file or a redirection is taken; anything else
+//! that it says stays here.
 
 use http_body_util::{BodyExt, Empty};
 use hyper::{
@@ -25,13 +26,20 @@ pub(super) enum Answer {
 }
 
 /// Asks for the link over a connection that is then closed.
-pub(super) async fn exchange(link: &Link, stream: TlsStream<TcpStream>, max_bytes: usize) -> Result<Answer, FetchError> {
+pub(super) async fn exchange(
+    link: &Link,
+    stream: TlsStream<TcpStream>,
+    max_bytes: usize,
+) -> Result<Answer, FetchError> {
     let broken = |error: hyper::Error| {
         tracing::debug!(host = %link.host(), %error, "an image's server broke off");
         FetchError::Failed("its server did not send a complete answer")
     };
-    let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(HEADER_BYTES).handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(HEADER_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
     // Ends with this function, however that ends: by a return, or because nobody waits any more.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
@@ -44,12 +52,22 @@ pub(super) async fn exchange(link: &Link, stream: TlsStream<TcpStream>, max_byte
         | StatusCode::SEE_OTHER
         | StatusCode::TEMPORARY_REDIRECT
         | StatusCode::PERMANENT_REDIRECT => {
-            let location = response.headers().get(LOCATION).and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
-            Ok(Answer::Elsewhere(location.ok_or(FetchError::Failed("its server redirects to nowhere"))?.to_owned()))
+            let location = response
+                .headers()
+                .get(LOCATION)
+                .and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
+            Ok(Answer::Elsewhere(
+                location
+                    .ok_or(FetchError::Failed("its server redirects to nowhere"))?
+                    .to_owned(),
+            ))
         }
         _ => {
-            tracing::debug!(host = %link.host(), %status, "an image's server answered with another status");
-            Err(FetchError::Failed("its server did not answer with status 200"))
+            tracing::debug!(host = %link.host(), %status, "an image's server answered with another \
+                status");
+            Err(FetchError::Failed(
+                "its server did not answer with status 200",
+            ))
         }
     }
 }
@@ -69,14 +87,20 @@ fn request(link: &Link) -> Result<Request<Empty<Bytes>>, FetchError> {
 }
 
 /// Reads a body of at most `max_bytes`, and nothing of one that is announced as larger.
-async fn read(response: Response<Incoming>, max_bytes: usize, broken: impl Fn(hyper::Error) -> FetchError) -> Result<Vec<u8>, FetchError> {
+async fn read(
+    response: Response<Incoming>,
+    max_bytes: usize,
+    broken: impl Fn(hyper::Error) -> FetchError,
+) -> Result<Vec<u8>, FetchError> {
     let mut body = response.into_body();
     if body.size_hint().lower() > max_bytes as u64 {
         return Err(FetchError::TooLarge(max_bytes));
     }
     let mut file = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(&broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(&broken)?.into_data() else {
+            continue;
+        };
         if file.len() + data.len() > max_bytes {
             return Err(FetchError::TooLarge(max_bytes));
         }

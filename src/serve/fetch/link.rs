@@ -34,7 +34,11 @@ impl Link {
         if location.len() > MAX_LENGTH {
             return Err("the URL is longer than 8192 bytes");
         }
-        Self::new(self.url.join(location).map_err(|_| "this is not a valid URL")?)
+        Self::new(
+            self.url
+                .join(location)
+                .map_err(|_| "this is not a valid URL")?,
+        )
     }
 
     fn new(url: Url) -> Result<Self, &'static str> {
@@ -44,7 +48,8 @@ impl Link {
         if !url.username().is_empty() || url.password().is_some() {
             return Err("the URL must have no user name and no password");
         }
-        let (Some(host), Some(port)) = (url.host().map(plain_host), url.port_or_known_default()) else {
+        let (Some(host), Some(port)) = (url.host().map(plain_host), url.port_or_known_default())
+        else {
             return Err("the URL has no host");
         };
         let link = Self { url, host, port };
@@ -66,7 +71,9 @@ impl Link {
     /// For the `host` header.
     pub(super) fn authority(&self) -> String {
         let Self { host, .. } = self;
-        self.url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
+        self.url
+            .port()
+            .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
     }
 
     /// The name that the certificate must have.
@@ -80,7 +87,9 @@ impl Link {
 
     /// Returns what stands in the request's first line.
     pub(super) fn target(&self) -> Option<Uri> {
-        self.url[Position::BeforePath..Position::AfterQuery].parse().ok()
+        self.url[Position::BeforePath..Position::AfterQuery]
+            .parse()
+            .ok()
     }
 }
 
@@ -114,7 +123,11 @@ mod tests {
             let error = Link::parse(url).unwrap_err();
             assert!(error.contains(why), "{url}: {error}");
         }
-        assert!(Link::parse(&format!("https://example.org/{}", "a".repeat(9000))).unwrap_err().contains("longer"));
+        assert!(
+            Link::parse(&format!("https://example.org/{}", "a".repeat(9000)))
+                .unwrap_err()
+                .contains("longer")
+        );
     }
 
     #[test]
@@ -137,14 +150,26 @@ mod tests {
             "https://example.org\\@127.0.0.1/../@127.0.0.1",
         ] {
             match Link::parse(url) {
-                Ok(link) if url.contains("example") => assert_eq!(link.host(), &Host::Domain("example.org".to_owned()), "{url}"),
-                Ok(link) => assert_eq!(link.host(), &Host::<String>::Ipv4([127, 0, 0, 1].into()), "{url}"),
+                Ok(link) if url.contains("example") => assert_eq!(
+                    link.host(),
+                    &Host::Domain("example.org".to_owned()),
+                    "{url}"
+                ),
+                Ok(link) => assert_eq!(
+                    link.host(),
+                    &Host::<String>::Ipv4([127, 0, 0, 1].into()),
+                    "{url}"
+                ),
                 Err(why) => panic!("{url}: {why}"),
             }
         }
-        for url in
-            ["https://0/", "https://[::ffff:127.0.0.1]/", "https://[::ffff:7f00:1]/", "https://[::127.0.0.1]/", "https://[0:0:0::1]/"]
-        {
+        for url in [
+            "https://0/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::ffff:7f00:1]/",
+            "https://[::127.0.0.1]/",
+            "https://[0:0:0::1]/",
+        ] {
             let address: IpAddr = match *Link::parse(url).unwrap().host() {
                 Host::Ipv4(address) => address.into(),
                 Host::Ipv6(address) => address.into(),
@@ -156,7 +181,13 @@ mod tests {
 
     #[test]
     fn names_are_one_however_they_are_written() {
-        for url in ["https://localhost/", "https://LOCALHOST./", "https://ⓛocalhost/", "https://%6cocalhost/", "https://localhost:443/"] {
+        for url in [
+            "https://localhost/",
+            "https://LOCALHOST./",
+            "https://ⓛocalhost/",
+            "https://%6cocalhost/",
+            "https://localhost:443/",
+        ] {
             let link = Link::parse(url).unwrap();
             assert_eq!(
                 (link.host(), link.port(), link.authority().as_str()),
@@ -165,20 +196,52 @@ mod tests {
             );
         }
         let idn = Link::parse("https://BÜCHER.example:8443/ä?q=ö#part").unwrap();
-        assert_eq!((idn.authority().as_str(), idn.port()), ("xn--bcher-kva.example:8443", 8443));
+        assert_eq!(
+            (idn.authority().as_str(), idn.port()),
+            ("xn--bcher-kva.example:8443", 8443)
+        );
         assert_eq!(idn.target().unwrap().to_string(), "/%C3%A4?q=%C3%B6");
-        assert_eq!(Link::parse("https://[2606:4700::1]:8443").unwrap().authority(), "[2606:4700::1]:8443");
-        assert_eq!(Link::parse("https://example.org").unwrap().target().unwrap(), "/");
+        assert_eq!(
+            Link::parse("https://[2606:4700::1]:8443")
+                .unwrap()
+                .authority(),
+            "[2606:4700::1]:8443"
+        );
+        assert_eq!(
+            Link::parse("https://example.org")
+                .unwrap()
+                .target()
+                .unwrap(),
+            "/"
+        );
     }
 
     #[test]
     fn redirections_are_read_as_urls_are() {
         let link = Link::parse("https://example.org/a/b.jpg?c").unwrap();
-        let leads = |to: &str| link.join(to).map(|l| (l.authority(), l.target().unwrap().to_string()));
-        assert_eq!(leads("d.jpg").unwrap(), ("example.org".to_owned(), "/a/d.jpg".to_owned()));
-        assert_eq!(leads("//other.example/e").unwrap(), ("other.example".to_owned(), "/e".to_owned()));
-        assert_eq!(leads("https://2130706433:8443/").unwrap().0, "127.0.0.1:8443");
-        for bad in ["http://example.org/", "file:///etc/passwd", "//u:p@other.example/", "https://", "data:image/png;base64,AAAA"] {
+        let leads = |to: &str| {
+            link.join(to)
+                .map(|l| (l.authority(), l.target().unwrap().to_string()))
+        };
+        assert_eq!(
+            leads("d.jpg").unwrap(),
+            ("example.org".to_owned(), "/a/d.jpg".to_owned())
+        );
+        assert_eq!(
+            leads("//other.example/e").unwrap(),
+            ("other.example".to_owned(), "/e".to_owned())
+        );
+        assert_eq!(
+            leads("https://2130706433:8443/").unwrap().0,
+            "127.0.0.1:8443"
+        );
+        for bad in [
+            "http://example.org/",
+            "file:///etc/passwd",
+            "//u:p@other.example/",
+            "https://",
+            "data:image/png;base64,AAAA",
+        ] {
             assert!(leads(bad).is_err(), "{bad}");
         }
     }

@@ -1,8 +1,10 @@
-//! Images by `https:` URL: fetched for whoever may send requests, and so only from where anybody could fetch them.
+//! Images by `https:` URL: fetched for whoever may send requests, and so only from where anybody
+//! could fetch them.
 //!
-//! A host is looked up once, all its addresses are checked, and the connection goes to one of those, so that no second lookup can say something
-//! else. Redirections are followed here, each target checked like the first. There are bounds on bytes, time and fetches at once. What a server
-//! answers, beside a file, is not told to the client: it may be the operator's own.
+//! A host is looked up once, all its addresses are checked, and the connection goes to one of
+//! those, so that no second lookup can say something else. Redirections are followed here, each
+//! target checked like the first. There are bounds on bytes, time and fetches at once. What a
+//! server answers, beside a file, is not told to the client: it may be the operator's own.
 
 mod address;
 mod connect;
@@ -58,7 +60,11 @@ impl Fetcher {
         let fetch = &config.fetch;
         Ok(Self {
             tls: connect::tls(fetch.ca_file.as_ref().map(String::as_str))?,
-            allow: fetch.allow.iter().filter_map(|entry| host_port(entry)).collect(),
+            allow: fetch
+                .allow
+                .iter()
+                .filter_map(|entry| host_port(entry))
+                .collect(),
             max_redirects: fetch.max_redirects,
             max_bytes: config.images.max_bytes,
             timeout_s: fetch.timeout_s,
@@ -66,12 +72,14 @@ impl Fetcher {
         })
     }
 
-    /// The file at `link`. Waits for others where there are too many; who waits holds a place among the admitted requests, so that those are a
-    /// bounded number too.
+    /// The file at `link`. Waits for others where there are too many; who waits holds a place among
+    /// the admitted requests, so that those are a bounded number too.
     pub(crate) async fn fetch(&self, share: &Share, link: Link) -> Result<Vec<u8>, FetchError> {
         let _turn = self.turns.take(share, 1).await;
         let deadline = Instant::now() + Duration::from_secs(self.timeout_s);
-        timeout_at(deadline, self.follow(link, deadline)).await.unwrap_or(Err(FetchError::TooSlow(self.timeout_s)))
+        timeout_at(deadline, self.follow(link, deadline))
+            .await
+            .unwrap_or(Err(FetchError::TooSlow(self.timeout_s)))
     }
 
     async fn follow(&self, mut link: Link, deadline: Instant) -> Result<Vec<u8>, FetchError> {
@@ -82,7 +90,8 @@ impl Fetcher {
                 Answer::File(file) => return Ok(file),
                 Answer::Elsewhere(location) => {
                     link = link.join(&location).map_err(|why| {
-                        tracing::debug!(host = %link.host(), why, "an image's server redirects to what is not fetched");
+                        tracing::debug!(host = %link.host(), why, "an image's server redirects to \
+                            what is not fetched");
                         FetchError::Failed("its server redirects to what is not a plain https: URL")
                     })?
                 }

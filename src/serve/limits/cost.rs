@@ -1,7 +1,7 @@
 //! The work that a request is, as far as that is known before it is done.
 //!
-//! A unit is a position of a prompt that is read, about .15 ms on two cores. A written token is [`WRITTEN`] units, an image that is decoded and encoded
-//! [`IMAGE`].
+//! A unit is a position of a prompt that is read, about .15 ms on two cores. A written token is
+//! [`WRITTEN`] units, an image that is decoded and encoded [`IMAGE`].
 
 use crate::{engine::WRITTEN, vlm::Spec};
 
@@ -36,24 +36,39 @@ impl Answers {
     /// Returns what they cost.
     pub(in crate::serve) fn cost(self) -> Cost {
         let number = |n: usize| n as u64;
-        let written = number(self.max_tokens.min(self.context.saturating_sub(self.prompt)));
+        let written = number(
+            self.max_tokens
+                .min(self.context.saturating_sub(self.prompt)),
+        );
         let answers = number(self.choices).saturating_mul(number(self.candidates));
         let prompt = number(self.prompt);
         Cost {
             work: IMAGE + answers.saturating_mul(prompt + WRITTEN * written),
-            tokens: (prompt * number(self.candidates)).saturating_add(answers.saturating_mul(written)),
+            tokens: (prompt * number(self.candidates))
+                .saturating_add(answers.saturating_mul(written)),
         }
     }
 }
 
 /// Returns the most that one answer can cost.
 pub(in crate::serve) fn longest_answer(spec: Spec, context: usize) -> u64 {
-    Answers { context, prompt: spec.image_tokens, max_tokens: context, choices: 1, candidates: 1 }.cost().work
+    Answers {
+        context,
+        prompt: spec.image_tokens,
+        max_tokens: context,
+        choices: 1,
+        candidates: 1,
+    }
+    .cost()
+    .work
 }
 
 /// Returns what it costs to read texts of so many positions in all, about so many images.
 pub(in crate::serve) fn reading(images: usize, positions: usize) -> Cost {
-    Cost { work: IMAGE * images as u64 + positions as u64, tokens: positions as u64 }
+    Cost {
+        work: IMAGE * images as u64 + positions as u64,
+        tokens: positions as u64,
+    }
 }
 
 #[cfg(test)]
@@ -62,11 +77,56 @@ mod tests {
 
     #[test]
     fn work_grows_with_answers_candidates_tokens_and_images() {
-        let one = Answers { context: 160, prompt: 60, max_tokens: 20, choices: 1, candidates: 1 };
-        assert_eq!(one.cost(), Cost { work: 256 + 60 + 8 * 20, tokens: 80 });
-        assert_eq!(Answers { max_tokens: usize::MAX, ..one }.cost(), Cost { work: 256 + 60 + 8 * 100, tokens: 160 });
-        assert_eq!(Answers { prompt: 500, ..one }.cost(), Cost { work: 256 + 500, tokens: 500 });
-        assert_eq!(Answers { choices: 3, candidates: 2, ..one }.cost(), Cost { work: 256 + 6 * 220, tokens: 2 * 60 + 6 * 20 });
-        assert_eq!(reading(64, 5000), Cost { work: 64 * 256 + 5000, tokens: 5000 });
+        let one = Answers {
+            context: 160,
+            prompt: 60,
+            max_tokens: 20,
+            choices: 1,
+            candidates: 1,
+        };
+        assert_eq!(
+            one.cost(),
+            Cost {
+                work: 256 + 60 + 8 * 20,
+                tokens: 80
+            }
+        );
+        assert_eq!(
+            Answers {
+                max_tokens: usize::MAX,
+                ..one
+            }
+            .cost(),
+            Cost {
+                work: 256 + 60 + 8 * 100,
+                tokens: 160
+            }
+        );
+        assert_eq!(
+            Answers { prompt: 500, ..one }.cost(),
+            Cost {
+                work: 256 + 500,
+                tokens: 500
+            }
+        );
+        assert_eq!(
+            Answers {
+                choices: 3,
+                candidates: 2,
+                ..one
+            }
+            .cost(),
+            Cost {
+                work: 256 + 6 * 220,
+                tokens: 2 * 60 + 6 * 20
+            }
+        );
+        assert_eq!(
+            reading(64, 5000),
+            Cost {
+                work: 64 * 256 + 5000,
+                tokens: 5000
+            }
+        );
     }
 }

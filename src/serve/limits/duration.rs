@@ -25,10 +25,27 @@ mod tests {
 
     #[test]
     fn durations_are_openais() {
-        let written = [0, 1, 20, 999, 1000, 1500, 8640, 10_000, 59_999, 60_000, 360_000, 361_250, 3_600_000, 90_061_001]
-            .map(|millis| format_duration(Duration::from_millis(millis)));
-        let expected =
-            ["0s", "1ms", "20ms", "999ms", "1s", "1.5s", "8.64s", "10s", "59.999s", "1m0s", "6m0s", "6m1.25s", "1h0m0s", "25h1m1.001s"];
+        let written = [
+            0, 1, 20, 999, 1000, 1500, 8640, 10_000, 59_999, 60_000, 360_000, 361_250, 3_600_000,
+            90_061_001,
+        ]
+        .map(|millis| format_duration(Duration::from_millis(millis)));
+        let expected = [
+            "0s",
+            "1ms",
+            "20ms",
+            "999ms",
+            "1s",
+            "1.5s",
+            "8.64s",
+            "10s",
+            "59.999s",
+            "1m0s",
+            "6m0s",
+            "6m1.25s",
+            "1h0m0s",
+            "25h1m1.001s",
+        ];
         assert_eq!(written, expected);
         assert_eq!(format_duration(Duration::from_nanos(1)), "1ms");
     }

@@ -16,8 +16,13 @@ use crate::serve::{app::App, auth, body};
 /// How long the refusal of a request takes, where there were too many from the same client.
 const REFUSAL_DELAY: Duration = Duration::from_secs(1);
 
-/// The middleware: bounds the requests of a key that make the server work, before their bodies are read. It stands behind the one that knows the keys.
-pub(in crate::serve) async fn limit_rates(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// The middleware: bounds the requests of a key that make the server work, before their bodies are
+/// read. It stands behind the one that knows the keys.
+pub(in crate::serve) async fn limit_rates(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if request.method() != Method::POST || !request.uri().path().starts_with("/v1/") {
         return next.run(request).await;
     }
@@ -31,7 +36,8 @@ pub(in crate::serve) async fn limit_rates(State(app): State<Arc<App>>, request: 
         }
     };
     if response.status() == StatusCode::TOO_MANY_REQUESTS && app.limits.is_pressing(&account) {
-        // Whoever does not wait before asking again waits here, with nothing held, so that refusing them takes little from others.
+        // Whoever does not wait before asking again waits here, with nothing held, so that refusing
+        // them takes little from others.
         sleep(REFUSAL_DELAY).await;
     }
     app.limits.show(&account, response.headers_mut());

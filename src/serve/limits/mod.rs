@@ -1,8 +1,9 @@
 //! Who may ask how much: bounds on what is in progress, shared fairly, and rates.
 //!
-//! A request is let in once it has arrived and is known to be in order, by the work that it is: see [`cost`]. What is in progress is bounded for all
-//! together, and one competitor cannot use that up for the others. Rates are those of a key, or of an address on a server without keys. All of it is in
-//! this process's memory: another server counts anew, and so does this one after a restart.
+//! A request is let in once it has arrived and is known to be in order, by the work that it is: see
+//! [`cost`]. What is in progress is bounded for all together, and one competitor cannot use that up
+//! for the others. Rates are those of a key, or of an address on a server without keys. All of it
+//! is in this process's memory: another server counts anew, and so does this one after a restart.
 
 pub(super) mod cost;
 mod duration;
@@ -39,7 +40,8 @@ pub(super) fn share(caller: &Caller) -> Share {
     Share::new(caller.competitor(), caller.weight)
 }
 
-/// Returns whose rates count a caller's requests: the key's or, on a server without keys, the address's.
+/// Returns whose rates count a caller's requests: the key's or, on a server without keys, the
+/// address's.
 pub(super) fn account(caller: &Caller) -> Arc<str> {
     caller.name.clone().unwrap_or_else(|| caller.competitor())
 }
@@ -77,12 +79,19 @@ impl Meter {
     }
 
     fn set(&mut self, config: &Config) {
-        let common = Rates { requests: config.limits.requests_per_minute, tokens: config.limits.tokens_per_minute };
+        let common = Rates {
+            requests: config.limits.requests_per_minute,
+            tokens: config.limits.tokens_per_minute,
+        };
         let of = |key: &crate::config::Key| Rates {
             requests: key.requests_per_minute.value().unwrap_or(common.requests),
             tokens: key.tokens_per_minute.value().unwrap_or(common.tokens),
         };
-        self.by_key = config.keys.iter().map(|key| (Arc::from(key.name.as_str()), of(key))).collect();
+        self.by_key = config
+            .keys
+            .iter()
+            .map(|key| (Arc::from(key.name.as_str()), of(key)))
+            .collect();
         self.common = common;
     }
 }
@@ -91,12 +100,20 @@ impl Limits {
     /// As configured; an answer of the model takes `answer` work at most.
     pub(super) fn new(config: &Config, answer: u64, metrics: &Arc<Metrics>) -> Self {
         let max_concurrent = config.server.max_concurrent;
-        // As much as the engine may hold, with its places for those who have less than their share; half as much again for such competitors.
+        // As much as the engine may hold, with its places for those who have less than their share;
+        // half as much again for such competitors.
         let work = (2 * config.engine.max_batch + config.engine.max_waiting) as u64 * answer;
-        let mut meter = Meter { by_key: HashMap::new(), common: Rates::default(), table: Table::default() };
+        let mut meter = Meter {
+            by_key: HashMap::new(),
+            common: Rates::default(),
+            table: Table::default(),
+        };
         meter.set(config);
         Self {
-            requests: SharedPool::new(Pool::new(max_concurrent as u64, max_concurrent.div_ceil(4) as u64)),
+            requests: SharedPool::new(Pool::new(
+                max_concurrent as u64,
+                max_concurrent.div_ceil(4) as u64,
+            )),
             max_concurrent,
             work: SharedPool::new(Pool::new(work, work / 2)),
             meter: Mutex::new(meter),
@@ -129,23 +146,30 @@ impl Limits {
 
     /// Counts a refused request; returns `true` if the account has had too many of late.
     fn is_pressing(&self, account: &Arc<str>) -> bool {
-        self.refused.count(Arc::clone(account), Instant::now()).is_err()
+        self.refused
+            .count(Arc::clone(account), Instant::now())
+            .is_err()
     }
 
     /// Takes some of a rate; returns how much that was: nothing counts for more than all of it.
     fn charge(&self, account: &Arc<str>, kind: Kind, amount: u64) -> Result<u64, ApiError> {
         let mut meter = self.meter();
         let rates = meter.rates(account);
-        meter.table.take(account, rates, kind, amount, self.now()).map_err(|exceeded| {
-            self.metrics.count_limited(kind.name());
-            exceeded.into()
-        })
+        meter
+            .table
+            .take(account, rates, kind, amount, self.now())
+            .map_err(|exceeded| {
+                self.metrics.count_limited(kind.name());
+                exceeded.into()
+            })
     }
 
     /// Writes how far the rates of an account are used up.
     fn show(&self, account: &str, headers: &mut HeaderMap) {
         let meter = self.meter();
-        meter.table.show(account, meter.rates(account), self.now(), headers);
+        meter
+            .table
+            .show(account, meter.rates(account), self.now(), headers);
     }
 
     /// Lets work in for a competitor.
@@ -157,27 +181,51 @@ impl Limits {
         let place = self.requests.take(share, 1);
         let place = place.map_err(|_| {
             let most = self.max_concurrent;
-            busy("concurrency", format!("the server is at capacity ({most} requests at once, shared by all who ask); retry in 1 s"))
+            busy(
+                "concurrency",
+                format!(
+                    "the server is at capacity ({most} requests at once, \
+                                         shared by all who ask); retry in 1 s"
+                ),
+            )
         })?;
         let work = self.work.take(share, work);
         let work = work.map_err(|_| {
             let message =
-                "the server is at capacity (images, candidates and tokens of the requests in progress); retry in 1 s, or send smaller ones";
+                "the server is at capacity (images, candidates and tokens of the requests in \
+                 progress); retry in 1 s, or send smaller ones";
             busy("work", message.to_owned())
         })?;
         self.metrics.count_admitted(1);
-        Ok(WorkPermit { _held: [place, work], metrics: Arc::clone(&self.metrics) })
+        Ok(WorkPermit {
+            _held: [place, work],
+            metrics: Arc::clone(&self.metrics),
+        })
     }
 }
 
-/// Lets a request in that has arrived and is in order; `place` is the one that it holds among those that are read and checked.
+/// Lets a request in that has arrived and is in order; `place` is the one that it holds among those
+/// that are read and checked.
 ///
 /// # Errors
 /// 429 where too much is in progress, or the tokens of a minute are used up.
-pub(super) fn admit(turn: &Turn, place: OwnedSemaphorePermit, cost: Cost) -> Result<Admission, ApiError> {
+pub(super) fn admit(
+    turn: &Turn,
+    place: OwnedSemaphorePermit,
+    cost: Cost,
+) -> Result<Admission, ApiError> {
     let held = turn.app.limits.hold(&turn.share, cost.work)?;
-    let charged = turn.app.limits.charge(&turn.account, Kind::Tokens, cost.tokens)?;
-    Ok(Admission { turn: turn.clone(), charged, used: None, _held: held, _place: place })
+    let charged = turn
+        .app
+        .limits
+        .charge(&turn.account, Kind::Tokens, cost.tokens)?;
+    Ok(Admission {
+        turn: turn.clone(),
+        charged,
+        used: None,
+        _held: held,
+        _place: place,
+    })
 }
 
 /// Work that is in progress until this is dropped.
@@ -204,7 +252,8 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// Notes that the work has begun: from now on what was taken in advance stays taken, until `used` says how many tokens it was.
+    /// Notes that the work has begun: from now on what was taken in advance stays taken, until
+    /// `used` says how many tokens it was.
     pub(crate) fn begin(&mut self, used: Arc<AtomicU64>) {
         self.used = Some(used);
     }
@@ -220,7 +269,14 @@ impl Drop for Admission {
         };
         let mut meter = limits.meter();
         let rates = meter.rates(&self.turn.account);
-        meter.table.correct(&self.turn.account, rates, Kind::Tokens, self.charged, stays, limits.now());
+        meter.table.correct(
+            &self.turn.account,
+            rates,
+            Kind::Tokens,
+            self.charged,
+            stays,
+            limits.now(),
+        );
     }
 }
 
@@ -230,19 +286,32 @@ mod tests {
     use crate::config::{Auto, Key};
 
     fn key(name: &str, requests_per_minute: Auto<u64>) -> Key {
-        Key { name: name.to_owned(), requests_per_minute, ..Key::default() }
+        Key {
+            name: name.to_owned(),
+            requests_per_minute,
+            ..Key::default()
+        }
     }
 
     #[test]
     fn other_rates_take_effect_and_what_was_used_stays_used() {
-        let mut config = Config { keys: vec![key("a", Auto::Value(1)), key("b", Auto::Auto)], ..Config::default() };
+        let mut config = Config {
+            keys: vec![key("a", Auto::Value(1)), key("b", Auto::Auto)],
+            ..Config::default()
+        };
         let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
         let count = |name: &str| limits.count_request(&name.into()).is_ok();
-        assert_eq!((count("a"), count("a"), count("b"), count("b")), (true, false, true, true));
+        assert_eq!(
+            (count("a"), count("a"), count("b"), count("b")),
+            (true, false, true, true)
+        );
         config.limits.requests_per_minute = 1;
         config.keys.push(key("c", Auto::Value(0)));
         limits.set_rates(&config);
-        assert_eq!((count("a"), count("b"), count("b"), count("c"), count("c")), (false, true, false, true, true));
+        assert_eq!(
+            (count("a"), count("b"), count("b"), count("c"), count("c")),
+            (false, true, false, true, true)
+        );
         config.keys[0].requests_per_minute = Auto::Value(0);
         limits.set_rates(&config);
         assert!(count("a") && count("a"));
@@ -251,12 +320,19 @@ mod tests {
     #[test]
     fn work_in_progress_is_bounded_and_nobody_takes_it_all_from_others() {
         let mut config = Config::default();
-        (config.engine.max_batch, config.engine.max_waiting, config.server.max_concurrent) = (4, 0, 4);
+        (
+            config.engine.max_batch,
+            config.engine.max_waiting,
+            config.server.max_concurrent,
+        ) = (4, 0, 4);
         let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
         let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
         let large = limits.hold(&greedy, 1 << 40).unwrap();
         let refused = limits.hold(&greedy, 10).err().unwrap();
-        assert_eq!((refused.status.as_u16(), refused.retry_after_s), (429, Some(1)));
+        assert_eq!(
+            (refused.status.as_u16(), refused.retry_after_s),
+            (429, Some(1))
+        );
         let beside = limits.hold(&polite, 500).unwrap();
         drop((large, beside));
         let many: Vec<_> = (0..4).map(|_| limits.hold(&greedy, 1).unwrap()).collect();

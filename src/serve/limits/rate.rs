@@ -1,4 +1,5 @@
-//! Rates: the generic cell rate algorithm, of which each account has one number a rate, the time at which its bucket is full again.
+//! Rates: the generic cell rate algorithm, of which each account has one number a rate, the time at
+//! which its bucket is full again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -34,8 +35,16 @@ impl Kind {
     /// The headers that say the limit, what is left of it, and when all of it is there again.
     fn headers(self) -> [HeaderName; 3] {
         let [limit, remaining, reset] = match self {
-            Self::Requests => ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-            Self::Tokens => ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+            Self::Requests => [
+                "x-ratelimit-limit-requests",
+                "x-ratelimit-remaining-requests",
+                "x-ratelimit-reset-requests",
+            ],
+            Self::Tokens => [
+                "x-ratelimit-limit-tokens",
+                "x-ratelimit-remaining-tokens",
+                "x-ratelimit-reset-tokens",
+            ],
         };
         [limit, remaining, reset].map(HeaderName::from_static)
     }
@@ -69,10 +78,19 @@ pub(super) struct Exceeded {
 }
 
 impl From<Exceeded> for ApiError {
-    fn from(Exceeded { kind, limit, asked, left, wait }: Exceeded) -> Self {
+    fn from(
+        Exceeded {
+            kind,
+            limit,
+            asked,
+            left,
+            wait,
+        }: Exceeded,
+    ) -> Self {
         let (name, wait_text) = (kind.name(), format_duration(wait));
         let message = format!(
-            "rate limit reached: {limit} {name} per minute, of which {left} are left; this request takes {asked}. Try again in {wait_text}."
+            "rate limit reached: {limit} {name} per minute, of which {left} are left; this request \
+             takes {asked}. Try again in {wait_text}."
         );
         let mut error = Self::busy(message, wait.as_millis().div_ceil(1000).max(1) as u64);
         error.body.error.kind = name;
@@ -103,48 +121,91 @@ fn left(full: Duration, limit: u64, now: Duration) -> u64 {
 
 impl Table {
     fn full(&self, account: &str, kind: Kind) -> Duration {
-        self.accounts.get(account).map_or(Duration::ZERO, |full| full[kind as usize])
+        self.accounts
+            .get(account)
+            .map_or(Duration::ZERO, |full| full[kind as usize])
     }
 
     fn set(&mut self, account: &Arc<str>, kind: Kind, full: Duration, now: Duration) {
         if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(account) {
-            self.accounts.retain(|_, full| full.iter().any(|full| *full > now));
+            self.accounts
+                .retain(|_, full| full.iter().any(|full| *full > now));
             // Whoever has the least to wait for is forgotten first.
-            let least = self.accounts.iter().min_by_key(|(_, full)| full.iter().max().copied());
-            if let (true, Some(name)) = (self.accounts.len() >= ACCOUNTS, least.map(|(name, _)| Arc::clone(name))) {
+            let least = self
+                .accounts
+                .iter()
+                .min_by_key(|(_, full)| full.iter().max().copied());
+            if let (true, Some(name)) = (
+                self.accounts.len() >= ACCOUNTS,
+                least.map(|(name, _)| Arc::clone(name)),
+            ) {
                 self.accounts.remove(&name);
             }
         }
         self.accounts.entry(Arc::clone(account)).or_default()[kind as usize] = full;
     }
 
-    /// Takes an amount and returns it, cut to the whole bucket: who asks for more than that waits until it is full.
+    /// Takes an amount and returns it, cut to the whole bucket: who asks for more than that waits
+    /// until it is full.
     ///
     /// # Errors
     /// [`Exceeded`] where less is left.
-    pub(super) fn take(&mut self, account: &Arc<str>, rates: Rates, kind: Kind, amount: u64, now: Duration) -> Result<u64, Exceeded> {
-        let Some(limit) = rates.limit(kind) else { return Ok(amount) };
+    pub(super) fn take(
+        &mut self,
+        account: &Arc<str>,
+        rates: Rates,
+        kind: Kind,
+        amount: u64,
+        now: Duration,
+    ) -> Result<u64, Exceeded> {
+        let Some(limit) = rates.limit(kind) else {
+            return Ok(amount);
+        };
         let (amount, before) = (amount.min(limit), self.full(account, kind));
         let full = before.max(now) + time(amount, limit);
         if full > now + PERIOD {
-            return Err(Exceeded { kind, limit, asked: amount, left: left(before, limit, now), wait: full - now - PERIOD });
+            return Err(Exceeded {
+                kind,
+                limit,
+                asked: amount,
+                left: left(before, limit, now),
+                wait: full - now - PERIOD,
+            });
         }
         self.set(account, kind, full, now);
         Ok(amount)
     }
 
     /// Makes what was taken another amount.
-    pub(super) fn correct(&mut self, account: &Arc<str>, rates: Rates, kind: Kind, taken: u64, amount: u64, now: Duration) {
-        let Some(limit) = rates.limit(kind).filter(|_| taken != amount) else { return };
-        let full = (self.full(account, kind).max(now) + time(amount, limit)).saturating_sub(time(taken, limit));
+    pub(super) fn correct(
+        &mut self,
+        account: &Arc<str>,
+        rates: Rates,
+        kind: Kind,
+        taken: u64,
+        amount: u64,
+        now: Duration,
+    ) {
+        let Some(limit) = rates.limit(kind).filter(|_| taken != amount) else {
+            return;
+        };
+        let full = (self.full(account, kind).max(now) + time(amount, limit))
+            .saturating_sub(time(taken, limit));
         self.set(account, kind, full, now);
     }
 
     /// Writes the headers of the rates that are limited.
     pub(super) fn show(&self, account: &str, rates: Rates, now: Duration, headers: &mut HeaderMap) {
-        for (kind, limit) in Kind::ALL.into_iter().filter_map(|kind| Some((kind, rates.limit(kind)?))) {
+        for (kind, limit) in Kind::ALL
+            .into_iter()
+            .filter_map(|kind| Some((kind, rates.limit(kind)?)))
+        {
             let full = self.full(account, kind);
-            let values = [limit.to_string(), left(full, limit, now).to_string(), format_duration(full.saturating_sub(now))];
+            let values = [
+                limit.to_string(),
+                left(full, limit, now).to_string(),
+                format_duration(full.saturating_sub(now)),
+            ];
             for (name, value) in kind.headers().into_iter().zip(values) {
                 headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
             }
@@ -165,7 +226,10 @@ mod tests {
     #[test]
     fn a_bucket_holds_a_minutes_worth_and_fills_evenly() {
         let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
-        let rates = Rates { requests: 6, tokens: 0 };
+        let rates = Rates {
+            requests: 6,
+            tokens: 0,
+        };
         let mut take = |now| table.take(&who, rates, Kind::Requests, 1, at(now));
         for _ in 0..6 {
             assert_eq!(take(100.0), Ok(1));
@@ -175,26 +239,58 @@ mod tests {
         assert!(take(109.0).is_err());
         assert_eq!(take(110.0), Ok(1));
         let error = ApiError::from(take(117.5).unwrap_err());
-        assert_eq!((error.status.as_u16(), error.retry_after_s, error.body.error.kind), (429, Some(3), "requests"));
+        assert_eq!(
+            (
+                error.status.as_u16(),
+                error.retry_after_s,
+                error.body.error.kind
+            ),
+            (429, Some(3), "requests")
+        );
         assert_eq!(error.body.error.code, Some("rate_limit_exceeded"));
-        assert_eq!(table.take(&"b".into(), rates, Kind::Requests, 1, at(117.5)), Ok(1), "another account has its own");
-        assert_eq!(table.take(&"b".into(), rates, Kind::Tokens, 1 << 40, at(117.5)), Ok(1 << 40), "no limit");
+        assert_eq!(
+            table.take(&"b".into(), rates, Kind::Requests, 1, at(117.5)),
+            Ok(1),
+            "another account has its own"
+        );
+        assert_eq!(
+            table.take(&"b".into(), rates, Kind::Tokens, 1 << 40, at(117.5)),
+            Ok(1 << 40),
+            "no limit"
+        );
     }
 
     #[test]
     fn the_headers_say_what_is_left() {
         let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
-        let rates = Rates { requests: 60, tokens: 6000 };
+        let rates = Rates {
+            requests: 60,
+            tokens: 6000,
+        };
         let shown = |table: &Table, now| {
             let mut headers = HeaderMap::new();
             table.show("a", rates, at(now), &mut headers);
-            Kind::ALL.map(|kind| kind.headers().map(|name| headers[name].to_str().unwrap().to_owned()))
+            Kind::ALL.map(|kind| {
+                kind.headers()
+                    .map(|name| headers[name].to_str().unwrap().to_owned())
+            })
         };
-        assert_eq!(shown(&table, 5.0), [["60", "60", "0s"], ["6000", "6000", "0s"]]);
+        assert_eq!(
+            shown(&table, 5.0),
+            [["60", "60", "0s"], ["6000", "6000", "0s"]]
+        );
         table.take(&who, rates, Kind::Requests, 1, at(5.0)).unwrap();
-        table.take(&who, rates, Kind::Tokens, 3000, at(5.0)).unwrap();
-        assert_eq!(shown(&table, 5.0), [["60", "59", "1s"], ["6000", "3000", "30s"]]);
-        assert_eq!(shown(&table, 15.0), [["60", "60", "0s"], ["6000", "4000", "20s"]]);
+        table
+            .take(&who, rates, Kind::Tokens, 3000, at(5.0))
+            .unwrap();
+        assert_eq!(
+            shown(&table, 5.0),
+            [["60", "59", "1s"], ["6000", "3000", "30s"]]
+        );
+        assert_eq!(
+            shown(&table, 15.0),
+            [["60", "60", "0s"], ["6000", "4000", "20s"]]
+        );
         // It was less, and then more.
         table.correct(&who, rates, Kind::Tokens, 3000, 2000, at(15.0));
         assert_eq!(shown(&table, 15.0)[1], ["6000", "5000", "10s"]);
@@ -208,30 +304,57 @@ mod tests {
     #[test]
     fn more_than_a_minutes_worth_waits_for_a_full_bucket() {
         let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
-        let rates = Rates { requests: 0, tokens: 100 };
-        assert_eq!(table.take(&who, rates, Kind::Tokens, 5000, at(0.0)), Ok(100));
-        assert_eq!(table.take(&who, rates, Kind::Tokens, 5000, at(59.0)).unwrap_err().wait, at(1.0));
-        assert_eq!(table.take(&who, rates, Kind::Tokens, 5000, at(60.0)), Ok(100));
+        let rates = Rates {
+            requests: 0,
+            tokens: 100,
+        };
+        assert_eq!(
+            table.take(&who, rates, Kind::Tokens, 5000, at(0.0)),
+            Ok(100)
+        );
+        assert_eq!(
+            table
+                .take(&who, rates, Kind::Tokens, 5000, at(59.0))
+                .unwrap_err()
+                .wait,
+            at(1.0)
+        );
+        assert_eq!(
+            table.take(&who, rates, Kind::Tokens, 5000, at(60.0)),
+            Ok(100)
+        );
     }
 
     #[test]
     fn the_table_is_bounded_and_forgets_who_has_the_least_to_wait_for() {
         let (mut table, greedy) = (Table::default(), Arc::<str>::from("greedy"));
-        let rates = Rates { requests: 10, tokens: 0 };
+        let rates = Rates {
+            requests: 10,
+            tokens: 0,
+        };
         for _ in 0..10 {
-            table.take(&greedy, rates, Kind::Requests, 1, at(0.0)).unwrap();
+            table
+                .take(&greedy, rates, Kind::Requests, 1, at(0.0))
+                .unwrap();
         }
         for i in 0..ACCOUNTS + 100 {
-            table.take(&i.to_string().into(), rates, Kind::Requests, 1, at(0.0)).unwrap();
+            table
+                .take(&i.to_string().into(), rates, Kind::Requests, 1, at(0.0))
+                .unwrap();
         }
         assert_eq!(table.accounts.len(), ACCOUNTS);
-        assert!(table.take(&greedy, rates, Kind::Requests, 1, at(0.0)).is_err());
+        assert!(
+            table
+                .take(&greedy, rates, Kind::Requests, 1, at(0.0))
+                .is_err()
+        );
     }
 
     proptest! {
         #[test]
         fn no_minute_lets_more_than_two_buckets_through(
-            steps in proptest::collection::vec((0u64..20_000, 1u64..50), 1..100), limit in 1u64..200,
+            steps in proptest::collection::vec((0u64..20_000, 1u64..50), 1..100),
+            limit in 1u64..200,
         ) {
             let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
             let rates = Rates { requests: 0, tokens: limit };
@@ -242,14 +365,17 @@ mod tests {
                     Ok(amount) => taken.push((now, amount)),
                     Err(exceeded) => {
                         // It is told when to come back: then there is enough, and not sooner.
-                        let (wait, mut then) = (exceeded.wait, Table { accounts: table.accounts.clone() });
+                        let (wait, mut then) = (exceeded.wait,
+                            Table { accounts: table.accounts.clone() });
                         prop_assert!(wait > Duration::ZERO && wait <= PERIOD);
                         let sooner = now + wait - Duration::from_nanos(1);
                         prop_assert!(then.take(&who, rates, Kind::Tokens, amount, sooner).is_err());
-                        prop_assert!(then.take(&who, rates, Kind::Tokens, amount, now + wait).is_ok());
+                        prop_assert!(then.take(&who, rates, Kind::Tokens, amount, now + wait)
+                            .is_ok());
                     }
                 }
-                let recent = taken.iter().filter(|(at, _)| now - *at < PERIOD).map(|(_, amount)| amount).sum::<u64>();
+                let recent = taken.iter().filter(|(at, _)| now - *at < PERIOD)
+                    .map(|(_, amount)| amount).sum::<u64>();
                 prop_assert!(recent <= 2 * limit);
             }
         }

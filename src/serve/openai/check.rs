@@ -86,7 +86,11 @@ impl Served<'_> {
     /// 400 when it names none, 404 when it is another.
     pub fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
         match asked {
-            None => Err(ApiError::param("model", "missing_required_parameter", "'model' is missing")),
+            None => Err(ApiError::param(
+                "model",
+                "missing_required_parameter",
+                "'model' is missing",
+            )),
             Some(model) if model != self.model => Err(ApiError::unknown_model(model, self.model)),
             Some(_) => Ok(()),
         }
@@ -100,52 +104,84 @@ impl Served<'_> {
 pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion, ApiError> {
     served.check_model(request.model.as_deref())?;
     let Some(messages) = request.messages else {
-        return Err(ApiError::param("messages", "missing_required_parameter", "'messages' is missing"));
+        return Err(ApiError::param(
+            "messages",
+            "missing_required_parameter",
+            "'messages' is missing",
+        ));
     };
     let stream = request.stream.unwrap_or(false);
     if request.stream_options.is_some() && !stream {
-        return Err(ApiError::param("stream_options", "invalid_value", "'stream_options' is only allowed when 'stream' is true"));
+        return Err(ApiError::param(
+            "stream_options",
+            "invalid_value",
+            "'stream_options' is only allowed when 'stream' is true",
+        ));
     }
     let Object(guard) = request.guard.unwrap_or_default();
     let config = served.config;
-    let candidates = within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
+    let candidates =
+        within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
     let most_answers = most_answers(config);
-    let n = within("n", request.n, 1..=most_answers).map_err(|error| bounded(error, config))?.unwrap_or(1) as usize;
+    let n = within("n", request.n, 1..=most_answers)
+        .map_err(|error| bounded(error, config))?
+        .unwrap_or(1) as usize;
     let sampling = Sampling {
-        temperature: within("temperature", request.temperature, 0.0..=2.0)?.unwrap_or(config.generation.temperature),
+        temperature: within("temperature", request.temperature, 0.0..=2.0)?
+            .unwrap_or(config.generation.temperature),
         top_p: within("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
         // 0 and -1 are other servers' words for all tokens.
-        top_k: within("top_k", request.top_k, -1..=i64::from(u32::MAX))?.filter(|&k| k > 0).map(|k| k as usize),
+        top_k: within("top_k", request.top_k, -1..=i64::from(u32::MAX))?
+            .filter(|&k| k > 0)
+            .map(|k| k as usize),
         // The bits of a negative seed are as good as any.
         seed: request.seed.map_or_else(rand::random, |seed| seed as u64),
-        presence_penalty: within("presence_penalty", request.presence_penalty, -2.0..=2.0)?.unwrap_or(0.0) as f32,
-        frequency_penalty: within("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?.unwrap_or(0.0) as f32,
+        presence_penalty: within("presence_penalty", request.presence_penalty, -2.0..=2.0)?
+            .unwrap_or(0.0) as f32,
+        frequency_penalty: within("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?
+            .unwrap_or(0.0) as f32,
     };
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
     let stop = stop(request.stop)?;
     // Many clients send an empty one for nobody.
     let user = request.user.filter(|user| !user.is_empty());
     // What is kept of a user must be found by that name again.
-    user.as_deref().map_or(Ok(()), |user| check_name("user", user))?;
+    user.as_deref()
+        .map_or(Ok(()), |user| check_name("user", user))?;
     let cache_salt = cache_salt(request.cache_salt)?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
-        let message = "'guard.candidates': answers that are not scored cannot be compared; 'guard.mode' must not be off";
-        return Err(ApiError::param("guard.candidates", "invalid_value", message));
+        let message = "'guard.candidates': answers that are not scored cannot be compared; \
+                       'guard.mode' must not be off";
+        return Err(ApiError::param(
+            "guard.candidates",
+            "invalid_value",
+            message,
+        ));
     }
     if top_logprobs.is_some() && params.on_exhausted.rewrites().is_some() {
-        let message = "'logprobs' are of the words that were written, and 'guard.on_exhausted' has the answer written differently";
+        let message = "'logprobs' are of the words that were written, and 'guard.on_exhausted' has \
+                       the answer written differently";
         return Err(ApiError::param("logprobs", "invalid_value", message));
     }
     if (n * candidates) as i64 > most_answers {
-        let message = format!("'guard.candidates' times 'n' is {}; at most {most_answers} answers are written at once", n * candidates);
-        return Err(bounded(ApiError::param("guard.candidates", "out_of_range", message), config));
+        let message = format!(
+            "'guard.candidates' times 'n' is {}; at most {most_answers} answers are written at \
+             once",
+            n * candidates
+        );
+        return Err(bounded(
+            ApiError::param("guard.candidates", "out_of_range", message),
+            config,
+        ));
     }
     // Last, because an image is much to decode.
     let (messages, image, image_field) = flatten(messages.0, Limits::of(config))?;
     let abstains = params.on_unanswerable.abstains(params.mode);
-    let unanswerable = template::question(&messages).filter(|_| abstains).and_then(out_of_scope);
+    let unanswerable = template::question(&messages)
+        .filter(|_| abstains)
+        .and_then(out_of_scope);
     Ok(Completion {
         messages,
         user,
@@ -153,18 +189,27 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         image_field,
         n,
         sampling,
-        max_tokens: max_tokens.or(config.generation.max_tokens.value()).unwrap_or(usize::MAX),
+        max_tokens: max_tokens
+            .or(config.generation.max_tokens.value())
+            .unwrap_or(usize::MAX),
         stop,
         top_logprobs,
         guard: params,
         // All would be the same.
-        candidates: if unanswerable.is_some() { 1 } else { candidates },
+        candidates: if unanswerable.is_some() {
+            1
+        } else {
+            candidates
+        },
         cache_salt,
         unanswerable,
         show_withheld: guard.show_withheld.unwrap_or(false),
         render: guard.render.unwrap_or_default(),
         stream,
-        include_usage: request.stream_options.and_then(|Object(o)| o.include_usage).unwrap_or(false),
+        include_usage: request
+            .stream_options
+            .and_then(|Object(o)| o.include_usage)
+            .unwrap_or(false),
     })
 }
 
@@ -197,12 +242,20 @@ pub(crate) fn cache_salt(salt: Option<String>) -> Result<Option<Arc<str>>, ApiEr
     Ok(Some(salt.into()))
 }
 
-fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInclusive<T>) -> Result<Option<T>, ApiError> {
+fn within<T: PartialOrd + Display>(
+    name: &str,
+    value: Option<T>,
+    range: RangeInclusive<T>,
+) -> Result<Option<T>, ApiError> {
     match value {
         Some(value) if !range.contains(&value) => {
             // What no number of that kind can hold is infinite, which JSON has no word for.
             let given = excerpt(&value.to_string()).replace("inf", "out of range");
-            let message = format!("'{name}' is {given}; it must be between {} and {}", range.start(), range.end());
+            let message = format!(
+                "'{name}' is {given}; it must be between {} and {}",
+                range.start(),
+                range.end()
+            );
             Err(ApiError::param(name, "out_of_range", message))
         }
         value => Ok(value),
@@ -212,7 +265,11 @@ fn within<T: PartialOrd + Display>(name: &str, value: Option<T>, range: RangeInc
 fn max_tokens(old: Option<i64>, new: Option<i64>) -> Result<Option<usize>, ApiError> {
     if old.is_some() && new.is_some() {
         let message = "'max_tokens' and 'max_completion_tokens' cannot be given together";
-        return Err(ApiError::param("max_completion_tokens", "invalid_value", message));
+        return Err(ApiError::param(
+            "max_completion_tokens",
+            "invalid_value",
+            message,
+        ));
     }
     let old = within("max_tokens", old, 1..=i64::from(u32::MAX))?;
     let new = within("max_completion_tokens", new, 1..=i64::from(u32::MAX))?;
@@ -238,7 +295,11 @@ fn stop(stop: Option<TextOr<'_, String, 4>>) -> Result<Vec<String>, ApiError> {
 fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiError> {
     let top = within("top_logprobs", top, 0..=20)?;
     if top.is_some_and(|top| top > 0) && !logprobs {
-        return Err(ApiError::param("top_logprobs", "invalid_value", "'top_logprobs' is only allowed when 'logprobs' is true"));
+        return Err(ApiError::param(
+            "top_logprobs",
+            "invalid_value",
+            "'top_logprobs' is only allowed when 'logprobs' is true",
+        ));
     }
     Ok(logprobs.then(|| top.unwrap_or(0) as usize))
 }
@@ -247,35 +308,67 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
 ///
 /// # Errors
 /// 400 for what cannot be honoured.
-pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: Option<&Calibration>) -> Result<GuardParams, ApiError> {
+pub(crate) fn guard_params(
+    asked: &GuardRequest,
+    defaults: &Guard,
+    calibration: Option<&Calibration>,
+) -> Result<GuardParams, ApiError> {
     let mode = asked.mode.unwrap_or(defaults.mode);
     if policy::scores(mode) && calibration.is_none() {
-        return Err(ApiError::unsupported("guard.mode", "'guard.mode': the model has no scorer, so that only off is possible"));
+        return Err(ApiError::unsupported(
+            "guard.mode",
+            "'guard.mode': the model has no scorer, so that only off is possible",
+        ));
     }
     let acts = matches!(mode, Mode::Flag | Mode::Regenerate);
     if !acts && asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
-        let message = "'guard.on_exhausted': only the modes flag and regenerate leave flagged words to hedge or leave out";
-        return Err(ApiError::param("guard.on_exhausted", "invalid_value", message));
+        let message = "'guard.on_exhausted': only the modes flag and regenerate leave flagged \
+                       words to hedge or leave out";
+        return Err(ApiError::param(
+            "guard.on_exhausted",
+            "invalid_value",
+            message,
+        ));
     }
     let on_unanswerable = asked.on_unanswerable.unwrap_or(defaults.on_unanswerable);
-    if asked.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::is_possible(mode) {
-        let message = "'guard.on_unanswerable': only the modes flag, regenerate and block change what is answered";
-        return Err(ApiError::param("guard.on_unanswerable", "invalid_value", message));
+    if asked.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::is_possible(mode)
+    {
+        let message = "'guard.on_unanswerable': only the modes flag, regenerate and block change \
+                       what is answered";
+        return Err(ApiError::param(
+            "guard.on_unanswerable",
+            "invalid_value",
+            message,
+        ));
     }
-    let max_attempts = within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
-    let asked_window = within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
+    let max_attempts =
+        within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
+    let asked_window =
+        within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
     for (class, threshold) in asked.thresholds.unwrap_or_default().each() {
         within(&format!("guard.thresholds.{class}"), threshold, 0.0..=1.0)?;
     }
     if asked.threshold.is_some() && asked.target_fpr.is_some() {
         let message = "'guard.threshold' and 'guard.target_fpr' cannot be given together";
-        return Err(ApiError::param("guard.target_fpr", "invalid_value", message));
+        return Err(ApiError::param(
+            "guard.target_fpr",
+            "invalid_value",
+            message,
+        ));
     }
     let threshold = within("guard.threshold", asked.threshold, 0.0..=1.0)?;
     let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
     let own = threshold.is_some() || target_fpr.is_some();
-    let (threshold, target_fpr) = if own { (threshold, target_fpr) } else { (defaults.threshold.value(), defaults.target_fpr.value()) };
-    let of = |c: &Calibration| threshold.or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr)))).unwrap_or(c.default_threshold);
+    let (threshold, target_fpr) = if own {
+        (threshold, target_fpr)
+    } else {
+        (defaults.threshold.value(), defaults.target_fpr.value())
+    };
+    let of = |c: &Calibration| {
+        threshold
+            .or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr))))
+            .unwrap_or(c.default_threshold)
+    };
     let by_class = asked.thresholds.unwrap_or_default();
     let target_fpr = target_fpr.filter(|_| threshold.is_none());
     Ok(GuardParams {
@@ -283,10 +376,18 @@ pub(crate) fn guard_params(asked: &GuardRequest, defaults: &Guard, calibration: 
         thresholds: Thresholds {
             common: calibration.map_or(0.0, of),
             yes_no: calibration.and_then(|c| c.yes_no.as_deref()).map(of),
-            by_class: if own { by_class } else { by_class.or(defaults.thresholds.into()) },
+            by_class: if own {
+                by_class
+            } else {
+                by_class.or(defaults.thresholds.into())
+            },
         },
         target_fpr,
-        on_exhausted: if acts { asked.on_exhausted.unwrap_or(defaults.on_exhausted) } else { OnExhausted::Flag },
+        on_exhausted: if acts {
+            asked.on_exhausted.unwrap_or(defaults.on_exhausted)
+        } else {
+            OnExhausted::Flag
+        },
         on_unanswerable,
         abstain_below: defaults.abstain_below,
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),

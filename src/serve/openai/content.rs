@@ -16,7 +16,8 @@ use crate::{
     vlm::template,
 };
 
-/// Most bytes of text in all messages together: far more than a context holds, and little enough to tokenize.
+/// Most bytes of text in all messages together: far more than a context holds, and little enough to
+/// tokenize.
 const TEXT_BYTES: usize = 256 * 1024;
 
 /// The image of a request.
@@ -55,7 +56,10 @@ pub(crate) struct Limits {
 impl Limits {
     /// Those of a configuration.
     pub(crate) fn of(config: &Config) -> Self {
-        Self { max_bytes: config.images.max_bytes, fetch: config.fetch.enabled }
+        Self {
+            max_bytes: config.images.max_bytes,
+            fetch: config.fetch.enabled,
+        }
     }
 }
 
@@ -63,14 +67,25 @@ impl Limits {
 ///
 /// # Errors
 /// 400 that names the message and the part.
-pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Result<(Vec<template::Message>, Picture, String), ApiError> {
+pub(crate) fn flatten(
+    messages: Vec<Object<Message<'_>>>,
+    limits: Limits,
+) -> Result<(Vec<template::Message>, Picture, String), ApiError> {
     if messages.is_empty() {
-        return Err(ApiError::param("messages", "empty_array", "'messages' is empty; it must have a user message with an image"));
+        return Err(ApiError::param(
+            "messages",
+            "empty_array",
+            "'messages' is empty; it must have a user message with an image",
+        ));
     }
     let last = messages.len() - 1;
-    if messages.last().is_some_and(|Object(message)| message.role == "assistant") {
+    if messages
+        .last()
+        .is_some_and(|Object(message)| message.role == "assistant")
+    {
         let message = format!(
-            "'messages[{last}]' is an answer that was begun, and going on with one is not supported; the last message must be the user's"
+            "'messages[{last}]' is an answer that was begun, and going on with one is not \
+             supported; the last message must be the user's"
         );
         return Err(ApiError::unsupported(format!("messages[{last}]"), message));
     }
@@ -80,10 +95,18 @@ pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Res
     }
     if turns.iter().map(|t| t.content.len()).sum::<usize>() > TEXT_BYTES {
         let message = format!("the messages have more than the {TEXT_BYTES} bytes of text allowed");
-        return Err(ApiError::param("messages", "context_length_exceeded", message));
+        return Err(ApiError::param(
+            "messages",
+            "context_length_exceeded",
+            message,
+        ));
     }
     let Some((path, url)) = image else {
-        return Err(ApiError::param("messages", "image_missing", "'messages' have no image; exactly one image_url part is needed"));
+        return Err(ApiError::param(
+            "messages",
+            "image_missing",
+            "'messages' have no image; exactly one image_url part is needed",
+        ));
     };
     let image = picture(&url, path.clone(), limits)?;
     Ok((turns, image, path))
@@ -91,28 +114,55 @@ pub(crate) fn flatten(messages: Vec<Object<Message<'_>>>, limits: Limits) -> Res
 
 type Image<'a> = Option<(String, Cow<'a, str>)>;
 
-fn turn<'a>(message: Message<'a>, path: &str, image: &mut Image<'a>) -> Result<template::Message, ApiError> {
+fn turn<'a>(
+    message: Message<'a>,
+    path: &str,
+    image: &mut Image<'a>,
+) -> Result<template::Message, ApiError> {
     let role = match message.role.as_str() {
         "developer" => "system",
         role @ ("system" | "user" | "assistant") => role,
         role @ ("tool" | "function") => {
-            return Err(ApiError::unsupported(format!("{path}.role"), format!("'{path}.role': messages of role {role} are not supported")));
+            return Err(ApiError::unsupported(
+                format!("{path}.role"),
+                format!("'{path}.role': messages of role {role} are not supported"),
+            ));
         }
         other => {
-            let message = format!("'{path}.role': `{}` is not system, developer, user or assistant", excerpt(other));
-            return Err(ApiError::param(format!("{path}.role"), "invalid_value", message));
+            let message = format!(
+                "'{path}.role': `{}` is not system, developer, user or assistant",
+                excerpt(other)
+            );
+            return Err(ApiError::param(
+                format!("{path}.role"),
+                "invalid_value",
+                message,
+            ));
         }
     };
-    let asked = [("tool_calls", message.tool_calls), ("function_call", message.function_call), ("prefix", message.prefix)];
+    let asked = [
+        ("tool_calls", message.tool_calls),
+        ("function_call", message.function_call),
+        ("prefix", message.prefix),
+    ];
     if let Some((field, _)) = asked.into_iter().find(|(_, asks)| *asks != Asks::Nothing) {
         let path = format!("{path}.{field}");
-        return Err(ApiError::unsupported(path.as_str(), format!("'{path}' is not supported by this server")));
+        return Err(ApiError::unsupported(
+            path.as_str(),
+            format!("'{path}' is not supported by this server"),
+        ));
     }
     let path = format!("{path}.content");
     let content = match message.content {
         // An earlier answer may have been a refusal, or nothing.
         None if role == "assistant" => message.refusal.unwrap_or_default(),
-        None => return Err(ApiError::param(path.clone(), "missing_required_parameter", format!("'{path}' is missing"))),
+        None => {
+            return Err(ApiError::param(
+                path.clone(),
+                "missing_required_parameter",
+                format!("'{path}' is missing"),
+            ));
+        }
         Some(TextOr::Text(text)) => text.into_owned(),
         Some(TextOr::List(parts)) => {
             let mut texts = Vec::new();
@@ -122,17 +172,31 @@ fn turn<'a>(message: Message<'a>, path: &str, image: &mut Image<'a>) -> Result<t
             texts.join("\n")
         }
     };
-    Ok(template::Message { role: role.to_owned(), content })
+    Ok(template::Message {
+        role: role.to_owned(),
+        content,
+    })
 }
 
 /// The part's text, if it is one; an image is put into `image`.
-fn read_part<'a>(part: Part<'a>, role: &str, path: &str, image: &mut Image<'a>) -> Result<Option<String>, ApiError> {
+fn read_part<'a>(
+    part: Part<'a>,
+    role: &str,
+    path: &str,
+    image: &mut Image<'a>,
+) -> Result<Option<String>, ApiError> {
     let missing = |field: &str| {
         let path = format!("{path}.{field}");
-        ApiError::param(path.clone(), "missing_required_parameter", format!("'{path}' is missing"))
+        ApiError::param(
+            path.clone(),
+            "missing_required_parameter",
+            format!("'{path}' is missing"),
+        )
     };
     let (field, given) = match part.kind.as_str() {
-        "text" | "input_text" | "output_text" => return part.text.map(Some).ok_or_else(|| missing("text")),
+        "text" | "input_text" | "output_text" => {
+            return part.text.map(Some).ok_or_else(|| missing("text"));
+        }
         "refusal" => return part.refusal.map(Some).ok_or_else(|| missing("refusal")),
         "image_url" | "input_image" => ("image_url", part.image_url),
         "image" => ("image", part.image),
@@ -140,7 +204,9 @@ fn read_part<'a>(part: Part<'a>, role: &str, path: &str, image: &mut Image<'a>) 
             let (path, kind) = (format!("{path}.type"), excerpt(other));
             return Err(ApiError::unsupported(
                 path.clone(),
-                format!("'{path}': parts of type `{kind}` are not supported; text and image_url are"),
+                format!(
+                    "'{path}': parts of type `{kind}` are not supported; text and image_url are"
+                ),
             ));
         }
     };
@@ -150,10 +216,15 @@ fn read_part<'a>(part: Part<'a>, role: &str, path: &str, image: &mut Image<'a>) 
         ImageField::Object(image) => (image.url, format!("{path}.{field}.url")),
     };
     if role != "user" {
-        return Err(ApiError::param(path, "invalid_value", format!("'{path}': only user messages can have an image")));
+        return Err(ApiError::param(
+            path,
+            "invalid_value",
+            format!("'{path}': only user messages can have an image"),
+        ));
     }
     if let Some((first, _)) = image {
-        let message = format!("'{path}' is a second image beside '{first}'; exactly one is supported");
+        let message =
+            format!("'{path}' is a second image beside '{first}'; exactly one is supported");
         return Err(ApiError::param("messages", "too_many_images", message));
     }
     *image = Some((field, url));
@@ -167,19 +238,46 @@ fn read_part<'a>(part: Part<'a>, role: &str, path: &str, image: &mut Image<'a>) 
 pub(crate) fn picture(url: &str, path: String, limits: Limits) -> Result<Picture, ApiError> {
     // White space before it comes of templates and text fields; base64 has its own rules for it.
     let start = url.trim_ascii_start();
-    let url = if start.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) { start } else { url };
-    let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
-    let bad = |what: String| Err(ApiError::param(path.as_str(), "invalid_image_url", format!("'{path}': {what}")));
+    let url = if start
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
+    {
+        start
+    } else {
+        url
+    };
+    let scheme = url
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let bad = |what: String| {
+        Err(ApiError::param(
+            path.as_str(),
+            "invalid_image_url",
+            format!("'{path}': {what}"),
+        ))
+    };
     match scheme.as_str() {
-        "data" => Ok(Picture::File(data_url::decode(url, &path, limits.max_bytes)?)),
+        "data" => Ok(Picture::File(data_url::decode(
+            url,
+            &path,
+            limits.max_bytes,
+        )?)),
         "http" | "https" if !limits.fetch => Err(ApiError::fetch_disabled(&path)),
         "http" | "https" => match Link::parse(url) {
             Ok(link) => Ok(Picture::Remote { link, path }),
             // Without the URL, which may have a password in it.
             Err(why) => bad(why.to_owned()),
         },
-        _ if limits.fetch => bad(format!("`{}` is neither an https: URL nor a data: URL such as data:image/jpeg;base64,...", excerpt(url))),
-        _ => bad(format!("`{}` is not a data: URL such as data:image/jpeg;base64,...", excerpt(url))),
+        _ if limits.fetch => bad(format!(
+            "`{}` is neither an https: URL nor a data: URL such as data:image/jpeg;base64,...",
+            excerpt(url)
+        )),
+        _ => bad(format!(
+            "`{}` is not a data: URL such as data:image/jpeg;base64,...",
+            excerpt(url)
+        )),
     }
 }
 
@@ -188,15 +286,36 @@ mod tests {
     use super::*;
 
     fn refused_with(url: &str, fetch: bool) -> (String, &'static str) {
-        let error = picture(url, "p".to_owned(), Limits { max_bytes: 6, fetch }).unwrap_err().body.error;
+        let error = picture(
+            url,
+            "p".to_owned(),
+            Limits {
+                max_bytes: 6,
+                fetch,
+            },
+        )
+        .unwrap_err()
+        .body
+        .error;
         assert_eq!(error.param.as_deref(), Some("p"));
         (error.message, error.code.unwrap())
     }
 
     #[test]
     fn where_fetching_is_off_only_data_urls_are_taken() {
-        for url in ["data:image/png;base64,AAEC", " \n\tDATA:image/png;base64,AAEC\n"] {
-            let read = picture(url, "p".to_owned(), Limits { max_bytes: 6, fetch: false }).unwrap();
+        for url in [
+            "data:image/png;base64,AAEC",
+            " \n\tDATA:image/png;base64,AAEC\n",
+        ] {
+            let read = picture(
+                url,
+                "p".to_owned(),
+                Limits {
+                    max_bytes: 6,
+                    fetch: false,
+                },
+            )
+            .unwrap();
             assert_eq!(read, Picture::File(vec![0, 1, 2]), "{url}");
         }
         for (url, code) in [
@@ -212,11 +331,26 @@ mod tests {
 
     #[test]
     fn urls_of_other_servers_are_https_or_refused() {
-        let limits = Limits { max_bytes: 6, fetch: true };
-        for good in ["https://example.org/x.png", "HTTPS://example.org", "https://127.0.0.1/", "https://[::1]:8443/x?y#z"] {
-            assert!(matches!(picture(good, "p".to_owned(), limits), Ok(Picture::Remote { path, .. }) if path == "p"), "{good}");
+        let limits = Limits {
+            max_bytes: 6,
+            fetch: true,
+        };
+        for good in [
+            "https://example.org/x.png",
+            "HTTPS://example.org",
+            "https://127.0.0.1/",
+            "https://[::1]:8443/x?y#z",
+        ] {
+            assert!(
+                matches!(picture(good, "p".to_owned(), limits),
+                    Ok(Picture::Remote { path, .. }) if path == "p"),
+                "{good}"
+            );
         }
-        assert!(matches!(picture("data:image/png;base64,AAEC", "p".to_owned(), limits), Ok(Picture::File(file)) if file == [0, 1, 2]));
+        assert!(
+            matches!(picture("data:image/png;base64,AAEC", "p".to_owned(), limits),
+                Ok(Picture::File(file)) if file == [0, 1, 2])
+        );
         for (url, why) in [
             ("http://example.org/x.png", "https: URLs only"),
             ("https://", "valid URL"),
@@ -227,7 +361,10 @@ mod tests {
             ("", "neither"),
         ] {
             let (message, code) = refused_with(url, true);
-            assert!(code == "invalid_image_url" && message.contains(why), "{url}: {message}");
+            assert!(
+                code == "invalid_image_url" && message.contains(why),
+                "{url}: {message}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `data:` URLs, read as browsers read them: the bytes decide what they are, not what is said of them.
+//! `data:` URLs, read as browsers read them: the bytes decide what they are, not what is said of
+//! them.
 
 use std::borrow::Cow;
 
@@ -11,43 +12,76 @@ use crate::serve::error::{ApiError, excerpt};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true),
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
 );
 
-/// The file in a `data:` URL (RFC 2397): base64, with or without padding, line breaks and percent-encoding, of either alphabet, or percent-encoded
-/// bytes. The media type is not looked at.
+/// The file in a `data:` URL (RFC 2397): base64, with or without padding, line breaks and
+/// percent-encoding, of either alphabet, or percent-encoded bytes. The media type is not looked at.
 ///
 /// # Errors
 /// 400 that names `path`, where it is none, is broken or has a file of more than `max_bytes`.
 pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
     let bad = |code, what: String| ApiError::param(path, code, format!("'{path}': {what}"));
     let Some((head, data)) = url.get(5..).and_then(|rest| rest.split_once(',')) else {
-        let what = format!("`{}` is not a data: URL such as data:image/jpeg;base64,...", excerpt(url));
+        let what = format!(
+            "`{}` is not a data: URL such as data:image/jpeg;base64,...",
+            excerpt(url)
+        );
         return Err(bad("invalid_image_url", what));
     };
-    let is_base64 = head.split(';').skip(1).any(|parameter| parameter.trim().eq_ignore_ascii_case("base64"));
-    let too_large = |len: usize| bad("image_too_large", format!("the image has {len} bytes, more than the {max_bytes} allowed"));
+    let is_base64 = head
+        .split(';')
+        .skip(1)
+        .any(|parameter| parameter.trim().eq_ignore_ascii_case("base64"));
+    let too_large = |len: usize| {
+        bad(
+            "image_too_large",
+            format!("the image has {len} bytes, more than the {max_bytes} allowed"),
+        )
+    };
     let file = if is_base64 {
         // Nearly all are clean, and decoded as they are.
         let clean = match BASE64.decode(data) {
             Err(_) => without_escapes(data),
-            Ok(file) => return if file.len() > max_bytes { Err(too_large(file.len())) } else { Ok(file) },
+            Ok(file) => {
+                return if file.len() > max_bytes {
+                    Err(too_large(file.len()))
+                } else {
+                    Ok(file)
+                };
+            }
         };
-        BASE64.decode(&clean).map_err(|e| bad("invalid_base64", format!("the data are not valid base64: {}", describe(&e))))?
+        BASE64.decode(&clean).map_err(|e| {
+            bad(
+                "invalid_base64",
+                format!("the data are not valid base64: {}", describe(&e)),
+            )
+        })?
     } else {
         percent_decoded(data.as_bytes()).into_owned()
     };
-    if file.len() > max_bytes { Err(too_large(file.len())) } else { Ok(file) }
+    if file.len() > max_bytes {
+        Err(too_large(file.len()))
+    } else {
+        Ok(file)
+    }
 }
 
-/// Base64 in the standard alphabet and nothing else, of what URLs, mails and command lines make of it.
+/// Base64 in the standard alphabet and nothing else, of what URLs, mails and command lines make of
+/// it.
 fn without_escapes(data: &str) -> Vec<u8> {
     let standard = |byte| match byte {
         b'-' => b'+',
         b'_' => b'/',
         other => other,
     };
-    percent_decoded(data.as_bytes()).iter().filter(|byte| !byte.is_ascii_whitespace()).map(|byte| standard(*byte)).collect()
+    percent_decoded(data.as_bytes())
+        .iter()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .map(|byte| standard(*byte))
+        .collect()
 }
 
 /// The bytes that `%2B` and the like stand for; a `%` without two hex digits stands for itself.
@@ -106,8 +140,19 @@ mod tests {
         ] {
             assert_eq!(decode(&url, "p", 3).unwrap(), [0xfb, 0xff, 0], "{url}");
         }
-        for (data, file) in [("AA==", &[0][..]), ("AA", &[0]), ("AA%3D%3D", &[0]), ("AAE", &[0, 1]), ("AB==", &[0]), ("", &[])] {
-            assert_eq!(decode(&format!("data:image/png;base64,{data}"), "p", 6).unwrap(), file, "{data}");
+        for (data, file) in [
+            ("AA==", &[0][..]),
+            ("AA", &[0]),
+            ("AA%3D%3D", &[0]),
+            ("AAE", &[0, 1]),
+            ("AB==", &[0]),
+            ("", &[]),
+        ] {
+            assert_eq!(
+                decode(&format!("data:image/png;base64,{data}"), "p", 6).unwrap(),
+                file,
+                "{data}"
+            );
         }
         assert_eq!(decode("data:,a%b%2,", "p", 6).unwrap(), b"a%b%2,");
         assert_eq!(decode("data:base64,AAAA", "p", 6).unwrap(), b"AAAA");
@@ -116,14 +161,38 @@ mod tests {
     #[test]
     fn broken_ones_are_refused_with_the_reason() {
         for (url, code, why) in [
-            ("data:image/png;base64,AAECAAECAAEC", "image_too_large", "9 bytes, more than the 6"),
-            ("data:image/png;base64,AAEC\nAAEC\nAAEC", "image_too_large", "9 bytes, more than the 6"),
+            (
+                "data:image/png;base64,AAECAAECAAEC",
+                "image_too_large",
+                "9 bytes, more than the 6",
+            ),
+            (
+                "data:image/png;base64,AAEC\nAAEC\nAAEC",
+                "image_too_large",
+                "9 bytes, more than the 6",
+            ),
             ("data:image/png,1234567", "image_too_large", "7 bytes"),
             ("data:image/png;base64,AAECA", "invalid_base64", "break off"),
-            ("data:image/png;base64,AA!C", "invalid_base64", "`!` at position 2"),
-            ("data:image/png;base64,AA==AAEC", "invalid_base64", "before the end"),
-            ("data:image/png;base64,AAß=", "invalid_base64", "a character at position 2"),
-            ("data:image/png;base64", "invalid_image_url", "not a data: URL"),
+            (
+                "data:image/png;base64,AA!C",
+                "invalid_base64",
+                "`!` at position 2",
+            ),
+            (
+                "data:image/png;base64,AA==AAEC",
+                "invalid_base64",
+                "before the end",
+            ),
+            (
+                "data:image/png;base64,AAß=",
+                "invalid_base64",
+                "a character at position 2",
+            ),
+            (
+                "data:image/png;base64",
+                "invalid_image_url",
+                "not a data: URL",
+            ),
             ("data:", "invalid_image_url", "not a data: URL"),
         ] {
             let (message, actual) = refused(url, 6);

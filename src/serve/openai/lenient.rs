@@ -1,10 +1,14 @@
-//! Pieces of JSON that come in more than one shape, read with bounded memory and with the path to a mistake kept.
+//! Pieces of JSON that come in more than one shape, read with bounded memory and with the path to a
+//! mistake kept.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+    de::{
+        DeserializeSeed, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+        Visitor, value::MapAccessDeserializer,
+    },
 };
 use serde_json::Value;
 
@@ -91,7 +95,9 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for TextOrVisitor<T,
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-        AtMostVisitor::<T, N>(PhantomData).visit_seq(seq).map(|list| TextOr::List(list.0))
+        AtMostVisitor::<T, N>(PhantomData)
+            .visit_seq(seq)
+            .map(|list| TextOr::List(list.0))
     }
 }
 
@@ -114,7 +120,11 @@ pub(crate) enum Asks {
 impl<'de> Deserialize<'de> for Asks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let ShortValue(value) = ShortValue::deserialize(deserializer)?;
-        Ok(if value.is_some_and(|value| is_empty(&value)) { Self::Nothing } else { Self::Something })
+        Ok(if value.is_some_and(|value| is_empty(&value)) {
+            Self::Nothing
+        } else {
+            Self::Something
+        })
     }
 }
 
@@ -130,13 +140,16 @@ pub(super) fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A value as short as one that asks for nothing may be: a scalar, or a few of them in an array or an object. `None` for any other, which is read over.
+/// A value as short as one that asks for nothing may be: a scalar, or a few of them in an array or
+/// an object. `None` for any other, which is read over.
 #[derive(Debug)]
 pub(crate) struct ShortValue(pub(crate) Option<Value>);
 
 impl<'de> Deserialize<'de> for ShortValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ShortValueSeed { nested: false }.deserialize(deserializer).map(Self)
+        ShortValueSeed { nested: false }
+            .deserialize(deserializer)
+            .map(Self)
     }
 }
 
@@ -249,7 +262,9 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
         }
 
         fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-            i64::try_from(number).map(Some).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &"an integer of 64 bits"))
+            i64::try_from(number).map(Some).map_err(|_| {
+                E::invalid_value(Unexpected::Unsigned(number), &"an integer of 64 bits")
+            })
         }
 
         fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
@@ -259,7 +274,10 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
                 return Err(E::invalid_type(Unexpected::Float(number), &self));
             }
             if number.abs() > EXACT {
-                return Err(E::invalid_value(Unexpected::Float(number), &"an integer of 64 bits"));
+                return Err(E::invalid_value(
+                    Unexpected::Float(number),
+                    &"an integer of 64 bits",
+                ));
             }
             Ok(Some(number as i64))
         }
@@ -269,7 +287,10 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 }
 
 /// Reads one of the words that `T` has names for.
-pub(crate) fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     let word = Option::<String>::deserialize(deserializer)?;
-    word.map(|word| T::deserialize(word.into_deserializer())).transpose()
+    word.map(|word| T::deserialize(word.into_deserializer()))
+        .transpose()
 }

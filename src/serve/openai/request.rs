@@ -1,5 +1,5 @@
-//! A chat completion request as it comes in. Text is borrowed from the body; unknown fields are ignored, but for those that [`super::unsupported`]
-//! lists.
+//! A chat completion request as it comes in. Text is borrowed from the body; unknown fields are
+//! ignored, but for those that [`super::unsupported`] lists.
 
 use std::{borrow::Cow, fmt};
 
@@ -81,9 +81,11 @@ pub struct ChatRequest<'a> {
     /// Only with `stream`.
     #[schema(value_type = Option<StreamOptions>)]
     pub(crate) stream_options: Option<Object<StreamOptions>>,
-    /// Who asks, as the client calls them: what is remembered of the completion can be removed by it.
+    /// Who asks, as the client calls them: what is remembered of the completion can be removed by
+    /// it.
     pub(crate) user: Option<String>,
-    /// The image's encoding is remembered for requests with the same salt alone; without one, for those of the key's owner. As in vLLM.
+    /// The image's encoding is remembered for requests with the same salt alone; without one, for
+    /// those of the key's owner. As in vLLM.
     #[schema(min_length = 1, max_length = 256)]
     pub(crate) cache_salt: Option<String>,
     /// What the guard does; an extension of OpenAI's API.
@@ -186,7 +188,8 @@ pub(crate) struct StreamOptions {
     pub(crate) include_usage: Option<bool>,
 }
 
-/// What the guard does. Unknown fields are errors: a guard that is misspelt must not be off in silence.
+/// What the guard does. Unknown fields are errors: a guard that is misspelt must not be off in
+/// silence.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GuardRequest {
@@ -209,16 +212,17 @@ pub(crate) struct GuardRequest {
     pub(crate) window: Option<i64>,
     /// Thresholds of classes of words; the others have `threshold`.
     pub(crate) thresholds: Option<ByClass>,
-    /// What is done about words whose reward stays low, where `mode` is `flag` or `regenerate`. An answer that may be written again is shown when it is
-    /// complete, also in a stream.
+    /// What is done about words whose reward stays low, where `mode` is `flag` or `regenerate`. An
+    /// answer that may be written again is shown when it is complete, also in a stream.
     #[serde(default, deserialize_with = "word")]
     pub(crate) on_exhausted: Option<OnExhausted>,
     /// So many answers are written, and the one whose words have the highest mean reward is given.
     #[schema(minimum = 1, maximum = 16)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) candidates: Option<i64>,
-    /// What is done about questions that no photograph answers and about short answers that are more likely wrong than right, where `mode` is `flag`, `regenerate`
-    /// or `block`. A short answer is shown when it is complete, also in a stream, where it may be withheld.
+    /// What is done about questions that no photograph answers and about short answers that are
+    /// more likely wrong than right, where `mode` is `flag`, `regenerate` or `block`. A short
+    /// answer is shown when it is complete, also in a stream, where it may be withheld.
     #[serde(default, deserialize_with = "word")]
     pub(crate) on_unanswerable: Option<OnUnanswerable>,
     /// Whether `guard.withheld` has the answer that an abstention stands for.
@@ -231,16 +235,21 @@ pub(crate) struct GuardRequest {
 /// Reads a request's body.
 ///
 /// # Errors
-/// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type or is not supported.
+/// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type
+/// or is not supported.
 pub fn parse(body: &[u8]) -> Result<ChatRequest<'_>, ApiError> {
     read_supported(body, "a chat completion request")
 }
 
-/// Reads a JSON object that may have fields of OpenAI's API and of its other servers: those that ask for what is not supported are refused.
+/// Reads a JSON object that may have fields of OpenAI's API and of its other servers: those that
+/// ask for what is not supported are refused.
 ///
 /// # Errors
 /// As [`parse`].
-pub(crate) fn read_supported<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ApiError> {
+pub(crate) fn read_supported<'a, T: Deserialize<'a>>(
+    body: &'a [u8],
+    what: &str,
+) -> Result<T, ApiError> {
     let Screened { request, refused } = read(body, what)?;
     refused.map_or(Ok(request), Err)
 }
@@ -254,10 +263,14 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result
     // Some programs begin what they write with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_ascii().is_empty() {
-        return Err(ApiError::invalid("invalid_json", format!("the request's body is empty; it must be {what}, in JSON")));
+        return Err(ApiError::invalid(
+            "invalid_json",
+            format!("the request's body is empty; it must be {what}, in JSON"),
+        ));
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    let Object(request) = serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e, text, what))?;
+    let Object(request) =
+        serde_path_to_error::deserialize(&mut json).map_err(|e| describe(&e, text, what))?;
     json.end().map_err(|e| not_json(&e))?;
     Ok(request)
 }
@@ -267,23 +280,38 @@ fn not_utf8(body: &[u8], at: usize) -> ApiError {
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "it looks like UTF-16".to_owned(),
         _ => format!("the byte at offset {at} begins no character"),
     };
-    ApiError::invalid("invalid_utf8", format!("the request's body is not valid UTF-8: {why}"))
+    ApiError::invalid(
+        "invalid_utf8",
+        format!("the request's body is not valid UTF-8: {why}"),
+    )
 }
 
 fn not_json(error: &serde_json::Error) -> ApiError {
-    let what = error.to_string().replace("EOF while parsing", "it ends within").replace("expected ident", "expected a value");
-    ApiError::invalid("invalid_json", format!("the request's body is not valid JSON: {what}"))
+    let what = error
+        .to_string()
+        .replace("EOF while parsing", "it ends within")
+        .replace("expected ident", "expected a value");
+    ApiError::invalid(
+        "invalid_json",
+        format!("the request's body is not valid JSON: {what}"),
+    )
 }
 
 /// Longest path of a field in a message, in characters: keys are the client's.
 const PATH_CHARS: usize = 200;
 
 /// Returns what is wrong and with which field, as OpenAI writes paths: `messages[0].content`.
-fn describe(error: &serde_path_to_error::Error<serde_json::Error>, body: &str, request: &str) -> ApiError {
+fn describe(
+    error: &serde_path_to_error::Error<serde_json::Error>,
+    body: &str,
+    request: &str,
+) -> ApiError {
     let inner = error.inner();
     let message = inner.to_string();
     // The line and column are of a body that no person has seen.
-    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message.as_str(), |(message, _)| message);
     let Mistake { code, what, field } = match inner.classify() {
         Category::Data => mistake(message),
         Category::Syntax => match unreadable(message, body) {
@@ -296,14 +324,20 @@ fn describe(error: &serde_path_to_error::Error<serde_json::Error>, body: &str, r
     let path = match field {
         Some(field) if path == "." => excerpt(&field),
         Some(field) => format!("{path}.{}", excerpt(&field)),
-        None if path == "." => return ApiError::invalid("invalid_type", format!("the request's body is not {request}: it {what}")),
+        None if path == "." => {
+            return ApiError::invalid(
+                "invalid_type",
+                format!("the request's body is not {request}: it {what}"),
+            );
+        }
         None => path,
     };
     let message = format!("'{path}' {what}");
     ApiError::param(path, code, message)
 }
 
-/// Returns what the parser calls bad syntax although it is JSON: the value is none of those that the field takes.
+/// Returns what the parser calls bad syntax although it is JSON: the value is none of those that
+/// the field takes.
 fn unreadable(message: &str, body: &str) -> Option<Mistake> {
     let (code, what) = match message {
         "number out of range" => ("out_of_range", "is a number out of range"),
@@ -312,5 +346,9 @@ fn unreadable(message: &str, body: &str) -> Option<Mistake> {
         _ => return None,
     };
     serde_json::from_str::<IgnoredAny>(body).ok()?;
-    Some(Mistake { code, what: what.to_owned(), field: None })
+    Some(Mistake {
+        code,
+        what: what.to_owned(),
+        field: None,
+    })
 }

@@ -40,7 +40,11 @@ impl Warning {
     /// Says in which part of the request the parameter is, such as `items[3]`.
     pub(crate) fn within(self, part: Option<&str>) -> Self {
         let Some(part) = part else { return self };
-        Self { param: format!("{part}.{}", self.param), message: format!("{part}: {}", self.message), ..self }
+        Self {
+            param: format!("{part}.{}", self.param),
+            message: format!("{part}: {}", self.message),
+            ..self
+        }
     }
 }
 
@@ -219,21 +223,32 @@ impl Usage {
 impl Logprobs {
     /// Of an answer's tokens, or of some of them.
     pub fn of(tokens: Vec<Token>) -> Self {
-        Self { content: tokens.into_iter().map(TokenLogprob::from).collect(), refusal: None }
+        Self {
+            content: tokens.into_iter().map(TokenLogprob::from).collect(),
+            refusal: None,
+        }
     }
 }
 
 impl From<Token> for TokenLogprob {
     fn from(token: Token) -> Self {
         let top_logprobs = token.top.into_iter().map(Logprob::from).collect();
-        Self { token: token.token.into(), top_logprobs, reward: token.reward }
+        Self {
+            token: token.token.into(),
+            top_logprobs,
+            reward: token.reward,
+        }
     }
 }
 
 impl From<Alternative> for Logprob {
     fn from(alternative: Alternative) -> Self {
         let Alternative { bytes, logprob, .. } = alternative;
-        Self { token: String::from_utf8_lossy(&bytes).into_owned(), logprob: logprob.max(-9999.0), bytes }
+        Self {
+            token: String::from_utf8_lossy(&bytes).into_owned(),
+            logprob: logprob.max(-9999.0),
+            bytes,
+        }
     }
 }
 

@@ -1,10 +1,14 @@
-//! Schemas of what the request takes in more than one shape, written by hand beside the types that read it.
+//! Schemas of what the request takes in more than one shape, written by hand beside the types that
+//! read it.
 
 use utoipa::{
     ToSchema,
     openapi::{
         RefOr,
-        schema::{Array, ArrayBuilder, ObjectBuilder, OneOfBuilder, Ref, Schema, SchemaFormat, SchemaType, Type},
+        schema::{
+            Array, ArrayBuilder, ObjectBuilder, OneOfBuilder, Ref, Schema, SchemaFormat,
+            SchemaType, Type,
+        },
     },
 };
 
@@ -13,7 +17,10 @@ use super::request::{ImageUrl, PARTS};
 /// Who speaks.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "a schema only; the reader takes a string and answers better than serde would")]
+#[allow(
+    dead_code,
+    reason = "a schema only; the reader takes a string and answers better than serde would"
+)]
 pub(super) enum Role {
     System,
     Developer,
@@ -24,7 +31,10 @@ pub(super) enum Role {
 /// One part of a message.
 #[derive(ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[allow(dead_code, reason = "a schema only; the reader is `Part`, which keeps the path to a mistake")]
+#[allow(
+    dead_code,
+    reason = "a schema only; the reader is `Part`, which keeps the path to a mistake"
+)]
 pub(crate) enum ContentPart<'a> {
     /// Text.
     Text {
@@ -82,26 +92,53 @@ fn string() -> ObjectBuilder {
 
 /// A string, a list, or if `or_null` nothing.
 fn text_or(what: &str, text: ObjectBuilder, list: Array, or_null: bool) -> Schema {
-    let either = OneOfBuilder::new().item(text).item(list).description(Some(what));
-    if or_null { either.item(ObjectBuilder::new().schema_type(Type::Null)) } else { either }.build().into()
+    let either = OneOfBuilder::new()
+        .item(text)
+        .item(list)
+        .description(Some(what));
+    if or_null {
+        either.item(ObjectBuilder::new().schema_type(Type::Null))
+    } else {
+        either
+    }
+    .build()
+    .into()
 }
 
 /// Of `stop`.
 pub(super) fn stop() -> Schema {
     let one = || string().min_length(Some(1)).max_length(Some(1024));
     let what = "Strings that end an answer, of at most 1024 bytes.";
-    text_or(what, one(), ArrayBuilder::new().items(one()).max_items(Some(4)).build(), true)
+    text_or(
+        what,
+        one(),
+        ArrayBuilder::new().items(one()).max_items(Some(4)).build(),
+        true,
+    )
 }
 
 /// Of a message's content.
 pub(super) fn content() -> Schema {
     let part: RefOr<Schema> = Ref::from_schema_name(ContentPart::name()).into();
-    let what = "What is said: text, or parts of which one may be the image; `null` in an answer that was a refusal.";
-    text_or(what, string(), ArrayBuilder::new().items(part).max_items(Some(PARTS)).build(), true)
+    let what = "What is said: text, or parts of which one may be the image; `null` in an answer \
+                that was a refusal.";
+    text_or(
+        what,
+        string(),
+        ArrayBuilder::new()
+            .items(part)
+            .max_items(Some(PARTS))
+            .build(),
+        true,
+    )
 }
 
 /// Of a field that is not supported: its value only matters if it asks for something.
 pub(crate) fn refused() -> Schema {
     let what = "Not supported: `null`, `false` and an empty value are taken; all else is refused.";
-    ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some(what)).build().into()
+    ObjectBuilder::new()
+        .schema_type(SchemaType::AnyValue)
+        .description(Some(what))
+        .build()
+        .into()
 }

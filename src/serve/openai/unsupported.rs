@@ -1,5 +1,5 @@
-//! Fields that ask for what this server does not do. Dropped in silence, they would change what an answer means; so they are refused by name, unless
-//! their value asks for nothing.
+//! Fields that ask for what this server does not do. Dropped in silence, they would change what an
+//! answer means; so they are refused by name, unless their value asks for nothing.
 
 use serde::{
     Deserialize, Deserializer,
@@ -25,17 +25,40 @@ pub(crate) struct UnsupportedField {
 
 /// A field all of whose values ask for something but the empty ones.
 const fn any(name: &'static str, instead: &'static str) -> UnsupportedField {
-    UnsupportedField { name, taken: &[], empty: true, instead }
+    UnsupportedField {
+        name,
+        taken: &[],
+        empty: true,
+        instead,
+    }
 }
 
 /// A field that asks for nothing if it has one of these values, or an empty one.
-const fn but(name: &'static str, taken: &'static [&'static str], instead: &'static str) -> UnsupportedField {
-    UnsupportedField { name, taken, empty: true, instead }
+const fn but(
+    name: &'static str,
+    taken: &'static [&'static str],
+    instead: &'static str,
+) -> UnsupportedField {
+    UnsupportedField {
+        name,
+        taken,
+        empty: true,
+        instead,
+    }
 }
 
 /// A field that asks for nothing if it has one of these values; empty ones ask for something.
-const fn only(name: &'static str, taken: &'static [&'static str], instead: &'static str) -> UnsupportedField {
-    UnsupportedField { name, taken, empty: false, instead }
+const fn only(
+    name: &'static str,
+    taken: &'static [&'static str],
+    instead: &'static str,
+) -> UnsupportedField {
+    UnsupportedField {
+        name,
+        taken,
+        empty: false,
+        instead,
+    }
 }
 
 const TOP: &str = "its fields belong at the top of the request";
@@ -51,7 +74,8 @@ const GUARD: &str = "the extension is called guard";
 #[rustfmt::skip]
 pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     // What clients write that was meant for elsewhere.
-    any("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as guard, belong at the top of the request"),
+    any("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as guard, \
+                       belong at the top of the request"),
     any("options", TOP),
     any("parameters", TOP),
     any("sampling_params", TOP),
@@ -159,8 +183,16 @@ const MISSPELT_GUARD: UnsupportedField = any("guard", GUARD);
 impl UnsupportedField {
     /// The field that a name stands for, where that is refused.
     fn find(name: &str) -> Option<&'static Self> {
-        let is = |field: &&Self| field.name.strip_suffix('*').map_or(name == field.name, |start| name.starts_with(start));
-        UNSUPPORTED.iter().find(is).or_else(|| is_almost_guard(name).then_some(&MISSPELT_GUARD))
+        let is = |field: &&Self| {
+            field
+                .name
+                .strip_suffix('*')
+                .map_or(name == field.name, |start| name.starts_with(start))
+        };
+        UNSUPPORTED
+            .iter()
+            .find(is)
+            .or_else(|| is_almost_guard(name).then_some(&MISSPELT_GUARD))
     }
 
     /// The values that ask for nothing.
@@ -168,29 +200,56 @@ impl UnsupportedField {
         let empty = [Value::Null, json!(false), json!(""), json!([]), json!({})];
         let empty = empty.into_iter().take(if self.empty { 5 } else { 1 });
         // What does not parse, a test finds.
-        empty.chain(self.taken.iter().filter_map(|text| serde_json::from_str(text).ok())).collect()
+        empty
+            .chain(
+                self.taken
+                    .iter()
+                    .filter_map(|text| serde_json::from_str(text).ok()),
+            )
+            .collect()
     }
 
     fn takes(&self, value: &Value) -> bool {
-        let same = |taken: Value| taken.as_f64().zip(value.as_f64()).map_or(&taken == value, |(a, b)| a == b);
+        let same = |taken: Value| {
+            taken
+                .as_f64()
+                .zip(value.as_f64())
+                .map_or(&taken == value, |(a, b)| a == b)
+        };
         (self.empty && is_empty(value)) || self.neutral().into_iter().any(same)
     }
 
     fn refuse(&self, name: &str) -> ApiError {
         let name = excerpt(name);
-        let taken = if self.taken.is_empty() { String::new() } else { format!(" with another value than {}", self.taken.join(" or ")) };
-        let instead = if self.instead.is_empty() { String::new() } else { format!("; {}", self.instead) };
-        ApiError::unsupported(name.as_str(), format!("'{name}'{taken} is not supported by this server{instead}"))
+        let taken = if self.taken.is_empty() {
+            String::new()
+        } else {
+            format!(" with another value than {}", self.taken.join(" or "))
+        };
+        let instead = if self.instead.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", self.instead)
+        };
+        ApiError::unsupported(
+            name.as_str(),
+            format!("'{name}'{taken} is not supported by this server{instead}"),
+        )
     }
 
     /// The sentence that describes it, for the API's description.
     pub(crate) fn description(&self) -> String {
-        let instead = if self.instead.is_empty() { String::new() } else { format!(" ({})", self.instead) };
+        let instead = if self.instead.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", self.instead)
+        };
         format!("Not supported{instead}: only values that ask for nothing are taken.")
     }
 }
 
-/// Returns `true` if a name was meant to be `guard`: in another case or spelling, or with something behind it.
+/// Returns `true` if a name was meant to be `guard`: in another case or spelling, or with something
+/// behind it.
 fn is_almost_guard(name: &str) -> bool {
     if name == "guard" || name.len() > 32 {
         return false;
@@ -199,7 +258,8 @@ fn is_almost_guard(name: &str) -> bool {
     lower.starts_with("guard") || strsim::damerau_levenshtein(&lower, "guard") <= 1
 }
 
-/// A request of which the [`UNSUPPORTED`] fields were taken out, and the first of them that asks for something.
+/// A request of which the [`UNSUPPORTED`] fields were taken out, and the first of them that asks
+/// for something.
 pub(super) struct Screened<T> {
     pub(super) request: T,
     pub(super) refused: Option<ApiError>,
@@ -217,7 +277,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ScreenedVisitor<T> {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let mut screen = Screen { map, refused: None };
         let request = T::deserialize(MapAccessDeserializer::new(&mut screen))?;
-        Ok(Screened { request, refused: screen.refused })
+        Ok(Screened {
+            request,
+            refused: screen.refused,
+        })
     }
 }
 
@@ -236,9 +299,14 @@ struct Screen<A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Screen<A> {
     type Error = A::Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
         while let Some(name) = self.map.next_key::<String>()? {
-            let Some(field) = UnsupportedField::find(&name) else { return seed.deserialize(name.into_deserializer()).map(Some) };
+            let Some(field) = UnsupportedField::find(&name) else {
+                return seed.deserialize(name.into_deserializer()).map(Some);
+            };
             let ShortValue(value) = self.map.next_value()?;
             if self.refused.is_none() && !value.is_some_and(|value| field.takes(&value)) {
                 self.refused = Some(field.refuse(&name));
@@ -259,27 +327,71 @@ mod tests {
     #[test]
     fn values_that_ask_for_nothing_are_json_and_taken() {
         for field in UNSUPPORTED {
-            assert_eq!(field.neutral().len(), if field.empty { 5 } else { 1 } + field.taken.len(), "{}", field.name);
-            assert!(field.neutral().iter().all(|value| field.takes(value)), "{}", field.name);
-            assert!(!field.takes(&json!("something")) && !field.takes(&json!(7)) && !field.takes(&json!([[]])), "{}", field.name);
+            assert_eq!(
+                field.neutral().len(),
+                if field.empty { 5 } else { 1 } + field.taken.len(),
+                "{}",
+                field.name
+            );
+            assert!(
+                field.neutral().iter().all(|value| field.takes(value)),
+                "{}",
+                field.name
+            );
+            assert!(
+                !field.takes(&json!("something"))
+                    && !field.takes(&json!(7))
+                    && !field.takes(&json!([[]])),
+                "{}",
+                field.name
+            );
         }
         let takes = |name: &str, value: Value| UnsupportedField::find(name).unwrap().takes(&value);
         assert!(
-            takes("repetition_penalty", json!(1)) && takes("repetition_penalty", json!(1.0)) && !takes("repetition_penalty", json!(1.1))
+            takes("repetition_penalty", json!(1))
+                && takes("repetition_penalty", json!(1.0))
+                && !takes("repetition_penalty", json!(1.1))
         );
-        assert!(takes("response_format", json!({"type": "text"})) && !takes("response_format", json!({"type": "text", "x": 1})));
-        assert!(takes("add_generation_prompt", json!(true)) && !takes("add_generation_prompt", json!(false)));
+        assert!(
+            takes("response_format", json!({"type": "text"}))
+                && !takes("response_format", json!({"type": "text", "x": 1}))
+        );
+        assert!(
+            takes("add_generation_prompt", json!(true))
+                && !takes("add_generation_prompt", json!(false))
+        );
         assert!(!takes("web_search_options", json!({})));
     }
 
     #[test]
     fn misspelt_guards_are_found_and_other_names_are_not() {
-        for name in ["Guard", "GUARD", "gaurd", "gard", "guards", "guard_mode", "guardMode", "guad", "quard", "guarrd"] {
+        for name in [
+            "Guard",
+            "GUARD",
+            "gaurd",
+            "gard",
+            "guards",
+            "guard_mode",
+            "guardMode",
+            "guad",
+            "quard",
+            "guarrd",
+        ] {
             assert!(is_almost_guard(name), "{name}");
         }
-        for name in
-            ["guard", "guid", "board", "card", "user", "store", "audio", "grammar", "stream", "metadata", &"guard".repeat(1_000_000)]
-        {
+        for name in [
+            "guard",
+            "guid",
+            "board",
+            "card",
+            "user",
+            "store",
+            "audio",
+            "grammar",
+            "stream",
+            "metadata",
+            &"guard".repeat(1_000_000),
+        ] {
             assert!(!is_almost_guard(name), "{name:.40}");
         }
     }

@@ -1,4 +1,5 @@
-//! What is wrong with a value, in the API's words: the readers of JSON and of queries speak Rust's, and repeat values at any length.
+//! What is wrong with a value, in the API's words: the readers of JSON and of queries speak Rust's,
+//! and repeat values at any length.
 
 use std::borrow::Cow;
 
@@ -19,54 +20,104 @@ pub(super) struct Mistake {
 
 /// Reads a message of serde.
 pub(super) fn mistake(message: &str) -> Mistake {
-    let wrong = |code, what: String| Mistake { code, what, field: None };
+    let wrong = |code, what: String| Mistake {
+        code,
+        what,
+        field: None,
+    };
     let quoted = |text: &str| text.strip_suffix('`').map(str::to_owned);
     if let Some(field) = message.strip_prefix("missing field `").and_then(quoted) {
-        return Mistake { code: "missing_required_parameter", what: "is missing".to_owned(), field: Some(field) };
+        return Mistake {
+            code: "missing_required_parameter",
+            what: "is missing".to_owned(),
+            field: Some(field),
+        };
     }
     if let Some(field) = message.strip_prefix("duplicate field `").and_then(quoted) {
-        return Mistake { code: "invalid_value", what: "is given twice".to_owned(), field: Some(field) };
+        return Mistake {
+            code: "invalid_value",
+            what: "is given twice".to_owned(),
+            field: Some(field),
+        };
     }
     // What was expected stands last and is ours.
-    let Some((found, expected)) = message.rsplit_once(", expected ").or_else(|| Some((message.strip_suffix(", there are no fields")?, "")))
+    let Some((found, expected)) = message
+        .rsplit_once(", expected ")
+        .or_else(|| Some((message.strip_suffix(", there are no fields")?, "")))
     else {
         return wrong("invalid_value", other(message).into_owned());
     };
     if let Some(found) = found.strip_prefix("invalid type: ") {
-        return wrong("invalid_type", format!("must be {}, not {}", wanted(expected), given(found)));
+        return wrong(
+            "invalid_type",
+            format!("must be {}, not {}", wanted(expected), given(found)),
+        );
     }
     if let Some(found) = found.strip_prefix("invalid value: ") {
-        return wrong("invalid_value", format!("must be {}, not {}", wanted(expected), given(found)));
+        return wrong(
+            "invalid_value",
+            format!("must be {}, not {}", wanted(expected), given(found)),
+        );
     }
-    let names = || expected.trim_start_matches("one of ").split('`').skip(1).step_by(2);
+    let names = || {
+        expected
+            .trim_start_matches("one of ")
+            .split('`')
+            .skip(1)
+            .step_by(2)
+    };
     let list = || names().collect::<Vec<_>>().join(", ");
     if let Some(name) = found.strip_prefix("unknown variant `").and_then(quoted) {
         return wrong(
             "invalid_value",
-            format!("is `{}`; it must be {}{}", excerpt(&name), if names().count() > 1 { "one of " } else { "" }, list()),
+            format!(
+                "is `{}`; it must be {}{}",
+                excerpt(&name),
+                if names().count() > 1 { "one of " } else { "" },
+                list()
+            ),
         );
     }
     if let Some(name) = found.strip_prefix("unknown field `").and_then(quoted) {
         // Long names are like none, and would take long to compare.
-        let near = Some(&name).filter(|name| name.len() <= 64).and_then(|name| nearest(name, names()));
-        let hint = near.map_or_else(|| format!("the fields are {}", list()), |near| format!("did you mean '{near}'?"));
+        let near = Some(&name)
+            .filter(|name| name.len() <= 64)
+            .and_then(|name| nearest(name, names()));
+        let hint = near.map_or_else(
+            || format!("the fields are {}", list()),
+            |near| format!("did you mean '{near}'?"),
+        );
         return wrong("invalid_value", format!("is no field; {hint}"));
     }
-    wrong("invalid_value", "has a value that cannot be read".to_owned())
+    wrong(
+        "invalid_value",
+        "has a value that cannot be read".to_owned(),
+    )
 }
 
 /// Messages that name no expectation.
 fn other(message: &str) -> Cow<'_, str> {
     const WORDS: &[(&str, &str)] = &[
-        ("invalid digit found in string", "must be an integer of at least 0"),
-        ("cannot parse integer from empty string", "must be an integer of at least 0"),
+        (
+            "invalid digit found in string",
+            "must be an integer of at least 0",
+        ),
+        (
+            "cannot parse integer from empty string",
+            "must be an integer of at least 0",
+        ),
         ("number too large to fit in target type", "is too large"),
         ("number too small to fit in target type", "is too small"),
-        ("provided string was not `true` or `false`", "must be true or false"),
+        (
+            "provided string was not `true` or `false`",
+            "must be true or false",
+        ),
     ];
     match WORDS.iter().find(|(theirs, _)| *theirs == message) {
         Some((_, ours)) => (*ours).into(),
-        None => message.strip_prefix("expected ").map_or(message.into(), |wanted| format!("must be {wanted}").into()),
+        None => message
+            .strip_prefix("expected ")
+            .map_or(message.into(), |wanted| format!("must be {wanted}").into()),
     }
 }
 
@@ -77,7 +128,9 @@ fn wanted(expected: &str) -> Cow<'_, str> {
         "u8" | "u16" | "u32" | "u64" | "usize" => "an integer of at least 0".into(),
         "f32" | "f64" => "a number".into(),
         "a boolean" => "true or false".into(),
-        "string" | "a borrowed string" | "a character" | "variant identifier" | "string or map" => "a string".into(),
+        "string" | "a borrowed string" | "a character" | "variant identifier" | "string or map" => {
+            "a string".into()
+        }
         "a sequence" => "an array".into(),
         "a map" | "map" => "an object".into(),
         _ if expected.starts_with("struct ") => "an object".into(),
@@ -95,7 +148,10 @@ fn given(found: &str) -> String {
         "map" => "an object".to_owned(),
         "boolean" => value.trim_matches('`').to_owned(),
         "integer" => format!("the number {}", excerpt(value.trim_matches('`'))),
-        "floating" => format!("the number {}", excerpt(value.trim_start_matches("point ").trim_matches('`'))),
+        "floating" => format!(
+            "the number {}",
+            excerpt(value.trim_start_matches("point ").trim_matches('`'))
+        ),
         "string" => format!("the string {}", excerpt(value)),
         _ => "this".to_owned(),
     }
@@ -103,12 +159,20 @@ fn given(found: &str) -> String {
 
 /// 400: a parameter in the URL, from the reader's message: the parameter, a colon, what is wrong.
 pub(crate) fn query_error(message: &str) -> ApiError {
-    let message = message.split_once("query string: ").map_or(message, |(_, message)| message);
-    let (name, message) = message.split_once(": ").filter(|(name, _)| !name.contains([' ', '`'])).unwrap_or(("", message));
+    let message = message
+        .split_once("query string: ")
+        .map_or(message, |(_, message)| message);
+    let (name, message) = message
+        .split_once(": ")
+        .filter(|(name, _)| !name.contains([' ', '`']))
+        .unwrap_or(("", message));
     let Mistake { code, what, field } = mistake(message);
     let name = excerpt(field.as_deref().unwrap_or(name));
     if name.is_empty() {
-        return ApiError::invalid("invalid_query", format!("the URL's parameters cannot be read: {what}"));
+        return ApiError::invalid(
+            "invalid_query",
+            format!("the URL's parameters cannot be read: {what}"),
+        );
     }
     ApiError::param(name.as_str(), code, format!("'{name}' {what}"))
 }
@@ -122,25 +186,91 @@ mod tests {
         let long = format!("{:?}", "x, expected y ".repeat(100_000));
         let long_field = format!("unknown field `{}`, expected `mode`", "k".repeat(100_000));
         for (theirs, code, ours) in [
-            ("invalid type: string \"hot\", expected f64", "invalid_type", "must be a number, not the string \"hot\""),
-            ("invalid type: floating point `1.5`, expected an integer", "invalid_type", "must be an integer, not the number 1.5"),
-            ("invalid type: sequence, expected struct ImageUrl", "invalid_type", "must be an object, not an array"),
-            ("invalid type: null, expected a map", "invalid_type", "must be an object, not null"),
-            ("invalid type: boolean `true`, expected a string", "invalid_type", "must be a string, not true"),
-            ("invalid value: integer `-1`, expected usize", "invalid_value", "must be an integer of at least 0, not the number -1"),
-            ("unknown variant `x`, expected one of `off`, `flag`", "invalid_value", "is `x`; it must be one of off, flag"),
-            ("unknown variant `x`, expected `off` or `flag`", "invalid_value", "is `x`; it must be one of off, flag"),
-            ("unknown field `mdoe`, expected one of `mode`, `window`", "invalid_value", "is no field; did you mean 'mode'?"),
-            ("has more than 4 items", "invalid_value", "has more than 4 items"),
-            ("expected a string or an array of strings", "invalid_value", "must be a string or an array of strings"),
-            (&long_field, "invalid_value", "is no field; the fields are mode"),
+            (
+                "invalid type: string \"hot\", expected f64",
+                "invalid_type",
+                "must be a number, not the string \"hot\"",
+            ),
+            (
+                "invalid type: floating point `1.5`, expected an integer",
+                "invalid_type",
+                "must be an integer, not the number 1.5",
+            ),
+            (
+                "invalid type: sequence, expected struct ImageUrl",
+                "invalid_type",
+                "must be an object, not an array",
+            ),
+            (
+                "invalid type: null, expected a map",
+                "invalid_type",
+                "must be an object, not null",
+            ),
+            (
+                "invalid type: boolean `true`, expected a string",
+                "invalid_type",
+                "must be a string, not true",
+            ),
+            (
+                "invalid value: integer `-1`, expected usize",
+                "invalid_value",
+                "must be an integer of at least 0, not the number -1",
+            ),
+            (
+                "unknown variant `x`, expected one of `off`, `flag`",
+                "invalid_value",
+                "is `x`; it must be one of off, flag",
+            ),
+            (
+                "unknown variant `x`, expected `off` or `flag`",
+                "invalid_value",
+                "is `x`; it must be one of off, flag",
+            ),
+            (
+                "unknown field `mdoe`, expected one of `mode`, `window`",
+                "invalid_value",
+                "is no field; did you mean 'mode'?",
+            ),
+            (
+                "has more than 4 items",
+                "invalid_value",
+                "has more than 4 items",
+            ),
+            (
+                "expected a string or an array of strings",
+                "invalid_value",
+                "must be a string or an array of strings",
+            ),
+            (
+                &long_field,
+                "invalid_value",
+                "is no field; the fields are mode",
+            ),
         ] {
-            let Mistake { code: found, what, field: None } = mistake(theirs) else { panic!("{theirs}") };
+            let Mistake {
+                code: found,
+                what,
+                field: None,
+            } = mistake(theirs)
+            else {
+                panic!("{theirs}")
+            };
             assert_eq!((found, what.as_str()), (code, ours));
         }
         let cut = mistake(&format!("invalid type: string {long}, expected i64"));
-        assert!(cut.what.len() < 200 && cut.what.starts_with("must be an integer, not the string \"x, exp"), "{}", cut.what);
-        let missing = Mistake { code: "missing_required_parameter", what: "is missing".into(), field: Some("role".into()) };
+        assert!(
+            cut.what.len() < 200
+                && cut
+                    .what
+                    .starts_with("must be an integer, not the string \"x, exp"),
+            "{}",
+            cut.what
+        );
+        let missing = Mistake {
+            code: "missing_required_parameter",
+            what: "is missing".into(),
+            field: Some("role".into()),
+        };
         assert_eq!(mistake("missing field `role`"), missing);
     }
 
@@ -152,16 +282,28 @@ mod tests {
                 "limit",
                 "'limit' must be an integer of at least 0",
             ),
-            ("Failed to deserialize query string: missing field `user`", "user", "'user' is missing"),
             (
-                "Failed to deserialize query string: order: unknown variant `up`, expected `asc` or `desc`",
+                "Failed to deserialize query string: missing field `user`",
+                "user",
+                "'user' is missing",
+            ),
+            (
+                "Failed to deserialize query string: order: unknown variant `up`, expected `asc` \
+                 or `desc`",
                 "order",
                 "'order' is `up`; it must be one of asc, desc",
             ),
-            ("Failed to deserialize query string: duplicate field `limit`", "limit", "'limit' is given twice"),
+            (
+                "Failed to deserialize query string: duplicate field `limit`",
+                "limit",
+                "'limit' is given twice",
+            ),
         ] {
             let error = query_error(theirs).body.error;
-            assert_eq!((error.param.as_deref(), error.message.as_str()), (Some(param), ours));
+            assert_eq!(
+                (error.param.as_deref(), error.message.as_str()),
+                (Some(param), ours)
+            );
         }
     }
 }

@@ -39,7 +39,8 @@ pub(crate) struct ScoreRequest<'a> {
     /// The served model's name.
     #[schema(required, nullable = false)]
     model: Option<String>,
-    /// The images' encodings are remembered for requests with the same salt alone, as in a chat completion request.
+    /// The images' encodings are remembered for requests with the same salt alone, as in a chat
+    /// completion request.
     #[schema(min_length = 1, max_length = 256)]
     cache_salt: Option<String>,
     /// Who wrote the texts.
@@ -56,7 +57,8 @@ pub(crate) struct ScoreRequest<'a> {
     #[serde(borrow)]
     #[schema(schema_with = link)]
     image_url: Option<ImageField<'a>>,
-    /// The conversation that the response answers, with exactly one image, as in a chat completion request.
+    /// The conversation that the response answers, with exactly one image, as in a chat completion
+    /// request.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
     messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
@@ -144,7 +146,11 @@ impl Question {
 ///
 /// # Errors
 /// 404 for another model, 400 for everything else, naming the item and the field.
-pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Option<&Calibration>) -> Result<Order, ApiError> {
+pub(super) fn check(
+    request: ScoreRequest<'_>,
+    served: Served<'_>,
+    of_others: Option<&Calibration>,
+) -> Result<Order, ApiError> {
     served.check_model(request.model.as_deref())?;
     let author = request.author.unwrap_or_default();
     let cache_salt = cache_salt(request.cache_salt)?;
@@ -153,20 +159,40 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Op
     if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
         return Err(ApiError::unsupported(
             "guard.on_exhausted",
-            "'guard.on_exhausted': a text that somebody else wrote stays as it is; 'alt_text' is hedged",
+            "'guard.on_exhausted': a text that somebody else wrote stays as it is; 'alt_text' is \
+             hedged",
         ));
     }
     if guard.candidates.is_some() {
-        return Err(ApiError::unsupported("guard.candidates", "'guard.candidates': nothing is written here that could be chosen from"));
+        return Err(ApiError::unsupported(
+            "guard.candidates",
+            "'guard.candidates': nothing is written here that could be chosen from",
+        ));
     }
     let withholds = [
-        ("guard.on_unanswerable", guard.on_unanswerable.is_some_and(|o| o != OnUnanswerable::Answer)),
+        (
+            "guard.on_unanswerable",
+            guard
+                .on_unanswerable
+                .is_some_and(|o| o != OnUnanswerable::Answer),
+        ),
         ("guard.show_withheld", guard.show_withheld == Some(true)),
     ];
     if let Some((field, _)) = withholds.into_iter().find(|(_, is_asked)| *is_asked) {
-        return Err(ApiError::unsupported(field, format!("'{field}': a text that is there already is scored, and never withheld")));
+        return Err(ApiError::unsupported(
+            field,
+            format!("'{field}': a text that is there already is scored, and never withheld"),
+        ));
     }
-    let params = guard_params(&guard, served.guard, if author == Author::Model { served.calibration } else { of_others })?;
+    let params = guard_params(
+        &guard,
+        served.guard,
+        if author == Author::Model {
+            served.calibration
+        } else {
+            of_others
+        },
+    )?;
     let alone = Item {
         image_url: request.image_url,
         messages: request.messages,
@@ -179,27 +205,49 @@ pub(super) fn check(request: ScoreRequest<'_>, served: Served<'_>, of_others: Op
         Some(AtMost(items)) => listed(items, &alone, served.config.score.max_items)?,
     };
     let limits = Limits::of(served.config);
-    let questions: Vec<Question> = items.into_iter().map(|(path, item)| question(item, limits, path)).collect::<Result<_, _>>()?;
-    let length = |q: &Question| q.response.len() + q.messages.iter().map(|turn| turn.content.len()).sum::<usize>();
+    let questions: Vec<Question> = items
+        .into_iter()
+        .map(|(path, item)| question(item, limits, path))
+        .collect::<Result<_, _>>()?;
+    let length = |q: &Question| {
+        q.response.len()
+            + q.messages
+                .iter()
+                .map(|turn| turn.content.len())
+                .sum::<usize>()
+    };
     if questions.iter().map(length).sum::<usize>() > TEXT_BYTES {
         let message = format!("the request has more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::invalid("context_length_exceeded", message));
     }
-    Ok(Order { author, cache_salt, guard: params, render: guard.render.unwrap_or_default(), questions })
+    Ok(Order {
+        author,
+        cache_salt,
+        guard: params,
+        render: guard.render.unwrap_or_default(),
+        questions,
+    })
 }
 
 /// Scores are what this route gives, and what was written is not repaired.
 fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
     match asked {
         Some(mode @ (Mode::Score | Mode::Flag)) => Ok(mode),
-        Some(_) => Err(ApiError::unsupported("guard.mode", "'guard.mode': scoring has score and flag")),
+        Some(_) => Err(ApiError::unsupported(
+            "guard.mode",
+            "'guard.mode': scoring has score and flag",
+        )),
         None if default == Mode::Score => Ok(default),
         None => Ok(Mode::Flag),
     }
 }
 
 /// The items of a list, with their names.
-fn listed<'a>(items: Vec<Object<Item<'a>>>, beside: &Item<'_>, most: usize) -> Result<Vec<(Option<String>, Item<'a>)>, ApiError> {
+fn listed<'a>(
+    items: Vec<Object<Item<'a>>>,
+    beside: &Item<'_>,
+    most: usize,
+) -> Result<Vec<(Option<String>, Item<'a>)>, ApiError> {
     let fields = [
         ("image_url", beside.image_url.is_some()),
         ("messages", beside.messages.is_some()),
@@ -207,21 +255,38 @@ fn listed<'a>(items: Vec<Object<Item<'a>>>, beside: &Item<'_>, most: usize) -> R
         ("response", beside.response.is_some()),
     ];
     if let Some((field, _)) = fields.into_iter().find(|(_, given)| *given) {
-        return Err(ApiError::param(field, "invalid_value", format!("'{field}' cannot be given beside 'items'; it belongs into an item")));
+        return Err(ApiError::param(
+            field,
+            "invalid_value",
+            format!("'{field}' cannot be given beside 'items'; it belongs into an item"),
+        ));
     }
     if items.is_empty() {
         return Err(ApiError::param("items", "empty_array", "'items' is empty"));
     }
     if items.len() > most {
-        let message = format!("'items' has {}; at most {most} are scored at once (score.max_items)", items.len());
+        let message = format!(
+            "'items' has {}; at most {most} are scored at once (score.max_items)",
+            items.len()
+        );
         return Err(ApiError::param("items", "invalid_value", message));
     }
-    Ok(items.into_iter().enumerate().map(|(i, Object(item))| (Some(format!("items[{i}]")), item)).collect())
+    Ok(items
+        .into_iter()
+        .enumerate()
+        .map(|(i, Object(item))| (Some(format!("items[{i}]")), item))
+        .collect())
 }
 
 fn question(item: Item<'_>, limits: Limits, path: Option<String>) -> Result<Question, ApiError> {
     match read(item, limits) {
-        Ok((messages, image_field, image, response)) => Ok(Question { path, messages, image_field, image, response }),
+        Ok((messages, image_field, image, response)) => Ok(Question {
+            path,
+            messages,
+            image_field,
+            image,
+            response,
+        }),
         Err(error) => Err(error.within(path.as_deref())),
     }
 }
@@ -229,26 +294,53 @@ fn question(item: Item<'_>, limits: Limits, path: Option<String>) -> Result<Ques
 type Read = (Vec<template::Message>, String, Picture, String);
 
 fn read(item: Item<'_>, limits: Limits) -> Result<Read, ApiError> {
-    let invalid = |field: &str, what: &str| Err(ApiError::param(field, "invalid_value", format!("'{field}' {what}")));
-    let missing = |field: &str| Err(ApiError::param(field, "missing_required_parameter", format!("'{field}' is missing")));
+    let invalid = |field: &str, what: &str| {
+        Err(ApiError::param(
+            field,
+            "invalid_value",
+            format!("'{field}' {what}"),
+        ))
+    };
+    let missing = |field: &str| {
+        Err(ApiError::param(
+            field,
+            "missing_required_parameter",
+            format!("'{field}' is missing"),
+        ))
+    };
     if item.guard != Asks::Nothing {
-        return Err(ApiError::unsupported("guard", "'guard' is one for all items and stands beside 'items'"));
+        return Err(ApiError::unsupported(
+            "guard",
+            "'guard' is one for all items and stands beside 'items'",
+        ));
     }
-    let Some(response) = item.response else { return missing("response") };
+    let Some(response) = item.response else {
+        return missing("response");
+    };
     if response.trim().is_empty() {
         return invalid("response", "is empty; there is nothing to score");
     }
     match (item.messages, item.image_url) {
         (Some(_), Some(_)) => invalid("messages", "cannot be given together with 'image_url'"),
-        (Some(_), None) if item.prompt.is_some() => invalid("prompt", "cannot be given together with 'messages'"),
+        (Some(_), None) if item.prompt.is_some() => {
+            invalid("prompt", "cannot be given together with 'messages'")
+        }
         (Some(messages), None) => {
             let (messages, image, image_field) = flatten(messages.0, limits)?;
             Ok((messages, image_field, image, response))
         }
         (None, Some(image)) => {
             let url = image.into_url();
-            let message = template::Message { role: "user".to_owned(), content: item.prompt.unwrap_or_default() };
-            Ok((vec![message], "image_url".to_owned(), picture(&url, "image_url".to_owned(), limits)?, response))
+            let message = template::Message {
+                role: "user".to_owned(),
+                content: item.prompt.unwrap_or_default(),
+            };
+            Ok((
+                vec![message],
+                "image_url".to_owned(),
+                picture(&url, "image_url".to_owned(), limits)?,
+                response,
+            ))
         }
         (None, None) => missing("image_url"),
     }

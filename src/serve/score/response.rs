@@ -19,8 +19,9 @@ pub(crate) struct Scores {
     pub(super) head: Head,
     /// An item each, in order.
     pub(super) results: Vec<ItemScores>,
-    /// Tokens of all items as they were computed: the responses' are the completion's, each counted once; images, prompts and what windows read again
-    /// before their own sentences are the prompt's.
+    /// Tokens of all items as they were computed: the responses' are the completion's, each counted
+    /// once; images, prompts and what windows read again before their own sentences are the
+    /// prompt's.
     pub(super) usage: Usage,
     /// Parts of the request that had no effect; absent where there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -36,8 +37,9 @@ pub(super) struct ItemScores {
     pub(super) response: String,
     /// What the guard says about it.
     pub(super) guard: Report,
-    /// In how many windows it was read; absent where it fits into the model's context as a whole. Tokens of a later window see as many whole
-    /// sentences before theirs as fit into the context, and no more.
+    /// In how many windows it was read; absent where it fits into the model's context as a whole.
+    /// Tokens of a later window see as many whole sentences before theirs as fit into the context,
+    /// and no more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 2)]
     pub(super) windows: Option<usize>,
@@ -67,11 +69,18 @@ pub(super) struct TokenScore {
 }
 
 /// The tokens that lie at `places` (in bytes, one behind the other) of `text`.
-pub(super) fn token_scores(text: &str, places: &[Range<usize>], scored: &Scored) -> Vec<TokenScore> {
+pub(super) fn token_scores(
+    text: &str,
+    places: &[Range<usize>],
+    scored: &Scored,
+) -> Vec<TokenScore> {
     // How many code points begin before a byte.
     let (mut begun, mut at) = (0, 0);
     let mut begun_before = |byte: usize| {
-        begun += text.as_bytes()[at..byte].iter().filter(|&&b| !is_continuation(b)).count();
+        begun += text.as_bytes()[at..byte]
+            .iter()
+            .filter(|&&b| !is_continuation(b))
+            .count();
         at = byte;
         begun
     };
@@ -79,11 +88,21 @@ pub(super) fn token_scores(text: &str, places: &[Range<usize>], scored: &Scored)
     let token = |(place, (&reward, &logprob)): (&Range<usize>, (&f32, &f32))| {
         let bytes = &text.as_bytes()[place.clone()];
         // A token that begins inside a code point contributes to the one begun before it.
-        let start = begun_before(place.start) - usize::from(bytes.first().is_some_and(|&b| is_continuation(b)));
+        let start = begun_before(place.start)
+            - usize::from(bytes.first().is_some_and(|&b| is_continuation(b)));
         let end = begun_before(place.end);
         let token = String::from_utf8_lossy(bytes).into_owned();
         let logprob = logprob.max(-9999.0);
-        TokenScore { token, bytes: bytes.to_vec(), reward, logprob, start, end, byte_start: place.start, byte_end: place.end }
+        TokenScore {
+            token,
+            bytes: bytes.to_vec(),
+            reward,
+            logprob,
+            start,
+            end,
+            byte_start: place.start,
+            byte_end: place.end,
+        }
     };
     places.iter().zip(numbers).map(token).collect()
 }
@@ -102,27 +121,49 @@ mod tests {
     fn cut(text: &str, ends: &[usize]) -> Vec<TokenScore> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let places: Vec<_> = starts.zip(ends).map(|(start, &end)| start..end).collect();
-        let scored = Scored { rewards: vec![0.5; places.len()], log_probabilities: vec![f32::NEG_INFINITY; places.len()] };
+        let scored = Scored {
+            rewards: vec![0.5; places.len()],
+            log_probabilities: vec![f32::NEG_INFINITY; places.len()],
+        };
         token_scores(text, &places, &scored)
     }
 
     #[test]
     fn tokens_inside_a_character_name_it() {
         let tokens = cut("é🐕x", &[1, 3, 4, 6, 7]);
-        let places: Vec<_> = tokens.iter().map(|t| (t.start, t.end, t.byte_start, t.byte_end)).collect();
-        assert_eq!(places, [(0, 1, 0, 1), (0, 2, 1, 3), (1, 2, 3, 4), (1, 2, 4, 6), (2, 3, 6, 7)]);
-        assert_eq!((tokens[4].token.as_str(), tokens[4].logprob), ("x", -9999.0));
+        let places: Vec<_> = tokens
+            .iter()
+            .map(|t| (t.start, t.end, t.byte_start, t.byte_end))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                (0, 1, 0, 1),
+                (0, 2, 1, 3),
+                (1, 2, 3, 4),
+                (1, 2, 4, 6),
+                (2, 3, 6, 7)
+            ]
+        );
+        assert_eq!(
+            (tokens[4].token.as_str(), tokens[4].logprob),
+            ("x", -9999.0)
+        );
     }
 
     proptest! {
         #[test]
-        fn code_points_are_those_that_the_bytes_touch(text in "\\PC{1,12}", cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6)) {
-            let mut ends: Vec<usize> = cuts.iter().map(|c| 1 + c.index(text.len())).chain([text.len()]).collect();
+        fn code_points_are_those_that_the_bytes_touch(text in "\\PC{1,12}",
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+            let mut ends: Vec<usize> = cuts.iter().map(|c| 1 + c.index(text.len()))
+                .chain([text.len()]).collect();
             ends.sort_unstable();
             ends.dedup();
             for t in cut(&text, &ends) {
-                let touched = text.char_indices().map(|(at, c)| at < t.byte_end && t.byte_start < at + c.len_utf8());
-                let expected: Vec<usize> = touched.enumerate().filter_map(|(i, touched)| touched.then_some(i)).collect();
+                let touched = text.char_indices().map(|(at, c)| at < t.byte_end
+                    && t.byte_start < at + c.len_utf8());
+                let expected: Vec<usize> = touched.enumerate()
+                    .filter_map(|(i, touched)| touched.then_some(i)).collect();
                 prop_assert_eq!((t.start..t.end).collect::<Vec<_>>(), expected);
             }
         }

@@ -1,4 +1,5 @@
-//! Texts longer than the context: scored sentence by sentence, each in a window with as many whole sentences before it as fit.
+//! Texts longer than the context: scored sentence by sentence, each in a window with as many whole
+//! sentences before it as fit.
 
 use std::ops::Range;
 
@@ -9,7 +10,8 @@ use crate::vlm::{casing::Casing, tokenizer::TextTokenizer};
 /// Fewest tokens of a response that a context must hold beside image and prompt.
 const LEAST_ROOM: usize = 16;
 
-/// Sentences of one window are at least this part of what it holds: an ellipsis of single words does not take a window each.
+/// Sentences of one window are at least this part of what it holds: an ellipsis of single words
+/// does not take a window each.
 const PART: usize = 8;
 
 /// What is read in one step: tokens of a response, of which the last are new.
@@ -24,8 +26,8 @@ pub(super) struct Window {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Windows {
     pub(super) windows: Vec<Window>,
-    /// Bytes of the response that each token stands for; those that open a window have the white space before them too, which the model is not
-    /// shown.
+    /// Bytes of the response that each token stands for; those that open a window have the white
+    /// space before them too, which the model is not shown.
     pub(super) places: Vec<Range<usize>>,
 }
 
@@ -83,33 +85,68 @@ impl Writer<'_> {
         let mut units = Vec::new();
         for sentence in sentences(response) {
             let unit = self.unit(response, &shown, sentence)?;
-            if unit.len() <= self.room { units.push(unit) } else { self.split(response, &shown, unit, &mut units)? }
+            if unit.len() <= self.room {
+                units.push(unit)
+            } else {
+                self.split(response, &shown, unit, &mut units)?
+            }
         }
         Ok(self.join(&units))
     }
 
     fn unit(&self, response: &str, shown: &str, bytes: Range<usize>) -> Result<Unit, Refusal> {
-        let encode = |text: &str| self.tokenizer.encode_text(text).map_err(|why| Refusal::Unreadable(why.to_string()));
+        let encode = |text: &str| {
+            self.tokenizer
+                .encode_text(text)
+                .map_err(|why| Refusal::Unreadable(why.to_string()))
+        };
         let text = &response[bytes.clone()];
         let trimmed = text.trim_start();
         // White space alone is all that there is to show.
-        let lead = if trimmed.is_empty() { 0 } else { text.len() - trimmed.len() };
+        let lead = if trimmed.is_empty() {
+            0
+        } else {
+            text.len() - trimmed.len()
+        };
         let first = encode(&self.casing.apply(&text[lead..]))?;
-        let inner = if shown.len() == text.len() { Vec::new() } else { encode(&shown[bytes.clone()])? };
-        Ok(Unit { bytes, inner, first, lead })
+        let inner = if shown.len() == text.len() {
+            Vec::new()
+        } else {
+            encode(&shown[bytes.clone()])?
+        };
+        Ok(Unit {
+            bytes,
+            inner,
+            first,
+            lead,
+        })
     }
 
-    /// Halves a unit between words, or inside of one that is too long itself, until two parts fit into a window.
-    fn split(&self, response: &str, shown: &str, unit: Unit, units: &mut Vec<Unit>) -> Result<(), Refusal> {
+    /// Halves a unit between words, or inside of one that is too long itself, until two parts fit
+    /// into a window.
+    fn split(
+        &self,
+        response: &str,
+        shown: &str,
+        unit: Unit,
+        units: &mut Vec<Unit>,
+    ) -> Result<(), Refusal> {
         if unit.len() <= self.room / 2 {
             units.push(unit);
             return Ok(());
         }
         let text = &response[unit.bytes.clone()];
         let middle = text.floor_char_boundary(text.len() / 2);
-        let before = text[..middle].rfind(char::is_whitespace).filter(|&at| !text[..at].trim().is_empty());
-        let after = text[middle..].find(char::is_whitespace).map(|at| middle + at);
-        let near = before.into_iter().chain(after).min_by_key(|at| at.abs_diff(middle));
+        let before = text[..middle]
+            .rfind(char::is_whitespace)
+            .filter(|&at| !text[..at].trim().is_empty());
+        let after = text[middle..]
+            .find(char::is_whitespace)
+            .map(|at| middle + at);
+        let near = before
+            .into_iter()
+            .chain(after)
+            .min_by_key(|at| at.abs_diff(middle));
         let first = text.chars().next().map_or(0, char::len_utf8);
         let cut = unit.bytes.start + near.unwrap_or(middle.max(first));
         for half in [unit.bytes.start..cut, cut..unit.bytes.end] {
@@ -123,7 +160,11 @@ impl Writer<'_> {
         let mut next = 0;
         while next < units.len() {
             let (mut end, mut total) = (next + 1, units[next].len());
-            let enough = if next == 0 { self.room } else { self.room / PART };
+            let enough = if next == 0 {
+                self.room
+            } else {
+                self.room / PART
+            };
             while end < units.len() && total < enough && total + units[end].len() <= self.room {
                 total += units[end].len();
                 end += 1;
@@ -133,9 +174,16 @@ impl Writer<'_> {
                 begin -= 1;
                 total += units[begin].len();
             }
-            let mut window = Window { response: Vec::with_capacity(total), scored: 0 };
+            let mut window = Window {
+                response: Vec::with_capacity(total),
+                scored: 0,
+            };
             for (i, unit) in units.iter().enumerate().take(end).skip(begin) {
-                let (tokens, lead) = if i == begin { (&unit.first, unit.lead) } else { (&unit.inner, 0) };
+                let (tokens, lead) = if i == begin {
+                    (&unit.first, unit.lead)
+                } else {
+                    (&unit.inner, 0)
+                };
                 window.response.extend(tokens);
                 if i >= next {
                     window.scored += tokens.len();
@@ -161,10 +209,15 @@ impl Writer<'_> {
 /// The sentences of a text, each with the white space before it.
 fn sentences(text: &str) -> Vec<Range<usize>> {
     // A sentence of white space alone belongs to the one after it, or at the end to the one before.
-    let full = text.split_sentence_bound_indices().filter(|(_, sentence)| !sentence.trim().is_empty());
+    let full = text
+        .split_sentence_bound_indices()
+        .filter(|(_, sentence)| !sentence.trim().is_empty());
     let ends = full.map(|(at, sentence)| at + sentence.trim_end().len());
     let apart = |&at: &usize| !text[..at].trim().is_empty() && !text[at..].trim().is_empty();
-    let mut starts: Vec<usize> = std::iter::once(0).chain(ends.filter(apart)).chain([text.len()]).collect();
+    let mut starts: Vec<usize> = std::iter::once(0)
+        .chain(ends.filter(apart))
+        .chain([text.len()])
+        .collect();
     starts.dedup();
     starts.windows(2).map(|pair| pair[0]..pair[1]).collect()
 }
@@ -181,8 +234,14 @@ mod tests {
     #[test]
     fn sentences_have_the_white_space_before_them() {
         let text = " A dog runs.  It is 3.5 m long!\n\n- a cat\n ";
-        let cut: Vec<&str> = sentences(text).into_iter().map(|range| &text[range]).collect();
-        assert_eq!(cut, [" A dog runs.", "  It is 3.5 m long!", "\n\n- a cat\n "]);
+        let cut: Vec<&str> = sentences(text)
+            .into_iter()
+            .map(|range| &text[range])
+            .collect();
+        assert_eq!(
+            cut,
+            [" A dog runs.", "  It is 3.5 m long!", "\n\n- a cat\n "]
+        );
         assert_eq!(sentences("\n A").len(), 1);
     }
 
@@ -192,24 +251,41 @@ mod tests {
 
     /// The text of tokens.
     fn spelled(tokenizer: &TextTokenizer, tokens: &[u32]) -> String {
-        String::from_utf8(tokens.iter().flat_map(|&id| tokenizer.bytes(id).to_vec()).collect()).unwrap()
+        String::from_utf8(
+            tokens
+                .iter()
+                .flat_map(|&id| tokenizer.bytes(id).to_vec())
+                .collect(),
+        )
+        .unwrap()
     }
 
     #[test]
     fn every_sentence_sees_as_many_before_it_as_fit() {
         let tokenizer = embedded();
-        let writer = Writer { tokenizer: &tokenizer, casing: Casing::Sentence, room: 16, most: 100 };
-        let text = "A dog runs. It is Brown and white.\nTwo men sit on a bench. They smile. A red car is parked behind the house.";
+        let writer = Writer {
+            tokenizer: &tokenizer,
+            casing: Casing::Sentence,
+            room: 16,
+            most: 100,
+        };
+        let text = "A dog runs. It is Brown and white.\nTwo men sit on a bench. They smile. A red \
+                    car is parked behind the house.";
         let found = writer.windows(text).unwrap();
         let shown: Vec<_> = found
             .windows
             .iter()
             .map(|window| {
-                let (seen, scored) = window.response.split_at(window.response.len() - window.scored);
+                let (seen, scored) = window
+                    .response
+                    .split_at(window.response.len() - window.scored);
                 (spelled(&tokenizer, seen), spelled(&tokenizer, scored))
             })
             .collect();
-        let shown: Vec<_> = shown.iter().map(|(seen, scored)| (seen.as_str(), scored.as_str())).collect();
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|(seen, scored)| (seen.as_str(), scored.as_str()))
+            .collect();
         assert_eq!(
             shown,
             [
@@ -219,19 +295,27 @@ mod tests {
                 ("They smile.", " a red car is parked behind the house."),
             ]
         );
-        assert_eq!(writer.windows(&"dog ".repeat(101)), Err(Refusal::TooLong(102)));
-        assert_eq!(Writer { room: 12, ..writer }.windows(text), Err(Refusal::NoRoom));
+        assert_eq!(
+            writer.windows(&"dog ".repeat(101)),
+            Err(Refusal::TooLong(102))
+        );
+        assert_eq!(
+            Writer { room: 12, ..writer }.windows(text),
+            Err(Refusal::NoRoom)
+        );
     }
 
     proptest! {
         #[test]
         fn windows_fit_and_score_every_byte_once(
-            pieces in proptest::collection::vec("([a-zA-Zé]{1,9}|[a-z]{20,70}|[.!?]|[ \n]{1,3}|犬|\\PC)", 1..60), room in 16usize..60,
+            pieces in proptest::collection::vec("([a-zA-Zé]{1,9}|[a-z]{20,70}|[.!?]|[ \
+                                                 \n]{1,3}|犬|\\PC)", 1..60), room in 16usize..60,
         ) {
             let response = pieces.concat();
             prop_assume!(!response.trim().is_empty());
             let tokenizer = embedded();
-            let found = Writer { tokenizer: &tokenizer, casing: Casing::Sentence, room, most: 10_000 }.windows(&response).unwrap();
+            let found = Writer { tokenizer: &tokenizer, casing: Casing::Sentence, room,
+                most: 10_000 }.windows(&response).unwrap();
             let mut at = 0;
             for place in &found.places {
                 prop_assert_eq!(place.start, at);
@@ -239,12 +323,15 @@ mod tests {
                 at = place.end;
             }
             prop_assert_eq!(at, response.len());
-            prop_assert_eq!(found.windows.iter().map(|w| w.scored).sum::<usize>(), found.places.len());
+            prop_assert_eq!(found.windows.iter().map(|w| w.scored).sum::<usize>(),
+                found.places.len());
             for window in &found.windows {
-                prop_assert!(0 < window.scored && window.scored <= window.response.len() && window.response.len() <= room);
+                prop_assert!(0 < window.scored && window.scored <= window.response.len()
+                    && window.response.len() <= room);
             }
             prop_assert!(found.windows.len() <= 2 + 3 * PART * found.places.len() / room);
-            let whole = tokenizer.encode_text(&Casing::Sentence.apply(response.trim_start())).unwrap();
+            let whole = tokenizer.encode_text(&Casing::Sentence.apply(response.trim_start()))
+                .unwrap();
             prop_assert!(whole.len() > room || found.windows.len() == 1);
         }
     }

@@ -1,5 +1,5 @@
-//! A version that is tried on a share of the traffic: it answers for itself what users asked, off their path, one question at a time, and both answers are
-//! scored by both versions' scorers.
+//! A version that is tried on a share of the traffic: it answers for itself what users asked, off
+//! their path, one question at a time, and both answers are scored by both versions' scorers.
 
 mod compare;
 mod totals;
@@ -86,8 +86,21 @@ pub(crate) struct Drawn {
 impl Drawn {
     /// The answer is on its way to the user. Where too many wait, it is forgotten.
     pub(crate) fn answered(self, answer: &str) {
-        let Self { app, served, samples, account, asked } = self;
-        if samples.try_send(Sample { served, asked, answer: answer.to_owned() }).is_err() {
+        let Self {
+            app,
+            served,
+            samples,
+            account,
+            asked,
+        } = self;
+        if samples
+            .try_send(Sample {
+                served,
+                asked,
+                answer: answer.to_owned(),
+            })
+            .is_err()
+        {
             account.dropped.fetch_add(1, Relaxed);
             app.metrics.models.shadow_dropped();
         }
@@ -104,7 +117,9 @@ impl Shadowing {
         let mut active = self.active();
         match (&mut *active, shadow) {
             (None, None) => {}
-            (Some(now), Some(shadow)) if now.shadow.id == shadow.id => now.shadow.share = shadow.share,
+            (Some(now), Some(shadow)) if now.shadow.id == shadow.id => {
+                now.shadow.share = shadow.share
+            }
             (_, shadow) => {
                 app.metrics.models.shadow_changed();
                 *active = shadow.map(|shadow| start(app, shadow));
@@ -117,31 +132,66 @@ impl Shadowing {
         *self.active() = None;
     }
 
-    /// Returns whether a request's answer is to be compared, by chance; `asked` says what it is, if so.
-    pub(crate) fn draw(&self, app: &Arc<App>, served: &Arc<Served>, asked: impl FnOnce() -> Asked) -> Option<Drawn> {
+    /// Returns whether a request's answer is to be compared, by chance; `asked` says what it is, if
+    /// so.
+    pub(crate) fn draw(
+        &self,
+        app: &Arc<App>,
+        served: &Arc<Served>,
+        asked: impl FnOnce() -> Asked,
+    ) -> Option<Drawn> {
         let active = self.active();
-        let active = active.as_ref().filter(|active| rand::random::<f64>() < active.shadow.share)?;
+        let active = active
+            .as_ref()
+            .filter(|active| rand::random::<f64>() < active.shadow.share)?;
         let (samples, account) = (active.samples.clone(), Arc::clone(&active.account));
-        Some(Drawn { app: Arc::clone(app), served: Arc::clone(served), samples, account, asked: asked() })
+        Some(Drawn {
+            app: Arc::clone(app),
+            served: Arc::clone(served),
+            samples,
+            account,
+            asked: asked(),
+        })
     }
 
     /// Returns how the shadow does; `None` where there is none.
     pub(crate) fn comparison(&self) -> Option<Comparison> {
         let active = self.active();
-        let Active { shadow, account, .. } = active.as_ref()?;
-        Some(account.totals().comparison(shadow, account.dropped.load(Relaxed)))
+        let Active {
+            shadow, account, ..
+        } = active.as_ref()?;
+        Some(
+            account
+                .totals()
+                .comparison(shadow, account.dropped.load(Relaxed)),
+        )
     }
 }
 
 fn start(app: &Arc<App>, shadow: Shadow) -> Active {
     let (samples, waiting) = mpsc::channel(WAITING);
     let account = Arc::<Account>::default();
-    let task = tokio::spawn(run(Arc::clone(app), shadow.id.clone(), Arc::clone(&account), waiting));
-    Active { shadow, samples, account, task }
+    let task = tokio::spawn(run(
+        Arc::clone(app),
+        shadow.id.clone(),
+        Arc::clone(&account),
+        waiting,
+    ));
+    Active {
+        shadow,
+        samples,
+        account,
+        task,
+    }
 }
 
 /// Loads the version and compares, one answer after the other.
-async fn run(app: Arc<App>, id: String, account: Arc<Account>, mut waiting: mpsc::Receiver<Sample>) {
+async fn run(
+    app: Arc<App>,
+    id: String,
+    account: Arc<Account>,
+    mut waiting: mpsc::Receiver<Sample>,
+) {
     let candidate = match load_beside(&app, &id).await {
         Ok(candidate) => candidate,
         Err(reason) => {
@@ -150,7 +200,10 @@ async fn run(app: Arc<App>, id: String, account: Arc<Account>, mut waiting: mpsc
             return;
         }
     };
-    tracing::info!(version = id, "a share of the answers is compared with a shadow's");
+    tracing::info!(
+        version = id,
+        "a share of the answers is compared with a shadow's"
+    );
     account.totals().progress = Progress::Comparing;
     while let Some(sample) = waiting.recv().await {
         quiet(&app).await;
@@ -162,7 +215,11 @@ async fn run(app: Arc<App>, id: String, account: Arc<Account>, mut waiting: mpsc
                 app.metrics.models.compared(totals.means());
             }
             Err(reason) => {
-                tracing::warn!(version = id, reason, "an answer could not be compared with the shadow's");
+                tracing::warn!(
+                    version = id,
+                    reason,
+                    "an answer could not be compared with the shadow's"
+                );
                 account.totals().failed += 1;
                 app.metrics.models.shadow_failed();
             }

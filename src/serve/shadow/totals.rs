@@ -28,7 +28,8 @@ pub(super) struct Compared {
     pub(super) equal: bool,
     /// Words of the answers.
     pub(super) words: Of<usize>,
-    /// The answers by the scorers: first whose answer, then whose scorer. `None` where that version has no scorer.
+    /// The answers by the scorers: first whose answer, then whose scorer. `None` where that version
+    /// has no scorer.
     pub(super) judged: Of<Of<Option<Judged>>>,
 }
 
@@ -132,7 +133,12 @@ impl Totals {
     /// Adds a comparison with this version; one with another begins anew.
     pub(super) fn add(&mut self, served: &Arc<str>, compared: &Compared) {
         if self.against.as_ref() != Some(served) {
-            *self = Self { progress: self.progress.clone(), failed: self.failed, against: Some(Arc::clone(served)), ..Self::default() };
+            *self = Self {
+                progress: self.progress.clone(),
+                failed: self.failed,
+                against: Some(Arc::clone(served)),
+                ..Self::default()
+            };
         }
         self.equal.add(f64::from(u8::from(compared.equal)));
         for who in [SERVED, CANDIDATE] {
@@ -148,16 +154,31 @@ impl Totals {
 
     /// Mean reward and flagged spans, by whose answer and whose scorer.
     pub(super) fn means(&self) -> impl Iterator<Item = ([&'static str; 2], f64, f64)> {
-        let cells = [(SERVED, SERVED), (SERVED, CANDIDATE), (CANDIDATE, SERVED), (CANDIDATE, CANDIDATE)];
+        let cells = [
+            (SERVED, SERVED),
+            (SERVED, CANDIDATE),
+            (CANDIDATE, SERVED),
+            (CANDIDATE, CANDIDATE),
+        ];
         cells.into_iter().filter_map(|(who, scorer)| {
-            Some(([NAMES[who], NAMES[scorer]], self.reward[who][scorer].mean()?, self.flagged[who][scorer].mean()?))
+            Some((
+                [NAMES[who], NAMES[scorer]],
+                self.reward[who][scorer].mean()?,
+                self.flagged[who][scorer].mean()?,
+            ))
         })
     }
 
     pub(super) fn comparison(&self, shadow: &Shadow, dropped: u64) -> Comparison {
-        let by = |sums: &Of<Sum>| ByScorer { served: sums[SERVED].mean(), candidate: sums[CANDIDATE].mean() };
-        let answers =
-            |who: usize| Answers { words: self.words[who].mean(), reward: by(&self.reward[who]), flagged_spans: by(&self.flagged[who]) };
+        let by = |sums: &Of<Sum>| ByScorer {
+            served: sums[SERVED].mean(),
+            candidate: sums[CANDIDATE].mean(),
+        };
+        let answers = |who: usize| Answers {
+            words: self.words[who].mean(),
+            reward: by(&self.reward[who]),
+            flagged_spans: by(&self.flagged[who]),
+        };
         Comparison {
             id: shadow.id.clone(),
             share: shadow.share,
@@ -180,17 +201,54 @@ mod tests {
     #[test]
     fn means_are_of_one_pair_of_versions() {
         let judged = |reward, flagged| Some(Judged { reward, flagged });
-        let one = Compared { equal: true, words: [4, 6], judged: [[judged(0.5, 2), judged(0.25, 1)], [judged(0.75, 0), None]] };
-        let other = Compared { equal: false, words: [8, 6], judged: [[judged(1.0, 0), None], [judged(0.25, 1), None]] };
-        let (mut totals, shadow) = (Totals::default(), Shadow { id: "b".to_owned(), share: 0.5 });
+        let one = Compared {
+            equal: true,
+            words: [4, 6],
+            judged: [[judged(0.5, 2), judged(0.25, 1)], [judged(0.75, 0), None]],
+        };
+        let other = Compared {
+            equal: false,
+            words: [8, 6],
+            judged: [[judged(1.0, 0), None], [judged(0.25, 1), None]],
+        };
+        let (mut totals, shadow) = (
+            Totals::default(),
+            Shadow {
+                id: "b".to_owned(),
+                share: 0.5,
+            },
+        );
         totals.add(&"old".into(), &other);
         totals.add(&"a".into(), &one);
         totals.add(&"a".into(), &other);
         let told = totals.comparison(&shadow, 3);
-        assert_eq!((told.against.as_deref(), told.compared, told.dropped, told.equal), (Some("a"), 2, 3, Some(0.5)));
-        assert_eq!((told.served.words, told.candidate.words), (Some(6.0), Some(6.0)));
-        assert_eq!(told.served.reward, ByScorer { served: Some(0.75), candidate: Some(0.25) });
-        assert_eq!(told.candidate.reward, ByScorer { served: Some(0.5), candidate: None });
+        assert_eq!(
+            (
+                told.against.as_deref(),
+                told.compared,
+                told.dropped,
+                told.equal
+            ),
+            (Some("a"), 2, 3, Some(0.5))
+        );
+        assert_eq!(
+            (told.served.words, told.candidate.words),
+            (Some(6.0), Some(6.0))
+        );
+        assert_eq!(
+            told.served.reward,
+            ByScorer {
+                served: Some(0.75),
+                candidate: Some(0.25)
+            }
+        );
+        assert_eq!(
+            told.candidate.reward,
+            ByScorer {
+                served: Some(0.5),
+                candidate: None
+            }
+        );
         assert_eq!(told.candidate.flagged_spans.served, Some(0.5));
         let means: Vec<_> = totals.means().collect();
         assert_eq!(means[0], (["served", "served"], 0.75, 1.0));

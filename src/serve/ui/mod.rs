@@ -1,5 +1,5 @@
-//! The pages at `/` (try, correct, watch) and `/docs`. They are compiled in, load nothing from elsewhere, and no script or style in them is written in
-//! line.
+//! The pages at `/` (try, correct, watch) and `/docs`. They are compiled in, load nothing from
+//! elsewhere, and no script or style in them is written in line.
 
 mod about;
 
@@ -22,7 +22,10 @@ const GUIDE: &str = include_str!("../../../docs/annotating.md");
 static PAGE: LazyLock<String> = LazyLock::new(|| {
     let mut guide = String::new();
     push_html(&mut guide, Parser::new_ext(GUIDE, Options::ENABLE_TABLES));
-    include_str!("index.html").replace("<!--guide-->", &guide.replace("<h1>", "<h1 tabindex=\"-1\">"))
+    include_str!("index.html").replace(
+        "<!--guide-->",
+        &guide.replace("<h1>", "<h1 tabindex=\"-1\">"),
+    )
 });
 
 /// The page about the API, which reads `/openapi.json`.
@@ -37,7 +40,8 @@ struct File {
 
 macro_rules! files {
     ($($folder:literal $media_type:literal: $($name:literal)+;)+) => {
-        &[$($(File { name: $name, media_type: $media_type, bytes: include_bytes!(concat!($folder, $name)) },)+)+]
+        &[$($(File { name: $name, media_type: $media_type,
+            bytes: include_bytes!(concat!($folder, $name)) },)+)+]
     };
 }
 
@@ -47,11 +51,15 @@ const FILES: &[File] = files! {
     // NASA's, a part of the astronaut.
     "" "image/jpeg": "portrait.jpg";
     // Those that the README tries; their licenses stand beside them and on the page.
-    "../../../tests/fixtures/photos/" "image/jpeg": "astronaut.jpg" "cat.jpg" "coffee.jpg" "photographer.jpg";
+    "../../../tests/fixtures/photos/" "image/jpeg": "astronaut.jpg" "cat.jpg" "coffee.jpg"
+      "photographer.jpg";
     "" "text/javascript; charset=utf-8":
-        "access.js" "answer.js" "api.js" "app.js" "ask.js" "cards.js" "chart.js" "chooser.js" "correct.js" "corrections.js" "curl.js" "docs.js" "dom.js"
-        "earlier.js" "fix.js" "history.js" "judged.js" "kept.js" "key.js" "metrics.js" "mine.js" "photo.js" "prometheus.js" "queue.js"
-        "records.js" "schema.js" "session.js" "speech.js" "sse.js" "storage.js" "try.js" "tryit.js" "watch.js" "wordcard.js" "wordlist.js"
+        "access.js" "answer.js" "api.js" "app.js" "ask.js" "cards.js" "chart.js" "chooser.js"
+          "correct.js" "corrections.js" "curl.js" "docs.js" "dom.js"
+        "earlier.js" "fix.js" "history.js" "judged.js" "kept.js" "key.js" "metrics.js" "mine.js"
+          "photo.js" "prometheus.js" "queue.js"
+        "records.js" "schema.js" "session.js" "speech.js" "sse.js" "storage.js" "try.js"
+          "tryit.js" "watch.js" "wordcard.js" "wordlist.js"
         "words.js" "zoom.js";
 };
 
@@ -59,7 +67,8 @@ const FILES: &[File] = files! {
 const HEADERS: [(HeaderName, &str); 4] = [
     (
         header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; \
          frame-ancestors 'none'; require-trusted-types-for 'script'",
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -69,33 +78,54 @@ const HEADERS: [(HeaderName, &str); 4] = [
 
 /// A page of this binary, with the policy that goes with it.
 fn html(page: &'static str) -> Response {
-    (HEADERS, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
+    (
+        HEADERS,
+        [(header::CONTENT_TYPE, "text/html; charset=utf-8")],
+        page,
+    )
+        .into_response()
 }
 
 /// A page to try the model, to correct it and to watch it.
 #[utoipa::path(get, path = "/", tag = "page",
-    responses((status = 200, description = "The page.", body = String, content_type = "text/html")))]
+    responses((status = 200, description = "The page.", body = String,
+        content_type = "text/html")))]
 pub(crate) async fn page() -> Response {
     html(&PAGE)
 }
 
 /// A page to read the API's description and to send requests.
 #[utoipa::path(get, path = "/docs", tag = "documentation",
-    responses((status = 200, description = "The page.", body = String, content_type = "text/html")))]
+    responses((status = 200, description = "The page.", body = String,
+        content_type = "text/html")))]
 pub(crate) async fn docs() -> Response {
     html(DOCS)
 }
 
 /// What the pages load.
-#[utoipa::path(get, path = "/ui/{file}", tag = "page", params(("file" = String, Path, description = "The file's name.")),
+#[utoipa::path(get, path = "/ui/{file}", tag = "page",
+    params(("file" = String, Path, description = "The file's name.")),
     responses(
         (status = 200, description = "The file.",
-            content((String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml"), (String = "image/jpeg"))),
+            content((String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml"),
+                (String = "image/jpeg"))),
         (status = 404, description = "There is no such file.", body = ErrorBody),
     ))]
-pub(crate) async fn asset(Path(file): Path<String>, method: Method, uri: Uri) -> Result<Response, ApiError> {
-    let found = FILES.iter().find(|f| f.name == file).ok_or_else(|| ApiError::unknown_route(method.as_str(), uri.path()))?;
-    Ok((HEADERS, [(header::CONTENT_TYPE, found.media_type)], found.bytes).into_response())
+pub(crate) async fn asset(
+    Path(file): Path<String>,
+    method: Method,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let found = FILES
+        .iter()
+        .find(|f| f.name == file)
+        .ok_or_else(|| ApiError::unknown_route(method.as_str(), uri.path()))?;
+    Ok((
+        HEADERS,
+        [(header::CONTENT_TYPE, found.media_type)],
+        found.bytes,
+    )
+        .into_response())
 }
 
 #[cfg(test)]
@@ -107,17 +137,41 @@ mod tests {
     #[test]
     fn every_file_is_served_and_nothing_is_loaded_from_elsewhere() {
         let there = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/serve/ui")).unwrap();
-        let there: BTreeSet<_> = there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let own = FILES.iter().filter(|f| f.media_type != "image/jpeg").map(|f| f.name);
-        let served = own.chain(["about.rs", "docs.html", "index.html", "mod.rs", "portrait.jpg"]).map(str::to_owned).collect();
+        let there: BTreeSet<_> = there
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let own = FILES
+            .iter()
+            .filter(|f| f.media_type != "image/jpeg")
+            .map(|f| f.name);
+        let served = own
+            .chain([
+                "about.rs",
+                "docs.html",
+                "index.html",
+                "mod.rs",
+                "portrait.jpg",
+            ])
+            .map(str::to_owned)
+            .collect();
         assert_eq!(there, served);
-        for text in FILES.iter().filter_map(|f| std::str::from_utf8(f.bytes).ok()).chain([PAGE.as_str(), DOCS]) {
+        for text in FILES
+            .iter()
+            .filter_map(|f| std::str::from_utf8(f.bytes).ok())
+            .chain([PAGE.as_str(), DOCS])
+        {
             let elsewhere = text.replace("http://www.w3.org/2000/svg", "");
-            assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"), "{text}");
+            assert!(
+                !elsewhere.contains("http://") && !elsewhere.contains("https://"),
+                "{text}"
+            );
         }
         assert!(!PAGE.contains("<!--guide-->"));
         for page in [PAGE.as_str(), DOCS] {
-            assert!(!page.contains(" style=") && !page.contains("<script>"), "{page}");
+            assert!(
+                !page.contains(" style=") && !page.contains("<script>"),
+                "{page}"
+            );
         }
     }
 }

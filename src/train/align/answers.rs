@@ -42,8 +42,15 @@ impl Group {
     }
 
     fn row(&self, more: &[Branch]) -> TextRow {
-        let own = self.answers.iter().map(|tokens| Branch { after_prompt: true, tokens: tokens.clone(), learn_from: 0 });
-        TextRow { prompt: self.prompt.clone(), branches: own.chain(more.iter().cloned()).collect() }
+        let own = self.answers.iter().map(|tokens| Branch {
+            after_prompt: true,
+            tokens: tokens.clone(),
+            learn_from: 0,
+        });
+        TextRow {
+            prompt: self.prompt.clone(),
+            branches: own.chain(more.iter().cloned()).collect(),
+        }
     }
 }
 
@@ -60,25 +67,62 @@ pub(super) struct Draw {
     pub(super) seed: u64,
 }
 
-/// Images of an iteration, each seen in a random way, a share of its tokens hidden, and asked for a description in random words; a function of the seed.
-pub(super) fn ask(policy: &Policy, images: &[usize], views: usize, hidden: f32, seed: u64) -> std::result::Result<Vec<Group>, TrainError> {
+/// Images of an iteration, each seen in a random way, a share of its tokens hidden, and asked for a
+/// description in random words; a function of the seed.
+pub(super) fn ask(
+    policy: &Policy,
+    images: &[usize],
+    views: usize,
+    hidden: f32,
+    seed: u64,
+) -> std::result::Result<Vec<Group>, TrainError> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let tokens = policy.config.model.language.connector.tokens;
     let group = |&image: &usize| {
         let view = rng.random_range(0..views);
         let prompt = Corpus::caption_prompt(&policy.tokenizer, &policy.template, &mut rng)?;
-        let hidden = if hidden > 0.0 { (0..tokens).filter(|_| rng.random::<f32>() < hidden).collect() } else { Vec::new() };
-        Ok(Group { image, view, hidden, prompt, answers: Vec::new() })
+        let hidden = if hidden > 0.0 {
+            (0..tokens)
+                .filter(|_| rng.random::<f32>() < hidden)
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Group {
+            image,
+            view,
+            hidden,
+            prompt,
+            answers: Vec::new(),
+        })
     };
     images.iter().map(group).collect()
 }
 
 /// Lets a policy answer some groups; their answers are replaced.
-pub(super) fn draw(model: &PrefixDecoder, features: &Features, eos: u32, groups: &[Group], draw: Draw) -> Result<Vec<Group>> {
+pub(super) fn draw(
+    model: &PrefixDecoder,
+    features: &Features,
+    eos: u32,
+    groups: &[Group],
+    draw: Draw,
+) -> Result<Vec<Group>> {
     let all: Vec<&Group> = groups.iter().collect();
     let prompts: Vec<Vec<u32>> = groups.iter().map(|g| g.prompt.clone()).collect();
-    let config = RolloutConfig { temperature: draw.temperature, seed: draw.seed, max_tokens: draw.max_tokens, eos };
-    let mut drawn = samples(model, &seen(&clear(features, &all)?, &all)?, &prompts, draw.each, config)?.into_iter();
+    let config = RolloutConfig {
+        temperature: draw.temperature,
+        seed: draw.seed,
+        max_tokens: draw.max_tokens,
+        eos,
+    };
+    let mut drawn = samples(
+        model,
+        &seen(&clear(features, &all)?, &all)?,
+        &prompts,
+        draw.each,
+        config,
+    )?
+    .into_iter();
     let mut ended = |mut tokens: Vec<u32>| {
         // An answer of the longest length was cut off.
         if tokens.len() < draw.max_tokens {
@@ -86,19 +130,37 @@ pub(super) fn draw(model: &PrefixDecoder, features: &Features, eos: u32, groups:
         }
         tokens
     };
-    Ok(groups.iter().map(|g| Group { answers: drawn.by_ref().take(draw.each).map(&mut ended).collect(), ..g.clone() }).collect())
+    Ok(groups
+        .iter()
+        .map(|g| Group {
+            answers: drawn.by_ref().take(draw.each).map(&mut ended).collect(),
+            ..g.clone()
+        })
+        .collect())
 }
 
-/// What the policy sees of the groups' images, `(groups, image_tokens, channels)`: in the place of a hidden token stands the mean of the image's tokens.
+/// What the policy sees of the groups' images, `(groups, image_tokens, channels)`: in the place of
+/// a hidden token stands the mean of the image's tokens.
 fn seen(clear: &Tensor, groups: &[&Group]) -> Result<Tensor> {
     if groups.iter().all(|g| g.hidden.is_empty()) {
         return Ok(clear.clone());
     }
     let (n, tokens, _) = clear.dims3()?;
     let mut shown = vec![1u8; n * tokens];
-    groups.iter().enumerate().for_each(|(i, g)| g.hidden.iter().for_each(|&token| shown[i * tokens + token] = 0));
-    let shown = Tensor::from_vec(shown, (n, tokens, 1), &Device::Cpu)?.broadcast_as(clear.shape())?;
-    shown.where_cond(clear, &clear.mean_keepdim(1)?.broadcast_as(clear.shape())?.contiguous()?)
+    groups.iter().enumerate().for_each(|(i, g)| {
+        g.hidden
+            .iter()
+            .for_each(|&token| shown[i * tokens + token] = 0)
+    });
+    let shown =
+        Tensor::from_vec(shown, (n, tokens, 1), &Device::Cpu)?.broadcast_as(clear.shape())?;
+    shown.where_cond(
+        clear,
+        &clear
+            .mean_keepdim(1)?
+            .broadcast_as(clear.shape())?
+            .contiguous()?,
+    )
 }
 
 /// The groups' images as they are, in their views.
@@ -122,9 +184,18 @@ pub(super) struct Shard {
 
 impl Shard {
     /// Lays groups out; `human` holds what people wrote, a list a group, or nothing at all.
-    pub(super) fn new(features: &Features, groups: &[&Group], human: &[Vec<Branch>], image_tokens: usize) -> Result<Self> {
+    pub(super) fn new(
+        features: &Features,
+        groups: &[&Group],
+        human: &[Vec<Branch>],
+        image_tokens: usize,
+    ) -> Result<Self> {
         let none = Vec::new();
-        let rows: Vec<TextRow> = groups.iter().enumerate().map(|(i, g)| g.row(human.get(i).unwrap_or(&none))).collect();
+        let rows: Vec<TextRow> = groups
+            .iter()
+            .enumerate()
+            .map(|(i, g)| g.row(human.get(i).unwrap_or(&none)))
+            .collect();
         let batch = RowBatch::new(&rows, image_tokens)?;
         let (mut own, mut people, mut at) = (Vec::new(), Vec::new(), 0u32);
         let mut next = |n: usize| -> Range<u32> {
@@ -133,32 +204,66 @@ impl Shard {
         };
         for (i, group) in groups.iter().enumerate() {
             own.extend(next(group.len()));
-            people.extend(next(human.get(i).map_or(0, |branches| branches.iter().map(|b| b.tokens.len() - b.learn_from).sum())));
+            people.extend(next(human.get(i).map_or(0, |branches| {
+                branches.iter().map(|b| b.tokens.len() - b.learn_from).sum()
+            })));
         }
         let clear = clear(features, groups)?;
-        Ok(Self { images: seen(&clear, groups)?, clear, batch, own, human: people })
+        Ok(Self {
+            images: seen(&clear, groups)?,
+            clear,
+            batch,
+            own,
+            human: people,
+        })
     }
 
     /// The policy's last states where they predict the learnt tokens, `(learnt, width)`.
     pub(super) fn states(&self, model: &PrefixDecoder, regular: Regular) -> Result<Tensor> {
         let batch = &self.batch;
-        let states = model.whole(&self.images, &batch.tokens, &batch.positions, &batch.mask, regular)?;
-        let Some(last) = states.last() else { candle_core::bail!("the decoder has no layers") };
+        let states = model.whole(
+            &self.images,
+            &batch.tokens,
+            &batch.positions,
+            &batch.mask,
+            regular,
+        )?;
+        let Some(last) = states.last() else {
+            candle_core::bail!("the decoder has no layers")
+        };
         last.index_select(&Tensor::new(batch.lines.as_slice(), &Device::Cpu)?, 0)
     }
 
     /// Log-probabilities of some of the learnt tokens under the policy at a temperature: `(which)`.
-    pub(super) fn log_probs(&self, model: &PrefixDecoder, states: &Tensor, which: &[u32], temperature: f32) -> Result<Tensor> {
-        let logits = model.llama().logits(&states.index_select(&Tensor::new(which, &Device::Cpu)?, 0)?)?;
-        let logits = if temperature == 1.0 { logits } else { (logits / f64::from(temperature))? };
-        let targets: Vec<u32> = which.iter().map(|&i| self.batch.targets[i as usize]).collect();
+    pub(super) fn log_probs(
+        &self,
+        model: &PrefixDecoder,
+        states: &Tensor,
+        which: &[u32],
+        temperature: f32,
+    ) -> Result<Tensor> {
+        let logits = model
+            .llama()
+            .logits(&states.index_select(&Tensor::new(which, &Device::Cpu)?, 0)?)?;
+        let logits = if temperature == 1.0 {
+            logits
+        } else {
+            (logits / f64::from(temperature))?
+        };
+        let targets: Vec<u32> = which
+            .iter()
+            .map(|&i| self.batch.targets[i as usize])
+            .collect();
         ops::log_probs(&logits, &targets)
     }
 }
 
 /// A row's answers to questions, and `n` of its captions.
 pub(super) fn choose(row: TextRow, n: usize, rng: &mut impl Rng) -> Vec<Branch> {
-    let (mut captions, answers): (Vec<Branch>, Vec<Branch>) = row.branches.into_iter().partition(|branch| branch.after_prompt);
+    let (mut captions, answers): (Vec<Branch>, Vec<Branch>) = row
+        .branches
+        .into_iter()
+        .partition(|branch| branch.after_prompt);
     captions.shuffle(rng);
     captions.truncate(n);
     captions.into_iter().chain(answers).collect()

@@ -1,4 +1,5 @@
-//! `config/align.toml`: one configuration for every method, so that they are compared on the same data and budget.
+//! `config/align.toml`: one configuration for every method, so that they are compared on the same
+//! data and budget.
 
 use std::path::PathBuf;
 
@@ -10,9 +11,11 @@ use crate::train::{corrections::Scope, losses::kl::AdaptiveKl, optim::OptimConfi
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlignConfig {
-    /// Folder in Flickr8k's layout: the training split alone is learnt from; the tuning half of the development split is watched.
+    /// Folder in Flickr8k's layout: the training split alone is learnt from; the tuning half of the
+    /// development split is watched.
     pub data: PathBuf,
-    /// The bundle whose policy is aligned, and whose detached scorer rewards: its directory, or the name of an embedded one. It is the reference, too.
+    /// The bundle whose policy is aligned, and whose detached scorer rewards: its directory, or the
+    /// name of an embedded one. It is the reference, too.
     pub policy: String,
     /// Folder for the photographs' features, which several runs can share.
     pub features: PathBuf,
@@ -26,11 +29,13 @@ pub struct AlignConfig {
     pub temperature: f32,
     /// Longest answer in tokens.
     pub max_tokens: usize,
-    /// Share of the image's tokens that the policy does not see while it answers, 0 to 1; the scorer sees all. It is less sure of a training image that way, as it
-    /// is of one that it never learnt from.
+    /// Share of the image's tokens that the policy does not see while it answers, 0 to 1; the
+    /// scorer sees all. It is less sure of a training image that way, as it is of one that it never
+    /// learnt from.
     #[serde(default)]
     pub hidden_tokens: f32,
-    /// Weight of the cross-entropy on what people wrote about the same images beside the method's own loss (InstructGPT's PPO-ptx).
+    /// Weight of the cross-entropy on what people wrote about the same images beside the method's
+    /// own loss (InstructGPT's PPO-ptx).
     pub human_weight: f32,
     /// Captions of people an image for it.
     pub human_captions: usize,
@@ -56,12 +61,13 @@ pub struct AlignConfig {
     pub optim: OptimConfig,
 }
 
-/// Corrections, people's or an annotator's that is simulated, of the policy's own captions of training images; and supervised steps on them before anything else.
+/// Corrections, people's or an annotator's that is simulated, of the policy's own captions of
+/// training images; and supervised steps on them before anything else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorrectionConfig {
-    /// A snapshot of people's corrections (see [`crate::train::snapshot`]) in the place of the annotator's; the fields below then say nothing but
-    /// [`Self::limit`] and [`Self::iterations`].
+    /// A snapshot of people's corrections (see [`crate::train::snapshot`]) in the place of the
+    /// annotator's; the fields below then say nothing but [`Self::limit`] and [`Self::iterations`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// How much of a caption is judged.
@@ -82,16 +88,19 @@ pub struct CorrectionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardShape {
-    /// What a thing, colour or number earns is its reward less this; the mean over the batch where absent. It weighs naming something against leaving it out.
+    /// What a thing, colour or number earns is its reward less this; the mean over the batch where
+    /// absent. It weighs naming something against leaving it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub centre: Option<f32>,
     /// Factor on what colours and numbers earn.
     pub attributes: f32,
-    /// At the end: weight of the share of the nouns that two people named which the answer supports.
+    /// At the end: weight of the share of the nouns that two people named which the answer
+    /// supports.
     pub completeness: f32,
     /// At the end: weight of the answer's CIDEr-D (0 to 10) against what people wrote.
     pub consensus: f32,
-    /// At the end: what an answer loses for each share of people's usual length, in words, that it lacks.
+    /// At the end: what an answer loses for each share of people's usual length, in words, that it
+    /// lacks.
     #[serde(default)]
     pub brevity: f32,
     /// At the end: what an answer loses that does not come to its end within the longest length.
@@ -156,7 +165,8 @@ pub struct RestConfig {
     pub learning_rate: f64,
 }
 
-/// What is watched on the tuning half of the development split, and when the run stops. The bounds compare with the policy that the run began with.
+/// What is watched on the tuning half of the development split, and when the run stops. The bounds
+/// compare with the policy that the run began with.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchConfig {

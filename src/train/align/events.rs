@@ -1,7 +1,8 @@
 //! TensorBoard's event files: scalars in `tf.Event` messages, framed as TFRecords.
 //!
-//! The frame is the length, a checksum of it, the message and a checksum of that (`tensorflow/core/lib/io/record_writer.h`); the few fields that scalars need
-//! are written by hand (`event.proto`, `summary.proto`).
+//! The frame is the length, a checksum of it, the message and a checksum of that
+//! (`tensorflow/core/lib/io/record_writer.h`); the few fields that scalars need are written by hand
+//! (`event.proto`, `summary.proto`).
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,7 +18,13 @@ pub(super) struct Events {
 impl Events {
     /// Begins a file; what was there is replaced.
     pub(super) fn create(path: &Path, wall_time: f64) -> io::Result<Self> {
-        let mut this = Self { file: OpenOptions::new().create(true).write(true).truncate(true).open(path)? };
+        let mut this = Self {
+            file: OpenOptions::new()
+                .create(true)
+                .write(true)
+                .truncate(true)
+                .open(path)?,
+        };
         let mut event = Vec::new();
         double(&mut event, 1, wall_time);
         bytes(&mut event, 3, b"brain.Event:2");
@@ -80,9 +87,15 @@ fn double(out: &mut Vec<u8>, field: u8, value: f64) {
 
 /// CRC-32C (Castagnoli), bit by bit: a few hundred bytes an iteration.
 fn crc32c(data: &[u8]) -> u32 {
-    !data
-        .iter()
-        .fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 }))
+    !data.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0x82F6_3B78
+            } else {
+                crc >> 1
+            }
+        })
+    })
 }
 
 /// TFRecord's mask: so that a checksum of data with checksums in it is no weaker.
@@ -107,14 +120,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("events.out.tfevents.0.candor");
         let mut events = Events::create(&file, 1.0).unwrap();
-        events.scalars(300, 2.0, BTreeMap::from([("kl".to_owned(), 0.5)]).iter()).unwrap();
+        events
+            .scalars(300, 2.0, BTreeMap::from([("kl".to_owned(), 0.5)]).iter())
+            .unwrap();
         let data = std::fs::read(&file).unwrap();
         let (mut rest, mut found) = (data.as_slice(), Vec::new());
         while !rest.is_empty() {
             let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
-            assert_eq!(u32::from_le_bytes(rest[8..12].try_into().unwrap()), masked(crc32c(&rest[..8])));
+            assert_eq!(
+                u32::from_le_bytes(rest[8..12].try_into().unwrap()),
+                masked(crc32c(&rest[..8]))
+            );
             let event = &rest[12..12 + length];
-            assert_eq!(u32::from_le_bytes(rest[12 + length..16 + length].try_into().unwrap()), masked(crc32c(event)));
+            assert_eq!(
+                u32::from_le_bytes(rest[12 + length..16 + length].try_into().unwrap()),
+                masked(crc32c(event))
+            );
             found.push(event.to_vec());
             rest = &rest[16 + length..];
         }

@@ -1,4 +1,5 @@
-//! Every variable of policy and value head gets the gradient of PPO's whole loss that differences give: an operation without a backward would cut it silently.
+//! Every variable of policy and value head gets the gradient of PPO's whole loss that differences
+//! give: an operation without a backward would cut it silently.
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
@@ -20,7 +21,11 @@ use crate::{
 
 fn config() -> PrefixDecoderConfig {
     PrefixDecoderConfig {
-        connector: MlpConfig { in_features: 6, width: 8, tokens: 2 },
+        connector: MlpConfig {
+            in_features: 6,
+            width: 8,
+            tokens: 2,
+        },
         decoder: LlamaConfig {
             vocab_size: 12,
             hidden_size: 8,
@@ -41,41 +46,100 @@ fn of_every_variable_agree_with_differences() {
     let vars = VarMap::new();
     let load = || {
         let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-        (PrefixDecoder::load(&config(), vb.clone()).unwrap(), ValueHead::load(8, 5, vb.pp("value")).unwrap())
+        (
+            PrefixDecoder::load(&config(), vb.clone()).unwrap(),
+            ValueHead::load(8, 5, vb.pp("value")).unwrap(),
+        )
     };
     load();
     for (i, (_, var)) in named_vars(&vars).into_iter().enumerate() {
         let base = if var.rank() == 1 { 1.0 } else { 0.0 };
-        let values: Vec<f32> = (0..var.elem_count()).map(|j| base + (((i * 131 + j * 97) % 41) as f32 - 20.0) / 40.0).collect();
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+        let values: Vec<f32> = (0..var.elem_count())
+            .map(|j| base + (((i * 131 + j * 97) % 41) as f32 - 20.0) / 40.0)
+            .collect();
+        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
+            .unwrap();
     }
-    let answer = |tokens: &[u32]| Branch { after_prompt: true, tokens: tokens.to_vec(), learn_from: 0 };
-    let row = TextRow { prompt: vec![1, 2], branches: vec![answer(&[3, 4, 5]), answer(&[6, 7, 0])] };
+    let answer = |tokens: &[u32]| Branch {
+        after_prompt: true,
+        tokens: tokens.to_vec(),
+        learn_from: 0,
+    };
+    let row = TextRow {
+        prompt: vec![1, 2],
+        branches: vec![answer(&[3, 4, 5]), answer(&[6, 7, 0])],
+    };
     let batch = RowBatch::new(&[row], 2).unwrap();
-    let images =
-        Tensor::from_vec((0..12).map(|i| ((i * 29 % 23) as f32 - 11.0) / 6.0).collect::<Vec<_>>(), (1, 2, 6), &Device::Cpu).unwrap();
+    let images = Tensor::from_vec(
+        (0..12)
+            .map(|i| ((i * 29 % 23) as f32 - 11.0) / 6.0)
+            .collect::<Vec<_>>(),
+        (1, 2, 6),
+        &Device::Cpu,
+    )
+    .unwrap();
     // Ratios and values inside their clips, where the loss has one slope.
-    let clip = Clip { ratio: 1e3, value: 1e3, log_ratio: 20.0 };
+    let clip = Clip {
+        ratio: 1e3,
+        value: 1e3,
+        log_ratio: 20.0,
+    };
     let now = |(model, value): &(PrefixDecoder, ValueHead)| {
-        let states = model.whole(&images, &batch.tokens, &batch.positions, &batch.mask, Regular::default()).unwrap();
+        let states = model
+            .whole(
+                &images,
+                &batch.tokens,
+                &batch.positions,
+                &batch.mask,
+                Regular::default(),
+            )
+            .unwrap();
         let lines = Tensor::new(batch.lines.as_slice(), &Device::Cpu).unwrap();
         let states = states.last().unwrap().index_select(&lines, 0).unwrap();
-        (ops::log_probs(&model.llama().logits(&states).unwrap(), &batch.targets).unwrap(), value.values(&states).unwrap())
+        (
+            ops::log_probs(&model.llama().logits(&states).unwrap(), &batch.targets).unwrap(),
+            value.values(&states).unwrap(),
+        )
     };
     let (log_probs, values) = now(&load());
     let written = Written {
-        log_probs: log_probs.to_vec1::<f32>().unwrap().iter().map(|x| x - 0.1).collect(),
+        log_probs: log_probs
+            .to_vec1::<f32>()
+            .unwrap()
+            .iter()
+            .map(|x| x - 0.1)
+            .collect(),
         values: values.to_vec1().unwrap(),
         advantages: vec![1.0, -0.5, 0.25, 2.0, -1.5, 0.75],
         returns: vec![0.5, 1.0, -1.0, 0.0, 2.0, -0.5],
         weights: vec![1.0 / 6.0; 6],
     };
-    let (of_value, of_policy): (Vec<_>, Vec<_>) = named_vars(&vars).into_iter().partition(|(name, _)| name.starts_with("value."));
+    let (of_value, of_policy): (Vec<_>, Vec<_>) = named_vars(&vars)
+        .into_iter()
+        .partition(|(name, _)| name.starts_with("value."));
     assert_eq!(of_value.len(), 4);
     let only = |vars: Vec<(String, Var)>| vars.into_iter().map(|(_, var)| var).collect::<Vec<_>>();
-    check_gradients(&only(of_policy), || policy_loss(&now(&load()).0, &written, &clip).unwrap().reshape(1).unwrap());
-    check_gradients(&only(of_value), || value_loss(&now(&load()).1, &written, &clip).unwrap().reshape(1).unwrap());
-    let bent = value_loss(&now(&load()).1, &written, &clip).unwrap().backward().unwrap();
-    let policy = named_vars(&vars).into_iter().filter(|(name, _)| !name.starts_with("value."));
-    assert!(policy.into_iter().all(|(_, var)| bent.get(&var).is_none()), "the value does not bend the policy");
+    check_gradients(&only(of_policy), || {
+        policy_loss(&now(&load()).0, &written, &clip)
+            .unwrap()
+            .reshape(1)
+            .unwrap()
+    });
+    check_gradients(&only(of_value), || {
+        value_loss(&now(&load()).1, &written, &clip)
+            .unwrap()
+            .reshape(1)
+            .unwrap()
+    });
+    let bent = value_loss(&now(&load()).1, &written, &clip)
+        .unwrap()
+        .backward()
+        .unwrap();
+    let policy = named_vars(&vars)
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with("value."));
+    assert!(
+        policy.into_iter().all(|(_, var)| bent.get(&var).is_none()),
+        "the value does not bend the policy"
+    );
 }

@@ -1,8 +1,10 @@
-//! Alignment: a policy that hallucinates less, by token-wise PPO and by the methods that it is compared with (`candor train ppo|sequence-ppo|dpo|ddpo|spin|rest`).
+//! Alignment: a policy that hallucinates less, by token-wise PPO and by the methods that it is
+//! compared with (`candor train ppo|sequence-ppo|dpo|ddpo|spin|rest`).
 //!
-//! All of them begin at the same policy, see the same photographs and corrections, and are run, watched and stopped by the same loop ([`Alignment`]). What
-//! differs is one iteration: `ppo` rewards words by a frozen scorer (or the whole answer by their sum), `pairs` prefers one answer to another, `rest` imitates
-//! its own best answers.
+//! All of them begin at the same policy, see the same photographs and corrections, and are run,
+//! watched and stopped by the same loop ([`Alignment`]). What differs is one iteration: `ppo`
+//! rewards words by a frozen scorer (or the whole answer by their sum), `pairs` prefers one answer
+//! to another, `rest` imitates its own best answers.
 
 mod answers;
 mod config;
@@ -21,7 +23,10 @@ mod supervised;
 mod value;
 mod watch;
 
-pub use config::{AlignConfig, CorrectionConfig, PpoConfig, PreferenceConfig, RestConfig, RewardShape, WatchConfig};
+pub use config::{
+    AlignConfig, CorrectionConfig, PpoConfig, PreferenceConfig, RestConfig, RewardShape,
+    WatchConfig,
+};
 pub use run::Alignment;
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +37,8 @@ use serde::{Deserialize, Serialize};
 pub enum Method {
     /// Proximal policy optimisation with a reward a token.
     Ppo,
-    /// The same with the sum of the rewards at the end of the answer (InstructGPT, Ouyang et al., 2022).
+    /// The same with the sum of the rewards at the end of the answer (InstructGPT, Ouyang et al.,
+    /// 2022).
     SequencePpo,
     /// Direct preference optimisation on corrected answers.
     Dpo,

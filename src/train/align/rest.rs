@@ -7,7 +7,8 @@ use crate::train::{
 };
 
 impl Alignment {
-    /// One step on the best of the answers that `grown`, the policy at the beginning of the round, draws.
+    /// One step on the best of the answers that `grown`, the policy at the beginning of the round,
+    /// draws.
     pub(super) fn rest(
         &self,
         learner: &mut Learner,
@@ -18,17 +19,35 @@ impl Alignment {
     ) -> Result<Metrics, TrainError> {
         let groups = self.answers(learner, grown.clone(), images, seed, self.config.samples)?;
         let earned = self.earn(&self.assess(&groups, learner, false)?);
-        let scores: Vec<f32> = earned.claims.iter().zip(&earned.whole).map(|(claims, whole)| claims.iter().sum::<f32>() + whole).collect();
+        let scores: Vec<f32> = earned
+            .claims
+            .iter()
+            .zip(&earned.whole)
+            .map(|(claims, whole)| claims.iter().sum::<f32>() + whole)
+            .collect();
         let config = &self.config.rest;
-        let kept = above_quantile(&scores, rising(config.first_share, config.last_share, round, config.rounds));
+        let kept = above_quantile(
+            &scores,
+            rising(config.first_share, config.last_share, round, config.rounds),
+        );
         let mut kept = kept.into_iter();
         let best: Vec<Group> = groups
             .into_iter()
-            .map(|group| Group { answers: group.answers.into_iter().filter(|_| kept.next() == Some(true)).collect(), ..group })
+            .map(|group| Group {
+                answers: group
+                    .answers
+                    .into_iter()
+                    .filter(|_| kept.next() == Some(true))
+                    .collect(),
+                ..group
+            })
             .filter(|group| !group.answers.is_empty())
             .collect();
         let mut metrics = self.imitate(learner, &best, seed)?;
-        metrics.insert("score".into(), scores.iter().map(|s| f64::from(*s)).sum::<f64>() / scores.len().max(1) as f64);
+        metrics.insert(
+            "score".into(),
+            scores.iter().map(|s| f64::from(*s)).sum::<f64>() / scores.len().max(1) as f64,
+        );
         Ok(metrics)
     }
 }

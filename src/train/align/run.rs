@@ -1,4 +1,5 @@
-//! The loop that all methods share: iterations, a look at what comes of them, a checkpoint after each look that is passed, a bundle in the end.
+//! The loop that all methods share: iterations, a look at what comes of them, a checkpoint after
+//! each look that is passed, a bundle in the end.
 
 use std::{fs, path::Path};
 
@@ -83,13 +84,24 @@ impl Alignment {
     ///
     /// # Errors
     /// When the configuration, the data, the policy or the run directory is not usable.
-    pub fn prepare(method: Method, config: AlignConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
+    pub fn prepare(
+        method: Method,
+        config: AlignConfig,
+        out: &Path,
+        resume: bool,
+    ) -> Result<Self, TrainError> {
         check(&config)?;
         let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
         let judge = Judge::open(&setup.policy)?;
-        let mut train_features = setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
+        let mut train_features =
+            setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
         let dev_features = dev_features(&setup, &config.features)?;
-        let snapshot = config.corrections.from.as_deref().map(Snapshot::open).transpose()?;
+        let snapshot = config
+            .corrections
+            .from
+            .as_deref()
+            .map(Snapshot::open)
+            .transpose()?;
         if let Some(snapshot) = &snapshot {
             snapshot.join(&mut setup, &mut train_features, &config.features)?;
         }
@@ -97,33 +109,96 @@ impl Alignment {
         let corrected = data::corrected(&setup, &corrections)?;
         let mut hashes = std::collections::BTreeMap::new();
         hashes.extend(snapshot.map(|snapshot| ("snapshot".to_owned(), snapshot.facts.sha256)));
-        for file in [config.data.join("captions.tsv"), config.data.join("train.txt"), config.data.join("dev.txt")] {
+        for file in [
+            config.data.join("captions.tsv"),
+            config.data.join("train.txt"),
+            config.data.join("dev.txt"),
+        ] {
             let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            hashes.insert(name, Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect());
+            let name = file
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            hashes.insert(
+                name,
+                Sha256::digest(bytes)
+                    .iter()
+                    .map(|b| format!("{b:02x}"))
+                    .collect(),
+            );
         }
-        let weights = Bundle::file(&config.policy, "model.safetensors").map_err(|e| TrainError::Run(e.to_string()))?;
-        hashes.insert("model.safetensors".into(), Sha256::digest(&weights).iter().map(|b| format!("{b:02x}")).collect());
-        let run = RunDir::open(out, &Begun { version: env!("CARGO_PKG_VERSION"), method, config: &config, hashes }, resume)?;
+        let weights = Bundle::file(&config.policy, "model.safetensors")
+            .map_err(|e| TrainError::Run(e.to_string()))?;
+        hashes.insert(
+            "model.safetensors".into(),
+            Sha256::digest(&weights)
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect(),
+        );
+        let run = RunDir::open(
+            out,
+            &Begun {
+                version: env!("CARGO_PKG_VERSION"),
+                method,
+                config: &config,
+                hashes,
+            },
+            resume,
+        )?;
         corrections::write(&run.file("corrections.jsonl"), &corrections)?;
         let lexicon = Lexicon::shared();
         let train = &setup.data.train;
-        let readings = train.par_iter().map(|image| image.captions.iter().map(|c| Reading::new(lexicon, c)).collect()).collect();
-        let references: Vec<&[String]> = train.iter().map(|image| image.captions.as_slice()).collect();
+        let readings = train
+            .par_iter()
+            .map(|image| {
+                image
+                    .captions
+                    .iter()
+                    .map(|c| Reading::new(lexicon, c))
+                    .collect()
+            })
+            .collect();
+        let references: Vec<&[String]> = train
+            .iter()
+            .map(|image| image.captions.as_slice())
+            .collect();
         let consensus = (config.reward.consensus != 0.0).then(|| Consensus::new(&references));
         let stats = CaptionStats::new(train, lexicon);
-        // Of an image whose answers people only began to correct there is nothing to measure an answer by.
-        let described = (0..train.len()).filter(|&i| !train[i].captions.is_empty()).collect();
-        Ok(Self { method, config, run, setup, train_features, dev_features, judge, stats, corrected, described, readings, consensus })
+        // Of an image whose answers people only began to correct there is nothing to measure an
+        // answer by.
+        let described = (0..train.len())
+            .filter(|&i| !train[i].captions.is_empty())
+            .collect();
+        Ok(Self {
+            method,
+            config,
+            run,
+            setup,
+            train_features,
+            dev_features,
+            judge,
+            stats,
+            corrected,
+            described,
+            readings,
+            consensus,
+        })
     }
 
-    /// Runs to the end, or until something breaks, and writes `RUNDIR/bundle`: the averaged policy with the detached scorer of the bundle that it began with.
+    /// Runs to the end, or until something breaks, and writes `RUNDIR/bundle`: the averaged policy
+    /// with the detached scorer of the bundle that it began with.
     ///
     /// # Errors
-    /// When an iteration fails, or a figure leaves its bounds: the error says which; `RUNDIR/bundle` then holds the last policy that passed.
+    /// When an iteration fails, or a figure leaves its bounds: the error says which;
+    /// `RUNDIR/bundle` then holds the last policy that passed.
     pub fn train(&self, name: &str, version: &str) -> Result<(), TrainError> {
         let mut learner = self.learner()?;
-        let mut state = State { kl: self.config.ppo.kl, opponent: Tensors::new() };
+        let mut state = State {
+            kl: self.config.ppo.kl,
+            opponent: Tensors::new(),
+        };
         let mut done = 0;
         if let Some((iteration, tensors)) = self.run.load()? {
             restore(&mut learner, &mut state, &tensors)?;
@@ -149,16 +224,28 @@ impl Alignment {
             metrics.insert("seconds".into(), begun.elapsed().as_secs_f64());
             metrics.extend(peak_memory_mib().map(|mib| ("peak_memory_mib".to_owned(), mib)));
             if let Some((figure, value)) = metrics.iter().find(|(_, value)| !value.is_finite()) {
-                return self.stop(iteration + 1, &format!("{figure} is {value}"), name, version);
+                return self.stop(
+                    iteration + 1,
+                    &format!("{figure} is {value}"),
+                    name,
+                    version,
+                );
             }
             bar.set_position(iteration as u64 + 1);
-            bar.set_message(metrics.get("loss").map(|loss| format!("loss {loss:.4}")).unwrap_or_default());
+            bar.set_message(
+                metrics
+                    .get("loss")
+                    .map(|loss| format!("loss {loss:.4}"))
+                    .unwrap_or_default(),
+            );
             recent.extend(metrics.clone());
             if (iteration + 1) % self.config.watch.every == 0 || iteration + 1 == total {
                 metrics.extend(watch.look(&learner.frozen(learner.averages()?)?)?);
                 recent.extend(metrics.clone());
                 let broken = self.config.watch.broken(|name| log.first(name), &recent);
-                bar.suspend(|| crate::train::tell(format_args!("{}: {}", iteration + 1, shown(&metrics))));
+                bar.suspend(|| {
+                    crate::train::tell(format_args!("{}: {}", iteration + 1, shown(&metrics)))
+                });
                 log.write(iteration + 1, metrics)?;
                 log.draw()?;
                 if let Some(why) = broken {
@@ -176,28 +263,55 @@ impl Alignment {
     fn learner(&self) -> Result<Learner, TrainError> {
         let config = &self.config;
         let (optim, steps) = match self.method {
-            Method::Ppo | Method::SequencePpo => (config.optim, config.ppo.epochs * config.ppo.minibatches),
-            Method::Dpo | Method::Ddpo | Method::Spin => {
-                (OptimConfig { learning_rate: config.preference.learning_rate, ..config.optim }, 1)
+            Method::Ppo | Method::SequencePpo => {
+                (config.optim, config.ppo.epochs * config.ppo.minibatches)
             }
-            Method::Rest => (OptimConfig { learning_rate: config.rest.learning_rate, ..config.optim }, 1),
+            Method::Dpo | Method::Ddpo | Method::Spin => (
+                OptimConfig {
+                    learning_rate: config.preference.learning_rate,
+                    ..config.optim
+                },
+                1,
+            ),
+            Method::Rest => (
+                OptimConfig {
+                    learning_rate: config.rest.learning_rate,
+                    ..config.optim
+                },
+                1,
+            ),
         };
-        let value_hidden = if matches!(self.method, Method::Ppo | Method::SequencePpo) { config.ppo.value_hidden } else { 0 };
+        let value_hidden = if matches!(self.method, Method::Ppo | Method::SequencePpo) {
+            config.ppo.value_hidden
+        } else {
+            0
+        };
         let total = config.corrections.iterations + config.iterations * steps;
         Learner::new(&self.setup.policy, optim, value_hidden, total, config.seed)
     }
 
-    fn iterate(&self, learner: &mut Learner, state: &mut State, iteration: usize) -> Result<Metrics, TrainError> {
+    fn iterate(
+        &self,
+        learner: &mut Learner,
+        state: &mut State,
+        iteration: usize,
+    ) -> Result<Metrics, TrainError> {
         let config = &self.config;
         let seed = config.seed ^ (iteration as u64 + 1) << 32;
         let Some(own) = iteration.checked_sub(config.corrections.iterations) else {
             let all: Vec<usize> = (0..self.corrected.len()).collect();
             let mut groups = self.corrected_groups(&all, iteration, seed)?;
             // The better answer alone: what was wrong is not to be imitated.
-            groups.iter_mut().for_each(|group| group.answers.truncate(1));
+            groups
+                .iter_mut()
+                .for_each(|group| group.answers.truncate(1));
             return self.imitate(learner, &groups, seed);
         };
-        let images: Vec<usize> = self.batch(self.described.len(), own, 0).into_iter().map(|i| self.described[i]).collect();
+        let images: Vec<usize> = self
+            .batch(self.described.len(), own, 0)
+            .into_iter()
+            .map(|i| self.described[i])
+            .collect();
         let rounds = match self.method {
             Method::Spin => config.preference.spin_rounds,
             Method::Rest => config.rest.rounds,
@@ -208,14 +322,21 @@ impl Alignment {
             state.opponent = learner.weights()?;
         }
         match self.method {
-            Method::Ppo | Method::SequencePpo => self.ppo(learner, &mut state.kl, &images, seed, self.method == Method::SequencePpo),
+            Method::Ppo | Method::SequencePpo => self.ppo(
+                learner,
+                &mut state.kl,
+                &images,
+                seed,
+                self.method == Method::SequencePpo,
+            ),
             Method::Dpo | Method::Ddpo => self.dpo(learner, own, seed, self.method == Method::Ddpo),
             Method::Spin => self.spin(learner, &state.opponent, &images, seed),
             Method::Rest => self.rest(learner, &state.opponent, &images, seed, own / length),
         }
     }
 
-    /// Which of `n` things an iteration is about: a batch of them, all of them once a pass, shuffled anew every pass.
+    /// Which of `n` things an iteration is about: a batch of them, all of them once a pass,
+    /// shuffled anew every pass.
     pub(super) fn batch(&self, n: usize, iteration: usize, salt: u64) -> Vec<usize> {
         if n == 0 {
             return Vec::new();
@@ -224,46 +345,101 @@ impl Alignment {
         let per_pass = n / size;
         let (pass, at) = (iteration / per_pass, iteration % per_pass);
         let mut order: Vec<usize> = (0..n).collect();
-        order.shuffle(&mut SmallRng::seed_from_u64(self.config.seed ^ salt ^ (pass as u64 + 1) << 20));
+        order.shuffle(&mut SmallRng::seed_from_u64(
+            self.config.seed ^ salt ^ (pass as u64 + 1) << 20,
+        ));
         order[at * size..(at + 1) * size].to_vec()
     }
 
     /// Ends a run that broke.
-    fn stop(&self, iteration: usize, why: &str, name: &str, version: &str) -> Result<(), TrainError> {
+    fn stop(
+        &self,
+        iteration: usize,
+        why: &str,
+        name: &str,
+        version: &str,
+    ) -> Result<(), TrainError> {
         let kept = match self.run.load()? {
             Some((last, tensors)) => {
-                let average =
-                    |(k, t): (String, Tensor)| Some((k.strip_prefix("average/").filter(|k| !k.starts_with("value"))?.to_owned(), t));
-                self.write_bundle(tensors.into_iter().filter_map(average).collect(), name, version)?;
-                format!("{} holds the policy after {last}", self.run.file("bundle").display())
+                let average = |(k, t): (String, Tensor)| {
+                    Some((
+                        k.strip_prefix("average/")
+                            .filter(|k| !k.starts_with("value"))?
+                            .to_owned(),
+                        t,
+                    ))
+                };
+                self.write_bundle(
+                    tensors.into_iter().filter_map(average).collect(),
+                    name,
+                    version,
+                )?;
+                format!(
+                    "{} holds the policy after {last}",
+                    self.run.file("bundle").display()
+                )
             }
             None => "nothing had passed before".into(),
         };
-        Err(TrainError::Stopped { iteration, why: why.to_owned(), kept })
+        Err(TrainError::Stopped {
+            iteration,
+            why: why.to_owned(),
+            kept,
+        })
     }
 
-    /// The aligned policy as a bundle, with the scorer that it learnt from: the probe, which reads the states of another policy, is left out.
+    /// The aligned policy as a bundle, with the scorer that it learnt from: the probe, which reads
+    /// the states of another policy, is left out.
     fn write_bundle(&self, weights: Tensors, name: &str, version: &str) -> Result<(), TrainError> {
         let (dir, policy) = (self.run.file("bundle"), &self.setup.policy);
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
-        let read = |file: &str| Bundle::file(&policy.name, file).map_err(|e| TrainError::Run(e.to_string()));
-        let stored = candle_core::safetensors::load_buffer(&read("model.safetensors")?, &Device::Cpu)?;
-        let mut model: Tensors = stored.into_iter().filter(|(k, _)| k.starts_with(Tower::PREFIX)).collect();
+        let read = |file: &str| {
+            Bundle::file(&policy.name, file).map_err(|e| TrainError::Run(e.to_string()))
+        };
+        let stored =
+            candle_core::safetensors::load_buffer(&read("model.safetensors")?, &Device::Cpu)?;
+        let mut model: Tensors = stored
+            .into_iter()
+            .filter(|(k, _)| k.starts_with(Tower::PREFIX))
+            .collect();
         model.extend(weights);
         write_weights(&dir.join("model.safetensors"), model)?;
         write_atomically(&dir.join("tokenizer.json"), &read("tokenizer.json")?)?;
         copy_evidence(&policy.name, &dir)?;
-        let (kind, stored) = (RewardKind::Detached, candle_core::safetensors::load_buffer(&read("reward.safetensors")?, &Device::Cpu)?);
-        let scorer = stored.into_iter().filter(|(k, _)| k.starts_with(&format!("{}.", kind.name()))).collect();
+        let (kind, stored) = (
+            RewardKind::Detached,
+            candle_core::safetensors::load_buffer(&read("reward.safetensors")?, &Device::Cpu)?,
+        );
+        let scorer = stored
+            .into_iter()
+            .filter(|(k, _)| k.starts_with(&format!("{}.", kind.name())))
+            .collect();
         write_weights(&dir.join("reward.safetensors"), scorer)?;
         let calibrations = crate::train::contenders::calibrations(policy)?;
         write_json(
             &dir.join("calibration.json"),
-            &calibrations.into_iter().filter(|(k, _)| *k == kind).collect::<std::collections::BTreeMap<_, _>>(),
+            &calibrations
+                .into_iter()
+                .filter(|(k, _)| *k == kind)
+                .collect::<std::collections::BTreeMap<_, _>>(),
         )?;
-        let detached = policy.config.reward.as_ref().and_then(|r| r.detached.clone());
-        let reward = Some(RewardConfig { default: kind, probe: None, detached });
-        let config = BundleConfig { name: name.to_owned(), version: version.to_owned(), created: now(), reward, ..policy.config.clone() };
+        let detached = policy
+            .config
+            .reward
+            .as_ref()
+            .and_then(|r| r.detached.clone());
+        let reward = Some(RewardConfig {
+            default: kind,
+            probe: None,
+            detached,
+        });
+        let config = BundleConfig {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            created: now(),
+            reward,
+            ..policy.config.clone()
+        };
         write_json(&dir.join("config.json"), &config)
     }
 }
@@ -286,10 +462,16 @@ fn check(config: &AlignConfig) -> Result<(), TrainError> {
         return Err(TrainError::Run(format!("{name}: must be at least 1")));
     }
     if config.temperature <= 0.0 || config.temperature.is_nan() {
-        return Err(TrainError::Run(format!("temperature: must be above 0, not {}", config.temperature)));
+        return Err(TrainError::Run(format!(
+            "temperature: must be above 0, not {}",
+            config.temperature
+        )));
     }
     if !(0.0..=1.0).contains(&config.corrections.wrong_labels) {
-        return Err(TrainError::Run(format!("corrections.wrong_labels: must be a share, 0 to 1, not {}", config.corrections.wrong_labels)));
+        return Err(TrainError::Run(format!(
+            "corrections.wrong_labels: must be a share, 0 to 1, not {}",
+            config.corrections.wrong_labels
+        )));
     }
     Ok(())
 }
@@ -297,28 +479,56 @@ fn check(config: &AlignConfig) -> Result<(), TrainError> {
 /// The most memory that this process has held, in MiB, where the system says.
 fn peak_memory_mib() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(kib.trim().trim_end_matches("kB").trim().parse::<f64>().ok()? / 1024.0)
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(
+        kib.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<f64>()
+            .ok()?
+            / 1024.0,
+    )
 }
 
 /// Everything that the next iteration depends on.
 fn saved(learner: &Learner, state: &State) -> Result<Tensors, TrainError> {
     let mut tensors = learner.optim.state()?;
-    tensors.extend(state.opponent.iter().map(|(k, t)| (format!("{OPPONENT}{k}"), t.clone())));
+    tensors.extend(
+        state
+            .opponent
+            .iter()
+            .map(|(k, t)| (format!("{OPPONENT}{k}"), t.clone())),
+    );
     tensors.insert(BETA.into(), Tensor::new(state.kl.beta, &Device::Cpu)?);
-    tensors.insert(STEPS.into(), Tensor::new(learner.step as i64, &Device::Cpu)?);
+    tensors.insert(
+        STEPS.into(),
+        Tensor::new(learner.step as i64, &Device::Cpu)?,
+    );
     Ok(tensors)
 }
 
 fn restore(learner: &mut Learner, state: &mut State, tensors: &Tensors) -> Result<(), TrainError> {
-    let get = |name: &str| tensors.get(name).ok_or_else(|| TrainError::Run(format!("the checkpoint has no {name}")));
+    let get = |name: &str| {
+        tensors
+            .get(name)
+            .ok_or_else(|| TrainError::Run(format!("the checkpoint has no {name}")))
+    };
     learner.optim.restore(tensors)?;
     learner.step = get(STEPS)?.to_scalar::<i64>()? as usize;
     state.kl.beta = get(BETA)?.to_scalar::<f64>()?;
-    state.opponent = tensors.iter().filter_map(|(k, t)| Some((k.strip_prefix(OPPONENT)?.to_owned(), t.clone()))).collect();
+    state.opponent = tensors
+        .iter()
+        .filter_map(|(k, t)| Some((k.strip_prefix(OPPONENT)?.to_owned(), t.clone())))
+        .collect();
     Ok(())
 }
 
 fn shown(metrics: &Metrics) -> String {
-    metrics.iter().map(|(name, value)| format!("{} {value:.3}", name.trim_start_matches("watch/"))).collect::<Vec<_>>().join(", ")
+    metrics
+        .iter()
+        .map(|(name, value)| format!("{} {value:.3}", name.trim_start_matches("watch/")))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -1,9 +1,11 @@
-//! The value head: what an answer will still earn, read off the policy's last state before each token.
+//! The value head: what an answer will still earn, read off the policy's last state before each
+//! token.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-/// A perceptron with one hidden layer. Its input carries no gradient: the value is learnt beside the policy and does not bend it.
+/// A perceptron with one hidden layer. Its input carries no gradient: the value is learnt beside
+/// the policy and does not bend it.
 pub(super) struct ValueHead {
     inner: (Tensor, Tensor),
     outer: (Tensor, Tensor),
@@ -12,17 +14,33 @@ pub(super) struct ValueHead {
 impl ValueHead {
     /// Loads `value.inner` and `value.outer`; a new one expects 0 everywhere.
     pub(super) fn load(width: usize, hidden: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let init = Init::Randn { mean: 0.0, stdev: (width as f64).powf(-0.5) };
+        let init = Init::Randn {
+            mean: 0.0,
+            stdev: (width as f64).powf(-0.5),
+        };
         let (inner, outer) = (vb.pp("inner"), vb.pp("outer"));
         Ok(Self {
-            inner: (inner.get_with_hints((hidden, width), "weight", init)?, inner.get_with_hints(hidden, "bias", Init::Const(0.0))?),
-            outer: (outer.get_with_hints((1, hidden), "weight", Init::Const(0.0))?, outer.get_with_hints(1, "bias", Init::Const(0.0))?),
+            inner: (
+                inner.get_with_hints((hidden, width), "weight", init)?,
+                inner.get_with_hints(hidden, "bias", Init::Const(0.0))?,
+            ),
+            outer: (
+                outer.get_with_hints((1, hidden), "weight", Init::Const(0.0))?,
+                outer.get_with_hints(1, "bias", Init::Const(0.0))?,
+            ),
         })
     }
 
     /// Values of states: `(n, width)` to `(n)`.
     pub(super) fn values(&self, states: &Tensor) -> Result<Tensor> {
-        let inner = states.detach().matmul(&self.inner.0.t()?)?.broadcast_add(&self.inner.1)?.silu()?;
-        inner.matmul(&self.outer.0.t()?)?.broadcast_add(&self.outer.1)?.squeeze(1)
+        let inner = states
+            .detach()
+            .matmul(&self.inner.0.t()?)?
+            .broadcast_add(&self.inner.1)?
+            .silu()?;
+        inner
+            .matmul(&self.outer.0.t()?)?
+            .broadcast_add(&self.outer.1)?
+            .squeeze(1)
     }
 }

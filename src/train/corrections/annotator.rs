@@ -1,5 +1,6 @@
-//! An annotator simulated from what people said about an image: it finds the things that none of them named, and corrects them with what they did name. It
-//! stands in for a person, and says nothing that those people did not say.
+//! An annotator simulated from what people said about an image: it finds the things that none of
+//! them named, and corrects them with what they did name. It stands in for a person, and says
+//! nothing that those people did not say.
 
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -19,8 +20,15 @@ pub struct Annotator {
 const MOST: usize = 8;
 
 impl Annotator {
-    /// Judges one description of an image, of which `references` is what people said; a function of the generator's state.
-    pub fn correct(&self, image: &str, response: &str, references: &[String], rng: &mut SmallRng) -> Correction {
+    /// Judges one description of an image, of which `references` is what people said; a function of
+    /// the generator's state.
+    pub fn correct(
+        &self,
+        image: &str,
+        response: &str,
+        references: &[String],
+        rng: &mut SmallRng,
+    ) -> Correction {
         let lexicon = Lexicon::shared();
         let named = References::new(lexicon, references);
         let phrases = lexicon.phrases(response);
@@ -31,9 +39,16 @@ impl Annotator {
             // It sees one error, where there is none.
             marked = marked.choose(rng).copied().into_iter().collect();
         }
-        marked.truncate(if self.scope == Scope::FirstError { 1 } else { MOST });
+        marked.truncate(if self.scope == Scope::FirstError {
+            1
+        } else {
+            MOST
+        });
         let chars = |byte: usize| response[..byte].chars().count();
-        let errors = marked.iter().map(|p| (chars(p.mention.range.start), chars(p.mention.range.end))).collect();
+        let errors = marked
+            .iter()
+            .map(|p| (chars(p.mention.range.start), chars(p.mention.range.end)))
+            .collect();
         let (corrected, complete) = match (self.scope, marked.first()) {
             (_, None) => (response.to_owned(), true),
             (Scope::FirstError, Some(phrase)) => first(response, phrase, references),
@@ -56,16 +71,25 @@ impl Annotator {
 fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     match english::substitute(text, phrase, references) {
         Some((start, substitute)) => (format!("{}{substitute}", &text[..start]), false),
-        None => (english::ended(text, phrase).unwrap_or_else(|| english::nearest(text, references)), true),
+        None => (
+            english::ended(text, phrase).unwrap_or_else(|| english::nearest(text, references)),
+            true,
+        ),
     }
 }
 
-/// The text with all that nobody named corrected, from the last one back: what leaves a thing out may reach back, but not forward.
+/// The text with all that nobody named corrected, from the last one back: what leaves a thing out
+/// may reach back, but not forward.
 fn all(text: &str, named: &References<'_>, references: &[String]) -> String {
     let mut text = text.to_owned();
     for _ in 0..MOST {
         let phrases = Lexicon::shared().phrases(&text);
-        let Some(wrong) = phrases.iter().rfind(|p| named.supports(&p.mention) == Support::None) else { break };
+        let Some(wrong) = phrases
+            .iter()
+            .rfind(|p| named.supports(&p.mention) == Support::None)
+        else {
+            break;
+        };
         text = whole(&text, wrong, references);
     }
     text
@@ -74,9 +98,15 @@ fn all(text: &str, named: &References<'_>, references: &[String]) -> String {
 /// The text with something else in the place of a phrase or, where nothing fits there, without it.
 fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
     if let Some((start, substitute)) = english::substitute(text, phrase, references) {
-        return format!("{}{substitute}{}", &text[..start], &text[phrase.mention.range.end..]);
+        return format!(
+            "{}{substitute}{}",
+            &text[..start],
+            &text[phrase.mention.range.end..]
+        );
     }
-    english::without(text, phrase).or_else(|| english::ended(text, phrase)).unwrap_or_else(|| english::nearest(text, references))
+    english::without(text, phrase)
+        .or_else(|| english::ended(text, phrase))
+        .unwrap_or_else(|| english::nearest(text, references))
 }
 
 #[cfg(test)]
@@ -87,13 +117,22 @@ mod tests {
     use crate::eval::objects;
 
     fn references() -> Vec<String> {
-        ["A black dog runs through the snow with a red ball.", "A dog in the snow.", "The dog is playing on a hill."]
-            .map(str::to_owned)
-            .into()
+        [
+            "A black dog runs through the snow with a red ball.",
+            "A dog in the snow.",
+            "The dog is playing on a hill.",
+        ]
+        .map(str::to_owned)
+        .into()
     }
 
     fn corrected(scope: Scope, response: &str) -> Correction {
-        Annotator { scope, wrong: 0.0 }.correct("a.jpg", response, &references(), &mut SmallRng::seed_from_u64(1))
+        Annotator { scope, wrong: 0.0 }.correct(
+            "a.jpg",
+            response,
+            &references(),
+            &mut SmallRng::seed_from_u64(1),
+        )
     }
 
     #[test]
@@ -101,20 +140,32 @@ mod tests {
         let found = corrected(Scope::AllErrors, "A dog runs with a frisbee in the grass.");
         assert_eq!(found.errors.len(), 2);
         assert_eq!(found.corrected, "A dog runs with a red ball in the snow.");
-        assert!(objects::judge(Lexicon::shared(), &found.corrected, &references()).hallucinated.is_empty());
+        assert!(
+            objects::judge(Lexicon::shared(), &found.corrected, &references())
+                .hallucinated
+                .is_empty()
+        );
     }
 
     #[test]
     fn several_errors_that_end_the_sentence_leave_one_that_is_right() {
         let response = "A group of people are standing in hands take their way near a fence.";
         let found = corrected(Scope::AllErrors, response);
-        assert!(objects::judge(Lexicon::shared(), &found.corrected, &references()).hallucinated.is_empty(), "{found:?}");
+        assert!(
+            objects::judge(Lexicon::shared(), &found.corrected, &references())
+                .hallucinated
+                .is_empty(),
+            "{found:?}"
+        );
     }
 
     #[test]
     fn what_cannot_be_replaced_is_left_out() {
         let response = "A dog with a red ball runs up a hill through the snow near a fence.";
-        assert_eq!(corrected(Scope::AllErrors, response).corrected, "A dog with a red ball runs up a hill through the snow.");
+        assert_eq!(
+            corrected(Scope::AllErrors, response).corrected,
+            "A dog with a red ball runs up a hill through the snow."
+        );
         assert_eq!(
             corrected(Scope::AllErrors, "A dog with a ball runs near a fence.").corrected,
             "A dog with a ball runs through the snow."
@@ -125,16 +176,33 @@ mod tests {
     #[test]
     fn a_first_error_says_nothing_of_what_follows() {
         let found = corrected(Scope::FirstError, "A dog runs with a frisbee in the grass.");
-        assert_eq!((found.corrected.as_str(), found.complete), ("A dog runs with a red ball", false));
+        assert_eq!(
+            (found.corrected.as_str(), found.complete),
+            ("A dog runs with a red ball", false)
+        );
         assert_eq!(found.judged().0, "A dog runs with a frisbee");
-        let found = corrected(Scope::FirstError, "A dog with a ball runs up a hill in the snow near a fence in the grass.");
-        assert_eq!((found.corrected.as_str(), found.complete), ("A dog with a ball runs up a hill in the snow.", true));
+        let found = corrected(
+            Scope::FirstError,
+            "A dog with a ball runs up a hill in the snow near a fence in the grass.",
+        );
+        assert_eq!(
+            (found.corrected.as_str(), found.complete),
+            ("A dog with a ball runs up a hill in the snow.", true)
+        );
     }
 
     #[test]
     fn a_wrong_annotator_marks_what_is_right() {
-        let wrong = Annotator { scope: Scope::AllErrors, wrong: 1.0 };
-        let found = wrong.correct("a.jpg", "A dog runs with a frisbee.", &references(), &mut SmallRng::seed_from_u64(1));
+        let wrong = Annotator {
+            scope: Scope::AllErrors,
+            wrong: 1.0,
+        };
+        let found = wrong.correct(
+            "a.jpg",
+            "A dog runs with a frisbee.",
+            &references(),
+            &mut SmallRng::seed_from_u64(1),
+        );
         assert_eq!(found.errors, [(2, 5)]);
     }
 }

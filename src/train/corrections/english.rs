@@ -6,50 +6,95 @@ use crate::{
 };
 
 /// Verbs that say nothing without an object.
-const NEED_OBJECTS: [&str; 10] = ["wear", "hold", "carry", "ride", "throw", "catch", "hit", "use", "chase", "have"];
+const NEED_OBJECTS: [&str; 10] = [
+    "wear", "hold", "carry", "ride", "throw", "catch", "hit", "use", "chase", "have",
+];
 
-/// What somebody wrote in such a place of a thing that the text does not name yet, and where it belongs: behind the same word (`a red ball` for `a frisbee` behind
-/// `with`) or, where nobody did, together with another word for where things are (`in the snow` for `near a fence`).
-pub(super) fn substitute(text: &str, phrase: &Phrase, references: &[String]) -> Option<(usize, String)> {
+/// What somebody wrote in such a place of a thing that the text does not name yet, and where it
+/// belongs: behind the same word (`a red ball` for `a frisbee` behind `with`) or, where nobody did,
+/// together with another word for where things are (`in the snow` for `near a fence`).
+pub(super) fn substitute(
+    text: &str,
+    phrase: &Phrase,
+    references: &[String],
+) -> Option<(usize, String)> {
     let lexicon = Lexicon::shared();
     let named = lexicon.phrases(text);
     let before = |text: &str, start: usize| words(&text[..start]).pop();
     let place = before(text, phrase.start);
-    let new = |other: &Phrase| !named.iter().any(|p| lexicon.related(p.mention.concept, other.mention.concept));
+    let new = |other: &Phrase| {
+        !named
+            .iter()
+            .any(|p| lexicon.related(p.mention.concept, other.mention.concept))
+    };
     let same = |reference: &String| {
         let word = |w: Option<Word>| w.map(|w| w.text);
-        let alike =
-            |p: &&Phrase| p.determiner.is_some() == phrase.determiner.is_some() && word(before(reference, p.start)) == word(place.clone());
+        let alike = |p: &&Phrase| {
+            p.determiner.is_some() == phrase.determiner.is_some()
+                && word(before(reference, p.start)) == word(place.clone())
+        };
         let found = lexicon.phrases(reference);
-        found.iter().filter(alike).find(|p| new(p)).map(|p| (phrase.start, reference[p.start..p.mention.range.end].to_owned()))
+        found.iter().filter(alike).find(|p| new(p)).map(|p| {
+            (
+                phrase.start,
+                reference[p.start..p.mention.range.end].to_owned(),
+            )
+        })
     };
     let relation = |w: &Word| lexicon.classes().is_relation(&w.text);
     let other = |reference: &String| {
         let start = place.as_ref().filter(|w| relation(w))?.range.start;
         let found = lexicon.phrases(reference);
-        let mut fitting = found.iter().filter(|p| new(p)).filter_map(|p| Some((before(reference, p.start).filter(relation)?, p)));
-        fitting.next().map(|(word, p)| (start, reference[word.range.start..p.mention.range.end].to_owned()))
+        let mut fitting = found
+            .iter()
+            .filter(|p| new(p))
+            .filter_map(|p| Some((before(reference, p.start).filter(relation)?, p)));
+        fitting.next().map(|(word, p)| {
+            (
+                start,
+                reference[word.range.start..p.mention.range.end].to_owned(),
+            )
+        })
     };
-    references.iter().find_map(same).or_else(|| references.iter().find_map(other))
+    references
+        .iter()
+        .find_map(same)
+        .or_else(|| references.iter().find_map(other))
 }
 
-/// The text without the phrase, as a screen reader would leave it out; `None` where something has to stand there.
+/// The text without the phrase, as a screen reader would leave it out; `None` where something has
+/// to stand there.
 pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
     let chars = |byte: usize| text[..byte].chars().count();
     let range = phrase.mention.range.clone();
-    let span = Span::new(chars(range.start)..chars(range.end), &text[range.clone()], 0.0, Action::Flagged);
+    let span = Span::new(
+        chars(range.start)..chars(range.end),
+        &text[range.clone()],
+        0.0,
+        Action::Flagged,
+    );
     let shorter = render::alt_text(text, &[span], render::Style::Omitted);
-    let vague = |text: &str| ["some", "thing"].iter().any(|part| words(text).iter().any(|w| w.text.starts_with(part)));
+    let vague = |text: &str| {
+        ["some", "thing"]
+            .iter()
+            .any(|part| words(text).iter().any(|w| w.text.starts_with(part)))
+    };
     (shorter != text && !vague(&shorter) && !shorter.is_empty()).then_some(shorter)
 }
 
-/// The text up to the phrase as a sentence, without the words that led to it; `None` where that says too little.
+/// The text up to the phrase as a sentence, without the words that led to it; `None` where that
+/// says too little.
 pub(super) fn ended(text: &str, phrase: &Phrase) -> Option<String> {
     let lexicon = Lexicon::shared();
     let mut before = words(&text[..phrase.start]);
     let leads = |word: &str| {
-        let acts = lexicon.verbs().analyze(word).is_some_and(|(verb, _)| NEED_OBJECTS.contains(&verb));
-        acts || word == "near" || lexicon.classes().is_function(word) || lexicon.classes().is_adjective(word)
+        let acts = lexicon
+            .verbs()
+            .analyze(word)
+            .is_some_and(|(verb, _)| NEED_OBJECTS.contains(&verb));
+        acts || word == "near"
+            || lexicon.classes().is_function(word)
+            || lexicon.classes().is_adjective(word)
     };
     while before.last().is_some_and(|word| leads(&word.text)) {
         before.pop();
@@ -66,7 +111,14 @@ pub(super) fn nearest(text: &str, references: &[String]) -> String {
         let theirs = words(reference);
         let common = theirs.iter().filter(|w| own.contains(&w.text)).count();
         // As shares of thousands, so that they can be compared; of equals the one that names more.
-        (1000 * common / theirs.len().max(1), Reading::new(lexicon, reference).phrases.len())
+        (
+            1000 * common / theirs.len().max(1),
+            Reading::new(lexicon, reference).phrases.len(),
+        )
     };
-    references.iter().max_by_key(shared).cloned().unwrap_or_default()
+    references
+        .iter()
+        .max_by_key(shared)
+        .cloned()
+        .unwrap_or_default()
 }

@@ -1,7 +1,8 @@
 //! Corrections of captions that a policy wrote: what alignment learns from.
 //!
-//! A correction marks what is wrong in an answer and says how it should read. Either all of the answer was judged, or only what comes up to the first error;
-//! what follows it is then unknown, and never taken for good.
+//! A correction marks what is wrong in an answer and says how it should read. Either all of the
+//! answer was judged, or only what comes up to the first error; what follows it is then unknown,
+//! and never taken for good.
 
 pub mod annotator;
 mod english;
@@ -10,7 +11,9 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{TrainError, checkpoint::write_atomically, corpus::asks_for_description, labels::LabelledText};
+use super::{
+    TrainError, checkpoint::write_atomically, corpus::asks_for_description, labels::LabelledText,
+};
 use crate::vlm::casing::Casing;
 
 /// How much of an answer was judged.
@@ -36,38 +39,57 @@ pub struct Correction {
     pub scope: Scope,
     /// First and one past the last code point of every error, in order; none where all is right.
     pub errors: Vec<(usize, usize)>,
-    /// How it should read: the whole answer or, where only the first error was judged, its beginning up to what stands in the place of that error.
+    /// How it should read: the whole answer or, where only the first error was judged, its
+    /// beginning up to what stands in the place of that error.
     pub corrected: String,
     /// Indicates whether the answer should end there.
     pub complete: bool,
 }
 
 impl Correction {
-    /// What of the response the correction speaks of, and whether the response's end belongs to it: all of it or, up to a first error, the text before the end of
-    /// that error.
+    /// What of the response the correction speaks of, and whether the response's end belongs to it:
+    /// all of it or, up to a first error, the text before the end of that error.
     pub fn judged(&self) -> (String, bool) {
         match (self.scope, self.errors.first()) {
-            (Scope::FirstError, Some(&(_, end))) => (self.response.chars().take(end).collect(), false),
+            (Scope::FirstError, Some(&(_, end))) => {
+                (self.response.chars().take(end).collect(), false)
+            }
             _ => (self.response.clone(), true),
         }
     }
 
-    /// What is known of the response's parts, written in the casing that a policy writes (in which no byte moves): errors are bad, and what was judged and is no
-    /// error is good. Behind a first error nothing is known.
+    /// What is known of the response's parts, written in the casing that a policy writes (in which
+    /// no byte moves): errors are bad, and what was judged and is no error is good. Behind a first
+    /// error nothing is known.
     pub fn labelled(&self, casing: Casing) -> LabelledText {
-        let places: Vec<usize> = self.response.char_indices().map(|(at, _)| at).chain([self.response.len()]).collect();
+        let places: Vec<usize> = self
+            .response
+            .char_indices()
+            .map(|(at, _)| at)
+            .chain([self.response.len()])
+            .collect();
         let byte = |char: usize| places.get(char).copied().unwrap_or(self.response.len());
-        let mut ranges: Vec<_> = self.errors.iter().map(|&(start, end)| (byte(start)..byte(end), Some(false))).collect();
+        let mut ranges: Vec<_> = self
+            .errors
+            .iter()
+            .map(|&(start, end)| (byte(start)..byte(end), Some(false)))
+            .collect();
         ranges.retain(|(range, _)| !range.is_empty());
         if let (Scope::FirstError, Some(&(_, end))) = (self.scope, self.errors.first()) {
             ranges.push((byte(end)..self.response.len(), None));
         }
-        LabelledText { text: casing.apply(&self.response), ranges, rest: Some(true) }
+        LabelledText {
+            text: casing.apply(&self.response),
+            ranges,
+            rest: Some(true),
+        }
     }
 
-    /// Returns what somebody says the image shows: the whole corrected answer to a request for a description.
+    /// Returns what somebody says the image shows: the whole corrected answer to a request for a
+    /// description.
     pub fn description(&self) -> Option<&str> {
-        (self.complete && !self.corrected.is_empty() && asks_for_description(&self.prompt)).then_some(&self.corrected)
+        (self.complete && !self.corrected.is_empty() && asks_for_description(&self.prompt))
+            .then_some(&self.corrected)
     }
 }
 
@@ -77,7 +99,10 @@ impl Correction {
 /// When the file cannot be written.
 pub fn write(file: &Path, corrections: &[Correction]) -> Result<(), TrainError> {
     let lines: Result<Vec<String>, _> = corrections.iter().map(serde_json::to_string).collect();
-    let text = lines.map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?.join("\n") + "\n";
+    let text = lines
+        .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?
+        .join("\n")
+        + "\n";
     write_atomically(file, text.as_bytes())
 }
 
@@ -87,9 +112,15 @@ pub fn write(file: &Path, corrections: &[Correction]) -> Result<(), TrainError> 
 /// Names file and line.
 pub fn read(file: &Path) -> Result<Vec<Correction>, TrainError> {
     let text = fs::read_to_string(file).map_err(TrainError::io(file))?;
-    let parse =
-        |(i, line): (usize, &str)| serde_json::from_str(line).map_err(|e| TrainError::Run(format!("{}:{}: {e}", file.display(), i + 1)));
-    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
+    let parse = |(i, line): (usize, &str)| {
+        serde_json::from_str(line)
+            .map_err(|e| TrainError::Run(format!("{}:{}: {e}", file.display(), i + 1)))
+    };
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(parse)
+        .collect()
 }
 
 /// Which tokens of each of two answers are not part of their longest common subsequence.
@@ -97,7 +128,11 @@ pub fn changed(a: &[u32], b: &[u32]) -> (Vec<bool>, Vec<bool>) {
     let mut longest = vec![vec![0usize; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            longest[i][j] = if a[i] == b[j] { longest[i + 1][j + 1] + 1 } else { longest[i + 1][j].max(longest[i][j + 1]) };
+            longest[i][j] = if a[i] == b[j] {
+                longest[i + 1][j + 1] + 1
+            } else {
+                longest[i + 1][j].max(longest[i][j + 1])
+            };
         }
     }
     let (mut of_a, mut of_b) = (vec![true; a.len()], vec![true; b.len()]);
@@ -121,7 +156,10 @@ mod tests {
 
     #[test]
     fn what_differs_is_what_no_common_subsequence_has() {
-        assert_eq!(changed(&[1, 2, 3, 4], &[1, 5, 4]), (vec![false, true, true, false], vec![false, true, false]));
+        assert_eq!(
+            changed(&[1, 2, 3, 4], &[1, 5, 4]),
+            (vec![false, true, true, false], vec![false, true, false])
+        );
         assert_eq!(changed(&[], &[1]), (vec![], vec![true]));
     }
 
@@ -138,10 +176,23 @@ mod tests {
         };
         let shown = |c: &Correction| -> Vec<(String, Option<bool>)> {
             let labelled = c.labelled(Casing::Sentence);
-            assert_eq!((labelled.text.as_str(), labelled.rest), ("É dog with a frisbee on grass.", Some(true)));
-            labelled.ranges.iter().map(|(range, good)| (labelled.text[range.clone()].to_owned(), *good)).collect()
+            assert_eq!(
+                (labelled.text.as_str(), labelled.rest),
+                ("É dog with a frisbee on grass.", Some(true))
+            );
+            labelled
+                .ranges
+                .iter()
+                .map(|(range, good)| (labelled.text[range.clone()].to_owned(), *good))
+                .collect()
         };
-        assert_eq!(shown(&correction), [("frisbee".to_owned(), Some(false)), (" on grass.".to_owned(), None)]);
+        assert_eq!(
+            shown(&correction),
+            [
+                ("frisbee".to_owned(), Some(false)),
+                (" on grass.".to_owned(), None)
+            ]
+        );
         assert_eq!(correction.description(), None);
         // Of something that is only left out no token is bad.
         (correction.scope, correction.complete) = (Scope::AllErrors, true);

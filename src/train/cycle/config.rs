@@ -21,7 +21,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe<A = AlignConfig, R = RewardConfig> {
-    /// How policies are aligned: data, features, rewards, bounds. In a file, the name of the file that says it; `policy` and budgets come from here.
+    /// How policies are aligned: data, features, rewards, bounds. In a file, the name of the file
+    /// that says it; `policy` and budgets come from here.
     pub align: A,
     /// How scorers are trained: likewise.
     pub reward: R,
@@ -88,21 +89,53 @@ impl Recipe<PathBuf, PathBuf> {
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn read(file: &Path) -> Result<Recipe, TrainError> {
-        let Self { align, reward, snapshot, scorer, policy, refit, evaluation, gate } = toml(file)?;
+        let Self {
+            align,
+            reward,
+            snapshot,
+            scorer,
+            policy,
+            refit,
+            evaluation,
+            gate,
+        } = toml(file)?;
         let (mut align, mut reward): (AlignConfig, RewardConfig) = (toml(&align)?, toml(&reward)?);
         // A cycle goes on wherever the program is started.
         let origins = reward.origins.iter_mut().map(|origins| &mut origins.data);
-        for path in [&mut align.data, &mut align.features, &mut reward.data, &mut reward.features].into_iter().chain(origins) {
+        for path in [
+            &mut align.data,
+            &mut align.features,
+            &mut reward.data,
+            &mut reward.features,
+        ]
+        .into_iter()
+        .chain(origins)
+        {
             *path = std::path::absolute(&*path).map_err(TrainError::io(path))?;
         }
-        let recipe = Recipe { align, reward, snapshot, scorer, policy, refit, evaluation, gate };
-        recipe.check().map_err(|message| TrainError::Config { path: file.to_owned(), message })?;
+        let recipe = Recipe {
+            align,
+            reward,
+            snapshot,
+            scorer,
+            policy,
+            refit,
+            evaluation,
+            gate,
+        };
+        recipe.check().map_err(|message| TrainError::Config {
+            path: file.to_owned(),
+            message,
+        })?;
         Ok(recipe)
     }
 }
 
 fn toml<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
-    let wrong = |message: String| TrainError::Config { path: path.to_owned(), message };
+    let wrong = |message: String| TrainError::Config {
+        path: path.to_owned(),
+        message,
+    };
     let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
     ::toml::from_str(&text).map_err(|e| wrong(e.to_string()))
 }
@@ -110,17 +143,25 @@ fn toml<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
 impl Recipe {
     fn check(&self) -> Result<(), String> {
         let share = |name: &str, value: f64| {
-            if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(format!("{name}: must be a share, 0 to 1, not {value}")) }
+            if (0.0..=1.0).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("{name}: must be a share, 0 to 1, not {value}"))
+            }
         };
         share("snapshot.held_out", self.snapshot.held_out)?;
         for (name, step) in [("scorer", &self.scorer), ("refit", &self.refit)] {
             share(&format!("{name}.human_share"), step.human_share)?;
             if step.steps == 0 || step.batch_images == 0 || step.images == 0 {
-                return Err(format!("{name}: steps, batch_images and images must be at least 1"));
+                return Err(format!(
+                    "{name}: steps, batch_images and images must be at least 1"
+                ));
             }
         }
         if !self.reward.scorers.contains_key("detached") {
-            return Err("reward: there is no scorer named detached, which policies are rewarded by".into());
+            return Err(
+                "reward: there is no scorer named detached, which policies are rewarded by".into(),
+            );
         }
         if (&self.align.data, &self.align.features) != (&self.reward.data, &self.reward.features) {
             return Err("align and reward name different data or features".into());
@@ -133,14 +174,33 @@ impl Recipe {
         self.fine_tuning(&self.scorer, base, base, snapshot, number)
     }
 
-    /// The re-fit on a policy: the detached scorer, which reads no policy's states, stays as it is, and all are calibrated anew.
-    pub(super) fn refit(&self, policy: &str, scorers: &str, snapshot: &Path, number: u64) -> RewardConfig {
-        RewardConfig { frozen: vec!["detached".into()], ..self.fine_tuning(&self.refit, policy, scorers, snapshot, number) }
+    /// The re-fit on a policy: the detached scorer, which reads no policy's states, stays as it is,
+    /// and all are calibrated anew.
+    pub(super) fn refit(
+        &self,
+        policy: &str,
+        scorers: &str,
+        snapshot: &Path,
+        number: u64,
+    ) -> RewardConfig {
+        RewardConfig {
+            frozen: vec!["detached".into()],
+            ..self.fine_tuning(&self.refit, policy, scorers, snapshot, number)
+        }
     }
 
-    fn fine_tuning(&self, step: &ScorerStep, policy: &str, scorers: &str, snapshot: &Path, number: u64) -> RewardConfig {
+    fn fine_tuning(
+        &self,
+        step: &ScorerStep,
+        policy: &str,
+        scorers: &str,
+        snapshot: &Path,
+        number: u64,
+    ) -> RewardConfig {
         let mut config = self.reward.clone();
-        config.scorers.retain(|name, _| name == "probe" || name == "detached");
+        config
+            .scorers
+            .retain(|name, _| name == "probe" || name == "detached");
         for scorer in config.scorers.values_mut() {
             let (ScorerConfig::Probe { optim, .. } | ScorerConfig::Detached { optim, .. }) = scorer;
             *optim = OptimConfig {
@@ -157,7 +217,11 @@ impl Recipe {
             batch_images: step.batch_images,
             images: Some(step.images),
             quiet: true,
-            corrections: Some(HumanConfig { from: snapshot.to_owned(), share: step.human_share, passes: step.human_passes }),
+            corrections: Some(HumanConfig {
+                from: snapshot.to_owned(),
+                share: step.human_share,
+                passes: step.human_passes,
+            }),
             seed: config.seed ^ number << 40,
             ..config
         }

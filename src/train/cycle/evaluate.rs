@@ -1,4 +1,5 @@
-//! What a version is worth: greedy captions and answers about a half of the development split, and its scorer on corrections that nothing was trained on.
+//! What a version is worth: greedy captions and answers about a half of the development split, and
+//! its scorer on corrections that nothing was trained on.
 
 use std::path::Path;
 
@@ -30,7 +31,8 @@ use crate::{
     },
 };
 
-/// Seed of questions and of the bootstrap: the same for all versions, so that they are compared on the same.
+/// Seed of questions and of the bootstrap: the same for all versions, so that they are compared on
+/// the same.
 const SEED: u64 = 1;
 
 /// What a version wrote about the images that it is measured on.
@@ -53,15 +55,31 @@ pub(super) struct Measuring<'a> {
 
 impl<'a> Measuring<'a> {
     /// Loads a bundle; features are kept in `cache`.
-    pub(super) fn open(data: &Path, bundle: &str, cache: &'a Path, workers: usize) -> Result<Self, TrainError> {
+    pub(super) fn open(
+        data: &Path,
+        bundle: &str,
+        cache: &'a Path,
+        workers: usize,
+    ) -> Result<Self, TrainError> {
         let setup = Setup::open(data, bundle, workers)?;
         let features = dev_features(&setup, cache)?;
-        Ok(Self { setup, features, cache })
+        Ok(Self {
+            setup,
+            features,
+            cache,
+        })
     }
 
     fn which(&self, config: &EvaluationConfig) -> Vec<usize> {
-        let most = if config.images == 0 { usize::MAX } else { config.images };
-        (0..self.setup.data.dev.len()).filter(|&i| Half::of(i) == config.half).take(most).collect()
+        let most = if config.images == 0 {
+            usize::MAX
+        } else {
+            config.images
+        };
+        (0..self.setup.data.dev.len())
+            .filter(|&i| Half::of(i) == config.half)
+            .take(most)
+            .collect()
     }
 
     /// Captions the images and answers questions about them.
@@ -69,18 +87,36 @@ impl<'a> Measuring<'a> {
         let (setup, which) = (&self.setup, self.which(config));
         let images: Vec<Image> = which.iter().map(|&i| setup.data.dev[i].clone()).collect();
         let features = self.features.plain(&which);
-        let captions = own_captions(setup, &images, &features, 0.0, SEED)?.into_iter().map(|(_, text)| text.text).collect();
+        let captions = own_captions(setup, &images, &features, 0.0, SEED)?
+            .into_iter()
+            .map(|(_, text)| text.text)
+            .collect();
         let stats = CaptionStats::new(&setup.data.train, Lexicon::shared());
-        let ask = Asking { n: config.questions, temperature: 0.0, seed: SEED };
+        let ask = Asking {
+            n: config.questions,
+            temperature: 0.0,
+            seed: SEED,
+        };
         let answered = own_answers(setup, &images, &features, &stats, ask)?;
-        let right = answered.iter().flatten().map(|(answer, qa)| is_right(answer, qa)).collect();
-        Ok(Written { images: images.into_iter().map(|image| image.name).collect(), captions, right })
+        let right = answered
+            .iter()
+            .flatten()
+            .map(|(answer, qa)| is_right(answer, qa))
+            .collect();
+        Ok(Written {
+            images: images.into_iter().map(|image| image.name).collect(),
+            captions,
+            right,
+        })
     }
 
-    /// The rewards that are served of every word that claims something in the held-out corrections of a snapshot.
+    /// The rewards that are served of every word that claims something in the held-out corrections
+    /// of a snapshot.
     pub(super) fn words(&self, snapshot: &Snapshot) -> Result<Vec<Scored>, TrainError> {
         let policy = &self.setup.policy;
-        let Some(reward) = &policy.config.reward else { return Ok(Vec::new()) };
+        let Some(reward) = &policy.config.reward else {
+            return Ok(Vec::new());
+        };
         let images = snapshot.images(&snapshot.held_out);
         if images.is_empty() {
             return Ok(Vec::new());
@@ -89,13 +125,24 @@ impl<'a> Measuring<'a> {
         let features = self.setup.features(&images, 1, &cache)?;
         let contenders = contenders::of_bundle(policy)?;
         let calibrations = contenders::calibrations(policy)?;
-        let chosen = contenders.iter().position(|c| c.name == reward.default.name());
-        let (Some(chosen), Some(calibration)) = (chosen, calibrations.get(&reward.default)) else { return Ok(Vec::new()) };
+        let chosen = contenders
+            .iter()
+            .position(|c| c.name == reward.default.name());
+        let (Some(chosen), Some(calibration)) = (chosen, calibrations.get(&reward.default)) else {
+            return Ok(Vec::new());
+        };
         let of = |image: &Image| -> judged::About {
             let own = snapshot.held_out.iter().filter(|c| c.image == image.name);
             own.map(|c| {
                 let question = (!asks_for_description(&c.prompt)).then(|| c.prompt.clone());
-                (Said { question, text: c.labelled(policy.config.casing), ends: false }, None)
+                (
+                    Said {
+                        question,
+                        text: c.labelled(policy.config.casing),
+                        ends: false,
+                    },
+                    None,
+                )
             })
             .collect()
         };
@@ -104,7 +151,11 @@ impl<'a> Measuring<'a> {
         let mut scored = judged::score(&self.setup, &features, &contenders, &texts)?;
         for text in &mut scored {
             let answers = text.is_yes_or_no(0);
-            for (i, (score, lp)) in text.scores[chosen].iter_mut().zip(&text.log_probabilities).enumerate() {
+            for (i, (score, lp)) in text.scores[chosen]
+                .iter_mut()
+                .zip(&text.log_probabilities)
+                .enumerate()
+            {
                 *score = calibration.of(answers && i == 0).reward(*score, *lp);
             }
             if let Some(finishers) = &finishers {
@@ -113,21 +164,37 @@ impl<'a> Measuring<'a> {
         }
         let words = |text: &ScoredText| {
             let image = text.image as u32;
-            text.claims(chosen).map(|(reward, good)| Scored { reward, good, image }).collect::<Vec<_>>()
+            text.claims(chosen)
+                .map(|(reward, good)| Scored {
+                    reward,
+                    good,
+                    image,
+                })
+                .collect::<Vec<_>>()
         };
         Ok(scored.iter().flat_map(words).collect())
     }
 }
 
 /// Both versions' figures from what they wrote and how they scored.
-pub(super) fn evaluated(dev: &[Image], baseline: (&Written, &[Scored]), candidate: (&Written, &[Scored])) -> Result<Evaluated, TrainError> {
+pub(super) fn evaluated(
+    dev: &[Image],
+    baseline: (&Written, &[Scored]),
+    candidate: (&Written, &[Scored]),
+) -> Result<Evaluated, TrainError> {
     if baseline.0.images != candidate.0.images {
-        return Err(TrainError::Run("the versions were measured on different images".into()));
+        return Err(TrainError::Run(
+            "the versions were measured on different images".into(),
+        ));
     }
     let annotated: Vec<Annotated> = dev
         .iter()
         .filter(|image| candidate.0.images.contains(&image.name))
-        .map(|image| Annotated { id: image.name.clone(), captions: image.captions.clone(), ..Annotated::default() })
+        .map(|image| Annotated {
+            id: image.name.clone(),
+            captions: image.captions.clone(),
+            ..Annotated::default()
+        })
         .collect();
     let said = |written: &Written| -> Vec<Hypothesis> {
         let of = |(image, caption): (&String, &String)| Hypothesis {
@@ -136,13 +203,24 @@ pub(super) fn evaluated(dev: &[Image], baseline: (&Written, &[Scored]), candidat
             objects: None,
             place: Place::Line(1),
         };
-        written.images.iter().zip(&written.captions).map(of).collect()
+        written
+            .images
+            .iter()
+            .zip(&written.captions)
+            .map(of)
+            .collect()
     };
-    let measures = Measures { open: true, closed: None, description: true };
+    let measures = Measures {
+        open: true,
+        closed: None,
+        description: true,
+    };
     let (first, second) = (said(baseline.0), said(candidate.0));
     let first = Evaluation::new(&annotated.iter().zip(&first).collect::<Vec<_>>(), measures);
     let second = Evaluation::new(&annotated.iter().zip(&second).collect::<Vec<_>>(), measures);
-    let chair = compare(&first, &second, SEED).into_iter().find(|(name, _)| *name == (Group::Open, "CHAIR_i"));
+    let chair = compare(&first, &second, SEED)
+        .into_iter()
+        .find(|(name, _)| *name == (Group::Open, "CHAIR_i"));
     let interval = |difference: Difference| difference.estimate.interval;
     Ok(Evaluated {
         baseline: all(&first, baseline),
@@ -171,9 +249,12 @@ fn all(evaluation: &Evaluation<'_>, (written, words): (&Written, &[Scored])) -> 
     let right = written.right.iter().filter(|right| **right).count() as f64;
     out.insert("vqa_accuracy".into(), right / written.right.len() as f64);
     let scorer = Ranking::new(words.to_vec()).metrics(0.5);
-    for (name, value) in
-        [("scorer_auroc", scorer.auroc), ("scorer_map_neg", scorer.map_neg), ("scorer_ece", scorer.ece), ("scorer_bad_words", scorer.bad)]
-    {
+    for (name, value) in [
+        ("scorer_auroc", scorer.auroc),
+        ("scorer_map_neg", scorer.map_neg),
+        ("scorer_ece", scorer.ece),
+        ("scorer_bad_words", scorer.bad),
+    ] {
         out.insert(name.into(), value);
     }
     out.retain(|_, value| value.is_finite());

@@ -75,18 +75,29 @@ pub(super) fn registry(error: RegistryError) -> TrainError {
 }
 
 fn text(path: &Path) -> Result<&str, TrainError> {
-    path.to_str().ok_or_else(|| TrainError::Run(format!("{} is no path in Unicode", path.display())))
+    path.to_str()
+        .ok_or_else(|| TrainError::Run(format!("{} is no path in Unicode", path.display())))
 }
 
-/// Returns how many records have come since the last cycle's snapshot, and whether a cycle is under way that has to be finished first.
+/// Returns how many records have come since the last cycle's snapshot, and whether a cycle is under
+/// way that has to be finished first.
 ///
 /// # Errors
 /// When the store or a state cannot be read.
 pub fn waiting(place: &Place<'_>) -> Result<(usize, bool), TrainError> {
-    let stats = place.runtime.block_on(place.store.stats(&Owners::All)).map_err(store)?;
+    let stats = place
+        .runtime
+        .block_on(place.store.stats(&Owners::All))
+        .map_err(store)?;
     let total: u64 = stats.feedback.values().sum();
-    let under_way = place.cycles.newest()?.is_some_and(|state| state.outcome.is_none());
-    Ok(((total as usize).saturating_sub(Last::read(place.cycles.dir())?.records), under_way))
+    let under_way = place
+        .cycles
+        .newest()?
+        .is_some_and(|state| state.outcome.is_none());
+    Ok((
+        (total as usize).saturating_sub(Last::read(place.cycles.dir())?.records),
+        under_way,
+    ))
 }
 
 impl<'a> Cycle<'a> {
@@ -94,7 +105,10 @@ impl<'a> Cycle<'a> {
     ///
     /// # Errors
     /// When a state cannot be read or written, or there is no model to begin with.
-    pub fn open(place: Place<'a>, recipe: impl FnOnce() -> Result<Recipe, TrainError>) -> Result<Self, TrainError> {
+    pub fn open(
+        place: Place<'a>,
+        recipe: impl FnOnce() -> Result<Recipe, TrainError>,
+    ) -> Result<Self, TrainError> {
         let newest = place.cycles.newest()?;
         let state = match newest {
             Some(state) if state.outcome.is_none() => state,
@@ -120,7 +134,11 @@ impl<'a> Cycle<'a> {
             }
         };
         place.cycles.keep(&state)?;
-        Ok(Self { dir: place.cycles.of(state.number), place, state })
+        Ok(Self {
+            dir: place.cycles.of(state.number),
+            place,
+            state,
+        })
     }
 
     /// Returns what is known of it.
@@ -136,19 +154,25 @@ impl<'a> Cycle<'a> {
     /// Runs what is not done yet. `tell` hears of every step that is done.
     ///
     /// # Errors
-    /// What went wrong in a step; the next run begins with it, and after some times gives the cycle up.
+    /// What went wrong in a step; the next run begins with it, and after some times gives the cycle
+    /// up.
     pub fn run(&mut self, mut tell: impl FnMut(Step, &Done)) -> Result<Outcome, TrainError> {
         while let Some(step) = self.state.next() {
             let begun = Instant::now();
             match self.step(step) {
                 Ok(gave) => {
-                    let done = Done { seconds: begun.elapsed().as_secs_f64(), gave };
+                    let done = Done {
+                        seconds: begun.elapsed().as_secs_f64(),
+                        gave,
+                    };
                     tell(step, &done);
                     self.state.steps.insert(step, done);
                     self.place.cycles.keep(&self.state)?;
                 }
                 Err(error) => {
-                    self.state.failures.push(format!("{}: {error}", step.name()));
+                    self.state
+                        .failures
+                        .push(format!("{}: {error}", step.name()));
                     self.place.cycles.keep(&self.state)?;
                     if self.state.failures.len() >= PATIENCE {
                         self.end(Outcome::Failed)?;
@@ -157,7 +181,11 @@ impl<'a> Cycle<'a> {
                 }
             }
         }
-        let given = self.state.steps.get(&Step::Promote).and_then(|done| serde_json::from_value(done.gave["outcome"].clone()).ok());
+        let given = self
+            .state
+            .steps
+            .get(&Step::Promote)
+            .and_then(|done| serde_json::from_value(done.gave["outcome"].clone()).ok());
         let outcome = given.unwrap_or(Outcome::Failed);
         self.end(outcome)?;
         Ok(outcome)
@@ -174,7 +202,11 @@ impl<'a> Cycle<'a> {
 
     fn end(&mut self, outcome: Outcome) -> Result<(), TrainError> {
         // Of a cycle that failed the corrections still wait.
-        let taken = self.state.steps.get(&Step::Snapshot).filter(|_| outcome != Outcome::Failed);
+        let taken = self
+            .state
+            .steps
+            .get(&Step::Snapshot)
+            .filter(|_| outcome != Outcome::Failed);
         let records = match taken.and_then(|done| done.gave["records"].as_u64()) {
             Some(records) => records as usize,
             None => Last::read(self.place.cycles.dir())?.records,
@@ -183,10 +215,13 @@ impl<'a> Cycle<'a> {
         self.place.cycles.end(&mut self.state, outcome, records)
     }
 
-    /// Removes what only goes on with a cycle: features and checkpoints take a gigabyte. What cannot be removed does no harm.
+    /// Removes what only goes on with a cycle: features and checkpoints take a gigabyte. What
+    /// cannot be removed does no harm.
     fn clear(&self) {
-        let runs = ["reward", "policy", "refit"].map(|run| self.dir.join(run).join("checkpoint.safetensors"));
-        let features = Snapshot::open(&self.snapshot_dir()).map(|snapshot| snapshot.features(&self.state.recipe.align.features));
+        let runs = ["reward", "policy", "refit"]
+            .map(|run| self.dir.join(run).join("checkpoint.safetensors"));
+        let features = Snapshot::open(&self.snapshot_dir())
+            .map(|snapshot| snapshot.features(&self.state.recipe.align.features));
         for file in runs.into_iter().chain(features.into_iter().flatten()) {
             let _ = fs::remove_file(file);
         }
@@ -206,33 +241,70 @@ impl<'a> Cycle<'a> {
     }
 
     fn snapshot(&self) -> Result<Value, TrainError> {
-        let Recipe { align, snapshot: config, .. } = &self.state.recipe;
+        let Recipe {
+            align,
+            snapshot: config,
+            ..
+        } = &self.state.recipe;
         let data = Dataset::open(&align.data)?;
         let hash = |image: &crate::eval::data::flickr8k::Image| {
-            fs::read(&image.path).map(|bytes| ImageHash::of(&bytes)).map_err(TrainError::io(&image.path))
+            fs::read(&image.path)
+                .map(|bytes| ImageHash::of(&bytes))
+                .map_err(TrainError::io(&image.path))
         };
-        let never = data.dev.iter().map(hash).collect::<Result<HashSet<_>, _>>()?;
-        let Place { store, images, runtime, .. } = self.place;
-        let taken = runtime.block_on(Snapshot::take(store, images, &self.snapshot_dir(), config, &never))?;
+        let never = data
+            .dev
+            .iter()
+            .map(hash)
+            .collect::<Result<HashSet<_>, _>>()?;
+        let Place {
+            store,
+            images,
+            runtime,
+            ..
+        } = self.place;
+        let taken = runtime.block_on(Snapshot::take(
+            store,
+            images,
+            &self.snapshot_dir(),
+            config,
+            &never,
+        ))?;
         if taken.learnt.is_empty() {
-            return Err(TrainError::Run("there is no correction to learn from".into()));
+            return Err(TrainError::Run(
+                "there is no correction to learn from".into(),
+            ));
         }
         serde_json::to_value(&taken.facts).map_err(|e| TrainError::Run(e.to_string()))
     }
 
     fn reward(&self) -> Result<Value, TrainError> {
-        let State { recipe, base, number, .. } = &self.state;
+        let State {
+            recipe,
+            base,
+            number,
+            ..
+        } = &self.state;
         let config = recipe.scorers(text(&base.bundle)?, &self.snapshot_dir(), *number);
         self.train_scorers("reward", config)
     }
 
     fn refit(&self) -> Result<Value, TrainError> {
         let (policy, scorers) = (self.bundle("policy"), self.bundle("reward"));
-        let config = self.state.recipe.refit(text(&policy)?, text(&scorers)?, &self.snapshot_dir(), self.state.number);
+        let config = self.state.recipe.refit(
+            text(&policy)?,
+            text(&scorers)?,
+            &self.snapshot_dir(),
+            self.state.number,
+        );
         self.train_scorers("refit", config)
     }
 
-    fn train_scorers(&self, name: &str, config: crate::train::reward::RewardConfig) -> Result<Value, TrainError> {
+    fn train_scorers(
+        &self,
+        name: &str,
+        config: crate::train::reward::RewardConfig,
+    ) -> Result<Value, TrainError> {
         let (out, resume) = self.run_dir(name);
         let training = RewardTraining::prepare(config, &out, resume)?;
         training.train()?;
@@ -240,15 +312,23 @@ impl<'a> Cycle<'a> {
         Ok(json!({ "bundle": self.bundle(name) }))
     }
 
-    /// A policy that left its bounds is still a candidate where a look was passed before: the gate judges it.
+    /// A policy that left its bounds is still a candidate where a look was passed before: the gate
+    /// judges it.
     fn policy(&self) -> Result<Value, TrainError> {
-        let State { recipe, number, base, .. } = &self.state;
+        let State {
+            recipe,
+            number,
+            base,
+            ..
+        } = &self.state;
         let rewarded = self.bundle("reward");
         let config = recipe.alignment(text(&rewarded)?, &self.snapshot_dir(), *number);
         let (out, resume) = self.run_dir("policy");
         let alignment = Alignment::prepare(recipe.policy.method, config, &out, resume)?;
         let stopped = match alignment.train(&base.name, &self.version()) {
-            Err(TrainError::Stopped { iteration, why, .. }) if self.bundle("policy").join("config.json").exists() => {
+            Err(TrainError::Stopped { iteration, why, .. })
+                if self.bundle("policy").join("config.json").exists() =>
+            {
                 Some(format!("stopped after iteration {iteration}: {why}"))
             }
             other => other.map(|()| None)?,
@@ -258,17 +338,28 @@ impl<'a> Cycle<'a> {
 
     fn evaluate(&mut self) -> Result<Value, TrainError> {
         let State { recipe, base, .. } = &self.state;
-        let (data, cache, workers) = (&recipe.align.data, &recipe.align.features, recipe.align.workers);
+        let (data, cache, workers) = (
+            &recipe.align.data,
+            &recipe.align.features,
+            recipe.align.workers,
+        );
         let snapshot = Snapshot::open(&self.snapshot_dir())?;
         let candidate = self.bundle("refit");
         let measuring = Measuring::open(data, text(&candidate)?, cache, workers)?;
-        let (written, words) = (measuring.write(&recipe.evaluation)?, measuring.words(&snapshot)?);
+        let (written, words) = (
+            measuring.write(&recipe.evaluation)?,
+            measuring.words(&snapshot)?,
+        );
         let dev = measuring.setup.data.dev.clone();
         drop(measuring);
         write_json(&self.dir.join("candidate.json"), &written)?;
         let measuring = Measuring::open(data, text(&base.bundle)?, cache, workers)?;
         let before = self.written_by_base(&measuring)?;
-        let found = evaluated(&dev, (&before, &measuring.words(&snapshot)?), (&written, &words))?;
+        let found = evaluated(
+            &dev,
+            (&before, &measuring.words(&snapshot)?),
+            (&written, &words),
+        )?;
         let traffic = self.traffic()?;
         let found = Evaluated { traffic, ..found };
         let gave = serde_json::to_value(&found).map_err(|e| TrainError::Run(e.to_string()))?;
@@ -276,15 +367,23 @@ impl<'a> Cycle<'a> {
         Ok(gave)
     }
 
-    /// Returns what the version that the cycle began with writes: kept by its id and what it is asked, for later cycles.
+    /// Returns what the version that the cycle began with writes: kept by its id and what it is
+    /// asked, for later cycles.
     fn written_by_base(&self, measuring: &Measuring<'_>) -> Result<Written, TrainError> {
         let recipe = &self.state.recipe;
         let dir = self.place.cycles.dir().join("evaluations");
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
         let mut hash = Sha256::new();
-        hash.update(serde_json::to_vec(&recipe.evaluation).map_err(|e| TrainError::Run(e.to_string()))?);
+        hash.update(
+            serde_json::to_vec(&recipe.evaluation).map_err(|e| TrainError::Run(e.to_string()))?,
+        );
         hash.update(serde_json::to_vec(&self.data()?).map_err(|e| TrainError::Run(e.to_string()))?);
-        let asked: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let asked: String = hash
+            .finalize()
+            .iter()
+            .take(6)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let file = dir.join(format!("{}-{asked}.json", self.state.base.id));
         if let Ok(json) = fs::read(&file)
             && let Ok(written) = serde_json::from_slice(&json)
@@ -299,15 +398,29 @@ impl<'a> Cycle<'a> {
     /// Returns what recent answers and corrections say of the version that the cycle began with.
     fn traffic(&self) -> Result<gate::Figures, TrainError> {
         let reference = reference(text(&self.state.base.bundle)?)?;
-        // As receipts have it: the registry's id of what was promoted, else what the bundle calls itself.
-        let Base { id, version, promoted, .. } = &self.state.base;
-        let look = monitor::look(self.place.store, if *promoted { id } else { version }, reference.as_ref());
+        // As receipts have it: the registry's id of what was promoted, else what the bundle calls
+        // itself.
+        let Base {
+            id,
+            version,
+            promoted,
+            ..
+        } = &self.state.base;
+        let look = monitor::look(
+            self.place.store,
+            if *promoted { id } else { version },
+            reference.as_ref(),
+        );
         let seen = self.place.runtime.block_on(look).map_err(store)?;
         Ok(seen.figures())
     }
 
     fn gate(&mut self) -> Result<Value, TrainError> {
-        let found = self.state.evaluated.clone().ok_or_else(|| TrainError::Run("nothing was measured".into()))?;
+        let found = self
+            .state
+            .evaluated
+            .clone()
+            .ok_or_else(|| TrainError::Run("nothing was measured".into()))?;
         let evidence = Evidence {
             baseline: found.baseline,
             candidate: found.candidate,
@@ -321,14 +434,39 @@ impl<'a> Cycle<'a> {
     }
 
     fn register(&mut self) -> Result<Value, TrainError> {
-        let State { base, evaluated, verdict, number, .. } = &self.state;
-        let (Some(found), Some(verdict)) = (evaluated, verdict) else { return Err(TrainError::Run("there is no verdict".into())) };
+        let State {
+            base,
+            evaluated,
+            verdict,
+            number,
+            ..
+        } = &self.state;
+        let (Some(found), Some(verdict)) = (evaluated, verdict) else {
+            return Err(TrainError::Run("there is no verdict".into()));
+        };
         let mut data = self.data()?;
-        data.insert("snapshot".into(), Snapshot::open(&self.snapshot_dir())?.facts.sha256);
+        data.insert(
+            "snapshot".into(),
+            Snapshot::open(&self.snapshot_dir())?.facts.sha256,
+        );
         let mut reasons = vec![format!("cycle {number}")];
-        let stopped = self.state.steps.get(&Step::Policy).and_then(|done| done.gave["stopped"].as_str());
+        let stopped = self
+            .state
+            .steps
+            .get(&Step::Policy)
+            .and_then(|done| done.gave["stopped"].as_str());
         reasons.extend(stopped.map(|why| format!("the policy's training {why}")));
-        reasons.extend(verdict.reasons.iter().chain(if verdict.passed { &verdict.held[..] } else { &[] }).cloned());
+        reasons.extend(
+            verdict
+                .reasons
+                .iter()
+                .chain(if verdict.passed {
+                    &verdict.held[..]
+                } else {
+                    &[]
+                })
+                .cloned(),
+        );
         let facts = Facts {
             parents: vec![base.id.clone()],
             data,
@@ -337,14 +475,25 @@ impl<'a> Cycle<'a> {
             reasons,
             rejected: !verdict.passed,
         };
-        let version = self.place.registry.register(&self.bundle("refit"), facts).map_err(registry)?;
+        let version = self
+            .place
+            .registry
+            .register(&self.bundle("refit"), facts)
+            .map_err(registry)?;
         self.state.version = Some(version.id.clone());
         Ok(json!({ "version": version.id }))
     }
 
     fn promote(&self) -> Result<Value, TrainError> {
-        let State { base, verdict, version, .. } = &self.state;
-        let (Some(verdict), Some(version)) = (verdict, version) else { return Err(TrainError::Run("nothing is registered".into())) };
+        let State {
+            base,
+            verdict,
+            version,
+            ..
+        } = &self.state;
+        let (Some(verdict), Some(version)) = (verdict, version) else {
+            return Err(TrainError::Run("nothing is registered".into()));
+        };
         if !verdict.passed {
             return Ok(json!({ "outcome": Outcome::Rejected }));
         }
@@ -354,7 +503,10 @@ impl<'a> Cycle<'a> {
             if promoted.as_ref() != base.promoted.then_some(&base.id) {
                 return Ok(json!({ "outcome": Outcome::Outdated, "promoted": promoted }));
             }
-            self.place.registry.promote(version, false).map_err(registry)?;
+            self.place
+                .registry
+                .promote(version, false)
+                .map_err(registry)?;
         }
         Ok(json!({ "outcome": Outcome::Promoted, "version": version }))
     }
@@ -364,9 +516,18 @@ impl<'a> Cycle<'a> {
         let of = |name: &str| {
             let file = self.state.recipe.align.data.join(name);
             let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
-            Ok((name.to_owned(), Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()))
+            Ok((
+                name.to_owned(),
+                Sha256::digest(bytes)
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect(),
+            ))
         };
-        ["captions.tsv", "train.txt", "dev.txt"].into_iter().map(of).collect()
+        ["captions.tsv", "train.txt", "dev.txt"]
+            .into_iter()
+            .map(of)
+            .collect()
     }
 
     fn snapshot_dir(&self) -> PathBuf {
@@ -386,7 +547,13 @@ impl<'a> Cycle<'a> {
 
     /// Returns what the candidate calls its version: the base's, and the number of the cycle.
     fn version(&self) -> String {
-        let own = self.state.base.version.split('+').next().unwrap_or_default();
+        let own = self
+            .state
+            .base
+            .version
+            .split('+')
+            .next()
+            .unwrap_or_default();
         format!("{own}+cycle.{}", self.state.number)
     }
 }

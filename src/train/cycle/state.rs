@@ -1,4 +1,5 @@
-//! Where a cycle stands: `NNNN/state.json` in the cycles' directory, `last.json` for those who watch, and the lock that lets one run at a time.
+//! Where a cycle stands: `NNNN/state.json` in the cycles' directory, `last.json` for those who
+//! watch, and the lock that lets one run at a time.
 
 use std::{
     collections::BTreeMap,
@@ -41,8 +42,16 @@ pub enum Step {
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Snapshot, Self::Reward, Self::Policy, Self::Refit, Self::Evaluate, Self::Gate, Self::Register, Self::Promote];
+    pub const ALL: [Self; 8] = [
+        Self::Snapshot,
+        Self::Reward,
+        Self::Policy,
+        Self::Refit,
+        Self::Evaluate,
+        Self::Gate,
+        Self::Register,
+        Self::Promote,
+    ];
 
     /// Its name in files and messages.
     pub fn name(self) -> &'static str {
@@ -67,7 +76,8 @@ pub enum Outcome {
     Promoted,
     /// It failed the gate, and is kept with the reasons.
     Rejected,
-    /// It passed, but another version was promoted meanwhile than the one that it was compared with.
+    /// It passed, but another version was promoted meanwhile than the one that it was compared
+    /// with.
     Outdated,
     /// A step failed again and again, or somebody gave the cycle up.
     Failed,
@@ -163,7 +173,9 @@ pub struct State {
 impl State {
     /// The first step that is not done.
     pub fn next(&self) -> Option<Step> {
-        Step::ALL.into_iter().find(|step| !self.steps.contains_key(step))
+        Step::ALL
+            .into_iter()
+            .find(|step| !self.steps.contains_key(step))
     }
 }
 
@@ -211,24 +223,46 @@ impl Cycles {
         // Snapshots in it have photographs and what people said of them.
         match private_files::narrow(dir) {
             Ok(false) => {}
-            Ok(true) => tracing::info!(dir = %dir.display(), "other users could read the folder, and cannot any more"),
-            Err(error) => tracing::warn!(dir = %dir.display(), %error, "other users can read the folder, and its mode cannot be changed"),
+            Ok(true) => {
+                tracing::info!(dir = %dir.display(), "other users could read the folder, and \
+                    cannot any more")
+            }
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "other users can read the folder, and \
+                    its mode cannot be changed")
+            }
         }
         // Trainings name files in it, and a cycle goes on wherever the program is started.
         let dir = dir.canonicalize().map_err(TrainError::io(dir))?;
         let file = dir.join("lock");
-        let mut lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&file).map_err(TrainError::io(&file))?;
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&file)
+            .map_err(TrainError::io(&file))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = lock.read_to_string(&mut holder);
-                return Err(TrainError::Run(format!("another cycle is running: {}; it holds {}", holder.trim(), file.display())));
+                return Err(TrainError::Run(format!(
+                    "another cycle is running: {}; it holds {}",
+                    holder.trim(),
+                    file.display()
+                )));
             }
             Err(TryLockError::Error(error)) => return Err(TrainError::io(&file)(error)),
         }
-        let said = format!("process {} since {}\n", std::process::id(), humantime::format_rfc3339_seconds(std::time::SystemTime::now()));
-        lock.set_len(0).and_then(|()| lock.write_all(said.as_bytes())).map_err(TrainError::io(&file))?;
+        let said = format!(
+            "process {} since {}\n",
+            std::process::id(),
+            humantime::format_rfc3339_seconds(std::time::SystemTime::now())
+        );
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(said.as_bytes()))
+            .map_err(TrainError::io(&file))?;
         Ok(Self { dir, _lock: lock })
     }
 
@@ -248,7 +282,8 @@ impl Cycles {
     /// When its state cannot be read.
     pub fn newest(&self) -> Result<Option<State>, TrainError> {
         let entries = fs::read_dir(&self.dir).map_err(TrainError::io(&self.dir))?;
-        let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+        let numbers =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
         let mut numbers: Vec<u64> = numbers.collect();
         numbers.sort_unstable();
         // A directory without a state is one that died before it had any.
@@ -274,7 +309,12 @@ impl Cycles {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn end(&self, state: &mut State, outcome: Outcome, records: usize) -> Result<(), TrainError> {
+    pub fn end(
+        &self,
+        state: &mut State,
+        outcome: Outcome,
+        records: usize,
+    ) -> Result<(), TrainError> {
         let before = Last::read(&self.dir)?;
         state.outcome = Some(outcome);
         state.finished = Some(now());
@@ -282,8 +322,19 @@ impl Cycles {
         if before.number < state.number {
             let mut outcomes = before.outcomes;
             *outcomes.entry(outcome).or_default() += 1;
-            let last_success = if outcome == Outcome::Failed { before.last_success } else { state.finished };
-            let last = Last { number: state.number, outcome: Some(outcome), finished: now(), records, last_success, outcomes };
+            let last_success = if outcome == Outcome::Failed {
+                before.last_success
+            } else {
+                state.finished
+            };
+            let last = Last {
+                number: state.number,
+                outcome: Some(outcome),
+                finished: now(),
+                records,
+                last_success,
+                outcomes,
+            };
             replace(&self.dir.join("last.json"), &last)?;
         }
         self.keep(state)
@@ -292,7 +343,9 @@ impl Cycles {
 
 fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>, TrainError> {
     match fs::read(file) {
-        Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|e| TrainError::Run(format!("{}: {e}", file.display()))),
+        Ok(json) => serde_json::from_slice(&json)
+            .map(Some)
+            .map_err(|e| TrainError::Run(format!("{}: {e}", file.display()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(TrainError::io(file)(error)),
     }
@@ -300,10 +353,14 @@ fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>, TrainE
 
 /// Writes a file so that a crash of the machine leaves the old content or the new one.
 fn replace(file: &Path, value: &impl Serialize) -> Result<(), TrainError> {
-    let json = serde_json::to_vec_pretty(value).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
+    let json = serde_json::to_vec_pretty(value)
+        .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
     let fresh = file.with_extension("new");
-    let written = File::create(&fresh).and_then(|mut out| out.write_all(&json).and_then(|()| out.sync_all()));
-    written.and_then(|()| fs::rename(&fresh, file)).map_err(TrainError::io(file))
+    let written =
+        File::create(&fresh).and_then(|mut out| out.write_all(&json).and_then(|()| out.sync_all()));
+    written
+        .and_then(|()| fs::rename(&fresh, file))
+        .map_err(TrainError::io(file))
 }
 
 #[cfg(test)]
@@ -315,7 +372,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = Cycles::hold(dir.path()).unwrap();
         let refused = Cycles::hold(dir.path()).err().unwrap().to_string();
-        assert!(refused.contains(&format!("process {} since 2", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("process {} since 2", std::process::id())),
+            "{refused}"
+        );
         drop(held);
         Cycles::hold(dir.path()).unwrap();
     }

@@ -76,39 +76,67 @@ impl Answered {
         question::kind(&self.asked.question)
     }
 
-    /// Returns `true` if it is right and may be given. None about a radiograph may: what is right there is a guess.
+    /// Returns `true` if it is right and may be given. None about a radiograph may: what is right
+    /// there is a guess.
     pub(super) fn is_right(&self, origin: Origin) -> bool {
         origin != Origin::VqaRad && is_right(&self.answer, &self.asked.right)
     }
 }
 
 impl Judge<'_> {
-    /// Questions about photographs behind the training split: those that captions and COCO's objects settle, and people's.
+    /// Questions about photographs behind the training split: those that captions and COCO's
+    /// objects settle, and people's.
     pub(super) fn questions(&self, seed: u64) -> Vec<Asked> {
         let photographs = self.photographs;
         let mut asked = Vec::new();
         let stats = CaptionStats::new(&self.setup.data.train, Lexicon::shared());
         let builder = QaBuilder::new(&stats, Lexicon::shared());
         for i in photographs.of(Origin::Flickr8k) {
-            let pairs =
-                builder.pairs(&photographs.all[i].image, &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1)), DERIVED_PER_PHOTOGRAPH);
+            let pairs = builder.pairs(
+                &photographs.all[i].image,
+                &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1)),
+                DERIVED_PER_PHOTOGRAPH,
+            );
             let closed = pairs.into_iter().filter(|qa| qa.kind.is_closed());
-            asked.extend(closed.map(|qa| Asked { photograph: i, question: qa.question, right: vec![qa.answer] }));
+            asked.extend(closed.map(|qa| Asked {
+                photograph: i,
+                question: qa.question,
+                right: vec![qa.answer],
+            }));
         }
-        let numbers: BTreeMap<&str, usize> =
-            photographs.of(Origin::CocoMini).map(|i| (photographs.all[i].image.name.as_str(), i)).collect();
+        let numbers: BTreeMap<&str, usize> = photographs
+            .of(Origin::CocoMini)
+            .map(|i| (photographs.all[i].image.name.as_str(), i))
+            .collect();
         let objects: Vec<(&str, &BTreeSet<String>)> = photographs
             .of(Origin::CocoMini)
-            .filter_map(|i| Some((photographs.all[i].image.name.as_str(), photographs.all[i].objects.as_ref()?)))
+            .filter_map(|i| {
+                Some((
+                    photographs.all[i].image.name.as_str(),
+                    photographs.all[i].objects.as_ref()?,
+                ))
+            })
             .collect();
         for built in pope::build(&objects, pope::Setting::Random, 1, seed) {
-            let (Some(&photograph), Some(object)) = (numbers.get(built.image.as_str()), &built.object) else { continue };
+            let (Some(&photograph), Some(object)) =
+                (numbers.get(built.image.as_str()), &built.object)
+            else {
+                continue;
+            };
             let right = vec![if built.present { "yes" } else { "no" }.to_owned()];
-            asked.push(Asked { photograph, question: consistency::questions(object).plain, right });
+            asked.push(Asked {
+                photograph,
+                question: consistency::questions(object).plain,
+                right,
+            });
         }
         let mut of_people: BTreeMap<usize, Vec<Asked>> = BTreeMap::new();
         for (photograph, question) in &photographs.questions {
-            let one = Asked { photograph: *photograph, question: question.question.clone(), right: question.answers.clone() };
+            let one = Asked {
+                photograph: *photograph,
+                question: question.question.clone(),
+                right: question.answers.clone(),
+            };
             of_people.entry(*photograph).or_default().push(one);
         }
         for (photograph, mut questions) in of_people {
@@ -120,30 +148,67 @@ impl Judge<'_> {
         asked
     }
 
-    /// Lets the policy answer, and scores the answers; those that are too long to be withheld are left out.
+    /// Lets the policy answer, and scores the answers; those that are too long to be withheld are
+    /// left out.
     ///
     /// # Errors
     /// When a tensor operation fails.
     pub(super) fn answers(&self, asked: &[Asked]) -> Result<Vec<Answered>, TrainError> {
         let (policy, train) = (&self.setup.policy, self.photographs.train);
         let chunks: Vec<&[Asked]> = asked.chunks(AT_ONCE).collect();
-        let config = RolloutConfig { temperature: 0.0, seed: 0, max_tokens: SHORT_ANSWER + 1, eos: policy.tokenizer.eos() };
+        let config = RolloutConfig {
+            temperature: 0.0,
+            seed: 0,
+            max_tokens: SHORT_ANSWER + 1,
+            eos: policy.tokenizer.eos(),
+        };
         let written = self.setup.workers.map(&chunks, |chunk| {
-            let views: Vec<(usize, usize)> = chunk.iter().map(|asked| (asked.photograph - train, 0)).collect();
-            let prompt =
-                |asked: &Asked| Corpus::prompt(&policy.tokenizer, &policy.template, &asked.question).map_err(candle_core::Error::wrap);
-            let prompts = chunk.iter().map(prompt).collect::<candle_core::Result<Vec<_>>>()?;
-            samples(&policy.model, &self.features.batch(&views)?, &prompts, 1, config)
+            let views: Vec<(usize, usize)> = chunk
+                .iter()
+                .map(|asked| (asked.photograph - train, 0))
+                .collect();
+            let prompt = |asked: &Asked| {
+                Corpus::prompt(&policy.tokenizer, &policy.template, &asked.question)
+                    .map_err(candle_core::Error::wrap)
+            };
+            let prompts = chunk
+                .iter()
+                .map(prompt)
+                .collect::<candle_core::Result<Vec<_>>>()?;
+            samples(
+                &policy.model,
+                &self.features.batch(&views)?,
+                &prompts,
+                1,
+                config,
+            )
         })?;
-        let mut by_photograph: Vec<Vec<(&Asked, String)>> = vec![Vec::new(); self.photographs.all.len() - train];
-        let written = asked.iter().zip(written.into_iter().flatten()).filter(|(_, tokens)| (1..=SHORT_ANSWER).contains(&tokens.len()));
-        written.for_each(|(asked, tokens)| by_photograph[asked.photograph - train].push((asked, policy.tokenizer.decode(&tokens))));
+        let mut by_photograph: Vec<Vec<(&Asked, String)>> =
+            vec![Vec::new(); self.photographs.all.len() - train];
+        let written = asked
+            .iter()
+            .zip(written.into_iter().flatten())
+            .filter(|(_, tokens)| (1..=SHORT_ANSWER).contains(&tokens.len()));
+        written.for_each(|(asked, tokens)| {
+            by_photograph[asked.photograph - train].push((asked, policy.tokenizer.decode(&tokens)))
+        });
         let said: Vec<Vec<_>> = by_photograph
             .iter()
             .map(|of| {
                 let bare = |(asked, answer): &(&Asked, String)| {
-                    let text = LabelledText { text: answer.clone(), ranges: Vec::new(), rest: None };
-                    (Said { question: Some(asked.question.clone()), text, ends: false }, None)
+                    let text = LabelledText {
+                        text: answer.clone(),
+                        ranges: Vec::new(),
+                        rest: None,
+                    };
+                    (
+                        Said {
+                            question: Some(asked.question.clone()),
+                            text,
+                            ends: false,
+                        },
+                        None,
+                    )
                 };
                 of.iter().map(bare).collect()
             })
@@ -154,12 +219,20 @@ impl Judge<'_> {
             answer: answer.clone(),
             scored,
         };
-        Ok(scored.into_iter().zip(by_photograph.iter().flatten()).map(answered).collect())
+        Ok(scored
+            .into_iter()
+            .zip(by_photograph.iter().flatten())
+            .map(answered)
+            .collect())
     }
 
     /// The lowest reward of an answer's tokens by the scorer alone.
     pub(super) fn lowest(&self, answered: &Answered) -> f32 {
-        self.rewards(&answered.scored).rewards.into_iter().reduce(f32::min).unwrap_or(0.0)
+        self.rewards(&answered.scored)
+            .rewards
+            .into_iter()
+            .reduce(f32::min)
+            .unwrap_or(0.0)
     }
 
     /// Returns what a calibration reads of an answer, as it is served.
@@ -173,34 +246,64 @@ impl Judge<'_> {
         image: &ImageEvidence,
     ) -> Result<AnswerFeatures, TrainError> {
         let (tokens, scored) = self.served(&answered.scored, evidence, image)?;
-        let bytes = tokens.iter().map(|&token| self.setup.policy.tokenizer.bytes(token));
+        let bytes = tokens
+            .iter()
+            .map(|&token| self.setup.policy.tokenizer.bytes(token));
         let (_, words) = words(bytes, &scored.rewards);
         let written = WrittenAnswer {
             text: &answered.answer,
             score: words.iter().filter_map(|word| word.reward).reduce(f32::min),
             log_probability: scored.log_probabilities.iter().sum(),
         };
-        Ok(AnswerFeatures::new(evidence, image, &answered.asked.question, &written))
+        Ok(AnswerFeatures::new(
+            evidence,
+            image,
+            &answered.asked.question,
+            &written,
+        ))
     }
 }
 
-/// Names of the features of answers: those that always are; what yes and no claim by kind of question, and how familiar the photograph is by each other kind; and the pairs of a kind of question and a kind of
-/// answer. Of these there are those that occur often enough. All features share one ridge, so that a kind has weights of its own as far as its answers ask
-/// for them, and else those of all kinds.
-pub(super) fn names<'a>(answered: impl IntoIterator<Item = (QuestionKind, &'a str)>) -> Vec<String> {
+/// Names of the features of answers: those that always are; what yes and no claim by kind of
+/// question, and how familiar the photograph is by each other kind; and the pairs of a kind of
+/// question and a kind of answer. Of these there are those that occur often enough. All features
+/// share one ridge, so that a kind has weights of its own as far as its answers ask for them, and
+/// else those of all kinds.
+pub(super) fn names<'a>(
+    answered: impl IntoIterator<Item = (QuestionKind, &'a str)>,
+) -> Vec<String> {
     let mut kinds: BTreeMap<QuestionKind, usize> = BTreeMap::new();
     let mut pairs: BTreeMap<String, usize> = BTreeMap::new();
     for (kind, answer) in answered {
         *kinds.entry(kind).or_default() += 1;
-        *pairs.entry(format!("{}>{}", kind.name(), AnswerKind::of(answer).name())).or_default() += 1;
+        *pairs
+            .entry(format!("{}>{}", kind.name(), AnswerKind::of(answer).name()))
+            .or_default() += 1;
     }
-    let own = kinds.into_iter().filter(|&(_, count)| count >= LEAST_OF_KIND).map(|(kind, _)| kind);
+    let own = kinds
+        .into_iter()
+        .filter(|&(_, count)| count >= LEAST_OF_KIND)
+        .map(|(kind, _)| kind);
     let claims = own.flat_map(|kind| {
-        let features: &[&str] = if kind.is_yes_no() { &AnswerFeatures::CLAIMS } else { &["familiarity"] };
-        features.iter().map(move |name| format!("{}:{name}", kind.name()))
+        let features: &[&str] = if kind.is_yes_no() {
+            &AnswerFeatures::CLAIMS
+        } else {
+            &["familiarity"]
+        };
+        features
+            .iter()
+            .map(move |name| format!("{}:{name}", kind.name()))
     });
-    let often = pairs.into_iter().filter(|&(_, count)| count >= LEAST_PAIRS).map(|(pair, _)| pair);
-    AnswerFeatures::NAMES.into_iter().map(str::to_owned).chain(claims).chain(often).collect()
+    let often = pairs
+        .into_iter()
+        .filter(|&(_, count)| count >= LEAST_PAIRS)
+        .map(|(pair, _)| pair);
+    AnswerFeatures::NAMES
+        .into_iter()
+        .map(str::to_owned)
+        .chain(claims)
+        .chain(often)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Calibrations on named features: logistic regressions whose figures and thresholds are out of fold.
+//! Calibrations on named features: logistic regressions whose figures and thresholds are out of
+//! fold.
 
 use std::collections::BTreeMap;
 
@@ -75,45 +76,96 @@ pub(super) struct Fitted {
 ///
 /// # Errors
 /// When there are not both right and wrong ones in every part's complement.
-pub(super) fn fit(rows: &[Row], names: &[&str], config: &CalibrationConfig, fitted_on: &str) -> Result<Fitted, TrainError> {
+pub(super) fn fit(
+    rows: &[Row],
+    names: &[&str],
+    config: &CalibrationConfig,
+    fitted_on: &str,
+) -> Result<Fitted, TrainError> {
     let of = |chosen: &dyn Fn(&Row) -> bool| {
         let chosen: Vec<&Row> = rows.iter().filter(|row| chosen(row)).collect();
-        regression(&chosen, names, config, fitted_on)
-            .ok_or_else(|| TrainError::Run(format!("calibration: there are not both right and wrong {fitted_on}")))
+        regression(&chosen, names, config, fitted_on).ok_or_else(|| {
+            TrainError::Run(format!(
+                "calibration: there are not both right and wrong {fitted_on}"
+            ))
+        })
     };
-    let parts: Vec<FeatureCalibration> =
-        (0..FOLDS).map(|fold| of(&|row: &Row| row.is_tuning && row.fold != fold)).collect::<Result<_, _>>()?;
-    let out_of_fold: Vec<f64> = rows.iter().map(|row| probability(&parts[row.fold], &row.features)).collect();
+    let parts: Vec<FeatureCalibration> = (0..FOLDS)
+        .map(|fold| of(&|row: &Row| row.is_tuning && row.fold != fold))
+        .collect::<Result<_, _>>()?;
+    let out_of_fold: Vec<f64> = rows
+        .iter()
+        .map(|row| probability(&parts[row.fold], &row.features))
+        .collect();
     let mut calibration = of(&|row: &Row| row.is_shipped)?;
-    let shipped: Vec<(&Row, f64)> = rows.iter().zip(out_of_fold.iter().copied()).filter(|(row, _)| row.is_shipped).collect();
+    let shipped: Vec<(&Row, f64)> = rows
+        .iter()
+        .zip(out_of_fold.iter().copied())
+        .filter(|(row, _)| row.is_shipped)
+        .collect();
     calibration.thresholds.by_fpr = thresholds(shipped.iter().copied());
     if let Some(column) = names.iter().position(|&name| name == "familiarity") {
         calibration.thresholds.by_familiarity = by_familiarity(&shipped, column);
     }
-    Ok(Fitted { calibration, parts, out_of_fold })
+    Ok(Fitted {
+        calibration,
+        parts,
+        out_of_fold,
+    })
 }
 
 /// The thresholds of [`RATES`] on rows with their probabilities.
 fn thresholds<'r>(rows: impl Iterator<Item = (&'r Row, f64)>) -> Vec<FprThreshold> {
-    let scored: Vec<Scored> = rows.map(|(row, p)| Scored { reward: p as f32, good: row.is_right, image: 0 }).collect();
-    RATES.map(|fpr| FprThreshold { fpr, threshold: threshold_at_fpr(&scored, fpr).min(1.0) }).to_vec()
+    let scored: Vec<Scored> = rows
+        .map(|(row, p)| Scored {
+            reward: p as f32,
+            good: row.is_right,
+            image: 0,
+        })
+        .collect();
+    RATES
+        .map(|fpr| FprThreshold {
+            fpr,
+            threshold: threshold_at_fpr(&scored, fpr).min(1.0),
+        })
+        .to_vec()
 }
 
-/// The thresholds within ranges of familiarity, which is in this column of features. Each range has as many right rows; none where these are too few.
+/// The thresholds within ranges of familiarity, which is in this column of features. Each range has
+/// as many right rows; none where these are too few.
 fn by_familiarity(rows: &[(&Row, f64)], column: usize) -> Vec<FamiliarityThresholds> {
     let of = |row: &Row| row.features[column] as f32;
-    let mut right: Vec<f32> = rows.iter().filter(|(row, _)| row.is_right).map(|(row, _)| of(row)).collect();
+    let mut right: Vec<f32> = rows
+        .iter()
+        .filter(|(row, _)| row.is_right)
+        .map(|(row, _)| of(row))
+        .collect();
     right.sort_by(f32::total_cmp);
     if right.len() < RANGES * FEWEST_IN_RANGE {
         return Vec::new();
     }
-    let mut ends: Vec<f32> = (1..RANGES).map(|i| right[right.len() * i / RANGES]).collect();
+    let mut ends: Vec<f32> = (1..RANGES)
+        .map(|i| right[right.len() * i / RANGES])
+        .collect();
     ends.push(1.0);
     ends.dedup();
     let range = |(i, &below): (usize, &f32)| {
-        let (from, is_last) = (if i == 0 { f32::NEG_INFINITY } else { ends[i - 1] }, i + 1 == ends.len());
-        let within = rows.iter().copied().filter(|(row, _)| of(row) >= from && (is_last || of(row) < below));
-        FamiliarityThresholds { below, by_fpr: thresholds(within) }
+        let (from, is_last) = (
+            if i == 0 {
+                f32::NEG_INFINITY
+            } else {
+                ends[i - 1]
+            },
+            i + 1 == ends.len(),
+        );
+        let within = rows
+            .iter()
+            .copied()
+            .filter(|(row, _)| of(row) >= from && (is_last || of(row) < below));
+        FamiliarityThresholds {
+            below,
+            by_fpr: thresholds(within),
+        }
     };
     ends.iter().enumerate().map(range).collect()
 }
@@ -127,7 +179,12 @@ pub(super) fn probability(calibration: &FeatureCalibration, features: &[f64]) ->
 /// Weights of the standardized features, for the reader.
 pub(super) fn described(calibration: &FeatureCalibration) -> String {
     let weight = |(name, weight): (&String, &f64)| format!("{name} {weight:+.2}");
-    let weights: Vec<String> = calibration.features.iter().zip(&calibration.weights).map(weight).collect();
+    let weights: Vec<String> = calibration
+        .features
+        .iter()
+        .zip(&calibration.weights)
+        .map(weight)
+        .collect();
     format!(
         "Weights of the standardized features: {}; offset {:+.2}; threshold {:.2}.",
         weights.join(", "),
@@ -136,22 +193,45 @@ pub(super) fn described(calibration: &FeatureCalibration) -> String {
     )
 }
 
-fn regression(rows: &[&Row], names: &[&str], config: &CalibrationConfig, fitted_on: &str) -> Option<FeatureCalibration> {
+fn regression(
+    rows: &[&Row],
+    names: &[&str],
+    config: &CalibrationConfig,
+    fitted_on: &str,
+) -> Option<FeatureCalibration> {
     let right = rows.iter().filter(|row| row.is_right).count();
     if right == 0 || right == rows.len() {
         return None;
     }
     let n = rows.len() as f64;
     let column = |j: usize| rows.iter().map(move |row| row.features[j]);
-    let mean: Vec<f64> = (0..names.len()).map(|j| column(j).sum::<f64>() / n).collect();
-    let deviation = |(j, mean): (usize, &f64)| (column(j).map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt() + LEAST_SCALE;
+    let mean: Vec<f64> = (0..names.len())
+        .map(|j| column(j).sum::<f64>() / n)
+        .collect();
+    let deviation = |(j, mean): (usize, &f64)| {
+        (column(j).map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt() + LEAST_SCALE
+    };
     let scale: Vec<f64> = mean.iter().enumerate().map(deviation).collect();
     let standardized: Vec<Vec<f64>> = rows
         .iter()
-        .map(|row| row.features.iter().zip(mean.iter().zip(&scale)).map(|(x, (mean, scale))| (x - mean) / scale).collect())
+        .map(|row| {
+            row.features
+                .iter()
+                .zip(mean.iter().zip(&scale))
+                .map(|(x, (mean, scale))| (x - mean) / scale)
+                .collect()
+        })
         .collect();
-    let targets: Vec<f64> = rows.iter().map(|row| f64::from(u8::from(row.is_right))).collect();
-    let fitted = ridge_regression(&standardized, &targets, &importance(rows, config), config.ridge)?;
+    let targets: Vec<f64> = rows
+        .iter()
+        .map(|row| f64::from(u8::from(row.is_right)))
+        .collect();
+    let fitted = ridge_regression(
+        &standardized,
+        &targets,
+        &importance(rows, config),
+        config.ridge,
+    )?;
     Some(FeatureCalibration {
         features: names.iter().map(|&name| name.to_owned()).collect(),
         mean,
@@ -164,13 +244,17 @@ fn regression(rows: &[&Row], names: &[&str], config: &CalibrationConfig, fitted_
     })
 }
 
-/// Returns how much each row counts: an origin as much as the configuration says, all rows together as much as they are.
+/// Returns how much each row counts: an origin as much as the configuration says, all rows together
+/// as much as they are.
 pub(super) fn importance(rows: &[&Row], config: &CalibrationConfig) -> Vec<f64> {
     let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
-    rows.iter().for_each(|row| *counts.entry(row.origin).or_default() += 1);
+    rows.iter()
+        .for_each(|row| *counts.entry(row.origin).or_default() += 1);
     let weight = |origin: Origin| config.origins.get(origin.name()).copied().unwrap_or(1.0);
     let total: f64 = counts.keys().map(|&origin| weight(origin)).sum();
-    rows.iter().map(|row| weight(row.origin) / total * rows.len() as f64 / counts[&row.origin] as f64).collect()
+    rows.iter()
+        .map(|row| weight(row.origin) / total * rows.len() as f64 / counts[&row.origin] as f64)
+        .collect()
 }
 
 #[cfg(test)]
@@ -187,7 +271,15 @@ mod tests {
     }
 
     fn row(i: usize, origin: Origin, features: Vec<f64>, is_right: bool) -> Row {
-        Row { origin, photograph: i, fold: i % FOLDS, is_tuning: true, is_shipped: true, features, is_right }
+        Row {
+            origin,
+            photograph: i,
+            fold: i % FOLDS,
+            is_tuning: true,
+            is_shipped: true,
+            features,
+            is_right,
+        }
     }
 
     fn rows() -> Vec<Row> {
@@ -195,29 +287,70 @@ mod tests {
             .map(|i| {
                 let x = (i as f64 * 0.618_033_988).fract() * 6.0 - 3.0;
                 let is_right = (i as f64 * 0.754_877_666).fract() < 1.0 / (1.0 + (-1.5 * x).exp());
-                row(i, if i % 4 == 0 { Origin::Daquar } else { Origin::Flickr8k }, vec![x, 5.0], is_right)
+                row(
+                    i,
+                    if i % 4 == 0 {
+                        Origin::Daquar
+                    } else {
+                        Origin::Flickr8k
+                    },
+                    vec![x, 5.0],
+                    is_right,
+                )
             })
             .collect()
     }
 
     #[test]
     fn origins_count_as_much_as_they_are_given() {
-        let rows: Vec<Row> = (0..10).map(|i| row(i, if i < 8 { Origin::Flickr8k } else { Origin::Daquar }, vec![], true)).collect();
+        let rows: Vec<Row> = (0..10)
+            .map(|i| {
+                row(
+                    i,
+                    if i < 8 {
+                        Origin::Flickr8k
+                    } else {
+                        Origin::Daquar
+                    },
+                    vec![],
+                    true,
+                )
+            })
+            .collect();
         let found = importance(&rows.iter().collect::<Vec<_>>(), &config());
         assert!((found.iter().sum::<f64>() - 10.0).abs() < 1e-9);
-        assert!((found[..8].iter().sum::<f64>() - 20.0 / 3.0).abs() < 1e-9, "two thirds of it");
+        assert!(
+            (found[..8].iter().sum::<f64>() - 20.0 / 3.0).abs() < 1e-9,
+            "two thirds of it"
+        );
         assert!((found[9] - 10.0 / 6.0).abs() < 1e-9);
     }
 
     #[test]
     fn rises_with_what_tells_right_from_wrong_and_ignores_what_never_changes() {
         let fitted = fit(&rows(), &["evidence", "constant"], &config(), "test").unwrap();
-        let FeatureCalibration { weights, thresholds, features, .. } = &fitted.calibration;
+        let FeatureCalibration {
+            weights,
+            thresholds,
+            features,
+            ..
+        } = &fitted.calibration;
         assert!(weights[0] > 1.0 && weights[1].abs() < 1e-6, "{weights:?}");
         assert_eq!(features, &["evidence", "constant"]);
-        assert!(thresholds.by_fpr.windows(2).all(|w| w[0].threshold <= w[1].threshold), "{thresholds:?}");
+        assert!(
+            thresholds
+                .by_fpr
+                .windows(2)
+                .all(|w| w[0].threshold <= w[1].threshold),
+            "{thresholds:?}"
+        );
         let threshold = f64::from(thresholds.by_fpr[4].threshold);
-        let right = rows().iter().zip(&fitted.out_of_fold).filter(|(row, _)| row.is_right).map(|(_, p)| *p).collect::<Vec<_>>();
+        let right = rows()
+            .iter()
+            .zip(&fitted.out_of_fold)
+            .filter(|(row, _)| row.is_right)
+            .map(|(_, p)| *p)
+            .collect::<Vec<_>>();
         let flagged = right.iter().filter(|&&p| p < threshold).count() as f64 / right.len() as f64;
         assert!((0.07..=0.1).contains(&flagged), "{flagged}");
     }
@@ -225,19 +358,49 @@ mod tests {
     #[test]
     fn rates_hold_within_ranges_of_familiarity() {
         // The less familiar, the lower the probabilities of right rows.
-        let rows: Vec<Row> = (0..900).map(|i| row(i, Origin::Flickr8k, vec![(i / 3) as f64 / 300.0], i % 10 < 7)).collect();
-        let scored: Vec<(&Row, f64)> = rows.iter().map(|row| (row, row.features[0] * 0.5 + (row.photograph % 7) as f64 * 0.05)).collect();
+        let rows: Vec<Row> = (0..900)
+            .map(|i| {
+                row(
+                    i,
+                    Origin::Flickr8k,
+                    vec![(i / 3) as f64 / 300.0],
+                    i % 10 < 7,
+                )
+            })
+            .collect();
+        let scored: Vec<(&Row, f64)> = rows
+            .iter()
+            .map(|row| {
+                (
+                    row,
+                    row.features[0] * 0.5 + (row.photograph % 7) as f64 * 0.05,
+                )
+            })
+            .collect();
         let found = by_familiarity(&scored, 0);
         assert_eq!(found.len(), 3);
-        assert!(found.windows(2).all(|w| w[0].below < w[1].below) && found[2].below == 1.0, "{found:?}");
+        assert!(
+            found.windows(2).all(|w| w[0].below < w[1].below) && found[2].below == 1.0,
+            "{found:?}"
+        );
         for (i, range) in found.iter().enumerate() {
-            let from = if i == 0 { 0.0 } else { f64::from(found[i - 1].below) };
-            let right =
-                scored.iter().filter(|(row, _)| row.is_right && row.features[0] >= from && row.features[0] < f64::from(range.below));
+            let from = if i == 0 {
+                0.0
+            } else {
+                f64::from(found[i - 1].below)
+            };
+            let right = scored.iter().filter(|(row, _)| {
+                row.is_right && row.features[0] >= from && row.features[0] < f64::from(range.below)
+            });
             let right: Vec<f64> = right.map(|(_, p)| *p).collect();
             let FprThreshold { fpr, threshold } = range.by_fpr[4];
-            let flagged = right.iter().filter(|&&p| p < f64::from(threshold)).count() as f64 / right.len() as f64;
-            assert!(right.len() > 150 && (flagged - fpr).abs() < 0.03, "range {i}: {flagged} of {}", right.len());
+            let flagged = right.iter().filter(|&&p| p < f64::from(threshold)).count() as f64
+                / right.len() as f64;
+            assert!(
+                right.len() > 150 && (flagged - fpr).abs() < 0.03,
+                "range {i}: {flagged} of {}",
+                right.len()
+            );
         }
         assert!(found[0].by_fpr[4].threshold < found[2].by_fpr[4].threshold);
         assert_eq!(by_familiarity(&scored[..100], 0), []);
@@ -253,7 +416,10 @@ mod tests {
             row.is_shipped = false;
         });
         let after = fit(&all, &["evidence", "constant"], &config(), "test").unwrap();
-        for (row, (old, new)) in all.iter().zip(before.out_of_fold.iter().zip(&after.out_of_fold)) {
+        for (row, (old, new)) in all
+            .iter()
+            .zip(before.out_of_fold.iter().zip(&after.out_of_fold))
+        {
             assert_eq!(row.fold == 2, old == new, "part {}", row.fold);
         }
         // A part without rows is fitted all the same.

@@ -1,4 +1,5 @@
-//! What a run concludes from its networks: the scale of familiarity, the calibration of short answers, and the report.
+//! What a run concludes from its networks: the scale of familiarity, the calibration of short
+//! answers, and the report.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,10 +40,13 @@ use crate::{
 const REPEATS: usize = 300;
 
 /// What that of short answers is fitted on.
-const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions about photographs of all origins, with evidence out of fold";
+const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions about photographs of \
+                                 all origins, with evidence out of fold";
 
 /// What a reader of figures must know.
-pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development split. What is below the threshold is flagged: .5 where nothing else is said.";
+pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development \
+                               split. What is below the threshold is flagged: .5 where nothing \
+                               else is said.";
 
 /// Returns `true` if photographs of an origin are of everyday life, as what people ask about is.
 fn is_everyday(origin: Origin) -> bool {
@@ -52,8 +56,12 @@ fn is_everyday(origin: Origin) -> bool {
 /// Weights that add up to 1, those of each origin to the same.
 fn equal_shares(origins: impl Iterator<Item = Origin> + Clone) -> Vec<f64> {
     let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
-    origins.clone().for_each(|origin| *counts.entry(origin).or_default() += 1);
-    origins.map(|origin| 1.0 / (counts.len() * counts[&origin]) as f64).collect()
+    origins
+        .clone()
+        .for_each(|origin| *counts.entry(origin).or_default() += 1);
+    origins
+        .map(|origin| 1.0 / (counts.len() * counts[&origin]) as f64)
+        .collect()
 }
 /// What a reader of figures of answers must know beside it.
 const RADIOGRAPHS: &str = "No answer about a radiograph counts as right.";
@@ -64,33 +72,67 @@ pub(super) fn is_reported(row: &Row) -> bool {
 }
 
 impl EvidenceTraining {
-    /// From cosines and the evidence of people to the probability that the policy's likeliest caption invents nothing.
-    pub(super) fn familiarity(&self, own: &[JudgedMention], cosines: &[f64], people: &[f64]) -> FamiliarityScale {
+    /// From cosines and the evidence of people to the probability that the policy's likeliest
+    /// caption invents nothing.
+    pub(super) fn familiarity(
+        &self,
+        own: &[JudgedMention],
+        cosines: &[f64],
+        people: &[f64],
+    ) -> FamiliarityScale {
         let mut honest: Vec<Option<bool>> = vec![None; cosines.len()];
-        for mention in own.iter().filter(|mention| mention.author == Author::Greedy) {
+        for mention in own
+            .iter()
+            .filter(|mention| mention.author == Author::Greedy)
+        {
             let place = &mut honest[mention.photograph - self.photographs.train];
-            *place = mention.truth.map_or(*place, |right| Some(place.unwrap_or(true) && right));
+            *place = mention
+                .truth
+                .map_or(*place, |right| Some(place.unwrap_or(true) && right));
         }
         let known = honest.iter().zip(cosines.iter().zip(people)).enumerate();
         let rows: Vec<Row> = known
             .filter_map(|(i, (honest, (&cosine, &people)))| {
-                Some(self.row(self.photographs.train + i, vec![cosine, people.clamp(-8.0, 8.0)], (*honest)?))
+                Some(self.row(
+                    self.photographs.train + i,
+                    vec![cosine, people.clamp(-8.0, 8.0)],
+                    (*honest)?,
+                ))
             })
             .collect();
         let rows: Vec<&Row> = rows.iter().filter(|row| row.is_shipped).collect();
         let features: Vec<&[f64]> = rows.iter().map(|row| row.features.as_slice()).collect();
-        let targets: Vec<f64> = rows.iter().map(|row| f64::from(u8::from(row.is_right))).collect();
-        let fitted = ridge_regression(&features, &targets, &calibrate::importance(&rows, &self.recipe.calibration), 0.0);
-        match fitted.as_ref().map(|fitted| (&fitted.weights[..], fitted.offset)) {
-            Some((&[slope, people], offset)) if slope > 0.0 => FamiliarityScale { slope, people, offset },
+        let targets: Vec<f64> = rows
+            .iter()
+            .map(|row| f64::from(u8::from(row.is_right)))
+            .collect();
+        let fitted = ridge_regression(
+            &features,
+            &targets,
+            &calibrate::importance(&rows, &self.recipe.calibration),
+            0.0,
+        );
+        match fitted
+            .as_ref()
+            .map(|fitted| (&fitted.weights[..], fitted.offset))
+        {
+            Some((&[slope, people], offset)) if slope > 0.0 => FamiliarityScale {
+                slope,
+                people,
+                offset,
+            },
             _ => {
-                tell("captions of familiar photographs are no more often right: familiarity stays on the scale of cosines");
+                tell(
+                    "captions of familiar photographs are no more often right: familiarity stays \
+                     on the scale of cosines",
+                );
                 UNFITTED
             }
         }
     }
 
-    /// Calibrates short answers, where the policy gave some, with the finished calibrations of words.
+    /// Calibrates short answers, where the policy gave some, with the finished calibrations of
+    /// words.
     pub(super) fn answers(
         &self,
         judge: &Judge<'_>,
@@ -103,37 +145,86 @@ impl EvidenceTraining {
         if answered.is_empty() {
             return Ok(None);
         }
-        let names = answers::names(answered.iter().map(|answered| (answered.kind(), answered.answer.as_str())));
+        let names = answers::names(
+            answered
+                .iter()
+                .map(|answered| (answered.kind(), answered.answer.as_str())),
+        );
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let row = |answered: &Answered| {
             let photograph = answered.asked.photograph;
             let fold = self.photographs.all[photograph].fold;
-            let known = judge.answer_features(answered, &evidence[fold], &seen.images[photograph - self.photographs.train])?;
-            let features = names.iter().map(|name| known.value(name).unwrap_or(0.0)).collect();
-            Ok(self.row(photograph, features, answered.is_right(self.photographs.all[photograph].origin)))
+            let known = judge.answer_features(
+                answered,
+                &evidence[fold],
+                &seen.images[photograph - self.photographs.train],
+            )?;
+            let features = names
+                .iter()
+                .map(|name| known.value(name).unwrap_or(0.0))
+                .collect();
+            Ok(self.row(
+                photograph,
+                features,
+                answered.is_right(self.photographs.all[photograph].origin),
+            ))
         };
-        let rows: Vec<Row> = answered.iter().map(row).collect::<Result<_, TrainError>>()?;
-        let own = CalibrationConfig { origins: self.recipe.calibration.answer_origins.clone(), ..self.recipe.calibration.clone() };
+        let rows: Vec<Row> = answered
+            .iter()
+            .map(row)
+            .collect::<Result<_, TrainError>>()?;
+        let own = CalibrationConfig {
+            origins: self.recipe.calibration.answer_origins.clone(),
+            ..self.recipe.calibration.clone()
+        };
         let fitted = calibrate::fit(&rows, &names, &own, ANSWERS_FITTED_ON)?;
-        let of = rows.iter().zip(&answered).zip(&fitted.out_of_fold).filter(|((row, _), _)| is_reported(row));
+        let of = rows
+            .iter()
+            .zip(&answered)
+            .zip(&fitted.out_of_fold)
+            .filter(|((row, _), _)| is_reported(row));
         let (kinds, judged): (Vec<QuestionKind>, Vec<Judged>) = of
             .map(|((row, answered), &score)| {
-                let outcome = Outcome { photograph: row.photograph, score, is_right: row.is_right };
+                let outcome = Outcome {
+                    photograph: row.photograph,
+                    score,
+                    is_right: row.is_right,
+                };
                 let scorer = f64::from(judge.lowest(answered));
-                (answered.kind(), Judged { origin: row.origin, outcome, scorer, is_person: false })
+                (
+                    answered.kind(),
+                    Judged {
+                        origin: row.origin,
+                        outcome,
+                        scorer,
+                        is_person: false,
+                    },
+                )
             })
             .unzip();
         let threshold = f64::from(fitted.calibration.thresholds.default);
         let tables = vec![
-            figures::figures("Answers", &format!("{NOTE} {RADIOGRAPHS}"), &judged, threshold, self.resampling()),
+            figures::figures(
+                "Answers",
+                &format!("{NOTE} {RADIOGRAPHS}"),
+                &judged,
+                threshold,
+                self.resampling(),
+            ),
             figures::answers_by_kind(&kinds, &judged, threshold, self.resampling()),
         ];
         let text = vec![calibrate::described(&fitted.calibration)];
         config.calibration.answers = Some(fitted.calibration);
-        Ok(Some(Section { title: "Short answers".into(), text, tables, ..Section::default() }))
+        Ok(Some(Section {
+            title: "Short answers".into(),
+            text,
+            tables,
+            ..Section::default()
+        }))
     }
 
-    /// Returns how the rewards of the policy's likeliest captions of the development split's tuning half are distributed, as they are served.
+    /// Returns how the rewards of the policy's likeliest captions of the development split's tuning
+    /// half are distributed, as they are served.
     pub(super) fn rewards(
         &self,
         judge: &Judge<'_>,
@@ -141,40 +232,79 @@ impl EvidenceTraining {
         evidence: &[Arc<Evidence>],
         seen: &Seen,
     ) -> Result<Histogram, TrainError> {
-        let Photographs { all, train, dev, .. } = &self.photographs;
-        let is_tuning = |written: &Written| written.photograph < train + dev && Half::of(written.photograph - train) == Half::Tune;
-        let rewards = captions.iter().filter(|(written, _)| is_tuning(written)).map(|(written, scored)| {
-            let (evidence, image) = (&evidence[all[written.photograph].fold], &seen.images[written.photograph - train]);
-            judge.served(scored, evidence, image).map(|(_, scored)| scored.rewards)
-        });
-        Ok(Histogram::of(rewards.collect::<Result<Vec<_>, _>>()?.concat()))
+        let Photographs {
+            all, train, dev, ..
+        } = &self.photographs;
+        let is_tuning = |written: &Written| {
+            written.photograph < train + dev && Half::of(written.photograph - train) == Half::Tune
+        };
+        let rewards = captions
+            .iter()
+            .filter(|(written, _)| is_tuning(written))
+            .map(|(written, scored)| {
+                let (evidence, image) = (
+                    &evidence[all[written.photograph].fold],
+                    &seen.images[written.photograph - train],
+                );
+                judge
+                    .served(scored, evidence, image)
+                    .map(|(_, scored)| scored.rewards)
+            });
+        Ok(Histogram::of(
+            rewards.collect::<Result<Vec<_>, _>>()?.concat(),
+        ))
     }
 
-    /// The photographs of all origins, in equal parts: of Flickr8k's training split some, of the others those that the shipped network learns from. What holds
-    /// nothing of everyday life is none of them.
-    pub(super) fn scope(&self, pooled: &[Vec<f32>], channels: usize) -> Result<Reference, TrainError> {
+    /// The photographs of all origins, in equal parts: of Flickr8k's training split some, of the
+    /// others those that the shipped network learns from. What holds nothing of everyday life is
+    /// none of them.
+    pub(super) fn scope(
+        &self,
+        pooled: &[Vec<f32>],
+        channels: usize,
+    ) -> Result<Reference, TrainError> {
         let (Photographs { all, train, .. }, config) = (&self.photographs, self.recipe.scope);
         let mut drawn: Vec<usize> = (0..*train).collect();
         drawn.shuffle(&mut SmallRng::seed_from_u64(self.recipe.seed));
         drawn.truncate(config.photographs);
-        let is_learned = |i: &usize| is_everyday(all[*i].origin) && self.recipe.parts.contains(&all[*i].fold);
-        drawn.extend((*train..all.len()).filter(|i| all[*i].origin != Origin::Flickr8k).filter(is_learned));
-        let rows: Vec<&[f32]> = drawn.iter().map(|&i| &pooled[i][..channels.min(pooled[i].len())]).collect();
+        let is_learned =
+            |i: &usize| is_everyday(all[*i].origin) && self.recipe.parts.contains(&all[*i].fold);
+        drawn.extend(
+            (*train..all.len())
+                .filter(|i| all[*i].origin != Origin::Flickr8k)
+                .filter(is_learned),
+        );
+        let rows: Vec<&[f32]> = drawn
+            .iter()
+            .map(|&i| &pooled[i][..channels.min(pooled[i].len())])
+            .collect();
         let weights = equal_shares(drawn.iter().map(|&i| all[i].origin));
-        Ok(Reference::weighted(&rows, &weights, self.recipe.reference.components, rows.len(), self.recipe.seed)?)
+        Ok(Reference::weighted(
+            &rows,
+            &weights,
+            self.recipe.reference.components,
+            rows.len(),
+            self.recipe.seed,
+        )?)
     }
 
-    /// The line below which lies the configured share of held-out photographs of everyday life, whose origins count alike.
+    /// The line below which lies the configured share of held-out photographs of everyday life,
+    /// whose origins count alike.
     pub(super) fn out_of_scope(&self, seen: &Seen) -> Option<f32> {
-        let Photographs { all, train, dev, .. } = &self.photographs;
+        let Photographs {
+            all, train, dev, ..
+        } = &self.photographs;
         let is_held_out = |i: usize| match all[i].origin {
             Origin::Flickr8k => i < train + dev && Half::of(i - train) == Half::Tune,
             origin => is_everyday(origin) && !self.recipe.parts.contains(&all[i].fold),
         };
         let held_out: Vec<usize> = (*train..all.len()).filter(|&i| is_held_out(i)).collect();
         let shares = equal_shares(held_out.iter().map(|&i| all[i].origin));
-        let mut known: Vec<(f32, f64)> =
-            held_out.iter().zip(shares).filter_map(|(&i, share)| Some((seen.images[i - train].scope?, share))).collect();
+        let mut known: Vec<(f32, f64)> = held_out
+            .iter()
+            .zip(shares)
+            .filter_map(|(&i, share)| Some((seen.images[i - train].scope?, share)))
+            .collect();
         known.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut below = 0.0;
         let at = known.iter().find(|(_, share)| {
@@ -185,23 +315,46 @@ impl EvidenceTraining {
     }
 
     pub(super) fn resampling(&self) -> Resampling {
-        Resampling { repeats: REPEATS, seed: self.recipe.seed }
+        Resampling {
+            repeats: REPEATS,
+            seed: self.recipe.seed,
+        }
     }
 
     /// Figures of mentions that no calibration was fitted on, or none of their part.
-    pub(super) fn section(&self, title: &str, mentions: &[(JudgedMention, Row)], fitted: &Fitted) -> Section {
+    pub(super) fn section(
+        &self,
+        title: &str,
+        mentions: &[(JudgedMention, Row)],
+        fitted: &Fitted,
+    ) -> Section {
         let judged = |(mention, row): &(JudgedMention, Row), score: f64, is_right: bool| Judged {
             origin: row.origin,
-            outcome: Outcome { photograph: row.photograph, score, is_right },
+            outcome: Outcome {
+                photograph: row.photograph,
+                score,
+                is_right,
+            },
             scorer: f64::from(mention.reward),
             is_person: mention.is_person(),
         };
-        let reported =
-            || mentions.iter().zip(&fitted.out_of_fold).filter(|((mention, row), _)| is_reported(row) && mention.author != Author::Sampled);
-        let open: Vec<Judged> = reported().map(|(mention, &score)| judged(mention, score, mention.1.is_right)).collect();
-        let coco: Vec<Judged> = reported().filter_map(|(mention, &score)| Some(judged(mention, score, mention.0.coco?))).collect();
+        let reported = || {
+            mentions
+                .iter()
+                .zip(&fitted.out_of_fold)
+                .filter(|((mention, row), _)| is_reported(row) && mention.author != Author::Sampled)
+        };
+        let open: Vec<Judged> = reported()
+            .map(|(mention, &score)| judged(mention, score, mention.1.is_right))
+            .collect();
+        let coco: Vec<Judged> = reported()
+            .filter_map(|(mention, &score)| Some(judged(mention, score, mention.0.coco?)))
+            .collect();
         let threshold = f64::from(fitted.calibration.thresholds.default);
-        let classes: Vec<_> = mentions.iter().map(|(mention, row)| (labels::class_of(mention.concept), row)).collect();
+        let classes: Vec<_> = mentions
+            .iter()
+            .map(|(mention, row)| (labels::class_of(mention.concept), row))
+            .collect();
         Section {
             title: title.into(),
             text: vec![calibrate::described(&fitted.calibration)],
@@ -214,10 +367,15 @@ impl EvidenceTraining {
         }
     }
 
-    pub(super) fn report(&self, sections: Vec<Section>, config: &EvidenceConfig) -> Result<Report, TrainError> {
+    pub(super) fn report(
+        &self,
+        sections: Vec<Section>,
+        config: &EvidenceConfig,
+    ) -> Result<Report, TrainError> {
         let policy = &self.setup.policy;
         let parts: Vec<String> = self.recipe.parts.iter().map(usize::to_string).collect();
-        let of = |origin: Origin| format!("{} {}", self.photographs.of(origin).count(), origin.name());
+        let of =
+            |origin: Origin| format!("{} {}", self.photographs.of(origin).count(), origin.name());
         let facts = [
             ("bundle", policy.name.clone()),
             (
@@ -229,22 +387,40 @@ impl EvidenceTraining {
                     OTHERS.map(of).join(", ")
                 ),
             ),
-            ("crops", format!("{} of {} {} photographs", self.crops.iter().count(), self.crops.photographs.len(), Origin::CocoMini.name())),
+            (
+                "crops",
+                format!(
+                    "{} of {} {} photographs",
+                    self.crops.iter().count(),
+                    self.crops.photographs.len(),
+                    Origin::CocoMini.name()
+                ),
+            ),
             ("outputs", config.concepts.len().to_string()),
             ("networks", format!("the mean of {}", self.recipe.networks)),
             ("parts of the shipped network", parts.join(", ")),
             ("familiarity", {
-                let FamiliarityScale { slope, people, offset } = config.familiarity;
+                let FamiliarityScale {
+                    slope,
+                    people,
+                    offset,
+                } = config.familiarity;
                 format!("1 / (1 + exp(-({slope:.3} cosine {people:+.3} people {offset:+.3})))")
             }),
             ("seed", self.recipe.seed.to_string()),
         ];
         let report = Report {
-            title: format!("Evidence for the words of {} {}", policy.config.name, policy.config.version),
+            title: format!(
+                "Evidence for the words of {} \
+                            {}",
+                policy.config.name, policy.config.version
+            ),
             command: "candor train evidence".into(),
             facts: facts.map(|(name, value)| (name.to_owned(), value)).into(),
             notes: vec![
-                "The network of a part did not learn from it, and its probabilities are from calibrations that were fitted without it. The shipped network learned from fewer parts."
+                "The network of a part did not learn from it, and its probabilities are from \
+                 calibrations that were fitted without it. The shipped network learned from fewer \
+                 parts."
                     .into(),
             ],
             sections,

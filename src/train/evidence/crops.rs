@@ -1,5 +1,5 @@
-//! Crops of photographs whose objects have boxes: which there are, and what they show. The few photographs of coco-mini become thousands of examples, with
-//! and without people.
+//! Crops of photographs whose objects have boxes: which there are, and what they show. The few
+//! photographs of coco-mini become thousands of examples, with and without people.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,8 @@ use crate::{
 /// Share of a box inside a crop from which on its object is shown.
 const SHOWN: f64 = 0.5;
 
-/// Share of a box inside a crop, and of the crop in the box, from which on its object is shown too: a large one is cut by every small crop.
+/// Share of a box inside a crop, and of the crop in the box, from which on its object is shown too:
+/// a large one is cut by every small crop.
 const SHOWN_LARGE: f64 = 0.25;
 
 /// Shares of the same below which it is absent.
@@ -43,29 +44,41 @@ pub(super) struct Crops {
 }
 
 impl Crops {
-    /// Draws `each` crops of every photograph all of whose objects have boxes; a function of the seed.
+    /// Draws `each` crops of every photograph all of whose objects have boxes; a function of the
+    /// seed.
     pub(super) fn draw(photographs: &Photographs, each: usize, seed: u64) -> Self {
         let has_boxes = |photograph: &Photograph| {
             let has_box = |object: &String| photograph.boxes.iter().any(|of| of.object == *object);
-            photograph.objects.as_ref().is_some_and(|objects| objects.iter().all(has_box))
+            photograph
+                .objects
+                .as_ref()
+                .is_some_and(|objects| objects.iter().all(has_box))
         };
         let is_drawn = |&i: &usize| each > 0 && has_boxes(&photographs.all[i]);
         let numbers: Vec<usize> = photographs.of(Origin::CocoMini).filter(is_drawn).collect();
         let of_each = numbers.iter().map(|&i| {
             let mut rng = SmallRng::seed_from_u64(seed.wrapping_add(i as u64));
-            (0..each).map(|number| crop(&photographs.all[i].boxes, number, &mut rng)).collect()
+            (0..each)
+                .map(|number| crop(&photographs.all[i].boxes, number, &mut rng))
+                .collect()
         });
-        Self { of_each: of_each.collect(), photographs: numbers }
+        Self {
+            of_each: of_each.collect(),
+            photographs: numbers,
+        }
     }
 
     /// Every crop with the number of its photograph.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Crop)> {
-        self.photographs.iter().zip(&self.of_each).flat_map(|(&photograph, crops)| crops.iter().map(move |crop| (photograph, crop)))
+        self.photographs
+            .iter()
+            .zip(&self.of_each)
+            .flat_map(|(&photograph, crops)| crops.iter().map(move |crop| (photograph, crop)))
     }
 }
 
-/// A random crop, in every second case mirrored. By turns a large one, a small one, one around an object, and one with little of people or, where there are
-/// none, of anything.
+/// A random crop, in every second case mirrored. By turns a large one, a small one, one around an
+/// object, and one with little of people or, where there are none, of anything.
 fn crop(boxes: &[ObjectBox], number: usize, rng: &mut SmallRng) -> Crop {
     let rect = match number % 4 {
         0 => random_rect(0.5..1.0, rng),
@@ -73,35 +86,65 @@ fn crop(boxes: &[ObjectBox], number: usize, rng: &mut SmallRng) -> Crop {
         2 => object_rect(boxes, rng).unwrap_or_else(|| random_rect(0.3..1.0, rng)),
         _ => rect_without(boxes, rng),
     };
-    Crop { rect, is_mirrored: rng.random() }
+    Crop {
+        rect,
+        is_mirrored: rng.random(),
+    }
 }
 
 /// A crop of about a share of width and height.
 fn random_rect(share: std::ops::Range<f64>, rng: &mut SmallRng) -> Rect {
-    let (share, stretch) = (rng.random_range(share), rng.random_range(-0.3f64..0.3).exp());
-    let (width, height) = ((share * stretch).clamp(LEAST, 1.0), (share / stretch).clamp(LEAST, 1.0));
-    Rect { left: rng.random_range(0.0..=1.0 - width), top: rng.random_range(0.0..=1.0 - height), width, height }
+    let (share, stretch) = (
+        rng.random_range(share),
+        rng.random_range(-0.3f64..0.3).exp(),
+    );
+    let (width, height) = (
+        (share * stretch).clamp(LEAST, 1.0),
+        (share / stretch).clamp(LEAST, 1.0),
+    );
+    Rect {
+        left: rng.random_range(0.0..=1.0 - width),
+        top: rng.random_range(0.0..=1.0 - height),
+        width,
+        height,
+    }
 }
 
 /// A crop with one of the objects near its middle.
 fn object_rect(boxes: &[ObjectBox], rng: &mut SmallRng) -> Option<Rect> {
     let of = (!boxes.is_empty()).then(|| &boxes[rng.random_range(0..boxes.len())].rect)?;
     let zoom = rng.random_range(1.1..3.0);
-    let (width, height) = ((of.width * zoom).clamp(LEAST, 1.0), (of.height * zoom).clamp(LEAST, 1.0));
+    let (width, height) = (
+        (of.width * zoom).clamp(LEAST, 1.0),
+        (of.height * zoom).clamp(LEAST, 1.0),
+    );
     let mut begin = |first: f64, length: f64, crop: f64| {
         let middle = first + length / 2.0 + rng.random_range(-0.2..0.2) * crop;
         (middle - crop / 2.0).clamp(0.0, 1.0 - crop)
     };
-    Some(Rect { left: begin(of.left, of.width, width), top: begin(of.top, of.height, height), width, height })
+    Some(Rect {
+        left: begin(of.left, of.width, width),
+        top: begin(of.top, of.height, height),
+        width,
+        height,
+    })
 }
 
-/// Of some crops, the one with the least of people, or else of all objects; a larger one may have a little more.
+/// Of some crops, the one with the least of people, or else of all objects; a larger one may have a
+/// little more.
 fn rect_without(boxes: &[ObjectBox], rng: &mut SmallRng) -> Rect {
     let people: Vec<&ObjectBox> = boxes.iter().filter(|of| of.object == "person").collect();
-    let avoided = if people.is_empty() { boxes.iter().collect() } else { people };
+    let avoided = if people.is_empty() {
+        boxes.iter().collect()
+    } else {
+        people
+    };
     let cost = |rect: &Rect| {
         let shares = avoided.iter().map(|of| shares(rect, &of.rect));
-        shares.map(|(inside, covered)| inside.max(covered)).sum::<f64>() - 0.3 * rect.area()
+        shares
+            .map(|(inside, covered)| inside.max(covered))
+            .sum::<f64>()
+            - 0.3 * rect.area()
     };
     let mut best = random_rect(0.3..0.8, rng);
     for _ in 1..TRIES {
@@ -122,33 +165,58 @@ fn shares(crop: &Rect, of: &Rect) -> (f64, f64) {
 /// What boxes say of the outputs.
 pub(super) struct BoxLabels<'a> {
     concepts: &'a [ConceptId],
-    /// For every output, those of COCO's objects that are the same or more general: where all of them are absent, it is.
+    /// For every output, those of COCO's objects that are the same or more general: where all of
+    /// them are absent, it is.
     above: Vec<Vec<ConceptId>>,
 }
 
 impl<'a> BoxLabels<'a> {
     pub(super) fn new(concepts: &'a [ConceptId]) -> Self {
         let (lexicon, coco) = (Lexicon::shared(), coco_concepts(Lexicon::shared()));
-        let above = |&concept: &ConceptId| coco.iter().copied().filter(|&upper| lexicon.is_a(concept, upper)).collect();
-        Self { concepts, above: concepts.iter().map(above).collect() }
+        let above = |&concept: &ConceptId| {
+            coco.iter()
+                .copied()
+                .filter(|&upper| lexicon.is_a(concept, upper))
+                .collect()
+        };
+        Self {
+            concepts,
+            above: concepts.iter().map(above).collect(),
+        }
     }
 
-    /// Labels and weights of a crop's outputs from those of the whole photograph. What is absent from the whole is absent from a crop; objects are shown or
-    /// absent as their boxes are inside or outside, with everything above them or, where absent, below them; anything else is unknown (weight 0), as are
-    /// objects that the crop cuts, and those that captions alone name.
-    pub(super) fn crop_labels(&self, crop: &Rect, boxes: &[ObjectBox], labels: &[f32], weights: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    /// Labels and weights of a crop's outputs from those of the whole photograph. What is absent
+    /// from the whole is absent from a crop; objects are shown or absent as their boxes are inside
+    /// or outside, with everything above them or, where absent, below them; anything else is
+    /// unknown (weight 0), as are objects that the crop cuts, and those that captions alone name.
+    pub(super) fn crop_labels(
+        &self,
+        crop: &Rect,
+        boxes: &[ObjectBox],
+        labels: &[f32],
+        weights: &[f32],
+    ) -> (Vec<f32>, Vec<f32>) {
         let lexicon = Lexicon::shared();
-        // Whether each object with a box is shown, or cut; those that are absent are left out of `seen`.
+        // Whether each object with a box is shown, or cut; those that are absent are left out of
+        // `seen`.
         let (mut boxed, mut seen) = (Vec::new(), BTreeMap::<ConceptId, bool>::new());
-        for (concept, of) in boxes.iter().filter_map(|of| Some((object_concept(lexicon, &of.object)?, of))) {
+        for (concept, of) in boxes
+            .iter()
+            .filter_map(|of| Some((object_concept(lexicon, &of.object)?, of)))
+        {
             boxed.push(concept);
             let (inside, covered) = shares(crop, &of.rect);
-            let is_shown = (inside >= SHOWN && !of.is_crowd) || (inside >= SHOWN_LARGE && covered >= SHOWN_LARGE);
+            let is_shown = (inside >= SHOWN && !of.is_crowd)
+                || (inside >= SHOWN_LARGE && covered >= SHOWN_LARGE);
             if is_shown || inside >= ABSENT.0 || covered >= ABSENT.1 {
                 *seen.entry(concept).or_default() |= is_shown;
             }
         }
-        let shown: Vec<ConceptId> = seen.iter().filter(|(_, is_shown)| **is_shown).map(|(&concept, _)| concept).collect();
+        let shown: Vec<ConceptId> = seen
+            .iter()
+            .filter(|(_, is_shown)| **is_shown)
+            .map(|(&concept, _)| concept)
+            .collect();
         let label = |(j, &concept): (usize, &ConceptId)| {
             if shown.iter().any(|&object| lexicon.is_a(object, concept)) {
                 return (1.0, 1.0);
@@ -157,8 +225,11 @@ impl<'a> BoxLabels<'a> {
                 return (0.0, weights[j]);
             }
             let above = &self.above[j];
-            let is_named_alone = labels[j] > 0.0 && !above.iter().any(|object| boxed.contains(object));
-            let is_unknown = above.is_empty() || is_named_alone || above.iter().any(|object| seen.contains_key(object));
+            let is_named_alone =
+                labels[j] > 0.0 && !above.iter().any(|object| boxed.contains(object));
+            let is_unknown = above.is_empty()
+                || is_named_alone
+                || above.iter().any(|object| seen.contains_key(object));
             (0.0, if is_unknown { 0.0 } else { 1.0 })
         };
         self.concepts.iter().enumerate().map(label).unzip()
@@ -173,11 +244,20 @@ mod tests {
     use crate::eval::data::flickr8k::Image;
 
     fn rect(left: f64, top: f64, width: f64, height: f64) -> Rect {
-        Rect { left, top, width, height }
+        Rect {
+            left,
+            top,
+            width,
+            height,
+        }
     }
 
     fn boxed(object: &str, rect: Rect) -> ObjectBox {
-        ObjectBox { object: object.into(), rect, is_crowd: false }
+        ObjectBox {
+            object: object.into(),
+            rect,
+            is_crowd: false,
+        }
     }
 
     const SHOWN: (f32, f32) = (1.0, 1.0);
@@ -185,10 +265,19 @@ mod tests {
     const UNKNOWN: (f32, f32) = (0.0, 0.0);
 
     /// Label and weight of each word's output in a crop, from those of the whole.
-    fn labels_in(crop: &Rect, boxes: &[ObjectBox], outputs: &[(&str, (f32, f32))]) -> Vec<(f32, f32)> {
-        let concepts: Vec<ConceptId> = outputs.iter().map(|(word, _)| Lexicon::shared().concept(word).unwrap()).collect();
-        let (labels, weights): (Vec<f32>, Vec<f32>) = outputs.iter().map(|(_, whole)| *whole).unzip();
-        let (labels, weights) = BoxLabels::new(&concepts).crop_labels(crop, boxes, &labels, &weights);
+    fn labels_in(
+        crop: &Rect,
+        boxes: &[ObjectBox],
+        outputs: &[(&str, (f32, f32))],
+    ) -> Vec<(f32, f32)> {
+        let concepts: Vec<ConceptId> = outputs
+            .iter()
+            .map(|(word, _)| Lexicon::shared().concept(word).unwrap())
+            .collect();
+        let (labels, weights): (Vec<f32>, Vec<f32>) =
+            outputs.iter().map(|(_, whole)| *whole).unzip();
+        let (labels, weights) =
+            BoxLabels::new(&concepts).crop_labels(crop, boxes, &labels, &weights);
         labels.into_iter().zip(weights).collect()
     }
 
@@ -204,22 +293,38 @@ mod tests {
         assert_eq!(person(0.42, 0.2, 0.2), UNKNOWN, "two fifths of it");
         assert_eq!(person(0.49, 0.2, 0.2), ABSENT, "a twentieth of it");
         assert_eq!(person(0.6, 0.2, 0.2), ABSENT, "outside");
-        // Two fifths of a large one, which fill two fifths of the crop; a twentieth, which fills a twentieth.
+        // Two fifths of a large one, which fill two fifths of the crop; a twentieth, which fills a
+        // twentieth.
         assert_eq!(person(0.3, 0.5, 1.0), SHOWN);
         assert_eq!(person(0.475, 0.5, 1.0), UNKNOWN);
         let mut crowd = boxed("person", rect(0.0, 0.0, 0.5, 0.2));
-        assert_eq!(labels_in(&left, std::slice::from_ref(&crowd), &[("person", SHOWN)]), [SHOWN]);
+        assert_eq!(
+            labels_in(&left, std::slice::from_ref(&crowd), &[("person", SHOWN)]),
+            [SHOWN]
+        );
         crowd.is_crowd = true;
-        assert_eq!(labels_in(&left, &[crowd.clone()], &[("person", SHOWN)]), [UNKNOWN], "a group may be anywhere in its box");
+        assert_eq!(
+            labels_in(&left, &[crowd.clone()], &[("person", SHOWN)]),
+            [UNKNOWN],
+            "a group may be anywhere in its box"
+        );
         let one = boxed("person", rect(0.1, 0.1, 0.1, 0.1));
-        assert_eq!(labels_in(&left, &[crowd, one], &[("person", SHOWN)]), [SHOWN], "one of them is enough");
+        assert_eq!(
+            labels_in(&left, &[crowd, one], &[("person", SHOWN)]),
+            [SHOWN],
+            "one of them is enough"
+        );
     }
 
     #[test]
     fn what_a_crop_shows_follows_from_its_boxes_and_from_the_whole() {
-        let boxes = [boxed("dog", rect(0.0, 0.0, 0.2, 0.2)), boxed("car", rect(0.8, 0.0, 0.2, 0.2))];
+        let boxes = [
+            boxed("dog", rect(0.0, 0.0, 0.2, 0.2)),
+            boxed("car", rect(0.8, 0.0, 0.2, 0.2)),
+        ];
         let left = rect(0.0, 0.0, 0.5, 1.0);
-        // The captions of the whole name a jeep, a beach and a pizza, which has no box; nobody knows of a lake.
+        // The captions of the whole name a jeep, a beach and a pizza, which has no box; nobody
+        // knows of a lake.
         let whole = [
             ("dog", SHOWN),
             ("animal", SHOWN),
@@ -235,7 +340,8 @@ mod tests {
         ];
         let want = [
             SHOWN, SHOWN, // A kind of what is shown.
-            UNKNOWN, ABSENT, // A jeep would be a car with a box; another vehicle need not have one.
+            UNKNOWN,
+            ABSENT, // A jeep would be a car with a box; another vehicle need not have one.
             ABSENT, UNKNOWN, ABSENT, ABSENT, UNKNOWN, UNKNOWN, UNKNOWN,
         ];
         assert_eq!(labels_in(&left, &boxes, &whole), want);
@@ -247,10 +353,22 @@ mod tests {
     fn photographs_are_cropped_whose_objects_have_boxes() {
         let photograph = |origin, objects: Option<&[&str]>, boxes: &[&str]| Photograph {
             origin,
-            image: Image { name: "a.jpg".into(), path: "a.jpg".into(), captions: Vec::new() },
+            image: Image {
+                name: "a.jpg".into(),
+                path: "a.jpg".into(),
+                captions: Vec::new(),
+            },
             texts: Vec::new(),
-            objects: objects.map(|objects| objects.iter().map(|&object| object.to_owned()).collect::<BTreeSet<_>>()),
-            boxes: boxes.iter().map(|object| boxed(object, rect(0.1, 0.1, 0.5, 0.5))).collect(),
+            objects: objects.map(|objects| {
+                objects
+                    .iter()
+                    .map(|&object| object.to_owned())
+                    .collect::<BTreeSet<_>>()
+            }),
+            boxes: boxes
+                .iter()
+                .map(|object| boxed(object, rect(0.1, 0.1, 0.5, 0.5)))
+                .collect(),
             fold: 0,
         };
         let all = vec![
@@ -260,10 +378,25 @@ mod tests {
             photograph(Origin::CocoMini, None, &[]),
             photograph(Origin::CocoMini, Some(&[]), &[]),
         ];
-        let photographs = Photographs { all, train: 1, dev: 0, questions: Vec::new() };
+        let photographs = Photographs {
+            all,
+            train: 1,
+            dev: 0,
+            questions: Vec::new(),
+        };
         let crops = Crops::draw(&photographs, 3, 1);
-        assert_eq!(crops.photographs, [2, 4], "all objects of these have boxes, or nobody found one");
-        assert_eq!(crops.iter().map(|(photograph, _)| photograph).collect::<Vec<_>>(), [2, 2, 2, 4, 4, 4]);
+        assert_eq!(
+            crops.photographs,
+            [2, 4],
+            "all objects of these have boxes, or nobody found one"
+        );
+        assert_eq!(
+            crops
+                .iter()
+                .map(|(photograph, _)| photograph)
+                .collect::<Vec<_>>(),
+            [2, 2, 2, 4, 4, 4]
+        );
         assert_ne!(crops.of_each[0], crops.of_each[1]);
         assert_eq!(Crops::draw(&photographs, 3, 1).of_each, crops.of_each);
         assert_eq!(Crops::draw(&photographs, 0, 1).iter().count(), 0);
@@ -271,21 +404,40 @@ mod tests {
 
     #[test]
     fn crops_lie_inside_and_some_are_without_people() {
-        let boxes = [boxed("person", rect(0.3, 0.2, 0.15, 0.4)), boxed("dog", rect(0.7, 0.6, 0.1, 0.2))];
+        let boxes = [
+            boxed("person", rect(0.3, 0.2, 0.15, 0.4)),
+            boxed("dog", rect(0.7, 0.6, 0.1, 0.2)),
+        ];
         let drawn = |boxes: &[ObjectBox]| {
             let mut rng = SmallRng::seed_from_u64(5);
-            (0..64).map(|number| crop(boxes, number, &mut rng)).collect::<Vec<Crop>>()
+            (0..64)
+                .map(|number| crop(boxes, number, &mut rng))
+                .collect::<Vec<Crop>>()
         };
         let crops = drawn(&boxes);
         for Crop { rect, .. } in crops.iter().chain(&drawn(&[])) {
-            assert!(rect.left >= 0.0 && rect.top >= 0.0 && rect.width >= LEAST && rect.height >= LEAST, "{rect:?}");
-            assert!(rect.left + rect.width <= 1.0 + 1e-9 && rect.top + rect.height <= 1.0 + 1e-9, "{rect:?}");
+            assert!(
+                rect.left >= 0.0 && rect.top >= 0.0 && rect.width >= LEAST && rect.height >= LEAST,
+                "{rect:?}"
+            );
+            assert!(
+                rect.left + rect.width <= 1.0 + 1e-9 && rect.top + rect.height <= 1.0 + 1e-9,
+                "{rect:?}"
+            );
         }
-        let people: Vec<(f32, f32)> = crops.iter().map(|crop| labels_in(&crop.rect, &boxes, &[("person", (1.0, 1.0))])[0]).collect();
+        let people: Vec<(f32, f32)> = crops
+            .iter()
+            .map(|crop| labels_in(&crop.rect, &boxes, &[("person", (1.0, 1.0))])[0])
+            .collect();
         for label in [SHOWN, ABSENT] {
-            assert!(people.iter().filter(|found| **found == label).count() >= 8, "{label:?}: {people:?}");
+            assert!(
+                people.iter().filter(|found| **found == label).count() >= 8,
+                "{label:?}: {people:?}"
+            );
         }
-        assert!(crops.iter().any(|crop| crop.is_mirrored) && !crops.iter().all(|crop| crop.is_mirrored));
+        assert!(
+            crops.iter().any(|crop| crop.is_mirrored) && !crops.iter().all(|crop| crop.is_mirrored)
+        );
         assert_eq!(crops, drawn(&boxes));
     }
 }

@@ -26,16 +26,28 @@ pub(super) struct LabelCounts {
 pub(super) type Counts = BTreeMap<(WordClass, Origin), LabelCounts>;
 
 /// Counts labels that weigh something in numbered rows of origins.
-pub(super) fn label_counts(of: impl Iterator<Item = (usize, Origin)>, rows: &Rows, concepts: &[ConceptId]) -> Counts {
+pub(super) fn label_counts(
+    of: impl Iterator<Item = (usize, Origin)>,
+    rows: &Rows,
+    concepts: &[ConceptId],
+) -> Counts {
     let mut counts = Counts::new();
     let classes: Vec<WordClass> = concepts.iter().map(|&concept| class_of(concept)).collect();
     for (i, origin) in of {
         // A row that stays empty is seen.
-        CLASSES.iter().for_each(|&class| _ = counts.entry((class, origin)).or_default());
-        let of = classes.iter().zip(rows.labels[i].iter().zip(&rows.weights[i]));
+        CLASSES
+            .iter()
+            .for_each(|&class| _ = counts.entry((class, origin)).or_default());
+        let of = classes
+            .iter()
+            .zip(rows.labels[i].iter().zip(&rows.weights[i]));
         for (&class, (&label, _)) in of.filter(|(_, (_, weight))| **weight > 0.0) {
             let count = counts.entry((class, origin)).or_default();
-            *(if label > 0.5 { &mut count.shown } else { &mut count.absent }) += 1;
+            *(if label > 0.5 {
+                &mut count.shown
+            } else {
+                &mut count.absent
+            }) += 1;
         }
     }
     counts
@@ -43,7 +55,13 @@ pub(super) fn label_counts(of: impl Iterator<Item = (usize, Origin)>, rows: &Row
 
 /// The class of words without a negative, where there is one.
 pub(super) fn class_without_negatives(counts: &Counts) -> Option<WordClass> {
-    let absent = |class: WordClass| counts.iter().filter(|((own, _), _)| *own == class).map(|(_, count)| count.absent).sum::<usize>();
+    let absent = |class: WordClass| {
+        counts
+            .iter()
+            .filter(|((own, _), _)| *own == class)
+            .map(|(_, count)| count.absent)
+            .sum::<usize>()
+    };
     CLASSES.into_iter().find(|&class| absent(class) == 0)
 }
 
@@ -54,19 +72,30 @@ pub(super) fn label_tables(photographs: &Counts, crops: &Counts) -> Vec<Table> {
         "Outputs of photographs that are learned from, those that weigh nothing left out.",
         photographs,
     );
-    let crops =
-        (!crops.is_empty()).then(|| label_table("Labels of crops by class of word", "The same of crops of photographs with boxes.", crops));
+    let crops = (!crops.is_empty()).then(|| {
+        label_table(
+            "Labels of crops by class of word",
+            "The same of crops of photographs with boxes.",
+            crops,
+        )
+    });
     std::iter::once(whole).chain(crops).collect()
 }
 
 fn label_table(title: &str, note: &str, counts: &Counts) -> Table {
     let row = |((class, origin), count): (&(WordClass, Origin), &LabelCounts)| {
-        TableRow::new(format!("{class}, {}", origin.name()), vec![count.shown.into(), count.absent.into()])
+        TableRow::new(
+            format!("{class}, {}", origin.name()),
+            vec![count.shown.into(), count.absent.into()],
+        )
     };
     Table {
         title: title.into(),
         note: note.into(),
-        columns: vec![Column::new("shown", Format::Count), Column::new("absent", Format::Count)],
+        columns: vec![
+            Column::new("shown", Format::Count),
+            Column::new("absent", Format::Count),
+        ],
         rows: counts.iter().map(row).collect(),
     }
 }
@@ -75,16 +104,24 @@ fn label_table(title: &str, note: &str, counts: &Counts) -> Table {
 pub(super) fn mention_table(title: &str, rows: &[(WordClass, &Row)]) -> Table {
     let mut counts: BTreeMap<(WordClass, Origin), [usize; 2]> = BTreeMap::new();
     for (class, row) in rows.iter().filter(|(_, row)| row.is_shipped) {
-        CLASSES.iter().for_each(|&class| _ = counts.entry((class, row.origin)).or_default());
+        CLASSES
+            .iter()
+            .for_each(|&class| _ = counts.entry((class, row.origin)).or_default());
         counts.entry((*class, row.origin)).or_default()[usize::from(!row.is_right)] += 1;
     }
     let row = |((class, origin), [right, wrong]): (&(WordClass, Origin), &[usize; 2])| {
-        TableRow::new(format!("{class}, {}", origin.name()), vec![(*right).into(), (*wrong).into()])
+        TableRow::new(
+            format!("{class}, {}", origin.name()),
+            vec![(*right).into(), (*wrong).into()],
+        )
     };
     Table {
         title: title.into(),
         note: "Mentions whose truth is known and that have an output.".into(),
-        columns: vec![Column::new("right", Format::Count), Column::new("wrong", Format::Count)],
+        columns: vec![
+            Column::new("right", Format::Count),
+            Column::new("wrong", Format::Count),
+        ],
         rows: counts.iter().map(row).collect(),
     }
 }
@@ -101,18 +138,39 @@ pub(super) struct Judged {
 }
 
 /// A table of figures by origin, with words below `threshold` flagged.
-pub(super) fn figures(title: &str, note: &str, judged: &[Judged], threshold: f64, resampling: Resampling) -> Table {
+pub(super) fn figures(
+    title: &str,
+    note: &str,
+    judged: &[Judged],
+    threshold: f64,
+    resampling: Resampling,
+) -> Table {
     let mut rows = Vec::new();
     for origin in [Origin::Flickr8k].into_iter().chain(OTHERS) {
-        let own: Vec<&Judged> = judged.iter().filter(|judged| judged.origin == origin).collect();
-        let people: Vec<&Judged> = own.iter().filter(|judged| judged.is_person).copied().collect();
-        for (name, of) in [(origin.name().to_owned(), own), (format!("{}: people", origin.name()), people)] {
+        let own: Vec<&Judged> = judged
+            .iter()
+            .filter(|judged| judged.origin == origin)
+            .collect();
+        let people: Vec<&Judged> = own
+            .iter()
+            .filter(|judged| judged.is_person)
+            .copied()
+            .collect();
+        for (name, of) in [
+            (origin.name().to_owned(), own),
+            (format!("{}: people", origin.name()), people),
+        ] {
             if !of.is_empty() {
                 rows.push(TableRow::new(name, cells(&of, threshold, resampling)));
             }
         }
     }
-    Table { title: title.into(), note: note.into(), columns: columns(), rows }
+    Table {
+        title: title.into(),
+        note: note.into(),
+        columns: columns(),
+        rows,
+    }
 }
 
 /// Which column says what the scorer alone would do.
@@ -125,10 +183,14 @@ fn columns() -> Vec<Column> {
         percent("wrong"),
         Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
         Column::new("AUROC, scorer", Format::Decimal(3)),
-        Column::new("ECE", Format::Decimal(3)).better(Better::Lower).help("In ten bins of equal mass, less what it would be by chance."),
+        Column::new("ECE", Format::Decimal(3))
+            .better(Better::Lower)
+            .help("In ten bins of equal mass, less what it would be by chance."),
         percent("right flagged").better(Better::Lower),
         percent("wrong flagged").better(Better::Higher),
-        percent("wrong unflagged").better(Better::Lower).help("As a share of all."),
+        percent("wrong unflagged")
+            .better(Better::Lower)
+            .help("As a share of all."),
     ]
 }
 
@@ -139,7 +201,12 @@ pub(super) type JudgedClass = (WordClass, Origin, Outcome);
 pub(super) fn class_table(judged: &[JudgedClass], threshold: f64, resampling: Resampling) -> Table {
     let mut by_class: BTreeMap<(WordClass, Origin), Vec<Judged>> = BTreeMap::new();
     for &(class, origin, outcome) in judged {
-        by_class.entry((class, origin)).or_default().push(Judged { origin, outcome, scorer: 0.0, is_person: false });
+        by_class.entry((class, origin)).or_default().push(Judged {
+            origin,
+            outcome,
+            scorer: 0.0,
+            is_person: false,
+        });
     }
     let row = |((class, origin), of): (&(WordClass, Origin), &Vec<Judged>)| {
         let mut cells = cells(&of.iter().collect::<Vec<_>>(), threshold, resampling);
@@ -149,21 +216,44 @@ pub(super) fn class_table(judged: &[JudgedClass], threshold: f64, resampling: Re
     let mut columns = columns();
     columns.remove(BY_SCORER);
     let note = "Out of fold; of Flickr8k the reporting half of the development split.".into();
-    Table { title: "Words by class".into(), note, columns, rows: by_class.iter().map(row).collect() }
+    Table {
+        title: "Words by class".into(),
+        note,
+        columns,
+        rows: by_class.iter().map(row).collect(),
+    }
 }
 
 fn cells(judged: &[&Judged], threshold: f64, resampling: Resampling) -> Vec<Cell> {
     let outcomes: Vec<Outcome> = judged.iter().map(|judged| judged.outcome).collect();
-    let by_scorer: Vec<Outcome> = judged.iter().map(|judged| Outcome { score: judged.scorer, ..judged.outcome }).collect();
+    let by_scorer: Vec<Outcome> = judged
+        .iter()
+        .map(|judged| Outcome {
+            score: judged.scorer,
+            ..judged.outcome
+        })
+        .collect();
     let is_flagged = |outcome: &Outcome| outcome.score < threshold;
     let flagged = |right: bool| {
         let of = outcomes.iter().filter(|outcome| outcome.is_right == right);
-        let rows: Vec<(usize, bool)> = of.map(|outcome| (outcome.photograph, is_flagged(outcome))).collect();
+        let rows: Vec<(usize, bool)> = of
+            .map(|outcome| (outcome.photograph, is_flagged(outcome)))
+            .collect();
         Cell::from(share(&rows, resampling))
     };
-    let wrong: Vec<(usize, bool)> = outcomes.iter().map(|outcome| (outcome.photograph, !outcome.is_right)).collect();
-    let missed: Vec<(usize, bool)> =
-        outcomes.iter().map(|outcome| (outcome.photograph, !outcome.is_right && !is_flagged(outcome))).collect();
+    let wrong: Vec<(usize, bool)> = outcomes
+        .iter()
+        .map(|outcome| (outcome.photograph, !outcome.is_right))
+        .collect();
+    let missed: Vec<(usize, bool)> = outcomes
+        .iter()
+        .map(|outcome| {
+            (
+                outcome.photograph,
+                !outcome.is_right && !is_flagged(outcome),
+            )
+        })
+        .collect();
     vec![
         outcomes.len().into(),
         share(&wrong, resampling).into(),
@@ -176,28 +266,49 @@ fn cells(judged: &[&Judged], threshold: f64, resampling: Resampling) -> Vec<Cell
     ]
 }
 
-/// A table of answers by origin and, within it, by kind of question; `kinds` are those of `judged`. Answers from `threshold` on are given.
-pub(super) fn answers_by_kind(kinds: &[QuestionKind], judged: &[Judged], threshold: f64, resampling: Resampling) -> Table {
+/// A table of answers by origin and, within it, by kind of question; `kinds` are those of `judged`.
+/// Answers from `threshold` on are given.
+pub(super) fn answers_by_kind(
+    kinds: &[QuestionKind],
+    judged: &[Judged],
+    threshold: f64,
+    resampling: Resampling,
+) -> Table {
     let mut groups: BTreeMap<(Origin, Option<QuestionKind>), Vec<Outcome>> = BTreeMap::new();
     for (&kind, judged) in kinds.iter().zip(judged) {
         // All kinds come first.
-        [None, Some(kind)].into_iter().for_each(|kind| groups.entry((judged.origin, kind)).or_default().push(judged.outcome));
+        [None, Some(kind)].into_iter().for_each(|kind| {
+            groups
+                .entry((judged.origin, kind))
+                .or_default()
+                .push(judged.outcome)
+        });
     }
     let row = |((origin, kind), outcomes): (&(Origin, Option<QuestionKind>), &Vec<Outcome>)| {
-        let name = kind.map_or(origin.name().to_owned(), |kind| format!("{}: {}", origin.name(), kind.name()));
-        TableRow { emphasis: kind.is_none(), ..TableRow::new(name, answer_cells(outcomes, threshold, resampling)) }
+        let name = kind.map_or(origin.name().to_owned(), |kind| {
+            format!("{}: {}", origin.name(), kind.name())
+        });
+        TableRow {
+            emphasis: kind.is_none(),
+            ..TableRow::new(name, answer_cells(outcomes, threshold, resampling))
+        }
     };
     let percent = |name: &str| Column::new(name, Format::Percent);
     Table {
         title: "Answers by kind of question".into(),
-        note: format!("Coverage: the share with a probability of at least {threshold}. Risk: how many of these are wrong."),
+        note: format!(
+            "Coverage: the share with a probability of at least {threshold}. Risk: how many of \
+             these are wrong."
+        ),
         columns: vec![
             Column::new("n", Format::Count),
             percent("right"),
             Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
             percent("coverage"),
             percent("risk").better(Better::Lower),
-            percent("right given").better(Better::Higher).help("As a share of the right ones."),
+            percent("right given")
+                .better(Better::Higher)
+                .help("As a share of the right ones."),
         ],
         rows: groups.iter().map(row).collect(),
     }
@@ -206,7 +317,11 @@ pub(super) fn answers_by_kind(kinds: &[QuestionKind], judged: &[Judged], thresho
 fn answer_cells(outcomes: &[Outcome], threshold: f64, resampling: Resampling) -> Vec<Cell> {
     let is_given = |outcome: &Outcome| outcome.score >= threshold;
     let shares = |among: &dyn Fn(&Outcome) -> bool, holds: &dyn Fn(&Outcome) -> bool| {
-        let rows: Vec<(usize, bool)> = outcomes.iter().filter(|o| among(o)).map(|o| (o.photograph, holds(o))).collect();
+        let rows: Vec<(usize, bool)> = outcomes
+            .iter()
+            .filter(|o| among(o))
+            .map(|o| (o.photograph, holds(o)))
+            .collect();
         Cell::from(share(&rows, resampling))
     };
     vec![
@@ -241,7 +356,11 @@ mod tests {
     fn figures_are_by_origin_and_of_people_apart() {
         let judged = |origin, photograph, score, is_right, is_person| Judged {
             origin,
-            outcome: Outcome { photograph, score, is_right },
+            outcome: Outcome {
+                photograph,
+                score,
+                is_right,
+            },
             scorer: 1.0 - score,
             is_person,
         };
@@ -252,7 +371,16 @@ mod tests {
             judged(Origin::Flickr8k, 4, 0.6, false, false),
             judged(Origin::Daquar, 5, 0.2, false, true),
         ];
-        let table = figures("t", "", &all, 0.5, Resampling { repeats: 10, seed: 1 });
+        let table = figures(
+            "t",
+            "",
+            &all,
+            0.5,
+            Resampling {
+                repeats: 10,
+                seed: 1,
+            },
+        );
         let names: Vec<&str> = table.rows.iter().map(|row| row.name.as_str()).collect();
         assert_eq!(names, ["flickr8k", "daquar", "daquar: people"]);
         let value = |row: usize, column: usize| match &table.rows[row].cells[column] {
@@ -260,7 +388,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         // Of four pairs, .9 is above both wrong ones and .4 above one.
-        assert_eq!((value(0, 0), value(0, 1), value(0, 2), value(0, 3)), (4.0, 0.5, 0.75, 0.25));
+        assert_eq!(
+            (value(0, 0), value(0, 1), value(0, 2), value(0, 3)),
+            (4.0, 0.5, 0.75, 0.25)
+        );
         assert_eq!((value(0, 5), value(0, 6), value(0, 7)), (0.5, 0.5, 0.25));
         assert_eq!((value(1, 1), value(1, 6), value(1, 7)), (1.0, 1.0, 0.0));
     }
@@ -269,7 +400,11 @@ mod tests {
     fn answers_have_risk_and_coverage_by_kind_of_question() {
         let judged = |origin, photograph, score, is_right| Judged {
             origin,
-            outcome: Outcome { photograph, score, is_right },
+            outcome: Outcome {
+                photograph,
+                score,
+                is_right,
+            },
             scorer: 0.5,
             is_person: false,
         };
@@ -281,23 +416,53 @@ mod tests {
             judged(Origin::Flickr8k, 3, 0.8, true),
         ];
         let (presence, color) = (QuestionKind::Presence, QuestionKind::Color);
-        let table = answers_by_kind(&[color, presence, color, color, presence], &all, 0.5, Resampling { repeats: 10, seed: 1 });
+        let table = answers_by_kind(
+            &[color, presence, color, color, presence],
+            &all,
+            0.5,
+            Resampling {
+                repeats: 10,
+                seed: 1,
+            },
+        );
         let names: Vec<&str> = table.rows.iter().map(|row| row.name.as_str()).collect();
-        assert_eq!(names, ["flickr8k", "flickr8k: color", "flickr8k: presence", "daquar", "daquar: color"]);
+        assert_eq!(
+            names,
+            [
+                "flickr8k",
+                "flickr8k: color",
+                "flickr8k: presence",
+                "daquar",
+                "daquar: color"
+            ]
+        );
         let values = |row: usize| {
             let value = |cell: &Cell| match cell {
                 Cell::Value(estimate) => estimate.value,
                 other => panic!("{other:?}"),
             };
-            table.rows[row].cells.iter().map(value).collect::<Vec<f64>>()
+            table.rows[row]
+                .cells
+                .iter()
+                .map(value)
+                .collect::<Vec<f64>>()
         };
         // Given are .9, .8 and the wrong .5; of three pairs .4 alone lies below the wrong one.
         let flickr = values(0);
         let want = [4.0, 0.75, 2.0 / 3.0, 0.75, 1.0 / 3.0, 2.0 / 3.0];
-        assert!(flickr.iter().zip(want).all(|(found, want)| (found - want).abs() < 1e-9), "{flickr:?}");
+        assert!(
+            flickr
+                .iter()
+                .zip(want)
+                .all(|(found, want)| (found - want).abs() < 1e-9),
+            "{flickr:?}"
+        );
         assert_eq!(values(1), [2.0, 0.5, 0.0, 0.5, 1.0, 0.0]);
         // Nothing is given: there is no risk to speak of.
         let daquar = values(4);
-        assert!(daquar[3] == 0.0 && daquar[4].is_nan() && daquar[5].is_nan(), "{daquar:?}");
+        assert!(
+            daquar[3] == 0.0 && daquar[4].is_nan() && daquar[5].is_nan(),
+            "{daquar:?}"
+        );
     }
 }

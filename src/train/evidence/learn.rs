@@ -29,7 +29,8 @@ pub struct StageConfig {
     pub steps: usize,
     /// Photographs a step.
     pub batch: usize,
-    /// Share of each origin, and of `coco-mini-crops`, in a step; those of what is not there are left out.
+    /// Share of each origin, and of `coco-mini-crops`, in a step; those of what is not there are
+    /// left out.
     pub shares: BTreeMap<String, f64>,
     /// The optimizer.
     pub optim: OptimConfig,
@@ -48,20 +49,33 @@ pub(super) struct Rows {
 impl Rows {
     fn batch(&self, photographs: &[usize], seed: u64) -> candle_core::Result<Batch> {
         let tensor = |rows: &[Vec<f32>]| {
-            let values: Vec<f32> = photographs.iter().flat_map(|&i| rows[i].iter().copied()).collect();
+            let values: Vec<f32> = photographs
+                .iter()
+                .flat_map(|&i| rows[i].iter().copied())
+                .collect();
             let width = values.len() / photographs.len().max(1);
             Tensor::from_vec(values, (photographs.len(), width), &Device::Cpu)
         };
-        Ok(Batch { inputs: tensor(&self.inputs)?, labels: tensor(&self.labels)?, weights: tensor(&self.weights)?, seed })
+        Ok(Batch {
+            inputs: tensor(&self.inputs)?,
+            labels: tensor(&self.labels)?,
+            weights: tensor(&self.weights)?,
+            seed,
+        })
     }
 }
 
 /// Returns how many rows of each source a step has, with the numbers of those that it may have.
-pub(super) fn shares(stage: &StageConfig, of: impl Fn(Source) -> Vec<usize>) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
+pub(super) fn shares(
+    stage: &StageConfig,
+    of: impl Fn(Source) -> Vec<usize>,
+) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
     let mut all = Vec::new();
     for (name, &share) in &stage.shares {
         if !(share > 0.0 && share.is_finite()) {
-            return Err(TrainError::Run(format!("shares: {name} has {share}, which is no share")));
+            return Err(TrainError::Run(format!(
+                "shares: {name} has {share}, which is no share"
+            )));
         }
         let photographs = of(source_named("shares", name)?);
         if !photographs.is_empty() {
@@ -70,10 +84,15 @@ pub(super) fn shares(stage: &StageConfig, of: impl Fn(Source) -> Vec<usize>) -> 
     }
     let total: f64 = all.iter().map(|(_, share)| share).sum();
     if all.is_empty() || stage.batch == 0 {
-        return Err(TrainError::Run("shares: there is no photograph to learn from".into()));
+        return Err(TrainError::Run(
+            "shares: there is no photograph to learn from".into(),
+        ));
     }
     let count = |share: f64| ((stage.batch as f64 * share / total).round() as usize).max(1);
-    Ok(all.into_iter().map(|(photographs, share)| (photographs, count(share))).collect())
+    Ok(all
+        .into_iter()
+        .map(|(photographs, share)| (photographs, count(share)))
+        .collect())
 }
 
 /// Trains the network of `vars` for a stage; a function of the seed. `shares` says what a step has.
@@ -91,15 +110,27 @@ pub(super) fn train(
     let (named, bar) = (named_vars(vars), progress(stage.steps, 0));
     bar.set_message(name.to_owned());
     for step in 0..stage.steps {
-        let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64);
+        let seed = seed
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(step as u64);
         let mut rng = SmallRng::seed_from_u64(seed);
         let drawn: Vec<usize> = shares
             .iter()
-            .flat_map(|(photographs, count)| (0..*count).map(|_| photographs[rng.random_range(0..photographs.len())]).collect::<Vec<_>>())
+            .flat_map(|(photographs, count)| {
+                (0..*count)
+                    .map(|_| photographs[rng.random_range(0..photographs.len())])
+                    .collect::<Vec<_>>()
+            })
             .collect();
-        let shards: Vec<Batch> = drawn.chunks(SHARD).map(|shard| rows.batch(shard, rng.random())).collect::<candle_core::Result<_>>()?;
+        let shards: Vec<Batch> = drawn
+            .chunks(SHARD)
+            .map(|shard| rows.batch(shard, rng.random()))
+            .collect::<candle_core::Result<_>>()?;
         let (loss, gradients) = workers.gradients(&shards, &optim.vars(), |shard| {
-            let weights: Tensors = named.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+            let weights: Tensors = named
+                .iter()
+                .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+                .collect();
             shard.loss(&Head::of(&weights)?, head, drawn.len())
         })?;
         if !loss.is_finite() {
@@ -114,7 +145,10 @@ pub(super) fn train(
 
 /// The weights of a network by name.
 pub(super) fn weights_of(vars: &VarMap) -> candle_core::Result<Tensors> {
-    named_vars(vars).into_iter().map(|(name, var)| Ok((name, var.as_tensor().copy()?))).collect()
+    named_vars(vars)
+        .into_iter()
+        .map(|(name, var)| Ok((name, var.as_tensor().copy()?)))
+        .collect()
 }
 
 /// Sets a network's weights.
@@ -144,7 +178,15 @@ mod tests {
             clip_norm: 5.0,
             ema_decay: 0.0,
         };
-        StageConfig { steps, batch: 40, shares: shares.iter().map(|&(name, share)| (name.to_owned(), share)).collect(), optim }
+        StageConfig {
+            steps,
+            batch: 40,
+            shares: shares
+                .iter()
+                .map(|&(name, share)| (name.to_owned(), share))
+                .collect(),
+            optim,
+        }
     }
 
     #[test]
@@ -157,33 +199,76 @@ mod tests {
         };
         let all = [("flickr8k", 0.5), ("coco-mini", 0.3), ("daquar", 0.2)];
         // Without coco-mini, five and two of seven parts of forty.
-        assert_eq!(shares(&stage(&all, 1), of).unwrap(), [(vec![7], 11), (vec![1, 2, 3], 29)]);
+        assert_eq!(
+            shares(&stage(&all, 1), of).unwrap(),
+            [(vec![7], 11), (vec![1, 2, 3], 29)]
+        );
         let crops = [("flickr8k", 0.3), ("coco-mini-crops", 0.1)];
-        assert_eq!(shares(&stage(&crops, 1), of).unwrap(), [(vec![8, 9], 10), (vec![1, 2, 3], 30)]);
-        for wrong in [&[("flickr", 1.0)][..], &[("documents", 1.0)], &[("flickr8k", 0.0)], &[("coco-mini", 1.0)], &[]] {
+        assert_eq!(
+            shares(&stage(&crops, 1), of).unwrap(),
+            [(vec![8, 9], 10), (vec![1, 2, 3], 30)]
+        );
+        for wrong in [
+            &[("flickr", 1.0)][..],
+            &[("documents", 1.0)],
+            &[("flickr8k", 0.0)],
+            &[("coco-mini", 1.0)],
+            &[],
+        ] {
             assert!(shares(&stage(wrong, 1), of).is_err(), "{wrong:?}");
         }
     }
 
     #[test]
     fn learns_what_can_be_learned_and_repeats_itself_on_any_number_of_cores() {
-        // The first channel says whether the first thing is there; the second thing is labelled wrongly, with a weight of 0.
-        let inputs: Vec<Vec<f32>> = (0..50).map(|i| vec![if i % 2 == 0 { 1.0 } else { -1.0 }, ((i * 7) % 11) as f32 / 5.0 - 1.0]).collect();
-        let labels = inputs.iter().map(|x| vec![f32::from(u8::from(x[0] > 0.0)), 1.0]).collect();
-        let rows = Rows { labels, weights: vec![vec![1.0, 0.0]; 50], inputs };
-        let head = HeadConfig { hidden: 8, input_dropout: 0.1, hidden_dropout: 0.1 };
+        // The first channel says whether the first thing is there; the second thing is labelled
+        // wrongly, with a weight of 0.
+        let inputs: Vec<Vec<f32>> = (0..50)
+            .map(|i| {
+                vec![
+                    if i % 2 == 0 { 1.0 } else { -1.0 },
+                    ((i * 7) % 11) as f32 / 5.0 - 1.0,
+                ]
+            })
+            .collect();
+        let labels = inputs
+            .iter()
+            .map(|x| vec![f32::from(u8::from(x[0] > 0.0)), 1.0])
+            .collect();
+        let rows = Rows {
+            labels,
+            weights: vec![vec![1.0, 0.0]; 50],
+            inputs,
+        };
+        let head = HeadConfig {
+            hidden: 8,
+            input_dropout: 0.1,
+            hidden_dropout: 0.1,
+        };
         let learned = |cores: usize| {
             let vars = initial(2, head.hidden, &[0.0, -3.0], 4).unwrap();
             let stage = stage(&[("flickr8k", 1.0)], 120);
             let shares = vec![((0..50).collect(), 200)];
-            train(&vars, &rows, &shares, (&stage, head, 9), (&Workers::new(cores).unwrap(), "test")).unwrap();
+            train(
+                &vars,
+                &rows,
+                &shares,
+                (&stage, head, 9),
+                (&Workers::new(cores).unwrap(), "test"),
+            )
+            .unwrap();
             let found = Head::of(&weights_of(&vars).unwrap()).unwrap();
-            found.evidence(&rows.inputs.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap()
+            found
+                .evidence(&rows.inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())
+                .unwrap()
         };
         let found = learned(1);
         for (input, logits) in rows.inputs.iter().zip(&found) {
             assert!(logits[0] * input[0] > 1.0, "{input:?}: {logits:?}");
-            assert!(logits[1] < 0.0, "a label of weight 0 teaches nothing: {logits:?}");
+            assert!(
+                logits[1] < 0.0,
+                "a label of weight 0 teaches nothing: {logits:?}"
+            );
         }
         assert_eq!(learned(2), found);
     }

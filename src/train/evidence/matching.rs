@@ -1,4 +1,5 @@
-//! Two networks that learn which captions are of which photograph: in a batch of pairs, each is to have a higher cosine than any other pairing (InfoNCE).
+//! Two networks that learn which captions are of which photograph: in a batch of pairs, each is to
+//! have a higher cosine than any other pairing (InfoNCE).
 
 use std::collections::BTreeMap;
 
@@ -42,11 +43,13 @@ const LEAST_LENGTH: f64 = 1e-12;
 pub struct MatchingConfig {
     /// In how many of Flickr8k's training captions a word must stand for a vector of its own.
     pub least: usize,
-    /// How many pairs of networks are trained, which differ in what was drawn; the mean of their cosines counts.
+    /// How many pairs of networks are trained, which differ in what was drawn; the mean of their
+    /// cosines counts.
     pub members: usize,
     /// Length of the vectors.
     pub width: usize,
-    /// Share of the right captions that the default threshold for texts by others may flag, on each origin; at .5 where that flags fewer.
+    /// Share of the right captions that the default threshold for texts by others may flag, on each
+    /// origin; at .5 where that flags fewer.
     pub right_flagged: f64,
     /// The photographs' network.
     pub head: HeadConfig,
@@ -56,7 +59,8 @@ pub struct MatchingConfig {
     pub second: StageConfig,
 }
 
-/// The words with vectors, the networks of the parts, which did not learn from their part, and the shipped ones.
+/// The words with vectors, the networks of the parts, which did not learn from their part, and the
+/// shipped ones.
 pub(super) struct Matching {
     pub(super) words: Vec<String>,
     pub(super) parts: Vec<Tensors>,
@@ -82,11 +86,13 @@ struct Batch {
 impl Pairs {
     /// Draws photographs, none of them twice, and a text of each.
     fn draw(&self, shares: &[(Vec<usize>, usize)], rng: &mut SmallRng) -> CandleResult<Batch> {
-        let (mut inputs, mut entries, mut owners, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let (mut inputs, mut entries, mut owners, mut count) =
+            (Vec::new(), Vec::new(), Vec::new(), 0);
         for (photographs, wanted) in shares {
             for place in index::sample(rng, photographs.len(), (*wanted).min(photographs.len())) {
                 let photograph = photographs[place];
-                let text = &self.texts[photograph][rng.random_range(0..self.texts[photograph].len())];
+                let text =
+                    &self.texts[photograph][rng.random_range(0..self.texts[photograph].len())];
                 inputs.extend_from_slice(&self.inputs[photograph]);
                 entries.extend_from_slice(text);
                 owners.extend(std::iter::repeat_n(count as u32, text.len()));
@@ -94,21 +100,45 @@ impl Pairs {
             }
         }
         let width = inputs.len() / count.max(1);
-        let entries = (Tensor::new(entries, &Device::Cpu)?, Tensor::new(owners, &Device::Cpu)?);
-        Ok(Batch { inputs: Tensor::from_vec(inputs, (count, width), &Device::Cpu)?, entries, seed: rng.random() })
+        let entries = (
+            Tensor::new(entries, &Device::Cpu)?,
+            Tensor::new(owners, &Device::Cpu)?,
+        );
+        Ok(Batch {
+            inputs: Tensor::from_vec(inputs, (count, width), &Device::Cpu)?,
+            entries,
+            seed: rng.random(),
+        })
     }
 }
 
 impl Batch {
-    /// The mean cross-entropy of finding the text of each photograph and the photograph of each text.
+    /// The mean cross-entropy of finding the text of each photograph and the photograph of each
+    /// text.
     fn loss(&self, weights: &Tensors, head: HeadConfig) -> CandleResult<Tensor> {
-        let get = |name: &str| weights.get(name).map_or_else(|| candle_core::bail!("there is no {name}"), |weight| Ok(weight.clone()));
-        let photographs = normalized(&Head::of(weights)?.logits(&self.inputs, Some((head, self.seed)))?)?;
+        let get = |name: &str| {
+            weights.get(name).map_or_else(
+                || candle_core::bail!("there is no {name}"),
+                |weight| Ok(weight.clone()),
+            )
+        };
+        let photographs =
+            normalized(&Head::of(weights)?.logits(&self.inputs, Some((head, self.seed)))?)?;
         let (entries, owners) = &self.entries;
-        let gates = get("gates")?.index_select(entries, 0)?.exp()?.unsqueeze(1)?;
-        let vectors = get("vectors")?.index_select(entries, 0)?.broadcast_mul(&gates)?;
-        let texts = normalized(&Tensor::zeros(photographs.shape(), vectors.dtype(), &Device::Cpu)?.index_add(owners, &vectors, 0)?)?;
-        let logits = photographs.matmul(&texts.t()?)?.broadcast_mul(&get("temperature")?.exp()?)?;
+        let gates = get("gates")?
+            .index_select(entries, 0)?
+            .exp()?
+            .unsqueeze(1)?;
+        let vectors = get("vectors")?
+            .index_select(entries, 0)?
+            .broadcast_mul(&gates)?;
+        let texts = normalized(
+            &Tensor::zeros(photographs.shape(), vectors.dtype(), &Device::Cpu)?
+                .index_add(owners, &vectors, 0)?,
+        )?;
+        let logits = photographs
+            .matmul(&texts.t()?)?
+            .broadcast_mul(&get("temperature")?.exp()?)?;
         let n = logits.dim(0)?;
         let (own, mean): (Vec<u32>, _) = ((0..n as u32).collect(), vec![0.5 / n as f32; n]);
         cross_entropy(&logits, &own, &mean, 0.0)? + cross_entropy(&logits.t()?, &own, &mean, 0.0)?
@@ -120,10 +150,17 @@ fn normalized(rows: &Tensor) -> CandleResult<Tensor> {
 }
 
 /// Fresh weights, a function of the seed.
-fn initial(inputs: usize, entries: usize, config: &MatchingConfig, seed: u64) -> CandleResult<VarMap> {
+fn initial(
+    inputs: usize,
+    entries: usize,
+    config: &MatchingConfig,
+    seed: u64,
+) -> CandleResult<VarMap> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut uniform = |shape: &[usize], bound: f32| {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-bound..bound)).collect();
+        let values: Vec<f32> = (0..shape.iter().product())
+            .map(|_| rng.random_range(-bound..bound))
+            .collect();
         Var::from_vec(values, shape, &Device::Cpu)
     };
     let (width, hidden) = (config.width, config.head.hidden);
@@ -134,17 +171,24 @@ fn initial(inputs: usize, entries: usize, config: &MatchingConfig, seed: u64) ->
         ("fc2.weight", uniform(&[width, hidden], inner)?),
         ("fc2.bias", uniform(&[width], inner)?),
         ("vectors", uniform(&[entries, width], SPREAD)?),
-        ("gates", Var::from_vec(vec![0f32; entries], entries, &Device::Cpu)?),
+        (
+            "gates",
+            Var::from_vec(vec![0f32; entries], entries, &Device::Cpu)?,
+        ),
         ("temperature", Var::new(&[TEMPERATURE], &Device::Cpu)?),
     ];
     let vars = VarMap::new();
-    let mut data = vars.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut data = vars
+        .data()
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     data.extend(named.map(|(name, var)| (name.to_owned(), var)));
     drop(data);
     Ok(vars)
 }
 
-/// Trains the networks of `vars` for a stage; a function of the seed. `shares` says what a step has.
+/// Trains the networks of `vars` for a stage; a function of the seed. `shares` says what a step
+/// has.
 fn train(
     vars: &VarMap,
     pairs: &Pairs,
@@ -156,11 +200,17 @@ fn train(
     let (named, bar) = (named_vars(vars), progress(stage.steps, 0));
     bar.set_message(name.to_owned());
     for step in 0..stage.steps {
-        let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64));
+        let mut rng = SmallRng::seed_from_u64(
+            seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .wrapping_add(step as u64),
+        );
         // Every pair is compared with every other: a batch is one shard.
         let batch = [pairs.draw(shares, &mut rng)?];
         let (loss, gradients) = workers.gradients(&batch, &optim.vars(), |batch| {
-            let weights: Tensors = named.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+            let weights: Tensors = named
+                .iter()
+                .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+                .collect();
             batch.loss(&weights, head)
         })?;
         if !loss.is_finite() {
@@ -178,69 +228,154 @@ fn often<'c>(captions: impl Iterator<Item = &'c String>, least: usize) -> Vec<St
     let lexicon = Lexicon::shared();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for caption in captions {
-        let mut own: Vec<String> = words(caption).iter().map(|word| lexicon.base_form(&word.text).to_owned()).collect();
+        let mut own: Vec<String> = words(caption)
+            .iter()
+            .map(|word| lexicon.base_form(&word.text).to_owned())
+            .collect();
         own.sort_unstable();
         own.dedup();
-        own.into_iter().for_each(|word| *counts.entry(word).or_default() += 1);
+        own.into_iter()
+            .for_each(|word| *counts.entry(word).or_default() += 1);
     }
-    counts.into_iter().filter(|&(_, count)| count >= least.max(1)).map(|(word, _)| word).collect()
+    counts
+        .into_iter()
+        .filter(|&(_, count)| count >= least.max(1))
+        .map(|(word, _)| word)
+        .collect()
 }
 
 /// Returns what a photograph is compared with: people's captions of it, or else its objects.
 fn texts(photograph: &Photograph) -> Vec<String> {
-    let objects: Vec<String> = photograph.objects.iter().flatten().map(|object| object_text(object)).collect();
-    if photograph.image.captions.is_empty() { vec![objects.join(" and ")] } else { photograph.image.captions.clone() }
+    let objects: Vec<String> = photograph
+        .objects
+        .iter()
+        .flatten()
+        .map(|object| object_text(object))
+        .collect();
+    if photograph.image.captions.is_empty() {
+        vec![objects.join(" and ")]
+    } else {
+        photograph.image.captions.clone()
+    }
 }
 
-/// Weights of a member by the names that bundles give them, those that only training needs left out.
+/// Weights of a member by the names that bundles give them, those that only training needs left
+/// out.
 fn stored(member: usize, weights: Tensors) -> impl Iterator<Item = (String, Tensor)> {
-    weights.into_iter().filter(|(name, _)| name != "temperature").map(move |(name, weight)| (format!("match.{member}.{name}"), weight))
+    weights
+        .into_iter()
+        .filter(|(name, _)| name != "temperature")
+        .map(move |(name, weight)| (format!("match.{member}.{name}"), weight))
 }
 
 impl EvidenceTraining {
     /// Trains the networks that compare texts with photographs.
-    pub(super) fn matching(&self, pooled: &[Vec<f32>], standard: &Standard, concepts: &[ConceptId]) -> Result<Matching, TrainError> {
+    pub(super) fn matching(
+        &self,
+        pooled: &[Vec<f32>],
+        standard: &Standard,
+        concepts: &[ConceptId],
+    ) -> Result<Matching, TrainError> {
         let (config, seed) = (&self.recipe.matching, self.recipe.seed.wrapping_add(200));
         let (all, learned_from) = (&self.photographs.all, self.photographs.train);
-        let words = often(all[..learned_from].iter().flat_map(|photograph| &photograph.image.captions), config.least);
+        let words = often(
+            all[..learned_from]
+                .iter()
+                .flat_map(|photograph| &photograph.image.captions),
+            config.least,
+        );
         let (vocabulary, lexicon) = (Vocabulary::new(&words), Lexicon::shared());
-        let outputs: BTreeMap<ConceptId, usize> = concepts.iter().enumerate().map(|(i, &concept)| (concept, i)).collect();
-        let output = |concept: ConceptId| lexicon.nearest(concept, |concept| outputs.get(&concept).copied());
-        let entries = |text: &String| vocabulary.entries(text, output).into_iter().map(|entry| entry as u32).collect::<Vec<_>>();
-        let of = |photograph: &Photograph| texts(photograph).iter().map(entries).filter(|text| !text.is_empty()).collect();
-        let pairs = Pairs { inputs: pooled.iter().map(|row| standard.apply(row)).collect(), texts: all.par_iter().map(of).collect() };
-        let mut matching = Matching { words, parts: vec![Tensors::new(); FOLDS], shipped: Tensors::new() };
+        let outputs: BTreeMap<ConceptId, usize> = concepts
+            .iter()
+            .enumerate()
+            .map(|(i, &concept)| (concept, i))
+            .collect();
+        let output =
+            |concept: ConceptId| lexicon.nearest(concept, |concept| outputs.get(&concept).copied());
+        let entries = |text: &String| {
+            vocabulary
+                .entries(text, output)
+                .into_iter()
+                .map(|entry| entry as u32)
+                .collect::<Vec<_>>()
+        };
+        let of = |photograph: &Photograph| {
+            texts(photograph)
+                .iter()
+                .map(entries)
+                .filter(|text| !text.is_empty())
+                .collect()
+        };
+        let pairs = Pairs {
+            inputs: pooled.iter().map(|row| standard.apply(row)).collect(),
+            texts: all.par_iter().map(of).collect(),
+        };
+        let mut matching = Matching {
+            words,
+            parts: vec![Tensors::new(); FOLDS],
+            shipped: Tensors::new(),
+        };
         for member in 0..config.members {
             let seed = seed.wrapping_add(1000 * member as u64);
             let entries = matching.words.len() + concepts.len();
             let vars = initial(pooled.first().map_or(0, Vec::len), entries, config, seed)?;
-            let stage = |name: &str, begin: Option<&Tensors>, stage: &StageConfig, seed: u64, takes: &dyn Fn(usize) -> bool| {
+            let stage = |name: &str,
+                         begin: Option<&Tensors>,
+                         stage: &StageConfig,
+                         seed: u64,
+                         takes: &dyn Fn(usize) -> bool| {
                 let name = format!("match-{member}-{name}");
                 self.saved(&name, || {
                     begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
                     let learned = |source: Source| -> Vec<usize> {
                         let known = |i: &usize| !pairs.texts[*i].is_empty();
                         match source {
-                            Source::Photographs(Origin::Flickr8k) => (0..learned_from).filter(known).collect(),
-                            Source::Photographs(origin) => {
-                                self.photographs.of(origin).filter(|&i| takes(all[i].fold)).filter(known).collect()
+                            Source::Photographs(Origin::Flickr8k) => {
+                                (0..learned_from).filter(known).collect()
                             }
+                            Source::Photographs(origin) => self
+                                .photographs
+                                .of(origin)
+                                .filter(|&i| takes(all[i].fold))
+                                .filter(known)
+                                .collect(),
                             // What somebody wrote of the whole does not hold of its parts.
                             Source::Crops => Vec::new(),
                         }
                     };
                     let by = (&self.setup.workers, name.as_str());
-                    train(&vars, &pairs, &learn::shares(stage, learned)?, (stage, config.head, seed), by)?;
+                    train(
+                        &vars,
+                        &pairs,
+                        &learn::shares(stage, learned)?,
+                        (stage, config.head, seed),
+                        by,
+                    )?;
                     Ok(learn::weights_of(&vars)?)
                 })
             };
             let begun = stage("first", None, &config.first, seed, &|_| false)?;
             for (part, weights) in matching.parts.iter_mut().enumerate() {
                 let seed = seed.wrapping_add(1 + part as u64);
-                weights.extend(stored(member, stage(&format!("part-{part}"), Some(&begun), &config.second, seed, &|fold| fold != part)?));
+                weights.extend(stored(
+                    member,
+                    stage(
+                        &format!("part-{part}"),
+                        Some(&begun),
+                        &config.second,
+                        seed,
+                        &|fold| fold != part,
+                    )?,
+                ));
             }
             let is_shipped = |fold: usize| self.recipe.parts.contains(&fold);
-            let weights = stage("shipped", Some(&begun), &config.second, seed.wrapping_add(100), &is_shipped)?;
+            let weights = stage(
+                "shipped",
+                Some(&begun),
+                &config.second,
+                seed.wrapping_add(100),
+                &is_shipped,
+            )?;
             matching.shipped.extend(stored(member, weights));
         }
         Ok(matching)
@@ -262,42 +397,87 @@ mod tests {
             clip_norm: 5.0,
             ema_decay: 0.0,
         };
-        let stage = StageConfig { steps, batch: 8, shares: BTreeMap::new(), optim };
-        let head = HeadConfig { hidden: 6, input_dropout: 0.0, hidden_dropout: 0.0 };
-        MatchingConfig { least: 2, members: 1, width: 4, right_flagged: 0.1, head, first: stage.clone(), second: stage }
+        let stage = StageConfig {
+            steps,
+            batch: 8,
+            shares: BTreeMap::new(),
+            optim,
+        };
+        let head = HeadConfig {
+            hidden: 6,
+            input_dropout: 0.0,
+            hidden_dropout: 0.0,
+        };
+        MatchingConfig {
+            least: 2,
+            members: 1,
+            width: 4,
+            right_flagged: 0.1,
+            head,
+            first: stage.clone(),
+            second: stage,
+        }
     }
 
-    /// Photographs of four kinds, of which texts speak with one word and one that stands everywhere.
+    /// Photographs of four kinds, of which texts speak with one word and one that stands
+    /// everywhere.
     fn pairs() -> Pairs {
-        let inputs = (0..8).map(|i| (0..4).map(|j| if i % 4 == j { 1.0 } else { -0.3 } + i as f32 * 0.01).collect()).collect();
-        Pairs { inputs, texts: (0..8).map(|i| vec![vec![i % 4, 4], vec![4, i % 4, i % 4]]).collect() }
+        let inputs = (0..8)
+            .map(|i| {
+                (0..4)
+                    .map(|j| if i % 4 == j { 1.0 } else { -0.3 } + i as f32 * 0.01)
+                    .collect()
+            })
+            .collect();
+        Pairs {
+            inputs,
+            texts: (0..8)
+                .map(|i| vec![vec![i % 4, 4], vec![4, i % 4, i % 4]])
+                .collect(),
+        }
     }
 
     fn weights(vars: &VarMap) -> Tensors {
-        named_vars(vars).into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect()
+        named_vars(vars)
+            .into_iter()
+            .map(|(name, var)| (name, var.as_tensor().clone()))
+            .collect()
     }
 
     #[test]
     fn gradients_are_those_of_finite_differences() {
         let config = config(1);
         let vars = initial(4, 5, &config, 3).unwrap();
-        let batch = pairs().draw(&[((0..4).collect(), 4)], &mut SmallRng::seed_from_u64(1)).unwrap();
+        let batch = pairs()
+            .draw(&[((0..4).collect(), 4)], &mut SmallRng::seed_from_u64(1))
+            .unwrap();
         let loss = || batch.loss(&weights(&vars), config.head).unwrap();
         let mut gradients = loss().backward().unwrap();
         for (name, var) in named_vars(&vars) {
-            let gradient = gradients.remove(&var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let gradient = gradients
+                .remove(&var)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             assert!(gradient.iter().any(|g| g.abs() > 1e-5), "{name} takes part");
             let start = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for i in 0..start.len() {
                 let at = |step: f32| {
                     let mut moved = start.clone();
                     moved[i] += step;
-                    var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                    var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap())
+                        .unwrap();
                     loss().to_scalar::<f32>().unwrap()
                 };
                 let difference = (at(2e-3) - at(-2e-3)) / 4e-3;
                 at(0.0);
-                assert!((difference - gradient[i]).abs() < 5e-3 + 5e-2 * gradient[i].abs(), "{name}[{i}]: {difference} {}", gradient[i]);
+                assert!(
+                    (difference - gradient[i]).abs() < 5e-3 + 5e-2 * gradient[i].abs(),
+                    "{name}[{i}]: {difference} {}",
+                    gradient[i]
+                );
             }
         }
     }
@@ -306,12 +486,26 @@ mod tests {
     fn texts_find_their_photographs_whatever_the_cores() {
         let (config, pairs) = (config(200), pairs());
         // One photograph of each kind a step.
-        let shares: Vec<(Vec<usize>, usize)> = (0..4).map(|kind| (vec![kind, kind + 4], 1)).collect();
+        let shares: Vec<(Vec<usize>, usize)> =
+            (0..4).map(|kind| (vec![kind, kind + 4], 1)).collect();
         let learned = |cores: usize| {
             let vars = initial(4, 5, &config, 3).unwrap();
-            train(&vars, &pairs, &shares, (&config.first, config.head, 7), (&Workers::new(cores).unwrap(), "test")).unwrap();
-            let batch = pairs.draw(&shares, &mut SmallRng::seed_from_u64(5)).unwrap();
-            batch.loss(&weights(&vars), config.head).unwrap().to_scalar::<f32>().unwrap()
+            train(
+                &vars,
+                &pairs,
+                &shares,
+                (&config.first, config.head, 7),
+                (&Workers::new(cores).unwrap(), "test"),
+            )
+            .unwrap();
+            let batch = pairs
+                .draw(&shares, &mut SmallRng::seed_from_u64(5))
+                .unwrap();
+            batch
+                .loss(&weights(&vars), config.head)
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
         };
         let loss = learned(1);
         // By chance it is the logarithm of four.

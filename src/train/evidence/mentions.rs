@@ -1,4 +1,5 @@
-//! Things that texts mention, with their rewards and whether they are there: what calibrations are fitted on.
+//! Things that texts mention, with their rewards and whether they are there: what calibrations are
+//! fitted on.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -100,15 +101,29 @@ impl BundleScorer {
     /// When it has none.
     pub(super) fn open(setup: &Setup) -> Result<Self, TrainError> {
         let policy = &setup.policy;
-        let missing = || TrainError::Run(format!("policy {}: it has no scorer, train one first with candor train reward", policy.name));
+        let missing = || {
+            TrainError::Run(format!(
+                "policy {}: it has no scorer, train one first with candor train reward",
+                policy.name
+            ))
+        };
         let kind = policy.config.reward.as_ref().ok_or_else(missing)?.default;
-        let contender = contenders::of_bundle(policy)?.into_iter().find(|c| c.name == kind.name()).ok_or_else(missing)?;
-        let calibration = contenders::calibrations(policy)?.remove(&kind).ok_or_else(missing)?;
-        Ok(Self { contender: [contender], calibration })
+        let contender = contenders::of_bundle(policy)?
+            .into_iter()
+            .find(|c| c.name == kind.name())
+            .ok_or_else(missing)?;
+        let calibration = contenders::calibrations(policy)?
+            .remove(&kind)
+            .ok_or_else(missing)?;
+        Ok(Self {
+            contender: [contender],
+            calibration,
+        })
     }
 }
 
-/// Photographs that nobody learned from, their features as they are, and who judges what is said of them.
+/// Photographs that nobody learned from, their features as they are, and who judges what is said of
+/// them.
 pub(super) struct Judge<'a> {
     pub(super) setup: &'a Setup,
     pub(super) photographs: &'a Photographs,
@@ -122,21 +137,48 @@ impl Judge<'_> {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub(super) fn captions(&self, numbers: &[usize], temperature: f32, seed: u64) -> Result<Vec<Written>, TrainError> {
-        let images: Vec<Image> = numbers.iter().map(|&i| self.photographs.all[i].image.clone()).collect();
+    pub(super) fn captions(
+        &self,
+        numbers: &[usize],
+        temperature: f32,
+        seed: u64,
+    ) -> Result<Vec<Written>, TrainError> {
+        let images: Vec<Image> = numbers
+            .iter()
+            .map(|&i| self.photographs.all[i].image.clone())
+            .collect();
         let places: Vec<usize> = numbers.iter().map(|i| i - self.photographs.train).collect();
-        let texts = own_captions(self.setup, &images, &self.features.plain(&places), temperature, seed)?;
-        let author = if temperature > 0.0 { Author::Sampled } else { Author::Greedy };
+        let texts = own_captions(
+            self.setup,
+            &images,
+            &self.features.plain(&places),
+            temperature,
+            seed,
+        )?;
+        let author = if temperature > 0.0 {
+            Author::Sampled
+        } else {
+            Author::Greedy
+        };
         Ok(numbers
             .iter()
             .zip(texts)
-            .map(|(&photograph, (_, text))| Written { photograph, source: photograph, author, text: text.text })
+            .map(|(&photograph, (_, text))| Written {
+                photograph,
+                source: photograph,
+                author,
+                text: text.text,
+            })
             .collect())
     }
 
-    /// Photographs of an origin with captions, each with the next one, whose captions are wrong about it.
+    /// Photographs of an origin with captions, each with the next one, whose captions are wrong
+    /// about it.
     fn captioned(&self, numbers: &[usize], origin: Origin) -> Vec<(usize, usize)> {
-        let of = |i: &usize| self.photographs.all[*i].origin == origin && !self.photographs.all[*i].image.captions.is_empty();
+        let of = |i: &usize| {
+            self.photographs.all[*i].origin == origin
+                && !self.photographs.all[*i].image.captions.is_empty()
+        };
         let captioned: Vec<usize> = numbers.iter().copied().filter(of).collect();
         let next = captioned.iter().copied().cycle().skip(1);
         captioned.iter().copied().zip(next).collect()
@@ -144,8 +186,15 @@ impl Judge<'_> {
 
     /// A photograph's first captions as they are scored.
     fn captions_of(&self, photograph: usize, most: usize) -> Vec<String> {
-        let captions = self.photographs.all[photograph].image.captions.iter().take(most);
-        captions.map(|caption| normalize_caption(caption)).filter(|caption| !caption.is_empty()).collect()
+        let captions = self.photographs.all[photograph]
+            .image
+            .captions
+            .iter()
+            .take(most);
+        captions
+            .map(|caption| normalize_caption(caption))
+            .filter(|caption| !caption.is_empty())
+            .collect()
     }
 
     /// People's captions of photographs, and those of the next photograph of the same origin.
@@ -153,31 +202,56 @@ impl Judge<'_> {
         let mut written = Vec::new();
         for (origin, most) in PEOPLES {
             for (photograph, other) in self.captioned(numbers, origin) {
-                let sources = if other == photograph { vec![photograph] } else { vec![photograph, other] };
+                let sources = if other == photograph {
+                    vec![photograph]
+                } else {
+                    vec![photograph, other]
+                };
                 for source in sources {
                     let texts = self.captions_of(source, most).into_iter();
-                    written.extend(texts.map(|text| Written { photograph, source, author: Author::Person, text }));
+                    written.extend(texts.map(|text| Written {
+                        photograph,
+                        source,
+                        author: Author::Person,
+                        text,
+                    }));
                 }
             }
         }
         written
     }
 
-    /// Texts of several captions of a photograph, one of which is of another; each with its photograph. Those that are too long to be scored at once are left out.
+    /// Texts of several captions of a photograph, one of which is of another; each with its
+    /// photograph. Those that are too long to be scored at once are left out.
     ///
     /// # Errors
     /// When a text cannot be cut into tokens.
-    pub(super) fn mixed(&self, numbers: &[usize]) -> Result<BTreeMap<usize, MixedText>, TrainError> {
+    pub(super) fn mixed(
+        &self,
+        numbers: &[usize],
+    ) -> Result<BTreeMap<usize, MixedText>, TrainError> {
         let mut found = BTreeMap::new();
         for (origin, _) in PEOPLES {
-            for (turn, (photograph, other)) in self.captioned(numbers, origin).into_iter().enumerate() {
-                let (own, others) = (self.captions_of(photograph, usize::MAX), self.captions_of(other, usize::MAX));
+            for (turn, (photograph, other)) in
+                self.captioned(numbers, origin).into_iter().enumerate()
+            {
+                let (own, others) = (
+                    self.captions_of(photograph, usize::MAX),
+                    self.captions_of(other, usize::MAX),
+                );
                 // The last ones: those that calibrations are fitted on are the first.
                 let text = others.last().filter(|_| other != photograph);
-                let Some(text) = text.and_then(|wrong| mixed(&own[own.len().saturating_sub(SENTENCES - 1)..], wrong, turn)) else {
+                let Some(text) = text.and_then(|wrong| {
+                    mixed(&own[own.len().saturating_sub(SENTENCES - 1)..], wrong, turn)
+                }) else {
                     continue;
                 };
-                let tokens = self.setup.policy.tokenizer.encode(&text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+                let tokens = self
+                    .setup
+                    .policy
+                    .tokenizer
+                    .encode(&text.text)
+                    .map_err(|e| TrainError::Run(e.to_string()))?;
                 if tokens.len() <= MOST_TOKENS {
                     found.insert(photograph, text);
                 }
@@ -190,12 +264,19 @@ impl Judge<'_> {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub(super) fn scored(&self, mut texts: Vec<Written>) -> Result<Vec<(Written, ScoredText)>, TrainError> {
+    pub(super) fn scored(
+        &self,
+        mut texts: Vec<Written>,
+    ) -> Result<Vec<(Written, ScoredText)>, TrainError> {
         texts.retain(|written| !written.text.is_empty());
         texts.sort_by_key(|written| written.photograph);
         let mut said = vec![Vec::new(); self.photographs.all.len() - self.photographs.train];
         for written in &texts {
-            let text = LabelledText { text: written.text.clone(), ranges: Vec::new(), rest: None };
+            let text = LabelledText {
+                text: written.text.clone(),
+                ranges: Vec::new(),
+                rest: None,
+            };
             said[written.photograph - self.photographs.train].push((Said::from(text), None));
         }
         let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
@@ -203,7 +284,11 @@ impl Judge<'_> {
     }
 
     /// Judges what texts mention, with rewards by `calibration`.
-    pub(super) fn mentions(&self, texts: &[(Written, ScoredText)], calibration: &Calibration) -> Vec<JudgedMention> {
+    pub(super) fn mentions(
+        &self,
+        texts: &[(Written, ScoredText)],
+        calibration: &Calibration,
+    ) -> Vec<JudgedMention> {
         let lexicon = Lexicon::shared();
         let absence = Absence::new(lexicon);
         let mut found = Vec::new();
@@ -211,7 +296,10 @@ impl Judge<'_> {
             let photograph = &self.photographs.all[written.photograph];
             let references = References::new(lexicon, &photograph.texts);
             for mention in lexicon.mentions(&written.text) {
-                let Some((reward, log_probability)) = rewards(scored, &mention.range, calibration) else { continue };
+                let Some((reward, log_probability)) = rewards(scored, &mention.range, calibration)
+                else {
+                    continue;
+                };
                 found.push(JudgedMention {
                     photograph: written.photograph,
                     author: written.author,
@@ -220,25 +308,39 @@ impl Judge<'_> {
                     coco: coco_truth(photograph, &written.text, &mention),
                     reward,
                     log_probability,
-                    sentence: written.text[sentence_around(&written.text, mention.range.start)].to_owned(),
+                    sentence: written.text[sentence_around(&written.text, mention.range.start)]
+                        .to_owned(),
                 });
             }
         }
         found
     }
 
-    /// Rewards of a text's tokens by the scorer, a yes or no that answers by the calibration of its own.
+    /// Rewards of a text's tokens by the scorer, a yes or no that answers by the calibration of its
+    /// own.
     pub(super) fn rewards(&self, text: &ScoredText) -> Scored {
         self.rewards_by(text, &self.scorer.calibration)
     }
 
     fn rewards_by(&self, text: &ScoredText, calibration: &Calibration) -> Scored {
-        let scores = text.scores.first().into_iter().flatten().zip(&text.log_probabilities).enumerate();
-        let reward = |(i, (score, lp)): (usize, (&f32, &f32))| calibration.of(text.is_yes_or_no(i)).reward(*score, *lp);
-        Scored { rewards: scores.map(reward).collect(), log_probabilities: text.log_probabilities.clone() }
+        let scores = text
+            .scores
+            .first()
+            .into_iter()
+            .flatten()
+            .zip(&text.log_probabilities)
+            .enumerate();
+        let reward = |(i, (score, lp)): (usize, (&f32, &f32))| {
+            calibration.of(text.is_yes_or_no(i)).reward(*score, *lp)
+        };
+        Scored {
+            rewards: scores.map(reward).collect(),
+            log_probabilities: text.log_probabilities.clone(),
+        }
     }
 
-    /// The rewards of a text of the policy as they are served: words that name things have those that evidence gives them.
+    /// The rewards of a text of the policy as they are served: words that name things have those
+    /// that evidence gives them.
     ///
     /// # Errors
     /// When the text cannot be cut into tokens.
@@ -267,32 +369,63 @@ impl Judge<'_> {
             WrittenBy::Others => self.scorer.calibration.of_others(),
         };
         let tokenizer = &self.setup.policy.tokenizer;
-        let tokens = tokenizer.encode(&text.text.text).map_err(|e| TrainError::Run(e.to_string()))?;
+        let tokens = tokenizer
+            .encode(&text.text.text)
+            .map_err(|e| TrainError::Run(e.to_string()))?;
         let mut scored = self.rewards_by(text, calibration);
         let finisher = Finisher::new(Arc::clone(evidence), image.clone(), writer);
-        finisher.finish_scored(tokens.iter().map(|&token| tokenizer.bytes(token)), &mut scored);
+        finisher.finish_scored(
+            tokens.iter().map(|&token| tokenizer.bytes(token)),
+            &mut scored,
+        );
         Ok((tokens, scored))
     }
 }
 
 /// The lowest reward of the tokens of a range, and the sum of their log-probabilities.
-pub(super) fn rewards(scored: &ScoredText, range: &Range<usize>, calibration: &Calibration) -> Option<(f32, f32)> {
-    let scores = scored.tokens.iter().zip(scored.scores.first()?).zip(&scored.log_probabilities);
+pub(super) fn rewards(
+    scored: &ScoredText,
+    range: &Range<usize>,
+    calibration: &Calibration,
+) -> Option<(f32, f32)> {
+    let scores = scored
+        .tokens
+        .iter()
+        .zip(scored.scores.first()?)
+        .zip(&scored.log_probabilities);
     let own = scores.filter(|((token, _), _)| token.start < range.end && range.start < token.end);
-    let rewards: Vec<(f32, f32)> = own.map(|((_, score), lp)| (calibration.reward(*score, *lp), *lp)).collect();
-    let lowest = rewards.iter().map(|(reward, _)| *reward).min_by(f32::total_cmp)?;
+    let rewards: Vec<(f32, f32)> = own
+        .map(|((_, score), lp)| (calibration.reward(*score, *lp), *lp))
+        .collect();
+    let lowest = rewards
+        .iter()
+        .map(|(reward, _)| *reward)
+        .min_by(f32::total_cmp)?;
     Some((lowest, rewards.iter().map(|(_, lp)| lp).sum()))
 }
 
-/// Returns whether a photograph with COCO's objects shows the one that a mention names: it was marked, or a person's caption names it.
+/// Returns whether a photograph with COCO's objects shows the one that a mention names: it was
+/// marked, or a person's caption names it.
 fn coco_truth(photograph: &Photograph, text: &str, mention: &Mention) -> Option<bool> {
     photograph.objects.as_ref()?;
     let vocabulary = Vocabulary::coco80();
-    let overlaps = |range: &Range<usize>| range.start < mention.range.end && mention.range.start < range.end;
+    let overlaps =
+        |range: &Range<usize>| range.start < mention.range.end && mention.range.start < range.end;
     let named = vocabulary.mentions(text);
-    let object = named.iter().find(|named| overlaps(&named.range)).map(|named| &named.object)?;
-    let is_named = |caption: &String| vocabulary.mentions(caption).iter().any(|shown| shown.object == *object);
-    Some(photograph.objects.iter().flatten().any(|own| own == object) || photograph.image.captions.iter().any(is_named))
+    let object = named
+        .iter()
+        .find(|named| overlaps(&named.range))
+        .map(|named| &named.object)?;
+    let is_named = |caption: &String| {
+        vocabulary
+            .mentions(caption)
+            .iter()
+            .any(|shown| shown.object == *object)
+    };
+    Some(
+        photograph.objects.iter().flatten().any(|own| own == object)
+            || photograph.image.captions.iter().any(is_named),
+    )
 }
 
 #[cfg(test)]
@@ -311,23 +444,43 @@ mod tests {
                 captions: captions.iter().map(|&caption| caption.to_owned()).collect(),
             },
             texts: Vec::new(),
-            objects: objects.map(|objects| objects.iter().map(|&object| object.to_owned()).collect::<BTreeSet<_>>()),
+            objects: objects.map(|objects| {
+                objects
+                    .iter()
+                    .map(|&object| object.to_owned())
+                    .collect::<BTreeSet<_>>()
+            }),
             boxes: Vec::new(),
             fold: 0,
         };
         let text = "A man with a pizza and a puppy near a fountain.";
         let truths = |photograph: &Photograph| {
             let mentions = Lexicon::shared().mentions(text);
-            mentions.iter().map(|mention| coco_truth(photograph, text, mention)).collect::<Vec<_>>()
+            mentions
+                .iter()
+                .map(|mention| coco_truth(photograph, text, mention))
+                .collect::<Vec<_>>()
         };
         let found = truths(&marked(Some(&["pizza"]), &["A dog sits."]));
-        assert_eq!(found, [Some(false), Some(true), Some(true), None], "a puppy is a dog, and a fountain is no object of theirs");
-        assert_eq!(truths(&marked(None, &["A dog sits."])), [None; 4], "nobody looked for objects");
+        assert_eq!(
+            found,
+            [Some(false), Some(true), Some(true), None],
+            "a puppy is a dog, and a fountain is no object of theirs"
+        );
+        assert_eq!(
+            truths(&marked(None, &["A dog sits."])),
+            [None; 4],
+            "nobody looked for objects"
+        );
     }
 
     #[test]
     fn a_mention_has_the_lowest_reward_and_all_log_probabilities_of_its_tokens() {
-        let text = LabelledText { text: "A fire hydrant.".into(), ranges: Vec::new(), rest: None };
+        let text = LabelledText {
+            text: "A fire hydrant.".into(),
+            ranges: Vec::new(),
+            rest: None,
+        };
         let scored = ScoredText {
             image: 0,
             question: None,
@@ -339,7 +492,8 @@ mod tests {
             text,
         };
         let calibration: Calibration = serde_json::from_value(serde_json::json!({
-            "slope": 1.0, "offset": 0.0, "default_threshold": 0.5, "thresholds": [], "fitted_on": "a test", "tokens": 1
+            "slope": 1.0, "offset": 0.0, "default_threshold": 0.5, "thresholds": [],
+            "fitted_on": "a test", "tokens": 1
         }))
         .unwrap();
         let mention = &Lexicon::shared().mentions(&scored.text.text)[0];

@@ -24,18 +24,32 @@ use crate::{
 const AT_ONCE: usize = 64;
 
 impl EvidenceTraining {
-    /// Pooled features of all photographs and then of all crops, and the features of the photographs behind the training split.
+    /// Pooled features of all photographs and then of all crops, and the features of the
+    /// photographs behind the training split.
     pub(super) fn features(&self) -> Result<(Vec<Vec<f32>>, Features), TrainError> {
         let (setup, folder) = (&self.setup, &self.recipe.features);
         let train = setup.features(&setup.data.train, 1, &folder.join("train-plain.f16"))?;
         let mut rest = dev_features(setup, folder)?;
         for origin in OTHERS {
-            let images: Vec<Image> = self.photographs.of(origin).map(|i| self.photographs.all[i].image.clone()).collect();
+            let images: Vec<Image> = self
+                .photographs
+                .of(origin)
+                .map(|i| self.photographs.all[i].image.clone())
+                .collect();
             if !images.is_empty() {
-                rest.append(setup.features(&images, 1, &folder.join(format!("{}.f16", origin.name())))?)?;
+                rest.append(setup.features(
+                    &images,
+                    1,
+                    &folder.join(format!("{}.f16", origin.name())),
+                )?)?;
             }
         }
-        let annotated: Vec<Image> = self.crops.photographs.iter().map(|&i| self.photographs.all[i].image.clone()).collect();
+        let annotated: Vec<Image> = self
+            .crops
+            .photographs
+            .iter()
+            .map(|&i| self.photographs.all[i].image.clone())
+            .collect();
         let crops = Features::compute_crops(
             &annotated,
             &self.crops.of_each,
@@ -43,11 +57,16 @@ impl EvidenceTraining {
             &setup.workers,
             &folder.join(format!("{}-crops.f16", Origin::CocoMini.name())),
         )?;
-        let mut pooled = Vec::with_capacity(self.photographs.all.len() + crops.len() * crops.views());
+        let mut pooled =
+            Vec::with_capacity(self.photographs.all.len() + crops.len() * crops.views());
         for features in [&train, &rest, &crops] {
-            let views: Vec<(usize, usize)> = (0..features.len()).flat_map(|i| (0..features.views()).map(move |view| (i, view))).collect();
+            let views: Vec<(usize, usize)> = (0..features.len())
+                .flat_map(|i| (0..features.views()).map(move |view| (i, view)))
+                .collect();
             let chunks: Vec<&[(usize, usize)]> = views.chunks(AT_ONCE).collect();
-            let means = setup.workers.map(&chunks, |chunk| features.batch(chunk)?.mean(1)?.to_vec2::<f32>())?;
+            let means = setup.workers.map(&chunks, |chunk| {
+                features.batch(chunk)?.mean(1)?.to_vec2::<f32>()
+            })?;
             pooled.extend(means.into_iter().flatten());
         }
         Ok((pooled, rest))
@@ -55,10 +74,21 @@ impl EvidenceTraining {
 
     /// Counts of the labels of photographs that are learned from, and of crops.
     pub(super) fn label_counts(&self, rows: &Rows, concepts: &[ConceptId]) -> (Counts, Counts) {
-        let Photographs { all, train, dev, .. } = &self.photographs;
-        let learned = (0..all.len()).filter(|i| !(*train..train + dev).contains(i)).map(|i| (i, all[i].origin));
-        let crops = self.crops.iter().enumerate().map(|(j, (photograph, _))| (all.len() + j, all[photograph].origin));
-        (label_counts(learned, rows, concepts), label_counts(crops, rows, concepts))
+        let Photographs {
+            all, train, dev, ..
+        } = &self.photographs;
+        let learned = (0..all.len())
+            .filter(|i| !(*train..train + dev).contains(i))
+            .map(|i| (i, all[i].origin));
+        let crops = self
+            .crops
+            .iter()
+            .enumerate()
+            .map(|(j, (photograph, _))| (all.len() + j, all[photograph].origin));
+        (
+            label_counts(learned, rows, concepts),
+            label_counts(crops, rows, concepts),
+        )
     }
 
     /// The outputs, and what networks learn from.
@@ -77,16 +107,33 @@ impl EvidenceTraining {
         let crops: Vec<_> = self.crops.iter().collect();
         let of_crops = crops.par_iter().map(|&(photograph, crop)| {
             let (labels, weights) = &labelled[photograph];
-            boxes.crop_labels(&crop.rect, &self.photographs.all[photograph].boxes, labels, weights)
+            boxes.crop_labels(
+                &crop.rect,
+                &self.photographs.all[photograph].boxes,
+                labels,
+                weights,
+            )
         });
         let of_crops: Vec<_> = of_crops.collect();
         labelled.extend(of_crops);
         let (labels, weights) = labelled.into_iter().unzip();
-        (concepts, Rows { inputs: pooled.iter().map(|row| standard.apply(row)).collect(), labels, weights })
+        (
+            concepts,
+            Rows {
+                inputs: pooled.iter().map(|row| standard.apply(row)).collect(),
+                labels,
+                weights,
+            },
+        )
     }
 
-    /// The weights of a stage: those that an earlier run left, or else what `train` gives, which is kept for the next.
-    pub(super) fn saved(&self, name: &str, train: impl FnOnce() -> Result<Tensors, TrainError>) -> Result<Tensors, TrainError> {
+    /// The weights of a stage: those that an earlier run left, or else what `train` gives, which is
+    /// kept for the next.
+    pub(super) fn saved(
+        &self,
+        name: &str,
+        train: impl FnOnce() -> Result<Tensors, TrainError>,
+    ) -> Result<Tensors, TrainError> {
         let file = self.run.file(&format!("{name}.safetensors"));
         if file.exists() {
             return read_weights(&file);
@@ -98,32 +145,62 @@ impl EvidenceTraining {
         Ok(weights)
     }
 
-    /// The networks of the five parts, each of which did not learn from its part, and the shipped one; each is the mean of several.
-    pub(super) fn networks(&self, rows: &Rows, prior: &[f32]) -> Result<(Vec<Tensors>, Tensors), TrainError> {
-        let EvidenceRecipe { seed, head, first, second, networks, .. } = &self.recipe;
+    /// The networks of the five parts, each of which did not learn from its part, and the shipped
+    /// one; each is the mean of several.
+    pub(super) fn networks(
+        &self,
+        rows: &Rows,
+        prior: &[f32],
+    ) -> Result<(Vec<Tensors>, Tensors), TrainError> {
+        let EvidenceRecipe {
+            seed,
+            head,
+            first,
+            second,
+            networks,
+            ..
+        } = &self.recipe;
         let inputs = rows.inputs.first().map_or(0, Vec::len);
         let learned = |source: Source, takes: &dyn Fn(usize) -> bool| -> Vec<usize> {
             let takes = |photograph: usize| takes(self.photographs.all[photograph].fold);
             match source {
                 Source::Photographs(Origin::Flickr8k) => (0..self.photographs.train).collect(),
-                Source::Photographs(origin) => self.photographs.of(origin).filter(|&i| takes(i)).collect(),
+                Source::Photographs(origin) => {
+                    self.photographs.of(origin).filter(|&i| takes(i)).collect()
+                }
                 Source::Crops => {
-                    let crops = self.crops.iter().enumerate().filter(|(_, (photograph, _))| takes(*photograph));
+                    let crops = self
+                        .crops
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, (photograph, _))| takes(*photograph));
                     crops.map(|(j, _)| self.photographs.all.len() + j).collect()
                 }
             }
         };
-        let train = |begin: Option<&Tensors>, name: &str, config: &StageConfig, seed: u64, takes: &dyn Fn(usize) -> bool| {
+        let train = |begin: Option<&Tensors>,
+                     name: &str,
+                     config: &StageConfig,
+                     seed: u64,
+                     takes: &dyn Fn(usize) -> bool| {
             let vars = head::initial(inputs, head.hidden, prior, seed)?;
             begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
             let shares = learn::shares(config, |source| learned(source, takes))?;
-            learn::train(&vars, rows, &shares, (config, *head, seed), (&self.setup.workers, name))?;
+            learn::train(
+                &vars,
+                rows,
+                &shares,
+                (config, *head, seed),
+                (&self.setup.workers, name),
+            )?;
             Ok::<_, TrainError>(learn::weights_of(&vars)?)
         };
         let seed_of = |network: usize| seed.wrapping_add(1000 * network as u64);
         let begin = |network: usize| {
             let name = format!("first-{network}");
-            self.saved(&name, || train(None, &name, first, seed_of(network), &|_| false))
+            self.saved(&name, || {
+                train(None, &name, first, seed_of(network), &|_| false)
+            })
         };
         let begun = (0..*networks).map(begin).collect::<Result<Vec<_>, _>>()?;
         let mean = |name: &str, number: u64, takes: &dyn Fn(usize) -> bool| {
@@ -135,7 +212,11 @@ impl EvidenceTraining {
                 Ok(head::average(&each.collect::<Result<Vec<_>, _>>()?)?)
             })
         };
-        let parts = (0..FOLDS).map(|part| mean(&format!("part-{part}"), 1 + part as u64, &|fold| fold != part));
+        let parts = (0..FOLDS).map(|part| {
+            mean(&format!("part-{part}"), 1 + part as u64, &|fold| {
+                fold != part
+            })
+        });
         let parts = parts.collect::<Result<_, _>>()?;
         let shipped = mean("shipped", 100, &|fold| self.recipe.parts.contains(&fold))?;
         Ok((parts, shipped))

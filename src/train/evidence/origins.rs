@@ -23,8 +23,12 @@ use crate::eval::{
 pub(in crate::train) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daquar, Origin::VqaRad];
 
 /// COCO's names of objects that mean another thing, or nothing, in the lexicon.
-const OTHER_NAMES: [(&str, &str); 4] =
-    [("microwave", "microwave oven"), ("mouse", "computer mouse"), ("remote", "remote control"), ("toaster", "toaster oven")];
+const OTHER_NAMES: [(&str, &str); 4] = [
+    ("microwave", "microwave oven"),
+    ("mouse", "computer mouse"),
+    ("remote", "remote control"),
+    ("toaster", "toaster oven"),
+];
 
 /// The name of coco-mini's crops among the shares of a step.
 const CROPS: &str = "coco-mini-crops";
@@ -43,10 +47,15 @@ pub(super) enum Source {
 /// # Errors
 /// Where no origin with photographs has that name.
 pub(in crate::train) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> {
-    with_photographs().find(|origin| origin.name() == name).ok_or_else(|| {
-        let names: Vec<&str> = with_photographs().map(Origin::name).collect();
-        TrainError::Run(format!("{key}: there is no origin '{name}', only {}", names.join(", ")))
-    })
+    with_photographs()
+        .find(|origin| origin.name() == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = with_photographs().map(Origin::name).collect();
+            TrainError::Run(format!(
+                "{key}: there is no origin '{name}', only {}",
+                names.join(", ")
+            ))
+        })
 }
 
 /// The origins with photographs.
@@ -61,7 +70,9 @@ fn with_photographs() -> impl Iterator<Item = Origin> {
 pub(super) fn source_named(key: &str, name: &str) -> Result<Source, TrainError> {
     match name {
         CROPS => Ok(Source::Crops),
-        _ => origin_named(key, name).map(Source::Photographs).map_err(|error| TrainError::Run(format!("{error}, {CROPS}"))),
+        _ => origin_named(key, name)
+            .map(Source::Photographs)
+            .map_err(|error| TrainError::Run(format!("{error}, {CROPS}"))),
     }
 }
 
@@ -81,7 +92,8 @@ pub(in crate::train) struct Photograph {
     pub(in crate::train) fold: usize,
 }
 
-/// The photographs of all origins in one list: Flickr8k's training split, its development split, then the [others](OTHERS).
+/// The photographs of all origins in one list: Flickr8k's training split, its development split,
+/// then the [others](OTHERS).
 #[derive(Debug, Clone)]
 pub(in crate::train) struct Photographs {
     pub(in crate::train) all: Vec<Photograph>,
@@ -94,21 +106,39 @@ pub(in crate::train) struct Photographs {
 }
 
 impl Photographs {
-    /// Reads the folders `coco-mini`, `daquar` and `vqa-rad` in `data`, and takes Flickr8k's. One that is not there is left out.
+    /// Reads the folders `coco-mini`, `daquar` and `vqa-rad` in `data`, and takes Flickr8k's. One
+    /// that is not there is left out.
     ///
     /// # Errors
     /// When a folder cannot be read or a photograph is missing.
     pub(in crate::train) fn open(data: &Path, flickr8k: &Dataset) -> Result<Self, TrainError> {
         let captioned = |image: &Image| {
-            let texts = image.captions.iter().map(|caption| normalize_caption(caption)).collect();
+            let texts = image
+                .captions
+                .iter()
+                .map(|caption| normalize_caption(caption))
+                .collect();
             photograph(Origin::Flickr8k, image.clone(), texts)
         };
-        let all = flickr8k.train.iter().chain(&flickr8k.dev).map(captioned).collect::<Result<_, _>>()?;
-        let mut this = Self { all, train: flickr8k.train.len(), dev: flickr8k.dev.len(), questions: Vec::new() };
+        let all = flickr8k
+            .train
+            .iter()
+            .chain(&flickr8k.dev)
+            .map(captioned)
+            .collect::<Result<_, _>>()?;
+        let mut this = Self {
+            all,
+            train: flickr8k.train.len(),
+            dev: flickr8k.dev.len(),
+            questions: Vec::new(),
+        };
         for origin in OTHERS {
             let folder = data.join(origin.name());
             match origin {
-                _ if !folder.is_dir() => tell(format_args!("there is no folder {}: nothing is learned from it", folder.display())),
+                _ if !folder.is_dir() => tell(format_args!(
+                    "there is no folder {}: nothing is learned from it",
+                    folder.display()
+                )),
                 Origin::CocoMini => this.add_annotated(&folder)?,
                 _ => this.add_asked(origin, &folder)?,
             }
@@ -124,30 +154,70 @@ impl Photographs {
     fn add_annotated(&mut self, folder: &Path) -> Result<(), TrainError> {
         let references = References::open(folder, None).map_err(unusable)?;
         for annotated in references.images() {
-            let missing = || TrainError::Run(format!("{}: there is no photograph for '{}'", folder.display(), annotated.name()));
+            let missing = || {
+                TrainError::Run(format!(
+                    "{}: there is no photograph for '{}'",
+                    folder.display(),
+                    annotated.name()
+                ))
+            };
             let path = annotated.photo.clone().ok_or_else(missing)?;
-            let captions: Vec<String> = annotated.captions.iter().map(|caption| normalize_caption(caption)).collect();
-            let objects = annotated.objects.iter().flatten().map(|object| object_text(object));
+            let captions: Vec<String> = annotated
+                .captions
+                .iter()
+                .map(|caption| normalize_caption(caption))
+                .collect();
+            let objects = annotated
+                .objects
+                .iter()
+                .flatten()
+                .map(|object| object_text(object));
             let texts = captions.iter().cloned().chain(objects).collect();
-            let image = Image { name: annotated.name().to_owned(), path, captions };
+            let image = Image {
+                name: annotated.name().to_owned(),
+                path,
+                captions,
+            };
             let (objects, boxes) = (annotated.objects.clone(), annotated.boxes.clone());
-            self.all.push(Photograph { objects, boxes, ..photograph(Origin::CocoMini, image, texts)? });
+            self.all.push(Photograph {
+                objects,
+                boxes,
+                ..photograph(Origin::CocoMini, image, texts)?
+            });
         }
         Ok(())
     }
 
     fn add_asked(&mut self, origin: Origin, folder: &Path) -> Result<(), TrainError> {
-        let missing = || TrainError::Run(format!("{}: there is no questions.jsonl", folder.display()));
-        let questions = read_questions(&questions_file(folder).ok_or_else(missing)?).map_err(unusable)?;
+        let missing =
+            || TrainError::Run(format!("{}: there is no questions.jsonl", folder.display()));
+        let questions =
+            read_questions(&questions_file(folder).ok_or_else(missing)?).map_err(unusable)?;
         let mut by_image: BTreeMap<String, Vec<AskedQuestion>> = BTreeMap::new();
-        questions.into_iter().for_each(|question| by_image.entry(question.image.clone()).or_default().push(question));
+        questions.into_iter().for_each(|question| {
+            by_image
+                .entry(question.image.clone())
+                .or_default()
+                .push(question)
+        });
         for (name, questions) in by_image {
-            let Some(first) = questions.first() else { continue };
-            let texts = if origin == Origin::Daquar { questions.iter().flat_map(asked_texts).collect() } else { Vec::new() };
-            let image = Image { name, path: first.photo.clone(), captions: Vec::new() };
+            let Some(first) = questions.first() else {
+                continue;
+            };
+            let texts = if origin == Origin::Daquar {
+                questions.iter().flat_map(asked_texts).collect()
+            } else {
+                Vec::new()
+            };
+            let image = Image {
+                name,
+                path: first.photo.clone(),
+                captions: Vec::new(),
+            };
             let number = self.all.len();
             self.all.push(photograph(origin, image, texts)?);
-            self.questions.extend(questions.into_iter().map(|question| (number, question)));
+            self.questions
+                .extend(questions.into_iter().map(|question| (number, question)));
         }
         Ok(())
     }
@@ -155,7 +225,14 @@ impl Photographs {
 
 fn photograph(origin: Origin, image: Image, texts: Vec<String>) -> Result<Photograph, TrainError> {
     let file = fs::read(&image.path).map_err(TrainError::io(&image.path))?;
-    Ok(Photograph { origin, image, texts, objects: None, boxes: Vec::new(), fold: fold_of(digest_of(&file)) })
+    Ok(Photograph {
+        origin,
+        image,
+        texts,
+        objects: None,
+        boxes: Vec::new(),
+        fold: fold_of(digest_of(&file)),
+    })
 }
 
 fn unusable(error: impl std::fmt::Display) -> TrainError {
@@ -164,12 +241,20 @@ fn unusable(error: impl std::fmt::Display) -> TrainError {
 
 /// An annotated object as a text that names it.
 pub(super) fn object_text(object: &str) -> String {
-    let name = OTHER_NAMES.iter().find(|(name, _)| *name == object).map_or(object, |(_, other)| other);
+    let name = OTHER_NAMES
+        .iter()
+        .find(|(name, _)| *name == object)
+        .map_or(object, |(_, other)| other);
     format!("the {name}")
 }
 
 /// A question and its answers as texts: what they name is there.
 fn asked_texts(question: &AskedQuestion) -> Vec<String> {
-    let answers = question.answers.iter().map(|answer| format!("the {}", answer.replace('_', " ")));
-    std::iter::once(question.question.clone()).chain(answers).collect()
+    let answers = question
+        .answers
+        .iter()
+        .map(|answer| format!("the {}", answer.replace('_', " ")));
+    std::iter::once(question.question.clone())
+        .chain(answers)
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! The photographs that familiarity compares with: few coordinates of each, along the principal components of the tower's head.
+//! The photographs that familiarity compares with: few coordinates of each, along the principal
+//! components of the tower's head.
 
 use candle_core::{Device, Result, Tensor};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
@@ -29,11 +30,13 @@ pub struct ReferenceConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeRecipe {
-    /// Of Flickr8k's training split, drawn by the seed; of the other origins all that the shipped network learns from.
+    /// Of Flickr8k's training split, drawn by the seed; of the other origins all that the shipped
+    /// network learns from.
     pub photographs: usize,
     /// How many of the nearest are averaged.
     pub nearest: usize,
-    /// Share of held-out photographs below the line under which no question is answered; origins count alike.
+    /// Share of held-out photographs below the line under which no question is answered; origins
+    /// count alike.
     pub unanswered_share: f64,
 }
 
@@ -44,14 +47,16 @@ pub(super) struct Reference {
     pub(super) center: Vec<f32>,
     /// The components, a row each.
     pub(super) basis: Vec<Vec<f32>>,
-    /// Coordinates of photographs, a row each, each divided by the norm of the photograph's centered channels, in units of `scale`.
+    /// Coordinates of photographs, a row each, each divided by the norm of the photograph's
+    /// centered channels, in units of `scale`.
     pub(super) points: Vec<Vec<i8>>,
     /// A unit a component.
     pub(super) scale: Vec<f32>,
 }
 
 impl Reference {
-    /// Finds the components of the rows, a photograph each, and the coordinates of some; a function of the seed.
+    /// Finds the components of the rows, a photograph each, and the coordinates of some; a function
+    /// of the seed.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -60,21 +65,36 @@ impl Reference {
         Self::weighted(rows, &weights, config.components, config.photographs, seed)
     }
 
-    /// The same with rows that count by `weights`, which add up to 1, for the mean and the components.
+    /// The same with rows that count by `weights`, which add up to 1, for the mean and the
+    /// components.
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub(super) fn weighted(rows: &[&[f32]], weights: &[f64], components: usize, photographs: usize, seed: u64) -> Result<Self> {
+    pub(super) fn weighted(
+        rows: &[&[f32]],
+        weights: &[f64],
+        components: usize,
+        photographs: usize,
+        seed: u64,
+    ) -> Result<Self> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let (n, width) = (rows.len(), rows.first().map_or(0, |row| row.len()));
         let mut center = vec![0f64; width];
         let all = || rows.iter().zip(weights);
-        all().for_each(|(row, weight)| center.iter_mut().zip(*row).for_each(|(sum, x)| *sum += f64::from(*x) * weight));
+        all().for_each(|(row, weight)| {
+            center
+                .iter_mut()
+                .zip(*row)
+                .for_each(|(sum, x)| *sum += f64::from(*x) * weight)
+        });
         let center: Vec<f32> = center.into_iter().map(|x| x as f32).collect();
-        let centered: Vec<f32> = rows.iter().flat_map(|row| row.iter().zip(&center).map(|(x, mean)| x - mean)).collect();
+        let centered: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| row.iter().zip(&center).map(|(x, mean)| x - mean))
+            .collect();
         let factors: Vec<f32> = weights.iter().map(|weight| weight.sqrt() as f32).collect();
-        let matrix =
-            Tensor::from_slice(&centered, (n, width), &Device::Cpu)?.broadcast_mul(&Tensor::from_vec(factors, (n, 1), &Device::Cpu)?)?;
+        let matrix = Tensor::from_slice(&centered, (n, width), &Device::Cpu)?
+            .broadcast_mul(&Tensor::from_vec(factors, (n, 1), &Device::Cpu)?)?;
         let components = components.min(width).min(n);
         let basis = principal_components(&matrix.t()?.matmul(&matrix)?, components, &mut rng)?;
         let mut drawn: Vec<usize> = (0..n).collect();
@@ -85,14 +105,34 @@ impl Reference {
             .map(|&i| {
                 let row = &centered[i * width..(i + 1) * width];
                 let norm = dot(row, row).sqrt().max(f32::MIN_POSITIVE);
-                basis.iter().map(|component| dot(component, row) / norm).collect()
+                basis
+                    .iter()
+                    .map(|component| dot(component, row) / norm)
+                    .collect()
             })
             .collect();
-        let largest = |j: usize| coordinates.iter().map(|point| point[j].abs()).fold(0f32, f32::max);
-        let scale: Vec<f32> = (0..components).map(|j| largest(j).max(f32::MIN_POSITIVE) / LARGEST).collect();
-        let stored =
-            |point: &Vec<f32>| point.iter().zip(&scale).map(|(x, unit)| (x / unit).round().clamp(-LARGEST, LARGEST) as i8).collect();
-        Ok(Self { points: coordinates.iter().map(stored).collect(), center, basis, scale })
+        let largest = |j: usize| {
+            coordinates
+                .iter()
+                .map(|point| point[j].abs())
+                .fold(0f32, f32::max)
+        };
+        let scale: Vec<f32> = (0..components)
+            .map(|j| largest(j).max(f32::MIN_POSITIVE) / LARGEST)
+            .collect();
+        let stored = |point: &Vec<f32>| {
+            point
+                .iter()
+                .zip(&scale)
+                .map(|(x, unit)| (x / unit).round().clamp(-LARGEST, LARGEST) as i8)
+                .collect()
+        };
+        Ok(Self {
+            points: coordinates.iter().map(stored).collect(),
+            center,
+            basis,
+            scale,
+        })
     }
 }
 
@@ -100,11 +140,18 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The first eigenvectors of a symmetric matrix, those of the largest eigenvalues first, by orthogonal iteration.
-fn principal_components(matrix: &Tensor, components: usize, rng: &mut impl Rng) -> Result<Vec<Vec<f32>>> {
+/// The first eigenvectors of a symmetric matrix, those of the largest eigenvalues first, by
+/// orthogonal iteration.
+fn principal_components(
+    matrix: &Tensor,
+    components: usize,
+    rng: &mut impl Rng,
+) -> Result<Vec<Vec<f32>>> {
     let width = matrix.dim(0)?;
     let sought = (components + MORE).min(width);
-    let mut found: Vec<Vec<f32>> = (0..sought).map(|_| (0..width).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
+    let mut found: Vec<Vec<f32>> = (0..sought)
+        .map(|_| (0..width).map(|_| rng.random_range(-1.0..1.0)).collect())
+        .collect();
     for _ in 0..ROUNDS {
         orthonormalize(&mut found);
         let rows = Tensor::from_vec(found.concat(), (sought, width), &Device::Cpu)?;
@@ -139,29 +186,84 @@ pub(super) mod tests {
     /// Twelve photographs of five channels.
     pub(in crate::train::evidence) fn photographs() -> Vec<Vec<f32>> {
         let channel = |i: f64, j: f64| (1.7 * i + 0.9 * j * j + 0.3 * i * j).sin() * (5.0 - j);
-        (0..12).map(|i| (0..5).map(|j| channel(f64::from(i), f64::from(j)) as f32).collect()).collect()
+        (0..12)
+            .map(|i| {
+                (0..5)
+                    .map(|j| channel(f64::from(i), f64::from(j)) as f32)
+                    .collect()
+            })
+            .collect()
     }
 
     #[test]
     fn components_are_those_of_numpy() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let config = ReferenceConfig { components: 2, photographs: 12, nearest: 3 };
+        let config = ReferenceConfig {
+            components: 2,
+            photographs: 12,
+            nearest: 3,
+        };
         let reference = Reference::fit(&rows, config, 5).unwrap();
         // numpy: rows.mean(0), and numpy.linalg.svd(rows - rows.mean(0))[2][:2]
-        let center = [-0.028_998_5, 0.131_387_2, -0.133_341, -0.007_409_7, 0.072_932_5];
-        let components = [
-            [-0.814_858_7, 0.573_735_2, -0.011_56, 0.081_531_2, -0.007_227_6],
-            [0.327_359, 0.500_686_9, -0.716_710_4, -0.356_489_4, -0.037_285_8],
+        let center = [
+            -0.028_998_5,
+            0.131_387_2,
+            -0.133_341,
+            -0.007_409_7,
+            0.072_932_5,
         ];
-        assert!(reference.center.iter().zip(center).all(|(ours, theirs)| (ours - theirs).abs() < 1e-5));
+        let components = [
+            [
+                -0.814_858_7,
+                0.573_735_2,
+                -0.011_56,
+                0.081_531_2,
+                -0.007_227_6,
+            ],
+            [
+                0.327_359,
+                0.500_686_9,
+                -0.716_710_4,
+                -0.356_489_4,
+                -0.037_285_8,
+            ],
+        ];
+        assert!(
+            reference
+                .center
+                .iter()
+                .zip(center)
+                .all(|(ours, theirs)| (ours - theirs).abs() < 1e-5)
+        );
         for (ours, theirs) in reference.basis.iter().zip(components) {
-            let sign = if (ours[0] > 0.0) == (theirs[0] > 0.0) { 1.0 } else { -1.0 };
-            assert!(ours.iter().zip(theirs).all(|(a, b)| (sign * a - b).abs() < 1e-3), "{ours:?}");
+            let sign = if (ours[0] > 0.0) == (theirs[0] > 0.0) {
+                1.0
+            } else {
+                -1.0
+            };
+            assert!(
+                ours.iter()
+                    .zip(theirs)
+                    .all(|(a, b)| (sign * a - b).abs() < 1e-3),
+                "{ours:?}"
+            );
         }
         assert_eq!((reference.points.len(), reference.scale.len()), (12, 2));
-        assert!((0..2).all(|j| reference.points.iter().any(|point| point[j].abs() == 127)), "the range is used");
-        let fewer = Reference::fit(&rows, ReferenceConfig { photographs: 4, components: 40, ..config }, 5).unwrap();
+        assert!(
+            (0..2).all(|j| reference.points.iter().any(|point| point[j].abs() == 127)),
+            "the range is used"
+        );
+        let fewer = Reference::fit(
+            &rows,
+            ReferenceConfig {
+                photographs: 4,
+                components: 40,
+                ..config
+            },
+            5,
+        )
+        .unwrap();
         assert_eq!((fewer.points.len(), fewer.basis.len()), (4, 5));
     }
 }

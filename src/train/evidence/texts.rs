@@ -1,4 +1,5 @@
-//! Texts by others: the calibrations of words without an output, which make their scores whole, and how well these tell right texts from wrong ones.
+//! Texts by others: the calibrations of words without an output, which make their scores whole, and
+//! how well these tell right texts from wrong ones.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -38,7 +39,8 @@ pub(super) struct ScoredCaption {
 }
 
 impl EvidenceTraining {
-    /// Calibrates words without an output, of the classes of which enough is known; `None` where there is no such class.
+    /// Calibrates words without an output, of the classes of which enough is known; `None` where
+    /// there is no such class.
     pub(super) fn word_calibration(
         &self,
         words: &[JudgedWord],
@@ -46,9 +48,16 @@ impl EvidenceTraining {
         (evidence, seen): (&[Evidence], &Seen),
         fitted_on: &str,
     ) -> Result<Option<(Fitted, Section)>, TrainError> {
-        let known: Vec<(&JudgedWord, Row)> =
-            words.iter().filter_map(|word| Some((word, self.row(word.photograph, Vec::new(), word.truth?)))).collect();
-        let classes = calibrated_classes(known.iter().filter(|(_, row)| row.is_shipped).map(|(word, row)| (*word, row.is_right)));
+        let known: Vec<(&JudgedWord, Row)> = words
+            .iter()
+            .filter_map(|word| Some((word, self.row(word.photograph, Vec::new(), word.truth?))))
+            .collect();
+        let classes = calibrated_classes(
+            known
+                .iter()
+                .filter(|(_, row)| row.is_shipped)
+                .map(|(word, row)| (*word, row.is_right)),
+        );
         if classes.is_empty() {
             return Ok(None);
         }
@@ -57,15 +66,33 @@ impl EvidenceTraining {
             WrittenBy::Policy => &WordFeatures::NAMES,
             WrittenBy::Others => &["familiarity", "reward_logit", sentence[0], sentence[1]],
         };
-        let names = [of_writer, &classes.iter().map(|&class| WordFeatures::of_class(class)).collect::<Vec<_>>()].concat();
+        let names = [
+            of_writer,
+            &classes
+                .iter()
+                .map(|&class| WordFeatures::of_class(class))
+                .collect::<Vec<_>>(),
+        ]
+        .concat();
         let with_features = |(word, row): (&JudgedWord, Row)| {
             let image = &seen.images[word.photograph - self.photographs.train];
             let sentence = SentenceFeatures::new(&evidence[row.fold], image, &word.sentence);
-            let known = WordFeatures::new(word.class, image, word.reward, word.log_probability, sentence);
-            let features = names.iter().map(|name| known.value(name)).collect::<Option<_>>()?;
+            let known = WordFeatures::new(
+                word.class,
+                image,
+                word.reward,
+                word.log_probability,
+                sentence,
+            );
+            let features = names
+                .iter()
+                .map(|name| known.value(name))
+                .collect::<Option<_>>()?;
             Some((word.class, Row { features, ..row }))
         };
-        let of_classes = known.into_iter().filter(|(word, _)| classes.contains(&word.class));
+        let of_classes = known
+            .into_iter()
+            .filter(|(word, _)| classes.contains(&word.class));
         let (classes, rows): (Vec<_>, Vec<Row>) = of_classes.filter_map(with_features).unzip();
         let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, fitted_on)?;
         let title = match writer {
@@ -76,11 +103,33 @@ impl EvidenceTraining {
             .into_iter()
             .zip(rows.iter().zip(&fitted.out_of_fold))
             .filter(|(_, (row, _))| is_reported(row))
-            .map(|(class, (row, &score))| (class, row.origin, Outcome { photograph: row.photograph, score, is_right: row.is_right }))
+            .map(|(class, (row, &score))| {
+                (
+                    class,
+                    row.origin,
+                    Outcome {
+                        photograph: row.photograph,
+                        score,
+                        is_right: row.is_right,
+                    },
+                )
+            })
             .collect();
-        let table = figures::class_table(&judged, f64::from(fitted.calibration.thresholds.default), self.resampling());
+        let table = figures::class_table(
+            &judged,
+            f64::from(fitted.calibration.thresholds.default),
+            self.resampling(),
+        );
         let text = vec![calibrate::described(&fitted.calibration)];
-        Ok(Some((fitted, Section { title: title.into(), text, tables: vec![table], ..Section::default() })))
+        Ok(Some((
+            fitted,
+            Section {
+                title: title.into(),
+                text,
+                tables: vec![table],
+                ..Section::default()
+            },
+        )))
     }
 
     /// Scores people's captions as they are served.
@@ -92,25 +141,48 @@ impl EvidenceTraining {
     ) -> Result<Vec<ScoredCaption>, TrainError> {
         let mut found = Vec::new();
         for (written, scored) in captions {
-            let row = self.row(written.photograph, Vec::new(), written.source == written.photograph);
+            let row = self.row(
+                written.photograph,
+                Vec::new(),
+                written.source == written.photograph,
+            );
             let image = &seen.images[written.photograph - self.photographs.train];
-            let score = policy::judge(Mode::Score, &judge.words_by_others(scored, &evidence[row.fold], image)?, true).1;
-            found.extend(score.map(|score| ScoredCaption { row, score: score.into() }));
+            let score = policy::judge(
+                Mode::Score,
+                &judge.words_by_others(scored, &evidence[row.fold], image)?,
+                true,
+            )
+            .1;
+            found.extend(score.map(|score| ScoredCaption {
+                row,
+                score: score.into(),
+            }));
         }
         Ok(found)
     }
 
-    /// The threshold for texts by others: the highest, to .5, below which no more of the right captions of an origin have a word than the configuration allows.
+    /// The threshold for texts by others: the highest, to .5, below which no more of the right
+    /// captions of an origin have a word than the configuration allows.
     pub(super) fn text_threshold(&self, captions: &[ScoredCaption]) -> f32 {
         let mut right: BTreeMap<Origin, Vec<Scored>> = BTreeMap::new();
-        for ScoredCaption { row, score } in captions.iter().filter(|caption| caption.row.is_right && caption.row.is_shipped) {
-            right.entry(row.origin).or_default().push(Scored { reward: *score as f32, good: true, image: 0 });
+        for ScoredCaption { row, score } in captions
+            .iter()
+            .filter(|caption| caption.row.is_right && caption.row.is_shipped)
+        {
+            right.entry(row.origin).or_default().push(Scored {
+                reward: *score as f32,
+                good: true,
+                image: 0,
+            });
         }
-        let thresholds = right.values().map(|captions| threshold_at_fpr(captions, self.recipe.matching.right_flagged));
+        let thresholds = right
+            .values()
+            .map(|captions| threshold_at_fpr(captions, self.recipe.matching.right_flagged));
         thresholds.fold(calibrate::DEFAULT_THRESHOLD, f32::min)
     }
 
-    /// Returns how well scores tell right captions from wrong ones, and find the wrong sentence in a text.
+    /// Returns how well scores tell right captions from wrong ones, and find the wrong sentence in
+    /// a text.
     pub(super) fn texts(
         &self,
         judge: &Judge<'_>,
@@ -121,19 +193,32 @@ impl EvidenceTraining {
     ) -> Result<Section, TrainError> {
         let mut found: Vec<(Row, bool)> = Vec::new();
         for (written, scored) in texts {
-            let Some(text) = mixed.get(&written.photograph) else { continue };
+            let Some(text) = mixed.get(&written.photograph) else {
+                continue;
+            };
             let row = self.row(written.photograph, Vec::new(), false);
             let image = &seen.images[written.photograph - self.photographs.train];
             let words = judge.words_by_others(scored, &evidence[row.fold], image)?;
             let claims = words.iter().filter(|word| !word.function);
-            let scores = claims.filter_map(|word| Some((word.bytes.clone(), word.reward?))).collect();
-            found.extend(text.is_found(&GuardMarks { scores, ..GuardMarks::default() }).map(|is_found| (row, is_found)));
+            let scores = claims
+                .filter_map(|word| Some((word.bytes.clone(), word.reward?)))
+                .collect();
+            found.extend(
+                text.is_found(&GuardMarks {
+                    scores,
+                    ..GuardMarks::default()
+                })
+                .map(|is_found| (row, is_found)),
+            );
         }
         let resampling = self.resampling();
         let mut rows = Vec::new();
         for origin in [Origin::Flickr8k, Origin::CocoMini] {
             let is_of = |row: &Row| row.origin == origin && is_reported(row);
-            let own: Vec<&ScoredCaption> = captions.iter().filter(|caption| is_of(&caption.row)).collect();
+            let own: Vec<&ScoredCaption> = captions
+                .iter()
+                .filter(|caption| is_of(&caption.row))
+                .collect();
             if own.is_empty() {
                 continue;
             }
@@ -145,10 +230,17 @@ impl EvidenceTraining {
             let outcomes: Vec<Outcome> = own.iter().map(|caption| outcome(caption)).collect();
             let flagged = |right: bool| {
                 let of = outcomes.iter().filter(|outcome| outcome.is_right == right);
-                share(&of.map(|outcome| (outcome.photograph, outcome.score < threshold)).collect::<Vec<_>>(), resampling)
+                share(
+                    &of.map(|outcome| (outcome.photograph, outcome.score < threshold))
+                        .collect::<Vec<_>>(),
+                    resampling,
+                )
             };
-            let sentences: Vec<(usize, bool)> =
-                found.iter().filter(|(row, _)| is_of(row)).map(|(row, is_found)| (row.photograph, *is_found)).collect();
+            let sentences: Vec<(usize, bool)> = found
+                .iter()
+                .filter(|(row, _)| is_of(row))
+                .map(|(row, is_found)| (row.photograph, *is_found))
+                .collect();
             let cells = vec![
                 outcomes.len().into(),
                 auroc(&outcomes, resampling).into(),
@@ -163,27 +255,40 @@ impl EvidenceTraining {
         let table = Table {
             title: "People's captions, half of them another photograph's".into(),
             note: format!(
-                "{NOTE} The score of a caption is the lowest reward of its words; it is flagged where that is below {threshold:.3}."
+                "{NOTE} The score of a caption is the lowest reward of its words; it is flagged \
+                 where that is below {threshold:.3}."
             ),
             columns: vec![
                 Column::new("captions", Format::Count),
                 Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
                 percent("right flagged").better(Better::Lower),
                 percent("wrong flagged").better(Better::Higher),
-                Column::new("texts", Format::Count).help("Of four sentences, one of them another photograph's."),
+                Column::new("texts", Format::Count)
+                    .help("Of four sentences, one of them another photograph's."),
                 percent("wrong sentence is lowest").better(Better::Higher),
             ],
             rows,
         };
-        Ok(Section { title: "Texts by others".into(), tables: vec![table], ..Section::default() })
+        Ok(Section {
+            title: "Texts by others".into(),
+            tables: vec![table],
+            ..Section::default()
+        })
     }
 }
 
 impl Judge<'_> {
     /// The words of a text by others, with the rewards that they are served with.
-    fn words_by_others(&self, text: &ScoredText, evidence: &Arc<Evidence>, image: &ImageEvidence) -> Result<Vec<Word>, TrainError> {
+    fn words_by_others(
+        &self,
+        text: &ScoredText,
+        evidence: &Arc<Evidence>,
+        image: &ImageEvidence,
+    ) -> Result<Vec<Word>, TrainError> {
         let (tokens, scored) = self.served_by(WrittenBy::Others, text, evidence, image)?;
-        let bytes = tokens.iter().map(|&token| self.setup.policy.tokenizer.bytes(token));
+        let bytes = tokens
+            .iter()
+            .map(|&token| self.setup.policy.tokenizer.bytes(token));
         Ok(words(bytes, &scored.rewards).1)
     }
 }

@@ -1,4 +1,5 @@
-//! Words that claim something and name nothing that has an output, with their rewards and whether they are right: what calibrations of words are fitted on.
+//! Words that claim something and name nothing that has an output, with their rewards and whether
+//! they are right: what calibrations of words are fitted on.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -51,21 +52,27 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 impl Known<'_> {
     /// The truth of a mention that a range is part of.
     fn mentioned(&self, range: &Range<usize>) -> Option<Option<bool>> {
-        self.mentions.iter().find(|(_, mention)| overlap(&mention.range, range)).map(|(truth, _)| *truth)
+        self.mentions
+            .iter()
+            .find(|(_, mention)| overlap(&mention.range, range))
+            .map(|(truth, _)| *truth)
     }
 
     /// Returns whether the captions have a word in some form.
     fn has(&self, word: &str) -> bool {
-        self.references.has_word(self.lexicon.base_form(&word.to_lowercase()))
+        self.references
+            .has_word(self.lexicon.base_form(&word.to_lowercase()))
     }
 
     /// Of a word in a caption of another photograph: wrong unless this one's captions have it too.
     fn in_foreign(&self, range: &Range<usize>, word: &str) -> Option<bool> {
-        self.mentioned(range).unwrap_or_else(|| Some(self.has(word)))
+        self.mentioned(range)
+            .unwrap_or_else(|| Some(self.has(word)))
     }
 
-    /// Of a word in what the policy wrote. What is said of a thing that is not there is wrong; of other words only those that the captions have, and the colors
-    /// and counts of which they speak, are known.
+    /// Of a word in what the policy wrote. What is said of a thing that is not there is wrong; of
+    /// other words only those that the captions have, and the colors and counts of which they
+    /// speak, are known.
     fn in_own(&self, range: &Range<usize>, word: &str, class: WordClass) -> Option<bool> {
         if let Some(truth) = self.mentioned(range) {
             return truth;
@@ -77,15 +84,23 @@ impl Known<'_> {
         if !describes && self.has(word) {
             return Some(true);
         }
-        let before = self.mentions.iter().rev().find(|(_, mention)| mention.range.end <= range.start);
-        let after = self.mentions.iter().find(|(_, mention)| mention.range.start >= range.end);
+        let before = self
+            .mentions
+            .iter()
+            .rev()
+            .find(|(_, mention)| mention.range.end <= range.start);
+        let after = self
+            .mentions
+            .iter()
+            .find(|(_, mention)| mention.range.start >= range.end);
         let (truth, _) = if describes { after } else { before.or(after) }?;
         truth.filter(|right| !right)
     }
 }
 
 impl Judge<'_> {
-    /// Judges the words of texts that claim something, with rewards by `calibration`; those that name something for which `has_output` are left out.
+    /// Judges the words of texts that claim something, with rewards by `calibration`; those that
+    /// name something for which `has_output` are left out.
     pub(super) fn words(
         &self,
         texts: &[(Written, ScoredText)],
@@ -95,10 +110,20 @@ impl Judge<'_> {
         let lexicon = Lexicon::shared();
         let absence = Absence::new(lexicon);
         let mut found = Vec::new();
-        for (Written { photograph, source, author, text }, scored) in texts {
+        for (
+            Written {
+                photograph,
+                source,
+                author,
+                text,
+            },
+            scored,
+        ) in texts
+        {
             let about = &self.photographs.all[*photograph];
             let references = References::new(lexicon, &about.texts);
-            let judged = |mention: Mention| (truth(about, &references, &mention, &absence), mention);
+            let judged =
+                |mention: Mention| (truth(about, &references, &mention, &absence), mention);
             let properties = judge(lexicon, text, &about.image.captions);
             let known = Known {
                 lexicon,
@@ -108,29 +133,54 @@ impl Judge<'_> {
             };
             for (range, class) in lexicon.word_classes(text) {
                 let word = &text[range.clone()];
-                let has_evidence = known.mentions.iter().any(|(_, m)| overlap(&m.range, &range) && has_output(m.concept));
-                if !word.starts_with(char::is_alphanumeric) || is_function_word(word) || has_evidence {
+                let has_evidence = known
+                    .mentions
+                    .iter()
+                    .any(|(_, m)| overlap(&m.range, &range) && has_output(m.concept));
+                if !word.starts_with(char::is_alphanumeric)
+                    || is_function_word(word)
+                    || has_evidence
+                {
                     continue;
                 }
-                let Some((reward, log_probability)) = rewards(scored, &range, calibration) else { continue };
+                let Some((reward, log_probability)) = rewards(scored, &range, calibration) else {
+                    continue;
+                };
                 let truth = match author {
                     Author::Person if source == photograph => Some(true),
                     Author::Person => known.in_foreign(&range, word),
                     Author::Greedy | Author::Sampled => known.in_own(&range, word, class),
                 };
                 let sentence = text[sentence_around(text, range.start)].to_owned();
-                found.push(JudgedWord { photograph: *photograph, author: *author, class, truth, reward, log_probability, sentence });
+                found.push(JudgedWord {
+                    photograph: *photograph,
+                    author: *author,
+                    class,
+                    truth,
+                    reward,
+                    log_probability,
+                    sentence,
+                });
             }
         }
         found
     }
 }
 
-/// The classes that have enough words of which `counts` says that they are right, and that they are wrong.
-pub(super) fn calibrated_classes<'w>(counts: impl Iterator<Item = (&'w JudgedWord, bool)>) -> Vec<WordClass> {
+/// The classes that have enough words of which `counts` says that they are right, and that they are
+/// wrong.
+pub(super) fn calibrated_classes<'w>(
+    counts: impl Iterator<Item = (&'w JudgedWord, bool)>,
+) -> Vec<WordClass> {
     let mut by_class: BTreeMap<WordClass, [usize; 2]> = BTreeMap::new();
-    counts.for_each(|(word, is_right)| by_class.entry(word.class).or_default()[usize::from(is_right)] += 1);
-    by_class.into_iter().filter(|(_, counts)| counts.iter().all(|&count| count >= LEAST)).map(|(class, _)| class).collect()
+    counts.for_each(|(word, is_right)| {
+        by_class.entry(word.class).or_default()[usize::from(is_right)] += 1
+    });
+    by_class
+        .into_iter()
+        .filter(|(_, counts)| counts.iter().all(|&count| count >= LEAST))
+        .map(|(class, _)| class)
+        .collect()
 }
 
 #[cfg(test)]
@@ -144,42 +194,81 @@ mod tests {
         let lexicon = Lexicon::shared();
         let references = References::new(lexicon, captions);
         let properties = judge(lexicon, text, &captions);
-        let mentions = lexicon.mentions(text).into_iter().map(|mention| (Some(references.supports(&mention) == Support::Named), mention));
+        let mentions = lexicon.mentions(text).into_iter().map(|mention| {
+            (
+                Some(references.supports(&mention) == Support::Named),
+                mention,
+            )
+        });
         let known = Known {
             lexicon,
             references: &references,
             mentions: mentions.collect(),
             properties: [properties.colours, properties.counts].concat(),
         };
-        let claims = lexicon.word_classes(text).into_iter().filter(|(range, _)| !is_function_word(&text[range.clone()]));
+        let claims = lexicon
+            .word_classes(text)
+            .into_iter()
+            .filter(|(range, _)| !is_function_word(&text[range.clone()]));
         let truth = |(range, class): (Range<usize>, WordClass)| {
             let word = &text[range.clone()];
-            let truth = if is_own { known.in_own(&range, word, class) } else { known.in_foreign(&range, word) };
+            let truth = if is_own {
+                known.in_own(&range, word, class)
+            } else {
+                known.in_foreign(&range, word)
+            };
             (word.to_owned(), truth)
         };
         claims.map(truth).collect()
     }
 
     fn said(words: &[(&str, Option<bool>)]) -> Vec<(String, Option<bool>)> {
-        words.iter().map(|&(word, truth)| (word.to_owned(), truth)).collect()
+        words
+            .iter()
+            .map(|&(word, truth)| (word.to_owned(), truth))
+            .collect()
     }
 
     #[test]
     fn what_is_said_of_absent_things_is_wrong_and_much_is_unknown() {
         let (right, wrong) = (Some(true), Some(false));
-        assert_eq!(judged("A man rides.", true), said(&[("man", right), ("rides", right)]));
-        assert_eq!(judged("A man jumps.", true), said(&[("man", right), ("jumps", None)]));
-        assert_eq!(judged("A dog jumps.", true), said(&[("dog", wrong), ("jumps", wrong)]));
-        assert_eq!(judged("A blue shirt.", true), said(&[("blue", wrong), ("shirt", right)]));
-        assert_eq!(judged("A red bike.", true), said(&[("red", None), ("bike", right)]));
-        assert_eq!(judged("Three dogs.", true), said(&[("Three", wrong), ("dogs", wrong)]));
+        assert_eq!(
+            judged("A man rides.", true),
+            said(&[("man", right), ("rides", right)])
+        );
+        assert_eq!(
+            judged("A man jumps.", true),
+            said(&[("man", right), ("jumps", None)])
+        );
+        assert_eq!(
+            judged("A dog jumps.", true),
+            said(&[("dog", wrong), ("jumps", wrong)])
+        );
+        assert_eq!(
+            judged("A blue shirt.", true),
+            said(&[("blue", wrong), ("shirt", right)])
+        );
+        assert_eq!(
+            judged("A red bike.", true),
+            said(&[("red", None), ("bike", right)])
+        );
+        assert_eq!(
+            judged("Three dogs.", true),
+            said(&[("Three", wrong), ("dogs", wrong)])
+        );
     }
 
     #[test]
     fn captions_of_another_photograph_are_wrong_but_for_words_that_fit_too() {
         let (right, wrong) = (Some(true), Some(false));
-        assert_eq!(judged("A man jumps.", false), said(&[("man", right), ("jumps", wrong)]));
-        assert_eq!(judged("A red dog rides.", false), said(&[("red", right), ("dog", wrong), ("rides", right)]));
+        assert_eq!(
+            judged("A man jumps.", false),
+            said(&[("man", right), ("jumps", wrong)])
+        );
+        assert_eq!(
+            judged("A red dog rides.", false),
+            said(&[("red", right), ("dog", wrong), ("rides", right)])
+        );
     }
 
     #[test]

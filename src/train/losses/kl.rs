@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Estimators of `KL(π ‖ π_ref)` from one token that `π` drew, by `d = log π - log π_ref` (Schulman, 2020, "Approximating KL divergence").
+/// Estimators of `KL(π ‖ π_ref)` from one token that `π` drew, by `d = log π - log π_ref`
+/// (Schulman, 2020, "Approximating KL divergence").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Estimator {
     /// `d`: unbiased, of either sign. What a token's reward is charged with.
@@ -25,8 +26,8 @@ impl Estimator {
     }
 }
 
-/// Raises the price of distance while the policy is further from its reference than wanted, and lowers it while it is nearer (Ziegler et al., 2019,
-/// <https://arxiv.org/abs/1909.08593>).
+/// Raises the price of distance while the policy is further from its reference than wanted, and
+/// lowers it while it is nearer (Ziegler et al., 2019, <https://arxiv.org/abs/1909.08593>).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptiveKl {
@@ -59,22 +60,45 @@ mod tests {
         let (p, q) = ([0.7f32, 0.3], [0.4f32, 0.6]);
         let expected: f32 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
         for estimator in [Estimator::K1, Estimator::K3] {
-            let mean: f32 = p.iter().zip(&q).map(|(p, q)| p * estimator.of(p.ln(), q.ln())).sum();
+            let mean: f32 = p
+                .iter()
+                .zip(&q)
+                .map(|(p, q)| p * estimator.of(p.ln(), q.ln()))
+                .sum();
             assert!((mean - expected).abs() < 1e-6, "{estimator:?}");
         }
-        assert!(Estimator::K3.of(-1.0, -0.2) > 0.0 && Estimator::K2.of(-1.0, -0.2) > 0.0 && Estimator::K1.of(-1.0, -0.2) < 0.0);
+        assert!(
+            Estimator::K3.of(-1.0, -0.2) > 0.0
+                && Estimator::K2.of(-1.0, -0.2) > 0.0
+                && Estimator::K1.of(-1.0, -0.2) < 0.0
+        );
     }
 
     #[test]
     fn agrees_with_trl() {
         let found = reference();
-        let (ours, theirs) = (found.flat("old_log_probs"), found.flat("reference_log_probs"));
-        for (name, estimator) in [("k1", Estimator::K1), ("k2", Estimator::K2), ("k3", Estimator::K3)] {
-            let all: Vec<f32> = ours.iter().zip(&theirs).map(|(a, b)| estimator.of(*a, *b)).collect();
+        let (ours, theirs) = (
+            found.flat("old_log_probs"),
+            found.flat("reference_log_probs"),
+        );
+        for (name, estimator) in [
+            ("k1", Estimator::K1),
+            ("k2", Estimator::K2),
+            ("k3", Estimator::K3),
+        ] {
+            let all: Vec<f32> = ours
+                .iter()
+                .zip(&theirs)
+                .map(|(a, b)| estimator.of(*a, *b))
+                .collect();
             found.assert_close(name, &all);
         }
         let part = found.part("controller");
-        let mut kl = AdaptiveKl { beta: 0.2, target: 6.0, horizon: 10_000.0 };
+        let mut kl = AdaptiveKl {
+            beta: 0.2,
+            target: 6.0,
+            horizon: 10_000.0,
+        };
         let betas: Vec<f32> = part
             .of("kl")
             .iter()
@@ -88,7 +112,11 @@ mod tests {
 
     #[test]
     fn without_a_target_the_price_stays() {
-        let mut kl = AdaptiveKl { beta: 0.1, target: 0.0, horizon: 100.0 };
+        let mut kl = AdaptiveKl {
+            beta: 0.1,
+            target: 0.0,
+            horizon: 100.0,
+        };
         kl.update(50.0, 100);
         assert_eq!(kl.beta, 0.1);
     }

@@ -1,6 +1,8 @@
-//! The objectives of trainings: those that policies are aligned with, as functions of the log-probabilities of tokens, and that of labels.
+//! The objectives of trainings: those that policies are aligned with, as functions of the
+//! log-probabilities of tokens, and that of labels.
 //!
-//! Tokens of many answers lie flat behind one another, without padding; a weight of 0 leaves a token out.
+//! Tokens of many answers lie flat behind one another, without padding; a weight of 0 leaves a
+//! token out.
 
 pub mod binary;
 pub mod filter;
@@ -16,7 +18,12 @@ pub(super) mod tests {
     pub(in crate::train) struct Reference(Value);
 
     pub(in crate::train) fn reference() -> Reference {
-        Reference(serde_json::from_str(include_str!("../../../tests/fixtures/alignment_losses.json")).unwrap())
+        Reference(
+            serde_json::from_str(include_str!(
+                "../../../tests/fixtures/alignment_losses.json"
+            ))
+            .unwrap(),
+        )
     }
 
     impl Reference {
@@ -25,7 +32,13 @@ pub(super) mod tests {
         }
 
         pub(in crate::train) fn sequences(&self) -> Vec<Self> {
-            self.0["sequences"].as_array().unwrap().iter().cloned().map(Self).collect()
+            self.0["sequences"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .cloned()
+                .map(Self)
+                .collect()
         }
 
         pub(in crate::train) fn of(&self, name: &str) -> Vec<f32> {
@@ -44,7 +57,10 @@ pub(super) mod tests {
             let theirs = self.of(name);
             assert_eq!(ours.len(), theirs.len(), "{name}");
             for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
-                assert!((a - b).abs() <= 1e-5 * (1.0 + b.abs()), "{name}[{i}]: {a} is not {b}");
+                assert!(
+                    (a - b).abs() <= 1e-5 * (1.0 + b.abs()),
+                    "{name}[{i}]: {a} is not {b}"
+                );
             }
         }
     }

@@ -1,8 +1,11 @@
-//! Losses on pairs of a better and a worse answer: DPO (Rafailov et al., NeurIPS 2023, <https://arxiv.org/abs/2305.18290>), dense DPO (RLHF-V, Yu et al., CVPR
-//! 2024, <https://arxiv.org/abs/2312.00849>) and SPIN (Chen et al., ICML 2024, <https://arxiv.org/abs/2401.01335>).
+//! Losses on pairs of a better and a worse answer: DPO (Rafailov et al., NeurIPS 2023,
+//! <https://arxiv.org/abs/2305.18290>), dense DPO (RLHF-V, Yu et al., CVPR 2024,
+//! <https://arxiv.org/abs/2312.00849>) and SPIN (Chen et al., ICML 2024,
+//! <https://arxiv.org/abs/2401.01335>).
 //!
-//! All three are DPO's loss. SPIN's better answer is a person's and its worse one the model's own, drawn from the reference; dense DPO's log-probability of an
-//! answer weighs the tokens in which the two answers differ.
+//! All three are DPO's loss. SPIN's better answer is a person's and its worse one the model's own,
+//! drawn from the reference; dense DPO's log-probability of an answer weighs the tokens in which
+//! the two answers differ.
 
 use candle_core::{Device, Result, Tensor};
 
@@ -32,29 +35,43 @@ impl Weighing {
     }
 }
 
-/// Weighted sums over the tokens of each answer: `log_probs` `(n)` and `n` weights in answers of the given lengths, to `(answers)`.
+/// Weighted sums over the tokens of each answer: `log_probs` `(n)` and `n` weights in answers of
+/// the given lengths, to `(answers)`.
 ///
 /// # Errors
 /// When the lengths do not add up to `n`.
 pub fn answer_log_probs(log_probs: &Tensor, weights: &[f32], lengths: &[usize]) -> Result<Tensor> {
     let n = weights.len();
     if lengths.iter().sum::<usize>() != n {
-        candle_core::bail!("answers of {} tokens in {n} weights", lengths.iter().sum::<usize>());
+        candle_core::bail!(
+            "answers of {} tokens in {n} weights",
+            lengths.iter().sum::<usize>()
+        );
     }
     let mut select = vec![0f32; lengths.len() * n];
     let mut first = 0;
     for (row, &len) in lengths.iter().enumerate() {
-        select[row * n + first..row * n + first + len].copy_from_slice(&weights[first..first + len]);
+        select[row * n + first..row * n + first + len]
+            .copy_from_slice(&weights[first..first + len]);
         first += len;
     }
-    Tensor::from_vec(select, (lengths.len(), n), &Device::Cpu)?.matmul(&log_probs.reshape((n, 1))?)?.squeeze(1)
+    Tensor::from_vec(select, (lengths.len(), n), &Device::Cpu)?
+        .matmul(&log_probs.reshape((n, 1))?)?
+        .squeeze(1)
 }
 
-/// `-log σ(β ((log π_w - log ref_w) - (log π_l - log ref_l)))` of every pair, `(pairs)`; all arguments are `(pairs)`.
+/// `-log σ(β ((log π_w - log ref_w) - (log π_l - log ref_l)))` of every pair, `(pairs)`; all
+/// arguments are `(pairs)`.
 ///
 /// # Errors
 /// When lengths differ.
-pub fn dpo(better: &Tensor, worse: &Tensor, reference_better: &Tensor, reference_worse: &Tensor, beta: f64) -> Result<Tensor> {
+pub fn dpo(
+    better: &Tensor,
+    worse: &Tensor,
+    reference_better: &Tensor,
+    reference_worse: &Tensor,
+    beta: f64,
+) -> Result<Tensor> {
     let margin = (((better - worse)? - (reference_better - reference_worse)?)? * beta)?;
     // -log σ(x) = max(-x, 0) + log(1 + e^-|x|).
     margin.neg()?.relu()? + (margin.abs()?.neg()?.exp()? + 1.0)?.log()?
@@ -84,27 +101,52 @@ mod tests {
         let found = reference().part("pairs");
         let of = |name: &str| tensor(&found.of(name));
         let [w, l, rw, rl] = ["better", "worse", "reference_better", "reference_worse"].map(of);
-        found.assert_close("dpo", &dpo(&w, &l, &rw, &rl, 0.1).unwrap().to_vec1().unwrap());
+        found.assert_close(
+            "dpo",
+            &dpo(&w, &l, &rw, &rl, 0.1).unwrap().to_vec1().unwrap(),
+        );
         // SPIN's logistic loss with λ in the place of β.
-        found.assert_close("spin", &dpo(&w, &l, &rw, &rl, 5.0).unwrap().to_vec1().unwrap());
+        found.assert_close(
+            "spin",
+            &dpo(&w, &l, &rw, &rl, 5.0).unwrap().to_vec1().unwrap(),
+        );
     }
 
     #[test]
     fn dense_log_probabilities_agree_with_rlhf_v() {
         let found = reference();
-        let changed: Vec<Vec<bool>> = found.sequences().iter().map(|s| s.of("changed").iter().map(|&c| c > 0.0).collect()).collect();
-        let weights: Vec<f32> = changed.iter().flat_map(|c| Weighing::Dense { gamma: 5.0 }.weights(c)).collect();
+        let changed: Vec<Vec<bool>> = found
+            .sequences()
+            .iter()
+            .map(|s| s.of("changed").iter().map(|&c| c > 0.0).collect())
+            .collect();
+        let weights: Vec<f32> = changed
+            .iter()
+            .flat_map(|c| Weighing::Dense { gamma: 5.0 }.weights(c))
+            .collect();
         let lengths: Vec<usize> = changed.iter().map(Vec::len).collect();
-        let dense = answer_log_probs(&tensor(&found.flat("log_probs")), &weights, &lengths).unwrap();
+        let dense =
+            answer_log_probs(&tensor(&found.flat("log_probs")), &weights, &lengths).unwrap();
         found.assert_close("dense_log_probs", &dense.to_vec1().unwrap());
-        let sums = answer_log_probs(&tensor(&found.flat("log_probs")), &vec![1.0; weights.len()], &lengths).unwrap();
+        let sums = answer_log_probs(
+            &tensor(&found.flat("log_probs")),
+            &vec![1.0; weights.len()],
+            &lengths,
+        )
+        .unwrap();
         found.assert_close("sum_log_probs", &sums.to_vec1().unwrap());
     }
 
     #[test]
     fn dense_weights_of_a_whole_that_changed_are_a_mean() {
-        assert_eq!(Weighing::Dense { gamma: 5.0 }.weights(&[true, true]), [0.5, 0.5]);
-        assert_eq!(Weighing::Dense { gamma: 3.0 }.weights(&[true, false]), [0.75, 0.25]);
+        assert_eq!(
+            Weighing::Dense { gamma: 5.0 }.weights(&[true, true]),
+            [0.5, 0.5]
+        );
+        assert_eq!(
+            Weighing::Dense { gamma: 3.0 }.weights(&[true, false]),
+            [0.75, 0.25]
+        );
         assert_eq!(Weighing::Sum.weights(&[true, false]), [1.0, 1.0]);
     }
 

@@ -1,7 +1,9 @@
-//! Minimal-edit perturbations of true captions: one fact is made wrong, everything else stays, and the text stays fluent.
+//! Minimal-edit perturbations of true captions: one fact is made wrong, everything else stays, and
+//! the text stays fluent.
 //!
-//! The kinds follow TLDR (Fu et al., ICLR 2025). Replacements are drawn by how they occur with the words around them in the training captions, so that language
-//! alone does not give them away, and never among things that another caption of the image supports.
+//! The kinds follow TLDR (Fu et al., ICLR 2025). Replacements are drawn by how they occur with the
+//! words around them in the training captions, so that language alone does not give them away, and
+//! never among things that another caption of the image supports.
 
 mod check;
 mod people;
@@ -30,14 +32,17 @@ use scenes::relation_before;
 use things::Donors;
 
 /// What kind of fact is made wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A thing: dog to cat.
     Object,
     /// A small thing, worn or held or lying about: hat to ball.
     SmallObject,
-    /// A whole phrase in the place of one that people wrote behind the same words of another caption: `in the snow` to `in a shallow pool`.
+    /// A whole phrase in the place of one that people wrote behind the same words of another
+    /// caption: `in the snow` to `in a shallow pool`.
     Phrase,
     /// A colour or size: red to blue.
     Attribute,
@@ -101,7 +106,13 @@ pub struct Perturbed {
 impl From<Perturbed> for LabelledText {
     fn from(p: Perturbed) -> Self {
         let bad = p.bad.into_iter().map(|r| (r, Some(false)));
-        Self { ranges: bad.chain(p.replaced.into_iter().map(|r| (r, None))).collect(), text: p.text, rest: Some(true) }
+        Self {
+            ranges: bad
+                .chain(p.replaced.into_iter().map(|r| (r, None)))
+                .collect(),
+            text: p.text,
+            rest: Some(true),
+        }
     }
 }
 
@@ -118,12 +129,17 @@ impl Edit {
     /// A replacement that is wrong as a whole.
     fn wrong(range: Range<usize>, replacement: impl Into<String>) -> Self {
         let replacement = replacement.into();
-        Self { range, bad: 0..replacement.len(), replacement }
+        Self {
+            range,
+            bad: 0..replacement.len(),
+            replacement,
+        }
     }
 }
 
-/// How often people are tried before any other kind, where a caption names some and where none does: what a policy invents on photographs that it does not know
-/// are people, and photographs without any are few.
+/// How often people are tried before any other kind, where a caption names some and where none
+/// does: what a policy invents on photographs that it does not know are people, and photographs
+/// without any are few.
 const PEOPLE_FIRST: [f64; 2] = [0.15, 0.5];
 
 /// A caption to be made wrong, and what is known of its image.
@@ -168,7 +184,14 @@ impl Perturber {
                 nouns.entry(lexicon.kind(concept)).or_default().push(noun);
             }
         }
-        let mut this = Self { stats, lexicon, nouns, verbs: HashMap::new(), relations: HashSet::new(), donors: Donors::default() };
+        let mut this = Self {
+            stats,
+            lexicon,
+            nouns,
+            verbs: HashMap::new(),
+            relations: HashSet::new(),
+            donors: Donors::default(),
+        };
         for caption in images.iter().flat_map(|i| &i.captions) {
             this.learn(&normalize_caption(caption));
         }
@@ -184,7 +207,12 @@ impl Perturber {
         let words = lexicon::words(text);
         for pair in words.windows(2) {
             if let Some((base, form)) = self.lexicon.verbs().analyze(&pair[0].text) {
-                *self.verbs.entry((form, pair[1].text.clone())).or_default().entry(base).or_default() += 1;
+                *self
+                    .verbs
+                    .entry((form, pair[1].text.clone()))
+                    .or_default()
+                    .entry(base)
+                    .or_default() += 1;
             }
         }
         let phrases = self.lexicon.phrases(text);
@@ -196,13 +224,29 @@ impl Perturber {
         }
     }
 
-    /// One perturbation of a random caption of the image, of a random kind that its captions allow; `None` when none is found. The same generator state
-    /// gives the same perturbation. `shown` are texts that name what else the image shows; `tally` is added to.
-    pub fn perturb(&self, image: &Image, shown: &[String], rng: &mut impl Rng, tally: &mut Tally) -> Option<Perturbed> {
-        let mut texts: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+    /// One perturbation of a random caption of the image, of a random kind that its captions allow;
+    /// `None` when none is found. The same generator state gives the same perturbation. `shown` are
+    /// texts that name what else the image shows; `tally` is added to.
+    pub fn perturb(
+        &self,
+        image: &Image,
+        shown: &[String],
+        rng: &mut impl Rng,
+        tally: &mut Tally,
+    ) -> Option<Perturbed> {
+        let mut texts: Vec<String> = image
+            .captions
+            .iter()
+            .map(|c| normalize_caption(c))
+            .collect();
         let text = &texts.choose(rng)?.clone();
         texts.extend_from_slice(shown);
-        let source = Source { text, phrases: self.lexicon.phrases(text), texts: &texts, references: References::new(self.lexicon, &texts) };
+        let source = Source {
+            text,
+            phrases: self.lexicon.phrases(text),
+            texts: &texts,
+            references: References::new(self.lexicon, &texts),
+        };
         let mut kinds = Kind::ALL;
         kinds.shuffle(rng);
         if rng.random_bool(PEOPLE_FIRST[usize::from(self.names_nobody(&source))]) {
@@ -211,7 +255,13 @@ impl Perturber {
         kinds.into_iter().find_map(|kind| {
             let perturbed = self.make_wrong(kind, &source, rng)?;
             let paraphrase = check::is_paraphrase(self.lexicon, &perturbed, &source);
-            *if paraphrase { &mut tally.paraphrases } else { &mut tally.made }.entry(kind).or_default() += 1;
+            *if paraphrase {
+                &mut tally.paraphrases
+            } else {
+                &mut tally.made
+            }
+            .entry(kind)
+            .or_default() += 1;
             (!paraphrase).then_some(perturbed)
         })
     }
@@ -230,27 +280,46 @@ impl Perturber {
             Kind::Person => self.person(source, rng)?,
         };
         let (text, bad, replaced) = apply(source.text, edits);
-        Some(Perturbed { text, original: source.text.to_owned(), kind, bad, replaced })
+        Some(Perturbed {
+            text,
+            original: source.text.to_owned(),
+            kind,
+            bad,
+            replaced,
+        })
     }
 
     /// Returns where a text names the thing that `phrase` names.
     fn same_thing(&self, text: &str, phrase: &Phrase) -> impl Iterator<Item = Phrase> {
         let concept = phrase.mention.concept;
-        self.lexicon.phrases(text).into_iter().filter(move |p| self.lexicon.related(p.mention.concept, concept))
+        self.lexicon
+            .phrases(text)
+            .into_iter()
+            .filter(move |p| self.lexicon.related(p.mention.concept, concept))
     }
 }
 
-/// Applies edits in the text's order and puts the article before each right. Returns the text, what of it is wrong, and what was written anew.
+/// Applies edits in the text's order and puts the article before each right. Returns the text, what
+/// of it is wrong, and what was written anew.
 fn apply(text: &str, mut edits: Vec<Edit>) -> (String, Vec<Range<usize>>, Vec<Range<usize>>) {
     edits.sort_by_key(|edit| edit.range.start);
     let (mut out, mut bad, mut replaced, mut from) = (String::new(), Vec::new(), Vec::new(), 0);
-    for Edit { range, replacement, bad: wrong } in edits {
+    for Edit {
+        range,
+        replacement,
+        bad: wrong,
+    } in edits
+    {
         out.push_str(&text[from..range.start]);
         for article in ["a ", "an ", "A ", "An "] {
             let is_word = |rest: &str| rest.is_empty() || rest.ends_with(' ');
             if let Some(rest) = out.strip_suffix(article).filter(|rest| is_word(rest)) {
                 let right = indefinite_article(&replacement);
-                let right = if article.starts_with('A') { capitalized(right) } else { right.to_owned() };
+                let right = if article.starts_with('A') {
+                    capitalized(right)
+                } else {
+                    right.to_owned()
+                };
                 out = format!("{rest}{right} ");
                 break;
             }
@@ -275,23 +344,60 @@ mod tests {
 
     #[test]
     fn edits_keep_the_article_right() {
-        let edits = vec![Edit::wrong(14..19, "banana"), Edit { bad: 6..11, ..Edit::wrong(2..5, "brown otter") }];
+        let edits = vec![
+            Edit::wrong(14..19, "banana"),
+            Edit {
+                bad: 6..11,
+                ..Edit::wrong(2..5, "brown otter")
+            },
+        ];
         let (text, bad, replaced) = apply("A dog eats an apple.", edits);
         assert_eq!(text, "A brown otter eats a banana.");
-        assert_eq!(bad.iter().map(|r| &text[r.clone()]).collect::<Vec<_>>(), ["otter", "banana"]);
-        assert_eq!(replaced.iter().map(|r| &text[r.clone()]).collect::<Vec<_>>(), ["brown otter", "banana"]);
+        assert_eq!(
+            bad.iter().map(|r| &text[r.clone()]).collect::<Vec<_>>(),
+            ["otter", "banana"]
+        );
+        assert_eq!(
+            replaced
+                .iter()
+                .map(|r| &text[r.clone()])
+                .collect::<Vec<_>>(),
+            ["brown otter", "banana"]
+        );
     }
 
     /// Images that say the same in different words, so that there is something to learn from.
     pub(super) fn images() -> Vec<Image> {
         let scenes = [
-            ["Two black dogs run in the snow .", "Two dogs in front of a red car .", "A dog holds a small ball ."],
-            ["A man in a red hat sits on a bench .", "A man with a blue bag on a wooden bench .", "A man holds a cup ."],
-            ["Three girls jump in a pool .", "Girls swim in the blue water .", "A girl in a pink hat holds a toy ."],
-            ["A brown dog runs in the tall grass .", "A dog jumps over a log .", "A dog with a frisbee in the grass ."],
-            ["A man in a black hat stands behind a white car .", "A man wears a hat and a green shirt .", "A man holds a camera ."],
+            [
+                "Two black dogs run in the snow .",
+                "Two dogs in front of a red car .",
+                "A dog holds a small ball .",
+            ],
+            [
+                "A man in a red hat sits on a bench .",
+                "A man with a blue bag on a wooden bench .",
+                "A man holds a cup .",
+            ],
+            [
+                "Three girls jump in a pool .",
+                "Girls swim in the blue water .",
+                "A girl in a pink hat holds a toy .",
+            ],
+            [
+                "A brown dog runs in the tall grass .",
+                "A dog jumps over a log .",
+                "A dog with a frisbee in the grass .",
+            ],
+            [
+                "A man in a black hat stands behind a white car .",
+                "A man wears a hat and a green shirt .",
+                "A man holds a camera .",
+            ],
         ];
-        (0..12).flat_map(|_| scenes.iter().map(|captions| image(captions))).collect()
+        (0..12)
+            .flat_map(|_| scenes.iter().map(|captions| image(captions)))
+            .collect()
     }
 
     #[test]
@@ -300,19 +406,33 @@ mod tests {
         let perturber = Perturber::new(&images);
         let (mut rng, mut tally) = (SmallRng::seed_from_u64(3), Tally::default());
         for image in images.iter().cycle().take(600) {
-            let Some(found) = perturber.perturb(image, &[], &mut rng, &mut tally) else { continue };
+            let Some(found) = perturber.perturb(image, &[], &mut rng, &mut tally) else {
+                continue;
+            };
             assert_ne!(found.text, found.original);
             assert!(!found.bad.is_empty(), "{found:?}");
             let references = References::new(Lexicon::shared(), &image.captions);
-            if matches!(found.kind, Kind::Object | Kind::SmallObject | Kind::Phrase | Kind::Person) {
+            if matches!(
+                found.kind,
+                Kind::Object | Kind::SmallObject | Kind::Phrase | Kind::Person
+            ) {
                 let wrong = &found.text[found.bad[0].clone()];
                 let mentions = Lexicon::shared().mentions(wrong);
-                assert!(mentions.iter().all(|m| references.supports(m) == lexicon::Support::None), "{wrong}: {found:?}");
+                assert!(
+                    mentions
+                        .iter()
+                        .all(|m| references.supports(m) == lexicon::Support::None),
+                    "{wrong}: {found:?}"
+                );
             }
         }
         assert_eq!(
             tally.made.keys().copied().collect::<Vec<_>>(),
-            Kind::ALL.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>(),
+            Kind::ALL
+                .into_iter()
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>(),
             "{tally:?}"
         );
     }
@@ -323,7 +443,10 @@ mod tests {
         let perturber = Perturber::new(&images);
         let run = |seed| {
             let mut rng = SmallRng::seed_from_u64(seed);
-            images.iter().map(|i| perturber.perturb(i, &[], &mut rng, &mut Tally::default())).collect::<Vec<_>>()
+            images
+                .iter()
+                .map(|i| perturber.perturb(i, &[], &mut rng, &mut Tally::default()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));

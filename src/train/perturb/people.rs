@@ -1,4 +1,5 @@
-//! Wrong people: where nobody is named, somebody stands in the place of a thing or beside it; where people are named, something else stands in theirs.
+//! Wrong people: where nobody is named, somebody stands in the place of a thing or beside it; where
+//! people are named, something else stands in theirs.
 
 use std::ops::Range;
 
@@ -10,15 +11,30 @@ use rand::{
 use super::{Edit, Perturber, Source};
 use crate::lexicon::{self, Phrase, Support, is_always_plural};
 
-/// People as captions name them. Where the lexicon has a word for several of its own, that is one of [`PEOPLE`].
+/// People as captions name them. Where the lexicon has a word for several of its own, that is one
+/// of [`PEOPLE`].
 const PERSON: [&str; 6] = ["man", "woman", "boy", "girl", "child", "person"];
 
 /// Several of them.
 const PEOPLE: [&str; 6] = ["men", "women", "boys", "girls", "children", "people"];
 
-/// Words that let people be expected where none is named: somebody holds the leash that the dog is on.
-const TRACES: [&str; 13] =
-    ["someone", "somebody", "everyone", "everybody", "he", "she", "him", "who", "hand", "arm", "finger", "lap", "shoulder"];
+/// Words that let people be expected where none is named: somebody holds the leash that the dog is
+/// on.
+const TRACES: [&str; 13] = [
+    "someone",
+    "somebody",
+    "everyone",
+    "everybody",
+    "he",
+    "she",
+    "him",
+    "who",
+    "hand",
+    "arm",
+    "finger",
+    "lap",
+    "shoulder",
+];
 
 /// What somebody does who comes in at the end.
 const BESIDE: [&str; 4] = ["with", "near", "next to", "behind"];
@@ -27,7 +43,9 @@ const BESIDE: [&str; 4] = ["with", "near", "next to", "behind"];
 const ONE: [&str; 6] = ["a", "an", "another", "each", "every", "this"];
 
 /// Words for many people whose verb may be singular or plural.
-const COLLECTIVE: [&str; 7] = ["crowd", "audience", "police", "family", "team", "couple", "crew"];
+const COLLECTIVE: [&str; 7] = [
+    "crowd", "audience", "police", "family", "team", "couple", "crew",
+];
 
 impl Perturber {
     /// Somebody where nobody is, or something else in the place of a person.
@@ -38,15 +56,22 @@ impl Perturber {
         if TRACES.iter().any(|word| source.references.has_word(word)) {
             return None;
         }
-        let mut ways: [fn(&Self, &Source<'_>, &mut _) -> Option<Edit>; 3] =
-            [Self::replace_thing, Self::accompany_thing, Self::append_person];
+        let mut ways: [fn(&Self, &Source<'_>, &mut _) -> Option<Edit>; 3] = [
+            Self::replace_thing,
+            Self::accompany_thing,
+            Self::append_person,
+        ];
         ways.shuffle(rng);
-        ways.into_iter().find_map(|way| way(self, source, rng)).map(|edit| vec![edit])
+        ways.into_iter()
+            .find_map(|way| way(self, source, rng))
+            .map(|edit| vec![edit])
     }
 
     /// Returns `true` if no text about the image names people.
     pub(super) fn names_nobody(&self, source: &Source<'_>) -> bool {
-        self.lexicon.concept("person").is_some_and(|person| source.references.support(person) == Support::None)
+        self.lexicon
+            .concept("person")
+            .is_some_and(|person| source.references.support(person) == Support::None)
     }
 
     /// Something that nobody knows of in the place of a person.
@@ -62,9 +87,19 @@ impl Perturber {
         if rng.random_bool(0.3) {
             kinds.reverse();
         }
-        let fits = |noun: &str| self.stats.is_countable(noun) && !is_always_plural(noun) && !self.lexicon.classes().is_small_thing(noun);
-        let noun = kinds.into_iter().find_map(|kind| self.unsupported(kind, source, phrase, fits, rng))?;
-        let noun = if self.is_plural(phrase)? { self.lexicon.plural(noun) } else { noun.to_owned() };
+        let fits = |noun: &str| {
+            self.stats.is_countable(noun)
+                && !is_always_plural(noun)
+                && !self.lexicon.classes().is_small_thing(noun)
+        };
+        let noun = kinds
+            .into_iter()
+            .find_map(|kind| self.unsupported(kind, source, phrase, fits, rng))?;
+        let noun = if self.is_plural(phrase)? {
+            self.lexicon.plural(noun)
+        } else {
+            noun.to_owned()
+        };
         Some(vec![Edit::wrong(described_noun(source.text, phrase), noun)])
     }
 
@@ -75,7 +110,10 @@ impl Perturber {
         let phrase = match alive.choose(rng) {
             Some(phrase) => *phrase,
             // Without an article it may be a substance, which nobody stands for.
-            None => source.phrases.first().filter(|p| p.start == 0 && (p.determiner.is_some() || p.mention.plural))?,
+            None => source
+                .phrases
+                .first()
+                .filter(|p| p.start == 0 && (p.determiner.is_some() || p.mention.plural))?,
         };
         let person = somebody(self.is_plural(phrase)?, rng)?;
         Some(Edit::wrong(described_noun(source.text, phrase), person))
@@ -86,31 +124,58 @@ impl Perturber {
         let phrase = source.phrases.first().filter(|p| p.start == 0)?;
         let plural = self.is_plural(phrase)?;
         let (article, person) = (if plural { "" } else { "a " }, somebody(plural, rng)?);
-        let joint = if plural && rng.random_bool(0.5) { "and" } else { "with" };
+        let joint = if plural && rng.random_bool(0.5) {
+            "and"
+        } else {
+            "with"
+        };
         let first = lexicon::words(source.text).into_iter().next()?;
         let replacement = format!("{article}{person} {joint} {}", first.text);
-        Some(Edit { range: first.range, bad: article.len()..article.len() + person.len(), replacement })
+        Some(Edit {
+            range: first.range,
+            bad: article.len()..article.len() + person.len(),
+            replacement,
+        })
     }
 
     /// A person behind the last word.
     fn append_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
-        let body = source.text.strip_suffix('.').filter(|body| body.ends_with(char::is_alphanumeric) && !body.contains(['.', '"']))?;
+        let body = source
+            .text
+            .strip_suffix('.')
+            .filter(|body| body.ends_with(char::is_alphanumeric) && !body.contains(['.', '"']))?;
         let plural = rng.random_bool(0.3);
-        let (article, person, beside) = (if plural { "" } else { "a " }, somebody(plural, rng)?, BESIDE.choose(rng)?);
+        let (article, person, beside) = (
+            if plural { "" } else { "a " },
+            somebody(plural, rng)?,
+            BESIDE.choose(rng)?,
+        );
         let before = format!(" {beside} {article}");
         let bad = before.len()..before.len() + person.len();
-        Some(Edit { range: body.len()..body.len(), replacement: before + person, bad })
+        Some(Edit {
+            range: body.len()..body.len(),
+            replacement: before + person,
+            bad,
+        })
     }
 
-    /// Returns whether a phrase is about several; `None` where that cannot be told, and of what is said not to be there.
+    /// Returns whether a phrase is about several; `None` where that cannot be told, and of what is
+    /// said not to be there.
     fn is_plural(&self, phrase: &Phrase) -> Option<bool> {
         let (lemma, determiner) = (phrase.mention.lemma, phrase.determiner.as_deref());
-        let one = determiner.is_some_and(|word| ONE.contains(&word)) || phrase.count.as_ref().is_some_and(|count| count.group == 1);
+        let one = determiner.is_some_and(|word| ONE.contains(&word))
+            || phrase.count.as_ref().is_some_and(|count| count.group == 1);
         match phrase.mention.plural {
             _ if determiner == Some("no") => None,
             true => (!one).then_some(true),
             false if one => Some(false),
-            false if phrase.vague || phrase.count.is_some() || self.lexicon.plural(lemma) == lemma => None,
+            false
+                if phrase.vague
+                    || phrase.count.is_some()
+                    || self.lexicon.plural(lemma) == lemma =>
+            {
+                None
+            }
             false => Some(false),
         }
     }
@@ -123,10 +188,18 @@ fn somebody(plural: bool, rng: &mut impl Rng) -> Option<&'static str> {
 
 /// The noun of a phrase with what describes it: all but its article and its number.
 fn described_noun(text: &str, phrase: &Phrase) -> Range<usize> {
-    let article = phrase.determiner.as_ref().map_or(phrase.start, |word| phrase.start + word.len());
-    let start = phrase.count.as_ref().map_or(article, |count| article.max(count.range.end));
+    let article = phrase
+        .determiner
+        .as_ref()
+        .map_or(phrase.start, |word| phrase.start + word.len());
+    let start = phrase
+        .count
+        .as_ref()
+        .map_or(article, |count| article.max(count.range.end));
     let end = phrase.mention.range.end;
-    let space = text.get(start..end).map_or(0, |rest| rest.len() - rest.trim_start().len());
+    let space = text
+        .get(start..end)
+        .map_or(0, |rest| rest.len() - rest.trim_start().len());
     start + space..end
 }
 
@@ -174,8 +247,18 @@ mod tests {
 
     /// Returns what is made of the one caption of an image, by many seeds.
     fn made(perturber: &Perturber, of: &Image, shown: &[String]) -> Vec<Perturbed> {
-        let perturb = |seed| perturber.perturb(of, shown, &mut SmallRng::seed_from_u64(seed), &mut Tally::default());
-        (0..200).filter_map(perturb).filter(|found| found.kind == Kind::Person).collect()
+        let perturb = |seed| {
+            perturber.perturb(
+                of,
+                shown,
+                &mut SmallRng::seed_from_u64(seed),
+                &mut Tally::default(),
+            )
+        };
+        (0..200)
+            .filter_map(perturb)
+            .filter(|found| found.kind == Kind::Person)
+            .collect()
     }
 
     /// Returns whether the first thing that a text names is in the plural.
@@ -186,22 +269,57 @@ mod tests {
     /// What holds of every perturbation of people.
     fn holds(found: &Perturbed, tokenizer: &TextTokenizer) {
         let (text, original) = (&found.text, &found.original);
-        assert!((is_whole(text) || !is_whole(original)) && text.starts_with(char::is_uppercase) && !text.contains("  "), "{found:?}");
-        assert_eq!(begins_with_several(text), begins_with_several(original), "the verb stays right: {found:?}");
-        for (article, next) in text.split(' ').zip(text.split(' ').skip(1)).filter(|(word, _)| ["a", "an", "A", "An"].contains(word)) {
-            assert_eq!(article.to_lowercase(), lexicon::indefinite_article(next), "{found:?}");
+        assert!(
+            (is_whole(text) || !is_whole(original))
+                && text.starts_with(char::is_uppercase)
+                && !text.contains("  "),
+            "{found:?}"
+        );
+        assert_eq!(
+            begins_with_several(text),
+            begins_with_several(original),
+            "the verb stays right: {found:?}"
+        );
+        for (article, next) in text
+            .split(' ')
+            .zip(text.split(' ').skip(1))
+            .filter(|(word, _)| ["a", "an", "A", "An"].contains(word))
+        {
+            assert_eq!(
+                article.to_lowercase(),
+                lexicon::indefinite_article(next),
+                "{found:?}"
+            );
         }
-        let ([bad], [replaced]) = (found.bad.as_slice(), found.replaced.as_slice()) else { panic!("one phrase: {found:?}") };
-        assert!(original.ends_with(&text[replaced.end..]), "nothing behind it changes: {found:?}");
+        let ([bad], [replaced]) = (found.bad.as_slice(), found.replaced.as_slice()) else {
+            panic!("one phrase: {found:?}")
+        };
+        assert!(
+            original.ends_with(&text[replaced.end..]),
+            "nothing behind it changes: {found:?}"
+        );
         let labelled = LabelledText::from(found.clone());
         let tokens = tokenizer.encode(text).unwrap();
         let labels = labelled.token_labels(tokenizer, &tokens);
-        let wrong: Vec<u32> = tokens.iter().zip(&labels).filter(|(_, label)| **label == Some(false)).map(|(token, _)| *token).collect();
-        assert_eq!(tokenizer.decode(&wrong).trim(), &text[bad.clone()], "{found:?}");
+        let wrong: Vec<u32> = tokens
+            .iter()
+            .zip(&labels)
+            .filter(|(_, label)| **label == Some(false))
+            .map(|(token, _)| *token)
+            .collect();
+        assert_eq!(
+            tokenizer.decode(&wrong).trim(),
+            &text[bad.clone()],
+            "{found:?}"
+        );
     }
 
     fn tokenizer() -> TextTokenizer {
-        let lines: Vec<String> = NOBODY.iter().chain(&SOMEBODY).map(|&line| line.to_owned()).collect();
+        let lines: Vec<String> = NOBODY
+            .iter()
+            .chain(&SOMEBODY)
+            .map(|&line| line.to_owned())
+            .collect();
         TextTokenizer::new(train_tokenizer(&lines, 300).unwrap(), END).unwrap()
     }
 
@@ -217,7 +335,10 @@ mod tests {
             for found in &found {
                 holds(found, &tokenizer);
                 let wrong = found.text[found.bad[0].clone()].to_lowercase();
-                assert!(PERSON.iter().chain(&PEOPLE).any(|person| *person == wrong), "{found:?}");
+                assert!(
+                    PERSON.iter().chain(&PEOPLE).any(|person| *person == wrong),
+                    "{found:?}"
+                );
                 people.insert(wrong);
             }
         }
@@ -226,7 +347,8 @@ mod tests {
 
     #[test]
     fn in_the_place_of_a_person_comes_what_no_caption_knows_of() {
-        let (perturber, tokenizer, lexicon) = (Perturber::new(&images()), tokenizer(), Lexicon::shared());
+        let (perturber, tokenizer, lexicon) =
+            (Perturber::new(&images()), tokenizer(), Lexicon::shared());
         for caption in SOMEBODY {
             let found = made(&perturber, &image(&[caption]), &[]);
             assert!(found.len() > 10, "{caption}: {}", found.len());
@@ -234,9 +356,14 @@ mod tests {
             for found in &found {
                 holds(found, &tokenizer);
                 let mentions = lexicon.mentions(&found.text[found.bad[0].clone()]);
-                let is_wrong =
-                    |m: &lexicon::Mention| lexicon.kind(m.concept) != lexicon::Kind::Person && references.supports(m) == Support::None;
-                assert!(mentions.len() == 1 && mentions.iter().all(is_wrong), "{found:?}");
+                let is_wrong = |m: &lexicon::Mention| {
+                    lexicon.kind(m.concept) != lexicon::Kind::Person
+                        && references.supports(m) == Support::None
+                };
+                assert!(
+                    mentions.len() == 1 && mentions.iter().all(is_wrong),
+                    "{found:?}"
+                );
             }
         }
     }
@@ -250,27 +377,53 @@ mod tests {
             ("A single bird stands.", "bird"),
             ("Dogs run.", "Dogs"),
         ] {
-            assert_eq!(&text[described_noun(text, &Lexicon::shared().phrases(text)[0])], want);
+            assert_eq!(
+                &text[described_noun(text, &Lexicon::shared().phrases(text)[0])],
+                want
+            );
         }
     }
 
     #[test]
     fn nobody_comes_where_somebody_may_be() {
         let perturber = Perturber::new(&images());
-        for caption in ["A dog licks the hand .", "Someone throws a ball to a dog .", "A crowd ."] {
+        for caption in [
+            "A dog licks the hand .",
+            "Someone throws a ball to a dog .",
+            "A crowd .",
+        ] {
             assert_eq!(made(&perturber, &image(&[caption]), &[]), [], "{caption}");
         }
         let dog = ["A dog runs in the snow .", "A dog with its owner ."];
         let found = made(&perturber, &image(&dog), &[]);
-        let names_people = |found: &Perturbed| Lexicon::shared().mentions(&found.text[found.bad[0].clone()])[0].lemma != "owner";
-        assert!(found.iter().all(|found| found.original.contains("owner") && names_people(found)), "{found:?}");
-        assert_eq!(made(&perturber, &image(&["A dog runs in the snow ."]), &["the person".into()]), [], "an annotator marked somebody");
+        let names_people = |found: &Perturbed| {
+            Lexicon::shared().mentions(&found.text[found.bad[0].clone()])[0].lemma != "owner"
+        };
+        assert!(
+            found
+                .iter()
+                .all(|found| found.original.contains("owner") && names_people(found)),
+            "{found:?}"
+        );
+        assert_eq!(
+            made(
+                &perturber,
+                &image(&["A dog runs in the snow ."]),
+                &["the person".into()]
+            ),
+            [],
+            "an annotator marked somebody"
+        );
     }
 
     #[test]
     fn what_else_is_known_to_be_there_is_never_wrong() {
         let perturber = Perturber::new(&images());
-        let found = made(&perturber, &image(&["A man sits on a bench ."]), &["the dog".into()]);
+        let found = made(
+            &perturber,
+            &image(&["A man sits on a bench ."]),
+            &["the dog".into()],
+        );
         assert!(!found.is_empty());
         for found in found {
             assert!(!found.text.contains("dog"), "{found:?}");

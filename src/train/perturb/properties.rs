@@ -24,17 +24,31 @@ const SIZES: [(&str, &str); 10] = [
 impl Perturber {
     pub(super) fn attribute(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let references = &source.references;
-        let coloured: Vec<&Phrase> = source.phrases.iter().filter(|p| p.colours.len() == 1 || !p.sizes.is_empty()).collect();
+        let coloured: Vec<&Phrase> = source
+            .phrases
+            .iter()
+            .filter(|p| p.colours.len() == 1 || !p.sizes.is_empty())
+            .collect();
         let phrase = coloured.choose(rng)?;
-        if let ([colour], true) = (phrase.colours.as_slice(), phrase.sizes.is_empty() || rng.random_bool(0.8)) {
+        if let ([colour], true) = (
+            phrase.colours.as_slice(),
+            phrase.sizes.is_empty() || rng.random_bool(0.8),
+        ) {
             let usual = self.stats.colours(phrase.mention.lemma);
             let classes = self.lexicon.classes();
             let said = |group: Option<usize>| {
                 group.is_none_or(|g| {
-                    g == colour.group || classes.groups("colour").get(g).is_some_and(|g| g.iter().any(|w| references.has_word(w)))
+                    g == colour.group
+                        || classes
+                            .groups("colour")
+                            .get(g)
+                            .is_some_and(|g| g.iter().any(|w| references.has_word(w)))
                 })
             };
-            let others: Vec<(&str, usize)> = usual.into_iter().filter(|(word, _)| !said(classes.colour(word))).collect();
+            let others: Vec<(&str, usize)> = usual
+                .into_iter()
+                .filter(|(word, _)| !said(classes.colour(word)))
+                .collect();
             let word = others.choose_weighted(rng, |o| o.1 as f64).ok()?.0;
             return Some(vec![Edit::wrong(colour.range.clone(), word)]);
         }
@@ -45,26 +59,52 @@ impl Perturber {
     }
 
     pub(super) fn count(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
-        let counted: Vec<_> = source.phrases.iter().filter(|p| p.mention.plural).filter_map(|p| p.count.as_ref()).collect();
+        let counted: Vec<_> = source
+            .phrases
+            .iter()
+            .filter(|p| p.mention.plural)
+            .filter_map(|p| p.count.as_ref())
+            .collect();
         let count = counted.choose(rng)?;
-        let near = [("two", 2usize), ("three", 3), ("four", 4), ("five", 5), ("six", 6)];
-        let fits = |&&(word, n): &&(&str, usize)| n != count.group && n.abs_diff(count.group) <= 2 && !source.references.has_word(word);
+        let near = [
+            ("two", 2usize),
+            ("three", 3),
+            ("four", 4),
+            ("five", 5),
+            ("six", 6),
+        ];
+        let fits = |&&(word, n): &&(&str, usize)| {
+            n != count.group && n.abs_diff(count.group) <= 2 && !source.references.has_word(word)
+        };
         let others: Vec<_> = near.iter().filter(fits).collect();
         let word = others.choose(rng)?.0;
         // "both" and "the two" do not count in a way that another number could.
-        (source.text[count.range.clone()].to_lowercase() != "both").then(|| vec![Edit::wrong(count.range.clone(), word)])
+        (source.text[count.range.clone()].to_lowercase() != "both")
+            .then(|| vec![Edit::wrong(count.range.clone(), word)])
     }
 
     pub(super) fn binding(&self, source: &Source<'_>) -> Option<Vec<Edit>> {
-        let single: Vec<&Phrase> = source.phrases.iter().filter(|p| p.colours.len() == 1).collect();
+        let single: Vec<&Phrase> = source
+            .phrases
+            .iter()
+            .filter(|p| p.colours.len() == 1)
+            .collect();
         single.windows(2).find_map(|pair| {
             let (a, b) = (&pair[0].colours[0], &pair[1].colours[0]);
             let word = |r: &Range<usize>| source.text[r.clone()].to_lowercase();
             let said = |phrase: &Phrase, group: usize| {
-                source.texts.iter().any(|t| self.same_thing(t, phrase).any(|p| p.colours.iter().any(|c| c.group == group)))
+                source.texts.iter().any(|t| {
+                    self.same_thing(t, phrase)
+                        .any(|p| p.colours.iter().any(|c| c.group == group))
+                })
             };
             let wrong = a.group != b.group && !said(pair[0], b.group) && !said(pair[1], a.group);
-            wrong.then(|| vec![Edit::wrong(a.range.clone(), word(&b.range)), Edit::wrong(b.range.clone(), word(&a.range))])
+            wrong.then(|| {
+                vec![
+                    Edit::wrong(a.range.clone(), word(&b.range)),
+                    Edit::wrong(b.range.clone(), word(&a.range)),
+                ]
+            })
         })
     }
 }

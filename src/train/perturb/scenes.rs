@@ -12,10 +12,14 @@ use crate::lexicon::{self, Phrase, VerbForm};
 
 /// Actions that look alike: none replaces another of its line.
 const ALIKE: [&[&str]; 14] = [
-    &["run", "race", "jog", "sprint", "chase", "play", "dash", "rush", "walk"],
+    &[
+        "run", "race", "jog", "sprint", "chase", "play", "dash", "rush", "walk",
+    ],
     &["jump", "leap", "hop", "fly", "skip"],
     &["hold", "carry", "have", "grab", "grip", "clutch"],
-    &["look", "stare", "watch", "gaze", "peer", "view", "smile", "face"],
+    &[
+        "look", "stare", "watch", "gaze", "peer", "view", "smile", "face",
+    ],
     &["sit", "rest", "relax", "perch"],
     &["stand", "pose", "wait", "walk"],
     &["lie", "lay", "sleep", "rest"],
@@ -58,18 +62,36 @@ impl Perturber {
         let mut at: Vec<usize> = (1..words.len().saturating_sub(1)).collect();
         at.shuffle(rng);
         at.into_iter().find_map(|i| {
-            let (base, form) = self.lexicon.verbs().analyze(&words[i].text).filter(|(_, form)| *form != VerbForm::Base)?;
-            let alike = |a: &str, b: &str| ALIKE.iter().any(|group| group.contains(&a) && group.contains(&b));
+            let (base, form) = self
+                .lexicon
+                .verbs()
+                .analyze(&words[i].text)
+                .filter(|(_, form)| *form != VerbForm::Base)?;
+            let alike = |a: &str, b: &str| {
+                ALIKE
+                    .iter()
+                    .any(|group| group.contains(&a) && group.contains(&b))
+            };
             let said = |verb: &str| {
-                references.has_word(verb) || ALIKE.iter().filter(|g| g.contains(&verb)).any(|g| g.iter().any(|v| references.has_word(v)))
+                references.has_word(verb)
+                    || ALIKE
+                        .iter()
+                        .filter(|g| g.contains(&verb))
+                        .any(|g| g.iter().any(|v| references.has_word(v)))
             };
             let seen = self.verbs.get(&(form, words[i + 1].text.clone()))?;
-            let others: Vec<(&&str, &usize)> =
-                seen.iter().filter(|(verb, _)| **verb != base && !alike(verb, base) && !said(verb)).collect();
+            let others: Vec<(&&str, &usize)> = seen
+                .iter()
+                .filter(|(verb, _)| **verb != base && !alike(verb, base) && !said(verb))
+                .collect();
             let verb = others.choose_weighted(rng, |o| *o.1 as f64).ok()?.0;
             // Only what the captions do use as a verb here: its own count tells.
-            (seen.get(base).copied().unwrap_or(0) > 1)
-                .then(|| vec![Edit::wrong(words[i].range.clone(), self.lexicon.verbs().inflect(verb, form))])
+            (seen.get(base).copied().unwrap_or(0) > 1).then(|| {
+                vec![Edit::wrong(
+                    words[i].range.clone(),
+                    self.lexicon.verbs().inflect(verb, form),
+                )]
+            })
         })
     }
 
@@ -80,14 +102,16 @@ impl Perturber {
             let (relation, range) = relation_before(source.text, phrase.start)?;
             let opposites = RELATIONS.iter().find(|(r, _)| *r == relation)?.1;
             let said = |relation: &str| {
-                source
-                    .texts
-                    .iter()
-                    .any(|t| self.same_thing(t, phrase).any(|p| relation_before(t, p.start).is_some_and(|(r, _)| r == relation)))
+                source.texts.iter().any(|t| {
+                    self.same_thing(t, phrase)
+                        .any(|p| relation_before(t, p.start).is_some_and(|(r, _)| r == relation))
+                })
             };
-            let fits = |r: &&&str| self.relations.contains(&(**r, phrase.mention.lemma)) && !said(r);
+            let fits =
+                |r: &&&str| self.relations.contains(&(**r, phrase.mention.lemma)) && !said(r);
             let seen: Vec<&&str> = opposites.iter().filter(fits).collect();
-            seen.choose(rng).map(|word| vec![Edit::wrong(range, **word)])
+            seen.choose(rng)
+                .map(|word| vec![Edit::wrong(range, **word)])
         })
     }
 }
@@ -95,8 +119,16 @@ impl Perturber {
 /// The relation that stands right before byte `at`, the longest where one is the end of another.
 pub(super) fn relation_before(text: &str, at: usize) -> Option<(&'static str, Range<usize>)> {
     let before = text[..at].trim_end();
-    let ends = |relation: &str| before.strip_suffix(relation).filter(|rest| rest.ends_with(' ')).map(|rest| rest.len()..before.len());
-    RELATIONS.iter().filter_map(|(relation, _)| ends(relation).map(|range| (*relation, range))).max_by_key(|(relation, _)| relation.len())
+    let ends = |relation: &str| {
+        before
+            .strip_suffix(relation)
+            .filter(|rest| rest.ends_with(' '))
+            .map(|rest| rest.len()..before.len())
+    };
+    RELATIONS
+        .iter()
+        .filter_map(|(relation, _)| ends(relation).map(|range| (*relation, range)))
+        .max_by_key(|(relation, _)| relation.len())
 }
 
 #[cfg(test)]

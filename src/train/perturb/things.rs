@@ -8,27 +8,53 @@ use super::{Edit, Perturber, Source, scenes::relation_before};
 use crate::lexicon::{self, Lexicon, Phrase, Support};
 
 impl Perturber {
-    /// Another thing of the same sort; with `small`, small ones alone change, otherwise all the others.
-    pub(super) fn object(&self, source: &Source<'_>, small: bool, rng: &mut impl Rng) -> Option<Vec<Edit>> {
+    /// Another thing of the same sort; with `small`, small ones alone change, otherwise all the
+    /// others.
+    pub(super) fn object(
+        &self,
+        source: &Source<'_>,
+        small: bool,
+        rng: &mut impl Rng,
+    ) -> Option<Vec<Edit>> {
         let lexicon = self.lexicon;
         let is_small = |noun: &str| lexicon.classes().is_small_thing(noun);
-        let fits = |p: &&Phrase| lexicon.kind(p.mention.concept) != lexicon::Kind::Person && is_small(p.mention.lemma) == small;
+        let fits = |p: &&Phrase| {
+            lexicon.kind(p.mention.concept) != lexicon::Kind::Person
+                && is_small(p.mention.lemma) == small
+        };
         let changeable: Vec<&Phrase> = source.phrases.iter().filter(fits).collect();
         let phrase = changeable.choose(rng)?;
         let mention = &phrase.mention;
-        let counted = mention.plural || phrase.count.is_some() || matches!(phrase.determiner.as_deref(), Some("a" | "an" | "another"));
-        let fits =
-            |noun: &str| if counted { self.stats.is_countable(noun) } else { phrase.determiner.is_some() || self.stats.is_mass(noun) };
+        let counted = mention.plural
+            || phrase.count.is_some()
+            || matches!(phrase.determiner.as_deref(), Some("a" | "an" | "another"));
+        let fits = |noun: &str| {
+            if counted {
+                self.stats.is_countable(noun)
+            } else {
+                phrase.determiner.is_some() || self.stats.is_mass(noun)
+            }
+        };
         // What stands behind "on" must be something that things are on.
         let place = relation_before(source.text, phrase.start);
-        let fits =
-            |noun: &str| is_small(noun) == small && fits(noun) && place.as_ref().is_none_or(|(r, _)| self.relations.contains(&(*r, noun)));
+        let fits = |noun: &str| {
+            is_small(noun) == small
+                && fits(noun)
+                && place
+                    .as_ref()
+                    .is_none_or(|(r, _)| self.relations.contains(&(*r, noun)))
+        };
         let noun = self.unsupported(lexicon.kind(mention.concept), source, phrase, fits, rng)?;
-        let noun = if mention.plural { lexicon.plural(noun) } else { noun.to_owned() };
+        let noun = if mention.plural {
+            lexicon.plural(noun)
+        } else {
+            noun.to_owned()
+        };
         Some(vec![Edit::wrong(mention.range.clone(), noun)])
     }
 
-    /// A noun of a kind that nothing about the image supports, for the place of `phrase`: drawn by how common it is beside what else the caption names.
+    /// A noun of a kind that nothing about the image supports, for the place of `phrase`: drawn by
+    /// how common it is beside what else the caption names.
     pub(super) fn unsupported(
         &self,
         kind: lexicon::Kind,
@@ -38,10 +64,18 @@ impl Perturber {
         rng: &mut impl Rng,
     ) -> Option<&'static str> {
         let references = &source.references;
-        let others: Vec<&'static str> =
-            source.phrases.iter().filter(|p| p.mention.range != phrase.mention.range).map(|p| p.mention.lemma).collect();
+        let others: Vec<&'static str> = source
+            .phrases
+            .iter()
+            .filter(|p| p.mention.range != phrase.mention.range)
+            .map(|p| p.mention.lemma)
+            .collect();
         let is_unknown = |noun: &str| {
-            !references.has_word(noun) && self.lexicon.concept(noun).is_some_and(|concept| references.support(concept) == Support::None)
+            !references.has_word(noun)
+                && self
+                    .lexicon
+                    .concept(noun)
+                    .is_some_and(|concept| references.support(concept) == Support::None)
         };
         let candidates: Vec<(&'static str, f64)> = self
             .nouns
@@ -49,26 +83,40 @@ impl Perturber {
             .iter()
             .filter(|noun| fits(noun) && is_unknown(noun))
             .map(|noun| {
-                let lift: f64 = others.iter().map(|other| self.stats.lift(noun, other).min(20.0)).product::<f64>();
-                (*noun, self.stats.images_with(noun) as f64 * lift.powf(1.0 / others.len().max(1) as f64))
+                let lift: f64 = others
+                    .iter()
+                    .map(|other| self.stats.lift(noun, other).min(20.0))
+                    .product::<f64>();
+                (
+                    *noun,
+                    self.stats.images_with(noun) as f64
+                        * lift.powf(1.0 / others.len().max(1) as f64),
+                )
             })
             .collect();
         Some(candidates.choose_weighted(rng, |c| c.1).ok()?.0)
     }
 
-    /// A phrase that someone wrote behind the same thing and the same word: its own noun is wrong, the rest of it unknown.
+    /// A phrase that someone wrote behind the same thing and the same word: its own noun is wrong,
+    /// the rest of it unknown.
     pub(super) fn phrase(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
-        let places: Vec<(&Phrase, &[Donor])> =
-            places(source.text, &source.phrases).filter_map(|(key, phrase)| Some((phrase, self.donors.0.get(&key)?.as_slice()))).collect();
+        let places: Vec<(&Phrase, &[Donor])> = places(source.text, &source.phrases)
+            .filter_map(|(key, phrase)| Some((phrase, self.donors.0.get(&key)?.as_slice())))
+            .collect();
         let &(phrase, donors) = places.choose(rng)?;
         let old = phrase.mention.concept;
         // A few draws: most donors fit, and a search through all of them would favour nothing.
         (0..8).find_map(|_| {
             let donor = donors.choose(rng)?;
             let noun = self.lexicon.mentions(&donor.text).into_iter().next_back()?;
-            let wrong = !self.lexicon.related(noun.concept, old) && source.references.supports(&noun) == Support::None;
+            let wrong = !self.lexicon.related(noun.concept, old)
+                && source.references.supports(&noun) == Support::None;
             wrong.then(|| {
-                vec![Edit { range: phrase.start..phrase.mention.range.end, bad: donor.noun.clone(), replacement: donor.text.clone() }]
+                vec![Edit {
+                    range: phrase.start..phrase.mention.range.end,
+                    bad: donor.noun.clone(),
+                    replacement: donor.text.clone(),
+                }]
             })
         })
     }
@@ -91,14 +139,21 @@ impl Donors {
     pub(super) fn learn(&mut self, text: &str, phrases: &[Phrase]) {
         for (key, phrase) in places(text, phrases) {
             let noun = &phrase.mention.range;
-            let donor = Donor { text: text[phrase.start..noun.end].to_owned(), noun: noun.start - phrase.start..noun.end - phrase.start };
+            let donor = Donor {
+                text: text[phrase.start..noun.end].to_owned(),
+                noun: noun.start - phrase.start..noun.end - phrase.start,
+            };
             self.0.entry(key).or_default().push(donor);
         }
     }
 }
 
-/// The phrases that may be exchanged for another one: things (people are left where they are) behind another thing.
-fn places<'a>(text: &'a str, phrases: &'a [Phrase]) -> impl Iterator<Item = ((&'static str, String), &'a Phrase)> {
+/// The phrases that may be exchanged for another one: things (people are left where they are)
+/// behind another thing.
+fn places<'a>(
+    text: &'a str,
+    phrases: &'a [Phrase],
+) -> impl Iterator<Item = ((&'static str, String), &'a Phrase)> {
     let lexicon = Lexicon::shared();
     phrases.windows(2).filter_map(move |pair| {
         let [before, phrase] = pair else { return None };
@@ -107,7 +162,9 @@ fn places<'a>(text: &'a str, phrases: &'a [Phrase]) -> impl Iterator<Item = ((&'
         }
         // "A dog's bowl": the second phrase begins inside the first.
         let between = text.get(before.mention.range.end..phrase.start)?;
-        let word = lexicon::words(between).pop().filter(|_| !between.contains([',', ';']))?;
+        let word = lexicon::words(between)
+            .pop()
+            .filter(|_| !between.contains([',', ';']))?;
         (word.text != "and").then_some(((before.mention.lemma, word.text), phrase))
     })
 }

@@ -7,7 +7,10 @@ const MAX_ANSWER: usize = 12;
 /// Longest phrase that may stand between a subject and its verb.
 const MAX_ATTACHED: usize = 6;
 /// Relations that say where something is, not where it goes.
-const PLACES: [&str; 12] = ["in", "on", "at", "near", "by", "beside", "under", "inside", "outside", "behind", "against", "among"];
+const PLACES: [&str; 12] = [
+    "in", "on", "at", "near", "by", "beside", "under", "inside", "outside", "behind", "against",
+    "among",
+];
 /// Verbs that are no answer to "What is he doing?".
 const STATES: [&str; 5] = ["wear", "show", "get", "start", "try"];
 
@@ -30,8 +33,16 @@ pub(super) struct Clause {
 /// Reads the first clause of a caption in normal form.
 pub(super) fn clause(lexicon: &Lexicon, caption: &str) -> Option<Clause> {
     let caption = caption.trim_end_matches('.').to_lowercase();
-    let reader = Reader { lexicon, caption: &caption, words: words(&caption), phrases: lexicon.phrases(&caption) };
-    let subject = reader.phrases.first().filter(|p| p.start == reader.words[0].range.start && reader.is_alive(p))?;
+    let reader = Reader {
+        lexicon,
+        caption: &caption,
+        words: words(&caption),
+        phrases: lexicon.phrases(&caption),
+    };
+    let subject = reader
+        .phrases
+        .first()
+        .filter(|p| p.start == reader.words[0].range.start && reader.is_alive(p))?;
     let after = reader.word_at(subject.mention.range.end)?;
     let (from, verb) = reader.verb_after(after, subject.mention.plural)?;
     let attached = &caption[subject.mention.range.end..reader.words[from - 1].range.end];
@@ -54,7 +65,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn is_alive(&self, phrase: &Phrase) -> bool {
-        matches!(self.lexicon.kind(phrase.mention.concept), Kind::Person | Kind::Animal)
+        matches!(
+            self.lexicon.kind(phrase.mention.concept),
+            Kind::Person | Kind::Animal
+        )
     }
 
     /// The first word that begins at `byte` or later.
@@ -71,24 +85,45 @@ impl Reader<'_> {
         self.lexicon.verbs().analyze(self.text(at))
     }
 
-    /// Returns where the predicate begins (`is running` or `running`) and at which word its verb stands, from the word after the subject on.
+    /// Returns where the predicate begins (`is running` or `running`) and at which word its verb
+    /// stands, from the word after the subject on.
     fn verb_after(&self, after: usize, plural: bool) -> Option<(usize, usize)> {
         let be = if plural { "are" } else { "is" };
-        let agreeing = if plural { VerbForm::Base } else { VerbForm::ThirdPerson };
+        let agreeing = if plural {
+            VerbForm::Base
+        } else {
+            VerbForm::ThirdPerson
+        };
         if !self.words[after].joined {
             return None;
         }
-        if self.verb(after).is_some_and(|(_, form)| form == VerbForm::Ing || form == agreeing) {
+        if self
+            .verb(after)
+            .is_some_and(|(_, form)| form == VerbForm::Ing || form == agreeing)
+        {
             return Some((after, after));
         }
         // "A man in a red jacket is standing": nobody else and no other clause may come between.
         let attached = ["in", "with", "on"].contains(&self.text(after));
-        let reach = if attached { after + MAX_ATTACHED } else { after };
+        let reach = if attached {
+            after + MAX_ATTACHED
+        } else {
+            after
+        };
         let from = (after..=reach).find(|&i| self.text(i) == be)?;
         let between = &self.words[after..from];
-        let others = self.phrases.iter().skip(1).any(|p| self.is_alive(p) && p.start < self.words[from].range.start);
-        let plain = between.iter().all(|w| w.joined && !["and", "that", "who", "while", "is", "are"].contains(&w.text.as_str()));
-        let ing = self.verb(from + 1).is_some_and(|(_, form)| form == VerbForm::Ing) && self.words[from + 1].joined;
+        let others = self
+            .phrases
+            .iter()
+            .skip(1)
+            .any(|p| self.is_alive(p) && p.start < self.words[from].range.start);
+        let plain = between.iter().all(|w| {
+            w.joined && !["and", "that", "who", "while", "is", "are"].contains(&w.text.as_str())
+        });
+        let ing = self
+            .verb(from + 1)
+            .is_some_and(|(_, form)| form == VerbForm::Ing)
+            && self.words[from + 1].joined;
         (!others && plain && ing).then_some((from, from + 1))
     }
 
@@ -98,7 +133,9 @@ impl Reader<'_> {
         match phrase.determiner.as_deref() {
             None if phrase.count.as_ref().is_some_and(|c| c.group == 1) => None,
             None => Some(format!("the {noun}")),
-            Some(word @ ("a" | "an" | "the" | "some" | "several" | "many")) => Some(format!("the{}", &noun[word.len()..])),
+            Some(word @ ("a" | "an" | "the" | "some" | "several" | "many")) => {
+                Some(format!("the{}", &noun[word.len()..]))
+            }
             Some(_) => None,
         }
     }
@@ -107,21 +144,38 @@ impl Reader<'_> {
     fn clause_end(&self, verb: usize) -> usize {
         let finite = |i: usize| match self.text(i) {
             "is" | "are" | "has" | "have" => true,
-            _ => self.verb(i).is_some_and(|(_, form)| form == VerbForm::ThirdPerson) && !self.in_phrase(i) && self.words[i].joined,
+            _ => {
+                self.verb(i)
+                    .is_some_and(|(_, form)| form == VerbForm::ThirdPerson)
+                    && !self.in_phrase(i)
+                    && self.words[i].joined
+            }
         };
         let ends = |i: usize| {
             let word = &self.words[i];
-            let conjunction =
-                ["while", "as", "who", "which", "that", "but", "so", "one", "when", "where", "than"].contains(&word.text.as_str());
-            let base_verb = self.verb(i + 1).is_some_and(|(_, form)| form == VerbForm::Base) && !self.in_phrase(i + 1);
-            let second_clause = word.text == "and" && (base_verb || (i + 1..self.words.len()).any(finite));
+            let conjunction = [
+                "while", "as", "who", "which", "that", "but", "so", "one", "when", "where", "than",
+            ]
+            .contains(&word.text.as_str());
+            let base_verb = self
+                .verb(i + 1)
+                .is_some_and(|(_, form)| form == VerbForm::Base)
+                && !self.in_phrase(i + 1);
+            let second_clause =
+                word.text == "and" && (base_verb || (i + 1..self.words.len()).any(finite));
             !word.joined || conjunction || second_clause || finite(i)
         };
-        (verb + 1..self.words.len()).find(|&i| ends(i)).unwrap_or(self.words.len())
+        (verb + 1..self.words.len())
+            .find(|&i| ends(i))
+            .unwrap_or(self.words.len())
     }
 
     fn in_phrase(&self, at: usize) -> bool {
-        self.words.get(at).is_some_and(|w| self.phrases.iter().any(|p| p.start <= w.range.start && w.range.end <= p.mention.range.end))
+        self.words.get(at).is_some_and(|w| {
+            self.phrases
+                .iter()
+                .any(|p| p.start <= w.range.start && w.range.end <= p.mention.range.end)
+        })
     }
 
     /// The predicate as an answer to "What is he doing?".
@@ -132,14 +186,20 @@ impl Reader<'_> {
             return None;
         }
         let ing = self.lexicon.verbs().inflect(base, VerbForm::Ing);
-        Some(format!("{ing}{}", &self.caption[self.words[verb].range.end..self.words[end - 1].range.end]))
+        Some(format!(
+            "{ing}{}",
+            &self.caption[self.words[verb].range.end..self.words[end - 1].range.end]
+        ))
     }
 
     /// Returns `true` if a phrase cannot end with this word.
     fn is_dangling(&self, at: usize) -> bool {
         let word = self.text(at);
-        ["the", "a", "an", "and", "of", "to", "with", "from", "for", "his", "her", "its", "their", "being", "is", "are", "'s"]
-            .contains(&word)
+        [
+            "the", "a", "an", "and", "of", "to", "with", "from", "for", "his", "her", "its",
+            "their", "being", "is", "are", "'s",
+        ]
+        .contains(&word)
             || word == "at"
     }
 
@@ -148,21 +208,41 @@ impl Reader<'_> {
         let end = self.clause_end(from + 1);
         let last = self.words.get(end.checked_sub(1)?)?.range.end;
         let phrase = self.phrases.iter().find(|p| p.mention.range.end == last)?;
-        let first = self.words.iter().position(|w| w.range.start == phrase.start)?;
-        let relation = first.checked_sub(1).filter(|&i| i > from && PLACES.contains(&self.text(i)) && self.words[first].joined)?;
+        let first = self
+            .words
+            .iter()
+            .position(|w| w.range.start == phrase.start)?;
+        let relation = first
+            .checked_sub(1)
+            .filter(|&i| i > from && PLACES.contains(&self.text(i)) && self.words[first].joined)?;
         let lexicon = self.lexicon;
-        // Scenery may be named before the place, and company before scenery; "plays a game on a screen" does not say where.
-        let is_scenery = |p: &Phrase| matches!(lexicon.kind(p.mention.concept), Kind::Object | Kind::Substance | Kind::Plant);
-        let mut between = self.phrases.iter().filter(|p| p.start > self.words[from].range.start && p.start < phrase.start);
-        let watches = (from..from + 2).any(|i| self.verb(i).is_some_and(|(base, _)| ["watch", "look", "stare", "point"].contains(&base)));
+        // Scenery may be named before the place, and company before scenery; "plays a game on a
+        // screen" does not say where.
+        let is_scenery = |p: &Phrase| {
+            matches!(
+                lexicon.kind(p.mention.concept),
+                Kind::Object | Kind::Substance | Kind::Plant
+            )
+        };
+        let mut between = self
+            .phrases
+            .iter()
+            .filter(|p| p.start > self.words[from].range.start && p.start < phrase.start);
+        let watches = (from..from + 2).any(|i| {
+            self.verb(i)
+                .is_some_and(|(base, _)| ["watch", "look", "stare", "point"].contains(&base))
+        });
         if !between.all(|p| is_scenery(p) || is_scenery(phrase) && self.is_alive(p) && !watches) {
             return None;
         }
-        let worn = lexicon.concept("clothing").is_some_and(|c| lexicon.is_a(phrase.mention.concept, c))
+        let worn = lexicon
+            .concept("clothing")
+            .is_some_and(|c| lexicon.is_a(phrase.mention.concept, c))
             || ["suit", "glasses"].contains(&phrase.mention.lemma);
         let fits = match lexicon.kind(phrase.mention.concept) {
             Kind::Object | Kind::Substance | Kind::Plant => {
-                phrase.determiner.is_some() || lexicon.kind(phrase.mention.concept) == Kind::Substance
+                phrase.determiner.is_some()
+                    || lexicon.kind(phrase.mention.concept) == Kind::Substance
             }
             Kind::Artifact => !worn && phrase.determiner.is_some(),
             _ => false,
@@ -171,27 +251,45 @@ impl Reader<'_> {
         let passive = self.text(relation) == "by" && self.text(relation - 1).ends_with("ed");
         // "looks at the water" says where the look goes.
         let goal = ["at", "on"].contains(&self.text(relation))
-            && self.verb(relation - 1).is_some_and(|(base, _)| ["look", "stare", "point", "work", "gaze"].contains(&base));
-        (fits && !goal && !passive).then(|| self.caption[self.words[relation].range.start..last].to_owned())
+            && self.verb(relation - 1).is_some_and(|(base, _)| {
+                ["look", "stare", "point", "work", "gaze"].contains(&base)
+            });
+        (fits && !goal && !passive)
+            .then(|| self.caption[self.words[relation].range.start..last].to_owned())
     }
 
     /// Returns what stands after `wearing`: nouns with `and` or commas between.
     fn wearing(&self, from: usize) -> Option<String> {
-        let at = (from..from + 2).find(|&i| self.verb(i).is_some_and(|(base, _)| base == "wear"))?;
+        let at =
+            (from..from + 2).find(|&i| self.verb(i).is_some_and(|(base, _)| base == "wear"))?;
         let is_part = |i: usize| {
             let next_in_phrase = self.in_phrase(i + 1);
             self.in_phrase(i) || (["and", "a", "an"].contains(&self.text(i)) && next_in_phrase)
         };
-        let end = (at + 1..self.words.len()).find(|&i| !is_part(i)).unwrap_or(self.words.len());
+        let end = (at + 1..self.words.len())
+            .find(|&i| !is_part(i))
+            .unwrap_or(self.words.len());
         if self.text(at + 1) == "the" {
             return None;
         }
-        let things = self.caption.get(self.words.get(at + 1)?.range.start..self.words[end - 1].range.end)?;
-        let worn = |p: &Phrase| matches!(self.lexicon.kind(p.mention.concept), Kind::Artifact | Kind::Substance);
-        let inside = |p: &&Phrase| (self.words[at].range.end..self.words[end - 1].range.end).contains(&p.start);
+        let things = self
+            .caption
+            .get(self.words.get(at + 1)?.range.start..self.words[end - 1].range.end)?;
+        let worn = |p: &Phrase| {
+            matches!(
+                self.lexicon.kind(p.mention.concept),
+                Kind::Artifact | Kind::Substance
+            )
+        };
+        let inside = |p: &&Phrase| {
+            (self.words[at].range.end..self.words[end - 1].range.end).contains(&p.start)
+        };
         let complete = end == self.words.len()
-            || !self.lexicon.classes().is_adjective(self.text(end)) && self.text(end) != "'s" && self.text(end) != "of";
-        (end > at + 1 && complete && self.phrases.iter().filter(inside).all(worn)).then(|| things.to_owned())
+            || !self.lexicon.classes().is_adjective(self.text(end))
+                && self.text(end) != "'s"
+                && self.text(end) != "of";
+        (end > at + 1 && complete && self.phrases.iter().filter(inside).all(worn))
+            .then(|| things.to_owned())
     }
 }
 
@@ -212,16 +310,54 @@ mod tests {
                 Some("running after a white dog in the snow"),
                 Some("in the snow"),
             ),
-            ("Two dogs play together in the snow.", "the two dogs", Some("playing together in the snow"), Some("in the snow")),
-            ("A man in a red jacket is standing on a hill.", "the man in a red jacket", Some("standing on a hill"), Some("on a hill")),
-            ("A boy runs and jumps into the water.", "the boy", Some("running"), None),
-            ("A girl swings while a boy watches.", "the girl", Some("swinging"), None),
-            ("Dogs race on a track.", "the dogs", Some("racing on a track"), Some("on a track")),
+            (
+                "Two dogs play together in the snow.",
+                "the two dogs",
+                Some("playing together in the snow"),
+                Some("in the snow"),
+            ),
+            (
+                "A man in a red jacket is standing on a hill.",
+                "the man in a red jacket",
+                Some("standing on a hill"),
+                Some("on a hill"),
+            ),
+            (
+                "A boy runs and jumps into the water.",
+                "the boy",
+                Some("running"),
+                None,
+            ),
+            (
+                "A girl swings while a boy watches.",
+                "the girl",
+                Some("swinging"),
+                None,
+            ),
+            (
+                "Dogs race on a track.",
+                "the dogs",
+                Some("racing on a track"),
+                Some("on a track"),
+            ),
         ] {
             let clause = read(caption);
-            assert_eq!((clause.subject.as_str(), clause.doing.as_deref(), clause.place.as_deref()), (subject, doing, place), "{caption}");
+            assert_eq!(
+                (
+                    clause.subject.as_str(),
+                    clause.doing.as_deref(),
+                    clause.place.as_deref()
+                ),
+                (subject, doing, place),
+                "{caption}"
+            );
         }
-        assert_eq!(read("A man wearing a red hat and blue jeans sits.").wearing.as_deref(), Some("a red hat and blue jeans"));
+        assert_eq!(
+            read("A man wearing a red hat and blue jeans sits.")
+                .wearing
+                .as_deref(),
+            Some("a red hat and blue jeans")
+        );
         assert_eq!(clause(Lexicon::shared(), "The ball rolls."), None);
         assert_eq!(clause(Lexicon::shared(), ""), None);
     }

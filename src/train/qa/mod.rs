@@ -1,7 +1,8 @@
 //! Questions and answers derived from the captions of one image.
 //!
-//! A question is asked only where the captions settle it: a colour on which all agree, a thing that nobody names and that would have been named.
-//! Things that are not there are drawn as often as things that are, in proportion to how common they are and how well they go with what is there.
+//! A question is asked only where the captions settle it: a colour on which all agree, a thing that
+//! nobody names and that would have been named. Things that are not there are drawn as often as
+//! things that are, in proportion to how common they are and how well they go with what is there.
 
 mod activity;
 mod things;
@@ -46,7 +47,10 @@ pub enum Kind {
 impl Kind {
     /// Returns `true` if the captions settle the whole answer, so that any other is wrong.
     pub fn is_closed(self) -> bool {
-        matches!(self, Self::Presence | Self::Color | Self::IsColor | Self::Count)
+        matches!(
+            self,
+            Self::Presence | Self::Color | Self::IsColor | Self::Count
+        )
     }
 }
 
@@ -81,13 +85,22 @@ struct Draft {
 
 impl Draft {
     fn new(kind: Kind, topic: &str, question: String, answer: String) -> Self {
-        Self { qa: Qa { question, answer, kind }, topic: topic.to_owned() }
+        Self {
+            qa: Qa {
+                question,
+                answer,
+                kind,
+            },
+            topic: topic.to_owned(),
+        }
     }
 
-    /// Returns `true` if two questions ask for the same in other words, or one gives the other away.
+    /// Returns `true` if two questions ask for the same in other words, or one gives the other
+    /// away.
     fn repeats(&self, other: &Self) -> bool {
         let colour = |kind| matches!(kind, Kind::Color | Kind::IsColor);
-        self.topic == other.topic && (self.qa.kind == other.qa.kind || colour(self.qa.kind) && colour(other.qa.kind))
+        self.topic == other.topic
+            && (self.qa.kind == other.qa.kind || colour(self.qa.kind) && colour(other.qa.kind))
     }
 }
 
@@ -103,13 +116,22 @@ pub struct QaBuilder<'a> {
 impl<'a> QaBuilder<'a> {
     /// `stats` say which things are common and go together: take them from the training split.
     pub fn new(stats: &'a CaptionStats, lexicon: &'a Lexicon) -> Self {
-        Self { stats, lexicon, templates: Templates::parse(include_str!("templates.txt")), askable: things::askable(lexicon, stats) }
+        Self {
+            stats,
+            lexicon,
+            templates: Templates::parse(include_str!("templates.txt")),
+            askable: things::askable(lexicon, stats),
+        }
     }
 
-    /// At most `max` different questions about an image, as many with the answer yes as with no. The same generator state gives
-    /// the same questions.
+    /// At most `max` different questions about an image, as many with the answer yes as with no.
+    /// The same generator state gives the same questions.
     pub fn pairs(&self, image: &Image, rng: &mut impl Rng, max: usize) -> Vec<Qa> {
-        let texts: Vec<String> = image.captions.iter().map(|c| normalize_caption(c)).collect();
+        let texts: Vec<String> = image
+            .captions
+            .iter()
+            .map(|c| normalize_caption(c))
+            .collect();
         let scene = Scene::new(self.lexicon, self.stats, &self.askable, &texts);
         let mut open = scene.colours(&self.templates, rng);
         open.extend(scene.counts(&self.templates, rng));
@@ -124,12 +146,18 @@ impl<'a> QaBuilder<'a> {
             let next = if presence {
                 let yes = if balance == 0 { lean } else { balance < 0 };
                 lean = !lean;
-                if yes { scene.present(&self.templates, rng) } else { scene.absent(&self.templates, rng) }
+                if yes {
+                    scene.present(&self.templates, rng)
+                } else {
+                    scene.absent(&self.templates, rng)
+                }
             } else {
                 open.pop()
             };
             presence = !presence;
-            let fits = |draft: &Draft| !chosen.iter().any(|c| c.repeats(draft)) && (balance + sign(&draft.qa)).abs() <= 1;
+            let fits = |draft: &Draft| {
+                !chosen.iter().any(|c| c.repeats(draft)) && (balance + sign(&draft.qa)).abs() <= 1
+            };
             match next.filter(fits) {
                 Some(draft) => {
                     balance += sign(&draft.qa);
@@ -140,7 +168,10 @@ impl<'a> QaBuilder<'a> {
             }
         }
         // The answer that is one ahead loses its last question.
-        if let Some(last) = chosen.iter().rposition(|c| balance != 0 && sign(&c.qa) == balance) {
+        if let Some(last) = chosen
+            .iter()
+            .rposition(|c| balance != 0 && sign(&c.qa) == balance)
+        {
             chosen.remove(last);
         }
         chosen.into_iter().map(|draft| draft.qa).collect()
@@ -150,7 +181,9 @@ impl<'a> QaBuilder<'a> {
     fn activities(&self, texts: &[String], rng: &mut impl Rng) -> Vec<Draft> {
         let mut found = Vec::new();
         for text in texts {
-            let Some(clause) = clause(self.lexicon, text) else { continue };
+            let Some(clause) = clause(self.lexicon, text) else {
+                continue;
+            };
             let person = self.lexicon.kind(clause.concept) == lexicon::Kind::Person;
             let number = if clause.plural { "many" } else { "one" };
             let answers = [
@@ -160,7 +193,9 @@ impl<'a> QaBuilder<'a> {
             ];
             for (class, kind, text) in answers {
                 let Some(text) = text else { continue };
-                let question = self.templates.fill(&format!("{class} {number}"), &clause.subject, "", rng);
+                let question =
+                    self.templates
+                        .fill(&format!("{class} {number}"), &clause.subject, "", rng);
                 found.push(Draft::new(kind, &clause.subject, question, answer(&text)));
             }
         }
@@ -194,7 +229,10 @@ impl Templates {
     fn parse(text: &'static str) -> Self {
         let mut all: HashMap<&str, Vec<&str>> = HashMap::new();
         let mut class = "";
-        for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        for line in text
+            .lines()
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        {
             match line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
                 Some(name) => class = name,
                 None => all.entry(class).or_default().push(line),
@@ -205,7 +243,12 @@ impl Templates {
 
     /// A phrasing with the blanks filled in.
     fn fill(&self, class: &str, thing: &str, colour: &str, rng: &mut impl Rng) -> String {
-        let template = self.0.get(class).and_then(|lines| lines.choose(rng)).copied().unwrap_or_default();
+        let template = self
+            .0
+            .get(class)
+            .and_then(|lines| lines.choose(rng))
+            .copied()
+            .unwrap_or_default();
         template.replace("{x}", thing).replace("{c}", colour)
     }
 }
@@ -246,36 +289,70 @@ mod tests {
             "A brown dog .",
             "A brown dog lies on a bench .",
         ]);
-        (0..10).flat_map(|_| [dogs.clone(), cats.clone(), men.clone(), brown.clone()]).collect()
+        (0..10)
+            .flat_map(|_| [dogs.clone(), cats.clone(), men.clone(), brown.clone()])
+            .collect()
     }
 
     fn ask(index: usize, seeds: u64) -> Vec<Qa> {
         let (images, lexicon) = (images(), Lexicon::shared());
         let stats = CaptionStats::new(&images, lexicon);
         let builder = QaBuilder::new(&stats, lexicon);
-        (0..seeds).flat_map(|seed| builder.pairs(&images[index], &mut SmallRng::seed_from_u64(seed), 8)).collect()
+        (0..seeds)
+            .flat_map(|seed| builder.pairs(&images[index], &mut SmallRng::seed_from_u64(seed), 8))
+            .collect()
     }
 
     #[test]
     fn answers_are_right() {
         for qa in ask(0, 200) {
-            let about = |noun: &str| Lexicon::shared().all_mentions(&qa.question).iter().any(|m| m.lemma == noun);
+            let about = |noun: &str| {
+                Lexicon::shared()
+                    .all_mentions(&qa.question)
+                    .iter()
+                    .any(|m| m.lemma == noun)
+            };
             match qa.kind {
                 Kind::Presence => assert_eq!(
                     qa.answer == "Yes.",
-                    about("dog") || about("frisbee") || about("grass") || about("animal") || about("toy"),
+                    about("dog")
+                        || about("frisbee")
+                        || about("grass")
+                        || about("animal")
+                        || about("toy"),
                     "{qa:?}"
                 ),
-                Kind::Color => assert!(about("dog") && qa.answer == "Black." || about("frisbee") && qa.answer == "Red.", "{qa:?}"),
-                Kind::IsColor => assert_eq!(qa.answer == "Yes.", qa.question == "Is the dog black?", "{qa:?}"),
+                Kind::Color => assert!(
+                    about("dog") && qa.answer == "Black."
+                        || about("frisbee") && qa.answer == "Red.",
+                    "{qa:?}"
+                ),
+                Kind::IsColor => assert_eq!(
+                    qa.answer == "Yes.",
+                    qa.question == "Is the dog black?",
+                    "{qa:?}"
+                ),
                 Kind::Count => assert_eq!(qa.answer, "One.", "{qa:?}"),
                 _ => {}
             }
         }
         let cats = ask(1, 50);
-        assert!(cats.iter().filter(|qa| qa.kind == Kind::Count).all(|qa| qa.answer == "Two."));
-        assert!(cats.iter().any(|qa| qa.kind == Kind::Count) && cats.iter().any(|qa| qa.question == "What color are the cats?"));
-        assert!(ask(2, 50).iter().any(|qa| qa.kind == Kind::Clothing && qa.answer == "A blue helmet."));
+        assert!(
+            cats.iter()
+                .filter(|qa| qa.kind == Kind::Count)
+                .all(|qa| qa.answer == "Two.")
+        );
+        assert!(
+            cats.iter().any(|qa| qa.kind == Kind::Count)
+                && cats
+                    .iter()
+                    .any(|qa| qa.question == "What color are the cats?")
+        );
+        assert!(
+            ask(2, 50)
+                .iter()
+                .any(|qa| qa.kind == Kind::Clothing && qa.answer == "A blue helmet.")
+        );
     }
 
     #[test]
@@ -289,7 +366,10 @@ mod tests {
     fn the_same_seed_asks_the_same() {
         assert_eq!(ask(0, 3), ask(0, 3));
         let all = ask(0, 40);
-        assert!(all.iter().any(|qa| !ask(0, 1).contains(qa)), "other seeds ask other questions");
+        assert!(
+            all.iter().any(|qa| !ask(0, 1).contains(qa)),
+            "other seeds ask other questions"
+        );
     }
 
     #[test]
@@ -298,7 +378,11 @@ mod tests {
         let stats = CaptionStats::new(&images, lexicon);
         let empty = image(&[]);
         for seed in 0..20 {
-            assert!(QaBuilder::new(&stats, lexicon).pairs(&empty, &mut SmallRng::seed_from_u64(seed), 8).is_empty());
+            assert!(
+                QaBuilder::new(&stats, lexicon)
+                    .pairs(&empty, &mut SmallRng::seed_from_u64(seed), 8)
+                    .is_empty()
+            );
         }
     }
 }

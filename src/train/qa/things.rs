@@ -17,11 +17,23 @@ const LIFT: std::ops::RangeInclusive<f64> = 0.1..=8.0;
 /// How sure a thing that one caption alone names is.
 const LONE_MENTION: f64 = 0.3;
 
-/// People are in most pictures: asking for them as often as for other things would leave little else.
+/// People are in most pictures: asking for them as often as for other things would leave little
+/// else.
 const PERSON_WEIGHT: f64 = 0.4;
 
 /// General nouns that one may ask about where a special one is named.
-const GENERAL: [&str; 10] = ["animal", "dog", "bird", "vehicle", "boat", "toy", "ball", "food", "instrument", "water"];
+const GENERAL: [&str; 10] = [
+    "animal",
+    "dog",
+    "bird",
+    "vehicle",
+    "boat",
+    "toy",
+    "ball",
+    "food",
+    "instrument",
+    "water",
+];
 
 /// Nouns for people, and which of man, woman, boy and girl each may mean (as bits).
 const PEOPLE: [(&str, u8); 15] = [
@@ -42,7 +54,9 @@ const PEOPLE: [(&str, u8); 15] = [
     ("adult", 3),
 ];
 /// Words that betray people who are not named.
-const PERSON_WORDS: [&str; 11] = ["someone", "somebody", "his", "her", "their", "he", "she", "they", "one", "group", "hand"];
+const PERSON_WORDS: [&str; 11] = [
+    "someone", "somebody", "his", "her", "their", "he", "she", "they", "one", "group", "hand",
+];
 
 /// What the captions of one image name.
 pub(super) struct Scene<'a> {
@@ -57,22 +71,47 @@ pub(super) struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     /// `texts` are captions in normal form.
-    pub(super) fn new(lexicon: &'a Lexicon, stats: &'a CaptionStats, askable: &'a BTreeSet<&'static str>, texts: &'a [String]) -> Self {
+    pub(super) fn new(
+        lexicon: &'a Lexicon,
+        stats: &'a CaptionStats,
+        askable: &'a BTreeSet<&'static str>,
+        texts: &'a [String],
+    ) -> Self {
         let captions = texts.iter().map(|t| lexicon.phrases(t)).collect();
-        Self { lexicon, stats, captions, texts, askable, references: References::new(lexicon, texts) }
+        Self {
+            lexicon,
+            stats,
+            captions,
+            texts,
+            askable,
+            references: References::new(lexicon, texts),
+        }
     }
 
     /// The phrases about exactly this noun, caption by caption where it is named.
     fn about(&self, lemma: &str) -> Vec<Vec<(usize, &Phrase)>> {
-        let of_caption = |i: usize| self.captions[i].iter().filter(|p| p.mention.lemma == lemma).map(|p| (i, p)).collect::<Vec<_>>();
-        (0..self.captions.len()).map(of_caption).filter(|found| !found.is_empty()).collect()
+        let of_caption = |i: usize| {
+            self.captions[i]
+                .iter()
+                .filter(|p| p.mention.lemma == lemma)
+                .map(|p| (i, p))
+                .collect::<Vec<_>>()
+        };
+        (0..self.captions.len())
+            .map(of_caption)
+            .filter(|found| !found.is_empty())
+            .collect()
     }
 
     /// Nouns and how many captions name each.
     pub(super) fn nouns(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
         for caption in &self.captions {
-            for lemma in caption.iter().map(|p| p.mention.lemma).collect::<BTreeSet<_>>() {
+            for lemma in caption
+                .iter()
+                .map(|p| p.mention.lemma)
+                .collect::<BTreeSet<_>>()
+            {
                 *counts.entry(lemma).or_insert(0) += 1;
             }
         }
@@ -81,12 +120,24 @@ impl<'a> Scene<'a> {
 
     /// Returns `true` if most captions that name it do so in the plural.
     fn is_plural(&self, lemma: &str) -> bool {
-        let uses: Vec<bool> = self.about(lemma).iter().flatten().map(|(_, p)| p.mention.plural).collect();
+        let uses: Vec<bool> = self
+            .about(lemma)
+            .iter()
+            .flatten()
+            .map(|(_, p)| p.mention.plural)
+            .collect();
         2 * uses.iter().filter(|&&plural| plural).count() > uses.len()
     }
 
     /// A question whether `lemma` is there.
-    fn ask_presence(&self, lemma: &str, plural: bool, yes: bool, templates: &Templates, rng: &mut impl Rng) -> Draft {
+    fn ask_presence(
+        &self,
+        lemma: &str,
+        plural: bool,
+        yes: bool,
+        templates: &Templates,
+        rng: &mut impl Rng,
+    ) -> Draft {
         let (mut class, thing) = match () {
             () if lexicon_plural(lemma) => ("are there", lemma.to_owned()),
             () if plural && !self.stats.is_mass(lemma) => ("are there", self.lexicon.plural(lemma)),
@@ -95,18 +146,43 @@ impl<'a> Scene<'a> {
         if thing.starts_with("the ") {
             class = "see";
         }
-        Draft::new(Kind::Presence, lemma, templates.fill(class, &thing, "", rng), yes_no(yes))
+        Draft::new(
+            Kind::Presence,
+            lemma,
+            templates.fill(class, &thing, "", rng),
+            yes_no(yes),
+        )
     }
 
     /// Things that are there.
     pub(super) fn present(&self, templates: &Templates, rng: &mut impl Rng) -> Option<Draft> {
-        let named: Vec<(&str, usize)> = self.nouns().into_iter().filter(|(lemma, _)| self.askable.contains(lemma)).collect();
+        let named: Vec<(&str, usize)> = self
+            .nouns()
+            .into_iter()
+            .filter(|(lemma, _)| self.askable.contains(lemma))
+            .collect();
         let support = |lemma: &'static str| {
             let concept = self.lexicon.concept(lemma);
-            self.captions.iter().filter(|c| c.iter().any(|p| concept.is_some_and(|id| self.lexicon.related(p.mention.concept, id)))).count()
+            self.captions
+                .iter()
+                .filter(|c| {
+                    c.iter().any(|p| {
+                        concept.is_some_and(|id| self.lexicon.related(p.mention.concept, id))
+                    })
+                })
+                .count()
         };
-        let common = |lemma: &str| if PEOPLE.iter().any(|&(word, _)| word == lemma) || lemma == "person" { PERSON_WEIGHT } else { 1.0 };
-        let weights: Vec<f64> = named.iter().map(|&(n, _)| common(n) * if support(n) > 1 { 1.0 } else { LONE_MENTION }).collect();
+        let common = |lemma: &str| {
+            if PEOPLE.iter().any(|&(word, _)| word == lemma) || lemma == "person" {
+                PERSON_WEIGHT
+            } else {
+                1.0
+            }
+        };
+        let weights: Vec<f64> = named
+            .iter()
+            .map(|&(n, _)| common(n) * if support(n) > 1 { 1.0 } else { LONE_MENTION })
+            .collect();
         let (lemma, _) = named[weighted(&weights, rng)?];
         if rng.random_bool(0.1)
             && let Some(general) = self.more_general(lemma, rng)
@@ -119,18 +195,41 @@ impl<'a> Scene<'a> {
     /// A general noun above `lemma`.
     fn more_general(&self, lemma: &str, rng: &mut impl Rng) -> Option<&'static str> {
         let concept = self.lexicon.concept(lemma)?;
-        let above = |other: &&'static str| self.lexicon.concept(other).is_some_and(|id| *other != lemma && self.lexicon.is_a(concept, id));
-        GENERAL.iter().copied().filter(above).collect::<Vec<_>>().choose(rng).copied()
+        let above = |other: &&'static str| {
+            self.lexicon
+                .concept(other)
+                .is_some_and(|id| *other != lemma && self.lexicon.is_a(concept, id))
+        };
+        GENERAL
+            .iter()
+            .copied()
+            .filter(above)
+            .collect::<Vec<_>>()
+            .choose(rng)
+            .copied()
     }
 
     /// Things that are not there but might be.
     pub(super) fn absent(&self, templates: &Templates, rng: &mut impl Rng) -> Option<Draft> {
-        let named: Vec<&'static str> = self.nouns().into_keys().filter(|n| self.stats.images_with(n) > 0).collect();
-        let candidates: Vec<&'static str> = self.askable.iter().copied().filter(|n| self.is_absent(n)).collect();
+        let named: Vec<&'static str> = self
+            .nouns()
+            .into_keys()
+            .filter(|n| self.stats.images_with(n) > 0)
+            .collect();
+        let candidates: Vec<&'static str> = self
+            .askable
+            .iter()
+            .copied()
+            .filter(|n| self.is_absent(n))
+            .collect();
         let weights: Vec<f64> = candidates
             .iter()
             .map(|&lemma| {
-                let lift = named.iter().map(|&other| self.stats.lift(lemma, other)).sum::<f64>() / named.len().max(1) as f64;
+                let lift = named
+                    .iter()
+                    .map(|&other| self.stats.lift(lemma, other))
+                    .sum::<f64>()
+                    / named.len().max(1) as f64;
                 self.stats.images_with(lemma) as f64 * lift.clamp(*LIFT.start(), *LIFT.end())
             })
             .collect();
@@ -139,25 +238,46 @@ impl<'a> Scene<'a> {
         Some(self.ask_presence(lemma, plural, false, templates, rng))
     }
 
-    /// Returns `true` if no caption names a noun, anything like it, or anything that lets one expect it.
+    /// Returns `true` if no caption names a noun, anything like it, or anything that lets one
+    /// expect it.
     fn is_absent(&self, lemma: &str) -> bool {
-        let Some(concept) = self.lexicon.concept(lemma) else { return false };
+        let Some(concept) = self.lexicon.concept(lemma) else {
+            return false;
+        };
         if self.lexicon.kind(concept) == lexicon::Kind::Person {
             return self.is_absent_person(lemma);
         }
         self.references.support(concept) == Support::None && !self.references.has_word(lemma)
     }
 
-    /// People are one thing; men, women, boys and girls are told apart only where every caption does.
+    /// People are one thing; men, women, boys and girls are told apart only where every caption
+    /// does.
     fn is_absent_person(&self, lemma: &str) -> bool {
-        let people: Vec<&Phrase> =
-            self.captions.iter().flatten().filter(|p| self.lexicon.kind(p.mention.concept) == lexicon::Kind::Person).collect();
+        let people: Vec<&Phrase> = self
+            .captions
+            .iter()
+            .flatten()
+            .filter(|p| self.lexicon.kind(p.mention.concept) == lexicon::Kind::Person)
+            .collect();
         if people.is_empty() {
-            return !PERSON_WORDS.iter().any(|word| self.references.has_word(word));
+            return !PERSON_WORDS
+                .iter()
+                .any(|word| self.references.has_word(word));
         }
-        let bits = |lemma: &str| PEOPLE.iter().find(|&&(word, _)| word == lemma).map_or(15, |&(_, bits)| bits);
-        let seen = people.iter().fold(0, |seen, p| seen | bits(p.mention.lemma));
-        let told = self.captions.iter().filter(|c| c.iter().any(|p| bits(p.mention.lemma) != 15)).count();
+        let bits = |lemma: &str| {
+            PEOPLE
+                .iter()
+                .find(|&&(word, _)| word == lemma)
+                .map_or(15, |&(_, bits)| bits)
+        };
+        let seen = people
+            .iter()
+            .fold(0, |seen, p| seen | bits(p.mention.lemma));
+        let told = self
+            .captions
+            .iter()
+            .filter(|c| c.iter().any(|p| bits(p.mention.lemma) != 15))
+            .count();
         told >= 3 && seen & bits(lemma) == 0
     }
 
@@ -165,22 +285,42 @@ impl<'a> Scene<'a> {
     pub(super) fn colours(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<Draft> {
         let mut found = Vec::new();
         for lemma in self.nouns().into_keys() {
-            let Some((colours, agreeing, plural)) = self.agreed_colours(lemma) else { continue };
-            let thing = format!("the {}", if plural && !lexicon_plural(lemma) { self.lexicon.plural(lemma) } else { lemma.to_owned() });
-            let class = if plural { "what color are" } else { "what color is" };
-            found.push(Draft::new(Kind::Color, lemma, templates.fill(class, &thing, "", rng), answer(&colours)));
+            let Some((colours, agreeing, plural)) = self.agreed_colours(lemma) else {
+                continue;
+            };
+            let thing = format!(
+                "the {}",
+                if plural && !lexicon_plural(lemma) {
+                    self.lexicon.plural(lemma)
+                } else {
+                    lemma.to_owned()
+                }
+            );
+            let class = if plural {
+                "what color are"
+            } else {
+                "what color is"
+            };
+            found.push(Draft::new(
+                Kind::Color,
+                lemma,
+                templates.fill(class, &thing, "", rng),
+                answer(&colours),
+            ));
             // Yes is said only where no could have been said.
             if let Some(other) = self.other_colour(lemma, rng).filter(|_| agreeing > 1) {
                 let yes = rng.random_bool(0.5);
                 let class = if plural { "are they" } else { "is it" };
-                let question = templates.fill(class, &thing, if yes { &colours } else { &other }, rng);
+                let question =
+                    templates.fill(class, &thing, if yes { &colours } else { &other }, rng);
                 found.push(Draft::new(Kind::IsColor, lemma, question, yes_no(yes)));
             }
         }
         found
     }
 
-    /// The colours of a thing on which all captions agree that give any, how many do, and whether it is plural.
+    /// The colours of a thing on which all captions agree that give any, how many do, and whether
+    /// it is plural.
     fn agreed_colours(&self, lemma: &str) -> Option<(String, usize, bool)> {
         let about = self.about(lemma);
         let alone = about.iter().all(|c| c.len() == 1);
@@ -193,27 +333,50 @@ impl<'a> Scene<'a> {
             return None;
         }
         let uses: Vec<(usize, &Phrase)> = about.into_iter().flatten().collect();
-        let coloured: Vec<&(usize, &Phrase)> = uses.iter().filter(|(_, p)| !p.colours.is_empty()).collect();
+        let coloured: Vec<&(usize, &Phrase)> =
+            uses.iter().filter(|(_, p)| !p.colours.is_empty()).collect();
         let &&(caption, phrase) = coloured.first()?;
         let plural = phrase.mention.plural;
-        let agree = coloured.iter().all(|(_, p)| p.colour_groups() == phrase.colour_groups())
+        let agree = coloured
+            .iter()
+            .all(|(_, p)| p.colour_groups() == phrase.colour_groups())
             && uses.iter().all(|(_, p)| p.mention.plural == plural);
         // "navy blue" is blue.
-        let shades = |i: usize| phrase.colours.get(i + 1).is_none_or(|next| next.group != phrase.colours[i].group);
-        let mut ranges: Vec<_> = (0..phrase.colours.len()).filter(|&i| shades(i)).map(|i| phrase.colours[i].range.clone()).collect();
+        let shades = |i: usize| {
+            phrase
+                .colours
+                .get(i + 1)
+                .is_none_or(|next| next.group != phrase.colours[i].group)
+        };
+        let mut ranges: Vec<_> = (0..phrase.colours.len())
+            .filter(|&i| shades(i))
+            .map(|i| phrase.colours[i].range.clone())
+            .collect();
         ranges.dedup();
-        let mut words: Vec<String> = ranges.into_iter().map(|range| self.texts[caption][range].to_lowercase()).collect();
+        let mut words: Vec<String> = ranges
+            .into_iter()
+            .map(|range| self.texts[caption][range].to_lowercase())
+            .collect();
         let last = words.pop()?;
         // A hyphenated word ("black-and-white") stands for all of its colours at once.
-        let joined =
-            if words.is_empty() || last.contains('-') { last.replace('-', " ") } else { format!("{} and {last}", words.join(", ")) };
+        let joined = if words.is_empty() || last.contains('-') {
+            last.replace('-', " ")
+        } else {
+            format!("{} and {last}", words.join(", "))
+        };
         agree.then_some((joined, coloured.len(), plural))
     }
 
-    /// Returns `true` if a caption names a related thing by another noun, so that "the dog" may be the other one.
+    /// Returns `true` if a caption names a related thing by another noun, so that "the dog" may be
+    /// the other one.
     fn has_another(&self, lemma: &str, concept: lexicon::ConceptId) -> bool {
         let both = |c: &Vec<Phrase>| {
-            let of = |same: bool| c.iter().any(|p| (p.mention.lemma == lemma) == same && self.lexicon.related(p.mention.concept, concept));
+            let of = |same: bool| {
+                c.iter().any(|p| {
+                    (p.mention.lemma == lemma) == same
+                        && self.lexicon.related(p.mention.concept, concept)
+                })
+            };
             of(true) && of(false)
         };
         self.captions.iter().any(both)
@@ -224,9 +387,25 @@ impl<'a> Scene<'a> {
         let classes = self.lexicon.classes();
         let concept = self.lexicon.concept(lemma)?;
         let related = |p: &&Phrase| self.lexicon.related(p.mention.concept, concept);
-        let seen: BTreeSet<usize> = self.captions.iter().flatten().filter(related).flat_map(|p| p.colour_groups()).collect();
-        let plain = |word: &str| classes.colour(word).filter(|group| !seen.contains(group)).is_some();
-        let others: Vec<(&str, usize)> = self.stats.colours(lemma).into_iter().filter(|(word, _)| plain(word)).collect();
+        let seen: BTreeSet<usize> = self
+            .captions
+            .iter()
+            .flatten()
+            .filter(related)
+            .flat_map(|p| p.colour_groups())
+            .collect();
+        let plain = |word: &str| {
+            classes
+                .colour(word)
+                .filter(|group| !seen.contains(group))
+                .is_some()
+        };
+        let others: Vec<(&str, usize)> = self
+            .stats
+            .colours(lemma)
+            .into_iter()
+            .filter(|(word, _)| plain(word))
+            .collect();
         let weights: Vec<f64> = others.iter().map(|&(_, n)| n as f64).collect();
         weighted(&weights, rng).map(|i| others[i].0.to_owned())
     }
@@ -235,13 +414,21 @@ impl<'a> Scene<'a> {
     pub(super) fn counts(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<Draft> {
         let mut found = Vec::new();
         for lemma in self.nouns().into_keys() {
-            let Some(number) = self.agreed_number(lemma) else { continue };
-            // Most things are alone: asked as often as they are, the answer would be known without looking.
+            let Some(number) = self.agreed_number(lemma) else {
+                continue;
+            };
+            // Most things are alone: asked as often as they are, the answer would be known without
+            // looking.
             if number == 1 && (!self.is_worth_counting(lemma) || rng.random_bool(0.6)) {
                 continue;
             }
             let question = templates.fill("how many", &self.lexicon.plural(lemma), "", rng);
-            let word = self.lexicon.classes().groups("count").get(number - 1).map_or("", |words| words[0]);
+            let word = self
+                .lexicon
+                .classes()
+                .groups("count")
+                .get(number - 1)
+                .map_or("", |words| words[0]);
             found.push(Draft::new(Kind::Count, lemma, question, answer(word)));
         }
         found
@@ -249,10 +436,18 @@ impl<'a> Scene<'a> {
 
     /// Returns `true` if one expects that there may be several of a thing.
     fn is_worth_counting(&self, lemma: &str) -> bool {
-        let Some(concept) = self.lexicon.concept(lemma) else { return false };
-        let is_a = |other: &str| self.lexicon.concept(other).is_some_and(|id| self.lexicon.is_a(concept, id));
-        matches!(self.lexicon.kind(concept), lexicon::Kind::Person | lexicon::Kind::Animal)
-            || ["vehicle", "ball", "chair", "toy"].into_iter().any(is_a)
+        let Some(concept) = self.lexicon.concept(lemma) else {
+            return false;
+        };
+        let is_a = |other: &str| {
+            self.lexicon
+                .concept(other)
+                .is_some_and(|id| self.lexicon.is_a(concept, id))
+        };
+        matches!(
+            self.lexicon.kind(concept),
+            lexicon::Kind::Person | lexicon::Kind::Animal
+        ) || ["vehicle", "ball", "chair", "toy"].into_iter().any(is_a)
     }
 
     fn agreed_number(&self, lemma: &str) -> Option<usize> {
@@ -265,29 +460,44 @@ impl<'a> Scene<'a> {
         let uses: Vec<Vec<&Phrase>> = self
             .captions
             .iter()
-            .map(|c| c.iter().filter(|p| self.lexicon.related(p.mention.concept, concept)).collect::<Vec<_>>())
+            .map(|c| {
+                c.iter()
+                    .filter(|p| self.lexicon.related(p.mention.concept, concept))
+                    .collect::<Vec<_>>()
+            })
             .filter(|uses| !uses.is_empty())
             .collect();
         let numbers: Vec<usize> = uses.iter().flatten().filter_map(|p| p.number()).collect();
         let first = *numbers.first()?;
-        let fits =
-            |uses: &Vec<&Phrase>| uses.len() == 1 && uses[0].number().is_none_or(|n| n == first) && uses[0].mention.plural == (first > 1);
+        let fits = |uses: &Vec<&Phrase>| {
+            uses.len() == 1
+                && uses[0].number().is_none_or(|n| n == first)
+                && uses[0].mention.plural == (first > 1)
+        };
         let agree = (1..=10).contains(&first) && uses.iter().all(fits);
         let enough = numbers.len() >= if first == 1 { 3 } else { 2 };
         // "How many men?" is sure only where everybody says man.
         let same_word = !person || about.len() == uses.len();
-        (agree && enough && same_word && self.stats.salience(lemma) >= MIN_SALIENCE).then_some(first)
+        (agree && enough && same_word && self.stats.salience(lemma) >= MIN_SALIENCE)
+            .then_some(first)
     }
 
     /// "A dog, a frisbee and grass." of what at least two captions name.
     pub(super) fn list(&self, templates: &Templates, rng: &mut impl Rng) -> Option<Draft> {
-        let mut nouns: Vec<(&'static str, usize)> =
-            self.nouns().into_iter().filter(|&(n, c)| c >= 2 && self.stats.images_with(n) > 0 && n != "people").collect();
+        let mut nouns: Vec<(&'static str, usize)> = self
+            .nouns()
+            .into_iter()
+            .filter(|&(n, c)| c >= 2 && self.stats.images_with(n) > 0 && n != "people")
+            .collect();
         nouns.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         let mut chosen: Vec<&'static str> = Vec::new();
         for (lemma, _) in nouns {
             let concept = self.lexicon.concept(lemma)?;
-            let new = chosen.iter().all(|c| self.lexicon.concept(c).is_none_or(|id| !self.lexicon.related(id, concept)));
+            let new = chosen.iter().all(|c| {
+                self.lexicon
+                    .concept(c)
+                    .is_none_or(|id| !self.lexicon.related(id, concept))
+            });
             if new && chosen.len() < 3 && self.lexicon.kind(concept) != lexicon::Kind::Body {
                 chosen.push(lemma);
             }
@@ -296,8 +506,17 @@ impl<'a> Scene<'a> {
             return None;
         }
         let named: Vec<String> = chosen.iter().map(|lemma| self.indefinite(lemma)).collect();
-        let text = format!("{} and {}", named[..named.len() - 1].join(", "), named[named.len() - 1]);
-        Some(Draft::new(Kind::List, "", templates.fill("list", "", "", rng), answer(&text)))
+        let text = format!(
+            "{} and {}",
+            named[..named.len() - 1].join(", "),
+            named[named.len() - 1]
+        );
+        Some(Draft::new(
+            Kind::List,
+            "",
+            templates.fill("list", "", "", rng),
+            answer(&text),
+        ))
     }
 
     /// `a dog`, `two dogs`, `dogs`, `snow`.
@@ -306,7 +525,11 @@ impl<'a> Scene<'a> {
             return lemma.to_owned();
         }
         match self.agreed_number(lemma) {
-            Some(n) if n > 1 => format!("{} {}", self.lexicon.classes().groups("count")[n - 1][0], self.lexicon.plural(lemma)),
+            Some(n) if n > 1 => format!(
+                "{} {}",
+                self.lexicon.classes().groups("count")[n - 1][0],
+                self.lexicon.plural(lemma)
+            ),
             _ if self.is_several(lemma) => self.lexicon.plural(lemma),
             _ => self.stats.with_article(lemma),
         }
@@ -315,7 +538,9 @@ impl<'a> Scene<'a> {
     /// Returns `true` if most captions that name a thing name more than one.
     fn is_several(&self, lemma: &str) -> bool {
         let about = self.about(lemma);
-        let several = |uses: &&Vec<(usize, &Phrase)>| uses.len() > 1 || uses.iter().any(|(_, p)| p.mention.plural);
+        let several = |uses: &&Vec<(usize, &Phrase)>| {
+            uses.len() > 1 || uses.iter().any(|(_, p)| p.mention.plural)
+        };
         2 * about.iter().filter(several).count() > about.len()
     }
 }
@@ -324,12 +549,23 @@ impl<'a> Scene<'a> {
 pub(super) fn askable(lexicon: &Lexicon, stats: &CaptionStats) -> BTreeSet<&'static str> {
     let clothing = lexicon.concept("clothing");
     let sure = |lemma: &&'static str| {
-        let Some(concept) = lexicon.concept(lemma) else { return false };
+        let Some(concept) = lexicon.concept(lemma) else {
+            return false;
+        };
         let worn = clothing.is_some_and(|c| lexicon.is_a(concept, c));
         match lexicon.kind(concept) {
-            lexicon::Kind::Person => PEOPLE.iter().any(|&(word, bits)| word == *lemma && bits.count_ones() < 3) || *lemma == "person",
+            lexicon::Kind::Person => {
+                PEOPLE
+                    .iter()
+                    .any(|&(word, bits)| word == *lemma && bits.count_ones() < 3)
+                    || *lemma == "person"
+            }
             lexicon::Kind::Body | lexicon::Kind::Plant => false,
-            _ => !worn && stats.usual_noun(lexicon, concept) == Some(lemma) && stats.salience(lemma) >= MIN_SALIENCE,
+            _ => {
+                !worn
+                    && stats.usual_noun(lexicon, concept) == Some(lemma)
+                    && stats.salience(lemma) >= MIN_SALIENCE
+            }
         }
     };
     stats.nouns().filter(sure).collect()

@@ -1,8 +1,11 @@
-//! What people corrected, as it stood at one time: a directory that does not change any more, which trainings name.
+//! What people corrected, as it stood at one time: a directory that does not change any more, which
+//! trainings name.
 //!
-//! `photographs/` holds the distinct images by their SHA-256, `corrections.jsonl` what may be learnt from, `held_out.jsonl` corrections of the images that
-//! scorers are measured on and nothing is trained on, and `snapshot.json` the counts and the SHA-256 of both files ([`Facts`]). Images are held out by their
-//! hash, so that one stays on its side from snapshot to snapshot. [`take`](Snapshot::take) makes one of a store, [`judgement`] says what a record is worth.
+//! `photographs/` holds the distinct images by their SHA-256, `corrections.jsonl` what may be
+//! learnt from, `held_out.jsonl` corrections of the images that scorers are measured on and nothing
+//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files ([`Facts`]). Images
+//! are held out by their hash, so that one stays on its side from snapshot to snapshot.
+//! [`take`](Snapshot::take) makes one of a store, [`judgement`] says what a record is worth.
 
 mod judgement;
 mod take;
@@ -104,50 +107,81 @@ impl Snapshot {
     pub fn open(dir: &Path) -> Result<Self, TrainError> {
         let file = dir.join(FACTS);
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
-        let facts: Facts = serde_json::from_slice(&json).map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
+        let facts: Facts = serde_json::from_slice(&json)
+            .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
         if digest(dir)? != facts.sha256 {
-            return Err(TrainError::Run(format!("{}: its corrections are not those that it was made with", dir.display())));
+            return Err(TrainError::Run(format!(
+                "{}: its corrections are not those that it was made with",
+                dir.display()
+            )));
         }
         let read = |name: &str| corrections::read(&dir.join(name));
-        Ok(Self { dir: dir.to_owned(), facts, learnt: read(LEARNT)?, held_out: read(HELD_OUT)? })
+        Ok(Self {
+            dir: dir.to_owned(),
+            facts,
+            learnt: read(LEARNT)?,
+            held_out: read(HELD_OUT)?,
+        })
     }
 
-    /// The images of some of its corrections, in their order, each with what people say that it shows.
+    /// The images of some of its corrections, in their order, each with what people say that it
+    /// shows.
     pub fn images(&self, corrections: &[Correction]) -> Vec<Image> {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut images: Vec<Image> = Vec::new();
         for correction in corrections {
             let number = *numbers.entry(&correction.image).or_insert_with(|| {
                 let path = self.dir.join(PHOTOGRAPHS).join(&correction.image);
-                images.push(Image { name: correction.image.clone(), path, captions: Vec::new() });
+                images.push(Image {
+                    name: correction.image.clone(),
+                    path,
+                    captions: Vec::new(),
+                });
                 images.len() - 1
             });
             let said = &mut images[number].captions;
-            said.extend(correction.description().map(str::to_owned).filter(|text| !said.contains(text)));
+            said.extend(
+                correction
+                    .description()
+                    .map(str::to_owned)
+                    .filter(|text| !said.contains(text)),
+            );
         }
         images
     }
 
-    /// The files in `dir` for the features of its images: of those that are learnt from, and of those held out. They are large, and of no use when the trainings
-    /// on it are done.
+    /// The files in `dir` for the features of its images: of those that are learnt from, and of
+    /// those held out. They are large, and of no use when the trainings on it are done.
     pub fn features(&self, dir: &Path) -> [PathBuf; 2] {
-        ["snapshot", "held-out"].map(|name| dir.join(format!("{name}-{}.f16", &self.facts.sha256[..12])))
+        ["snapshot", "held-out"]
+            .map(|name| dir.join(format!("{name}-{}.f16", &self.facts.sha256[..12])))
     }
 
-    /// Removes the photographs of a snapshot that nothing is trained on any more: people may since have had theirs removed from the store.
+    /// Removes the photographs of a snapshot that nothing is trained on any more: people may since
+    /// have had theirs removed from the store.
     ///
     /// # Errors
     /// When they cannot be removed.
     pub fn remove_photographs(dir: &Path) -> Result<(), TrainError> {
         let photographs = dir.join(PHOTOGRAPHS);
-        if photographs.exists() { fs::remove_dir_all(&photographs).map_err(TrainError::io(&photographs)) } else { Ok(()) }
+        if photographs.exists() {
+            fs::remove_dir_all(&photographs).map_err(TrainError::io(&photographs))
+        } else {
+            Ok(())
+        }
     }
 
-    /// Adds the images that may be learnt from to the training images of `setup`, and their features, which are kept in `dir`, to `features`.
+    /// Adds the images that may be learnt from to the training images of `setup`, and their
+    /// features, which are kept in `dir`, to `features`.
     ///
     /// # Errors
     /// When an image cannot be read or the features cannot be kept.
-    pub fn join(&self, setup: &mut Setup, features: &mut Features, dir: &Path) -> Result<(), TrainError> {
+    pub fn join(
+        &self,
+        setup: &mut Setup,
+        features: &mut Features,
+        dir: &Path,
+    ) -> Result<(), TrainError> {
         let images = self.images(&self.learnt);
         let [cache, _] = self.features(dir);
         features.append(setup.features(&images, VIEWS, &cache)?)?;
@@ -165,5 +199,9 @@ fn digest(dir: &Path) -> Result<String, TrainError> {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

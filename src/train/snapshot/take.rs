@@ -44,7 +44,8 @@ pub struct TakeConfig {
 }
 
 impl Snapshot {
-    /// Takes one of a store into `dir`, which holds all of it or is not there; one that is there is opened. `never` are images that models are evaluated on.
+    /// Takes one of a store into `dir`, which holds all of it or is not there; one that is there is
+    /// opened. `never` are images that models are evaluated on.
     ///
     /// # Errors
     /// When the store fails or a file cannot be written.
@@ -67,16 +68,32 @@ impl Snapshot {
         let mut left_out = BTreeMap::new();
         let sources = store.stats(&Owners::All).await.map_err(failed)?.sources;
         let of = |source: &Source| sources.get(source.name()).map_or(0, |n| *n as usize);
-        let (total, wanted): (usize, usize) = (sources.values().sum::<u64>() as usize, config.sources.iter().map(of).sum());
+        let (total, wanted): (usize, usize) = (
+            sources.values().sum::<u64>() as usize,
+            config.sources.iter().map(of).sum(),
+        );
         let records = newest(store, config).await.map_err(failed)?;
         let newest = records.last().map(|record| record.id.clone());
-        count(&mut left_out, Reason::OtherSource, total.saturating_sub(wanted));
-        count(&mut left_out, Reason::TooOld, wanted.saturating_sub(records.len()));
+        count(
+            &mut left_out,
+            Reason::OtherSource,
+            total.saturating_sub(wanted),
+        );
+        count(
+            &mut left_out,
+            Reason::TooOld,
+            wanted.saturating_sub(records.len()),
+        );
         let mut voices = Vec::with_capacity(records.len());
         for record in &records {
             match correction(record) {
-                Ok(_) if never.contains(&record.image) => count(&mut left_out, Reason::Evaluated, 1),
-                Ok(correction) => voices.push(Voice { annotator: record.annotator.clone(), correction }),
+                Ok(_) if never.contains(&record.image) => {
+                    count(&mut left_out, Reason::Evaluated, 1)
+                }
+                Ok(correction) => voices.push(Voice {
+                    annotator: record.annotator.clone(),
+                    correction,
+                }),
                 Err(reason) => count(&mut left_out, reason, 1),
             }
         }
@@ -95,7 +112,9 @@ impl Snapshot {
                 Err(reason) => count(&mut left_out, reason, 1),
             }
         }
-        let (held_out, learnt): (Vec<Correction>, Vec<Correction>) = kept.into_iter().partition(|c| is_held_out(&c.image, config.held_out));
+        let (held_out, learnt): (Vec<Correction>, Vec<Correction>) = kept
+            .into_iter()
+            .partition(|c| is_held_out(&c.image, config.held_out));
         corrections::write(&fresh.join(LEARNT), &learnt)?;
         corrections::write(&fresh.join(HELD_OUT), &held_out)?;
         let facts = Facts {
@@ -127,14 +146,23 @@ fn count(left_out: &mut BTreeMap<Reason, usize>, reason: Reason, n: usize) {
 
 /// The newest records of the sources asked for, the oldest first.
 async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>, StoreError> {
-    let mut page = Page { limit: PAGE, newest_first: true, ..Page::default() };
+    let mut page = Page {
+        limit: PAGE,
+        newest_first: true,
+        ..Page::default()
+    };
     let mut records = Vec::new();
     loop {
         let found = store.page(&page).await?;
         page.after = found.last().map(|record| record.id.clone());
         let last = found.len() < PAGE as usize;
         let room = config.most.saturating_sub(records.len());
-        records.extend(found.into_iter().filter(|record| config.sources.contains(&record.source)).take(room));
+        records.extend(
+            found
+                .into_iter()
+                .filter(|record| config.sources.contains(&record.source))
+                .take(room),
+        );
         if last || records.len() >= config.most {
             records.reverse();
             return Ok(records);
@@ -143,10 +171,19 @@ async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>,
 }
 
 /// Writes an image down, where it is whole and can be decoded.
-async fn photograph(images: &Images, name: &str, dir: &Path) -> Result<Result<(), Reason>, TrainError> {
-    let Ok(hash) = name.parse::<ImageHash>() else { return Ok(Err(Reason::NoImage)) };
-    let Some(bytes) = images.get(hash).await.map_err(failed)? else { return Ok(Err(Reason::NoImage)) };
-    if ImageHash::of(&bytes) != hash || preprocess::check(&bytes, &ImageLimits::default()).is_err() {
+async fn photograph(
+    images: &Images,
+    name: &str,
+    dir: &Path,
+) -> Result<Result<(), Reason>, TrainError> {
+    let Ok(hash) = name.parse::<ImageHash>() else {
+        return Ok(Err(Reason::NoImage));
+    };
+    let Some(bytes) = images.get(hash).await.map_err(failed)? else {
+        return Ok(Err(Reason::NoImage));
+    };
+    if ImageHash::of(&bytes) != hash || preprocess::check(&bytes, &ImageLimits::default()).is_err()
+    {
         return Ok(Err(Reason::BadImage));
     }
     let file = dir.join(name);
@@ -157,7 +194,10 @@ async fn photograph(images: &Images, name: &str, dir: &Path) -> Result<Result<()
 /// Returns `true` if an image is held out: by its name alone, so that it is so in every snapshot.
 fn is_held_out(image: &str, share: f64) -> bool {
     let digest = Sha256::digest(format!("held out: {image}"));
-    let draw = digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let draw = digest
+        .iter()
+        .take(8)
+        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     (draw as f64) < share * u64::MAX as f64
 }
 
@@ -167,8 +207,15 @@ mod tests {
 
     #[test]
     fn an_image_stays_on_its_side_and_a_larger_share_only_adds() {
-        let names: Vec<String> = (0..2000).map(|i| ImageHash::of(format!("{i}").as_bytes()).to_string()).collect();
-        let held = |share: f64| names.iter().filter(|n| is_held_out(n, share)).collect::<HashSet<_>>();
+        let names: Vec<String> = (0..2000)
+            .map(|i| ImageHash::of(format!("{i}").as_bytes()).to_string())
+            .collect();
+        let held = |share: f64| {
+            names
+                .iter()
+                .filter(|n| is_held_out(n, share))
+                .collect::<HashSet<_>>()
+        };
         let tenth = held(0.1);
         assert!((150..250).contains(&tenth.len()), "{}", tenth.len());
         assert!(tenth.is_subset(&held(0.2)));

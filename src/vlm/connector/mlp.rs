@@ -1,5 +1,6 @@
-//! Two-layer perceptron between vision tower and decoder, as in "Improved Baselines with Visual Instruction Tuning" (LLaVA-1.5), Liu et al.
-//! 2023, <https://arxiv.org/abs/2310.03744>, with a layer norm before it and a learned position for every image token.
+//! Two-layer perceptron between vision tower and decoder, as in "Improved Baselines with Visual
+//! Instruction Tuning" (LLaVA-1.5), Liu et al. 2023, <https://arxiv.org/abs/2310.03744>, with a
+//! layer norm before it and a learned position for every image token.
 
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
@@ -30,12 +31,17 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Loads `norm`, `fc1`, `fc2` (each `weight` and `bias`) and `pos (tokens, width)`; from a `VarMap` new variables are initialised.
+    /// Loads `norm`, `fc1`, `fc2` (each `weight` and `bias`) and `pos (tokens, width)`; from a
+    /// `VarMap` new variables are initialised.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(config: &MlpConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let &MlpConfig { in_features, width, tokens } = config;
+        let &MlpConfig {
+            in_features,
+            width,
+            tokens,
+        } = config;
         let norm = vb.pp("norm");
         Ok(Self {
             norm: (
@@ -44,7 +50,14 @@ impl Mlp {
             ),
             fc1: linear(in_features, width, vb.pp("fc1"))?,
             fc2: linear(width, width, vb.pp("fc2"))?,
-            pos: vb.get_with_hints((tokens, width), "pos", Init::Randn { mean: 0., stdev: 0.02 })?,
+            pos: vb.get_with_hints(
+                (tokens, width),
+                "pos",
+                Init::Randn {
+                    mean: 0.,
+                    stdev: 0.02,
+                },
+            )?,
         })
     }
 
@@ -55,19 +68,32 @@ impl Mlp {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, features) = x.dims3()?;
         if (tokens, features) != (self.pos.dim(0)?, self.norm.0.dim(0)?) {
-            bail!("mlp: expected (batch, {}, {}), got {:?}", self.pos.dim(0)?, self.norm.0.dim(0)?, x.shape());
+            bail!(
+                "mlp: expected (batch, {}, {}), got {:?}",
+                self.pos.dim(0)?,
+                self.norm.0.dim(0)?,
+                x.shape()
+            );
         }
         // One matrix of all tokens: a batched product would copy the weight for every image.
         let x = x.reshape((batch * tokens, features))?;
         let hidden = affine(&layer_norm(&x, &self.norm)?, &self.fc1)?.gelu_erf()?;
-        affine(&hidden, &self.fc2)?.reshape((batch, tokens, ()))?.broadcast_add(&self.pos)
+        affine(&hidden, &self.fc2)?
+            .reshape((batch, tokens, ()))?
+            .broadcast_add(&self.pos)
     }
 }
 
 /// Weight `(output, input)` with variance 1 / input, bias 0.
 fn linear(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<(Tensor, Tensor)> {
-    let init = Init::Randn { mean: 0., stdev: (input as f64).powf(-0.5) };
-    Ok((vb.get_with_hints((output, input), "weight", init)?, vb.get_with_hints(output, "bias", Init::Const(0.))?))
+    let init = Init::Randn {
+        mean: 0.,
+        stdev: (input as f64).powf(-0.5),
+    };
+    Ok((
+        vb.get_with_hints((output, input), "weight", init)?,
+        vb.get_with_hints(output, "bias", Init::Const(0.))?,
+    ))
 }
 
 fn affine(x: &Tensor, (w, b): &(Tensor, Tensor)) -> Result<Tensor> {
@@ -78,7 +104,10 @@ fn affine(x: &Tensor, (w, b): &(Tensor, Tensor)) -> Result<Tensor> {
 fn layer_norm(x: &Tensor, (w, b): &(Tensor, Tensor)) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred.broadcast_div(&(variance + EPS)?.sqrt()?)?.broadcast_mul(w)?.broadcast_add(b)
+    centred
+        .broadcast_div(&(variance + EPS)?.sqrt()?)?
+        .broadcast_mul(w)?
+        .broadcast_add(b)
 }
 
 #[cfg(test)]
@@ -88,11 +117,19 @@ mod tests {
 
     use super::*;
 
-    const CONFIG: MlpConfig = MlpConfig { in_features: 6, width: 4, tokens: 3 };
+    const CONFIG: MlpConfig = MlpConfig {
+        in_features: 6,
+        width: 4,
+        tokens: 3,
+    };
 
     fn fresh() -> (VarMap, Mlp) {
         let vars = VarMap::new();
-        let mlp = Mlp::load(&CONFIG, VarBuilder::from_varmap(&vars, DType::F64, &Device::Cpu)).unwrap();
+        let mlp = Mlp::load(
+            &CONFIG,
+            VarBuilder::from_varmap(&vars, DType::F64, &Device::Cpu),
+        )
+        .unwrap();
         (vars, mlp)
     }
 
@@ -101,16 +138,36 @@ mod tests {
         let (vars, mlp) = fresh();
         let x = Tensor::randn(0f64, 1., (2, 3, 6), &Device::Cpu).unwrap();
         let target = Tensor::randn(0f64, 1., (2, 3, 4), &Device::Cpu).unwrap();
-        let loss = || (mlp.forward(&x).unwrap() - &target).unwrap().sqr().unwrap().sum_all().unwrap();
+        let loss = || {
+            (mlp.forward(&x).unwrap() - &target)
+                .unwrap()
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+        };
         let grads = loss().backward().unwrap();
         let data = vars.data().lock().unwrap();
         assert_eq!(data.len(), 7);
         for (name, var) in data.iter() {
-            let grad = grads.get(var).unwrap_or_else(|| panic!("{name} has no gradient")).flatten_all().unwrap().to_vec1::<f64>().unwrap();
-            assert!(grad.iter().any(|g| g.abs() > 1e-6), "{name} has a zero gradient");
+            let grad = grads
+                .get(var)
+                .unwrap_or_else(|| panic!("{name} has no gradient"))
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f64>()
+                .unwrap();
+            assert!(
+                grad.iter().any(|g| g.abs() > 1e-6),
+                "{name} has a zero gradient"
+            );
             let at = grad.len() / 2;
             let measured = finite_difference(var, at, || loss().to_scalar::<f64>().unwrap());
-            assert!((measured - grad[at]).abs() < 1e-5 * (1. + measured.abs()), "{name}: {measured} against {}", grad[at]);
+            assert!(
+                (measured - grad[at]).abs() < 1e-5 * (1. + measured.abs()),
+                "{name}: {measured} against {}",
+                grad[at]
+            );
         }
     }
 
@@ -120,7 +177,8 @@ mod tests {
         let at_shift = |by: f64| {
             let mut values = original.flatten_all().unwrap().to_vec1::<f64>().unwrap();
             values[at] += by;
-            var.set(&Tensor::from_vec(values, original.shape(), &Device::Cpu).unwrap()).unwrap();
+            var.set(&Tensor::from_vec(values, original.shape(), &Device::Cpu).unwrap())
+                .unwrap();
             loss()
         };
         let slope = (at_shift(step) - at_shift(-step)) / (2. * step);
@@ -131,14 +189,20 @@ mod tests {
     #[test]
     fn tokens_are_told_apart_by_position_alone() {
         let (_, mlp) = fresh();
-        let y = mlp.forward(&Tensor::ones((1, 3, 6), DType::F64, &Device::Cpu).unwrap()).unwrap().to_vec3::<f64>().unwrap();
+        let y = mlp
+            .forward(&Tensor::ones((1, 3, 6), DType::F64, &Device::Cpu).unwrap())
+            .unwrap()
+            .to_vec3::<f64>()
+            .unwrap();
         assert_ne!(y[0][0], y[0][1]);
     }
 
     #[test]
     fn a_wrong_shape_is_an_error_that_names_the_right_one() {
         let (_, mlp) = fresh();
-        let err = mlp.forward(&Tensor::ones((1, 2, 6), DType::F64, &Device::Cpu).unwrap()).unwrap_err();
+        let err = mlp
+            .forward(&Tensor::ones((1, 2, 6), DType::F64, &Device::Cpu).unwrap())
+            .unwrap_err();
         assert!(err.to_string().contains("(batch, 3, 6)"), "{err}");
     }
 }

@@ -1,7 +1,9 @@
-//! LLaMA (Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>): RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+//! LLaMA (Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>): RMSNorm, rotary positions,
+//! SwiGLU, grouped-query attention.
 //!
-//! Checkpoint keys are Hugging Face's (`modeling_llama.py`). One set of layers serves both uses: [`Llama::step`] appends a ragged batch to a
-//! [`KvCache`], [`Llama::whole`] runs padded whole sequences under a mask and is differentiable.
+//! Checkpoint keys are Hugging Face's (`modeling_llama.py`). One set of layers serves both uses:
+//! [`Llama::step`] appends a ragged batch to a [`KvCache`], [`Llama::whole`] runs padded whole
+//! sequences under a mask and is differentiable.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -78,7 +80,8 @@ struct Layer {
     down: Tensor,
 }
 
-/// The decoder. Weights are `(out, in)`; projections that read the same input are stacked into one product.
+/// The decoder. Weights are `(out, in)`; projections that read the same input are stacked into one
+/// product.
 pub struct Llama {
     config: LlamaConfig,
     embed: Tensor,
@@ -97,18 +100,34 @@ impl Llama {
     pub fn load(config: &LlamaConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let matrix = |vb: &VarBuilder<'_>, name: &str, out: usize, input: usize| {
-            let init = candle_nn::Init::Randn { mean: 0.0, stdev: 0.02 };
+            let init = candle_nn::Init::Randn {
+                mean: 0.0,
+                stdev: 0.02,
+            };
             vb.pp(name).get_with_hints((out, input), "weight", init)
         };
-        let norm = |vb: &VarBuilder<'_>, name: &str| vb.pp(name).get_with_hints(width, "weight", candle_nn::Init::Const(1.0));
+        let norm = |vb: &VarBuilder<'_>, name: &str| {
+            vb.pp(name)
+                .get_with_hints(width, "weight", candle_nn::Init::Const(1.0))
+        };
         let model = vb.pp("model");
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
                 let vb = model.pp("layers").pp(i);
                 let (attn, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
-                let (q, kv) = (config.num_attention_heads * config.head_dim(), config.kv_width());
-                let qkv = [matrix(&attn, "q_proj", q, width)?, matrix(&attn, "k_proj", kv, width)?, matrix(&attn, "v_proj", kv, width)?];
-                let gate_up = [matrix(&mlp, "gate_proj", inner, width)?, matrix(&mlp, "up_proj", inner, width)?];
+                let (q, kv) = (
+                    config.num_attention_heads * config.head_dim(),
+                    config.kv_width(),
+                );
+                let qkv = [
+                    matrix(&attn, "q_proj", q, width)?,
+                    matrix(&attn, "k_proj", kv, width)?,
+                    matrix(&attn, "v_proj", kv, width)?,
+                ];
+                let gate_up = [
+                    matrix(&mlp, "gate_proj", inner, width)?,
+                    matrix(&mlp, "up_proj", inner, width)?,
+                ];
                 Ok(Layer {
                     input_norm: norm(&vb, "input_layernorm")?,
                     qkv: Tensor::cat(&qkv, 0)?,
@@ -120,8 +139,18 @@ impl Llama {
             })
             .collect::<Result<_>>()?;
         let embed = matrix(&model, "embed_tokens", config.vocab_size, width)?;
-        let head = if config.tie_word_embeddings { embed.clone() } else { matrix(&vb, "lm_head", config.vocab_size, width)? };
-        Ok(Self { config: config.clone(), embed, layers, norm: norm(&model, "norm")?, head })
+        let head = if config.tie_word_embeddings {
+            embed.clone()
+        } else {
+            matrix(&vb, "lm_head", config.vocab_size, width)?
+        };
+        Ok(Self {
+            config: config.clone(),
+            embed,
+            layers,
+            norm: norm(&model, "norm")?,
+            head,
+        })
     }
 
     /// The sizes.
@@ -131,7 +160,8 @@ impl Llama {
 
     /// Embeddings of `tokens`: `(tokens, hidden_size)`.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.embed.index_select(&Tensor::new(tokens, self.embed.device())?, 0)
+        self.embed
+            .index_select(&Tensor::new(tokens, self.embed.device())?, 0)
     }
 
     /// Logits of final hidden states: `(n, hidden_size)` to `(n, vocab_size)`.
@@ -139,14 +169,30 @@ impl Llama {
         linear(hidden, &self.head)
     }
 
-    /// Appends `x` `(tokens, hidden_size)` to the cache, whose rows' spans are `ragged`, and returns the residual stream after every layer with the
-    /// final norm applied to the last: `num_hidden_layers` tensors `(tokens, hidden_size)`. The caller advances the cache.
-    pub fn step(&self, x: &Tensor, ragged: &Ragged, slots: &[usize], cache: &KvCache) -> Result<Vec<Tensor>> {
-        let positions: Vec<u32> = ragged.rows.iter().flat_map(|r| (r.start..r.start + r.len).map(|p| p as u32)).collect();
+    /// Appends `x` `(tokens, hidden_size)` to the cache, whose rows' spans are `ragged`, and
+    /// returns the residual stream after every layer with the final norm applied to the last:
+    /// `num_hidden_layers` tensors `(tokens, hidden_size)`. The caller advances the cache.
+    pub fn step(
+        &self,
+        x: &Tensor,
+        ragged: &Ragged,
+        slots: &[usize],
+        cache: &KvCache,
+    ) -> Result<Vec<Tensor>> {
+        let positions: Vec<u32> = ragged
+            .rows
+            .iter()
+            .flat_map(|r| (r.start..r.start + r.len).map(|p| p as u32))
+            .collect();
         self.run(x, &positions, Regular::default(), |layer, q, k, v| {
             let mut first = 0;
             for (row, &slot) in ragged.rows.iter().zip(slots) {
-                cache.write(layer, slot, &k.narrow(0, first, row.len)?, &v.narrow(0, first, row.len)?)?;
+                cache.write(
+                    layer,
+                    slot,
+                    &k.narrow(0, first, row.len)?,
+                    &v.narrow(0, first, row.len)?,
+                )?;
                 first += row.len;
             }
             let (keys, values) = cache.layer(layer);
@@ -154,26 +200,48 @@ impl Llama {
         })
     }
 
-    /// Runs whole padded sequences, differentiably. `x`: `(batch, length, hidden_size)`; `positions`: `batch * length` rotary positions; `mask`:
-    /// `(batch, length, length)`, 0 where a query sees a key and a large negative number elsewhere. Returns what [`Self::step`] does, with
-    /// `batch * length` lines.
-    pub fn whole(&self, x: &Tensor, positions: &[u32], mask: &Tensor, regular: Regular) -> Result<Vec<Tensor>> {
+    /// Runs whole padded sequences, differentiably. `x`: `(batch, length, hidden_size)`;
+    /// `positions`: `batch * length` rotary positions; `mask`: `(batch, length, length)`, 0 where a
+    /// query sees a key and a large negative number elsewhere. Returns what [`Self::step`] does,
+    /// with `batch * length` lines.
+    pub fn whole(
+        &self,
+        x: &Tensor,
+        positions: &[u32],
+        mask: &Tensor,
+        regular: Regular,
+    ) -> Result<Vec<Tensor>> {
         let (batch, length, width) = x.dims3()?;
-        let (heads, kv_heads, d) = (self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim());
+        let (heads, kv_heads, d) = (
+            self.config.num_attention_heads,
+            self.config.num_key_value_heads,
+            self.config.head_dim(),
+        );
         let scale = 1.0 / (d as f64).sqrt();
-        self.run(&x.reshape((batch * length, width))?, positions, regular, |_, q, k, v| {
-            let split = |t: &Tensor, n: usize| t.reshape((batch, length, n, d))?.transpose(1, 2)?.contiguous();
-            let shared = |t: &Tensor| -> Result<Tensor> {
-                let t = split(t, kv_heads)?;
-                if heads == kv_heads {
-                    return Ok(t);
-                }
-                t.unsqueeze(2)?.broadcast_as((batch, kv_heads, heads / kv_heads, length, d))?.reshape((batch, heads, length, d))
-            };
-            let scores = split(&q, heads)?.matmul(&shared(&k)?.t()?)?;
-            let out = ops::masked_softmax(&scores, mask, scale)?.matmul(&shared(&v)?)?;
-            out.transpose(1, 2)?.reshape((batch * length, heads * d))
-        })
+        self.run(
+            &x.reshape((batch * length, width))?,
+            positions,
+            regular,
+            |_, q, k, v| {
+                let split = |t: &Tensor, n: usize| {
+                    t.reshape((batch, length, n, d))?
+                        .transpose(1, 2)?
+                        .contiguous()
+                };
+                let shared = |t: &Tensor| -> Result<Tensor> {
+                    let t = split(t, kv_heads)?;
+                    if heads == kv_heads {
+                        return Ok(t);
+                    }
+                    t.unsqueeze(2)?
+                        .broadcast_as((batch, kv_heads, heads / kv_heads, length, d))?
+                        .reshape((batch, heads, length, d))
+                };
+                let scores = split(&q, heads)?.matmul(&shared(&k)?.t()?)?;
+                let out = ops::masked_softmax(&scores, mask, scale)?.matmul(&shared(&v)?)?;
+                out.transpose(1, 2)?.reshape((batch * length, heads * d))
+            },
+        )
     }
 
     fn run(
@@ -187,7 +255,14 @@ impl Llama {
         let (kv, d, eps) = (config.kv_width(), config.head_dim(), config.rms_norm_eps);
         let q_width = config.num_attention_heads * d;
         let drop = |t: &Tensor, n: usize| {
-            ops::dropout(t, regular.dropout, regular.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(n as u64))
+            ops::dropout(
+                t,
+                regular.dropout,
+                regular
+                    .seed
+                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                    .wrapping_add(n as u64),
+            )
         };
         let mut x = drop(x, 0)?;
         let mut states = Vec::with_capacity(self.layers.len());
@@ -198,7 +273,10 @@ impl Llama {
             let k = ops::rope(&part(q_width, kv)?, positions, d, config.rope_theta)?;
             let attended = attend(i, q, k, part(q_width + kv, kv)?)?;
             x = (x + drop(&linear(&attended, &layer.o)?, 2 * i + 1)?)?;
-            let inner = ops::silu_mul(&linear(&ops::rms_norm(&x, &layer.post_norm, eps)?, &layer.gate_up)?)?;
+            let inner = ops::silu_mul(&linear(
+                &ops::rms_norm(&x, &layer.post_norm, eps)?,
+                &layer.gate_up,
+            )?)?;
             x = (x + drop(&linear(&inner, &layer.down)?, 2 * i + 2)?)?;
             states.push(x.clone());
         }

@@ -33,16 +33,24 @@ pub struct Ragged {
 impl Ragged {
     /// First line in the cache, and number of positions seen, for every query.
     fn views(&self) -> Vec<(usize, usize)> {
-        self.rows.iter().flat_map(|r| (0..r.len).map(move |i| (r.line, (r.start + i + 1).max(r.prefix)))).collect()
+        self.rows
+            .iter()
+            .flat_map(|r| (0..r.len).map(move |i| (r.line, (r.start + i + 1).max(r.prefix))))
+            .collect()
     }
 }
 
-/// `q`: `(tokens, heads * head_dim)`; `k`, `v`: `(lines, kv_heads * head_dim)`, the cache after this step's own keys and values were written.
-/// Returns `(tokens, heads * head_dim)`. No backward: training attends over whole sequences instead.
+/// `q`: `(tokens, heads * head_dim)`; `k`, `v`: `(lines, kv_heads * head_dim)`, the cache after
+/// this step's own keys and values were written. Returns `(tokens, heads * head_dim)`. No backward:
+/// training attends over whole sequences instead.
 pub fn ragged_attention(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tensor> {
     let tokens = ragged.rows.iter().map(|r| r.len).sum::<usize>();
     if q.dims() != [tokens, ragged.heads * ragged.head_dim] {
-        bail!("ragged_attention: queries {:?} do not fit {tokens} tokens of {} heads", q.dims(), ragged.heads);
+        bail!(
+            "ragged_attention: queries {:?} do not fit {tokens} tokens of {} heads",
+            q.dims(),
+            ragged.heads
+        );
     }
     if q.device().is_cpu() {
         return q.contiguous()?.apply_op3_no_bwd(k, v, &Fused(ragged));
@@ -67,8 +75,17 @@ impl CustomOp3 for Fused<'_> {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let name = self.name();
-        let (q, k, v) = (elements(s1, l1, name)?, elements(s2, l2, name)?, elements(s3, l3, name)?);
-        let Ragged { heads, kv_heads, head_dim: d, .. } = *self.0;
+        let (q, k, v) = (
+            elements(s1, l1, name)?,
+            elements(s2, l2, name)?,
+            elements(s3, l3, name)?,
+        );
+        let Ragged {
+            heads,
+            kv_heads,
+            head_dim: d,
+            ..
+        } = *self.0;
         let (scale, kv_width, views) = (1.0 / (d as f32).sqrt(), kv_heads * d, self.0.views());
         let mut out = vec![0f32; q.len()];
         for_lines(&mut out, d, |i, line| {
@@ -82,7 +99,9 @@ impl CustomOp3 for Fused<'_> {
             let norm = 1.0 / scores.iter().sum::<f32>();
             for (p, s) in scores.iter().enumerate() {
                 let share = s * norm;
-                line.iter_mut().zip(&v[at(p)]).for_each(|(o, v)| *o = fma(share, *v, *o));
+                line.iter_mut()
+                    .zip(&v[at(p)])
+                    .for_each(|(o, v)| *o = fma(share, *v, *o));
             }
         });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
@@ -91,7 +110,12 @@ impl CustomOp3 for Fused<'_> {
 
 /// The same from candle's basic operations, padded to the longest row: for other devices.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tensor> {
-    let Ragged { rows, heads, kv_heads, head_dim: d } = ragged;
+    let Ragged {
+        rows,
+        heads,
+        kv_heads,
+        head_dim: d,
+    } = ragged;
     let (n, device) = (rows.len(), q.device());
     let most = |f: fn(&RaggedRow) -> usize| rows.iter().map(f).max().unwrap_or(0);
     let (queries, keys) = (most(|r| r.len), most(|r| r.start + r.len));
@@ -107,7 +131,11 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tenso
         for i in 0..queries {
             let real = i < row.len;
             gather_q[b * queries + i] = (first + if real { i } else { 0 }) as u32;
-            let seen = if real { (row.start + i + 1).max(row.prefix) } else { 1 };
+            let seen = if real {
+                (row.start + i + 1).max(row.prefix)
+            } else {
+                1
+            };
             mask[(b * queries + i) * keys..][..seen].fill(0.0);
             if real {
                 scatter.push((b * queries + i) as u32);
@@ -119,17 +147,33 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tenso
         let len = v.len();
         Tensor::from_vec(v, len, device)
     };
-    let q = q.index_select(&index(gather_q)?, 0)?.reshape((n, queries, *heads, *d))?.transpose(1, 2)?.contiguous()?;
+    let q = q
+        .index_select(&index(gather_q)?, 0)?
+        .reshape((n, queries, *heads, *d))?
+        .transpose(1, 2)?
+        .contiguous()?;
     let gather_kv = index(gather_kv)?;
     let spread = |t: &Tensor| -> Result<Tensor> {
-        let t = t.index_select(&gather_kv, 0)?.reshape((n, keys, *kv_heads, 1, *d))?;
-        t.broadcast_as((n, keys, *kv_heads, heads / kv_heads, *d))?.reshape((n, keys, *heads, *d))?.transpose(1, 2)?.contiguous()
+        let t = t
+            .index_select(&gather_kv, 0)?
+            .reshape((n, keys, *kv_heads, 1, *d))?;
+        t.broadcast_as((n, keys, *kv_heads, heads / kv_heads, *d))?
+            .reshape((n, keys, *heads, *d))?
+            .transpose(1, 2)?
+            .contiguous()
     };
     let mask = Tensor::from_vec(mask, (n, 1, queries, keys), device)?;
-    let scores = (q.matmul(&spread(k)?.t()?)? * (1.0 / (*d as f64).sqrt()))?.broadcast_add(&mask)?;
-    let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let out = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?.matmul(&spread(v)?)?;
-    out.transpose(1, 2)?.reshape((n * queries, heads * d))?.index_select(&index(scatter)?, 0)
+    let scores =
+        (q.matmul(&spread(k)?.t()?)? * (1.0 / (*d as f64).sqrt()))?.broadcast_add(&mask)?;
+    let e = scores
+        .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
+        .exp()?;
+    let out = e
+        .broadcast_div(&e.sum_keepdim(D::Minus1)?)?
+        .matmul(&spread(v)?)?;
+    out.transpose(1, 2)?
+        .reshape((n * queries, heads * d))?
+        .index_select(&index(scatter)?, 0)
 }
 
 #[cfg(test)]
@@ -141,17 +185,46 @@ mod tests {
     fn fused_and_composed_agree_on_a_ragged_batch() {
         let ragged = Ragged {
             rows: vec![
-                RaggedRow { line: 0, start: 0, len: 5, prefix: 3 },
-                RaggedRow { line: 20, start: 7, len: 1, prefix: 3 },
-                RaggedRow { line: 10, start: 2, len: 2, prefix: 0 },
+                RaggedRow {
+                    line: 0,
+                    start: 0,
+                    len: 5,
+                    prefix: 3,
+                },
+                RaggedRow {
+                    line: 20,
+                    start: 7,
+                    len: 1,
+                    prefix: 3,
+                },
+                RaggedRow {
+                    line: 10,
+                    start: 2,
+                    len: 2,
+                    prefix: 0,
+                },
             ],
             heads: 4,
             kv_heads: 2,
             head_dim: 8,
         };
-        let (q, k, v) = (var(8 * 32, (8, 32), 1), var(30 * 16, (30, 16), 2), var(30 * 16, (30, 16), 3));
-        let fused = ragged_attention(&q, &k, &v, &ragged).unwrap().to_vec2::<f32>().unwrap();
-        let plain = composed(&q, &k, &v, &ragged).unwrap().to_vec2::<f32>().unwrap();
-        fused.iter().flatten().zip(plain.iter().flatten()).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} {b}"));
+        let (q, k, v) = (
+            var(8 * 32, (8, 32), 1),
+            var(30 * 16, (30, 16), 2),
+            var(30 * 16, (30, 16), 3),
+        );
+        let fused = ragged_attention(&q, &k, &v, &ragged)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        let plain = composed(&q, &k, &v, &ragged)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        fused
+            .iter()
+            .flatten()
+            .zip(plain.iter().flatten())
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} {b}"));
     }
 }

@@ -5,14 +5,28 @@ use rayon::prelude::*;
 
 use super::{elements, exp, for_lines, with_elements};
 
-/// `Σ_i weight_i · CE(logits_i, target_i)`, a scalar. `logits`: `(n, vocabulary)`; the target distribution is `1 - smoothing` on the target and
-/// `smoothing / vocabulary` on every token. The weights carry the normalisation (`1 / n` for a mean). On the CPU only.
-pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32], smoothing: f32) -> Result<Tensor> {
+/// `Σ_i weight_i · CE(logits_i, target_i)`, a scalar. `logits`: `(n, vocabulary)`; the target
+/// distribution is `1 - smoothing` on the target and `smoothing / vocabulary` on every token. The
+/// weights carry the normalisation (`1 / n` for a mean). On the CPU only.
+pub fn cross_entropy(
+    logits: &Tensor,
+    targets: &[u32],
+    weights: &[f32],
+    smoothing: f32,
+) -> Result<Tensor> {
     let (n, vocab) = logits.dims2()?;
     if targets.len() != n || weights.len() != n || targets.iter().any(|&t| t as usize >= vocab) {
-        bail!("cross_entropy: {n} logits, {} targets, {} weights, vocabulary {vocab}", targets.len(), weights.len());
+        bail!(
+            "cross_entropy: {n} logits, {} targets, {} weights, vocabulary {vocab}",
+            targets.len(),
+            weights.len()
+        );
     }
-    logits.contiguous()?.apply_op1(CrossEntropy { targets: targets.to_vec(), weights: weights.to_vec(), smoothing })
+    logits.contiguous()?.apply_op1(CrossEntropy {
+        targets: targets.to_vec(),
+        weights: weights.to_vec(),
+        smoothing,
+    })
 }
 
 struct CrossEntropy {
@@ -28,7 +42,9 @@ pub(crate) fn log_sum_exp(x: &[f32]) -> f32 {
     let chunks = x.chunks_exact(16);
     let rest: f32 = chunks.remainder().iter().map(|x| exp(x - max)).sum();
     for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(s, x)| *s += exp(x - max));
+        sums.iter_mut()
+            .zip(chunk)
+            .for_each(|(s, x)| *s += exp(x - max));
     }
     max + (sums.iter().sum::<f32>() + rest).ln()
 }
@@ -45,13 +61,19 @@ impl CustomOp1 for CrossEntropy {
             .par_chunks(vocab)
             .enumerate()
             .map(|(i, x)| {
-                let (hit, mean) = (x[self.targets[i] as usize], x.iter().sum::<f32>() / vocab as f32);
+                let (hit, mean) = (
+                    x[self.targets[i] as usize],
+                    x.iter().sum::<f32>() / vocab as f32,
+                );
                 let target = (1.0 - self.smoothing) * hit + self.smoothing * mean;
                 f64::from(self.weights[i] * (log_sum_exp(x) - target))
             })
             .collect();
         // Summed in order, so that the result does not depend on the threads.
-        Ok((CpuStorage::F32(vec![losses.iter().sum::<f64>() as f32]), Shape::from(())))
+        Ok((
+            CpuStorage::F32(vec![losses.iter().sum::<f64>() as f32]),
+            Shape::from(()),
+        ))
     }
 
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -63,7 +85,9 @@ impl CustomOp1 for CrossEntropy {
                 let x = &x[i * vocab..(i + 1) * vocab];
                 let (weight, total) = (scale * self.weights[i], log_sum_exp(x));
                 let spread = self.smoothing / vocab as f32;
-                line.iter_mut().zip(x).for_each(|(d, x)| *d = weight * (exp(x - total) - spread));
+                line.iter_mut()
+                    .zip(x)
+                    .for_each(|(d, x)| *d = weight * (exp(x - total) - spread));
                 line[self.targets[i] as usize] -= weight * (1.0 - self.smoothing);
             });
             Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
@@ -79,13 +103,21 @@ mod tests {
     #[test]
     fn gradients_agree_with_differences() {
         let x = var(60, (3, 20), 1);
-        check_gradients(std::slice::from_ref(&x), || cross_entropy(&x, &[1, 19, 0], &[0.5, 1.0, 0.25], 0.1).unwrap().reshape(1).unwrap());
+        check_gradients(std::slice::from_ref(&x), || {
+            cross_entropy(&x, &[1, 19, 0], &[0.5, 1.0, 0.25], 0.1)
+                .unwrap()
+                .reshape(1)
+                .unwrap()
+        });
     }
 
     #[test]
     fn uniform_logits_cost_the_logarithm_of_the_vocabulary() {
         let x = Tensor::zeros((2, 20), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        let loss = cross_entropy(&x, &[3, 4], &[0.5, 0.5], 0.1).unwrap().to_scalar::<f32>().unwrap();
+        let loss = cross_entropy(&x, &[3, 4], &[0.5, 0.5], 0.1)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         assert!((loss - 20f32.ln()).abs() < 1e-5);
     }
 

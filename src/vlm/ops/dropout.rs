@@ -4,9 +4,14 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{elements, for_lines, with_elements};
 
-/// Zeroes a share `p` of the elements and scales the rest by `1 / (1 - p)`. `p == 0` is the identity. On the CPU only.
+/// Zeroes a share `p` of the elements and scales the rest by `1 / (1 - p)`. `p == 0` is the
+/// identity. On the CPU only.
 pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
-    if p == 0.0 { Ok(x.clone()) } else { x.contiguous()?.apply_op1(Dropout { p, seed }) }
+    if p == 0.0 {
+        Ok(x.clone())
+    } else {
+        x.contiguous()?.apply_op1(Dropout { p, seed })
+    }
 }
 
 struct Dropout {
@@ -42,11 +47,20 @@ impl CustomOp1 for Dropout {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(self.mask(elements(storage, layout, self.name())?)), layout.shape().clone()))
+        Ok((
+            CpuStorage::F32(self.mask(elements(storage, layout, self.name())?)),
+            layout.shape().clone(),
+        ))
     }
 
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        with_elements(grad, |g| Ok(Some(Tensor::from_vec(self.mask(g), arg.shape(), arg.device())?)))
+        with_elements(grad, |g| {
+            Ok(Some(Tensor::from_vec(
+                self.mask(g),
+                arg.shape(),
+                arg.device(),
+            )?))
+        })
     }
 }
 

@@ -9,9 +9,14 @@ use super::{cross_entropy::log_sum_exp, elements, exp, for_lines, with_elements}
 pub fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let (n, vocab) = logits.dims2()?;
     if targets.len() != n || targets.iter().any(|&t| t as usize >= vocab) {
-        bail!("log_probs: {n} logits, {} targets, vocabulary {vocab}", targets.len());
+        bail!(
+            "log_probs: {n} logits, {} targets, vocabulary {vocab}",
+            targets.len()
+        );
     }
-    logits.contiguous()?.apply_op1(LogProbs { targets: targets.to_vec() })
+    logits.contiguous()?.apply_op1(LogProbs {
+        targets: targets.to_vec(),
+    })
 }
 
 struct LogProbs {
@@ -26,7 +31,10 @@ impl CustomOp1 for LogProbs {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout, self.name())?;
         let (n, vocab) = layout.shape().dims2()?;
-        let out = x.par_chunks(vocab).zip(&self.targets).map(|(x, &target)| x[target as usize] - log_sum_exp(x));
+        let out = x
+            .par_chunks(vocab)
+            .zip(&self.targets)
+            .map(|(x, &target)| x[target as usize] - log_sum_exp(x));
         Ok((CpuStorage::F32(out.collect()), Shape::from(n)))
     }
 
@@ -42,7 +50,9 @@ impl CustomOp1 for LogProbs {
                 }
                 let x = &x[i * vocab..(i + 1) * vocab];
                 let total = x[self.targets[i] as usize] - log_probs[i];
-                line.iter_mut().zip(x).for_each(|(d, x)| *d = -grad[i] * exp(x - total));
+                line.iter_mut()
+                    .zip(x)
+                    .for_each(|(d, x)| *d = -grad[i] * exp(x - total));
                 line[self.targets[i] as usize] += grad[i];
             });
             Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
@@ -61,14 +71,24 @@ mod tests {
     #[test]
     fn gradients_agree_with_differences() {
         let x = var(60, (3, 20), 1);
-        check_gradients(std::slice::from_ref(&x), || log_probs(&x, &[1, 19, 0]).unwrap());
+        check_gradients(std::slice::from_ref(&x), || {
+            log_probs(&x, &[1, 19, 0]).unwrap()
+        });
     }
 
     #[test]
     fn their_mean_is_the_cross_entropy() {
         let (x, targets) = (var(60, (3, 20), 2), [4, 0, 19]);
-        let mean = -log_probs(&x, &targets).unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
-        let loss = cross_entropy(&x, &targets, &[1.0 / 3.0; 3], 0.0).unwrap().to_scalar::<f32>().unwrap();
+        let mean = -log_probs(&x, &targets)
+            .unwrap()
+            .mean_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        let loss = cross_entropy(&x, &targets, &[1.0 / 3.0; 3], 0.0)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         assert!((mean - loss).abs() < 1e-6, "{mean} {loss}");
     }
 

@@ -1,7 +1,8 @@
 //! The operations that candle does slowly or without a backward, fused for the CPU.
 //!
-//! candle's own fused `rms_norm`, `rope` and `softmax_last_dim` have no backward and cut gradients silently. Each operation here has one, and on
-//! a device other than the CPU falls back to differentiable compositions of candle's basic operations. All are f32.
+//! candle's own fused `rms_norm`, `rope` and `softmax_last_dim` have no backward and cut gradients
+//! silently. Each operation here has one, and on a device other than the CPU falls back to
+//! differentiable compositions of candle's basic operations. All are f32.
 
 mod attention;
 mod cross_entropy;
@@ -49,22 +50,35 @@ fn with_elements<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Res
 /// Fills `out` line by line (`width` elements each), in parallel when that pays.
 fn for_lines(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() < PARALLEL_ELEMENTS {
-        out.chunks_mut(width).enumerate().for_each(|(i, line)| f(i, line));
+        out.chunks_mut(width)
+            .enumerate()
+            .for_each(|(i, line)| f(i, line));
     } else {
         let lines = (PARALLEL_ELEMENTS / 4 / width).max(1);
         out.par_chunks_mut(width * lines)
             .enumerate()
-            .for_each(|(block, chunk)| chunk.chunks_mut(width).enumerate().for_each(|(i, line)| f(block * lines + i, line)));
+            .for_each(|(block, chunk)| {
+                chunk
+                    .chunks_mut(width)
+                    .enumerate()
+                    .for_each(|(i, line)| f(block * lines + i, line))
+            });
     }
 }
 
-/// `a * b + c`, fused where the target has the instruction (where it has not, `f32::mul_add` would be a slow library call).
+/// `a * b + c`, fused where the target has the instruction (where it has not, `f32::mul_add` would
+/// be a slow library call).
 #[inline(always)]
 pub(crate) fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
+    }
 }
 
-/// `e^x` to 2 ulp without branches, so that the compiler vectorises loops over it (Cephes' `expf`: range reduction by ln 2, degree-5 polynomial).
+/// `e^x` to 2 ulp without branches, so that the compiler vectorises loops over it (Cephes' `expf`:
+/// range reduction by ln 2, degree-5 polynomial).
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
@@ -85,7 +99,12 @@ pub(crate) fn exp(x: f32) -> f32 {
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 16];
     let (a_chunks, b_chunks) = (a.chunks_exact(16), b.chunks_exact(16));
-    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
+    let rest: f32 = a_chunks
+        .remainder()
+        .iter()
+        .zip(b_chunks.remainder())
+        .map(|(x, y)| x * y)
+        .sum();
     for (x, y) in a_chunks.zip(b_chunks) {
         for i in 0..16 {
             sums[i] = fma(x[i], y[i], sums[i]);
@@ -100,37 +119,61 @@ pub(crate) mod tests {
 
     use super::exp;
 
-    /// Checks the gradient of `sum(f(vars) * weights)` with respect to every variable against central differences.
+    /// Checks the gradient of `sum(f(vars) * weights)` with respect to every variable against
+    /// central differences.
     pub(crate) fn check_gradients(vars: &[Var], f: impl Fn() -> Tensor) {
         let out = f();
         let n = out.elem_count();
-        let weights =
-            Tensor::from_vec((0..n).map(|i| ((i * 37 % 11) as f32 - 5.0) / 5.0).collect::<Vec<_>>(), out.shape(), &Device::Cpu).unwrap();
+        let weights = Tensor::from_vec(
+            (0..n)
+                .map(|i| ((i * 37 % 11) as f32 - 5.0) / 5.0)
+                .collect::<Vec<_>>(),
+            out.shape(),
+            &Device::Cpu,
+        )
+        .unwrap();
         let loss = || (f() * &weights).unwrap().sum_all().unwrap();
         let grads = loss().backward().unwrap();
         let value = || f64::from(loss().to_scalar::<f32>().unwrap());
         for (which, var) in vars.iter().enumerate() {
-            let grad = grads.get(var).expect("no gradient").flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert!(grad.iter().any(|g| *g != 0.0), "variable {which}: gradient is zero");
+            let grad = grads
+                .get(var)
+                .expect("no gradient")
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
+            assert!(
+                grad.iter().any(|g| *g != 0.0),
+                "variable {which}: gradient is zero"
+            );
             let base = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for i in 0..base.len() {
                 let at = |delta: f32| {
                     let mut moved = base.clone();
                     moved[i] += delta;
-                    var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                    var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap())
+                        .unwrap();
                     value()
                 };
                 let numeric = (at(1e-2) - at(-1e-2)) / 2e-2;
                 at(0.0);
                 let got = f64::from(grad[i]);
-                assert!((numeric - got).abs() < 2e-3 * (1.0 + numeric.abs()), "variable {which}[{i}]: {got} against {numeric}");
+                assert!(
+                    (numeric - got).abs() < 2e-3 * (1.0 + numeric.abs()),
+                    "variable {which}[{i}]: {got} against {numeric}"
+                );
             }
         }
     }
 
     pub(crate) fn var(values: usize, shape: impl Into<candle_core::Shape>, seed: u32) -> Var {
-        let data = (0..values as u32).map(|i| ((i.wrapping_mul(2_654_435_761).wrapping_add(seed * 97) >> 8) % 2000) as f32 / 1000.0 - 1.0);
-        Var::from_tensor(&Tensor::from_vec(data.collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()).unwrap()
+        let data = (0..values as u32).map(|i| {
+            ((i.wrapping_mul(2_654_435_761).wrapping_add(seed * 97) >> 8) % 2000) as f32 / 1000.0
+                - 1.0
+        });
+        Var::from_tensor(&Tensor::from_vec(data.collect::<Vec<_>>(), shape, &Device::Cpu).unwrap())
+            .unwrap()
     }
 
     #[test]

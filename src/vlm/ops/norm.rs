@@ -4,10 +4,13 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{dot, elements, for_lines, with_elements};
 
-/// `x / sqrt(mean(x²) + eps) * weight` over the last dimension. `x`: `(..., width)`, `weight`: `(width)`.
+/// `x / sqrt(mean(x²) + eps) * weight` over the last dimension. `x`: `(..., width)`, `weight`:
+/// `(width)`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if x.device().is_cpu() {
-        return x.contiguous()?.apply_op2(weight, RmsNorm { eps: eps as f32 });
+        return x
+            .contiguous()?
+            .apply_op2(weight, RmsNorm { eps: eps as f32 });
     }
     let scale = (x.sqr()?.mean_keepdim(candle_core::D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&scale)?.broadcast_mul(weight)
@@ -28,25 +31,46 @@ impl CustomOp2 for RmsNorm {
         "rms_norm"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (elements(s1, l1, self.name())?, elements(s2, l2, self.name())?);
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (
+            elements(s1, l1, self.name())?,
+            elements(s2, l2, self.name())?,
+        );
         let mut out = vec![0f32; x.len()];
         for_lines(&mut out, w.len(), |i, line| {
             let x = &x[i * w.len()..(i + 1) * w.len()];
             let scale = self.scale(x);
-            line.iter_mut().zip(x).zip(w).for_each(|((o, x), w)| *o = x * scale * w);
+            line.iter_mut()
+                .zip(x)
+                .zip(w)
+                .for_each(|((o, x), w)| *o = x * scale * w);
         });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         with_elements(x, |xs| {
             with_elements(w, |ws| {
                 with_elements(grad, |gs| {
                     let width = ws.len();
                     let mut dx = vec![0f32; xs.len()];
                     for_lines(&mut dx, width, |i, line| {
-                        let (x, g) = (&xs[i * width..(i + 1) * width], &gs[i * width..(i + 1) * width]);
+                        let (x, g) = (
+                            &xs[i * width..(i + 1) * width],
+                            &gs[i * width..(i + 1) * width],
+                        );
                         let scale = self.scale(x);
                         let along: f32 = x.iter().zip(g).zip(ws).map(|((x, g), w)| x * g * w).sum();
                         let back = scale * scale * scale * along / width as f32;
@@ -57,9 +81,15 @@ impl CustomOp2 for RmsNorm {
                     let mut dw = vec![0f32; width];
                     for (x, g) in xs.chunks(width).zip(gs.chunks(width)) {
                         let scale = self.scale(x);
-                        dw.iter_mut().zip(x).zip(g).for_each(|((d, x), g)| *d += x * g * scale);
+                        dw.iter_mut()
+                            .zip(x)
+                            .zip(g)
+                            .for_each(|((d, x), g)| *d += x * g * scale);
                     }
-                    Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), Some(Tensor::from_vec(dw, w.shape(), w.device())?)))
+                    Ok((
+                        Some(Tensor::from_vec(dx, x.shape(), x.device())?),
+                        Some(Tensor::from_vec(dw, w.shape(), w.device())?),
+                    ))
                 })
             })
         })
@@ -80,9 +110,21 @@ mod tests {
     #[test]
     fn agrees_with_the_composed_form() {
         let (x, w) = (var(24, (3, 8), 3), var(8, 8, 4));
-        let scale = (x.sqr().unwrap().mean_keepdim(1).unwrap() + 1e-5).unwrap().sqrt().unwrap();
-        let want = x.broadcast_div(&scale).unwrap().broadcast_mul(&w).unwrap().to_vec2::<f32>().unwrap();
+        let scale = (x.sqr().unwrap().mean_keepdim(1).unwrap() + 1e-5)
+            .unwrap()
+            .sqrt()
+            .unwrap();
+        let want = x
+            .broadcast_div(&scale)
+            .unwrap()
+            .broadcast_mul(&w)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         let got = rms_norm(&x, &w, 1e-5).unwrap().to_vec2::<f32>().unwrap();
-        want.iter().flatten().zip(got.iter().flatten()).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
+        want.iter()
+            .flatten()
+            .zip(got.iter().flatten())
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
     }
 }

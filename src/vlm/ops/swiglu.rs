@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 use super::{elements, exp, for_lines, with_elements};
 
-/// `silu(gate) * up`, where `gate` and `up` are the first and second half of the last dimension: `(..., 2 * width)` to `(..., width)`.
+/// `silu(gate) * up`, where `gate` and `up` are the first and second half of the last dimension:
+/// `(..., 2 * width)` to `(..., width)`.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
     if gate_up.device().is_cpu() {
         return gate_up.contiguous()?.apply_op1(SiluMul);
@@ -34,7 +35,10 @@ impl CustomOp1 for SiluMul {
         let mut out = vec![0f32; x.len() / 2];
         for_lines(&mut out, width, |i, line| {
             let (gate, up) = x[2 * i * width..2 * (i + 1) * width].split_at(width);
-            line.iter_mut().zip(gate).zip(up).for_each(|((o, g), u)| *o = g * sigmoid(*g) * u);
+            line.iter_mut()
+                .zip(gate)
+                .zip(up)
+                .for_each(|((o, g), u)| *o = g * sigmoid(*g) * u);
         });
         Ok((CpuStorage::F32(out), dims.into()))
     }
@@ -75,8 +79,14 @@ mod tests {
     fn agrees_with_the_composed_form() {
         let x = var(24, (2, 12), 5);
         let halves = x.chunk(2, 1).unwrap();
-        let want = (halves[0].silu().unwrap() * &halves[1]).unwrap().to_vec2::<f32>().unwrap();
+        let want = (halves[0].silu().unwrap() * &halves[1])
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         let got = silu_mul(&x).unwrap().to_vec2::<f32>().unwrap();
-        want.iter().flatten().zip(got.iter().flatten()).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
+        want.iter()
+            .flatten()
+            .zip(got.iter().flatten())
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
     }
 }

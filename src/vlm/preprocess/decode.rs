@@ -1,6 +1,7 @@
 //! Files that nobody has vouched for, to upright RGB.
 //!
-//! All that decoding takes is known from the header and checked before anything is decoded; then rows are handed on as they come.
+//! All that decoding takes is known from the header and checked before anything is decoded; then
+//! rows are handed on as they come.
 
 use std::borrow::Cow;
 
@@ -35,7 +36,11 @@ pub struct ImageLimits {
 impl Default for ImageLimits {
     /// A photograph of 50 megapixels passes, as a progressive JPEG with halved colors too.
     fn default() -> Self {
-        Self { max_bytes: 20 << 20, max_pixels: 50_000_000, max_alloc: 160 << 20 }
+        Self {
+            max_bytes: 20 << 20,
+            max_pixels: 50_000_000,
+            max_alloc: 160 << 20,
+        }
     }
 }
 
@@ -73,7 +78,9 @@ pub enum ImageError {
         max: u64,
     },
     /// A side is more than 200 times as long as the other.
-    #[error("the image is {width}x{height}: one side is more than {max} times as long as the other")]
+    #[error(
+        "the image is {width}x{height}: one side is more than {max} times as long as the other"
+    )]
     TooThin {
         /// Width in pixels.
         width: u32,
@@ -115,13 +122,20 @@ pub struct ImageHeader {
 }
 
 impl ImageHeader {
-    /// Returns the most bytes that decoding and resizing to `size` x `size` take together, the file itself not counted.
+    /// Returns the most bytes that decoding and resizing to `size` x `size` take together, the file
+    /// itself not counted.
     pub fn memory(&self, size: u32) -> u64 {
-        self.decoder + RowResizer::memory(self.width.max(self.height), self.width.max(self.height), size)
+        self.decoder
+            + RowResizer::memory(
+                self.width.max(self.height),
+                self.width.max(self.height),
+                size,
+            )
     }
 }
 
-/// Reads the header of an image and refuses what is over a limit. Nothing is decoded, and no memory is taken that depends on what the header says.
+/// Reads the header of an image and refuses what is over a limit. Nothing is decoded, and no memory
+/// is taken that depends on what the header says.
 ///
 /// # Errors
 /// See [`ImageError`].
@@ -137,8 +151,8 @@ pub fn check(bytes: &[u8], limits: &ImageLimits) -> Result<(), ImageError> {
     Source::open(bytes, limits)?.read(&mut |_| ())
 }
 
-/// Decodes the first frame to upright RGB with 8 bits a channel, transparency over white. The result takes 3 bytes a pixel, which come on top of
-/// [`ImageLimits::max_alloc`].
+/// Decodes the first frame to upright RGB with 8 bits a channel, transparency over white. The
+/// result takes 3 bytes a pixel, which come on top of [`ImageLimits::max_alloc`].
 ///
 /// # Errors
 /// See [`ImageError`].
@@ -155,17 +169,27 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError
     Ok(image)
 }
 
-/// Decodes the first frame as [`decode`] does and resizes it to `size` x `size` as [`super::to_pixels`] does, without ever holding all of it.
+/// Decodes the first frame as [`decode`] does and resizes it to `size` x `size` as
+/// [`super::to_pixels`] does, without ever holding all of it.
 ///
 /// # Errors
 /// See [`ImageError`].
-pub fn decode_resized(bytes: &[u8], limits: &ImageLimits, size: u32) -> Result<RgbImage, ImageError> {
+pub fn decode_resized(
+    bytes: &[u8],
+    limits: &ImageLimits,
+    size: u32,
+) -> Result<RgbImage, ImageError> {
     let source = Source::open(bytes, limits)?;
     check_memory(source.header().memory(size), limits)?;
     if size == 0 {
         return Err(ImageError::Resize("its new size is 0".to_owned()));
     }
-    let mut resizer = RowResizer::new(source.head.width, source.head.height, source.head.turn, size);
+    let mut resizer = RowResizer::new(
+        source.head.width,
+        source.head.height,
+        source.head.turn,
+        size,
+    );
     source.read(&mut |band| resizer.push(band))?;
     resizer.finish().map_err(ImageError::Resize)
 }
@@ -194,10 +218,16 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn open(bytes: &'a [u8], limits: &'a ImageLimits) -> Result<Self, ImageError> {
         if bytes.len() > limits.max_bytes {
-            return Err(ImageError::TooManyBytes { bytes: bytes.len(), max: limits.max_bytes });
+            return Err(ImageError::TooManyBytes {
+                bytes: bytes.len(),
+                max: limits.max_bytes,
+            });
         }
         let (format, name) = sniff(bytes)?;
-        let bytes = repair(bytes, format).map_err(|reason| ImageError::Corrupt { format: name, reason: reason.to_owned() })?;
+        let bytes = repair(bytes, format).map_err(|reason| ImageError::Corrupt {
+            format: name,
+            reason: reason.to_owned(),
+        })?;
         let mut head = match format {
             ImageFormat::Jpeg => jpeg::head(&bytes, limits)?,
             ImageFormat::Png => png::head(&bytes, limits)?,
@@ -207,15 +237,27 @@ impl<'a> Source<'a> {
             head.memory += copy.len() as u64;
         }
         check_memory(head.memory, limits)?;
-        Ok(Self { bytes, format, name, head, limits })
+        Ok(Self {
+            bytes,
+            format,
+            name,
+            head,
+            limits,
+        })
     }
 
     fn header(&self) -> ImageHeader {
         let (width, height) = self.head.turn.upright(self.head.width, self.head.height);
-        ImageHeader { format: self.name, width, height, decoder: self.head.memory }
+        ImageHeader {
+            format: self.name,
+            width,
+            height,
+            decoder: self.head.memory,
+        }
     }
 
-    /// Hands out all rows as they are stored, in bands of whole rows, if no error says that some are missing.
+    /// Hands out all rows as they are stored, in bands of whole rows, if no error says that some
+    /// are missing.
     fn read(&self, take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
         match self.format {
             ImageFormat::Jpeg => jpeg::rows(&self.bytes, take),
@@ -225,26 +267,49 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Refuses an image by its width and height. Every format calls it before it takes memory that depends on them.
-pub(super) fn check_size(width: u32, height: u32, format: &'static str, limits: &ImageLimits) -> Result<(), ImageError> {
+/// Refuses an image by its width and height. Every format calls it before it takes memory that
+/// depends on them.
+pub(super) fn check_size(
+    width: u32,
+    height: u32,
+    format: &'static str,
+    limits: &ImageLimits,
+) -> Result<(), ImageError> {
     let (short, long) = (width.min(height), width.max(height));
     if short == 0 {
-        return Err(ImageError::Corrupt { format, reason: "its width or height is 0".to_owned() });
+        return Err(ImageError::Corrupt {
+            format,
+            reason: "its width or height is 0".to_owned(),
+        });
     }
     if long > MAX_SIDE {
         return Err(ImageError::SideTooLong { max: MAX_SIDE });
     }
     if u64::from(width) * u64::from(height) > limits.max_pixels {
-        return Err(ImageError::TooManyPixels { width, height, max: limits.max_pixels });
+        return Err(ImageError::TooManyPixels {
+            width,
+            height,
+            max: limits.max_pixels,
+        });
     }
     if u64::from(long) > u64::from(MAX_ASPECT) * u64::from(short) {
-        return Err(ImageError::TooThin { width, height, max: MAX_ASPECT });
+        return Err(ImageError::TooThin {
+            width,
+            height,
+            max: MAX_ASPECT,
+        });
     }
     Ok(())
 }
 
 fn check_memory(bytes: u64, limits: &ImageLimits) -> Result<(), ImageError> {
-    if bytes > limits.max_alloc { Err(ImageError::TooMuchMemory { max: limits.max_alloc }) } else { Ok(()) }
+    if bytes > limits.max_alloc {
+        Err(ImageError::TooMuchMemory {
+            max: limits.max_alloc,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 /// The refusal of a side that the decoder itself finds too long.
@@ -255,7 +320,10 @@ pub(super) fn side_too_long() -> ImageError {
 /// Parts of what decoders say, and what that means for whoever sent the file.
 const REASONS: [(&str, &str); 8] = [
     ("CRC error", "a checksum is wrong"),
-    ("Unrecognized critical chunk", "it has a part of an unknown kind"),
+    (
+        "Unrecognized critical chunk",
+        "it has a part of an unknown kind",
+    ),
     ("End of File", BREAKS_OFF),
     ("end of file", BREAKS_OFF),
     ("fill whole buffer", BREAKS_OFF),
@@ -267,7 +335,10 @@ const BREAKS_OFF: &str = "its data break off";
 
 /// Returns what a decoder found, without its own types and numbers.
 pub(super) fn reason(found: &str) -> &'static str {
-    REASONS.iter().find(|(part, _)| found.contains(part)).map_or("its data contradict each other", |(_, reason)| reason)
+    REASONS
+        .iter()
+        .find(|(part, _)| found.contains(part))
+        .map_or("its data contradict each other", |(_, reason)| reason)
 }
 
 #[cfg(test)]
@@ -278,14 +349,28 @@ mod tests {
     fn reasons_are_in_plain_words() {
         for (found, plain) in [
             (
-                "Format error decoding Png: CRC error: expected 0x8c6ff900 have 0x8c6ff975 while decoding ChunkType { type: IDAT }",
+                "Format error decoding Png: CRC error: expected 0x8c6ff900 have 0x8c6ff975 while \
+                 decoding ChunkType { type: IDAT }",
                 "a checksum is wrong",
             ),
-            ("Format error decoding Png: Corrupt deflate stream. InsufficientInput", "its data break off"),
-            ("Format error decoding Png: IDAT or fDAT chunk does not have enough data for image.", "its data break off"),
-            ("Format error decoding Gif: Unexpected End of File", "its data break off"),
+            (
+                "Format error decoding Png: Corrupt deflate stream. InsufficientInput",
+                "its data break off",
+            ),
+            (
+                "Format error decoding Png: IDAT or fDAT chunk does not have enough data for \
+                 image.",
+                "its data break off",
+            ),
+            (
+                "Format error decoding Gif: Unexpected End of File",
+                "its data break off",
+            ),
             ("failed to fill whole buffer", "its data break off"),
-            ("Format error decoding Gif: unknown block type encountered", "its data contradict each other"),
+            (
+                "Format error decoding Gif: unknown block type encountered",
+                "its data contradict each other",
+            ),
         ] {
             assert_eq!(reason(found), plain, "{found}");
         }
@@ -294,6 +379,7 @@ mod tests {
     #[test]
     fn png_of_xcode_is_refused_by_name() {
         let png = b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI\x50\0\x20\x02";
-        assert!(matches!(decode(png, &ImageLimits::default()), Err(ImageError::Unsupported(what)) if what.contains("CgBI")));
+        assert!(matches!(decode(png, &ImageLimits::default()),
+                Err(ImageError::Unsupported(what)) if what.contains("CgBI")));
     }
 }

@@ -1,7 +1,9 @@
-//! JPEG by libjpeg-turbo (in MozJPEG's edition), whose pixels are what browsers and Pillow show for every sampling and order of scans.
+//! JPEG by libjpeg-turbo (in MozJPEG's edition), whose pixels are what browsers and Pillow show for
+//! every sampling and order of scans.
 //!
-//! The library repairs what it can and says so in warnings. Those that cost nothing of the picture pass, as in browsers: bytes between segments, a
-//! missing end marker. Those that leave a part of the picture out are errors here, as a grey half is no photograph.
+//! The library repairs what it can and says so in warnings. Those that cost nothing of the picture
+//! pass, as in browsers: bytes between segments, a missing end marker. Those that leave a part of
+//! the picture out are errors here, as a grey half is no photograph.
 
 use std::{
     ffi::c_int,
@@ -17,10 +19,12 @@ use super::{
     resize::{BAND_BYTES, band_rows},
 };
 
-/// Most scans of a file: progressive ones have about ten, and each costs a pass over the whole picture, however short it is.
+/// Most scans of a file: progressive ones have about ten, and each costs a pass over the whole
+/// picture, however short it is.
 const MAX_SCANS: usize = 100;
 
-/// Most pixels that all scans together pass over: 16 scans of a picture of 50 megapixels, which take two seconds at worst.
+/// Most pixels that all scans together pass over: 16 scans of a picture of 50 megapixels, which
+/// take two seconds at worst.
 const MAX_SCANNED_PIXELS: u64 = 800_000_000;
 
 /// The marker that ends an image.
@@ -36,33 +40,62 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageErro
         let decoder = open(bytes)?;
         let (width, height) = (decoder.width() as u32, decoder.height() as u32);
         // Rows and columns of blocks are filled up to whole units of all components.
-        let whole = |count: u32, factor: i32| u64::from(count.next_multiple_of(factor.max(1) as u32));
+        let whole =
+            |count: u32, factor: i32| u64::from(count.next_multiple_of(factor.max(1) as u32));
         let blocks: u64 = (decoder.components().iter())
-            .map(|c| whole(c.width_in_blocks, c.h_samp_factor) * whole(c.height_in_blocks, c.v_samp_factor))
+            .map(|c| {
+                whole(c.width_in_blocks, c.h_samp_factor)
+                    * whole(c.height_in_blocks, c.v_samp_factor)
+            })
             .sum();
         Ok((width, height, decoder.components().len() as u64, blocks))
     })?;
     check_size(width, height, "JPEG", limits)?;
     let scanned = scans.count as u64 * u64::from(width) * u64::from(height);
     if scanned > MAX_SCANNED_PIXELS {
-        return Err(ImageError::Unsupported(format!("JPEG (of {width}x{height} pixels in {} scans)", scans.count)));
+        return Err(ImageError::Unsupported(format!(
+            "JPEG (of {width}x{height} pixels in {} scans)",
+            scans.count
+        )));
     }
     // Of several scans the library keeps all coefficients, as pixels come out with the last one.
-    let coefficients = if scans.several { BLOCK_BYTES * blocks } else { 0 };
+    let coefficients = if scans.several {
+        BLOCK_BYTES * blocks
+    } else {
+        0
+    };
     let line = u64::from(width) * channels.max(3);
     // Two rows of units of at most 32 pixels in the library, and the band with its copy in RGB.
-    let memory = coefficients + 64 * line + 2 * line.max(BAND_BYTES as u64).min(line * u64::from(height));
-    Ok(Head { width, height, turn: scans.orientation.into(), memory })
+    let memory =
+        coefficients + 64 * line + 2 * line.max(BAND_BYTES as u64).min(line * u64::from(height));
+    Ok(Head {
+        width,
+        height,
+        turn: scans.orientation.into(),
+        memory,
+    })
 }
 
 /// Hands out the rows in bands.
 pub(super) fn rows(bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
     guarded(|| {
         let decoder = open(bytes)?;
-        let four_inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
-        let space = if four_inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
-        let mut decoder = decoder.to_colorspace(space).map_err(|_| corrupt("its data break off"))?;
-        let (line, height) = (decoder.width() * if four_inks { 4 } else { 3 }, decoder.height());
+        let four_inks = matches!(
+            decoder.color_space(),
+            ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK
+        );
+        let space = if four_inks {
+            ColorSpace::JCS_CMYK
+        } else {
+            ColorSpace::JCS_RGB
+        };
+        let mut decoder = decoder
+            .to_colorspace(space)
+            .map_err(|_| corrupt("its data break off"))?;
+        let (line, height) = (
+            decoder.width() * if four_inks { 4 } else { 3 },
+            decoder.height(),
+        );
         let rows = band_rows(line).min(height);
         let mut band = vec![0; line * rows];
         let mut colors = Vec::new();
@@ -82,23 +115,32 @@ pub(super) fn rows(bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<(), Imag
 }
 
 fn open(bytes: &[u8]) -> Result<Decompress<&[u8]>, ImageError> {
-    let decoder = Decompress::builder().with_err(error_handlers()).from_mem(bytes);
+    let decoder = Decompress::builder()
+        .with_err(error_handlers())
+        .from_mem(bytes);
     decoder.map_err(|_| corrupt("there is no picture in it"))
 }
 
 fn read(decoder: &mut DecompressStarted<&[u8]>, rows: &mut [u8]) -> Result<(), ImageError> {
-    decoder.read_scanlines_into(rows).map(|_| ()).map_err(|_| corrupt("its data break off"))
+    decoder
+        .read_scanlines_into(rows)
+        .map(|_| ())
+        .map_err(|_| corrupt("its data break off"))
 }
 
-/// Returns what the error handlers below are called for unwinds through the library, which is built for that, up to here.
+/// Returns what the error handlers below are called for unwinds through the library, which is built
+/// for that, up to here.
 fn guarded<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result,
-        Err(payload) => Err(payload.downcast::<Stop>().map_or_else(|other| resume_unwind(other), |stop| error(*stop))),
+        Err(payload) => Err(payload
+            .downcast::<Stop>()
+            .map_or_else(|other| resume_unwind(other), |stop| error(*stop))),
     }
 }
 
-/// The color of inverted inks, which is how Adobe and nearly all others write CMYK; Pillow's arithmetic.
+/// The color of inverted inks, which is how Adobe and nearly all others write CMYK; Pillow's
+/// arithmetic.
 fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     [cyan, magenta, yellow].map(|ink| {
         let product = u32::from(255 - ink) * u32::from(black) + 128;
@@ -109,7 +151,8 @@ fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
 /// What the library stopped at: its message code and the message's first parameter.
 struct Stop(J_MESSAGE_CODE, u32);
 
-/// Handlers that end decoding by unwinding. A warning that costs nothing of the picture goes unheard.
+/// Handlers that end decoding by unwinding. A warning that costs nothing of the picture goes
+/// unheard.
 fn error_handlers() -> jpeg_error_mgr {
     extern "C-unwind" fn stop(info: &mut jpeg_common_struct) {
         resume_unwind(Box::new(message(info)));
@@ -139,18 +182,24 @@ fn error_handlers() -> jpeg_error_mgr {
     }
 }
 
-/// The one place with `unsafe` in this file: the library hands over the handlers as a pointer alone.
+/// The one place with `unsafe` in this file: the library hands over the handlers as a pointer
+/// alone.
 #[allow(unsafe_code)]
 fn message(info: &jpeg_common_struct) -> Stop {
-    // SAFETY: it is the box that `Decompress` owns for as long as the library runs, and nothing refers to it meanwhile.
+    // SAFETY: it is the box that `Decompress` owns for as long as the library runs, and nothing
+    // refers to it meanwhile.
     match unsafe { info.err.as_ref() } {
-        Some(handlers) => Stop(handlers.msg_code as J_MESSAGE_CODE, handlers.msg_parm._bindgen_data_[0]),
+        Some(handlers) => Stop(
+            handlers.msg_code as J_MESSAGE_CODE,
+            handlers.msg_parm._bindgen_data_[0],
+        ),
         None => Stop(0, 0),
     }
 }
 
 fn is_harmless(warning: J_MESSAGE_CODE) -> bool {
-    // `JWRN_JPEG_EOF` is the missing end marker: if data are missing too, other warnings or `check_scans` say so.
+    // `JWRN_JPEG_EOF` is the missing end marker: if data are missing too, other warnings or
+    // `check_scans` say so.
     matches!(
         warning,
         sys::JWRN_ADOBE_XFORM
@@ -163,7 +212,10 @@ fn is_harmless(warning: J_MESSAGE_CODE) -> bool {
 }
 
 fn corrupt(reason: &str) -> ImageError {
-    ImageError::Corrupt { format: "JPEG", reason: reason.to_owned() }
+    ImageError::Corrupt {
+        format: "JPEG",
+        reason: reason.to_owned(),
+    }
 }
 
 fn error(Stop(code, parameter): Stop) -> ImageError {
@@ -172,21 +224,38 @@ fn error(Stop(code, parameter): Stop) -> ImageError {
         (sys::JERR_ARITH_NOTIMPL, _) => unsupported("arithmetic-coded"),
         // The marker of the frame, or of its kind of file.
         (sys::JERR_SOF_UNSUPPORTED, 0xc3 | 0xcb) => unsupported("lossless"),
-        (sys::JERR_SOF_UNSUPPORTED, _) | (sys::JERR_UNKNOWN_MARKER, 0xde) => unsupported("hierarchical"),
+        (sys::JERR_SOF_UNSUPPORTED, _) | (sys::JERR_UNKNOWN_MARKER, 0xde) => {
+            unsupported("hierarchical")
+        }
         (sys::JERR_UNKNOWN_MARKER, 0xf7) => ImageError::Unsupported("JPEG-LS".to_owned()),
         (sys::JERR_BAD_PRECISION, bits) => unsupported(&format!("{bits}-bit")),
-        (sys::JERR_FRACT_SAMPLE_NOTIMPL | sys::JERR_CCIR601_NOTIMPL, _) => unsupported("fractionally sampled"),
-        (sys::JERR_CONVERSION_NOTIMPL | sys::JERR_BAD_J_COLORSPACE, _) => unsupported("two-component or many-component"),
+        (sys::JERR_FRACT_SAMPLE_NOTIMPL | sys::JERR_CCIR601_NOTIMPL, _) => {
+            unsupported("fractionally sampled")
+        }
+        (sys::JERR_CONVERSION_NOTIMPL | sys::JERR_BAD_J_COLORSPACE, _) => {
+            unsupported("two-component or many-component")
+        }
         (sys::JERR_EMPTY_IMAGE, _) => corrupt("its width or height is 0"),
         (sys::JERR_IMAGE_TOO_BIG, max) => ImageError::SideTooLong { max },
         (sys::JERR_OUT_OF_MEMORY, _) => corrupt("there is no memory to decode it"),
-        (sys::JERR_INPUT_EMPTY | sys::JERR_INPUT_EOF | sys::JERR_NO_IMAGE | sys::JERR_SOF_NO_SOS | sys::JERR_FILE_READ, _) => {
-            corrupt("it ends before the picture")
+        (
+            sys::JERR_INPUT_EMPTY
+            | sys::JERR_INPUT_EOF
+            | sys::JERR_NO_IMAGE
+            | sys::JERR_SOF_NO_SOS
+            | sys::JERR_FILE_READ,
+            _,
+        ) => corrupt("it ends before the picture"),
+        (sys::JERR_BAD_HUFF_TABLE | sys::JERR_DHT_INDEX | sys::JERR_NO_HUFF_TABLE, _) => {
+            corrupt("a Huffman table is wrong or missing")
         }
-        (sys::JERR_BAD_HUFF_TABLE | sys::JERR_DHT_INDEX | sys::JERR_NO_HUFF_TABLE, _) => corrupt("a Huffman table is wrong or missing"),
-        (sys::JERR_DQT_INDEX | sys::JERR_NO_QUANT_TABLE, _) => corrupt("a quantization table is wrong or missing"),
+        (sys::JERR_DQT_INDEX | sys::JERR_NO_QUANT_TABLE, _) => {
+            corrupt("a quantization table is wrong or missing")
+        }
         (sys::JERR_BAD_LENGTH, _) => corrupt("a segment has the wrong length"),
-        (sys::JERR_UNKNOWN_MARKER, marker) => corrupt(&format!("it has an unknown marker (0x{marker:02x})")),
+        (sys::JERR_UNKNOWN_MARKER, marker) => {
+            corrupt(&format!("it has an unknown marker (0x{marker:02x})"))
+        }
         (sys::JWRN_HIT_MARKER, _) => corrupt("its data break off"),
         (sys::JWRN_MUST_RESYNC, _) => corrupt("a part of its data is missing"),
         (sys::JWRN_HUFF_BAD_CODE, _) => corrupt("its data are damaged"),
@@ -202,27 +271,38 @@ struct Scans {
     orientation: Orientation,
 }
 
-/// Reads where the scans are, and refuses what the library shows without a word: a file whose last scans are missing altogether, or one of too many.
+/// Reads where the scans are, and refuses what the library shows without a word: a file whose last
+/// scans are missing altogether, or one of too many.
 ///
-/// The pixels of a component without a scan would be grey; those of a progressive file that stops early would be coarse, which is how it was meant
-/// only if an end marker says so.
+/// The pixels of a component without a scan would be grey; those of a progressive file that stops
+/// early would be coarse, which is how it was meant only if an end marker says so.
 fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
     let (mut count, mut ended, mut orientation) = (0, false, None);
-    // By component: its id, and a bit for each of the 64 coefficients that came and for each that is complete.
+    // By component: its id, and a bit for each of the 64 coefficients that came and for each that
+    // is complete.
     let (mut components, mut progressive) = (Vec::<(u8, u64, u64)>::new(), false);
     for (_, segment) in segments(bytes) {
         match segment {
             [_, END, ..] => ended = true,
             [_, kind @ 0xc0..=0xc2, _, _, _, _, _, _, _, _, ids @ ..] => {
                 progressive = *kind == 0xc2;
-                components = ids.as_chunks::<3>().0.iter().map(|[id, ..]| (*id, 0, 0)).collect();
+                components = ids
+                    .as_chunks::<3>()
+                    .0
+                    .iter()
+                    .map(|[id, ..]| (*id, 0, 0))
+                    .collect();
             }
-            [_, 0xe1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..] if count == 0 && orientation.is_none() => {
+            [_, 0xe1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..]
+                if count == 0 && orientation.is_none() =>
+            {
                 orientation = Some(Orientation::from_exif_chunk(exif).unwrap_or(NoTransforms));
             }
             [_, 0xda, _, _, selected_count, selected @ ..] => {
                 count += 1;
-                let (ids, band) = selected.split_at_checked(2 * usize::from(*selected_count)).unwrap_or_default();
+                let (ids, band) = selected
+                    .split_at_checked(2 * usize::from(*selected_count))
+                    .unwrap_or_default();
                 let (came, complete) = match band {
                     [first @ 0..64, last @ 0..64, bits, ..] if progressive && first <= last => {
                         let band = (u64::MAX >> (63 - (last - first))) << first;
@@ -231,42 +311,70 @@ fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
                     _ => (u64::MAX, u64::MAX),
                 };
                 for (id, seen, done) in &mut components {
-                    if ids.as_chunks::<2>().0.iter().any(|[selected, _]| selected == id) {
+                    if ids
+                        .as_chunks::<2>()
+                        .0
+                        .iter()
+                        .any(|[selected, _]| selected == id)
+                    {
                         *seen |= came;
                         *done |= complete;
                     }
                 }
-                // After a single scan with everything in it the library reads no further; after several it reads all that come.
-                let is_whole = usize::from(*selected_count) == components.len() && components.iter().all(|(_, _, done)| *done == u64::MAX);
+                // After a single scan with everything in it the library reads no further; after
+                // several it reads all that come.
+                let is_whole = usize::from(*selected_count) == components.len()
+                    && components.iter().all(|(_, _, done)| *done == u64::MAX);
                 if !progressive && count == 1 && is_whole {
-                    return Ok(Scans { count, several: false, orientation: orientation.unwrap_or(NoTransforms) });
+                    return Ok(Scans {
+                        count,
+                        several: false,
+                        orientation: orientation.unwrap_or(NoTransforms),
+                    });
                 }
             }
             _ => {}
         }
     }
     if count > MAX_SCANS {
-        return Err(ImageError::Unsupported(format!("JPEG (of more than {MAX_SCANS} scans)")));
+        return Err(ImageError::Unsupported(format!(
+            "JPEG (of more than {MAX_SCANS} scans)"
+        )));
     }
-    let missing = |(_, seen, done): &(u8, u64, u64)| if ended { seen & 1 == 0 } else { *done != u64::MAX };
+    let missing = |(_, seen, done): &(u8, u64, u64)| {
+        if ended {
+            seen & 1 == 0
+        } else {
+            *done != u64::MAX
+        }
+    };
     if count > 0 && components.iter().any(missing) {
         return Err(corrupt("a part of its data is missing"));
     }
-    Ok(Scans { count, several: true, orientation: orientation.unwrap_or(NoTransforms) })
+    Ok(Scans {
+        count,
+        several: true,
+        orientation: orientation.unwrap_or(NoTransforms),
+    })
 }
 
-/// The segments of a file, each from its marker to its end, with its offset, up to the one that ends the image. What is compressed is passed over.
+/// The segments of a file, each from its marker to its end, with its offset, up to the one that
+/// ends the image. What is compressed is passed over.
 fn segments(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut rest = bytes.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
         // In compressed data 0xff is followed by 0; several 0xff are padding.
-        let at = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff))?;
+        let at = rest
+            .windows(2)
+            .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff))?;
         rest = &rest[at..];
         let offset = bytes.len() - rest.len();
         let len = match rest {
             // Markers that stand alone: start of image, restarts, end.
             [_, 0x01 | 0xd0..=0xd9, ..] => 2,
-            [_, _, high, low, ..] => (2 + usize::from(u16::from_be_bytes([*high, *low]))).min(rest.len()),
+            [_, _, high, low, ..] => {
+                (2 + usize::from(u16::from_be_bytes([*high, *low]))).min(rest.len())
+            }
             _ => return None,
         };
         let (segment, behind) = rest.split_at(len);
@@ -277,5 +385,8 @@ fn segments(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 
 /// Returns the number of bytes up to the end of the image, if it has one.
 pub(super) fn end(bytes: &[u8]) -> Option<usize> {
-    segments(bytes).last().filter(|(_, segment)| segment[1] == END).map(|(offset, _)| offset + 2)
+    segments(bytes)
+        .last()
+        .filter(|(_, segment)| segment[1] == END)
+        .map(|(offset, _)| offset + 2)
 }

@@ -1,11 +1,13 @@
-//! What files say of their own structure, beside what decoders tell: where the image ends, and what takes memory while it is decoded.
+//! What files say of their own structure, beside what decoders tell: where the image ends, and what
+//! takes memory while it is decoded.
 
 use image::ImageFormat;
 
 use super::{jpeg, lossless::table_memory, sniff::sniff};
 
-/// Returns the number of bytes of a file that are the image's own: behind the end that its format marks, programs leave video, depth, padding or
-/// whatever they like. All of them, where there is no end, or no image.
+/// Returns the number of bytes of a file that are the image's own: behind the end that its format
+/// marks, programs leave video, depth, padding or whatever they like. All of them, where there is
+/// no end, or no image.
 pub fn image_length(bytes: &[u8]) -> usize {
     let end = match sniff(bytes) {
         Ok((ImageFormat::Jpeg, _)) => jpeg::end(bytes),
@@ -21,7 +23,9 @@ pub fn image_length(bytes: &[u8]) -> usize {
 fn png_end(bytes: &[u8]) -> Option<usize> {
     let mut at = 8;
     loop {
-        let [a, b, c, d, kind @ ..] = bytes.get(at..at + 8)? else { return None };
+        let [a, b, c, d, kind @ ..] = bytes.get(at..at + 8)? else {
+            return None;
+        };
         at += 12 + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
         if kind == b"IEND" {
             return Some(at);
@@ -31,7 +35,9 @@ fn png_end(bytes: &[u8]) -> Option<usize> {
 
 /// The number of two bytes at an offset of a GIF; 0 where there are none.
 pub(super) fn gif_number(bytes: &[u8], at: usize) -> usize {
-    bytes.get(at..at + 2).map_or(0, |pair| usize::from(pair[0]) | usize::from(pair[1]) << 8)
+    bytes
+        .get(at..at + 2)
+        .map_or(0, |pair| usize::from(pair[0]) | usize::from(pair[1]) << 8)
 }
 
 /// A frame of a GIF.
@@ -47,13 +53,22 @@ impl GifFrame {
     pub(super) fn first(bytes: &[u8]) -> Option<Self> {
         let at = gif_blocks(bytes)?;
         let number = |offset: usize| gif_number(bytes, at + offset);
-        (bytes.get(at) == Some(&0x2c)).then(|| Self { x: number(1), y: number(3), width: number(5), height: number(7) })
+        (bytes.get(at) == Some(&0x2c)).then(|| Self {
+            x: number(1),
+            y: number(3),
+            width: number(5),
+            height: number(7),
+        })
     }
 }
 
 /// Bytes of a GIF's palette, by the flags in front of it.
 fn gif_palette(flags: u8) -> usize {
-    if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) }
+    if flags & 0x80 == 0 {
+        0
+    } else {
+        6 << (flags & 7)
+    }
 }
 
 /// Returns where the first block of a GIF stands that is no extension.
@@ -89,9 +104,11 @@ fn gif_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Returns the bytes that decoding a GIF takes beside the picture: the first frame, where it is not the whole picture, and notes in the file.
+/// Returns the bytes that decoding a GIF takes beside the picture: the first frame, where it is not
+/// the whole picture, and notes in the file.
 pub(super) fn gif_memory(bytes: &[u8]) -> u64 {
-    let frame = GifFrame::first(bytes).map_or(0, |frame| 4 * frame.width as u64 * frame.height as u64);
+    let frame =
+        GifFrame::first(bytes).map_or(0, |frame| 4 * frame.width as u64 * frame.height as u64);
     let screen = 4 * gif_number(bytes, 6) as u64 * gif_number(bytes, 8) as u64;
     bytes.len() as u64 + if frame == screen { 0 } else { frame }
 }
@@ -99,7 +116,9 @@ pub(super) fn gif_memory(bytes: &[u8]) -> u64 {
 /// The chunks of a RIFF file from an offset on that are whole: their kinds and what is in them.
 fn chunks(bytes: &[u8], mut at: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
-        let [kind @ .., a, b, c, d] = bytes.get(at..at + 8)? else { return None };
+        let [kind @ .., a, b, c, d] = bytes.get(at..at + 8)? else {
+            return None;
+        };
         let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
         let content = bytes.get(at + 8..at + 8 + len)?;
         at += 8 + len + len % 2;
@@ -108,37 +127,62 @@ fn chunks(bytes: &[u8], mut at: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 fn webp_end(bytes: &[u8]) -> Option<usize> {
-    let [_, _, _, _, a, b, c, d] = bytes.get(..8)? else { return None };
+    let [_, _, _, _, a, b, c, d] = bytes.get(..8)? else {
+        return None;
+    };
     let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
     let end = 8 + len + len % 2;
     // Some programs write a wrong size: one that leaves the picture out says nothing.
     let is_picture = |kind: &[u8]| matches!(kind, b"VP8 " | b"VP8L" | b"ANMF");
-    let has_picture = chunks(bytes.get(..end.min(bytes.len()))?, 12).any(|(kind, _)| is_picture(kind));
+    let has_picture =
+        chunks(bytes.get(..end.min(bytes.len()))?, 12).any(|(kind, _)| is_picture(kind));
     has_picture.then_some(end)
 }
 
-/// Returns the bytes that decoding a WebP takes beside the picture in RGB or RGBA; `None` where it breaks off or contradicts itself.
+/// Returns the bytes that decoding a WebP takes beside the picture in RGB or RGBA; `None` where it
+/// breaks off or contradicts itself.
 pub(super) fn webp_memory(bytes: &[u8]) -> Option<u64> {
-    let number =
-        |content: &[u8], at: usize| content.get(at..at + 3).map(|n| u64::from(n[0]) | u64::from(n[1]) << 8 | u64::from(n[2]) << 16);
-    let size = |content: &[u8], at: usize| Some((1 + number(content, at)?, 1 + number(content, at + 3)?));
+    let number = |content: &[u8], at: usize| {
+        content
+            .get(at..at + 3)
+            .map(|n| u64::from(n[0]) | u64::from(n[1]) << 8 | u64::from(n[2]) << 16)
+    };
+    let size =
+        |content: &[u8], at: usize| Some((1 + number(content, at)?, 1 + number(content, at + 3)?));
     let mut rest = chunks(bytes, 12);
     let first = rest.next()?;
-    let canvas = if first.0 == b"VP8X" { size(first.1, 4)? } else { (0, 0) };
-    let all: Vec<_> = if first.0 == b"VP8X" { rest.collect() } else { vec![first] };
-    let animated = all.iter().find(|(kind, _)| *kind == b"ANMF").map(|(_, frame)| *frame);
+    let canvas = if first.0 == b"VP8X" {
+        size(first.1, 4)?
+    } else {
+        (0, 0)
+    };
+    let all: Vec<_> = if first.0 == b"VP8X" {
+        rest.collect()
+    } else {
+        vec![first]
+    };
+    let animated = all
+        .iter()
+        .find(|(kind, _)| *kind == b"ANMF")
+        .map(|(_, frame)| *frame);
     let (parts, frame) = match animated {
         Some(frame) => (chunks(frame, 16).take(2).collect(), size(frame, 6)?),
         None => (all, canvas),
     };
-    let part = |name: &[u8]| parts.iter().find(|(kind, _)| *kind == name).map(|(_, content)| *content);
+    let part = |name: &[u8]| {
+        parts
+            .iter()
+            .find(|(kind, _)| *kind == name)
+            .map(|(_, content)| *content)
+    };
     let pixels = |(width, height): (u64, u64)| width * height;
     let mut memory = 2 * bytes.len() as u64;
     // An animation's frame is decoded by itself and drawn onto the canvas.
     if animated.is_some() {
         memory += 4 * pixels(canvas) + 4 * pixels(frame);
     }
-    // Each part has its own size, which the decoder compares with the canvas's or the frame's after decoding, or never.
+    // Each part has its own size, which the decoder compares with the canvas's or the frame's after
+    // decoding, or never.
     if let Some(lossy) = part(b"VP8 ") {
         let (width, height) = (number(lossy, 6)? & 0x3fff, number(lossy, 8)? & 0x3fff);
         // Planes of brightness and color, of whole blocks, and notes about each block.
@@ -153,20 +197,30 @@ pub(super) fn webp_memory(bytes: &[u8]) -> Option<u64> {
     }
     if let Some(lossless) = part(b"VP8L") {
         let bits = number(lossless, 1)? | number(lossless, 4)? << 24;
-        memory += 5 * pixels((1 + (bits & 0x3fff), 1 + (bits >> 14 & 0x3fff))) + table_memory(lossless, None)?;
+        memory += 5 * pixels((1 + (bits & 0x3fff), 1 + (bits >> 14 & 0x3fff)))
+            + table_memory(lossless, None)?;
     }
     Some(memory)
 }
 
 fn bmp_end(bytes: &[u8]) -> Option<usize> {
-    let number = |at: usize| bytes.get(at..at + 4).map(|n| u32::from_le_bytes([n[0], n[1], n[2], n[3]]));
+    let number = |at: usize| {
+        bytes
+            .get(at..at + 4)
+            .map(|n| u32::from_le_bytes([n[0], n[1], n[2], n[3]]))
+    };
     let (told, offset) = (number(2)? as usize, number(10)? as usize);
     let (width, height, bits, coding) = match number(14)? {
         12 => {
             let sides = number(18)?;
             (sides & 0xffff, sides >> 16, number(22)? >> 16, 0)
         }
-        _ => (number(18)?, number(22)?.cast_signed().unsigned_abs(), number(26)? >> 16, number(30)?),
+        _ => (
+            number(18)?,
+            number(22)?.cast_signed().unsigned_abs(),
+            number(26)? >> 16,
+            number(30)?,
+        ),
     };
     // Run lengths alone hide how long the picture is.
     let rows = match coding {
@@ -202,7 +256,9 @@ mod tests {
 
     #[test]
     fn runs_of_a_bmp_end_where_it_says() {
-        let mut bmp = b"BM\x50\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x08\0\x01\0\0\0".to_vec();
+        let mut bmp =
+            b"BM\x50\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x08\0\x01\0\0\0"
+                .to_vec();
         bmp.resize(100, 7);
         assert_eq!(image_length(&bmp), 0x50);
         // A size that leaves the picture out says nothing.

@@ -1,15 +1,22 @@
-//! The part of a lossless WebP that stands in front of its pixels: it says how many tables of codes the decoder makes, which a few bytes each can make
-//! four kilobytes large, 327,680 times.
+//! The part of a lossless WebP that stands in front of its pixels: it says how many tables of codes
+//! the decoder makes, which a few bytes each can make four kilobytes large, 327,680 times.
 
-/// Reads up to the pixels and returns the bytes that tables of codes take; `size` is the picture's where the stream does not begin with it. `None` where
-/// the stream breaks off or contradicts itself, at which the decoder stops as well.
+/// Reads up to the pixels and returns the bytes that tables of codes take; `size` is the picture's
+/// where the stream does not begin with it. `None` where the stream breaks off or contradicts
+/// itself, at which the decoder stops as well.
 pub(super) fn table_memory(stream: &[u8], size: Option<(u64, u64)>) -> Option<u64> {
-    let mut reader = BitReader { bytes: stream, at: 0 };
+    let mut reader = BitReader {
+        bytes: stream,
+        at: 0,
+    };
     let (mut width, height) = match size {
         Some(size) => size,
         None => {
             reader.bits(8)?;
-            let size = (u64::from(reader.bits(14)?) + 1, u64::from(reader.bits(14)?) + 1);
+            let size = (
+                u64::from(reader.bits(14)?) + 1,
+                u64::from(reader.bits(14)?) + 1,
+            );
             reader.bits(4)?;
             size
         }
@@ -28,14 +35,21 @@ pub(super) fn table_memory(stream: &[u8], size: Option<(u64, u64)>) -> Option<u6
             3 => {
                 let colors = reader.bits(8)? + 1;
                 reader.small_picture(colors.into())?;
-                let shared = [(2, 8), (4, 4), (16, 2)].into_iter().find(|(most, _)| colors <= *most).map_or(1, |(_, pixels)| pixels);
+                let shared = [(2, 8), (4, 4), (16, 2)]
+                    .into_iter()
+                    .find(|(most, _)| colors <= *most)
+                    .map_or(1, |(_, pixels)| pixels);
                 width = width.div_ceil(shared);
             }
             _ => {}
         }
     }
     let cached = reader.cached_colors()?;
-    let groups = if reader.bits(1)? == 1 { 1 + reader.blocks(width, height)? } else { 1 };
+    let groups = if reader.bits(1)? == 1 {
+        1 + reader.blocks(width, height)?
+    } else {
+        1
+    };
     let mut memory = 0;
     for _ in 0..groups {
         memory += GROUP_BYTES + reader.group(cached)?.iter().map(Code::memory).sum::<u64>();
@@ -47,7 +61,9 @@ pub(super) fn table_memory(stream: &[u8], size: Option<(u64, u64)>) -> Option<u6
 const GROUP_BYTES: u64 = 600;
 
 /// The order in which the lengths of the code stand that lengths of codes are written in.
-const ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+const ORDER: [usize; 19] = [
+    17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+];
 
 /// A prefix code: by length how many words it has, and their symbols in order.
 struct Code {
@@ -59,19 +75,34 @@ impl Code {
     /// The canonical code of lengths by symbol; 0 has none.
     fn of_lengths(lengths: &[u8]) -> Option<Self> {
         let mut counts = [0; 16];
-        lengths.iter().filter(|&&length| length > 0).for_each(|&length| counts[usize::from(length)] += 1);
-        let mut symbols: Vec<u16> = (0..lengths.len() as u16).filter(|&symbol| lengths[usize::from(symbol)] > 0).collect();
+        lengths
+            .iter()
+            .filter(|&&length| length > 0)
+            .for_each(|&length| counts[usize::from(length)] += 1);
+        let mut symbols: Vec<u16> = (0..lengths.len() as u16)
+            .filter(|&symbol| lengths[usize::from(symbol)] > 0)
+            .collect();
         symbols.sort_by_key(|&symbol| lengths[usize::from(symbol)]);
         // Of several words every bit sequence has to be one.
-        let free = counts[1..].iter().fold(1, |free: i32, count| 2 * free - count);
+        let free = counts[1..]
+            .iter()
+            .fold(1, |free: i32, count| 2 * free - count);
         (symbols.len() == 1 || (symbols.len() > 1 && free == 0)).then_some(Self { counts, symbols })
     }
 
     /// Bytes of its table: up to ten bits are looked up, longer words have nodes of a tree.
     fn memory(&self) -> u64 {
-        let longest = self.counts.iter().rposition(|count| *count > 0).unwrap_or(0);
+        let longest = self
+            .counts
+            .iter()
+            .rposition(|count| *count > 0)
+            .unwrap_or(0);
         let long: i32 = self.counts[11..].iter().sum();
-        if self.symbols.len() == 1 { 0 } else { (4 << longest.min(10)) + 64 * (1 + long as u64) }
+        if self.symbols.len() == 1 {
+            0
+        } else {
+            (4 << longest.min(10)) + 64 * (1 + long as u64)
+        }
     }
 }
 
@@ -158,13 +189,22 @@ impl BitReader<'_> {
 
     /// The codes of green and lengths and cached colors, of red, blue and alpha, and of distances.
     fn group(&mut self, cached: usize) -> Option<[Code; 5]> {
-        Some([self.code(280 + cached)?, self.code(256)?, self.code(256)?, self.code(256)?, self.code(40)?])
+        Some([
+            self.code(280 + cached)?,
+            self.code(256)?,
+            self.code(256)?,
+            self.code(256)?,
+            self.code(40)?,
+        ])
     }
 
     fn cached_colors(&mut self) -> Option<usize> {
         match self.bits(1)? {
             0 => Some(0),
-            _ => self.bits(4).filter(|bits| (1..=11).contains(bits)).map(|bits| 1 << bits),
+            _ => self
+                .bits(4)
+                .filter(|bits| (1..=11).contains(bits))
+                .map(|bits| 1 << bits),
         }
     }
 
@@ -174,8 +214,8 @@ impl BitReader<'_> {
         self.small_picture(width.div_ceil(side) * height.div_ceil(side))
     }
 
-    /// Reads a picture of so many pixels and returns the largest number that red and green of one make. What is copied from another pixel, or from
-    /// the cache, was there before.
+    /// Reads a picture of so many pixels and returns the largest number that red and green of one
+    /// make. What is copied from another pixel, or from the cache, was there before.
     fn small_picture(&mut self, pixels: u64) -> Option<u32> {
         let cached = self.cached_colors()?;
         let [green, red, blue, alpha, distance] = self.group(cached)?;
@@ -215,17 +255,23 @@ mod tests {
 
     /// Returns what stands in a WebP behind the head of its chunk of this kind.
     fn chunk(name: &str, kind: &[u8]) -> Vec<u8> {
-        let file = std::fs::read(format!("{}/tests/fixtures/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let file = std::fs::read(format!(
+            "{}/tests/fixtures/images/{name}",
+            env!("CARGO_MANIFEST_DIR")
+        ))
+        .unwrap();
         let at = file.windows(4).position(|window| window == kind).unwrap();
         file[at + 8..].to_vec()
     }
 
     #[test]
     fn tables_are_found_behind_transforms_and_groups() {
-        // Four groups behind three transforms; five behind a palette, in a stream without a size. Tables have some kilobytes each.
+        // Four groups behind three transforms; five behind a palette, in a stream without a size.
+        // Tables have some kilobytes each.
         let colors = table_memory(&chunk("groups.webp", b"VP8L"), None).unwrap();
         assert!((45_000..60_000).contains(&colors), "{colors}");
-        let alpha = table_memory(&chunk("alpha_groups.webp", b"ALPH")[1..], Some((192, 128))).unwrap();
+        let alpha =
+            table_memory(&chunk("alpha_groups.webp", b"ALPH")[1..], Some((192, 128))).unwrap();
         assert!((25_000..35_000).contains(&alpha), "{alpha}");
     }
 
@@ -234,7 +280,10 @@ mod tests {
         let whole = chunk("rgba.webp", b"VP8L");
         let known = table_memory(&whole, None).unwrap();
         for len in 0..whole.len() {
-            assert!(table_memory(&whole[..len], None).is_none_or(|memory| memory == known), "{len}");
+            assert!(
+                table_memory(&whole[..len], None).is_none_or(|memory| memory == known),
+                "{len}"
+            );
         }
         assert_eq!(table_memory(&whole[..5], None), None);
     }

@@ -1,8 +1,10 @@
 //! Photographs as they come in, to what a vision tower takes.
 //!
-//! [`decode_resized`] reads bytes that nobody has vouched for: sizes and memory are checked from the header before anything is decoded, and half a
-//! picture is an error. [`to_pixels`] resizes as Pillow's `Image.resize(..., BICUBIC)` does, to one level in 255. Neither ever holds a picture or one of
-//! the resize's passes whole, where the format does not force it to: what they hold is what [`ImageHeader::memory`] says.
+//! [`decode_resized`] reads bytes that nobody has vouched for: sizes and memory are checked from
+//! the header before anything is decoded, and half a picture is an error. [`to_pixels`] resizes as
+//! Pillow's `Image.resize(..., BICUBIC)` does, to one level in 255. Neither ever holds a picture or
+//! one of the resize's passes whole, where the format does not force it to: what they hold is what
+//! [`ImageHeader::memory`] says.
 
 use candle_core::{Device, Error, Result as TensorResult, Tensor};
 use image::{RgbImage, metadata::Orientation::NoTransforms};
@@ -22,15 +24,25 @@ pub use layout::image_length;
 
 use resize::{RowResizer, band_rows};
 
-/// Resizes to `size` x `size` without keeping the aspect ratio, then `(level - mean) / std` with `mean` and `std` in levels (0 to 255) of red,
-/// green and blue: `(3, size, size)` in `f32`.
+/// Resizes to `size` x `size` without keeping the aspect ratio, then `(level - mean) / std` with
+/// `mean` and `std` in levels (0 to 255) of red, green and blue: `(3, size, size)` in `f32`.
 ///
 /// # Errors
 /// When `size` or the image is empty, or the tensor cannot be made.
-pub fn to_pixels(image: &RgbImage, size: usize, mean: [f32; 3], std: [f32; 3], device: &Device) -> TensorResult<Tensor> {
+pub fn to_pixels(
+    image: &RgbImage,
+    size: usize,
+    mean: [f32; 3],
+    std: [f32; 3],
+    device: &Device,
+) -> TensorResult<Tensor> {
     let resized = resize(image, size as u32)?;
     let (levels, _) = resized.as_chunks::<3>();
-    let normalised = (0..3).flat_map(|c| levels.iter().map(move |level| (f32::from(level[c]) - mean[c]) / std[c]));
+    let normalised = (0..3).flat_map(|c| {
+        levels
+            .iter()
+            .map(move |level| (f32::from(level[c]) - mean[c]) / std[c])
+    });
     Tensor::from_vec(normalised.collect::<Vec<_>>(), (3, size, size), device)
 }
 
@@ -38,11 +50,16 @@ pub fn to_pixels(image: &RgbImage, size: usize, mean: [f32; 3], std: [f32; 3], d
 fn resize(image: &RgbImage, size: u32) -> TensorResult<RgbImage> {
     let (width, height) = image.dimensions();
     if size == 0 || width == 0 || height == 0 {
-        return Err(Error::msg(format!("cannot resize {width}x{height} to {size}x{size}")));
+        return Err(Error::msg(format!(
+            "cannot resize {width}x{height} to {size}x{size}"
+        )));
     }
     let mut resizer = RowResizer::new(width, height, NoTransforms.into(), size);
     let line = 3 * width as usize;
-    image.as_raw().chunks(line * band_rows(line)).for_each(|band| resizer.push(band));
+    image
+        .as_raw()
+        .chunks(line * band_rows(line))
+        .for_each(|band| resizer.push(band));
     resizer.finish().map_err(Error::msg)
 }
 
@@ -54,7 +71,10 @@ mod tests {
     fn normalisation_is_per_channel_and_channels_come_first() {
         let image = RgbImage::from_pixel(5, 7, image::Rgb([127, 255, 0]));
         let pixels = to_pixels(&image, 2, [127., 127., 0.], [128., 64., 1.], &Device::Cpu).unwrap();
-        assert_eq!(pixels.to_vec3::<f32>().unwrap(), [[[0.; 2]; 2], [[2.; 2]; 2], [[0.; 2]; 2]]);
+        assert_eq!(
+            pixels.to_vec3::<f32>().unwrap(),
+            [[[0.; 2]; 2], [[2.; 2]; 2], [[0.; 2]; 2]]
+        );
     }
 
     #[test]

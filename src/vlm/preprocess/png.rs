@@ -2,7 +2,9 @@
 
 use std::io::Cursor;
 
-use ::png::{BitDepth, ColorType as PngColor, Decoder, DecodingError, Limits, Reader, Transformations};
+use ::png::{
+    BitDepth, ColorType as PngColor, Decoder, DecodingError, Limits, Reader, Transformations,
+};
 use image::{
     ColorType,
     metadata::Orientation::{self, NoTransforms},
@@ -16,29 +18,52 @@ use super::{
 
 const NAME: &str = "PNG";
 
-/// Bytes that unpacking takes beside what depends on the image: the window of 32 kB, tables and the buffers around them.
+/// Bytes that unpacking takes beside what depends on the image: the window of 32 kB, tables and the
+/// buffers around them.
 const UNPACKING: u64 = 256 << 10;
 
-/// Times that a chunk may be in memory: in a buffer that grows by doubling, and as what was read from it.
+/// Times that a chunk may be in memory: in a buffer that grows by doubling, and as what was read
+/// from it.
 const CHUNK_COPIES: usize = 3;
 
-/// Bytes of rows that the decoder may hold: at eight bytes a pixel and 65,535 of them a row takes half a megabyte.
+/// Bytes of rows that the decoder may hold: at eight bytes a pixel and 65,535 of them a row takes
+/// half a megabyte.
 const ROWS: usize = 4 << 20;
 
 /// Reads all that stands before the picture.
 pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageError> {
     let reader = open(bytes, limits)?;
     let (info, (width, height)) = (reader.info(), reader.info().size());
-    let exif = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
+    let exif = info
+        .exif_metadata
+        .as_deref()
+        .and_then(Orientation::from_exif_chunk);
     let line = line_bytes(&reader, limits)? as u64;
     // An interlaced picture is whole only at its end.
-    let picture = if info.interlaced { line * u64::from(height) } else { 0 };
-    let memory = picture + UNPACKING + 16 * line + (CHUNK_COPIES * bytes.len()) as u64 + conversion_memory(line, height);
-    Ok(Head { width, height, turn: exif.unwrap_or(NoTransforms).into(), memory })
+    let picture = if info.interlaced {
+        line * u64::from(height)
+    } else {
+        0
+    };
+    let memory = picture
+        + UNPACKING
+        + 16 * line
+        + (CHUNK_COPIES * bytes.len()) as u64
+        + conversion_memory(line, height);
+    Ok(Head {
+        width,
+        height,
+        turn: exif.unwrap_or(NoTransforms).into(),
+        memory,
+    })
 }
 
 /// Hands out the rows in bands.
-pub(super) fn rows(bytes: &[u8], limits: &ImageLimits, take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
+pub(super) fn rows(
+    bytes: &[u8],
+    limits: &ImageLimits,
+    take: &mut dyn FnMut(&[u8]),
+) -> Result<(), ImageError> {
     let mut reader = open(bytes, limits)?;
     let (width, height) = reader.info().size();
     let (samples, line) = (samples(&reader)?, line_bytes(&reader, limits)?);
@@ -63,9 +88,15 @@ pub(super) fn rows(bytes: &[u8], limits: &ImageLimits, take: &mut dyn FnMut(&[u8
     Ok(())
 }
 
-/// The decoder, behind the header. Texts and color profiles, which may be packed a thousandfold, stay packed.
+/// The decoder, behind the header. Texts and color profiles, which may be packed a thousandfold,
+/// stay packed.
 fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<Reader<Cursor<&'a [u8]>>, ImageError> {
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: CHUNK_COPIES * bytes.len() + ROWS });
+    let mut decoder = Decoder::new_with_limits(
+        Cursor::new(bytes),
+        Limits {
+            bytes: CHUNK_COPIES * bytes.len() + ROWS,
+        },
+    );
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::EXPAND);
@@ -75,7 +106,11 @@ fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<Reader<Cursor<&'a [
 }
 
 fn line_bytes(reader: &Reader<Cursor<&[u8]>>, limits: &ImageLimits) -> Result<usize, ImageError> {
-    reader.output_line_size(reader.info().width).ok_or(ImageError::TooMuchMemory { max: limits.max_alloc })
+    reader
+        .output_line_size(reader.info().width)
+        .ok_or(ImageError::TooMuchMemory {
+            max: limits.max_alloc,
+        })
 }
 
 fn samples(reader: &Reader<Cursor<&[u8]>>) -> Result<Samples, ImageError> {
@@ -88,18 +123,31 @@ fn samples(reader: &Reader<Cursor<&[u8]>>) -> Result<Samples, ImageError> {
         (PngColor::Rgb, BitDepth::Sixteen) => ColorType::Rgb16,
         (PngColor::Rgba, BitDepth::Eight) => ColorType::Rgba8,
         (PngColor::Rgba, BitDepth::Sixteen) => ColorType::Rgba16,
-        (color, depth) => return Err(ImageError::Unsupported(format!("{NAME} ({color:?} of {} bits)", depth as u8))),
+        (color, depth) => {
+            return Err(ImageError::Unsupported(format!(
+                "{NAME} ({color:?} of {} bits)",
+                depth as u8
+            )));
+        }
     };
-    Ok(Samples { color, big_endian: true })
+    Ok(Samples {
+        color,
+        big_endian: true,
+    })
 }
 
 fn corrupt(reason: &str) -> ImageError {
-    ImageError::Corrupt { format: NAME, reason: reason.to_owned() }
+    ImageError::Corrupt {
+        format: NAME,
+        reason: reason.to_owned(),
+    }
 }
 
 fn refusal(error: DecodingError, limits: &ImageLimits) -> ImageError {
     match error {
-        DecodingError::LimitsExceeded => ImageError::TooMuchMemory { max: limits.max_alloc },
+        DecodingError::LimitsExceeded => ImageError::TooMuchMemory {
+            max: limits.max_alloc,
+        },
         other => corrupt(reason(&other.to_string())),
     }
 }

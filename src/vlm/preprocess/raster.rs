@@ -1,9 +1,11 @@
-//! Formats whose decoders give the whole picture at once: GIF, WebP and BMP; and other colors to RGB.
+//! Formats whose decoders give the whole picture at once: GIF, WebP and BMP; and other colors to
+//! RGB.
 
 use std::io::Cursor;
 
 use image::{
-    ColorType, DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, metadata::Orientation::NoTransforms,
+    ColorType, DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
+    metadata::Orientation::NoTransforms,
 };
 
 use super::{
@@ -13,7 +15,12 @@ use super::{
 };
 
 /// Reads the header.
-pub(super) fn head(bytes: &[u8], format: ImageFormat, name: &'static str, limits: &ImageLimits) -> Result<Head, ImageError> {
+pub(super) fn head(
+    bytes: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &ImageLimits,
+) -> Result<Head, ImageError> {
     let mut decoder = open(bytes, format, name, limits)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height, name, limits)?;
@@ -21,11 +28,19 @@ pub(super) fn head(bytes: &[u8], format: ImageFormat, name: &'static str, limits
     let picture = decoder.total_bytes();
     let inner = match format {
         ImageFormat::Gif => gif_memory(bytes),
-        ImageFormat::WebP => webp_memory(bytes).ok_or_else(|| ImageError::Corrupt { format: name, reason: reason("").to_owned() })?,
+        ImageFormat::WebP => webp_memory(bytes).ok_or_else(|| ImageError::Corrupt {
+            format: name,
+            reason: reason("").to_owned(),
+        })?,
         _ => 0,
     };
     let line = u64::from(width) * u64::from(decoder.color_type().bytes_per_pixel());
-    Ok(Head { width, height, turn, memory: picture + inner + conversion_memory(line, height) })
+    Ok(Head {
+        width,
+        height,
+        turn,
+        memory: picture + inner + conversion_memory(line, height),
+    })
 }
 
 /// Hands out the rows in bands.
@@ -39,14 +54,30 @@ pub(super) fn rows(
     let decoder = open(bytes, format, name, limits)?;
     let (width, color) = (decoder.dimensions().0, decoder.color_type());
     let mut picture = vec![0; usize::try_from(decoder.total_bytes()).map_err(|_| side_too_long())?];
-    decoder.read_image(&mut picture).map_err(|e| refusal(e, name, limits))?;
+    decoder
+        .read_image(&mut picture)
+        .map_err(|e| refusal(e, name, limits))?;
     if format == ImageFormat::Bmp && color == ColorType::Rgba8 {
         make_opaque(&mut picture);
     }
-    hand_out(&picture, Samples { color, big_endian: false }, width, name, take)
+    hand_out(
+        &picture,
+        Samples {
+            color,
+            big_endian: false,
+        },
+        width,
+        name,
+        take,
+    )
 }
 
-fn open<'a>(bytes: &'a [u8], format: ImageFormat, name: &'static str, limits: &ImageLimits) -> Result<impl ImageDecoder + 'a, ImageError> {
+fn open<'a>(
+    bytes: &'a [u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &ImageLimits,
+) -> Result<impl ImageDecoder + 'a, ImageError> {
     let mut bounds = Limits::no_limits();
     bounds.max_alloc = Some(limits.max_alloc);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -56,16 +87,22 @@ fn open<'a>(bytes: &'a [u8], format: ImageFormat, name: &'static str, limits: &I
 
 fn refusal(error: image::ImageError, name: &'static str, limits: &ImageLimits) -> ImageError {
     match error {
-        image::ImageError::Limits(_) => ImageError::TooMuchMemory { max: limits.max_alloc },
+        image::ImageError::Limits(_) => ImageError::TooMuchMemory {
+            max: limits.max_alloc,
+        },
         image::ImageError::Unsupported(what) => ImageError::Unsupported(format!("{name} ({what})")),
         other => match other.to_string() {
             long if long.contains("too large") => side_too_long(),
-            found => ImageError::Corrupt { format: name, reason: reason(&found).to_owned() },
+            found => ImageError::Corrupt {
+                format: name,
+                reason: reason(&found).to_owned(),
+            },
         },
     }
 }
 
-/// Takes an alpha channel that hides the whole image for one that was never filled, as browsers do: pictures from clipboards have such.
+/// Takes an alpha channel that hides the whole image for one that was never filled, as browsers do:
+/// pictures from clipboards have such.
 fn make_opaque(rgba: &mut [u8]) {
     if rgba.chunks_exact(4).all(|pixel| pixel[3] == 0) {
         rgba.chunks_exact_mut(4).for_each(|pixel| pixel[3] = 255);
@@ -82,7 +119,8 @@ pub(super) struct Samples {
 
 /// Returns the most bytes that [`hand_out`] takes for rows of so many bytes.
 pub(super) fn conversion_memory(line: u64, height: u32) -> u64 {
-    // The band's samples, with alpha, and in RGB, of which the last two may be four and three times as much as the first.
+    // The band's samples, with alpha, and in RGB, of which the last two may be four and three times
+    // as much as the first.
     8 * line.max(BAND_BYTES as u64).min(line * u64::from(height))
 }
 
@@ -101,28 +139,58 @@ pub(super) fn hand_out(
         } else {
             let height = (band.len() / line) as u32;
             let image = typed(band, samples, width, height);
-            let image = image.ok_or_else(|| ImageError::Unsupported(format!("{name} (of this color)")))?;
+            let image =
+                image.ok_or_else(|| ImageError::Unsupported(format!("{name} (of this color)")))?;
             take(&over_white(image));
         }
     }
     Ok(())
 }
 
-fn typed(band: &[u8], Samples { color, big_endian }: Samples, width: u32, height: u32) -> Option<DynamicImage> {
+fn typed(
+    band: &[u8],
+    Samples { color, big_endian }: Samples,
+    width: u32,
+    height: u32,
+) -> Option<DynamicImage> {
     let bytes = || band.to_vec();
     let words = || {
-        let read = if big_endian { u16::from_be_bytes } else { u16::from_ne_bytes };
-        band.as_chunks::<2>().0.iter().map(|pair| read(*pair)).collect::<Vec<u16>>()
+        let read = if big_endian {
+            u16::from_be_bytes
+        } else {
+            u16::from_ne_bytes
+        };
+        band.as_chunks::<2>()
+            .0
+            .iter()
+            .map(|pair| read(*pair))
+            .collect::<Vec<u16>>()
     };
     match color {
-        ColorType::L8 => ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageLuma8),
-        ColorType::La8 => ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageLumaA8),
-        ColorType::Rgb8 => ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageRgb8),
-        ColorType::Rgba8 => ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageRgba8),
-        ColorType::L16 => ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageLuma16),
-        ColorType::La16 => ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageLumaA16),
-        ColorType::Rgb16 => ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageRgb16),
-        ColorType::Rgba16 => ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageRgba16),
+        ColorType::L8 => {
+            ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageLuma8)
+        }
+        ColorType::La8 => {
+            ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageLumaA8)
+        }
+        ColorType::Rgb8 => {
+            ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageRgb8)
+        }
+        ColorType::Rgba8 => {
+            ImageBuffer::from_raw(width, height, bytes()).map(DynamicImage::ImageRgba8)
+        }
+        ColorType::L16 => {
+            ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageLuma16)
+        }
+        ColorType::La16 => {
+            ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageLumaA16)
+        }
+        ColorType::Rgb16 => {
+            ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageRgb16)
+        }
+        ColorType::Rgba16 => {
+            ImageBuffer::from_raw(width, height, words()).map(DynamicImage::ImageRgba16)
+        }
         _ => None,
     }
 }
@@ -153,6 +221,9 @@ mod tests {
         let mut image = image::RgbaImage::from_pixel(3, 1, image::Rgba([0, 100, 255, 0]));
         image.get_pixel_mut(1, 0).0[3] = 255;
         image.get_pixel_mut(2, 0).0[3] = 51;
-        assert_eq!(over_white(image.into()).into_raw(), [255, 255, 255, 0, 100, 255, 204, 224, 255]);
+        assert_eq!(
+            over_white(image.into()).into_raw(),
+            [255, 255, 255, 0, 100, 255, 204, 224, 255]
+        );
     }
 }

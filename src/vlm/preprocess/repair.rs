@@ -1,4 +1,5 @@
-//! Files whose picture is whole while the format around it is not, made such that the decoders take them as browsers do.
+//! Files whose picture is whole while the format around it is not, made such that the decoders take
+//! them as browsers do.
 
 use std::borrow::Cow;
 
@@ -6,10 +7,12 @@ use image::ImageFormat;
 
 use super::layout::{GifFrame, gif_number};
 
-/// The file, with an end where a PNG has none, with the right size where a WebP has a wrong one, and with a screen that holds the first frame of a GIF.
+/// The file, with an end where a PNG has none, with the right size where a WebP has a wrong one,
+/// and with a screen that holds the first frame of a GIF.
 ///
 /// # Errors
-/// The reason, where the picture of a WebP breaks off, or where a BMP says that its picture begins inside its header.
+/// The reason, where the picture of a WebP breaks off, or where a BMP says that its picture begins
+/// inside its header.
 pub(super) fn repair(bytes: &[u8], format: ImageFormat) -> Result<Cow<'_, [u8]>, &'static str> {
     match format {
         ImageFormat::Png => Ok(end_png(bytes)),
@@ -44,7 +47,8 @@ fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
         let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
         // A byte of padding may be missing at the end.
         let next = at + 8 + len;
-        let is_picture = matches!(kind, b"VP8 " | b"VP8L" | b"ALPH") || (kind == b"ANMF" && frames == 0);
+        let is_picture =
+            matches!(kind, b"VP8 " | b"VP8L" | b"ALPH") || (kind == b"ANMF" && frames == 0);
         if next > bytes.len() {
             if is_picture {
                 return Err("its picture breaks off");
@@ -66,20 +70,35 @@ fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
 /// Widens the screen to its first frame, which browsers show whole.
 fn widen_gif(bytes: &[u8]) -> Cow<'_, [u8]> {
     let (width, height) = (gif_number(bytes, 6), gif_number(bytes, 8));
-    let Some(frame) = GifFrame::first(bytes) else { return Cow::Borrowed(bytes) };
-    let shown = (width.max(frame.x + frame.width).min(0xffff), height.max(frame.y + frame.height).min(0xffff));
+    let Some(frame) = GifFrame::first(bytes) else {
+        return Cow::Borrowed(bytes);
+    };
+    let shown = (
+        width.max(frame.x + frame.width).min(0xffff),
+        height.max(frame.y + frame.height).min(0xffff),
+    );
     if shown == (width, height) {
         return Cow::Borrowed(bytes);
     }
     let (width, height) = shown;
     let mut wide = bytes.to_vec();
-    wide[6..10].copy_from_slice(&[width as u8, (width >> 8) as u8, height as u8, (height >> 8) as u8]);
+    wide[6..10].copy_from_slice(&[
+        width as u8,
+        (width >> 8) as u8,
+        height as u8,
+        (height >> 8) as u8,
+    ]);
     Cow::Owned(wide)
 }
 
 /// Returns `true` if a BMP's pixels would be read from its header: noise that nobody would notice.
 fn begins_in_header(bytes: &[u8]) -> bool {
-    let number = |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |four| u64::from(u32::from_le_bytes(*four)));
+    let number = |at: usize| {
+        bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |four| u64::from(u32::from_le_bytes(*four)))
+    };
     number(10) < 14 + number(14)
 }
 
@@ -89,27 +108,55 @@ mod tests {
 
     /// A GIF with a comment whose one frame, at (1, 2), has 3 x 4 pixels.
     fn gif(width: u8, height: u8) -> Vec<u8> {
-        let mut gif = b"GIF89a\0\0\0\0\x80\0\0\0\0\0\xff\xff\xff!\xfe\x02hi\x01!\0,\x01\0\x02\0\x03\0\x04\0\0".to_vec();
+        let mut gif =
+            b"GIF89a\0\0\0\0\x80\0\0\0\0\0\xff\xff\xff!\xfe\x02hi\x01!\0,\x01\0\x02\0\x03\0\
+              \x04\0\0"
+                .to_vec();
         (gif[6], gif[8]) = (width, height);
         gif
     }
 
     #[test]
     fn the_screen_of_a_gif_holds_its_first_frame() {
-        for (screen, shown) in [((0, 0), (4, 6)), ((4, 3), (4, 6)), ((9, 3), (9, 6)), ((4, 6), (4, 6)), ((9, 9), (9, 9))] {
-            assert_eq!(*repair(&gif(screen.0, screen.1), ImageFormat::Gif).unwrap(), gif(shown.0, shown.1), "{screen:?}");
+        for (screen, shown) in [
+            ((0, 0), (4, 6)),
+            ((4, 3), (4, 6)),
+            ((9, 3), (9, 6)),
+            ((4, 6), (4, 6)),
+            ((9, 9), (9, 9)),
+        ] {
+            assert_eq!(
+                *repair(&gif(screen.0, screen.1), ImageFormat::Gif).unwrap(),
+                gif(shown.0, shown.1),
+                "{screen:?}"
+            );
         }
         let whole = gif(0, 0);
         for cut in 0..whole.len() - 9 {
-            assert_eq!(*repair(&whole[..cut], ImageFormat::Gif).unwrap(), whole[..cut], "{cut}");
+            assert_eq!(
+                *repair(&whole[..cut], ImageFormat::Gif).unwrap(),
+                whole[..cut],
+                "{cut}"
+            );
         }
     }
 
     #[test]
     fn pixels_of_a_bmp_do_not_begin_in_its_header() {
-        let bmp = |offset: u8| [&b"BM\0\0\0\0\0\0\0\0"[..], &[offset, 0, 0, 0, 40, 0, 0, 0]].concat();
-        for (offset, reads) in [(0, false), (14, false), (53, false), (54, true), (200, true)] {
-            assert_eq!(repair(&bmp(offset), ImageFormat::Bmp).is_ok(), reads, "{offset}");
+        let bmp =
+            |offset: u8| [&b"BM\0\0\0\0\0\0\0\0"[..], &[offset, 0, 0, 0, 40, 0, 0, 0]].concat();
+        for (offset, reads) in [
+            (0, false),
+            (14, false),
+            (53, false),
+            (54, true),
+            (200, true),
+        ] {
+            assert_eq!(
+                repair(&bmp(offset), ImageFormat::Bmp).is_ok(),
+                reads,
+                "{offset}"
+            );
         }
     }
 }

@@ -1,10 +1,14 @@
-//! Pillow's `Image.resize(..., BICUBIC)` on rows as they are decoded, so that neither the picture nor one of its passes is ever whole in memory.
+//! Pillow's `Image.resize(..., BICUBIC)` on rows as they are decoded, so that neither the picture
+//! nor one of its passes is ever whole in memory.
 //!
-//! Pillow resizes the rows first, clips to 8 bits, then resizes the columns. The rows are resized a band at a time; of the columns only those sums are
-//! kept that rows still to come add to. Sums are of whole numbers, so the order in which rows come changes nothing: a picture that lies on its side or
-//! stands on its head gives what it gives when it is turned first.
+//! Pillow resizes the rows first, clips to 8 bits, then resizes the columns. The rows are resized a
+//! band at a time; of the columns only those sums are kept that rows still to come add to. Sums are
+//! of whole numbers, so the order in which rows come changes nothing: a picture that lies on its
+//! side or stands on its head gives what it gives when it is turned first.
 
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer as Convolution, images};
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer as Convolution, images,
+};
 use image::{RgbImage, metadata::Orientation};
 
 /// Bytes of a band of rows, where a single row has not more.
@@ -15,7 +19,8 @@ pub(super) fn band_rows(row_bytes: usize) -> usize {
     (BAND_BYTES / row_bytes.max(1)).max(1)
 }
 
-/// The way from a picture as it is stored to the upright one: first, perhaps, `x` and `y` are swapped, then `x` or `y` counted from the other end.
+/// The way from a picture as it is stored to the upright one: first, perhaps, `x` and `y` are
+/// swapped, then `x` or `y` counted from the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
     /// Rows of the stored picture are columns of the upright one.
@@ -38,14 +43,22 @@ impl From<Orientation> for Turn {
             Orientation::Rotate270FlipH => (true, true, true),
             Orientation::Rotate270 => (true, false, true),
         };
-        Self { swapped, x_reversed, y_reversed }
+        Self {
+            swapped,
+            x_reversed,
+            y_reversed,
+        }
     }
 }
 
 impl Turn {
     /// Returns the width and height of the upright picture.
     pub(super) fn upright(self, width: u32, height: u32) -> (u32, u32) {
-        if self.swapped { (height, width) } else { (width, height) }
+        if self.swapped {
+            (height, width)
+        } else {
+            (width, height)
+        }
     }
 
     /// Writes the stored row `y` into the upright picture.
@@ -67,8 +80,8 @@ pub(super) struct RowResizer {
     turn: Turn,
     rows: RowPass,
     columns: ColumnPass,
-    /// Rows that have left the column pass and wait for the row pass, one after the other, and the upright column that each becomes. Swapped pictures
-    /// alone have them.
+    /// Rows that have left the column pass and wait for the row pass, one after the other, and the
+    /// upright column that each becomes. Swapped pictures alone have them.
     waiting: Vec<u8>,
     waiting_columns: Vec<usize>,
     out: Vec<u8>,
@@ -78,8 +91,13 @@ pub(super) struct RowResizer {
 impl RowResizer {
     /// Of a picture that has stored `width` x `height` pixels to `size` x `size`, none of them 0.
     pub(super) fn new(width: u32, height: u32, turn: Turn, size: u32) -> Self {
-        // Stored rows are added up along the stored columns, which are the upright picture's rows where it is swapped.
-        let reversed = if turn.swapped { turn.x_reversed } else { turn.y_reversed };
+        // Stored rows are added up along the stored columns, which are the upright picture's rows
+        // where it is swapped.
+        let reversed = if turn.swapped {
+            turn.x_reversed
+        } else {
+            turn.y_reversed
+        };
         Self {
             size: size as usize,
             width: width as usize,
@@ -99,7 +117,8 @@ impl RowResizer {
         let row = 3 * width.max(size);
         // A band, its copy that runs the other way, and what becomes of it.
         let bands = 3 * (BAND_BYTES as u64).max(row) + 2 * row;
-        // A stored row is a part of at most five rows to be where the picture shrinks and, where it grows, of five rows' worth of enlargement.
+        // A stored row is a part of at most five rows to be where the picture shrinks and, where it
+        // grows, of five rows' worth of enlargement.
         let sums = 4 * row * (5 * size.div_ceil(height.max(1)) + 2);
         let weights = 16 * (5 * (width + height) + 16 * size);
         bands + sums + weights + 3 * size * size
@@ -108,7 +127,11 @@ impl RowResizer {
     /// Takes whole rows, as they are stored.
     pub(super) fn push(&mut self, band: &[u8]) {
         if self.failed.is_none() {
-            let pushed = if self.turn.swapped { self.push_swapped(band) } else { self.push_upright(band) };
+            let pushed = if self.turn.swapped {
+                self.push_swapped(band)
+            } else {
+                self.push_upright(band)
+            };
             self.failed = pushed.err();
         }
     }
@@ -116,7 +139,11 @@ impl RowResizer {
     fn push_upright(&mut self, band: &[u8]) -> Result<(), String> {
         let line = 3 * self.size;
         let (columns, out) = (&mut self.columns, &mut self.out);
-        let take = |row: &[u8]| columns.push(row, |y, resized| out[y * line..][..line].copy_from_slice(resized));
+        let take = |row: &[u8]| {
+            columns.push(row, |y, resized| {
+                out[y * line..][..line].copy_from_slice(resized)
+            })
+        };
         self.rows.run(band, self.turn.x_reversed, take)
     }
 
@@ -155,7 +182,8 @@ impl RowResizer {
     pub(super) fn finish(mut self) -> Result<RgbImage, String> {
         self.failed.take().map_or(Ok(()), Err)?;
         self.flush()?;
-        RgbImage::from_raw(self.size as u32, self.size as u32, self.out).ok_or_else(|| "its size overflows".to_owned())
+        RgbImage::from_raw(self.size as u32, self.size as u32, self.out)
+            .ok_or_else(|| "its size overflows".to_owned())
     }
 }
 
@@ -171,27 +199,49 @@ struct RowPass {
 impl RowPass {
     fn new(width: u32, size: u32) -> Self {
         // Catmull-Rom is the cubic that Pillow calls BICUBIC (a = -0.5).
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-        Self { width, size, inner: Convolution::new(), options, reversed: Vec::new() }
+        let options =
+            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+        Self {
+            width,
+            size,
+            inner: Convolution::new(),
+            options,
+            reversed: Vec::new(),
+        }
     }
 
     /// Hands out the resized rows, of which each is read from its end where they are `reversed`.
-    fn run(&mut self, rows: &[u8], reversed: bool, mut take: impl FnMut(&[u8])) -> Result<(), String> {
+    fn run(
+        &mut self,
+        rows: &[u8],
+        reversed: bool,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), String> {
         let (line, resized_line) = (3 * self.width as usize, 3 * self.size as usize);
         for band in rows.chunks(line * band_rows(line.max(resized_line))) {
             if reversed {
                 self.reversed.clear();
-                self.reversed.extend(band.chunks_exact(line).flat_map(|row| row.rchunks_exact(3).flatten()));
+                self.reversed.extend(
+                    band.chunks_exact(line)
+                        .flat_map(|row| row.rchunks_exact(3).flatten()),
+                );
             }
-            let band = if reversed { self.reversed.as_slice() } else { band };
+            let band = if reversed {
+                self.reversed.as_slice()
+            } else {
+                band
+            };
             if self.width == self.size {
                 band.chunks_exact(line).for_each(&mut take);
                 continue;
             }
             let height = (band.len() / line) as u32;
-            let from = images::ImageRef::new(self.width, height, band, PixelType::U8x3).map_err(|e| e.to_string())?;
+            let from = images::ImageRef::new(self.width, height, band, PixelType::U8x3)
+                .map_err(|e| e.to_string())?;
             let mut to = images::Image::new(self.size, height, PixelType::U8x3);
-            self.inner.resize(&from, &mut to, &self.options).map_err(|e| e.to_string())?;
+            self.inner
+                .resize(&from, &mut to, &self.options)
+                .map_err(|e| e.to_string())?;
             to.buffer().chunks_exact(resized_line).for_each(&mut take);
         }
         Ok(())
@@ -200,7 +250,8 @@ impl RowPass {
 
 /// Resizes columns to another height, a row at a time.
 ///
-/// Weights and sums are those of `fast_image_resize`, which does the rows: weights of 16 bits with as many behind the point as the largest allows.
+/// Weights and sums are those of `fast_image_resize`, which does the rows: weights of 16 bits with
+/// as many behind the point as the largest allows.
 struct ColumnPass {
     /// By their first row.
     windows: Vec<Window>,
@@ -235,7 +286,15 @@ impl ColumnPass {
             }
         }
         windows.sort_by_key(|window| window.first);
-        Self { windows, precision, row: 0, begun: 0, open: Vec::new(), spare: Vec::new(), clipped: Vec::new() }
+        Self {
+            windows,
+            precision,
+            row: 0,
+            begun: 0,
+            open: Vec::new(),
+            spare: Vec::new(),
+            clipped: Vec::new(),
+        }
     }
 
     /// Takes the next row and hands out those that are complete with it.
@@ -252,15 +311,24 @@ impl ColumnPass {
         let (here, precision) = (self.row, self.precision);
         let (windows, spare, clipped) = (&self.windows, &mut self.spare, &mut self.clipped);
         self.open.retain_mut(|(index, sums)| {
-            let Window { out, first, weights } = &windows[*index];
+            let Window {
+                out,
+                first,
+                weights,
+            } = &windows[*index];
             if let Some(weight) = weights.get(here - first) {
                 let weight = i32::from(*weight);
-                sums.iter_mut().zip(row).for_each(|(sum, level)| *sum += weight * i32::from(*level));
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, level)| *sum += weight * i32::from(*level));
             }
             let goes_on = here + 1 < first + weights.len();
             if !goes_on {
                 clipped.clear();
-                clipped.extend(sums.iter().map(|sum| (sum >> precision).clamp(0, 255) as u8));
+                clipped.extend(
+                    sums.iter()
+                        .map(|sum| (sum >> precision).clamp(0, 255) as u8),
+                );
                 complete(*out, clipped);
                 spare.push(std::mem::take(sums));
             }
@@ -270,7 +338,8 @@ impl ColumnPass {
     }
 }
 
-/// The windows of `size` resized rows over `height` rows, and the bits behind the point of their weights.
+/// The windows of `size` resized rows over `height` rows, and the bits behind the point of their
+/// weights.
 fn windows(height: u32, size: u32) -> (Vec<Window>, u8) {
     let scale = f64::from(height) / f64::from(size);
     let filter_scale = scale.max(1.0);
@@ -282,7 +351,9 @@ fn windows(height: u32, size: u32) -> (Vec<Window>, u8) {
         let first = (in_center - radius).floor().max(0.) as u32;
         let end = (in_center + radius).ceil().min(f64::from(height)) as u32;
         let center = in_center - 0.5;
-        let all: Vec<f64> = (first..end).map(|y| catmull_rom((f64::from(y) - center) * recip_filter_scale)).collect();
+        let all: Vec<f64> = (first..end)
+            .map(|y| catmull_rom((f64::from(y) - center) * recip_filter_scale))
+            .collect();
         let zeros = all.iter().take_while(|weight| **weight == 0.).count();
         let mut weights = all[zeros..].to_vec();
         let sum: f64 = weights.iter().sum();
@@ -294,16 +365,29 @@ fn windows(height: u32, size: u32) -> (Vec<Window>, u8) {
         }
         exact.push((first as usize + zeros, weights));
     }
-    let largest = exact.iter().flat_map(|(_, weights)| weights).fold(0.0, |a: f64, b| a.max(*b));
+    let largest = exact
+        .iter()
+        .flat_map(|(_, weights)| weights)
+        .fold(0.0, |a: f64, b| a.max(*b));
     let fits = |bits: &u8| ((largest * f64::from(1u32 << (bits + 1))).round() as i32) < 1 << 15;
     // 22 bits are what 32 have left beside 8 of a level and 2 for sums below 0 and above 1.
     let precision = (0..22).find(|bits| !fits(bits)).unwrap_or(21);
     let one = f64::from(1u32 << precision);
     let window = |(out, (first, weights)): (usize, (usize, Vec<f64>))| {
-        let weights = weights.iter().map(|weight| (weight * one).round() as i16).collect();
-        Window { out, first, weights }
+        let weights = weights
+            .iter()
+            .map(|weight| (weight * one).round() as i16)
+            .collect();
+        Window {
+            out,
+            first,
+            weights,
+        }
     };
-    (exact.into_iter().enumerate().map(window).collect(), precision)
+    (
+        exact.into_iter().enumerate().map(window).collect(),
+        precision,
+    )
 }
 
 fn catmull_rom(x: f64) -> f64 {
@@ -334,10 +418,17 @@ mod tests {
 
     /// Both passes by `fast_image_resize`, each of the whole picture.
     fn whole(image: &RgbImage, size: u32) -> Vec<u8> {
-        let source = images::ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).unwrap();
+        let source = images::ImageRef::new(
+            image.width(),
+            image.height(),
+            image.as_raw(),
+            PixelType::U8x3,
+        )
+        .unwrap();
         let mut narrow = images::Image::new(size, image.height(), PixelType::U8x3);
         let mut target = images::Image::new(size, size, PixelType::U8x3);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+        let options =
+            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
         let mut convolution = Convolution::new();
         convolution.resize(&source, &mut narrow, &options).unwrap();
         convolution.resize(&narrow, &mut target, &options).unwrap();
@@ -346,7 +437,10 @@ mod tests {
 
     fn in_bands(image: &RgbImage, orientation: Orientation, size: u32, rows: usize) -> Vec<u8> {
         let mut resizer = RowResizer::new(image.width(), image.height(), orientation.into(), size);
-        image.as_raw().chunks(3 * image.width() as usize * rows).for_each(|band| resizer.push(band));
+        image
+            .as_raw()
+            .chunks(3 * image.width() as usize * rows)
+            .for_each(|band| resizer.push(band));
         resizer.finish().unwrap().into_raw()
     }
 
@@ -358,14 +452,28 @@ mod tests {
 
     #[test]
     fn bands_give_what_the_whole_picture_gives() {
-        let shapes =
-            [(1, 1), (1, 200), (200, 1), (3, 5), (224, 224), (223, 225), (224, 1000), (1000, 224), (3000, 15), (15, 3000), (1111, 777)];
+        let shapes = [
+            (1, 1),
+            (1, 200),
+            (200, 1),
+            (3, 5),
+            (224, 224),
+            (223, 225),
+            (224, 1000),
+            (1000, 224),
+            (3000, 15),
+            (15, 3000),
+            (1111, 777),
+        ];
         for (width, height) in shapes {
             let image = noise(width, height, 7);
             for exif in 1..=8 {
                 let orientation = Orientation::from_exif(exif).unwrap();
                 let expected = whole(&upright(&image, orientation), 224);
-                assert!(in_bands(&image, orientation, 224, 16) == expected, "{width}x{height}, orientation {exif}");
+                assert!(
+                    in_bands(&image, orientation, 224, 16) == expected,
+                    "{width}x{height}, orientation {exif}"
+                );
             }
         }
     }
@@ -376,7 +484,11 @@ mod tests {
         let image = noise(2500, 1200, 8);
         for exif in [1, 6] {
             let orientation = Orientation::from_exif(exif).unwrap();
-            assert!(in_bands(&image, orientation, 200, 1200) == whole(&upright(&image, orientation), 200), "{exif}");
+            assert!(
+                in_bands(&image, orientation, 200, 1200)
+                    == whole(&upright(&image, orientation), 200),
+                "{exif}"
+            );
         }
     }
 
@@ -388,7 +500,11 @@ mod tests {
             let (turn, expected) = (Turn::from(orientation), upright(&image, orientation));
             let (width, height) = turn.upright(5, 3);
             let mut placed = RgbImage::new(width, height);
-            image.as_raw().chunks(15).zip(0..).for_each(|(row, y)| turn.place(&mut placed, y, row));
+            image
+                .as_raw()
+                .chunks(15)
+                .zip(0..)
+                .for_each(|(row, y)| turn.place(&mut placed, y, row));
             assert_eq!(placed, expected, "{exif}");
         }
     }
@@ -398,14 +514,18 @@ mod tests {
 
         #[test]
         fn any_shape_is_resized_as_the_whole_picture_is(
-            (width, height, size) in (1u32..300, 1u32..300, 1u32..100), exif in 1u8..=8, rows in 1usize..40, seed: u64,
+            (width, height, size) in (1u32..300, 1u32..300, 1u32..100), exif in 1u8..=8,
+            rows in 1usize..40, seed: u64,
         ) {
-            let (image, orientation) = (noise(width, height, seed), Orientation::from_exif(exif).unwrap());
-            prop_assert!(in_bands(&image, orientation, size, rows) == whole(&upright(&image, orientation), size));
+            let (image, orientation) = (noise(width, height, seed),
+                Orientation::from_exif(exif).unwrap());
+            prop_assert!(in_bands(&image, orientation, size, rows) == whole(&upright(&image,
+                orientation), size));
         }
 
         #[test]
-        fn no_more_sums_are_kept_than_counted((height, size) in (1u32..3000, 1u32..600), reversed: bool) {
+        fn no_more_sums_are_kept_than_counted((height, size) in (1u32..3000, 1u32..600),
+            reversed: bool) {
             let mut columns = ColumnPass::new(height, size, reversed);
             let mut complete = vec![false; size as usize];
             for _ in 0..height {
@@ -413,7 +533,8 @@ mod tests {
                     assert_eq!(levels, [9; 3]);
                     assert!(!std::mem::replace(&mut complete[row], true));
                 });
-                prop_assert!(columns.open.len() + columns.spare.len() <= (5 * size.div_ceil(height) + 2) as usize);
+                let most = (5 * size.div_ceil(height) + 2) as usize;
+                prop_assert!(columns.open.len() + columns.spare.len() <= most);
             }
             prop_assert!(complete.iter().all(|&complete| complete) && columns.open.is_empty());
         }

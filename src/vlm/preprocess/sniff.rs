@@ -53,15 +53,50 @@ const OTHER: [(&[u8], &str); 10] = [
 /// [`ImageError::Unsupported`] for other images, [`ImageError::NotAnImage`] for all else.
 pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     let unsupported = |name: &str| Err(ImageError::Unsupported(name.to_owned()));
-    let begins = |table: &[(&[u8], &'static str)]| table.iter().find(|(first, _)| bytes.starts_with(first)).map(|(_, name)| *name);
+    let begins = |table: &[(&[u8], &'static str)]| {
+        table
+            .iter()
+            .find(|(first, _)| bytes.starts_with(first))
+            .map(|(_, name)| *name)
+    };
     match bytes {
         [0xff, 0xd8, 0xff, ..] => Ok((ImageFormat::Jpeg, "JPEG")),
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', _, _, _, _, b'C', b'g', b'B', b'I', ..] => {
-            unsupported("iPhone-optimized PNG (CgBI)")
-        }
+        [
+            0x89,
+            b'P',
+            b'N',
+            b'G',
+            b'\r',
+            b'\n',
+            0x1a,
+            b'\n',
+            _,
+            _,
+            _,
+            _,
+            b'C',
+            b'g',
+            b'B',
+            b'I',
+            ..,
+        ] => unsupported("iPhone-optimized PNG (CgBI)"),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Ok((ImageFormat::Png, "PNG")),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok((ImageFormat::Gif, "GIF")),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok((ImageFormat::WebP, "WebP")),
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => Ok((ImageFormat::WebP, "WebP")),
         [b'R', b'I', b'F', b'F', ..] => Err(ImageError::NotAnImage("audio or video")),
         [b'B', b'M', ..] => Ok((ImageFormat::Bmp, "BMP")),
         [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..] => unsupported("Netpbm (PNM)"),
@@ -75,13 +110,16 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageEr
     }
 }
 
-/// Of a file of ISO media: what phones write by default, and the like. `brands`: the major one, a version, and those that it is compatible with.
+/// Of a file of ISO media: what phones write by default, and the like. `brands`: the major one, a
+/// version, and those that it is compatible with.
 fn iso_media(brands: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     let brands: Vec<[u8; 4]> = brands.as_chunks::<4>().0.iter().copied().take(16).collect();
     let has = |names: &[&[u8; 4]]| brands.iter().any(|brand| names.contains(&brand));
     let name = if has(&[b"avif", b"avis"]) {
         "AVIF"
-    } else if has(&[b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"]) {
+    } else if has(&[
+        b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1",
+    ]) {
         "HEIC"
     } else if has(&[b"crx "]) {
         "raw camera"
@@ -91,20 +129,28 @@ fn iso_media(brands: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     Err(ImageError::Unsupported(name.to_owned()))
 }
 
-/// Of a file without a mark: SVG, what servers and programs send in place of an image, or nothing known.
+/// Of a file without a mark: SVG, what servers and programs send in place of an image, or nothing
+/// known.
 fn text(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     let head = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let head = head[..head.len().min(1024)].trim_ascii_start();
     let lower = String::from_utf8_lossy(head).to_ascii_lowercase();
     let what = if lower.starts_with('<') && lower.contains("<svg") && !lower.contains("<html") {
         return Err(ImageError::Unsupported("SVG".to_owned()));
-    } else if lower.starts_with("<!doctype html") || (lower.starts_with('<') && lower.contains("<html")) {
+    } else if lower.starts_with("<!doctype html")
+        || (lower.starts_with('<') && lower.contains("<html"))
+    {
         "an HTML page"
     } else if lower.starts_with("<?xml") || lower.starts_with("<!doctype") {
         "XML"
     } else if lower.starts_with(['{', '[']) {
         "JSON"
-    } else if !head.is_empty() && head.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0x80..)) && is_utf8(head) {
+    } else if !head.is_empty()
+        && head
+            .iter()
+            .all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0x80..))
+        && is_utf8(head)
+    {
         "text"
     } else {
         "of no known kind"
@@ -114,5 +160,7 @@ fn text(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
 
 /// Returns `true` if it is UTF-8, but for a character that the cut behind it may have split.
 fn is_utf8(head: &[u8]) -> bool {
-    std::str::from_utf8(head).err().is_none_or(|e| e.error_len().is_none())
+    std::str::from_utf8(head)
+        .err()
+        .is_none_or(|e| e.error_len().is_none())
 }

@@ -1,13 +1,17 @@
 //! The layers of a mobile network for `f32` on the CPU.
 //!
-//! A map lies in blocks of 16 channels: `(batch, blocks, side, side, 16)`, channels beyond the last filled with zeros; packed weights are
-//! `(blocks, lines, 16)`. So a depthwise convolution is 16 lanes wide everywhere, a pointwise one reads its input in order, and one task widens
-//! and convolves one block of channels by itself: the wide map, six times the size of the narrow ones, never leaves the core's cache. The inner
-//! loops are plain arrays that the compiler turns into vector registers.
+//! A map lies in blocks of 16 channels: `(batch, blocks, side, side, 16)`, channels beyond the last
+//! filled with zeros; packed weights are `(blocks, lines, 16)`. So a depthwise convolution is 16
+//! lanes wide everywhere, a pointwise one reads its input in order, and one task widens and
+//! convolves one block of channels by itself: the wide map, six times the size of the narrow ones,
+//! never leaves the core's cache. The inner loops are plain arrays that the compiler turns into
+//! vector registers.
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
+};
 use rayon::prelude::*;
 
 use super::kernels::{Kernels, Then, Window};
@@ -16,7 +20,8 @@ use crate::vlm::ops::fma;
 const LANES: usize = 16;
 type Lanes = [f32; LANES];
 
-/// Pixels that the pointwise kernel keeps in registers: with 16 lanes each, 12 of the 16 registers of AVX2.
+/// Pixels that the pointwise kernel keeps in registers: with 16 lanes each, 12 of the 16 registers
+/// of AVX2.
 const TILE: usize = 6;
 /// Pixels of one parallel task of a pointwise convolution.
 const GRAIN: usize = 32 * TILE;
@@ -39,7 +44,10 @@ impl Kernels for Blocked {
         let (n, channels) = lines.dims2()?;
         let blocks = channels.div_ceil(LANES);
         let padded = lines.pad_with_zeros(1, 0, blocks * LANES - channels)?;
-        padded.reshape((n, blocks, LANES))?.transpose(0, 1)?.contiguous()
+        padded
+            .reshape((n, blocks, LANES))?
+            .transpose(0, 1)?
+            .contiguous()
     }
 
     fn patches(&self, pixels: &Tensor, window: Window) -> Result<Tensor> {
@@ -54,7 +62,13 @@ impl Kernels for Blocked {
         }
     }
 
-    fn widen(&self, x: &Tensor, expand: Option<&Tensor>, depthwise: &Tensor, window: Window) -> Result<Tensor> {
+    fn widen(
+        &self,
+        x: &Tensor,
+        expand: Option<&Tensor>,
+        depthwise: &Tensor,
+        window: Window,
+    ) -> Result<Tensor> {
         match expand {
             Some(expand) => x.apply_op3_no_bwd(expand, depthwise, &Widen(window)),
             None => x.apply_op2_no_bwd(depthwise, &Widen(window)),
@@ -63,7 +77,9 @@ impl Kernels for Blocked {
 
     fn cells(&self, map: &Tensor, channels: usize) -> Result<Tensor> {
         let (batch, _, side, _, _) = map.dims5()?;
-        map.permute((0, 2, 3, 1, 4))?.reshape((batch, side, side, ()))?.narrow(3, 0, channels)
+        map.permute((0, 2, 3, 1, 4))?
+            .reshape((batch, side, side, ()))?
+            .narrow(3, 0, channels)
     }
 }
 
@@ -86,7 +102,11 @@ struct Map<'a> {
 impl<'a> Map<'a> {
     fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let (batch, _, side, _, _) = layout.shape().dims5()?;
-        Ok(Self { data: lanes(storage, layout)?, batch, side })
+        Ok(Self {
+            data: lanes(storage, layout)?,
+            batch,
+            side,
+        })
     }
 
     fn pixels(self) -> usize {
@@ -111,7 +131,11 @@ struct Packed<'a> {
 impl<'a> Packed<'a> {
     fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let (blocks, lines, _) = layout.shape().dims3()?;
-        Ok(Self { data: lanes(storage, layout)?, blocks, lines })
+        Ok(Self {
+            data: lanes(storage, layout)?,
+            blocks,
+            lines,
+        })
     }
 
     fn block(self, block: usize) -> &'a [Lanes] {
@@ -119,12 +143,25 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Makes a map, every block of channels of every image by itself and in parallel: `fill(image, block, pixels of the block)`.
-fn make(batch: usize, blocks: usize, side: usize, fill: impl Fn(usize, usize, &mut [Lanes]) + Sync) -> (CpuStorage, Shape) {
+/// Makes a map, every block of channels of every image by itself and in parallel:
+/// `fill(image, block, pixels of the block)`.
+fn make(
+    batch: usize,
+    blocks: usize,
+    side: usize,
+    fill: impl Fn(usize, usize, &mut [Lanes]) + Sync,
+) -> (CpuStorage, Shape) {
     let mut out = vec![0f32; batch * blocks * side * side * LANES];
     let each = |(i, block): (usize, &mut [Lanes])| fill(i / blocks, i % blocks, block);
-    out.as_chunks_mut().0.par_chunks_mut(side * side).enumerate().for_each(each);
-    (CpuStorage::F32(out), (batch, blocks, side, side, LANES).into())
+    out.as_chunks_mut()
+        .0
+        .par_chunks_mut(side * side)
+        .enumerate()
+        .for_each(each);
+    (
+        CpuStorage::F32(out),
+        (batch, blocks, side, side, LANES).into(),
+    )
 }
 
 /// See [`Kernels::pointwise`].
@@ -137,7 +174,13 @@ impl CustomOp2 for Pointwise {
         "pointwise"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         Ok(self.run(Map::new(x, xl)?, Packed::new(w, wl)?, None))
     }
 }
@@ -156,7 +199,11 @@ impl CustomOp3 for Pointwise {
         add: &CpuStorage,
         al: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.run(Map::new(x, xl)?, Packed::new(w, wl)?, Some(Map::new(add, al)?)))
+        Ok(self.run(
+            Map::new(x, xl)?,
+            Packed::new(w, wl)?,
+            Some(Map::new(add, al)?),
+        ))
     }
 }
 
@@ -164,19 +211,31 @@ impl Pointwise {
     fn run(&self, x: Map<'_>, w: Packed<'_>, add: Option<Map<'_>>) -> (CpuStorage, Shape) {
         make(x.batch, w.blocks, x.side, |image, block, out| {
             out.par_chunks_mut(GRAIN).enumerate().for_each(|(i, out)| {
-                matmul(w.block(block), x.image(image), x.pixels(), i * GRAIN, self.relu6, out);
+                matmul(
+                    w.block(block),
+                    x.image(image),
+                    x.pixels(),
+                    i * GRAIN,
+                    self.relu6,
+                    out,
+                );
                 if let Some(add) = add {
                     let add = &add.image(image)[block * x.pixels() + i * GRAIN..];
-                    out.iter_mut().zip(add).for_each(|(out, add)| out.iter_mut().zip(add).for_each(|(o, a)| *o += a));
+                    out.iter_mut()
+                        .zip(add)
+                        .for_each(|(out, add)| out.iter_mut().zip(add).for_each(|(o, a)| *o += a));
                 }
             });
         })
     }
 }
 
-/// One block of output channels for the pixels from `from` on, as many as `out` has. `x` are all blocks of an image.
+/// One block of output channels for the pixels from `from` on, as many as `out` has. `x` are all
+/// blocks of an image.
 fn matmul(w: &[Lanes], x: &[Lanes], pixels: usize, from: usize, relu6: bool, out: &mut [Lanes]) {
-    let Some((bias, w)) = w.split_last() else { return };
+    let Some((bias, w)) = w.split_last() else {
+        return;
+    };
     let bias = *bias;
     for (i, out) in out.chunks_mut(TILE).enumerate() {
         let x = &x[from + i * TILE..];
@@ -192,10 +251,19 @@ fn matmul(w: &[Lanes], x: &[Lanes], pixels: usize, from: usize, relu6: bool, out
 }
 
 /// `N` pixels, the first ones of `x`, whose blocks are `stride` apart.
-fn tile<const N: usize>(w: &[Lanes], bias: Lanes, x: &[Lanes], stride: usize, relu6: bool, out: &mut [Lanes]) {
+fn tile<const N: usize>(
+    w: &[Lanes],
+    bias: Lanes,
+    x: &[Lanes],
+    stride: usize,
+    relu6: bool,
+    out: &mut [Lanes],
+) {
     let mut sum = [bias; N];
     for (w, x) in w.chunks(LANES).zip(x.chunks(stride)) {
-        let Some(x) = x.first_chunk::<N>() else { return };
+        let Some(x) = x.first_chunk::<N>() else {
+            return;
+        };
         for (channel, w) in w.iter().enumerate().take(LANES) {
             for (sum, x) in sum.iter_mut().zip(x) {
                 multiply_add(sum, x[channel], w);
@@ -203,7 +271,11 @@ fn tile<const N: usize>(w: &[Lanes], bias: Lanes, x: &[Lanes], stride: usize, re
         }
     }
     for (out, sum) in out.iter_mut().zip(sum) {
-        *out = if relu6 { sum.map(|v| v.clamp(0., 6.)) } else { sum };
+        *out = if relu6 {
+            sum.map(|v| v.clamp(0., 6.))
+        } else {
+            sum
+        };
     }
 }
 
@@ -222,12 +294,20 @@ impl CustomOp2 for Widen {
         "depthwise"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (Map::new(x, xl)?, Packed::new(w, wl)?);
         let (side, _) = self.0.output(x.side);
         Ok(make(x.batch, w.blocks, side, |image, block, out| {
             let x = &x.image(image)[block * x.pixels()..][..x.pixels()];
-            out.chunks_mut(side).enumerate().for_each(|(y, out)| self.row(x, w.block(block), y, out));
+            out.chunks_mut(side)
+                .enumerate()
+                .for_each(|(y, out)| self.row(x, w.block(block), y, out));
         }))
     }
 }
@@ -246,10 +326,15 @@ impl CustomOp3 for Widen {
         w: &CpuStorage,
         wl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, expand, w) = (Map::new(x, xl)?, Packed::new(expand, el)?, Packed::new(w, wl)?);
+        let (x, expand, w) = (
+            Map::new(x, xl)?,
+            Packed::new(expand, el)?,
+            Packed::new(w, wl)?,
+        );
         let (side, pad) = self.0.output(x.side);
         Ok(make(x.batch, w.blocks, side, |image, block, out| {
-            // Taken out, not borrowed: a thread that waits inside may run another task of this kind.
+            // Taken out, not borrowed: a thread that waits inside may run another task of this
+            // kind.
             let mut wide = WIDE.take();
             wide.resize(wide.len().max(x.pixels()), [0.; LANES]);
             let mut made = 0;
@@ -257,7 +342,14 @@ impl CustomOp3 for Widen {
                 let (_, top, rows) = self.0.taps(y, x.side, pad);
                 while made < (top + rows) * x.side {
                     let next = (made + STRIP.next_multiple_of(x.side)).min(x.pixels());
-                    matmul(expand.block(block), x.image(image), x.pixels(), made, true, &mut wide[made..next]);
+                    matmul(
+                        expand.block(block),
+                        x.image(image),
+                        x.pixels(),
+                        made,
+                        true,
+                        &mut wide[made..next],
+                    );
                     made = next;
                 }
                 self.row(&wide[..x.pixels()], w.block(block), y, out);
@@ -270,23 +362,35 @@ impl CustomOp3 for Widen {
 impl Widen {
     /// Row `y` of the depthwise convolution of one block `x` of a square map.
     fn row(&self, x: &[Lanes], w: &[Lanes], y: usize, out: &mut [Lanes]) {
-        let (Window { kernel, stride }, Some((bias, w))) = (self.0, w.split_last()) else { return };
+        let (Window { kernel, stride }, Some((bias, w))) = (self.0, w.split_last()) else {
+            return;
+        };
         let side = x.len().isqrt();
         let (_, pad) = self.0.output(side);
         let (first, top, rows) = self.0.taps(y, side, pad);
-        let (x, w) = (&x[top * side..(top + rows) * side], &w[first * kernel..(first + rows) * kernel]);
+        let (x, w) = (
+            &x[top * side..(top + rows) * side],
+            &w[first * kernel..(first + rows) * kernel],
+        );
         let mut done = 0;
         while done < out.len() {
             let (first, at, columns) = self.0.taps(done, side, pad);
             let inside = columns == kernel && at + (RUN - 1) * stride + kernel <= side;
-            let rows = || x.chunks_exact(side).map(|row| &row[at..]).zip(w.chunks_exact(kernel));
+            let rows = || {
+                x.chunks_exact(side)
+                    .map(|row| &row[at..])
+                    .zip(w.chunks_exact(kernel))
+            };
             match (out[done..].first_chunk_mut::<RUN>(), kernel, stride) {
                 (Some(out), 3, 1) if inside => run::<3, 1>(rows(), *bias, out),
                 (Some(out), 3, 2) if inside => run::<3, 2>(rows(), *bias, out),
                 (Some(out), 5, 1) if inside => run::<5, 1>(rows(), *bias, out),
                 (Some(out), 5, 2) if inside => run::<5, 2>(rows(), *bias, out),
                 _ => {
-                    out[done] = pixel(rows().map(|(x, w)| x.iter().zip(&w[first..]).take(columns)), *bias);
+                    out[done] = pixel(
+                        rows().map(|(x, w)| x.iter().zip(&w[first..]).take(columns)),
+                        *bias,
+                    );
                     done += 1;
                     continue;
                 }
@@ -297,7 +401,10 @@ impl Widen {
 }
 
 /// One output pixel from the taps that lie inside the map, row by row.
-fn pixel<'a>(rows: impl Iterator<Item = impl Iterator<Item = (&'a Lanes, &'a Lanes)>>, bias: Lanes) -> Lanes {
+fn pixel<'a>(
+    rows: impl Iterator<Item = impl Iterator<Item = (&'a Lanes, &'a Lanes)>>,
+    bias: Lanes,
+) -> Lanes {
     let mut sum = bias;
     for (x, w) in rows.flatten() {
         multiply_add_lanes(&mut sum, x, w);
@@ -305,7 +412,8 @@ fn pixel<'a>(rows: impl Iterator<Item = impl Iterator<Item = (&'a Lanes, &'a Lan
     sum.map(|v| v.clamp(0., 6.))
 }
 
-/// `RUN` output pixels beside each other whose windows lie inside the map. Each row of `x` begins at the first one's first tap.
+/// `RUN` output pixels beside each other whose windows lie inside the map. Each row of `x` begins
+/// at the first one's first tap.
 #[inline(always)]
 fn run<'a, const K: usize, const STRIDE: usize>(
     rows: impl Iterator<Item = (&'a [Lanes], &'a [Lanes])>,
@@ -314,7 +422,9 @@ fn run<'a, const K: usize, const STRIDE: usize>(
 ) {
     let mut sum = [bias; RUN];
     for (x, w) in rows {
-        let (Some(w), Some(x)) = (w.first_chunk::<K>(), x.get(..(RUN - 1) * STRIDE + K)) else { return };
+        let (Some(w), Some(x)) = (w.first_chunk::<K>(), x.get(..(RUN - 1) * STRIDE + K)) else {
+            return;
+        };
         for (tap, w) in w.iter().enumerate() {
             for (i, sum) in sum.iter_mut().enumerate() {
                 multiply_add_lanes(sum, &x[i * STRIDE + tap], w);
@@ -341,26 +451,39 @@ impl CustomOp1 for Patches {
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, channels, side, width) = xl.shape().dims4()?;
-        let Some((from, to)) = xl.contiguous_offsets().filter(|_| side == width) else { bail!("expected square pixels, got {xl:?}") };
+        let Some((from, to)) = xl.contiguous_offsets().filter(|_| side == width) else {
+            bail!("expected square pixels, got {xl:?}")
+        };
         let x = &x.as_slice::<f32>()?[from..to];
         let Window { kernel, stride } = self.0;
         let (out_side, pad) = self.0.output(side);
         let blocks = (kernel * kernel * channels).div_ceil(LANES);
         Ok(make(batch, blocks, out_side, |image, block, out| {
             let image = &x[image * channels * side * side..][..channels * side * side];
-            let taps = (block * LANES..(kernel * kernel * channels).min((block + 1) * LANES)).map(|i| (i / channels, i % channels));
-            out.par_chunks_mut(out_side).enumerate().for_each(|(oy, out)| {
-                for (lane, (tap, channel)) in taps.clone().enumerate() {
-                    // What lies before the first line or element wraps to a huge number, and is as far outside as what lies behind the last.
-                    let y = (oy * stride + tap / kernel).wrapping_sub(pad);
-                    let Some(line) = image[channel * side * side..][..side * side].chunks_exact(side).nth(y) else { continue };
-                    for (ox, out) in out.iter_mut().enumerate() {
-                        if let Some(&value) = line.get((ox * stride + tap % kernel).wrapping_sub(pad)) {
-                            out[lane] = value;
+            let taps = (block * LANES..(kernel * kernel * channels).min((block + 1) * LANES))
+                .map(|i| (i / channels, i % channels));
+            out.par_chunks_mut(out_side)
+                .enumerate()
+                .for_each(|(oy, out)| {
+                    for (lane, (tap, channel)) in taps.clone().enumerate() {
+                        // What lies before the first line or element wraps to a huge number, and is
+                        // as far outside as what lies behind the last.
+                        let y = (oy * stride + tap / kernel).wrapping_sub(pad);
+                        let Some(line) = image[channel * side * side..][..side * side]
+                            .chunks_exact(side)
+                            .nth(y)
+                        else {
+                            continue;
+                        };
+                        for (ox, out) in out.iter_mut().enumerate() {
+                            if let Some(&value) =
+                                line.get((ox * stride + tap % kernel).wrapping_sub(pad))
+                            {
+                                out[lane] = value;
+                            }
                         }
                     }
-                }
-            });
+                });
         }))
     }
 }

@@ -1,8 +1,11 @@
-//! EfficientNet-Lite: a convolutional network without squeeze-and-excitation, with relu6 in place of swish.
+//! EfficientNet-Lite: a convolutional network without squeeze-and-excitation, with relu6 in place
+//! of swish.
 //!
-//! "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", Tan and Le 2019, <https://arxiv.org/abs/1905.11946>; the Lite
-//! variants are those of TensorFlow's `tpu/models/official/efficientnet/lite`. Batch normalisation is folded into the convolutions when a
-//! checkpoint is converted ([`crate::vlm::convert`]), so that a layer is a weight and a bias. Inference only.
+//! "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", Tan and Le 2019,
+//! <https://arxiv.org/abs/1905.11946>; the Lite variants are those of TensorFlow's
+//! `tpu/models/official/efficientnet/lite`. Batch normalisation is folded into the convolutions
+//! when a checkpoint is converted ([`crate::vlm::convert`]), so that a layer is a weight and a
+//! bias. Inference only.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -10,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::kernels::{Kernels, Then, Window, kernels};
 
-const STEM: Window = Window { kernel: 3, stride: 2 };
+const STEM: Window = Window {
+    kernel: 3,
+    stride: 2,
+};
 
 /// Blocks of one width: the first has the stride, the others keep the size and add their input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +28,8 @@ pub struct Stage {
     pub kernel: usize,
     /// Stride of the first block.
     pub stride: usize,
-    /// By how much a block widens its input for the depthwise convolution; 1 leaves the widening out.
+    /// By how much a block widens its input for the depthwise convolution; 1 leaves the widening
+    /// out.
     pub expand: usize,
     /// Output channels.
     pub channels: usize,
@@ -40,13 +47,20 @@ pub struct EfficientNetLiteConfig {
     pub stages: Vec<Stage>,
     /// Channels of the last convolution.
     pub head: usize,
-    /// Indicates whether the last map of twice the final resolution is given out too, its 2x2 cells beside each other in one token.
+    /// Indicates whether the last map of twice the final resolution is given out too, its 2x2 cells
+    /// beside each other in one token.
     pub mid_tap: bool,
 }
 
 impl Default for EfficientNetLiteConfig {
     fn default() -> Self {
-        let stage = |blocks, kernel, stride, expand, channels| Stage { blocks, kernel, stride, expand, channels };
+        let stage = |blocks, kernel, stride, expand, channels| Stage {
+            blocks,
+            kernel,
+            stride,
+            expand,
+            channels,
+        };
         Self {
             image_size: 224,
             stem: 32,
@@ -72,12 +86,21 @@ impl EfficientNetLiteConfig {
     /// When a size is zero, or the image is no multiple of the strides' product.
     fn side(&self) -> Result<usize> {
         let zero = |s: &Stage| [s.blocks, s.kernel, s.stride, s.expand, s.channels].contains(&0);
-        if self.stages.is_empty() || self.stages.iter().any(zero) || [self.image_size, self.stem, self.head].contains(&0) {
-            bail!("efficientnet-lite: every size must be positive and there must be a stage: {self:?}");
+        if self.stages.is_empty()
+            || self.stages.iter().any(zero)
+            || [self.image_size, self.stem, self.head].contains(&0)
+        {
+            bail!(
+                "efficientnet-lite: every size must be positive and there must be a stage: {self:?}"
+            );
         }
         let strides = STEM.stride * self.stages.iter().map(|s| s.stride).product::<usize>();
         if !self.image_size.is_multiple_of(strides) {
-            bail!("efficientnet-lite: image_size {} is no multiple of {strides}, the product of the strides", self.image_size);
+            bail!(
+                "efficientnet-lite: image_size {} is no multiple of {strides}, the product of the \
+                 strides",
+                self.image_size
+            );
         }
         Ok(self.image_size / strides)
     }
@@ -89,7 +112,10 @@ impl EfficientNetLiteConfig {
         }
         match self.stages.iter().rposition(|s| s.stride != 1) {
             Some(last) if last > 0 && self.stages[last].stride == 2 => Ok(Some(last - 1)),
-            _ => bail!("efficientnet-lite: mid_tap needs a stage of stride 2 that is not the first, and none of another stride after it"),
+            _ => bail!(
+                "efficientnet-lite: mid_tap needs a stage of stride 2 that is not the first, and \
+                 none of another stride after it"
+            ),
         }
     }
 }
@@ -98,9 +124,16 @@ impl EfficientNetLiteConfig {
 fn conv(shape: &[usize], vb: VarBuilder<'_>, kernels: &dyn Kernels) -> Result<Tensor> {
     let weight = vb.get(shape, "weight")?;
     // Taps before input channels, in the stem alone both are there.
-    let weight = if weight.rank() == 4 { weight.permute((0, 2, 3, 1))?.contiguous()? } else { weight };
+    let weight = if weight.rank() == 4 {
+        weight.permute((0, 2, 3, 1))?.contiguous()?
+    } else {
+        weight
+    };
     let bias = vb.get(shape[0], "bias")?;
-    kernels.pack(&Tensor::cat(&[weight.flatten_from(1)?.t()?, bias.unsqueeze(0)?], 0)?)
+    kernels.pack(&Tensor::cat(
+        &[weight.flatten_from(1)?.t()?, bias.unsqueeze(0)?],
+        0,
+    )?)
 }
 
 /// Inverted bottleneck: widen, convolve each channel by itself, narrow.
@@ -114,13 +147,26 @@ struct Block {
 }
 
 impl Block {
-    fn load(input: usize, stage: &Stage, stride: usize, vb: &VarBuilder<'_>, kernels: &dyn Kernels) -> Result<Self> {
+    fn load(
+        input: usize,
+        stage: &Stage,
+        stride: usize,
+        vb: &VarBuilder<'_>,
+        kernels: &dyn Kernels,
+    ) -> Result<Self> {
         let wide = input * stage.expand;
         let expand = || conv(&[wide, input], vb.pp("expand"), kernels);
         Ok(Self {
             expand: (stage.expand != 1).then(expand).transpose()?,
-            depthwise: conv(&[wide, stage.kernel, stage.kernel], vb.pp("depthwise"), kernels)?,
-            window: Window { kernel: stage.kernel, stride },
+            depthwise: conv(
+                &[wide, stage.kernel, stage.kernel],
+                vb.pp("depthwise"),
+                kernels,
+            )?,
+            window: Window {
+                kernel: stage.kernel,
+                stride,
+            },
             project: conv(&[stage.channels, wide], vb.pp("project"), kernels)?,
             residual: stride == 1 && input == stage.channels,
         })
@@ -128,7 +174,15 @@ impl Block {
 
     fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> Result<Tensor> {
         let wide = kernels.widen(x, self.expand.as_ref(), &self.depthwise, self.window)?;
-        kernels.pointwise(&wide, &self.project, if self.residual { Then::Add(x) } else { Then::Linear })
+        kernels.pointwise(
+            &wide,
+            &self.project,
+            if self.residual {
+                Then::Add(x)
+            } else {
+                Then::Linear
+            },
+        )
     }
 }
 
@@ -147,7 +201,8 @@ pub struct EfficientNetLite {
 }
 
 impl EfficientNetLite {
-    /// Loads `stem`, `blocks.N.{expand,depthwise,project}` and `head`, each with `weight` and `bias`, as [`crate::vlm::convert`] writes them.
+    /// Loads `stem`, `blocks.N.{expand,depthwise,project}` and `head`, each with `weight` and
+    /// `bias`, as [`crate::vlm::convert`] writes them.
     ///
     /// # Errors
     /// When the configuration contradicts itself, or a tensor is missing or has another shape.
@@ -161,13 +216,23 @@ impl EfficientNetLite {
             let mut blocks = Vec::with_capacity(stage.blocks);
             for i in 0..stage.blocks {
                 let stride = if i == 0 { stage.stride } else { 1 };
-                blocks.push(Block::load(input, stage, stride, &vb.pp(format!("blocks.{number}")), kernels)?);
+                blocks.push(Block::load(
+                    input,
+                    stage,
+                    stride,
+                    &vb.pp(format!("blocks.{number}")),
+                    kernels,
+                )?);
                 (input, number) = (stage.channels, number + 1);
             }
             stages.push(blocks);
         }
         Ok(Self {
-            stem: conv(&[config.stem, 3, STEM.kernel, STEM.kernel], vb.pp("stem"), kernels)?,
+            stem: conv(
+                &[config.stem, 3, STEM.kernel, STEM.kernel],
+                vb.pp("stem"),
+                kernels,
+            )?,
             stages,
             head: conv(&[config.head, input], vb.pp("head"), kernels)?,
             config: config.clone(),
@@ -188,27 +253,36 @@ impl EfficientNetLite {
         self.side * self.side
     }
 
-    /// Features of an image token: those of the head, then, with `mid_tap`, those of the four finer cells under it (upper left, upper right,
-    /// lower left, lower right).
+    /// Features of an image token: those of the head, then, with `mid_tap`, those of the four finer
+    /// cells under it (upper left, upper right, lower left, lower right).
     pub fn channels(&self) -> usize {
-        self.config.head + self.tapped_stage.map_or(0, |stage| 4 * self.config.stages[stage].channels)
+        self.config.head
+            + self
+                .tapped_stage
+                .map_or(0, |stage| 4 * self.config.stages[stage].channels)
     }
 
-    /// Encodes normalised pixels `(batch, 3, image_size, image_size)` into `(batch, tokens, channels)`.
+    /// Encodes normalised pixels `(batch, 3, image_size, image_size)` into
+    /// `(batch, tokens, channels)`.
     ///
     /// # Errors
     /// When the shape is another one, or a tensor operation fails.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let (batch, size) = (pixels.dim(0)?, self.config.image_size);
         if pixels.dims() != [batch, 3, size, size] {
-            bail!("efficientnet-lite: expected pixels (batch, 3, {size}, {size}), got {:?}", pixels.shape());
+            bail!(
+                "efficientnet-lite: expected pixels (batch, 3, {size}, {size}), got {:?}",
+                pixels.shape()
+            );
         }
         let pixels = pixels.to_dtype(self.dtype)?;
         if !pixels.device().is_cpu() {
             return self.encode(&pixels);
         }
         // One image at a time: its maps then fit into the caches.
-        let images = (0..batch).map(|i| self.encode(&pixels.narrow(0, i, 1)?)).collect::<Result<Vec<_>>>()?;
+        let images = (0..batch)
+            .map(|i| self.encode(&pixels.narrow(0, i, 1)?))
+            .collect::<Result<Vec<_>>>()?;
         Tensor::cat(&images, 0)
     }
 
@@ -221,7 +295,8 @@ impl EfficientNetLite {
                 x = block.forward(&x, kernels)?;
             }
             if self.tapped_stage == Some(i) {
-                tap = Some(self.space_to_depth(&kernels.cells(&x, self.config.stages[i].channels)?)?);
+                tap =
+                    Some(self.space_to_depth(&kernels.cells(&x, self.config.stages[i].channels)?)?);
             }
         }
         let head = kernels.pointwise(&x, &self.head, Then::Relu6)?;
@@ -235,7 +310,9 @@ impl EfficientNetLite {
     /// `(batch, 2 side, 2 side, c)` to `(batch, side * side, 4 c)`.
     fn space_to_depth(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, _, _, c) = x.dims4()?;
-        let cells = x.reshape((batch, self.side, 2, self.side, 2 * c))?.transpose(2, 3)?;
+        let cells = x
+            .reshape((batch, self.side, 2, self.side, 2 * c))?
+            .transpose(2, 3)?;
         cells.contiguous()?.reshape((batch, self.tokens(), 4 * c))
     }
 }
@@ -251,21 +328,63 @@ mod tests {
 
     fn tiny(mid_tap: bool) -> EfficientNetLiteConfig {
         let stages = vec![
-            Stage { blocks: 1, kernel: 3, stride: 1, expand: 1, channels: 8 },
-            Stage { blocks: 2, kernel: 5, stride: 2, expand: 3, channels: 12 },
-            Stage { blocks: 2, kernel: 3, stride: 2, expand: 2, channels: 20 },
+            Stage {
+                blocks: 1,
+                kernel: 3,
+                stride: 1,
+                expand: 1,
+                channels: 8,
+            },
+            Stage {
+                blocks: 2,
+                kernel: 5,
+                stride: 2,
+                expand: 3,
+                channels: 12,
+            },
+            Stage {
+                blocks: 2,
+                kernel: 3,
+                stride: 2,
+                expand: 2,
+                channels: 20,
+            },
         ];
-        EfficientNetLiteConfig { image_size: 32, stem: 8, stages, head: 24, mid_tap }
+        EfficientNetLiteConfig {
+            image_size: 32,
+            stem: 8,
+            stages,
+            head: 24,
+            mid_tap,
+        }
     }
 
     /// The same random weights in two types: `f32` takes the blocked kernels, `f64` the plain ones.
     fn both(config: &EfficientNetLiteConfig) -> (EfficientNetLite, EfficientNetLite) {
         let vars = VarMap::new();
-        EfficientNetLite::load(config, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu)).unwrap();
+        EfficientNetLite::load(
+            config,
+            VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu),
+        )
+        .unwrap();
         let random = |shape: &Shape| Tensor::randn(0f32, 0.5, shape, &Device::Cpu).unwrap();
-        let tensors: HashMap<_, _> = vars.data().lock().unwrap().iter().map(|(k, v)| (k.clone(), random(v.shape()))).collect();
-        let fast = EfficientNetLite::load(config, VarBuilder::from_tensors(tensors.clone(), DType::F32, &Device::Cpu)).unwrap();
-        let plain = EfficientNetLite::load(config, VarBuilder::from_tensors(tensors, DType::F64, &Device::Cpu)).unwrap();
+        let tensors: HashMap<_, _> = vars
+            .data()
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(k, v)| (k.clone(), random(v.shape())))
+            .collect();
+        let fast = EfficientNetLite::load(
+            config,
+            VarBuilder::from_tensors(tensors.clone(), DType::F32, &Device::Cpu),
+        )
+        .unwrap();
+        let plain = EfficientNetLite::load(
+            config,
+            VarBuilder::from_tensors(tensors, DType::F64, &Device::Cpu),
+        )
+        .unwrap();
         (fast, plain)
     }
 
@@ -273,12 +392,31 @@ mod tests {
     fn blocked_and_plain_networks_agree() {
         let (fast, plain) = both(&tiny(true));
         let pixels = Tensor::randn(0f32, 1., (3, 3, 32, 32), &Device::Cpu).unwrap();
-        let (a, b) = (fast.forward(&pixels).unwrap().to_dtype(DType::F64).unwrap(), plain.forward(&pixels).unwrap());
+        let (a, b) = (
+            fast.forward(&pixels).unwrap().to_dtype(DType::F64).unwrap(),
+            plain.forward(&pixels).unwrap(),
+        );
         assert_eq!(a.dims(), [3, fast.tokens(), fast.channels()]);
         assert_eq!((fast.tokens(), fast.channels()), (16, 24 + 4 * 12));
-        let scale = b.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
-        let diff = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
-        assert!(scale > 0.1 && diff < 1e-5 * scale, "scale {scale}, difference {diff}");
+        let scale = b
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap();
+        let diff = (a - b)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap();
+        assert!(
+            scale > 0.1 && diff < 1e-5 * scale,
+            "scale {scale}, difference {diff}"
+        );
     }
 
     #[test]
@@ -289,8 +427,18 @@ mod tests {
         for i in 0..2 {
             let single = net.forward(&pixels.narrow(0, i, 1).unwrap()).unwrap();
             let batch = batch.narrow(0, i, 1).unwrap();
-            let diff = (single - &batch).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(diff < 1e-5 * batch.max_all().unwrap().to_scalar::<f32>().unwrap(), "difference {diff}");
+            let diff = (single - &batch)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap();
+            assert!(
+                diff < 1e-5 * batch.max_all().unwrap().to_scalar::<f32>().unwrap(),
+                "difference {diff}"
+            );
         }
     }
 
@@ -300,7 +448,13 @@ mod tests {
         // Cell (y, x) of the finer map holds 10 y + x.
         let cells: Vec<f32> = (0..64).map(|i| (i / 8 * 10 + i % 8) as f32).collect();
         let map = Tensor::from_vec(cells, (1, 8, 8, 1), &Device::Cpu).unwrap();
-        let tokens = net.space_to_depth(&map).unwrap().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+        let tokens = net
+            .space_to_depth(&map)
+            .unwrap()
+            .squeeze(0)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         assert_eq!(tokens[0], [0., 1., 10., 11.]);
         assert_eq!(tokens[5], [22., 23., 32., 33.]);
     }
@@ -312,17 +466,39 @@ mod tests {
             let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
             EfficientNetLite::load(config, vb).unwrap_err().to_string()
         };
-        assert!(load(&EfficientNetLiteConfig { image_size: 33, ..tiny(false) }).contains("image_size 33"));
         assert!(
-            load(&EfficientNetLiteConfig { stages: tiny(false).stages[..1].to_vec(), mid_tap: true, ..tiny(false) }).contains("mid_tap")
+            load(&EfficientNetLiteConfig {
+                image_size: 33,
+                ..tiny(false)
+            })
+            .contains("image_size 33")
         );
-        assert!(load(&EfficientNetLiteConfig { head: 0, ..tiny(false) }).contains("positive"));
+        assert!(
+            load(&EfficientNetLiteConfig {
+                stages: tiny(false).stages[..1].to_vec(),
+                mid_tap: true,
+                ..tiny(false)
+            })
+            .contains("mid_tap")
+        );
+        assert!(
+            load(&EfficientNetLiteConfig {
+                head: 0,
+                ..tiny(false)
+            })
+            .contains("positive")
+        );
     }
 
     #[test]
     fn a_wrong_image_size_is_an_error() {
         let (net, _) = both(&tiny(false));
         let pixels = Tensor::zeros((1, 3, 64, 64), DType::F32, &Device::Cpu).unwrap();
-        assert!(net.forward(&pixels).unwrap_err().to_string().contains("(batch, 3, 32, 32)"));
+        assert!(
+            net.forward(&pixels)
+                .unwrap_err()
+                .to_string()
+                .contains("(batch, 3, 32, 32)")
+        );
     }
 }

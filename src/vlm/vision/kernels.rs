@@ -1,11 +1,13 @@
 //! The convolutions of a mobile network, behind one trait with two forms.
 //!
-//! [`Plain`] is made of ordinary tensor operations and runs on every device and type. [`Blocked`](super::blocked::Blocked) is written for `f32`
-//! on the CPU; tests hold the two equal. (candle runs a grouped convolution as one convolution per group, which for a depthwise layer is
+//! [`Plain`] is made of ordinary tensor operations and runs on every device and type.
+//! [`Blocked`](super::blocked::Blocked) is written for `f32` on the CPU; tests hold the two equal.
+//! (candle runs a grouped convolution as one convolution per group, which for a depthwise layer is
 //! hundreds.) Inference only: neither form is meant to be differentiated.
 //!
-//! A convolution's weights are lines of output channels: `(n + 1, channels)`, one line for each input channel (pointwise) or tap of the window in
-//! reading order (depthwise), and the bias as the last line.
+//! A convolution's weights are lines of output channels: `(n + 1, channels)`, one line for each
+//! input channel (pointwise) or tap of the window in reading order (depthwise), and the bias as the
+//! last line.
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
@@ -39,7 +41,8 @@ impl Window {
         (out, total / 2)
     }
 
-    /// The taps of output position `o` that fall inside an input of length `len`: `(first tap, its input position, number of taps)`.
+    /// The taps of output position `o` that fall inside an input of length `len`:
+    /// `(first tap, its input position, number of taps)`.
     pub(super) fn taps(self, o: usize, len: usize, pad: usize) -> (usize, usize, usize) {
         let first = pad.saturating_sub(o * self.stride);
         let at = o * self.stride + first - pad;
@@ -47,19 +50,27 @@ impl Window {
     }
 }
 
-/// The layers of the network. How a map and packed weights lie in memory is each implementation's own affair.
+/// The layers of the network. How a map and packed weights lie in memory is each implementation's
+/// own affair.
 pub(super) trait Kernels: std::fmt::Debug + Send + Sync {
     /// Lays out a convolution's lines `(n + 1, channels)` for the other methods.
     fn pack(&self, lines: &Tensor) -> Result<Tensor>;
 
-    /// Every window of `pixels (batch, channels, side, side)` as one pixel of a map: taps in reading order, channels fastest.
+    /// Every window of `pixels (batch, channels, side, side)` as one pixel of a map: taps in
+    /// reading order, channels fastest.
     fn patches(&self, pixels: &Tensor, window: Window) -> Result<Tensor>;
 
     /// 1x1 convolution.
     fn pointwise(&self, x: &Tensor, conv: &Tensor, then: Then<'_>) -> Result<Tensor>;
 
     /// 1x1 convolution and relu6, where there is one, then depthwise convolution and relu6.
-    fn widen(&self, x: &Tensor, expand: Option<&Tensor>, depthwise: &Tensor, window: Window) -> Result<Tensor>;
+    fn widen(
+        &self,
+        x: &Tensor,
+        expand: Option<&Tensor>,
+        depthwise: &Tensor,
+        window: Window,
+    ) -> Result<Tensor>;
 
     /// The first `channels` channels of a map: `(batch, side, side, channels)`.
     fn cells(&self, map: &Tensor, channels: usize) -> Result<Tensor>;
@@ -67,7 +78,11 @@ pub(super) trait Kernels: std::fmt::Debug + Send + Sync {
 
 /// The fastest form for a device and type.
 pub(super) fn kernels(device: &Device, dtype: DType) -> &'static dyn Kernels {
-    if device.is_cpu() && dtype == DType::F32 { &Blocked } else { &Plain }
+    if device.is_cpu() && dtype == DType::F32 {
+        &Blocked
+    } else {
+        &Plain
+    }
 }
 
 /// Ordinary tensor operations on maps `(batch, side, side, channels)`.
@@ -80,13 +95,18 @@ impl Kernels for Plain {
     }
 
     fn patches(&self, pixels: &Tensor, window: Window) -> Result<Tensor> {
-        Tensor::cat(&shifts(&pixels.permute((0, 2, 3, 1))?.contiguous()?, window)?, D::Minus1)
+        Tensor::cat(
+            &shifts(&pixels.permute((0, 2, 3, 1))?.contiguous()?, window)?,
+            D::Minus1,
+        )
     }
 
     fn pointwise(&self, x: &Tensor, conv: &Tensor, then: Then<'_>) -> Result<Tensor> {
         let (batch, side, _, input) = x.dims4()?;
         let y = x.reshape(((), input))?.matmul(&conv.narrow(0, 0, input)?)?;
-        let y = y.broadcast_add(&conv.get(input)?)?.reshape((batch, side, side, ()))?;
+        let y = y
+            .broadcast_add(&conv.get(input)?)?
+            .reshape((batch, side, side, ()))?;
         match then {
             Then::Relu6 => y.clamp(0., 6.),
             Then::Linear => Ok(y),
@@ -94,14 +114,22 @@ impl Kernels for Plain {
         }
     }
 
-    fn widen(&self, x: &Tensor, expand: Option<&Tensor>, depthwise: &Tensor, window: Window) -> Result<Tensor> {
+    fn widen(
+        &self,
+        x: &Tensor,
+        expand: Option<&Tensor>,
+        depthwise: &Tensor,
+        window: Window,
+    ) -> Result<Tensor> {
         let wide = match expand {
             Some(expand) => self.pointwise(x, expand, Then::Relu6)?,
             None => x.clone(),
         };
         let mut sum = depthwise.get(window.kernel * window.kernel)?;
         for (tap, shifted) in shifts(&wide, window)?.iter().enumerate() {
-            sum = shifted.broadcast_mul(&depthwise.get(tap)?)?.broadcast_add(&sum)?;
+            sum = shifted
+                .broadcast_mul(&depthwise.get(tap)?)?
+                .broadcast_add(&sum)?;
         }
         sum.clamp(0., 6.)
     }
@@ -111,7 +139,8 @@ impl Kernels for Plain {
     }
 }
 
-/// For every tap of the window, in reading order, the value under that tap at every output position: `(batch, out, out, channels)` each.
+/// For every tap of the window, in reading order, the value under that tap at every output
+/// position: `(batch, out, out, channels)` each.
 fn shifts(x: &Tensor, window: Window) -> Result<Vec<Tensor>> {
     let Window { kernel, stride } = window;
     let (batch, side, width, c) = x.dims4()?;
@@ -121,11 +150,22 @@ fn shifts(x: &Tensor, window: Window) -> Result<Vec<Tensor>> {
     let (out, pad) = window.output(side);
     // Enough behind the end that every shift is a whole number of strides long.
     let behind = out * stride + kernel - side;
-    let x = x.pad_with_zeros(1, pad, behind)?.pad_with_zeros(2, pad, behind)?;
+    let x = x
+        .pad_with_zeros(1, pad, behind)?
+        .pad_with_zeros(2, pad, behind)?;
     let shift = |tap: usize| {
-        let part = x.narrow(1, tap / kernel, out * stride)?.narrow(2, tap % kernel, out * stride)?.contiguous()?;
-        let rows = part.reshape((batch, out, stride, out * stride * c))?.narrow(2, 0, 1)?.contiguous()?;
-        rows.reshape((batch * out, out, stride, c))?.narrow(2, 0, 1)?.contiguous()?.reshape((batch, out, out, c))
+        let part = x
+            .narrow(1, tap / kernel, out * stride)?
+            .narrow(2, tap % kernel, out * stride)?
+            .contiguous()?;
+        let rows = part
+            .reshape((batch, out, stride, out * stride * c))?
+            .narrow(2, 0, 1)?
+            .contiguous()?;
+        rows.reshape((batch * out, out, stride, c))?
+            .narrow(2, 0, 1)?
+            .contiguous()?
+            .reshape((batch, out, out, c))
     };
     (0..kernel * kernel).map(shift).collect()
 }
@@ -139,30 +179,78 @@ mod tests {
     }
 
     fn assert_close(a: &Tensor, b: &Tensor, what: &str) {
-        let (a, b) = (a.to_dtype(DType::F64).unwrap(), b.to_dtype(DType::F64).unwrap());
+        let (a, b) = (
+            a.to_dtype(DType::F64).unwrap(),
+            b.to_dtype(DType::F64).unwrap(),
+        );
         assert_eq!(a.dims(), b.dims(), "{what}");
-        let diff = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+        let diff = (a - b)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap();
         assert!(diff < 1e-4, "{what}: {diff}");
     }
 
     /// A map in the blocked layout, made by a pointwise convolution with the identity.
     fn blocked(x: &Tensor) -> Tensor {
-        let window = Window { kernel: 1, stride: 1 };
-        Blocked.patches(&x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap(), window).unwrap()
+        let window = Window {
+            kernel: 1,
+            stride: 1,
+        };
+        Blocked
+            .patches(
+                &x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap(),
+                window,
+            )
+            .unwrap()
     }
 
     #[test]
     fn plain_depthwise_equals_a_grouped_convolution() {
         let (x, lines) = (random(&[2, 6, 6, 4]), random(&[10, 4]));
-        let ours = Plain.widen(&x, None, &lines, Window { kernel: 3, stride: 1 }).unwrap();
-        let (w, b) = (lines.narrow(0, 0, 9).unwrap().t().unwrap().reshape((4, 1, 3, 3)).unwrap(), lines.get(9).unwrap());
-        let theirs = x.permute((0, 3, 1, 2)).unwrap().conv2d(&w, 1, 1, 1, 4).unwrap().permute((0, 2, 3, 1)).unwrap();
-        assert_close(&ours, &theirs.broadcast_add(&b).unwrap().clamp(0., 6.).unwrap(), "depthwise");
+        let ours = Plain
+            .widen(
+                &x,
+                None,
+                &lines,
+                Window {
+                    kernel: 3,
+                    stride: 1,
+                },
+            )
+            .unwrap();
+        let (w, b) = (
+            lines
+                .narrow(0, 0, 9)
+                .unwrap()
+                .t()
+                .unwrap()
+                .reshape((4, 1, 3, 3))
+                .unwrap(),
+            lines.get(9).unwrap(),
+        );
+        let theirs = x
+            .permute((0, 3, 1, 2))
+            .unwrap()
+            .conv2d(&w, 1, 1, 1, 4)
+            .unwrap()
+            .permute((0, 2, 3, 1))
+            .unwrap();
+        assert_close(
+            &ours,
+            &theirs.broadcast_add(&b).unwrap().clamp(0., 6.).unwrap(),
+            "depthwise",
+        );
     }
 
     #[test]
     fn blocked_widening_equals_the_plain_one() {
-        // Odd and even sides, both strides, kernels wider than the map, channels that do not fill a block, maps of several strips.
+        // Odd and even sides, both strides, kernels wider than the map, channels that do not fill a
+        // block, maps of several strips.
         let cases = [
             (3, 1, 7, 16, 32),
             (3, 2, 8, 5, 40),
@@ -174,21 +262,43 @@ mod tests {
         ];
         for (kernel, stride, side, input, wide) in cases {
             let window = Window { kernel, stride };
-            let (x, expand, depthwise) =
-                (random(&[2, side, side, input]), random(&[input + 1, wide]), random(&[kernel * kernel + 1, wide]));
+            let (x, expand, depthwise) = (
+                random(&[2, side, side, input]),
+                random(&[input + 1, wide]),
+                random(&[kernel * kernel + 1, wide]),
+            );
             let plain = Plain.widen(&x, Some(&expand), &depthwise, window).unwrap();
-            let (expand, depthwise) = (Blocked.pack(&expand).unwrap(), Blocked.pack(&depthwise).unwrap());
-            let fast = Blocked.widen(&blocked(&x), Some(&expand), &depthwise, window).unwrap();
-            assert_close(&Blocked.cells(&fast, wide).unwrap(), &plain, &format!("{window:?} on {side}"));
+            let (expand, depthwise) = (
+                Blocked.pack(&expand).unwrap(),
+                Blocked.pack(&depthwise).unwrap(),
+            );
+            let fast = Blocked
+                .widen(&blocked(&x), Some(&expand), &depthwise, window)
+                .unwrap();
+            assert_close(
+                &Blocked.cells(&fast, wide).unwrap(),
+                &plain,
+                &format!("{window:?} on {side}"),
+            );
         }
     }
 
     #[test]
     fn blocked_depthwise_alone_equals_the_plain_one() {
-        let window = Window { kernel: 3, stride: 2 };
+        let window = Window {
+            kernel: 3,
+            stride: 2,
+        };
         let (x, depthwise) = (random(&[1, 12, 12, 20]), random(&[10, 20]));
         let plain = Plain.widen(&x, None, &depthwise, window).unwrap();
-        let fast = Blocked.widen(&blocked(&x), None, &Blocked.pack(&depthwise).unwrap(), window).unwrap();
+        let fast = Blocked
+            .widen(
+                &blocked(&x),
+                None,
+                &Blocked.pack(&depthwise).unwrap(),
+                window,
+            )
+            .unwrap();
         assert_close(&Blocked.cells(&fast, 20).unwrap(), &plain, "depthwise");
     }
 
@@ -197,7 +307,11 @@ mod tests {
         for (kernel, stride, side) in [(3, 2, 8), (3, 2, 7), (3, 1, 4), (1, 1, 5)] {
             let (x, window) = (random(&[2, 3, side, side]), Window { kernel, stride });
             let fast = Blocked.patches(&x, window).unwrap();
-            assert_close(&Blocked.cells(&fast, 3 * kernel * kernel).unwrap(), &Plain.patches(&x, window).unwrap(), &format!("{window:?}"));
+            assert_close(
+                &Blocked.cells(&fast, 3 * kernel * kernel).unwrap(),
+                &Plain.patches(&x, window).unwrap(),
+                &format!("{window:?}"),
+            );
         }
     }
 
@@ -205,12 +319,28 @@ mod tests {
     fn blocked_pointwise_equals_the_plain_one() {
         // Numbers of pixels that leave every remainder of the kernel's tile.
         for side in [1, 2, 3, 4, 5, 7, 11, 33] {
-            let (x, conv, other) = (random(&[2, side, side, 20]), random(&[21, 24]), random(&[2, side, side, 24]));
-            let (x_blocked, other_blocked, packed) = (blocked(&x), blocked(&other), Blocked.pack(&conv).unwrap());
-            let thens = [(Then::Relu6, Then::Relu6), (Then::Linear, Then::Linear), (Then::Add(&other_blocked), Then::Add(&other))];
+            let (x, conv, other) = (
+                random(&[2, side, side, 20]),
+                random(&[21, 24]),
+                random(&[2, side, side, 24]),
+            );
+            let (x_blocked, other_blocked, packed) =
+                (blocked(&x), blocked(&other), Blocked.pack(&conv).unwrap());
+            let thens = [
+                (Then::Relu6, Then::Relu6),
+                (Then::Linear, Then::Linear),
+                (Then::Add(&other_blocked), Then::Add(&other)),
+            ];
             for (fast, plain) in thens {
-                let (fast, plain) = (Blocked.pointwise(&x_blocked, &packed, fast).unwrap(), Plain.pointwise(&x, &conv, plain).unwrap());
-                assert_close(&Blocked.cells(&fast, 24).unwrap(), &plain, &format!("side {side}"));
+                let (fast, plain) = (
+                    Blocked.pointwise(&x_blocked, &packed, fast).unwrap(),
+                    Plain.pointwise(&x, &conv, plain).unwrap(),
+                );
+                assert_close(
+                    &Blocked.cells(&fast, 24).unwrap(),
+                    &plain,
+                    &format!("side {side}"),
+                );
             }
         }
     }

@@ -31,11 +31,21 @@ fn read(file: &[u8], format: Format, images: Option<&Path>) -> (Summary, Vec<Fee
 
 /// The words that are labeled bad.
 fn bad(record: &Feedback) -> String {
-    record.tokens.iter().filter(|token| token.label == Label::Bad).map(|token| token.text.as_str()).collect::<String>().trim().to_owned()
+    record
+        .tokens
+        .iter()
+        .filter(|token| token.label == Label::Bad)
+        .map(|token| token.text.as_str())
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 fn left_out(names: &[(&str, usize)]) -> BTreeMap<String, usize> {
-    names.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    names
+        .iter()
+        .map(|(name, count)| ((*name).to_owned(), *count))
+        .collect()
 }
 
 /// Files that `tests/interchange/make.py` writes; `None` where it cannot.
@@ -53,7 +63,12 @@ fn every_codec_is_read() {
     for codec in ["none", "snappy", "gzip", "brotli", "zstd", "lz4"] {
         let file = fs::read(folder.path().join(format!("codec-{codec}.parquet"))).unwrap();
         let (summary, records) = read(&file, Format::RlhfV, None);
-        assert_eq!((summary.taken, summary.known, summary.refused.len()), (1, 2, 0), "{codec}: {:?}", summary.refused);
+        assert_eq!(
+            (summary.taken, summary.known, summary.refused.len()),
+            (1, 2, 0),
+            "{codec}: {:?}",
+            summary.refused
+        );
         assert_eq!(records[0].corrected().as_deref(), Some("A cat."));
     }
 }
@@ -61,34 +76,89 @@ fn every_codec_is_read() {
 #[test]
 fn pairs_that_differ_in_typography_are_good() {
     let Some(folder) = made() else { return };
-    let (summary, records) = read(&fs::read(folder.path().join("typography.parquet")).unwrap(), Format::RlhfV, None);
-    assert_eq!((summary.taken, records.len(), &summary.refused), (4, 4, &vec![]));
-    assert!(records.iter().all(|record| record.kind == Kind::Good && bad(record).is_empty()), "{records:?}");
-    let (_, records) = read(&fs::read(folder.path().join("mixed.parquet")).unwrap(), Format::RlhfV, None);
-    assert_eq!((bad(&records[0]).as_str(), records[0].errors[0].correction.as_deref()), ("dog", Some("cat")));
+    let (summary, records) = read(
+        &fs::read(folder.path().join("typography.parquet")).unwrap(),
+        Format::RlhfV,
+        None,
+    );
+    assert_eq!(
+        (summary.taken, records.len(), &summary.refused),
+        (4, 4, &vec![])
+    );
+    assert!(
+        records
+            .iter()
+            .all(|record| record.kind == Kind::Good && bad(record).is_empty()),
+        "{records:?}"
+    );
+    let (_, records) = read(
+        &fs::read(folder.path().join("mixed.parquet")).unwrap(),
+        Format::RlhfV,
+        None,
+    );
+    assert_eq!(
+        (
+            bad(&records[0]).as_str(),
+            records[0].errors[0].correction.as_deref()
+        ),
+        ("dog", Some("cat"))
+    );
 }
 
 #[test]
 fn preference_rows_are_taken_whole_or_refused() {
     let Some(folder) = made() else { return };
-    fs::write(folder.path().join("photo.jpg"), fs::read("tests/fixtures/photos/cat.jpg").unwrap()).unwrap();
+    fs::write(
+        folder.path().join("photo.jpg"),
+        fs::read("tests/fixtures/photos/cat.jpg").unwrap(),
+    )
+    .unwrap();
     let (mut good, mut refused) = (0, BTreeMap::new());
     for entry in fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let Some((kind @ ("taken" | "refused"), form)) = name.split_once('-') else { continue };
-        let (summary, records) = read(&fs::read(&path).unwrap(), Format::TrlDpo, Some(folder.path()));
+        let Some((kind @ ("taken" | "refused"), form)) = name.split_once('-') else {
+            continue;
+        };
+        let (summary, records) = read(
+            &fs::read(&path).unwrap(),
+            Format::TrlDpo,
+            Some(folder.path()),
+        );
         if kind == "taken" {
             good += 1;
             assert_eq!((summary.taken, &summary.refused), (1, &vec![]), "{form}");
             let record = &records[0];
-            assert_eq!((record.prompt.as_str(), record.response.as_str()), ("Describe.", "A dog."), "{form}");
-            assert_eq!((bad(record).as_str(), record.corrected().as_deref()), ("dog", Some("A cat.")), "{form}");
-            let expected = if form == "system" { left_out(&[("column 'score_chosen'", 1), ("system messages", 1)]) } else { left_out(&[]) };
+            assert_eq!(
+                (record.prompt.as_str(), record.response.as_str()),
+                ("Describe.", "A dog."),
+                "{form}"
+            );
+            assert_eq!(
+                (bad(record).as_str(), record.corrected().as_deref()),
+                ("dog", Some("A cat.")),
+                "{form}"
+            );
+            let expected = if form == "system" {
+                left_out(&[("column 'score_chosen'", 1), ("system messages", 1)])
+            } else {
+                left_out(&[])
+            };
             assert_eq!(summary.left_out, expected, "{form}");
         } else {
-            assert_eq!((summary.taken, summary.refused.len()), (0, 2), "{form}: {summary:?}");
-            assert_eq!(summary.refused.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [1, 2]);
+            assert_eq!(
+                (summary.taken, summary.refused.len()),
+                (0, 2),
+                "{form}: {summary:?}"
+            );
+            assert_eq!(
+                summary
+                    .refused
+                    .iter()
+                    .map(|(row, _)| *row)
+                    .collect::<Vec<_>>(),
+                [1, 2]
+            );
             refused.insert(form.to_owned(), summary.refused[0].1.clone());
         }
     }
@@ -115,16 +185,26 @@ const TEXT: &str = "A brown and black dog is laying in the air.";
 
 /// A task of Label Studio with these annotations.
 fn task(annotations: Value) -> Value {
-    let image = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(picture(1, ImageFormat::Png)));
-    json!({ "id": 1, "data": { "image": image, "prompt": "Describe", "text": TEXT }, "annotations": annotations, "predictions": [{ "result": [{ "x": 1 }] }],
+    let image = format!(
+        "data:image/png;base64,{}",
+        BASE64_STANDARD.encode(picture(1, ImageFormat::Png))
+    );
+    json!({ "id": 1, "data": { "image": image, "prompt": "Describe", "text": TEXT },
+        "annotations": annotations, "predictions": [{ "result": [{ "x": 1 }] }],
         "drafts": [] })
 }
 
 /// Somebody who marks `dog` with these values, corrects it, and says this too.
 fn marked(value: Value, also: &[Value]) -> Value {
-    let mut result = vec![json!({ "id": "a", "from_name": "error", "to_name": "text", "type": "labels", "value": value })];
+    let mut result = vec![
+        json!({ "id": "a", "from_name": "error", "to_name": "text", "type": "labels",
+            "value": value }),
+    ];
     let correction = json!({ "start": value["start"], "end": value["end"], "text": ["cat "] });
-    result.push(json!({ "id": "a", "from_name": "correction", "to_name": "text", "type": "textarea", "value": correction }));
+    result.push(
+        json!({ "id": "a", "from_name": "correction", "to_name": "text", "type": "textarea",
+        "value": correction }),
+    );
     result.extend_from_slice(also);
     json!({ "id": 1, "completed_by": 1, "was_cancelled": false, "result": result })
 }
@@ -134,35 +214,68 @@ fn dog() -> Value {
 }
 
 fn tasks(tasks: &Value, before: &str) -> (Summary, Vec<Feedback>) {
-    read(format!("{before}{tasks}").as_bytes(), Format::LabelStudio, None)
+    read(
+        format!("{before}{tasks}").as_bytes(),
+        Format::LabelStudio,
+        None,
+    )
 }
 
 #[track_caller]
 fn one_cat((summary, records): &(Summary, Vec<Feedback>)) {
     assert_eq!((summary.taken, &summary.refused), (1, &vec![]));
-    assert_eq!((bad(&records[0]).as_str(), records[0].corrected()), ("dog", Some(TEXT.replace("dog", "cat"))));
+    assert_eq!(
+        (bad(&records[0]).as_str(), records[0].corrected()),
+        ("dog", Some(TEXT.replace("dog", "cat")))
+    );
 }
 
 #[test]
 fn exports_of_label_studio_are_read_as_they_are() {
-    let relation = json!({ "from_id": "a", "to_id": "b", "type": "relation", "direction": "right" });
-    let boxed = json!({ "id": "b", "from_name": "box", "to_name": "photo", "type": "rectanglelabels", "value": { "x": 1.5, "y": 2, "width": 3, "height": 4,
+    let relation =
+        json!({ "from_id": "a", "to_id": "b", "type": "relation", "direction": "right" });
+    let boxed = json!({ "id": "b", "from_name": "box", "to_name": "photo",
+        "type": "rectanglelabels", "value": { "x": 1.5, "y": 2, "width": 3, "height": 4,
         "rectanglelabels": ["dog"] } });
-    let taxonomy = json!({ "id": "t", "from_name": "kinds", "to_name": "text", "type": "taxonomy", "value": { "taxonomy": [["a", "b"]] } });
-    let rating = json!({ "id": "r", "from_name": "stars", "to_name": "text", "type": "rating", "value": { "rating": 4 } });
-    let chosen = json!({ "id": "c", "from_name": "quality", "to_name": "text", "type": "choices", "value": { "choices": ["poor"] } });
-    let with_others = tasks(&json!([task(json!([marked(dog(), &[relation, boxed, taxonomy, rating, chosen])]))]), "");
+    let taxonomy = json!({ "id": "t", "from_name": "kinds", "to_name": "text", "type": "taxonomy",
+            "value": { "taxonomy": [["a", "b"]] } });
+    let rating = json!({ "id": "r", "from_name": "stars", "to_name": "text", "type": "rating",
+        "value": { "rating": 4 } });
+    let chosen = json!({ "id": "c", "from_name": "quality", "to_name": "text", "type": "choices",
+        "value": { "choices": ["poor"] } });
+    let with_others = tasks(
+        &json!([task(json!([marked(
+            dog(),
+            &[relation, boxed, taxonomy, rating, chosen]
+        )]))]),
+        "",
+    );
     one_cat(&with_others);
-    let kinds = ["choices", "rating", "rectanglelabels", "relation", "taxonomy"];
-    assert_eq!(with_others.0.left_out, kinds.map(|kind| (format!("results of the type '{kind}'"), 1)).into());
-    one_cat(&tasks(&json!([task(json!([marked(dog(), &[])]))]), "\u{FEFF}"));
+    let kinds = [
+        "choices",
+        "rating",
+        "rectanglelabels",
+        "relation",
+        "taxonomy",
+    ];
+    assert_eq!(
+        with_others.0.left_out,
+        kinds
+            .map(|kind| (format!("results of the type '{kind}'"), 1))
+            .into()
+    );
+    one_cat(&tasks(
+        &json!([task(json!([marked(dog(), &[])]))]),
+        "\u{FEFF}",
+    ));
     for value in [
         json!({ "start": 18, "end": 22, "text": "dog ", "labels": ["error"] }),
         json!({ "start": 17, "end": 22, "text": "dog", "labels": ["error"] }),
         json!({ "start": 18, "end": 21, "text": ["dog"], "labels": ["error"] }),
         json!({ "start": 18, "end": 21, "labels": ["error"] }),
         json!({ "start": 18.0, "end": 21.0, "text": "dog", "labels": ["error"] }),
-        json!({ "start": "/div[1]/text()[1]", "end": "/div[1]/text()[1]", "startOffset": 2, "endOffset": 5, "globalOffsets": { "start": 18, "end": 21 },
+        json!({ "start": "/div[1]/text()[1]", "end": "/div[1]/text()[1]", "startOffset": 2,
+            "endOffset": 5, "globalOffsets": { "start": 18, "end": 21 },
             "text": "dog", "hypertextlabels": ["error"] }),
     ] {
         one_cat(&tasks(&json!([task(json!([marked(value, &[])]))]), ""));
@@ -175,14 +288,38 @@ fn exports_of_label_studio_are_read_as_they_are() {
 #[test]
 fn tasks_that_were_passed_over_are_counted_apart() {
     let cancelled = json!({ "id": 2, "completed_by": 2, "result": [], "was_cancelled": true });
-    let all = json!([task(json!([marked(dog(), &[])])), task(json!([cancelled])), task(json!([]))]);
+    let all = json!([
+        task(json!([marked(dog(), &[])])),
+        task(json!([cancelled])),
+        task(json!([]))
+    ]);
     let (summary, records) = tasks(&all, "");
-    assert_eq!((summary.taken, summary.skipped, summary.refused.len(), records.len()), (1, 2, 0, 1));
+    assert_eq!(
+        (
+            summary.taken,
+            summary.skipped,
+            summary.refused.len(),
+            records.len()
+        ),
+        (1, 2, 0, 1)
+    );
     let mut second = marked(dog(), &[]);
     second["completed_by"] = json!({ "id": 7, "email": "bob@example.org" });
-    let (summary, records) = tasks(&json!([task(json!([marked(dog(), &[]), second, cancelled]))]), "");
-    assert_eq!((summary.taken, summary.skipped, summary.left_out.len()), (2, 0, 1));
-    assert_eq!(records.iter().map(|r| r.annotator.as_deref()).collect::<Vec<_>>(), [Some("1"), Some("bob@example.org")]);
+    let (summary, records) = tasks(
+        &json!([task(json!([marked(dog(), &[]), second, cancelled]))]),
+        "",
+    );
+    assert_eq!(
+        (summary.taken, summary.skipped, summary.left_out.len()),
+        (2, 0, 1)
+    );
+    assert_eq!(
+        records
+            .iter()
+            .map(|r| r.annotator.as_deref())
+            .collect::<Vec<_>>(),
+        [Some("1"), Some("bob@example.org")]
+    );
 }
 
 #[test]
@@ -193,19 +330,27 @@ fn the_short_form_of_label_studio_is_read() {
         min["id"] = json!(1);
         min["annotator"] = json!(3);
         min["annotation_id"] = json!(5);
-        min.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        min.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         tasks(&json!([min]), "")
     };
-    let read = min(json!({ "error": [dog()], "correction": [{ "start": 18, "end": 21, "text": ["cat"] }] }));
+    let read = min(
+        json!({ "error": [dog()], "correction": [{ "start": 18, "end": 21, "text": ["cat"] }] }),
+    );
     one_cat(&read);
     assert_eq!(read.1[0].annotator.as_deref(), Some("3"));
     assert_eq!(min(json!({ "verdict": "good" })).1[0].kind, Kind::Good);
-    assert_eq!(min(json!({ "missing": "a child", "verdict": "missing" })).1[0].missing, ["a child"]);
+    assert_eq!(
+        min(json!({ "missing": "a child", "verdict": "missing" })).1[0].missing,
+        ["a child"]
+    );
 }
 
 #[test]
 fn what_cannot_be_kept_of_a_task_refuses_it() {
-    let stray = json!({ "id": "z", "from_name": "correction", "to_name": "text", "type": "textarea", "value": { "text": ["cat"] } });
+    let stray = json!({ "id": "z", "from_name": "correction", "to_name": "text", "type": "textarea",
+        "value": { "text": ["cat"] } });
     let unplaced = json!({ "labels": ["error"] });
     let elsewhere = json!({ "start": 0, "end": 3, "text": "dog", "labels": ["error"] });
     let mut two = marked(dog(), &[]);

@@ -34,7 +34,10 @@ use crate::{
 pub(super) const NO_ENV: [(&str, &str); 0] = [];
 
 async fn files_are_kept_and_removed(images: Images) {
-    let (file, hash) = (b"an image".repeat(1000), ImageHash::of(&b"an image".repeat(1000)));
+    let (file, hash) = (
+        b"an image".repeat(1000),
+        ImageHash::of(&b"an image".repeat(1000)),
+    );
     assert_eq!(images.get(hash).await.unwrap(), None);
     for _ in 0..2 {
         drop(images.put(&file, hash).await.unwrap());
@@ -49,7 +52,9 @@ async fn files_are_kept_and_removed(images: Images) {
 fn in_a_folder() {
     let folder = TempDir::new().unwrap();
     let images = Images::open(folder.path().join("new/images").to_str().unwrap(), NO_ENV).unwrap();
-    Runtime::new().unwrap().block_on(files_are_kept_and_removed(images));
+    Runtime::new()
+        .unwrap()
+        .block_on(files_are_kept_and_removed(images));
 }
 
 #[test]
@@ -64,7 +69,9 @@ fn in_a_bucket() {
         ("PATH", "not for us".to_owned()),
     ];
     let images = Images::open("s3://photos/of/candor", env).unwrap();
-    Runtime::new().unwrap().block_on(files_are_kept_and_removed(images));
+    Runtime::new()
+        .unwrap()
+        .block_on(files_are_kept_and_removed(images));
 }
 
 /// The server of PyPI's `moto`.
@@ -76,16 +83,34 @@ struct Moto {
 impl Moto {
     fn start() -> Option<Self> {
         let mut python = python("moto")?;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let child = python
-            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.port().to_string()])
+            .args([
+                "-m",
+                "moto.server",
+                "-H",
+                "127.0.0.1",
+                "-p",
+                &port.port().to_string(),
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let server = Self { child, port: port.port() };
-        eventually("the server of S3 answers", || std::net::TcpStream::connect(port).is_ok());
-        assert_eq!(exchange(port, &request("PUT", "/photos", &[], b"")).status, 200);
+        let server = Self {
+            child,
+            port: port.port(),
+        };
+        eventually("the server of S3 answers", || {
+            std::net::TcpStream::connect(port).is_ok()
+        });
+        assert_eq!(
+            exchange(port, &request("PUT", "/photos", &[], b"")).status,
+            200
+        );
         Some(server)
     }
 }
@@ -99,19 +124,33 @@ impl Drop for Moto {
 
 /// The files in a folder, by their names.
 pub(super) fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
-    let entries = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
+    let entries = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|e| e.unwrap().path());
     let below = entries.map(|path| match path.is_dir() {
         true => files(&path),
-        false => [(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())].into(),
+        false => [(
+            path.file_name().unwrap().to_str().unwrap().to_owned(),
+            fs::read(&path).unwrap(),
+        )]
+        .into(),
     });
     below.flatten().collect()
 }
 
 /// Corrections in a folder of their own.
 pub(super) async fn corrections(folder: &Path) -> Corrections {
-    let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display())).await.unwrap();
+    let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display()))
+        .await
+        .unwrap();
     let images = Images::open(folder.join("images").to_str().unwrap(), NO_ENV).unwrap();
-    Corrections::start(Arc::new(store), images, Bundle::vocabulary_of("candor-mini").unwrap(), Queue::default())
+    Corrections::start(
+        Arc::new(store),
+        images,
+        Bundle::vocabulary_of("candor-mini").unwrap(),
+        Queue::default(),
+    )
 }
 
 #[test]
@@ -127,25 +166,63 @@ fn an_image_stays_as_long_as_somebody_refers_to_it() {
             label: Some(Judgement::Good),
             ..Submission::default()
         };
-        assert!(corrections.remember(receipt("chatcmpl-1", 100, b"one"), b"one"[..].into()).is_some());
-        assert!(corrections.remember(receipt("chatcmpl-2", 200, b"two"), b"two"[..].into()).is_some());
+        assert!(
+            corrections
+                .remember(receipt("chatcmpl-1", 100, b"one"), b"one"[..].into())
+                .is_some()
+        );
+        assert!(
+            corrections
+                .remember(receipt("chatcmpl-2", 200, b"two"), b"two"[..].into())
+                .is_some()
+        );
         // At once, whether the receipt was kept yet or not.
-        let first = corrections.submit(good(Some("chatcmpl-1")), None, None, &by).await.unwrap().record;
-        let second = corrections.submit(good(None), Some(b"one".to_vec()), None, &by).await.unwrap().record;
+        let first = corrections
+            .submit(good(Some("chatcmpl-1")), None, None, &by)
+            .await
+            .unwrap()
+            .record;
+        let second = corrections
+            .submit(good(None), Some(b"one".to_vec()), None, &by)
+            .await
+            .unwrap()
+            .record;
         corrections.close().await;
-        assert!(corrections.remember(receipt("chatcmpl-3", 100, b"three"), b"three"[..].into()).is_none(), "it is closed");
+        assert!(
+            corrections
+                .remember(receipt("chatcmpl-3", 100, b"three"), b"three"[..].into())
+                .is_none(),
+            "it is closed"
+        );
         assert_eq!(left(), 2);
-        assert_eq!(corrections.images().get(first.image).await.unwrap().unwrap(), b"one");
+        assert_eq!(
+            corrections
+                .images()
+                .get(first.image)
+                .await
+                .unwrap()
+                .unwrap(),
+            b"one"
+        );
         // Receipts expire; what records refer to stays.
         assert_eq!(corrections.sweep(150).await.unwrap(), 1);
         assert_eq!((left(), corrections.sweep(150).await.unwrap()), (2, 0));
-        let unknown = corrections.submit(good(Some("chatcmpl-1")), None, None, &by).await.unwrap_err();
+        let unknown = corrections
+            .submit(good(Some("chatcmpl-1")), None, None, &by)
+            .await
+            .unwrap_err();
         assert!(unknown.to_string().contains("chatcmpl-1"), "{unknown}");
         assert_eq!(corrections.sweep(250).await.unwrap(), 1);
         assert_eq!(left(), 1);
-        corrections.remove(Target::Feedback(first.id, Owners::All)).await.unwrap();
+        corrections
+            .remove(Target::Feedback(first.id, Owners::All))
+            .await
+            .unwrap();
         assert_eq!(left(), 1);
-        corrections.remove(Target::Feedback(second.id, Owners::All)).await.unwrap();
+        corrections
+            .remove(Target::Feedback(second.id, Owners::All))
+            .await
+            .unwrap();
         assert_eq!(left(), 0);
     });
 }

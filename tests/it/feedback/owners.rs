@@ -7,7 +7,8 @@ use candor::{
     feedback::{
         record::{Feedback, ImageHash, Receipt},
         store::{
-            AnnotatorTarget, Filter, Inserted, OwnerBytes, Owners, Page, Removed, Row, Store, Target,
+            AnnotatorTarget, Filter, Inserted, OwnerBytes, Owners, Page, Removed, Row, Store,
+            Target,
             queue::{AnnotatorId, AnnotatorProgress, Leave, Length, Place, Wish},
         },
     },
@@ -32,47 +33,124 @@ fn one(owner: &str) -> Owners {
 }
 
 fn annotator(owner: &str, name: &str) -> AnnotatorId {
-    AnnotatorId { owner: owner.to_owned(), name: name.to_owned() }
+    AnnotatorId {
+        owner: owner.to_owned(),
+        name: name.to_owned(),
+    }
 }
 
 fn owned(n: usize, owner: &str) -> Feedback {
-    Feedback { owner: owner.to_owned(), ..record(n) }
+    Feedback {
+        owner: owner.to_owned(),
+        ..record(n)
+    }
 }
 
 fn owned_receipt(id: &str, owner: &str, image: &[u8]) -> Receipt {
-    Receipt { owner: owner.to_owned(), ..receipt(id, 1, image) }
+    Receipt {
+        owner: owner.to_owned(),
+        ..receipt(id, 1, image)
+    }
 }
 
 async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
-    let of_user = |n, owner| plain(Feedback { user: Some("ann".to_owned()), ..owned(n, owner) });
-    let receipt_of = |id, owner| Row::Receipt(Box::new(Receipt { user: Some("ann".to_owned()), ..owned_receipt(id, owner, b"image") }));
-    let rows = [of_user(1, "a"), of_user(2, "b"), of_user(3, ""), receipt_of("c1", "a"), receipt_of("c2", "b")];
+    let of_user = |n, owner| {
+        plain(Feedback {
+            user: Some("ann".to_owned()),
+            ..owned(n, owner)
+        })
+    };
+    let receipt_of = |id, owner| {
+        Row::Receipt(Box::new(Receipt {
+            user: Some("ann".to_owned()),
+            ..owned_receipt(id, owner, b"image")
+        }))
+    };
+    let rows = [
+        of_user(1, "a"),
+        of_user(2, "b"),
+        of_user(3, ""),
+        receipt_of("c1", "a"),
+        receipt_of("c2", "b"),
+    ];
     store.insert(&rows).await.unwrap();
-    let page = |owners| Page { filter: Filter { owners, ..Filter::default() }, limit: 9, ..Page::default() };
-    for (owners, seen) in [(one("a"), vec![1]), (one("b"), vec![2]), (one(""), vec![3]), (one("c"), vec![]), (Owners::All, vec![1, 2, 3])] {
+    let page = |owners| Page {
+        filter: Filter {
+            owners,
+            ..Filter::default()
+        },
+        limit: 9,
+        ..Page::default()
+    };
+    for (owners, seen) in [
+        (one("a"), vec![1]),
+        (one("b"), vec![2]),
+        (one(""), vec![3]),
+        (one("c"), vec![]),
+        (Owners::All, vec![1, 2, 3]),
+    ] {
         assert_eq!(ids(&*store, page(owners.clone())).await, seen, "{owners:?}");
         let stats = store.stats(&owners).await.unwrap();
-        assert_eq!(stats.feedback.values().sum::<u64>(), seen.len() as u64, "{owners:?}");
+        assert_eq!(
+            stats.feedback.values().sum::<u64>(),
+            seen.len() as u64,
+            "{owners:?}"
+        );
     }
-    assert_eq!((store.stats(&one("b")).await.unwrap().receipts, store.stats(&one("")).await.unwrap().receipts), (1, 0));
+    assert_eq!(
+        (
+            store.stats(&one("b")).await.unwrap().receipts,
+            store.stats(&one("")).await.unwrap().receipts
+        ),
+        (1, 0)
+    );
     let remove = async |target| store.remove(&target).await.unwrap();
-    assert_eq!(remove(Target::Feedback(record(2).id, one("a"))).await, Removed::default());
+    assert_eq!(
+        remove(Target::Feedback(record(2).id, one("a"))).await,
+        Removed::default()
+    );
     // Two tenants have a user of the same name.
-    assert_eq!(remove(Target::User("ann".to_owned(), one("a"))).await, Removed { feedback: 1, receipts: 1, unnamed: 0 });
+    assert_eq!(
+        remove(Target::User("ann".to_owned(), one("a"))).await,
+        Removed {
+            feedback: 1,
+            receipts: 1,
+            unnamed: 0
+        }
+    );
     assert_eq!(ids(&*store, page(Owners::All)).await, [2, 3]);
-    assert!(store.receipt("c1").await.unwrap().is_none() && store.receipt("c2").await.unwrap().is_some());
+    assert!(
+        store.receipt("c1").await.unwrap().is_none()
+            && store.receipt("c2").await.unwrap().is_some()
+    );
     // The others refer to the image still.
     assert!(store.refers(ImageHash::of(b"image")).await.unwrap());
-    assert_eq!(remove(Target::User("ann".to_owned(), Owners::All)).await, Removed { feedback: 2, receipts: 1, unnamed: 0 });
+    assert_eq!(
+        remove(Target::User("ann".to_owned(), Owners::All)).await,
+        Removed {
+            feedback: 2,
+            receipts: 1,
+            unnamed: 0
+        }
+    );
     assert!(!store.refers(ImageHash::of(b"image")).await.unwrap());
 }
 
 fn place(id: &str) -> Place {
-    Place { completion_id: id.to_owned(), choice: 0 }
+    Place {
+        completion_id: id.to_owned(),
+        choice: 0,
+    }
 }
 
 async fn next(store: &dyn Store, who: &AnnotatorId, owners: Owners) -> Option<String> {
-    let wish = Wish { annotator: who.clone(), owners, now: NOW, until: NOW + 10, unassisted: false };
+    let wish = Wish {
+        annotator: who.clone(),
+        owners,
+        now: NOW,
+        until: NOW + 10,
+        unassisted: false,
+    };
     Some(store.next(&wish).await.unwrap()?.place.completion_id)
 }
 
@@ -89,74 +167,212 @@ async fn judge(store: &dyn Store, n: usize, about: Receipt, who: &AnnotatorId) {
         annotator_owner: who.owner.clone(),
         ..record(n)
     };
-    assert_eq!(store.insert(&[plain(judged)]).await.unwrap(), [Inserted::New]);
+    assert_eq!(
+        store.insert(&[plain(judged)]).await.unwrap(),
+        [Inserted::New]
+    );
 }
 
 async fn the_same_answer_of_two_owners_is_two_items(store: Arc<dyn Store>) {
-    let (of_a, of_b) = (owned_receipt("ca", "a", b"image"), owned_receipt("cb", "b", b"image"));
+    let (of_a, of_b) = (
+        owned_receipt("ca", "a", b"image"),
+        owned_receipt("cb", "b", b"image"),
+    );
     for receipt in [&of_a, &of_b] {
-        store.insert(&queued(receipt.clone(), 0.5, false, false)).await.unwrap();
+        store
+            .insert(&queued(receipt.clone(), 0.5, false, false))
+            .await
+            .unwrap();
     }
     let (ann_of_a, ann_of_b) = (annotator("a", "ann"), annotator("b", "ann"));
     let length = async |owners| store.length(&owners, NOW).await.unwrap();
-    assert_eq!((length(one("a")).await.open, length(one("b")).await.open, length(Owners::All).await.open), (1, 1, 2));
+    assert_eq!(
+        (
+            length(one("a")).await.open,
+            length(one("b")).await.open,
+            length(Owners::All).await.open
+        ),
+        (1, 1, 2)
+    );
     assert_eq!(next(&*store, &ann_of_a, one("c")).await, None);
-    assert_eq!(next(&*store, &ann_of_a, one("a")).await.as_deref(), Some("ca"));
-    assert_eq!(next(&*store, &ann_of_b, one("b")).await.as_deref(), Some("cb"));
-    assert_eq!(length(one("a")).await, Length { open: 1, leased: 1, ..Length::default() });
+    assert_eq!(
+        next(&*store, &ann_of_a, one("a")).await.as_deref(),
+        Some("ca")
+    );
+    assert_eq!(
+        next(&*store, &ann_of_b, one("b")).await.as_deref(),
+        Some("cb")
+    );
+    assert_eq!(
+        length(one("a")).await,
+        Length {
+            open: 1,
+            leased: 1,
+            ..Length::default()
+        }
+    );
     // A namesake of another owner has no part in a lease.
     assert_eq!(store.lease(&place("ca"), &ann_of_b).await.unwrap(), None);
     for how in [Leave::Release, Leave::Skip(1)] {
         assert!(!store.leave(&place("ca"), &ann_of_b, how).await.unwrap());
     }
     judge(&*store, 1, of_b, &ann_of_b).await;
-    assert_eq!(length(one("b")).await, Length { done: 1, ..Length::default() });
-    assert_eq!(length(one("a")).await, Length { open: 1, leased: 1, ..Length::default() }, "what b said of it closes nothing of a");
-    assert!(store.leave(&place("ca"), &ann_of_a, Leave::Release).await.unwrap());
+    assert_eq!(
+        length(one("b")).await,
+        Length {
+            done: 1,
+            ..Length::default()
+        }
+    );
+    assert_eq!(
+        length(one("a")).await,
+        Length {
+            open: 1,
+            leased: 1,
+            ..Length::default()
+        },
+        "what b said of it closes nothing of a"
+    );
+    assert!(
+        store
+            .leave(&place("ca"), &ann_of_a, Leave::Release)
+            .await
+            .unwrap()
+    );
     // Whoever reads everybody's gets everybody's.
     let desk = annotator("desk", "ann");
-    assert_eq!(next(&*store, &desk, Owners::All).await.as_deref(), Some("ca"));
+    assert_eq!(
+        next(&*store, &desk, Owners::All).await.as_deref(),
+        Some("ca")
+    );
     judge(&*store, 2, of_a, &desk).await;
-    assert_eq!(length(one("a")).await, Length { done: 1, ..Length::default() });
+    assert_eq!(
+        length(one("a")).await,
+        Length {
+            done: 1,
+            ..Length::default()
+        }
+    );
     let progress = async |who| store.progress(who, NOW).await.unwrap().total;
-    assert_eq!((progress(&ann_of_a).await, progress(&ann_of_b).await, progress(&desk).await), (0, 1, 1));
+    assert_eq!(
+        (
+            progress(&ann_of_a).await,
+            progress(&ann_of_b).await,
+            progress(&desk).await
+        ),
+        (0, 1, 1)
+    );
 }
 
 async fn annotators_are_forgotten(store: Arc<dyn Store>) {
-    let receipts: Vec<Receipt> = (0..4).map(|n| owned_receipt(&format!("c{n}"), ["a", "b"][n % 2], &[n as u8])).collect();
+    let receipts: Vec<Receipt> = (0..4)
+        .map(|n| owned_receipt(&format!("c{n}"), ["a", "b"][n % 2], &[n as u8]))
+        .collect();
     for receipt in &receipts {
-        store.insert(&queued(receipt.clone(), 0.5, false, false)).await.unwrap();
+        store
+            .insert(&queued(receipt.clone(), 0.5, false, false))
+            .await
+            .unwrap();
     }
     let (ann_of_a, ann_of_b) = (annotator("a", "ann"), annotator("b", "ann"));
     judge(&*store, 0, receipts[0].clone(), &ann_of_a).await;
     judge(&*store, 1, receipts[1].clone(), &ann_of_b).await;
-    assert_eq!(next(&*store, &ann_of_a, one("a")).await.as_deref(), Some("c2"));
+    assert_eq!(
+        next(&*store, &ann_of_a, one("a")).await.as_deref(),
+        Some("c2")
+    );
     let forget = async |owners, records| {
-        let target = AnnotatorTarget { name: "ann".to_owned(), owners, records, limit: 9 };
+        let target = AnnotatorTarget {
+            name: "ann".to_owned(),
+            owners,
+            records,
+            limit: 9,
+        };
         store.remove(&Target::Annotator(target)).await.unwrap()
     };
-    assert_eq!(forget(one("a"), false).await, Removed { unnamed: 1, ..Removed::default() });
+    assert_eq!(
+        forget(one("a"), false).await,
+        Removed {
+            unnamed: 1,
+            ..Removed::default()
+        }
+    );
     let unnamed = store.feedback(&record(0).id).await.unwrap().unwrap();
-    assert_eq!((unnamed.annotator, unnamed.annotator_owner.as_str(), unnamed.owner.as_str()), (None, "", "a"));
-    let named = |name: &str| Page { filter: Filter { annotator: Some(name.to_owned()), ..Filter::default() }, limit: 9, ..Page::default() };
+    assert_eq!(
+        (
+            unnamed.annotator,
+            unnamed.annotator_owner.as_str(),
+            unnamed.owner.as_str()
+        ),
+        (None, "", "a")
+    );
+    let named = |name: &str| Page {
+        filter: Filter {
+            annotator: Some(name.to_owned()),
+            ..Filter::default()
+        },
+        limit: 9,
+        ..Page::default()
+    };
     assert_eq!(ids(&*store, named("ann")).await, [1], "b's stays");
-    assert_eq!(store.progress(&ann_of_a, NOW).await.unwrap(), AnnotatorProgress::default());
+    assert_eq!(
+        store.progress(&ann_of_a, NOW).await.unwrap(),
+        AnnotatorProgress::default()
+    );
     // What they had in work is free, and what they have judged stays judged.
-    assert_eq!(store.length(&one("a"), NOW).await.unwrap(), Length { open: 1, done: 1, ..Length::default() });
-    assert_eq!(next(&*store, &annotator("a", "bob"), one("a")).await.as_deref(), Some("c2"));
+    assert_eq!(
+        store.length(&one("a"), NOW).await.unwrap(),
+        Length {
+            open: 1,
+            done: 1,
+            ..Length::default()
+        }
+    );
+    assert_eq!(
+        next(&*store, &annotator("a", "bob"), one("a"))
+            .await
+            .as_deref(),
+        Some("c2")
+    );
     // With their records, what those have judged waits again.
-    assert_eq!(forget(Owners::All, true).await, Removed { feedback: 1, ..Removed::default() });
-    assert_eq!(store.length(&one("b"), NOW).await.unwrap(), Length { open: 2, ..Length::default() });
+    assert_eq!(
+        forget(Owners::All, true).await,
+        Removed {
+            feedback: 1,
+            ..Removed::default()
+        }
+    );
+    assert_eq!(
+        store.length(&one("b"), NOW).await.unwrap(),
+        Length {
+            open: 2,
+            ..Length::default()
+        }
+    );
     assert_eq!(forget(Owners::All, true).await, Removed::default());
 }
 
 async fn the_oldest_of_an_owner_go_first(store: Arc<dyn Store>) {
     let image = vec![7; 1000];
     let row = |n: u64, owner: &str, image: &[u8]| {
-        Row::Receipt(Box::new(Receipt { owner: owner.to_owned(), ..receipt(&format!("c{n}"), n, image) }))
+        Row::Receipt(Box::new(Receipt {
+            owner: owner.to_owned(),
+            ..receipt(&format!("c{n}"), n, image)
+        }))
     };
-    store.insert(&[row(1, "a", &image), row(2, "a", &image), row(3, "a", b"other"), row(4, "b", &image)]).await.unwrap();
-    let judged = Feedback { completion_id: Some("c1".to_owned()), ..owned(1, "a") };
+    store
+        .insert(&[
+            row(1, "a", &image),
+            row(2, "a", &image),
+            row(3, "a", b"other"),
+            row(4, "b", &image),
+        ])
+        .await
+        .unwrap();
+    let judged = Feedback {
+        completion_id: Some("c1".to_owned()),
+        ..owned(1, "a")
+    };
     store.insert(&[plain(judged)]).await.unwrap();
     let held = async || {
         let mut held = store.receipt_bytes().await.unwrap();
@@ -164,16 +380,50 @@ async fn the_oldest_of_an_owner_go_first(store: Arc<dyn Store>) {
         held
     };
     let body = |of_a: u64| {
-        serde_json::to_string(&Receipt { owner: "a".into(), ..receipt("c1", 1, &vec![7; of_a as usize]) }).unwrap().len() as u64
+        serde_json::to_string(&Receipt {
+            owner: "a".into(),
+            ..receipt("c1", 1, &vec![7; of_a as usize])
+        })
+        .unwrap()
+        .len() as u64
     };
     // An image counts once, however many receipts of an owner refer to it.
-    let of_a = OwnerBytes { owner: "a".to_owned(), bytes: 2 * body(1000) + 1000 + body(5) + 5 };
-    assert_eq!(held().await, [of_a, OwnerBytes { owner: "b".to_owned(), bytes: body(1000) + 1000 }]);
+    let of_a = OwnerBytes {
+        owner: "a".to_owned(),
+        bytes: 2 * body(1000) + 1000 + body(5) + 5,
+    };
+    assert_eq!(
+        held().await,
+        [
+            of_a,
+            OwnerBytes {
+                owner: "b".to_owned(),
+                bytes: body(1000) + 1000
+            }
+        ]
+    );
     let there = async |n: u64| store.receipt(&format!("c{n}")).await.unwrap().is_some();
-    let remove = async |bytes| store.remove(&Target::OldestReceipts("a".to_owned(), bytes)).await.unwrap().receipts;
+    let remove = async |bytes| {
+        store
+            .remove(&Target::OldestReceipts("a".to_owned(), bytes))
+            .await
+            .unwrap()
+            .receipts
+    };
     assert_eq!(remove(1).await, 1);
-    assert_eq!((there(1).await, there(2).await, there(3).await), (true, false, true), "what was judged goes last");
-    assert_eq!((remove(1_000_000).await, remove(1_000_000).await, remove(1_000_000).await), (1, 1, 0));
+    assert_eq!(
+        (there(1).await, there(2).await, there(3).await),
+        (true, false, true),
+        "what was judged goes last"
+    );
+    assert_eq!(
+        (
+            remove(1_000_000).await,
+            remove(1_000_000).await,
+            remove(1_000_000).await
+        ),
+        (1, 1, 0)
+    );
     assert!(there(4).await && store.feedback(&record(1).id).await.unwrap().is_some());
 }
 
@@ -187,15 +437,27 @@ pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<
 
 /// A server with two tenants, and a key that reads what belongs to either.
 fn tenants() -> Served {
-    const TENANT: [Scope; 4] = [Scope::Complete, Scope::Score, Scope::FeedbackWrite, Scope::Annotate];
+    const TENANT: [Scope; 4] = [
+        Scope::Complete,
+        Scope::Score,
+        Scope::FeedbackWrite,
+        Scope::Annotate,
+    ];
     let key = |name: &str, scopes: &[Scope]| Key {
         name: name.to_owned(),
-        key_sha256: Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect(),
+        key_sha256: Sha256::digest(name)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
         scopes: Scopes::new(scopes.iter().copied()),
         ..Key::default()
     };
     Served::with(|c| {
-        c.keys = vec![key("a", &TENANT), key("b", &TENANT), key("desk", &[&TENANT[..], &[Scope::FeedbackRead]].concat())];
+        c.keys = vec![
+            key("a", &TENANT),
+            key("b", &TENANT),
+            key("desk", &[&TENANT[..], &[Scope::FeedbackRead]].concat()),
+        ];
         c.queue.overlap_share = 0.0;
     })
 }
@@ -204,73 +466,231 @@ fn send(served: &Served, key: &str, method: &str, path: &str, body: Option<&Valu
     send_with(served, key, method, path, body, &[])
 }
 
-fn send_with(served: &Served, key: &str, method: &str, path: &str, body: Option<&Value>, more: &[(&str, &str)]) -> Reply {
+fn send_with(
+    served: &Served,
+    key: &str,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    more: &[(&str, &str)],
+) -> Reply {
     let authorization = format!("Bearer {key}");
-    let headers: Vec<_> = [("authorization", authorization.as_str()), JSON].into_iter().chain(more.iter().copied()).collect();
+    let headers: Vec<_> = [("authorization", authorization.as_str()), JSON]
+        .into_iter()
+        .chain(more.iter().copied())
+        .collect();
     let body = body.map(Value::to_string).unwrap_or_default();
     exchange(served.at, &request(method, path, &headers, body.as_bytes()))
 }
 
 fn listed(reply: &Reply) -> Vec<String> {
     assert_eq!(reply.status, 200, "{}", reply.text());
-    reply.json()["data"].as_array().unwrap().iter().map(|record| record["id"].as_str().unwrap().to_owned()).collect()
+    reply.json()["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| record["id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn exported(served: &Served, key: &str, query: &str) -> Vec<Value> {
-    let reply = send(served, key, "GET", &format!("/v1/feedback/export{query}"), None);
+    let reply = send(
+        served,
+        key,
+        "GET",
+        &format!("/v1/feedback/export{query}"),
+        None,
+    );
     assert_eq!(reply.status, 200, "{}", reply.text());
-    reply.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    reply
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
 fn a_key_reaches_nothing_of_another_owner() {
     let served = tenants();
-    let completion = send(&served, "a", "POST", "/v1/chat/completions", Some(&and(ask(1, ""), json!({ "user": "ann" })))).json();
+    let completion = send(
+        &served,
+        "a",
+        "POST",
+        "/v1/chat/completions",
+        Some(&and(ask(1, ""), json!({ "user": "ann" }))),
+    )
+    .json();
     let correct = |key: &str, id: &Value| {
-        send(&served, key, "POST", "/v1/feedback", Some(&json!({ "completion_id": id, "missing": "a hat", "annotator": "ann" })))
+        send(
+            &served,
+            key,
+            "POST",
+            "/v1/feedback",
+            Some(&json!({ "completion_id": id, "missing": "a hat", "annotator": "ann" })),
+        )
     };
     // As if there were none.
-    let (others, none) = (correct("b", &completion["id"]), correct("b", &json!("chatcmpl-none")));
-    assert_eq!((others.status, &others.error(404)["code"]), (none.status, &json!("completion_not_found")));
-    assert_eq!(others.text().replace(completion["id"].as_str().unwrap(), "chatcmpl-none"), none.text());
+    let (others, none) = (
+        correct("b", &completion["id"]),
+        correct("b", &json!("chatcmpl-none")),
+    );
+    assert_eq!(
+        (others.status, &others.error(404)["code"]),
+        (none.status, &json!("completion_not_found"))
+    );
+    assert_eq!(
+        others
+            .text()
+            .replace(completion["id"].as_str().unwrap(), "chatcmpl-none"),
+        none.text()
+    );
     let own = correct("a", &completion["id"]);
     assert_eq!(own.status, 201, "{}", own.text());
     let (record, id) = (own.json(), own.json()["id"].as_str().unwrap().to_owned());
-    assert_eq!((record.get("owner"), record.get("annotator_owner"), &record["annotator"]), (None, None, &json!("ann")));
+    assert_eq!(
+        (
+            record.get("owner"),
+            record.get("annotator_owner"),
+            &record["annotator"]
+        ),
+        (None, None, &json!("ann"))
+    );
     let path = format!("/v1/feedback/{id}");
     for method in ["GET", "DELETE"] {
-        let (others, none) = (send(&served, "b", method, &path, None), send(&served, "b", method, "/v1/feedback/fb_none", None));
-        assert_eq!((others.status, others.text()), (404, none.text()), "{method}");
+        let (others, none) = (
+            send(&served, "b", method, &path, None),
+            send(&served, "b", method, "/v1/feedback/fb_none", None),
+        );
+        assert_eq!(
+            (others.status, others.text()),
+            (404, none.text()),
+            "{method}"
+        );
     }
-    for query in ["", "?user=ann", "?annotator=ann", "?annotators=true", &format!("?completion_id={}", completion["id"].as_str().unwrap())]
-    {
-        assert_eq!(listed(&send(&served, "b", "GET", &format!("/v1/feedback{query}"), None)), [""; 0], "{query}");
-        assert_eq!(listed(&send(&served, "a", "GET", &format!("/v1/feedback{query}"), None)), [id.as_str()], "{query}");
+    for query in [
+        "",
+        "?user=ann",
+        "?annotator=ann",
+        "?annotators=true",
+        &format!("?completion_id={}", completion["id"].as_str().unwrap()),
+    ] {
+        assert_eq!(
+            listed(&send(
+                &served,
+                "b",
+                "GET",
+                &format!("/v1/feedback{query}"),
+                None
+            )),
+            [""; 0],
+            "{query}"
+        );
+        assert_eq!(
+            listed(&send(
+                &served,
+                "a",
+                "GET",
+                &format!("/v1/feedback{query}"),
+                None
+            )),
+            [id.as_str()],
+            "{query}"
+        );
     }
     assert!(exported(&served, "b", "").is_empty());
     for person in ["user=ann", "annotator=ann", "annotator=ann&records=true"] {
-        let removed = send(&served, "b", "DELETE", &format!("/v1/feedback?{person}"), None).json();
-        assert_eq!((&removed["feedback"], &removed["receipts"], &removed["unnamed"]), (&json!(0), &json!(0), &json!(0)), "{person}");
+        let removed = send(
+            &served,
+            "b",
+            "DELETE",
+            &format!("/v1/feedback?{person}"),
+            None,
+        )
+        .json();
+        assert_eq!(
+            (
+                &removed["feedback"],
+                &removed["receipts"],
+                &removed["unnamed"]
+            ),
+            (&json!(0), &json!(0), &json!(0)),
+            "{person}"
+        );
     }
-    for (method, path) in [("GET", "/v1/feedback"), ("GET", "/v1/feedback/export"), ("DELETE", "/v1/feedback")] {
-        let error = send(&served, "b", method, &format!("{path}?user=ann&owner=a"), None).error(403);
-        assert_eq!((&error["code"], &error["param"]), (&json!("insufficient_scope"), &json!("owner")), "{method} {path}");
-        assert!(error["message"].as_str().unwrap().contains("feedback:read"), "{error}");
+    for (method, path) in [
+        ("GET", "/v1/feedback"),
+        ("GET", "/v1/feedback/export"),
+        ("DELETE", "/v1/feedback"),
+    ] {
+        let error = send(
+            &served,
+            "b",
+            method,
+            &format!("{path}?user=ann&owner=a"),
+            None,
+        )
+        .error(403);
+        assert_eq!(
+            (&error["code"], &error["param"]),
+            (&json!("insufficient_scope"), &json!("owner")),
+            "{method} {path}"
+        );
+        assert!(
+            error["message"].as_str().unwrap().contains("feedback:read"),
+            "{error}"
+        );
     }
-    assert_eq!(listed(&send(&served, "a", "GET", "/v1/feedback?owner=a", None)), [id.as_str()]);
+    assert_eq!(
+        listed(&send(&served, "a", "GET", "/v1/feedback?owner=a", None)),
+        [id.as_str()]
+    );
     let shown = exported(&served, "a", "?annotators=true");
-    assert_eq!((shown.len(), shown[0].get("owner"), &shown[0]["annotator"]), (1, None, &json!("ann")));
+    assert_eq!(
+        (shown.len(), shown[0].get("owner"), &shown[0]["annotator"]),
+        (1, None, &json!("ann"))
+    );
     // Whoever reads everybody's sees whose it is.
     let shown = exported(&served, "desk", "?annotators=true");
-    assert_eq!((&shown[0]["owner"], &shown[0]["annotator_owner"]), (&json!("a"), &json!("a")));
-    assert_eq!(exported(&served, "desk", "").first().unwrap().get("annotator_owner"), None);
-    assert_eq!((exported(&served, "desk", "?owner=a").len(), exported(&served, "desk", "?owner=b").len()), (1, 0));
+    assert_eq!(
+        (&shown[0]["owner"], &shown[0]["annotator_owner"]),
+        (&json!("a"), &json!("a"))
+    );
+    assert_eq!(
+        exported(&served, "desk", "")
+            .first()
+            .unwrap()
+            .get("annotator_owner"),
+        None
+    );
+    assert_eq!(
+        (
+            exported(&served, "desk", "?owner=a").len(),
+            exported(&served, "desk", "?owner=b").len()
+        ),
+        (1, 0)
+    );
     assert_eq!(exported(&served, "desk", "?owner=").len(), 0);
     // What they correct stays the owner's.
     assert_eq!(correct("desk", &completion["id"]).json()["owner"], "a");
-    assert_eq!(listed(&send(&served, "a", "GET", "/v1/feedback", None)).len(), 2);
-    assert_eq!(send(&served, "desk", "DELETE", "/v1/feedback?user=ann&owner=b", None).json()["feedback"], 0);
-    assert_eq!(send(&served, "desk", "DELETE", "/v1/feedback?user=ann", None).json()["feedback"], 2);
+    assert_eq!(
+        listed(&send(&served, "a", "GET", "/v1/feedback", None)).len(),
+        2
+    );
+    assert_eq!(
+        send(
+            &served,
+            "desk",
+            "DELETE",
+            "/v1/feedback?user=ann&owner=b",
+            None
+        )
+        .json()["feedback"],
+        0
+    );
+    assert_eq!(
+        send(&served, "desk", "DELETE", "/v1/feedback?user=ann", None).json()["feedback"],
+        2
+    );
 }
 
 #[test]
@@ -278,7 +698,17 @@ fn the_queue_gives_an_owner_their_own() {
     let served = tenants();
     for key in ["a", "b"] {
         // The same answer to both.
-        assert_eq!(send(&served, key, "POST", "/v1/chat/completions", Some(&ask(1, ""))).status, 200);
+        assert_eq!(
+            send(
+                &served,
+                key,
+                "POST",
+                "/v1/chat/completions",
+                Some(&ask(1, ""))
+            )
+            .status,
+            200
+        );
     }
     let open = |key: &str| send(&served, key, "GET", "/v1/queue", None).json()["open"].clone();
     eventually("both are in the queue", || open("desk") == 2);
@@ -289,27 +719,50 @@ fn the_queue_gives_an_owner_their_own() {
     assert_ne!(of_a["id"], of_b["id"]);
     for action in ["release", "skip"] {
         let path = format!("/v1/queue/{}/{action}", of_a["id"].as_str().unwrap());
-        assert_eq!(send(&served, "b", "POST", &path, Some(&ann)).error(404)["code"], "lease_not_found");
+        assert_eq!(
+            send(&served, "b", "POST", &path, Some(&ann)).error(404)["code"],
+            "lease_not_found"
+        );
     }
     let judge = |key: &str, item: &Value| {
-        let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "label": "good", "annotator": "ann" });
+        let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "label": "good",
+            "annotator": "ann" });
         send(&served, key, "POST", "/v1/feedback", Some(&judged))
     };
     assert_eq!(judge("b", &of_a).error(404)["code"], "completion_not_found");
     assert_eq!(judge("a", &of_a).status, 201);
     assert_eq!((open("a"), open("b")), (json!(0), json!(1)));
-    assert_eq!((next("a").status, next("b").json()["id"].clone()), (204, of_b["id"].clone()));
-    let today = |key: &str| send(&served, key, "GET", "/v1/queue?annotator=ann", None).json()["annotator"]["today"].clone();
+    assert_eq!(
+        (next("a").status, next("b").json()["id"].clone()),
+        (204, of_b["id"].clone())
+    );
+    let today = |key: &str| {
+        send(&served, key, "GET", "/v1/queue?annotator=ann", None).json()["annotator"]["today"]
+            .clone()
+    };
     assert_eq!((today("a"), today("b")), (json!(1), json!(0)));
 }
 
 #[test]
 fn an_image_of_two_owners_stays_until_both_have_removed_it() {
     let served = tenants();
-    let body = json!({ "image": data_url("image/png", &picture(1, ImageFormat::Png)), "response": "A dog.", "label": "good" });
+    let body = json!({ "image": data_url("image/png", &picture(1, ImageFormat::Png)),
+        "response": "A dog.", "label": "good" });
     let kept = |key: &str| {
-        let reply = send_with(&served, key, "POST", "/v1/feedback", Some(&body), &[("idempotency-key", "k")]);
-        assert_eq!((reply.status, reply.header("idempotent-replayed")), (201, None), "the key is the owner's: {}", reply.text());
+        let reply = send_with(
+            &served,
+            key,
+            "POST",
+            "/v1/feedback",
+            Some(&body),
+            &[("idempotency-key", "k")],
+        );
+        assert_eq!(
+            (reply.status, reply.header("idempotent-replayed")),
+            (201, None),
+            "the key is the owner's: {}",
+            reply.text()
+        );
         format!("/v1/feedback/{}", reply.json()["id"].as_str().unwrap())
     };
     let (of_a, of_b) = (kept("a"), kept("b"));
@@ -330,9 +783,20 @@ fn a_person_is_named_to_be_forgotten() {
         json!({ "image": image, "response": "A dog.", "missing": "a hat", "annotator": annotator })
     };
     for name in ["ann", "bob"] {
-        assert_eq!(send(&served, "a", "POST", "/v1/feedback", Some(&body(name))).status, 201);
+        assert_eq!(
+            send(&served, "a", "POST", "/v1/feedback", Some(&body(name))).status,
+            201
+        );
     }
-    let forget = |query: &str| send(&served, "a", "DELETE", &format!("/v1/feedback?{query}"), None);
+    let forget = |query: &str| {
+        send(
+            &served,
+            "a",
+            "DELETE",
+            &format!("/v1/feedback?{query}"),
+            None,
+        )
+    };
     for (query, param) in [
         ("", "user"),
         ("owner=a", "user"),
@@ -343,8 +807,16 @@ fn a_person_is_named_to_be_forgotten() {
         assert_eq!(forget(query).error(400)["param"], param, "{query}");
     }
     let removed = forget("annotator=ann").json();
-    assert_eq!((&removed["unnamed"], &removed["feedback"]), (&json!(1), &json!(0)));
-    let names = || exported(&served, "a", "?annotators=true").iter().map(|record| record.get("annotator").cloned()).collect::<Vec<_>>();
+    assert_eq!(
+        (&removed["unnamed"], &removed["feedback"]),
+        (&json!(1), &json!(0))
+    );
+    let names = || {
+        exported(&served, "a", "?annotators=true")
+            .iter()
+            .map(|record| record.get("annotator").cloned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(), [None, Some(json!("bob"))]);
     assert_eq!(forget("annotator=bob&records=true").json()["feedback"], 1);
     assert_eq!(names(), [None]);

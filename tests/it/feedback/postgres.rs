@@ -34,34 +34,73 @@ impl Postgres {
         if is_root() {
             // PostgreSQL does not run as root; its packages bring a user for it.
             for path in [folder.path(), &data] {
-                assert!(Command::new("chown").arg("postgres").arg(path).status().unwrap().success());
+                assert!(
+                    Command::new("chown")
+                        .arg("postgres")
+                        .arg(path)
+                        .status()
+                        .unwrap()
+                        .success()
+                );
             }
         }
         let made = as_user(&programs.join("initdb"))
-            .args(["--auth=trust", "--username=candor", "--encoding=UTF8", "--pgdata"])
+            .args([
+                "--auth=trust",
+                "--username=candor",
+                "--encoding=UTF8",
+                "--pgdata",
+            ])
             .arg(&data)
             .current_dir(folder.path())
             .output();
         let made = made.unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let child = as_user(&programs.join("postgres"))
-            .args(["-c", "listen_addresses=127.0.0.1", "-k", "", "-p", &port.to_string(), "-D"])
+            .args([
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-k",
+                "",
+                "-p",
+                &port.to_string(),
+                "-D",
+            ])
             .arg(&data)
             .current_dir(folder.path())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Self { child, port, databases: AtomicUsize::new(0), _folder: folder };
+        let server = Self {
+            child,
+            port,
+            databases: AtomicUsize::new(0),
+            _folder: folder,
+        };
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        eventually("PostgreSQL takes connections", || runtime.block_on(server.options().connect()).is_ok());
+        eventually("PostgreSQL takes connections", || {
+            runtime.block_on(server.options().connect()).is_ok()
+        });
         Some(server)
     }
 
     fn options(&self) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(self.port).username("candor").database("postgres")
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.port)
+            .username("candor")
+            .database("postgres")
     }
 
     /// The URL of a new database.
@@ -69,7 +108,10 @@ impl Postgres {
         let name = format!("test{}", self.databases.fetch_add(1, SeqCst));
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let mut connection = self.options().connect().await.unwrap();
-            connection.execute(&*format!("CREATE DATABASE {name}")).await.unwrap();
+            connection
+                .execute(&*format!("CREATE DATABASE {name}"))
+                .await
+                .unwrap();
             connection.close().await.unwrap();
         });
         format!("postgres://candor@127.0.0.1:{}/{name}", self.port)
@@ -78,7 +120,9 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-QUIT", &self.child.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-QUIT", &self.child.id().to_string()])
+            .status();
         let _ = self.child.wait();
     }
 }
@@ -86,12 +130,21 @@ impl Drop for Postgres {
 /// Where `initdb` and `postgres` are: in the path or, as on Debian, beside it.
 fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|version| version.path().join("bin"));
-    std::env::split_paths(&path).chain(versions).find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+    let versions = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin"));
+    std::env::split_paths(&path)
+        .chain(versions)
+        .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
 }
 
 fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.trim_ascii() == b"0")
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|o| o.stdout.trim_ascii() == b"0")
 }
 
 fn as_user(program: &Path) -> Command {
@@ -99,6 +152,8 @@ fn as_user(program: &Path) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+    command
+        .args(["--reuid=postgres", "--regid=postgres", "--init-groups"])
+        .arg(program);
     command
 }

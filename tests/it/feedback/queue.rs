@@ -7,7 +7,10 @@ use candor::feedback::{
     record::{Feedback, Queued, Receipt, item_digest},
     store::{
         Inserted, Owners, Removed, Row, Store, Target,
-        queue::{AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample, Wish},
+        queue::{
+            AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample,
+            Wish,
+        },
         sql::SqlStore,
     },
 };
@@ -26,18 +29,25 @@ use crate::{
 const NOW: u64 = 1000;
 
 fn place(n: usize) -> Place {
-    Place { completion_id: format!("c{n}"), choice: 0 }
+    Place {
+        completion_id: format!("c{n}"),
+        choice: 0,
+    }
 }
 
 /// Answers by rank; of some two judgements are wanted, and some are to be shown without marks.
 async fn fill(store: &dyn Store, ranks: &[f64], overlap: &[usize], unassisted: &[usize]) {
     for (n, &rank) in ranks.iter().enumerate() {
         let rows = answer(n, n, rank, overlap.contains(&n), unassisted.contains(&n));
-        assert_eq!(store.insert(&rows).await.unwrap(), [Inserted::New, Inserted::New]);
+        assert_eq!(
+            store.insert(&rows).await.unwrap(),
+            [Inserted::New, Inserted::New]
+        );
     }
 }
 
-/// A completion's receipt and its place in the queue. Completions of the same photograph give the same answer.
+/// A completion's receipt and its place in the queue. Completions of the same photograph give the
+/// same answer.
 fn answer(n: usize, photograph: usize, rank: f64, overlap: bool, unassisted: bool) -> [Row; 2] {
     let receipt = receipt(&format!("c{n}"), 1 + n as u64, &photograph.to_le_bytes());
     queued(receipt, rank, overlap, unassisted)
@@ -45,18 +55,39 @@ fn answer(n: usize, photograph: usize, rank: f64, overlap: bool, unassisted: boo
 
 /// A receipt and the place of its answer in the queue.
 pub(super) fn queued(receipt: Receipt, rank: f64, overlap: bool, unassisted: bool) -> [Row; 2] {
-    let digest = item_digest(&receipt.owner, receipt.image, &receipt.prompt, &receipt.choices[0].response);
-    let entry = Entry { completion_id: receipt.id.clone(), choice: 0, unassisted, overlap, rank, digest };
+    let digest = item_digest(
+        &receipt.owner,
+        receipt.image,
+        &receipt.prompt,
+        &receipt.choices[0].response,
+    );
+    let entry = Entry {
+        completion_id: receipt.id.clone(),
+        choice: 0,
+        unassisted,
+        overlap,
+        rank,
+        digest,
+    };
     [Row::Receipt(Box::new(receipt)), Row::Queue(Box::new(entry))]
 }
 
 /// An annotator without a key.
 fn named(name: &str) -> AnnotatorId {
-    AnnotatorId { owner: String::new(), name: name.to_owned() }
+    AnnotatorId {
+        owner: String::new(),
+        name: name.to_owned(),
+    }
 }
 
 fn wish(annotator: &str, now: u64, unassisted: bool) -> Wish {
-    Wish { annotator: named(annotator), owners: Owners::All, now, until: now + 10, unassisted }
+    Wish {
+        annotator: named(annotator),
+        owners: Owners::All,
+        now,
+        until: now + 10,
+        unassisted,
+    }
 }
 
 async fn next(store: &dyn Store, annotator: &str, now: u64) -> Option<usize> {
@@ -81,10 +112,18 @@ async fn judge_repeat(store: &dyn Store, id: usize, n: usize, photograph: usize,
         response: receipt.choices[0].response.clone(),
         annotator: Some(annotator.to_owned()),
         unassisted: lease.as_ref().is_some_and(|lease| lease.unassisted),
-        queued: lease.map(|lease| Queued { overlap: lease.overlap }),
+        queued: lease.map(|lease| Queued {
+            overlap: lease.overlap,
+        }),
         ..record(id)
     };
-    assert_eq!(store.insert(&[Row::Feedback(Box::new(judged), None)]).await.unwrap(), [Inserted::New]);
+    assert_eq!(
+        store
+            .insert(&[Row::Feedback(Box::new(judged), None)])
+            .await
+            .unwrap(),
+        [Inserted::New]
+    );
 }
 
 async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
@@ -95,44 +134,120 @@ async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
     assert_eq!(next(&*store, "ann", NOW + 5).await, Some(1));
     assert_eq!(next(&*store, "eve", NOW).await, Some(0));
     assert_eq!(next(&*store, "joe", NOW).await, None);
-    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length { open: 3, leased: 3, ..Length::default() });
+    assert_eq!(
+        store.length(&Owners::All, NOW).await.unwrap(),
+        Length {
+            open: 3,
+            leased: 3,
+            ..Length::default()
+        }
+    );
     // Bob's time is over and ann's is not; what he says then still counts.
     assert_eq!(next(&*store, "joe", NOW + 11).await, Some(2));
     judge(&*store, 1, 2, "bob").await;
-    assert_eq!(store.length(&Owners::All, NOW + 11).await.unwrap(), Length { open: 2, leased: 2, done: 1, ..Length::default() });
+    assert_eq!(
+        store.length(&Owners::All, NOW + 11).await.unwrap(),
+        Length {
+            open: 2,
+            leased: 2,
+            done: 1,
+            ..Length::default()
+        }
+    );
     judge(&*store, 2, 1, "ann").await;
     assert_eq!(next(&*store, "ann", NOW + 12).await, Some(0));
-    assert_eq!(store.length(&Owners::All, NOW + 99).await.unwrap(), Length { open: 1, leased: 0, done: 2, ..Length::default() });
+    assert_eq!(
+        store.length(&Owners::All, NOW + 99).await.unwrap(),
+        Length {
+            open: 1,
+            leased: 0,
+            done: 2,
+            ..Length::default()
+        }
+    );
 }
 
 async fn what_is_left_comes_to_others(store: Arc<dyn Store>) {
     fill(&*store, &[0.9, 0.5], &[], &[]).await;
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
-    assert!(!store.leave(&place(0), &named("bob"), Leave::Release).await.unwrap());
-    assert!(store.leave(&place(0), &named("ann"), Leave::Release).await.unwrap());
-    assert!(!store.leave(&place(0), &named("ann"), Leave::Release).await.unwrap());
+    assert!(
+        !store
+            .leave(&place(0), &named("bob"), Leave::Release)
+            .await
+            .unwrap()
+    );
+    assert!(
+        store
+            .leave(&place(0), &named("ann"), Leave::Release)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store
+            .leave(&place(0), &named("ann"), Leave::Release)
+            .await
+            .unwrap()
+    );
     assert_eq!(next(&*store, "bob", NOW).await, Some(0));
-    assert!(store.leave(&place(0), &named("bob"), Leave::Skip(2)).await.unwrap());
+    assert!(
+        store
+            .leave(&place(0), &named("bob"), Leave::Skip(2))
+            .await
+            .unwrap()
+    );
     assert_eq!(store.lease(&place(0), &named("bob")).await.unwrap(), None);
     assert_eq!(next(&*store, "bob", NOW).await, Some(1));
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
-    assert!(store.leave(&place(0), &named("ann"), Leave::Skip(2)).await.unwrap());
+    assert!(
+        store
+            .leave(&place(0), &named("ann"), Leave::Skip(2))
+            .await
+            .unwrap()
+    );
     assert_eq!(next(&*store, "eve", NOW).await, None);
-    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length { open: 1, leased: 1, skipped: 1, ..Length::default() });
+    assert_eq!(
+        store.length(&Owners::All, NOW).await.unwrap(),
+        Length {
+            open: 1,
+            leased: 1,
+            skipped: 1,
+            ..Length::default()
+        }
+    );
     // With the receipt go its answers and who has them.
     store.remove(&Target::ReceiptsBefore(NOW, 9)).await.unwrap();
-    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length::default());
+    assert_eq!(
+        store.length(&Owners::All, NOW).await.unwrap(),
+        Length::default()
+    );
     let [_, entry] = answer(7, 7, 1.0, false, false);
     assert_eq!(store.insert(&[entry]).await.unwrap(), [Inserted::New]);
-    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length::default());
+    assert_eq!(
+        store.length(&Owners::All, NOW).await.unwrap(),
+        Length::default()
+    );
 }
 
 async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
     fill(&*store, &[0.9, 0.8, 0.7], &[0], &[1]).await;
-    assert_eq!((next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await), (Some(0), Some(0)));
+    assert_eq!(
+        (
+            next(&*store, "ann", NOW).await,
+            next(&*store, "bob", NOW).await
+        ),
+        (Some(0), Some(0))
+    );
     assert_eq!(next(&*store, "eve", NOW).await, Some(2));
     let drawn = store.next(&wish("joe", NOW, true)).await.unwrap();
-    assert_eq!(drawn, Some(Lease { place: place(1), unassisted: true, overlap: false, expires: NOW + 10 }));
+    assert_eq!(
+        drawn,
+        Some(Lease {
+            place: place(1),
+            unassisted: true,
+            overlap: false,
+            expires: NOW + 10
+        })
+    );
     judge(&*store, 1, 0, "ann").await;
     judge(&*store, 2, 0, "bob").await;
     judge(&*store, 3, 1, "joe").await;
@@ -143,10 +258,26 @@ async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
         let records = store.sample(sample, &Owners::All, 9).await.unwrap();
         records.into_iter().map(|r| r.id).collect::<BTreeSet<_>>()
     };
-    assert_eq!(ids(Sample::Overlapping).await, [1, 2, 5].map(|n| record(n).id).into());
+    assert_eq!(
+        ids(Sample::Overlapping).await,
+        [1, 2, 5].map(|n| record(n).id).into()
+    );
     assert_eq!(ids(Sample::Unassisted).await, [record(3).id].into());
-    assert_eq!(store.sample(Sample::Overlapping, &Owners::All, 1).await.unwrap()[0].id, record(5).id);
-    assert_eq!(store.length(&Owners::All, NOW).await.unwrap(), Length { done: 3, ..Length::default() });
+    assert_eq!(
+        store
+            .sample(Sample::Overlapping, &Owners::All, 1)
+            .await
+            .unwrap()[0]
+            .id,
+        record(5).id
+    );
+    assert_eq!(
+        store.length(&Owners::All, NOW).await.unwrap(),
+        Length {
+            done: 3,
+            ..Length::default()
+        }
+    );
     assert_eq!(next(&*store, "ann", NOW).await, None);
 }
 
@@ -165,31 +296,84 @@ async fn nobody_gets_what_another_has(store: Arc<dyn Store>) {
 }
 
 async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>) {
-    let add = async |n, photograph, rank, overlap| drop(store.insert(&answer(n, photograph, rank, overlap, false)).await.unwrap());
+    let add = async |n, photograph, rank, overlap| {
+        drop(
+            store
+                .insert(&answer(n, photograph, rank, overlap, false))
+                .await
+                .unwrap(),
+        )
+    };
     let length = async || store.length(&Owners::All, NOW).await.unwrap();
     for (n, rank) in [(0, 0.9), (1, 0.8), (2, 0.95)] {
         add(n, 100, rank, false).await;
     }
-    assert_eq!(length().await, Length { open: 1, ..Length::default() });
-    assert_eq!((next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await), (Some(0), None));
+    assert_eq!(
+        length().await,
+        Length {
+            open: 1,
+            ..Length::default()
+        }
+    );
+    assert_eq!(
+        (
+            next(&*store, "ann", NOW).await,
+            next(&*store, "bob", NOW).await
+        ),
+        (Some(0), None)
+    );
     // Whoever judges another of them has judged it.
     judge_repeat(&*store, 1, 2, 100, "ann").await;
-    assert_eq!((next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await), (None, None));
+    assert_eq!(
+        (
+            next(&*store, "ann", NOW).await,
+            next(&*store, "bob", NOW).await
+        ),
+        (None, None)
+    );
     add(3, 100, 0.9, false).await;
-    assert_eq!((next(&*store, "eve", NOW).await, length().await), (None, Length { done: 1, ..Length::default() }));
+    assert_eq!(
+        (next(&*store, "eve", NOW).await, length().await),
+        (
+            None,
+            Length {
+                done: 1,
+                ..Length::default()
+            }
+        )
+    );
     // When the first one's receipt goes, who has judged it is known still.
     store.remove(&Target::ReceiptsBefore(2, 9)).await.unwrap();
-    assert_eq!((next(&*store, "bob", NOW).await, length().await), (None, Length { done: 1, ..Length::default() }));
+    assert_eq!(
+        (next(&*store, "bob", NOW).await, length().await),
+        (
+            None,
+            Length {
+                done: 1,
+                ..Length::default()
+            }
+        )
+    );
     // Of what nobody has judged, the next takes the place of the first.
     add(10, 200, 0.9, true).await;
     add(11, 200, 0.9, false).await;
     assert_eq!(
-        (next(&*store, "ann", NOW).await, next(&*store, "bob", NOW).await, next(&*store, "eve", NOW).await),
+        (
+            next(&*store, "ann", NOW).await,
+            next(&*store, "bob", NOW).await,
+            next(&*store, "eve", NOW).await
+        ),
         (Some(10), Some(10), None)
     );
     judge_repeat(&*store, 2, 10, 200, "bob").await;
     store.remove(&Target::ReceiptsBefore(12, 9)).await.unwrap();
-    assert_eq!((next(&*store, "bob", NOW).await, next(&*store, "ann", NOW).await), (None, Some(11)));
+    assert_eq!(
+        (
+            next(&*store, "bob", NOW).await,
+            next(&*store, "ann", NOW).await
+        ),
+        (None, Some(11))
+    );
     // What was judged before it came to the queue is judged.
     judge_repeat(&*store, 3, 50, 50, "ann").await;
     add(50, 50, 0.9, false).await;
@@ -199,40 +383,107 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
 
 async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     fill(&*store, &[0.9, 0.5], &[1], &[]).await;
-    let remove = async |id| store.remove(&Target::Feedback(record(id).id, Owners::All)).await.unwrap();
+    let remove = async |id| {
+        store
+            .remove(&Target::Feedback(record(id).id, Owners::All))
+            .await
+            .unwrap()
+    };
     let length = async || store.length(&Owners::All, NOW).await.unwrap();
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     judge(&*store, 1, 0, "ann").await;
     judge(&*store, 2, 0, "ann").await;
     // Another record of hers says something of it still.
-    assert_eq!(remove(2).await, Removed { feedback: 1, ..Removed::default() });
-    assert_eq!(length().await, Length { open: 1, done: 1, ..Length::default() });
-    assert_eq!(remove(1).await, Removed { feedback: 1, ..Removed::default() });
-    assert_eq!(length().await, Length { open: 2, ..Length::default() });
+    assert_eq!(
+        remove(2).await,
+        Removed {
+            feedback: 1,
+            ..Removed::default()
+        }
+    );
+    assert_eq!(
+        length().await,
+        Length {
+            open: 1,
+            done: 1,
+            ..Length::default()
+        }
+    );
+    assert_eq!(
+        remove(1).await,
+        Removed {
+            feedback: 1,
+            ..Removed::default()
+        }
+    );
+    assert_eq!(
+        length().await,
+        Length {
+            open: 2,
+            ..Length::default()
+        }
+    );
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     judge(&*store, 3, 0, "ann").await;
     // Somebody else has judged it too.
     judge(&*store, 4, 0, "bob").await;
     remove(3).await;
-    assert_eq!(length().await, Length { open: 1, done: 1, ..Length::default() });
+    assert_eq!(
+        length().await,
+        Length {
+            open: 1,
+            done: 1,
+            ..Length::default()
+        }
+    );
     // Of what two are to judge, one is wanted again.
-    assert_eq!((next(&*store, "eve", NOW).await, next(&*store, "joe", NOW).await), (Some(1), Some(1)));
+    assert_eq!(
+        (
+            next(&*store, "eve", NOW).await,
+            next(&*store, "joe", NOW).await
+        ),
+        (Some(1), Some(1))
+    );
     judge(&*store, 5, 1, "eve").await;
     judge(&*store, 6, 1, "joe").await;
-    assert_eq!(length().await, Length { done: 2, ..Length::default() });
+    assert_eq!(
+        length().await,
+        Length {
+            done: 2,
+            ..Length::default()
+        }
+    );
     remove(5).await;
-    assert_eq!((next(&*store, "joe", NOW).await, next(&*store, "eve", NOW).await), (None, Some(1)));
+    assert_eq!(
+        (
+            next(&*store, "joe", NOW).await,
+            next(&*store, "eve", NOW).await
+        ),
+        (None, Some(1))
+    );
 }
 
 async fn progress_is_told(store: Arc<dyn Store>) {
     let day = 24 * 60 * 60;
     // Ids are those of a clock that was ahead.
-    let judged =
-        |at: u64| Feedback { id: format!("fb_{:012x}{at:020x}", at * 9000), created: at, annotator: Some("ann".to_owned()), ..record(0) };
-    let rows: Vec<Row> = [day, 2 * day - 1, 2 * day, 2 * day + 9].map(|at| Row::Feedback(Box::new(judged(at)), None)).into();
+    let judged = |at: u64| Feedback {
+        id: format!("fb_{:012x}{at:020x}", at * 9000),
+        created: at,
+        annotator: Some("ann".to_owned()),
+        ..record(0)
+    };
+    let rows: Vec<Row> = [day, 2 * day - 1, 2 * day, 2 * day + 9]
+        .map(|at| Row::Feedback(Box::new(judged(at)), None))
+        .into();
     store.insert(&rows).await.unwrap();
-    assert_eq!(store.progress(&named("ann"), 2 * day + 100).await.unwrap(), AnnotatorProgress { total: 4, today: 2 });
-    assert_eq!(store.progress(&named("bob"), 2 * day).await.unwrap(), AnnotatorProgress::default());
+    assert_eq!(
+        store.progress(&named("ann"), 2 * day + 100).await.unwrap(),
+        AnnotatorProgress { total: 4, today: 2 }
+    );
+    assert_eq!(
+        store.progress(&named("bob"), 2 * day).await.unwrap(),
+        AnnotatorProgress::default()
+    );
 }
 
 /// Of every store.
@@ -247,7 +498,10 @@ pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<
 }
 
 fn post(served: &Served, path: &str, body: &Value) -> Reply {
-    exchange(served.at, &request("POST", path, &[JSON], body.to_string().as_bytes()))
+    exchange(
+        served.at,
+        &request("POST", path, &[JSON], body.to_string().as_bytes()),
+    )
 }
 
 #[test]
@@ -257,33 +511,77 @@ fn an_annotator_works_through_the_queue() {
     let ann = json!({ "annotator": "ann" });
     assert_eq!(post(&served, "/v1/queue/next", &ann).status, 204);
     let completion = served.chat(&ask(1, "Is there a dog?")).json();
-    eventually("the answer is in the queue", || get(served.at, "/v1/queue").json()["open"] == 1);
+    eventually("the answer is in the queue", || {
+        get(served.at, "/v1/queue").json()["open"] == 1
+    });
     let reply = post(&served, "/v1/queue/next", &ann);
     assert_eq!(reply.status, 200, "{}", reply.text());
     let item = reply.json();
-    assert_eq!((&item["completion_id"], &item["choice"], &item["prompt"]), (&completion["id"], &json!(0), &json!("Is there a dog?")));
-    assert_eq!(item["response"], completion["choices"][0]["message"]["content"]);
-    assert!(item["image"].as_str().unwrap().starts_with("data:image/png;base64,"));
+    assert_eq!(
+        (&item["completion_id"], &item["choice"], &item["prompt"]),
+        (&completion["id"], &json!(0), &json!("Is there a dog?"))
+    );
+    assert_eq!(
+        item["response"],
+        completion["choices"][0]["message"]["content"]
+    );
+    assert!(
+        item["image"]
+            .as_str()
+            .unwrap()
+            .starts_with("data:image/png;base64,")
+    );
     let word = &item["words"][0];
     let text: Vec<char> = item["response"].as_str().unwrap().chars().collect();
-    let (start, end) = (word["start"].as_u64().unwrap() as usize, word["end"].as_u64().unwrap() as usize);
-    assert_eq!(json!(text[start..end].iter().collect::<String>()), word["text"]);
-    assert_eq!(item["unassisted"].as_bool().unwrap(), word.get("reward").is_none());
-    assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": "bob" })).status, 204);
+    let (start, end) = (
+        word["start"].as_u64().unwrap() as usize,
+        word["end"].as_u64().unwrap() as usize,
+    );
+    assert_eq!(
+        json!(text[start..end].iter().collect::<String>()),
+        word["text"]
+    );
+    assert_eq!(
+        item["unassisted"].as_bool().unwrap(),
+        word.get("reward").is_none()
+    );
+    assert_eq!(
+        post(&served, "/v1/queue/next", &json!({ "annotator": "bob" })).status,
+        204
+    );
     let path = format!("/v1/queue/{}/release", item["id"].as_str().unwrap());
-    assert_eq!(post(&served, &path, &json!({ "annotator": "bob" })).error(404)["code"], "lease_not_found");
+    assert_eq!(
+        post(&served, &path, &json!({ "annotator": "bob" })).error(404)["code"],
+        "lease_not_found"
+    );
     assert_eq!(post(&served, &path, &ann).status, 204);
     assert_eq!(post(&served, "/v1/queue/nonsense/skip", &ann).status, 404);
-    assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": "" })).error(400)["param"], "annotator");
-    assert_eq!(post(&served, "/v1/queue/next", &ann).json()["id"], item["id"]);
-    let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "label": "good", "annotator": "ann" });
+    assert_eq!(
+        post(&served, "/v1/queue/next", &json!({ "annotator": "" })).error(400)["param"],
+        "annotator"
+    );
+    assert_eq!(
+        post(&served, "/v1/queue/next", &ann).json()["id"],
+        item["id"]
+    );
+    let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "label": "good",
+        "annotator": "ann" });
     let record = correct(&served, &judged, &[]).json();
     assert_eq!(record["unassisted"], item["unassisted"]);
     assert!(record["queued"]["overlap"].is_boolean(), "{record}");
     let length = get(served.at, "/v1/queue").json();
-    assert_eq!((&length["leased"], length.get("annotator")), (&json!(0), None));
-    assert_eq!(get(served.at, "/v1/queue?annotator=ann").json()["annotator"], json!({ "total": 1, "today": 1 }));
-    assert_eq!(served.metric("candor_annotation_queue_length{state=\"leased\"}"), 0.0);
+    assert_eq!(
+        (&length["leased"], length.get("annotator")),
+        (&json!(0), None)
+    );
+    assert_eq!(
+        get(served.at, "/v1/queue?annotator=ann").json()["annotator"],
+        json!({ "total": 1, "today": 1 })
+    );
+    assert_eq!(
+        served.metric("candor_annotation_queue_length{state=\"leased\"}"),
+        0.0
+    );
     let agreement = get(served.at, "/v1/agreement?annotators=true").json();
     assert_eq!(agreement["items"], 0);
 }
@@ -295,16 +593,32 @@ fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
         c.queue.overlap_share = 0.0;
     });
     let completion = served.chat(&ask(1, "Is there a dog?")).json();
-    eventually("the answer is in the queue", || get(served.at, "/v1/queue").json()["open"] == 1);
-    let judged = json!({ "completion_id": completion["id"], "choice": 0, "label": "good", "annotator": "ann" });
+    eventually("the answer is in the queue", || {
+        get(served.at, "/v1/queue").json()["open"] == 1
+    });
+    let judged = json!({ "completion_id": completion["id"], "choice": 0, "label": "good",
+        "annotator": "ann" });
     for _ in 0..2 {
         // Nobody drew it: it says nothing about what people find unassisted.
-        assert!(correct(&served, &judged, &[]).json().get("queued").is_none());
+        assert!(
+            correct(&served, &judged, &[])
+                .json()
+                .get("queued")
+                .is_none()
+        );
         let length = get(served.at, "/v1/queue").json();
         assert_eq!((&length["open"], &length["done"]), (&json!(0), &json!(1)));
     }
     for annotator in ["ann", "bob"] {
-        assert_eq!(post(&served, "/v1/queue/next", &json!({ "annotator": annotator })).status, 204);
+        assert_eq!(
+            post(
+                &served,
+                "/v1/queue/next",
+                &json!({ "annotator": annotator })
+            )
+            .status,
+            204
+        );
     }
 }
 
@@ -316,53 +630,92 @@ fn a_correction_can_be_taken_back() {
         served.chat(&ask(1, "Is there a dog?"));
     }
     eventually("both are kept", || {
-        served.metric("candor_receipts_dropped_total") == 0.0 && get(served.at, "/v1/queue").json()["open"] == 1
+        served.metric("candor_receipts_dropped_total") == 0.0
+            && get(served.at, "/v1/queue").json()["open"] == 1
     });
     let ann = json!({ "annotator": "ann" });
     let item = post(&served, "/v1/queue/next", &ann).json();
-    let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "missing": "a hat", "annotator": "ann" });
+    let judged = json!({ "completion_id": item["completion_id"], "choice": 0, "missing": "a hat",
+        "annotator": "ann" });
     let record = correct(&served, &judged, &[]).json();
     assert_eq!(post(&served, "/v1/queue/next", &ann).status, 204);
     let mine = get(served.at, "/v1/feedback?annotator=ann&limit=1").json();
-    assert_eq!((&mine["data"][0]["id"], &mine["has_more"]), (&record["id"], &json!(false)));
-    assert_eq!(get(served.at, "/v1/feedback?annotator=an").json()["data"], json!([]));
+    assert_eq!(
+        (&mine["data"][0]["id"], &mine["has_more"]),
+        (&record["id"], &json!(false))
+    );
+    assert_eq!(
+        get(served.at, "/v1/feedback?annotator=an").json()["data"],
+        json!([])
+    );
     let path = format!("/v1/feedback/{}", record["id"].as_str().unwrap());
     let removed = exchange(served.at, &request("DELETE", &path, &[], b"")).json();
-    assert_eq!((&removed["feedback"], &removed["receipts"]), (&json!(1), &json!(0)));
-    assert_eq!(post(&served, "/v1/queue/next", &ann).json()["id"], item["id"]);
+    assert_eq!(
+        (&removed["feedback"], &removed["receipts"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(
+        post(&served, "/v1/queue/next", &ann).json()["id"],
+        item["id"]
+    );
     assert_eq!(correct(&served, &judged, &[]).status, 201);
 }
 
-/// How long the next answer takes with a million receipts in SQLite: `cargo test --release --test it -- --ignored --nocapture a_million`.
+/// How long the next answer takes with a million receipts in SQLite:
+/// `cargo test --release --test it -- --ignored --nocapture a_million`.
 #[test]
 #[ignore = "takes minutes"]
 fn a_million_answers_wait() {
     let folder = tempfile::TempDir::new().unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.path().display())).await.unwrap();
+        let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.path().display()))
+            .await
+            .unwrap();
         for piece in 0..1000 {
             let row = |i: usize| {
                 let n = piece * 1000 + i;
                 let rank = (n * 7919 % 1_000_003) as f64 / 1e6;
                 answer(n, n, rank, n % 20 == 1, n.is_multiple_of(10))
             };
-            store.insert(&(0..1000).flat_map(row).collect::<Vec<_>>()).await.unwrap();
+            store
+                .insert(&(0..1000).flat_map(row).collect::<Vec<_>>())
+                .await
+                .unwrap();
         }
         let (mut nexts, mut lengths) = (Vec::new(), Vec::new());
         for i in 0..400 {
             let begun = Instant::now();
-            let lease = store.next(&wish(&format!("annotator{}", i % 40), NOW + 20 * i, i % 10 == 0)).await.unwrap().unwrap();
-            store.receipt(&lease.place.completion_id).await.unwrap().unwrap();
+            let lease = store
+                .next(&wish(
+                    &format!("annotator{}", i % 40),
+                    NOW + 20 * i,
+                    i % 10 == 0,
+                ))
+                .await
+                .unwrap()
+                .unwrap();
+            store
+                .receipt(&lease.place.completion_id)
+                .await
+                .unwrap()
+                .unwrap();
             nexts.push(begun.elapsed());
         }
         for _ in 0..20 {
             let begun = Instant::now();
-            assert_eq!(store.length(&Owners::All, NOW).await.unwrap().open, 1_000_000);
+            assert_eq!(
+                store.length(&Owners::All, NOW).await.unwrap().open,
+                1_000_000
+            );
             lengths.push(begun.elapsed());
         }
         for (what, mut times) in [("next", nexts), ("length", lengths)] {
             times.sort();
-            println!("{what}: median {:?}, 99th percentile {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+            println!(
+                "{what}: median {:?}, 99th percentile {:?}",
+                times[times.len() / 2],
+                times[times.len() * 99 / 100]
+            );
         }
     });
 }
@@ -370,19 +723,32 @@ fn a_million_answers_wait() {
 /// Against the package of the same name.
 #[test]
 fn alpha_is_krippendorffs() {
-    let Some(mut python) = python("krippendorff") else { return };
+    let Some(mut python) = python("krippendorff") else {
+        return;
+    };
     // Four people, five values, one judgement in four missing.
     let said_of = |unit: usize, person: usize| match unit * 31 + person * 17 + unit * person {
         n if n % 4 == 3 => None,
         n if n % 3 > 0 => Some(unit % 5),
         n => Some(n % 5),
     };
-    let table: Vec<Vec<Option<usize>>> = (0..4).map(|person| (0..50).map(|unit| said_of(unit, person)).collect()).collect();
-    let units: Vec<Vec<usize>> = (0..50).map(|unit| (0..4).filter_map(|person| said_of(unit, person)).collect()).collect();
+    let table: Vec<Vec<Option<usize>>> = (0..4)
+        .map(|person| (0..50).map(|unit| said_of(unit, person)).collect())
+        .collect();
+    let units: Vec<Vec<usize>> = (0..50)
+        .map(|unit| (0..4).filter_map(|person| said_of(unit, person)).collect())
+        .collect();
     let script = "import json, sys, krippendorff as k; t = json.load(sys.stdin); \
-                  print(k.alpha([[float('nan') if v is None else v for v in row] for row in t], level_of_measurement='nominal'))";
+                  print(k.alpha([[float('nan') if v is None else v for v in row] for row in t], \
+                  level_of_measurement='nominal'))";
     python.args(["-c", script]);
-    let theirs: f64 = said(python, &serde_json::to_string(&table).unwrap()).trim().parse().unwrap();
+    let theirs: f64 = said(python, &serde_json::to_string(&table).unwrap())
+        .trim()
+        .parse()
+        .unwrap();
     let ours = alpha(&units).unwrap();
-    assert!((ours - theirs).abs() < 1e-9 && ours < 0.95, "{ours} {theirs}");
+    assert!(
+        (ours - theirs).abs() < 1e-9 && ours < 0.95,
+        "{ours} {theirs}"
+    );
 }

@@ -35,11 +35,20 @@ const MARK: &str = "zebra crossing 7f3a";
 
 /// The database and the files beside it.
 fn database(folder: &Path) -> Vec<PathBuf> {
-    ["", "-wal", "-shm"].map(|suffix| folder.join(format!("feedback.db{suffix}"))).into_iter().filter(|file| file.exists()).collect()
+    ["", "-wal", "-shm"]
+        .map(|suffix| folder.join(format!("feedback.db{suffix}")))
+        .into_iter()
+        .filter(|file| file.exists())
+        .collect()
 }
 
 fn has_mark(folder: &Path) -> bool {
-    database(folder).iter().any(|file| fs::read(file).unwrap().windows(MARK.len()).any(|bytes| bytes == MARK.as_bytes()))
+    database(folder).iter().any(|file| {
+        fs::read(file)
+            .unwrap()
+            .windows(MARK.len())
+            .any(|bytes| bytes == MARK.as_bytes())
+    })
 }
 
 fn mode(path: &Path) -> u32 {
@@ -65,10 +74,19 @@ fn nothing_of_what_was_removed_is_left_in_the_database() {
         for n in 0..20 {
             corrections.keep(marked(n), b"image").await.unwrap();
         }
-        let asked = Receipt { prompt: MARK.to_owned(), ..receipt("chatcmpl-1", 1, b"image") };
-        corrections.remember(asked, b"image"[..].into()).unwrap().await;
+        let asked = Receipt {
+            prompt: MARK.to_owned(),
+            ..receipt("chatcmpl-1", 1, b"image")
+        };
+        corrections
+            .remember(asked, b"image"[..].into())
+            .unwrap()
+            .await;
         assert!(has_mark(folder.path()));
-        corrections.remove(Target::User(MARK.to_owned(), Owners::All)).await.unwrap();
+        corrections
+            .remove(Target::User(MARK.to_owned(), Owners::All))
+            .await
+            .unwrap();
         assert!(has_mark(folder.path()), "the receipt has it");
         assert_eq!(corrections.sweep(2).await.unwrap(), 1);
         assert!(!has_mark(folder.path()));
@@ -80,8 +98,14 @@ fn nothing_of_what_was_removed_is_left_in_the_database() {
 fn what_earlier_versions_left_in_free_pages_is_overwritten() {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
-        SqlStore::open(&url(folder.path())).await.unwrap().close().await;
-        let mut connection = SqliteConnection::connect(&url(folder.path())).await.unwrap();
+        SqlStore::open(&url(folder.path()))
+            .await
+            .unwrap()
+            .close()
+            .await;
+        let mut connection = SqliteConnection::connect(&url(folder.path()))
+            .await
+            .unwrap();
         let left = format!(
             "PRAGMA secure_delete = OFF; PRAGMA user_version = 0; CREATE TABLE t (x TEXT); \
              INSERT INTO t VALUES ('{}'); DROP TABLE t; PRAGMA wal_checkpoint(TRUNCATE)",
@@ -100,20 +124,39 @@ fn what_earlier_versions_left_in_free_pages_is_overwritten() {
 fn what_is_kept_is_for_the_servers_user_alone() {
     let served = Served::new();
     served.chat(&ask(1, ""));
-    eventually("a photograph is kept", || files(&served.folder.path().join("images")).len() == 1);
+    eventually("a photograph is kept", || {
+        files(&served.folder.path().join("images")).len() == 1
+    });
     let images = served.folder.path().join("images");
-    let folder = fs::read_dir(&images).unwrap().next().unwrap().unwrap().path();
-    let photograph = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
-    eventually("it is settled", || (mode(&images), mode(&folder), mode(&photograph)) == (0o700, 0o700, 0o600));
+    let folder = fs::read_dir(&images)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let photograph = fs::read_dir(&folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    eventually("it is settled", || {
+        (mode(&images), mode(&folder), mode(&photograph)) == (0o700, 0o700, 0o600)
+    });
     let database = database(served.folder.path());
     assert_eq!(database.len(), 3);
-    database.iter().for_each(|file| assert_eq!(mode(file), 0o600, "{}", file.display()));
+    database
+        .iter()
+        .for_each(|file| assert_eq!(mode(file), 0o600, "{}", file.display()));
 }
 
 #[test]
 fn what_others_could_read_is_narrowed_at_the_start() {
     let folder = TempDir::new().unwrap();
-    let (images, hash) = (folder.path().join("images"), ImageHash::of(b"image").to_string());
+    let (images, hash) = (
+        folder.path().join("images"),
+        ImageHash::of(b"image").to_string(),
+    );
     let (inner, foreign) = (images.join(&hash[..2]), images.join("foreign"));
     fs::create_dir_all(&inner).unwrap();
     fs::create_dir(&foreign).unwrap();
@@ -128,10 +171,29 @@ fn what_others_could_read_is_narrowed_at_the_start() {
     set(&file, 0o664);
     Runtime::new().unwrap().block_on(async {
         let images_at = Images::open(images.to_str().unwrap(), NO_ENV).unwrap();
-        assert_eq!(images_at.get(ImageHash::of(b"image")).await.unwrap().unwrap(), b"image");
-        SqlStore::open(&url(folder.path())).await.unwrap().close().await;
+        assert_eq!(
+            images_at
+                .get(ImageHash::of(b"image"))
+                .await
+                .unwrap()
+                .unwrap(),
+            b"image"
+        );
+        SqlStore::open(&url(folder.path()))
+            .await
+            .unwrap()
+            .close()
+            .await;
     });
-    assert_eq!((mode(&images), mode(&inner), mode(&inner.join(&hash)), mode(&file)), (0o700, 0o700, 0o600, 0o600));
+    assert_eq!(
+        (
+            mode(&images),
+            mode(&inner),
+            mode(&inner.join(&hash)),
+            mode(&file)
+        ),
+        (0o700, 0o700, 0o600, 0o600)
+    );
     assert_eq!(mode(&foreign), 0o755, "what is not ours stays as it is");
 }
 
@@ -144,7 +206,10 @@ fn receipts_take_no_more_bytes_than_they_may_and_nobody_is_pushed_out() {
         corrections.limit_receipts(MOST);
         let remember = async |n: u64, owner: &str| {
             let image = n.to_le_bytes().repeat(1250);
-            let receipt = Receipt { owner: owner.to_owned(), ..receipt(&format!("chatcmpl-{owner}-{n}"), n, &image) };
+            let receipt = Receipt {
+                owner: owner.to_owned(),
+                ..receipt(&format!("chatcmpl-{owner}-{n}"), n, &image)
+            };
             corrections.remember(receipt, image.into()).unwrap().await;
         };
         for n in 0..3 {
@@ -154,14 +219,42 @@ fn receipts_take_no_more_bytes_than_they_may_and_nobody_is_pushed_out() {
             remember(n, "loud").await;
         }
         corrections.close().await;
-        let held: u64 = corrections.store().receipt_bytes().await.unwrap().iter().map(|owner| owner.bytes).sum();
-        assert!((MOST / 2..=MOST).contains(&held) && corrections.receipt_bytes() <= MOST, "{held}");
-        let images: usize = files(&folder.path().join("images")).values().map(Vec::len).sum();
+        let held: u64 = corrections
+            .store()
+            .receipt_bytes()
+            .await
+            .unwrap()
+            .iter()
+            .map(|owner| owner.bytes)
+            .sum();
+        assert!(
+            (MOST / 2..=MOST).contains(&held) && corrections.receipt_bytes() <= MOST,
+            "{held}"
+        );
+        let images: usize = files(&folder.path().join("images"))
+            .values()
+            .map(Vec::len)
+            .sum();
         assert!(images as u64 <= MOST, "{images}");
         for n in 0..3 {
-            assert!(corrections.store().receipt(&format!("chatcmpl-quiet-{n}")).await.unwrap().is_some(), "{n}");
+            assert!(
+                corrections
+                    .store()
+                    .receipt(&format!("chatcmpl-quiet-{n}"))
+                    .await
+                    .unwrap()
+                    .is_some(),
+                "{n}"
+            );
         }
-        let loud = async |n: u64| corrections.store().receipt(&format!("chatcmpl-loud-{n}")).await.unwrap().is_some();
+        let loud = async |n: u64| {
+            corrections
+                .store()
+                .receipt(&format!("chatcmpl-loud-{n}"))
+                .await
+                .unwrap()
+                .is_some()
+        };
         assert!(!loud(10).await && loud(69).await, "the oldest go");
     });
 }
@@ -171,12 +264,17 @@ fn what_is_kept_for_seconds_is_gone_after_them() {
     let served = Served::with(|c| c.receipts.retention = "5s".to_owned());
     served.chat(&ask(1, ""));
     let open = || get(served.at, "/v1/queue").json()["open"].clone();
-    eventually("the answer is kept", || served.metric("candor_receipts_kept_bytes") > 0.0);
-    eventually("its time is over", || open() == 0 && served.metric("candor_receipts_kept_bytes") == 0.0);
+    eventually("the answer is kept", || {
+        served.metric("candor_receipts_kept_bytes") > 0.0
+    });
+    eventually("its time is over", || {
+        open() == 0 && served.metric("candor_receipts_kept_bytes") == 0.0
+    });
     assert!(files(&served.folder.path().join("images")).is_empty());
 }
 
-/// The receipt is there before the answer has ended, so that it does not matter which server gets the correction.
+/// The receipt is there before the answer has ended, so that it does not matter which server gets
+/// the correction.
 #[test]
 fn a_correction_can_go_to_another_server_on_the_same_store() {
     let first = Served::new();
@@ -187,9 +285,16 @@ fn a_correction_can_go_to_another_server_on_the_same_store() {
     for n in 0..10 {
         let id = match n % 2 {
             0 => first.chat(&ask(n, "")).json()["id"].clone(),
-            _ => first.chat(&and(ask(n, ""), json!({ "stream": true }))).chunks()[0]["id"].clone(),
+            _ => first
+                .chat(&and(ask(n, ""), json!({ "stream": true })))
+                .chunks()[0]["id"]
+                .clone(),
         };
-        let reply = post(&second, &json!({ "completion_id": id, "label": "good" }), &[]);
+        let reply = post(
+            &second,
+            &json!({ "completion_id": id, "label": "good" }),
+            &[],
+        );
         assert_eq!(reply.status, 201, "{n}: {}", reply.text());
     }
 }
@@ -200,7 +305,14 @@ fn a_damaged_database_makes_the_server_unready_and_answers_go_on() {
     Runtime::new().unwrap().block_on(async {
         let store = SqlStore::open(&url(folder.path())).await.unwrap();
         for n in 0..50 {
-            store.insert(&[plain(Feedback { response: MARK.repeat(20), tokens: Vec::new(), ..record(n) })]).await.unwrap();
+            store
+                .insert(&[plain(Feedback {
+                    response: MARK.repeat(20),
+                    tokens: Vec::new(),
+                    ..record(n)
+                })])
+                .await
+                .unwrap();
         }
         store.scrub().await.unwrap();
         store.close().await;
@@ -208,7 +320,10 @@ fn a_damaged_database_makes_the_server_unready_and_answers_go_on() {
     let file = folder.path().join("feedback.db");
     let bytes = fs::read(&file).unwrap();
     let mut database = fs::File::options().write(true).open(&file).unwrap();
-    for (page, _) in bytes.chunks(4096).enumerate().filter(|(_, page)| page.windows(MARK.len()).any(|bytes| bytes == MARK.as_bytes())) {
+    for (page, _) in bytes.chunks(4096).enumerate().filter(|(_, page)| {
+        page.windows(MARK.len())
+            .any(|bytes| bytes == MARK.as_bytes())
+    }) {
         database.seek(SeekFrom::Start(page as u64 * 4096)).unwrap();
         database.write_all(&[0xFF; 4096]).unwrap();
     }
@@ -218,13 +333,23 @@ fn a_damaged_database_makes_the_server_unready_and_answers_go_on() {
         let _ = get(served.at, "/v1/feedback");
         get(served.at, "/health/ready").text().contains("damaged")
     });
-    assert_eq!(get(served.at, "/health/ready").error(503)["code"], "not_ready");
+    assert_eq!(
+        get(served.at, "/health/ready").error(503)["code"],
+        "not_ready"
+    );
     assert_eq!(get(served.at, "/health/live").status, 200);
     let completion = served.chat(&ask(1, ""));
     assert_eq!(completion.status, 200, "{}", completion.text());
-    let refused = post(&served, &json!({ "completion_id": completion.json()["id"], "label": "good" }), &[]);
+    let refused = post(
+        &served,
+        &json!({ "completion_id": completion.json()["id"], "label": "good" }),
+        &[],
+    );
     assert_eq!(refused.error(503)["code"], "store_damaged");
-    assert!(!refused.text().contains(folder.path().to_str().unwrap()), "where the store is, is for the log");
+    assert!(
+        !refused.text().contains(folder.path().to_str().unwrap()),
+        "where the store is, is for the log"
+    );
 }
 
 #[test]
@@ -234,12 +359,27 @@ fn a_server_that_waits_for_its_store_can_be_stopped() {
     let store = format!("postgres://candor@{}/none", silent.local_addr().unwrap());
     let folder = TempDir::new().unwrap();
     let mut command = candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"]);
-    command.current_dir(folder.path()).env("CANDOR_FEEDBACK__STORE", store).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .current_dir(folder.path())
+        .env("CANDOR_FEEDBACK__STORE", store)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut connection, _) = silent.accept().unwrap();
-    assert!(std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
     assert!(child.wait().unwrap().success(), "{said}");
     let _ = connection.read(&mut [0; 64]);
 }

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use candor::{
     feedback::{
         record::{Answer, Feedback, ImageHash, Kind, Label, Receipt, Source, Token, Versions},
-        store::{Filter, Idempotency, Inserted, Owners, Page, Removed, Row, Store, StoreError, Target, sql::SqlStore, writer::Writer},
+        store::{
+            Filter, Idempotency, Inserted, Owners, Page, Removed, Row, Store, StoreError, Target,
+            sql::SqlStore, writer::Writer,
+        },
     },
     guard::Verdict,
 };
@@ -17,7 +20,15 @@ use super::{owners, postgres::Postgres, queue};
 
 /// A record whose texts are not easy.
 pub(crate) fn record(n: usize) -> Feedback {
-    let token = Token { id: 7, text: " 🐶\"\u{0}\\".to_owned(), start: 0, end: 5, logprob: Some(-0.5), reward: None, label: Label::Bad };
+    let token = Token {
+        id: 7,
+        text: " 🐶\"\u{0}\\".to_owned(),
+        start: 0,
+        end: 5,
+        logprob: Some(-0.5),
+        reward: None,
+        label: Label::Bad,
+    };
     Feedback {
         id: format!("fb_{n:032x}"),
         created: 1_000 + n as u64,
@@ -56,7 +67,10 @@ pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
     Receipt {
         id: id.to_owned(),
         created,
-        versions: Versions { model: Some("candor-mini".to_owned()), ..Versions::default() },
+        versions: Versions {
+            model: Some("candor-mini".to_owned()),
+            ..Versions::default()
+        },
         owner: String::new(),
         image: ImageHash::of(image),
         image_bytes: image.len() as u64,
@@ -72,65 +86,152 @@ pub(super) fn plain(record: Feedback) -> Row {
 }
 
 fn keyed(record: Feedback, key: &str, digest: &str) -> Row {
-    Row::Feedback(Box::new(record), Some(Idempotency { key: key.to_owned(), digest: digest.to_owned() }))
+    Row::Feedback(
+        Box::new(record),
+        Some(Idempotency {
+            key: key.to_owned(),
+            digest: digest.to_owned(),
+        }),
+    )
 }
 
 pub(super) async fn ids(store: &dyn Store, page: Page) -> Vec<usize> {
     let records = store.page(&page).await.unwrap();
-    records.iter().map(|r| usize::from_str_radix(r.id.trim_start_matches("fb_"), 16).unwrap()).collect()
+    records
+        .iter()
+        .map(|r| usize::from_str_radix(r.id.trim_start_matches("fb_"), 16).unwrap())
+        .collect()
 }
 
 async fn what_is_kept_comes_back(store: Arc<dyn Store>) {
     let (wanted, kept) = (record(1), receipt("chatcmpl-1", 5, b"image"));
     let rows = [plain(wanted.clone()), Row::Receipt(Box::new(kept.clone()))];
-    assert_eq!(store.insert(&rows).await.unwrap(), [Inserted::New, Inserted::New]);
+    assert_eq!(
+        store.insert(&rows).await.unwrap(),
+        [Inserted::New, Inserted::New]
+    );
     assert_eq!(store.feedback(&wanted.id).await.unwrap(), Some(wanted));
     assert_eq!(store.receipt("chatcmpl-1").await.unwrap(), Some(kept));
     assert_eq!(store.feedback("fb_").await.unwrap(), None);
     assert_eq!(store.receipt("'").await.unwrap(), None);
     assert_eq!(store.insert(&[]).await.unwrap(), []);
     // A record is never overwritten.
-    assert_eq!(store.insert(&rows[..1]).await.unwrap(), [Inserted::Conflict]);
+    assert_eq!(
+        store.insert(&rows[..1]).await.unwrap(),
+        [Inserted::Conflict]
+    );
     let stats = store.stats(&Owners::All).await.unwrap();
-    assert_eq!((stats.feedback["bad"], stats.sources["human"], stats.receipts), (1, 1, 1));
+    assert_eq!(
+        (
+            stats.feedback["bad"],
+            stats.sources["human"],
+            stats.receipts
+        ),
+        (1, 1, 1)
+    );
 }
 
 async fn a_request_that_is_sent_again_makes_nothing_new(store: Arc<dyn Store>) {
-    let rows = [keyed(record(1), "k", "said"), keyed(record(2), "k", "said"), keyed(record(3), "k", "said otherwise")];
+    let rows = [
+        keyed(record(1), "k", "said"),
+        keyed(record(2), "k", "said"),
+        keyed(record(3), "k", "said otherwise"),
+    ];
     let before = Inserted::Before(Box::new(record(1)));
-    assert_eq!(store.insert(&rows).await.unwrap(), [Inserted::New, before.clone(), Inserted::Conflict]);
-    assert_eq!(store.insert(&rows[1..]).await.unwrap(), [before.clone(), Inserted::Conflict]);
-    let key = |key: &str, digest: &str| Idempotency { key: key.to_owned(), digest: digest.to_owned() };
+    assert_eq!(
+        store.insert(&rows).await.unwrap(),
+        [Inserted::New, before.clone(), Inserted::Conflict]
+    );
+    assert_eq!(
+        store.insert(&rows[1..]).await.unwrap(),
+        [before.clone(), Inserted::Conflict]
+    );
+    let key = |key: &str, digest: &str| Idempotency {
+        key: key.to_owned(),
+        digest: digest.to_owned(),
+    };
     assert_eq!(store.by_key(&key("k", "said")).await.unwrap(), Some(before));
-    assert_eq!(store.by_key(&key("k", "?")).await.unwrap(), Some(Inserted::Conflict));
+    assert_eq!(
+        store.by_key(&key("k", "?")).await.unwrap(),
+        Some(Inserted::Conflict)
+    );
     assert_eq!(store.by_key(&key("K", "said")).await.unwrap(), None);
-    assert_eq!(ids(&*store, Page { limit: 9, ..Page::default() }).await, [1]);
+    assert_eq!(
+        ids(
+            &*store,
+            Page {
+                limit: 9,
+                ..Page::default()
+            }
+        )
+        .await,
+        [1]
+    );
 }
 
 async fn pages_are_in_order_and_filtered(store: Arc<dyn Store>) {
     let make = |n: usize| Feedback {
-        kind: if n.is_multiple_of(2) { Kind::Good } else { Kind::Missing },
+        kind: if n.is_multiple_of(2) {
+            Kind::Good
+        } else {
+            Kind::Missing
+        },
         user: Some(format!("user{}", n % 3)),
         annotator: Some("Å".to_owned()),
         completion_id: (n == 7).then(|| "chatcmpl-7".to_owned()),
-        source: if n < 5 { Source::Import } else { Source::Simulated },
+        source: if n < 5 {
+            Source::Import
+        } else {
+            Source::Simulated
+        },
         ..record(n)
     };
     let rows: Vec<Row> = (1..=20).rev().map(|n| plain(make(n))).collect();
     store.insert(&rows).await.unwrap();
     let id = |n: usize| Some(record(n).id);
-    let page = |filter, after, newest_first| Page { filter, after, limit: 4, newest_first };
-    assert_eq!(ids(&*store, page(Filter::default(), None, false)).await, [1, 2, 3, 4]);
-    assert_eq!(ids(&*store, page(Filter::default(), None, true)).await, [20, 19, 18, 17]);
-    assert_eq!(ids(&*store, page(Filter::default(), id(4), false)).await, [5, 6, 7, 8]);
-    assert_eq!(ids(&*store, page(Filter::default(), id(4), true)).await, [3, 2, 1]);
-    let filter = Filter { kind: Some(Kind::Good), user: Some("user1".to_owned()), ..Filter::default() };
+    let page = |filter, after, newest_first| Page {
+        filter,
+        after,
+        limit: 4,
+        newest_first,
+    };
+    assert_eq!(
+        ids(&*store, page(Filter::default(), None, false)).await,
+        [1, 2, 3, 4]
+    );
+    assert_eq!(
+        ids(&*store, page(Filter::default(), None, true)).await,
+        [20, 19, 18, 17]
+    );
+    assert_eq!(
+        ids(&*store, page(Filter::default(), id(4), false)).await,
+        [5, 6, 7, 8]
+    );
+    assert_eq!(
+        ids(&*store, page(Filter::default(), id(4), true)).await,
+        [3, 2, 1]
+    );
+    let filter = Filter {
+        kind: Some(Kind::Good),
+        user: Some("user1".to_owned()),
+        ..Filter::default()
+    };
     assert_eq!(ids(&*store, page(filter, None, false)).await, [4, 10, 16]);
-    let filter = Filter { source: Some(Source::Import), annotator: Some("Å".to_owned()), ..Filter::default() };
+    let filter = Filter {
+        source: Some(Source::Import),
+        annotator: Some("Å".to_owned()),
+        ..Filter::default()
+    };
     assert_eq!(ids(&*store, page(filter, id(2), false)).await, [3, 4]);
-    let filter = Filter { completion_id: Some("chatcmpl-7".to_owned()), ..Filter::default() };
+    let filter = Filter {
+        completion_id: Some("chatcmpl-7".to_owned()),
+        ..Filter::default()
+    };
     assert_eq!(ids(&*store, page(filter, None, false)).await, [7]);
-    let filter = Filter { annotator: Some("' OR 1 = 1 --".to_owned()), ..Filter::default() };
+    let filter = Filter {
+        annotator: Some("' OR 1 = 1 --".to_owned()),
+        ..Filter::default()
+    };
     assert!(ids(&*store, page(filter, None, false)).await.is_empty());
 }
 
@@ -147,40 +248,88 @@ async fn what_is_removed_dooms_its_image(store: Arc<dyn Store>) {
         plain(about(2, shared, None, Some("ann"))),
         plain(about(3, alone, None, Some("ann"))),
         Row::Receipt(Box::new(receipt("chatcmpl-1", 1, b"shared"))),
-        Row::Receipt(Box::new(Receipt { user: Some("ann".to_owned()), ..receipt("chatcmpl-2", 1, b"alone") })),
+        Row::Receipt(Box::new(Receipt {
+            user: Some("ann".to_owned()),
+            ..receipt("chatcmpl-2", 1, b"alone")
+        })),
     ];
     store.insert(&rows).await.unwrap();
     let remove = async |target| store.remove(&target).await.unwrap();
-    assert_eq!(remove(Target::Feedback(record(9).id, Owners::All)).await, Removed::default());
+    assert_eq!(
+        remove(Target::Feedback(record(9).id, Owners::All)).await,
+        Removed::default()
+    );
     assert_eq!(store.doomed(9).await.unwrap(), []);
-    assert_eq!(remove(Target::Feedback(record(1).id, Owners::All)).await, Removed { feedback: 1, ..Removed::default() });
-    assert!(store.receipt("chatcmpl-1").await.unwrap().is_some(), "another may say something of the answer");
+    assert_eq!(
+        remove(Target::Feedback(record(1).id, Owners::All)).await,
+        Removed {
+            feedback: 1,
+            ..Removed::default()
+        }
+    );
+    assert!(
+        store.receipt("chatcmpl-1").await.unwrap().is_some(),
+        "another may say something of the answer"
+    );
     assert_eq!(store.doomed(9).await.unwrap(), [shared]);
     assert!(store.refers(shared).await.unwrap());
-    assert_eq!(remove(Target::User("ann".to_owned(), Owners::All)).await, Removed { feedback: 2, receipts: 1, unnamed: 0 });
+    assert_eq!(
+        remove(Target::User("ann".to_owned(), Owners::All)).await,
+        Removed {
+            feedback: 2,
+            receipts: 1,
+            unnamed: 0
+        }
+    );
     assert!(store.refers(shared).await.unwrap() && !store.refers(alone).await.unwrap());
     assert_eq!(remove(Target::ReceiptsBefore(2, 9)).await.receipts, 1);
     assert!(!store.refers(shared).await.unwrap() && !store.refers(alone).await.unwrap());
-    assert_eq!(store.doomed(9).await.unwrap().into_iter().collect::<BTreeSet<_>>(), [shared, alone].into());
+    assert_eq!(
+        store
+            .doomed(9)
+            .await
+            .unwrap()
+            .into_iter()
+            .collect::<BTreeSet<_>>(),
+        [shared, alone].into()
+    );
     store.spare(shared).await.unwrap();
     assert_eq!(store.doomed(9).await.unwrap(), [alone]);
 }
 
 async fn receipts_expire_in_pieces(store: Arc<dyn Store>) {
-    let rows: Vec<Row> = (0..10).map(|n| Row::Receipt(Box::new(receipt(&format!("chatcmpl-{n}"), 100 + n, b"image")))).collect();
+    let rows: Vec<Row> = (0..10)
+        .map(|n| {
+            Row::Receipt(Box::new(receipt(
+                &format!("chatcmpl-{n}"),
+                100 + n,
+                b"image",
+            )))
+        })
+        .collect();
     store.insert(&rows).await.unwrap();
     let remove = async |target| store.remove(&target).await.unwrap().receipts;
     assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 4);
     assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 3);
     assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 0);
-    assert!(store.receipt("chatcmpl-6").await.unwrap().is_none() && store.receipt("chatcmpl-7").await.unwrap().is_some());
+    assert!(
+        store.receipt("chatcmpl-6").await.unwrap().is_none()
+            && store.receipt("chatcmpl-7").await.unwrap().is_some()
+    );
 }
 
 async fn receipts_of_a_clock_that_was_ahead_expire_with_others(store: Arc<dyn Store>) {
-    let rows = [("chatcmpl-1", 100), ("chatcmpl-2", 9_000)].map(|(id, created)| Row::Receipt(Box::new(receipt(id, created, b"image"))));
+    let rows = [("chatcmpl-1", 100), ("chatcmpl-2", 9_000)]
+        .map(|(id, created)| Row::Receipt(Box::new(receipt(id, created, b"image"))));
     store.insert(&rows).await.unwrap();
     store.redate_receipts(200).await.unwrap();
-    let remove = async |time| store.remove(&Target::ReceiptsBefore(time, 9)).await.unwrap().receipts;
+    let remove = async |time| {
+        store
+            .remove(&Target::ReceiptsBefore(time, 9))
+            .await
+            .unwrap()
+            .receipts
+    };
     assert_eq!((remove(200).await, remove(201).await), (1, 1));
 }
 
@@ -192,8 +341,14 @@ async fn many_at_once_are_each_there_once(store: Arc<dyn Store>) {
             for n in 0..40 {
                 // Every request is sent twice.
                 let (n, key) = (client * 1000 + n * 2, format!("{client}/{n}"));
-                assert_eq!(writer.insert(keyed(record(n), &key, "")).await.unwrap(), Inserted::New);
-                assert_eq!(writer.insert(keyed(record(n + 1), &key, "")).await.unwrap(), Inserted::Before(Box::new(record(n))));
+                assert_eq!(
+                    writer.insert(keyed(record(n), &key, "")).await.unwrap(),
+                    Inserted::New
+                );
+                assert_eq!(
+                    writer.insert(keyed(record(n + 1), &key, "")).await.unwrap(),
+                    Inserted::Before(Box::new(record(n)))
+                );
             }
         }
     };
@@ -201,7 +356,10 @@ async fn many_at_once_are_each_there_once(store: Arc<dyn Store>) {
     for client in clients {
         client.await.unwrap();
     }
-    assert_eq!(store.stats(&Owners::All).await.unwrap().feedback["bad"], 32 * 40);
+    assert_eq!(
+        store.stats(&Owners::All).await.unwrap().feedback["bad"],
+        32 * 40
+    );
 }
 
 async fn every_check(url: impl Fn() -> String) {
@@ -223,10 +381,14 @@ async fn it_is_there_when_opened_again(url: &str) {
     store.insert(&[plain(record(1))]).await.unwrap();
     store.close().await;
     let store = SqlStore::open(url).await.unwrap();
-    assert_eq!(store.feedback(&record(1).id).await.unwrap(), Some(record(1)));
+    assert_eq!(
+        store.feedback(&record(1).id).await.unwrap(),
+        Some(record(1))
+    );
     // Tables of a later version are left alone.
     let mut connection = AnyConnection::connect(url).await.unwrap();
-    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', TRUE, 'x', 0)";
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
+                 execution_time) VALUES (99, 'later', TRUE, 'x', 0)";
     connection.execute(later).await.unwrap();
     let refused = SqlStore::open(url).await.err().unwrap().to_string();
     assert!(refused.contains("99"), "{refused}");
@@ -245,15 +407,29 @@ fn sqlite() {
 
 #[test]
 fn postgres() {
-    let Some(server) = Postgres::start() else { return };
-    Runtime::new().unwrap().block_on(every_check(|| std::thread::scope(|s| s.spawn(|| server.database()).join().unwrap())));
+    let Some(server) = Postgres::start() else {
+        return;
+    };
+    Runtime::new().unwrap().block_on(every_check(|| {
+        std::thread::scope(|s| s.spawn(|| server.database()).join().unwrap())
+    }));
 }
 
 #[test]
 fn a_store_that_cannot_be_opened_says_why() {
-    let open = |url: &str| Runtime::new().unwrap().block_on(SqlStore::open(url)).err().unwrap();
+    let open = |url: &str| {
+        Runtime::new()
+            .unwrap()
+            .block_on(SqlStore::open(url))
+            .err()
+            .unwrap()
+    };
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), b"this is no database, and long enough to tell that it is none".repeat(99)).unwrap();
+    std::fs::write(
+        file.path(),
+        b"this is no database, and long enough to tell that it is none".repeat(99),
+    )
+    .unwrap();
     let messages = [
         open(&format!("sqlite:{}", file.path().display())),
         open(&format!("sqlite:{}/x/y.db", file.path().display())),
@@ -262,7 +438,10 @@ fn a_store_that_cannot_be_opened_says_why() {
     ];
     // At once, and not that nobody answered in time.
     let (name, why) = (file.path().to_str().unwrap(), messages[0].to_string());
-    assert!(why.contains(name) && why.contains("not a database"), "{why}");
+    assert!(
+        why.contains(name) && why.contains("not a database"),
+        "{why}"
+    );
     for error in messages {
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     }

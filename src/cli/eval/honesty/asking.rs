@@ -73,11 +73,21 @@ pub(super) struct Ask {
 
 impl Ask {
     pub(super) fn answer(photograph: usize, manner: Manner, prompt: &str) -> Self {
-        Self { photograph, manner, prompt: prompt.to_owned(), text: String::new() }
+        Self {
+            photograph,
+            manner,
+            prompt: prompt.to_owned(),
+            text: String::new(),
+        }
     }
 
     pub(super) fn score(photograph: usize, prompt: &str, text: &str) -> Self {
-        Self { photograph, manner: Manner::Given, prompt: prompt.to_owned(), text: text.to_owned() }
+        Self {
+            photograph,
+            manner: Manner::Given,
+            prompt: prompt.to_owned(),
+            text: text.to_owned(),
+        }
     }
 }
 
@@ -93,38 +103,78 @@ pub(super) struct Answers<'a> {
 
 impl<'a> Answers<'a> {
     /// Begins, with the answers that stand in `file` already.
-    pub(super) fn open(args: &'a Args, material: &'a Material, file: Option<PathBuf>) -> Result<Self, Failure> {
-        let mut answers = Self { args, material, models: models(args)?, file: None, known: HashMap::new() };
+    pub(super) fn open(
+        args: &'a Args,
+        material: &'a Material,
+        file: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
+        let mut answers = Self {
+            args,
+            material,
+            models: models(args)?,
+            file: None,
+            known: HashMap::new(),
+        };
         let Some(path) = file else { return Ok(answers) };
         let config = answers.model_args(0).load(&[])?;
         let made_with = json!({ "seed": args.seed, "weights": weights(&answers.models)? });
         let (file, rows) = LineFile::open(&path, args.overwrite, settings(&config, &made_with)?)?;
         answers.file = Some(file);
-        let keys: HashMap<String, usize> = (0..material.photographs.len()).map(|i| (answers.name(i), i)).collect();
-        let manners = [Manner::Off, Manner::Score, Manner::Flag, Manner::Regenerate, Manner::Given];
+        let keys: HashMap<String, usize> = (0..material.photographs.len())
+            .map(|i| (answers.name(i), i))
+            .collect();
+        let manners = [
+            Manner::Off,
+            Manner::Score,
+            Manner::Flag,
+            Manner::Regenerate,
+            Manner::Given,
+        ];
         for row in rows {
             let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
-            let manner = manners.into_iter().find(|manner| row["manner"] == manner.name());
+            let manner = manners
+                .into_iter()
+                .find(|manner| row["manner"] == manner.name());
             let answer = serde_json::from_value::<Answered>(row["answer"].clone()).ok();
-            if let (Some(&photograph), Some(manner), Some(answer)) = (keys.get(&text("image")), manner, answer) {
-                answers.known.insert(Ask { photograph, manner, prompt: text("prompt"), text: text("text") }, answer);
+            if let (Some(&photograph), Some(manner), Some(answer)) =
+                (keys.get(&text("image")), manner, answer)
+            {
+                answers.known.insert(
+                    Ask {
+                        photograph,
+                        manner,
+                        prompt: text("prompt"),
+                        text: text("text"),
+                    },
+                    answer,
+                );
             }
         }
         if !answers.known.is_empty() {
-            note(format_args!("candor: {} answers stand in {} already", answers.known.len(), path.display()));
+            note(format_args!(
+                "candor: {} answers stand in {} already",
+                answers.known.len(),
+                path.display()
+            ));
         }
         Ok(answers)
     }
 
     /// Asks what was not asked yet.
     pub(super) fn ask(&mut self, asks: impl IntoIterator<Item = Ask>) -> Result<(), Failure> {
-        let mut open: Vec<Ask> = asks.into_iter().filter(|ask| !self.known.contains_key(ask)).collect();
+        let mut open: Vec<Ask> = asks
+            .into_iter()
+            .filter(|ask| !self.known.contains_key(ask))
+            .collect();
         let mut seen = std::collections::HashSet::new();
         open.retain(|ask| seen.insert(ask.clone()));
         for fold in 0..self.models.len() {
             let several = self.models.len() > 1;
-            let part: Vec<Ask> =
-                open.iter().filter(|ask| !several || self.material.photographs[ask.photograph].fold() == fold).cloned().collect();
+            let part: Vec<Ask> = open
+                .iter()
+                .filter(|ask| !several || self.material.photographs[ask.photograph].fold() == fold)
+                .cloned()
+                .collect();
             if !part.is_empty() {
                 self.ask_of(fold, &part)?;
             }
@@ -134,15 +184,24 @@ impl<'a> Answers<'a> {
 
     fn ask_of(&mut self, fold: usize, asks: &[Ask]) -> Result<(), Failure> {
         let answering = Answering::open(&self.model_args(fold))?;
-        let fields: HashMap<&str, Value> = asks.iter().map(|ask| (ask.manner.name(), ask.manner.fields(self.args.seed))).collect();
+        let fields: HashMap<&str, Value> = asks
+            .iter()
+            .map(|ask| (ask.manner.name(), ask.manner.fields(self.args.seed)))
+            .collect();
         let jobs: Vec<Job<'_>> = asks
             .iter()
             .map(|ask| Job {
                 name: ask.manner.name(),
                 image: &self.material.photographs[ask.photograph].image,
                 work: match ask.manner {
-                    Manner::Given => Work::Score { prompt: &ask.prompt, text: &ask.text },
-                    manner => Work::Answer { prompt: &ask.prompt, fields: &fields[manner.name()] },
+                    Manner::Given => Work::Score {
+                        prompt: &ask.prompt,
+                        text: &ask.text,
+                    },
+                    manner => Work::Answer {
+                        prompt: &ask.prompt,
+                        fields: &fields[manner.name()],
+                    },
                 },
             })
             .collect();
@@ -153,7 +212,8 @@ impl<'a> Answers<'a> {
             let ask = &asks[i];
             if let Some(file) = file {
                 let row =
-                    json!({ "image": names[i], "manner": ask.manner.name(), "prompt": ask.prompt, "text": ask.text, "answer": answer });
+                    json!({ "image": names[i], "manner": ask.manner.name(), "prompt": ask.prompt,
+                        "text": ask.text, "answer": answer });
                 file.push(row)?;
             }
             fresh.push((ask.clone(), answer));
@@ -161,9 +221,9 @@ impl<'a> Answers<'a> {
         });
         self.known.extend(fresh);
         match (run, &self.file) {
-            (Err(Failure::Interrupted(_)), Some(_)) => {
-                Err(Failure::Interrupted("interrupted: what was answered is kept; the same command goes on".into()))
-            }
+            (Err(Failure::Interrupted(_)), Some(_)) => Err(Failure::Interrupted(
+                "interrupted: what was answered is kept; the same command goes on".into(),
+            )),
             (run, _) => run,
         }
     }
@@ -183,7 +243,12 @@ impl<'a> Answers<'a> {
     /// A photograph's name among those of all origins; another file is another photograph.
     fn name(&self, photograph: usize) -> String {
         let found = &self.material.photographs[photograph];
-        format!("{}/{} {:016x}", found.origin.name(), found.image.name(), found.digest)
+        format!(
+            "{}/{} {:016x}",
+            found.origin.name(),
+            found.image.name(),
+            found.digest
+        )
     }
 
     fn model_args(&self, fold: usize) -> crate::cli::common::ModelArgs {
@@ -196,18 +261,25 @@ impl<'a> Answers<'a> {
 
 /// The models that are asked: one, or one for each part.
 fn models(args: &Args) -> Result<Vec<String>, Failure> {
-    let Some(folder) = &args.folds else { return Ok(vec![args.model.load(&[])?.model.name]) };
+    let Some(folder) = &args.folds else {
+        return Ok(vec![args.model.load(&[])?.model.name]);
+    };
     let model = |fold: usize| {
         let path = folder.join(fold.to_string());
         let name = path.to_str().filter(|_| path.is_dir()).map(str::to_owned);
         name.ok_or_else(|| {
-            Failure::Misused(format!("--folds {}: expected bundles in 0 to {}, there is none in {fold}", folder.display(), FOLDS - 1))
+            Failure::Misused(format!(
+                "--folds {}: expected bundles in 0 to {}, there is none in {fold}",
+                folder.display(),
+                FOLDS - 1
+            ))
         })
     };
     (0..FOLDS).map(model).collect()
 }
 
-/// A hash of the files of models: answers of other weights are not theirs, whatever version they have.
+/// A hash of the files of models: answers of other weights are not theirs, whatever version they
+/// have.
 fn weights(models: &[String]) -> Result<String, Failure> {
     let mut hash = Sha256::new();
     for model in models {
@@ -217,5 +289,10 @@ fn weights(models: &[String]) -> Result<String, Failure> {
             hash.update(Bundle::file(model, &file).map_err(Failure::failed)?);
         }
     }
-    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

@@ -34,7 +34,11 @@ pub(super) const JUDGED: [Origin; 2] = [Origin::Flickr8k, Origin::CocoMini];
 
 /// The ways in which captions of an origin are asked for.
 pub(super) fn manners(origin: Origin) -> &'static [Manner] {
-    if JUDGED.contains(&origin) { &[Manner::Off, Manner::Flag, Manner::Regenerate] } else { &[Manner::Flag] }
+    if JUDGED.contains(&origin) {
+        &[Manner::Off, Manner::Flag, Manner::Regenerate]
+    } else {
+        &[Manner::Flag]
+    }
 }
 
 /// What was found.
@@ -90,16 +94,25 @@ impl CaptionMeasures {
     }
 }
 
-/// The scorings by which own pixels are compared with another photograph's: each caption on its photograph and on the next one of its origin.
+/// The scorings by which own pixels are compared with another photograph's: each caption on its
+/// photograph and on the next one of its origin.
 pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
-    JUDGED.iter().flat_map(|&origin| pixel_pairs(material, answers, origin)).flatten().collect()
+    JUDGED
+        .iter()
+        .flat_map(|&origin| pixel_pairs(material, answers, origin))
+        .flatten()
+        .collect()
 }
 
 fn pixel_pairs(material: &Material, answers: &Answers<'_>, origin: Origin) -> Vec<[Ask; 2]> {
     let neighbors = material.neighbors(origin);
     let pair = |(number, _): (usize, &Annotated)| {
-        let (caption, other) = (answers.of(&Ask::answer(number, Manner::Off, ""))?, *neighbors.get(&number)?);
-        (!caption.text.trim().is_empty()).then(|| [number, other].map(|shown| Ask::score(shown, "", &caption.text)))
+        let (caption, other) = (
+            answers.of(&Ask::answer(number, Manner::Off, ""))?,
+            *neighbors.get(&number)?,
+        );
+        (!caption.text.trim().is_empty())
+            .then(|| [number, other].map(|shown| Ask::score(shown, "", &caption.text)))
     };
     material.of(origin).filter_map(pair).collect()
 }
@@ -125,8 +138,16 @@ pub(super) fn measure(
 }
 
 /// The replies of one manner to all photographs of an origin; `None` where one is missing.
-fn replies(material: &Material, answers: &Answers<'_>, origin: Origin, manner: Manner) -> Option<Vec<Answered>> {
-    material.of(origin).map(|(number, _)| answers.of(&Ask::answer(number, manner, "")).cloned()).collect()
+fn replies(
+    material: &Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+    manner: Manner,
+) -> Option<Vec<Answered>> {
+    material
+        .of(origin)
+        .map(|(number, _)| answers.of(&Ask::answer(number, manner, "")).cloned())
+        .collect()
 }
 
 fn judged(
@@ -137,10 +158,13 @@ fn judged(
     before: &impl Fn(Measure) -> Option<f64>,
     results: &mut CaptionResults,
 ) {
-    let Some(measures) = CaptionMeasures::of(origin) else { return };
+    let Some(measures) = CaptionMeasures::of(origin) else {
+        return;
+    };
     let (numbers, images): (Vec<usize>, Vec<&Annotated>) = material.of(origin).unzip();
     let [Some(off), Some(flagged), Some(repaired)] =
-        [Manner::Off, Manner::Flag, Manner::Regenerate].map(|manner| replies(material, answers, origin, manner))
+        [Manner::Off, Manner::Flag, Manner::Regenerate]
+            .map(|manner| replies(material, answers, origin, manner))
     else {
         return;
     };
@@ -151,7 +175,11 @@ fn judged(
     let texts = [&off, &flagged, &repaired].map(|replies| hypotheses(&images, replies));
     let judge = |texts: &'_ [Hypothesis]| -> Vec<(usize, usize)> {
         let evaluation = evaluate(&images, texts);
-        let count = |caption| MentionKind::Closed.mentions(caption).map_or((0, 0), |m| (m.len(), m.iter().filter(|m| !m.1).count()));
+        let count = |caption| {
+            MentionKind::Closed
+                .mentions(caption)
+                .map_or((0, 0), |m| (m.len(), m.iter().filter(|m| !m.1).count()))
+        };
         evaluation.captions.iter().map(count).collect()
     };
     let findings = &mut results.findings;
@@ -161,27 +189,75 @@ fn judged(
     if let Some(found) = flags::measure(MentionKind::Closed, &evaluation, &marks, repeats, seed) {
         let mentions = found.wrong + found.right;
         findings.extend([
-            Finding::new(measures.mentions, found.auroc, found.captions, mentions, &format!("object words, {} of them wrong", found.wrong)),
-            Finding::new(measures.unflagged, found.wrong_unflagged, found.captions, mentions, "object words"),
-            Finding::new(measures.right_flagged, found.right_flagged, found.captions, found.right, "right object words"),
+            Finding::new(
+                measures.mentions,
+                found.auroc,
+                found.captions,
+                mentions,
+                &format!("object words, {} of them wrong", found.wrong),
+            ),
+            Finding::new(
+                measures.unflagged,
+                found.wrong_unflagged,
+                found.captions,
+                mentions,
+                "object words",
+            ),
+            Finding::new(
+                measures.right_flagged,
+                found.right_flagged,
+                found.captions,
+                found.right,
+                "right object words",
+            ),
         ]);
     }
-    let outcomes = numbers.iter().zip(&evaluation.captions).zip(&marks).flat_map(|((&photograph, caption), marks)| {
-        let mentions = MentionKind::Closed.mentions(caption).unwrap_or_default();
-        let outcome = |(range, is_right)| Some(Outcome { photograph, score: f64::from(marks.score(&range)?), is_right });
-        mentions.into_iter().filter_map(outcome).collect::<Vec<_>>()
-    });
+    let outcomes = numbers
+        .iter()
+        .zip(&evaluation.captions)
+        .zip(&marks)
+        .flat_map(|((&photograph, caption), marks)| {
+            let mentions = MentionKind::Closed.mentions(caption).unwrap_or_default();
+            let outcome = |(range, is_right)| {
+                Some(Outcome {
+                    photograph,
+                    score: f64::from(marks.score(&range)?),
+                    is_right,
+                })
+            };
+            mentions.into_iter().filter_map(outcome).collect::<Vec<_>>()
+        });
     results.mentions.push((origin, outcomes.collect()));
     // How much is said.
     let counted = judge(&texts[0]);
-    let rows: Vec<(usize, f64)> = numbers.iter().zip(&counted).map(|(&number, count)| (number, count.0 as f64)).collect();
+    let rows: Vec<(usize, f64)> = numbers
+        .iter()
+        .zip(&counted)
+        .map(|(&number, count)| (number, count.0 as f64))
+        .collect();
     let a_caption = mean(&rows, resampling);
-    findings.push(Finding::new(measures.count, a_caption, numbers.len(), numbers.len(), "captions"));
+    findings.push(Finding::new(
+        measures.count,
+        a_caption,
+        numbers.len(),
+        numbers.len(),
+        "captions",
+    ));
     findings.push(match before(measures.count) {
         Some(known) => {
-            let ratio =
-                Estimate { value: a_caption.value / known, interval: a_caption.interval.map(|(low, high)| (low / known, high / known)) };
-            Finding::new(measures.kept, ratio, numbers.len(), numbers.len(), "captions")
+            let ratio = Estimate {
+                value: a_caption.value / known,
+                interval: a_caption
+                    .interval
+                    .map(|(low, high)| (low / known, high / known)),
+            };
+            Finding::new(
+                measures.kept,
+                ratio,
+                numbers.len(),
+                numbers.len(),
+                "captions",
+            )
         }
         None => Finding {
             measure: measures.kept,
@@ -192,20 +268,61 @@ fn judged(
     });
     // What repairs change.
     let (first, second) = (evaluate(&images, &texts[0]), evaluate(&images, &texts[2]));
-    let group = if origin == Origin::CocoMini { Group::Closed } else { Group::Open };
+    let group = if origin == Origin::CocoMini {
+        Group::Closed
+    } else {
+        Group::Open
+    };
     let relative = relative_changes(&first, &second, repeats, seed);
     let changes = compare(&first, &second, seed);
-    let chair = relative.iter().find(|(name, _)| *name == (group, "CHAIR_i")).map(|found| found.1);
-    let difference = |group: Group, name: &str| changes.iter().find(|(found, _)| found.0 == group && found.1 == name).map(|c| c.1.estimate);
-    let described = images.iter().filter(|image| !image.captions.is_empty()).count();
-    let judged_by = if group == Group::Open { described } else { images.len() };
-    let changed = [(chair, judged_by), (difference(group, "recall"), judged_by), (difference(Group::Description, "CIDEr-D"), described)];
+    let chair = relative
+        .iter()
+        .find(|(name, _)| *name == (group, "CHAIR_i"))
+        .map(|found| found.1);
+    let difference = |group: Group, name: &str| {
+        changes
+            .iter()
+            .find(|(found, _)| found.0 == group && found.1 == name)
+            .map(|c| c.1.estimate)
+    };
+    let described = images
+        .iter()
+        .filter(|image| !image.captions.is_empty())
+        .count();
+    let judged_by = if group == Group::Open {
+        described
+    } else {
+        images.len()
+    };
+    let changed = [
+        (chair, judged_by),
+        (difference(group, "recall"), judged_by),
+        (difference(Group::Description, "CIDEr-D"), described),
+    ];
     for (measure, (figure, photographs)) in measures.repaired.into_iter().zip(changed) {
-        findings.extend(figure.map(|figure| Finding::new(measure, figure, photographs, photographs, "pairs of captions")));
+        findings.extend(figure.map(|figure| {
+            Finding::new(
+                measure,
+                figure,
+                photographs,
+                photographs,
+                "pairs of captions",
+            )
+        }));
     }
     let shaped = |measure, replies: &[Answered], is_bad: fn(&str) -> bool| {
-        let rows: Vec<(usize, bool)> = numbers.iter().zip(replies).map(|(&number, reply)| (number, is_bad(&reply.text))).collect();
-        Finding::new(measure, share(&rows, resampling), rows.len(), rows.iter().filter(|row| row.1).count(), &format!("of {}", rows.len()))
+        let rows: Vec<(usize, bool)> = numbers
+            .iter()
+            .zip(replies)
+            .map(|(&number, reply)| (number, is_bad(&reply.text)))
+            .collect();
+        Finding::new(
+            measure,
+            share(&rows, resampling),
+            rows.len(),
+            rows.iter().filter(|row| row.1).count(),
+            &format!("of {}", rows.len()),
+        )
     };
     findings.extend([
         shaped(measures.form[0], &repaired, is_fragment),
@@ -213,26 +330,64 @@ fn judged(
         shaped(measures.form_off, &off, is_fragment),
     ]);
     // Whether the scorer looks.
-    findings.extend(pixels(material, answers, origin, measures.pixels, resampling));
+    findings.extend(pixels(
+        material,
+        answers,
+        origin,
+        measures.pixels,
+        resampling,
+    ));
     let name = origin.name();
-    let mut changes: Vec<Section> = repairs::sections(&first, &second, repeats, seed).into_iter().take(1).collect();
-    changes.iter_mut().for_each(|section| section.title = format!("{}, {name}", section.title));
+    let mut changes: Vec<Section> = repairs::sections(&first, &second, repeats, seed)
+        .into_iter()
+        .take(1)
+        .collect();
+    changes
+        .iter_mut()
+        .for_each(|section| section.title = format!("{}, {name}", section.title));
     results.sections.extend(changes);
-    let broken = images.iter().zip(off.iter().zip(&repaired)).filter(|(_, (before, after))| {
-        (is_fragment(&after.text) && !is_fragment(&before.text)) || (is_loop(&after.text) && !is_loop(&before.text))
+    let broken = images
+        .iter()
+        .zip(off.iter().zip(&repaired))
+        .filter(|(_, (before, after))| {
+            (is_fragment(&after.text) && !is_fragment(&before.text))
+                || (is_loop(&after.text) && !is_loop(&before.text))
+        });
+    let broken = broken.map(|(image, (before, after))| Card {
+        facts: vec![("Before the repair".into(), before.text.clone())],
+        ..Card::of(image, after)
     });
-    let broken = broken
-        .map(|(image, (before, after))| Card { facts: vec![("Before the repair".into(), before.text.clone())], ..Card::of(image, after) });
-    results.sections.push(cards(&format!("Repairs that leave a fragment or a loop, {name}"), broken.collect(), seed));
+    results.sections.push(cards(
+        &format!("Repairs that leave a fragment or a loop, {name}"),
+        broken.collect(),
+        seed,
+    ));
     if origin == Origin::CocoMini {
         let invents = judge(&texts[1]);
-        let rows =
-            flagged.iter().zip(invents).zip(&numbers).filter_map(|((reply, (_, wrong)), &photograph)| {
-                Some(Outcome { photograph, score: reply.familiarity?, is_right: wrong == 0 })
-            });
+        let rows = flagged.iter().zip(invents).zip(&numbers).filter_map(
+            |((reply, (_, wrong)), &photograph)| {
+                Some(Outcome {
+                    photograph,
+                    score: reply.familiarity?,
+                    is_right: wrong == 0,
+                })
+            },
+        );
         let rows: Vec<Outcome> = rows.collect();
-        let figure = || Finding::new(Measure::FamiliarityInvents, auroc(&rows, resampling), rows.len(), rows.len(), "captions");
-        results.findings.push(if rows.is_empty() { unfamiliar(Measure::FamiliarityInvents) } else { figure() });
+        let figure = || {
+            Finding::new(
+                Measure::FamiliarityInvents,
+                auroc(&rows, resampling),
+                rows.len(),
+                rows.len(),
+                "captions",
+            )
+        };
+        results.findings.push(if rows.is_empty() {
+            unfamiliar(Measure::FamiliarityInvents)
+        } else {
+            figure()
+        });
     }
 }
 
@@ -245,34 +400,79 @@ fn is_loop(text: &str) -> bool {
 }
 
 fn evaluate<'a>(images: &[&'a Annotated], texts: &'a [Hypothesis]) -> Evaluation<'a> {
-    let measures = Measures { open: true, closed: Some(Vocabulary::coco80()), description: true };
-    Evaluation::new(&images.iter().copied().zip(texts).collect::<Vec<_>>(), measures)
+    let measures = Measures {
+        open: true,
+        closed: Some(Vocabulary::coco80()),
+        description: true,
+    };
+    Evaluation::new(
+        &images.iter().copied().zip(texts).collect::<Vec<_>>(),
+        measures,
+    )
 }
 
 /// How much worse the scorer tells wrong object words with another photograph's pixels.
-fn pixels(material: &Material, answers: &Answers<'_>, origin: Origin, measure: Measure, resampling: Resampling) -> Option<Finding> {
+fn pixels(
+    material: &Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+    measure: Measure,
+    resampling: Resampling,
+) -> Option<Finding> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for [ask, swapped] in pixel_pairs(material, answers, origin) {
         let (photograph, image) = (ask.photograph, &material.photographs[ask.photograph].image);
-        let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else { continue };
+        let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else {
+            continue;
+        };
         let caption = hypotheses(&[image], std::slice::from_ref(first));
         let evaluation = evaluate(&[image], &caption);
-        for (range, is_right) in evaluation.captions.iter().filter_map(|caption| MentionKind::Closed.mentions(caption)).flatten() {
-            if let (Some(score), Some(swapped)) = (first.marks.score(&range), second.marks.score(&range)) {
-                own.push(Outcome { photograph, score: f64::from(score), is_right });
-                other.push(Outcome { photograph, score: f64::from(swapped), is_right });
+        for (range, is_right) in evaluation
+            .captions
+            .iter()
+            .filter_map(|caption| MentionKind::Closed.mentions(caption))
+            .flatten()
+        {
+            if let (Some(score), Some(swapped)) =
+                (first.marks.score(&range), second.marks.score(&range))
+            {
+                own.push(Outcome {
+                    photograph,
+                    score: f64::from(score),
+                    is_right,
+                });
+                other.push(Outcome {
+                    photograph,
+                    score: f64::from(swapped),
+                    is_right,
+                });
             }
         }
     }
-    let photographs = crate::eval::honesty::Numbers::of(own.iter().map(|outcome| outcome.photograph)).len();
-    (!own.is_empty()).then(|| Finding::new(measure, auroc_lost(&own, &other, resampling), photographs, own.len(), "object words"))
+    let photographs =
+        crate::eval::honesty::Numbers::of(own.iter().map(|outcome| outcome.photograph)).len();
+    (!own.is_empty()).then(|| {
+        Finding::new(
+            measure,
+            auroc_lost(&own, &other, resampling),
+            photographs,
+            own.len(),
+            "object words",
+        )
+    })
 }
 
 /// People on photographs that show none.
-fn people(material: &Material, answers: &Answers<'_>, origin: Origin, resampling: Resampling, results: &mut CaptionResults) {
+fn people(
+    material: &Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+    resampling: Resampling,
+    results: &mut CaptionResults,
+) {
     use Measure::{
-        InventedCoco, InventedDaquar, InventedFlickr, InventedPeopleCoco, InventedPeopleDaquar, InventedPeopleFlickr, TruePeopleCoco,
-        TruePeopleFlickr,
+        InventedCoco, InventedDaquar, InventedFlickr, InventedPeopleCoco, InventedPeopleDaquar,
+        InventedPeopleFlickr, TruePeopleCoco, TruePeopleFlickr,
     };
     let (flagged, right, inventing) = match origin {
         Origin::Flickr8k => (InventedPeopleFlickr, Some(TruePeopleFlickr), InventedFlickr),
@@ -282,10 +482,19 @@ fn people(material: &Material, answers: &Answers<'_>, origin: Origin, resampling
     let mut mentions = PersonMentions::default();
     let (mut unflagged, mut photographs) = (Vec::new(), 0);
     for (number, image) in material.of(origin) {
-        let (Some(reply), Some(shows)) = (answers.of(&Ask::answer(number, Manner::Flag, "")), shows_people(image)) else { continue };
+        let (Some(reply), Some(shows)) = (
+            answers.of(&Ask::answer(number, Manner::Flag, "")),
+            shows_people(image),
+        ) else {
+            continue;
+        };
         photographs += 1;
         mentions.add(number, shows, &reply.text, &reply.marks);
-        if !shows && person_mentions(&reply.text).iter().any(|range| !reply.marks.flags(range)) {
+        if !shows
+            && person_mentions(&reply.text)
+                .iter()
+                .any(|range| !reply.marks.flags(range))
+        {
             unflagged.push(Card::of(image, reply));
         }
     }
@@ -293,18 +502,42 @@ fn people(material: &Material, answers: &Answers<'_>, origin: Origin, resampling
         return;
     }
     let (figure, photographs, count) = mentions.invented_flagged(resampling);
-    results.findings.push(Finding::new(flagged, figure, photographs, count, "invented people"));
+    results.findings.push(Finding::new(
+        flagged,
+        figure,
+        photographs,
+        count,
+        "invented people",
+    ));
     if let Some(right) = right {
         let (figure, photographs, count) = mentions.right_flagged(resampling);
-        results.findings.push(Finding::new(right, figure, photographs, count, "people"));
+        results
+            .findings
+            .push(Finding::new(right, figure, photographs, count, "people"));
     }
     let (figure, count) = mentions.inventing(resampling);
-    results.findings.push(Finding::new(inventing, figure, count, count, "photographs without people"));
-    results.sections.push(cards(&format!("Invented people that are not flagged, {}", origin.name()), unflagged, resampling.seed));
+    results.findings.push(Finding::new(
+        inventing,
+        figure,
+        count,
+        count,
+        "photographs without people",
+    ));
+    results.sections.push(cards(
+        &format!("Invented people that are not flagged, {}", origin.name()),
+        unflagged,
+        resampling.seed,
+    ));
 }
 
 /// Captions of what is no photograph of everyday life.
-fn cautious(material: &Material, answers: &Answers<'_>, origin: Origin, resampling: Resampling, results: &mut CaptionResults) {
+fn cautious(
+    material: &Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+    resampling: Resampling,
+    results: &mut CaptionResults,
+) {
     let measure = match origin {
         Origin::VqaRad => Measure::CautiousCaptionsRad,
         Origin::Documents => Measure::CautiousCaptionsDocuments,
@@ -312,24 +545,50 @@ fn cautious(material: &Material, answers: &Answers<'_>, origin: Origin, resampli
     };
     let (mut rows, mut unwarned) = (Vec::new(), Vec::new());
     for (number, image) in material.of(origin) {
-        let Some(reply) = answers.of(&Ask::answer(number, Manner::Flag, "")) else { continue };
+        let Some(reply) = answers.of(&Ask::answer(number, Manner::Flag, "")) else {
+            continue;
+        };
         let is_clean = Fate::of(&reply.verdict) == Fate::Clean;
         rows.push((number, !is_clean));
         unwarned.extend(is_clean.then(|| Card::of(image, reply)));
     }
     if !rows.is_empty() {
-        results.findings.push(Finding::new(measure, share(&rows, resampling), rows.len(), rows.len(), "captions"));
-        results.sections.push(cards(&format!("Captions without a warning, {}", origin.name()), unwarned, resampling.seed));
+        results.findings.push(Finding::new(
+            measure,
+            share(&rows, resampling),
+            rows.len(),
+            rows.len(),
+            "captions",
+        ));
+        results.sections.push(cards(
+            &format!("Captions without a warning, {}", origin.name()),
+            unwarned,
+            resampling.seed,
+        ));
     }
 }
 
-/// How well familiarity tells the origins apart from Flickr8k, and how little it depends on how a photograph is stored, where the model has one.
-pub(super) fn familiarity(material: &Material, answers: &Answers<'_>, resampling: Resampling) -> Vec<Finding> {
+/// How well familiarity tells the origins apart from Flickr8k, and how little it depends on how a
+/// photograph is stored, where the model has one.
+pub(super) fn familiarity(
+    material: &Material,
+    answers: &Answers<'_>,
+    resampling: Resampling,
+) -> Vec<Finding> {
     let of = |origin: Origin| {
         let known = |(number, image): (usize, &Annotated)| {
-            Some((number, image.name().to_owned(), answers.of(&Ask::answer(number, Manner::Flag, ""))?.familiarity?))
+            Some((
+                number,
+                image.name().to_owned(),
+                answers
+                    .of(&Ask::answer(number, Manner::Flag, ""))?
+                    .familiarity?,
+            ))
         };
-        material.of(origin).filter_map(known).collect::<Vec<(usize, String, f64)>>()
+        material
+            .of(origin)
+            .filter_map(known)
+            .collect::<Vec<(usize, String, f64)>>()
     };
     let near = of(Origin::Flickr8k);
     let pairs = [
@@ -344,25 +603,56 @@ pub(super) fn familiarity(material: &Material, answers: &Answers<'_>, resampling
             return unfamiliar(measure);
         }
         let outcome = |is_right: bool| {
-            move |(photograph, _, score): &(usize, String, f64)| Outcome { photograph: *photograph, score: *score, is_right }
+            move |(photograph, _, score): &(usize, String, f64)| Outcome {
+                photograph: *photograph,
+                score: *score,
+                is_right,
+            }
         };
-        let rows: Vec<Outcome> = near.iter().map(outcome(true)).chain(far.iter().map(outcome(false))).collect();
-        Finding::new(measure, auroc(&rows, resampling), rows.len(), rows.len(), "photographs")
+        let rows: Vec<Outcome> = near
+            .iter()
+            .map(outcome(true))
+            .chain(far.iter().map(outcome(false)))
+            .collect();
+        Finding::new(
+            measure,
+            auroc(&rows, resampling),
+            rows.len(),
+            rows.len(),
+            "photographs",
+        )
     };
     let mut findings: Vec<Finding> = pairs.into_iter().map(finding).collect();
     let originals = of(Origin::CocoMini);
     let moved = |(number, name, now): (usize, String, f64)| {
-        originals.iter().find(|(_, original, _)| *original == name).map(|(.., then)| (number, (now - then).abs()))
+        originals
+            .iter()
+            .find(|(_, original, _)| *original == name)
+            .map(|(.., then)| (number, (now - then).abs()))
     };
-    let rows: Vec<(usize, f64)> = of(Origin::Reencoded).into_iter().filter_map(moved).collect();
+    let rows: Vec<(usize, f64)> = of(Origin::Reencoded)
+        .into_iter()
+        .filter_map(moved)
+        .collect();
     findings.push(match rows.is_empty() {
         true => unfamiliar(Measure::FamiliarityMoves),
-        false => Finding::new(Measure::FamiliarityMoves, mean(&rows, resampling), rows.len(), rows.len(), "photographs, mean distance"),
+        false => Finding::new(
+            Measure::FamiliarityMoves,
+            mean(&rows, resampling),
+            rows.len(),
+            rows.len(),
+            "photographs, mean distance",
+        ),
     });
     findings
 }
 
 /// What is said of a model without familiarity.
 fn unfamiliar(measure: Measure) -> Finding {
-    Finding { measure, found: Found::NotMeasured("the model reports no familiarity".into()), photographs: 0, counted: String::new() }
+    Finding {
+        measure,
+        found: Found::NotMeasured("the model reports no familiarity".into()),
+        photographs: 0,
+        counted: String::new(),
+    }
 }

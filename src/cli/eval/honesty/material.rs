@@ -34,7 +34,8 @@ use crate::{
     vlm::preprocess::{ImageLimits, decode},
 };
 
-/// Questions that no photograph answers, or that this sort of model has no business to answer; asked in turn.
+/// Questions that no photograph answers, or that this sort of model has no business to answer;
+/// asked in turn.
 const OUT_OF_SCOPE: [&str; 12] = [
     "What time is it?",
     "What is written on the sign?",
@@ -51,8 +52,12 @@ const OUT_OF_SCOPE: [&str; 12] = [
 ];
 
 /// Questions about pictures that are no photographs.
-const OF_PICTURES: [&str; 4] =
-    ["What is in the picture?", "How many people are in the picture?", "What color is it?", "Is there a man in the picture?"];
+const OF_PICTURES: [&str; 4] = [
+    "What is in the picture?",
+    "How many people are in the picture?",
+    "What color is it?",
+    "Is there a man in the picture?",
+];
 
 /// A photograph, or a picture that was made here.
 #[derive(Debug)]
@@ -133,18 +138,36 @@ pub(super) struct Material {
 impl Material {
     /// Reads the origins that `--data` has and makes the pictures, into `folder`.
     pub(super) fn open(args: &Args, folder: &Path) -> Result<Self, Failure> {
-        let mut material = Self { has_parts: args.folds.is_some(), ..Self::default() };
-        let wanted: Vec<Origin> = Origin::ALL.into_iter().filter(|&origin| args.is_wanted(origin)).collect();
-        let read: Vec<&str> = wanted.iter().filter(|origin| !origin.is_made()).map(|origin| origin.name()).collect();
+        let mut material = Self {
+            has_parts: args.folds.is_some(),
+            ..Self::default()
+        };
+        let wanted: Vec<Origin> = Origin::ALL
+            .into_iter()
+            .filter(|&origin| args.is_wanted(origin))
+            .collect();
+        let read: Vec<&str> = wanted
+            .iter()
+            .filter(|origin| !origin.is_made())
+            .map(|origin| origin.name())
+            .collect();
         if !read.is_empty() && !read.iter().any(|name| args.data.join(name).is_dir()) {
-            let what = format!("--data {}: there is no folder {} in it", args.data.display(), read.join(", "));
+            let what = format!(
+                "--data {}: there is no folder {} in it",
+                args.data.display(),
+                read.join(", ")
+            );
             return Err(Failure::Misused(what));
         }
         for origin in wanted {
             let data = args.data.join(origin.name());
             match origin {
                 _ if !origin.is_made() && !data.is_dir() => {
-                    let note = format!("{}: there is no folder {}; nothing is measured on it.", origin.name(), data.display());
+                    let note = format!(
+                        "{}: there is no folder {}; nothing is measured on it.",
+                        origin.name(),
+                        data.display()
+                    );
                     material.notes.push(note);
                 }
                 Origin::Flickr8k => material.flickr8k(args, &data)?,
@@ -161,43 +184,75 @@ impl Material {
 
     /// The photographs of an origin with their numbers.
     pub(super) fn of(&self, origin: Origin) -> impl Iterator<Item = (usize, &Annotated)> {
-        self.photographs.iter().enumerate().filter(move |(_, photograph)| photograph.origin == origin).map(|(i, p)| (i, &p.image))
+        self.photographs
+            .iter()
+            .enumerate()
+            .filter(move |(_, photograph)| photograph.origin == origin)
+            .map(|(i, p)| (i, &p.image))
     }
 
-    /// For each photograph of an origin the next one, in whose place it can be shown: of the same part where parts have networks of their own.
+    /// For each photograph of an origin the next one, in whose place it can be shown: of the same
+    /// part where parts have networks of their own.
     pub(super) fn neighbors(&self, origin: Origin) -> HashMap<usize, usize> {
         let mut parts: HashMap<usize, Vec<usize>> = HashMap::new();
         for (number, _) in self.of(origin) {
-            let part = if self.has_parts { self.photographs[number].fold() } else { 0 };
+            let part = if self.has_parts {
+                self.photographs[number].fold()
+            } else {
+                0
+            };
             parts.entry(part).or_default().push(number);
         }
-        let pairs =
-            |part: Vec<usize>| (0..part.len()).map(move |i| (part[i], part[(i + 1) % part.len()])).filter(|(one, other)| one != other);
+        let pairs = |part: Vec<usize>| {
+            (0..part.len())
+                .map(move |i| (part[i], part[(i + 1) % part.len()]))
+                .filter(|(one, other)| one != other)
+        };
         parts.into_values().flat_map(pairs).collect()
     }
 
     fn add(&mut self, origin: Origin, image: Annotated) -> Result<usize, Failure> {
-        let photo = image
-            .photo
-            .as_deref()
-            .ok_or_else(|| Failure::Misused(format!("{}: there is no photograph for '{}'", origin.name(), image.name())))?;
+        let photo = image.photo.as_deref().ok_or_else(|| {
+            Failure::Misused(format!(
+                "{}: there is no photograph for '{}'",
+                origin.name(),
+                image.name()
+            ))
+        })?;
         let digest = digest_of(&fs::read(photo).map_err(named(photo))?);
-        self.photographs.push(Photograph { origin, image, digest });
+        self.photographs.push(Photograph {
+            origin,
+            image,
+            digest,
+        });
         Ok(self.photographs.len() - 1)
     }
 
     fn ask(&mut self, photograph: usize, text: String, truth: Truth) {
-        self.questions.push(Question { photograph, text, truth, is_out_of_scope: false });
+        self.questions.push(Question {
+            photograph,
+            text,
+            truth,
+            is_out_of_scope: false,
+        });
     }
 
     fn ask_out_of_scope(&mut self, photograph: usize) {
         let text = OUT_OF_SCOPE[photograph % OUT_OF_SCOPE.len()].to_owned();
-        self.questions.push(Question { photograph, text, truth: Truth::Nothing, is_out_of_scope: true });
+        self.questions.push(Question {
+            photograph,
+            text,
+            truth: Truth::Nothing,
+            is_out_of_scope: true,
+        });
     }
 
     fn flickr8k(&mut self, args: &Args, data: &Path) -> Result<(), Failure> {
-        let DerivedQuestions { images, questions } = derived_questions(data, args.per_image, args.seed)?;
-        let reporting: Vec<usize> = (0..images.len()).filter(|&i| Half::of(i) == Half::Report).collect();
+        let DerivedQuestions { images, questions } =
+            derived_questions(data, args.per_image, args.seed)?;
+        let reporting: Vec<usize> = (0..images.len())
+            .filter(|&i| Half::of(i) == Half::Report)
+            .collect();
         let mut numbers: HashMap<usize, usize> = HashMap::new();
         for i in chosen(reporting.len(), args) {
             let image = reporting[i];
@@ -215,46 +270,95 @@ impl Material {
 
     fn coco(&mut self, args: &Args, data: &Path, folder: &Path) -> Result<(), Failure> {
         let references = References::open(data, None).map_err(Failure::misused)?;
-        self.notes.extend(references.notes().iter().map(|note| format!("{}: {note}", Origin::CocoMini.name())));
-        let images: Vec<&Annotated> = chosen(references.images().len(), args).into_iter().map(|i| &references.images()[i]).collect();
+        self.notes.extend(
+            references
+                .notes()
+                .iter()
+                .map(|note| format!("{}: {note}", Origin::CocoMini.name())),
+        );
+        let images: Vec<&Annotated> = chosen(references.images().len(), args)
+            .into_iter()
+            .map(|i| &references.images()[i])
+            .collect();
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         for image in &images {
             let number = self.add(Origin::CocoMini, (*image).clone())?;
             self.ask_out_of_scope(number);
             numbers.insert(image.name(), number);
         }
-        for (i, image) in images.iter().enumerate().take(if args.is_wanted(Origin::Reencoded) { args.made } else { 0 }) {
+        for (i, image) in images
+            .iter()
+            .enumerate()
+            .take(if args.is_wanted(Origin::Reencoded) {
+                args.made
+            } else {
+                0
+            })
+        {
             self.reencode(image, &folder.join(format!("re-encoded-{i}.jpg")))?;
         }
-        let objects: Vec<_> = images.iter().filter_map(|image| Some((image.name(), image.objects.as_ref()?))).collect();
+        let objects: Vec<_> = images
+            .iter()
+            .filter_map(|image| Some((image.name(), image.objects.as_ref()?)))
+            .collect();
         // A question of each is present, and one absent.
         for question in pope::build(&objects, pope::Setting::Random, 1, args.seed) {
-            let (Some(&photograph), Some(object)) = (numbers.get(question.image.as_str()), &question.object) else { continue };
+            let (Some(&photograph), Some(object)) =
+                (numbers.get(question.image.as_str()), &question.object)
+            else {
+                continue;
+            };
             let questions = consistency::questions(object);
             let right = if question.present { "yes" } else { "no" };
-            self.ask(photograph, questions.plain.clone(), Truth::OneOf(vec![right.to_owned()]));
-            self.objects.push(AskedObject { photograph, is_present: question.present, questions });
+            self.ask(
+                photograph,
+                questions.plain.clone(),
+                Truth::OneOf(vec![right.to_owned()]),
+            );
+            self.objects.push(AskedObject {
+                photograph,
+                is_present: question.present,
+                questions,
+            });
         }
         Ok(())
     }
 
     /// Adds a photograph in another encoding, under the same name.
     fn reencode(&mut self, image: &Annotated, file: &Path) -> Result<(), Failure> {
-        let Some(photo) = image.photo.as_deref() else { return Ok(()) };
-        let failed = |e: &dyn std::fmt::Display| Failure::Failed(format!("{}: {e}", photo.display()));
-        let decoded = decode(&fs::read(photo).map_err(named(photo))?, &ImageLimits::default()).map_err(|e| failed(&e))?;
-        fs::write(file, pictures::reencoded(&decoded).map_err(|e| failed(&e))?).map_err(named(file))?;
-        self.add(Origin::Reencoded, Annotated { photo: Some(file.to_owned()), ..image.clone() })?;
+        let Some(photo) = image.photo.as_deref() else {
+            return Ok(());
+        };
+        let failed =
+            |e: &dyn std::fmt::Display| Failure::Failed(format!("{}: {e}", photo.display()));
+        let decoded = decode(
+            &fs::read(photo).map_err(named(photo))?,
+            &ImageLimits::default(),
+        )
+        .map_err(|e| failed(&e))?;
+        fs::write(file, pictures::reencoded(&decoded).map_err(|e| failed(&e))?)
+            .map_err(named(file))?;
+        self.add(
+            Origin::Reencoded,
+            Annotated {
+                photo: Some(file.to_owned()),
+                ..image.clone()
+            },
+        )?;
         Ok(())
     }
 
     fn people(&mut self, args: &Args, origin: Origin, data: &Path) -> Result<(), Failure> {
-        let missing = || Failure::Misused(format!("{}: there is no questions.jsonl", data.display()));
-        let questions = read_questions(&questions_file(data).ok_or_else(missing)?).map_err(Failure::misused)?;
+        let missing =
+            || Failure::Misused(format!("{}: there is no questions.jsonl", data.display()));
+        let questions =
+            read_questions(&questions_file(data).ok_or_else(missing)?).map_err(Failure::misused)?;
         let mut by_image: Vec<(PathBuf, Vec<AskedQuestion>)> = Vec::new();
         let mut places: HashMap<PathBuf, usize> = HashMap::new();
         for question in questions {
-            let place = *places.entry(question.photo.clone()).or_insert(by_image.len());
+            let place = *places
+                .entry(question.photo.clone())
+                .or_insert(by_image.len());
             if place == by_image.len() {
                 by_image.push((question.photo.clone(), Vec::new()));
             }
@@ -264,21 +368,57 @@ impl Material {
             let (photo, questions) = &by_image[i];
             // Its rooms show nobody.
             let objects = (origin == Origin::Daquar).then(Default::default);
-            let id = questions.first().map_or_else(String::new, |question| question.image.clone());
-            let number = self.add(origin, Annotated { id, photo: Some(photo.clone()), objects, ..Annotated::default() })?;
-            for question in sample(questions.len(), args.per_image, args.seed ^ (i as u64 + 1) << 20).into_iter().map(|j| &questions[j]) {
-                self.ask(number, question.question.clone(), Truth::OneOf(question.answers.clone()));
+            let id = questions
+                .first()
+                .map_or_else(String::new, |question| question.image.clone());
+            let number = self.add(
+                origin,
+                Annotated {
+                    id,
+                    photo: Some(photo.clone()),
+                    objects,
+                    ..Annotated::default()
+                },
+            )?;
+            for question in sample(
+                questions.len(),
+                args.per_image,
+                args.seed ^ (i as u64 + 1) << 20,
+            )
+            .into_iter()
+            .map(|j| &questions[j])
+            {
+                self.ask(
+                    number,
+                    question.question.clone(),
+                    Truth::OneOf(question.answers.clone()),
+                );
             }
         }
         Ok(())
     }
 
-    fn made(&mut self, args: &Args, origin: Origin, folder: &Path, make: fn(u64) -> RgbImage) -> Result<(), Failure> {
+    fn made(
+        &mut self,
+        args: &Args,
+        origin: Origin,
+        folder: &Path,
+        make: fn(u64) -> RgbImage,
+    ) -> Result<(), Failure> {
         for number in 0..args.quick.unwrap_or(args.made).min(args.made) {
             let name = format!("{}-{number}.png", origin.name());
             let photo = folder.join(&name);
-            make(args.seed.wrapping_mul(1009).wrapping_add(number as u64)).save(&photo).map_err(Failure::failed)?;
-            let number = self.add(origin, Annotated { id: name, photo: Some(photo), ..Annotated::default() })?;
+            make(args.seed.wrapping_mul(1009).wrapping_add(number as u64))
+                .save(&photo)
+                .map_err(Failure::failed)?;
+            let number = self.add(
+                origin,
+                Annotated {
+                    id: name,
+                    photo: Some(photo),
+                    ..Annotated::default()
+                },
+            )?;
             for question in OF_PICTURES {
                 self.ask(number, question.to_owned(), Truth::Nothing);
             }
@@ -294,7 +434,8 @@ fn chosen(count: usize, args: &Args) -> Vec<usize> {
 
 /// At most `most` of `count` places, in order.
 fn sample(count: usize, most: usize, seed: u64) -> Vec<usize> {
-    let mut taken = index::sample(&mut SmallRng::seed_from_u64(seed), count, most.min(count)).into_vec();
+    let mut taken =
+        index::sample(&mut SmallRng::seed_from_u64(seed), count, most.min(count)).into_vec();
     taken.sort_unstable();
     taken
 }
@@ -307,7 +448,10 @@ mod tests {
     fn a_sample_has_each_place_once_and_in_order() {
         assert_eq!(sample(5, 9, 1), [0, 1, 2, 3, 4]);
         let some = sample(100, 10, 1);
-        assert!(some.len() == 10 && some.windows(2).all(|pair| pair[0] < pair[1]) && some[9] < 100, "{some:?}");
+        assert!(
+            some.len() == 10 && some.windows(2).all(|pair| pair[0] < pair[1]) && some[9] < 100,
+            "{some:?}"
+        );
         assert_eq!(some, sample(100, 10, 1));
         assert_ne!(some, sample(100, 10, 2));
         assert_eq!(sample(0, 10, 1), [0usize; 0]);
@@ -315,18 +459,43 @@ mod tests {
 
     #[test]
     fn neighbors_are_of_the_same_origin_and_of_the_same_part_where_parts_matter() {
-        let photograph = |(origin, digest)| Photograph { origin, image: Annotated::default(), digest };
-        let of = [(Origin::CocoMini, 0), (Origin::Daquar, 0), (Origin::CocoMini, 5), (Origin::CocoMini, 1), (Origin::CocoMini, 10)];
-        let mut material = Material { photographs: of.map(photograph).into(), ..Material::default() };
-        assert_eq!(material.neighbors(Origin::CocoMini), HashMap::from([(0, 2), (2, 3), (3, 4), (4, 0)]));
-        assert!(material.neighbors(Origin::Daquar).is_empty(), "there is no other");
+        let photograph = |(origin, digest)| Photograph {
+            origin,
+            image: Annotated::default(),
+            digest,
+        };
+        let of = [
+            (Origin::CocoMini, 0),
+            (Origin::Daquar, 0),
+            (Origin::CocoMini, 5),
+            (Origin::CocoMini, 1),
+            (Origin::CocoMini, 10),
+        ];
+        let mut material = Material {
+            photographs: of.map(photograph).into(),
+            ..Material::default()
+        };
+        assert_eq!(
+            material.neighbors(Origin::CocoMini),
+            HashMap::from([(0, 2), (2, 3), (3, 4), (4, 0)])
+        );
+        assert!(
+            material.neighbors(Origin::Daquar).is_empty(),
+            "there is no other"
+        );
         material.has_parts = true;
-        assert_eq!(material.neighbors(Origin::CocoMini), HashMap::from([(0, 2), (2, 4), (4, 0)]));
+        assert_eq!(
+            material.neighbors(Origin::CocoMini),
+            HashMap::from([(0, 2), (2, 4), (4, 0)])
+        );
     }
 
     #[test]
     fn answers_are_judged_by_what_is_known() {
-        assert!(Truth::Exactly("Yes.".into()).is_right("yes.") && !Truth::Exactly("Yes.".into()).is_right("Yes, it is."));
+        assert!(
+            Truth::Exactly("Yes.".into()).is_right("yes.")
+                && !Truth::Exactly("Yes.".into()).is_right("Yes, it is.")
+        );
         assert!(Truth::OneOf(vec!["2".into(), "desk".into()]).is_right("A desk."));
         assert!(Truth::OneOf(vec!["2".into()]).is_right("Two."));
         assert!(!Truth::Nothing.is_right("") && Truth::Nothing.shown().is_empty());

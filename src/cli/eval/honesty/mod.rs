@@ -41,21 +41,26 @@ use crate::{
     },
 };
 
-/// Measure whether a model can be trusted on photographs of any kind: invented people, flags, repairs, answers, abstentions and calibration by origin
+/// Measure whether a model can be trusted on photographs of any kind: invented people, flags,
+/// repairs, answers, abstentions and calibration by origin
 ///
-/// The folder has any of flickr8k, coco-mini, daquar and vqa-rad, each as its README describes it; documents and drawings are made. Every figure stands beside
-/// what is asked of it.
+/// The folder has any of flickr8k, coco-mini, daquar and vqa-rad, each as its README describes it;
+/// documents and drawings are made. Every figure stands beside what is asked of it.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  candor eval honesty --data ../shared/data --report runs/honesty\n  candor eval honesty --data ../shared/data --quick 20\n  \
-                  candor eval honesty --data ../shared/data --model runs/next/bundle --report runs/next-honesty --against runs/honesty/report.json"
+    after_help = "Examples:\n  candor eval honesty --data ../shared/data --report runs/honesty\n  \
+                  candor eval honesty --data ../shared/data --quick 20\n  \
+                  candor eval honesty --data ../shared/data --model runs/next/bundle --report \
+                  runs/next-honesty --against runs/honesty/report.json"
 )]
 pub(super) struct Args {
-    /// The folder of the origins: flickr8k, coco-mini, daquar, vqa-rad; those that it lacks are left out
+    /// The folder of the origins: flickr8k, coco-mini, daquar, vqa-rad; those that it lacks are
+    /// left out
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Only these origins: flickr8k, coco-mini, daquar, vqa-rad, documents, drawings, re-encoded [default: all]
+    /// Only these origins: flickr8k, coco-mini, daquar, vqa-rad, documents, drawings, re-encoded
+    /// [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = origin)]
     origins: Vec<Origin>,
 
@@ -71,11 +76,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 60)]
     made: usize,
 
-    /// Bundles DIR/0 to DIR/4 in the place of one: a photograph is asked of the bundle of its own part, which was trained without it
+    /// Bundles DIR/0 to DIR/4 in the place of one: a photograph is asked of the bundle of its own
+    /// part, which was trained without it
     #[arg(long, value_name = "DIR", conflicts_with = "model")]
     folds: Option<PathBuf>,
 
-    /// Write a page with photographs (index.html), the figures (report.json) and every answer (answers.jsonl) into this folder; an interrupted run goes on
+    /// Write a page with photographs (index.html), the figures (report.json) and every answer
+    /// (answers.jsonl) into this folder; an interrupted run goes on
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
 
@@ -105,7 +112,10 @@ pub(super) struct Args {
 
 fn origin(name: &str) -> Result<Origin, String> {
     let names = || Origin::ALL.map(Origin::name).join(", ");
-    Origin::ALL.into_iter().find(|origin| origin.name() == name).ok_or_else(|| format!("expected one of {}", names()))
+    Origin::ALL
+        .into_iter()
+        .find(|origin| origin.name() == name)
+        .ok_or_else(|| format!("expected one of {}", names()))
 }
 
 impl Args {
@@ -123,20 +133,45 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         fs::create_dir_all(folder).map_err(named(folder))?;
     }
     let material = Material::open(&args, pictures.path())?;
-    let mut answers = Answers::open(&args, &material, args.report.as_ref().map(|folder| folder.join("answers.jsonl")))?;
+    let mut answers = Answers::open(
+        &args,
+        &material,
+        args.report
+            .as_ref()
+            .map(|folder| folder.join("answers.jsonl")),
+    )?;
     let captions = Origin::ALL.into_iter().flat_map(|origin| {
         let numbers: Vec<usize> = material.of(origin).map(|(number, _)| number).collect();
-        numbers.into_iter().flat_map(move |number| captions::manners(origin).iter().map(move |&manner| Ask::answer(number, manner, "")))
+        numbers.into_iter().flat_map(move |number| {
+            captions::manners(origin)
+                .iter()
+                .map(move |&manner| Ask::answer(number, manner, ""))
+        })
     });
-    answers.ask(captions.chain(questions::asks(&material)).chain(scored::asks(&material)))?;
-    let controls = [captions::controls(&material, &answers), questions::controls(&material, &answers)].concat();
+    answers.ask(
+        captions
+            .chain(questions::asks(&material))
+            .chain(scored::asks(&material)),
+    )?;
+    let controls = [
+        captions::controls(&material, &answers),
+        questions::controls(&material, &answers),
+    ]
+    .concat();
     answers.ask(controls)?;
     let report = report(&args, &material, &answers, before.as_ref())?;
     if let Some(folder) = &args.report {
         let json = serde_json::to_string_pretty(&report.to_json()).map_err(Failure::failed)?;
-        crate::cli::output::write_file(&folder.join("report.json"), format!("{json}\n").as_bytes())?;
+        crate::cli::output::write_file(
+            &folder.join("report.json"),
+            format!("{json}\n").as_bytes(),
+        )?;
     }
-    Output { json: args.json, html: args.report.map(|folder| folder.join("index.html")) }.show(&report)
+    Output {
+        json: args.json,
+        html: args.report.map(|folder| folder.join("index.html")),
+    }
+    .show(&report)
 }
 
 /// The figures of an earlier run.
@@ -145,7 +180,9 @@ struct EarlierRun(Value);
 impl EarlierRun {
     fn open(path: &Path) -> Result<Self, Failure> {
         let text = fs::read(path).map_err(named(path))?;
-        let wrong = |what: &dyn std::fmt::Display| Failure::Misused(format!("--against {}: {what}", path.display()));
+        let wrong = |what: &dyn std::fmt::Display| {
+            Failure::Misused(format!("--against {}: {what}", path.display()))
+        };
         let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(&e))?;
         match json["sections"]["Bars"]["tables"]["Bars"].is_object() {
             true => Ok(Self(json)),
@@ -155,25 +192,54 @@ impl EarlierRun {
 
     fn figure(&self, measure: Measure) -> Option<f64> {
         let tables = self.0["sections"]["Bars"]["tables"].as_object()?;
-        tables.values().find_map(|table| table["rows"][measure.bar().name]["figure"]["value"].as_f64())
+        tables
+            .values()
+            .find_map(|table| table["rows"][measure.bar().name]["figure"]["value"].as_f64())
     }
 }
 
-fn report(args: &Args, material: &Material, answers: &Answers<'_>, before: Option<&EarlierRun>) -> Result<Report, Failure> {
-    let resampling = Resampling { repeats: args.resamples, seed: args.seed };
+fn report(
+    args: &Args,
+    material: &Material,
+    answers: &Answers<'_>,
+    before: Option<&EarlierRun>,
+) -> Result<Report, Failure> {
+    let resampling = Resampling {
+        repeats: args.resamples,
+        seed: args.seed,
+    };
     let known = |measure| before.and_then(|run| run.figure(measure));
-    let CaptionResults { mut findings, sections: of_captions, mentions } = captions::measure(material, answers, resampling, known);
-    let AnswerResults { findings: of_answers, sections: of_questions, scores } = questions::measure(material, answers, resampling);
+    let CaptionResults {
+        mut findings,
+        sections: of_captions,
+        mentions,
+    } = captions::measure(material, answers, resampling, known);
+    let AnswerResults {
+        findings: of_answers,
+        sections: of_questions,
+        scores,
+    } = questions::measure(material, answers, resampling);
     let (of_texts, of_scores) = scored::measure(material, answers, resampling);
     findings.extend(of_answers);
     findings.extend(of_texts);
     findings.extend(captions::familiarity(material, answers, resampling));
     let (calibration, errors) = calibration(&mentions, &scores, resampling);
     findings.extend(errors);
-    let bars = Section { title: "Bars".into(), tables: bars::tables(&findings, known), ..Section::default() };
+    let bars = Section {
+        title: "Bars".into(),
+        tables: bars::tables(&findings, known),
+        ..Section::default()
+    };
     let mut text = bars::summary(&findings);
     text.extend(people_in_words(&findings));
-    let mut sections = vec![Section { title: "Summary".into(), text, ..Section::default() }, bars];
+    let mut sections = vec![
+        Section {
+            title: "Summary".into(),
+            text,
+            ..Section::default()
+        },
+        bars,
+    ];
     sections.extend([risk(&scores), calibration]);
     sections.extend([of_captions, of_questions, of_scores].concat());
     let run = Run {
@@ -183,7 +249,12 @@ fn report(args: &Args, material: &Material, answers: &Answers<'_>, before: Optio
         seed: args.seed,
         resamples: args.resamples,
     };
-    let by_origin = Origin::ALL.into_iter().map(|origin| (origin.name().to_owned(), material.of(origin).count().to_string()));
+    let by_origin = Origin::ALL.into_iter().map(|origin| {
+        (
+            origin.name().to_owned(),
+            material.of(origin).count().to_string(),
+        )
+    });
     Ok(Report {
         title: "Honesty on any photograph".into(),
         command: command(),
@@ -197,22 +268,32 @@ fn report(args: &Args, material: &Material, answers: &Answers<'_>, before: Optio
 fn networks(args: &Args) -> String {
     match &args.folds {
         Some(folder) => format!(
-            "{FOLDS} bundles in {}: each photograph was asked of the bundle of its own part (by the SHA-256 of its file), which must have been trained without that part.",
+            "{FOLDS} bundles in {}: each photograph was asked of the bundle of its own part (by \
+             the SHA-256 of its file), which must have been trained without that part.",
             folder.display()
         ),
-        None => "One bundle answered about all photographs. Figures are of photographs that it has not seen only where its card says so: the embedded one was trained on Flickr8k's training split \
+        None => {
+            "One bundle answered about all photographs. Figures are of photographs that it has \
+                 not seen only where its card says so: the embedded one was trained on Flickr8k's \
+                 training split \
                  alone, and calibrated on the other half of its development split."
-            .into(),
+                .into()
+        }
     }
 }
 
 /// What the figure that matters most says, in a sentence.
 fn people_in_words(findings: &[Finding]) -> Option<String> {
-    let finding = findings.iter().find(|finding| finding.measure == Measure::InventedPeopleCoco)?;
-    let Found::Figure(figure) = finding.found else { return None };
+    let finding = findings
+        .iter()
+        .find(|finding| finding.measure == Measure::InventedPeopleCoco)?;
+    let Found::Figure(figure) = finding.found else {
+        return None;
+    };
     let share = crate::eval::report::stated(&figure, Format::Percent);
     Some(format!(
-        "On {} coco-mini photographs without people captions name some; {share} of these {} are flagged.",
+        "On {} coco-mini photographs without people captions name some; {share} of these {} are \
+         flagged.",
         finding.photographs, finding.counted
     ))
 }
@@ -220,24 +301,52 @@ fn people_in_words(findings: &[Finding]) -> Option<String> {
 /// Risk against coverage by origin.
 fn risk(scores: &[(Origin, Vec<Outcome>)]) -> Section {
     const COVERAGES: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
-    let curves: Vec<_> = scores.iter().map(|(origin, outcomes)| risk_coverage(origin.name(), outcomes)).collect();
+    let curves: Vec<_> = scores
+        .iter()
+        .map(|(origin, outcomes)| risk_coverage(origin.name(), outcomes))
+        .collect();
     let row = |(curve, outcomes): (&crate::eval::report::Series, usize)| {
-        let mut cells: Vec<Cell> = COVERAGES.iter().map(|&coverage| risk_at(curve, coverage).into()).collect();
+        let mut cells: Vec<Cell> = COVERAGES
+            .iter()
+            .map(|&coverage| risk_at(curve, coverage).into())
+            .collect();
         cells.push(outcomes.into());
         TableRow::new(curve.name.clone(), cells)
     };
-    let column = |coverage: f64| Column::new(format!("at {:.0} %", coverage * 100.0), Format::Percent).better(Better::Lower);
+    let column = |coverage: f64| {
+        Column::new(format!("at {:.0} %", coverage * 100.0), Format::Percent).better(Better::Lower)
+    };
     let table = Table {
         title: "Risk at coverage".into(),
-        note: "The share of wrong ones among the answers with the highest scores, at least so many of all.".into(),
-        columns: COVERAGES.into_iter().map(column).chain([Column::new("answers", Format::Count)]).collect(),
-        rows: curves.iter().zip(scores.iter().map(|(_, outcomes)| outcomes.len())).map(row).collect(),
+        note:
+            "The share of wrong ones among the answers with the highest scores, at least so many \
+               of all."
+                .into(),
+        columns: COVERAGES
+            .into_iter()
+            .map(column)
+            .chain([Column::new("answers", Format::Count)])
+            .collect(),
+        rows: curves
+            .iter()
+            .zip(scores.iter().map(|(_, outcomes)| outcomes.len()))
+            .map(row)
+            .collect(),
     };
-    Section { title: "Risk and coverage".into(), tables: vec![table], plots: vec![risk_plot(curves)], ..Section::default() }
+    Section {
+        title: "Risk and coverage".into(),
+        tables: vec![table],
+        plots: vec![risk_plot(curves)],
+        ..Section::default()
+    }
 }
 
 /// Calibration by origin, as a table and as findings.
-fn calibration(mentions: &[(Origin, Vec<Outcome>)], scores: &[(Origin, Vec<Outcome>)], resampling: Resampling) -> (Section, Vec<Finding>) {
+fn calibration(
+    mentions: &[(Origin, Vec<Outcome>)],
+    scores: &[(Origin, Vec<Outcome>)],
+    resampling: Resampling,
+) -> (Section, Vec<Finding>) {
     let measure = |origin: Origin, of_captions: bool| match (origin, of_captions) {
         (Origin::Flickr8k, true) => Measure::CalibrationCaptionsFlickr,
         (_, true) => Measure::CalibrationCaptionsCoco,
@@ -246,12 +355,28 @@ fn calibration(mentions: &[(Origin, Vec<Outcome>)], scores: &[(Origin, Vec<Outco
         (_, false) => Measure::CalibrationAnswersDaquar,
     };
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
-    for (all, things, of_captions) in [(mentions, "object words", true), (scores, "answers", false)] {
+    for (all, things, of_captions) in [(mentions, "object words", true), (scores, "answers", false)]
+    {
         for (origin, outcomes) in all.iter().filter(|(_, outcomes)| !outcomes.is_empty()) {
-            let CalibrationError { error, by_chance, excess } = calibration_error(outcomes, resampling);
-            let photographs = crate::eval::honesty::Numbers::of(outcomes.iter().map(|outcome| outcome.photograph)).len();
-            findings.push(Finding::new(measure(*origin, of_captions), excess, photographs, outcomes.len(), things));
-            let mean = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len() as f64;
+            let CalibrationError {
+                error,
+                by_chance,
+                excess,
+            } = calibration_error(outcomes, resampling);
+            let photographs = crate::eval::honesty::Numbers::of(
+                outcomes.iter().map(|outcome| outcome.photograph),
+            )
+            .len();
+            findings.push(Finding::new(
+                measure(*origin, of_captions),
+                excess,
+                photographs,
+                outcomes.len(),
+                things,
+            ));
+            let mean = |of: fn(&Outcome) -> f64| {
+                outcomes.iter().map(of).sum::<f64>() / outcomes.len() as f64
+            };
             let cells = vec![
                 error.into(),
                 by_chance.into(),
@@ -267,11 +392,18 @@ fn calibration(mentions: &[(Origin, Vec<Outcome>)], scores: &[(Origin, Vec<Outco
     let table = Table {
         title: "Calibration".into(),
         note: format!(
-            "The expected calibration error over {BINS} bins of equal mass, what it would be by chance if every score were the probability of being right, and the difference."
+            "The expected calibration error over {BINS} bins of equal mass, what it would be by \
+             chance if every score were the probability of being right, and the difference."
         ),
         columns: vec![
-            number("ECE", "mean distance of score and share of right ones over the bins"),
-            number("by chance", "what perfectly calibrated scores would show on so few"),
+            number(
+                "ECE",
+                "mean distance of score and share of right ones over the bins",
+            ),
+            number(
+                "by chance",
+                "what perfectly calibrated scores would show on so few",
+            ),
             number("excess", "the first less the second").better(Better::Lower),
             number("mean score", ""),
             number("right", "share that is right"),
@@ -279,5 +411,12 @@ fn calibration(mentions: &[(Origin, Vec<Outcome>)], scores: &[(Origin, Vec<Outco
         ],
         rows,
     };
-    (Section { title: "Calibration".into(), tables: vec![table], ..Section::default() }, findings)
+    (
+        Section {
+            title: "Calibration".into(),
+            tables: vec![table],
+            ..Section::default()
+        },
+        findings,
+    )
 }

@@ -38,42 +38,74 @@ pub(super) fn asks(material: &Material) -> Vec<Ask> {
         let origin = material.photographs[question.photograph].origin;
         let manners: &[Manner] = match origin {
             _ if question.is_out_of_scope => &[Manner::Flag],
-            Origin::Flickr8k | Origin::CocoMini => &[Manner::Score, Manner::Flag, Manner::Regenerate],
+            Origin::Flickr8k | Origin::CocoMini => {
+                &[Manner::Score, Manner::Flag, Manner::Regenerate]
+            }
             Origin::Daquar => &[Manner::Score, Manner::Flag],
             _ => &[Manner::Flag],
         };
-        asks.extend(manners.iter().map(|&manner| Ask::answer(question.photograph, manner, &question.text)));
+        asks.extend(
+            manners
+                .iter()
+                .map(|&manner| Ask::answer(question.photograph, manner, &question.text)),
+        );
     }
     for object in &material.objects {
-        let texts = std::iter::once(object.questions.plain.as_str()).chain(object.questions.forms());
+        let texts =
+            std::iter::once(object.questions.plain.as_str()).chain(object.questions.forms());
         asks.extend(texts.map(|text| Ask::answer(object.photograph, Manner::Score, text)));
     }
     asks
 }
 
-/// The scorings by which own pixels are compared with another photograph's: each answer on its photograph and on the next one of its origin.
+/// The scorings by which own pixels are compared with another photograph's: each answer on its
+/// photograph and on the next one of its origin.
 pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
-    [Origin::Flickr8k, Origin::Daquar].iter().flat_map(|&origin| pixel_pairs(material, answers, origin)).flat_map(|pair| pair.1).collect()
+    [Origin::Flickr8k, Origin::Daquar]
+        .iter()
+        .flat_map(|&origin| pixel_pairs(material, answers, origin))
+        .flat_map(|pair| pair.1)
+        .collect()
 }
 
-fn pixel_pairs<'m>(material: &'m Material, answers: &Answers<'_>, origin: Origin) -> Vec<(&'m Question, [Ask; 2])> {
+fn pixel_pairs<'m>(
+    material: &'m Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+) -> Vec<(&'m Question, [Ask; 2])> {
     let neighbors = material.neighbors(origin);
     let pair = |question: &'m Question| {
-        let answer = answers.of(&Ask::answer(question.photograph, Manner::Score, &question.text))?;
+        let answer = answers.of(&Ask::answer(
+            question.photograph,
+            Manner::Score,
+            &question.text,
+        ))?;
         let other = *neighbors.get(&question.photograph)?;
-        let asks = [question.photograph, other].map(|shown| Ask::score(shown, &question.text, &answer.text));
+        let asks = [question.photograph, other]
+            .map(|shown| Ask::score(shown, &question.text, &answer.text));
         (!answer.text.trim().is_empty()).then_some((question, asks))
     };
-    judged_questions(material, origin).filter_map(pair).collect()
+    judged_questions(material, origin)
+        .filter_map(pair)
+        .collect()
 }
 
 fn judged_questions(material: &Material, origin: Origin) -> impl Iterator<Item = &Question> {
-    let of_origin = move |question: &&Question| material.photographs[question.photograph].origin == origin;
-    material.questions.iter().filter(of_origin).filter(|question| !question.is_out_of_scope)
+    let of_origin =
+        move |question: &&Question| material.photographs[question.photograph].origin == origin;
+    material
+        .questions
+        .iter()
+        .filter(of_origin)
+        .filter(|question| !question.is_out_of_scope)
 }
 
 /// Measures the answers of all origins.
-pub(super) fn measure(material: &Material, answers: &Answers<'_>, resampling: Resampling) -> AnswerResults {
+pub(super) fn measure(
+    material: &Material,
+    answers: &Answers<'_>,
+    resampling: Resampling,
+) -> AnswerResults {
     let mut results = AnswerResults::default();
     for origin in JUDGED {
         judged(material, answers, origin, resampling, &mut results);
@@ -88,10 +120,31 @@ pub(super) fn measure(material: &Material, answers: &Answers<'_>, resampling: Re
     ] {
         let title = format!("Clean answers where none can be trusted, {}", origin.name());
         let questions = judged_questions(material, origin).collect();
-        cautious(material, answers, (measure, &title), questions, resampling, &mut results);
+        cautious(
+            material,
+            answers,
+            (measure, &title),
+            questions,
+            resampling,
+            &mut results,
+        );
     }
-    let out_of_scope = material.questions.iter().filter(|question| question.is_out_of_scope).collect();
-    cautious(material, answers, (Measure::OutOfScope, "Clean answers to questions out of scope"), out_of_scope, resampling, &mut results);
+    let out_of_scope = material
+        .questions
+        .iter()
+        .filter(|question| question.is_out_of_scope)
+        .collect();
+    cautious(
+        material,
+        answers,
+        (
+            Measure::OutOfScope,
+            "Clean answers to questions out of scope",
+        ),
+        out_of_scope,
+        resampling,
+        &mut results,
+    );
     consistent(material, answers, resampling, &mut results);
     results
 }
@@ -118,9 +171,14 @@ impl AnswerMeasures {
                 kept: Some(RightKeptFlickr),
                 pixels: Some(PixelsAnswersFlickr),
             },
-            Origin::CocoMini => {
-                Self { ranked: AnswersCoco, right: RightCoco, risk: CleanRiskCoco, coverage: CoverageCoco, kept: None, pixels: None }
-            }
+            Origin::CocoMini => Self {
+                ranked: AnswersCoco,
+                right: RightCoco,
+                risk: CleanRiskCoco,
+                coverage: CoverageCoco,
+                kept: None,
+                pixels: None,
+            },
             _ => Self {
                 ranked: AnswersDaquar,
                 right: RightDaquar,
@@ -133,29 +191,52 @@ impl AnswerMeasures {
     }
 }
 
-/// Returns `true` if an answer to a question is right. On coco-mini yes and no are all that is asked for: what begins with the right one is right.
+/// Returns `true` if an answer to a question is right. On coco-mini yes and no are all that is
+/// asked for: what begins with the right one is right.
 fn is_right(origin: Origin, truth: &Truth, answer: &str) -> bool {
     match truth {
-        Truth::OneOf(right) if origin == Origin::CocoMini => {
-            said(answer).is_some_and(|said| right.iter().any(|right| right == if said { "yes" } else { "no" }))
-        }
+        Truth::OneOf(right) if origin == Origin::CocoMini => said(answer).is_some_and(|said| {
+            right
+                .iter()
+                .any(|right| right == if said { "yes" } else { "no" })
+        }),
         _ => truth.is_right(answer),
     }
 }
 
-fn judged(material: &Material, answers: &Answers<'_>, origin: Origin, resampling: Resampling, results: &mut AnswerResults) {
+fn judged(
+    material: &Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+    resampling: Resampling,
+    results: &mut AnswerResults,
+) {
     let measures = AnswerMeasures::of(origin);
     let (mut outcomes, mut fates, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     for question in judged_questions(material, origin) {
         let of = |manner| answers.of(&Ask::answer(question.photograph, manner, &question.text));
-        let (Some(scored), Some(given)) = (of(Manner::Score), of(Manner::Flag)) else { continue };
+        let (Some(scored), Some(given)) = (of(Manner::Score), of(Manner::Flag)) else {
+            continue;
+        };
         let photograph = question.photograph;
         let right = is_right(origin, &question.truth, &scored.text);
-        outcomes.extend(scored.score.map(|score| Outcome { photograph, score, is_right: right }));
+        outcomes.extend(scored.score.map(|score| Outcome {
+            photograph,
+            score,
+            is_right: right,
+        }));
         let fate = Fate::of(&given.verdict);
         // An abstention is no answer; what it withholds is what was scored.
-        let is_given_right = if fate == Fate::Abstained { right } else { is_right(origin, &question.truth, &given.text) };
-        fates.push(JudgedAnswer { photograph, is_right: is_given_right, fate });
+        let is_given_right = if fate == Fate::Abstained {
+            right
+        } else {
+            is_right(origin, &question.truth, &given.text)
+        };
+        fates.push(JudgedAnswer {
+            photograph,
+            is_right: is_given_right,
+            fate,
+        });
         if fate == Fate::Clean && !is_given_right {
             wrong.push(Card {
                 title: question.text.clone(),
@@ -171,36 +252,93 @@ fn judged(material: &Material, answers: &Answers<'_>, origin: Origin, resampling
     let right = outcomes.iter().filter(|outcome| outcome.is_right).count();
     let things = format!("answers, {right} of them right");
     let findings = &mut results.findings;
-    findings.push(Finding::new(measures.ranked, auroc(&outcomes, resampling), photographs, outcomes.len(), &things));
-    findings.push(share_of(measures.right, &fates, |_| true, |answer| answer.is_right, "answers", resampling));
+    findings.push(Finding::new(
+        measures.ranked,
+        auroc(&outcomes, resampling),
+        photographs,
+        outcomes.len(),
+        &things,
+    ));
+    findings.push(share_of(
+        measures.right,
+        &fates,
+        |_| true,
+        |answer| answer.is_right,
+        "answers",
+        resampling,
+    ));
     findings.push(clean_risk(measures.risk, &fates, resampling));
-    findings.push(share_of(measures.coverage, &fates, |_| true, |answer| answer.fate == Fate::Clean, "answers", resampling));
+    findings.push(share_of(
+        measures.coverage,
+        &fates,
+        |_| true,
+        |answer| answer.fate == Fate::Clean,
+        "answers",
+        resampling,
+    ));
     if let Some(kept) = measures.kept {
-        findings.push(share_of(kept, &fates, |answer| answer.is_right, |answer| answer.fate == Fate::Clean, "right answers", resampling));
+        findings.push(share_of(
+            kept,
+            &fates,
+            |answer| answer.is_right,
+            |answer| answer.fate == Fate::Clean,
+            "right answers",
+            resampling,
+        ));
     }
     if let Some(measure) = measures.pixels {
         findings.extend(pixels(material, answers, origin, measure, resampling));
     }
-    results.sections.push(cards(&format!("Clean answers that are wrong, {}", origin.name()), wrong, resampling.seed));
+    results.sections.push(cards(
+        &format!("Clean answers that are wrong, {}", origin.name()),
+        wrong,
+        resampling.seed,
+    ));
     results.scores.push((origin, outcomes));
 }
 
 /// How much worse the scorer tells wrong answers with another photograph's pixels.
-fn pixels(material: &Material, answers: &Answers<'_>, origin: Origin, measure: Measure, resampling: Resampling) -> Option<Finding> {
+fn pixels(
+    material: &Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+    measure: Measure,
+    resampling: Resampling,
+) -> Option<Finding> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for (question, [ask, swapped]) in pixel_pairs(material, answers, origin) {
-        let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else { continue };
-        let outcome = |score| Outcome { photograph: question.photograph, score, is_right: is_right(origin, &question.truth, &ask.text) };
+        let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else {
+            continue;
+        };
+        let outcome = |score| Outcome {
+            photograph: question.photograph,
+            score,
+            is_right: is_right(origin, &question.truth, &ask.text),
+        };
         if let (Some(score), Some(swapped)) = (first.score, second.score) {
             own.push(outcome(score));
             other.push(outcome(swapped));
         }
     }
     let photographs = Numbers::of(own.iter().map(|outcome| outcome.photograph)).len();
-    (!own.is_empty()).then(|| Finding::new(measure, auroc_lost(&own, &other, resampling), photographs, own.len(), "answers"))
+    (!own.is_empty()).then(|| {
+        Finding::new(
+            measure,
+            auroc_lost(&own, &other, resampling),
+            photographs,
+            own.len(),
+            "answers",
+        )
+    })
 }
 
-fn repaired(material: &Material, answers: &Answers<'_>, origin: Origin, resampling: Resampling, results: &mut AnswerResults) {
+fn repaired(
+    material: &Material,
+    answers: &Answers<'_>,
+    origin: Origin,
+    resampling: Resampling,
+    results: &mut AnswerResults,
+) {
     let measures = match origin {
         Origin::Flickr8k => [Measure::FlipsFlickr, Measure::RightChangedFlickr],
         _ => [Measure::FlipsCoco, Measure::RightChangedCoco],
@@ -208,7 +346,9 @@ fn repaired(material: &Material, answers: &Answers<'_>, origin: Origin, resampli
     let (mut repaired, mut flipped) = (Vec::new(), Vec::new());
     for question in judged_questions(material, origin) {
         let of = |manner| answers.of(&Ask::answer(question.photograph, manner, &question.text));
-        let (Some(before), Some(after)) = (of(Manner::Score), of(Manner::Regenerate)) else { continue };
+        let (Some(before), Some(after)) = (of(Manner::Score), of(Manner::Regenerate)) else {
+            continue;
+        };
         let right = |text: &str| is_right(origin, &question.truth, text);
         let answer = RepairedAnswer {
             photograph: question.photograph,
@@ -230,8 +370,14 @@ fn repaired(material: &Material, answers: &Answers<'_>, origin: Origin, resampli
         repaired.push(answer);
     }
     if !repaired.is_empty() {
-        results.findings.extend(repair_findings(measures, &repaired, resampling));
-        results.sections.push(cards(&format!("Yes and no flipped by repairs, {}", origin.name()), flipped, resampling.seed));
+        results
+            .findings
+            .extend(repair_findings(measures, &repaired, resampling));
+        results.sections.push(cards(
+            &format!("Yes and no flipped by repairs, {}", origin.name()),
+            flipped,
+            resampling.seed,
+        ));
     }
 }
 
@@ -246,30 +392,67 @@ fn cautious(
 ) {
     let (mut rows, mut clean) = (Vec::new(), Vec::new());
     for question in questions {
-        let Some(reply) = answers.of(&Ask::answer(question.photograph, Manner::Flag, &question.text)) else { continue };
+        let Some(reply) = answers.of(&Ask::answer(
+            question.photograph,
+            Manner::Flag,
+            &question.text,
+        )) else {
+            continue;
+        };
         let is_clean = Fate::of(&reply.verdict) == Fate::Clean;
         rows.push((question.photograph, !is_clean));
         if is_clean {
-            clean.push(Card { title: question.text.clone(), ..Card::of(&material.photographs[question.photograph].image, reply) });
+            clean.push(Card {
+                title: question.text.clone(),
+                ..Card::of(&material.photographs[question.photograph].image, reply)
+            });
         }
     }
     if rows.is_empty() {
         return;
     }
     let photographs = Numbers::of(rows.iter().map(|row| row.0)).len();
-    results.findings.push(Finding::new(measure, share(&rows, resampling), photographs, rows.len(), "answers"));
+    results.findings.push(Finding::new(
+        measure,
+        share(&rows, resampling),
+        photographs,
+        rows.len(),
+        "answers",
+    ));
     results.sections.push(cards(title, clean, resampling.seed));
 }
 
-fn consistent(material: &Material, answers: &Answers<'_>, resampling: Resampling, results: &mut AnswerResults) {
-    let of = |photograph, text: &str| Some(answers.of(&Ask::answer(photograph, Manner::Score, text))?.text.as_str());
+fn consistent(
+    material: &Material,
+    answers: &Answers<'_>,
+    resampling: Resampling,
+    results: &mut AnswerResults,
+) {
+    let of = |photograph, text: &str| {
+        Some(
+            answers
+                .of(&Ask::answer(photograph, Manner::Score, text))?
+                .text
+                .as_str(),
+        )
+    };
     let object = |asked: &super::material::AskedObject| {
-        let [negated, first, second] = asked.questions.forms().map(|text| of(asked.photograph, text));
+        let [negated, first, second] = asked
+            .questions
+            .forms()
+            .map(|text| of(asked.photograph, text));
         let plain = of(asked.photograph, &asked.questions.plain)?;
-        Some(ObjectAnswers::of(asked.photograph, asked.is_present, plain, [negated?, first?, second?]))
+        Some(ObjectAnswers::of(
+            asked.photograph,
+            asked.is_present,
+            plain,
+            [negated?, first?, second?],
+        ))
     };
     let found: Vec<ObjectAnswers> = material.objects.iter().filter_map(object).collect();
     if !found.is_empty() {
-        results.findings.extend(consistency::findings(&found, resampling));
+        results
+            .findings
+            .extend(consistency::findings(&found, resampling));
     }
 }

@@ -1,4 +1,5 @@
-//! What `/v1/score` makes of people's captions: the photograph's own, another photograph's, and a wrong sentence among right ones.
+//! What `/v1/score` makes of people's captions: the photograph's own, another photograph's, and a
+//! wrong sentence among right ones.
 
 use super::{
     asking::{Answers, Ask},
@@ -11,7 +12,9 @@ use crate::{
         honesty::{
             Origin, Resampling,
             bars::{Finding, Measure},
-            texts::{MixedText, SENTENCES, ScoredCaption, caption_findings, mixed, wrong_sentences},
+            texts::{
+                MixedText, SENTENCES, ScoredCaption, caption_findings, mixed, wrong_sentences,
+            },
         },
         report::Section,
     },
@@ -31,8 +34,18 @@ struct ScoredPhotograph<'m> {
 }
 
 fn photographs(material: &Material, origin: Origin) -> Vec<ScoredPhotograph<'_>> {
-    let described: Vec<(usize, &Annotated)> = material.of(origin).filter(|(_, image)| !image.captions.is_empty()).collect();
-    let captions = |image: &Annotated| image.captions.iter().map(|caption| normalize_caption(caption)).filter(|c| !c.is_empty()).collect();
+    let described: Vec<(usize, &Annotated)> = material
+        .of(origin)
+        .filter(|(_, image)| !image.captions.is_empty())
+        .collect();
+    let captions = |image: &Annotated| {
+        image
+            .captions
+            .iter()
+            .map(|caption| normalize_caption(caption))
+            .filter(|c| !c.is_empty())
+            .collect()
+    };
     let all: Vec<Vec<String>> = described.iter().map(|(_, image)| captions(image)).collect();
     let mut found = Vec::with_capacity(all.len());
     for (i, &(number, image)) in described.iter().enumerate() {
@@ -40,8 +53,13 @@ fn photographs(material: &Material, origin: Origin) -> Vec<ScoredPhotograph<'_>>
         if all.len() < 2 || own.is_empty() || other.is_empty() {
             continue;
         }
-        // Those that are scored by themselves first, so that sentences are others of the same people where there are enough.
-        let sentences = if own.len() >= CAPTIONS + SENTENCES - 1 { &own[CAPTIONS..] } else { &own[..] };
+        // Those that are scored by themselves first, so that sentences are others of the same
+        // people where there are enough.
+        let sentences = if own.len() >= CAPTIONS + SENTENCES - 1 {
+            &own[CAPTIONS..]
+        } else {
+            &own[..]
+        };
         found.push(ScoredPhotograph {
             number,
             image,
@@ -60,20 +78,44 @@ const DESCRIBED: [Origin; 2] = [Origin::Flickr8k, Origin::CocoMini];
 pub(super) fn asks(material: &Material) -> Vec<Ask> {
     let texts = |photograph: ScoredPhotograph<'_>| {
         let mixed = photograph.mixed.map(|mixed| mixed.text);
-        let texts = photograph.own.into_iter().chain(photograph.others).chain(mixed);
-        texts.map(move |text| Ask::score(photograph.number, "", &text)).collect::<Vec<_>>()
+        let texts = photograph
+            .own
+            .into_iter()
+            .chain(photograph.others)
+            .chain(mixed);
+        texts
+            .map(move |text| Ask::score(photograph.number, "", &text))
+            .collect::<Vec<_>>()
     };
-    DESCRIBED.iter().flat_map(|&origin| photographs(material, origin)).flat_map(texts).collect()
+    DESCRIBED
+        .iter()
+        .flat_map(|&origin| photographs(material, origin))
+        .flat_map(texts)
+        .collect()
 }
 
 /// Measures the scores, and shows the texts whose wrong sentence was not found.
-pub(super) fn measure(material: &Material, answers: &Answers<'_>, resampling: Resampling) -> (Vec<Finding>, Vec<Section>) {
+pub(super) fn measure(
+    material: &Material,
+    answers: &Answers<'_>,
+    resampling: Resampling,
+) -> (Vec<Finding>, Vec<Section>) {
     use Measure::*;
     let (mut findings, mut sections) = (Vec::new(), Vec::new());
     for origin in DESCRIBED {
         let (measures, sentences) = match origin {
-            Origin::Flickr8k => ([PeopleCaptionsFlickr, PeopleFlaggedFlickr, OthersFlaggedFlickr], WrongSentenceFlickr),
-            _ => ([PeopleCaptionsCoco, PeopleFlaggedCoco, OthersFlaggedCoco], WrongSentenceCoco),
+            Origin::Flickr8k => (
+                [
+                    PeopleCaptionsFlickr,
+                    PeopleFlaggedFlickr,
+                    OthersFlaggedFlickr,
+                ],
+                WrongSentenceFlickr,
+            ),
+            _ => (
+                [PeopleCaptionsCoco, PeopleFlaggedCoco, OthersFlaggedCoco],
+                WrongSentenceCoco,
+            ),
         };
         let (mut captions, mut found, mut missed) = (Vec::new(), Vec::new(), Vec::new());
         for photograph in photographs(material, origin) {
@@ -82,17 +124,29 @@ pub(super) fn measure(material: &Material, answers: &Answers<'_>, resampling: Re
                 captions.extend(texts.iter().filter_map(|text| {
                     let reply = scored(text)?;
                     let is_flagged = !reply.marks.flagged.is_empty();
-                    Some(ScoredCaption { photograph: photograph.number, is_own, score: reply.score?, is_flagged })
+                    Some(ScoredCaption {
+                        photograph: photograph.number,
+                        is_own,
+                        score: reply.score?,
+                        is_flagged,
+                    })
                 }));
             }
-            let Some(mixed) = &photograph.mixed else { continue };
-            let Some((reply, is_found)) = scored(&mixed.text).and_then(|reply| Some((reply, mixed.is_found(&reply.marks)?))) else {
+            let Some(mixed) = &photograph.mixed else {
+                continue;
+            };
+            let Some((reply, is_found)) =
+                scored(&mixed.text).and_then(|reply| Some((reply, mixed.is_found(&reply.marks)?)))
+            else {
                 continue;
             };
             found.push((photograph.number, is_found));
             if !is_found {
                 let wrong = mixed.text[mixed.sentences[mixed.wrong].clone()].to_owned();
-                missed.push(Card { facts: vec![("Wrong sentence".to_owned(), wrong)], ..Card::of(photograph.image, reply) });
+                missed.push(Card {
+                    facts: vec![("Wrong sentence".to_owned(), wrong)],
+                    ..Card::of(photograph.image, reply)
+                });
             }
         }
         if !captions.is_empty() {
@@ -100,7 +154,14 @@ pub(super) fn measure(material: &Material, answers: &Answers<'_>, resampling: Re
         }
         if !found.is_empty() {
             findings.push(wrong_sentences(sentences, &found, resampling));
-            sections.push(cards(&format!("Wrong sentences that do not have the lowest score, {}", origin.name()), missed, resampling.seed));
+            sections.push(cards(
+                &format!(
+                    "Wrong sentences that do not have the lowest score, {}",
+                    origin.name()
+                ),
+                missed,
+                resampling.seed,
+            ));
         }
     }
     (findings, sections)
